@@ -1,0 +1,1 @@
+"""Images: package sources, layers, trees, cpio archives, kernels and the store."""
