@@ -1,0 +1,203 @@
+"""What a message looks like on the wire: one table of ids, and the bounds of every field.
+
+The peer may be hostile, so a decoded value is only let through by a check that states its type and
+its bounds. A message is a msgpack array: its id, then its fields in the order of its class. Fields
+beyond those that we know are a newer peer's and are ignored.
+"""
+
+from __future__ import annotations
+
+from slipway_protocol import messages as m
+from slipway_protocol.errors import ProtocolError
+
+TYPE_CHECKING = False  # the frozen agent does without the typing module
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from enum import IntEnum
+    from typing import Any
+
+    Check = Callable[[Any], Any]
+
+VERSION = 1
+
+# One frame holds one message. The bound keeps a hostile peer from making us buffer without end.
+MAX_MESSAGE = 64 * 1024
+# Output, Input and FileData carry at most this much, which leaves room for the rest of the message.
+MAX_DATA = 60 * 1024
+MAX_PATH = 4096
+MAX_TEXT = 4096
+MAX_ARGUMENT = 32 * 1024
+MAX_ITEMS = 1024
+
+U8 = 0xFF
+U16 = 0xFFFF
+U32 = 0xFFFF_FFFF
+U63 = 0x7FFF_FFFF_FFFF_FFFF
+
+
+def integer(maximum: int) -> Check:
+    """An int from zero to ``maximum``; a bool is not one."""
+
+    def check(value: Any) -> Any:
+        if type(value) is not int or not 0 <= value <= maximum:
+            raise ProtocolError(f"{value!r:.40} is not an integer from 0 to {maximum}")
+        return value
+
+    return check
+
+
+def boolean(value: Any) -> Any:
+    """True or false."""
+    if value is not True and value is not False:
+        raise ProtocolError(f"{value!r:.40} is not a boolean")
+    return value
+
+
+def text(maximum: int) -> Check:
+    """A string without NUL of at most ``maximum`` characters."""
+
+    def check(value: Any) -> Any:
+        if type(value) is not str or len(value) > maximum or "\0" in value:
+            raise ProtocolError(f"{value!r:.40} is not text of at most {maximum} characters")
+        return value
+
+    return check
+
+
+def binary(maximum: int) -> Check:
+    """Bytes, at most ``maximum`` of them."""
+
+    def check(value: Any) -> Any:
+        if type(value) is not bytes or len(value) > maximum:
+            raise ProtocolError(f"{value!r:.40} is not at most {maximum} bytes")
+        return value
+
+    return check
+
+
+def path(value: Any) -> Any:
+    """A relative path that stays below its root: no empty, ``.`` or ``..`` part."""
+    if type(value) is not str or not 0 < len(value) <= MAX_PATH or "\0" in value:
+        raise ProtocolError(f"{value!r:.40} is not a path")
+    for part in value.split("/"):
+        if part in {"", ".", ".."} or len(part) > 255:
+            raise ProtocolError(f"{value!r:.80} is not a path inside the working directory")
+    return value
+
+
+def member(kind: type[IntEnum]) -> Check:
+    """One of the numbers of ``kind``."""
+    members = {int(value): value for value in kind}
+
+    def check(value: Any) -> Any:
+        if type(value) is not int or value not in members:
+            raise ProtocolError(f"{value!r:.40} is not a {kind.__name__}")
+        return members[value]
+
+    return check
+
+
+def sequence(check_item: Check, maximum: int = MAX_ITEMS) -> Check:
+    """A list of at most ``maximum`` items."""
+
+    def check(value: Any) -> Any:
+        if type(value) is not tuple or len(value) > maximum:
+            raise ProtocolError(f"{value!r:.40} is not a list of at most {maximum}")
+        return tuple([check_item(item) for item in value])
+
+    return check
+
+
+def pair(first: Check, second: Check) -> Check:
+    """A list of exactly two."""
+
+    def check(value: Any) -> Any:
+        if type(value) is not tuple or len(value) != 2:
+            raise ProtocolError(f"{value!r:.40} is not a pair")
+        return first(value[0]), second(value[1])
+
+    return check
+
+
+def record(kind: type, *checks: Check) -> Check:
+    """A nested value of class ``kind``, as a list of its fields."""
+
+    def check(value: Any) -> Any:
+        if type(value) is not tuple or len(value) < len(checks):
+            raise ProtocolError(f"{value!r:.40} is not a {kind.__name__}")
+        return kind(*[c(v) for c, v in zip(checks, value, strict=False)])
+
+    return check
+
+
+def optional(check_present: Check) -> Check:
+    """Nothing, or a value."""
+
+    def check(value: Any) -> Any:
+        return None if value is None else check_present(value)
+
+    return check
+
+
+_u32 = integer(U32)
+_u63 = integer(U63)
+_data = binary(MAX_DATA)
+_stream = member(m.Stream)
+_phase = member(m.Phase)
+_names = sequence(text(64), 64)
+
+_limits = record(m.Limits, _u32, _u32, _u63, _u32, _u63, _u32, _u63, boolean)
+_command = record(
+    m.Command,
+    sequence(text(MAX_ARGUMENT)),
+    sequence(pair(text(MAX_TEXT), text(MAX_ARGUMENT))),
+    _limits,
+    boolean,
+)
+_usage = record(m.Usage, _u63, _u63, _u63, _u63, _u32)
+
+_FILE = (m.File, (_u32, path, integer(0o777), _u63))
+_FILE_DATA = (m.FileData, (_u32, _data))
+_CREDIT = (m.Credit, (_u32, _stream, _u32))
+
+Table = dict[int, tuple[type, tuple["Check", ...]]]
+
+HOST_TO_AGENT: Table = {
+    1: (m.Hello, (_u32, _names, _u63, binary(64))),
+    2: (
+        m.Job,
+        (_u32, optional(_command), _command, sequence(path), _u32, _u63),
+    ),
+    3: _FILE,
+    4: _FILE_DATA,
+    5: (m.Start, (_u32,)),
+    6: (m.Input, (_u32, _data)),
+    7: (m.InputEnd, (_u32,)),
+    8: _CREDIT,
+    9: (m.Signal, (_u32, integer(64))),
+    10: (m.Cancel, (_u32,)),
+    11: (m.Shutdown, ()),
+}
+
+AGENT_TO_HOST: Table = {
+    3: _FILE,
+    4: _FILE_DATA,
+    8: _CREDIT,
+    32: (m.Awake, (_u32,)),
+    33: (
+        m.Ready,
+        (_u32, text(64), _names, text(256), integer(U16), _u63, _u63, _u63),
+    ),
+    34: (m.PhaseStarted, (_u32, _phase)),
+    35: (m.Output, (_u32, _stream, _data)),
+    36: (m.OutputEnd, (_u32, _stream, _u63, _u63)),
+    37: (m.Exited, (_u32, _phase, integer(U8), integer(U8))),
+    38: (
+        m.PhaseDone,
+        (_u32, _phase, member(m.Verdict), integer(U8), integer(U8), _usage, text(MAX_TEXT)),
+    ),
+    39: (m.FileMissing, (_u32, path, text(MAX_TEXT))),
+    40: (m.JobDone, (_u32,)),
+    41: (m.Log, (member(m.Level), text(MAX_TEXT))),
+    42: (m.Fault, (text(MAX_TEXT), boolean)),
+}
