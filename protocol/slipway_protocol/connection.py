@@ -11,10 +11,12 @@ from slipway_protocol.schema import AGENT_TO_HOST, HOST_TO_AGENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from slipway_protocol.messages import Message
     from slipway_protocol.schema import Table
 
-    Event = Message | BadFrame | "Violation"
+    Event: TypeAlias = "Message | BadFrame | Violation"
 
 
 @dataclass(frozen=True, slots=True)
