@@ -1,0 +1,312 @@
+"""A root file system in memory, put together from layers and single entries.
+
+Names, link targets and numbers come from archives that nobody vouches for. Symbolic links are
+followed inside the tree only, so that nothing is ever placed outside of it.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from slipway_initramfs.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from slipway_initramfs.spool import Extent
+
+MAX_ENTRIES = 500_000
+MAX_DEVICES = 1024
+MAX_PATH = 4095
+"""The kernel's PATH_MAX without its NUL: init/initramfs.c skips longer names and link targets."""
+MAX_NAME = 255
+MAX_FILE_SIZE = (1 << 32) - 1
+"""newc writes sizes as eight hexadecimal digits."""
+MAX_LINK_HOPS = 40
+ROOT = (0, 0)
+"""The (uid, gid) of root."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One inode; a hard-linked file is one node under several names.
+
+    ``mode`` carries type and permission bits, ``owner`` (uid, gid), ``content`` the bytes of a
+    regular file, ``target`` the text of a symbolic link, ``device`` the (major, minor) of a device
+    node, ``layer`` the number of the layer that it came with.
+    """
+
+    mode: int
+    owner: tuple[int, int] = ROOT
+    content: bytes | Extent = b""
+    target: str = ""
+    device: tuple[int, int] = (0, 0)
+    children: dict[str, Node] = field(default_factory=dict)
+    layer: int = 0
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether this is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether this is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def size(self) -> int:
+        """Bytes of content: of a file its length, of a symbolic link that of its target."""
+        if self.is_link:
+            return len(encode(self.target))
+        return len(self.content) if isinstance(self.content, bytes) else self.content.size
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give a regular file's content piece by piece."""
+        if isinstance(self.content, bytes):
+            yield self.content
+        else:
+            yield from self.content.chunks()
+
+    def read(self, limit: int) -> bytes:
+        """Return a regular file's content; more than ``limit`` bytes raise ImageError."""
+        if self.size > limit:
+            raise ImageError(f"a file of {self.size} bytes where at most {limit} are expected")
+        return b"".join(self.chunks())
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tree holds: ``files`` counts every entry, ``size`` the bytes of distinct content."""
+
+    files: int
+    size: int
+
+
+class Tree:
+    """The file system that is being built; the root directory exists from the start."""
+
+    def __init__(self) -> None:
+        self.root = Node(stat.S_IFDIR | 0o755)
+        self._entries = 0
+        self._devices = 0
+        self.layer = 0
+        """Number of the layer that is being applied; 0 before the first."""
+
+    # -- single entries, named by us -------------------------------------------------------------
+
+    def add_file(
+        self, path: str, data: bytes | Extent, mode: int = 0o644, owner: tuple[int, int] = ROOT
+    ) -> None:
+        """Put a regular file at ``path``, making the directories above it."""
+        self.put(path, Node(stat.S_IFREG | mode, owner, content=data))
+
+    def add_directory(self, path: str, mode: int = 0o755, owner: tuple[int, int] = ROOT) -> None:
+        """Make ``path`` a directory with this mode and owner; what is in it stays."""
+        self.put(path, Node(stat.S_IFDIR | mode, owner))
+
+    def add_symlink(self, path: str, target: str) -> None:
+        """Put a symbolic link with the text ``target`` at ``path``."""
+        self.put(path, Node(stat.S_IFLNK | 0o777, target=target))
+
+    def add_hardlink(self, path: str, existing: str) -> None:
+        """Give the file at ``existing`` a second name; ImageError if there is no such file."""
+        node = self.find(existing, follow=False)
+        if node is None or node.is_directory:
+            raise ImageError(f"hard link {path!r} to {existing!r}, which is not a file here")
+        self.put(path, node)
+
+    def add_device(
+        self,
+        path: str,
+        kind: Literal["c", "b", "p"],
+        device: tuple[int, int] = (0, 0),
+        mode: int = 0o600,
+        owner: tuple[int, int] = ROOT,
+    ) -> None:
+        """Put a character (``c``) or block (``b``) device or a named pipe (``p``) at ``path``."""
+        major, minor = device
+        if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+            raise ImageError(f"device {path!r} has the impossible number {major}:{minor}")
+        self._devices += 1
+        if self._devices > MAX_DEVICES:
+            raise ImageError(f"more than {MAX_DEVICES} device nodes")
+        kinds = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+        self.put(path, Node(kinds[kind] | mode, owner, device=device))
+
+    # -- looking and removing --------------------------------------------------------------------
+
+    def find(self, path: str, *, follow: bool = True) -> Node | None:
+        """Return the node at ``path`` (a last symbolic link is followed on demand), or None."""
+        return self.locate(split(path), follow=follow)
+
+    def walk(self) -> Iterator[tuple[str, Node]]:
+        """Give every path (relative, without the root) and node: parents first, sorted by bytes."""
+        stack = [("", self.root)]
+        while stack:
+            path, node = stack.pop()
+            if path:
+                yield path, node
+            prefix = f"{path}/" if path else ""
+            names = sorted(node.children, key=encode, reverse=True)
+            stack.extend((prefix + name, node.children[name]) for name in names)
+
+    def remove(self, globs: Iterable[str]) -> Usage:
+        """Remove what matches: ``*`` within a name, ``**`` across directories, ``{a,b}`` choices.
+
+        A directory goes with all that is in it. Returns what was removed.
+        """
+        before = self.usage()
+        patterns = [_translate(glob) for glob in globs]
+        if patterns:
+            matcher = re.compile("|".join(patterns), re.DOTALL)
+            stack = [("", self.root)]
+            while stack:
+                prefix, directory = stack.pop()
+                for name in list(directory.children):
+                    child = directory.children[name]
+                    if matcher.fullmatch(prefix + name):
+                        del directory.children[name]
+                    elif child.is_directory:
+                        stack.append((f"{prefix}{name}/", child))
+        after = self.usage()
+        return Usage(before.files - after.files, before.size - after.size)
+
+    def usage(self) -> Usage:
+        """Count entries and the bytes of their content, a hard-linked file's once."""
+        seen: set[int] = set()
+        files = size = 0
+        for _, node in self.walk():
+            files += 1
+            if not node.is_directory and id(node) not in seen:
+                seen.add(id(node))
+                size += node.size
+        return Usage(files, size)
+
+    # -- the way through the tree ----------------------------------------------------------------
+
+    def locate(self, parts: list[str], *, follow: bool = False) -> Node | None:
+        """Do as ``find`` with a path that is split already."""
+        found = self._resolve(parts, follow_last=follow, create=False)
+        return found[-1] if found else None
+
+    def make_way(self, parts: list[str]) -> Node:
+        """Return the directory at ``parts``, made where it is missing."""
+        found = self._resolve(parts, follow_last=True, create=True)
+        if found is None or not found[-1].is_directory:
+            raise ImageError(f"{'/'.join(parts)!r} is not a directory where one is needed")
+        return found[-1]
+
+    def _resolve(self, parts: list[str], *, follow_last: bool, create: bool) -> list[Node] | None:
+        """Return the nodes from the root to ``parts``, as chroot(2) would resolve them."""
+        trail = [self.root]
+        pending = deque(parts)
+        hops = 0
+        while pending:
+            name = pending.popleft()
+            here = trail[-1]
+            if not here.is_directory:
+                return None
+            if name == "..":
+                if len(trail) > 1:
+                    trail.pop()
+                continue
+            child = here.children.get(name)
+            if child is None:
+                if not create:
+                    return None
+                child = self._insert(here, name, Node(stat.S_IFDIR | 0o755))
+            if child.is_link and (pending or follow_last):
+                hops += 1
+                if hops > MAX_LINK_HOPS:
+                    raise ImageError(f"too many symbolic links on the way to {'/'.join(parts)!r}")
+                if child.target.startswith("/"):
+                    del trail[1:]
+                pending.extendleft(
+                    reversed([part for part in child.target.split("/") if part not in ("", ".")])
+                )
+                continue
+            trail.append(child)
+            if len(trail) > MAX_PATH // 2:
+                raise ImageError(f"directories nested too deeply on the way to {parts[-1]!r}")
+        return trail
+
+    def put(self, path: str, node: Node) -> None:
+        """Put ``node`` at ``path``, replacing what is there; raises ImageError if it cannot be."""
+        parts = split(path)
+        if not parts:
+            if not node.is_directory:
+                raise ImageError("the root of the file system has to be a directory")
+            self.root.mode, self.root.owner = node.mode, node.owner
+            return
+        if node.is_link and not (0 < len(encode(node.target)) <= MAX_PATH):
+            raise ImageError(f"symbolic link {path!r} has an empty or overlong target")
+        if "\0" in node.target:
+            raise ImageError(f"symbolic link {path!r} has a NUL in its target")
+        if node.is_file and node.size > MAX_FILE_SIZE:
+            raise ImageError(f"{path!r} has 4 GiB or more, which a cpio archive cannot hold")
+        self._insert(self.make_way(parts[:-1]), parts[-1], node)
+
+    def _insert(self, parent: Node, name: str, node: Node) -> Node:
+        if parent is self.root and name == "TRAILER!!!":
+            raise ImageError("an entry is called TRAILER!!!, which would end the cpio archive")
+        if len(encode(name)) > MAX_NAME:
+            raise ImageError(f"a name has more than {MAX_NAME} bytes: {name[:40]!r}...")
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise ImageError(f"more than {MAX_ENTRIES} entries")
+        existing = parent.children.get(name)
+        if existing is not None and existing.is_directory and node.is_directory:
+            existing.mode, existing.owner = node.mode, node.owner
+            existing.layer = self.layer
+            return existing
+        node.layer = self.layer
+        parent.children[name] = node
+        return node
+
+
+def split(path: str) -> list[str]:
+    """Take a relative path apart; absolute, climbing, overlong and impossible ones are refused."""
+    if path.startswith("/"):
+        raise ImageError(f"absolute path {path[:80]!r} in a layer")
+    if len(encode(path)) > MAX_PATH:
+        raise ImageError(f"a path has more than {MAX_PATH} bytes: {path[:80]!r}...")
+    if "\0" in path:
+        raise ImageError(f"a path has a NUL: {path[:80]!r}")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ImageError(f"path {path[:80]!r} climbs out of its directory")
+    return parts
+
+
+def encode(text: str) -> bytes:
+    """Return the bytes of a file name, which need not be UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ImageError(f"a name that is no text: {text[:80]!r}") from error
+
+
+def _translate(glob: str) -> str:
+    out = []
+    for piece in re.findall(r"/?\*\*/?|\*|\{[^{}]*\}|[^*{]+|\{", glob.strip("/")):
+        if "**" in piece:
+            start, end = piece.startswith("/"), piece.endswith("/")
+            out.append("/(?:.*/)?" if start and end else "(?:.*/)?" if end else "/.*")
+        elif piece == "*":
+            out.append("[^/]*")
+        elif piece.startswith("{") and len(piece) > 1:
+            choices = (re.escape(choice) for choice in piece[1:-1].split(","))
+            out.append(f"(?:{'|'.join(choices)})")
+        else:
+            out.append(re.escape(piece))
+    return "".join(out)
