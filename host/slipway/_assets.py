@@ -1,0 +1,122 @@
+"""What a run boots: kernel, initramfs and agent, found in the store or made now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slipway._errors import ImageError, InputError
+from slipway._request import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from slipway_initramfs.freeze import Agent
+    from slipway_initramfs.languages import Language
+
+    from slipway._request import Options
+    from slipway_initramfs.store import Image, ImageStore, Kernel
+
+    Progress = Callable[[str], None]
+
+ARCHITECTURE = "amd64"
+
+
+@dataclass(frozen=True, slots=True)
+class Assets:
+    """Everything that a machine is started from. ``memory`` is the machine's, in bytes."""
+
+    image: Image
+    kernel: Kernel
+    agent: Agent
+    initrd: Path
+    kernel_path: Path
+    memory: int
+    state: Path
+
+
+def find_language(name: str) -> Language:
+    """The language called ``name``.
+
+    Raises:
+        InputError: there is none; the hint has the nearest names.
+    """
+    from slipway_initramfs import languages
+    from slipway_initramfs.errors import UnknownLanguage
+
+    try:
+        return languages.find(name)
+    except UnknownLanguage as error:
+        raise InputError(error.message, error.hint) from None
+
+
+def language_of_file(path: Path) -> Language:
+    """The language whose suffix ``path`` has.
+
+    Raises:
+        InputError: none has it.
+    """
+    from slipway_initramfs import languages
+    from slipway_initramfs.errors import UnknownLanguage
+
+    try:
+        return languages.by_suffix(path.name)
+    except UnknownLanguage as error:
+        raise InputError(error.message, error.hint) from None
+
+
+def find_assets(
+    language: Language, options: Options, store: ImageStore, progress: Progress
+) -> Assets:
+    """Find what ``language`` runs on; what is missing is made first.
+
+    Raises:
+        ImageError: it cannot be made.
+        InputError: the machine would have too little memory, or the kernel is no file.
+    """
+    from slipway_initramfs.freeze import agent as freeze_agent
+
+    from slipway_initramfs.errors import ImageError as BuildError
+
+    if options.kernel is not None and not options.kernel.is_file():
+        raise InputError(f"there is no kernel {options.kernel}", "Name a vmlinux or bzImage file.")
+    try:
+        image = store.image(language.name)
+        if image is None:
+            from slipway_initramfs.build import build_image
+
+            image = build_image(language, store, arch=ARCHITECTURE, progress=progress)
+        memory = _machine_memory(image, options.memory)
+        kernel = store.kernel(ARCHITECTURE)
+        if kernel is None:
+            from slipway_initramfs.build import build_kernel
+
+            kernel = build_kernel(store, arch=ARCHITECTURE, progress=progress)
+        agent = freeze_agent(store, ARCHITECTURE, progress)
+        initrd = store.initrd(image, kernel, agent.path)
+    except BuildError as error:
+        raise ImageError(error.message, error.hint) from error
+    return Assets(image, kernel, agent, initrd, options.kernel or kernel.path, memory, store.root)
+
+
+def _machine_memory(image: Image, wanted: int | None) -> int:
+    if wanted is None:
+        return image.default_memory
+    if wanted < image.minimum_memory:
+        minimum = -(-image.minimum_memory // MIB)
+        raise InputError(
+            f"{image.name} needs {minimum} MiB of memory to boot, and {wanted // MIB} are given",
+            f"Use --memory {minimum} or more; the default is {image.default_memory // MIB}.",
+        )
+    return wanted
+
+
+def verify(assets: Assets, store: ImageStore) -> None:
+    """Check every byte of what is being booted against its digest.
+
+    Raises:
+        ImageCorrupted: of :mod:`slipway_initramfs.errors`.
+    """
+    store.verify(assets.image)
+    store.verify(assets.kernel)

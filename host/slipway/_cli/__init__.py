@@ -1,0 +1,56 @@
+"""The command line: ``slipway`` with its verbs, and ``vmm-run`` for the one used most."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+BEGAN = time.monotonic()
+
+USAGE = """\
+usage: slipway VERB ...
+
+  run FILE [-- ARGS]   run a program in a machine of its own (also: vmm-run FILE)
+  image ...            build, list, inspect, remove and prune language images
+  doctor               check what this host has, and how to mend what it lacks
+
+'slipway VERB --help' tells more.
+"""
+
+
+def main() -> None:
+    """The ``slipway`` program."""
+    arguments = sys.argv[1:]
+    verb = arguments[0] if arguments else ""
+    if verb == "run":
+        vmm_run(arguments[1:])
+    elif verb == "image":
+        from slipway._cli import image
+
+        _guarded(image.command, arguments[1:])
+    elif verb == "doctor":
+        from slipway._cli import doctor
+
+        _guarded(doctor.command, arguments[1:])
+    elif verb in {"-h", "--help", "help"}:
+        sys.stdout.write(USAGE)
+    elif verb in {"-V", "--version"}:
+        from slipway_protocol import __version__
+
+        sys.stdout.write(f"slipway {__version__}\n")
+    else:
+        sys.stderr.write(f"slipway: there is no verb {verb!r}\n{USAGE}" if verb else USAGE)
+        sys.exit(2)
+
+
+def vmm_run(arguments: list[str] | None = None) -> None:
+    """The ``vmm-run`` program."""
+    from slipway._cli import run
+
+    _guarded(run.command, sys.argv[1:] if arguments is None else arguments)
+
+
+def _guarded(command: object, arguments: list[str]) -> None:
+    from slipway._cli.terminal import guarded
+
+    guarded(command, arguments)  # type: ignore[arg-type]

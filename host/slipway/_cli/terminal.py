@@ -1,0 +1,165 @@
+"""What every verb shares: errors for people, progress, exit codes, and pumps for fds 0 to 2."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from slipway._errors import HostError, InputError, SlipwayError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXIT_USAGE = 2
+EXIT_TIMEOUT = 124
+EXIT_OURS = 125
+
+
+class Interrupted(BaseException):
+    """A signal asked us to end; a BaseException, so that no handler of errors keeps it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def say(line: str) -> None:
+    """One line for the person at the terminal."""
+    with suppress(OSError):
+        sys.stderr.write(f"slipway: {line}\n")
+        sys.stderr.flush()
+
+
+def _complain(error: SlipwayError) -> None:
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+
+
+def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:
+    """Run ``command`` and exit with its code; no traceback reaches a person without --debug."""
+    debug = "--debug" in arguments[: _separator(arguments)]
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    try:
+        code = command(arguments)
+    except Interrupted as interruption:
+        code = 128 + interruption.number
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; end as a program of C would.
+        code = 128 + signal.SIGPIPE
+    except SlipwayError as error:
+        if debug:
+            raise
+        _complain(error)
+        code = EXIT_USAGE if isinstance(error, InputError) else EXIT_OURS
+    except Exception as error:
+        if debug:
+            raise
+        _complain(
+            HostError(
+                f"{type(error).__name__}: {error}", "This is a bug of ours. --debug shows where."
+            )
+        )
+        code = EXIT_OURS
+    with suppress(OSError):
+        sys.stdout.flush()
+    # Threads may still wait for a terminal or a pipe; nothing of ours is left for them to do.
+    os._exit(code)
+
+
+def _separator(arguments: list[str]) -> int:
+    return arguments.index("--") if "--" in arguments else len(arguments)
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first ``--`` is ours, what stands after it the program's."""
+    at = _separator(arguments)
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise Interrupted(number)
+
+
+def run_interruptible(main: Callable[[], Any]) -> Any:
+    """Run the coroutine that ``main`` makes; a signal cancels it and waits for its clean end.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    received: list[int] = []
+
+    async def supervise() -> Any:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(main())
+
+        def cancel(number: int) -> None:
+            received.append(number)
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, cancel, number)
+        return await task
+
+    try:
+        return asyncio.run(supervise())
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        raise Interrupted(received[0]) from None
+
+
+class DescriptorWorker:
+    """Makes blocking calls on one descriptor in a daemon thread, one at a time.
+
+    Not the loop's executor, whose threads a process waits for at its end: a read of a terminal or a
+    write to a stopped pipe may never return. Not non-blocking mode either: that would be set on the
+    caller's terminal, for every program that has it open.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]]] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """What ``function`` returns or raises."""
+        future = self._loop.create_future()
+        self._calls.put((function, future))
+        return await future
+
+    def _work(self) -> None:
+        while True:
+            function, future = self._calls.get()
+            try:
+                outcome = function()
+            except OSError as error:
+                self._resolve(future, None, error)
+            else:
+                self._resolve(future, outcome, None)
+
+    def _resolve(self, future: asyncio.Future[Any], value: Any, error: OSError | None) -> None:
+        def settle() -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            self._loop.call_soon_threadsafe(settle)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``, however long it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,59 @@
+"""What can go wrong, as one small tree.
+
+::
+
+    SlipwayError
+    ├── InputError          your input: nothing was started
+    ├── ProgramError        your program: raised only by Result.check()
+    ├── HostError           this host: something is missing, or too small
+    │   └── ImageError      an image cannot be made, found or trusted
+    └── UnknownOutcome      the machine was lost, or broke the rules: the program may have run
+
+Every error is one sentence in ``message`` and, where there is something to do, one in ``hint``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slipway._result import Result
+
+
+class SlipwayError(Exception):
+    """The root of the tree."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(SlipwayError, ValueError):
+    """The request cannot be run as it stands; nothing was started."""
+
+
+class ProgramError(SlipwayError):
+    """The program did not end well; ``result`` holds all that is known."""
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class HostError(SlipwayError):
+    """This host lacks something that a run needs; nothing of the program has run."""
+
+
+class ImageError(HostError):
+    """An image cannot be made, found or trusted."""
+
+
+class UnknownOutcome(SlipwayError):
+    """The machine ended or misbehaved under a job: the program may have run, in part or whole.
+
+    ``stdout`` and ``stderr`` hold what had come until then, unless it was streamed.
+    """
+
+    stdout: bytes = b""
+    stderr: bytes = b""

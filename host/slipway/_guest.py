@@ -1,0 +1,213 @@
+"""A booted machine with a ready agent in it: takes jobs, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from slipway._errors import HostError, UnknownOutcome
+from slipway._request import MIB
+from slipway._result import Captured, OutputFile, PhaseResult, Usage, Verdict
+from slipway._session import JobFile, Session
+from slipway.machine import MachineSpec, machine_class
+from slipway_protocol import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from slipway_initramfs.languages import Language, Limits
+
+    from slipway._assets import Assets
+    from slipway._request import Options
+    from slipway._session import JobReport, Sink
+    from slipway.machine import Machine
+
+# A loaded host that emulates a guest in software needs most of it; nothing waits for it otherwise.
+BOOT_SECONDS = 180.0
+# The agent ends a phase that reached its limit. Where it is the agent that no longer answers, the
+# host ends the machine this much later.
+GRACE_SECONDS = 20.0
+
+
+class Guest:
+    """A machine, its session, and what the agent said when it was ready."""
+
+    def __init__(self, machine: Machine, session: Session) -> None:
+        self.machine = machine
+        self._session = session
+        self.ready: m.Ready | None = None
+        self.boot_seconds = 0.0
+        self.ready_seconds = 0.0
+
+    @classmethod
+    async def start(cls, assets: Assets, options: Options) -> Guest:
+        """Start the machine; :meth:`wait_ready` waits for its agent.
+
+        Raises:
+            HostError: this host cannot run it.
+        """
+        spec = MachineSpec(
+            kernel=assets.kernel_path,
+            initrd=assets.initrd,
+            kernel_arguments=assets.agent.kernel_arguments,
+            memory_bytes=assets.memory,
+            state=assets.state,
+            cpus=options.cpus,
+            serial_port=options.kernel is not None,
+            boot_log=options.boot_log,
+        )
+        machine = await machine_class(options.machine).start(spec)
+        return cls(machine, Session(machine))
+
+    async def wait_ready(self) -> m.Ready:
+        """Until the agent answers.
+
+        Raises:
+            HostError: it does not.
+        """
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(BOOT_SECONDS):
+                self.ready = await self._session.hello()
+        except TimeoutError:
+            lines = "\n  ".join(self.machine.console.last_lines(6))
+            raise HostError(
+                f"the agent was not ready after {BOOT_SECONDS:g} s; its console said:\n  {lines}",
+                "See how far the guest boots: slipway run --boot-log",
+            ) from None
+        assert self._session.awake_at is not None
+        self.boot_seconds = self._session.awake_at - began
+        self.ready_seconds = time.monotonic() - self._session.awake_at
+        return self.ready
+
+    async def run(
+        self,
+        language: Language,
+        source: bytes,
+        options: Options,
+        sink: Sink,
+        stdin: AsyncIterator[bytes] | None = None,
+    ) -> JobReport:
+        """Run ``source`` and wait for its end.
+
+        Raises:
+            UnknownOutcome: the guest ended, or misbehaved.
+        """
+        job, files = describe_job(language, source, options, stdin is not None)
+        walls = [c.limits.wall_ms / 1000 for c in (job.build, job.run) if c is not None]
+        try:
+            async with asyncio.timeout(sum(walls) + GRACE_SECONDS):
+                return await self._session.run(job, files, sink, stdin)
+        except TimeoutError:
+            raise UnknownOutcome(
+                f"the job did not end within its time limits and {GRACE_SECONDS:g} s more",
+                "The output until then has been passed on. Allow more time, or more memory.",
+            ) from None
+
+    async def stop(self) -> None:
+        """End the machine at once; nothing of it remains."""
+        await self.machine.stop()
+        await self._session.close()
+
+
+def describe_job(
+    language: Language, source: bytes, options: Options, with_stdin: bool
+) -> tuple[m.Job, tuple[JobFile, ...]]:
+    """The job and its files as the protocol has them."""
+    environment = {**language.environment, **dict(options.environment)}
+    build = None
+    if language.build:
+        build = m.Command(
+            tuple(language.build),
+            tuple(environment.items()),
+            _limits(language.build_limits, options.build_timeout),
+        )
+    run = m.Command(
+        (*language.run, *options.arguments),
+        tuple(environment.items()),
+        _run_limits(language.run_limits, options),
+        stdin=with_stdin,
+    )
+    files = (
+        JobFile(language.source, source),
+        *(JobFile(f.path, f.data, f.mode) for f in options.files),
+    )
+    return m.Job(0, build, run, options.outputs, 0), files
+
+
+def _limits(default: Limits, wall: float | None) -> m.Limits:
+    """A language's limits (seconds and MiB) in the protocol's units."""
+    return m.Limits(
+        wall_ms=_milliseconds(default.wall if wall is None else wall),
+        cpu_ms=_milliseconds(default.cpu) if default.cpu else 0,
+        memory_bytes=default.memory * MIB,
+        processes=default.processes,
+        file_bytes=default.file_size * MIB,
+        open_files=default.open_files,
+        output_bytes=default.output * MIB,
+    )
+
+
+def _run_limits(default: Limits, options: Options) -> m.Limits:
+    limits = _limits(default, options.timeout)
+    asked = {
+        "cpu_ms": None if options.cpu_time is None else _milliseconds(options.cpu_time),
+        "memory_bytes": options.memory_limit,
+        "processes": options.processes,
+        "output_bytes": options.output_limit,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    return replace(limits, kill_on_output=options.kill_on_output, **given)
+
+
+def _milliseconds(seconds: float) -> int:
+    """At least one: zero would mean that there is no limit."""
+    return max(1, round(1000 * seconds))
+
+
+def phase_results(
+    report: JobReport, captured: dict[tuple[m.Phase, m.Stream], bytearray]
+) -> dict[m.Phase, PhaseResult]:
+    """The report's phases, with what was captured of their output."""
+    results = {}
+    for phase, told in report.phases.items():
+        streams = [
+            Captured(
+                bytes(captured.get((phase, s), b"")),
+                told.sent[s] + told.dropped[s],
+                told.dropped[s],
+            )
+            for s in (m.Stream.STDOUT, m.Stream.STDERR)
+        ]
+        usage = told.done.usage
+        results[phase] = PhaseResult(
+            verdict=Verdict[told.done.verdict.name],
+            code=told.done.code,
+            signal=told.done.signal,
+            usage=Usage(
+                usage.wall_us / 1e6,
+                usage.user_us / 1e6,
+                usage.system_us / 1e6,
+                usage.memory_peak_bytes,
+                usage.processes_peak,
+            ),
+            stdout=streams[0],
+            stderr=streams[1],
+            detail=told.done.detail,
+        )
+    return results
+
+
+def output_files(report: JobReport, wanted: tuple[str, ...]) -> tuple[OutputFile, ...]:
+    """The files fetched back, in the order in which they were asked for."""
+    files = []
+    for path in wanted:
+        if path in report.files:
+            mode, data = report.files[path]
+            files.append(OutputFile(path, mode, data))
+        else:
+            reason = report.missing.get(path, "the program did not run")
+            files.append(OutputFile(path, missing=reason))
+    return tuple(files)

@@ -1,0 +1,214 @@
+"""What a caller asks for, checked before anything is started."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from slipway._errors import InputError
+
+MIB = 1024 * 1024
+MAX_SOURCE = 4 * MIB
+MAX_FILES = 256
+MAX_FILE_BYTES = 256 * MIB
+MAX_CPUS = 8
+MAX_MEMORY = 64 * 1024 * MIB
+# An hour: a machine that is meant to live longer is not what a snippet needs.
+MAX_SECONDS = 3600.0
+MAX_ARGUMENTS = 512
+MAX_ARGUMENT_BYTES = 32 * 1024
+
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file for the working directory: ``path`` there, and its bytes."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to run. Times in seconds, sizes in bytes; None is the language's default.
+
+    ``memory`` is the machine's, ``memory_limit`` the program's share of it (None: all that the
+    system leaves). ``output_limit`` holds for each of stdout and stderr; what is over is dropped,
+    counted and marked, and with ``kill_on_output`` ends the program.
+    """
+
+    arguments: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    files: tuple[InputFile, ...] = ()
+    outputs: tuple[str, ...] = ()
+    timeout: float | None = None
+    build_timeout: float | None = None
+    cpu_time: float | None = None
+    memory: int | None = None
+    memory_limit: int | None = None
+    processes: int | None = None
+    output_limit: int | None = None
+    kill_on_output: bool = False
+    cpus: int = 1
+    machine: str = "auto"
+    kernel: Path | None = None
+    boot_log: bool = False
+
+    def check(self, source_name: str) -> None:
+        """Check every bound that does not depend on the image.
+
+        Raises:
+            InputError: the first that does not hold.
+        """
+        for name in ("timeout", "build_timeout", "cpu_time"):
+            _check_seconds(name, getattr(self, name))
+        for name in ("memory", "memory_limit", "processes", "output_limit"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= MAX_MEMORY:
+                raise InputError(
+                    f"{name} is {value}, and must be more than 0 and at most {MAX_MEMORY}",
+                    f"Leave {name} out for the default.",
+                )
+        if not 1 <= self.cpus <= MAX_CPUS:
+            raise InputError(f"cpus is {self.cpus}, and must be from 1 to {MAX_CPUS}")
+        _check_arguments(self.arguments)
+        _check_environment(self.environment)
+        _check_files(self.files, source_name)
+        for path in self.outputs:
+            check_guest_path(path)
+        if len(set(self.outputs)) < len(self.outputs):
+            raise InputError("a file is asked for twice", "Name each wanted path once.")
+
+
+def check_source(source: bytes) -> None:
+    """Check that ``source`` can be a program's text.
+
+    Raises:
+        InputError: it is empty, binary, too long or not UTF-8.
+    """
+    if not source.strip():
+        raise InputError("the source is empty", "Give a file with a program in it.")
+    if len(source) > MAX_SOURCE:
+        raise InputError(
+            f"the source has {len(source)} bytes, and at most {MAX_SOURCE} are allowed",
+            "Pass data as a file beside the source (--file) or on stdin.",
+        )
+    if b"\0" in source:
+        raise InputError(
+            f"the source is binary: it has a NUL at byte {source.index(0)}",
+            "Give the program's source text, not a compiled program.",
+        )
+    try:
+        source.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = source.count(b"\n", 0, error.start) + 1
+        byte = source[error.start]
+        raise InputError(
+            f"the source is not UTF-8: byte {error.start} (line {line}) is 0x{byte:02x}",
+            "Save it as UTF-8.",
+        ) from None
+
+
+def read_source(path: Path) -> bytes:
+    """The source text in the file ``path``.
+
+    Raises:
+        InputError: it cannot be read, or is no source text.
+    """
+    source = read_local(path, MAX_SOURCE, "source")
+    check_source(source)
+    return source
+
+
+def read_local(path: Path, limit: int, what: str) -> bytes:
+    """The bytes of a file of the caller's, at most ``limit`` of them.
+
+    Raises:
+        InputError: it cannot be read, is no file, or is longer.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory", f"Name a {what} file.")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the path
+        raise InputError(f"cannot read {str(path)!r}: {error}") from None
+    if len(data) > limit:
+        raise InputError(
+            f"{path} has more than {limit} bytes, the most that a {what} file may have"
+        )
+    return data
+
+
+def check_guest_path(path: str) -> None:
+    """Check that ``path`` names something inside the working directory.
+
+    Raises:
+        InputError: it does not.
+    """
+    parts = path.split("/")
+    if path.startswith("/") or any(p in {"", ".", ".."} or "\0" in p for p in parts):
+        raise InputError(
+            f"{path!r} is not a path inside the working directory",
+            "Use a relative path without '.' and '..' parts.",
+        )
+    if len(path) > 4096 or any(len(p.encode("utf-8", "surrogateescape")) > 255 for p in parts):
+        raise InputError(f"the path {path[:40]!r}... is too long")
+
+
+def _check_seconds(name: str, value: float | None) -> None:
+    if value is None:
+        return
+    if math.isnan(value) or not 0 < value <= MAX_SECONDS:
+        raise InputError(
+            f"{name} is {value:g} s, and must be more than 0 and at most {MAX_SECONDS:g} s",
+            f"Leave {name} out for the default.",
+        )
+
+
+def _check_arguments(arguments: tuple[str, ...]) -> None:
+    if len(arguments) > MAX_ARGUMENTS:
+        raise InputError(f"{len(arguments)} arguments are more than {MAX_ARGUMENTS}")
+    if any("\0" in a or len(a) > MAX_ARGUMENT_BYTES for a in arguments):
+        raise InputError(f"an argument has a NUL or more than {MAX_ARGUMENT_BYTES} characters")
+    if sum(map(len, arguments)) > MAX_ARGUMENT_BYTES:
+        raise InputError(
+            f"the arguments have more than {MAX_ARGUMENT_BYTES} characters together",
+            "Pass long input on stdin or as a file.",
+        )
+
+
+def _check_environment(environment: tuple[tuple[str, str], ...]) -> None:
+    for name, value in environment:
+        if not _ENVIRONMENT_NAME.fullmatch(name) or len(name) > 255:
+            raise InputError(f"{name!r:.80} is not a name for an environment variable")
+        if "\0" in value:
+            raise InputError(f"the value of {name} has a NUL")
+    if sum(len(n) + len(v) for n, v in environment) > MAX_ARGUMENT_BYTES:
+        raise InputError(f"the environment has more than {MAX_ARGUMENT_BYTES} characters")
+
+
+def _check_files(files: tuple[InputFile, ...], source_name: str) -> None:
+    if len(files) > MAX_FILES:
+        raise InputError(f"{len(files)} files are more than {MAX_FILES}")
+    if sum(len(file.data) for file in files) > MAX_FILE_BYTES:
+        raise InputError(f"the files have more than {MAX_FILE_BYTES} bytes together")
+    taken = {source_name: "the source"}
+    for file in files:
+        check_guest_path(file.path)
+        if file.path in taken:
+            raise InputError(
+                f"{file.path!r} is the name of two files: {taken[file.path]} and another",
+                "Give one of them another name: --file LOCAL:GUEST",
+            )
+        taken[file.path] = "a file"
+    for path in taken:
+        parents = {str(p) for p in Path(path).parents} & taken.keys()
+        if parents:
+            raise InputError(f"{path!r} needs a directory where {parents.pop()!r} is a file")

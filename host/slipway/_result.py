@@ -1,0 +1,227 @@
+"""What became of a run."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from slipway._errors import ProgramError
+
+
+class Verdict(StrEnum):
+    """How a phase, or the run as a whole, ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SIGNALED = "signaled"
+    TIMED_OUT = "timed_out"
+    CPU_EXCEEDED = "cpu_exceeded"
+    MEMORY_EXCEEDED = "memory_exceeded"
+    OUTPUT_EXCEEDED = "output_exceeded"
+    CANCELLED = "cancelled"
+    INTERNAL_ERROR = "internal_error"
+    BUILD_FAILED = "build_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a phase used. Times in seconds, memory in bytes."""
+
+    wall: float
+    user: float
+    system: float
+    memory_peak: int
+    processes_peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One output stream: the bytes kept, how many there were, how many were over the limit."""
+
+    data: bytes = b""
+    size: int = 0
+    dropped: int = 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the program wrote more than its limit."""
+        return self.dropped > 0
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: text where it is UTF-8, base64 where it is not."""
+        record: dict[str, Any] = {
+            "bytes": self.size,
+            "dropped": self.dropped,
+            "truncated": self.truncated,
+        }
+        try:
+            record["text"] = self.data.decode("utf-8")
+        except UnicodeDecodeError:
+            record["base64"] = base64.b64encode(self.data).decode("ascii")
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseResult:
+    """One phase. ``signal`` is 0 unless a signal ended the program, and then ``code`` is 0."""
+
+    verdict: Verdict
+    code: int
+    signal: int
+    usage: Usage
+    stdout: Captured
+    stderr: Captured
+    detail: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "verdict": str(self.verdict),
+            "code": self.code,
+            "signal": self.signal,
+            "detail": self.detail,
+            "usage": asdict(self.usage),
+            "stdout": self.stdout.record(),
+            "stderr": self.stderr.record(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file fetched back: its bytes, or why there are none."""
+
+    path: str
+    mode: int = 0
+    data: bytes | None = None
+    missing: str = ""
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where the wall-clock time went, in seconds, each from the end of the one before.
+
+    ``prepare`` ends when the machine's process exists, ``boot`` when the agent has opened its port,
+    ``ready`` when it has answered; ``build`` and ``run`` include the transfer of what they need;
+    ``teardown`` ends when nothing of the machine is left.
+    """
+
+    prepare: float = 0.0
+    boot: float = 0.0
+    ready: float = 0.0
+    build: float = 0.0
+    run: float = 0.0
+    teardown: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the run ran on."""
+
+    machine: str
+    kernel: str
+    image: str
+    image_digest: str
+    agent: str
+    memory: int
+    cpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one run. ``build`` is None where the language has no build phase."""
+
+    language: str
+    build: PhaseResult | None
+    run: PhaseResult | None
+    files: tuple[OutputFile, ...]
+    timing: Timing
+    provenance: Provenance
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def verdict(self) -> Verdict:
+        """The run's verdict, or ``build_failed`` where the build did not get that far."""
+        if self.run is not None:
+            return self.run.verdict
+        if self.build is not None and self.build.verdict is Verdict.CANCELLED:
+            return Verdict.CANCELLED
+        return Verdict.BUILD_FAILED
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program ended with exit code 0."""
+        return self.verdict is Verdict.OK
+
+    @property
+    def code(self) -> int:
+        """The exit code of the last phase that ran."""
+        return self._last.code
+
+    @property
+    def signal(self) -> int:
+        """The signal that ended the last phase that ran, or 0."""
+        return self._last.signal
+
+    @property
+    def stdout(self) -> str:
+        """What the program wrote to stdout; bytes that are not UTF-8 are replaced."""
+        return self.run.stdout.data.decode("utf-8", "replace") if self.run else ""
+
+    @property
+    def stderr(self) -> str:
+        """What the program, or else the failed build, wrote to stderr."""
+        return self._last.stderr.data.decode("utf-8", "replace")
+
+    @property
+    def _last(self) -> PhaseResult:
+        last = self.run or self.build
+        assert last is not None
+        return last
+
+    def check(self) -> Result:
+        """This result, if the program ended well.
+
+        Raises:
+            ProgramError: it did not.
+        """
+        if not self.ok:
+            raise ProgramError(self.summary(), self)
+        return self
+
+    def summary(self) -> str:
+        """How it ended, as one sentence for people."""
+        last = self._last
+        subject = "the program" if self.run is not None else "the build"
+        how = {
+            Verdict.OK: "ended well",
+            Verdict.FAILED: f"ended with exit code {last.code}",
+            Verdict.SIGNALED: f"was ended by signal {last.signal}",
+            Verdict.TIMED_OUT: "reached its time limit",
+            Verdict.CPU_EXCEEDED: "reached its CPU time limit",
+            Verdict.MEMORY_EXCEEDED: "reached its memory limit",
+            Verdict.OUTPUT_EXCEEDED: "wrote more than its output limit",
+            Verdict.CANCELLED: "was cancelled",
+            Verdict.INTERNAL_ERROR: "could not be run",
+        }[last.verdict]
+        return f"{subject} {how}" + (f": {last.detail}" if last.detail else "")
+
+    def record(self) -> dict[str, Any]:
+        """The whole result for JSON."""
+        return {
+            "language": self.language,
+            "verdict": str(self.verdict),
+            "summary": self.summary(),
+            "build": self.build.record() if self.build else None,
+            "run": self.run.record() if self.run else None,
+            "files": [
+                {"path": f.path, "bytes": len(f.data)}
+                if f.data is not None
+                else {"path": f.path, "missing": f.missing}
+                for f in self.files
+            ],
+            "timing": asdict(self.timing),
+            "warnings": list(self.warnings),
+            **asdict(self.provenance),
+        }

@@ -1,0 +1,46 @@
+"""The guest's console: its last lines, for when something goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+# Enough for a kernel panic with its registers and call trace. The guest may write without end.
+KEPT_BYTES = 32 * 1024
+
+
+class Console:
+    """Reads the console's end of a socket; keeps the tail, and shows it all if ``echo``."""
+
+    def __init__(self, echo: bool = False) -> None:
+        self._tail = bytearray()
+        self._echo = echo
+        self._task: asyncio.Task[None] | None = None
+
+    def attach(self, reader: asyncio.StreamReader) -> None:
+        """Begin to read."""
+        self._task = asyncio.create_task(self._pump(reader))
+
+    async def _pump(self, reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(4096):
+            self._tail += data
+            del self._tail[:-KEPT_BYTES]
+            if self._echo:
+                os.write(sys.stderr.fileno(), data)
+
+    async def drained(self) -> None:
+        """Until the guest's side is closed and all of it is read, or a second has passed."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=1)
+
+    def last_lines(self, count: int = 12) -> list[str]:
+        """The last lines that are not empty, without control characters."""
+        text = self._tail.decode("utf-8", "replace")
+        lines = ("".join(c for c in line if c.isprintable()) for line in text.splitlines())
+        return [line for line in lines if line.strip()][-count:]
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,89 @@
+"""Child processes that never outlive us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from slipway._errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# setpriv asks the kernel to kill the child when we die. Death before that request would go
+# unnoticed, so what setpriv starts looks whether its parent is still the one that it was born to.
+# exec keeps the request; no core file of a guest's memory is ever written.
+_GUARD = 'ulimit -c 0; test "$PPID" = "$0" || exit 125; exec "$@"'
+
+
+class Process:
+    """A child in a session of its own that the kernel kills when this process dies."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        # A pidfd is readable once the process has ended: no thread, no SIGCHLD handler.
+        self._pidfd = os.pidfd_open(popen.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+
+    @classmethod
+    def start(cls, argv: Sequence[str], *, pass_fds: Sequence[int] = ()) -> Process:
+        """Start ``argv``; its standard error is kept out of the way of ours.
+
+        Raises:
+            HostError: setpriv or the program is missing, or the host has no room for it.
+        """
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            raise HostError(
+                "setpriv is not installed", "Install util-linux: apt-get install util-linux"
+            )
+        command = [setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--"]
+        command += ["sh", "-c", _GUARD, str(os.getpid()), *argv]
+        try:
+            popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HostError(f"cannot start {argv[0]}: {error.strerror}") from None
+        return cls(popen)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, which is its process group's as well."""
+        return self._popen.pid
+
+    def _reap(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._ended.set_result(self._popen.wait())
+
+    def error_text(self) -> str:
+        """What the child wrote to its standard error; to be called after its end."""
+        assert self._popen.stderr is not None
+        with self._popen.stderr as stream:
+            os.set_blocking(stream.fileno(), False)
+            return (stream.read(4096) or b"").decode("utf-8", "replace").strip()
+
+    async def wait(self) -> int:
+        """The exit status, negative for a signal."""
+        return await asyncio.shield(self._ended)
+
+    async def kill(self) -> None:
+        """Kill the child's whole group and reap it."""
+        if not self._ended.done():
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        await self.wait()
+        assert self._popen.stderr is not None
+        self._popen.stderr.close()

@@ -1,0 +1,123 @@
+"""The qemu machine: QEMU's microvm board under software emulation (TCG).
+
+It needs nothing of the host but QEMU and runs the same guests as KVM does, slower. Why each option
+is as it is: docs/decisions/qemu-options.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from typing import TYPE_CHECKING
+
+from slipway._errors import HostError
+from slipway.machine.console import Console
+from slipway.machine.process import Process
+from slipway.machine.tsc import tsc_khz
+
+if TYPE_CHECKING:
+    from slipway.machine import MachineSpec, Transport
+
+PROGRAM = "qemu-system-x86_64"
+INSTALL_HINT = "apt-get install qemu-system-x86"
+
+# acpi announces the virtio devices; a timer interrupt comes from the APIC, hence no PIT and no PIC.
+# The board's option ROMs would only look for disks.
+BOARD = "microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off"
+# The cache of translated code may otherwise grow to 1 GiB a machine.
+ACCELERATOR = "tcg,tb-size=64"
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+VIRTIO_PORT = (
+    *("-device", "virtio-serial-device,max_ports=2"),
+    *("-device", "virtserialport,chardev=agent,name=agent,nr=1"),
+)
+SERIAL_PORT = ("-device", "isa-serial,index=1,chardev=agent")
+
+# The root lives in a ramfs: a tmpfs would cap it at half the memory and boot on with the rest
+# missing. Mitigations guard guests against each other's programs; there is only one here.
+KERNEL_ARGUMENTS = (
+    "console=ttyS0 rootfstype=ramfs reboot=t panic=-1 mitigations=off init_on_alloc=0"
+    " cryptomgr.notests random.trust_cpu=on"
+)
+
+
+def kernel_command_line(spec: MachineSpec, khz: int) -> str:
+    """The whole command line; the agent's own part comes last, since it may hold ``--``."""
+    # tsc=reliable: there is no other clock to watch the TSC with, and watching it takes a second.
+    loudness = "" if spec.boot_log else " quiet"
+    clock = f"tsc_early_khz={khz} tsc=reliable"
+    port = " slipway.port=ttyS1" if spec.serial_port else ""
+    return f"{KERNEL_ARGUMENTS}{loudness} {clock}{port} {spec.kernel_arguments}"
+
+
+def arguments(spec: MachineSpec, khz: int, *, agent_fd: int, console_fd: int) -> list[str]:
+    """QEMU's argument vector. The sockets are inherited, so that there is no path to clean up."""
+    return [
+        *["-M", BOARD, "-accel", ACCELERATOR, "-cpu", "max", "-smp", str(spec.cpus)],
+        *["-m", f"{spec.memory_bytes}B"],
+        *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+        *["-sandbox", SANDBOX],
+        *["-kernel", str(spec.kernel), "-initrd", str(spec.initrd)],
+        *["-append", kernel_command_line(spec, khz)],
+        *["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"],
+        *["-chardev", f"socket,id=agent,fd={agent_fd}"],
+        *(SERIAL_PORT if spec.serial_port else VIRTIO_PORT),
+    ]
+
+
+class QemuMachine:
+    """A QEMU process, its console and the stream to the agent."""
+
+    name = "qemu"
+
+    def __init__(self, process: Process, transport: Transport, console: Console) -> None:
+        self._process = process
+        self._transport = transport
+        self.console = console
+
+    @classmethod
+    async def start(cls, spec: MachineSpec) -> QemuMachine:
+        """Start QEMU; see :meth:`slipway.machine.Machine.start`."""
+        from slipway.machine import Transport
+
+        program = shutil.which(PROGRAM)
+        if program is None:
+            raise HostError("QEMU is not installed", f"Install it: {INSTALL_HINT}")
+        khz = tsc_khz(spec.state / "tsc-khz")
+        agent, agent_theirs = socket.socketpair()
+        console, console_theirs = socket.socketpair()
+        with agent_theirs, console_theirs:
+            fds = agent_theirs.fileno(), console_theirs.fileno()
+            argv = [program, *arguments(spec, khz, agent_fd=fds[0], console_fd=fds[1])]
+            try:
+                process = Process.start(argv, pass_fds=fds)
+            except HostError:
+                agent.close()
+                console.close()
+                raise
+        transport = Transport(*await asyncio.open_connection(sock=agent))
+        tail = Console(echo=spec.boot_log)
+        tail.attach((await asyncio.open_connection(sock=console))[0])
+        return cls(process, transport, tail)
+
+    @property
+    def transport(self) -> Transport:
+        """The stream to the agent."""
+        return self._transport
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """Until QEMU has ended; its exit status."""
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """Kill QEMU and close its sockets."""
+        await self._process.kill()
+        self.console.close()
+        self._transport.writer.close()
