@@ -20,20 +20,27 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str], None]
 
-ARCHITECTURE = "amd64"
-
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Everything that a machine is started from. ``memory`` is the machine's, in bytes."""
+    """Everything that a machine is started from.
+
+    ``memory`` is the machine's, in bytes; ``other_kernel`` the caller's own kernel, if it has one;
+    ``state`` the store's directory.
+    """
 
     image: Image
     kernel: Kernel
     agent: Agent
     initrd: Path
-    kernel_path: Path
+    other_kernel: Path | None
     memory: int
     state: Path
+
+    @property
+    def kernel_path(self) -> Path:
+        """The kernel that boots."""
+        return self.other_kernel or self.kernel.path
 
 
 def find_language(name: str) -> Language:
@@ -67,9 +74,16 @@ def language_of_file(path: Path) -> Language:
 
 
 def find_assets(
-    language: Language, options: Options, store: ImageStore, progress: Progress
+    language: Language,
+    options: Options,
+    store: ImageStore,
+    progress: Progress,
+    *,
+    repair: bool = False,
 ) -> Assets:
     """Find what ``language`` runs on; what is missing is made first.
+
+    With ``repair`` every byte of what is found is checked, and what is damaged made anew.
 
     Raises:
         ImageError: it cannot be made.
@@ -77,27 +91,39 @@ def find_assets(
     """
     from slipway_initramfs.freeze import agent as freeze_agent
 
+    from slipway_initramfs.errors import ImageCorrupted
     from slipway_initramfs.errors import ImageError as BuildError
 
     if options.kernel is not None and not options.kernel.is_file():
         raise InputError(f"there is no kernel {options.kernel}", "Name a vmlinux or bzImage file.")
     try:
-        image = store.image(language.name)
-        if image is None:
-            from slipway_initramfs.build import build_image
-
-            image = build_image(language, store, arch=ARCHITECTURE, progress=progress)
+        try:
+            image = None if repair else store.image(language.name)
+            kernel = None if repair else store.kernel()
+        except ImageCorrupted:
+            image = kernel = None
+        if image is None or kernel is None:
+            image, kernel = _build(language, store, progress)
         memory = _machine_memory(image, options.memory)
-        kernel = store.kernel(ARCHITECTURE)
-        if kernel is None:
-            from slipway_initramfs.build import build_kernel
-
-            kernel = build_kernel(store, arch=ARCHITECTURE, progress=progress)
-        agent = freeze_agent(store, ARCHITECTURE, progress)
-        initrd = store.initrd(image, kernel, agent.path)
+        agent = freeze_agent(store, image.architecture, progress)
+        # The modules are the kernel's: another kernel takes none of them.
+        modules = kernel if options.kernel is None else None
+        try:
+            initrd = store.initrd(image, modules, agent.path)
+        except ImageCorrupted:
+            image, kernel = _build(language, store, progress)
+            initrd = store.initrd(image, kernel if modules else None, agent.path)
     except BuildError as error:
         raise ImageError(error.message, error.hint) from error
-    return Assets(image, kernel, agent, initrd, options.kernel or kernel.path, memory, store.root)
+    return Assets(image, kernel, agent, initrd, options.kernel, memory, store.root)
+
+
+def _build(language: Language, store: ImageStore, progress: Progress) -> tuple[Image, Kernel]:
+    """Make the image and the kernel, or find that they are there and sound."""
+    from slipway_initramfs.build import build_image, build_kernel
+
+    kernel = build_kernel(store, progress=progress)
+    return build_image(language, store, progress=progress), kernel
 
 
 def _machine_memory(image: Image, wanted: int | None) -> int:
@@ -116,7 +142,10 @@ def verify(assets: Assets, store: ImageStore) -> None:
     """Check every byte of what is being booted against its digest.
 
     Raises:
-        ImageCorrupted: of :mod:`slipway_initramfs.errors`.
+        ImageCorrupted: of :mod:`slipway_initramfs.errors`; what is damaged is made again by
+            :func:`find_assets` with ``repair``.
     """
-    store.verify(assets.image)
-    store.verify(assets.kernel)
+    own_kernel = assets.other_kernel is None
+    store.verify_initrd(assets.image, assets.kernel if own_kernel else None, assets.agent.archive)
+    if own_kernel:
+        assets.kernel.image.verify()

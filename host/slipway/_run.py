@@ -120,9 +120,8 @@ class Run:
         except _Corrupted:
             # Nothing of the program has run: the image is checked before the job is sent.
             self._progress("the stored image is damaged; making it again")
-            self._assets = None
-            assets = await asyncio.to_thread(self.prepare)
-            return await self._in_guest(assets, stdin, on_output)
+            await asyncio.to_thread(self._repair)
+            return await self._in_guest(self.prepare(), stdin, on_output)
 
     def prepare(self) -> Assets:
         """Find what to boot; where the image is not there yet, make it, which takes its time.
@@ -134,6 +133,11 @@ class Run:
         if self._assets is None:
             self._assets = find_assets(self._language, self._options, self._store, self._progress)
         return self._assets
+
+    def _repair(self) -> None:
+        self._assets = find_assets(
+            self._language, self._options, self._store, self._progress, repair=True
+        )
 
     async def _in_guest(
         self, assets: Assets, stdin: AsyncIterator[bytes], on_output: OnOutput | None
@@ -172,8 +176,7 @@ class Run:
             # A damaged image is the better explanation of a guest that did not boot.
             try:
                 await check
-            except ImageCorrupted as error:
-                self._store.discard(error)
+            except ImageCorrupted:
                 raise _Corrupted from None
         self._timing.boot = guest.boot_seconds
         self._timing.ready = guest.ready_seconds

@@ -1,0 +1,170 @@
+"""``slipway doctor``: what this host has, what it lacks, and the command that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._request import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slipway_initramfs.store import ImageStore
+
+# The largest image with its downloads, unpacked and concatenated.
+DISK_WANTED = 2 * 1024 * MIB
+MEMORY_WANTED = 512 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One need: whether it is met, what was found, and how to mend it.
+
+    ``needed`` is False for what only makes things better.
+    """
+
+    need: str
+    met: bool
+    found: str
+    mend: str = ""
+    needed: bool = True
+
+
+def command(arguments: list[str]) -> int:
+    """Print all findings; 0 where every need is met, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="slipway doctor", description="Check what this host has and lacks.", allow_abbrev=False
+    )
+    parser.add_argument("--store", type=Path, metavar="DIR", help="the image store")
+    parser.add_argument("--json", action="store_true", help="print records")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parsed = parser.parse_args(arguments)
+    from slipway_initramfs.store import ImageStore
+
+    findings = list(examine(ImageStore(parsed.store)))
+    if parsed.json:
+        import json
+        from dataclasses import asdict
+
+        json.dump([asdict(finding) for finding in findings], sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        for finding in findings:
+            sys.stdout.write(_line(finding))
+    return 0 if all(f.met for f in findings if f.needed) else 1
+
+
+def _line(finding: Finding) -> str:
+    mark = "ok  " if finding.met else "LACK" if finding.needed else "note"
+    line = f"{mark}  {finding.need:<12} {finding.found}\n"
+    if finding.mend and not finding.met:
+        line += f"{'':<6}{'':<12} mend: {finding.mend}\n"
+    return line
+
+
+def examine(store: ImageStore) -> Iterator[Finding]:
+    """Look at each need in turn."""
+    system = f"{platform.system()} {platform.release()} on {platform.machine()}"
+    supported = platform.system() == "Linux" and platform.machine() == "x86_64"
+    yield Finding("system", supported, system, "use Linux on x86-64")
+    yield Finding("python", sys.version_info >= (3, 11), platform.python_version())
+    yield _qemu()
+    yield _program("setpriv", "util-linux")
+    yield _program("apt-get", "apt", "only needed to make images; elsewhere, copy a store here")
+    yield from _host_resources(store)
+    yield _kvm()
+    yield from _store(store)
+
+
+def _qemu() -> Finding:
+    from slipway.machine.qemu import INSTALL_HINT, PROGRAM
+
+    path = shutil.which(PROGRAM)
+    if path is None:
+        return Finding("qemu", False, f"{PROGRAM} is not installed", INSTALL_HINT)
+    try:
+        told = subprocess.run([path, "--version"], capture_output=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("qemu", False, f"{path} does not run: {error}", INSTALL_HINT)
+    return Finding("qemu", True, told.stdout.decode("utf-8", "replace").splitlines()[0])
+
+
+def _program(name: str, package: str, otherwise: str = "") -> Finding:
+    path = shutil.which(name)
+    mend = f"apt-get install {package}" + (f" ({otherwise})" if otherwise else "")
+    return Finding(name, path is not None, path or "not installed", mend, needed=not otherwise)
+
+
+def _host_resources(store: ImageStore) -> Iterator[Finding]:
+    import psutil
+
+    available = psutil.virtual_memory().available
+    yield Finding(
+        "memory",
+        available >= MEMORY_WANTED,
+        f"{available // MIB} MiB available",
+        f"free some: a small machine takes {MEMORY_WANTED // MIB} MiB",
+    )
+    place = store.root
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    yield Finding(
+        "disk",
+        free >= DISK_WANTED,
+        f"{free // MIB} MiB free at {place}",
+        f"free some, or choose another --store: images take up to {DISK_WANTED // MIB} MiB",
+    )
+    yield Finding(
+        "store",
+        os.access(place, os.W_OK),
+        f"{store.root}" + ("" if os.access(place, os.W_OK) else " cannot be written"),
+        "choose another place: --store DIR, or XDG_CACHE_HOME",
+    )
+
+
+def _kvm() -> Finding:
+    from slipway.vmm.kvm.usability import examine as examine_kvm
+
+    usable, reason = examine_kvm()
+    return Finding("kvm", usable, reason, needed=False)
+
+
+def _store(store: ImageStore) -> Iterator[Finding]:
+    from slipway_initramfs.errors import ImageError
+
+    try:
+        kernel = store.kernel()
+        images = store.images()
+    except ImageError as error:
+        yield Finding("images", False, error.message, error.hint or "slipway image prune")
+        return
+    build = "slipway image build python (or simply: slipway run FILE)"
+    if kernel is None:
+        yield Finding("kernel", False, "not made yet", build, needed=False)
+    else:
+        yield _sound("kernel", f"Linux {kernel.version}", kernel.verify)
+    if not images:
+        yield Finding("images", False, "none made yet", build, needed=False)
+    for image in images:
+        yield _sound(
+            "image", f"{image.name} {image.digest[:12]}, {image.root.size // MIB} MiB", image.verify
+        )
+
+
+def _sound(need: str, found: str, verify: object) -> Finding:
+    from slipway_initramfs.errors import ImageCorrupted
+
+    try:
+        verify()  # type: ignore[operator]
+    except ImageCorrupted as error:
+        return Finding(need, False, error.message, error.hint or "slipway image build python")
+    return Finding(need, True, found)

@@ -1,0 +1,1 @@
+"""Our own VMM. So far: whether this host's KVM could carry it."""
