@@ -43,13 +43,23 @@ class Channel:
         await self._writer.drain()
 
     async def receive(self) -> Event | None:
-        """The next event, or None at the end of the stream."""
+        """The next event, or None at the end of the stream, however it ended."""
         while not self._events:
-            data = await self._reader.read(READ_SIZE)
+            data = await self._read()
             if not data:
                 return None
             self._events.extend(self._connection.receive(data))
         return self._events.popleft()
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._reader.read(READ_SIZE)
+        except OSError:
+            # A stream reader hides what it has buffered behind the error of a broken stream; the
+            # last words of a machine that died must not be lost with it.
+            self._reader.set_exception(None)  # type: ignore[arg-type]
+            self._reader.feed_eof()
+            return await self._reader.read(READ_SIZE)
 
     async def close(self) -> None:
         """Close the stream; what was sent before still goes out."""

@@ -37,7 +37,7 @@ def encode(message: Message) -> bytes:
             default=_fields,
             unicode_errors="surrogateescape",
         )
-    except (TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"{type(message).__name__} cannot be encoded: {error}") from None
     if len(payload) > MAX_MESSAGE:
         name = type(message).__name__

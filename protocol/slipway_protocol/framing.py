@@ -39,8 +39,11 @@ def decode_frame(frame: bytes) -> bytes | BadFrame:
         body: bytes = sliplib.decode(frame)
     except sliplib.ProtocolError:
         return BadFrame("invalid escape", len(frame))
-    if len(body) < CRC_SIZE:
-        return BadFrame("shorter than its checksum", len(frame))
+    # Nothing and its checksum are four NULs, which an idle or restarted line sends by itself.
+    if len(body) <= CRC_SIZE:
+        return BadFrame("shorter than a frame may be", len(frame))
+    if len(body) > MAX_MESSAGE + CRC_SIZE:
+        return BadFrame("longer than a frame may be", len(frame))
     payload, checksum = body[:-CRC_SIZE], body[-CRC_SIZE:]
     if crc32(payload).to_bytes(CRC_SIZE, "little") != checksum:
         return BadFrame("wrong checksum", len(frame))

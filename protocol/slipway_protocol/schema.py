@@ -35,12 +35,17 @@ U32 = 0xFFFF_FFFF
 U63 = 0x7FFF_FFFF_FFFF_FFFF
 
 
+def _shown(value: Any) -> str:
+    """``value`` in short. A list may be nested deeper than repr can follow."""
+    return f"a list of {len(value)}" if type(value) is tuple else f"{value!r:.40}"
+
+
 def integer(maximum: int) -> Check:
     """An int from zero to ``maximum``; a bool is not one."""
 
     def check(value: Any) -> Any:
         if type(value) is not int or not 0 <= value <= maximum:
-            raise ProtocolError(f"{value!r:.40} is not an integer from 0 to {maximum}")
+            raise ProtocolError(f"{_shown(value)} is not an integer from 0 to {maximum}")
         return value
 
     return check
@@ -49,7 +54,7 @@ def integer(maximum: int) -> Check:
 def boolean(value: Any) -> Any:
     """True or false."""
     if value is not True and value is not False:
-        raise ProtocolError(f"{value!r:.40} is not a boolean")
+        raise ProtocolError(f"{_shown(value)} is not a boolean")
     return value
 
 
@@ -58,18 +63,18 @@ def text(maximum: int) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not str or len(value) > maximum or "\0" in value:
-            raise ProtocolError(f"{value!r:.40} is not text of at most {maximum} characters")
+            raise ProtocolError(f"{_shown(value)} is not text of at most {maximum} characters")
         return value
 
     return check
 
 
-def binary(maximum: int) -> Check:
-    """Bytes, at most ``maximum`` of them."""
+def binary(minimum: int, maximum: int) -> Check:
+    """Bytes, from ``minimum`` to ``maximum`` of them."""
 
     def check(value: Any) -> Any:
-        if type(value) is not bytes or len(value) > maximum:
-            raise ProtocolError(f"{value!r:.40} is not at most {maximum} bytes")
+        if type(value) is not bytes or not minimum <= len(value) <= maximum:
+            raise ProtocolError(f"{_shown(value)} is not {minimum} to {maximum} bytes")
         return value
 
     return check
@@ -78,7 +83,7 @@ def binary(maximum: int) -> Check:
 def path(value: Any) -> Any:
     """A relative path that stays below its root: no empty, ``.`` or ``..`` part."""
     if type(value) is not str or not 0 < len(value) <= MAX_PATH or "\0" in value:
-        raise ProtocolError(f"{value!r:.40} is not a path")
+        raise ProtocolError(f"{_shown(value)} is not a path")
     for part in value.split("/"):
         if part in {"", ".", ".."} or len(part) > 255:
             raise ProtocolError(f"{value!r:.80} is not a path inside the working directory")
@@ -91,7 +96,7 @@ def member(kind: type[IntEnum]) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not int or value not in members:
-            raise ProtocolError(f"{value!r:.40} is not a {kind.__name__}")
+            raise ProtocolError(f"{_shown(value)} is not a {kind.__name__}")
         return members[value]
 
     return check
@@ -102,7 +107,7 @@ def sequence(check_item: Check, maximum: int = MAX_ITEMS) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not tuple or len(value) > maximum:
-            raise ProtocolError(f"{value!r:.40} is not a list of at most {maximum}")
+            raise ProtocolError(f"{_shown(value)} is not a list of at most {maximum}")
         return tuple([check_item(item) for item in value])
 
     return check
@@ -113,7 +118,7 @@ def pair(first: Check, second: Check) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not tuple or len(value) != 2:
-            raise ProtocolError(f"{value!r:.40} is not a pair")
+            raise ProtocolError(f"{_shown(value)} is not a pair")
         return first(value[0]), second(value[1])
 
     return check
@@ -124,7 +129,7 @@ def record(kind: type, *checks: Check) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not tuple or len(value) < len(checks):
-            raise ProtocolError(f"{value!r:.40} is not a {kind.__name__}")
+            raise ProtocolError(f"{_shown(value)} is not a {kind.__name__}")
         return kind(*[c(v) for c, v in zip(checks, value, strict=False)])
 
     return check
@@ -141,7 +146,8 @@ def optional(check_present: Check) -> Check:
 
 _u32 = integer(U32)
 _u63 = integer(U63)
-_data = binary(MAX_DATA)
+# Never empty: what costs no credit could be sent without end to a reader that is slow.
+_data = binary(1, MAX_DATA)
 _stream = member(m.Stream)
 _phase = member(m.Phase)
 _names = sequence(text(64), 64)
@@ -163,7 +169,7 @@ _CREDIT = (m.Credit, (_u32, _stream, _u32))
 Table = dict[int, tuple[type, tuple["Check", ...]]]
 
 HOST_TO_AGENT: Table = {
-    1: (m.Hello, (_u32, _names, _u63, binary(64))),
+    1: (m.Hello, (_u32, _names, _u63, binary(0, 64))),
     2: (
         m.Job,
         (_u32, optional(_command), _command, sequence(path), _u32, _u63),
