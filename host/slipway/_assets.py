@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from slipway._request import Options
     from slipway_initramfs.freeze import Agent
     from slipway_initramfs.languages import Language
-
-    from slipway._request import Options
-    from slipway_initramfs.store import Image, ImageStore, Kernel
+    from slipway_initramfs.records import Image, Kernel
+    from slipway_initramfs.store import ImageStore
 
     Progress = Callable[[str], None]
 
@@ -53,7 +53,7 @@ def find_language(name: str) -> Language:
     from slipway_initramfs.errors import UnknownLanguage
 
     try:
-        return languages.find(name)
+        return languages.by_name(name)
     except UnknownLanguage as error:
         raise InputError(error.message, error.hint) from None
 
@@ -68,7 +68,7 @@ def language_of_file(path: Path) -> Language:
     from slipway_initramfs.errors import UnknownLanguage
 
     try:
-        return languages.by_suffix(path.name)
+        return languages.by_suffix(path)
     except UnknownLanguage as error:
         raise InputError(error.message, error.hint) from None
 
@@ -89,10 +89,9 @@ def find_assets(
         ImageError: it cannot be made.
         InputError: the machine would have too little memory, or the kernel is no file.
     """
-    from slipway_initramfs.freeze import agent as freeze_agent
-
     from slipway_initramfs.errors import ImageCorrupted
     from slipway_initramfs.errors import ImageError as BuildError
+    from slipway_initramfs.freeze import agent as freeze_agent
 
     if options.kernel is not None and not options.kernel.is_file():
         raise InputError(f"there is no kernel {options.kernel}", "Name a vmlinux or bzImage file.")
@@ -102,6 +101,8 @@ def find_assets(
             kernel = None if repair else store.kernel()
         except ImageCorrupted:
             image = kernel = None
+        if image is not None and not image.is_current(language.recipe.plain()):
+            image = None
         if image is None or kernel is None:
             image, kernel = _build(language, store, progress)
         memory = _machine_memory(image, options.memory)

@@ -17,12 +17,11 @@ from slipway_protocol import messages as m
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from slipway_initramfs.languages import Language, Limits
-
     from slipway._assets import Assets
     from slipway._request import Options
     from slipway._session import JobReport, Sink
     from slipway.machine import Machine
+    from slipway_initramfs.languages import Language, Limits
 
 # A loaded host that emulates a guest in software needs most of it; nothing waits for it otherwise.
 BOOT_SECONDS = 180.0
@@ -118,16 +117,16 @@ def describe_job(
     """The job and its files as the protocol has them."""
     environment = {**language.environment, **dict(options.environment)}
     build = None
-    if language.build:
+    if language.build is not None:
         build = m.Command(
-            tuple(language.build),
+            language.build.command,
             tuple(environment.items()),
-            _limits(language.build_limits, options.build_timeout),
+            _limits(language.build.limits, options.build_timeout),
         )
     run = m.Command(
-        (*language.run, *options.arguments),
+        (*language.run.command, *options.arguments),
         tuple(environment.items()),
-        _run_limits(language.run_limits, options),
+        _run_limits(language.run.limits, options),
         stdin=with_stdin,
     )
     files = (

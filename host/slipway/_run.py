@@ -18,10 +18,9 @@ from slipway_protocol.messages import Phase, Stream
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway_initramfs.languages import Language
-
     from slipway._assets import Assets, Progress
     from slipway._session import JobReport
+    from slipway_initramfs.languages import Language
 
 OnOutput = Callable[[str, str, bytes], Awaitable[None]]
 

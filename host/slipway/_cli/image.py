@@ -67,13 +67,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(parsed: argparse.Namespace, store: ImageStore) -> int:
+    from slipway_initramfs import languages
     from slipway_initramfs.build import build_image, build_kernel
     from slipway_initramfs.freeze import agent
 
-    from slipway_initramfs import languages
-
-    names = languages.names() if parsed.languages == ["all"] else parsed.languages
-    wanted = [languages.find(name) for name in names]  # all of them, before any work begins
+    names = list(languages.all_languages()) if parsed.languages == ["all"] else parsed.languages
+    wanted = [languages.by_name(name) for name in names]  # all of them, before any work begins
     build_kernel(store, progress=say)
     for language in wanted:
         began = time.monotonic()

@@ -24,10 +24,9 @@ from slipway._request import MAX_FILE_BYTES, MAX_SOURCE, MIB, InputFile, Options
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from slipway_initramfs.languages import Language
-
     from slipway._result import Result
     from slipway._run import Run
+    from slipway_initramfs.languages import Language
 
 READ_SIZE = 64 * 1024
 
