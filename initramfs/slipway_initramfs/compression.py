@@ -22,7 +22,7 @@ LZ4_BLOCK = 8 << 20
 
 
 class Compressor(Protocol):
-    """Takes bytes in order; ``close`` writes what is still held back, but leaves the output open."""
+    """Takes bytes in order; ``close`` writes what is held back, but leaves the output open."""
 
     def write(self, data: bytes, /) -> object:
         """Take all of ``data``."""

@@ -8,11 +8,9 @@ the same names), and every index must be signed by Debian's archive keys.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from slipway_initramfs.archives import unpack
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
+from slipway_initramfs.process import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -85,7 +84,7 @@ class DebianSource:
                 f"no images for the architecture {architecture!r}",
                 f"Known are {' and '.join(ARCHITECTURES)}.",
             )
-        self._architecture = architecture
+        self.architecture = architecture
         self._progress = progress
         self._downloads = directory / "downloads"
         self._state = directory / architecture
@@ -196,8 +195,8 @@ class DebianSource:
             "Dir::Cache": state,
             "Dir::Cache::Archives": state / "archives",
             "Dir::Log": state,
-            "APT::Architecture": self._architecture,
-            "APT::Architectures": self._architecture,
+            "APT::Architecture": self.architecture,
+            "APT::Architectures": self.architecture,
             "APT::Install-Recommends": "false",
             # The user's own cache is closed to the user _apt, to whom root's apt would change.
             "APT::Sandbox::User": "root",
@@ -211,7 +210,7 @@ class DebianSource:
         return "\n".join([*lines, *network, ""])
 
     def _update(self) -> None:
-        self._progress(f"fetching Debian's package lists for {self._architecture}")
+        self._progress(f"fetching Debian's package lists for {self.architecture}")
         self._apt(("apt-get", "-qq", "update"), "fetch Debian's package lists")
         self._stamp.touch()
 
@@ -238,7 +237,7 @@ class DebianSource:
         }
         done = self._run(command, environment, follow=follow)
         if done.returncode:
-            raise _failure(purpose, done.stderr or done.stdout, self._architecture)
+            raise _failure(purpose, done.stderr or done.stdout, self.architecture)
         return done.stdout
 
     def _run(
@@ -252,7 +251,7 @@ class DebianSource:
             stderr=subprocess.STDOUT if follow else subprocess.PIPE,
             text=True,
             errors="replace",
-            preexec_fn=die_with_parent,  # noqa: PLW1509  (no other thread runs while apt does)
+            preexec_fn=die_with_parent,  # noqa: PLW1509  (ctypes is loaded before the fork)
         ) as process:
             if not follow:
                 stdout, stderr = process.communicate()
@@ -270,11 +269,6 @@ class DebianSource:
             elif len(kept) < 100:
                 kept.append(line)
         return "".join(kept)
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill the calling process when the one that started it dies."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
 
 
 def _parse_uri(line: str) -> Package:

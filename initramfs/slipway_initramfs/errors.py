@@ -18,17 +18,17 @@ class ImageError(Exception):
         return f"{self.message}. {self.hint}" if self.hint else self.message
 
 
-class UnknownLanguage(ImageError):  # noqa: N818
+class UnknownLanguage(ImageError):
     """No language has this name or file suffix."""
 
 
-class InvalidLanguage(ImageError):  # noqa: N818
+class InvalidLanguage(ImageError):
     """A language file breaks a rule; the message names file and key."""
 
 
-class ImageCorrupted(ImageError):  # noqa: N818
+class ImageCorrupted(ImageError):
     """Bytes in the store, or of a package, are not those that its digest promises."""
 
 
-class BuildFailed(ImageError):  # noqa: N818
+class BuildFailed(ImageError):
     """An image could not be made: no apt, no network, disk full, unknown package."""

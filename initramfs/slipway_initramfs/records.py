@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 """Version of the manifests' format; others are treated as absent."""
+BUILDER: Final = 1
+"""Raised whenever the same recipe and packages come to give another image."""
 MAX_MANIFEST: Final = 4 << 20
 MIB: Final = 1 << 20
 
@@ -120,6 +122,10 @@ class Image:
     def default_memory(self) -> int:
         """Bytes of memory that suit this language's usual programs."""
         return self.minimum_memory + int(self.manifest["workload"])
+
+    def is_current(self, recipe: dict[str, Any]) -> bool:
+        """Whether this was made by this version of Slipway from this recipe (``Recipe.plain``)."""
+        return self.manifest.get("builder") == BUILDER and self.manifest.get("recipe") == recipe
 
     def quick_check(self) -> None:
         """Raise ImageCorrupted if the archive is missing or of another length."""

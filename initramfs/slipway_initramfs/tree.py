@@ -27,6 +27,9 @@ MAX_NAME = 255
 MAX_FILE_SIZE = (1 << 32) - 1
 """newc writes sizes as eight hexadecimal digits."""
 MAX_LINK_HOPS = 40
+ENTRY_MEMORY = 1024
+"""Bytes of an inode and a directory entry in the kernel (608 and 192 in slabs, rounded up)."""
+PAGE = 4096
 ROOT = (0, 0)
 """The (uid, gid) of root."""
 
@@ -86,10 +89,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a tree holds: ``files`` counts every entry, ``size`` the bytes of distinct content."""
+    """What a tree holds: ``files`` counts every entry, ``size`` the bytes of distinct content.
+
+    ``memory`` is what all of it occupies as a ramfs, in bytes.
+    """
 
     files: int
     size: int
+    memory: int
 
 
 class Tree:
@@ -179,18 +186,22 @@ class Tree:
                     elif child.is_directory:
                         stack.append((f"{prefix}{name}/", child))
         after = self.usage()
-        return Usage(before.files - after.files, before.size - after.size)
+        return Usage(
+            before.files - after.files, before.size - after.size, before.memory - after.memory
+        )
 
     def usage(self) -> Usage:
         """Count entries and the bytes of their content, a hard-linked file's once."""
         seen: set[int] = set()
-        files = size = 0
+        files = size = memory = 0
         for _, node in self.walk():
             files += 1
+            memory += ENTRY_MEMORY
             if not node.is_directory and id(node) not in seen:
                 seen.add(id(node))
                 size += node.size
-        return Usage(files, size)
+                memory += -(-node.size // PAGE) * PAGE
+        return Usage(files, size, memory)
 
     # -- the way through the tree ----------------------------------------------------------------
 

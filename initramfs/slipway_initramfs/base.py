@@ -1,0 +1,120 @@
+"""What a root file system needs beside its packages, as no maintainer script runs."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slipway_initramfs.tree import Tree
+
+SENTINEL = ".slipway-complete"
+"""The last entry of a root's archive: where it is missing, the kernel ran out of memory."""
+RUNNER = (1000, 1000)
+"""The (uid, gid) of the unprivileged user that programs run as."""
+
+_MAX_CERTIFICATE = 1 << 20
+_MERGED = {"amd64": ("bin", "sbin", "lib", "lib64"), "arm64": ("bin", "sbin", "lib")}
+_USERS = """\
+root:x:0:0:root:/root:/bin/sh
+nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
+runner:x:1000:1000:runner:/home/runner:/bin/sh
+"""
+_GROUPS = """\
+root:x:0:
+tty:x:5:
+nogroup:x:65534:
+runner:x:1000:
+"""
+_FILES = {
+    "etc/passwd": _USERS,
+    "etc/group": _GROUPS,
+    "etc/hostname": "slipway\n",
+    "etc/hosts": "127.0.0.1 localhost slipway\n::1 localhost\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
+    "etc/resolv.conf": "",
+}
+_DIRECTORIES = {
+    "dev": 0o755,
+    "proc": 0o555,
+    "sys": 0o555,
+    "run": 0o755,
+    "root": 0o700,
+    "tmp": 0o1777,
+    "var/tmp": 0o1777,
+    "work": 0o755,
+    "home": 0o755,
+}
+# What the scripts of these packages would make; only where the target is there.
+_ALTERNATIVES = {
+    "usr/bin/sh": "dash",
+    "usr/bin/awk": "mawk",
+    "usr/bin/cc": "gcc",
+    "usr/bin/c++": "g++",
+    "usr/bin/c99": "gcc",
+    "usr/bin/nodejs": "node",
+    "usr/bin/pager": "more",
+}
+
+PACKAGES = ("base-files", "coreutils", "dash", "libc-bin")
+"""In every image, beside the recipe's own."""
+
+# fmt: off
+EXCLUDE = frozenset([
+    "adduser", "debconf", "debianutils", "dpkg", "init-system-helpers", "libcom-err2",
+    "libdb5.3", "libfile-find-rule-perl", "libgdbm-compat4", "libgdbm6", "libgssapi-krb5-2",
+    "libk5crypto3", "libkeyutils1", "libkrb5-3", "libkrb5support0", "libnsl2", "libnumber-
+    compare-perl", "libperl5.36", "libtext-glob-perl", "libtirpc-common", "libtirpc3", "media-
+    types", "openssl", "passwd", "perl", "perl-base", "perl-modules-5.36", "readline-common",
+    "tar", "ucf", "usrmerge",
+])
+# fmt: on
+"""Left out unless a recipe names them: packages that only maintainer scripts or NIS need."""
+
+TRIM = (
+    "usr/share/{doc,info,man,locale,lintian,bug,menu,linda,doc-base,gdb,pixmaps,applications}",
+    "usr/share/{bash-completion,zsh,fish,debconf,common-licenses,polkit-1,gcc,binfmts}",
+    "usr/share/{i18n,metainfo,keyrings,perl5/Debconf}",
+    "usr/lib/{apt,dpkg,systemd,tmpfiles.d,sysusers.d,udev}",
+    "usr/lib/{x86_64,aarch64}-linux-gnu/{gconv,audit,security,perl-base,e2fsprogs}",
+    "var/{cache,lib,log,backups,mail,spool}/**",
+    "etc/{apt,dpkg,cron*,init.d,default,logrotate.d,pam.d,security,skel,update-motd.d,systemd}",
+    "etc/{rc?.d,kernel,alternatives,rc[0-9S].d,gprofng.rc,debconf.conf,selinux}",
+    "{boot,media,mnt,srv,opt}",
+)
+"""Left out of every image: what documents, manages or configures a machine, not what runs on it."""
+
+
+def prepare(tree: Tree, architecture: str) -> None:
+    """Lay out the merged /usr that Debian's packages expect, before the first of them."""
+    for name in _MERGED[architecture]:
+        tree.add_directory(f"usr/{name}")
+        tree.add_symlink(name, f"usr/{name}")
+
+
+def complete(tree: Tree) -> None:
+    """Add users, name lookup, mount points, alternatives and certificates."""
+    for path, mode in _DIRECTORIES.items():
+        tree.add_directory(path, mode)
+    tree.add_directory("home/runner", 0o755, RUNNER)
+    for path, text in _FILES.items():
+        tree.add_file(path, text.encode())
+    for path, target in _ALTERNATIVES.items():
+        parent = path.rpartition("/")[0]
+        if tree.find(path, follow=False) is None and tree.find(f"{parent}/{target}") is not None:
+            tree.add_symlink(path, target)
+    _add_certificates(tree)
+
+
+def _add_certificates(tree: Tree) -> None:
+    """Do what update-ca-certificates does: all of Mozilla's certificates in one file."""
+    prefix = "usr/share/ca-certificates/"
+    bundle = b"".join(
+        node.read(_MAX_CERTIFICATE).rstrip(b"\n") + b"\n"
+        for path, node in tree.walk()
+        if path.startswith(prefix) and path.endswith(".crt") and stat.S_ISREG(node.mode)
+    )
+    if bundle:
+        tree.add_file("etc/ssl/certs/ca-certificates.crt", bundle)
+        tree.add_symlink("usr/lib/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt")
+        tree.remove([prefix.rstrip("/")])

@@ -1,0 +1,290 @@
+"""The agent as an archive of its own: interpreter, libraries and modules below ``/.agent``.
+
+The interpreter is Debian's, with a loader and libraries of its own at absolute paths, so that it
+runs on whatever root it is put on, an empty one included. The archive is not compressed: a guest
+under emulation would spend longer on unpacking than on reading it.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import tomllib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from slipway_initramfs.errors import BuildFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from slipway_initramfs.records import Archive
+    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.tree import Tree
+
+    Progress = Callable[[str], None]
+
+KIND: Final = "agent"
+ROOT: Final = ".agent"
+PYTHON: Final = "3.11"
+LIBRARY: Final = f"lib/python{PYTHON}"
+TRIPLETS: Final = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+LOADERS: Final = {"amd64": "ld-linux-x86-64.so.2", "arm64": "ld-linux-aarch64.so.1"}
+# The loader would take these from the image: libraries of another libc, or of somebody's choice.
+FOREIGN: Final = b"/etc/ld.so."
+NOWHERE: Final = b"/.ag/ld.so."
+DEVICES: Final = {
+    "console": (5, 1),
+    "null": (1, 3),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "ttyS0": (4, 64),
+    "ttyS1": (4, 65),
+}
+# -X utf8: the guest has no locale, and paths are bytes all the same.
+PYTHON_OPTIONS: Final = "-ISB -X utf8 -X frozen_modules=on"
+MAX_SOURCE: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A frozen agent in the store.
+
+    ``kernel_arguments`` belong at the end of the kernel's command line; without them the agent is
+    not started.
+    """
+
+    archive: Archive
+    path: Path
+    digest: str
+    version: str
+    kernel_arguments: str
+
+
+def agent(store: ImageStore, architecture: str, progress: Progress) -> Agent:
+    """Return the frozen agent for ``architecture`` (Debian's name), made if its sources changed.
+
+    Raises ImageError (mostly BuildFailed).
+    """
+    sources = _Sources()
+    key = f"{architecture}-{sources.fingerprint()}"
+    archive = store.archive(KIND, key)
+    if archive is None:
+        progress("freezing the agent")
+        # What is written depends on Debian's packages too; they are looked at when sources change.
+        with store.building("agent-packages", progress):
+            tree = assemble(sources, store, architecture, progress)
+
+        def write(output: BinaryIO) -> None:
+            from slipway_initramfs.cpio import write_tree
+
+            write_tree(tree, output)
+
+        archive = store.put_archive(KIND, key, write)
+    loader = f"/{ROOT}/lib/{LOADERS[architecture]}"
+    arguments = (
+        f"rdinit={loader} -- --inhibit-cache --library-path /{ROOT}/lib"
+        f" /{ROOT}/bin/python3 {PYTHON_OPTIONS} /{ROOT}/agent.pyc"
+    )
+    return Agent(archive, archive.path, archive.blob.digest, sources.version(), arguments)
+
+
+class _Sources:
+    """Where our part of the agent lies: in a checkout or in an installed distribution."""
+
+    def __init__(self) -> None:
+        self.agent = _package("slipway_agent")
+        self.protocol = _package("slipway_protocol")
+        self.sliplib = _package("sliplib")
+        inside, beside = self.agent / "freeze", self.agent.parent / "freeze"
+        self.freeze = inside if inside.is_dir() else beside
+
+    def fingerprint(self) -> str:
+        """Names, sizes and times of all files that decide what the agent is."""
+        from _blake2 import blake2b
+
+        digest = blake2b(digest_size=16)
+        directories = [self.agent, self.protocol, self.freeze, self.freeze / "slim"]
+        for directory in directories:
+            with os.scandir(directory) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.name.endswith((".py", ".toml")):
+                        status = entry.stat()
+                        note = f"{entry.name} {status.st_size} {status.st_mtime_ns}\n"
+                        digest.update(note.encode())
+        for path in (self.sliplib / "slip.py", Path(__file__)):
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def version(self) -> str:
+        """The version that the agent reports."""
+        text = (self.protocol / "__init__.py").read_text(encoding="utf-8")
+        return text.partition('__version__ = "')[2].partition('"')[0]
+
+    def contents(self) -> dict[str, Any]:
+        """What is taken from where: contents.toml."""
+        return tomllib.loads((self.freeze / "contents.toml").read_text(encoding="utf-8"))
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise BuildFailed(
+            f"the package {name} is not installed, without which the agent cannot be frozen",
+            "Install Slipway again: pip install slipway-vmm",
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def assemble(sources: _Sources, store: ImageStore, architecture: str, progress: Progress) -> Tree:
+    """Return the tree of the archive. Raises ImageError; the caller holds the store's lock."""
+    from slipway_initramfs.tree import Tree
+
+    contents = sources.contents()
+    debian = _unpack(contents, store, architecture, progress)
+    triplet = TRIPLETS[architecture]
+    tree = Tree()
+    for name, device in DEVICES.items():
+        tree.add_device(f"dev/{name}", "c", device, 0o600 if name.startswith("tty") else 0o666)
+    tree.add_directory(ROOT, 0o700)
+    tree.add_directory(f"{ROOT}/disk", 0o700)
+    tree.add_file(f"{ROOT}/bin/python3", _read(debian, f"usr/bin/python{PYTHON}"), 0o755)
+    for name in contents["libraries"]:
+        data = _find_library(debian, triplet, name)
+        tree.add_file(f"{ROOT}/lib/{name}", data, 0o755)
+    name = LOADERS[architecture]
+    loader = _find_library(debian, triplet, name)
+    tree.add_file(f"{ROOT}/lib/{name}", _isolate(loader), 0o755)
+    extensions = {}
+    for module, place in contents["extensions"].items():
+        path = f"{ROOT}/lib/{module}.so"
+        tree.add_file(path, _read(debian, place.format(triplet=triplet)), 0o755)
+        extensions[module] = f"/{path}"
+    tree.add_directory(f"{ROOT}/{LIBRARY}/lib-dynload")
+    for module, place in contents["lazy_extensions"].items():
+        data = _read(debian, place.format(triplet=triplet))
+        tree.add_file(f"{ROOT}/{LIBRARY}/{module.replace('.', '/')}.so", data, 0o755)
+    _add_modules(tree, sources, debian, contents, extensions)
+    return tree
+
+
+def _unpack(
+    contents: dict[str, Any], store: ImageStore, architecture: str, progress: Progress
+) -> Tree:
+    """Return a tree with the Debian packages that the agent is made of."""
+    from slipway_initramfs import base
+    from slipway_initramfs.debian import DebianSource
+    from slipway_initramfs.layers import apply_layer
+    from slipway_initramfs.tree import Tree
+
+    source = DebianSource(store.apt, architecture, progress)
+    wanted = contents["packages"]
+    packages = [p for p in source.resolve(wanted) if p.name in wanted]
+    source.fetch(packages)
+    tree = Tree()
+    base.prepare(tree, architecture)
+    for package in packages:
+        apply_layer(tree, source.open(package, store.temporary), "deb")
+    return tree
+
+
+def _read(tree: Tree, path: str) -> bytes:
+    node = tree.find(path)
+    if node is None or not node.is_file:
+        raise BuildFailed(f"Debian's packages have no {path}, which the agent needs")
+    return node.read(64 << 20)
+
+
+def _find_library(tree: Tree, triplet: str, name: str) -> bytes:
+    for directory in (f"lib/{triplet}", f"usr/lib/{triplet}", "lib"):
+        node = tree.find(f"{directory}/{name}")
+        if node is not None and node.is_file:
+            return node.read(64 << 20)
+    raise BuildFailed(f"Debian's packages have no {name}, which the agent needs")
+
+
+def _isolate(loader: bytes) -> bytes:
+    """Let the loader look for its configuration where no image has any."""
+    if FOREIGN not in loader:
+        raise BuildFailed(f"the loader does not name {FOREIGN.decode()}...")
+    return loader.replace(FOREIGN, NOWHERE)
+
+
+def _add_modules(
+    tree: Tree,
+    sources: _Sources,
+    debian: Tree,
+    contents: dict[str, Any],
+    extensions: dict[str, str],
+) -> None:
+    """Compile all modules: those of every start into one file, the others as files."""
+    from slipway_initramfs import bytecode
+    from slipway_initramfs.tree import Tree
+
+    bundled = dict(_bundled(sources, debian, contents))
+    lazy = dict(_lazy(debian, contents))
+    interpreter = bytecode.find_interpreter(PYTHON)
+    if interpreter is None:
+        raise BuildFailed(
+            f"freezing the agent takes Python {PYTHON}, which this machine does not have",
+            f"Install it: apt-get install python{PYTHON}",
+        )
+    scratch = Tree()
+    for part, modules in (("bundle", bundled), ("lazy", lazy)):
+        for path, data in modules.items():
+            scratch.add_file(f"{part}/python3/{path}", data)
+    bytecode.compile_all(scratch, interpreter, PYTHON)
+    table = {
+        path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): (
+            path.endswith("/__init__.py"),
+            _compiled(scratch, f"bundle/python3/{path}")[16:],
+        )
+        for path in bundled
+    }
+    main = table.pop("loader")
+    slim = tuple(name for name in contents["slim"] if name in table)
+    header = _compiled(scratch, "bundle/python3/loader.py")[:16]
+    tree.add_file(f"{ROOT}/agent.pyc", header + main[1])
+    tree.add_file(f"{ROOT}/agent.modules", marshal.dumps((table, extensions, slim), 4))
+    for path in lazy:
+        data = _compiled(scratch, f"lazy/python3/{path}")
+        tree.add_file(f"{ROOT}/{LIBRARY}/{path}c", data)
+
+
+def _compiled(tree: Tree, path: str) -> bytes:
+    folder, _, name = path.rpartition("/")
+    tag = PYTHON.replace(".", "")
+    return _read(tree, f"{folder}/__pycache__/{name.removesuffix('.py')}.cpython-{tag}.pyc")
+
+
+def _bundled(
+    sources: _Sources, debian: Tree, contents: dict[str, Any]
+) -> Iterator[tuple[str, bytes]]:
+    """Path and source of each module that goes into the one file; later ones replace earlier."""
+    yield "loader.py", (sources.freeze / "loader.py").read_bytes()
+    for path in contents["bundled"]:
+        yield path, _source(debian, path)
+    yield "sliplib/slip.py", (sources.sliplib / "slip.py").read_bytes()
+    for package in (sources.agent, sources.protocol):
+        for file in sorted(package.glob("*.py")):
+            if file.name not in contents["left_out"]:
+                yield f"{package.name}/{file.name}", file.read_bytes()
+    slim = sources.freeze / "slim"
+    for file in sorted(slim.rglob("*.py")):
+        yield file.relative_to(slim).as_posix(), file.read_bytes()
+
+
+def _lazy(debian: Tree, contents: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    for path in contents["lazy"]:
+        yield path, _source(debian, path)
+
+
+def _source(debian: Tree, path: str) -> bytes:
+    for directory in (f"usr/{LIBRARY}", "usr/lib/python3/dist-packages"):
+        node = debian.find(f"{directory}/{path}")
+        if node is not None and node.is_file:
+            return node.read(MAX_SOURCE)
+    raise BuildFailed(f"Debian's packages have no module {path}, which the agent needs")
