@@ -63,10 +63,10 @@ PACKAGES = ("base-files", "coreutils", "dash", "libc-bin")
 EXCLUDE = frozenset([
     "adduser", "debconf", "debianutils", "dpkg", "init-system-helpers", "libcom-err2",
     "libdb5.3", "libfile-find-rule-perl", "libgdbm-compat4", "libgdbm6", "libgssapi-krb5-2",
-    "libk5crypto3", "libkeyutils1", "libkrb5-3", "libkrb5support0", "libnsl2", "libnumber-
-    compare-perl", "libperl5.36", "libtext-glob-perl", "libtirpc-common", "libtirpc3", "media-
-    types", "openssl", "passwd", "perl", "perl-base", "perl-modules-5.36", "readline-common",
-    "tar", "ucf", "usrmerge",
+    "libk5crypto3", "libkeyutils1", "libkrb5-3", "libkrb5support0", "libnsl2",
+    "libnumber-compare-perl", "libperl5.36", "libtext-glob-perl", "libtirpc-common",
+    "libtirpc3", "media-types", "openssl", "passwd", "perl", "perl-base", "perl-modules-5.36",
+    "readline-common", "tar", "ucf", "usrmerge",
 ])
 # fmt: on
 """Left out unless a recipe names them: packages that only maintainer scripts or NIS need."""
