@@ -282,6 +282,8 @@ class _JobConversation:
                 log.warning("%s", text)
             case m.Exited():
                 pass  # PhaseDone says it again, with the verdict
+            case m.Ready():
+                pass  # to our second Hello: the port had not lost the first
             case m.JobDone():
                 self._finish()
                 return True
