@@ -236,7 +236,8 @@ def _add_modules(
     for part, modules in (("bundle", bundled), ("lazy", lazy)):
         for path, data in modules.items():
             scratch.add_file(f"{part}/python3/{path}", data)
-    bytecode.compile_all(scratch, interpreter, PYTHON)
+    if bytecode.compile_all(scratch, interpreter, PYTHON) != len(bundled) + len(lazy):
+        raise BuildFailed("a module of the agent does not compile")
     table = {
         path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): (
             path.endswith("/__init__.py"),
@@ -245,10 +246,11 @@ def _add_modules(
         for path in bundled
     }
     main = table.pop("loader")
-    slim = tuple(name for name in contents["slim"] if name in table)
     header = _compiled(scratch, "bundle/python3/loader.py")[:16]
     tree.add_file(f"{ROOT}/agent.pyc", header + main[1])
-    tree.add_file(f"{ROOT}/agent.modules", marshal.dumps((table, extensions, slim), 4))
+    tree.add_file(
+        f"{ROOT}/agent.modules", marshal.dumps((table, extensions, tuple(contents["slim"])), 4)
+    )
     for path in lazy:
         data = _compiled(scratch, f"lazy/python3/{path}")
         tree.add_file(f"{ROOT}/{LIBRARY}/{path}c", data)

@@ -1,0 +1,71 @@
+"""The first code of the frozen agent: makes its modules importable from one file, then runs it.
+
+Looking for thirty modules along a path costs more than reading them. Some modules of the standard
+library have slim stand-ins in the file; they make way for the real ones as soon as anything from
+outside the file is imported (pyserial, psutil, traceback), which relies on all that they offer.
+"""
+
+import marshal
+import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import ExtensionFileLoader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
+    from typing import Any
+
+ROOT = "/.agent"
+# Built-in and frozen modules are found before those of the file.
+POSITION = 2
+
+
+class Bundle:
+    """Finder and loader of the modules in the file.
+
+    The file holds a marshalled tuple: names to (is a package, code as marshalled bytes), names to
+    paths of extension modules, names of the stand-ins.
+    """
+
+    def __init__(self, content: "Any") -> None:
+        self._modules: dict[str, tuple[bool, bytes]] = content[0]
+        self._extensions: dict[str, str] = content[1]
+        self._slim: tuple[str, ...] = content[2]
+
+    def find_spec(
+        self, name: str, _path: object = None, _target: object = None
+    ) -> "ModuleSpec | None":
+        """The way to ``name``, if it is in the file."""
+        entry = self._modules.get(name)
+        if entry is not None:
+            return ModuleSpec(name, self, is_package=entry[0])  # type: ignore[arg-type]
+        path = self._extensions.get(name)
+        if path is not None:
+            return ModuleSpec(name, ExtensionFileLoader(name, path), origin=path)
+        for slim in self._slim:
+            sys.modules.pop(slim, None)
+            self._modules.pop(slim, None)
+        self._slim = ()
+        return None
+
+    def create_module(self, _spec: "ModuleSpec") -> None:
+        """Leave that to the import system."""
+
+    def exec_module(self, module: "ModuleType") -> None:
+        """Run the code of a module."""
+        code: CodeType = marshal.loads(self._modules[module.__name__][1])  # noqa: S302
+        exec(code, module.__dict__)  # noqa: S102
+
+
+def main() -> None:
+    """Become the agent."""
+    with open(f"{ROOT}/agent.modules", "rb", buffering=0) as file:
+        bundle = Bundle(marshal.loads(file.read()))  # noqa: S302
+    sys.meta_path.insert(POSITION, bundle)
+    from slipway_agent.boot import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+"""The encoding, without the servers, sockets and streams."""
+
+from sliplib.slip import *
+from sliplib.slip import END, ProtocolError, decode, encode

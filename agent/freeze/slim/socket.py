@@ -1,0 +1,3 @@
+"""What the interpreter itself has, with plain numbers."""
+
+from _socket import *

@@ -1,0 +1,3 @@
+"""The name that sliplib imports for its annotations, which nobody evaluates."""
+
+Final = None

@@ -1,0 +1,168 @@
+"""The conversation with the host."""
+
+from __future__ import annotations
+
+import os
+
+from slipway_agent.job import Job
+from slipway_agent.loop import READABLE, WRITABLE, Loop
+from slipway_agent.port import PortClosedError
+from slipway_protocol import messages as m
+from slipway_protocol.connection import Connection, Violation
+from slipway_protocol.errors import ProtocolError
+from slipway_protocol.framing import BadFrame
+from slipway_protocol.schema import MAX_TEXT, VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from resource import struct_rusage
+    from typing import Protocol
+
+    from slipway_agent.job import Ground
+    from slipway_agent.port import Port
+
+    class Machine(Ground, Protocol):
+        """What the conversation needs of the machine besides its jobs."""
+
+        def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
+            """Set the clock and the random state. Raises OSError."""
+
+        def describe(self) -> m.Ready:
+            """What the host wants to know about the machine."""
+
+
+# Queued bytes above which programs are no longer read, and below which they are again.
+HIGH_WATER = 256 * 1024
+LOW_WATER = 64 * 1024
+# A noisy line must not turn into a flood of messages about the noise.
+MAX_NOISE_REPORTS = 8
+READS_PER_TURN = 32
+
+
+class ShutdownError(Exception):
+    """The host wants the machine to end, or is gone."""
+
+
+class Agent:
+    """Answers the host until it says Shutdown or goes away."""
+
+    def __init__(self, machine: Machine, port: Port) -> None:
+        self._machine = machine
+        self._port = port
+        self._connection = Connection.agent()
+        self._loop = Loop(self._child_ended)
+        self._job: Job | None = None
+        self._held = False
+        self._watched = READABLE
+        self._loop.watch(port.fd, READABLE, self._port_ready)
+
+    def run(self) -> None:
+        """Serve the host; returns when the machine shall end.
+
+        Raises:
+            PortClosedError: the host is gone.
+        """
+        self.send(m.Awake(VERSION))
+        self._port.flush()
+        try:
+            while True:
+                self._loop.turn()
+                self._flush()
+        except ShutdownError:
+            return
+
+    def finish(self) -> None:
+        """Write what is queued, for as long as the host takes it."""
+        os.set_blocking(self._port.fd, True)
+        try:
+            self._port.flush()
+        except PortClosedError:
+            pass
+
+    def send(self, message: m.Message) -> None:
+        """Queue ``message``; it goes out at the end of this turn of the loop."""
+        self._port.send(self._connection.send(message))
+        if not self._held and self._port.pending > HIGH_WATER:
+            self._hold(True)
+
+    def log(self, level: m.Level, text: str) -> None:
+        """Send a line to the host's log."""
+        self.send(m.Log(level, text.replace("\0", "")[:MAX_TEXT]))
+
+    def fault(self, text: str, *, fatal: bool) -> None:
+        """Tell the host what is wrong."""
+        self.send(m.Fault(text.replace("\0", "")[:MAX_TEXT], fatal))
+
+    def _hold(self, held: bool) -> None:
+        self._held = held
+        if self._job is not None:
+            self._job.hold(held)
+
+    def _flush(self) -> None:
+        if self._port.pending:
+            self._port.flush()
+        if self._held and self._port.pending <= LOW_WATER:
+            self._hold(False)
+        wanted = READABLE | WRITABLE if self._port.pending else READABLE
+        if wanted != self._watched:
+            self._watched = wanted
+            self._loop.watch(self._port.fd, wanted, self._port_ready)
+
+    def _port_ready(self, _events: int) -> None:
+        # The virtio driver hands out one page at a time.
+        for _ in range(READS_PER_TURN):
+            data = self._port.read()
+            if not data:
+                return
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        for event in self._connection.receive(data):
+            if isinstance(event, BadFrame):
+                if self._connection.bad_frames <= MAX_NOISE_REPORTS:
+                    self.log(m.Level.WARNING, f"dropped {event.size} bytes: {event.reason}")
+            elif isinstance(event, Violation):
+                self.fault(event.reason, fatal=False)
+            else:
+                try:
+                    self._receive(event)
+                except ProtocolError as error:
+                    self.fault(error.message, fatal=False)
+
+    def _receive(self, message: m.Message) -> None:
+        if isinstance(message, m.Hello):
+            self._greet(message)
+        elif isinstance(message, m.Shutdown):
+            raise ShutdownError
+        elif isinstance(message, m.Job):
+            self._begin(message)
+        elif self._job is not None and message.job == self._job.number:  # type: ignore[union-attr]
+            self._job.receive(message)
+        elif isinstance(message, m.File | m.FileData | m.Start):
+            raise ProtocolError(f"{type(message).__name__} for job {message.job}, which is not on")
+        # Anything else may have crossed the end of its job.
+
+    def _greet(self, hello: m.Hello) -> None:
+        if hello.version != VERSION:
+            self.fault(f"the agent speaks version {VERSION}, not {hello.version}", fatal=True)
+            return
+        try:
+            self._machine.take_time_and_entropy(hello.time_ns, hello.entropy)
+        except OSError as error:
+            self.log(m.Level.WARNING, f"neither clock nor entropy could be set: {error}")
+        self.send(self._machine.describe())
+
+    def _begin(self, spec: m.Job) -> None:
+        if self._job is not None:
+            raise ProtocolError(f"job {spec.job} came while job {self._job.number} is on")
+        try:
+            self._job = Job(self._loop, self._machine, spec, self.send, self._job_done)
+        except OSError as error:
+            self.fault(f"job {spec.job} has no disk: {error}", fatal=False)
+
+    def _job_done(self) -> None:
+        self._job = None
+
+    def _child_ended(self, pid: int, status: int, usage: struct_rusage) -> None:
+        if self._job is not None:
+            self._job.child_ended(pid, status, usage)

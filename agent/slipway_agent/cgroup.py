@@ -1,0 +1,263 @@
+"""The processes of a phase as one group: limits, usage and a kill that misses nobody.
+
+Source: Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from resource import struct_rusage
+    from typing import Protocol
+
+    from slipway_protocol.messages import Limits
+
+    class Group(Protocol):
+        """What a phase needs of its group, whatever the kernel offers for it."""
+
+        def enter(self) -> None:
+            """Move the calling process in."""
+
+        def kill(self) -> None:
+            """SIGKILL to every process inside."""
+
+        def empty(self) -> bool:
+            """Whether no process is left inside."""
+
+        def child_ended(self, usage: struct_rusage) -> None:
+            """A process that was inside has been waited for."""
+
+        def sample(self) -> None:
+            """Look at the counters of which the kernel keeps no maximum."""
+
+        def out_of_memory(self) -> bool:
+            """Whether the kernel has killed a process inside for want of memory."""
+
+        def cpu_us(self) -> tuple[int, int]:
+            """User and system CPU time so far, in microseconds."""
+
+        def memory_peak_bytes(self) -> int:
+            """The most memory that the group had at once."""
+
+        def processes_peak(self) -> int:
+            """The most processes that were there at once."""
+
+        def remove(self) -> None:
+            """Forget the group, which is empty."""
+
+
+ROOT = "/sys/fs/cgroup"
+JOBS = f"{ROOT}/jobs"
+CONTROLLERS = ("cpu", "memory", "pids")
+# Of all jobs together. The agent must still be able to start a process, and each process costs
+# kernel memory that only the memory controller counts.
+MAX_PROCESSES = 8192
+
+
+def _read(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65536).decode("ascii", "replace")
+    finally:
+        os.close(fd)
+
+
+def _write(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _table(path: str) -> dict[str, int]:
+    """A file of lines "key number"."""
+    return {key: int(value) for key, value in (line.split() for line in _read(path).splitlines())}
+
+
+def prepare() -> tuple[str, ...]:
+    """Make the group of all jobs; returns the controllers that it has.
+
+    Raises:
+        OSError: the file system of cgroup v2 is not there.
+    """
+    available = _read(f"{ROOT}/cgroup.controllers").split()
+    controllers = tuple(name for name in CONTROLLERS if name in available)
+    enable = " ".join(f"+{name}" for name in controllers)
+    os.mkdir(JOBS)
+    if controllers:
+        _write(f"{ROOT}/cgroup.subtree_control", enable)
+        _write(f"{JOBS}/cgroup.subtree_control", enable)
+    if "pids" in controllers:
+        _write(f"{JOBS}/pids.max", str(MAX_PROCESSES))
+    return controllers
+
+
+def limit_jobs(memory_bytes: int) -> None:
+    """What a job may have at most, including the pages of its disk."""
+    _write(f"{JOBS}/memory.max", str(memory_bytes))
+
+
+class Cgroup:
+    """A cgroup below :data:`JOBS`."""
+
+    def __init__(self, name: str, limits: Limits, controllers: tuple[str, ...]) -> None:
+        self._path = f"{JOBS}/{name}"
+        os.mkdir(self._path)
+        self._procs = os.open(f"{self._path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        self._memory = "memory" in controllers
+        self._pids = "pids" in controllers
+        self._memory_peak = 0
+        self._processes_peak = 1
+        if self._memory:
+            if limits.memory_bytes:
+                _write(f"{self._path}/memory.max", str(limits.memory_bytes))
+            _write(f"{self._path}/memory.oom.group", "1")
+            self._no_swap()
+        if self._pids and limits.processes:
+            _write(f"{self._path}/pids.max", str(limits.processes))
+
+    def _no_swap(self) -> None:
+        try:
+            _write(f"{self._path}/memory.swap.max", "0")
+        except FileNotFoundError:
+            pass  # a kernel without swap
+
+    def enter(self) -> None:
+        """Move the calling process in."""
+        os.write(self._procs, b"0")
+
+    def kill(self) -> None:
+        """SIGKILL to every process inside."""
+        try:
+            _write(f"{self._path}/cgroup.kill", "1")
+        except FileNotFoundError:  # before Linux 5.14; called again while the group is not empty
+            for pid in _read(f"{self._path}/cgroup.procs").split():
+                _kill(int(pid))
+
+    def empty(self) -> bool:
+        """Whether no process is left inside."""
+        return not _table(f"{self._path}/cgroup.events")["populated"]
+
+    def child_ended(self, usage: struct_rusage) -> None:
+        """A process that was inside has been waited for."""
+        self.sample()
+
+    def sample(self) -> None:
+        """Look at the counters of which the kernel keeps no maximum."""
+        if self._pids:
+            now = int(_read(f"{self._path}/pids.current"))
+            self._processes_peak = max(self._processes_peak, now)
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process inside for want of memory."""
+        return self._memory and _table(f"{self._path}/memory.events")["oom_kill"] > 0
+
+    def cpu_us(self) -> tuple[int, int]:
+        """User and system CPU time so far, in microseconds."""
+        table = _table(f"{self._path}/cpu.stat")
+        return table["user_usec"], table["system_usec"]
+
+    def memory_peak_bytes(self) -> int:
+        """The most memory that the group had at once."""
+        if not self._memory:
+            return 0
+        try:
+            return int(_read(f"{self._path}/memory.peak"))  # since Linux 5.19
+        except FileNotFoundError:
+            return int(_read(f"{self._path}/memory.current"))
+
+    def processes_peak(self) -> int:
+        """The most processes that were seen at once."""
+        try:
+            return int(_read(f"{self._path}/pids.peak"))  # since Linux 6.11
+        except FileNotFoundError:
+            return self._processes_peak
+
+    def remove(self) -> None:
+        """Forget the group, which is empty."""
+        os.close(self._procs)
+        os.rmdir(self._path)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        pass
+
+
+class Descendants:
+    """All processes below the agent, where the kernel has no cgroup v2.
+
+    It counts what rusage tells of the processes that were waited for, and what psutil sees when it
+    looks: maxima are lower bounds.
+    """
+
+    def __init__(self) -> None:
+        # Late: psutil is slow to load and wrong for ever if loaded before /proc is mounted.
+        import psutil
+
+        self._psutil = psutil
+        self._agent = psutil.Process()
+        self._user_us = 0
+        self._system_us = 0
+        self._memory_peak = 0
+        self._processes_peak = 1
+
+    def _members(self) -> list[object]:
+        return list(self._agent.children(recursive=True))
+
+    def enter(self) -> None:
+        """Being born is enough."""
+
+    def kill(self) -> None:
+        """SIGKILL to every process inside."""
+        for process in self._agent.children(recursive=True):
+            try:
+                process.kill()
+            except self._psutil.NoSuchProcess:
+                pass
+
+    def empty(self) -> bool:
+        """Whether no process is left inside."""
+        return not self._members()
+
+    def child_ended(self, usage: struct_rusage) -> None:
+        """A process that was inside has been waited for."""
+        self._user_us += round(usage.ru_utime * 1e6)
+        self._system_us += round(usage.ru_stime * 1e6)
+        self._memory_peak = max(self._memory_peak, usage.ru_maxrss * 1024)
+
+    def sample(self) -> None:
+        """Look at the counters of which the kernel keeps no maximum."""
+        self._processes_peak = max(self._processes_peak, len(self._members()))
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process inside for want of memory."""
+        return False
+
+    def cpu_us(self) -> tuple[int, int]:
+        """User and system CPU time so far, in microseconds."""
+        user, system = self._user_us, self._system_us
+        for process in self._agent.children(recursive=True):
+            try:
+                times = process.cpu_times()
+            except self._psutil.NoSuchProcess:
+                continue
+            user += round(times.user * 1e6)
+            system += round(times.system * 1e6)
+        return user, system
+
+    def memory_peak_bytes(self) -> int:
+        """The most memory that the group had at once."""
+        return self._memory_peak
+
+    def processes_peak(self) -> int:
+        """The most processes that were seen at once."""
+        return self._processes_peak
+
+    def remove(self) -> None:
+        """Nothing was made."""

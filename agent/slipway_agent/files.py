@@ -1,0 +1,151 @@
+"""Files into a job's working directory and out of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from slipway_protocol.errors import ProtocolError
+from slipway_protocol.schema import MAX_DATA
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_DIRECTORY = os.O_DIRECTORY | _READ
+
+
+class FileError(Exception):
+    """A file cannot be sent; the text says why."""
+
+
+def _descend(root: str, parts: list[str], owner: int | None) -> int:
+    """Open the directory ``parts`` below ``root`` without following any link.
+
+    With ``owner``, directories that are missing are made for that user.
+    """
+    fd = os.open(root, _DIRECTORY)
+    try:
+        for part in parts:
+            if owner is not None:
+                _make_directory(part, fd, owner)
+            below = os.open(part, _DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _make_directory(name: str, parent: int, owner: int) -> None:
+    try:
+        os.mkdir(name, 0o755, dir_fd=parent)
+    except FileExistsError:
+        return
+    if owner != os.geteuid():
+        os.chown(name, owner, owner, dir_fd=parent, follow_symlinks=False)
+
+
+class IncomingFile:
+    """A file that the host sends; where it cannot be stored, ``error`` says why."""
+
+    def __init__(self, root: str, path: str, mode: int, size: int, owner: int) -> None:
+        self.left = size
+        self.error = ""
+        self._path = path
+        self._fd: int | None = None
+        *parents, name = path.split("/")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            parent = _descend(root, parents, owner)
+            try:
+                self._fd = os.open(name, flags, 0o600, dir_fd=parent)
+            finally:
+                os.close(parent)
+            os.fchmod(self._fd, mode)
+            if owner != os.geteuid():
+                os.fchown(self._fd, owner, owner)
+        except OSError as error:
+            self._give_up(error)
+
+    def write(self, data: bytes) -> None:
+        """Append what came.
+
+        Raises:
+            ProtocolError: it is more than was announced.
+        """
+        if len(data) > self.left:
+            raise ProtocolError(f"{self._path} is longer than was announced")
+        self.left -= len(data)
+        view = memoryview(data)
+        try:
+            while view and self._fd is not None:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _give_up(self, error: OSError) -> None:
+        self.error = f"{self._path} cannot be stored: {error.strerror}"
+        self.close()
+
+
+class OutgoingFile:
+    """A file that the host asked for."""
+
+    def __init__(self, root: str, path: str, max_bytes: int) -> None:
+        """Open the file, which a hostile program has left there.
+
+        Raises:
+            FileError: it is not there, not a plain file, or pretends to be larger than
+                ``max_bytes``.
+        """
+        *parents, name = path.split("/")
+        try:
+            parent = _descend(root, parents, None)
+            try:
+                # Neither a FIFO nor a device may make the agent wait.
+                self._fd = os.open(name, _READ | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=parent)
+            finally:
+                os.close(parent)
+        except OSError as error:
+            raise FileError(_reason(root, path, error)) from None
+        status = os.fstat(self._fd)
+        self.mode = stat.S_IMODE(status.st_mode) & 0o777
+        self.size = self.left = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            raise FileError("it is not a plain file")
+        if self.size > max_bytes:
+            os.close(self._fd)
+            raise FileError(f"it pretends to have {self.size} bytes, more than the disk")
+
+    def read(self) -> bytes:
+        """The next piece; empty at the end.
+
+        Raises:
+            FileError: the file has become shorter.
+        """
+        data = os.read(self._fd, min(MAX_DATA, self.left))
+        if self.left and not data:
+            raise FileError("it has become shorter while it was sent")
+        self.left -= len(data)
+        return data
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
+
+def _reason(root: str, path: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist"
+    here = root
+    for part in path.split("/"):
+        here = f"{here}/{part}"
+        if os.path.islink(here):
+            return "it is, or lies behind, a symbolic link"
+    return error.strerror or str(error)

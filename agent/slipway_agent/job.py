@@ -1,0 +1,262 @@
+"""One job: its files, its phases, and the files that the host wants back."""
+
+from __future__ import annotations
+
+from slipway_agent.files import FileError, IncomingFile, OutgoingFile
+from slipway_agent.phase import Phase
+from slipway_agent.pipes import INPUT_WINDOW, InputPipe
+from slipway_protocol import messages as m
+from slipway_protocol.errors import ProtocolError
+from slipway_protocol.flow import SendWindow
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from resource import struct_rusage
+    from typing import Any, Protocol
+
+    from slipway_agent.cgroup import Group
+    from slipway_agent.loop import Loop
+    from slipway_agent.program import Launcher
+
+    class Disk(Protocol):
+        """Where a job may write."""
+
+        directory: str
+        size: int
+
+        def remove(self) -> None:
+            """Remove it with all that is in it."""
+
+    class Ground(Protocol):
+        """What a machine gives its jobs."""
+
+        def make_disk(self, size: int) -> Disk:
+            """A fresh disk of ``size`` bytes; 0 is a share of the memory. Raises OSError."""
+
+        def make_group(self, phase: m.Phase, limits: m.Limits) -> Group:
+            """A fresh group of processes. Raises OSError."""
+
+        def launcher(self, directory: str) -> Launcher:
+            """Starts programs in ``directory``."""
+
+        def owner(self) -> int:
+            """The user id that owns the job's files."""
+
+
+class Job:
+    """Takes what the host says about one job and answers it; ``on_done`` after its last word."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        ground: Ground,
+        spec: m.Job,
+        send: Callable[[m.Message], None],
+        on_done: Callable[[], None],
+    ) -> None:
+        """Make room for the job.
+
+        Raises:
+            OSError: its disk cannot be made.
+        """
+        self.number = spec.job
+        self._loop = loop
+        self._ground = ground
+        self._spec = spec
+        self._send = send
+        self._on_done = on_done
+        self._disk = ground.make_disk(spec.disk_bytes)
+        self._owner = ground.owner()
+        self._file: IncomingFile | None = None
+        self._file_error = ""
+        self._started = False
+        self._cancelled = False
+        self._held = False
+        self._phase: Phase | None = None
+        self._windows = {
+            stream: SendWindow(spec.window_bytes) for stream in (m.Stream.STDOUT, m.Stream.STDERR)
+        }
+        self._stdin = InputPipe(loop, self._give_credit)
+        self._wanted: list[str] | None = None  # the last one first
+        self._outgoing: OutgoingFile | None = None
+
+    # --- What the host says -----------------------------------------------------------------
+
+    def receive(self, message: m.Message) -> None:
+        """Handle a message about this job.
+
+        Raises:
+            ProtocolError: the host may not say that, or not now.
+        """
+        handler = _HANDLERS.get(type(message))
+        if handler is None:
+            raise ProtocolError(f"{type(message).__name__} is not about a job")
+        handler(self, message)
+
+    def _receive_file(self, message: m.File) -> None:
+        self._expect_files()
+        if self._file is not None:
+            raise ProtocolError("a file began before the former was complete")
+        self._file = IncomingFile(
+            self._disk.directory, message.path, message.mode, message.size, self._owner
+        )
+        self._close_if_complete()
+
+    def _receive_data(self, message: m.FileData) -> None:
+        self._expect_files()
+        if self._file is None:
+            raise ProtocolError("file data without a file")
+        self._file.write(message.data)
+        self._close_if_complete()
+
+    def _close_if_complete(self) -> None:
+        if self._file is not None and not self._file.left:
+            self._file_error = self._file_error or self._file.error
+            self._file.close()
+            self._file = None
+
+    def _expect_files(self) -> None:
+        if self._started:
+            raise ProtocolError("a file came after the job was started")
+
+    def _start(self, _message: m.Start) -> None:
+        if self._started:
+            raise ProtocolError("the job was started twice")
+        self._started = True
+        if self._file is not None:
+            self._file_error = self._file_error or "the last one ends too early"
+        spec = self._spec
+        if spec.run.stdin or (spec.build is not None and spec.build.stdin):
+            self._give_credit(INPUT_WINDOW)
+        if spec.build is not None:
+            self._begin(m.Phase.BUILD, spec.build)
+        else:
+            self._begin(m.Phase.RUN, spec.run)
+
+    def _receive_input(self, message: m.Input) -> None:
+        self._stdin.receive(message.data)
+
+    def _end_input(self, _message: m.InputEnd) -> None:
+        self._stdin.finish()
+
+    def _receive_credit(self, message: m.Credit) -> None:
+        window = self._windows.get(message.stream)
+        if window is None:
+            raise ProtocolError("credit for stdin is the agent's to give")
+        window.grant(message.count)
+        if self._phase is not None:
+            self._phase.credit_given()
+
+    def _signal(self, message: m.Signal) -> None:
+        if self._phase is not None:
+            self._phase.signal(message.number)
+
+    def _cancel(self, _message: m.Cancel) -> None:
+        self._cancelled = True
+        if self._phase is not None:
+            self._phase.kill(m.Verdict.CANCELLED)
+        elif not self._started:
+            self._finish()
+
+    # --- Phases -----------------------------------------------------------------------------
+
+    def child_ended(self, pid: int, status: int, usage: struct_rusage) -> None:
+        """A process has been waited for."""
+        if self._phase is not None:
+            self._phase.child_ended(pid, status, usage)
+
+    def hold(self, held: bool) -> None:
+        """The queue to the host is long, or short again."""
+        self._held = held
+        if self._phase is not None:
+            self._phase.hold(held)
+        elif self._wanted is not None:
+            self._send_files()
+
+    def _begin(self, kind: m.Phase, command: m.Command) -> None:
+        phase = Phase(self._loop, self.number, kind, command, self._send)
+        self._phase = phase
+        if self._file_error:
+            phase.refuse(f"the job's files are not there: {self._file_error}", self._phase_done)
+            return
+        try:
+            group = self._ground.make_group(kind, command.limits)
+        except OSError as error:
+            phase.refuse(f"no group of processes could be made: {error}", self._phase_done)
+            return
+        phase.start(
+            self._ground.launcher(self._disk.directory),
+            group,
+            self._windows,
+            self._stdin,
+            self._phase_done,
+        )
+
+    def _phase_done(self, phase: Phase) -> None:
+        self._phase = None
+        build = phase.kind is m.Phase.BUILD
+        if build and phase.verdict is m.Verdict.OK and not self._cancelled:
+            self._begin(m.Phase.RUN, self._spec.run)
+            return
+        self._wanted = list(reversed(self._spec.outputs))
+        self._send_files()
+
+    # --- The files that the host wants back ----------------------------------------------------
+
+    def _send_files(self) -> None:
+        """Send until all is sent, or the queue to the host is long."""
+        while not self._held and self._wanted is not None:
+            if self._outgoing is not None:
+                self._send_data(self._outgoing)
+            elif self._wanted:
+                self._open_file(self._wanted.pop())
+            else:
+                self._finish()
+
+    def _open_file(self, path: str) -> None:
+        try:
+            if self._cancelled:
+                raise FileError("the job was cancelled")
+            file = OutgoingFile(self._disk.directory, path, self._disk.size)
+        except FileError as error:
+            self._send(m.FileMissing(self.number, path, str(error)))
+            return
+        self._outgoing = file
+        self._send(m.File(self.number, path, file.mode, file.size))
+
+    def _send_data(self, file: OutgoingFile) -> None:
+        if file.left:
+            self._send(m.FileData(self.number, file.read()))
+        else:
+            file.close()
+            self._outgoing = None
+
+    def _give_credit(self, count: int) -> None:
+        self._send(m.Credit(self.number, m.Stream.STDIN, count))
+
+    def _finish(self) -> None:
+        self._wanted = None
+        self.close()
+        self._send(m.JobDone(self.number))
+        self._on_done()
+
+    def close(self) -> None:
+        """Remove every trace of the job."""
+        self._stdin.detach()
+        for file in (self._file, self._outgoing):
+            if file is not None:
+                file.close()
+        self._disk.remove()
+
+
+_HANDLERS: dict[type[m.Message], Callable[[Job, Any], None]] = {
+    m.File: Job._receive_file,
+    m.FileData: Job._receive_data,
+    m.Start: Job._start,
+    m.Input: Job._receive_input,
+    m.InputEnd: Job._end_input,
+    m.Credit: Job._receive_credit,
+    m.Signal: Job._signal,
+    m.Cancel: Job._cancel,
+}

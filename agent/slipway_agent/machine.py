@@ -1,0 +1,110 @@
+"""The virtual machine as PID 1 has it: memory, processes, clock and random state."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from struct import pack
+
+from slipway_agent import cgroup
+from slipway_agent.mounts import Disk
+from slipway_agent.program import USER_ID, Launcher
+from slipway_protocol import __version__
+from slipway_protocol import messages as m
+from slipway_protocol.schema import VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slipway_agent.cgroup import Group
+
+# What jobs never get: room for the agent's copies of data, the kernel's buffers of the port (4 MiB
+# in flight) and what the kernel allocates for itself.
+RESERVE_BYTES = 24 * 1024 * 1024
+# Without a bound of the host's, the files of a job may fill this share of its memory.
+DISK_SHARE = 2
+# include/uapi/linux/random.h
+RNDADDENTROPY = 0x40085203
+RNDRESEEDCRNG = 0x5207
+RANDOM_DEVICE = "/dev/urandom"
+
+
+class Machine:
+    """What jobs and the host need of the machine that boot has prepared."""
+
+    def __init__(self, port: str, controllers: tuple[str, ...] | None) -> None:
+        """``controllers`` are those of cgroup v2, or None where the kernel has no cgroup v2."""
+        self._port = port
+        self._controllers = controllers
+
+    def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
+        """Set the wall clock, mix ``entropy`` into the random state and make it take effect.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        time.clock_settime_ns(time.CLOCK_REALTIME, time_ns)
+        fd = os.open(RANDOM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if entropy:
+                size = len(entropy)
+                fcntl.ioctl(fd, RNDADDENTROPY, pack("ii", 8 * size, size) + entropy)
+            fcntl.ioctl(fd, RNDRESEEDCRNG)
+        finally:
+            os.close(fd)
+
+    def describe(self) -> m.Ready:
+        """The answer to Hello."""
+        capabilities = [f"port.{self._port}"]
+        if self._controllers is not None:
+            capabilities += ["cgroup", *(f"cgroup.{name}" for name in self._controllers)]
+        return m.Ready(
+            VERSION,
+            __version__,
+            tuple(capabilities),
+            os.uname().release,
+            os.cpu_count() or 1,
+            self._memory_bytes(),
+            time.clock_gettime_ns(time.CLOCK_PROCESS_CPUTIME_ID) // 1000,
+            time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000,
+        )
+
+    def make_disk(self, size: int) -> Disk:
+        """A fresh disk for a job.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        memory = self._memory_bytes()
+        if self._controllers is not None and "memory" in self._controllers:
+            cgroup.limit_jobs(memory)
+        return Disk(size or memory // DISK_SHARE, USER_ID)
+
+    def make_group(self, phase: m.Phase, limits: m.Limits) -> Group:
+        """A fresh group of processes.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        if self._controllers is None:
+            return cgroup.Descendants()
+        return cgroup.Cgroup(phase.name.lower(), limits, self._controllers)
+
+    def launcher(self, directory: str) -> Launcher:
+        """Starts programs in ``directory`` as the unprivileged user."""
+        return Launcher(directory, USER_ID)
+
+    def owner(self) -> int:
+        """The unprivileged user."""
+        return USER_ID
+
+    @staticmethod
+    def _memory_bytes() -> int:
+        """What a job can have: all that could be freed, without the reserve."""
+        fd = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, 8192)
+        finally:
+            os.close(fd)
+        available = int(text.partition(b"MemAvailable:")[2].split(maxsplit=1)[0]) * 1024
+        return max(available - RESERVE_BYTES, 0)

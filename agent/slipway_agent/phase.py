@@ -1,0 +1,250 @@
+"""One phase of a job: a program, its streams, its limits, and how it ended."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+from slipway_agent.pipes import OutputPipe, make_pipe
+from slipway_agent.program import StartError
+from slipway_protocol import messages as m
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from resource import struct_rusage
+
+    from slipway_agent.cgroup import Group
+    from slipway_agent.loop import Loop
+    from slipway_agent.pipes import InputPipe
+    from slipway_agent.program import Launcher
+    from slipway_protocol.flow import SendWindow
+
+# How late a phase may be found over its CPU limit, where it has but one CPU.
+CPU_STEP_SECONDS = 0.005
+
+_DETAILS = {
+    m.Verdict.TIMED_OUT: "the time limit of {} ms passed",
+    m.Verdict.CPU_EXCEEDED: "the CPU time limit of {} ms was used up",
+    m.Verdict.MEMORY_EXCEEDED: "the memory ran out",
+    m.Verdict.OUTPUT_EXCEEDED: "the output passed the limit of {} bytes",
+    m.Verdict.CANCELLED: "the job was cancelled",
+}
+
+
+class Phase:
+    """Runs ``command`` until nothing of it is left, then calls ``on_done``."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        job: int,
+        kind: m.Phase,
+        command: m.Command,
+        send: Callable[[m.Message], None],
+    ) -> None:
+        self.kind = kind
+        self.verdict: m.Verdict | None = None
+        self._loop = loop
+        self._job = job
+        self._command = command
+        self._send = send
+        self._pid = 0
+        self._group: Group
+        self._on_done: Callable[[Phase], None]
+        self._outputs: list[OutputPipe] = []
+        self._input: InputPipe | None = None
+        self._reason: m.Verdict | None = None
+        self._exited = False
+        self._code = 0
+        self._signal = 0
+        self._alone = False
+        self._began = 0.0
+        self._wall_us = 0
+
+    def start(
+        self,
+        launcher: Launcher,
+        group: Group,
+        windows: dict[m.Stream, SendWindow],
+        stdin: InputPipe,
+        on_done: Callable[[Phase], None],
+    ) -> None:
+        """Start the program, or report at once that this was not possible."""
+        self._group = group
+        self._on_done = on_done
+        limits = self._command.limits
+        child_ends: list[int] = []
+        try:
+            if self._command.stdin:
+                reader, feeder = make_pipe()
+                self._input = stdin
+            else:
+                reader = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            child_ends.append(reader)
+            for stream in (m.Stream.STDOUT, m.Stream.STDERR):
+                source, writer = make_pipe()
+                child_ends.append(writer)
+                pipe = OutputPipe(self._loop, source, stream, windows[stream], limits.output_bytes)
+                pipe.on_data = self._pass_on
+                pipe.on_excess = self._excess
+                pipe.on_end = self._stream_ended
+                self._outputs.append(pipe)
+            self._began = monotonic()
+            stdin_fd, stdout_fd, stderr_fd = child_ends
+            self._pid = launcher.start(self._command, group.enter, (stdin_fd, stdout_fd, stderr_fd))
+        except StartError as error:
+            group.remove()
+            self._fail(m.Verdict.FAILED, error.code, error.detail)
+            return
+        except OSError as error:
+            group.remove()
+            self._fail(m.Verdict.INTERNAL_ERROR, 0, f"the program could not be started: {error}")
+            return
+        finally:
+            for fd in child_ends:
+                os.close(fd)
+        self._send(m.PhaseStarted(self._job, self.kind))
+        if self._input is not None:
+            self._input.attach(feeder)
+        for pipe in self._outputs:
+            pipe.update()
+        if limits.wall_ms:
+            self._loop.call_at(self._began + limits.wall_ms / 1000, self._time_out)
+        if limits.cpu_ms:
+            self._check_cpu()
+
+    def refuse(self, detail: str, on_done: Callable[[Phase], None]) -> None:
+        """Report that the phase cannot even begin."""
+        self._on_done = on_done
+        self._fail(m.Verdict.INTERNAL_ERROR, 0, detail)
+
+    def child_ended(self, pid: int, status: int, usage: struct_rusage) -> None:
+        """A process has been waited for: the program, or an orphan of it."""
+        self._group.child_ended(usage)
+        if pid == self._pid and not self._exited:
+            self._exited = True
+            self._wall_us = round((monotonic() - self._began) * 1e6)
+            if os.WIFSIGNALED(status):
+                self._signal = os.WTERMSIG(status)
+            else:
+                self._code = os.WEXITSTATUS(status)
+            self._send(m.Exited(self._job, self.kind, self._code, self._signal))
+            self._loop.call_off(self._time_out)
+        if self._exited and not self._alone:
+            self._end_group()
+
+    def kill(self, reason: m.Verdict) -> None:
+        """End the phase now with ``reason``, unless it is ending already."""
+        if self._reason is None and not self._exited:
+            self._reason = reason
+            self._group.sample()
+            self._group.kill()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program's process group; a program that has ended gets none."""
+        if not self._exited and self._pid:
+            try:
+                os.killpg(self._pid, number)
+            except OSError:
+                pass  # it has left its group, or the kernel knows no such signal
+
+    def credit_given(self) -> None:
+        """A window of the host has opened."""
+        for pipe in self._outputs:
+            pipe.update()
+
+    def hold(self, held: bool) -> None:
+        """Stop reading output for now, or go on."""
+        for pipe in self._outputs:
+            pipe.hold(held)
+
+    def _end_group(self) -> None:
+        """The program has ended: nothing that it has left behind may go on."""
+        if not self._group.empty():
+            self._group.sample()
+            self._group.kill()
+            return  # each death is reported, and this is called again
+        self._alone = True
+        self._loop.call_off(self._check_cpu)
+        if self._input is not None:
+            self._input.detach()
+        for pipe in self._outputs:
+            pipe.writers_gone()
+        self._finish_if_over()
+
+    def _fail(self, verdict: m.Verdict, code: int, detail: str) -> None:
+        """There is no program: its streams end empty."""
+        for pipe in self._outputs:
+            pipe.close()
+        for stream in (m.Stream.STDOUT, m.Stream.STDERR):
+            self._send(m.OutputEnd(self._job, stream, 0, 0))
+        self._done(verdict, code, 0, m.Usage(), detail)
+
+    def _pass_on(self, stream: m.Stream, data: bytes) -> None:
+        self._send(m.Output(self._job, stream, data))
+
+    def _excess(self) -> None:
+        if self._command.limits.kill_on_output:
+            self.kill(m.Verdict.OUTPUT_EXCEEDED)
+
+    def _stream_ended(self, pipe: OutputPipe) -> None:
+        self._send(m.OutputEnd(self._job, pipe.stream, pipe.sent, pipe.dropped))
+        self._finish_if_over()
+
+    def _time_out(self) -> None:
+        self.kill(m.Verdict.TIMED_OUT)
+
+    def _check_cpu(self) -> None:
+        """Look again when the rest of the limit can at the earliest be used up."""
+        self._group.sample()
+        rest = self._command.limits.cpu_ms / 1000 - sum(self._group.cpu_us()) / 1e6
+        if rest <= 0:
+            self.kill(m.Verdict.CPU_EXCEEDED)
+        elif not self._exited:
+            step = max(rest / (os.cpu_count() or 1), CPU_STEP_SECONDS)
+            self._loop.call_at(monotonic() + step, self._check_cpu)
+
+    def _finish_if_over(self) -> None:
+        if not self._alone or self.verdict is not None:
+            return
+        if not all(pipe.ended for pipe in self._outputs):
+            return
+        user, system = self._group.cpu_us()
+        usage = m.Usage(
+            self._wall_us,
+            user,
+            system,
+            self._group.memory_peak_bytes(),
+            self._group.processes_peak(),
+        )
+        verdict = self._judge(user + system)
+        limits = self._command.limits
+        figures = {
+            m.Verdict.TIMED_OUT: limits.wall_ms,
+            m.Verdict.CPU_EXCEEDED: limits.cpu_ms,
+            m.Verdict.OUTPUT_EXCEEDED: limits.output_bytes,
+        }
+        self._group.remove()
+        detail = _DETAILS.get(verdict, "").format(figures.get(verdict))
+        self._done(verdict, self._code, self._signal, usage, detail)
+
+    def _judge(self, cpu_us: int) -> m.Verdict:
+        if self._reason is not None:
+            return self._reason
+        if self._group.out_of_memory():
+            return m.Verdict.MEMORY_EXCEEDED
+        limit = self._command.limits.cpu_ms
+        if self._signal:
+            # RLIMIT_CPU can be the first to notice.
+            if limit and cpu_us >= limit * 1000:
+                return m.Verdict.CPU_EXCEEDED
+            return m.Verdict.SIGNALED
+        return m.Verdict.FAILED if self._code else m.Verdict.OK
+
+    def _done(
+        self, verdict: m.Verdict, code: int, number: int, usage: m.Usage, detail: str
+    ) -> None:
+        self.verdict = verdict
+        self._send(m.PhaseDone(self._job, self.kind, verdict, code, number, usage, detail))
+        self._on_done(self)

@@ -1,0 +1,218 @@
+"""The ends of a program's pipes that the agent holds."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections import deque
+
+from slipway_agent.loop import READABLE, WRITABLE
+from slipway_protocol.flow import ReceiveWindow, SendWindow
+from slipway_protocol.schema import MAX_DATA
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway_agent.loop import Loop
+    from slipway_protocol.messages import Stream
+
+# One wake-up of the agent then moves many writes of the program.
+PIPE_SIZE = 1024 * 1024
+INPUT_WINDOW = 64 * 1024
+
+
+def make_pipe() -> tuple[int, int]:
+    """A close-on-exec pipe, as large as the kernel gives: read end, write end."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    except PermissionError:
+        pass  # an ordinary user's share of pipe buffers is used up: the default size does as well
+    return reader, writer
+
+
+class OutputPipe:
+    """Reads one output stream of a program while the host gives credit for it.
+
+    What is over ``limit`` bytes (0: no limit) is dropped and counted, without credit.
+    """
+
+    def __init__(self, loop: Loop, fd: int, stream: Stream, window: SendWindow, limit: int) -> None:
+        os.set_blocking(fd, False)
+        self.stream = stream
+        self.sent = 0
+        self.dropped = 0
+        self.ended = False
+        self._loop = loop
+        self._fd = fd
+        self._window = window
+        self._limit = limit
+        self._watched = False
+        self._held = False
+        self._writers_gone = False
+        self.on_data: Callable[[Stream, bytes], None]
+        self.on_excess: Callable[[], None]
+        self.on_end: Callable[[OutputPipe], None]
+
+    def update(self) -> None:
+        """Watch the pipe exactly while there is something that may be done with its bytes.
+
+        A pipe that nobody writes to any more reports that without end, so one that must wait is not
+        watched at all.
+        """
+        wanted = not self.ended and (self._full or (self._window.available > 0 and not self._held))
+        if wanted and self._writers_gone:
+            self._drain()
+        elif wanted != self._watched:
+            self._watched = wanted
+            if wanted:
+                self._loop.watch(self._fd, READABLE, self._ready)
+            else:
+                self._loop.forget(self._fd)
+
+    def hold(self, held: bool) -> None:
+        """Stop reading for now, or go on: the queue to the host is long, or short again."""
+        if held != self._held:
+            self._held = held
+            self.update()
+
+    def writers_gone(self) -> None:
+        """Nobody can write any more: the pipe's end is where it is empty."""
+        self._writers_gone = True
+        self.update()
+
+    def close(self) -> None:
+        """Drop the pipe with what is in it."""
+        if not self.ended:
+            self.ended = True
+            self._loop.forget(self._fd)
+            os.close(self._fd)
+
+    @property
+    def _full(self) -> bool:
+        return bool(self._limit) and self.sent >= self._limit
+
+    def _ready(self, _events: int) -> None:
+        self._step()
+        self.update()
+
+    def _drain(self) -> None:
+        while not self.ended and (self._full or (self._window.available > 0 and not self._held)):
+            if not self._step():
+                self._end()
+
+    def _step(self) -> bool:
+        """Pass on or drop one piece; False if there is none at the moment."""
+        if self._full:
+            return self._drop()
+        size = min(self._window.available, MAX_DATA)
+        if self._limit:
+            size = min(size, self._limit - self.sent)
+        try:
+            data = os.read(self._fd, size)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._end()
+            return True
+        self._window.spend(len(data))
+        self.sent += len(data)
+        self.on_data(self.stream, data)
+        return True
+
+    def _drop(self) -> bool:
+        try:
+            count = len(os.read(self._fd, PIPE_SIZE))
+        except BlockingIOError:
+            return False
+        if not count:
+            self._end()
+            return True
+        first = not self.dropped
+        self.dropped += count
+        if first:
+            self.on_excess()
+        return True
+
+    def _end(self) -> None:
+        if not self.ended:
+            self.close()
+            self.on_end(self)
+
+
+class InputPipe:
+    """Feeds a program's stdin and takes no more from the host than the program reads."""
+
+    def __init__(self, loop: Loop, on_credit: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._on_credit = on_credit
+        self._window = ReceiveWindow(INPUT_WINDOW)
+        self._queue: deque[bytes] = deque()
+        self._fd: int | None = None
+        self._watched = False
+        self._finished = False
+
+    def attach(self, fd: int) -> None:
+        """Write to ``fd`` from now on; the pipe owns it."""
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._write(0)
+
+    def detach(self) -> None:
+        """The program is gone."""
+        if self._fd is not None:
+            self._loop.forget(self._fd)
+            os.close(self._fd)
+            self._fd = None
+            self._watched = False
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from the host.
+
+        Raises:
+            ProtocolError: more than it had credit for.
+        """
+        self._window.received(len(data))
+        if self._finished:
+            return
+        self._queue.append(data)
+        if not self._watched:
+            self._write(0)
+
+    def finish(self) -> None:
+        """No more comes after what was received."""
+        self._finished = True
+        if not self._watched:
+            self._write(0)
+
+    def _write(self, _events: int) -> None:
+        if self._fd is None:
+            return
+        while self._queue:
+            data = self._queue[0]
+            try:
+                written = os.write(self._fd, data)
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                # The program has closed its stdin: what follows is of no use to anybody.
+                self._finished = True
+                self._queue.clear()
+                break
+            if written == len(data):
+                self._queue.popleft()
+            else:
+                self._queue[0] = data[written:]
+            credit = self._window.consumed(written)
+            if credit:
+                self._on_credit(credit)
+        wanted = bool(self._queue)
+        if wanted != self._watched:
+            self._watched = wanted
+            if wanted:
+                self._loop.watch(self._fd, WRITABLE, self._write)
+            else:
+                self._loop.forget(self._fd)
+        if self._finished and not wanted:
+            self.detach()

@@ -1,0 +1,141 @@
+"""The byte stream to the host: finding it, opening it, and writing to it without waiting."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from time import monotonic, sleep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+VIRTIO_CLASS = "/sys/class/virtio-ports"
+VIRTIO_NAME = "agent"
+SERIAL_DEVICE = "/dev/ttyS1"
+BAUD_RATE = 115200
+
+READ_SIZE = 256 * 1024
+# Small messages are joined up to this; the virtio driver takes at most 32 KiB with one call.
+WRITE_SIZE = 32 * 1024
+# The name of a virtio port arrives a moment after its driver.
+NAME_WAIT_SECONDS = 0.5
+NAME_STEP_SECONDS = 0.002
+
+
+class PortClosedError(Exception):
+    """The host has closed its end."""
+
+
+class Port:
+    """Reads what is there, and queues what cannot be written yet."""
+
+    def __init__(self, fd: int, kind: str) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self.kind = kind
+        self.pending = 0
+        self._queue: deque[bytes] = deque()
+
+    def read(self) -> bytes:
+        """What has arrived; empty when nothing has.
+
+        Raises:
+            PortClosedError: the host has closed its end.
+        """
+        try:
+            data = os.read(self.fd, READ_SIZE)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise PortClosedError(str(error)) from None
+        if not data:
+            raise PortClosedError("end of file")
+        return data
+
+    def send(self, data: bytes) -> None:
+        """Queue ``data``; :meth:`flush` writes it."""
+        self._queue.append(data)
+        self.pending += len(data)
+
+    def flush(self) -> None:
+        """Write as much of the queue as the port takes now; ``pending`` bytes remain.
+
+        Raises:
+            PortClosedError: the host has closed its end.
+        """
+        queue = self._queue
+        while queue:
+            data = queue.popleft()
+            if queue and len(data) < WRITE_SIZE:
+                pieces, size = [data], len(data)
+                while queue and size + len(queue[0]) <= WRITE_SIZE:
+                    pieces.append(queue.popleft())
+                    size += len(pieces[-1])
+                data = b"".join(pieces)
+            try:
+                written = os.write(self.fd, data)
+            except BlockingIOError:
+                written = 0
+            except OSError as error:
+                raise PortClosedError(str(error)) from None
+            self.pending -= written
+            if written < len(data):
+                queue.appendleft(data[written:])
+                if not written:
+                    return
+
+
+def open_port(wanted: str | None) -> Port:
+    """The virtio port named "agent", else the second UART; ``wanted`` names a device instead.
+
+    Raises:
+        OSError: there is neither.
+    """
+    if wanted is not None and not wanted.startswith("ttyS"):
+        return _open_virtio(wanted)
+    if wanted is None:
+        deadline = monotonic() + NAME_WAIT_SECONDS
+        while names := _virtio_ports():
+            for device in names:
+                if _name_of(device) == VIRTIO_NAME:
+                    return _open_virtio(device)
+            if monotonic() > deadline:
+                break
+            sleep(NAME_STEP_SECONDS)
+    return _open_serial(SERIAL_DEVICE if wanted is None else f"/dev/{wanted}")
+
+
+def _virtio_ports() -> Iterable[str]:
+    try:
+        return os.listdir(VIRTIO_CLASS)
+    except FileNotFoundError:
+        return ()
+
+
+def _name_of(device: str) -> str:
+    try:
+        with open(f"{VIRTIO_CLASS}/{device}/name", "rb") as file:
+            return file.read(64).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+
+
+def _open_virtio(device: str) -> Port:
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    path = f"/dev/{device}"
+    fd = os.open(path, flags)
+    os.fchmod(fd, 0o600)
+    return Port(fd, "virtio")
+
+
+def _open_serial(path: str) -> Port:
+    import serial
+
+    # Its settings (raw, 8N1, no flow control) and the exclusive lock outlive the object as long as
+    # the descriptor is open.
+    line = serial.Serial(path, BAUD_RATE, exclusive=True, timeout=0, write_timeout=0)
+    fd = os.dup(line.fileno())
+    os.fchmod(fd, 0o600)
+    line.close()
+    return Port(fd, "serial")

@@ -1,0 +1,165 @@
+"""Starting a program as the unprivileged user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+from slipway_agent import syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from slipway_protocol.messages import Command
+
+USER = "runner"
+USER_ID = 1000
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+STACK_BYTES = 64 * 1024 * 1024
+MAX_OPEN_FILES = 1024 * 1024  # the kernel's own bound, fs.nr_open
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+# Python ignores these; a program expects them at their default.
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class StartError(Exception):
+    """The program could not be started; ``code`` is what a shell would exit with."""
+
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class Launcher:
+    """How programs are started: where, and as whom.
+
+    ``user_id`` None keeps the agent's own user, for running on a development machine.
+    """
+
+    def __init__(self, directory: str, user_id: int | None) -> None:
+        self.directory = directory
+        self.user_id = user_id
+
+    def start(
+        self, command: Command, enter_group: Callable[[], None], fds: tuple[int, int, int]
+    ) -> int:
+        """Start ``command`` with ``fds`` as stdin, stdout and stderr; returns its pid.
+
+        Raises:
+            StartError: it cannot be executed.
+            OSError: no process could be made for it.
+        """
+        environment = self._environment(command)
+        report, child_report = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(command, environment, enter_group, fds, child_report)
+        except BaseException:
+            os.close(report)
+            raise
+        finally:
+            os.close(child_report)
+        # The write end closes with a successful exec; until then the child runs our code only.
+        with os.fdopen(report, "rb") as file:
+            problem = file.read(4096)
+        if problem:
+            os.waitpid(pid, 0)
+            code, _, detail = problem.decode("utf-8", "replace").partition(" ")
+            raise StartError(int(code), detail)
+        return pid
+
+    def _environment(self, command: Command) -> dict[str, str]:
+        environment = {
+            "PATH": DEFAULT_PATH,
+            "HOME": self.directory,
+            "TMPDIR": "/tmp",  # noqa: S108  # a fresh tmpfs of the job
+            "USER": USER,
+            "LOGNAME": USER,
+        }
+        environment.update(command.environment)
+        return environment
+
+    def _become(
+        self,
+        command: Command,
+        environment: dict[str, str],
+        enter_group: Callable[[], None],
+        fds: tuple[int, int, int],
+        report: int,
+    ) -> NoReturn:
+        """The child's way from fork to exec. Never returns, whatever happens."""
+        try:
+            enter_group()
+            os.setsid()
+            # Below 3 all descriptors are taken, so no dup2 overwrites one that is still needed.
+            for number, fd in enumerate(fds):
+                os.dup2(fd, number)
+            os.chdir(self.directory)
+            os.umask(0o022)
+            self._limit(command)
+            if self.user_id is not None:
+                with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+                    file.write(b"0")
+                syscalls.unshare(syscalls.CLONE_NEWIPC)
+                os.setgroups([])
+                os.setresgid(self.user_id, self.user_id, self.user_id)
+                os.setresuid(self.user_id, self.user_id, self.user_id)
+            syscalls.control_process(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            for number in _IGNORED_BY_PYTHON:
+                signal.signal(number, signal.SIG_DFL)
+            code, detail = _execute(command.argv, environment)
+        except BaseException as error:
+            code, detail = NOT_EXECUTABLE, f"the program could not be prepared: {error}"
+        try:
+            os.write(report, f"{code} {detail}".encode("utf-8", "replace")[:4096])
+        finally:
+            os._exit(code)
+
+    def _limit(self, command: Command) -> None:
+        limits = command.limits
+        syscalls.limit_resource(syscalls.RLIMIT_CORE, 0, 0)
+        if limits.file_bytes:
+            syscalls.limit_resource(syscalls.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes)
+        if limits.cpu_ms:
+            # Of each single process, so only a help: the agent watches the sum.
+            seconds = limits.cpu_ms // 1000 + 1
+            syscalls.limit_resource(syscalls.RLIMIT_CPU, seconds, seconds + 1)
+        if self.user_id is not None:
+            files = min(limits.open_files or MAX_OPEN_FILES, MAX_OPEN_FILES)
+            syscalls.limit_resource(syscalls.RLIMIT_NOFILE, files, files)
+            syscalls.limit_resource(syscalls.RLIMIT_STACK, STACK_BYTES, syscalls.RLIM_INFINITY)
+        elif limits.open_files:
+            syscalls.limit_resource(syscalls.RLIMIT_NOFILE, limits.open_files, limits.open_files)
+
+
+def _execute(argv: tuple[str, ...], environment: dict[str, str]) -> tuple[int, str]:
+    """Try every place where the program may be; returns only if all fail: exit code and reason."""
+    if not argv or not argv[0]:
+        return NOT_FOUND, "the command is empty"
+    name = argv[0]
+    if "/" in name:
+        candidates = [name]
+    else:
+        path = environment.get("PATH", DEFAULT_PATH)
+        candidates = [f"{directory or '.'}/{name}" for directory in path.split(":")]
+    code, detail = NOT_FOUND, f"{name}: no such program"
+    if "/" not in name:
+        detail += " in PATH"
+    for candidate in candidates:
+        try:
+            os.execve(candidate, argv, environment)  # noqa: S606  # there may be no shell
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.lexists(candidate):
+                code = NOT_FOUND
+                detail = f"{candidate}: it exists, but its interpreter or loader does not"
+        except OSError as error:
+            code, detail = NOT_EXECUTABLE, f"{candidate}: {error.strerror}"
+            if error.errno == errno.ENOEXEC:
+                detail = f"{candidate}: not a program of this machine, nor a script with #!"
+    return code, detail
