@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._request import Options
+    from slipway.machine import Machine
     from slipway_initramfs.freeze import Agent
     from slipway_initramfs.languages import Language
     from slipway_initramfs.records import Image, Kernel
@@ -137,6 +138,28 @@ def _machine_memory(image: Image, wanted: int | None) -> int:
             f"Use --memory {minimum} or more; the default is {image.default_memory // MIB}.",
         )
     return wanted
+
+
+async def start_machine(assets: Assets, options: Options) -> Machine:
+    """Start the machine that ``options`` ask for on ``assets``.
+
+    Raises:
+        HostError: this host cannot run it.
+        InputError: there is no such machine.
+    """
+    from slipway.machine import MachineSpec, machine_class
+
+    spec = MachineSpec(
+        kernel=assets.kernel_path,
+        initrd=assets.initrd,
+        kernel_arguments=assets.agent.kernel_arguments,
+        memory_bytes=assets.memory,
+        state=assets.state,
+        cpus=options.cpus,
+        serial_port=assets.other_kernel is not None,
+        boot_log=options.boot_log,
+    )
+    return await machine_class(options.machine).start(spec)
 
 
 def verify(assets: Assets, store: ImageStore) -> None:

@@ -7,11 +7,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from slipway._assets import start_machine
 from slipway._errors import HostError, UnknownOutcome
 from slipway._request import MIB
 from slipway._result import Captured, OutputFile, PhaseResult, Usage, Verdict
 from slipway._session import JobFile, Session
-from slipway.machine import MachineSpec, machine_class
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
@@ -33,32 +33,21 @@ GRACE_SECONDS = 20.0
 class Guest:
     """A machine, its session, and what the agent said when it was ready."""
 
-    def __init__(self, machine: Machine, session: Session) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._session = session
+        self._session = Session(machine)
         self.ready: m.Ready | None = None
         self.boot_seconds = 0.0
         self.ready_seconds = 0.0
 
     @classmethod
     async def start(cls, assets: Assets, options: Options) -> Guest:
-        """Start the machine; :meth:`wait_ready` waits for its agent.
+        """Start a machine; :meth:`wait_ready` waits for its agent.
 
         Raises:
             HostError: this host cannot run it.
         """
-        spec = MachineSpec(
-            kernel=assets.kernel_path,
-            initrd=assets.initrd,
-            kernel_arguments=assets.agent.kernel_arguments,
-            memory_bytes=assets.memory,
-            state=assets.state,
-            cpus=options.cpus,
-            serial_port=options.kernel is not None,
-            boot_log=options.boot_log,
-        )
-        machine = await machine_class(options.machine).start(spec)
-        return cls(machine, Session(machine))
+        return cls(await start_machine(assets, options))
 
     async def wait_ready(self) -> m.Ready:
         """Until the agent answers.

@@ -98,7 +98,7 @@ class OutputFile:
     missing: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Where the wall-clock time went, in seconds, each from the end of the one before.
 

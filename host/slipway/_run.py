@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slipway._assets import find_assets, find_language, verify
+from slipway._assets import find_assets, find_language, start_machine, verify
 from slipway._errors import ImageError, InputError, UnknownOutcome
-from slipway._guest import Guest, output_files, phase_results
 from slipway._request import Options, check_source
-from slipway._result import Provenance, Result, Timing
-from slipway_protocol.messages import Phase, Stream
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._assets import Assets, Progress
+    from slipway._guest import Guest
+    from slipway._result import Result
     from slipway._session import JobReport
     from slipway_initramfs.languages import Language
+    from slipway_protocol.messages import Phase, Stream
+
+    Capture = dict[tuple[Phase, Stream], bytearray]
 
 OnOutput = Callable[[str, str, bytes], Awaitable[None]]
 
@@ -109,7 +110,7 @@ class Run:
         self._store = ImageStore(store)
         self._progress: Progress = progress or (lambda line: None)
         self._assets: Assets | None = None
-        self._timing = Timing()
+        self._seconds: dict[str, float] = {}
         self._mark = time.monotonic() if began is None else began
 
     async def execute(self, stdin: AsyncIterator[bytes], on_output: OnOutput | None) -> Result:
@@ -141,7 +142,7 @@ class Run:
     async def _in_guest(
         self, assets: Assets, stdin: AsyncIterator[bytes], on_output: OnOutput | None
     ) -> Result:
-        captured: dict[tuple[Phase, Stream], bytearray] = {}
+        captured: Capture = {}
 
         async def sink(phase: Phase, stream: Stream, data: bytes) -> None:
             if on_output is None:
@@ -149,19 +150,24 @@ class Run:
             else:
                 await on_output(phase.name.lower(), stream.name.lower(), data)
 
-        guest = await Guest.start(assets, self._options)
-        self._timing.prepare = self._lap()
+        machine = await start_machine(assets, self._options)
+        self._seconds = {"prepare": self._lap()}
         try:
+            # Imported while the guest boots; nothing before it needs them.
+            from slipway._guest import Guest
+
+            guest = Guest(machine)
             await self._boot(guest, assets)
             report = await guest.run(self._language, self._source, self._options, sink, stdin)
         except UnknownOutcome as error:
-            error.stdout = bytes(captured.get((Phase.RUN, Stream.STDOUT), b""))
-            error.stderr = bytes(captured.get((Phase.RUN, Stream.STDERR), b""))
+            for (phase, stream), data in captured.items():
+                if phase.name == "RUN":
+                    setattr(error, stream.name.lower(), bytes(data))
             raise
         finally:
             self._lap()
-            await guest.stop()
-        self._timing.teardown = self._lap()
+            await machine.stop()
+        self._seconds["teardown"] = self._lap()
         return self._result(assets, guest, report, captured)
 
     async def _boot(self, guest: Guest, assets: Assets) -> None:
@@ -177,27 +183,29 @@ class Run:
                 await check
             except ImageCorrupted:
                 raise _Corrupted from None
-        self._timing.boot = guest.boot_seconds
-        self._timing.ready = guest.ready_seconds
-        self._mark = time.monotonic()
+        self._seconds |= {"boot": guest.boot_seconds, "ready": guest.ready_seconds}
 
     def _result(
         self,
         assets: Assets,
         guest: Guest,
         report: JobReport,
-        captured: dict[tuple[Phase, Stream], bytearray],
+        captured: Capture,
     ) -> Result:
+        from slipway._guest import output_files, phase_results
+        from slipway._result import Provenance, Result, Timing
+        from slipway_protocol.messages import Phase
+
         assert guest.ready is not None
         phases = phase_results(report, captured)
         for phase, told in report.phases.items():
-            setattr(self._timing, phase.name.lower(), told.seconds)
+            self._seconds[phase.name.lower()] = told.seconds
         return Result(
             language=self._language.name,
             build=phases.get(Phase.BUILD),
             run=phases.get(Phase.RUN),
             files=output_files(report, self._options.outputs),
-            timing=replace(self._timing),
+            timing=Timing(**self._seconds),
             provenance=Provenance(
                 machine=guest.machine.name,
                 kernel=guest.ready.kernel,
