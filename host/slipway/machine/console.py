@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 
 # Enough for a kernel panic with its registers and call trace. The guest may write without end.
 KEPT_BYTES = 32 * 1024
@@ -17,9 +18,11 @@ class Console:
         self._tail = bytearray()
         self._echo = echo
         self._task: asyncio.Task[None] | None = None
+        self._writer: asyncio.StreamWriter | None = None
 
-    def attach(self, reader: asyncio.StreamReader) -> None:
+    def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Begin to read."""
+        self._writer = writer
         self._task = asyncio.create_task(self._pump(reader))
 
     async def _pump(self, reader: asyncio.StreamReader) -> None:
@@ -40,7 +43,11 @@ class Console:
         lines = ("".join(c for c in line if c.isprintable()) for line in text.splitlines())
         return [line for line in lines if line.strip()][-count:]
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop reading."""
         if self._task is not None:
             self._task.cancel()
+        if self._writer is not None:
+            self._writer.close()
+            with suppress(OSError):  # the machine may have gone first
+                await self._writer.wait_closed()

@@ -97,9 +97,13 @@ class QemuMachine:
                 agent.close()
                 console.close()
                 raise
-        transport = Transport(*await asyncio.open_connection(sock=agent))
-        tail = Console(echo=spec.boot_log)
-        tail.attach((await asyncio.open_connection(sock=console))[0])
+        try:
+            transport = Transport(*await asyncio.open_connection(sock=agent))
+            tail = Console(echo=spec.boot_log)
+            tail.attach(*await asyncio.open_connection(sock=console))
+        except BaseException:  # cancelled, most likely, and nobody else knows of the process yet
+            await process.kill()
+            raise
         return cls(process, transport, tail)
 
     @property
@@ -119,5 +123,5 @@ class QemuMachine:
     async def stop(self) -> None:
         """Kill QEMU and close its sockets."""
         await self._process.kill()
-        self.console.close()
+        await self.console.close()
         self._transport.writer.close()
