@@ -1,0 +1,2 @@
+echo "this line is fine"
+if then

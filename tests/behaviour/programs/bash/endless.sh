@@ -1,0 +1,2 @@
+echo "before the end of time"
+while :; do :; done

@@ -1,0 +1,5 @@
+for number in {0..5}; do
+    echo "tick $number"
+    read -r
+    sleep 0.4
+done

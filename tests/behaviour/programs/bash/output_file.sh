@@ -1,0 +1,1 @@
+echo "the result is 42" >result.txt

@@ -1,0 +1,4 @@
+for number in 0 1 2; do
+    echo "out $number"
+    echo "err $number" >&2
+done

@@ -1,0 +1,2 @@
+read -r lines bytes < <(wc -lc)
+echo "$bytes bytes, $lines lines"

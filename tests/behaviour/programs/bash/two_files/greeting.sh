@@ -1,0 +1,3 @@
+text() {
+    echo "greetings from two files of $1"
+}

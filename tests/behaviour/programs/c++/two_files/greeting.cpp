@@ -1,0 +1,6 @@
+#include "greeting.hpp"
+
+std::string greeting(const std::string &name)
+{
+    return "greetings from two files of " + name;
+}

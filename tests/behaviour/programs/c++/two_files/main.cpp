@@ -1,0 +1,8 @@
+#include <iostream>
+
+#include "greeting.hpp"
+
+int main()
+{
+    std::cout << greeting("c++") << '\n';
+}

@@ -1,0 +1,1 @@
+#define GREETING "greetings from two files of %s"

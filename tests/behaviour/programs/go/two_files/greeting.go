@@ -1,0 +1,5 @@
+package main
+
+func text(name string) string {
+	return "greetings from two files of " + name
+}

@@ -1,0 +1,2 @@
+console.log("this line is fine");
+console.log("this one is not";

@@ -1,0 +1,2 @@
+console.log("before the end of time");
+for (;;) {}

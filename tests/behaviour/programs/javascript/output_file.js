@@ -1,0 +1,1 @@
+require("fs").writeFileSync("result.txt", "the result is 42\n");

@@ -1,0 +1,4 @@
+for (let number = 0; number < 3; number++) {
+  console.log(`out ${number}`);
+  console.error(`err ${number}`);
+}

@@ -1,0 +1,1 @@
+exports.text = (name) => `greetings from two files of ${name}`;

@@ -1,0 +1,3 @@
+const { text } = require("./greeting");
+
+console.log(text("javascript"));

@@ -1,0 +1,3 @@
+print("before the end of time", flush=True)
+while True:
+    pass

@@ -1,0 +1,6 @@
+fn main() {
+    println!("before the end of time");
+    loop {
+        std::hint::spin_loop();
+    }
+}

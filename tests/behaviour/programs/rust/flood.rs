@@ -1,0 +1,5 @@
+fn main() {
+    for number in 0..20000 {
+        println!("line {number:06}");
+    }
+}

@@ -1,0 +1,3 @@
+fn main() -> std::io::Result<()> {
+    std::fs::write("result.txt", "the result is 42\n")
+}

@@ -1,0 +1,165 @@
+"""What a program of each language can do, and what becomes of it."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway._request import MIB
+
+if TYPE_CHECKING:
+    from support.microvm import Microvm
+
+PROGRAMS = Path(__file__).with_name("programs")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a language's programs differ: which signal ends ``signal``, what the error says."""
+
+    signal: int
+    error: str
+    built: bool = True
+
+
+DIALECTS = {
+    "python": Dialect(signal.SIGSEGV, r'main\.py", line 2\b(.*\n)*SyntaxError', built=False),
+    "rust": Dialect(signal.SIGABRT, r"error\[E0308\]: mismatched types\n *--> main\.rs:2:"),
+    "go": Dialect(signal.SIGKILL, r"main\.go:4:.* cannot use"),
+    "c": Dialect(signal.SIGSEGV, r"main\.c:3:\d+: error: .*undeclared_name"),
+    "c++": Dialect(signal.SIGABRT, r"main\.cpp:3:\d+: error: .*undeclared_name"),
+    "javascript": Dialect(signal.SIGABRT, r"main\.js:2\n(.*\n)*SyntaxError", built=False),
+    "bash": Dialect(signal.SIGSEGV, r"main\.sh: line 2: syntax error", built=False),
+}
+
+pytestmark = pytest.mark.languages(*DIALECTS)
+
+
+def program(vm: Microvm, case: str) -> Path:
+    """The program of this case in the machine's language: a file, or a directory of several."""
+    (path,) = (PROGRAMS / vm.language.name).glob(f"{case}*")
+    return path
+
+
+def test_says_hello(vm: Microvm) -> None:
+    outcome = vm.run(program(vm, "hello"))
+
+    assert outcome.stdout == f"hello from {vm.language.name}\n".encode()
+    assert outcome.stderr == b""
+    assert outcome.program.verdict == "ok"
+    assert (outcome.build is not None) == DIALECTS[vm.language.name].built
+
+
+def test_gets_its_arguments_as_they_are(vm: Microvm) -> None:
+    arguments = ["one", "", "two words", "två ☃", "--help", "$HOME", "*"]
+
+    outcome = vm.run(program(vm, "arguments"), *arguments)
+
+    assert outcome.stdout.decode().splitlines() == [f"[{argument}]" for argument in arguments]
+
+
+def test_reads_stdin_to_its_end(vm: Microvm) -> None:
+    stdin = b"".join(b"%05d: a line of stdin\n" % number for number in range(10_000))
+
+    outcome = vm.run(program(vm, "stdin_to_eof"), stdin=stdin)
+
+    assert outcome.stdout == b"%d bytes, 10000 lines\n" % len(stdin)
+
+
+def test_ends_with_its_exit_code(vm: Microvm) -> None:
+    outcome = vm.run(program(vm, "exit_code"))
+
+    assert outcome.program.verdict == "failed"
+    assert (outcome.program.code, outcome.program.signal) == (3, 0)
+
+
+def test_writes_stdout_and_stderr_apart(vm: Microvm) -> None:
+    outcome = vm.run(program(vm, "stderr_apart"))
+
+    assert outcome.stdout == b"out 0\nout 1\nout 2\n"
+    assert outcome.stderr == b"err 0\nerr 1\nerr 2\n"
+
+
+def test_error_in_the_source_is_told_by_file_and_line(vm: Microvm) -> None:
+    dialect = DIALECTS[vm.language.name]
+
+    outcome = vm.run(program(vm, "build_error"))
+
+    failed = outcome.build if dialect.built else outcome.run
+    assert failed is not None
+    assert failed.verdict == "failed"
+    assert failed.code != 0
+    assert re.search(dialect.error, failed.stderr.data.decode())
+    assert (outcome.run is None) == dialect.built
+
+
+def test_death_by_signal_names_the_signal(vm: Microvm) -> None:
+    outcome = vm.run(program(vm, "signal"))
+
+    assert outcome.program.verdict == "signaled"
+    assert outcome.program.signal == DIALECTS[vm.language.name].signal
+    assert outcome.program.code == 0
+
+
+def test_endless_program_is_timed_out_and_its_output_kept(vm: Microvm) -> None:
+    limit = 2 + 3 * vm.usual_seconds(program(vm, "hello"))
+
+    outcome = vm.run(program(vm, "endless"), timeout=limit)
+
+    assert outcome.program.verdict == "timed_out"
+    assert outcome.stdout == b"before the end of time\n"
+    assert outcome.program.usage.wall >= limit
+
+
+def test_memory_hog_exceeds_its_memory_and_its_output_is_kept(vm: Microvm) -> None:
+    outcome = vm.run(program(vm, "memory"), memory_limit=128 * MIB)
+
+    assert outcome.program.verdict == "memory_exceeded"
+    assert outcome.stdout == b"before the last of the memory\n"
+    assert outcome.program.usage.memory_peak <= 128 * MIB
+
+
+def test_output_over_the_limit_is_cut_and_counted(vm: Microvm) -> None:
+    whole = b"".join(b"line %06d\n" % number for number in range(20_000))
+
+    outcome = vm.run(program(vm, "flood"), output_limit=65_536)
+
+    assert outcome.program.verdict == "ok"
+    assert outcome.stdout == whole[:65_536]
+    assert outcome.program.stdout.size == len(whole)
+    assert outcome.program.stdout.dropped == len(whole) - 65_536
+    assert outcome.program.stdout.truncated
+    assert not outcome.program.stderr.truncated
+
+
+def test_uses_a_second_file_beside_it(vm: Microvm) -> None:
+    outcome = vm.run(program(vm, "two_files"))
+
+    assert outcome.stdout == f"greetings from two files of {vm.language.name}\n".encode()
+
+
+def test_file_that_it_wrote_is_fetched(vm: Microvm) -> None:
+    outcome = vm.run(program(vm, "output_file"), outputs=("result.txt", "missing.txt"))
+
+    assert outcome.files["result.txt"].data == b"the result is 42\n"
+    assert outcome.files["missing.txt"].data is None
+    assert outcome.files["missing.txt"].missing
+
+
+def test_output_of_a_program_of_seconds_arrives_while_it_runs(vm: Microvm) -> None:
+    # Each line is answered only after it has come, and the program waits for the answer.
+    job = vm.begin(program(vm, "live"))
+    for number in range(6):
+        job.until(b"tick %d\n" % number)
+        job.write(b"go on\n")
+    job.end_input()
+    outcome = job.outcome()
+
+    assert outcome.stdout == b"".join(b"tick %d\n" % number for number in range(6))
+    assert outcome.program.verdict == "ok"
+    assert outcome.program.usage.wall >= 6 * 0.4

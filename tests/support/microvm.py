@@ -1,0 +1,250 @@
+"""A booted machine for tests: synchronous, and good for many jobs one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from slipway._assets import find_assets, find_language
+from slipway._errors import UnknownOutcome
+from slipway._guest import Guest, output_files, phase_results
+from slipway._request import InputFile, Options, check_source
+from slipway_initramfs.store import ImageStore
+from slipway_protocol.messages import Cancel, Phase, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from pathlib import Path
+
+    from slipway._assets import Assets
+    from slipway._result import OutputFile, PhaseResult
+    from slipway_initramfs.languages import Language
+
+_T = TypeVar("_T")
+
+# Seconds. A loaded host that emulates the guest takes up to a minute for rustc; nothing waits for
+# these limits but a test that fails.
+PATIENCE = {"timeout": 120.0, "build_timeout": 240.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that is known of a job that ended."""
+
+    build: PhaseResult | None
+    run: PhaseResult | None
+    files: dict[str, OutputFile] = field(repr=False)
+
+    @property
+    def program(self) -> PhaseResult:
+        """The run phase, which there has to be."""
+        assert self.run is not None, f"the build did not get that far: {self.build}"
+        return self.run
+
+    @property
+    def stdout(self) -> bytes:
+        """What the program wrote to stdout, as far as it was kept."""
+        return self.program.stdout.data
+
+    @property
+    def stderr(self) -> bytes:
+        """What the program wrote to stderr, as far as it was kept."""
+        return self.program.stderr.data
+
+
+class Job:
+    """A job that runs: what it has written so far, and its stdin."""
+
+    def __init__(self, vm: Microvm, with_stdin: bool) -> None:
+        self._vm = vm
+        self._with_stdin = with_stdin
+        self._stdin: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._captured: dict[tuple[Phase, Stream], bytearray] = {}
+        self._changed = threading.Condition()
+        self._outcome: asyncio.Task[Outcome]
+
+    def until(self, text: bytes) -> None:
+        """Wait until the program has written ``text`` to stdout; fails if it ends without."""
+        key = (Phase.RUN, Stream.STDOUT)
+
+        def come() -> bool:
+            return text in self._captured.get(key, b"") or self._outcome.done()
+
+        with self._changed:
+            self._changed.wait_for(come)
+        assert text in self._captured.get(key, b""), f"no {text!r} came: {self.outcome()}"
+
+    def write(self, data: bytes) -> None:
+        """More for the program's stdin."""
+        self._vm.call_soon(self._stdin.put_nowait, data)
+
+    def end_input(self) -> None:
+        """End of file on the program's stdin."""
+        self._vm.call_soon(self._stdin.put_nowait, None)
+
+    def cancel(self) -> None:
+        """Have the agent end the job."""
+        self._vm.cancel_job()
+
+    def outcome(self) -> Outcome:
+        """Wait for the end.
+
+        Raises:
+            UnknownOutcome: the machine was lost.
+        """
+
+        async def ended() -> Outcome:
+            return await self._outcome
+
+        return self._vm.call(ended())
+
+    async def begin(self, guest: Guest, source: bytes, options: Options) -> None:
+        """Start the job on the machine's loop."""
+        self._outcome = asyncio.create_task(self._run(guest, source, options))
+
+    async def _run(self, guest: Guest, source: bytes, options: Options) -> Outcome:
+        stdin = self._input() if self._with_stdin else None
+        try:
+            report = await guest.run(self._vm.language, source, options, self._sink, stdin)
+        except UnknownOutcome:
+            await self._vm.lose()
+            raise
+        finally:
+            asyncio.current_task().add_done_callback(self._notify)  # type: ignore[union-attr]
+        phases = phase_results(report, self._captured)
+        files = {file.path: file for file in output_files(report, options.outputs)}
+        return Outcome(phases.get(Phase.BUILD), phases.get(Phase.RUN), files)
+
+    async def _sink(self, phase: Phase, stream: Stream, data: bytes) -> None:
+        with self._changed:
+            self._captured.setdefault((phase, stream), bytearray()).extend(data)
+            self._changed.notify_all()
+
+    async def _input(self) -> AsyncIterator[bytes]:
+        while (data := await self._stdin.get()) is not None:
+            yield data
+
+    def _notify(self, _task: asyncio.Task[Outcome]) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class Microvm:
+    """One guest of ``language`` on ``machine``, with an event loop in a thread of its own.
+
+    ``options`` are fields of :class:`slipway.Options` that hold for the machine (memory, cpus).
+    """
+
+    def __init__(self, language: str, machine: str = "qemu", **options: Any) -> None:
+        self.language: Language = find_language(language)
+        self._options = Options(machine=machine, **options)
+        self._guest: Guest | None = None
+        self._usual_seconds: float | None = None
+        self._loop = asyncio.new_event_loop()
+        # A machine dies with the thread that started it: this one stays until the end.
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"microvm-{language}")
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take a job."""
+        return self._guest is not None
+
+    @property
+    def guest(self) -> Guest:
+        """The guest; another one after another boot."""
+        assert self._guest is not None, "the machine is not booted"
+        return self._guest
+
+    def boot(self, progress: Callable[[str], None] = print) -> None:
+        """Boot, and wait for the agent; an image that is missing is made first."""
+        assets = find_assets(self.language, self._options, ImageStore(), progress)
+        try:
+            self.call(self._boot(assets))
+        except BaseException:
+            self.halt()
+            raise
+
+    def begin(
+        self,
+        source: str | Path,
+        *arguments: str,
+        with_stdin: bool = True,
+        **options: Any,
+    ) -> Job:
+        """Start a program: its text, its file, or a directory with ``main.*`` and what it needs.
+
+        ``options`` are fields of :class:`slipway.Options` that hold for the job.
+        """
+        text, beside = _load(source)
+        files = (*beside, *options.pop("files", ()))
+        checked = Options(arguments=arguments, files=files, **{**PATIENCE, **options})
+        check_source(text)
+        checked.check(self.language.source)
+        job = Job(self, with_stdin)
+        self.call(job.begin(self.guest, text, checked))
+        return job
+
+    def run(
+        self, source: str | Path, *arguments: str, stdin: bytes | None = b"", **options: Any
+    ) -> Outcome:
+        """Run a program to its end; see :meth:`begin`."""
+        job = self.begin(source, *arguments, with_stdin=stdin is not None, **options)
+        if stdin:
+            job.write(stdin)
+        job.end_input()
+        outcome = job.outcome()
+        if self._usual_seconds is None and outcome.run is not None:
+            self._usual_seconds = outcome.run.usage.wall
+        return outcome
+
+    def usual_seconds(self, hello: Path) -> float:
+        """How long the first program took here, ``hello`` if there was none yet."""
+        if self._usual_seconds is None:
+            self._usual_seconds = self.run(hello).program.usage.wall
+        return self._usual_seconds
+
+    def halt(self) -> None:
+        """End the guest; :meth:`boot` makes another."""
+        self.call(self.lose())
+
+    def close(self) -> None:
+        """End the guest and its thread."""
+        self.halt()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def lose(self) -> None:
+        """End the guest: one that broke the rules is not asked again."""
+        if self._guest is not None:
+            guest, self._guest = self._guest, None
+            await guest.stop()
+
+    def cancel_job(self) -> None:
+        """Ask the agent to end the job that runs."""
+        session = self.guest._session
+        self.call(session._send(Cancel(session._jobs)))
+
+    def call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run ``work`` on the machine's loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def call_soon(self, function: Any, *arguments: Any) -> None:
+        """Call ``function`` on the machine's loop."""
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    async def _boot(self, assets: Assets) -> None:
+        self._guest = await Guest.start(assets, self._options)
+        await self._guest.wait_ready()
+
+
+def _load(source: str | Path) -> tuple[bytes, tuple[InputFile, ...]]:
+    if isinstance(source, str):
+        return source.encode(), ()
+    if source.is_file():
+        return source.read_bytes(), ()
+    main, *beside = sorted(source.iterdir(), key=lambda path: (path.stem != "main", path.name))
+    return main.read_bytes(), tuple(InputFile(path.name, path.read_bytes()) for path in beside)
