@@ -177,6 +177,7 @@ class Phase:
         """There is no program: its streams end empty."""
         for pipe in self._outputs:
             pipe.close()
+        self._send(m.PhaseStarted(self._job, self.kind))
         for stream in (m.Stream.STDOUT, m.Stream.STDERR):
             self._send(m.OutputEnd(self._job, stream, 0, 0))
         self._done(verdict, code, 0, m.Usage(), detail)

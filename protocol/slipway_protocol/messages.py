@@ -225,7 +225,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class PhaseStarted:
-    """The program of ``phase`` has been started."""
+    """``phase`` has begun. Whether its program could be started, PhaseDone tells."""
 
     job: int
     phase: Phase
