@@ -6,7 +6,7 @@ import hashlib
 import lzma
 import zlib
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 import zstandard
 
@@ -76,6 +76,31 @@ class _GzipReader:
         return b""
 
 
+class _ZstdReader:
+    """Decompressed bytes of a zstd frame.
+
+    The library cannot bound what one call returns, and its stream reader takes a stream that is cut
+    short for a whole one; but a step of input becomes 32 MiB at most (a block of 128 KiB from 4
+    bytes).
+    """
+
+    _STEP = 1024
+
+    def __init__(self, source: _Slice) -> None:
+        self._source = source
+        factory = zstandard.ZstdDecompressor(max_window_size=MAX_DICTIONARY >> 1)
+        self._decoder = factory.decompressobj()
+
+    def read(self, _: int) -> bytes:
+        while not self._decoder.eof:
+            data = self._source.read(self._STEP)
+            if not data:
+                raise EOFError("the zstd stream is cut short")
+            if out := self._decoder.decompress(data):
+                return out
+        return b""
+
+
 def unpack(path: Path, sha256: str, directory: Path | None = None) -> Spool:
     """Return the tar archive of a package's files, decompressed into a spool in ``directory``.
 
@@ -124,11 +149,7 @@ def _decompress(source: _Slice, suffix: str, name: str, directory: Path | None) 
             case ".gz":
                 return spool.fill(_GzipReader(source), limit=MAX_UNPACKED, what=what)
             case ".zst":
-                decoder = zstandard.ZstdDecompressor(max_window_size=MAX_DICTIONARY >> 1)
-                with decoder.stream_reader(
-                    cast("IO[bytes]", source), read_across_frames=True, closefd=False
-                ) as reader:
-                    return spool.fill(reader, limit=MAX_UNPACKED, what=what)
+                return spool.fill(_ZstdReader(source), limit=MAX_UNPACKED, what=what)
             case "":
                 return spool.fill(source, limit=MAX_UNPACKED, what=what)
     except (lzma.LZMAError, zlib.error, zstandard.ZstdError, EOFError) as error:

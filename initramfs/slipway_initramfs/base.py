@@ -79,7 +79,7 @@ TRIM = (
     "usr/lib/{x86_64,aarch64}-linux-gnu/{gconv,audit,security,perl-base,e2fsprogs}",
     "var/{cache,lib,log,backups,mail,spool}/**",
     "etc/{apt,dpkg,cron*,init.d,default,logrotate.d,pam.d,security,skel,update-motd.d,systemd}",
-    "etc/{rc?.d,kernel,alternatives,rc[0-9S].d,gprofng.rc,debconf.conf,selinux}",
+    "etc/{rc*.d,kernel,alternatives,gprofng.rc,debconf.conf,selinux}",
     "{boot,media,mnt,srv,opt}",
 )
 """Left out of every image: what documents, manages or configures a machine, not what runs on it."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -27,6 +28,8 @@ from slipway_initramfs.records import Archive, Blob, Image, Kernel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+INITRD_AGE: Final = 3600
+"""Seconds since its last use after which a newer initrd of the same image replaces one."""
 MIN_PREFIX: Final = 6
 """Fewest digits of a digest that name an image."""
 _KEY_CHARACTERS: Final = frozenset(
@@ -162,13 +165,15 @@ class ImageStore:
     def building(self, name: str, progress: Callable[[str], None] | None = None) -> Iterator[None]:
         """Hold the right to make ``name``; a second builder of it waits here for the first.
 
-        What killed builders left behind is swept on the way, if nobody else is writing.
+        What killed builders and replaced images left behind is swept on the way, if nobody else is
+        writing.
         """
         for directory in (self.temporary, self.root / "blobs", self.root / "manifests"):
             self._make(directory)
         with _locked(self.root / "lock") as lock:
             if _try_lock(lock, fcntl.LOCK_EX):
                 self._sweep()
+                self._collect()
             fcntl.flock(lock, fcntl.LOCK_SH)
             self._make(self.root / "locks")
             with _locked(self.root / "locks" / name) as own:
@@ -284,7 +289,17 @@ class ImageStore:
         with self.building(f"initrd-{target.name[:32]}"):
             self._make(target.parent)
             self._write(lambda file: _concatenate(parts, file)).replace(target)
+            self._forget_others(target)
         return target
+
+    def _forget_others(self, target: Path) -> None:
+        """Remove this root's concatenations with other agents or kernels that are out of use."""
+        oldest = time.time() - INITRD_AGE
+        for entry in _entries(target.parent):
+            same_root = entry.name[:32] == target.name[:32] and entry.name != target.name
+            with suppress(FileNotFoundError):
+                if same_root and entry.stat().st_mtime < oldest:
+                    Path(entry.path).unlink()
 
     def verify_initrd(self, image: Image, kernel: Kernel | None, agent: Archive) -> None:
         """Read the initrd of this combination and compare each part's digest.

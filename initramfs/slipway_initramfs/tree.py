@@ -309,14 +309,14 @@ def encode(text: str) -> bytes:
 
 def _translate(glob: str) -> str:
     out = []
-    for piece in re.findall(r"/?\*\*/?|\*|\{[^{}]*\}|[^*{]+|\{", glob.strip("/")):
+    for piece in re.findall(r"/?\*\*/?|\*|\{[^{}]*\}|[^*{/]+|[/{]", glob.strip("/")):
         if "**" in piece:
-            start, end = piece.startswith("/"), piece.endswith("/")
-            out.append("/(?:.*/)?" if start and end else "(?:.*/)?" if end else "/.*")
+            start = "/" if piece.startswith("/") else ""
+            out.append(start + ("(?:.*/)?" if piece.endswith("/") else ".*"))
         elif piece == "*":
             out.append("[^/]*")
         elif piece.startswith("{") and len(piece) > 1:
-            choices = (re.escape(choice) for choice in piece[1:-1].split(","))
+            choices = (_translate(choice) for choice in piece[1:-1].split(","))
             out.append(f"(?:{'|'.join(choices)})")
         else:
             out.append(re.escape(piece))
