@@ -147,6 +147,7 @@ def serve() -> None:
 def main() -> None:
     """Run as PID 1. Never returns: the machine ends."""
     hold_standard_descriptors()
+    syscalls.keep_heap()
     try:
         serve()
     except PortClosedError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 from struct import pack
 
@@ -35,6 +36,8 @@ class Machine:
     def __init__(self, port: str, controllers: tuple[str, ...] | None) -> None:
         """``controllers`` are those of cgroup v2, or None where the kernel has no cgroup v2."""
         self._port = port
+        self._start_us = _microseconds_since_exec()
+        self._cpu_us = _cpu_us()
         self._controllers = controllers
 
     def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
@@ -65,7 +68,7 @@ class Machine:
             os.uname().release,
             os.cpu_count() or 1,
             self._memory_bytes(),
-            time.clock_gettime_ns(time.CLOCK_PROCESS_CPUTIME_ID) // 1000,
+            self._start_us + _cpu_us() - self._cpu_us,
             time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000,
         )
 
@@ -108,3 +111,19 @@ class Machine:
             os.close(fd)
         available = int(text.partition(b"MemAvailable:")[2].split(maxsplit=1)[0]) * 1024
         return max(available - RESERVE_BYTES, 0)
+
+
+def _cpu_us() -> int:
+    return time.clock_gettime_ns(time.CLOCK_PROCESS_CPUTIME_ID) // 1000
+
+
+def _microseconds_since_exec() -> int:
+    """Elapsed time since the kernel started the agent, to 4 ms.
+
+    The CPU clock of PID 1 is of no use for that: it has run since the kernel began its own set-up.
+    The interpreter's file was read for the first time when the agent was started. (The clock that
+    files get their times from has not been set by the host yet.)
+    """
+    began = os.stat(sys.executable).st_atime_ns
+    elapsed = (time.clock_gettime_ns(time.CLOCK_REALTIME) - began) // 1000
+    return elapsed if 0 < elapsed < _cpu_us() else _cpu_us()

@@ -30,7 +30,7 @@ class BadFrame:
 def encode_frame(payload: bytes) -> bytes:
     """The frame that carries ``payload``, with an END on either side."""
     body: bytes = sliplib.encode(payload + crc32(payload).to_bytes(CRC_SIZE, "little"))
-    return END + body + END
+    return b"".join((END, body, END))
 
 
 def decode_frame(frame: bytes) -> bytes | BadFrame:
