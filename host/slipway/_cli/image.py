@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._cli.terminal import say
+from slipway._cli.terminal import Progress, say
 from slipway._errors import ImageError, InputError
 from slipway._request import MIB
 
@@ -70,16 +70,22 @@ def _build(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs import languages
     from slipway_initramfs.build import build_image, build_kernel
     from slipway_initramfs.freeze import agent
+    from slipway_initramfs.store import machine_architecture
 
     names = list(languages.all_languages()) if parsed.languages == ["all"] else parsed.languages
     wanted = [languages.by_name(name) for name in names]  # all of them, before any work begins
-    build_kernel(store, progress=say)
-    for language in wanted:
-        began = time.monotonic()
-        image = build_image(language, store, progress=say)
-        agent(store, image.architecture, say)
-        seconds = time.monotonic() - began
-        say(f"{image.name}: {_mib(image.root.size)} MiB, {image.digest[:12]}, {seconds:.1f} s")
+    progress = Progress()
+    try:
+        build_kernel(store, progress=progress)
+        agent(store, machine_architecture(), progress)
+        for language in wanted:
+            began = time.monotonic()
+            image = build_image(language, store, progress=progress)
+            progress.done()
+            seconds = time.monotonic() - began
+            say(f"{image.name}: {_mib(image.root.size)} MiB, {image.digest[:12]}, {seconds:.1f} s")
+    finally:
+        progress.done()
     return 0
 
 

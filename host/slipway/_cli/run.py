@@ -13,6 +13,7 @@ from slipway._cli import BEGAN
 from slipway._cli.terminal import (
     EXIT_TIMEOUT,
     DescriptorWorker,
+    Progress,
     run_interruptible,
     say,
     split_arguments,
@@ -63,8 +64,12 @@ def command(arguments: list[str]) -> int:
     )
     from slipway._run import Run
 
-    run = Run(language, source, options, store=parsed.store, progress=say, began=BEGAN)
-    run.prepare()
+    progress = Progress()
+    run = Run(language, source, options, store=parsed.store, progress=progress, began=BEGAN)
+    try:
+        run.prepare()
+    finally:
+        progress.done()
     result: Result = run_interruptible(lambda: _execute(run, parsed))
     for file in result.files:
         if file.data is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,8 +33,43 @@ class Interrupted(BaseException):
 
 def say(line: str) -> None:
     """One line for the person at the terminal."""
+    _write(f"slipway: {line}\n")
+
+
+class Progress:
+    """Shows what takes long: on a terminal in one line that changes, elsewhere now and then.
+
+    Elsewhere each new kind of step is shown, told by its first word, and of one kind a line each
+    second: a log of a build is to be read, and to grow while something happens.
+    """
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown_at = 0.0
+        self._kind = ""
+        self._pending = False
+
+    def __call__(self, line: str) -> None:
+        """Show ``line``."""
+        kind, now = line.partition(" ")[0], time.monotonic()
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - len("slipway: ") - 1
+            _write(f"\r\x1b[Kslipway: {line[:width]}")
+            self._pending = True
+        elif kind != self._kind or now - self._shown_at >= 1:
+            self._kind, self._shown_at = kind, now
+            say(line)
+
+    def done(self) -> None:
+        """Remove what is shown of the last step."""
+        if self._pending:
+            _write("\r\x1b[K")
+            self._pending = False
+
+
+def _write(text: str) -> None:
     with suppress(OSError):
-        sys.stderr.write(f"slipway: {line}\n")
+        sys.stderr.write(text)
         sys.stderr.flush()
 
 
