@@ -1,7 +1,7 @@
-#include <iostream>
+#include <cstdio>
 
 int main(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++)
-        std::cout << '[' << argv[i] << "]\n";
+        std::printf("[%s]\n", argv[i]);
 }

@@ -1,8 +1,9 @@
-#include <iostream>
+#include <cstdio>
 
 int main()
 {
-    std::cout << "before the end of time" << std::endl;
+    std::puts("before the end of time");
+    std::fflush(stdout);
     for (volatile bool forever = true; forever;)
         ;
 }

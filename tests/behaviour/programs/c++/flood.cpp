@@ -1,9 +1,7 @@
-#include <iomanip>
-#include <iostream>
+#include <cstdio>
 
 int main()
 {
-    std::cout << std::setfill('0');
     for (int i = 0; i < 20000; i++)
-        std::cout << "line " << std::setw(6) << i << '\n';
+        std::printf("line %06d\n", i);
 }

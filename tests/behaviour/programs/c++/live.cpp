@@ -1,14 +1,15 @@
-#include <chrono>
-#include <iostream>
-#include <string>
-#include <thread>
+#include <cstdio>
+
+#include <unistd.h>
 
 int main()
 {
+    char answer[80];
     for (int i = 0; i < 6; i++) {
-        std::cout << "tick " << i << std::endl;
-        std::string answer;
-        std::getline(std::cin, answer);
-        std::this_thread::sleep_for(std::chrono::milliseconds(400));
+        std::printf("tick %d\n", i);
+        std::fflush(stdout);
+        if (!std::fgets(answer, sizeof answer, stdin))
+            return 1;
+        usleep(400000);
     }
 }

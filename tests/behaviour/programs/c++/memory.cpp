@@ -1,11 +1,11 @@
-#include <iostream>
-#include <string>
+#include <cstdio>
 #include <vector>
 
 int main()
 {
-    std::cout << "before the last of the memory" << std::endl;
-    std::vector<std::string> hoard;
+    std::puts("before the last of the memory");
+    std::fflush(stdout);
+    std::vector<std::vector<char>> hoard;
     for (;;)
         hoard.emplace_back(1 << 20, 'x');
 }

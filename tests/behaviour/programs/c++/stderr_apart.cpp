@@ -1,9 +1,9 @@
-#include <iostream>
+#include <cstdio>
 
 int main()
 {
     for (int i = 0; i < 3; i++) {
-        std::cout << "out " << i << '\n';
-        std::cerr << "err " << i << '\n';
+        std::printf("out %d\n", i);
+        std::fprintf(stderr, "err %d\n", i);
     }
 }

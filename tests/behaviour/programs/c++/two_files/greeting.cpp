@@ -1,6 +1,8 @@
 #include "greeting.hpp"
 
-std::string greeting(const std::string &name)
+#include <cstdio>
+
+void greet(const char *name)
 {
-    return "greetings from two files of " + name;
+    std::printf("greetings from two files of %s\n", name);
 }

@@ -1,8 +1,6 @@
-#include <iostream>
-
 #include "greeting.hpp"
 
 int main()
 {
-    std::cout << greeting("c++") << '\n';
+    greet("c++");
 }
