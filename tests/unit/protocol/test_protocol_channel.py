@@ -16,6 +16,9 @@ from slipway_protocol.errors import ProtocolError
 from slipway_protocol.framing import BadFrame, encode_frame
 from slipway_protocol.schema import MAX_DATA
 
+# What is lost on the way shows as a wait without end.
+pytestmark = pytest.mark.timeout(60)
+
 
 class Guest:
     """The other end: a plain socket that blocks in a thread, so that the host is on its own."""
