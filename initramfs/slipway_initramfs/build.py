@@ -58,7 +58,7 @@ def build_image(
         if existing is not None and not refresh:
             return existing
         source = DebianSource(store.apt, arch, report)
-        packages = _resolve(store, source, language.recipe, refresh=refresh, progress=report)
+        packages = _resolve(source, language.recipe, refresh=refresh, progress=report)
         interpreter = _interpreter(language.recipe, packages)
         key = _build_key(arch, language.recipe, packages, interpreter)
         if existing is not None and existing.manifest.get("build_key") == key:
@@ -107,9 +107,8 @@ def build_kernel(
         source = DebianSource(store.apt, arch, report)
         if arch not in kernel.PACKAGES:
             raise BuildFailed(f"no kernel for the architecture {arch!r}")
-        with store.building("apt", report):
-            package = kernel.choose(source.resolve([kernel.PACKAGES[arch]], refresh=refresh))
-            source.fetch([package])
+        package = kernel.choose(source.resolve([kernel.PACKAGES[arch]], refresh=refresh))
+        source.fetch([package])
         report(f"unpacking the kernel {package.version}")
         unpacked = kernel.KernelPackage(source.open(package, store.temporary), arch)
         data = unpacked.image()
@@ -147,17 +146,17 @@ def _sound_image(
 
 
 def _resolve(
-    store: ImageStore, source: DebianSource, recipe: Recipe, *, refresh: bool, progress: Progress
+    source: DebianSource, recipe: Recipe, *, refresh: bool, progress: Progress
 ) -> tuple[Package, ...]:
     """Return the packages of a recipe, downloaded."""
-    with store.building("apt", progress):
-        packages = _select(source, recipe, refresh=refresh)
-        try:
-            source.fetch(packages)
-        except BuildFailed:
-            # An index of yesterday may name a version that an update has replaced since.
-            packages = _select(source, recipe, refresh=True)
-            source.fetch(packages)
+    packages = _select(source, recipe, refresh=refresh)
+    try:
+        source.fetch(packages)
+    except BuildFailed as error:
+        # An index of yesterday may name a version that an update has replaced since.
+        progress(f"{error.message}; trying again with new package lists")
+        packages = _select(source, recipe, refresh=True)
+        source.fetch(packages)
     return packages
 
 

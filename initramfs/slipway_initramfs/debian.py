@@ -8,11 +8,13 @@ the same names), and every index must be signed by Debian's archive keys.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +23,10 @@ from urllib.parse import unquote, urlsplit
 from slipway_initramfs.archives import unpack
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
 from slipway_initramfs.process import die_with_parent
+from slipway_initramfs.spool import disk_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from slipway_initramfs.spool import Spool
 
@@ -74,8 +77,8 @@ class Package:
 class DebianSource:
     """The archive for one architecture, with its state and its downloads below ``directory``.
 
-    One process at a time may use a directory: the caller locks it. Downloads are named by their
-    digest and shared by all architectures.
+    Processes that use the same directory take turns. Downloads are named by their digest and shared
+    by all architectures.
     """
 
     def __init__(self, directory: Path, architecture: str, progress: Callable[[str], None]) -> None:
@@ -86,6 +89,7 @@ class DebianSource:
             )
         self.architecture = architecture
         self._progress = progress
+        self._directory = directory
         self._downloads = directory / "downloads"
         self._state = directory / architecture
         self._stamp = self._state / "updated"
@@ -97,6 +101,10 @@ class DebianSource:
         The package lists are fetched if there are none, if they are older than INDEX_AGE (unless
         the network fails then) or if ``refresh`` is set. Raises BuildFailed.
         """
+        with self._turn():
+            return self._resolve(names, refresh=refresh)
+
+    def _resolve(self, names: Sequence[str], *, refresh: bool) -> tuple[Package, ...]:
         self._prepare()
         age = time.time() - self._stamp.stat().st_mtime if self._stamp.exists() else None
         if refresh or age is None or not 0 <= age < INDEX_AGE:
@@ -115,13 +123,14 @@ class DebianSource:
 
         apt checks digests while it downloads, ``open`` once more. Raises BuildFailed.
         """
-        self._prepare()
         wanted = list(packages)
-        missing = [package for package in wanted if not self._have(package)]
-        if missing:
-            total = sum(package.size for package in missing)
-            self._progress(f"downloading {len(missing)} packages, {total / 1e6:.0f} MB")
-            self._download(missing)
+        if not all(map(self._have, wanted)):
+            with self._turn():
+                self._prepare()
+                missing = [package for package in wanted if not self._have(package)]
+                total = sum(package.size for package in missing)
+                self._progress(f"downloading {len(missing)} packages, {total / 1e6:.0f} MB")
+                self._download(missing)
         return [self.path(package) for package in wanted]
 
     def open(self, package: Package, spool_directory: Path | None = None) -> Spool:
@@ -141,6 +150,20 @@ class DebianSource:
     def path(self, package: Package) -> Path:
         """Return where the package's file is kept."""
         return self._downloads / f"{package.sha256}.deb"
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for other processes that use apt in this directory; killed ones keep no lock."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise disk_error(error, self._directory) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
 
     def _have(self, package: Package) -> bool:
         try:
@@ -202,7 +225,7 @@ class DebianSource:
             "APT::Sandbox::User": "root",
             "APT::Update::Error-Mode": "any",
             "Acquire::Languages": "none",
-            "Acquire::Retries": "3",
+            "Acquire::Retries": "2",
             "Acquire::http::Timeout": "30",
             "Acquire::https::Timeout": "30",
         }

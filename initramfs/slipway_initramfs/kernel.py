@@ -163,10 +163,15 @@ def manifest(architecture: str, package: Package, version: str) -> dict[str, Any
 
 
 def _unpack_xz(data: bytes, limit: int) -> bytes:
+    decoder = lzma.LZMADecompressor(memlimit=MAX_KERNEL)
     try:
-        return lzma.LZMADecompressor(memlimit=MAX_KERNEL).decompress(data, limit)
+        # One byte more than allowed: at the limit itself the decoder would not read to the end.
+        unpacked = decoder.decompress(data, limit + 1)
     except (lzma.LZMAError, EOFError) as error:
         raise ImageError(f"a damaged xz stream: {error}") from error
+    if not decoder.eof:
+        raise ImageError("an xz stream that is cut short or longer than it should be")
+    return unpacked
 
 
 def _module_name(path: str) -> str:

@@ -6,6 +6,7 @@ names file and key. ``docs/adding-a-language.md`` explains every key.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, fields
 from functools import cache
@@ -286,7 +287,7 @@ def _recipe(table: _Table) -> Recipe:
     )
     for package in recipe.packages:
         # Whatever else apt would understand (options, versions, patterns) is no package name.
-        if not package.replace("+", "").replace("-", "").replace(".", "").isalnum():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
             raise table.wrong("packages", f"has {package!r}, which is no package name")
     if unknown := set(recipe.warm) - WARM_UPS:
         raise table.wrong("warm", f"has {min(unknown)!r}; known are {', '.join(sorted(WARM_UPS))}")

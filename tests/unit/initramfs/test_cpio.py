@@ -36,7 +36,7 @@ def archive(tree: Tree, *last: str) -> bytes:
 
 def entries(data: bytes) -> list[tuple[str, list[int], bytes]]:
     """Read newc by the letter of buffer-format.rst."""
-    found = []
+    found: list[tuple[str, list[int], bytes]] = []
     offset = 0
     while True:
         assert data[offset : offset + 6] == b"070701"

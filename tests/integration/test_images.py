@@ -1,0 +1,227 @@
+"""Images that are really built, from Debian's packages, as ``slipway image build`` builds them.
+
+``SLIPWAY_TEST_STORE`` names the store whose downloads are shared (default: the user's own, so that
+nothing is downloaded twice); what the tests build goes into stores of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway_initramfs import languages
+from slipway_initramfs.build import build_image, build_kernel
+from slipway_initramfs.compression import unpack_lz4
+from slipway_initramfs.debian import DebianSource, Package
+from slipway_initramfs.errors import BuildFailed
+from slipway_initramfs.store import ImageStore, default_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway_initramfs.records import Image
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),
+    pytest.mark.timeout(600),
+]
+
+MAX_ROOT = 1 << 30
+
+
+@pytest.fixture(scope="session")
+def apt() -> Path:
+    """The directory with package lists and downloads that all stores of these tests share."""
+    configured = os.environ.get("SLIPWAY_TEST_STORE")
+    return ImageStore(Path(configured) if configured else default_root()).apt
+
+
+@pytest.fixture(scope="session")
+def new_store(tmp_path_factory: pytest.TempPathFactory, apt: Path) -> Callable[[], ImageStore]:
+    def make() -> ImageStore:
+        store = ImageStore(tmp_path_factory.mktemp("store"))
+        store.apt = apt
+        return store
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def store(new_store: Callable[[], ImageStore]) -> ImageStore:
+    return new_store()
+
+
+def unpacked(image: Image) -> dict[str, tuple[int, bytes]]:
+    """Return mode and content of every entry of an image's archive, by path."""
+    data = unpack_lz4(image.root_archive.read_bytes(), MAX_ROOT)
+    found: dict[str, tuple[int, bytes]] = {}
+    offset = 0
+    while True:
+        fields = [int(data[offset + 6 + 8 * i : offset + 14 + 8 * i], 16) for i in range(13)]
+        name = data[offset + 110 : offset + 110 + fields[11] - 1].decode()
+        offset += -(-(110 + fields[11]) // 4) * 4
+        if name == "TRAILER!!!":
+            return found
+        found[name] = (fields[1], data[offset : offset + fields[6]])
+        offset += -(-fields[6] // 4) * 4
+
+
+@pytest.mark.parametrize("name", ["bash", "python"])
+def test_the_same_packages_give_the_same_bytes(
+    store: ImageStore,
+    new_store: Callable[[], ImageStore],
+    progress: Callable[[str], None],
+    name: str,
+) -> None:
+    language = languages.by_name(name)
+
+    first = build_image(language, store, progress=progress)
+    second = build_image(language, new_store(), progress=progress)
+
+    assert first.digest == second.digest
+    assert first.root.digest == second.root.digest
+    second.verify()
+
+
+@pytest.mark.parametrize(
+    ("name", "program"), [("bash", "usr/bin/bash"), ("python", "usr/bin/python3.11")]
+)
+def test_an_image_holds_what_a_guest_needs(store: ImageStore, name: str, program: str) -> None:
+    image = build_image(languages.by_name(name), store)
+
+    entries = unpacked(image)
+
+    assert entries[program][1].startswith(b"\x7fELF")
+    assert entries["bin"][1] == b"usr/bin"
+    assert entries["usr/bin/sh"][1] == b"dash"
+    assert b"runner:x:1000:1000:" in entries["etc/passwd"][1]
+    assert entries["tmp"][0] & 0o7777 == 0o1777
+    assert not [path for path in entries if path.startswith(("usr/share/doc/", "var/lib/dpkg"))]
+
+
+def test_the_sentinel_is_the_last_entry_and_holds_the_build_key(store: ImageStore) -> None:
+    image = build_image(languages.by_name("bash"), store)
+
+    path, (_, content) = list(unpacked(image).items())[-1]
+
+    assert path == ".slipway-complete"
+    assert content.decode() == f"{image.manifest['build_key']}\n"
+
+
+def test_the_manifest_tells_packages_and_sizes(store: ImageStore) -> None:
+    image = build_image(languages.by_name("bash"), store)
+
+    packages = {package["name"]: package["version"] for package in image.manifest["packages"]}
+    assert packages["bash"].startswith("5.2")
+    assert "perl-base" not in packages
+    assert image.manifest["trimmed"] > 0
+    assert image.manifest["root"] < image.manifest["memory"] < image.minimum_memory
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="needs the image's Python")
+def test_pythons_modules_have_their_bytecode(store: ImageStore) -> None:
+    entries = unpacked(build_image(languages.by_name("python"), store))
+
+    assert "usr/lib/python3.11/json/__pycache__/decoder.cpython-311.pyc" in entries
+
+
+def test_an_image_that_is_there_is_not_built_again(store: ImageStore) -> None:
+    language = languages.by_name("bash")
+    image = build_image(language, store)
+    said: list[str] = []
+
+    assert build_image(language, store, progress=said.append) == image
+    assert said == []
+
+
+def test_a_damaged_image_is_built_again(
+    new_store: Callable[[], ImageStore], store: ImageStore
+) -> None:
+    language = languages.by_name("bash")
+    sound = build_image(language, store)
+    mine = new_store()
+    image = build_image(language, mine)
+    with image.root_archive.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"damage")
+
+    again = build_image(language, mine)
+
+    assert again.root.digest == sound.root.digest
+    again.verify()
+
+
+def test_another_architecture_is_assembled_here(store: ImageStore) -> None:
+    image = build_image(languages.by_name("bash"), store, architecture="arm64")
+
+    machine = unpacked(image)["usr/bin/bash"][1][18:20]
+    assert int.from_bytes(machine, "little") == 183  # EM_AARCH64
+
+
+@pytest.mark.parametrize(
+    ("architecture", "offset", "magic"), [("amd64", 0, b"\x7fELF"), ("arm64", 0x38, b"ARM\x64")]
+)
+def test_the_kernel_comes_in_the_form_that_a_vmm_loads(
+    store: ImageStore, architecture: str, offset: int, magic: bytes
+) -> None:
+    kernel = build_kernel(store, architecture=architecture)
+
+    data = kernel.path.read_bytes()
+    assert data[offset : offset + 4] == magic
+    assert "cloud" in kernel.version
+    modules = kernel.modules_archive.read_bytes()
+    assert modules.find(b"00-virtio_ring.ko") < modules.find(b"03-virtio_console.ko")
+    kernel.verify()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes the user")
+def test_an_ordinary_user_resolves_packages(tmp_path: Path) -> None:
+    # A package of its own directory: nothing of root's may be in the way.
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    os.chown(mine, 65534, 65534)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from slipway_initramfs.debian import DebianSource\n"
+        "source = DebianSource(Path(sys.argv[1]), 'amd64', lambda line: None)\n"
+        "packages = source.resolve(['libmd0'])\n"
+        "source.fetch(packages)\n"
+        "print(source.open(packages[-1]).size)\n"
+    )
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+    done = subprocess.run(
+        [*command, sys.executable, "-c", code, mine],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HOME": "/nonexistent"},
+    )
+
+    assert done.stderr == ""
+    assert int(done.stdout) > 10_000
+
+
+def test_a_package_that_is_gone_from_the_mirror_is_an_error(apt: Path) -> None:
+    source = DebianSource(apt, "amd64", lambda _: None)
+    [first, *_] = source.resolve(["libmd0"])
+    gone = Package("gone", "1", "amd64", first.uri + ".gone", 100, "0" * 64)
+
+    with pytest.raises(BuildFailed, match="cannot download packages"):
+        source.fetch([gone])
+
+
+def test_an_unknown_package_is_named(apt: Path) -> None:
+    source = DebianSource(apt, "amd64", lambda _: None)
+
+    with pytest.raises(BuildFailed, match="'nosuchpackage'"):
+        source.resolve(["nosuchpackage"])

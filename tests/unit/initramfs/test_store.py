@@ -1,0 +1,443 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
+from slipway_initramfs.records import MIB, Archive, Image, Kernel
+from slipway_initramfs.store import ImageStore, default_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO
+
+
+def writer(data: bytes) -> Callable[[BinaryIO], object]:
+    return lambda file: file.write(data)
+
+
+def put_image(store: ImageStore, name: str = "toy", root: bytes = b"root archive") -> Image:
+    with store.building(f"image-{name}-amd64"):
+        blob = store.put_blob(writer(root))
+        manifest: dict[str, Any] = {
+            "language": name,
+            "architecture": "amd64",
+            "archive": {"digest": blob.digest, "size": blob.size, "compression": "none"},
+            "files": 1,
+            "root": 100 * MIB,
+            "memory": 100 * MIB,
+            "trimmed": 0,
+            "workload": 64 * MIB,
+        }
+        store.put_record("image", f"{name}-amd64", manifest)
+    image = store.image(name, "amd64")
+    assert image is not None
+    return image
+
+
+def put_kernel(store: ImageStore) -> Kernel:
+    with store.building("kernel-amd64"):
+        image = store.put_blob(writer(b"kernel"))
+        modules = store.put_blob(writer(b"modules"))
+        manifest = {
+            "architecture": "amd64",
+            "version": "6.1",
+            "image": {"digest": image.digest, "size": image.size},
+            "modules": {"digest": modules.digest, "size": modules.size},
+        }
+        store.put_record("kernel", "amd64", manifest)
+    kernel = store.kernel("amd64")
+    assert kernel is not None
+    return kernel
+
+
+def put_agent(store: ImageStore) -> Archive:
+    return store.put_archive("agent", "1-amd64", writer(b"agent"))
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    return ImageStore(tmp_path / "store")
+
+
+def test_the_default_store_is_below_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
+    assert default_root() == Path("/var/cache/me/slipway")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_root() == Path("/home/me/.cache/slipway")
+
+
+def test_looking_into_an_empty_store_makes_nothing(store: ImageStore) -> None:
+    assert store.image("python") is None
+    assert store.images() == []
+    assert store.kernel() is None
+    assert store.archive("agent", "1") is None
+    assert not store.root.exists()
+
+
+def test_an_image_is_found_by_name_and_by_digest(store: ImageStore) -> None:
+    image = put_image(store)
+
+    assert store.image(image.digest[:8]) == image
+    assert store.image(image.digest[:5]) is None
+    assert store.image("toy", "arm64") is None
+    assert store.images() == [image]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "a\0b", "x" * 500])
+def test_impossible_names_are_no_images(store: ImageStore, name: str) -> None:
+    assert store.image(name) is None
+
+
+def test_equal_content_is_stored_once(store: ImageStore) -> None:
+    put_image(store, "one")
+    put_image(store, "two")
+
+    assert len(names(store.root / "blobs")) == 1
+
+
+def test_memory_grows_with_the_image_and_is_whole_mebibytes(store: ImageStore) -> None:
+    small = put_image(store, "small", b"x")
+    large = put_image(store, "large", b"x" * (10 * MIB))
+
+    assert large.minimum_memory - small.minimum_memory >= 10 * MIB
+    assert small.minimum_memory > 100 * MIB
+    assert small.minimum_memory % MIB == 0
+    assert small.default_memory == small.minimum_memory + 64 * MIB
+
+
+def test_verify_finds_a_changed_byte_and_a_cut_file(store: ImageStore) -> None:
+    image = put_image(store)
+    image.verify()
+
+    image.root_archive.write_bytes(b"root_archive")
+    image.quick_check()
+    with pytest.raises(ImageCorrupted, match="'toy' is damaged"):
+        image.verify()
+
+    image.root_archive.write_bytes(b"root")
+    with pytest.raises(ImageCorrupted):
+        image.quick_check()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"format": 1}',
+        b'{"format": 99, "kind": "image"}',
+        b'{"format": 1, "kind": "image", "memory": 1}',
+        b'{"format": 1, "kind": "image", "memory": -1}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+)
+def test_a_damaged_manifest_is_corrupted_and_not_listed(store: ImageStore, data: bytes) -> None:
+    image = put_image(store)
+    (store.root / "manifests" / f"{image.digest}.json").write_bytes(data)
+
+    with pytest.raises(ImageCorrupted):
+        store.image("toy", "amd64")
+    assert store.images() == []
+
+
+def test_a_manifest_cannot_name_a_file_outside_of_the_store(store: ImageStore) -> None:
+    image = put_image(store)
+    path = store.root / "manifests" / f"{image.digest}.json"
+    manifest = json.loads(path.read_text())
+    manifest["archive"]["digest"] = "../../etc/passwd"
+    path.write_text(json.dumps(manifest))
+
+    with pytest.raises(ImageCorrupted):
+        store.image("toy", "amd64")
+
+
+@pytest.mark.parametrize("data", [b"", b"zz", b"../../x", b"a" * 64 + b"b"])
+def test_a_damaged_reference_is_no_image(store: ImageStore, data: bytes) -> None:
+    put_image(store)
+    (store.root / "refs/image/toy-amd64").write_bytes(data)
+
+    assert store.image("toy", "amd64") is None
+
+
+def test_a_reference_to_a_lost_manifest_is_corrupted(store: ImageStore) -> None:
+    image = put_image(store)
+    (store.root / "manifests" / f"{image.digest}.json").unlink()
+
+    with pytest.raises(ImageCorrupted, match="lost"):
+        store.image("toy", "amd64")
+
+
+def test_an_archive_is_made_once(store: ImageStore) -> None:
+    made = []
+
+    def write(file: BinaryIO) -> None:
+        made.append(1)
+        file.write(b"agent")
+
+    first = store.put_archive("agent", "key", write)
+    second = store.put_archive("agent", "key", write)
+
+    assert first == second == store.archive("agent", "key")
+    assert made == [1]
+    assert first.path.read_bytes() == b"agent"
+
+
+def test_a_damaged_archive_is_made_again(store: ImageStore) -> None:
+    archive = put_agent(store)
+    archive.path.write_bytes(b"AGENT")
+
+    assert put_agent(store).path.read_bytes() == b"agent"
+
+
+def test_a_writer_that_fails_leaves_nothing(store: ImageStore) -> None:
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        store.put_archive("agent", "key", fail)
+
+    assert store.archive("agent", "key") is None
+    assert names(store.temporary) == []
+
+
+def test_a_full_disk_is_an_error_that_says_where(store: ImageStore) -> None:
+    def write(_: BinaryIO) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            full.write(b"x")
+
+    with pytest.raises(BuildFailed, match="No space left") as caught:
+        store.put_archive("agent", "key", write)
+
+    assert str(store.root) in caught.value.message
+
+
+def test_a_store_where_nothing_can_be_written_is_an_error(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+
+    with pytest.raises(BuildFailed, match="cannot write"):
+        put_agent(ImageStore(blocker / "store"))
+
+
+# -- the initrd ----------------------------------------------------------------------------------
+
+
+def test_the_initrd_is_agent_modules_and_root_in_this_order(store: ImageStore) -> None:
+    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
+
+    path = store.initrd(image, kernel, agent.path)
+
+    assert path.read_bytes() == b"agent" + b"modules" + b"root archive"
+    assert store.initrd(image, kernel, agent.path) == path
+    store.verify_initrd(image, kernel, agent)
+
+
+def test_the_initrd_of_a_foreign_kernel_has_no_modules(store: ImageStore) -> None:
+    image, agent = put_image(store), put_agent(store)
+
+    assert store.initrd(image, None, agent.path).read_bytes() == b"agent" + b"root archive"
+
+
+def test_a_cut_initrd_is_made_again(store: ImageStore) -> None:
+    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
+    store.initrd(image, kernel, agent.path).write_bytes(b"agent")
+
+    assert store.initrd(image, kernel, agent.path).read_bytes().endswith(b"root archive")
+
+
+@pytest.mark.parametrize("position", [0, 5, 12, 23])
+def test_a_changed_byte_in_any_part_of_the_initrd_is_found(
+    store: ImageStore, position: int
+) -> None:
+    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
+    path = store.initrd(image, kernel, agent.path)
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(ImageCorrupted):
+        store.verify_initrd(image, kernel, agent)
+
+    assert not path.exists()
+    store.initrd(image, kernel, agent.path)
+    store.verify_initrd(image, kernel, agent)
+
+
+def test_an_initrd_of_a_lost_root_is_an_error_and_not_a_file(store: ImageStore) -> None:
+    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
+    image.root_archive.unlink()
+
+    with pytest.raises(ImageCorrupted):
+        store.initrd(image, kernel, agent.path)
+
+
+def test_an_agent_that_is_not_of_the_store_is_refused(store: ImageStore, tmp_path: Path) -> None:
+    image, kernel = put_image(store), put_kernel(store)
+
+    with pytest.raises(ImageError, match="not an archive of the image store"):
+        store.initrd(image, kernel, tmp_path / "agent.cpio")
+
+
+# -- removing ------------------------------------------------------------------------------------
+
+
+def test_remove_frees_what_only_this_image_needs(store: ImageStore) -> None:
+    put_image(store, "one", b"shared")
+    put_image(store, "two", b"shared")
+    put_image(store, "three", b"own" * 1000)
+
+    assert store.remove("three", "amd64") >= 3000
+    assert store.remove("two", "amd64") < 3000
+
+    one = store.image("one", "amd64")
+    assert one is not None
+    one.verify()
+    assert store.image("three", "amd64") is None
+
+
+def test_remove_of_nothing_is_an_error(store: ImageStore) -> None:
+    with pytest.raises(ImageError, match="no image 'none'"):
+        store.remove("none")
+
+
+def test_prune_removes_downloads_leftovers_and_replaced_images(store: ImageStore) -> None:
+    put_image(store, "toy", b"old" * 1000)
+    image = put_image(store, "toy", b"new")
+    (store.apt / "downloads").mkdir(parents=True)
+    (store.apt / "downloads" / "x.deb").write_bytes(b"x" * 5000)
+    (store.temporary / "left").write_bytes(b"x")
+
+    freed = store.prune()
+
+    assert freed >= 5000
+    assert names(store.root / "blobs") == [image.root.digest]
+    assert names(store.apt / "downloads") == names(store.temporary) == []
+
+
+def test_prune_while_another_builds_is_an_error(store: ImageStore) -> None:
+    with store.building("x"), pytest.raises(ImageError, match="another process"):
+        store.prune()
+
+
+# -- several processes ---------------------------------------------------------------------------
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+from slipway_initramfs.store import ImageStore
+
+def write(file):
+    file.write(b"first half ")
+    file.flush()
+    with open(sys.argv[2], "a") as log:
+        log.write("made\\n")
+    while not Path(sys.argv[3]).exists():
+        time.sleep(0.01)
+    file.write(b"second half")
+
+archive = ImageStore(Path(sys.argv[1])).put_archive("agent", "key", write)
+print(archive.digest)
+"""
+
+
+def start_builder(store: ImageStore, log: Path, go: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILDER, store.root, log, go], stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never appeared"
+        time.sleep(0.01)
+
+
+def test_processes_that_want_the_same_archive_make_it_once(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    builders = [start_builder(store, log, go) for _ in range(4)]
+    wait_for(log)
+    go.touch()
+
+    digests = {builder.communicate(timeout=60)[0] for builder in builders}
+
+    assert len(digests) == 1
+    assert log.read_text() == "made\n"
+
+
+def test_a_killed_builder_leaves_a_store_that_works_and_is_swept(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    killed = start_builder(store, log, go)
+    wait_for(log)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=60)
+    assert len(names(store.temporary)) == 1
+
+    archive = store.put_archive("agent", "key", writer(b"whole"))
+
+    assert archive.path.read_bytes() == b"whole"
+    assert names(store.temporary) == []
+
+
+def test_a_builder_at_work_is_not_swept(store: ImageStore, tmp_path: Path) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    slow = start_builder(store, log, go)
+    wait_for(log)
+
+    store.put_archive("agent", "another", writer(b"x"))
+    go.touch()
+    slow.communicate(timeout=60)
+
+    archive = store.archive("agent", "key")
+    assert archive is not None
+    assert archive.path.read_bytes() == b"first half second half"
+
+
+def test_who_waits_for_another_builder_is_told(store: ImageStore, tmp_path: Path) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    slow = start_builder(store, log, go)
+    wait_for(log)
+    told = []
+
+    def report(line: str) -> None:
+        told.append(line)
+        go.touch()
+
+    with store.building("archive-agent-key", report):
+        pass
+
+    slow.communicate(timeout=60)
+    assert len(told) == 1
+    assert "waiting" in told[0]
+
+
+def test_locks_are_not_handed_down_to_children(store: ImageStore) -> None:
+    with store.building("x"):
+        child = subprocess.Popen(["sleep", "600"], close_fds=False)
+    try:
+        store.prune()
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
