@@ -57,24 +57,30 @@ class Outcome:
 class Job:
     """A job that runs: what it has written so far, and its stdin."""
 
-    def __init__(self, vm: Microvm, with_stdin: bool) -> None:
+    def __init__(self, vm: Microvm, *, with_stdin: bool, read_stdout: bool) -> None:
         self._vm = vm
         self._with_stdin = with_stdin
+        self._read_stdout = asyncio.Event()
+        if read_stdout:
+            self._read_stdout.set()
         self._stdin: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._captured: dict[tuple[Phase, Stream], bytearray] = {}
         self._changed = threading.Condition()
         self._outcome: asyncio.Task[Outcome]
 
-    def until(self, text: bytes) -> None:
-        """Wait until the program has written ``text`` to stdout; fails if it ends without."""
-        key = (Phase.RUN, Stream.STDOUT)
+    def output(self, stream: str = "stdout") -> bytes:
+        """What has come of the program's ``stream`` so far."""
+        return bytes(self._captured.get((Phase.RUN, Stream[stream.upper()]), b""))
 
-        def come() -> bool:
-            return text in self._captured.get(key, b"") or self._outcome.done()
-
+    def until(self, text: bytes, stream: str = "stdout") -> None:
+        """Wait until the program has written ``text``; fails if it ends without."""
         with self._changed:
-            self._changed.wait_for(come)
-        assert text in self._captured.get(key, b""), f"no {text!r} came: {self.outcome()}"
+            self._changed.wait_for(lambda: text in self.output(stream) or self._outcome.done())
+        assert text in self.output(stream), f"no {text!r} came: {self.outcome()}"
+
+    def read_stdout(self) -> None:
+        """Begin to read stdout, where that was not done from the start."""
+        self._vm.call_soon(self._read_stdout.set)
 
     def write(self, data: bytes) -> None:
         """More for the program's stdin."""
@@ -118,6 +124,8 @@ class Job:
         return Outcome(phases.get(Phase.BUILD), phases.get(Phase.RUN), files)
 
     async def _sink(self, phase: Phase, stream: Stream, data: bytes) -> None:
+        if stream is Stream.STDOUT:
+            await self._read_stdout.wait()
         with self._changed:
             self._captured.setdefault((phase, stream), bytearray()).extend(data)
             self._changed.notify_all()
@@ -172,6 +180,7 @@ class Microvm:
         source: str | Path,
         *arguments: str,
         with_stdin: bool = True,
+        read_stdout: bool = True,
         **options: Any,
     ) -> Job:
         """Start a program: its text, its file, or a directory with ``main.*`` and what it needs.
@@ -183,7 +192,7 @@ class Microvm:
         checked = Options(arguments=arguments, files=files, **{**PATIENCE, **options})
         check_source(text)
         checked.check(self.language.source)
-        job = Job(self, with_stdin)
+        job = Job(self, with_stdin=with_stdin, read_stdout=read_stdout)
         self.call(job.begin(self.guest, text, checked))
         return job
 
@@ -200,7 +209,7 @@ class Microvm:
             self._usual_seconds = outcome.run.usage.wall
         return outcome
 
-    def usual_seconds(self, hello: Path) -> float:
+    def usual_seconds(self, hello: str | Path) -> float:
         """How long the first program took here, ``hello`` if there was none yet."""
         if self._usual_seconds is None:
             self._usual_seconds = self.run(hello).program.usage.wall
