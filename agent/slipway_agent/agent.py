@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from slipway_agent.job import Job
 from slipway_agent.loop import READABLE, WRITABLE, Loop
-from slipway_agent.port import PortClosedError
 from slipway_protocol import messages as m
 from slipway_protocol.connection import Connection, Violation
 from slipway_protocol.errors import ProtocolError
@@ -70,14 +67,6 @@ class Agent:
                 self._flush()
         except ShutdownError:
             return
-
-    def finish(self) -> None:
-        """Write what is queued, for as long as the host takes it."""
-        os.set_blocking(self._port.fd, True)
-        try:
-            self._port.flush()
-        except PortClosedError:
-            pass
 
     def send(self, message: m.Message) -> None:
         """Queue ``message``; it goes out at the end of this turn of the loop."""

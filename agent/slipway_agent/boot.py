@@ -132,7 +132,7 @@ def serve() -> None:
             " cut short; give more memory or rebuild the image",
             fatal=True,
         )
-        agent.finish()
+        port.finish()
         return
     try:
         agent.run()
@@ -140,7 +140,7 @@ def serve() -> None:
         raise
     except Exception as error:
         agent.fault(f"the agent failed: {type(error).__name__}: {error}", fatal=True)
-        agent.finish()
+        port.finish()
         raise
 
 

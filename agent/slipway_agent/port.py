@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 VIRTIO_CLASS = "/sys/class/virtio-ports"
 VIRTIO_NAME = "agent"
+VIRTIO = "virtio"
+SERIAL = "serial"
 SERIAL_DEVICE = "/dev/ttyS1"
 BAUD_RATE = 115200
 
@@ -85,6 +87,18 @@ class Port:
                 if not written:
                     return
 
+    def finish(self) -> None:
+        """Write all of the queue and wait until it is on its way; the machine ends next."""
+        os.set_blocking(self.fd, True)
+        try:
+            self.flush()
+        except PortClosedError:
+            return
+        if self.kind == SERIAL:
+            import termios
+
+            termios.tcdrain(self.fd)
+
 
 def open_port(wanted: str | None) -> Port:
     """The virtio port named "agent", else the second UART; ``wanted`` names a device instead.
@@ -126,16 +140,17 @@ def _open_virtio(device: str) -> Port:
     path = f"/dev/{device}"
     fd = os.open(path, flags)
     os.fchmod(fd, 0o600)
-    return Port(fd, "virtio")
+    return Port(fd, VIRTIO)
 
 
 def _open_serial(path: str) -> Port:
     import serial
 
     # Its settings (raw, 8N1, no flow control) and the exclusive lock outlive the object as long as
-    # the descriptor is open.
-    line = serial.Serial(path, BAUD_RATE, exclusive=True, timeout=0, write_timeout=0)
+    # the descriptor is open. With inter_byte_timeout the line says when it has nothing (VMIN 1):
+    # with VMIN 0 that would look like the end of file.
+    line = serial.Serial(path, BAUD_RATE, exclusive=True, timeout=0, inter_byte_timeout=0)
     fd = os.dup(line.fileno())
     os.fchmod(fd, 0o600)
     line.close()
-    return Port(fd, "serial")
+    return Port(fd, SERIAL)
