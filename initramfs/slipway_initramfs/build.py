@@ -72,7 +72,12 @@ def build_image(
             "recipe": language.recipe.plain(),
             "workload": language.recipe.workload * MIB,
             "packages": [
-                {"name": package.name, "version": package.version, "sha256": package.sha256}
+                {
+                    "name": package.name,
+                    "version": package.version,
+                    "size": package.size,
+                    "sha256": package.sha256,
+                }
                 for package in packages
             ],
         }

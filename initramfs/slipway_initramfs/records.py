@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 """Version of the manifests' format; others are treated as absent."""
-BUILDER: Final = 2
+BUILDER: Final = 3
 """Raised whenever the same recipe and packages come to give another image."""
 MAX_MANIFEST: Final = 4 << 20
 MIB: Final = 1 << 20
