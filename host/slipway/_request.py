@@ -6,8 +6,12 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slipway._errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MIB = 1024 * 1024
 MAX_SOURCE = 4 * MIB
@@ -17,8 +21,14 @@ MAX_CPUS = 8
 MAX_MEMORY = 64 * 1024 * MIB
 # An hour: a machine that is meant to live longer is not what a snippet needs.
 MAX_SECONDS = 3600.0
+# Together with both phases' environments and the wanted paths these fit into one message of the
+# protocol, which has at most 64 KiB.
 MAX_ARGUMENTS = 512
-MAX_ARGUMENT_BYTES = 32 * 1024
+MAX_ARGUMENT_BYTES = 16 * 1024
+MAX_VARIABLES = 128
+MAX_ENVIRONMENT_BYTES = 12 * 1024
+MAX_OUTPUTS = 64
+MAX_OUTPUT_PATH_BYTES = 4 * 1024
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -78,10 +88,7 @@ class Options:
         _check_arguments(self.arguments)
         _check_environment(self.environment)
         _check_files(self.files, source_name)
-        for path in self.outputs:
-            check_guest_path(path)
-        if len(set(self.outputs)) < len(self.outputs):
-            raise InputError("a file is asked for twice", "Name each wanted path once.")
+        _check_outputs(self.outputs)
 
 
 def check_source(source: bytes) -> None:
@@ -175,11 +182,11 @@ def _check_seconds(name: str, value: float | None) -> None:
 def _check_arguments(arguments: tuple[str, ...]) -> None:
     if len(arguments) > MAX_ARGUMENTS:
         raise InputError(f"{len(arguments)} arguments are more than {MAX_ARGUMENTS}")
-    if any("\0" in a or len(a) > MAX_ARGUMENT_BYTES for a in arguments):
-        raise InputError(f"an argument has a NUL or more than {MAX_ARGUMENT_BYTES} characters")
-    if sum(map(len, arguments)) > MAX_ARGUMENT_BYTES:
+    if any("\0" in argument for argument in arguments):
+        raise InputError("an argument has a NUL")
+    if _size(arguments) > MAX_ARGUMENT_BYTES:
         raise InputError(
-            f"the arguments have more than {MAX_ARGUMENT_BYTES} characters together",
+            f"the arguments have more than {MAX_ARGUMENT_BYTES} bytes together",
             "Pass long input on stdin or as a file.",
         )
 
@@ -190,8 +197,27 @@ def _check_environment(environment: tuple[tuple[str, str], ...]) -> None:
             raise InputError(f"{name!r:.80} is not a name for an environment variable")
         if "\0" in value:
             raise InputError(f"the value of {name} has a NUL")
-    if sum(len(n) + len(v) for n, v in environment) > MAX_ARGUMENT_BYTES:
-        raise InputError(f"the environment has more than {MAX_ARGUMENT_BYTES} characters")
+    if len(environment) > MAX_VARIABLES:
+        raise InputError(f"{len(environment)} environment variables are more than {MAX_VARIABLES}")
+    if _size([text for pair in environment for text in pair]) > MAX_ENVIRONMENT_BYTES:
+        raise InputError(f"the environment has more than {MAX_ENVIRONMENT_BYTES} bytes")
+
+
+def _check_outputs(paths: tuple[str, ...]) -> None:
+    for path in paths:
+        check_guest_path(path)
+    if len(set(paths)) < len(paths):
+        raise InputError("a file is asked for twice", "Name each wanted path once.")
+    if len(paths) > MAX_OUTPUTS or _size(paths) > MAX_OUTPUT_PATH_BYTES:
+        raise InputError(
+            f"more than {MAX_OUTPUTS} files, or {MAX_OUTPUT_PATH_BYTES} bytes of paths, are wanted",
+            "Let the program pack them into one archive.",
+        )
+
+
+def _size(texts: Iterable[str]) -> int:
+    """Their bytes as they travel."""
+    return sum(len(text.encode("utf-8", "surrogateescape")) for text in texts)
 
 
 def _check_files(files: tuple[InputFile, ...], source_name: str) -> None:

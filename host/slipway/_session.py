@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -217,7 +218,7 @@ class _JobConversation:
                 if feeder is not None:
                     feeder.cancel()
                 for stream in self._streams.values():
-                    stream.queue.put_nowait(None)
+                    stream.close()
             await asyncio.gather(*drains)
 
     async def _announce(self, files: tuple[JobFile, ...]) -> None:
@@ -231,7 +232,7 @@ class _JobConversation:
 
     async def _drain(self, stream: m.Stream) -> None:
         state = self._streams[stream]
-        while (item := await state.queue.get()) is not None:
+        while (item := await state.take()) is not None:
             phase, data = item
             await self._sink(phase, stream, data)
             if grant := state.window.consumed(len(data)):
@@ -276,10 +277,9 @@ class _JobConversation:
                 self._report.missing[path] = reason
             case m.Log():
                 Session._log(message)
-            case m.Fault(text=text, fatal=fatal):
-                if fatal:
-                    raise UnknownOutcome(f"the agent gave up: {text}")
-                log.warning("%s", text)
+            case m.Fault(text=text):
+                # Nothing that we send may provoke one; what it is about will not be answered.
+                raise UnknownOutcome(f"the agent gave up: {text}")
             case m.Exited():
                 pass  # PhaseDone says it again, with the verdict
             case m.Ready():
@@ -308,7 +308,7 @@ class _JobConversation:
         except ProtocolError as error:
             raise UnknownOutcome(f"the guest broke the protocol: {error.message}") from None
         state.received += len(data)
-        state.queue.put_nowait((self._phase, data))
+        state.put(self._phase, data)
 
     def _output_end(self, message: m.OutputEnd) -> None:
         state = self._streams.get(message.stream)
@@ -363,14 +363,43 @@ class _JobConversation:
 
 
 class _OutputStream:
-    """What the host knows of stdout or stderr of the current phase."""
+    """What the host knows of stdout or stderr of the current phase, and what is not passed on yet.
+
+    Small pieces are joined: credit bounds the bytes, and a guest could send each alone.
+    """
 
     def __init__(self) -> None:
         self.window = ReceiveWindow(WINDOW)
-        self.queue: asyncio.Queue[tuple[m.Phase, bytes] | None] = asyncio.Queue()
+        self._pieces: deque[tuple[m.Phase, bytearray]] = deque()
+        self._changed = asyncio.Event()
+        self._closed = False
         self.begin()
 
     def begin(self) -> None:
+        """A phase begins."""
         self.received = 0
         self.dropped = 0
         self.ended = False
+
+    def put(self, phase: m.Phase, data: bytes) -> None:
+        """Take what came, without waiting."""
+        if self._pieces and self._pieces[-1][0] is phase and len(self._pieces[-1][1]) < MAX_DATA:
+            self._pieces[-1][1].extend(data)
+        else:
+            self._pieces.append((phase, bytearray(data)))
+        self._changed.set()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._closed = True
+        self._changed.set()
+
+    async def take(self) -> tuple[m.Phase, bytes] | None:
+        """The oldest piece; None at the end."""
+        while not self._pieces:
+            if self._closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        phase, data = self._pieces.popleft()
+        return phase, bytes(data)
