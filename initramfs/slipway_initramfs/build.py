@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -179,17 +176,8 @@ def _interpreter(recipe: Recipe, packages: tuple[Package, ...]) -> tuple[str, st
     for version in bytecode.MAGIC:
         if any(package.name == f"python{version}-minimal" for package in packages):
             path = bytecode.find_interpreter(version)
-            return None if path is None else (path, version, _full_version(path))
+            return None if path is None else (path, version, bytecode.full_version(path))
     return None
-
-
-def _full_version(interpreter: str) -> str:
-    if interpreter == sys.executable:
-        return platform.python_version()
-    done = subprocess.run(
-        [interpreter, "-V"], capture_output=True, text=True, timeout=60, check=False
-    )
-    return done.stdout.strip()
 
 
 def _build_key(

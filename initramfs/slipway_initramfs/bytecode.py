@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import struct
 import subprocess
@@ -47,21 +48,26 @@ for line in sys.stdin:
 
 
 def find_interpreter(version: str) -> str | None:
-    """Return an interpreter of this machine that makes the bytecode of ``version`` ("3.11")."""
+    """Return a Python of this machine that makes the bytecode of ``version`` ("3.11").
+
+    None if there is none that works: a shim of a version manager may stand for nothing.
+    """
     wanted = tuple(int(part) for part in version.split("."))
     if sys.version_info[:2] == wanted and sys.implementation.name == "cpython":
         return sys.executable
-    return shutil.which(f"python{version}")
+    path = shutil.which(f"python{version}")
+    if path is None or not full_version(path).startswith(f"{version}."):
+        return None
+    return path
 
 
-def image_version(tree: Tree) -> str | None:
-    """Return the version ("3.11") of the Python in ``tree``."""
-    for prefix in ("usr/lib", "usr/local/lib"):
-        library = tree.find(prefix)
-        for name in library.children if library else ():
-            if name.startswith("python") and name.removeprefix("python") in MAGIC:
-                return name.removeprefix("python")
-    return None
+def full_version(interpreter: str) -> str:
+    """Return the version ("3.11.2") that an interpreter says it has, or nothing."""
+    if interpreter == sys.executable:
+        return platform.python_version()
+    done = subprocess.run([interpreter, "-V"], capture_output=True, text=True, check=False)
+    name, _, version = done.stdout.strip().partition(" ")
+    return version if done.returncode == 0 and name == "Python" else ""
 
 
 def compile_all(tree: Tree, interpreter: str, version: str) -> int:

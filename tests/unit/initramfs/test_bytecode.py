@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.bytecode import MAGIC, compile_all, find_interpreter, image_version
+from slipway_initramfs.bytecode import MAGIC, compile_all, find_interpreter
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.tree import Tree
 
@@ -75,6 +75,14 @@ def test_an_interpreter_of_another_version_is_refused() -> None:
         compile_all(tree, sys.executable, other)
 
 
-def test_the_version_in_a_tree_is_found() -> None:
-    assert image_version(sample()) == VERSION
-    assert image_version(Tree()) is None
+@pytest.mark.parametrize("script", ["exit 127", "echo Python 2.7.18", "echo something"])
+def test_a_shim_that_stands_for_nothing_is_no_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    other = next(version for version in MAGIC if version != VERSION)
+    shim = tmp_path / f"python{other}"
+    shim.write_text(f"#!/bin/sh\n{script}\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    assert find_interpreter(other) is None
