@@ -192,6 +192,7 @@ class _JobConversation:
         self._fetched = 0
         self._stdin_credit = 0
         self._stdin_open = asyncio.Event()
+        self._started = asyncio.Event()
 
     async def run(
         self, files: tuple[JobFile, ...], stdin: AsyncIterator[bytes] | None
@@ -229,6 +230,7 @@ class _JobConversation:
             for start in range(0, len(file.data), MAX_DATA):
                 await send(m.FileData(self._id, file.data[start : start + MAX_DATA]))
         await send(m.Start(self._id))
+        self._started.set()
 
     async def _drain(self, stream: m.Stream) -> None:
         state = self._streams[stream]
@@ -239,6 +241,8 @@ class _JobConversation:
                 await self._session._send(m.Credit(self._id, stream, grant))
 
     async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
+        # An empty stdin is at its end at once: the agent would not know of which job.
+        await self._started.wait()
         async for data in stdin:
             rest = memoryview(data)
             while rest:

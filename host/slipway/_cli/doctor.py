@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slipway._cli.terminal import emit
 from slipway._request import MIB
 
 if TYPE_CHECKING:
@@ -54,11 +55,10 @@ def command(arguments: list[str]) -> int:
         import json
         from dataclasses import asdict
 
-        json.dump([asdict(finding) for finding in findings], sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        emit(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
     else:
         for finding in findings:
-            sys.stdout.write(_line(finding))
+            emit(_line(finding))
     return 0 if all(f.met for f in findings if f.needed) else 1
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._cli.terminal import Progress, say
+from slipway._cli.terminal import Progress, emit, say
 from slipway._errors import ImageError, InputError
 from slipway._request import MIB
 
@@ -92,16 +91,15 @@ def _build(parsed: argparse.Namespace, store: ImageStore) -> int:
 def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     images = store.images()
     if parsed.json:
-        json.dump([_record(image) for image in images], sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        emit(json.dumps([_record(image) for image in images], indent=1) + "\n")
         return 0
     if not images:
         say("there are no images yet; make some: slipway image build python")
         return 0
     row = "{:<12} {:<6} {:<12} {:>8} {:>9} {:>8} {:>8}\n"
-    sys.stdout.write(row.format("IMAGE", "ARCH", "DIGEST", "MIB", "UNPACKED", "MIN-MEM", "MEMORY"))
+    emit(row.format("IMAGE", "ARCH", "DIGEST", "MIB", "UNPACKED", "MIN-MEM", "MEMORY"))
     for image in images:
-        sys.stdout.write(
+        emit(
             row.format(
                 image.name,
                 image.architecture,
@@ -119,8 +117,7 @@ def _inspect(parsed: argparse.Namespace, store: ImageStore) -> int:
     image = store.image(parsed.image)
     if image is None:
         raise InputError(f"there is no image {parsed.image!r}", "See: slipway image list")
-    json.dump({**_record(image), **image.manifest}, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    emit(json.dumps({**_record(image), **image.manifest}, indent=1) + "\n")
     return 0
 
 

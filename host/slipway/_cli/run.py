@@ -14,12 +14,13 @@ from slipway._cli.terminal import (
     EXIT_TIMEOUT,
     DescriptorWorker,
     Progress,
+    emit,
     run_interruptible,
     say,
     split_arguments,
     write_all,
 )
-from slipway._errors import InputError
+from slipway._errors import HostError, InputError
 from slipway._request import MAX_FILE_BYTES, MAX_SOURCE, MIB, InputFile, Options, read_local
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def command(arguments: list[str]) -> int:
         else:
             _save(outputs[file.path], file.mode, file.data)
     if parsed.json:
-        json.dump(result.record(), sys.stdout)
-        sys.stdout.write("\n")
+        emit(json.dumps(result.record()) + "\n")
     else:
         _report(result, parsed.verbose)
     return exit_code(result)
@@ -197,7 +197,12 @@ async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
 
     async def write(_phase: str, stream: str, data: bytes) -> None:
         descriptor, worker = workers[stream]
-        await worker.call(lambda: write_all(descriptor, data))
+        try:
+            await worker.call(lambda: write_all(descriptor, data))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise HostError(f"cannot write to {stream}: {error.strerror}") from None
 
     return await run.execute(stdin, write)
 

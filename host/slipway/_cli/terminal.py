@@ -36,6 +36,22 @@ def say(line: str) -> None:
     _write(f"slipway: {line}\n")
 
 
+def emit(text: str) -> None:
+    """What was asked for, to stdout.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+        HostError: it cannot be written.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HostError(f"cannot write to stdout: {error.strerror}") from None
+
+
 class Progress:
     """Shows what takes long: on a terminal in one line that changes, elsewhere now and then.
 
@@ -84,10 +100,13 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoRetu
     debug = "--debug" in arguments[: _separator(arguments)]
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _interrupt)
+    _hold_standard_descriptors()
     try:
         code = command(arguments)
     except Interrupted as interruption:
         code = 128 + interruption.number
+    except KeyboardInterrupt:  # an event loop that ends sets Python's own handler again
+        code = 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does; end as a program of C would.
         code = 128 + signal.SIGPIPE
@@ -105,10 +124,19 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoRetu
             )
         )
         code = EXIT_OURS
-    with suppress(OSError):
-        sys.stdout.flush()
     # Threads may still wait for a terminal or a pipe; nothing of ours is left for them to do.
     os._exit(code)
+
+
+def _hold_standard_descriptors() -> None:
+    """Make 0, 1 and 2 exist: a socket of ours in their place would get the program's output."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    # Python has no streams for descriptors that were closed when it started.
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def _separator(arguments: list[str]) -> int:
