@@ -1,0 +1,87 @@
+"""The real console scripts as child processes, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCRIPTS = Path(sys.executable).parent
+_MARKER = "SLIPWAY_TEST_MARKER"
+# Seconds. A loaded host that emulates boots in half a minute; only a test that fails waits for it.
+PATIENCE = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    stdout: bytes
+    stderr: str
+
+
+class Commands:
+    """Runs commands whose temporary files and descendants can be told from all others."""
+
+    def __init__(self, temporary: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.temporary = temporary
+        self._marker = uuid.uuid4().hex
+        self.environment = {
+            **os.environ,
+            _MARKER: self._marker,
+            "TMPDIR": str(temporary),
+            **(environment or {}),
+        }
+
+    @staticmethod
+    def path(program: str) -> Path:
+        """Where the console script lies."""
+        return SCRIPTS / program
+
+    def start(self, program: str, *arguments: str | Path, **popen: Any) -> subprocess.Popen[bytes]:
+        """Start ``slipway`` or ``vmm-run`` with pipes on all three descriptors."""
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(
+            [self.path(program), *map(str, arguments)], env=self.environment, **{**pipes, **popen}
+        )
+
+    def __call__(
+        self, program: str, *arguments: str | Path, stdin: bytes = b"", **popen: Any
+    ) -> Ended:
+        """Run one to its end."""
+        with self.start(program, *arguments, **popen) as process:
+            try:
+                stdout, stderr = process.communicate(stdin, PATIENCE)
+            except BaseException:
+                process.kill()
+                raise
+        return Ended(process.returncode, stdout or b"", (stderr or b"").decode())
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes that come from these commands, whoever their parent is by now."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and process.environ().get(_MARKER) == self._marker:
+                    found.append(process)
+        return found
+
+    def leftovers(self) -> list[str]:
+        """Processes that do not end, and temporary files."""
+        # The kernel kills a machine with its parent, but nobody waits for that.
+        _, alive = psutil.wait_procs(self.processes(), timeout=30)
+        return [str(process) for process in alive] + [
+            str(path) for path in self.temporary.rglob("*")
+        ]
