@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slipway_initramfs.errors import ImageError
@@ -110,7 +111,7 @@ def _compile(
         env=environment,
         encoding="ascii",
         check=False,
-        preexec_fn=die_with_parent,
+        preexec_fn=partial(die_with_parent, os.getpid()),
     )
     if done.returncode:
         raise ImageError(f"compiling Python's modules failed: {done.stderr.strip()[-200:]}")

@@ -16,6 +16,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -274,7 +275,7 @@ class DebianSource:
             stderr=subprocess.STDOUT if follow else subprocess.PIPE,
             text=True,
             errors="replace",
-            preexec_fn=die_with_parent,  # noqa: PLW1509  (ctypes is loaded before the fork)
+            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (ctypes is loaded before the fork)
         ) as process:
             if not follow:
                 stdout, stderr = process.communicate()

@@ -170,12 +170,12 @@ def test_without_a_network_the_error_says_so(
         DebianSource(tmp_path, "amd64", lambda _: None).resolve(["bash"])
 
 
-@apt
-def test_apt_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_a_child_dies_with_the_process_that_started_it() -> None:
     code = (
-        "import os, sys, subprocess, signal\n"
+        "import functools, os, subprocess, signal\n"
         "from slipway_initramfs.process import die_with_parent\n"
-        "child = subprocess.Popen(['sleep', '600'], preexec_fn=die_with_parent)\n"
+        "prepare = functools.partial(die_with_parent, os.getpid())\n"
+        "child = subprocess.Popen(['sleep', '600'], preexec_fn=prepare)\n"
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -21,7 +21,7 @@ image = { packages = ["toy"] }
 
 
 def test_seven_languages_are_there() -> None:
-    assert set(languages.all_languages()) == SEVEN
+    assert set(languages.all_languages()) >= SEVEN
 
 
 def test_names_aliases_and_suffixes_are_unambiguous() -> None:
