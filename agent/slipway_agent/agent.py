@@ -49,6 +49,7 @@ class Agent:
         self._connection = Connection.agent()
         self._loop = Loop(self._child_ended)
         self._job: Job | None = None
+        self._noise = 0
         self._held = False
         self._watched = READABLE
         self._loop.watch(port.fd, READABLE, self._port_ready)
@@ -108,7 +109,8 @@ class Agent:
     def _take(self, data: bytes) -> None:
         for event in self._connection.receive(data):
             if isinstance(event, BadFrame):
-                if self._connection.bad_frames <= MAX_NOISE_REPORTS:
+                self._noise += 1
+                if self._noise <= MAX_NOISE_REPORTS:
                     self.log(m.Level.WARNING, f"dropped {event.size} bytes: {event.reason}")
             elif isinstance(event, Violation):
                 self.fault(event.reason, fatal=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import deque
+from struct import unpack
 
 from slipway_agent.loop import READABLE, WRITABLE
 from slipway_protocol.flow import ReceiveWindow, SendWindow
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # One wake-up of the agent then moves many writes of the program.
 PIPE_SIZE = 1024 * 1024
 INPUT_WINDOW = 64 * 1024
+# include/uapi/asm-generic/ioctls.h
+FIONREAD = 0x541B
 
 
 def make_pipe() -> tuple[int, int]:
@@ -61,12 +64,11 @@ class OutputPipe:
         A pipe that nobody writes to any more reports that without end, so one that must wait is not
         watched at all.
         """
-        wanted = not self.ended and (self._full or (self._window.available > 0 and not self._held))
-        if wanted and self._writers_gone:
+        if self._writers_gone:
             self._drain()
-        elif wanted != self._watched:
-            self._watched = wanted
-            if wanted:
+        elif self._readable != self._watched:
+            self._watched = not self._watched
+            if self._watched:
                 self._loop.watch(self._fd, READABLE, self._ready)
             else:
                 self._loop.forget(self._fd)
@@ -80,7 +82,8 @@ class OutputPipe:
     def writers_gone(self) -> None:
         """Nobody can write any more: the pipe's end is where it is empty."""
         self._writers_gone = True
-        self.update()
+        self._loop.forget(self._fd)
+        self._drain()
 
     def close(self) -> None:
         """Drop the pipe with what is in it."""
@@ -93,14 +96,28 @@ class OutputPipe:
     def _full(self) -> bool:
         return bool(self._limit) and self.sent >= self._limit
 
+    @property
+    def _readable(self) -> bool:
+        """Whether something may be done with bytes of the pipe now: dropping needs no credit."""
+        return not self.ended and (self._full or (self._window.available > 0 and not self._held))
+
     def _ready(self, _events: int) -> None:
-        self._step()
+        # A handler before this one may have held the pipe.
+        if self._readable:
+            self._step()
         self.update()
 
     def _drain(self) -> None:
-        while not self.ended and (self._full or (self._window.available > 0 and not self._held)):
+        while self._readable:
             if not self._step():
                 self._end()
+        # The end takes no credit.
+        if not self.ended and not self._waiting_bytes():
+            self._end()
+
+    def _waiting_bytes(self) -> int:
+        (count,) = unpack("i", fcntl.ioctl(self._fd, FIONREAD, bytes(4)))
+        return int(count)
 
     def _step(self) -> bool:
         """Pass on or drop one piece; False if there is none at the moment."""

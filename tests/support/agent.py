@@ -1,0 +1,200 @@
+"""The agent as an ordinary process, without a virtual machine and without root.
+
+It speaks over a socket instead of a port, its jobs' disk is a temporary directory, its programs run
+as whoever runs the tests, and their group is all that descends from it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from slipway_agent import syscalls
+from slipway_agent.agent import Agent
+from slipway_agent.cgroup import Descendants
+from slipway_agent.port import Port, PortClosedError
+from slipway_agent.program import Launcher
+from slipway_protocol import messages as m
+from slipway_protocol.connection import Connection
+from slipway_protocol.framing import BadFrame
+from slipway_protocol.schema import MAX_DATA, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from slipway_protocol.connection import Event
+
+    Message = TypeVar("Message")
+
+PATIENCE = 30.0
+DISK_BYTES = 64 * 1024 * 1024
+ENTROPY_REFUSED = b"refuse"
+
+
+class Disk:
+    def __init__(self, parent: str, size: int) -> None:
+        self.directory = tempfile.mkdtemp(dir=parent)
+        self.size = size or DISK_BYTES
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory)
+
+
+class Machine:
+    """Takes the place of slipway_agent.machine.Machine."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
+        if entropy == ENTROPY_REFUSED:
+            raise PermissionError("the clock is not yours")
+
+    def describe(self) -> m.Ready:
+        return m.Ready(VERSION, "test", ("plain",), "none", 1, 0, 1, 1)
+
+    def make_disk(self, size: int) -> Disk:
+        return Disk(self._directory, size)
+
+    def make_group(self, phase: m.Phase, limits: m.Limits) -> Descendants:
+        return Descendants()
+
+    def launcher(self, directory: str) -> Launcher:
+        return Launcher(directory, None)
+
+    def owner(self) -> int:
+        return Path(self._directory).stat().st_uid
+
+
+def main() -> None:
+    fd, directory = int(sys.argv[1]), sys.argv[2]
+    syscalls.control_process(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    os.set_inheritable(fd, False)
+    with suppress(PortClosedError):
+        Agent(Machine(directory), Port(fd, "socket")).run()
+
+
+class Host:
+    """The other end: sends messages and waits for answers, one at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(PATIENCE)
+        self._connection = Connection.host()
+        self._events: deque[Event] = deque()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "support.agent", str(theirs.fileno()), str(directory)],
+                pass_fds=[theirs.fileno()],
+                cwd=Path(__file__).parents[1],
+            )
+
+    def close(self) -> None:
+        self._socket.close()
+        self.process.wait(PATIENCE)
+
+    def send(self, *messages: m.HostMessage) -> None:
+        self._socket.sendall(b"".join(self._connection.send(message) for message in messages))
+
+    def send_bytes(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def receive(self) -> m.AgentMessage:
+        """The next message; EOFError when the agent is gone."""
+        while not self._events:
+            data = self._socket.recv(65536)
+            if not data:
+                raise EOFError
+            self._events.extend(self._connection.receive(data))
+        event = self._events.popleft()
+        assert isinstance(event, m.AgentMessage), event
+        assert not isinstance(event, BadFrame)
+        return event
+
+    def expect(self, kind: type[Message]) -> Message:
+        message = self.receive()
+        assert isinstance(message, kind), message
+        return message
+
+    def until(self, kind: type[Message]) -> tuple[list[m.AgentMessage], Message]:
+        """What comes before the first message of ``kind``, and that message."""
+        before: list[m.AgentMessage] = []
+        while not isinstance(message := self.receive(), kind):
+            before.append(message)
+        return before, message
+
+    def start(self, job: m.Job, files: Iterable[tuple[str, bytes]] = ()) -> None:
+        self.send(job)
+        for path, data in files:
+            self.send(m.File(job.job, path, 0o755, len(data)))
+            for start in range(0, len(data), MAX_DATA):
+                self.send(m.FileData(job.job, data[start : start + MAX_DATA]))
+        self.send(m.Start(job.job))
+
+    def run(self, job: m.Job, files: Iterable[tuple[str, bytes]] = ()) -> Story:
+        """Run ``job`` to its end with credit for all that it prints."""
+        self.start(job, files)
+        story: list[m.AgentMessage] = []
+        while not story or not isinstance(story[-1], m.JobDone):
+            story.append(self.receive())
+            if isinstance(story[-1], m.Output):
+                output = story[-1]
+                self.send(m.Credit(job.job, output.stream, len(output.data)))
+        return Story(story)
+
+
+class Story:
+    """All that the agent said about a job."""
+
+    def __init__(self, messages: list[m.AgentMessage]) -> None:
+        self.messages = messages
+
+    def all(self, kind: type[Message]) -> list[Message]:
+        return [message for message in self.messages if isinstance(message, kind)]
+
+    def one(self, kind: type[Message]) -> Message:
+        (message,) = self.all(kind)
+        return message
+
+    def data(self, stream: m.Stream) -> bytes:
+        return b"".join(o.data for o in self.all(m.Output) if o.stream is stream)
+
+    @property
+    def stdout(self) -> bytes:
+        return self.data(m.Stream.STDOUT)
+
+    @property
+    def stderr(self) -> bytes:
+        return self.data(m.Stream.STDERR)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [type(message).__name__ for message in self.messages]
+
+
+def python(source: str, *arguments: str, stdin: bool = False, **limits: Any) -> m.Command:
+    """A command that runs ``source``, quickly."""
+    return m.Command((sys.executable, "-ISBc", source, *arguments), (), m.Limits(**limits), stdin)
+
+
+def job(
+    run: m.Command,
+    build: m.Command | None = None,
+    outputs: Iterable[str] = (),
+    window: int = 1 << 20,
+    number: int = 1,
+) -> m.Job:
+    return m.Job(number, build, run, tuple(outputs), window)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What the agent makes of hosts that break the rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway_agent.agent import MAX_NOISE_REPORTS
+from slipway_protocol import messages as m
+from slipway_protocol.framing import encode_frame
+from slipway_protocol.schema import VERSION
+from support.agent import ENTROPY_REFUSED, job, python
+
+if TYPE_CHECKING:
+    from support.agent import Host
+
+FOREVER = python("import time; time.sleep(1000)")
+
+
+def hello(version: int = VERSION, entropy: bytes = b"") -> m.Hello:
+    return m.Hello(version, (), 1_700_000_000_000_000_000, entropy)
+
+
+def test_every_hello_is_answered(host: Host) -> None:
+    host.send(hello(), hello())
+
+    assert host.expect(m.Ready) == host.expect(m.Ready)
+
+
+def test_hello_of_another_version_is_a_fatal_fault(host: Host) -> None:
+    host.send(hello(version=VERSION + 1))
+
+    assert host.expect(m.Fault).fatal
+
+
+def test_clock_that_cannot_be_set_is_only_reported(host: Host) -> None:
+    host.send(hello(entropy=ENTROPY_REFUSED))
+
+    assert host.expect(m.Log).level is m.Level.WARNING
+    host.expect(m.Ready)
+
+
+def test_noise_is_reported_a_few_times_only(host: Host) -> None:
+    host.send_bytes(b"\xc0noise" * 1000 + b"\xc0")
+    host.send(hello())
+    before, _ = host.until(m.Ready)
+
+    assert len(before) == MAX_NOISE_REPORTS
+    assert all(isinstance(message, m.Log) for message in before)
+
+
+@pytest.mark.parametrize("payload", [b"\x00", b"\x91\xcc\xff", b"\x93\x01\x01\x90", b"\xc1"])
+def test_frame_that_breaks_the_protocol_is_a_fault_and_survived(host: Host, payload: bytes) -> None:
+    host.send_bytes(encode_frame(payload))
+
+    assert not host.expect(m.Fault).fatal
+    assert host.run(job(python("print(1)"))).stdout == b"1\n"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [m.Start(5)],
+        [m.File(5, "x", 0o644, 1)],
+        [m.FileData(5, b"x")],
+        [job(FOREVER), job(FOREVER, number=2), m.Cancel(1)],
+        [job(FOREVER), m.FileData(1, b"x"), m.Cancel(1)],
+        [job(FOREVER), m.File(1, "x", 0o644, 1), m.FileData(1, b"xx"), m.Cancel(1)],
+        [job(FOREVER), m.File(1, "x", 0o644, 1), m.File(1, "y", 0o644, 1), m.Cancel(1)],
+        [job(FOREVER), m.Credit(1, m.Stream.STDIN, 1), m.Cancel(1)],
+        [job(FOREVER), m.Start(1), m.Start(1), m.Cancel(1)],
+        [job(FOREVER), m.Start(1), m.File(1, "x", 0o644, 1), m.Cancel(1)],
+        [job(FOREVER), m.Input(1, bytes(60_000)), m.Input(1, bytes(60_000)), m.Cancel(1)],
+    ],
+)
+def test_message_out_of_place_is_a_fault_and_survived(
+    host: Host, messages: list[m.HostMessage]
+) -> None:
+    host.send(*messages)
+    _, fault = host.until(m.Fault)
+    assert not fault.fatal
+    if isinstance(messages[-1], m.Cancel):
+        host.until(m.JobDone)
+
+    assert host.run(job(python("print(1)"), number=9)).stdout == b"1\n"
+
+
+def test_late_words_about_a_former_job_are_ignored(host: Host) -> None:
+    host.run(job(python("print(1)")))
+    host.send(
+        m.Credit(1, m.Stream.STDOUT, 1),
+        m.Signal(1, 9),
+        m.Cancel(1),
+        m.InputEnd(1),
+        m.Input(1, b"x"),
+    )
+
+    assert host.run(job(python("print(2)"), number=2)).stdout == b"2\n"
+
+
+@pytest.mark.parametrize("files", [["x", "x"], ["x", "x/y"]])
+def test_files_that_cannot_be_stored_end_the_job(host: Host, files: list[str]) -> None:
+    story = host.run(job(python("print(1)")), [(path, b"data") for path in files])
+
+    done = story.one(m.PhaseDone)
+    assert done.verdict is m.Verdict.INTERNAL_ERROR
+    assert "cannot be stored" in done.detail
+
+
+def test_incomplete_file_ends_the_job(host: Host) -> None:
+    host.send(job(python("print(1)")), m.File(1, "x", 0o644, 10), m.FileData(1, b"x"), m.Start(1))
+    _, done = host.until(m.PhaseDone)
+
+    assert done.verdict is m.Verdict.INTERNAL_ERROR
+    host.expect(m.JobDone)
