@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from slipway._assets import start_machine
 from slipway._errors import HostError, UnknownOutcome
-from slipway._request import MIB
+from slipway._request import MIB, InputFile
 from slipway._result import Captured, OutputFile, PhaseResult, Usage, Verdict
-from slipway._session import JobFile, Session
+from slipway._session import Session
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from slipway._assets import Assets
+    from slipway._conversation import JobReport, Sink
     from slipway._request import Options
-    from slipway._session import JobReport, Sink
     from slipway.machine import Machine
     from slipway_initramfs.languages import Language, Limits
 
@@ -102,7 +102,7 @@ class Guest:
 
 def describe_job(
     language: Language, source: bytes, options: Options, with_stdin: bool
-) -> tuple[m.Job, tuple[JobFile, ...]]:
+) -> tuple[m.Job, tuple[InputFile, ...]]:
     """The job and its files as the protocol has them."""
     environment = {**language.environment, **dict(options.environment)}
     build = None
@@ -118,10 +118,7 @@ def describe_job(
         _run_limits(language.run.limits, options),
         stdin=with_stdin,
     )
-    files = (
-        JobFile(language.source, source),
-        *(JobFile(f.path, f.data, f.mode) for f in options.files),
-    )
+    files = (InputFile(language.source, source), *options.files)
     return m.Job(0, build, run, options.outputs, 0), files
 
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._assets import Assets, Progress
+    from slipway._conversation import JobReport
     from slipway._guest import Guest
     from slipway._result import Result
-    from slipway._session import JobReport
     from slipway_initramfs.languages import Language
     from slipway_protocol.messages import Phase, Stream
 

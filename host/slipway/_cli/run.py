@@ -49,6 +49,8 @@ def command(arguments: list[str]) -> int:
     parsed = _parser().parse_args(ours)
     language, source = _source(parsed)
     outputs = dict(_pair(text, "--get") for text in parsed.get)
+    for local in outputs.values():
+        _check_destination(local)
     options = Options(
         arguments=tuple(program_arguments),
         environment=tuple(_environment(text) for text in parsed.env),
@@ -65,6 +67,10 @@ def command(arguments: list[str]) -> int:
     )
     from slipway._run import Run
 
+    if parsed.debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="slipway: %(name)s: %(message)s")
     progress = Progress()
     run = Run(language, source, options, store=parsed.store, progress=progress, began=BEGAN)
     try:
@@ -142,7 +148,7 @@ def _source(parsed: argparse.Namespace) -> tuple[Language, bytes]:
         language = find_language(parsed.language)
         return language, sys.stdin.buffer.read(MAX_SOURCE + 1)
     path = Path(parsed.source)
-    language = find_language(parsed.language) if parsed.language else language_of_file(path)
+    language = language_of_file(path) if parsed.language is None else find_language(parsed.language)
     return language, read_local(path, MAX_SOURCE, "source")
 
 
@@ -207,13 +213,25 @@ async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
     return await run.execute(stdin, write)
 
 
+def _check_destination(local: str) -> None:
+    """Check that a file fetched at the end can be written, before the program has run for it."""
+    path = Path(local)
+    if path.is_dir():
+        raise InputError(f"cannot write {local}: it is a directory", "Write --get GUEST:LOCAL.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(
+            f"cannot write {local}: it, or its directory, is not there to be written",
+            "Write --get GUEST:LOCAL.",
+        )
+
+
 def _save(local: str, mode: int, data: bytes) -> None:
     path = Path(local)
     try:
         path.write_bytes(data)
         path.chmod(mode & 0o777 | 0o600)
     except OSError as error:
-        raise InputError(f"cannot write {local}: {error.strerror}") from None
+        raise HostError(f"cannot write {local}: {error.strerror}") from None
 
 
 def _report(result: Result, verbose: bool) -> None:

@@ -77,6 +77,10 @@ class Machine(Protocol):
         """Until the machine has ended; its process's exit status, negative for a signal."""
         ...
 
+    async def last_words(self) -> str:
+        """What the machine's process complained about when it ended, in one line; may be empty."""
+        ...
+
     async def stop(self) -> None:
         """End the machine at once and leave nothing of it. May be called again."""
         ...

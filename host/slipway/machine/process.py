@@ -68,12 +68,18 @@ class Process:
         os.close(self._pidfd)
         self._ended.set_result(self._popen.wait())
 
-    def error_text(self) -> str:
-        """What the child wrote to its standard error; to be called after its end."""
+    async def last_words(self) -> str:
+        """What the child wrote to its standard error before it ended; empty while it runs."""
+        try:
+            async with asyncio.timeout(1):
+                await self.wait()
+        except TimeoutError:
+            return ""
         assert self._popen.stderr is not None
         with self._popen.stderr as stream:
             os.set_blocking(stream.fileno(), False)
-            return (stream.read(4096) or b"").decode("utf-8", "replace").strip()
+            text = (stream.read(4096) or b"").decode("utf-8", "replace")
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
     async def wait(self) -> int:
         """The exit status, negative for a signal."""

@@ -124,6 +124,10 @@ class QemuMachine:
         """Until QEMU has ended; its exit status."""
         return await self._process.wait()
 
+    async def last_words(self) -> str:
+        """What QEMU complained about when it ended; empty while it runs."""
+        return await self._process.last_words()
+
     async def stop(self) -> None:
         """Kill QEMU and close its sockets."""
         await self._process.kill()

@@ -1,0 +1,290 @@
+"""One job's part of a session: what the agent may say when, and what becomes of it.
+
+The agent's side is the guest's, and the guest is hostile: whatever is out of order, over its credit
+or not asked for ends the job as an unknown outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from slipway._errors import UnknownOutcome
+from slipway_protocol import messages as m
+from slipway_protocol.errors import ProtocolError
+from slipway_protocol.flow import ReceiveWindow
+from slipway_protocol.schema import MAX_DATA
+
+if TYPE_CHECKING:
+    from slipway._request import InputFile
+    from slipway._session import Session
+    from slipway_protocol.messages import Message
+
+# Enough to keep a fast pipe full at the latency of a loaded host; held per stream and run.
+WINDOW = 1024 * 1024
+# Files fetched back are kept in memory until they are handed over.
+MAX_FETCHED = 256 * 1024 * 1024
+
+Sink = Callable[[m.Phase, m.Stream, bytes], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class PhaseReport:
+    """What the agent said of one phase; ``seconds`` is the host's own measure of it."""
+
+    done: m.PhaseDone
+    sent: dict[m.Stream, int]
+    dropped: dict[m.Stream, int]
+    seconds: float
+
+
+@dataclass(slots=True)
+class JobReport:
+    """What the agent said of one job."""
+
+    phases: dict[m.Phase, PhaseReport] = field(default_factory=dict)
+    files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+class Conversation:
+    """One job, from its announcement to JobDone.
+
+    The task that receives never waits for a consumer: each stream has a queue, bounded by its
+    credit, and a task that empties it. So a reader that is slow on stdout delays neither stderr nor
+    the verdict's arrival here.
+    """
+
+    def __init__(self, session: Session, number: int, job: m.Job, sink: Sink) -> None:
+        self._session = session
+        self._job = job
+        self._id = number
+        self._sink = sink
+        self._report = JobReport()
+        self._phase: m.Phase | None = None
+        self._phase_began = time.monotonic()
+        self._streams = {s: _OutputStream() for s in (m.Stream.STDOUT, m.Stream.STDERR)}
+        self._wanted = set(job.outputs)
+        self._incoming: tuple[m.File, bytearray] | None = None
+        self._fetched = 0
+        self._stdin_credit = 0
+        self._stdin_open = asyncio.Event()
+        self._started = asyncio.Event()
+
+    async def run(
+        self, files: tuple[InputFile, ...], stdin: AsyncIterator[bytes] | None
+    ) -> JobReport:
+        try:
+            await self._converse(files, stdin)
+        except BaseExceptionGroup as group:
+            # The pumps fail together with what they serve; the first to fail says why.
+            raise group.exceptions[0] from None
+        return self._report
+
+    async def _converse(
+        self, files: tuple[InputFile, ...], stdin: AsyncIterator[bytes] | None
+    ) -> None:
+        async with asyncio.TaskGroup() as pumps:
+            drains = [pumps.create_task(self._drain(s)) for s in self._streams]
+            feeder = pumps.create_task(self._feed(stdin)) if stdin is not None else None
+            sender = pumps.create_task(self._announce(files))
+            try:
+                while not self._handle(await self._session.receive()):
+                    pass
+                await sender
+            finally:
+                if feeder is not None:
+                    feeder.cancel()
+                for stream in self._streams.values():
+                    stream.close()
+            await asyncio.gather(*drains)
+
+    async def _announce(self, files: tuple[InputFile, ...]) -> None:
+        send = self._session.send
+        await send(replace(self._job, job=self._id, window_bytes=WINDOW))
+        for file in files:
+            await send(m.File(self._id, file.path, file.mode, len(file.data)))
+            for start in range(0, len(file.data), MAX_DATA):
+                await send(m.FileData(self._id, file.data[start : start + MAX_DATA]))
+        await send(m.Start(self._id))
+        self._started.set()
+
+    async def _drain(self, stream: m.Stream) -> None:
+        state = self._streams[stream]
+        while (item := await state.take()) is not None:
+            phase, data = item
+            await self._sink(phase, stream, data)
+            if grant := state.window.consumed(len(data)):
+                await self._session.send(m.Credit(self._id, stream, grant))
+
+    async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
+        # An empty stdin is at its end at once: the agent would not know of which job.
+        await self._started.wait()
+        async for data in stdin:
+            rest = memoryview(data)
+            while rest:
+                while not self._stdin_credit:
+                    self._stdin_open.clear()
+                    await self._stdin_open.wait()
+                count = min(len(rest), self._stdin_credit, MAX_DATA)
+                self._stdin_credit -= count
+                await self._session.send(m.Input(self._id, bytes(rest[:count])))
+                rest = rest[count:]
+        await self._session.send(m.InputEnd(self._id))
+
+    def _handle(self, message: Message) -> bool:
+        """Take one message; True at the end of the job."""
+        job = getattr(message, "job", self._id)
+        if job != self._id:
+            raise UnknownOutcome(f"{type(message).__name__} is about job {job}, not {self._id}")
+        match message:
+            case m.Output(stream=stream, data=data):
+                self._output(stream, data)
+            case m.PhaseStarted(phase=phase):
+                self._begin(phase)
+            case m.OutputEnd():
+                self._output_end(message)
+            case m.PhaseDone():
+                self._end(message)
+            case m.Credit(stream=m.Stream.STDIN, count=count):
+                self._stdin_credit += count
+                self._stdin_open.set()
+            case m.File():
+                self._file(message)
+            case m.FileData(data=data):
+                self._file_data(data)
+            case m.FileMissing(path=path, reason=reason):
+                self._claim(path)
+                self._report.missing[path] = reason
+            case m.Log():
+                self._session.log(message)
+            case m.Fault(text=text):
+                # Nothing that we send may provoke one; what it is about will not be answered.
+                raise UnknownOutcome(f"the agent gave up: {text}")
+            case m.Exited():
+                pass  # PhaseDone says it again, with the verdict
+            case m.Ready():
+                pass  # to our second Hello: the port had not lost the first
+            case m.JobDone():
+                self._finish()
+                return True
+            case _:
+                raise UnknownOutcome(f"{type(message).__name__} came in the middle of a job")
+        return False
+
+    def _begin(self, phase: m.Phase) -> None:
+        expected = m.Phase.BUILD if self._job.build and not self._report.phases else m.Phase.RUN
+        if self._phase is not None or phase in self._report.phases or phase is not expected:
+            raise UnknownOutcome(f"the {phase.name} phase began out of order")
+        self._phase = phase
+        for stream in self._streams.values():
+            stream.begin()
+
+    def _output(self, stream: m.Stream, data: bytes) -> None:
+        state = self._streams.get(stream)
+        if state is None or self._phase is None or state.ended:
+            raise UnknownOutcome("output came from a stream that is not open")
+        try:
+            state.window.received(len(data))
+        except ProtocolError as error:
+            raise UnknownOutcome(f"the guest broke the protocol: {error.message}") from None
+        state.received += len(data)
+        state.put(self._phase, data)
+
+    def _output_end(self, message: m.OutputEnd) -> None:
+        state = self._streams.get(message.stream)
+        if state is None or self._phase is None or state.ended:
+            raise UnknownOutcome("the end of a stream came that is not open")
+        if message.sent != state.received:
+            lost = message.sent - state.received
+            raise UnknownOutcome(f"{message.stream.name.lower()} lost {lost} bytes on the way")
+        state.ended = True
+        state.dropped = message.dropped
+
+    def _end(self, done: m.PhaseDone) -> None:
+        if done.phase is not self._phase or not all(s.ended for s in self._streams.values()):
+            raise UnknownOutcome(f"the {done.phase.name} phase ended out of order")
+        now = time.monotonic()
+        self._report.phases[done.phase] = PhaseReport(
+            done,
+            {name: stream.received for name, stream in self._streams.items()},
+            {name: stream.dropped for name, stream in self._streams.items()},
+            now - self._phase_began,
+        )
+        self._phase_began = now
+        self._phase = None
+
+    def _claim(self, path: str) -> None:
+        if path not in self._wanted or self._incoming is not None:
+            raise UnknownOutcome(f"the guest sent a file that was not asked for: {path!r}")
+        self._wanted.remove(path)
+
+    def _file(self, file: m.File) -> None:
+        self._claim(file.path)
+        self._fetched += file.size
+        if self._fetched > MAX_FETCHED:
+            raise UnknownOutcome(f"the files fetched back have more than {MAX_FETCHED} bytes")
+        self._incoming = (file, bytearray())
+        self._file_data(b"")
+
+    def _file_data(self, data: bytes) -> None:
+        if self._incoming is None:
+            raise UnknownOutcome("file content came without a file")
+        file, content = self._incoming
+        content += data
+        if len(content) > file.size:
+            raise UnknownOutcome(f"{file.path!r} has more bytes than were announced")
+        if len(content) == file.size:
+            self._report.files[file.path] = (file.mode, bytes(content))
+            self._incoming = None
+
+    def _finish(self) -> None:
+        if self._phase is not None or not self._report.phases or self._incoming is not None:
+            raise UnknownOutcome("the job ended out of order")
+
+
+class _OutputStream:
+    """What the host knows of stdout or stderr of the current phase, and what is not passed on yet.
+
+    Small pieces are joined: credit bounds the bytes, and a guest could send each alone.
+    """
+
+    def __init__(self) -> None:
+        self.window = ReceiveWindow(WINDOW)
+        self._pieces: deque[tuple[m.Phase, bytearray]] = deque()
+        self._changed = asyncio.Event()
+        self._closed = False
+        self.begin()
+
+    def begin(self) -> None:
+        """A phase begins."""
+        self.received = 0
+        self.dropped = 0
+        self.ended = False
+
+    def put(self, phase: m.Phase, data: bytes) -> None:
+        """Take what came, without waiting."""
+        if self._pieces and self._pieces[-1][0] is phase and len(self._pieces[-1][1]) < MAX_DATA:
+            self._pieces[-1][1].extend(data)
+        else:
+            self._pieces.append((phase, bytearray(data)))
+        self._changed.set()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._closed = True
+        self._changed.set()
+
+    async def take(self) -> tuple[m.Phase, bytes] | None:
+        """The oldest piece; None at the end."""
+        while not self._pieces:
+            if self._closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        phase, data = self._pieces.popleft()
+        return phase, bytes(data)
