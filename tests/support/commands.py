@@ -9,7 +9,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import psutil
 
@@ -57,12 +57,15 @@ class Commands:
         )
 
     def __call__(
-        self, program: str, *arguments: str | Path, stdin: bytes = b"", **popen: Any
+        self, program: str, *arguments: str | Path, stdin: bytes | BinaryIO = b"", **popen: Any
     ) -> Ended:
-        """Run one to its end."""
+        """Run one to its end; ``stdin`` is what it reads there, or a file."""
+        if not isinstance(stdin, bytes):
+            popen["stdin"] = stdin
         with self.start(program, *arguments, **popen) as process:
             try:
-                stdout, stderr = process.communicate(stdin, PATIENCE)
+                data = stdin if isinstance(stdin, bytes) else None
+                stdout, stderr = process.communicate(data, PATIENCE)
             except BaseException:
                 process.kill()
                 raise

@@ -1,0 +1,188 @@
+"""Wrong calls: one sentence, exit code 2, and nothing was started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.commands import Commands
+
+if TYPE_CHECKING:
+    from support.commands import Ended
+
+pytestmark = pytest.mark.usefixtures("bash")
+
+SOURCES = {
+    "good.sh": b"echo hello",
+    "good.weird": b"echo hello",
+    "good.pyy": b"print()",
+    "no_suffix": b"echo hello",
+    "empty.sh": b"",
+    "blank.sh": b" \n\t\n",
+    "binary.sh": b"\x7fELF\x02\x01\x01\x00\x00\x00",
+    "latin.sh": b"echo fine\necho caf\xe9\n",
+    "long.sh": b"#" * 10_000_000,
+    "beside": b"data",
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory with sources of all kinds."""
+    directory = tmp_path / "here"
+    (directory / "directory.sh").mkdir(parents=True)
+    for name, content in SOURCES.items():
+        (directory / name).write_bytes(content)
+    (tmp_path / "above").write_bytes(b"data")
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@pytest.fixture
+def tripwire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that appears when anything called QEMU is started."""
+    touched = tmp_path / "qemu-was-started"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    qemu = programs / "qemu-system-x86_64"
+    qemu.write_text(f"#!/bin/sh\ntouch {touched}\necho no such board >&2\n")
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    return touched
+
+
+@pytest.fixture
+def run(here: Path, tripwire: Path, tmp_path: Path) -> Commands:
+    """Runs commands where QEMU is a tripwire."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    return Commands(temporary)
+
+
+def assert_refused(ended: Ended, *words: str) -> None:
+    assert ended.code == 2
+    assert ended.stdout == b""
+    assert "Traceback" not in ended.stderr
+    error, *hint = [line for line in ended.stderr.splitlines() if not line.startswith("usage:")]
+    assert "error: " in error
+    assert len(hint) <= 1
+    for word in words:
+        assert word in ended.stderr
+
+
+def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> None:
+    ended = run("vmm-run", "good.sh")
+
+    assert ended.code == 125
+    assert "no such board" in ended.stderr
+    assert tripwire.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.sh"], ["missing.sh", "No such file"]),
+        (["directory.sh"], ["directory.sh", "directory"]),
+        (["empty.sh"], ["empty"]),
+        (["blank.sh"], ["empty"]),
+        (["binary.sh"], ["binary"]),
+        (["latin.sh"], ["UTF-8", "line 2"]),
+        (["long.sh"], ["long.sh", "bytes"]),
+        (["no_suffix"], ["suffix"]),
+        (["good.pyy"], [".pyy", "mean", ".py"]),
+        (["good.weird"], [".weird", ".py"]),
+        (["-"], ["--language"]),
+        (["--language", "pyton", "good.sh"], ["pyton", "mean", "python"]),
+        (["--language", "befunge", "good.sh"], ["befunge", "python", "rust"]),
+        (["--language", "", "good.sh"], ["language"]),
+        (["--machine", "nonsense", "good.sh"], ["nonsense", "qemu"]),
+        (["--kernel", "missing", "good.sh"], ["missing"]),
+        (["--memory", "16", "good.sh"], ["bash", "memory", "16"]),
+        (["--memory", "0", "good.sh"], ["memory"]),
+        (["--memory", "-5", "good.sh"], ["memory"]),
+        (["--memory", "nan", "good.sh"], ["nan"]),
+        (["--memory", "99999G", "good.sh"], ["memory"]),
+        (["--memory", "much", "good.sh"], ["much"]),
+        (["--timeout", "0", "good.sh"], ["timeout"]),
+        (["--timeout", "-1", "good.sh"], ["timeout"]),
+        (["--timeout", "nan", "good.sh"], ["timeout"]),
+        (["--timeout", "inf", "good.sh"], ["timeout"]),
+        (["--timeout", "soon", "good.sh"], ["soon"]),
+        (["--build-timeout", "0", "good.sh"], ["build"]),
+        (["--output-limit", "0", "good.sh"], ["output"]),
+        (["--output-limit", "-1K", "good.sh"], ["output"]),
+        (["--output-limit", "inf", "good.sh"], ["inf"]),
+        (["--cpus", "0", "good.sh"], ["cpus"]),
+        (["--cpus", "many", "good.sh"], ["many"]),
+        (["--env", "noequals", "good.sh"], ["noequals", "="]),
+        (["--env", "=value", "good.sh"], ["name"]),
+        (["--env", "A B=value", "good.sh"], ["A B"]),
+        (["--file", "missing", "good.sh"], ["missing", "No such file"]),
+        (["--file", "directory.sh:x", "good.sh"], ["directory"]),
+        (["--file", "../above", "good.sh"], ["../above", "working directory"]),
+        (["--file", "beside:../x", "good.sh"], ["../x", "working directory"]),
+        (["--file", "beside:/etc/x", "good.sh"], ["/etc/x", "working directory"]),
+        (["--file", "beside:a//b", "good.sh"], ["a//b"]),
+        (["--file", "beside:", "good.sh"], ["name"]),
+        (["--file", ":x", "good.sh"], ["name"]),
+        (["--file", "beside:x", "--file", "good.sh:x", "good.sh"], ["'x'"]),
+        (["--file", "beside:main.sh", "good.sh"], ["main.sh", "source"]),
+        (["--file", "beside:x", "--file", "beside:x/y", "good.sh"], ["directory"]),
+        (["--get", "../x", "good.sh"], ["../x", "working directory"]),
+        (["--get", "x", "--get", "x:y", "good.sh"], ["twice"]),
+        (["--get", "x:nowhere/x", "good.sh"], ["nowhere"]),
+        (["--get", "x:directory.sh", "good.sh"], ["directory.sh"]),
+        (["--nonsense", "good.sh"], ["nonsense"]),
+        (["good.sh", "stray"], ["stray", "--"]),
+        ([], ["FILE"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_call_of_run(
+    run: Commands, tripwire: Path, arguments: list[str], words: list[str]
+) -> None:
+    ended = run("vmm-run", *arguments)
+
+    assert_refused(ended, *words)
+    assert not tripwire.exists()
+    assert run.leftovers() == []
+
+
+def test_binary_on_stdin(run: Commands, tripwire: Path) -> None:
+    ended = run("vmm-run", "--language", "bash", "-", stdin=bytes(range(256)))
+
+    assert_refused(ended, "binary")
+    assert not tripwire.exists()
+
+
+def test_endless_source_on_stdin(run: Commands, tripwire: Path) -> None:
+    with Path("/dev/zero").open("rb") as zeros:
+        ended = run("vmm-run", "--language", "bash", "-", stdin=zeros)
+
+    assert_refused(ended, "bytes")
+    assert not tripwire.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frobnicate"], ["frobnicate", "run", "image", "doctor"]),
+        (["image"], ["VERB"]),
+        (["image", "frobnicate"], ["frobnicate"]),
+        (["image", "build"], ["LANGUAGE"]),
+        (["image", "build", "pyton"], ["pyton", "python"]),
+        (["image", "inspect", "nonsense"], ["nonsense"]),
+        (["image", "remove", "nonsense"], ["nonsense"]),
+        (["doctor", "--nonsense"], ["nonsense"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_call_of_other_verbs(run: Commands, arguments: list[str], words: list[str]) -> None:
+    ended = run("slipway", *arguments)
+
+    assert ended.code == 2
+    assert "Traceback" not in ended.stderr
+    for word in words:
+        assert word in ended.stderr
