@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-ROOT = "/.agent"
 # Built-in and frozen modules are found before those of the file.
 POSITION = 2
 
@@ -23,11 +22,12 @@ POSITION = 2
 class Bundle:
     """Finder and loader of the modules in the file.
 
-    The file holds a marshalled tuple: names to (is a package, code as marshalled bytes), names to
-    paths of extension modules, names of the stand-ins.
+    The file holds a marshalled tuple: names to (is a package, code as marshalled bytes), names of
+    extension modules to their files in ``libraries``, names of the stand-ins.
     """
 
-    def __init__(self, content: "Any") -> None:
+    def __init__(self, content: "Any", libraries: str) -> None:
+        self._libraries = libraries
         self._modules: dict[str, tuple[bool, bytes]] = content[0]
         self._extensions: dict[str, str] = content[1]
         self._slim: tuple[str, ...] = content[2]
@@ -39,8 +39,9 @@ class Bundle:
         entry = self._modules.get(name)
         if entry is not None:
             return ModuleSpec(name, self, is_package=entry[0])  # type: ignore[arg-type]
-        path = self._extensions.get(name)
-        if path is not None:
+        file = self._extensions.get(name)
+        if file is not None:
+            path = f"{self._libraries}/{file}"
             return ModuleSpec(name, ExtensionFileLoader(name, path), origin=path)
         for slim in self._slim:
             sys.modules.pop(slim, None)
@@ -57,11 +58,17 @@ class Bundle:
         exec(code, module.__dict__)  # noqa: S102
 
 
+def install() -> None:
+    """Make the modules of the file that lies beside this one importable."""
+    root = sys.executable.removesuffix("/bin/python3")
+    with open(f"{root}/agent.modules", "rb", buffering=0) as file:
+        content = marshal.loads(file.read())  # noqa: S302
+    sys.meta_path.insert(POSITION, Bundle(content, f"{root}/lib"))
+
+
 def main() -> None:
     """Become the agent."""
-    with open(f"{ROOT}/agent.modules", "rb", buffering=0) as file:
-        bundle = Bundle(marshal.loads(file.read()))  # noqa: S302
-    sys.meta_path.insert(POSITION, bundle)
+    install()
     from slipway_agent.boot import main as run
 
     run()

@@ -160,9 +160,9 @@ def assemble(sources: _Sources, store: ImageStore, architecture: str, progress: 
     tree.add_file(f"{ROOT}/lib/{name}", _isolate(loader), 0o755)
     extensions = {}
     for module, place in contents["extensions"].items():
-        path = f"{ROOT}/lib/{module}.so"
-        tree.add_file(path, _read(debian, place.format(triplet=triplet)), 0o755)
-        extensions[module] = f"/{path}"
+        extensions[module] = f"{module}.so"
+        data = _read(debian, place.format(triplet=triplet))
+        tree.add_file(f"{ROOT}/lib/{module}.so", data, 0o755)
     tree.add_directory(f"{ROOT}/{LIBRARY}/lib-dynload")
     for module, place in contents["lazy_extensions"].items():
         data = _read(debian, place.format(triplet=triplet))
