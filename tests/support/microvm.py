@@ -235,7 +235,7 @@ class Microvm:
     def cancel_job(self) -> None:
         """Ask the agent to end the job that runs."""
         session = self.guest._session
-        self.call(session._send(Cancel(session._jobs)))
+        self.call(session.send(Cancel(session._jobs)))
 
     def call(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run ``work`` on the machine's loop and wait for it."""

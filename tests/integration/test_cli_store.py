@@ -1,0 +1,207 @@
+"""Image stores from the command line: what is there, what is damaged, what cannot be written."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway._assets import find_assets, find_language
+from slipway._request import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from slipway._assets import Assets
+    from slipway_initramfs.store import ImageStore
+    from support.commands import Commands
+
+
+@pytest.fixture
+def hello(tmp_path: Path) -> Path:
+    path = tmp_path / "hello.sh"
+    path.write_text("echo hello")
+    return path
+
+
+def flip_a_byte(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+# --- What is there ---------------------------------------------------------------------------
+
+
+def test_images_are_listed(commands: Commands, store: ImageStore, bash: Assets) -> None:
+    ended = commands("slipway", "image", "list", "--store", store.root)
+    records = commands("slipway", "image", "list", "--json", "--store", store.root)
+
+    heading, row = ended.stdout.decode().splitlines()
+    assert heading.split()[0] == "IMAGE"
+    assert row.split()[0] == "bash"
+    assert bash.image.digest.startswith(row.split()[2])
+    (record,) = json.loads(records.stdout)
+    assert (record["name"], record["digest"]) == ("bash", bash.image.digest)
+    assert record["minimum_memory"] == bash.image.minimum_memory
+
+
+def test_image_is_inspected_by_name_or_digest(
+    commands: Commands, store: ImageStore, bash: Assets
+) -> None:
+    by_name = commands("slipway", "image", "inspect", "bash", "--store", store.root)
+    by_digest = commands(
+        "slipway", "image", "inspect", bash.image.digest[:10], "--store", store.root
+    )
+
+    assert by_name.stdout == by_digest.stdout
+    record = json.loads(by_name.stdout)
+    assert record["digest"] == bash.image.digest
+    assert any(package["name"] == "coreutils" for package in record["packages"])
+
+
+def test_empty_store_is_told(commands: Commands, tmp_path: Path) -> None:
+    ended = commands("slipway", "image", "list", "--store", tmp_path / "none")
+
+    assert (ended.code, ended.stdout) == (0, b"")
+    assert "slipway image build" in ended.stderr
+
+
+def test_image_is_removed(commands: Commands, store: ImageStore) -> None:
+    removed = commands("slipway", "image", "remove", "bash", "--store", store.root)
+    again = commands("slipway", "image", "remove", "bash", "--store", store.root)
+
+    assert removed.code == 0
+    assert store.images() == []
+    assert again.code == 2
+
+
+# --- Doctor ----------------------------------------------------------------------------------
+
+
+def test_doctor_finds_this_host_well(commands: Commands, store: ImageStore) -> None:
+    ended = commands("slipway", "doctor", "--store", store.root)
+    records = commands("slipway", "doctor", "--json", "--store", store.root)
+
+    assert ended.code == 0
+    assert "LACK" not in ended.stdout.decode()
+    findings = json.loads(records.stdout)
+    assert {"need", "met", "found", "mend", "needed"} == set(findings[0])
+    needs = {finding["need"] for finding in findings}
+    assert needs >= {"qemu", "kvm", "memory", "disk", "store", "kernel", "image"}
+    assert all(finding["met"] for finding in findings if finding["needed"])
+
+
+def test_doctor_names_the_package_that_is_missing(
+    commands: Commands, store: ImageStore, tmp_path: Path
+) -> None:
+    commands.environment["PATH"] = str(tmp_path)
+
+    ended = commands("slipway", "doctor", "--store", store.root)
+    run = commands("slipway", "run", "--store", store.root, "--language", "sh", "-", stdin=b":")
+
+    assert ended.code == 1
+    assert "apt-get install qemu-system-x86" in ended.stdout.decode()
+    assert run.code == 125
+    assert "apt-get install qemu-system-x86" in run.stderr
+
+
+def test_doctor_finds_the_damaged_image(commands: Commands, store: ImageStore) -> None:
+    image = store.image("bash")
+    assert image is not None
+    flip_a_byte(image.root_archive)
+
+    ended = commands("slipway", "doctor", "--store", store.root)
+
+    assert ended.code == 1
+    assert "slipway image build" in ended.stdout.decode()
+
+
+# --- Damage ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut, remove])
+def test_damaged_initrd_is_made_again(
+    commands: Commands, store: ImageStore, hello: Path, damage: Callable[[Path], None]
+) -> None:
+    initrd = find_assets(find_language("bash"), Options(), store, print).initrd
+    sound = initrd.read_bytes()
+    damage(initrd)
+
+    ended = commands("vmm-run", "--store", store.root, hello)
+
+    assert (ended.code, ended.stdout) == (0, b"hello\n")
+    assert initrd.read_bytes() == sound
+    assert commands.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("image", flip_a_byte),
+        ("image", cut),
+        ("kernel", flip_a_byte),
+        ("agent", remove),
+        ("manifest", cut),
+        ("reference", flip_a_byte),
+    ],
+)
+def test_damaged_part_is_made_again(
+    commands: Commands,
+    store: ImageStore,
+    bash: Assets,
+    hello: Path,
+    part: str,
+    damage: Callable[[Path], None],
+) -> None:
+    # Making it again takes the package lists, and the packages; the user's store has them.
+    store.apt.symlink_to(bash.state / "apt")
+    blobs = store.root / "blobs"
+    damage(
+        {
+            "image": blobs / bash.image.root.digest,
+            "kernel": blobs / bash.kernel.image.digest,
+            "agent": blobs / bash.agent.archive.blob.digest,
+            "manifest": store.root / "manifests" / f"{bash.image.digest}.json",
+            "reference": store.root / "refs" / "image" / f"bash-{bash.image.architecture}",
+        }[part]
+    )
+
+    ended = commands("vmm-run", "--store", store.root, hello)
+
+    assert (ended.code, ended.stdout) == (0, b"hello\n")
+    assert commands("slipway", "doctor", "--store", store.root).code == 0
+    assert commands.leftovers() == []
+
+
+# --- Stores that cannot be written ------------------------------------------------------------
+
+
+def test_store_that_cannot_be_made_is_told(commands: Commands, hello: Path) -> None:
+    ended = commands("vmm-run", "--store", "/proc/slipway", hello)
+
+    assert (ended.code, ended.stdout) == (125, b"")
+    assert "/proc/slipway" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert commands.leftovers() == []
+
+
+def test_store_below_a_file_is_told(commands: Commands, hello: Path) -> None:
+    ended = commands("vmm-run", "--store", hello / "store", hello)
+
+    assert (ended.code, ended.stdout) == (125, b"")
+    assert str(hello) in ended.stderr
+    assert "Traceback" not in ended.stderr
