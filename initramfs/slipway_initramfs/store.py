@@ -281,7 +281,8 @@ class ImageStore:
         with suppress(OSError):
             size = sum(part.stat().st_size for part in parts)
             if target.stat().st_size == size:
-                os.utime(target)
+                with suppress(OSError):  # somebody else's store can be used without writing to it
+                    os.utime(target)
                 return target
         image.quick_check()
         if kernel is not None:
