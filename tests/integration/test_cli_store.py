@@ -10,6 +10,7 @@ import pytest
 
 from slipway._assets import find_assets, find_language
 from slipway._request import Options
+from support.commands import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,3 +206,24 @@ def test_store_below_a_file_is_told(commands: Commands, hello: Path) -> None:
     assert (ended.code, ended.stdout) == (125, b"")
     assert str(hello) in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_store_of_somebody_else_is_used_without_writing_to_it(
+    commands: Commands, store: ImageStore, hello: Path
+) -> None:
+    find_assets(find_language("bash"), Options(), store, print)
+    before = set(store.root.rglob("*"))
+    if os.geteuid() == 0:
+        # Another user, who may read everything, since the way to the store is the tester's alone.
+        reading = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+        commands.prefix = (
+            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *reading),
+        )
+    else:
+        for directory in {path.parent for path in before}:
+            directory.chmod(0o555)
+
+    ended = commands("vmm-run", "--store", store.root, hello)
+
+    assert ended == Ended(0, b"hello\n", "")
+    assert set(store.root.rglob("*")) == before

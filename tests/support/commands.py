@@ -32,10 +32,14 @@ class Ended:
 
 
 class Commands:
-    """Runs commands whose temporary files and descendants can be told from all others."""
+    """Runs commands whose temporary files and descendants can be told from all others.
+
+    ``prefix`` is put before each command.
+    """
 
     def __init__(self, temporary: Path, environment: Mapping[str, str] | None = None) -> None:
         self.temporary = temporary
+        self.prefix: tuple[str, ...] = ()
         self._marker = uuid.uuid4().hex
         self.environment = {
             **os.environ,
@@ -52,9 +56,8 @@ class Commands:
     def start(self, program: str, *arguments: str | Path, **popen: Any) -> subprocess.Popen[bytes]:
         """Start ``slipway`` or ``vmm-run`` with pipes on all three descriptors."""
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen(
-            [self.path(program), *map(str, arguments)], env=self.environment, **{**pipes, **popen}
-        )
+        command = [*self.prefix, self.path(program), *map(str, arguments)]
+        return subprocess.Popen(command, env=self.environment, **{**pipes, **popen})
 
     def __call__(
         self, program: str, *arguments: str | Path, stdin: bytes | BinaryIO = b"", **popen: Any
