@@ -146,10 +146,7 @@ class Agent:
     def _begin(self, spec: m.Job) -> None:
         if self._job is not None:
             raise ProtocolError(f"job {spec.job} came while job {self._job.number} is on")
-        try:
-            self._job = Job(self._loop, self._machine, spec, self.send, self._job_done)
-        except OSError as error:
-            self.fault(f"job {spec.job} has no disk: {error}", fatal=False)
+        self._job = Job(self._loop, self._machine, spec, self.send, self._job_done)
 
     def _job_done(self) -> None:
         self._job = None

@@ -44,6 +44,16 @@ if TYPE_CHECKING:
             """The user id that owns the job's files."""
 
 
+class _NoDisk:
+    """What a job has whose disk could not be made: nothing can be stored there."""
+
+    directory = ""
+    size = 0
+
+    def remove(self) -> None:
+        """There is nothing to remove."""
+
+
 class Job:
     """Takes what the host says about one job and answers it; ``on_done`` after its last word."""
 
@@ -55,21 +65,21 @@ class Job:
         send: Callable[[m.Message], None],
         on_done: Callable[[], None],
     ) -> None:
-        """Make room for the job.
-
-        Raises:
-            OSError: its disk cannot be made.
-        """
+        """Make room for the job; where that fails, its first phase says so."""
         self.number = spec.job
         self._loop = loop
         self._ground = ground
         self._spec = spec
         self._send = send
         self._on_done = on_done
-        self._disk = ground.make_disk(spec.disk_bytes)
         self._owner = ground.owner()
         self._file: IncomingFile | None = None
         self._file_error = ""
+        self._disk: Disk = _NoDisk()
+        try:
+            self._disk = ground.make_disk(spec.disk_bytes)
+        except OSError as error:
+            self._file_error = f"no disk could be made: {error}"
         self._started = False
         self._cancelled = False
         self._held = False

@@ -107,13 +107,17 @@ class Disk:
             mount("tmpfs", _DISK, "tmpfs", MS_NOSUID | MS_NODEV, options)
             self._mounted.append(_DISK)
             for target, name in _WRITABLE:
+                # An image may have made one of them a link to another.
+                real = os.path.realpath(target)
+                if any(f"{real}/".startswith(f"{place}/") for place in self._mounted):
+                    continue
                 path = f"{_DISK}/{name}"
                 os.mkdir(path)
                 os.chmod(path, 0o755 if target == WORK else 0o1777)  # as /tmp is
                 if target == WORK:
                     os.chown(path, owner, owner)
-                mount(path, target, "", MS_BIND)
-                self._mounted.append(target)
+                mount(path, real, "", MS_BIND)
+                self._mounted.append(real)
         except BaseException:
             self.remove()
             raise

@@ -114,3 +114,15 @@ def test_incomplete_file_ends_the_job(host: Host) -> None:
 
     assert done.verdict is m.Verdict.INTERNAL_ERROR
     host.expect(m.JobDone)
+
+
+def test_job_whose_disk_cannot_be_made_ends_with_an_internal_error(host: Host) -> None:
+    host.directory.rmdir()
+    story = host.run(job(python("print(1)"), outputs=["x"]), [("file", b"data")])
+    host.directory.mkdir()
+
+    done = story.one(m.PhaseDone)
+    assert done.verdict is m.Verdict.INTERNAL_ERROR
+    assert "disk" in done.detail
+    assert story.one(m.FileMissing).path == "x"
+    assert host.run(job(python("print(2)"), number=2)).stdout == b"2\n"

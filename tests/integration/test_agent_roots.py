@@ -1,0 +1,252 @@
+"""The same frozen agent as PID 1 of very different root file systems, in real machines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway.machine import MachineSpec
+from slipway.machine.qemu import PROGRAM, QemuMachine
+from slipway_initramfs import base, freeze
+from slipway_initramfs.build import build_kernel
+from slipway_initramfs.cpio import write_tree
+from slipway_initramfs.debian import DebianSource
+from slipway_initramfs.layers import apply_layer
+from slipway_initramfs.store import ImageStore, default_root
+from slipway_initramfs.tree import Tree
+from slipway_protocol import messages as m
+from slipway_protocol.channel import Channel
+from slipway_protocol.schema import MAX_DATA, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from slipway_protocol.connection import Event
+
+    Boot = Callable[..., AbstractAsyncContextManager["Guest"]]
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which(PROGRAM) is None, reason="QEMU is not installed"),
+    pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),
+    pytest.mark.timeout(600),
+]
+
+MIB = 1 << 20
+PATIENCE = 60
+SCRIPT = b"""#!/bin/sh
+echo "user $(id -u) in $(pwd)"
+cat
+echo oops >&2
+exit 3
+"""
+
+
+class Roots:
+    """Makes roots from Debian's packages."""
+
+    def __init__(self, store: ImageStore, progress: Callable[[str], None]) -> None:
+        self._store = store
+        self._progress = progress
+
+    def packages(self, *names: str) -> Tree:
+        """A tree with exactly these packages."""
+        tree = Tree()
+        with self._store.building("agent-packages", self._progress):
+            source = DebianSource(self._store.apt, "amd64", self._progress)
+            packages = [package for package in source.resolve(names) if package.name in names]
+            source.fetch(packages)
+            for package in packages:
+                apply_layer(tree, source.open(package, self._store.temporary), "deb")
+        return tree
+
+    def empty(self) -> Tree:
+        """Nothing at all."""
+        return Tree()
+
+    def debian(self) -> Tree:
+        """The C library, a shell and the usual programs, all dynamically linked."""
+        tree = Tree()
+        base.prepare(tree, "amd64")
+        names = ("libc6", "dash", "coreutils", "libselinux1", "libpcre2-8-0", "libacl1")
+        with self._store.building("agent-packages", self._progress):
+            source = DebianSource(self._store.apt, "amd64", self._progress)
+            wanted = (*names, "libattr1", "libgmp10")
+            packages = [package for package in source.resolve(names) if package.name in wanted]
+            source.fetch(packages)
+            for package in packages:
+                apply_layer(tree, source.open(package, self._store.temporary), "deb")
+        base.complete(tree)
+        return tree
+
+    def alpine(self) -> Tree:
+        """Musl's loader and busybox under the usual names; nothing of glibc."""
+        tree = self.packages("musl", "busybox-static")
+        for name in ("sh", "id", "cat", "echo", "ls"):
+            tree.add_symlink(f"bin/{name}", "/bin/busybox")
+        return tree
+
+    def strange(self) -> Tree:
+        """What the agent needs is there as something else, and the loader is led astray."""
+        tree = self.alpine()
+        for name in ("dev/console", "tmp", "work"):
+            tree.add_file(name, b"not what you expect")
+        tree.add_symlink("proc", "/nowhere")
+        tree.add_symlink("var", "tmp")
+        tree.add_file("etc/ld.so.preload", b"/lib/evil.so\n")
+        tree.add_file("etc/ld.so.cache", b"garbage")
+        tree.add_file("lib/libc.so.6", b"not a library")
+        return tree
+
+
+@pytest.fixture(scope="session")
+def store() -> ImageStore:
+    configured = os.environ.get("SLIPWAY_TEST_STORE")
+    return ImageStore(Path(configured) if configured else default_root())
+
+
+@pytest.fixture(scope="session")
+def roots(store: ImageStore, progress: Callable[[str], None]) -> Roots:
+    return Roots(store, progress)
+
+
+class Guest:
+    """A booted machine."""
+
+    def __init__(self, machine: QemuMachine) -> None:
+        self.machine = machine
+        self._channel = Channel(machine.transport.reader, machine.transport.writer)
+
+    async def send(self, *messages: m.HostMessage) -> None:
+        for message in messages:
+            await self._channel.send(message)
+
+    async def until(self, kind: type[m.AgentMessage] | type[m.Fault]) -> list[Event]:
+        """All messages up to the first of ``kind``."""
+        events: list[Event] = []
+        while not events or not isinstance(events[-1], kind):
+            event = await asyncio.wait_for(self._channel.receive(), PATIENCE)
+            assert event is not None, self.machine.console.last_lines()
+            events.append(event)
+        return events
+
+    async def hello(self) -> m.Ready:
+        await self.until(m.Awake)
+        await self.send(m.Hello(VERSION, (), time.time_ns(), os.urandom(32)))
+        ready = (await self.until(m.Ready))[-1]
+        assert isinstance(ready, m.Ready)
+        return ready
+
+    async def run(
+        self, argv: tuple[str, ...], files: dict[str, bytes], stdin: bytes = b""
+    ) -> tuple[dict[m.Stream, bytes], m.PhaseDone]:
+        command = m.Command(argv, (), m.Limits(wall_ms=60_000), bool(stdin))
+        await self.send(m.Job(1, None, command, (), MIB))
+        for path, data in files.items():
+            await self.send(m.File(1, path, 0o755, len(data)))
+            for start in range(0, len(data), MAX_DATA):
+                await self.send(m.FileData(1, data[start : start + MAX_DATA]))
+        await self.send(m.Start(1))
+        if stdin:
+            await self.send(m.Input(1, stdin), m.InputEnd(1))
+        events = await self.until(m.JobDone)
+        output = {
+            stream: b"".join(
+                e.data for e in events if isinstance(e, m.Output) and e.stream is stream
+            )
+            for stream in (m.Stream.STDOUT, m.Stream.STDERR)
+        }
+        (done,) = (event for event in events if isinstance(event, m.PhaseDone))
+        return output, done
+
+
+@pytest.fixture
+def boot(store: ImageStore, progress: Callable[[str], None], tmp_path: Path) -> Boot:
+    """Boots a root; without ``complete`` its archive lacks the last entry."""
+
+    @asynccontextmanager
+    async def start(
+        root: Tree, *, serial_port: bool = False, complete: bool = True
+    ) -> AsyncIterator[Guest]:
+        kernel = build_kernel(store, progress=progress)
+        agent = freeze.agent(store, "amd64", progress)
+        if complete:
+            root.add_file(base.SENTINEL, b"")
+        initrd = tmp_path / "initrd"
+        with initrd.open("wb") as file:
+            for part in (agent.path, kernel.modules_archive):
+                file.write(part.read_bytes())
+            write_tree(root, file)
+        spec = MachineSpec(
+            kernel.path,
+            initrd,
+            agent.kernel_arguments,
+            192 * MIB,
+            tmp_path,
+            serial_port=serial_port,
+        )
+        machine = await QemuMachine.start(spec)
+        try:
+            yield Guest(machine)
+        finally:
+            await machine.stop()
+
+    return start
+
+
+@pytest.mark.parametrize("kind", ["debian", "alpine", "strange"])
+async def test_shell_script_on_a_root(boot: Boot, roots: Roots, kind: str) -> None:
+    async with boot(getattr(roots, kind)()) as guest:
+        ready = await guest.hello()
+        output, done = await guest.run(("./script",), {"script": SCRIPT}, b"from stdin\n")
+        await guest.send(m.Shutdown())
+        await asyncio.wait_for(guest.machine.wait(), PATIENCE)
+
+    assert {"port.virtio", "cgroup.memory", "cgroup.pids"} <= set(ready.capabilities)
+    assert output[m.Stream.STDOUT] == b"user 1000 in /work\nfrom stdin\n"
+    # A program of the image's own does follow the image's loader configuration.
+    assert output[m.Stream.STDERR].endswith(b"oops\n")
+    assert (done.verdict, done.code) == (m.Verdict.FAILED, 3)
+    assert done.usage.user_us + done.usage.system_us > 0
+
+
+async def test_static_program_on_an_empty_root(boot: Boot, roots: Roots) -> None:
+    node = roots.packages("busybox-static").find("bin/busybox")
+    assert node is not None
+    busybox = node.read(4 * MIB)
+
+    async with boot(roots.empty()) as guest:
+        await guest.hello()
+        output, done = await guest.run(("./busybox", "ls", "/"), {"busybox": busybox})
+
+    assert done.verdict is m.Verdict.OK
+    listed = set(output[m.Stream.STDOUT].decode().split())
+    # The kernel itself makes /root.
+    assert listed - {"root"} == {"dev", "proc", "sys", "tmp", "var", "work"}
+
+
+async def test_serial_port_on_an_empty_root(boot: Boot, roots: Roots) -> None:
+    async with boot(roots.empty(), serial_port=True) as guest:
+        ready = await guest.hello()
+        _, missing = await guest.run(("sh",), {})
+
+    assert "port.serial" in ready.capabilities
+    assert (missing.verdict, missing.code) == (m.Verdict.FAILED, 127)
+    assert "no such program" in missing.detail
+
+
+async def test_truncated_image_is_a_fatal_fault(boot: Boot, roots: Roots) -> None:
+    async with boot(roots.empty(), complete=False) as guest:
+        fault = (await guest.until(m.Fault))[-1]
+        await asyncio.wait_for(guest.machine.wait(), PATIENCE)
+
+    assert isinstance(fault, m.Fault)
+    assert fault.fatal
+    assert "incomplete" in fault.text
