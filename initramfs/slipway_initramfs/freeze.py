@@ -7,9 +7,9 @@ under emulation would spend longer on unpacking than on reading it.
 
 from __future__ import annotations
 
-import marshal
 import os
-import tomllib
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +45,7 @@ DEVICES: Final = {
 }
 # -X utf8: the guest has no locale, and paths are bytes all the same.
 PYTHON_OPTIONS: Final = "-ISB -X utf8 -X frozen_modules=on"
+FORMER_SECONDS: Final = 3600
 MAX_SOURCE: Final = 4 << 20
 
 
@@ -83,12 +84,25 @@ def agent(store: ImageStore, architecture: str, progress: Progress) -> Agent:
             write_tree(tree, output)
 
         archive = store.put_archive(KIND, key, write)
+        _forget_former(store, architecture, key)
     loader = f"/{ROOT}/lib/{LOADERS[architecture]}"
     arguments = (
         f"rdinit={loader} -- --inhibit-cache --library-path /{ROOT}/lib"
         f" /{ROOT}/bin/python3 {PYTHON_OPTIONS} /{ROOT}/agent.pyc"
     )
     return Agent(archive, archive.path, archive.blob.digest, sources.version(), arguments)
+
+
+def _forget_former(store: ImageStore, architecture: str, key: str) -> None:
+    """Drop the names of agents of former sources, so that a prune of the store removes them.
+
+    Not of those that were made just now: another checkout may be using the same store.
+    """
+    before = time.time() - FORMER_SECONDS
+    for path in (store.root / "refs" / f"archive-{KIND}").glob(f"{architecture}-*"):
+        with suppress(FileNotFoundError):
+            if path.name != key and path.stat().st_mtime < before:
+                path.unlink()
 
 
 class _Sources:
@@ -126,6 +140,8 @@ class _Sources:
 
     def contents(self) -> dict[str, Any]:
         """What is taken from where: contents.toml."""
+        import tomllib
+
         return tomllib.loads((self.freeze / "contents.toml").read_text(encoding="utf-8"))
 
 
@@ -221,6 +237,8 @@ def _add_modules(
     extensions: dict[str, str],
 ) -> None:
     """Compile all modules: those of every start into one file, the others as files."""
+    import marshal
+
     from slipway_initramfs import bytecode
     from slipway_initramfs.tree import Tree
 

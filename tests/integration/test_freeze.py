@@ -128,6 +128,24 @@ def test_nothing_is_made_when_nothing_has_changed(
     assert said == []
 
 
+def test_agents_of_former_sources_are_forgotten(
+    new_store: Callable[[], ImageStore], progress: Callable[[str], None]
+) -> None:
+    store = new_store()
+    names = store.root / "refs" / f"archive-{freeze.KIND}"
+    names.mkdir(parents=True)
+    for name in ("amd64-old", "amd64-new", "arm64-old"):
+        (names / name).write_text("0" * 64)
+        if name.endswith("old"):
+            os.utime(names / name, (0, 0))
+
+    freeze.agent(store, "amd64", progress)
+
+    left = {path.name for path in names.iterdir()}
+    assert {"amd64-new", "arm64-old"} < left
+    assert "amd64-old" not in left
+
+
 @pytest.mark.skipif(machine_architecture() != "amd64", reason="the tree is for x86-64")
 def test_frozen_tree_imports_all_that_it_may_need(
     store: ImageStore, progress: Callable[[str], None], tmp_path: Path
