@@ -12,10 +12,10 @@ from slipway_protocol.schema import MAX_TEXT, VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from resource import struct_rusage
     from typing import Protocol
 
     from slipway_agent.job import Ground
+    from slipway_agent.loop import Child
     from slipway_agent.port import Port
 
     class Machine(Ground, Protocol):
@@ -47,7 +47,7 @@ class Agent:
         self._machine = machine
         self._port = port
         self._connection = Connection.agent()
-        self._loop = Loop(self._child_ended)
+        self._loop = Loop(self._children_ended)
         self._job: Job | None = None
         self._noise = 0
         self._held = False
@@ -151,6 +151,6 @@ class Agent:
     def _job_done(self) -> None:
         self._job = None
 
-    def _child_ended(self, pid: int, status: int, usage: struct_rusage) -> None:
+    def _children_ended(self, children: list[Child]) -> None:
         if self._job is not None:
-            self._job.child_ended(pid, status, usage)
+            self._job.children_ended(children)

@@ -109,7 +109,7 @@ class Cgroup:
         self._procs = os.open(f"{self._path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         self._memory = "memory" in controllers
         self._pids = "pids" in controllers
-        self._memory_peak = 0
+        self._largest_rss = 0
         self._processes_peak = 1
         if self._memory:
             if limits.memory_bytes:
@@ -143,7 +143,7 @@ class Cgroup:
 
     def child_ended(self, usage: struct_rusage) -> None:
         """A process that was inside has been waited for."""
-        self.sample()
+        self._largest_rss = max(self._largest_rss, usage.ru_maxrss * 1024)
 
     def sample(self) -> None:
         """Look at the counters of which the kernel keeps no maximum."""
@@ -163,7 +163,7 @@ class Cgroup:
     def memory_peak_bytes(self) -> int:
         """The most memory that the group had at once."""
         if not self._memory:
-            return 0
+            return self._largest_rss
         try:
             return int(_read(f"{self._path}/memory.peak"))  # since Linux 5.19
         except FileNotFoundError:
@@ -215,6 +215,9 @@ class Descendants:
 
     def kill(self) -> None:
         """SIGKILL to every process inside."""
+        if self._agent.pid == 1:
+            os.kill(-1, 9)  # all but the kernel and the agent
+            return
         for process in self._agent.children(recursive=True):
             try:
                 process.kill()

@@ -12,11 +12,10 @@ from slipway_protocol.flow import SendWindow
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from resource import struct_rusage
     from typing import Any, Protocol
 
     from slipway_agent.cgroup import Group
-    from slipway_agent.loop import Loop
+    from slipway_agent.loop import Child, Loop
     from slipway_agent.program import Launcher
 
     class Disk(Protocol):
@@ -171,10 +170,10 @@ class Job:
 
     # --- Phases -----------------------------------------------------------------------------
 
-    def child_ended(self, pid: int, status: int, usage: struct_rusage) -> None:
-        """A process has been waited for."""
+    def children_ended(self, children: list[Child]) -> None:
+        """Processes have been waited for."""
         if self._phase is not None:
-            self._phase.child_ended(pid, status, usage)
+            self._phase.children_ended(children)
 
     def hold(self, held: bool) -> None:
         """The queue to the host is long, or short again."""

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from resource import struct_rusage
 
     Handler = Callable[[int], None]
-    ChildHandler = Callable[[int, int, struct_rusage], None]
+    # Process id, status as of wait(2), what it and its own children used.
+    Child = tuple[int, int, struct_rusage]
+    ChildHandler = Callable[[list[Child]], None]
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
@@ -27,11 +29,11 @@ class Loop:
     child that ends is waited for here, so that none is mistaken for another and none stays behind.
     """
 
-    def __init__(self, on_child: ChildHandler) -> None:
+    def __init__(self, on_children: ChildHandler) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._deadlines: dict[Callable[[], None], float] = {}
-        self._on_child = on_child
+        self._on_children = on_children
         self._wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, _ignore)
         signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
@@ -76,14 +78,14 @@ class Loop:
 
     def _reap(self, _events: int) -> None:
         os.read(self._wakeup, 4096)
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self._on_child(pid, status, usage)
+        ended: list[Child] = []
+        try:
+            while (child := os.wait4(-1, os.WNOHANG))[0]:
+                ended.append(child)
+        except ChildProcessError:
+            pass  # there are none left
+        if ended:
+            self._on_children(ended)
 
 
 def _ignore(_number: int, _frame: object) -> None:

@@ -12,10 +12,9 @@ from slipway_protocol import messages as m
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from resource import struct_rusage
 
     from slipway_agent.cgroup import Group
-    from slipway_agent.loop import Loop
+    from slipway_agent.loop import Child, Loop
     from slipway_agent.pipes import InputPipe
     from slipway_agent.program import Launcher
     from slipway_protocol.flow import SendWindow
@@ -119,20 +118,25 @@ class Phase:
         self._on_done = on_done
         self._fail(m.Verdict.INTERNAL_ERROR, 0, detail)
 
-    def child_ended(self, pid: int, status: int, usage: struct_rusage) -> None:
-        """A process has been waited for: the program, or an orphan of it."""
-        self._group.child_ended(usage)
-        if pid == self._pid and not self._exited:
-            self._exited = True
-            self._wall_us = round((monotonic() - self._began) * 1e6)
-            if os.WIFSIGNALED(status):
-                self._signal = os.WTERMSIG(status)
-            else:
-                self._code = os.WEXITSTATUS(status)
-            self._send(m.Exited(self._job, self.kind, self._code, self._signal))
-            self._loop.call_off(self._time_out)
+    def children_ended(self, children: list[Child]) -> None:
+        """Processes have been waited for: the program, or orphans of it."""
+        self._group.sample()
+        for pid, status, usage in children:
+            self._group.child_ended(usage)
+            if pid == self._pid and not self._exited:
+                self._program_ended(status)
         if self._exited and not self._alone:
             self._end_group()
+
+    def _program_ended(self, status: int) -> None:
+        self._exited = True
+        self._wall_us = round((monotonic() - self._began) * 1e6)
+        if os.WIFSIGNALED(status):
+            self._signal = os.WTERMSIG(status)
+        else:
+            self._code = os.WEXITSTATUS(status)
+        self._send(m.Exited(self._job, self.kind, self._code, self._signal))
+        self._loop.call_off(self._time_out)
 
     def kill(self, reason: m.Verdict) -> None:
         """End the phase now with ``reason``, unless it is ending already."""
@@ -162,7 +166,6 @@ class Phase:
     def _end_group(self) -> None:
         """The program has ended: nothing that it has left behind may go on."""
         if not self._group.empty():
-            self._group.sample()
             self._group.kill()
             return  # each death is reported, and this is called again
         self._alone = True

@@ -131,6 +131,8 @@ class Launcher:
             seconds = limits.cpu_ms // 1000 + 1
             syscalls.limit_resource(syscalls.RLIMIT_CPU, seconds, seconds + 1)
         if self.user_id is not None:
+            if limits.processes:  # for a kernel without the pids controller
+                syscalls.limit_resource(syscalls.RLIMIT_NPROC, limits.processes, limits.processes)
             files = min(limits.open_files or MAX_OPEN_FILES, MAX_OPEN_FILES)
             syscalls.limit_resource(syscalls.RLIMIT_NOFILE, files, files)
             syscalls.limit_resource(syscalls.RLIMIT_STACK, STACK_BYTES, syscalls.RLIM_INFINITY)
