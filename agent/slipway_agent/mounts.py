@@ -16,7 +16,8 @@ from slipway_agent.syscalls import (
 )
 
 WORK = "/work"
-_DISK = "/.agent/disk"
+_AGENT = "/.agent"
+_DISK = f"{_AGENT}/disk"
 # Where an unprivileged program may write, and the directory of the job's disk behind it. The rest
 # of the tree is read-only: its root file system knows no size and would swallow all memory.
 _WRITABLE = ((WORK, "work"), ("/tmp", "tmp"), ("/var/tmp", "var"), ("/dev/shm", "shm"))  # noqa: S108
@@ -84,6 +85,7 @@ def seal_root() -> None:
         OSError: the kernel refuses.
     """
     make_directory(_DISK)
+    os.chmod(_AGENT, 0o700)  # the archive with the modules has the same directory, open to all
     for target, _ in _WRITABLE:
         make_directory(target)
     mount("", "/", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)

@@ -77,6 +77,7 @@ class Phase:
         try:
             if self._command.stdin:
                 reader, feeder = make_pipe()
+                stdin.attach(feeder)
                 self._input = stdin
             else:
                 reader = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
@@ -104,8 +105,6 @@ class Phase:
             for fd in child_ends:
                 os.close(fd)
         self._send(m.PhaseStarted(self._job, self.kind))
-        if self._input is not None:
-            self._input.attach(feeder)
         for pipe in self._outputs:
             pipe.update()
         if limits.wall_ms:
@@ -178,6 +177,8 @@ class Phase:
 
     def _fail(self, verdict: m.Verdict, code: int, detail: str) -> None:
         """There is no program: its streams end empty."""
+        if self._input is not None:
+            self._input.detach()
         for pipe in self._outputs:
             pipe.close()
         self._send(m.PhaseStarted(self._job, self.kind))

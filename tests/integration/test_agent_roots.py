@@ -43,6 +43,8 @@ MIB = 1 << 20
 PATIENCE = 60
 SCRIPT = b"""#!/bin/sh
 echo "user $(id -u) in $(pwd)"
+ls /.agent >/dev/null && echo "the agent is open to all"
+ls /proc/1 >/dev/null && echo "the agent is to be seen"
 cat
 echo oops >&2
 exit 3
@@ -211,7 +213,7 @@ async def test_shell_script_on_a_root(boot: Boot, roots: Roots, kind: str) -> No
 
     assert {"port.virtio", "cgroup.memory", "cgroup.pids"} <= set(ready.capabilities)
     assert output[m.Stream.STDOUT] == b"user 1000 in /work\nfrom stdin\n"
-    # A program of the image's own does follow the image's loader configuration.
+    # What else is there is of ls; a program does follow the image's own loader configuration.
     assert output[m.Stream.STDERR].endswith(b"oops\n")
     assert (done.verdict, done.code) == (m.Verdict.FAILED, 3)
     assert done.usage.user_us + done.usage.system_us > 0

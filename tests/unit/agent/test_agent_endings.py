@@ -128,6 +128,6 @@ def test_agent_leaks_no_descriptors(host: Host) -> None:
     for number in range(2, 6):
         build = python("open('x', 'w').write('x')", stdin=True)
         host.run(job(python("print(1)"), build, outputs=["x", "y"], number=number))
-        host.run(job(m.Command(("none",), (), m.Limits()), number=number + 100))
+        host.run(job(m.Command(("none",), (), m.Limits(), stdin=True), number=number + 100))
 
     assert descriptors() == before
