@@ -176,9 +176,17 @@ class Conversation:
                 raise UnknownOutcome(f"{type(message).__name__} came in the middle of a job")
         return False
 
+    def _next(self) -> m.Phase | None:
+        """The phase that is to follow those that are over; None where there is none."""
+        phases = self._report.phases
+        if not phases:
+            return m.Phase.RUN if self._job.build is None else m.Phase.BUILD
+        if m.Phase.RUN in phases or phases[m.Phase.BUILD].done.verdict is not m.Verdict.OK:
+            return None
+        return m.Phase.RUN
+
     def _begin(self, phase: m.Phase) -> None:
-        expected = m.Phase.BUILD if self._job.build and not self._report.phases else m.Phase.RUN
-        if self._phase is not None or phase in self._report.phases or phase is not expected:
+        if self._phase is not None or phase is not self._next():
             raise UnknownOutcome(f"the {phase.name} phase began out of order")
         self._phase = phase
         for stream in self._streams.values():
@@ -243,8 +251,10 @@ class Conversation:
             self._incoming = None
 
     def _finish(self) -> None:
-        if self._phase is not None or not self._report.phases or self._incoming is not None:
+        if self._phase is not None or self._next() is not None:
             raise UnknownOutcome("the job ended out of order")
+        if self._wanted or self._incoming is not None:
+            raise UnknownOutcome("the job ended without all of its files")
 
 
 class _OutputStream:

@@ -65,9 +65,7 @@ class Session:
                 case m.Fault(text=text):
                     raise HostError(f"the agent cannot start: {text}")
                 case _:
-                    raise UnknownOutcome(
-                        f"{type(message).__name__} came before the agent was ready"
-                    )
+                    raise HostError(f"{type(message).__name__} came before the agent was ready")
 
     def _greeting(self) -> m.Hello:
         return m.Hello(VERSION, (), time.time_ns(), os.urandom(32))
@@ -96,7 +94,8 @@ class Session:
         """Send ``message``; waits while the guest does not read.
 
         Raises:
-            UnknownOutcome: the machine has ended.
+            HostError: the machine has ended before it had a job.
+            UnknownOutcome: it has ended.
         """
         try:
             await self._channel.send(message)
@@ -126,7 +125,7 @@ class Session:
         if words := await self._machine.last_words():
             said = f"it complained: {words}; {said}"
         message = "the machine ended by itself"
-        if self.awake_at is None:
+        if not self._jobs:
             return HostError(f"{message} before the agent was ready; {said}")
         return UnknownOutcome(f"{message} while it had a job; {said}")
 
