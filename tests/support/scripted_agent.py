@@ -1,0 +1,122 @@
+"""The agent's end of a session, played by a test: says what it is told to, true or not."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, TypeVar
+
+from slipway._session import Session
+from slipway.machine import Transport
+from slipway.machine.console import Console
+from slipway_protocol.connection import Connection
+from slipway_protocol.messages import Awake, Ready, Start
+from slipway_protocol.schema import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from slipway._conversation import JobReport, Sink
+    from slipway._request import InputFile
+    from slipway_protocol.messages import Job, Message
+
+    Script = Callable[["ScriptedAgent"], Awaitable[None]]
+
+READY = Ready(VERSION, "1", (), "6.1", 1, 1, 1, 1)
+
+_Kind = TypeVar("_Kind", bound="Message")
+
+
+class ScriptedAgent:
+    """Reads what the host sends and writes whatever the test wants."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._connection = Connection.agent()
+        self.heard: list[object] = []
+        self._read = 0
+
+    async def say(self, *messages: Message) -> None:
+        """Send ``messages``."""
+        await self.write(b"".join(self._connection.send(message) for message in messages))
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes that need not be a frame."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def hear(self, kind: type[_Kind]) -> _Kind:
+        """The next message of this kind; those before it are in ``heard``."""
+        while True:
+            while self._read < len(self.heard):
+                message = self.heard[self._read]
+                self._read += 1
+                if isinstance(message, kind):
+                    return message
+            data = await self._reader.read(65536)
+            assert data, f"the host left without a {kind.__name__}"
+            self.heard += self._connection.receive(data)
+
+    async def hang_up(self) -> None:
+        """End of file for the host, after all that was said."""
+        self._writer.write_eof()
+        await self._writer.drain()
+
+    def drop(self) -> None:
+        """Close the line, whatever is still under way."""
+        self._writer.transport.abort()
+
+
+class ScriptedMachine:
+    """As much of a machine as a session looks at: a transport in this process."""
+
+    name = "scripted"
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.console = Console()
+
+    async def last_words(self) -> str:
+        """Nothing."""
+        return ""
+
+
+async def connect() -> tuple[Session, ScriptedAgent]:
+    """A session and the agent that it talks to."""
+    ours, theirs = socket.socketpair()
+    transport = Transport(*await asyncio.open_connection(sock=ours))
+    agent = ScriptedAgent(*await asyncio.open_connection(sock=theirs))
+    return Session(ScriptedMachine(transport)), agent  # type: ignore[arg-type]
+
+
+async def play(
+    script: Script,
+    job: Job,
+    sink: Sink,
+    files: tuple[InputFile, ...] = (),
+    stdin: AsyncIterator[bytes] | None = None,
+) -> JobReport:
+    """Run ``job`` against an agent that does ``script`` once the job has been started."""
+    session, agent = await connect()
+
+    await agent.say(Awake(VERSION), READY)
+    await session.hello()
+
+    async def act() -> None:
+        await agent.hear(Start)
+        await script(agent)
+
+    acting = asyncio.create_task(act())
+    running = asyncio.create_task(session.run(job, files, sink, stdin))
+    try:
+        await asyncio.wait({acting, running}, return_when=asyncio.FIRST_EXCEPTION)
+        if acting.done() and not running.done():
+            acting.result()  # the test's own error, if it has one
+        return await running
+    finally:
+        for task in (acting, running):
+            task.cancel()
+        await asyncio.gather(acting, running, return_exceptions=True)
+        agent.drop()
+        await session.close()
