@@ -107,7 +107,7 @@ def find_assets(
         if image is None or kernel is None:
             image, kernel = _build(language, store, progress)
         memory = _machine_memory(image, options.memory)
-        agent = freeze_agent(store, image.architecture, progress)
+        agent = freeze_agent(store, image.architecture, progress, verify=repair)
         # The modules are the kernel's: another kernel takes none of them.
         modules = kernel if options.kernel is None else None
         try:

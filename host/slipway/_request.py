@@ -19,6 +19,8 @@ MAX_FILES = 256
 MAX_FILE_BYTES = 256 * MIB
 MAX_CPUS = 8
 MAX_MEMORY = 64 * 1024 * MIB
+# The most process ids that Linux has (PID_MAX_LIMIT).
+MAX_PROCESSES = 4 * 1024 * 1024
 # An hour: a machine that is meant to live longer is not what a snippet needs.
 MAX_SECONDS = 3600.0
 # Together with both phases' environments and the wanted paths these fit into one message of the
@@ -78,9 +80,10 @@ class Options:
             _check_seconds(name, getattr(self, name))
         for name in ("memory", "memory_limit", "processes", "output_limit"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= MAX_MEMORY:
+            most = MAX_PROCESSES if name == "processes" else MAX_MEMORY
+            if value is not None and not 0 < value <= most:
                 raise InputError(
-                    f"{name} is {value}, and must be more than 0 and at most {MAX_MEMORY}",
+                    f"{name} is {value}, and must be more than 0 and at most {most}",
                     f"Leave {name} out for the default.",
                 )
         if not 1 <= self.cpus <= MAX_CPUS:
@@ -165,7 +168,7 @@ def check_guest_path(path: str) -> None:
             f"{path!r} is not a path inside the working directory",
             "Use a relative path without '.' and '..' parts.",
         )
-    if len(path) > 4096 or any(len(p.encode("utf-8", "surrogateescape")) > 255 for p in parts):
+    if len(path) > 4096 or any(_size([part]) > 255 for part in parts):
         raise InputError(f"the path {path[:40]!r}... is too long")
 
 
@@ -216,8 +219,15 @@ def _check_outputs(paths: tuple[str, ...]) -> None:
 
 
 def _size(texts: Iterable[str]) -> int:
-    """Their bytes as they travel."""
-    return sum(len(text.encode("utf-8", "surrogateescape")) for text in texts)
+    """Their bytes as they travel.
+
+    Raises:
+        InputError: one has a surrogate that stands for no byte.
+    """
+    try:
+        return sum(len(text.encode("utf-8", "surrogateescape")) for text in texts)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{error.object!r:.60} cannot be encoded as UTF-8") from None
 
 
 def _check_files(files: tuple[InputFile, ...], source_name: str) -> None:
@@ -228,6 +238,11 @@ def _check_files(files: tuple[InputFile, ...], source_name: str) -> None:
     taken = {source_name: "the source"}
     for file in files:
         check_guest_path(file.path)
+        if not 0 <= file.mode <= 0o777:
+            raise InputError(
+                f"the mode of {file.path!r} is {file.mode:o}, and must be from 0 to 777",
+                "Give the permission bits only: stat.S_IMODE(mode) & 0o777.",
+            )
         if file.path in taken:
             raise InputError(
                 f"{file.path!r} is the name of two files: {taken[file.path]} and another",

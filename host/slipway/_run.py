@@ -73,7 +73,8 @@ async def run_async(
         raise InputError(f"no such option: {error}", "See slipway.Options.") from None
     run = Run(
         find_language(language),
-        source.encode("utf-8") if isinstance(source, str) else source,
+        # What is no UTF-8 is for the check to tell, with its line.
+        source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source,
         checked,
         store=store,
         progress=progress,

@@ -10,12 +10,17 @@ import ctypes
 import mmap
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # rdtsc; shl rdx, 32; or rax, rdx; ret
 _RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")
 # Long enough for three correct digits: the kernel refines nothing, but timekeeping only needs ppm
 # where a run lasts for minutes.
 _SPAN = 0.05
+_READINGS = 10
 
 
 def measure_khz() -> int:
@@ -30,11 +35,24 @@ def measure_khz() -> int:
         page.write(_RDTSC)
         buffer = (ctypes.c_char * mmap.PAGESIZE).from_buffer(page)
         read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(buffer))
-        begin, ticks = time.perf_counter_ns(), read()
+        begin, first = _simultaneous(read)
         time.sleep(_SPAN)
-        ticks, elapsed = read() - ticks, time.perf_counter_ns() - begin
+        end, last = _simultaneous(read)
         del read, buffer
-    return int(ticks * 1_000_000 // elapsed)
+    return (last - first) * 1_000_000 // (end - begin)
+
+
+def _simultaneous(read: Callable[[], int]) -> tuple[int, int]:
+    """Clock (ns) and counter at one moment: the closest of a few readings.
+
+    Between the two a loaded host may let another process run for as long as the whole span.
+    """
+    readings = []
+    for _ in range(_READINGS):
+        before, ticks, after = time.perf_counter_ns(), read(), time.perf_counter_ns()
+        readings.append((after - before, (before + after) // 2, ticks))
+    _, clock, ticks = min(readings)
+    return clock, ticks
 
 
 def tsc_khz(cache: Path) -> int:
