@@ -1,0 +1,184 @@
+"""The parts of a machine that need no guest: its process, its console, its command line."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from slipway._errors import HostError, InputError
+from slipway.machine import MachineSpec, machine_class
+from slipway.machine.console import KEPT_BYTES, Console
+from slipway.machine.process import Process
+from slipway.machine.qemu import QemuMachine, arguments, kernel_command_line
+from slipway.machine.tsc import measure_khz, tsc_khz
+
+SPEC = MachineSpec(
+    kernel=Path("/kernel"),
+    initrd=Path("/initrd"),
+    kernel_arguments="rdinit=/x -- /agent",
+    memory_bytes=256 << 20,
+    state=Path("/state"),
+)
+
+
+# --- Processes ----------------------------------------------------------------------------------
+
+
+async def test_process_ends_with_its_status() -> None:
+    process = Process.start(["sh", "-c", "echo 'no   such' >&2; echo board >&2; exit 3"])
+
+    assert await process.wait() == 3
+    assert await process.last_words() == "no such board"
+    await process.kill()
+
+
+async def test_killed_process_takes_its_group_along() -> None:
+    process = Process.start(["sh", "-c", "sleep 1000 & sleep 1000"])
+    group = process.pid
+    while len(children := [p for p in psutil.process_iter() if _group(p) == group]) < 3:
+        await asyncio.sleep(0.01)
+
+    await process.kill()
+
+    assert await process.wait() == -signal.SIGKILL
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    await process.kill()  # nothing more to do
+
+
+def _group(process: psutil.Process) -> int:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return -1
+
+
+async def test_process_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(HostError, match="setpriv") as caught:
+        Process.start(["sleep", "1000"])
+    assert "apt-get install util-linux" in caught.value.hint
+
+
+def test_process_dies_with_the_one_that_started_it() -> None:
+    starter = (
+        "import asyncio\n"
+        "from slipway.machine.process import Process\n"
+        "async def main():\n"
+        "    process = Process.start(['sleep', '1000'])\n"
+        "    print(process.pid, flush=True)\n"
+        "    await process.wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+
+    _, alive = psutil.wait_procs([child], timeout=30)
+    assert alive == []
+
+
+# --- The console --------------------------------------------------------------------------------
+
+
+async def console_of(data: bytes) -> Console:
+    """A console that has read ``data`` to its end."""
+    ours, theirs = socket.socketpair()
+    console = Console()
+    console.attach(*await asyncio.open_connection(sock=ours))
+    with theirs:
+        theirs.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(theirs, data)
+    await console.drained()
+    return console
+
+
+async def test_console_keeps_its_last_lines_without_control_characters() -> None:
+    console = await console_of(b"first\n\x1b[31mred\x07\x1b[0m\r\n\n\xff\xfe\nlast")
+
+    assert console.last_lines(3) == ["[31mred[0m", "\ufffd\ufffd", "last"]
+    await console.close()
+
+
+async def test_console_of_a_guest_that_writes_without_end_is_bounded() -> None:
+    console = await console_of(b"x" * (10 * KEPT_BYTES) + b"\nend")
+
+    assert sum(map(len, console.last_lines(100))) <= KEPT_BYTES
+    assert console.last_lines(1) == ["end"]
+    await console.close()
+
+
+# --- QEMU's command line ------------------------------------------------------------------------
+
+
+def test_agents_arguments_come_last() -> None:
+    line = kernel_command_line(SPEC, 3_000_000)
+
+    assert line.endswith("rdinit=/x -- /agent")
+    assert "tsc_early_khz=3000000" in line
+    assert " quiet" in line
+
+
+def test_serial_port_is_named_to_the_agent() -> None:
+    spec = replace(SPEC, serial_port=True, boot_log=True)
+
+    line = kernel_command_line(spec, 1)
+
+    assert "slipway.port=ttyS1" in line
+    assert " quiet" not in line
+    assert any("isa-serial" in word for word in arguments(spec, 1, agent_fd=3, console_fd=4))
+    assert not any("virtio" in word for word in arguments(spec, 1, agent_fd=3, console_fd=4))
+
+
+def test_qemu_gets_kernel_memory_and_sandbox() -> None:
+    words = arguments(SPEC, 1, agent_fd=3, console_fd=4)
+
+    assert words[words.index("-kernel") + 1] == "/kernel"
+    assert words[words.index("-m") + 1] == f"{256 << 20}B"
+    assert words[words.index("-sandbox") + 1].startswith("on,")
+
+
+def test_machines_are_known_by_name() -> None:
+    assert machine_class("auto") is QemuMachine
+    assert machine_class("qemu") is QemuMachine
+    with pytest.raises(InputError, match="nonsense") as caught:
+        machine_class("nonsense")
+    assert "qemu" in caught.value.hint
+
+
+# --- The time stamp counter ---------------------------------------------------------------------
+
+
+def test_rate_is_measured_alike_each_time() -> None:
+    first, second = measure_khz(), measure_khz()
+
+    assert first > 100_000
+    assert abs(first - second) < first / 20
+
+
+def test_rate_is_remembered_until_the_host_boots_again(tmp_path: Path) -> None:
+    cache = tmp_path / "tsc-khz"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+    cache.write_text(f"{boot} 4711\n")
+    assert tsc_khz(cache) == 4711
+    for stale in (f"{'0' * 36} 4711\n", "", f"{boot} many\n", f"{boot}\n", "\0" * 100):
+        cache.write_text(stale)
+        assert tsc_khz(cache) != 4711
+        assert cache.read_text().split()[0] == boot
+    assert [path.name for path in tmp_path.iterdir()] == ["tsc-khz"]
+
+
+def test_rate_is_measured_where_nothing_can_be_remembered(tmp_path: Path) -> None:
+    assert tsc_khz(tmp_path / "missing" / "tsc-khz") > 100_000
