@@ -14,8 +14,7 @@ import tempfile
 from pathlib import Path
 
 from bare import write_initrd
-from support import interleave, table
-
+from side_by_side import interleave, table
 from slipway_initramfs.store import ImageStore
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from slipway_initramfs.errors import BuildFailed
+from slipway_initramfs.errors import BuildFailed, ImageCorrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,14 +64,17 @@ class Agent:
     kernel_arguments: str
 
 
-def agent(store: ImageStore, architecture: str, progress: Progress) -> Agent:
+def agent(
+    store: ImageStore, architecture: str, progress: Progress, *, verify: bool = False
+) -> Agent:
     """Return the frozen agent for ``architecture`` (Debian's name), made if its sources changed.
 
-    Raises ImageError (mostly BuildFailed).
+    With ``verify`` every byte of one that is there is checked, else only its length. Raises
+    ImageError (mostly BuildFailed).
     """
     sources = _Sources()
     key = f"{architecture}-{sources.fingerprint()}"
-    archive = store.archive(KIND, key)
+    archive = _stored(store, key, verify=verify)
     if archive is None:
         progress("freezing the agent")
         # What is written depends on Debian's packages too; they are looked at when sources change.
@@ -91,6 +94,17 @@ def agent(store: ImageStore, architecture: str, progress: Progress) -> Agent:
         f" /{ROOT}/bin/python3 {PYTHON_OPTIONS} /{ROOT}/agent.pyc"
     )
     return Agent(archive, archive.path, archive.blob.digest, sources.version(), arguments)
+
+
+def _stored(store: ImageStore, key: str, *, verify: bool) -> Archive | None:
+    """Return the archive of this key if there is a sound one."""
+    try:
+        archive = store.archive(KIND, key)
+        if archive is not None:
+            archive.verify() if verify else archive.quick_check()
+    except ImageCorrupted:
+        return None
+    return archive
 
 
 def _forget_former(store: ImageStore, architecture: str, key: str) -> None:

@@ -109,9 +109,10 @@ def test_prints_200_megabytes(vm: Microvm) -> None:
         vm,
         f"""
         import os
+        block = b"0123456789" * 6000
         left = {size}
         while left:
-            left -= os.write(1, b"0123456789" * 6000)
+            left -= os.write(1, block[:left])
         """,
         output_limit=100_001,
     )

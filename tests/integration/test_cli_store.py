@@ -156,6 +156,7 @@ def test_damaged_initrd_is_made_again(
         ("image", cut),
         ("kernel", flip_a_byte),
         ("agent", remove),
+        ("agent", flip_a_byte),
         ("manifest", cut),
         ("reference", flip_a_byte),
     ],

@@ -55,9 +55,10 @@ class Commands:
 
     def start(self, program: str, *arguments: str | Path, **popen: Any) -> subprocess.Popen[bytes]:
         """Start ``slipway`` or ``vmm-run`` with pipes on all three descriptors."""
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        command = [*self.prefix, self.path(program), *map(str, arguments)]
-        return subprocess.Popen(command, env=self.environment, **{**pipes, **popen})
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        command = [*self.prefix, str(self.path(program)), *map(str, arguments)]
+        options: dict[str, Any] = {**pipes, **popen}
+        return subprocess.Popen(command, env=self.environment, **options)
 
     def __call__(
         self, program: str, *arguments: str | Path, stdin: bytes | BinaryIO = b"", **popen: Any
