@@ -1,0 +1,127 @@
+"""The public API, in real machines."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+import slipway
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+pytestmark = pytest.mark.usefixtures("bash")
+
+
+def machines() -> set[int]:
+    """The process ids of the machines that this process has started."""
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if child.name().startswith("qemu")}
+
+
+@pytest.fixture(autouse=True)
+def _no_machine_stays() -> Iterator[None]:
+    before = machines()
+    yield
+    assert machines() == before
+
+
+def test_run_waits_for_the_whole_result() -> None:
+    result = slipway.run(
+        'read -r line; echo "$line $1 $NAME $(cat data)"; echo made >made; exit 3',
+        language="bash",
+        stdin=b"from stdin\n",
+        arguments=("argument",),
+        environment=(("NAME", "value"),),
+        files=(slipway.InputFile("data", b"content"),),
+        outputs=("made",),
+    )
+
+    assert result.stdout == "from stdin argument value content\n"
+    assert (result.verdict, result.code, result.ok) == ("failed", 3, False)
+    assert result.files == (slipway.OutputFile("made", 0o644, b"made\n"),)
+    assert result.run is not None
+    assert 0 < result.run.usage.wall <= result.timing.run
+    with pytest.raises(slipway.ProgramError, match="exit code 3"):
+        result.check()
+
+
+async def test_run_async_streams_in_both_directions() -> None:
+    heard = asyncio.Queue[bytes]()
+
+    async def stdin() -> AsyncIterator[bytes]:
+        for number in range(3):
+            assert await heard.get() == b"line %d\n" % number
+            yield b"next\n"
+
+    async def on_output(phase: str, stream: str, data: bytes) -> None:
+        assert (phase, stream) == ("run", "stdout")
+        heard.put_nowait(data)
+
+    result = await slipway.run_async(
+        'for number in 0 1 2; do echo "line $number"; read -r; done',
+        language="bash",
+        stdin=stdin(),
+        on_output=on_output,
+    )
+
+    assert result.ok
+    assert result.stdout == ""  # it has been streamed
+    assert result.run is not None
+    assert result.run.stdout.size == len("line 0\n") * 3
+
+
+async def test_cancelled_run_leaves_no_machine() -> None:
+    running = asyncio.Event()
+
+    async def on_output(_phase: str, _stream: str, _data: bytes) -> None:
+        running.set()
+
+    task = asyncio.create_task(
+        slipway.run_async("echo running; sleep 1000", language="bash", on_output=on_output)
+    )
+    await running.wait()
+    before = machines()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(before) == 1
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.4])
+async def test_run_cancelled_on_its_way_leaves_no_machine(delay: float) -> None:
+    task = asyncio.create_task(slipway.run_async("sleep 1000", language="bash"))
+    await asyncio.sleep(delay)
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_error_of_the_caller_ends_the_machine() -> None:
+    async def on_output(_phase: str, _stream: str, _data: bytes) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await slipway.run_async("echo x; sleep 1000", language="bash", on_output=on_output)
+
+
+async def test_machine_that_is_lost_is_an_unknown_outcome() -> None:
+    async def on_output(_phase: str, _stream: str, _data: bytes) -> None:
+        for machine in machines():
+            psutil.Process(machine).kill()
+
+    with pytest.raises(slipway.UnknownOutcome, match="ended by itself"):
+        await slipway.run_async("echo x; sleep 1000", language="bash", on_output=on_output)
+
+
+async def test_several_at_once() -> None:
+    results = await asyncio.gather(
+        *[slipway.run_async(f"echo {number}", language="bash") for number in range(3)]
+    )
+
+    assert [result.stdout for result in results] == ["0\n", "1\n", "2\n"]
