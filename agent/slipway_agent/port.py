@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VIRTIO_CLASS = "/sys/class/virtio-ports"
+VIRTIO_DEVICES = "/sys/bus/virtio/devices"
+# include/uapi/linux/virtio_ids.h
+VIRTIO_ID_CONSOLE = 3
 VIRTIO_NAME = "agent"
 VIRTIO = "virtio"
 SERIAL = "serial"
@@ -20,8 +23,8 @@ BAUD_RATE = 115200
 READ_SIZE = 256 * 1024
 # Small messages are joined up to this; the virtio driver takes at most 32 KiB with one call.
 WRITE_SIZE = 32 * 1024
-# The name of a virtio port arrives a moment after its driver.
-NAME_WAIT_SECONDS = 0.5
+# A virtio port and its name come from the host after the driver asks: from a loaded one late.
+NAME_WAIT_SECONDS = 60
 NAME_STEP_SECONDS = 0.002
 
 
@@ -108,23 +111,32 @@ def open_port(wanted: str | None) -> Port:
     """
     if wanted is not None and not wanted.startswith("ttyS"):
         return _open_virtio(wanted)
-    if wanted is None:
+    if wanted is None and _has_virtio_console():
         deadline = monotonic() + NAME_WAIT_SECONDS
-        while names := _virtio_ports():
-            for device in names:
+        while monotonic() < deadline:
+            for device in _entries(VIRTIO_CLASS):
                 if _name_of(device) == VIRTIO_NAME:
                     return _open_virtio(device)
-            if monotonic() > deadline:
-                break
             sleep(NAME_STEP_SECONDS)
     return _open_serial(SERIAL_DEVICE if wanted is None else f"/dev/{wanted}")
 
 
-def _virtio_ports() -> Iterable[str]:
+def _entries(path: str) -> Iterable[str]:
     try:
-        return os.listdir(VIRTIO_CLASS)
+        return os.listdir(path)
     except FileNotFoundError:
         return ()
+
+
+def _has_virtio_console() -> bool:
+    for device in _entries(VIRTIO_DEVICES):
+        try:
+            with open(f"{VIRTIO_DEVICES}/{device}/device", "rb") as file:
+                if int(file.read(16), 16) == VIRTIO_ID_CONSOLE:
+                    return True
+        except (OSError, ValueError):
+            continue
+    return False
 
 
 def _name_of(device: str) -> str:
