@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from support.microvm import Microvm
 
 PROGRAMS = Path(__file__).with_name("programs")
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +165,14 @@ def test_output_of_a_program_of_seconds_arrives_while_it_runs(vm: Microvm) -> No
     assert outcome.stdout == b"".join(b"tick %d\n" % number for number in range(6))
     assert outcome.program.verdict == "ok"
     assert outcome.program.usage.wall >= 6 * 0.4
+
+
+def test_examples_of_the_language_run(vm: Microvm) -> None:
+    examples = [path for path in EXAMPLES.iterdir() if path.suffix in vm.language.suffixes]
+    assert examples
+
+    for example in examples:
+        outcome = vm.run(example, stdin=b"words of a text of words")
+
+        assert outcome.program.verdict == "ok"
+        assert outcome.stdout
