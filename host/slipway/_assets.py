@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,8 @@ def find_assets(
     from slipway_initramfs.errors import ImageError as BuildError
     from slipway_initramfs.freeze import agent as freeze_agent
 
-    if options.kernel is not None and not options.kernel.is_file():
+    # os.path says no where a name is too long or a directory may not be searched; Path raises.
+    if options.kernel is not None and not os.path.isfile(options.kernel):  # noqa: PTH113
         raise InputError(f"there is no kernel {options.kernel}", "Name a vmlinux or bzImage file.")
     try:
         try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from slipway._errors import UnknownOutcome
+from slipway._text import plain
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.flow import ReceiveWindow
@@ -159,12 +160,12 @@ class Conversation:
                 self._file_data(data)
             case m.FileMissing(path=path, reason=reason):
                 self._claim(path)
-                self._report.missing[path] = reason
+                self._report.missing[path] = plain(reason)
             case m.Log():
                 self._session.log(message)
             case m.Fault(text=text):
                 # Nothing that we send may provoke one; what it is about will not be answered.
-                raise UnknownOutcome(f"the agent gave up: {text}")
+                raise UnknownOutcome(f"the agent gave up: {plain(text)}")
             case m.Exited():
                 pass  # PhaseDone says it again, with the verdict
             case m.Ready():
@@ -201,7 +202,15 @@ class Conversation:
         except ProtocolError as error:
             raise UnknownOutcome(f"the guest broke the protocol: {error.message}") from None
         state.received += len(data)
+        # The agent keeps the limit; who collects the output relies on it.
+        if (limit := self._output_limit(self._phase)) and state.received > limit:
+            raise UnknownOutcome(f"the guest sent more than the output limit of {limit} bytes")
         state.put(self._phase, data)
+
+    def _output_limit(self, phase: m.Phase) -> int:
+        build = self._job.build
+        command = build if build is not None and phase is m.Phase.BUILD else self._job.run
+        return command.limits.output_bytes
 
     def _output_end(self, message: m.OutputEnd) -> None:
         state = self._streams.get(message.stream)
@@ -218,7 +227,7 @@ class Conversation:
             raise UnknownOutcome(f"the {done.phase.name} phase ended out of order")
         now = time.monotonic()
         self._report.phases[done.phase] = PhaseReport(
-            done,
+            replace(done, detail=plain(done.detail)),
             {name: stream.received for name, stream in self._streams.items()},
             {name: stream.dropped for name, stream in self._streams.items()},
             now - self._phase_began,

@@ -86,8 +86,8 @@ class Guest:
         job, files = describe_job(language, source, options, stdin is not None)
         walls = [c.limits.wall_ms / 1000 for c in (job.build, job.run) if c is not None]
         try:
-            async with asyncio.timeout(sum(walls) + GRACE_SECONDS):
-                return await self._session.run(job, files, sink, stdin)
+            async with asyncio.timeout(sum(walls) + GRACE_SECONDS) as deadline:
+                return await self._session.run(job, files, unhurried(sink, deadline), stdin)
         except TimeoutError:
             raise UnknownOutcome(
                 f"the job did not end within its time limits and {GRACE_SECONDS:g} s more",
@@ -98,6 +98,33 @@ class Guest:
         """End the machine at once; nothing of it remains."""
         await self.machine.stop()
         await self._session.close()
+
+
+def unhurried(sink: Sink, deadline: asyncio.Timeout) -> Sink:
+    """``sink``, with ``deadline`` put off while it has not taken what it was given.
+
+    A pager may keep the end of the output waiting for hours. That says nothing about the agent,
+    which counts the program's time by itself.
+    """
+    waiting = 0
+    rest = 0.0
+
+    async def take(phase: m.Phase, stream: m.Stream, data: bytes) -> None:
+        nonlocal waiting, rest
+        clock = asyncio.get_running_loop().time
+        when = deadline.when()
+        if when is not None and not deadline.expired():
+            rest = when - clock()
+            deadline.reschedule(None)
+        waiting += 1
+        try:
+            await sink(phase, stream, data)
+        finally:
+            waiting -= 1
+            if not waiting and not deadline.expired():
+                deadline.reschedule(clock() + rest)
+
+    return take
 
 
 def describe_job(

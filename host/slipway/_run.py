@@ -36,7 +36,13 @@ def run(source: str | bytes, language: str, **options: Any) -> Result:
         HostError: this host lacks something.
         UnknownOutcome: the machine was lost under the program.
     """
-    return asyncio.run(run_async(source, language, **options))
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run_async(source, language, **options))
+    raise InputError(
+        "run() would block the event loop that it is called in", "Use: await slipway.run_async(...)"
+    )
 
 
 async def run_async(
@@ -71,6 +77,10 @@ async def run_async(
         checked = Options(**options)
     except TypeError as error:
         raise InputError(f"no such option: {error}", "See slipway.Options.") from None
+    if not isinstance(stdin, bytes | AsyncIterator):
+        raise InputError(
+            f"stdin is of type {type(stdin).__name__}", "Give bytes, or an async iterator of them."
+        )
     run = Run(
         find_language(language),
         # What is no UTF-8 is for the check to tell, with its line.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._conversation import Conversation
 from slipway._errors import HostError, UnknownOutcome
+from slipway._text import plain
 from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
 from slipway_protocol.connection import Violation
@@ -59,11 +61,15 @@ class Session:
                     await self.send(self._greeting())
                 case m.Ready():
                     self.awake_at = self.awake_at or time.monotonic()
-                    return message
+                    return replace(
+                        message,
+                        agent_version=plain(message.agent_version),
+                        kernel=plain(message.kernel),
+                    )
                 case m.Log():
                     self.log(message)
                 case m.Fault(text=text):
-                    raise HostError(f"the agent cannot start: {text}")
+                    raise HostError(f"the agent cannot start: {plain(text)}")
                 case _:
                     raise HostError(f"{type(message).__name__} came before the agent was ready")
 

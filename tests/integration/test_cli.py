@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -231,6 +232,21 @@ def test_runs_without_standard_descriptors(
     assert process.stdout == (b"" if 1 in closed else b"out\n")
     assert process.stderr == (b"" if 2 in closed else b"err\n")
     assert (here / "read").read_bytes() == (b"" if 0 in closed else b"in")
+
+
+def test_fetched_file_does_not_change_the_mode_of_what_is_no_file(
+    commands: Commands, here: Path
+) -> None:
+    write(here / "make.sh", "echo made >made; chmod 777 made")
+    os.mkfifo(here / "fifo", 0o620)
+    mode = (here / "fifo").stat().st_mode
+    reader = os.open(here / "fifo", os.O_RDWR)
+
+    ended = commands("vmm-run", "--get", "made:fifo", "make.sh")
+
+    assert (ended.code, os.read(reader, 100)) == (0, b"made\n")
+    assert (here / "fifo").stat().st_mode == mode
+    os.close(reader)
 
 
 def test_boot_log_shows_the_console(commands: Commands, here: Path) -> None:

@@ -86,6 +86,19 @@ def test_ended_while_the_program_runs(
     assert files_of(store) == before
 
 
+def test_hangup_that_nohup_has_ignored_ends_nothing(commands: Commands, tmp_path: Path) -> None:
+    source = tmp_path / "reads.sh"
+    source.write_text("echo running; read -r line; echo $line")
+    commands.prefix = ("nohup",)
+    with commands.start("vmm-run", source) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"running\n"
+        process.send_signal(signal.SIGHUP)
+        stdout, _ = process.communicate(b"still here\n", timeout=60)
+
+    assert (process.returncode, stdout) == (0, b"still here\n")
+
+
 def test_interrupt_of_the_terminal_does_not_reach_qemu(commands: Commands, endless: Path) -> None:
     """It goes to the whole foreground group; QEMU is ended in order, by us."""
     with commands.start("vmm-run", endless, start_new_session=True) as process:

@@ -99,6 +99,9 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
         (["--language", "", "good.sh"], ["language"]),
         (["--machine", "nonsense", "good.sh"], ["nonsense", "qemu"]),
         (["--kernel", "missing", "good.sh"], ["missing"]),
+        (["--kernel", "k" * 300, "good.sh"], ["no kernel"]),
+        (["--get", f"a:{'l' * 300}", "good.sh"], ["cannot write", "too long"]),
+        (["--get", "a:x", "--get", "b:x", "good.sh"], ["two files", "GUEST:LOCAL"]),
         (["--memory", "16", "good.sh"], ["bash", "memory", "16"]),
         (["--memory", "0", "good.sh"], ["memory"]),
         (["--memory", "-5", "good.sh"], ["memory"]),
@@ -186,3 +189,11 @@ def test_wrong_call_of_other_verbs(run: Commands, arguments: list[str], words: l
     assert "Traceback" not in ended.stderr
     for word in words:
         assert word in ended.stderr
+
+
+def test_stdin_that_cannot_be_read_is_no_source(run: Commands, tmp_path: Path) -> None:
+    with (tmp_path / "write-only").open("wb") as unreadable:
+        ended = run("vmm-run", "-", "--language", "bash", stdin=unreadable)
+
+    assert ended.code == 2
+    assert "cannot read the source on stdin" in ended.stderr

@@ -29,6 +29,16 @@ def _no_machine_stays() -> Iterator[None]:
     assert machines() == before
 
 
+async def test_run_in_an_event_loop_points_to_the_other_one() -> None:
+    with pytest.raises(slipway.InputError, match="event loop"):
+        slipway.run("true", language="bash")
+
+
+def test_stdin_that_is_no_bytes_starts_nothing() -> None:
+    with pytest.raises(slipway.InputError, match="stdin is of type str"):
+        slipway.run("true", language="bash", stdin="text")
+
+
 def test_run_waits_for_the_whole_result() -> None:
     result = slipway.run(
         'read -r line; echo "$line $1 $NAME $(cat data)"; echo made >made; exit 3',

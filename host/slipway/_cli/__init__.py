@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 
@@ -20,6 +21,7 @@ usage: slipway VERB ...
 
 def main() -> None:
     """The ``slipway`` program."""
+    _end_silently()
     arguments = sys.argv[1:]
     verb = arguments[0] if arguments else ""
     if verb == "run":
@@ -45,9 +47,15 @@ def main() -> None:
 
 def vmm_run(arguments: list[str] | None = None) -> None:
     """The ``vmm-run`` program."""
+    _end_silently()
     from slipway._cli import run
 
     _guarded(run.command, sys.argv[1:] if arguments is None else arguments)
+
+
+def _end_silently() -> None:
+    """Let Ctrl-C end us without a traceback while we import; ``guarded`` knows better later."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _guarded(command: object, arguments: list[str]) -> None:

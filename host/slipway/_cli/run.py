@@ -49,6 +49,8 @@ def command(arguments: list[str]) -> int:
     parsed = _parser().parse_args(ours)
     language, source = _source(parsed)
     outputs = dict(_pair(text, "--get") for text in parsed.get)
+    if len(set(outputs.values())) < len(outputs):
+        raise InputError("two files are to be fetched into one", "Write --get GUEST:LOCAL.")
     for local in outputs.values():
         _check_destination(local)
     options = Options(
@@ -146,7 +148,10 @@ def _source(parsed: argparse.Namespace) -> tuple[Language, bytes]:
         if parsed.language is None:
             raise InputError("the source on stdin has no suffix", "Name its --language.")
         language = find_language(parsed.language)
-        return language, sys.stdin.buffer.read(MAX_SOURCE + 1)
+        try:
+            return language, sys.stdin.buffer.read(MAX_SOURCE + 1)
+        except OSError as error:
+            raise InputError(f"cannot read the source on stdin: {error.strerror}") from None
     path = Path(parsed.source)
     language = language_of_file(path) if parsed.language is None else find_language(parsed.language)
     return language, read_local(path, MAX_SOURCE, "source")
@@ -216,9 +221,15 @@ async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
 def _check_destination(local: str) -> None:
     """Check that a file fetched at the end can be written, before the program has run for it."""
     path = Path(local)
-    if path.is_dir():
+    try:
+        directory, there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InputError(
+            f"cannot write {local}: {error.strerror}", "Write --get GUEST:LOCAL."
+        ) from None
+    if directory:
         raise InputError(f"cannot write {local}: it is a directory", "Write --get GUEST:LOCAL.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not os.access(path if there else path.parent, os.W_OK):
         raise InputError(
             f"cannot write {local}: it, or its directory, is not there to be written",
             "Write --get GUEST:LOCAL.",
@@ -229,7 +240,8 @@ def _save(local: str, mode: int, data: bytes) -> None:
     path = Path(local)
     try:
         path.write_bytes(data)
-        path.chmod(mode & 0o777 | 0o600)
+        if path.is_file():  # /dev/null keeps its mode
+            path.chmod(mode & 0o777 | 0o600)
     except OSError as error:
         raise HostError(f"cannot write {local}: {error.strerror}") from None
 

@@ -98,7 +98,7 @@ def _complain(error: SlipwayError) -> None:
 def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:
     """Run ``command`` and exit with its code; no traceback reaches a person without --debug."""
     debug = "--debug" in arguments[: _separator(arguments)]
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in _ending_signals():
         signal.signal(number, _interrupt)
     _hold_standard_descriptors()
     try:
@@ -149,6 +149,12 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:at], arguments[at + 1 :]
 
 
+def _ending_signals() -> list[signal.Signals]:
+    """The signals that ask us to end; nohup has SIGHUP ignored, and means it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
+
+
 def _interrupt(number: int, _frame: object) -> None:
     raise Interrupted(number)
 
@@ -169,7 +175,7 @@ def run_interruptible(main: Callable[[], Any]) -> Any:
             received.append(number)
             task.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _ending_signals():
             loop.add_signal_handler(number, cancel, number)
         return await task
 

@@ -9,6 +9,9 @@ from contextlib import suppress
 
 # Enough for a kernel panic with its registers and call trace. The guest may write without end.
 KEPT_BYTES = 32 * 1024
+# What a terminal would obey instead of showing it: all but ASCII's printable characters, tab and
+# newline. In UTF-8, too, bytes from 0x80 on may be control characters.
+_OBEYED = bytes(b for b in range(256) if not 0x20 <= b < 0x7F and b not in b"\t\n")
 
 
 class Console:
@@ -30,7 +33,8 @@ class Console:
             self._tail += data
             del self._tail[:-KEPT_BYTES]
             if self._echo:
-                os.write(sys.stderr.fileno(), data)
+                with suppress(OSError):  # nobody looks any more; the tail is kept all the same
+                    os.write(sys.stderr.fileno(), data.translate(None, _OBEYED))
 
     async def drained(self) -> None:
         """Until the guest's side is closed and all of it is read, or a second has passed."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._errors import HostError
+from slipway._text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ class Process:
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
+        self._words = ""
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         # A pidfd is readable once the process has ended: no thread, no SIGCHLD handler.
         self._pidfd = os.pidfd_open(popen.pid)
@@ -56,7 +58,12 @@ class Process:
             )
         except OSError as error:
             raise HostError(f"cannot start {argv[0]}: {error.strerror}") from None
-        return cls(popen)
+        try:
+            return cls(popen)
+        except OSError as error:  # no descriptor is left to watch it with
+            popen.kill()
+            popen.communicate()
+            raise HostError(f"cannot watch {argv[0]}: {error.strerror}") from None
 
     @property
     def pid(self) -> int:
@@ -76,10 +83,13 @@ class Process:
         except TimeoutError:
             return ""
         assert self._popen.stderr is not None
-        with self._popen.stderr as stream:
-            os.set_blocking(stream.fileno(), False)
-            text = (stream.read(4096) or b"").decode("utf-8", "replace")
-        return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        # Sending and receiving may both notice the end, and both ask.
+        if not self._popen.stderr.closed:
+            with self._popen.stderr as stream:
+                os.set_blocking(stream.fileno(), False)
+                text = (stream.read(4096) or b"").decode("utf-8", "replace")
+            self._words = " ".join(plain(text).split())
+        return self._words
 
     async def wait(self) -> int:
         """The exit status, negative for a signal."""

@@ -107,6 +107,8 @@ class QemuMachine:
             tail.attach(*await asyncio.open_connection(sock=console))
         except BaseException:  # cancelled, most likely, and nobody else knows of the process yet
             await process.kill()
+            agent.close()
+            console.close()
             raise
         return cls(process, transport, tail)
 

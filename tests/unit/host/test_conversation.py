@@ -9,6 +9,7 @@ import pytest
 
 from slipway._conversation import MAX_FETCHED, WINDOW
 from slipway._errors import HostError, UnknownOutcome
+from slipway._guest import unhurried
 from slipway._request import InputFile
 from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
@@ -326,6 +327,51 @@ async def test_frame_that_is_no_message_ends_the_job(payload: bytes) -> None:
 async def test_guest_that_went_away_is_told_with_its_console() -> None:
     with pytest.raises(UnknownOutcome, match="ended by itself"):
         await told(STARTED)
+
+
+async def test_more_output_than_the_limit_ends_the_job() -> None:
+    job = m.Job(0, None, m.Command(("program",), (), m.Limits(output_bytes=3)), (), 0)
+
+    async def script(agent: ScriptedAgent) -> None:
+        await agent.say(STARTED, m.Output(1, OUT, b"abc"), m.Output(1, OUT, b"d"))
+        await agent.hear(m.Cancel)  # never
+
+    with pytest.raises(UnknownOutcome, match="output limit of 3"):
+        await play(script, job, Heard())
+
+
+async def test_what_the_guest_says_cannot_steer_a_terminal() -> None:
+    ended = m.PhaseDone(1, RUN, m.Verdict.OK, 0, 0, m.Usage(), "\x1b[2Jwiped\n")
+    missing = (m.FileMissing(1, "wanted", "\x9b2J"), m.FileMissing(1, "other", "a\rb"))
+
+    report = await told(STARTED, *ENDS, ended, *missing, m.JobDone(1))
+
+    assert report.phases[RUN].done.detail == " [2Jwiped "
+    assert report.missing == {"wanted": " 2J", "other": "a b"}
+    with pytest.raises(UnknownOutcome, match=r"gave up:  c$"):
+        await told(m.Fault("\x1bc", fatal=True))
+
+
+async def test_reader_that_takes_its_time_uses_up_none_of_the_agents() -> None:
+    sink = Heard()
+    sink.open.clear()
+
+    async def script(agent: ScriptedAgent) -> None:
+        ends = (m.OutputEnd(1, OUT, 1, 0), m.OutputEnd(1, ERR, 0, 0))
+        await agent.say(STARTED, X, *ends, done(RUN), *MISSING, m.JobDone(1))
+
+    async def read_late(deadline: asyncio.Timeout) -> None:
+        while deadline.when() is not None:
+            await asyncio.sleep(0)
+        sink.open.set()
+
+    async with asyncio.timeout(60) as deadline, asyncio.TaskGroup() as tasks:
+        tasks.create_task(read_late(deadline))
+        await play(script, ONLY_RUN, unhurried(sink, deadline))
+        rest = deadline.when()
+
+    assert sink.bytes_of(OUT) == b"x"
+    assert rest is not None
 
 
 async def test_sink_that_fails_ends_the_job_with_its_error() -> None:

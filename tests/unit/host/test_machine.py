@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -39,6 +40,29 @@ async def test_process_ends_with_its_status() -> None:
     assert await process.wait() == 3
     assert await process.last_words() == "no such board"
     await process.kill()
+
+
+async def test_last_words_are_for_all_who_ask() -> None:
+    process = Process.start(["sh", "-c", "echo board >&2"])
+
+    words = await asyncio.gather(process.last_words(), process.last_words())
+
+    assert list(words) == ["board", "board"]
+    await process.kill()
+
+
+async def test_process_that_cannot_be_watched_does_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_descriptor_left(_pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", no_descriptor_left)
+
+    with pytest.raises(HostError, match="Too many open files"):
+        Process.start(["sleep", "1000"])
+
+    assert psutil.Process().children() == []
 
 
 async def test_killed_process_takes_its_group_along() -> None:
@@ -92,16 +116,25 @@ def test_process_dies_with_the_one_that_started_it() -> None:
 # --- The console --------------------------------------------------------------------------------
 
 
-async def console_of(data: bytes) -> Console:
+async def console_of(data: bytes, *, echo: bool = False) -> Console:
     """A console that has read ``data`` to its end."""
     ours, theirs = socket.socketpair()
-    console = Console()
+    console = Console(echo)
     console.attach(*await asyncio.open_connection(sock=ours))
     with theirs:
         theirs.setblocking(False)
         await asyncio.get_running_loop().sock_sendall(theirs, data)
     await console.drained()
     return console
+
+
+async def test_console_that_is_shown_cannot_steer_a_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    console = await console_of(b"a\tb\r\n\x1b[2J\x07\x9b2J\xc2\x9bc\n", echo=True)
+
+    assert capfd.readouterr().err == "a\tb\n[2J2Jc\n"
+    await console.close()
 
 
 async def test_console_keeps_its_last_lines_without_control_characters() -> None:
