@@ -28,6 +28,8 @@ BOOT_SECONDS = 180.0
 # The agent ends a phase that reached its limit. Where it is the agent that no longer answers, the
 # host ends the machine this much later.
 GRACE_SECONDS = 20.0
+# The slowest that files may go into a guest; a loaded host that emulates manages ten times as much.
+TRANSFER_RATE = MIB
 
 
 class Guest:
@@ -85,8 +87,9 @@ class Guest:
         """
         job, files = describe_job(language, source, options, stdin is not None)
         walls = [c.limits.wall_ms / 1000 for c in (job.build, job.run) if c is not None]
+        transfer = sum(len(file.data) for file in files) / TRANSFER_RATE
         try:
-            async with asyncio.timeout(sum(walls) + GRACE_SECONDS) as deadline:
+            async with asyncio.timeout(sum(walls) + transfer + GRACE_SECONDS) as deadline:
                 return await self._session.run(job, files, unhurried(sink, deadline), stdin)
         except TimeoutError:
             raise UnknownOutcome(
