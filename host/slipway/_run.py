@@ -114,7 +114,14 @@ class Run:
         from slipway_initramfs.store import ImageStore
 
         check_source(source)
-        options.check(language.source)
+        try:
+            options.check(language.source)
+        except InputError:
+            raise
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"an option has a value of the wrong type: {error}", "See slipway.Options."
+            ) from None
         self._language = language
         self._source = source
         self._options = options

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from slipway_protocol import __version__
@@ -288,3 +289,30 @@ def test_two_at_once_do_not_disturb_each_other(commands: Commands, here: Path) -
     assert told == [b"number 0", b"number 1"]
     assert [process.returncode for process in running] == [0, 0]
     assert commands.leftovers() == []
+
+
+def test_json_tells_of_a_machine_that_was_lost(commands: Commands, tmp_path: Path) -> None:
+    source = write(tmp_path / "wait.sh", "sleep 60\n")
+    process = commands.start("vmm-run", "--json", source, stdin=subprocess.DEVNULL)
+    machines: list[psutil.Process] = []
+    while not machines:
+        children = psutil.Process(process.pid).children()
+        machines = [child for child in children if child.name().startswith("qemu")]
+
+    machines[0].kill()
+    stdout, stderr = process.communicate(timeout=60)
+
+    record = json.loads(stdout)
+    assert process.returncode == 125
+    assert record["verdict"] == "internal_error"
+    assert record["error"] == "HostError"  # it had not booted: the program has not run
+    assert record["message"].startswith("the machine ended by itself")
+    assert b"Traceback" not in stderr
+
+
+def test_json_tells_of_a_wrong_call(commands: Commands, tmp_path: Path) -> None:
+    ended = commands("vmm-run", "--json", tmp_path / "missing.py")
+
+    record = json.loads(ended.stdout)
+    assert ended.code == 2
+    assert (record["verdict"], record["error"]) == (None, "InputError")

@@ -20,7 +20,7 @@ from slipway._cli.terminal import (
     split_arguments,
     write_all,
 )
-from slipway._errors import HostError, InputError
+from slipway._errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._request import MAX_FILE_BYTES, MAX_SOURCE, MIB, InputFile, Options, read_local
 
 if TYPE_CHECKING:
@@ -47,6 +47,15 @@ def command(arguments: list[str]) -> int:
     """
     ours, program_arguments = split_arguments(arguments)
     parsed = _parser().parse_args(ours)
+    try:
+        return _command(parsed, tuple(program_arguments))
+    except SlipwayError as error:
+        if parsed.json:
+            emit(json.dumps(_error_record(error)) + "\n")
+        raise
+
+
+def _command(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> int:
     language, source = _source(parsed)
     outputs = dict(_pair(text, "--get") for text in parsed.get)
     if len(set(outputs.values())) < len(outputs):
@@ -54,7 +63,7 @@ def command(arguments: list[str]) -> int:
     for local in outputs.values():
         _check_destination(local)
     options = Options(
-        arguments=tuple(program_arguments),
+        arguments=program_arguments,
         environment=tuple(_environment(text) for text in parsed.env),
         files=tuple(_input_file(text) for text in parsed.file),
         outputs=_wanted(parsed.get),
@@ -90,6 +99,21 @@ def command(arguments: list[str]) -> int:
     else:
         _report(result, parsed.verbose)
     return exit_code(result)
+
+
+def _error_record(error: SlipwayError) -> dict[str, Any]:
+    """What there is to say where there is no result; ``error`` is a name in the tree of errors."""
+    record: dict[str, Any] = {
+        "verdict": None if isinstance(error, InputError) else "internal_error",
+        "error": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+    }
+    if isinstance(error, UnknownOutcome):
+        # What the program had written until then; it may have run in part or whole.
+        record["stdout"] = error.stdout.decode("utf-8", "replace")
+        record["stderr"] = error.stderr.decode("utf-8", "replace")
+    return record
 
 
 def _parser() -> argparse.ArgumentParser:

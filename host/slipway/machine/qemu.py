@@ -89,7 +89,13 @@ class QemuMachine:
         program = shutil.which(PROGRAM)
         if program is None:
             raise HostError("QEMU is not installed", f"Install it: {INSTALL_HINT}")
-        khz = tsc_khz(spec.state / "tsc-khz")
+        try:
+            khz = tsc_khz(spec.state / "tsc-khz")
+        except OSError as error:
+            raise HostError(
+                f"the rate of this host's TSC cannot be measured: {error.strerror}",
+                "Measuring takes a page of memory that is executable; allow it to this process.",
+            ) from None
         agent, agent_theirs = socket.socketpair()
         console, console_theirs = socket.socketpair()
         with agent_theirs, console_theirs:

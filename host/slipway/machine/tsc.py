@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,16 +60,14 @@ def tsc_khz(cache: Path) -> int:
     """The rate in kHz, measured once per boot of the host and kept in the file ``cache``."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     try:
-        known, khz = cache.read_text("ascii").split()
-        if known == boot and khz.isdigit():
+        text = cache.read_text("ascii")
+        known, khz = text.split()
+        if known == boot and khz.isdigit() and text.endswith("\n"):
             return int(khz)
     except (OSError, ValueError):
         pass
     khz_now = measure_khz()
-    try:
-        temporary = cache.with_name(f"{cache.name}.{time.monotonic_ns()}")
-        temporary.write_text(f"{boot} {khz_now}\n", "ascii")
-        temporary.replace(cache)
-    except OSError:
-        pass  # measured again next time
+    # One short write: a reader sees all of it or nothing, and what is cut short is no number.
+    with suppress(OSError):
+        cache.write_text(f"{boot} {khz_now}\n", "ascii")
     return khz_now

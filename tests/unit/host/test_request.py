@@ -212,3 +212,12 @@ def test_local_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing", tmp_path / "x" / "y", tmp_path / "a\0b"):
         with pytest.raises(slipway.InputError):
             read_local(path, 5, "input")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"timeout": "5"}, {"environment": 7}, {"arguments": (1,)}, {"cpus": None}, {"files": ("x",)}],
+)
+def test_option_of_the_wrong_type_is_the_callers_mistake(options: dict[str, Any]) -> None:
+    with pytest.raises(slipway.InputError, match="wrong type"):
+        slipway.run("print(1)", "python", **options)
