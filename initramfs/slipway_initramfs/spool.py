@@ -6,6 +6,7 @@ spool has no name in the file system, so that even a killed build leaves nothing
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from dataclasses import dataclass
@@ -90,7 +91,9 @@ class Extent:
 def disk_error(error: OSError, where: Path | None) -> BuildFailed:
     """Turn a failed write into the sentence that a user can act on."""
     place = where or tempfile.gettempdir()
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    hint = "Free some space there, or choose" if full else "Choose"
     return BuildFailed(
         f"cannot write below {place}: {error.strerror or error}",
-        "Free some space there, or choose another place with --store.",
+        f"{hint} another place with --store.",
     )
