@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from slipway._errors import UnknownOutcome
 from slipway._text import plain
@@ -22,8 +22,22 @@ from slipway_protocol.schema import MAX_DATA
 
 if TYPE_CHECKING:
     from slipway._request import InputFile
-    from slipway._session import Session
-    from slipway_protocol.messages import Message
+    from slipway_protocol.messages import HostMessage, Message
+
+
+class Line(Protocol):
+    """What a conversation needs of its session. Both raise UnknownOutcome at its end."""
+
+    async def send(self, message: HostMessage) -> None:
+        """Send ``message``; waits while the guest does not read."""
+
+    async def receive(self) -> Message:
+        """The next message."""
+        ...
+
+    def log(self, message: m.Log) -> None:
+        """Pass a line of the agent's on."""
+
 
 # Enough to keep a fast pipe full at the latency of a loaded host; held per stream and run.
 WINDOW = 1024 * 1024
@@ -60,8 +74,8 @@ class Conversation:
     the verdict's arrival here.
     """
 
-    def __init__(self, session: Session, number: int, job: m.Job, sink: Sink) -> None:
-        self._session = session
+    def __init__(self, line: Line, number: int, job: m.Job, sink: Sink) -> None:
+        self._line = line
         self._job = job
         self._id = number
         self._sink = sink
@@ -94,7 +108,7 @@ class Conversation:
             feeder = pumps.create_task(self._feed(stdin)) if stdin is not None else None
             sender = pumps.create_task(self._announce(files))
             try:
-                while not self._handle(await self._session.receive()):
+                while not self._handle(await self._line.receive()):
                     pass
                 await sender
             finally:
@@ -105,7 +119,7 @@ class Conversation:
             await asyncio.gather(*drains)
 
     async def _announce(self, files: tuple[InputFile, ...]) -> None:
-        send = self._session.send
+        send = self._line.send
         await send(replace(self._job, job=self._id, window_bytes=WINDOW))
         for file in files:
             await send(m.File(self._id, file.path, file.mode, len(file.data)))
@@ -120,7 +134,7 @@ class Conversation:
             phase, data = item
             await self._sink(phase, stream, data)
             if grant := state.window.consumed(len(data)):
-                await self._session.send(m.Credit(self._id, stream, grant))
+                await self._line.send(m.Credit(self._id, stream, grant))
 
     async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
         # An empty stdin is at its end at once: the agent would not know of which job.
@@ -133,9 +147,9 @@ class Conversation:
                     await self._stdin_open.wait()
                 count = min(len(rest), self._stdin_credit, MAX_DATA)
                 self._stdin_credit -= count
-                await self._session.send(m.Input(self._id, bytes(rest[:count])))
+                await self._line.send(m.Input(self._id, bytes(rest[:count])))
                 rest = rest[count:]
-        await self._session.send(m.InputEnd(self._id))
+        await self._line.send(m.InputEnd(self._id))
 
     def _handle(self, message: Message) -> bool:
         """Take one message; True at the end of the job."""
@@ -162,7 +176,7 @@ class Conversation:
                 self._claim(path)
                 self._report.missing[path] = plain(reason)
             case m.Log():
-                self._session.log(message)
+                self._line.log(message)
             case m.Fault(text=text):
                 # Nothing that we send may provoke one; what it is about will not be answered.
                 raise UnknownOutcome(f"the agent gave up: {plain(text)}")

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from slipway._errors import HostError
 from slipway.machine.console import Console
+from slipway.machine.model import Transport
 from slipway.machine.process import Process
 from slipway.machine.tsc import tsc_khz
 
 if TYPE_CHECKING:
-    from slipway.machine import MachineSpec, Transport
+    from slipway.machine.model import MachineSpec
 
 PROGRAM = "qemu-system-x86_64"
 INSTALL_HINT = "apt-get install qemu-system-x86"
@@ -84,8 +85,6 @@ class QemuMachine:
     @classmethod
     async def start(cls, spec: MachineSpec) -> QemuMachine:
         """Start QEMU; see :meth:`slipway.machine.Machine.start`."""
-        from slipway.machine import Transport
-
         program = shutil.which(PROGRAM)
         if program is None:
             raise HostError("QEMU is not installed", f"Install it: {INSTALL_HINT}")
