@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 OnOutput = Callable[[str, str, bytes], Awaitable[None]]
 
 
-def run(source: str | bytes, language: str, **options: Any) -> Result:
+def run(source: str | bytes, language: str, **arguments: Any) -> Result:
     """Run ``source`` in a new machine and wait for its end.
 
-    ``options`` are those of :func:`run_async`.
+    ``arguments`` are those of :func:`run_async`.
 
     Raises:
         InputError: the request cannot be run as it stands; nothing was started.
@@ -39,10 +39,17 @@ def run(source: str | bytes, language: str, **options: Any) -> Result:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(run_async(source, language, **options))
-    raise InputError(
-        "run() would block the event loop that it is called in", "Use: await slipway.run_async(...)"
-    )
+        pass
+    else:
+        raise InputError(
+            "run() would block the event loop that it is called in",
+            "Use: await slipway.run_async(...)",
+        )
+    on_output = arguments.pop("on_output", None)
+    request, stdin = _request(source, language, **arguments)
+    # Here and not in a thread of a loop's: making an image takes long, and Ctrl-C is to end it.
+    request.prepare()
+    return asyncio.run(request.execute(stdin, on_output))
 
 
 async def run_async(
@@ -73,6 +80,23 @@ async def run_async(
         HostError: this host lacks something.
         UnknownOutcome: the machine was lost under the program.
     """
+    request, chunks = _request(
+        source, language, stdin=stdin, store=store, progress=progress, **options
+    )
+    await asyncio.to_thread(request.prepare)
+    return await request.execute(chunks, on_output)
+
+
+def _request(
+    source: str | bytes,
+    language: str,
+    *,
+    stdin: bytes | AsyncIterator[bytes] = b"",
+    store: Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[Run, AsyncIterator[bytes]]:
+    """Check what a caller asks for. Raises InputError."""
     try:
         checked = Options(**options)
     except TypeError as error:
@@ -81,7 +105,7 @@ async def run_async(
         raise InputError(
             f"stdin is of type {type(stdin).__name__}", "Give bytes, or an async iterator of them."
         )
-    run = Run(
+    request = Run(
         find_language(language),
         # What is no UTF-8 is for the check to tell, with its line.
         source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source,
@@ -89,8 +113,7 @@ async def run_async(
         store=store,
         progress=progress,
     )
-    await asyncio.to_thread(run.prepare)
-    return await run.execute(_chunks(stdin) if isinstance(stdin, bytes) else stdin, on_output)
+    return request, _chunks(stdin) if isinstance(stdin, bytes) else stdin
 
 
 async def _chunks(data: bytes) -> AsyncIterator[bytes]:

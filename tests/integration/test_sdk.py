@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import psutil
@@ -12,6 +13,7 @@ import slipway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("bash")
 
@@ -135,3 +137,17 @@ async def test_several_at_once() -> None:
     )
 
     assert [result.stdout for result in results] == ["0\n", "1\n", "2\n"]
+
+
+def test_interrupt_while_an_image_is_made_ends_it_at_once(tmp_path: Path) -> None:
+    threads = []
+
+    def interrupt(_line: str) -> None:
+        threads.append(threading.current_thread())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        slipway.run("echo", "bash", store=tmp_path, progress=interrupt)
+
+    assert threads == [threading.main_thread()]  # where the signal comes
+    assert list((tmp_path / "tmp").iterdir()) == []
