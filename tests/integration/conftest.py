@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from slipway._assets import find_assets, find_language
 from slipway._request import Options
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store import ImageStore, default_root
 from support.commands import Commands
 from support.stores import copy_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from slipway._assets import Assets
 
@@ -26,6 +27,25 @@ def commands(tmp_path: Path) -> Commands:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     return Commands(temporary)
+
+
+@pytest.fixture(scope="session")
+def apt() -> Path:
+    """The directory with package lists and downloads that all stores of these tests share."""
+    configured = os.environ.get("SLIPWAY_TEST_STORE")
+    return ImageStore(Path(configured) if configured else default_root()).apt
+
+
+@pytest.fixture(scope="session")
+def new_store(tmp_path_factory: pytest.TempPathFactory, apt: Path) -> Callable[[], ImageStore]:
+    """Makes empty stores, for which nothing is downloaded again."""
+
+    def make() -> ImageStore:
+        store = ImageStore(tmp_path_factory.mktemp("store"))
+        store.apt = apt
+        return store
+
+    return make
 
 
 @pytest.fixture(scope="session")

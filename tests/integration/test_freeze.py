@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway_initramfs import freeze
-from slipway_initramfs.store import ImageStore, default_root, machine_architecture
+from slipway_initramfs.store import machine_architecture
+from support.newc import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from slipway_initramfs.store import ImageStore
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),
@@ -52,36 +55,8 @@ HEAVY = {"argparse", "ctypes", "inspect", "pathlib", "psutil", "serial", "subpro
 
 
 @pytest.fixture(scope="session")
-def new_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], ImageStore]:
-    configured = os.environ.get("SLIPWAY_TEST_STORE")
-    apt = ImageStore(Path(configured) if configured else default_root()).apt
-
-    def make() -> ImageStore:
-        store = ImageStore(tmp_path_factory.mktemp("store"))
-        store.apt = apt
-        return store
-
-    return make
-
-
-@pytest.fixture(scope="session")
 def store(new_store: Callable[[], ImageStore]) -> ImageStore:
     return new_store()
-
-
-def unpack(archive: bytes) -> dict[str, tuple[int, bytes]]:
-    """Mode and content of each entry of a newc archive."""
-    entries: dict[str, tuple[int, bytes]] = {}
-    position = 0
-    while True:
-        fields = [int(archive[position + at : position + at + 8], 16) for at in range(6, 110, 8)]
-        mode, size, length = fields[1], fields[6], fields[11]
-        name = archive[position + 110 : position + 110 + length - 1].decode()
-        start = -(-(position + 110 + length) // 4) * 4
-        if name == "TRAILER!!!":
-            return entries
-        entries[name] = (mode, archive[start : start + size])
-        position = -(-(start + size) // 4) * 4
 
 
 @pytest.mark.parametrize("architecture", ["amd64", "arm64"])

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,12 +19,14 @@ from slipway_initramfs.build import build_image, build_kernel
 from slipway_initramfs.compression import unpack_lz4
 from slipway_initramfs.debian import DebianSource, Package
 from slipway_initramfs.errors import BuildFailed
-from slipway_initramfs.store import ImageStore, default_root
+from support.newc import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from slipway_initramfs.records import Image
+    from slipway_initramfs.store import ImageStore
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),
@@ -36,40 +37,13 @@ MAX_ROOT = 1 << 30
 
 
 @pytest.fixture(scope="session")
-def apt() -> Path:
-    """The directory with package lists and downloads that all stores of these tests share."""
-    configured = os.environ.get("SLIPWAY_TEST_STORE")
-    return ImageStore(Path(configured) if configured else default_root()).apt
-
-
-@pytest.fixture(scope="session")
-def new_store(tmp_path_factory: pytest.TempPathFactory, apt: Path) -> Callable[[], ImageStore]:
-    def make() -> ImageStore:
-        store = ImageStore(tmp_path_factory.mktemp("store"))
-        store.apt = apt
-        return store
-
-    return make
-
-
-@pytest.fixture(scope="session")
 def store(new_store: Callable[[], ImageStore]) -> ImageStore:
     return new_store()
 
 
 def unpacked(image: Image) -> dict[str, tuple[int, bytes]]:
     """Return mode and content of every entry of an image's archive, by path."""
-    data = unpack_lz4(image.root_archive.read_bytes(), MAX_ROOT)
-    found: dict[str, tuple[int, bytes]] = {}
-    offset = 0
-    while True:
-        fields = [int(data[offset + 6 + 8 * i : offset + 14 + 8 * i], 16) for i in range(13)]
-        name = data[offset + 110 : offset + 110 + fields[11] - 1].decode()
-        offset += -(-(110 + fields[11]) // 4) * 4
-        if name == "TRAILER!!!":
-            return found
-        found[name] = (fields[1], data[offset : offset + fields[6]])
-        offset += -(-fields[6] // 4) * 4
+    return unpack(unpack_lz4(image.root_archive.read_bytes(), MAX_ROOT))
 
 
 @pytest.mark.parametrize("name", ["bash", "python"])
