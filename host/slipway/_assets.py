@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from slipway._errors import ImageError, InputError
 from slipway._request import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from slipway._request import Options
@@ -45,6 +46,20 @@ class Assets:
         return self.other_kernel or self.kernel.path
 
 
+@contextmanager
+def errors_told_to_callers() -> Iterator[None]:
+    """Errors of making and finding images, as those of our own tree."""
+    from slipway_initramfs.errors import ImageError as BuildError
+    from slipway_initramfs.errors import UnknownLanguage
+
+    try:
+        yield
+    except UnknownLanguage as error:
+        raise InputError(error.message, error.hint) from None
+    except BuildError as error:
+        raise ImageError(error.message, error.hint) from error
+
+
 def find_language(name: str) -> Language:
     """The language called ``name``.
 
@@ -52,12 +67,9 @@ def find_language(name: str) -> Language:
         InputError: there is none; the hint has the nearest names.
     """
     from slipway_initramfs import languages
-    from slipway_initramfs.errors import UnknownLanguage
 
-    try:
+    with errors_told_to_callers():
         return languages.by_name(name)
-    except UnknownLanguage as error:
-        raise InputError(error.message, error.hint) from None
 
 
 def language_of_file(path: Path) -> Language:
@@ -67,12 +79,9 @@ def language_of_file(path: Path) -> Language:
         InputError: none has it.
     """
     from slipway_initramfs import languages
-    from slipway_initramfs.errors import UnknownLanguage
 
-    try:
+    with errors_told_to_callers():
         return languages.by_suffix(path)
-    except UnknownLanguage as error:
-        raise InputError(error.message, error.hint) from None
 
 
 def find_assets(
@@ -92,13 +101,12 @@ def find_assets(
         InputError: the machine would have too little memory, or the kernel is no file.
     """
     from slipway_initramfs.errors import ImageCorrupted
-    from slipway_initramfs.errors import ImageError as BuildError
     from slipway_initramfs.freeze import agent as freeze_agent
 
     # os.path says no where a name is too long or a directory may not be searched; Path raises.
     if options.kernel is not None and not os.path.isfile(options.kernel):  # noqa: PTH113
         raise InputError(f"there is no kernel {options.kernel}", "Name a vmlinux or bzImage file.")
-    try:
+    with errors_told_to_callers():
         try:
             image = None if repair else store.image(language.name)
             kernel = None if repair else store.kernel()
@@ -117,8 +125,6 @@ def find_assets(
         except ImageCorrupted:
             image, kernel = _build(language, store, progress)
             initrd = store.initrd(image, kernel if modules else None, agent.path)
-    except BuildError as error:
-        raise ImageError(error.message, error.hint) from error
     return Assets(image, kernel, agent, initrd, options.kernel, memory, store.root)
 
 

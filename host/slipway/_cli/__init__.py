@@ -6,6 +6,10 @@ import signal
 import sys
 import time
 
+TYPE_CHECKING = False  # before anything else that is slow to import, which typing is
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 BEGAN = time.monotonic()
 
 USAGE = """\
@@ -58,7 +62,7 @@ def _end_silently() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _guarded(command: object, arguments: list[str]) -> None:
+def _guarded(command: Callable[[list[str]], int], arguments: list[str]) -> None:
     from slipway._cli.terminal import guarded
 
-    guarded(command, arguments)  # type: ignore[arg-type]
+    guarded(command, arguments)

@@ -16,7 +16,7 @@ from slipway._cli.terminal import emit
 from slipway._request import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from slipway_initramfs.store import ImageStore
 
@@ -123,10 +123,11 @@ def _host_resources(store: ImageStore) -> Iterator[Finding]:
         f"{free // MIB} MiB free at {place}",
         f"free some, or choose another --store: images take up to {DISK_WANTED // MIB} MiB",
     )
+    writable = os.access(place, os.W_OK)
     yield Finding(
         "store",
-        os.access(place, os.W_OK),
-        f"{store.root}" + ("" if os.access(place, os.W_OK) else " cannot be written"),
+        writable,
+        f"{store.root}" + ("" if writable else " cannot be written"),
         "choose another place: --store DIR, or XDG_CACHE_HOME",
     )
 
@@ -160,11 +161,11 @@ def _store(store: ImageStore) -> Iterator[Finding]:
         )
 
 
-def _sound(need: str, found: str, verify: object) -> Finding:
+def _sound(need: str, found: str, verify: Callable[[], None]) -> Finding:
     from slipway_initramfs.errors import ImageCorrupted
 
     try:
-        verify()  # type: ignore[operator]
+        verify()
     except ImageCorrupted as error:
         return Finding(need, False, error.message, error.hint or "slipway image build python")
     return Finding(need, True, found)

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slipway._assets import errors_told_to_callers
 from slipway._cli.terminal import Progress, emit, say
-from slipway._errors import ImageError, InputError
+from slipway._errors import InputError
 from slipway._request import MIB
 
 if TYPE_CHECKING:
@@ -25,18 +26,12 @@ def command(arguments: list[str]) -> int:
     Raises:
         SlipwayError: it could not be done.
     """
-    from slipway_initramfs.errors import ImageError as BuildError
-    from slipway_initramfs.errors import UnknownLanguage
     from slipway_initramfs.store import ImageStore
 
     parsed = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace, ImageStore], int] = parsed.verb
-    try:
+    with errors_told_to_callers():
         return verb(parsed, ImageStore(parsed.store))
-    except UnknownLanguage as error:
-        raise InputError(error.message, error.hint) from None
-    except BuildError as error:
-        raise ImageError(error.message, error.hint) from error
 
 
 def _parser() -> argparse.ArgumentParser:

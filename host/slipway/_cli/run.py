@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,8 @@ def command(arguments: list[str]) -> int:
 
 def _command(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> int:
     language, source = _source(parsed)
-    outputs = dict(_pair(text, "--get") for text in parsed.get)
+    wanted = [_pair(text, "--get", "NAME or A:B") for text in parsed.get]
+    outputs = dict(wanted)
     if len(set(outputs.values())) < len(outputs):
         raise InputError("two files are to be fetched into one", "Write --get GUEST:LOCAL.")
     for local in outputs.values():
@@ -66,7 +68,7 @@ def _command(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> 
         arguments=program_arguments,
         environment=tuple(_environment(text) for text in parsed.env),
         files=tuple(_input_file(text) for text in parsed.file),
-        outputs=_wanted(parsed.get),
+        outputs=tuple(guest for guest, _ in wanted),
         timeout=parsed.timeout,
         build_timeout=parsed.build_timeout,
         memory=parsed.memory,
@@ -188,26 +190,20 @@ def _environment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
     """``A:B``, or ``A`` for both."""
     first, colon, second = text.partition(":")
     if not first or (colon and not second):
-        raise InputError(f"{option} {text!r} lacks a name", f"Write {option} NAME or A:B.")
+        raise InputError(f"{option} {text!r} lacks a name", f"Write {option} {form}.")
     return first, second or first
 
 
 def _input_file(text: str) -> InputFile:
-    local, colon, guest = text.partition(":")
-    if not local or (colon and not guest):
-        raise InputError(f"--file {text!r} lacks a name", "Write --file LOCAL or LOCAL:GUEST.")
+    # Where no name is given, a file keeps the one that was written: --file ../x is an error.
+    local, guest = _pair(text, "--file", "LOCAL or LOCAL:GUEST")
     path = Path(local)
     data = read_local(path, MAX_FILE_BYTES, "input")
-    # Where no name is given, a file keeps the one that was written: --file ../x is an error.
-    return InputFile(guest or local, data, path.stat().st_mode & 0o777)
-
-
-def _wanted(texts: list[str]) -> tuple[str, ...]:
-    return tuple(_pair(text, "--get")[0] for text in texts)
+    return InputFile(guest, data, path.stat().st_mode & 0o777)
 
 
 async def _stdin(parsed: argparse.Namespace) -> AsyncIterator[bytes]:
@@ -279,10 +275,7 @@ def _report(result: Result, verbose: bool) -> None:
     if last.verdict not in {"ok", "failed"} or last.detail:
         say(result.summary())
     if verbose:
-        timing: dict[str, Any] = {
-            name: getattr(result.timing, name)
-            for name in ("prepare", "boot", "ready", "build", "run", "teardown")
-        }
+        timing = asdict(result.timing)
         parts = "  ".join(f"{name} {seconds:.3f}" for name, seconds in timing.items())
         say(f"{parts}  total {sum(timing.values()):.3f} s")
 
