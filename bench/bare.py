@@ -11,7 +11,7 @@ import struct
 import sys
 from pathlib import Path
 
-from slipway.machine import MachineSpec, machine_class
+from slipway.machine import MachineSpec, choose
 from slipway_initramfs.cpio import write_tree
 from slipway_initramfs.tree import Tree
 
@@ -59,7 +59,8 @@ def write_initrd(path: Path) -> None:
 async def boot(kernel: Path, initrd: Path) -> None:
     """Boot once and wait for the end."""
     spec = MachineSpec(kernel, initrd, "", 256 * MIB, state=initrd.parent)
-    machine = await machine_class("qemu").start(spec)
+    kind, _ = choose("qemu")
+    machine = await kind.start(spec)
     try:
         await asyncio.wait_for(machine.wait(), 120)
         await machine.console.drained()

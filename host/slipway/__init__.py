@@ -13,8 +13,6 @@ comes. Both raise what is drawn in :class:`SlipwayError`'s module, never anythin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from slipway._errors import (
     HostError,
     ImageError,
@@ -24,7 +22,11 @@ from slipway._errors import (
     UnknownOutcome,
 )
 
+# Not from typing, whose import is a tenth of the start of a VMM.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from slipway._request import InputFile as InputFile
     from slipway._request import Options as Options
     from slipway._result import Captured as Captured

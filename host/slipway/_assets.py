@@ -148,14 +148,14 @@ def _machine_memory(image: Image, wanted: int | None) -> int:
     return wanted
 
 
-async def start_machine(assets: Assets, options: Options) -> Machine:
-    """Start the machine that ``options`` ask for on ``assets``.
+async def start_machine(assets: Assets, options: Options) -> tuple[Machine, str]:
+    """Start the machine that ``options`` ask for on ``assets``; it, and why it is that one.
 
     Raises:
         HostError: this host cannot run it.
-        InputError: there is no such machine.
+        InputError: there is no such machine, or it cannot boot that kernel.
     """
-    from slipway.machine import MachineSpec, machine_class
+    from slipway.machine import MachineSpec, choose
 
     spec = MachineSpec(
         kernel=assets.kernel_path,
@@ -167,7 +167,8 @@ async def start_machine(assets: Assets, options: Options) -> Machine:
         serial_port=assets.other_kernel is not None,
         boot_log=options.boot_log,
     )
-    return await machine_class(options.machine).start(spec)
+    machine, reason = choose(options.machine, assets.state)
+    return await machine.start(spec), reason
 
 
 def verify(assets: Assets, store: ImageStore) -> None:

@@ -14,7 +14,7 @@ Every error is one sentence in ``message`` and, where there is something to do, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from slipway._result import Result

@@ -49,7 +49,8 @@ class Guest:
         Raises:
             HostError: this host cannot run it.
         """
-        return cls(await start_machine(assets, options))
+        machine, _ = await start_machine(assets, options)
+        return cls(machine)
 
     async def wait_ready(self) -> m.Ready:
         """Until the agent answers.

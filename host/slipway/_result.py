@@ -117,7 +117,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the run ran on."""
+    """What the run ran on; ``machine_reason`` says why it was that machine."""
 
     machine: str
     kernel: str
@@ -126,6 +126,7 @@ class Provenance:
     agent: str
     memory: int
     cpus: int
+    machine_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

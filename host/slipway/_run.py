@@ -151,6 +151,7 @@ class Run:
         self._store = ImageStore(store)
         self._progress: Progress = progress or (lambda line: None)
         self._assets: Assets | None = None
+        self._reason = ""
         self._seconds: dict[str, float] = {}
         self._mark = time.monotonic() if began is None else began
 
@@ -191,7 +192,7 @@ class Run:
             else:
                 await on_output(phase.name.lower(), stream.name.lower(), data)
 
-        machine = await start_machine(assets, self._options)
+        machine, self._reason = await start_machine(assets, self._options)
         self._seconds = {"prepare": self._lap()}
         try:
             # Imported while the guest boots; nothing before it needs them.
@@ -255,6 +256,7 @@ class Run:
                 agent=guest.ready.agent_version,
                 memory=assets.memory,
                 cpus=self._options.cpus,
+                machine_reason=self._reason,
             ),
         )
 

@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--file", action="append", default=[], metavar="LOCAL[:GUEST]", help="put a file beside it")
     add("--get", action="append", default=[], metavar="GUEST[:LOCAL]", help="fetch a file after it")
     add("--json", action="store_true", help="print one record instead of the output")
-    add("--machine", default="auto", metavar="NAME", help="auto (default) or qemu")
+    add("--machine", default="auto", metavar="NAME", help="auto (default), kvm or qemu")
     add("--kernel", type=Path, metavar="PATH", help="another kernel, a vmlinux or bzImage")
     add("--store", type=Path, metavar="DIR", help="the image store")
     add("--boot-log", action="store_true", help="show the guest's console on stderr")

@@ -7,26 +7,40 @@ bytes that it carries.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from slipway._errors import InputError
 from slipway.machine.model import Machine, MachineSpec, Transport
-from slipway.machine.qemu import QemuMachine
 
-__all__ = ["Machine", "MachineSpec", "Transport", "machine_class"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["MACHINES", "Machine", "MachineSpec", "Transport", "choose"]
+
+MACHINES = ("kvm", "qemu")
 
 
-_MACHINES: dict[str, type[Machine]] = {"qemu": QemuMachine}
+def choose(name: str, state: Path | None = None) -> tuple[type[Machine], str]:
+    """The machine called ``name``, or the best that this host can run for ``auto``, and why.
 
-
-def machine_class(name: str) -> type[Machine]:
-    """The machine called ``name``, or the best that this host can run for ``auto``.
+    What had to be measured for that is remembered in the directory ``state``.
 
     Raises:
         InputError: there is no such machine.
     """
+    reason = "asked for"
     if name == "auto":
-        return QemuMachine
-    try:
-        return _MACHINES[name]
-    except KeyError:
-        known = ", ".join(["auto", *_MACHINES])
-        raise InputError(f"there is no machine {name!r}", f"Use one of: {known}.") from None
+        from slipway.vmm.kvm import usability
+
+        usable, found = usability.examine(state)
+        name, reason = ("kvm" if usable else "qemu"), f"KVM: {found}"
+    if name == "kvm":
+        from slipway.machine.kvm import KvmMachine
+
+        return KvmMachine, reason
+    if name == "qemu":
+        from slipway.machine.qemu import QemuMachine
+
+        return QemuMachine, reason
+    known = ", ".join(["auto", *MACHINES])
+    raise InputError(f"there is no machine {name!r}", f"Use one of: {known}.")

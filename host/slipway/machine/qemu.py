@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from slipway._errors import HostError
 from slipway.machine.console import Console
+from slipway.machine.kernel_arguments import command_line
 from slipway.machine.model import Transport
 from slipway.machine.process import Process
 from slipway.machine.tsc import tsc_khz
@@ -40,21 +41,14 @@ VIRTIO_PORT = (
 )
 SERIAL_PORT = ("-device", "isa-serial,index=1,chardev=agent")
 
-# The root lives in a ramfs: a tmpfs would cap it at half the memory and boot on with the rest
-# missing. Mitigations guard guests against each other's programs; there is only one here.
-KERNEL_ARGUMENTS = (
-    "console=ttyS0 rootfstype=ramfs reboot=t panic=-1 mitigations=off init_on_alloc=0"
-    " cryptomgr.notests random.trust_cpu=on"
-)
+# A triple fault is what ends this board.
+REBOOT = "reboot=t"
 
 
 def kernel_command_line(spec: MachineSpec, khz: int) -> str:
-    """The whole command line; the agent's own part comes last, since it may hold ``--``."""
+    """The whole command line, with the clock in it that TCG's guests cannot measure."""
     # tsc=reliable: there is no other clock to watch the TSC with, and watching it takes a second.
-    loudness = "" if spec.boot_log else " quiet"
-    clock = f"tsc_early_khz={khz} tsc=reliable"
-    port = " slipway.port=ttyS1" if spec.serial_port else ""
-    return f"{KERNEL_ARGUMENTS}{loudness} {clock}{port} {spec.kernel_arguments}"
+    return command_line(spec, f"{REBOOT} tsc_early_khz={khz} tsc=reliable")
 
 
 def arguments(spec: MachineSpec, khz: int, *, agent_fd: int, console_fd: int) -> list[str]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from slipway._memo import once_per_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 # rdtsc; shl rdx, 32; or rax, rdx; ret
 _RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")
@@ -58,16 +59,4 @@ def _simultaneous(read: Callable[[], int]) -> tuple[int, int]:
 
 def tsc_khz(cache: Path) -> int:
     """The rate in kHz, measured once per boot of the host and kept in the file ``cache``."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    try:
-        text = cache.read_text("ascii")
-        known, khz = text.split()
-        if known == boot and khz.isdigit() and text.endswith("\n"):
-            return int(khz)
-    except (OSError, ValueError):
-        pass
-    khz_now = measure_khz()
-    # One short write: a reader sees all of it or nothing, and what is cut short is no number.
-    with suppress(OSError):
-        cache.write_text(f"{boot} {khz_now}\n", "ascii")
-    return khz_now
+    return once_per_boot(cache, measure_khz)

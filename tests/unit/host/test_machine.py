@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from slipway._errors import HostError, InputError
-from slipway.machine import MachineSpec, machine_class
+from slipway.machine import MachineSpec, choose
 from slipway.machine.console import KEPT_BYTES, Console
 from slipway.machine.process import Process
+from slipway.machine.kvm import KvmMachine
 from slipway.machine.qemu import QemuMachine, arguments, kernel_command_line
 from slipway.machine.tsc import measure_khz, tsc_khz
 
@@ -183,10 +184,10 @@ def test_qemu_gets_kernel_memory_and_sandbox() -> None:
 
 
 def test_machines_are_known_by_name() -> None:
-    assert machine_class("auto") is QemuMachine
-    assert machine_class("qemu") is QemuMachine
+    assert choose("qemu") == (QemuMachine, "asked for")
+    assert choose("kvm") == (KvmMachine, "asked for")
     with pytest.raises(InputError, match="nonsense") as caught:
-        machine_class("nonsense")
+        choose("nonsense")
     assert "qemu" in caught.value.hint
 
 

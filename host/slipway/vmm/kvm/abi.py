@@ -1,4 +1,8 @@
-"""Numbers and layouts of KVM's interface on x86-64 (include/uapi/linux/kvm.h)."""
+"""Numbers and layouts of KVM's interface that all architectures share (include/uapi/linux/kvm.h).
+
+Plain integers and not enums where a number is used once for each VM exit: an enum's attribute costs
+more than the rest of the look-up.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +15,126 @@ API_VERSION = 12
 # _IO(KVMIO, n) is 0xAE00 | n; _IOW and _IOR add direction and size.
 KVM_GET_API_VERSION = 0xAE00
 KVM_CREATE_VM = 0xAE01
+KVM_CHECK_EXTENSION = 0xAE03
 KVM_GET_VCPU_MMAP_SIZE = 0xAE04
+
 KVM_CREATE_VCPU = 0xAE41
-KVM_RUN = 0xAE80
 KVM_SET_USER_MEMORY_REGION = 0x4020AE46
-KVM_SET_REGS = 0x4090AE82
-KVM_GET_SREGS = 0x8138AE83
-KVM_SET_SREGS = 0x4138AE84
+KVM_CREATE_IRQCHIP = 0xAE60
+KVM_REGISTER_COALESCED_MMIO = 0x4010AE67
+KVM_IRQFD = 0x4020AE76
+KVM_IOEVENTFD = 0x4040AE79
+
+KVM_RUN = 0xAE80
 
 # struct kvm_userspace_memory_region: slot, flags, guest_phys_addr, memory_size, userspace_addr
 MEMORY_REGION = struct.Struct("=IIQQQ")
-# struct kvm_regs: rax rbx rcx rdx rsi rdi rsp rbp r8-r15 rip rflags
-REGS = struct.Struct("=18Q")
-RFLAGS_RESERVED = 0x2  # bit 1 reads as one on every x86
-SREGS_SIZE = 0x138
-# struct kvm_sregs begins with cs; struct kvm_segment begins with base (u64), limit (u32), selector
-SEGMENT_BASE = struct.Struct("=QIH")
+# struct kvm_irqfd: fd, gsi, flags, resamplefd, padding[16]
+IRQFD = struct.Struct("=IIII16x")
+# struct kvm_coalesced_mmio_zone: addr, size, pio
+COALESCED_ZONE = struct.Struct("=QII")
+# struct kvm_coalesced_mmio_ring: first, last, then entries of struct kvm_coalesced_mmio: phys_addr,
+# len, pio, data[8]
+RING_INDICES = struct.Struct("=II")
+RING_FIRST = struct.Struct("=I")
+RING_ENTRIES_OFFSET = 8
+RING_ENTRY_SIZE = 24
+RING_ENTRY = struct.Struct("=QII8s")
+PAGE_SIZE = 4096
+# The ring is one page; KVM_COALESCED_MMIO_MAX in virt/kvm/coalesced_mmio.c. It holds one less.
+RING_ENTRIES = (PAGE_SIZE - RING_ENTRIES_OFFSET) // RING_ENTRY_SIZE
 
 # struct kvm_run
+RUN_IMMEDIATE_EXIT_OFFSET = 1
 EXIT_REASON = struct.Struct("=I")
 EXIT_REASON_OFFSET = 8
+EXIT_UNION_OFFSET = 32
+# .io: direction, size, port, count, data_offset
+EXIT_IO = struct.Struct("=BBHIQ")
+IO_OUT = 1
+# .mmio: phys_addr, data[8], len, is_write
+EXIT_MMIO = struct.Struct("=Q8sIB")
+MMIO_DATA_OFFSET = EXIT_UNION_OFFSET + 8
+# .fail_entry: hardware_entry_failure_reason; .internal: suberror, ndata, data; .system_event: type
+EXIT_FAIL_ENTRY = struct.Struct("=Q")
+EXIT_INTERNAL = struct.Struct("=II")
+EXIT_SYSTEM_EVENT = struct.Struct("=I")
+
+EXIT_IO_REASON = 2
+EXIT_MMIO_REASON = 6
 
 
 class ExitReason(IntEnum):
     """Why KVM_RUN returned."""
 
     UNKNOWN = 0
+    EXCEPTION = 1
     IO = 2
+    HYPERCALL = 3
+    DEBUG = 4
     HLT = 5
     MMIO = 6
+    IRQ_WINDOW_OPEN = 7
     SHUTDOWN = 8
     FAIL_ENTRY = 9
+    INTR = 10
+    SET_TPR = 11
+    TPR_ACCESS = 12
+    NMI = 16
     INTERNAL_ERROR = 17
+    WATCHDOG = 21
+    EPR = 23
+    SYSTEM_EVENT = 24
+    IOAPIC_EOI = 26
+    X86_RDMSR = 29
+    X86_WRMSR = 30
+
+
+class InternalError(IntEnum):
+    """Suberrors of KVM_EXIT_INTERNAL_ERROR."""
+
+    EMULATION = 1
+    SIMUL_EX = 2
+    DELIVERY_EV = 3
+    UNEXPECTED_EXIT_REASON = 4
+
+
+class SystemEvent(IntEnum):
+    """Types of KVM_EXIT_SYSTEM_EVENT."""
+
+    SHUTDOWN = 1
+    RESET = 2
+    CRASH = 3
+
+
+class Capability(IntEnum):
+    """What KVM_CHECK_EXTENSION is asked for."""
+
+    IRQCHIP = 0
+    USER_MEMORY = 3
+    SET_TSS_ADDR = 4
+    EXT_CPUID = 7
+    NR_VCPUS = 9
+    MP_STATE = 14
+    COALESCED_MMIO = 15
+    IRQFD = 32
+    IOEVENTFD = 36
+    SET_IDENTITY_MAP_ADDR = 37
+    MAX_VCPUS = 66
+    TSC_DEADLINE_TIMER = 72
+    IMMEDIATE_EXIT = 136
+    COALESCED_PIO = 162
+
+
+# What a machine cannot do without, and what each is for; a kernel of 4.20 or later has them all.
+NEEDED = {
+    Capability.USER_MEMORY: "guest memory",
+    Capability.IRQCHIP: "an interrupt controller in the kernel",
+    Capability.EXT_CPUID: "CPUID",
+    Capability.SET_TSS_ADDR: "real mode",
+    Capability.MP_STATE: "several vCPUs",
+    Capability.IRQFD: "interrupts by eventfd",
+    Capability.IMMEDIATE_EXIT: "stopping a vCPU",
+    Capability.COALESCED_MMIO: "coalesced writes",
+    Capability.COALESCED_PIO: "coalesced writes to ports",
+}

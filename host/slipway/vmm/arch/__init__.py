@@ -1,0 +1,109 @@
+"""What differs between architectures, behind one Protocol; each is a package of the same functions.
+
+A VMM of another architecture adds a package beside these and nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+
+from slipway._errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
+
+    from slipway.vmm.bus import Bus
+    from slipway.vmm.devices.model import Device
+    from slipway.vmm.devices.uart import Uart
+    from slipway.vmm.kvm.system import Kvm
+    from slipway.vmm.kvm.vcpu import Vcpu
+    from slipway.vmm.kvm.vm import Vm
+    from slipway.vmm.memory import GuestMemory
+
+    class Architecture(Protocol):
+        """The functions of an architecture's package."""
+
+        KERNEL_ARGUMENTS: str
+        """What the kernel's command line needs on this machine."""
+        MACHINE_TYPE: int
+        """The argument of KVM_CREATE_VM."""
+
+        def memory_regions(self, size: int) -> list[tuple[int, int]]:
+            """Where ``size`` bytes of RAM are: (guest address, size) each."""
+            ...
+
+        def create_interrupts(self, vm: Vm) -> None:
+            """Make what has to be there before the first vCPU."""
+            ...
+
+        def load(
+            self, memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan
+        ) -> int:
+            """Put into memory all that the kernel starts with; returns its entry.
+
+            ``initramfs`` are archives, which it gets one after the other.
+
+            Raises:
+                InputError: one of them is not what it should be, or they do not fit.
+            """
+            ...
+
+        def prepare_vcpu(self, kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
+            """Bring ``vcpu``, one of ``count``, to where it may run."""
+            ...
+
+        def serial_line(self, number: int) -> int:
+            """The interrupt line of serial port ``number`` (0 or 1)."""
+            ...
+
+        def virtio_line(self, number: int) -> int:
+            """The interrupt line of virtio device ``number``."""
+            ...
+
+        def attach_serial(self, vm: Vm, bus: Bus, number: int, uart: Uart) -> None:
+            """Put a serial port where the guest looks for it, its transmit register coalesced."""
+            ...
+
+        def attach_virtio(self, bus: Bus, number: int, device: Device) -> None:
+            """Put a virtio-mmio device where the guest is told that it is."""
+            ...
+
+        def attach_board(
+            self, bus: Bus, reset: Callable[[], None], clock: Callable[[], float]
+        ) -> None:
+            """Put the small devices of the board where they belong."""
+            ...
+
+        def describe_vcpu(self, vcpu: Vcpu, memory: GuestMemory) -> list[str]:
+            """Registers and instruction bytes of a vCPU that does not run, in lines."""
+            ...
+
+
+class Plan:
+    """What a guest is told of its machine when it boots."""
+
+    __slots__ = ("command_line", "cpus", "serials", "virtio")
+
+    def __init__(self, command_line: str, cpus: int, serials: int, virtio: int) -> None:
+        self.command_line = command_line
+        self.cpus = cpus
+        self.serials = serials
+        self.virtio = virtio
+
+
+def of_host() -> Architecture:
+    """The architecture of this host, which is its guests' as well.
+
+    Raises:
+        HostError: there is none for it.
+    """
+    machine = os.uname().machine
+    if machine == "x86_64":
+        from slipway.vmm.arch import x86_64
+
+        return x86_64
+    raise HostError(
+        f"the kvm machine does not know the architecture {machine}", "Use --machine qemu."
+    )

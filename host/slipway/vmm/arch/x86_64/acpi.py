@@ -1,0 +1,195 @@
+"""ACPI tables that tell the kernel which devices there are, and of how many that are not.
+
+*Hardware-reduced* ACPI (specification 6.3, section 4.1): no fixed registers, no SCI, no PM timer.
+Linux then leaves out PIC, PIT and the check of the timer's interrupt line
+(``acpi_generic_reduced_hw_init`` and ``setup_IO_APIC`` below arch/x86/kernel), gives interrupts
+only to what the DSDT describes, and numbers them from 24 on. What the boot flags of the FADT do not
+announce is not looked for either: keyboard controller, VGA, CMOS clock.
+
+Sources: section 5.2 "ACPI System Description Tables"; chapter 6 "Device Configuration".
+"""
+
+from __future__ import annotations
+
+import struct
+
+from slipway.vmm.arch.x86_64 import aml
+
+_OEM = b"SLIPWY"
+_OEM_TABLE = b"MICROVM "
+_CREATOR = b"SLPW"
+_ALIGNMENT = 16
+_RTC_PORT, _RTC_PORTS, _RTC_LINE = 0x70, 2, 8
+_SERIAL_PORTS = 8
+
+# Signature, length, revision, checksum, OEM, its table and revision, creator and its revision.
+_HEADER = struct.Struct("<4sIBB6s8sI4sI")
+_HEADER_CHECKSUM = 9
+# Signature, checksum, OEM, revision, RSDT; length, XSDT, extended checksum, reserved.
+_RSDP = struct.Struct("<8sB6sBIIQB3x")
+_RSDP_SIZE_1_0 = 20
+_RSDP_CHECKSUM, _RSDP_EXTENDED_CHECKSUM = 8, 32
+
+# The FADT (table 5-33) of this size is mostly zeros; offsets of what is not.
+_FADT_SIZE, _FADT_REVISION, _FADT_MINOR_REVISION = 276, 6, 3
+_FADT_BOOT_FLAGS, _FADT_FLAGS, _FADT_MINOR, _FADT_DSDT = 109, 112, 131, 140
+# IAPC_BOOT_ARCH (table 5-34). Bit 1, an 8042 is there, stays clear.
+_NO_VGA, _NO_CMOS_RTC = 1 << 2, 1 << 5
+# Fixed feature flags (table 5-35): WBINVD works, HLT is there, no fixed buttons nor RTC wake-up.
+_WBINVD, _PROC_C1, _PWR_BUTTON, _SLP_BUTTON, _FIX_RTC = 1 << 0, 1 << 2, 1 << 4, 1 << 5, 1 << 6
+_HEADLESS, _HW_REDUCED = 1 << 12, 1 << 20
+
+# The MADT (section 5.2.12) and its entries: type and length, then what they are about.
+_MADT = struct.Struct("<II")
+_MADT_REVISION = 5
+_LOCAL_APIC = struct.Struct("<BBBBI")
+_IO_APIC = struct.Struct("<BBBxII")
+_ENABLED = 1
+
+
+class IsaSerial:
+    """A 16550 at eight I/O ports from ``port`` on."""
+
+    __slots__ = ("irq", "port")
+
+    def __init__(self, port: int, irq: int) -> None:
+        self.port = port
+        self.irq = irq
+
+
+class VirtioMmio:
+    """A virtio device: its ``size`` bytes of registers, below 4 GiB, and its IOAPIC line."""
+
+    __slots__ = ("address", "gsi", "size")
+
+    def __init__(self, address: int, size: int, gsi: int) -> None:
+        self.address = address
+        self.size = size
+        self.gsi = gsi
+
+
+class Board:
+    """What the tables describe. ``rtc``: a CMOS clock is at port 0x70, its interrupt is 8."""
+
+    __slots__ = ("cpus", "io_apic", "local_apic", "rtc", "serials", "virtio")
+
+    def __init__(
+        self,
+        *,
+        cpus: int,
+        serials: tuple[IsaSerial, ...],
+        virtio: tuple[VirtioMmio, ...],
+        rtc: bool,
+        local_apic: int = 0xFEE0_0000,
+        io_apic: int = 0xFEC0_0000,
+    ) -> None:
+        self.cpus = cpus
+        self.serials = serials
+        self.virtio = virtio
+        self.rtc = rtc
+        self.local_apic = local_apic
+        self.io_apic = io_apic
+
+
+def tables(board: Board, address: int) -> bytes:
+    """All tables, to be placed at guest physical ``address``, where the first is the RSDP.
+
+    ``address`` is a multiple of 16; the kernel is told it in the zero page (acpi_rsdp_addr).
+    """
+    blob = bytearray(_RSDP.size)
+
+    def append(table: bytes) -> int:
+        blob.extend(bytes(-len(blob) % _ALIGNMENT))
+        place = address + len(blob)
+        blob.extend(table)
+        return place
+
+    dsdt = append(_table(b"DSDT", 2, _devices(board)))
+    entries = [append(_fadt(board, dsdt)), append(_madt(board))]
+    xsdt = append(_table(b"XSDT", 1, struct.pack(f"<{len(entries)}Q", *entries)))
+    blob[: _RSDP.size] = _rsdp(xsdt)
+    return bytes(blob)
+
+
+def _rsdp(xsdt: int) -> bytes:
+    data = bytearray(_RSDP.pack(b"RSD PTR ", 0, _OEM, 2, 0, _RSDP.size, xsdt, 0))
+    data[_RSDP_CHECKSUM] = _checksum(data[:_RSDP_SIZE_1_0])
+    data[_RSDP_EXTENDED_CHECKSUM] = _checksum(data)
+    return bytes(data)
+
+
+def _table(signature: bytes, revision: int, body: bytes) -> bytes:
+    length = _HEADER.size + len(body)
+    header = _HEADER.pack(signature, length, revision, 0, _OEM, _OEM_TABLE, 1, _CREATOR, 1)
+    data = bytearray(header + body)
+    data[_HEADER_CHECKSUM] = _checksum(data)
+    return bytes(data)
+
+
+def _checksum(data: bytearray) -> int:
+    """The byte that makes the sum of all, with 0 in its place so far, a multiple of 256."""
+    return -sum(data) & 0xFF
+
+
+def _fadt(board: Board, dsdt: int) -> bytes:
+    data = bytearray(_FADT_SIZE)
+    boot_flags = _NO_VGA | (0 if board.rtc else _NO_CMOS_RTC)
+    flags = _WBINVD | _PROC_C1 | _PWR_BUTTON | _SLP_BUTTON | _FIX_RTC | _HEADLESS | _HW_REDUCED
+    struct.pack_into("<H", data, _FADT_BOOT_FLAGS, boot_flags)
+    struct.pack_into("<I", data, _FADT_FLAGS, flags)
+    struct.pack_into("<B", data, _FADT_MINOR, _FADT_MINOR_REVISION)
+    struct.pack_into("<Q", data, _FADT_DSDT, dsdt)
+    return _table(b"FACP", _FADT_REVISION, bytes(data[_HEADER.size :]))
+
+
+def _madt(board: Board) -> bytes:
+    """One local APIC for each vCPU, whose id is its number; one IOAPIC for all interrupt lines.
+
+    There are no ISA interrupts, and so no overrides of them.
+    """
+    entries = [_MADT.pack(board.local_apic, 0)]
+    for number in range(board.cpus):
+        entries.append(_LOCAL_APIC.pack(0, _LOCAL_APIC.size, number, number, _ENABLED))
+    entries.append(_IO_APIC.pack(1, _IO_APIC.size, 0, board.io_apic, 0))
+    return _table(b"APIC", _MADT_REVISION, b"".join(entries))
+
+
+def _devices(board: Board) -> bytes:
+    """The body of the DSDT.
+
+    Interrupts are in extended descriptors, which Linux takes as they are; the attributes of ISA
+    ones it would look up elsewhere.
+    """
+    devices = [
+        _device(
+            f"COM{number}",
+            aml.eisa_id("PNP0501"),
+            number,
+            aml.io_ports(serial.port, _SERIAL_PORTS),
+            aml.interrupt(serial.irq),
+        )
+        for number, serial in enumerate(board.serials, 1)
+    ]
+    if board.rtc:
+        ports = aml.io_ports(_RTC_PORT, _RTC_PORTS)
+        devices.append(_device("RTC", aml.eisa_id("PNP0B00"), 0, ports, aml.interrupt(_RTC_LINE)))
+    devices += [
+        _device(
+            f"V{number:03X}",
+            aml.string("LNRO0005"),
+            number,
+            aml.memory(virtio.address, virtio.size),
+            aml.interrupt(virtio.gsi),
+        )
+        for number, virtio in enumerate(board.virtio)
+    ]
+    return aml.scope("_SB", *devices)
+
+
+def _device(name: str, hardware_id: bytes, number: int, *resources: bytes) -> bytes:
+    return aml.device(
+        name,
+        aml.name("_HID", hardware_id),
+        aml.name("_UID", aml.integer(number)),
+        aml.name("_CRS", aml.resources(*resources)),
+    )

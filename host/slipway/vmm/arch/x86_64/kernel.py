@@ -1,0 +1,299 @@
+"""A kernel for Linux's 64-bit entry: an ELF ``vmlinux``, or the one packed into a bzImage.
+
+Opening an ELF file reads its headers only, since that is part of every start; a bzImage is unpacked
+into this process's memory. Segments are read by position and never mapped: a file that somebody
+shortens is then an error, where a mapping would be a SIGBUS.
+
+Sources: System V ABI, chapters 4 "Object Files" and 5 "Program Loading"; Linux,
+Documentation/arch/x86/boot.rst. The ``e_entry`` of a vmlinux is already physical
+(``phys_startup_64`` in arch/x86/kernel/vmlinux.lds.S), as are its ``p_paddr``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+
+from slipway._errors import InputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
+
+MIB = 1 << 20
+MAX_PROGRAM_HEADERS = 64  # a vmlinux has five
+# What is below belongs to the boot loader, and to what a BIOS would leave there.
+LOWEST_ADDRESS, ADDRESS_LIMIT = MIB, 4 << 30
+
+_WANTED = "Name a vmlinux or bzImage of Linux for x86-64."
+_AGAIN = "Copy or build it again."
+
+# e_ident, type, machine, version, entry, phoff, shoff, flags, ehsize, phentsize, phnum, and three
+# numbers about sections.
+_ELF_HEADER = struct.Struct("<16sHHIQQQIHHH6x")
+# type, flags, offset, vaddr, paddr, filesz, memsz, align
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_ELF_MAGIC = b"\x7fELF"
+_CLASS_AND_DATA = slice(4, 6)
+_ELF64_LITTLE_ENDIAN = b"\2\1"
+_OTHER_ENCODINGS = {b"\1\1": "32-bit", b"\1\2": "32-bit big-endian", b"\2\2": "big-endian"}
+_PT_LOAD, _EXECUTABLE, _X86_64 = 1, 2, 62
+_OTHER_TYPES = {1: "an object file", 3: "a shared library or program", 4: "a core dump"}
+_OTHER_MACHINES = {3: "32-bit x86", 40: "arm", 183: "aarch64", 243: "riscv"}
+# Kernels run in the upper half of the virtual addresses, programs in the lower.
+_UPPER_HALF = 1 << 63
+
+# Offsets in a bzImage, whose boot protocol gave "xloadflags" its meaning in version 2.12.
+_SETUP_MAGIC, _SETUP_VERSION, _SETUP_LOAD_FLAGS, _SETUP_END = 0x202, 0x206, 0x236, 0x250
+_VERSION_WITH_LOAD_FLAGS = 0x020C
+_XLF_KERNEL_64 = 1 << 0
+_ARM64_MAGIC = 0x38
+
+
+class Segment:
+    """A part of the file that belongs at the guest physical ``address``.
+
+    What ``memory_size`` has more than ``file_size`` are zeros, as fresh memory has them.
+    """
+
+    __slots__ = ("address", "file_offset", "file_size", "memory_size")
+
+    def __init__(self, file_offset: int, address: int, file_size: int, memory_size: int) -> None:
+        self.file_offset = file_offset
+        self.address = address
+        self.file_size = file_size
+        self.memory_size = memory_size
+
+    @property
+    def end(self) -> int:
+        """The first address after it."""
+        return self.address + self.memory_size
+
+
+class _File:
+    """A regular file, read by position."""
+
+    __slots__ = ("_fd", "path", "size")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            # Not blocking: a FIFO would have us wait until somebody writes to it.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            raise InputError(f"there is no kernel {path}", _WANTED) from None
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}", _WANTED) from None
+        except ValueError as error:  # a NUL in the path
+            raise InputError(f"cannot read {str(path)!r}: {error}", _WANTED) from None
+        status = os.fstat(self._fd)
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise InputError(f"{path} is {kind}", _WANTED)
+
+    def read_into(self, target: bytearray | memoryview, offset: int) -> None:
+        rest = memoryview(target)
+        while rest:
+            try:
+                count = os.preadv(self._fd, [rest], offset)
+            except OSError as error:
+                raise InputError(f"cannot read {self.path}: {error.strerror}") from None
+            if not count:
+                raise InputError(f"{self.path} became shorter while it was read", _AGAIN)
+            offset += count
+            rest = rest[count:]
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _Unpacked:
+    """The ELF file that a bzImage holds."""
+
+    __slots__ = ("_data", "size")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read_into(self, target: bytearray | memoryview, offset: int) -> None:
+        rest = memoryview(target)
+        rest[:] = memoryview(self._data)[offset : offset + len(rest)]
+
+    def close(self) -> None:
+        self._data = b""
+
+
+_Source = _File | _Unpacked
+
+
+class KernelImage:
+    """Where a kernel's segments belong, in ascending order, and its physical 64-bit entry."""
+
+    __slots__ = ("_source", "entry", "path", "segments")
+
+    def __init__(
+        self, path: Path, source: _Source, entry: int, segments: tuple[Segment, ...]
+    ) -> None:
+        self.path = path
+        self._source = source
+        self.entry = entry
+        self.segments = segments
+
+    @property
+    def end(self) -> int:
+        """The first address after all segments."""
+        return self.segments[-1].end
+
+    def check_fits(self, limit: int) -> None:
+        """Check that memory which ends at the address ``limit`` has room for it.
+
+        Raises:
+            InputError: it has not.
+        """
+        if self.end > limit:
+            needed = -(-self.end // MIB)
+            raise InputError(
+                f"{self.path} takes memory up to {needed} MiB, and the machine has {limit // MIB}",
+                f"Use --memory {needed} or more.",
+            )
+
+    def read_segment_into(self, segment: Segment, target: memoryview) -> None:
+        """Read the ``file_size`` bytes of ``segment`` to the start of ``target``.
+
+        Raises:
+            InputError: the file has become shorter, or cannot be read.
+        """
+        self._source.read_into(target[: segment.file_size], segment.file_offset)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_kernel(path: Path) -> KernelImage:
+    """Open the kernel in the file ``path``, which the image then keeps open.
+
+    Raises:
+        InputError: it cannot be read, or is no kernel that could be loaded.
+    """
+    file = _File(path)
+    try:
+        head = _read(file, 0, min(file.size, _SETUP_END))
+        if head.startswith(_ELF_MAGIC):
+            return _parse(path, file)
+        unpacked = _unpack(file, head)
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return _parse(path, _Unpacked(unpacked))
+
+
+def _read(source: _Source, offset: int, size: int) -> bytes:
+    data = bytearray(size)
+    source.read_into(data, offset)
+    return bytes(data)
+
+
+def _unpack(file: _File, head: bytes) -> bytes:
+    """The ELF file in a bzImage that begins with ``head``."""
+    if len(head) < _SETUP_END or head[_SETUP_MAGIC:_SETUP_VERSION] != b"HdrS":
+        raise InputError(f"{file.path} {_other_content(head)}", _WANTED)
+    (version,) = struct.unpack_from("<H", head, _SETUP_VERSION)
+    (load_flags,) = struct.unpack_from("<H", head, _SETUP_LOAD_FLAGS)
+    if version >= _VERSION_WITH_LOAD_FLAGS and not load_flags & _XLF_KERNEL_64:
+        raise InputError(f"{file.path} is a kernel without a 64-bit entry", _WANTED)
+
+    from slipway_initramfs.errors import ImageError
+    from slipway_initramfs.kernel import MAX_KERNEL, unpack_vmlinuz
+
+    if file.size > MAX_KERNEL:
+        raise InputError(f"{file.path} has {file.size // MIB} MiB, too many for a bzImage", _WANTED)
+    try:
+        return unpack_vmlinuz(_read(file, 0, file.size))
+    except ImageError as error:
+        raise InputError(f"{file.path} cannot be booted: {error.message}", _WANTED) from None
+
+
+def _other_content(head: bytes) -> str:
+    """What a file is that begins with ``head`` and holds no kernel of ours."""
+    if not head:
+        return "is empty"
+    if head[_ARM64_MAGIC : _ARM64_MAGIC + 4] == b"ARM\x64":
+        return "is a kernel for aarch64"
+    if all(byte >= 0x20 or byte in b"\t\n\f\r\x1b" for byte in head):
+        return "is a text file"
+    return f"is neither an ELF file nor a bzImage: it begins with {head[:8].hex(' ')}"
+
+
+def _parse(path: Path, source: _Source) -> KernelImage:
+    def damaged(reason: str) -> InputError:
+        return InputError(f"{path} is cut short or damaged: {reason}", _AGAIN)
+
+    def other(what: str) -> InputError:
+        return InputError(f"{path} is {what}", _WANTED)
+
+    if source.size < _ELF_HEADER.size:
+        raise damaged(f"it ends at byte {source.size}, within its ELF header")
+    header = _ELF_HEADER.unpack(_read(source, 0, _ELF_HEADER.size))
+    ident, kind, machine, _, entry, offset, _, _, _, entry_size, count = header
+    encoding = ident[_CLASS_AND_DATA]
+    if encoding != _ELF64_LITTLE_ENDIAN:
+        if encoding in _OTHER_ENCODINGS:
+            raise other(f"a {_OTHER_ENCODINGS[encoding]} ELF file, not a 64-bit kernel for x86")
+        raise damaged(f"its ELF header has the class and encoding {encoding.hex(' ')}")
+    if machine != _X86_64:
+        name = _OTHER_MACHINES.get(machine, f"machine number {machine}")
+        raise other(f"an ELF file for {name}, not x86-64")
+    if kind != _EXECUTABLE:
+        raise other(f"{_OTHER_TYPES.get(kind, f'an ELF file of type {kind}')}, not a kernel")
+    if entry_size != _PROGRAM_HEADER.size or count > MAX_PROGRAM_HEADERS:
+        raise damaged(f"it claims to have {count} program headers of {entry_size} bytes")
+    size = count * entry_size
+    if offset + size > source.size:
+        raise damaged(f"its program headers end at byte {offset + size}, and it at {source.size}")
+    headers = _PROGRAM_HEADER.iter_unpack(_read(source, offset, size))
+    loads = [header for header in headers if header[0] == _PT_LOAD and any(header[5:7])]
+    if not loads:
+        raise other("an ELF file with nothing to load, not a kernel")
+    if not any(load[3] >= _UPPER_HALF for load in loads):
+        raise other("a program for user space, not a kernel")
+    loads.sort(key=lambda load: load[4])
+    segments = tuple(Segment(load[2], *load[4:7]) for load in loads)
+    if reason := _misplaced(segments, entry, source.size):
+        raise damaged(reason)
+    return KernelImage(path, source, entry, segments)
+
+
+def _misplaced(segments: tuple[Segment, ...], entry: int, file_size: int) -> str:
+    """Why these cannot be a kernel's segments; empty if they can."""
+    free = LOWEST_ADDRESS
+    for segment in segments:
+        name = f"its segment for address {segment.address:#x}"
+        if segment.file_size > segment.memory_size:
+            return f"{name} has more bytes in the file than in memory"
+        if (end := segment.file_offset + segment.file_size) > file_size:
+            return f"{name} ends at byte {end}, and the file at byte {file_size}"
+        if segment.address < LOWEST_ADDRESS:
+            return f"{name} begins below {LOWEST_ADDRESS:#x}"
+        if segment.end > ADDRESS_LIMIT:
+            return f"{name} ends above 4 GiB"
+        if segment.address < free:
+            return f"{name} overlaps the one before it"
+        free = segment.end
+    if not any(s.address <= entry < s.address + s.file_size for s in segments):
+        return f"its entry {entry:#x} is in none of its segments"
+    return ""

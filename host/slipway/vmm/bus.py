@@ -1,0 +1,116 @@
+"""Which device an access of the guest's belongs to: ports and memory-mapped registers."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from slipway.vmm.devices.model import Device
+
+# Different unknown places that are told apart; a guest may try all of them.
+KEPT_UNKNOWN = 64
+
+
+class Bus:
+    """Dispatches accesses and counts them.
+
+    Where no device is, reads give all ones and writes vanish, as on a PC.
+
+    ``counts`` has the accesses that ended KVM_RUN, by (is a port, is a write, address);
+    ``unknown`` how many of them were for nobody.
+    """
+
+    __slots__ = ("_bursts", "_memory", "_ports", "counts", "unknown")
+
+    def __init__(self) -> None:
+        self._ports: dict[int, tuple[Device, int]] = {}
+        self._memory: list[tuple[int, int, Device]] = []
+        self._bursts: dict[int, Callable[[bytes], object]] = {}
+        self.counts: dict[tuple[bool, bool, int], int] = {}
+        self.unknown = 0
+
+    def add_port(self, first: int, count: int, device: Device) -> None:
+        """Let ``device`` have ``count`` ports from ``first`` on, each a register of one byte."""
+        for offset in range(count):
+            assert first + offset not in self._ports
+            self._ports[first + offset] = (device, offset)
+
+    def add_burst(self, address: int, burst: Callable[[bytes], object]) -> None:
+        """Have coalesced writes to a port or address given to ``burst``, many at once."""
+        self._bursts[address] = burst
+
+    def add_memory(self, address: int, size: int, device: Device) -> None:
+        """Let ``device`` have the registers from ``address`` on."""
+        self._memory.append((address, address + size, device))
+
+    def read_port(self, port: int, size: int) -> int:
+        """What a guest reads; ``size`` is 1, 2 or 4."""
+        self._count((True, False, port))
+        found = self._ports.get(port)
+        if size == 1:
+            if found is not None:
+                return found[0].read(found[1], 1)
+            self.unknown += 1
+            return 0xFF
+        if found is None:
+            self.unknown += 1
+        value = 0
+        for part in range(size):  # registers are a byte wide; a wider access is several
+            at = self._ports.get(port + part)
+            value |= (0xFF if at is None else at[0].read(at[1], 1)) << 8 * part
+        return value
+
+    def write_port(self, port: int, size: int, value: int) -> None:
+        """Take what a guest writes."""
+        self._count((True, True, port))
+        found = self._ports.get(port)
+        if found is None:
+            self.unknown += 1
+        if size == 1:
+            if found is not None:
+                found[0].write(found[1], 1, value)
+            return
+        for part in range(size):
+            at = self._ports.get(port + part)
+            if at is not None:
+                at[0].write(at[1], 1, value >> 8 * part & 0xFF)
+
+    def read_memory(self, address: int, size: int) -> int:
+        """What a guest reads where it has no RAM; ``size`` is 1 to 8."""
+        self._count((False, False, address))
+        for start, end, device in self._memory:
+            if start <= address < end:
+                return device.read(address - start, size)
+        self.unknown += 1
+        return (1 << 8 * size) - 1
+
+    def write_memory(self, address: int, size: int, value: int) -> None:
+        """Take what a guest writes where it has no RAM."""
+        self._count((False, True, address))
+        for start, end, device in self._memory:
+            if start <= address < end:
+                device.write(address - start, size, value)
+                return
+        self.unknown += 1
+
+    def coalesced(self, writes: Iterable[tuple[int, bytes]]) -> None:
+        """Take writes that did not end KVM_RUN, in their order."""
+        for address, data in writes:
+            burst = self._bursts.get(address)
+            if burst is not None:
+                burst(data)
+
+    def _count(self, key: tuple[bool, bool, int]) -> None:
+        counts = self.counts
+        if key in counts:
+            counts[key] += 1
+        elif self._known(key) or self.unknown < KEPT_UNKNOWN:
+            counts[key] = 1
+
+    def _known(self, key: tuple[bool, bool, int]) -> bool:
+        is_port, _, address = key
+        if is_port:
+            return address in self._ports
+        # A device's window has as many keys as it has bytes.
+        return any(start <= address < end for start, end, _ in self._memory)

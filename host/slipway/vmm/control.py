@@ -1,0 +1,43 @@
+"""What a VMM's process and its parent tell each other: a verb and named texts, one a datagram.
+
+The text form is as small as its readers: the VMM imports nothing for it, and its parent, which must
+trust nothing that comes out of a VMM, has nothing to decode that could go wrong.
+"""
+
+from __future__ import annotations
+
+import socket
+
+# Far more than a report of eight vCPUs.
+MAX_MESSAGE = 64 * 1024
+
+START = "start"
+RUNNING = "running"
+FAILED = "failed"
+ENDED = "ended"
+PAUSE = "pause"
+PAUSED = "paused"
+RESUME = "resume"
+RESUMED = "resumed"
+REPORT = "report"
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a control channel: datagrams, in order, with an end of file."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def encode(verb: str, **texts: str) -> bytes:
+    """One message; a NUL in a text becomes a space."""
+    parts = [verb, *(f"{name}={text.replace(chr(0), ' ')}" for name, text in texts.items())]
+    return "\0".join(parts).encode("utf-8", "surrogateescape")[:MAX_MESSAGE]
+
+
+def decode(message: bytes) -> tuple[str, dict[str, str]]:
+    """The verb and the texts of a message; never fails."""
+    verb, *parts = message.decode("utf-8", "surrogateescape").split("\0")
+    texts = {}
+    for part in parts:
+        name, _, text = part.partition("=")
+        texts[name] = text
+    return verb, texts

@@ -1,0 +1,38 @@
+"""What a device is to the rest of the machine, and what the rest is to a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+# One edge on the device's interrupt line. There is nothing to take back: KVM's irqfd pulses.
+Trigger = Callable[[], None]
+
+
+class Device(Protocol):
+    """Registers at offsets from where the bus has put the device.
+
+    A guest may do anything to them: no access raises. ``size`` is 1, 2, 4 or 8 bytes; what a device
+    of byte-wide registers is asked in one piece the bus has split.
+    """
+
+    def read(self, offset: int, size: int) -> int:
+        """The value there, as a little-endian number."""
+        ...
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Put ``value`` there."""
+
+
+class Line(Protocol):
+    """What a serial port is connected to."""
+
+    def send(self, data: bytes) -> int:
+        """Take what the guest sent; how many of the bytes, from none to all.
+
+        After it has not taken all, the line says by ``Uart.drain`` when it can take more.
+        """
+        ...
+
+    def room(self) -> None:
+        """The port can be given more by ``Uart.receive``, which may be called from here."""

@@ -1,0 +1,299 @@
+"""The virtio-mmio transport: a virtio device's registers (VIRTIO 1.1, section 4.2.2).
+
+About the interrupt, which is an edge. Linux's handler reads the status, acknowledges what it read
+and then looks at every queue. Whatever happens before the acknowledgement is therefore seen by that
+look, whatever happens after it by the next run of the handler; and a line that has pulsed while the
+handler runs makes it run again. So there is a pulse for each event, even if its status bit is still
+set: between read and acknowledgement that bit is no sign that the handler will look again. The
+price is a run now and then that finds nothing to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING, ClassVar
+
+from slipway.vmm.devices.virtqueue import DriverError, Virtqueue
+from slipway.vmm.memory import GuestAddressError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slipway.vmm.devices.model import Trigger
+    from slipway.vmm.devices.virtqueue import Memory, QueueState
+
+REGION_SIZE = 0x200  # of the address space, for registers and configuration
+
+
+class Register(IntEnum):
+    """Offsets of the registers; each is 32 bits wide."""
+
+    MAGIC_VALUE = 0x000
+    VERSION = 0x004
+    DEVICE_ID = 0x008
+    VENDOR_ID = 0x00C
+    DEVICE_FEATURES = 0x010
+    DEVICE_FEATURES_SEL = 0x014
+    DRIVER_FEATURES = 0x020
+    DRIVER_FEATURES_SEL = 0x024
+    QUEUE_SEL = 0x030
+    QUEUE_NUM_MAX = 0x034
+    QUEUE_NUM = 0x038
+    QUEUE_READY = 0x044
+    QUEUE_NOTIFY = 0x050
+    INTERRUPT_STATUS = 0x060
+    INTERRUPT_ACK = 0x064
+    STATUS = 0x070
+    QUEUE_DESC = 0x080  # this and the next two: the lower half, and 4 further the higher
+    QUEUE_DRIVER = 0x090
+    QUEUE_DEVICE = 0x0A0
+    CONFIG_GENERATION = 0x0FC
+    CONFIG = 0x100
+
+
+class Status(IntFlag):
+    """How far driver and device have got with each other (2.1)."""
+
+    ACKNOWLEDGE = 1
+    DRIVER = 2
+    DRIVER_OK = 4
+    FEATURES_OK = 8
+    DEVICE_NEEDS_RESET = 64  # set by the device; the others by the driver
+    FAILED = 128
+
+
+Interrupt = IntFlag("Interrupt", "USED_BUFFER CONFIGURATION")
+
+VERSION_1 = 1 << 32  # the feature of following the standard (6)
+
+# The data path's, as numbers: to compute with members of an enum would cost more than the rest.
+_NOTIFY, _ACK = int(Register.QUEUE_NOTIFY), int(Register.INTERRUPT_ACK)
+_INTERRUPT_STATUS, _CONFIG = int(Register.INTERRUPT_STATUS), int(Register.CONFIG)
+_USED_BUFFER, _CONFIGURATION = map(int, Interrupt)
+
+_IDENTITY: dict[int, int] = {
+    Register.MAGIC_VALUE: int.from_bytes(b"virt", "little"),
+    Register.VERSION: 2,  # 1 is the legacy interface
+    Register.VENDOR_ID: int.from_bytes(b"SLPW", "little"),
+}
+_WORD = 0xFFFF_FFFF
+_NEEDS_RESET = int(Status.DEVICE_NEEDS_RESET)
+_BY_DRIVER = sum(map(int, Status)) & ~_NEEDS_RESET
+_STOPPED = _NEEDS_RESET | int(Status.FAILED)
+_AREAS = (Register.QUEUE_DESC, Register.QUEUE_DRIVER, Register.QUEUE_DEVICE)
+_AREA_OF = {at + 4 * high: (area, 32 * high) for area, at in enumerate(_AREAS) for high in (0, 1)}
+
+
+@dataclass(slots=True)
+class MmioState:
+    """All of a device's transport that is not in guest memory; at first as after a reset."""
+
+    status: int = 0
+    driver_features: int = 0
+    device_features_select: int = 0
+    driver_features_select: int = 0
+    queue_select: int = 0
+    interrupt_status: int = 0
+    postponed: int | None = None
+    queues: list[QueueState] = field(default_factory=list)
+
+
+class VirtioMmio:
+    """The registers and queues of a virtio device; what it does is its subclass's.
+
+    Nothing a guest does raises. A driver that breaks the rules is told so (2.1.2), and its device
+    does nothing more until a reset: ``failures`` counts that, ``reason`` says why the last time.
+    """
+
+    DEVICE_ID: ClassVar[int]
+    FEATURES: ClassVar[int]  # what it offers
+    REQUIRED: ClassVar[int]  # what it does not do without
+    QUEUE_SIZES: ClassVar[Sequence[int]]
+    CONFIGURATION: ClassVar[bytes]
+
+    def __init__(self, memory: Memory, trigger: Trigger) -> None:
+        self.failures = 0
+        self.reason = ""
+        self.running = False
+        self.queues = tuple(Virtqueue(memory, size) for size in self.QUEUE_SIZES)
+        self._trigger = trigger
+        self._mmio = MmioState()
+
+    def reset(self) -> None:
+        """As when new; holds no view of guest memory any more, so that it can be unmapped."""
+        self._mmio = MmioState()
+        self.running = False
+        for queue in self.queues:
+            queue.reset()
+
+    def serve(self, queue: int) -> None:
+        """For the subclass: the driver has put buffers into a queue, or says so.
+
+        Raises:
+            DriverError, GuestAddressError: what is there breaks the rules.
+        """
+
+    def read(self, offset: int, size: int) -> int:
+        """The driver reads ``size`` bytes at ``offset`` in the region."""
+        if offset >= _CONFIG:
+            start = offset - _CONFIG
+            return int.from_bytes(self.CONFIGURATION[start : start + size], "little")
+        if size != 4:  # 4.2.2.2
+            return 0
+        if offset == _INTERRUPT_STATUS:
+            return self._mmio.interrupt_status
+        return self._read_setup(offset)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """The driver writes ``size`` bytes at ``offset`` in the region."""
+        if size != 4:
+            return
+        value &= _WORD
+        if offset == _NOTIFY:
+            self.notify(value)
+        elif offset == _ACK:
+            self._acknowledge(value)
+        elif offset == Register.STATUS:
+            self._write_status(value)
+        else:
+            self._write_setup(offset, value)
+
+    def notify(self, queue: int) -> None:
+        """The driver notifies the device of buffers in ``queue``; any number may come."""
+        if not self.running:  # 3.1.1: no buffer is touched before DRIVER_OK
+            return
+        try:
+            self.serve(queue)
+        except (DriverError, GuestAddressError) as error:
+            self.fail(str(error))
+
+    def signal(self) -> None:
+        """Interrupt the guest: buffers were used."""
+        self._mmio.interrupt_status |= _USED_BUFFER
+        self._trigger()
+
+    def postpone(self, queue: int) -> None:
+        """Serve ``queue`` again when the guest acknowledges an interrupt, which it gets for that.
+
+        It has put in buffers faster than they could be used, and perhaps no notification follows.
+        """
+        self._mmio.postponed = queue
+        self.signal()
+
+    def fail(self, reason: str) -> None:
+        """Stop until the driver resets the device."""
+        self.failures += 1
+        self.reason = reason
+        self.running = False
+        self._mmio.status |= _NEEDS_RESET
+        if self._mmio.status & Status.DRIVER_OK:
+            self._mmio.interrupt_status |= _CONFIGURATION
+            self._trigger()
+
+    def transport_state(self) -> MmioState:
+        """A copy of the state as it is."""
+        return replace(self._mmio, queues=[queue.state() for queue in self.queues])
+
+    def restore_transport(self, state: MmioState) -> None:
+        """Become what ``state`` says; guest memory has its content already.
+
+        Raises:
+            DriverError, GuestAddressError: that was a device of another machine.
+        """
+        self.reset()
+        self._mmio = replace(state, queues=[])
+        for queue, its_state in zip(self.queues, state.queues, strict=True):
+            queue.restore(its_state, state.driver_features)
+        self._take_status(state.status)
+
+    @property
+    def _queue(self) -> Virtqueue | None:
+        select = self._mmio.queue_select
+        return self.queues[select] if select < len(self.queues) else None
+
+    def _read_setup(self, offset: int) -> int:
+        match offset:
+            case Register.DEVICE_ID:
+                return self.DEVICE_ID
+            case Register.DEVICE_FEATURES:
+                select = self._mmio.device_features_select
+                return self.FEATURES >> 32 * select & _WORD if select < 2 else 0
+            case Register.QUEUE_NUM_MAX:
+                return self._queue.maximum if self._queue else 0  # 0: there is no such queue
+            case Register.QUEUE_READY:
+                return int(self._queue is not None and self._queue.ready)
+            case Register.STATUS:
+                return self._mmio.status
+        # CONFIG_GENERATION is 0, since the configuration never changes.
+        return _IDENTITY.get(offset, 0)
+
+    def _write_setup(self, offset: int, value: int) -> None:
+        mmio = self._mmio
+        if offset == Register.QUEUE_SEL:
+            mmio.queue_select = value
+        elif offset == Register.DEVICE_FEATURES_SEL:
+            mmio.device_features_select = value
+        elif offset == Register.DRIVER_FEATURES_SEL:
+            mmio.driver_features_select = value
+        elif offset == Register.DRIVER_FEATURES:
+            select = mmio.driver_features_select
+            if select < 2 and not mmio.status & Status.FEATURES_OK:  # 3.1.1: then it is settled
+                other = mmio.driver_features & _WORD << 32 * (1 - select)
+                mmio.driver_features = other | value << 32 * select
+        elif (queue := self._queue) is None:
+            return
+        elif offset == Register.QUEUE_READY:
+            self._set_ready(queue, bool(value))
+        elif queue.ready:
+            return  # 4.2.2.2: what it was told stays as long as it is used
+        elif offset == Register.QUEUE_NUM:
+            queue.size = value
+        elif offset in _AREA_OF:
+            area, shift = _AREA_OF[offset]
+            queue.areas[area] = queue.areas[area] & ~(_WORD << shift) | value << shift
+
+    def _set_ready(self, queue: Virtqueue, ready: bool) -> None:
+        if not ready:
+            queue.disable()
+            return
+        settled = self._mmio.status & (Status.FEATURES_OK | Status.DRIVER_OK | _NEEDS_RESET)
+        if queue.ready or settled != Status.FEATURES_OK:  # 3.1.1: between the two steps
+            return
+        try:
+            queue.enable(self._mmio.driver_features)
+        except (DriverError, GuestAddressError) as error:
+            self.fail(str(error))
+
+    def _acknowledge(self, value: int) -> None:
+        mmio = self._mmio
+        mmio.interrupt_status &= ~value
+        if mmio.postponed is not None:
+            queue, mmio.postponed = mmio.postponed, None
+            self.notify(queue)
+
+    def _write_status(self, value: int) -> None:
+        if not value:
+            self.reset()
+            return
+        status = self._mmio.status
+        if status & _NEEDS_RESET:
+            return
+        value &= _BY_DRIVER
+        if value & ~status & Status.FEATURES_OK and not self._acceptable():
+            value ^= Status.FEATURES_OK  # 3.1.1, step 6: that is how a device refuses
+        if status & ~value:
+            self.fail("a driver that takes back its status")  # 2.1.1
+        elif value & Status.DRIVER_OK and not value & Status.FEATURES_OK:
+            self.fail("a driver that is ready before its features are settled")
+        else:
+            self._take_status(value)
+
+    def _take_status(self, value: int) -> None:
+        self._mmio.status = int(value)
+        self.running = value & (_STOPPED | Status.DRIVER_OK) == Status.DRIVER_OK
+
+    def _acceptable(self) -> bool:
+        taken = self._mmio.driver_features
+        # Of a flag ~ would make only the other flags that have names.
+        return not taken & ~int(self.FEATURES) and taken & self.REQUIRED == self.REQUIRED

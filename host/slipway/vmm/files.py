@@ -1,0 +1,35 @@
+"""Files that a guest boots from."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack, contextmanager
+
+from slipway._errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@contextmanager
+def opened(paths: Sequence[str]) -> Iterator[list[tuple[int, int]]]:
+    """Open regular files to read; gives (descriptor, size in bytes) of each.
+
+    Raises:
+        HostError: one is not there, or no file.
+    """
+    with ExitStack() as cleanup:
+        files = []
+        for path in paths:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise HostError(f"cannot open {path}: {error.strerror}") from None
+            cleanup.callback(os.close, descriptor)
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise HostError(f"{path} is not a file")
+            files.append((descriptor, status.st_size))
+        yield files

@@ -1,0 +1,88 @@
+"""/dev/kvm itself."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from slipway._errors import HostError
+from slipway.vmm.kvm import abi
+from slipway.vmm.kvm.failure import explained
+from slipway.vmm.kvm.vm import Vm
+
+
+class Kvm:
+    """An open /dev/kvm; owns its descriptor."""
+
+    __slots__ = ("_run_size", "fd")
+
+    def __init__(self, path: str = abi.DEVICE) -> None:
+        """Open ``path`` and check what it offers.
+
+        Raises:
+            HostError: it is not there, not permitted, or lacks something.
+        """
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            message, hint = why_not_open(error, path)
+            raise HostError(message, hint) from error
+        try:
+            self._check()
+            with explained("KVM_GET_VCPU_MMAP_SIZE"):
+                self._run_size = fcntl.ioctl(self.fd, abi.KVM_GET_VCPU_MMAP_SIZE, 0)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        with explained("KVM_GET_API_VERSION"):
+            version = fcntl.ioctl(self.fd, abi.KVM_GET_API_VERSION, 0)
+        if version != abi.API_VERSION:
+            raise HostError(
+                f"KVM's interface has version {version}, and {abi.API_VERSION} is needed",
+                "Use --machine qemu, or a kernel of Linux 4.20 or later.",
+            )
+        for capability, purpose in abi.NEEDED.items():
+            if not self.capability(capability):
+                raise HostError(
+                    f"this host's KVM lacks KVM_CAP_{capability.name} ({purpose})",
+                    "Use --machine qemu, or a kernel of Linux 4.20 or later.",
+                )
+
+    def capability(self, capability: abi.Capability) -> int:
+        """0 where it is not there; else 1, or the number that goes with it."""
+        with explained("KVM_CHECK_EXTENSION"):
+            return fcntl.ioctl(self.fd, abi.KVM_CHECK_EXTENSION, int(capability))
+
+    def create_vm(self, kind: int = 0) -> Vm:
+        """Make a VM; ``kind`` is the architecture's machine type.
+
+        Raises:
+            HostError: KVM refuses.
+        """
+        with explained("KVM_CREATE_VM"):
+            fd = fcntl.ioctl(self.fd, abi.KVM_CREATE_VM, kind)
+        ring_page = self.capability(abi.Capability.COALESCED_MMIO)
+        return Vm(fd, self._run_size, ring_page)
+
+    def close(self) -> None:
+        """Close the device; VMs made from it live on."""
+        os.close(self.fd)
+
+
+def why_not_open(error: OSError, path: str = abi.DEVICE) -> tuple[str, str]:
+    """What ``error`` says of opening ``path``, and what mends it."""
+    if error.errno in {errno.ENOENT, errno.ENXIO, errno.ENODEV}:
+        return (
+            f"no {path}: no virtualisation here, or the kvm module is not loaded",
+            "Turn virtualisation on in the firmware and load kvm-intel or kvm-amd;"
+            " or use --machine qemu.",
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return (
+            f"{path} may not be opened",
+            "Join its group: usermod -aG kvm $USER, then log in again; or use --machine qemu.",
+        )
+    return f"{path} cannot be opened: {error.strerror}", "Use --machine qemu."

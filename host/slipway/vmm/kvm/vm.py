@@ -1,0 +1,71 @@
+"""One VM of KVM: its memory slots, interrupt lines and coalesced writes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from slipway.vmm.kvm import abi
+from slipway.vmm.kvm.failure import explained
+from slipway.vmm.kvm.vcpu import Vcpu
+
+
+class Vm:
+    """Owns the VM's descriptor; the memory that it is given stays its caller's."""
+
+    __slots__ = ("_ring_page", "_run_size", "fd")
+
+    def __init__(self, fd: int, run_size: int, ring_page: int) -> None:
+        self.fd = fd
+        self._run_size = run_size
+        self._ring_page = ring_page
+
+    def set_memory(self, slot: int, guest_address: int, size: int, host_address: int) -> None:
+        """Make ``size`` bytes at ``host_address`` of this process the guest's memory.
+
+        Both addresses and the size are multiples of a page. The memory has to stay mapped as long
+        as the VM lives.
+
+        Raises:
+            HostError: KVM refuses.
+        """
+        region = abi.MEMORY_REGION.pack(slot, 0, guest_address, size, host_address)
+        with explained("KVM_SET_USER_MEMORY_REGION"):
+            fcntl.ioctl(self.fd, abi.KVM_SET_USER_MEMORY_REGION, region)
+
+    def create_irqchip(self) -> None:
+        """Make the interrupt controllers in the kernel, before any vCPU (x86)."""
+        with explained("KVM_CREATE_IRQCHIP"):
+            fcntl.ioctl(self.fd, abi.KVM_CREATE_IRQCHIP, 0)
+
+    def create_vcpu(self, number: int) -> Vcpu:
+        """Make vCPU ``number``.
+
+        Raises:
+            HostError: KVM refuses.
+        """
+        with explained("KVM_CREATE_VCPU"):
+            fd = fcntl.ioctl(self.fd, abi.KVM_CREATE_VCPU, number)
+        return Vcpu(fd, number, self._run_size, self._ring_page)
+
+    def pulse_on(self, eventfd: int, line: int) -> None:
+        """Give interrupt line ``line`` an edge whenever ``eventfd`` is written to."""
+        with explained("KVM_IRQFD"):
+            fcntl.ioctl(self.fd, abi.KVM_IRQFD, abi.IRQFD.pack(eventfd, line, 0, 0))
+
+    def coalesce_port(self, port: int, length: int = 1) -> None:
+        """Have writes to these I/O ports put into the ring instead of ending KVM_RUN."""
+        self._coalesce(port, length, 1)
+
+    def coalesce_memory(self, address: int, length: int) -> None:
+        """Have writes to these guest addresses put into the ring instead of ending KVM_RUN."""
+        self._coalesce(address, length, 0)
+
+    def _coalesce(self, address: int, length: int, is_port: int) -> None:
+        zone = abi.COALESCED_ZONE.pack(address, length, is_port)
+        with explained("KVM_REGISTER_COALESCED_MMIO"):
+            fcntl.ioctl(self.fd, abi.KVM_REGISTER_COALESCED_MMIO, zone)
+
+    def close(self) -> None:
+        """Close the VM; it is gone when its vCPUs are closed as well."""
+        os.close(self.fd)

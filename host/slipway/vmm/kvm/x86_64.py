@@ -1,0 +1,192 @@
+"""What only KVM on x86-64 has: registers, CPUID, MSRs, the local APIC (arch/x86/.../asm/kvm.h)."""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+
+from slipway.vmm.kvm.failure import explained
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from slipway.vmm.kvm.system import Kvm
+    from slipway.vmm.kvm.vcpu import Vcpu
+    from slipway.vmm.kvm.vm import Vm
+
+KVM_GET_SUPPORTED_CPUID = 0xC008AE05
+KVM_SET_TSS_ADDR = 0xAE47
+KVM_SET_IDENTITY_MAP_ADDR = 0x4008AE48
+KVM_GET_REGS = 0x8090AE81
+KVM_SET_REGS = 0x4090AE82
+KVM_GET_SREGS = 0x8138AE83
+KVM_SET_SREGS = 0x4138AE84
+KVM_SET_MSRS = 0x4008AE89
+KVM_GET_LAPIC = 0x8400AE8E
+KVM_SET_LAPIC = 0x4400AE8F
+KVM_SET_CPUID2 = 0x4008AE90
+
+# struct kvm_regs: rax rbx rcx rdx rsi rdi rsp rbp r8-r15 rip rflags
+REGS = struct.Struct("=18Q")
+REGS_NAMES = (
+    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp"),
+    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags"),
+)
+RFLAGS_RESERVED = 0x2  # bit 1 reads as one on every x86
+# struct kvm_segment: base, limit, selector, type, present, dpl, db, s, l, g, avl, unusable, padding
+SEGMENT = struct.Struct("=QIH10Bx")
+SEGMENT_SIZE = 24
+# struct kvm_dtable: base, limit, padding[3]
+TABLE = struct.Struct("=QH6x")
+# struct kvm_sregs: cs ds es fs gs ss tr ldt, gdt idt, cr0 cr2 cr3 cr4 cr8 efer apic_base, bitmap
+SREGS_SIZE = 0x138
+# type, present, dpl, db, s, l, g, avl, unusable, padding: how the processor starts.
+REAL_MODE_CODE = (0xB, 1, 0, 0, 1, 0, 0, 0, 0, 0)
+SREGS_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
+SREGS_GDT = 8 * SEGMENT_SIZE
+SREGS_IDT = SREGS_GDT + 16
+SREGS_CONTROL = struct.Struct("=7Q")
+SREGS_CONTROL_OFFSET = SREGS_IDT + 16
+SREGS_CONTROL_NAMES = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
+
+# struct kvm_cpuid2 begins with nent (u32) and padding; struct kvm_cpuid_entry2: function, index,
+# flags, eax, ebx, ecx, edx, padding[3]
+CPUID_HEADER = struct.Struct("=I4x")
+CPUID_ENTRY = struct.Struct("=7I12x")
+CPUID_MAX_ENTRIES = 256
+# struct kvm_msrs likewise; struct kvm_msr_entry: index, reserved, data
+MSR_HEADER = struct.Struct("=I4x")
+MSR_ENTRY = struct.Struct("=I4xQ")
+LAPIC_SIZE = 1024
+
+
+class Segment:
+    """One segment register's hidden part (struct kvm_segment), as KVM takes it."""
+
+    __slots__ = ("attributes", "base", "limit", "selector")
+
+    def __init__(self, selector: int, attributes: tuple[int, ...], base: int = 0) -> None:
+        self.base = base
+        self.limit = 0xFFFFFFFF
+        self.selector = selector
+        # type, present, dpl, db, s, l, g, avl, unusable, and padding
+        self.attributes = attributes
+
+    def pack_into(self, buffer: bytearray, offset: int) -> None:
+        """Write it where struct kvm_segment has it."""
+        SEGMENT.pack_into(buffer, offset, self.base, self.limit, self.selector, *self.attributes)
+
+
+def supported_cpuid(kvm: Kvm) -> list[tuple[int, ...]]:
+    """What this host's KVM can show a guest: (function, index, flags, eax, ebx, ecx, edx) each."""
+    buffer = bytearray(CPUID_HEADER.size + CPUID_MAX_ENTRIES * CPUID_ENTRY.size)
+    CPUID_HEADER.pack_into(buffer, 0, CPUID_MAX_ENTRIES)
+    with explained("KVM_GET_SUPPORTED_CPUID"):
+        fcntl.ioctl(kvm.fd, KVM_GET_SUPPORTED_CPUID, buffer)
+    (count,) = CPUID_HEADER.unpack_from(buffer)
+    used = memoryview(buffer)[CPUID_HEADER.size :][: count * CPUID_ENTRY.size]
+    return list(CPUID_ENTRY.iter_unpack(used))
+
+
+def set_cpuid(vcpu: Vcpu, entries: Iterable[tuple[int, ...]]) -> None:
+    """Show ``entries`` to the guest on ``vcpu``."""
+    packed = [CPUID_ENTRY.pack(*entry) for entry in entries]
+    with explained("KVM_SET_CPUID2"):
+        # A bytearray: fcntl takes immutable arguments only up to 1,024 bytes.
+        fcntl.ioctl(
+            vcpu.fd,
+            KVM_SET_CPUID2,
+            bytearray(CPUID_HEADER.pack(len(packed)) + b"".join(packed)),
+        )
+
+
+def set_msrs(vcpu: Vcpu, values: Mapping[int, int]) -> None:
+    """Set model-specific registers.
+
+    Raises:
+        HostError: KVM knows one of them not, or refuses its value.
+    """
+    packed = b"".join(MSR_ENTRY.pack(index, value) for index, value in values.items())
+    with explained("KVM_SET_MSRS"):
+        done = fcntl.ioctl(vcpu.fd, KVM_SET_MSRS, bytearray(MSR_HEADER.pack(len(values)) + packed))
+        if done != len(values):
+            raise OSError(22, f"MSR {list(values)[done]:#x} is refused")
+
+
+def registers(vcpu: Vcpu) -> dict[str, int]:
+    """The general registers, by their names."""
+    buffer = bytearray(REGS.size)
+    with explained("KVM_GET_REGS"):
+        fcntl.ioctl(vcpu.fd, KVM_GET_REGS, buffer)
+    return dict(zip(REGS_NAMES, REGS.unpack(buffer), strict=True))
+
+
+def set_registers(vcpu: Vcpu, **values: int) -> None:
+    """Set the general registers; those not named become zero."""
+    values.setdefault("rflags", RFLAGS_RESERVED)
+    packed = REGS.pack(*(values.get(name, 0) for name in REGS_NAMES))
+    with explained("KVM_SET_REGS"):
+        fcntl.ioctl(vcpu.fd, KVM_SET_REGS, packed)
+
+
+def special_registers(vcpu: Vcpu) -> bytearray:
+    """The special registers as struct kvm_sregs, to be changed and set again."""
+    buffer = bytearray(SREGS_SIZE)
+    with explained("KVM_GET_SREGS"):
+        fcntl.ioctl(vcpu.fd, KVM_GET_SREGS, buffer)
+    return buffer
+
+
+def set_special_registers(vcpu: Vcpu, buffer: bytearray) -> None:
+    """Set what :func:`special_registers` gave."""
+    with explained("KVM_SET_SREGS"):
+        fcntl.ioctl(vcpu.fd, KVM_SET_SREGS, buffer)
+
+
+def segment_offset(name: str) -> int:
+    """Where the segment register ``name`` is in struct kvm_sregs."""
+    return SREGS_SEGMENTS.index(name) * SEGMENT_SIZE
+
+
+def control_registers(sregs: bytearray) -> dict[str, int]:
+    """The control registers in struct kvm_sregs, by their names."""
+    values = SREGS_CONTROL.unpack_from(sregs, SREGS_CONTROL_OFFSET)
+    return dict(zip(SREGS_CONTROL_NAMES, values, strict=True))
+
+
+def change_control_registers(sregs: bytearray, **values: int) -> None:
+    """Change those that are named in struct kvm_sregs."""
+    merged = control_registers(sregs) | values
+    SREGS_CONTROL.pack_into(sregs, SREGS_CONTROL_OFFSET, *merged.values())
+
+
+def local_apic(vcpu: Vcpu) -> bytearray:
+    """The registers of the vCPU's local APIC, as their page has them."""
+    buffer = bytearray(LAPIC_SIZE)
+    with explained("KVM_GET_LAPIC"):
+        fcntl.ioctl(vcpu.fd, KVM_GET_LAPIC, buffer)
+    return buffer
+
+
+def set_local_apic(vcpu: Vcpu, buffer: bytearray) -> None:
+    """Set what :func:`local_apic` gave."""
+    with explained("KVM_SET_LAPIC"):
+        fcntl.ioctl(vcpu.fd, KVM_SET_LAPIC, buffer)
+
+
+def place_real_mode_pages(vm: Vm, identity_map: int, task_state: int) -> None:
+    """Tell Intel's KVM where four pages are that the guest has no RAM at.
+
+    It runs real mode with them where the processor cannot. ``task_state`` is three pages long.
+    """
+    import ctypes
+
+    with explained("KVM_SET_IDENTITY_MAP_ADDR"):
+        fcntl.ioctl(vm.fd, KVM_SET_IDENTITY_MAP_ADDR, struct.pack("=Q", identity_map))
+    with explained("KVM_SET_TSS_ADDR"):
+        # Above 2 GiB, which fcntl takes for no int.
+        libc = ctypes.CDLL(None, use_errno=True)
+        argument = ctypes.c_ulong(task_state)
+        if libc.ioctl(vm.fd, ctypes.c_ulong(KVM_SET_TSS_ADDR), argument):
+            raise OSError(ctypes.get_errno(), "the address is refused")

@@ -1,0 +1,124 @@
+"""What a serial port or a virtio port is connected to: a socket of the parent's.
+
+The socket is watched edge-triggered. Whoever can go on does: the vCPU's thread, when the guest made
+room or gave bytes, and the main thread, when the socket did. Both hold the machine's lock.
+"""
+
+from __future__ import annotations
+
+import os
+from socket import MSG_DONTWAIT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Protocol
+
+    class Port(Protocol):
+        """The device's end."""
+
+        def receive(self, data: memoryview, /) -> int:
+            """Take bytes for the guest; returns how many."""
+            ...
+
+        def drain(self) -> None:
+            """The other end takes bytes again."""
+            ...
+
+
+READ_SIZE = 64 * 1024
+
+
+class AgentLink:
+    """Loses nothing: what one side does not take, the other has to keep."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self.stream = stream
+        # An eventfd that says: call ready.
+        self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.port: Port | None = None
+        self.ended = False
+        self._pending = memoryview(b"")
+        self._blocked = False
+        self._feeding = False
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Take bytes of the guest's; returns how many."""
+        try:
+            taken = self.stream.send(data, MSG_DONTWAIT)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            self.ended = True
+            return len(data)  # nobody reads any more, and the machine is about to end
+        self._blocked = taken < len(data)
+        return taken
+
+    def stalled(self) -> None:
+        """The device has done enough for one call, and wants to go on soon."""
+        if not self._blocked:  # no socket will tell
+            self._blocked = True
+            os.eventfd_write(self.wake, 1)
+
+    def room(self) -> None:
+        """Give the guest what has come for it, as much as it takes now."""
+        if self._feeding or self.port is None:
+            return
+        self._feeding = True
+        try:
+            while not self.ended:
+                if not self._pending and not self._fill():
+                    return
+                taken = self.port.receive(self._pending)
+                self._pending = self._pending[taken:]
+                if self._pending:
+                    return
+        finally:
+            self._feeding = False
+
+    def _fill(self) -> bool:
+        try:
+            self._pending = memoryview(self.stream.recv(READ_SIZE, MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.ended = True
+            return False
+        if not self._pending:
+            self.ended = True  # the parent has closed its end
+        return bool(self._pending)
+
+    def ready(self) -> None:
+        """The socket has become readable or writable, or both."""
+        self.room()
+        if self._blocked and self.port is not None:
+            self._blocked = False
+            self.port.drain()
+
+
+class ConsoleLink:
+    """Never stops a guest: what nobody reads in time is dropped and counted.
+
+    Keeps the last lines for the report of an unexpected end.
+    """
+
+    KEPT = 4096
+
+    def __init__(self, stream: socket.socket) -> None:
+        self.stream = stream
+        self.dropped = 0
+        self._tail = bytearray()
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Pass on what fits, forget the rest."""
+        self._tail += data
+        del self._tail[: -self.KEPT]
+        try:
+            sent = self.stream.send(data, MSG_DONTWAIT)
+        except OSError:
+            sent = 0
+        self.dropped += len(data) - sent
+        return len(data)
+
+    def room(self) -> None:
+        """Nobody types at this console."""
