@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway.machine import MACHINES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--machine",
+        action="append",
+        choices=MACHINES,
+        help="the machine that the behaviour suite runs on; may be given again"
+        " (default: qemu, and kvm where this host's is usable)",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -64,8 +64,11 @@ class Guest:
                 self.ready = await self._session.hello()
         except TimeoutError:
             lines = "\n  ".join(self.machine.console.last_lines(6))
+            words = await self.machine.last_words()
             raise HostError(
-                f"the agent was not ready after {BOOT_SECONDS:g} s; its console said:\n  {lines}",
+                f"the agent was not ready after {BOOT_SECONDS:g} s"
+                + (f" ({words})" if words else "")
+                + (f"; its console said:\n  {lines}" if lines else "; its console is empty"),
                 "See how far the guest boots: slipway run --boot-log",
             ) from None
         assert self._session.awake_at is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import lzma
 import re
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from slipway_initramfs.compression import LZ4_MAGIC, unpack_lz4
 from slipway_initramfs.cpio import write_tree
@@ -18,7 +18,7 @@ from slipway_initramfs.layers import apply_layer
 from slipway_initramfs.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from slipway_initramfs.cpio import Writable
     from slipway_initramfs.debian import Package
@@ -36,6 +36,9 @@ MAX_MODULE = 16 << 20
 _SETUP_MAGIC = b"HdrS"
 _XZ_MAGIC = b"\xfd7zXZ\0"
 _GZIP_MAGIC = b"\x1f\x8b"
+_BZIP2_MAGIC = b"BZh"
+_LZMA_MAGIC = b"\x5d\x00\x00"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ELF_MAGIC = b"\x7fELF"
 _ARM64_MAGIC = b"ARM\x64"
 
@@ -65,18 +68,18 @@ class KernelPackage:
         """Write the archive with the modules, named so that they sort in their loading order."""
         tree = Tree()
         tree.add_directory(MODULES_DIRECTORY)
-        for number, (name, data) in enumerate(self._modules().items()):
+        for number, (name, data) in enumerate(self.modules(MODULES).items()):
             tree.add_file(f"{MODULES_DIRECTORY}/{number:02}-{name}.ko", data)
         write_tree(tree, output)
 
-    def _modules(self) -> dict[str, bytes]:
-        """Return the modules in their loading order."""
+    def modules(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return these modules and all that they depend on, in their loading order."""
         found = dict(self._module_files())
         builtin_list = self._tree.find(f"lib/modules/{self.version}/modules.builtin")
         lines = builtin_list.read(MAX_MODULE).decode("utf-8", "replace") if builtin_list else ""
         builtin = {_module_name(line) for line in lines.splitlines()}
         ordered: dict[str, bytes] = {}
-        pending = [(name, False) for name in reversed(MODULES)]
+        pending = [(name, False) for name in reversed(names)]
         seen: set[str] = set()
         while pending:
             name, ready = pending.pop()
@@ -119,17 +122,11 @@ def unpack_vmlinuz(data: bytes) -> bytes:
     start = (sectors + 1) * 512 + offset
     if length < 12 or start + length > len(data):
         raise ImageError("the kernel's payload lies outside of its file")
-    # The last four bytes are the unpacked size; the build appends them to each compressed form.
-    payload = data[start : start + length - 4]
-    (size,) = struct.unpack_from("<I", data, start + length - 4)
+    payload = data[start : start + length]
+    (size,) = struct.unpack_from("<I", payload, length - 4)
     if size > MAX_KERNEL:
         raise ImageError(f"the kernel claims to unpack to {size >> 20} MiB")
-    if struct.unpack_from("<I", payload)[0] == LZ4_MAGIC:
-        kernel = unpack_lz4(payload, size)
-    elif payload.startswith(_XZ_MAGIC):
-        kernel = _unpack_xz(payload, size)
-    else:
-        raise ImageError(f"the kernel is packed in an unknown way: it begins {payload[:4].hex()}")
+    kernel = _unpack_payload(payload, size)
     if len(kernel) != size or not kernel.startswith(_ELF_MAGIC):
         raise ImageError("the kernel's payload is not the ELF file that it should be")
     return kernel
@@ -162,16 +159,62 @@ def manifest(architecture: str, package: Package, version: str) -> dict[str, Any
     }
 
 
-def _unpack_xz(data: bytes, limit: int) -> bytes:
-    decoder = lzma.LZMADecompressor(memlimit=MAX_KERNEL)
+def _unpack_payload(payload: bytes, size: int) -> bytes:
+    """Return what ``payload`` unpacks to, or a little more than ``size`` bytes of it.
+
+    Each form that a kernel's build knows ends in the unpacked size, in four bytes: gzip by itself,
+    the others because the build appends it (scripts/Makefile.lib of Linux).
+    """
+    packed = payload[:-4]
+    if payload.startswith(struct.pack("<I", LZ4_MAGIC)):
+        return unpack_lz4(packed, size)
+    if payload.startswith(_XZ_MAGIC):
+        return _unpack_xz(packed, size)
+    if payload.startswith(_GZIP_MAGIC):
+        import zlib
+
+        return _unpack_stream("gzip", zlib.decompressobj(31), zlib.error, payload, size)
+    if payload.startswith(_BZIP2_MAGIC):
+        import bz2
+
+        return _unpack_stream("bzip2", bz2.BZ2Decompressor(), OSError, packed, size)
+    if payload.startswith(_LZMA_MAGIC):
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_ALONE, MAX_KERNEL)
+        return _unpack_stream("lzma", decoder, lzma.LZMAError, packed, size)
+    if payload.startswith(_ZSTD_MAGIC):
+        import zstandard
+
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
+                return reader.read(size + 1)
+        except zstandard.ZstdError as error:
+            raise ImageError(f"a damaged zstd stream: {error}") from error
+    raise ImageError(f"the kernel is packed in an unknown way: it begins {payload[:4].hex()}")
+
+
+class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, limit: int, /) -> bytes: ...
+
+
+def _unpack_stream(
+    name: str, decoder: _Decoder, error_type: type[Exception], data: bytes, limit: int
+) -> bytes:
     try:
         # One byte more than allowed: at the limit itself the decoder would not read to the end.
         unpacked = decoder.decompress(data, limit + 1)
-    except (lzma.LZMAError, EOFError) as error:
-        raise ImageError(f"a damaged xz stream: {error}") from error
+    except (error_type, EOFError) as error:
+        raise ImageError(f"a damaged {name} stream: {error}") from error
     if not decoder.eof:
-        raise ImageError("an xz stream that is cut short or longer than it should be")
+        raise ImageError(f"a {name} stream that is cut short or longer than it should be")
     return unpacked
+
+
+def _unpack_xz(data: bytes, limit: int) -> bytes:
+    decoder = lzma.LZMADecompressor(memlimit=MAX_KERNEL)
+    return _unpack_stream("xz", decoder, lzma.LZMAError, data, limit)
 
 
 def _module_name(path: str) -> str:

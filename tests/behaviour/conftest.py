@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway.vmm.kvm import usability
 from support.microvm import Microvm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MACHINES = ["qemu"]
+
+def machines(config: pytest.Config) -> list[str]:
+    """The machines that were asked for, else all that can run here."""
+    asked: list[str] | None = config.getoption("machine")
+    usable, _ = usability.examine()
+    return asked or (["qemu", "kvm"] if usable else ["qemu"])
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,7 +29,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "booted" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("languages")
         assert marker is not None, f"{metafunc.definition.nodeid} does not name its languages"
-        guests = [(machine, language) for machine in MACHINES for language in marker.args]
+        wanted = machines(metafunc.config)
+        guests = [(machine, language) for machine in wanted for language in marker.args]
         ids = ["-".join(guest) for guest in guests]
         metafunc.parametrize("booted", guests, indirect=True, ids=ids, scope="module")
 

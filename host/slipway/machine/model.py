@@ -68,7 +68,10 @@ class Machine(Protocol):
         ...
 
     async def last_words(self) -> str:
-        """What the machine's process complained about when it ended, in one line; may be empty."""
+        """What the machine's process complained about when it ended, or does; may be empty.
+
+        Lines of a report follow the first sentence, indented.
+        """
         ...
 
     async def stop(self) -> None:

@@ -21,7 +21,7 @@ class Bus:
     ``unknown`` how many of them were for nobody.
     """
 
-    __slots__ = ("_bursts", "_memory", "_ports", "counts", "unknown")
+    __slots__ = ("_bursts", "_kept", "_memory", "_ports", "counts", "unknown")
 
     def __init__(self) -> None:
         self._ports: dict[int, tuple[Device, int]] = {}
@@ -29,6 +29,7 @@ class Bus:
         self._bursts: dict[int, Callable[[bytes], object]] = {}
         self.counts: dict[tuple[bool, bool, int], int] = {}
         self.unknown = 0
+        self._kept = 0
 
     def add_port(self, first: int, count: int, device: Device) -> None:
         """Let ``device`` have ``count`` ports from ``first`` on, each a register of one byte."""
@@ -105,7 +106,10 @@ class Bus:
         counts = self.counts
         if key in counts:
             counts[key] += 1
-        elif self._known(key) or self.unknown < KEPT_UNKNOWN:
+        elif self._known(key):
+            counts[key] = 1
+        elif self._kept < KEPT_UNKNOWN:
+            self._kept += 1
             counts[key] = 1
 
     def _known(self, key: tuple[bool, bool, int]) -> bool:

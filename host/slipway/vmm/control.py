@@ -6,7 +6,9 @@ trust nothing that comes out of a VMM, has nothing to decode that could go wrong
 
 from __future__ import annotations
 
-import socket
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
 
 # Far more than a report of eight vCPUs.
 MAX_MESSAGE = 64 * 1024
@@ -24,6 +26,8 @@ REPORT = "report"
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two ends of a control channel: datagrams, in order, with an end of file."""
+    import socket
+
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 

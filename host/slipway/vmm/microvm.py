@@ -15,8 +15,7 @@ from slipway.vmm.vcpu import Ending, VcpuThread, accept_kicks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from slipway.vmm.devices.model import Trigger
     from slipway.vmm.kvm.vm import Vm
@@ -51,9 +50,12 @@ class Spec:
 
 
 class MicroVm:
-    """Owns everything of one VM; ``ended`` is an eventfd that tells of its end."""
+    """Owns everything of one VM; ``ended`` is an eventfd that tells of its end.
 
-    def __init__(self, spec: Spec, agent: socket.socket, console: socket.socket) -> None:
+    ``agent`` and ``console`` are descriptors of stream sockets.
+    """
+
+    def __init__(self, spec: Spec, agent: int, console: int) -> None:
         """Make the VM up to where its vCPUs may start.
 
         Raises:
@@ -166,12 +168,3 @@ class MicroVm:
         for (is_port, is_write, address), count in places:
             lines.append(f"{count} {words.get((is_port, is_write), 'read')} {address:#x}")
         return lines
-
-
-def run_to_end(vm: MicroVm, wait: Callable[[], None]) -> Ending:
-    """Start ``vm``, call ``wait`` until it has ended, and stop what is left of it."""
-    vm.start()
-    while vm.ending is None:
-        wait()
-    vm.stop()
-    return vm.ending

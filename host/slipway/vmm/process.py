@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import sys
 import time
 
@@ -21,7 +20,7 @@ _WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 def main() -> None:
     """Run one VM to its end. Never returns."""
-    channel, agent, console = (socket.socket(fileno=int(number)) for number in sys.argv[-3:])
+    channel, agent, console = map(int, sys.argv[-3:])
     try:
         code = Process(channel, agent, console).run()
     except SlipwayError as error:
@@ -36,9 +35,9 @@ def main() -> None:
     os._exit(code)
 
 
-def _tell(channel: socket.socket, verb: str, **texts: str) -> None:
+def _tell(channel: int, verb: str, **texts: str) -> None:
     try:
-        channel.send(control.encode(verb, **texts))
+        os.write(channel, control.encode(verb, **texts))
     except OSError:
         os._exit(1)  # the parent is gone
 
@@ -46,11 +45,9 @@ def _tell(channel: socket.socket, verb: str, **texts: str) -> None:
 class Process:
     """The main thread: what comes from the parent, and the end of the VM."""
 
-    def __init__(
-        self, channel: socket.socket, agent: socket.socket, console: socket.socket
-    ) -> None:
+    def __init__(self, channel: int, agent: int, console: int) -> None:
         self._channel = channel
-        verb, texts = control.decode(channel.recv(control.MAX_MESSAGE))
+        verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
         if verb != control.START:
             os._exit(1)  # the parent died before it said what to do
         spec = Spec(
@@ -77,7 +74,7 @@ class Process:
         poll.register(vm.ended, select.EPOLLIN)
         while vm.ending is None and not vm.link.ended:
             for descriptor, _ in poll.poll():
-                if descriptor == self._channel.fileno():
+                if descriptor == self._channel:
                     if not self._obey():
                         return 0
                 elif descriptor != vm.ended:
@@ -95,7 +92,7 @@ class Process:
     def _obey(self) -> bool:
         """Do what the parent asks for; False once it is gone."""
         vm = self._vm
-        verb, _ = control.decode(self._channel.recv(control.MAX_MESSAGE))
+        verb, _ = control.decode(os.read(self._channel, control.MAX_MESSAGE))
         if verb == control.PAUSE:
             vm.pause()
             _tell(self._channel, control.PAUSED)

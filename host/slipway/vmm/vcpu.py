@@ -123,6 +123,9 @@ class VcpuThread:
             try:
                 reason = run()
             except InterruptedError:
+                # What the guest has written does not wait for an exit that may be long in coming.
+                with lock:
+                    bus.coalesced(coalesced())
                 if self._park():
                     continue
                 return None

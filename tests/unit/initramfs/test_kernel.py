@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import lzma
 import struct
+import tracemalloc
+from typing import TYPE_CHECKING
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +18,9 @@ from slipway_initramfs.debian import Package
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.kernel import KernelPackage, check_arm64, choose, unpack_vmlinuz
 from support.layers import file, layer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ELF = b"\x7fELF" + bytes(3000) + b"kernel"
 RELEASE = "6.1.0-1-test"
@@ -31,15 +39,48 @@ def vmlinuz(payload: bytes, size: int, sectors: int = 3) -> bytes:
     header[0x1F1] = sectors
     header[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", header, 0x206, 0x20F)
+    struct.pack_into("<H", header, 0x236, 1)  # it has a 64-bit entry
     struct.pack_into("<II", header, 0x248, 64, len(payload) + 4)
     return bytes(header) + bytes(64) + payload + struct.pack("<I", size) + bytes(100)
 
 
-@pytest.mark.parametrize("pack", [lz4, lzma.compress])
-def test_the_kernel_is_found_in_its_boot_image(pack: object) -> None:
-    assert callable(pack)
+# gzip ends in the size by itself, to the others a kernel's build appends it.
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "lz4": lz4,
+    "xz": lzma.compress,
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+    "gzip": lambda data: gzip.compress(data)[:-4],
+    "bzip2": bz2.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+}
 
-    assert unpack_vmlinuz(vmlinuz(pack(ELF), len(ELF))) == ELF
+
+@pytest.mark.parametrize("form", PACKERS)
+def test_the_kernel_is_found_in_its_boot_image(form: str) -> None:
+    assert unpack_vmlinuz(vmlinuz(PACKERS[form](ELF), len(ELF))) == ELF
+
+
+@pytest.mark.parametrize("form", PACKERS)
+def test_damage_to_what_is_packed_is_an_image_error(form: str) -> None:
+    packed = PACKERS[form](ELF)
+
+    for payload in (packed[:-9], packed[:12] + b"\xff" * (len(packed) - 12), packed[:6] + bytes(9)):
+        with pytest.raises(ImageError):
+            unpack_vmlinuz(vmlinuz(payload, len(ELF)))
+
+
+@pytest.mark.parametrize("form", PACKERS)
+def test_more_than_is_claimed_is_not_unpacked(form: str) -> None:
+    data = vmlinuz(PACKERS[form](ELF + bytes(64 << 20)), len(ELF))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError):
+            unpack_vmlinuz(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 32 << 20  # lz4 has blocks of 8 MiB
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ Nothing raises an interrupt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING
 
+from slipway.vmm.record import record, replace
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -57,7 +58,7 @@ _FULL, _COMMAND = int(Status.OUTPUT_FULL), int(Status.COMMAND)
 _ANSWER = int(Status.OUTPUT_FULL | Status.AUX | Status.TIMEOUT)
 
 
-@dataclass(slots=True)
+@record
 class I8042State:
     """All that a guest can tell of the controller. The defaults are what a PC's firmware leaves."""
 

@@ -10,10 +10,11 @@ goes by its own from then on, and after a snapshot has been restored only the ho
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING
 
+from slipway.vmm.record import field, record, replace
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -57,7 +58,7 @@ def _initial() -> bytearray:
     return cells
 
 
-@dataclass(slots=True)
+@record
 class RtcState:
     """All that a guest can tell but the time. The defaults are what a PC's firmware leaves."""
 

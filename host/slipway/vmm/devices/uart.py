@@ -10,10 +10,11 @@ would come later to say so. The flow control of a 16750 is left out: its far end
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING
 
+from slipway.vmm.record import field, record, replace
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway.vmm.devices.model import Line, Trigger
 
@@ -49,7 +50,7 @@ _MODEM = tuple(
 )
 
 
-@dataclass(slots=True)
+@record
 class Counters:
     """What was lost, and breaks; for the host to look at, and no part of the state."""
 
@@ -58,7 +59,7 @@ class Counters:
     breaks: int = 0  # that the guest sent
 
 
-@dataclass(slots=True)
+@record
 class UartState:
     """All that a guest can tell of a port. The defaults are what a reset leaves."""
 
@@ -169,7 +170,7 @@ class Uart:
         else:
             self._transmit(data)
 
-    def receive(self, data: bytes) -> int:
+    def receive(self, data: bytes | memoryview) -> int:
         """Take characters of the line, as there is room; how many. ``Line.room`` says go on."""
         s = self._state
         # Nothing comes in while the port hears itself; so Linux's probe does not lose any of it.

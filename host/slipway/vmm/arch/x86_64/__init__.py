@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # reboot=k: a reset by the keyboard controller is an end that the guest asked for; a triple fault
 # stays what it is, a crash. The clock is KVM's, there is no PCI, and no more than two UARTs.
-KERNEL_ARGUMENTS = "reboot=k pci=off 8250.nr_uarts=2 no_timer_check"
+KERNEL_ARGUMENTS = "reboot=k pci=off 8250.nr_uarts=2"
 MACHINE_TYPE = 0
 
 _SERIALS = ((layout.COM1, layout.COM1_IRQ), (layout.COM2, layout.COM2_IRQ))
@@ -65,7 +65,8 @@ def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan)
             acpi.VirtioMmio(_virtio_address(number), layout.VIRTIO_SIZE, virtio_line(number))
             for number in range(plan.virtio)
         ),
-        rtc=True,
+        # KVM's clock tells the time of day as well; reading this one takes 150 exits.
+        rtc=False,
         local_apic=layout.LOCAL_APIC,
         io_apic=layout.IO_APIC,
     )

@@ -3,8 +3,8 @@
 *Hardware-reduced* ACPI (specification 6.3, section 4.1): no fixed registers, no SCI, no PM timer.
 Linux then leaves out PIC, PIT and the check of the timer's interrupt line
 (``acpi_generic_reduced_hw_init`` and ``setup_IO_APIC`` below arch/x86/kernel), gives interrupts
-only to what the DSDT describes, and numbers them from 24 on. What the boot flags of the FADT do not
-announce is not looked for either: keyboard controller, VGA, CMOS clock.
+only to what the DSDT describes, and numbers them from 24 on. A keyboard controller and a CMOS clock
+are not looked for where the boot flags of the FADT deny them.
 
 Sources: section 5.2 "ACPI System Description Tables"; chapter 6 "Device Configuration".
 """

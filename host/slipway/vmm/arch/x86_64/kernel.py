@@ -19,7 +19,6 @@ from slipway._errors import InputError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Self
 
 MIB = 1 << 20
@@ -77,7 +76,7 @@ class _File:
 
     __slots__ = ("_fd", "path", "size")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
         try:
             # Not blocking: a FIFO would have us wait until somebody writes to it.
@@ -139,7 +138,11 @@ class KernelImage:
     __slots__ = ("_source", "entry", "path", "segments")
 
     def __init__(
-        self, path: Path, source: _Source, entry: int, segments: tuple[Segment, ...]
+        self,
+        path: str | os.PathLike[str],
+        source: _Source,
+        entry: int,
+        segments: tuple[Segment, ...],
     ) -> None:
         self.path = path
         self._source = source
@@ -183,7 +186,7 @@ class KernelImage:
         self.close()
 
 
-def open_kernel(path: Path) -> KernelImage:
+def open_kernel(path: str | os.PathLike[str]) -> KernelImage:
     """Open the kernel in the file ``path``, which the image then keeps open.
 
     Raises:
@@ -239,7 +242,7 @@ def _other_content(head: bytes) -> str:
     return f"is neither an ELF file nor a bzImage: it begins with {head[:8].hex(' ')}"
 
 
-def _parse(path: Path, source: _Source) -> KernelImage:
+def _parse(path: str | os.PathLike[str], source: _Source) -> KernelImage:
     def damaged(reason: str) -> InputError:
         return InputError(f"{path} is cut short or damaged: {reason}", _AGAIN)
 

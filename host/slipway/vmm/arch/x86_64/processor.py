@@ -28,9 +28,11 @@ _MSRS = {
     0x2FF: 1 << 11 | 6,
 }
 
-# Registers of the local APIC, by their offsets; both are delivery modes of LINT pins.
+# Registers of the local APIC, by their offsets, and what is connected to its two pins. The first is
+# masked: the PIC behind it gets the lines of ISA devices as well as the IOAPIC, and a kernel that
+# was told that there is no PIC does not mask it, so that each interrupt would come twice.
 _LVT_LINT0, _LVT_LINT1 = 0x350, 0x360
-_EXTERNAL, _NMI = 0x700, 0x400
+_MASKED_EXTERNAL, _NMI = 0x10700, 0x400
 
 
 def prepare(kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
@@ -44,7 +46,7 @@ def prepare(kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
     kvm_x86.set_cpuid(vcpu, entries)
     kvm_x86.set_msrs(vcpu, _MSRS)
     apic = kvm_x86.local_apic(vcpu)
-    struct.pack_into("<I", apic, _LVT_LINT0, _EXTERNAL)
+    struct.pack_into("<I", apic, _LVT_LINT0, _MASKED_EXTERNAL)
     struct.pack_into("<I", apic, _LVT_LINT1, _NMI)
     kvm_x86.set_local_apic(vcpu, apic)
     if vcpu.number == 0:  # the others wait for the first to send them INIT and SIPI

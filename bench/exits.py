@@ -1,0 +1,65 @@
+"""What one boot and one job cost in exits to the VMM, by their places; for both kinds of port.
+
+Runs on the kvm machine: where this host's KVM is of no use, in the lab:
+``make bench-lab`` or ``python tests/lab run -- python bench/exits.py``. The counts are the guest's
+doing and alike on every host. Goal: under 2,000 for a quiet boot to Ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._assets import find_assets, language_of_file
+from slipway._guest import Guest
+from slipway._request import Options
+from slipway.machine.kvm import KvmMachine
+from slipway_initramfs.store import ImageStore
+
+if TYPE_CHECKING:
+    from slipway_protocol.messages import Phase, Stream
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "hello.py"
+SHOWN = 12
+
+
+async def count(file: Path, serial: bool) -> None:
+    """Boot, run ``file``, and print the exits of each."""
+    language = language_of_file(file)
+    assets = find_assets(language, Options(), ImageStore(), print)
+    # A kernel that is named gets the UART, whatever it is; the modules stay those of the store's.
+    kernel = assets.kernel_path if serial else None
+    options = Options(machine="kvm", kernel=kernel)
+    assets = find_assets(language, options, ImageStore(), print)
+    guest = await Guest.start(assets, options)
+    try:
+        await guest.wait_ready()
+        assert isinstance(guest.machine, KvmMachine)
+        boot = await guest.machine.exits()
+        source = file.read_bytes()
+        await guest.run(language, source, options, _discard)
+        job = await guest.machine.exits()
+    finally:
+        await guest.stop()
+    port = "UART" if serial else "virtio port"
+    print(f"\nagent on the {port}; boot to Ready: {boot[0]}")
+    print("  " + "\n  ".join(boot[1 : SHOWN + 1]))
+    print(f"  with a job of {len(source)} bytes of source: {job[0]}")
+
+
+async def _discard(_phase: Phase, _stream: Stream, _data: bytes) -> None:
+    pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--file", type=Path, default=EXAMPLE)
+    parsed = parser.parse_args()
+    for serial in (False, True):
+        asyncio.run(count(parsed.file, serial))
+
+
+if __name__ == "__main__":
+    main()
