@@ -255,5 +255,6 @@ def _load(source: str | Path) -> tuple[bytes, tuple[InputFile, ...]]:
         return source.encode(), ()
     if source.is_file():
         return source.read_bytes(), ()
-    main, *beside = sorted(source.iterdir(), key=lambda path: (path.stem != "main", path.name))
+    files = [path for path in source.iterdir() if path.is_file()]  # not what Python caches there
+    main, *beside = sorted(files, key=lambda path: (path.stem != "main", path.name))
     return main.read_bytes(), tuple(InputFile(path.name, path.read_bytes()) for path in beside)

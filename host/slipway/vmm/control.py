@@ -32,9 +32,14 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def encode(verb: str, **texts: str) -> bytes:
-    """One message; a NUL in a text becomes a space."""
+    """One message, cut off where it is too long; a NUL in a text becomes a space."""
     parts = [verb, *(f"{name}={text.replace(chr(0), ' ')}" for name, text in texts.items())]
-    return "\0".join(parts).encode("utf-8", "surrogateescape")[:MAX_MESSAGE]
+    message = "\0".join(parts)
+    try:
+        data = message.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a character, which no file's name has
+        data = message.encode("utf-8", "replace")
+    return data[:MAX_MESSAGE]
 
 
 def decode(message: bytes) -> tuple[str, dict[str, str]]:

@@ -24,7 +24,8 @@ def opened(paths: Sequence[str]) -> Iterator[list[tuple[int, int]]]:
         files = []
         for path in paths:
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                # Not blocking: a FIFO would have us wait until somebody writes to it.
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as error:
                 raise HostError(f"cannot open {path}: {error.strerror}") from None
             cleanup.callback(os.close, descriptor)

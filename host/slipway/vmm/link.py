@@ -52,6 +52,7 @@ class AgentLink:
             taken = 0
         except OSError:
             self.ended = True
+            os.eventfd_write(self.wake, 1)
             return len(data)  # nobody reads any more, and the machine is about to end
         self._blocked = taken < len(data)
         return taken

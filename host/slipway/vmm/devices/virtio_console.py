@@ -3,9 +3,9 @@
 Linux's virtio_console makes of it /dev/vport0p1, whose name in sysfs is "agent", as it does of
 QEMU's virtio-serial-device with a virtserialport.
 
-A guest that writes 32 KiB leaves once: the buffers go to the sink as views of guest memory. It
-hears of used ones only in batches, since each interrupt is two more exits, and nothing waits for
-them but a writer whose queue is full.
+A guest that writes 32 KiB leaves once: its buffers go to the sink as views of guest memory, and it
+finds them used when it looks. It is interrupted for that only now and then, since each time is two
+more exits, and nobody waits for it but a writer whose queue is full.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from slipway.vmm.memory import GuestAddressError
 
 if TYPE_CHECKING:
     from slipway.vmm.devices.model import Trigger
-    from slipway.vmm.devices.virtqueue import Memory
+    from slipway.vmm.devices.virtqueue import Memory, Virtqueue
 
 
 class Sink(Protocol):
-    """What the port is connected to. It does not raise."""
+    """What the port is connected to; it does not raise."""
 
     def send(self, data: memoryview, /) -> int:
         """Take bytes from the front of ``data``, a view of guest memory; how many.
@@ -55,9 +55,8 @@ BUFFER_COST = 2 << 10
 # Linux waits for a message to be taken before it sends the next.
 MESSAGES_A_TURN = 128
 
-
-# Which queue is what (5.3.2), control messages (5.3.6.2), and which of those the guest is still to
-# be sent, in this order: flags and no queue, since it may ask and never listen.
+# Queues (5.3.2), control messages (5.3.6.2), and which of those the guest is still to be sent, in
+# this order: flags and no queue, since it may ask and never listen.
 Queue = IntEnum(
     "Queue", "RECEIVE_0 TRANSMIT_0 CONTROL_RECEIVE CONTROL_TRANSMIT RECEIVE TRANSMIT", start=0
 )
@@ -89,8 +88,7 @@ class VirtioConsole(VirtioMmio):
     DEVICE_ID = 3
     FEATURES = VERSION_1 | RingFeature.EVENT_IDX | RingFeature.INDIRECT_DESC | MULTIPORT
     REQUIRED = VERSION_1 | MULTIPORT
-    # As many as QEMU has: 512 KiB to the guest, in its buffers of 4 KiB, and 4 MiB from it, in
-    # those of 32.
+    # QEMU's: 512 KiB to the guest in its buffers of 4 KiB, and 4 MiB from it in those of 32.
     QUEUE_SIZES = (128, 128, 32, 32, 128, 128)
     CONFIGURATION = _CONFIG.pack(0, 0, MAX_PORTS, 0)
 
@@ -125,6 +123,8 @@ class VirtioConsole(VirtioMmio):
     def drain(self) -> None:
         """The sink can take more."""
         self.notify(_TRANSMIT)
+        if self.running:
+            self.tell(self.queues[_TRANSMIT])  # it may have looked before, and waits now
 
     def host_closed(self) -> None:
         """The host's end is gone: the guest is told so, and what it sends is dropped."""
@@ -145,7 +145,7 @@ class VirtioConsole(VirtioMmio):
         elif queue == Queue.CONTROL_TRANSMIT:
             self._listen()
         elif queue == Queue.CONTROL_RECEIVE:
-            self._tell()
+            self._inform()
 
     def state(self) -> ConsoleState:
         """A copy of the state as it is."""
@@ -161,8 +161,15 @@ class VirtioConsole(VirtioMmio):
         self._state = replace(state, transport=MmioState())
 
     def _transmit(self) -> None:
-        state = self._state
         queue = self.queues[_TRANSMIT]
+        done = self._send(queue)
+        queue.publish()
+        if not done:
+            self.postpone(_TRANSMIT)
+
+    def _send(self, queue: Virtqueue) -> bool:
+        """Send what there is and the sink takes; False if that is too much for one call."""
+        state = self._state
         # What a host that is gone has not read is dropped, as QEMU does it: len takes everything.
         send = self._sink.send if state.host_open else len
         batch = queue.size >> 3 or 1
@@ -172,7 +179,7 @@ class VirtioConsole(VirtioMmio):
             if chain is None:
                 if queue.await_more():
                     continue
-                return
+                return True
             skip = state.sent
             for buffer in chain:
                 if skip >= len(buffer):
@@ -183,18 +190,17 @@ class VirtioConsole(VirtioMmio):
                 while budget > 0:
                     taken = send(rest)
                     if not taken:
-                        return
+                        return True
                     state.sent += taken
                     budget -= taken + BUFFER_COST
                     if taken >= len(rest):
                         break
                     rest = rest[taken:]
                 else:
-                    self.postpone(_TRANSMIT)
-                    return
+                    return False
             state.sent = 0
-            if queue.push(0) >= batch and queue.publish():
-                self.signal()
+            if queue.push(0) >= batch:
+                self.tell(queue)
 
     def _fill(self, data: memoryview) -> int:
         queue = self.queues[_RECEIVE]
@@ -213,8 +219,7 @@ class VirtioConsole(VirtioMmio):
             written = _scatter(data[taken:], chain)
             taken += written
             queue.push(written)
-        if queue.publish():
-            self.signal()
+        self.tell(queue)
         return taken
 
     def _listen(self) -> None:
@@ -233,17 +238,15 @@ class VirtioConsole(VirtioMmio):
                 self._handle(*_CONTROL.unpack(message))
         else:
             self.postpone(Queue.CONTROL_TRANSMIT)
-        if queue.publish():
-            self.signal()
-        self._tell()
+        self.tell(queue)
+        self._inform()
         if self._state.opened and not was_open:
             self._sink.room()  # at the very end, since it may receive
 
     def _handle(self, port: int, event: int, value: int) -> None:
         state = self._state
-        if event == Event.DEVICE_READY:
-            if value:
-                state.pending |= int(Pending.ADD)
+        if event == Event.DEVICE_READY and value:
+            state.pending |= int(Pending.ADD)
         elif port != PORT:
             return
         elif event == Event.PORT_READY:
@@ -253,7 +256,7 @@ class VirtioConsole(VirtioMmio):
         elif event == Event.PORT_OPEN:
             state.opened = bool(value)
 
-    def _tell(self) -> None:
+    def _inform(self) -> None:
         """Send the guest those control messages that it has buffers for."""
         state = self._state
         queue = self.queues[Queue.CONTROL_RECEIVE]
@@ -275,8 +278,7 @@ class VirtioConsole(VirtioMmio):
                 raise DriverError(f"{written} bytes for a control message")
             queue.push(written)
             state.pending &= ~int(sent)
-        if queue.publish():
-            self.signal()
+        self.tell(queue)
 
 
 def _scatter(data: memoryview, chain: list[memoryview]) -> int:

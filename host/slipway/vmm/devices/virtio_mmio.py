@@ -4,8 +4,8 @@ About the interrupt, which is an edge. Linux's handler reads the status, acknowl
 and then looks at every queue. Whatever happens before the acknowledgement is therefore seen by that
 look, whatever happens after it by the next run of the handler; and a line that has pulsed while the
 handler runs makes it run again. So there is a pulse for each event, even if its status bit is still
-set: between read and acknowledgement that bit is no sign that the handler will look again. The
-price is a run now and then that finds nothing to do.
+set: between read and acknowledgement that is no sign that the handler will look again. Now and then
+it will find nothing to do.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Register(IntEnum):
     QUEUE_DESC = 0x080  # this and the next two: the lower half, and 4 further the higher
     QUEUE_DRIVER = 0x090
     QUEUE_DEVICE = 0x0A0
-    CONFIG_GENERATION = 0x0FC
+    CONFIG_GENERATION = 0x0FC  # always 0: the configuration does not change
     CONFIG = 0x100
 
 
@@ -168,18 +168,18 @@ class VirtioMmio:
         except (DriverError, GuestAddressError) as error:
             self.fail(str(error))
 
-    def signal(self) -> None:
-        """Interrupt the guest: buffers were used."""
-        self._mmio.interrupt_status |= _USED_BUFFER
-        self._trigger()
+    def tell(self, queue: Virtqueue) -> None:
+        """Show the guest what was used of ``queue``, and interrupt it if it wants that."""
+        if queue.wants_interrupt():
+            self._interrupt(_USED_BUFFER)
 
     def postpone(self, queue: int) -> None:
         """Serve ``queue`` again when the guest acknowledges an interrupt, which it gets for that.
 
-        It has put in buffers faster than they could be used, and perhaps no notification follows.
+        It was too much for one call, and a notification need not follow.
         """
         self._mmio.postponed = queue
-        self.signal()
+        self._interrupt(_USED_BUFFER)
 
     def fail(self, reason: str) -> None:
         """Stop until the driver resets the device."""
@@ -188,8 +188,7 @@ class VirtioMmio:
         self.running = False
         self._mmio.status |= _NEEDS_RESET
         if self._mmio.status & Status.DRIVER_OK:
-            self._mmio.interrupt_status |= _CONFIGURATION
-            self._trigger()
+            self._interrupt(_CONFIGURATION)
 
     def transport_state(self) -> MmioState:
         """A copy of the state as it is."""
@@ -206,6 +205,10 @@ class VirtioMmio:
         for queue, its_state in zip(self.queues, state.queues, strict=True):
             queue.restore(its_state, state.driver_features)
         self._take_status(state.status)
+
+    def _interrupt(self, reason: int) -> None:
+        self._mmio.interrupt_status |= reason
+        self._trigger()
 
     @property
     def _queue(self) -> Virtqueue | None:
@@ -225,7 +228,6 @@ class VirtioMmio:
                 return int(self._queue is not None and self._queue.ready)
             case Register.STATUS:
                 return self._mmio.status
-        # CONFIG_GENERATION is 0, since the configuration never changes.
         return _IDENTITY.get(offset, 0)
 
     def _write_setup(self, offset: int, value: int) -> None:
@@ -273,11 +275,10 @@ class VirtioMmio:
             self.notify(queue)
 
     def _write_status(self, value: int) -> None:
+        status = self._mmio.status
         if not value:
             self.reset()
-            return
-        status = self._mmio.status
-        if status & _NEEDS_RESET:
+        if not value or status & _NEEDS_RESET:
             return
         value &= _BY_DRIVER
         if value & ~status & Status.FEATURES_OK and not self._acceptable():
@@ -295,5 +296,4 @@ class VirtioMmio:
 
     def _acceptable(self) -> bool:
         taken = self._mmio.driver_features
-        # Of a flag ~ would make only the other flags that have names.
-        return not taken & ~int(self.FEATURES) and taken & self.REQUIRED == self.REQUIRED
+        return taken | self.FEATURES == self.FEATURES and taken & self.REQUIRED == self.REQUIRED

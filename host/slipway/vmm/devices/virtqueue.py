@@ -78,7 +78,7 @@ class QueueState:
     ready: bool
     next_available: int
     next_used: int
-    published: int
+    told: int
 
 
 class Virtqueue:
@@ -105,7 +105,7 @@ class Virtqueue:
         self._event_idx = self._indirect = False
         self._mask = 0
         self._next_available = self._seen = self._head = 0
-        self._next_used = self._published = 0
+        self._next_used = self._told = 0
         # The most buffers that were ever there to take at once.
         self.depth = 0
         self._descriptors = self._available = self._used = self._elements = memoryview(b"")
@@ -162,23 +162,32 @@ class Virtqueue:
         return [self._memory.view(self._descriptors[2 * head], length)]
 
     def push(self, written: int) -> int:
-        """The chain is used, with ``written`` bytes in it; how many :meth:`publish` has to tell."""
+        """The chain is used, with ``written`` bytes in it.
+
+        How many are since the last :meth:`wants_interrupt`. The driver sees them after
+        :meth:`publish`.
+        """
         used = self._next_used
         self._elements[used & self._mask] = self._head | written << 32
         self._next_used = used = (used + 1) & _WRAP
         self._next_available = (self._next_available + 1) & _WRAP
-        return (used - self._published) & _WRAP
+        return (used - self._told) & _WRAP
 
-    def publish(self) -> bool:
-        """Show the driver what was used; whether it wants an interrupt for it (2.6.7.2)."""
-        old, new = self._published, self._next_used
-        if old == new:
-            return False
+    def publish(self) -> None:
+        """Show the driver what was used."""
         if _WEAK:
             self._fence()  # what is used before how much
-        self._used[_INDEX] = new
-        self._published = new
-        self._fence()  # how much before the question whether to tell
+        if self.ready:
+            self._used[_INDEX] = self._next_used
+
+    def wants_interrupt(self) -> bool:
+        """Publish, and say whether the driver wants to be told of it (2.6.7.2)."""
+        old, new = self._told, self._next_used
+        if old == new:
+            return False
+        self.publish()
+        self._told = new
+        self._fence()  # how much was used before whether that matters
         if self._event_idx:
             event = self._available[_RING + self.size]
             return (new - event - 1) & _WRAP < (new - old) & _WRAP
@@ -206,7 +215,7 @@ class Virtqueue:
             ready=self.ready,
             next_available=self._next_available,
             next_used=self._next_used,
-            published=self._published,
+            told=self._told,
         )
 
     def restore(self, state: QueueState, features: int) -> None:
@@ -222,7 +231,7 @@ class Virtqueue:
             self.enable(features)
             self._next_available = self._seen = state.next_available
             self._next_used = state.next_used
-            self._published = state.published
+            self._told = state.told
 
     def _look(self) -> bool:
         """Read how far the driver has got; whether that is further than we are."""
