@@ -44,7 +44,7 @@ class Host:
         self.triggers += 1
         self.log.append("trigger")
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         assert data
         taken = data[: self.accepts]
         self.accepts -= len(taken)

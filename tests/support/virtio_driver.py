@@ -73,7 +73,7 @@ class Line:
         self.offers: list[int] = []
         self.rooms = 0
 
-    def send(self, data: memoryview, /) -> int:
+    def send(self, data: bytes | memoryview, /) -> int:
         self.offers.append(len(data))
         count = len(data) if self.credit is None else min(len(data), self.credit)
         if self.piece is not None:

@@ -28,6 +28,8 @@ def opened(paths: Sequence[str]) -> Iterator[list[tuple[int, int]]]:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as error:
                 raise HostError(f"cannot open {path}: {error.strerror}") from None
+            except ValueError as error:  # a NUL in the path
+                raise HostError(f"cannot open {path!r}: {error}") from None
             cleanup.callback(os.close, descriptor)
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):

@@ -36,7 +36,7 @@ class AgentLink:
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         self.descriptor = descriptor
-        # An eventfd that says: call ready.
+        # An eventfd that says: look at ``ended``.
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.port: Port | None = None
         self.ended = False
@@ -56,12 +56,6 @@ class AgentLink:
             return len(data)  # nobody reads any more, and the machine is about to end
         self._blocked = taken < len(data)
         return taken
-
-    def stalled(self) -> None:
-        """The device has done enough for one call, and wants to go on soon."""
-        if not self._blocked:  # no socket will tell
-            self._blocked = True
-            os.eventfd_write(self.wake, 1)
 
     def room(self) -> None:
         """Give the guest what has come for it, as much as it takes now."""

@@ -70,7 +70,7 @@ class Process:
         poll = select.epoll()
         poll.register(self._agent, _WATCHED)
         poll.register(self._channel, select.EPOLLIN)
-        poll.register(vm.link.wake, select.EPOLLIN | select.EPOLLET)
+        poll.register(vm.link.wake, select.EPOLLIN)
         poll.register(vm.ended, select.EPOLLIN)
         while vm.ending is None and not vm.link.ended:
             for descriptor, _ in poll.poll():

@@ -32,7 +32,7 @@ class Port:
     def _trigger(self) -> None:
         self.triggers += 1
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         self.sends += 1
         taken = data[: self.accepts]
         self.accepts -= len(taken)
@@ -404,7 +404,7 @@ def test_the_line_may_give_more_while_it_hears_of_room(port: Port) -> None:
 
 def test_the_line_may_answer_while_it_is_sent_to(port: Port) -> None:
     class Echo(Port):
-        def send(self, data: bytes) -> int:
+        def send(self, data: bytes | memoryview) -> int:
             self.uart.receive(data)
             self.uart.drain()
             return super().send(data)

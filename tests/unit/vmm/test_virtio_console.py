@@ -519,7 +519,7 @@ class TestBoundedWork:
     def test_a_guest_that_adds_as_fast_as_it_is_sent(
         self, guest: Guest, device: VirtioConsole
     ) -> None:
-        def send(data: memoryview) -> int:
+        def send(data: bytes | memoryview) -> int:
             vring.offer(0)
             guest.line.offers.append(len(data))
             return len(data)

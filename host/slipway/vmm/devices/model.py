@@ -25,14 +25,23 @@ class Device(Protocol):
 
 
 class Line(Protocol):
-    """What a serial port is connected to."""
+    """What a serial or virtio port is connected to; it does not raise."""
 
-    def send(self, data: bytes) -> int:
-        """Take what the guest sent; how many of the bytes, from none to all.
+    def send(self, data: bytes | memoryview, /) -> int:
+        """Take what the guest sent, perhaps as a view of its memory; how many, from none to all.
 
-        After it has not taken all, the line says by ``Uart.drain`` when it can take more.
+        After it has not taken all, the line says by the port's ``drain`` when it can take more, but
+        not from here.
         """
         ...
 
     def room(self) -> None:
-        """The port can be given more by ``Uart.receive``, which may be called from here."""
+        """The port can be given more by its ``receive``, which may be called from here."""
+
+
+class Memory(Protocol):
+    """What a virtqueue needs of guest memory."""
+
+    def view(self, address: int, length: int) -> memoryview:
+        """The ``length`` bytes at ``address``; GuestAddressError unless all of them are RAM."""
+        ...

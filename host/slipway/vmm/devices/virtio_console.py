@@ -10,32 +10,18 @@ more exits, and nobody waits for it but a writer whose queue is full.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 from struct import Struct
-from typing import TYPE_CHECKING, Protocol
 
 from slipway.vmm.devices.virtio_mmio import VERSION_1, MmioState, VirtioMmio
 from slipway.vmm.devices.virtqueue import DriverError, RingFeature
 from slipway.vmm.memory import GuestAddressError
+from slipway.vmm.record import field, record, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from slipway.vmm.devices.model import Trigger
-    from slipway.vmm.devices.virtqueue import Memory, Virtqueue
-
-
-class Sink(Protocol):
-    """What the port is connected to; it does not raise."""
-
-    def send(self, data: memoryview, /) -> int:
-        """Take bytes from the front of ``data``, a view of guest memory; how many.
-
-        Who takes none says by ``VirtioConsole.drain`` when there is room again; not from here.
-        """
-        ...
-
-    def room(self) -> None:
-        """``VirtioConsole.receive`` takes more, and may be called from here."""
+    from slipway.vmm.devices.model import Line, Memory, Trigger
+    from slipway.vmm.devices.virtqueue import Virtqueue
 
 
 NAME = b"agent"
@@ -69,7 +55,7 @@ Pending = IntFlag("Pending", "ADD NAME OPEN")
 _RECEIVE, _TRANSMIT = int(Queue.RECEIVE), int(Queue.TRANSMIT)
 
 
-@dataclass(slots=True)
+@record
 class ConsoleState:
     """All of a console that is not in guest memory; at first as after a reset."""
 
@@ -92,7 +78,7 @@ class VirtioConsole(VirtioMmio):
     QUEUE_SIZES = (128, 128, 32, 32, 128, 128)
     CONFIGURATION = _CONFIG.pack(0, 0, MAX_PORTS, 0)
 
-    def __init__(self, memory: Memory, trigger: Trigger, sink: Sink) -> None:
+    def __init__(self, memory: Memory, trigger: Trigger, sink: Line) -> None:
         super().__init__(memory, trigger)
         self._sink = sink
         self._state = ConsoleState()
@@ -108,7 +94,7 @@ class VirtioConsole(VirtioMmio):
         return self._state.opened and self.running
 
     def receive(self, data: bytes | memoryview) -> int:
-        """Give the guest bytes; how many fitted. When it was not all, ``Sink.room`` says go on.
+        """Give the guest bytes; how many fitted. When it was not all, ``Line.room`` says go on.
 
         The work is bounded by the length of ``data``.
         """

@@ -10,18 +10,19 @@ it will find nothing to do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING, ClassVar
 
 from slipway.vmm.devices.virtqueue import DriverError, Virtqueue
 from slipway.vmm.memory import GuestAddressError
+from slipway.vmm.record import field, record, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import ClassVar
 
-    from slipway.vmm.devices.model import Trigger
-    from slipway.vmm.devices.virtqueue import Memory, QueueState
+    from slipway.vmm.devices.model import Memory, Trigger
+    from slipway.vmm.devices.virtqueue import QueueState
 
 REGION_SIZE = 0x200  # of the address space, for registers and configuration
 
@@ -85,7 +86,7 @@ _AREAS = (Register.QUEUE_DESC, Register.QUEUE_DRIVER, Register.QUEUE_DEVICE)
 _AREA_OF = {at + 4 * high: (area, 32 * high) for area, at in enumerate(_AREAS) for high in (0, 1)}
 
 
-@dataclass(slots=True)
+@record
 class MmioState:
     """All of a device's transport that is not in guest memory; at first as after a reset."""
 

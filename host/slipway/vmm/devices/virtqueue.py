@@ -12,22 +12,18 @@ is every host that Slipway has machines for.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from threading import Lock
-from typing import Protocol
+
+from slipway.vmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slipway.vmm.devices.model import Memory
 
 
 class DriverError(Exception):
     """The guest's driver has broken a rule; its device needs a reset."""
-
-
-class Memory(Protocol):
-    """What a virtqueue needs of guest memory."""
-
-    def view(self, address: int, length: int) -> memoryview:
-        """The ``length`` bytes at ``address``; GuestAddressError unless all of them are RAM."""
-        ...
 
 
 class DescriptorFlag(IntFlag):
@@ -69,7 +65,7 @@ _NO_INTERRUPT = 1  # a flag of the available ring (2.6.6)
 _WRAP = 0xFFFF
 
 
-@dataclass(slots=True)
+@record
 class QueueState:
     """All of a virtqueue that is not in guest memory."""
 

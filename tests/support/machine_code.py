@@ -1,0 +1,218 @@
+"""Guests without an operating system, as machine code: an assembler of a few instructions.
+
+They are in 64-bit mode from their first instruction on, as Slipway starts a kernel, with the first
+4 GiB mapped onto themselves. What they have to say they write to ports and to memory.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from slipway.vmm.arch.x86_64 import boot, layout
+
+if TYPE_CHECKING:
+    from typing import Self
+
+CODE = 0x10_0000  # where a kernel is at the earliest
+DATA = 0x20_0000  # a guest's own, zeros when it starts
+STACK = 0x30_0000  # grows down
+IDT, IDT_POINTER, IDT_ENTRIES = 0x30_0000, 0x30_1000, 256
+VECTOR = 0x40
+OTHERS_CODE = 0x8000  # where the other vCPUs start, in 16-bit mode
+NOWHERE = 0xD800_0000  # neither memory nor a device
+DONE = 0xF4  # a write to this port ends a BareMetal
+COM1, COM2, KEYBOARD_COMMAND = layout.COM1, layout.COM2, 0x64
+
+_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
+_OUT = {1: b"\xee", 2: b"\x66\xef", 4: b"\xef"}
+_IN = {1: b"\xec", 2: b"\x66\xed", 4: b"\xed"}
+_OUTS = {1: b"\xf3\x6e", 2: b"\x66\xf3\x6f", 4: b"\xf3\x6f"}
+_INS = {1: b"\xf3\x6c", 2: b"\x66\xf3\x6d", 4: b"\xf3\x6d"}
+_STORE = {1: b"\x88\x07", 2: b"\x66\x89\x07", 4: b"\x89\x07", 8: b"\x48\x89\x07"}
+_LOAD = {1: b"\x8a\x07", 2: b"\x66\x8b\x07", 4: b"\x8b\x07", 8: b"\x48\x8b\x07"}
+_SPURIOUS, _END_OF_INTERRUPT, _ICR = 0xF0, 0xB0, 0x300  # registers of the local APIC
+_INIT, _START = 0x4500, 0x4600
+_GATE = struct.Struct("<HHBBHII")
+_INTERRUPT_GATE = 0x8E
+
+_ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
+_SEGMENT_OFFSET = 0x1000
+
+
+class Code:
+    """Machine code for the address ``origin``; each method appends instructions.
+
+    ``rax``, ``rcx``, ``rdx``, ``rsi`` and ``rdi`` are scratch.
+    """
+
+    def __init__(self, origin: int = CODE) -> None:
+        self._origin = origin
+        self._code = bytearray()
+        self._labels: dict[str, int] = {}
+        self._jumps: list[tuple[int, str]] = []
+
+    def raw(self, code: bytes) -> Self:
+        """Instructions as bytes."""
+        self._code += code
+        return self
+
+    def label(self, name: str) -> Self:
+        """Here jumps to ``name`` go."""
+        self._labels[name] = len(self._code)
+        return self
+
+    def address(self, name: str) -> int:
+        """Where the label ``name`` is in the guest's memory."""
+        return self._origin + self._labels[name]
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a label."""
+        return name in self._labels
+
+    def _jump(self, opcode: bytes, name: str) -> Self:
+        self._code += opcode
+        self._jumps.append((len(self._code), name))
+        return self.raw(bytes(4))
+
+    def jump(self, name: str) -> Self:
+        """Go on at a label."""
+        return self._jump(b"\xe9", name)
+
+    def jump_if_zero(self, name: str) -> Self:
+        """Go on at a label if the last result was zero."""
+        return self._jump(b"\x0f\x84", name)
+
+    def jump_unless_zero(self, name: str) -> Self:
+        """Go on at a label unless the last result was zero."""
+        return self._jump(b"\x0f\x85", name)
+
+    def set(self, register: str, value: int) -> Self:
+        """Load a constant."""
+        number = _REGISTERS.index(register)
+        if value < 1 << 32:
+            return self.raw(bytes((0xB8 + number,)) + struct.pack("<I", value))
+        return self.raw(bytes((0x48, 0xB8 + number)) + struct.pack("<Q", value))
+
+    def out(self, port: int, value: int | None = None, size: int = 1) -> Self:
+        """Write ``value``, or what is in ``rax``, to a port."""
+        if value is not None:
+            self.set("rax", value)
+        return self.set("rdx", port).raw(_OUT[size])
+
+    def read_port(self, port: int, size: int = 1) -> Self:
+        """Read a port to ``rax``."""
+        return self.set("rax", 0).set("rdx", port).raw(_IN[size])
+
+    def out_string(self, port: int, address: int, count: int, size: int = 1) -> Self:
+        """``rep outs``: ``count`` units from memory to a port."""
+        return self.set("rdx", port).set("rsi", address).set("rcx", count).raw(_OUTS[size])
+
+    def in_string(self, port: int, address: int, count: int, size: int = 1) -> Self:
+        """``rep ins``: ``count`` units from a port to memory."""
+        return self.set("rdx", port).set("rdi", address).set("rcx", count).raw(_INS[size])
+
+    def store(self, address: int, value: int | None = None, size: int = 8) -> Self:
+        """Write ``value``, or what is in ``rax``, to an address."""
+        if value is not None:
+            self.set("rax", value)
+        return self.set("rdi", address).raw(_STORE[size])
+
+    def load(self, address: int, size: int = 8) -> Self:
+        """Read from an address to ``rax``."""
+        return self.set("rax", 0).set("rdi", address).raw(_LOAD[size])
+
+    def text(self, port: int, data: bytes) -> Self:
+        """Write ``data`` to a port, byte by byte, ended by a read of the scratch register.
+
+        That read is an exit, by which what is coalesced comes out.
+        """
+        self.set("rdx", port)
+        for value in data:
+            self.raw(bytes((0xB0, value, 0xEE)))
+        return self.set("rdx", port + 7).raw(b"\xec")
+
+    def repeat(self, count: int, name: str) -> Self:
+        """Begin a loop with the counter ``rbx``; :meth:`until_zero` ends it."""
+        return self.set("rbx", count).label(name)
+
+    def until_zero(self, name: str) -> Self:
+        """End what :meth:`repeat` began."""
+        return self.raw(b"\xff\xcb").jump_unless_zero(name)
+
+    def count(self, address: int = DATA) -> Self:
+        """Add one to the 8-byte number at an address."""
+        return self.set("rdi", address).raw(b"\x48\xff\x07")
+
+    def spin(self, address: int = DATA) -> Self:
+        """Count for ever, without an exit."""
+        return self.label("spin").count(address).jump("spin")
+
+    def halt(self) -> Self:
+        """Stand still for good."""
+        return self.label("halt").raw(b"\xfa\xf4").jump("halt")
+
+    def wait_for(self, value: int, address: int = DATA) -> Self:
+        """Loop until the byte at an address is ``value``."""
+        name = f"wait {len(self._code)}"
+        self.label(name).load(address, 1).raw(bytes((0x3C, value)))
+        return self.jump_unless_zero(name)
+
+    def wake(self, number: int) -> Self:
+        """Have another vCPU start at ``OTHERS_CODE``."""
+        for command in (_INIT, _START | OTHERS_CODE >> 12):
+            self.store(layout.LOCAL_APIC + _ICR + 0x10, number << 24, 4)
+            self.store(layout.LOCAL_APIC + _ICR, command, 4)
+        return self
+
+    def interrupts(self, line: int) -> Self:
+        """Have ``handler`` called for edges on a line, once interrupts are on (``sti``)."""
+        apic, io_apic = layout.LOCAL_APIC, layout.IO_APIC
+        self.set("rsp", STACK).set("rdi", IDT_POINTER).raw(b"\x0f\x01\x1f")  # lidt [rdi]
+        self.out(0x21, 0xFF).out(0xA1, 0xFF)  # not by the old controllers, which have the line too
+        self.store(apic + _SPURIOUS, 0x1FF, 4)
+        for register, value in ((0x11, 0), (0x10, VECTOR)):
+            self.store(io_apic, register + 2 * line, 4).store(io_apic + 0x10, value, 4)
+        return self
+
+    def acknowledge(self) -> Self:
+        """What a handler ends with."""
+        return self.store(layout.LOCAL_APIC + _END_OF_INTERRUPT, 0, 4).raw(b"\x48\xcf")
+
+    def done(self) -> Self:
+        """Tell :class:`BareMetal` that the test is over."""
+        return self.out(DONE, 0).halt()
+
+    def reset(self) -> Self:
+        """End the machine in the proper way."""
+        return self.out(KEYBOARD_COMMAND, 0xFE).halt()
+
+    def crash(self) -> Self:
+        """Triple fault: there is no handler for an undefined instruction, nor for that."""
+        return self.raw(b"\x0f\x0b")
+
+    def build(self) -> bytes:
+        """The bytes."""
+        for at, name in self._jumps:
+            struct.pack_into("<i", self._code, at, self._labels[name] - at - 4)
+        return bytes(self._code)
+
+
+def gate(handler: int) -> bytes:
+    """An entry of a 64-bit IDT."""
+    low, middle, high = handler & 0xFFFF, handler >> 16 & 0xFFFF, handler >> 32
+    return _GATE.pack(low, boot.BOOT_CS, 0, _INTERRUPT_GATE, middle, high, 0)
+
+
+def vmlinux(code: Code, *, address: int = CODE, memory_size: int = 0x1000) -> bytes:
+    """An ELF file as a kernel is one, with ``code`` as its only segment."""
+    data = code.build()
+    ident = b"\x7fELF\2\1\1"
+    header = _ELF_HEADER.pack(ident, 2, 62, 1, address, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    sizes = len(data), max(len(data), memory_size)
+    header += _PROGRAM_HEADER.pack(
+        1, 7, _SEGMENT_OFFSET, _KERNEL_MAP | address & 0x7FFF_FFFF, address, *sizes, 0x1000
+    )
+    return header.ljust(_SEGMENT_OFFSET, b"\0") + data
