@@ -64,9 +64,11 @@ class KvmMachine:
         channel, channel_theirs = control.pair()
         with agent_theirs, console_theirs, channel_theirs:
             fds = tuple(end.fileno() for end in (channel_theirs, agent_theirs, console_theirs))
-            argv = [sys.executable, "-IS", "-c", _PROGRAM, _PACKAGES, *map(str, fds)]
+            numbers = map(str, (os.getpid(), *fds))
+            argv = [sys.executable, "-IS", "-c", _PROGRAM, _PACKAGES, *numbers]
             try:
-                process = Process.start(argv, pass_fds=fds)
+                # It guards itself: two programs less to execute.
+                process = Process.start(argv, pass_fds=fds, guarded=False)
             except HostError:
                 for end in (agent, console, channel):
                     end.close()

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 _GUARD = 'ulimit -c 0; test "$PPID" = "$0" || exit 125; exec "$@"'
 
 
+def _guard() -> list[str]:
+    """What is put before a command that knows nothing of us."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise HostError(
+            "setpriv is not installed", "Install util-linux: apt-get install util-linux"
+        )
+    guard = [setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--"]
+    return [*guard, "sh", "-c", _GUARD, str(os.getpid())]
+
+
 class Process:
     """A child in a session of its own that the kernel kills when this process dies."""
 
@@ -34,19 +45,17 @@ class Process:
         asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
 
     @classmethod
-    def start(cls, argv: Sequence[str], *, pass_fds: Sequence[int] = ()) -> Process:
+    def start(
+        cls, argv: Sequence[str], *, pass_fds: Sequence[int] = (), guarded: bool = True
+    ) -> Process:
         """Start ``argv``; its standard error is kept out of the way of ours.
+
+        Unless it is ``guarded``, the program itself has to ask for its death with ours.
 
         Raises:
             HostError: setpriv or the program is missing, or the host has no room for it.
         """
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise HostError(
-                "setpriv is not installed", "Install util-linux: apt-get install util-linux"
-            )
-        command = [setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--"]
-        command += ["sh", "-c", _GUARD, str(os.getpid()), *argv]
+        command = [*(_guard() if guarded else ()), *argv]
         try:
             popen = subprocess.Popen(
                 command,

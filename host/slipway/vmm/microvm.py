@@ -11,6 +11,7 @@ from slipway.vmm.bus import Bus
 from slipway.vmm.kvm.system import Kvm
 from slipway.vmm.link import AgentLink, ConsoleLink
 from slipway.vmm.memory import GuestMemory
+from slipway.vmm.record import record
 from slipway.vmm.vcpu import Ending, VcpuThread, accept_kicks
 
 TYPE_CHECKING = False
@@ -26,27 +27,19 @@ CONSOLE = 0
 AGENT = 1
 
 
+@record
 class Spec:
-    """What a VM is made of; sizes in bytes. ``virtio``: the agent gets a virtio port as well."""
+    """What a VM is made of; ``memory`` in bytes.
 
-    __slots__ = ("command_line", "cpus", "initramfs", "kernel", "memory", "virtio")
+    ``virtio``: the agent's port is a virtio console, else the second UART.
+    """
 
-    def __init__(
-        self,
-        kernel: str,
-        initramfs: Sequence[str],
-        memory: int,
-        command_line: str,
-        *,
-        cpus: int = 1,
-        virtio: bool = True,
-    ) -> None:
-        self.kernel = kernel
-        self.initramfs = initramfs
-        self.memory = memory
-        self.command_line = command_line
-        self.cpus = cpus
-        self.virtio = virtio
+    kernel: str
+    initramfs: Sequence[str]
+    memory: int
+    command_line: str
+    cpus: int = 1
+    virtio: bool = True
 
 
 class MicroVm:
@@ -77,7 +70,12 @@ class MicroVm:
             self._vm.set_memory(slot, region.address, region.size, host_address)
         self._arch.create_interrupts(self._vm)
         self._attach(spec)
-        plan = arch.Plan(spec.command_line, spec.cpus, 1 if spec.virtio else 2, int(spec.virtio))
+        plan = arch.Plan(
+            spec.command_line,
+            spec.cpus,
+            serials=1 if spec.virtio else 2,
+            virtio=int(spec.virtio),
+        )
         entry = self._arch.load(self._memory, spec.kernel, spec.initramfs, plan)
         vcpus = [self._vm.create_vcpu(number) for number in range(spec.cpus)]
         for vcpu in vcpus:

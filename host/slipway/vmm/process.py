@@ -1,7 +1,7 @@
-"""The VMM's process: ``python -c ... CONTROL AGENT CONSOLE``, started by slipway.machine.kvm.
+"""The VMM's process, ``python -c ... PARENT CONTROL AGENT CONSOLE``, which the kvm machine starts.
 
-The three numbers are inherited descriptors. The first message on the control channel says what to
-boot; the end of that channel is the end of the process.
+The numbers are the parent's process id and inherited descriptors. The first message on the control
+channel says what to boot; the end of that channel is the end of the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 def main() -> None:
     """Run one VM to its end. Never returns."""
-    channel, agent, console = map(int, sys.argv[-3:])
+    parent, channel, agent, console = map(int, sys.argv[-4:])
+    confine.die_with(parent)
     try:
         code = Process(channel, agent, console).run()
     except SlipwayError as error:

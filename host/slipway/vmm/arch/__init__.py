@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from slipway._errors import HostError
+from slipway.vmm.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,16 +82,14 @@ if TYPE_CHECKING:
             ...
 
 
+@record
 class Plan:
-    """What a guest is told of its machine when it boots."""
+    """What a guest is told of its machine when it boots: how many there are of what."""
 
-    __slots__ = ("command_line", "cpus", "serials", "virtio")
-
-    def __init__(self, command_line: str, cpus: int, serials: int, virtio: int) -> None:
-        self.command_line = command_line
-        self.cpus = cpus
-        self.serials = serials
-        self.virtio = virtio
+    command_line: str
+    cpus: int
+    serials: int
+    virtio: int
 
 
 def of_host() -> Architecture:

@@ -1,0 +1,143 @@
+"""From the start of a process to the first line of init: our VMM against QEMU with KVM.
+
+The same kernel, initramfs and memory for both, in turn. Meant for the lab under ``--icount``,
+where time follows the count of instructions and repeats to the digit: ``make bench-lab``. The
+initramfs is the smallest there is; or name one with --initrd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+import statistics
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from bare import write_initrd
+from slipway.machine import MachineSpec, kvm
+from slipway.machine.console import Console
+from slipway.machine.kernel_arguments import command_line
+from slipway.machine.process import Process
+from slipway.machine.qemu import PROGRAM, SANDBOX, SERIAL_PORT, VIRTIO_PORT
+from slipway_initramfs.store import ImageStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+MIB = 1 << 20
+LINE = b"bare"
+QEMU = (
+    *(PROGRAM, "-M", "microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off"),
+    *("-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config", "-display", "none"),
+    *("-no-reboot", "-sandbox", SANDBOX),
+)
+
+
+class FirstLine(Console):
+    """A console that tells when init's line came."""
+
+    def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.came = asyncio.create_task(first_line(reader))
+
+
+async def first_line(reader: asyncio.StreamReader) -> float:
+    """When init's line has come."""
+    while line := await reader.readline():
+        if line.startswith(LINE):
+            return time.monotonic()
+    raise SystemExit("the guest ended before its init said a word")
+
+
+async def ours(spec: MachineSpec) -> float:
+    """Seconds with the kvm machine."""
+    began = time.monotonic()
+    with patch.object(kvm, "Console", FirstLine):
+        machine = await kvm.KvmMachine.start(spec)
+    try:
+        assert isinstance(machine.console, FirstLine)
+        return await machine.console.came - began
+    finally:
+        await machine.stop()
+
+
+async def qemus(spec: MachineSpec) -> float:
+    """Seconds with QEMU's microvm board on KVM."""
+    began = time.monotonic()
+    async with qemu_on_kvm(spec) as (console, _):
+        return await first_line(console) - began
+
+
+@asynccontextmanager
+async def qemu_on_kvm(
+    spec: MachineSpec,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamReader]]:
+    """A machine of QEMU's; gives what comes from its console and its agent port."""
+    ends = [socket.socketpair() for _ in range(2)]
+    fds = [theirs.fileno() for _, theirs in ends]
+    argv = [
+        *QEMU,
+        *("-m", f"{spec.memory_bytes}B", "-smp", str(spec.cpus)),
+        *("-kernel", str(spec.kernel), "-initrd", str(spec.initrd)),
+        *("-append", command_line(spec, "reboot=t")),
+        *("-chardev", f"socket,id=console,fd={fds[0]}", "-serial", "chardev:console"),
+        *("-chardev", f"socket,id=agent,fd={fds[1]}"),
+        *(SERIAL_PORT if spec.serial_port else VIRTIO_PORT),
+    ]
+    process = Process.start(argv, pass_fds=fds)
+    streams = []
+    for ours_end, theirs in ends:
+        theirs.close()
+        streams.append(await asyncio.open_connection(sock=ours_end))
+    try:
+        yield streams[0][0], streams[1][0]
+    finally:
+        await process.kill()
+        for _, writer in streams:
+            writer.close()
+
+
+def measure(
+    name: str,
+    run: Callable[[MachineSpec], Coroutine[None, None, float]],
+    spec: MachineSpec,
+    rounds: int,
+) -> float:
+    """The median of ``rounds``, after one that warms the caches."""
+    seconds = [asyncio.run(run(spec)) for _ in range(rounds + 1)][1:]
+    median = statistics.median(seconds)
+    shown = " ".join(f"{value:.4f}" for value in seconds)
+    print(f"{name:<8} {median:.4f} s   ({shown})", flush=True)
+    return median
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kernel", type=Path, help="instead of the store's")
+    parser.add_argument("--initrd", type=Path, help="one whose init prints a line 'bare'")
+    parser.add_argument("--memory", type=int, default=256, metavar="MIB")
+    parser.add_argument("--rounds", type=int, default=3)
+    parsed = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        initrd = parsed.initrd or Path(directory) / "bare.cpio"
+        if parsed.initrd is None:
+            write_initrd(initrd)
+        kernel = parsed.kernel
+        if kernel is None:
+            stored = ImageStore().kernel()
+            assert stored is not None, "make the kernel first: slipway image build bash"
+            kernel = stored.path
+        spec = MachineSpec(kernel, initrd, "", parsed.memory * MIB, state=Path(directory))
+        print(f"initramfs of {initrd.stat().st_size / 1e6:.1f} MB, {parsed.memory} MiB", flush=True)
+        mine = measure("slipway", ours, spec, parsed.rounds)
+        other = measure("qemu", qemus, spec, parsed.rounds)
+        print(f"ratio    {mine / other:.3f}")
+
+
+if __name__ == "__main__":
+    main()
