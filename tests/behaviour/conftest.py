@@ -25,7 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test that wants a guest gets one of each of its languages on each machine."""
+    """Each test that wants a guest gets one of each of its languages on each machine.
+
+    One that makes its own wants the name of the ``machine``.
+    """
+    if "machine" in metafunc.fixturenames:
+        metafunc.parametrize("machine", machines(metafunc.config))
     if "booted" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("languages")
         assert marker is not None, f"{metafunc.definition.nodeid} does not name its languages"

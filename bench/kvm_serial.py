@@ -1,8 +1,8 @@
 """A megabyte out of the guest's second UART: our VMM against QEMU with KVM.
 
-Meant for the lab under ``--icount``, as kvm_boot.py is; the guest is busybox, and the time runs from
-the first byte to the last at the host's end. Goals: five times QEMU's isa-serial, and under 0.03
-exits a byte.
+Meant for the lab under ``--icount``, as kvm_boot.py is. The guest is busybox; the time runs from
+the first byte to the last at the end of the host. Goals: five times QEMU's isa-serial, and under
+0.03 exits a byte.
 """
 
 from __future__ import annotations
