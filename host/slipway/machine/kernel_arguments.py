@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 # The root lives in a ramfs: a tmpfs would cap it at half the memory and boot on with the rest
 # missing. Mitigations guard guests against each other's programs; there is only one here.
-# What the kernel does to be traced is a sixth of its start, and nobody traces it here; a kernel that
-# has not got one of these functions says nothing of it.
+# What the kernel does to be traced is a sixth of its start, and nobody traces it here; a kernel
+# that has not got one of these functions says nothing of it.
 COMMON = (
     "console=ttyS0 rootfstype=ramfs panic=-1 mitigations=off init_on_alloc=0"
     " cryptomgr.notests random.trust_cpu=on"

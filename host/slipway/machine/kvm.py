@@ -102,10 +102,12 @@ class KvmMachine:
             cpus=str(spec.cpus),
             virtio=str(int(not spec.serial_port)),
         )
+        if len(message) >= control.MAX_MESSAGE:
+            raise InputError("the kernel's command line is too long")
         self._channel.send(message)
         texts = await self._answer(started, START_SECONDS)
         cpu = texts.get("cpu_us", "")
-        self.start_cpu_seconds = int(cpu) / 1e6 if cpu.isdigit() and len(cpu) < 16 else 0.0
+        self.start_cpu_seconds = int(cpu) / 1e6 if cpu.isdecimal() and len(cpu) < 16 else 0.0
 
     def _expect(self, verb: str) -> asyncio.Future[dict[str, str]]:
         future: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
@@ -171,7 +173,8 @@ class KvmMachine:
 
     async def exits(self) -> list[str]:
         """How often the guest came out to the VMM, and what for; the most frequent first."""
-        return (await self._ask(control.REPORT, control.REPORT)).get("exits", "").split("\n")
+        told = (await self._ask(control.REPORT, control.REPORT)).get("exits", "")
+        return [plain(line) for line in told.split("\n")]
 
     @property
     def transport(self) -> Transport:

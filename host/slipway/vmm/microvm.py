@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from slipway.vmm.devices.model import Trigger
     from slipway.vmm.kvm.vm import Vm
 
-# A report names this many of the places that a guest exits at most.
-REPORTED_PLACES = 12
 CONSOLE = 0
 AGENT = 1
 
