@@ -3,15 +3,30 @@
 FILE ?= examples/hello.py
 ARGS ?=
 TESTS ?= tests
+# What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
+# guests, the board, every language once, and all behaviours of the language that boots fastest.
+LAB_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
+	--machine kvm -k "not test_languages or says_hello or kvm-bash"
+LAB_FULL_TESTS ?= tests/kvm tests/behaviour --machine kvm
+LAB_TIMEOUT ?= 3600
+# What the lab's benchmarks take along besides Python and this project.
+LAB_QEMU = $(foreach file,/usr/bin/qemu-system-x86_64 $(wildcard $(addprefix /usr/share/qemu/,pvh.bin \
+	qboot.rom bios-microvm.bin linuxboot_dma.bin kvmvapic.bin)) /usr/bin/setpriv /bin/sh /bin/busybox,\
+	--include $(file))
 
-.PHONY: run test images lint bench clean
+LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
+	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
+	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
+
+.PHONY: run test images lint bench bench-lab lab lab-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
 	@.ci/setup run
 	@.venv/bin/vmm-run --verbose $(FILE) -- $(ARGS)
 
-test: images ## pass all tests
+test: images ## pass all tests; those of the kvm machine in the lab, where this host's own KVM is no use
 	@.venv/bin/python -m pytest $(TESTS)
+	@.venv/bin/python -m slipway.vmm.kvm.usability || $(MAKE) --no-print-directory lab
 
 images: ## make the images of all languages
 	@.ci/setup test
@@ -26,6 +41,19 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/boot.py
 	@.venv/bin/python bench/startup.py
 	@.venv/bin/python bench/throughput.py
+
+lab: images ## pass the tests that need KVM, in a machine that has it
+	@$(LAB_PYTEST) $(LAB_TESTS)
+
+lab-full: images ## the same with all behaviours of all languages
+	@$(LAB_PYTEST) $(LAB_FULL_TESTS)
+
+bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual time
+	@.venv/bin/python bench/exits.py --prepare
+	@.venv/bin/python tests/lab run -- .venv/bin/python bench/exits.py
+	@kernel=$$(.venv/bin/python bench/kvm_boot.py --print-kernel) && for bench in kvm_boot kvm_serial; do \
+		.venv/bin/python tests/lab run --icount --memory 2048 --python $(LAB_QEMU) --include $$kernel \
+			-- .venv/bin/python bench/$$bench.py --kernel $$kernel; done
 
 clean: ## remove what was set up here; the image store stays (slipway image prune)
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

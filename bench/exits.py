@@ -19,20 +19,27 @@ from slipway.machine.kvm import KvmMachine
 from slipway_initramfs.store import ImageStore
 
 if TYPE_CHECKING:
+    from slipway._assets import Assets
     from slipway_protocol.messages import Phase, Stream
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "hello.py"
 SHOWN = 12
 
 
+def what_boots(file: Path, serial: bool) -> tuple[Assets, Options]:
+    """The assets of ``file``'s language, and options that choose the port."""
+    language = language_of_file(file)
+    assets = find_assets(language, Options(), ImageStore(), print)
+    # A kernel that is named gets the UART, whatever it is.
+    kernel = assets.kernel_path if serial else None
+    options = Options(machine="kvm", kernel=kernel)
+    return find_assets(language, options, ImageStore(), print), options
+
+
 async def count(file: Path, serial: bool) -> None:
     """Boot, run ``file``, and print the exits of each."""
     language = language_of_file(file)
-    assets = find_assets(language, Options(), ImageStore(), print)
-    # A kernel that is named gets the UART, whatever it is; the modules stay those of the store's.
-    kernel = assets.kernel_path if serial else None
-    options = Options(machine="kvm", kernel=kernel)
-    assets = find_assets(language, options, ImageStore(), print)
+    assets, options = what_boots(file, serial)
     guest = await Guest.start(assets, options)
     try:
         await guest.wait_ready()
@@ -56,7 +63,12 @@ async def _discard(_phase: Phase, _stream: Stream, _data: bytes) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", type=Path, default=EXAMPLE)
+    parser.add_argument("--prepare", action="store_true", help="make what boots, and end")
     parsed = parser.parse_args()
+    if parsed.prepare:
+        for serial in (False, True):
+            what_boots(parsed.file, serial)
+        return
     for serial in (False, True):
         asyncio.run(count(parsed.file, serial))
 

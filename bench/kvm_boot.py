@@ -102,6 +102,14 @@ async def qemu_on_kvm(
             writer.close()
 
 
+def stored_kernel() -> Path:
+    """The kernel of the image store."""
+    kernel = ImageStore().kernel()
+    if kernel is None:
+        raise SystemExit("make the kernel first: slipway image build bash")
+    return kernel.path
+
+
 def measure(
     name: str,
     run: Callable[[MachineSpec], Coroutine[None, None, float]],
@@ -122,16 +130,16 @@ def main() -> None:
     parser.add_argument("--initrd", type=Path, help="one whose init prints a line 'bare'")
     parser.add_argument("--memory", type=int, default=256, metavar="MIB")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--print-kernel", action="store_true", help="print the store's, and end")
     parsed = parser.parse_args()
+    if parsed.print_kernel:
+        print(stored_kernel())
+        return
     with tempfile.TemporaryDirectory() as directory:
         initrd = parsed.initrd or Path(directory) / "bare.cpio"
         if parsed.initrd is None:
             write_initrd(initrd)
-        kernel = parsed.kernel
-        if kernel is None:
-            stored = ImageStore().kernel()
-            assert stored is not None, "make the kernel first: slipway image build bash"
-            kernel = stored.path
+        kernel = parsed.kernel or stored_kernel()
         spec = MachineSpec(kernel, initrd, "", parsed.memory * MIB, state=Path(directory))
         print(f"initramfs of {initrd.stat().st_size / 1e6:.1f} MB, {parsed.memory} MiB", flush=True)
         mine = measure("slipway", ours, spec, parsed.rounds)

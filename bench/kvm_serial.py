@@ -13,10 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from kvm_boot import MIB, qemu_on_kvm
+from kvm_boot import MIB, qemu_on_kvm, stored_kernel
 from slipway.machine import MachineSpec, kvm
 from slipway_initramfs.cpio import write_tree
-from slipway_initramfs.store import ImageStore
 from slipway_initramfs.tree import Tree
 
 INIT = b"""#!/bin/busybox sh
@@ -79,11 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         initrd = Path(directory) / "serial.cpio"
         write_initrd(initrd, parsed.size)
-        kernel = parsed.kernel
-        if kernel is None:
-            stored = ImageStore().kernel()
-            assert stored is not None, "make the kernel first: slipway image build bash"
-            kernel = stored.path
+        kernel = parsed.kernel or stored_kernel()
         spec = MachineSpec(kernel, initrd, "", 256 * MIB, Path(directory), serial_port=True)
         rates = []
         for name, run in (("slipway", ours), ("qemu", qemus)):

@@ -70,11 +70,13 @@ def _build(parsed: argparse.Namespace, store: ImageStore) -> int:
     wanted = [languages.by_name(name) for name in names]  # all of them, before any work begins
     progress = Progress()
     try:
-        build_kernel(store, progress=progress)
-        agent(store, machine_architecture(), progress)
+        kernel = build_kernel(store, progress=progress)
+        frozen = agent(store, machine_architecture(), progress)
         for language in wanted:
             began = time.monotonic()
             image = build_image(language, store, progress=progress)
+            # What a machine boots, so that the first run finds it, even in a store that is read-only.
+            store.initrd(image, kernel, frozen.path)
             progress.done()
             seconds = time.monotonic() - began
             say(f"{image.name}: {_mib(image.root.size)} MiB, {image.digest[:12]}, {seconds:.1f} s")

@@ -1,7 +1,7 @@
 """What differs between architectures, behind one Protocol; each is a package of the same functions.
 
-Another architecture is a package beside x86_64, its case in :func:`of_host`, and what its KVM has of
-its own beside kvm/x86_64.py.
+Another architecture is a package beside x86_64, its case in :func:`of_host`, and what its KVM has
+of its own beside kvm/x86_64.py.
 """
 
 from __future__ import annotations

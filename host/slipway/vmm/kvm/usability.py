@@ -96,3 +96,14 @@ def _time_once(vcpu: Vcpu) -> int:
     if reason != abi.ExitReason.HLT:
         raise HostError(f"a trivial guest ended with KVM's exit reason {reason}")
     return elapsed
+
+
+def main() -> int:
+    """``python -m``: print the reason; 0 where KVM is usable, else 1."""
+    usable, reason = examine()
+    print(f"KVM: {reason}")
+    return 0 if usable else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
