@@ -114,7 +114,7 @@ def build_kernel(
         report(f"unpacking the kernel {package.version}")
         unpacked = kernel.KernelPackage(source.open(package, store.temporary), arch)
         data = unpacked.image()
-        image = store.put_blob(lambda file: file.write(data))
+        image = store.put_blob(lambda file: kernel.write_sparse(data, file))
         modules = store.put_blob(unpacked.write_modules)
         manifest = kernel.manifest(arch, package, unpacked.version) | {
             "builder": BUILDER,

@@ -7,6 +7,7 @@ fields payload_offset and payload_length). arm64: the raw Image, which is what `
 from __future__ import annotations
 
 import lzma
+import os
 import re
 import struct
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,7 @@ from slipway_initramfs.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
 
     from slipway_initramfs.cpio import Writable
     from slipway_initramfs.debian import Package
@@ -33,6 +35,7 @@ MODULES_DIRECTORY = ".agent/modules"
 MAX_KERNEL = 256 << 20
 MAX_MODULE = 16 << 20
 
+_PAGE = 4096
 _SETUP_MAGIC = b"HdrS"
 _XZ_MAGIC = b"\xfd7zXZ\0"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -130,6 +133,20 @@ def unpack_vmlinuz(data: bytes) -> bytes:
     if len(kernel) != size or not kernel.startswith(_ELF_MAGIC):
         raise ImageError("the kernel's payload is not the ELF file that it should be")
     return kernel
+
+
+def write_sparse(data: bytes, output: BinaryIO) -> None:
+    """Write ``data`` with holes where it is zeros: a VMM need not load those.
+
+    A third of a kernel is zeros, since what it has no content for is in its file nevertheless.
+    """
+    for start in range(0, len(data), _PAGE):
+        page = data[start : start + _PAGE]
+        if page.count(0) == len(page):
+            output.seek(len(page), os.SEEK_CUR)
+        else:
+            output.write(page)
+    output.truncate(len(data))
 
 
 def check_arm64(data: bytes) -> bytes:

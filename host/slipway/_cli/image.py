@@ -75,7 +75,7 @@ def _build(parsed: argparse.Namespace, store: ImageStore) -> int:
         for language in wanted:
             began = time.monotonic()
             image = build_image(language, store, progress=progress)
-            # What a machine boots, so that the first run finds it, even in a store that is read-only.
+            # What a machine boots, so that a first run finds it, even in a store it cannot write.
             store.initrd(image, kernel, frozen.path)
             progress.done()
             seconds = time.monotonic() - began

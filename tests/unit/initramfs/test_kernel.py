@@ -16,11 +16,18 @@ from hypothesis import strategies as st
 from slipway_initramfs.compression import compressor
 from slipway_initramfs.debian import Package
 from slipway_initramfs.errors import ImageError
-from slipway_initramfs.kernel import KernelPackage, check_arm64, choose, unpack_vmlinuz
+from slipway_initramfs.kernel import (
+    KernelPackage,
+    check_arm64,
+    choose,
+    unpack_vmlinuz,
+    write_sparse,
+)
 from support.layers import file, layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 ELF = b"\x7fELF" + bytes(3000) + b"kernel"
 RELEASE = "6.1.0-1-test"
@@ -113,6 +120,18 @@ def test_changed_bytes_give_an_elf_file_or_an_image_error(offset: int, noise: by
         return
 
     assert kernel.startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize("tail", [b"", b"end", bytes(4096 * 3), bytes(5000)])
+def test_zeros_are_holes_in_the_stored_file(tmp_path: Path, tail: bytes) -> None:
+    data = b"head" + bytes(4096 * 64) + b"\x01" + tail
+    path = tmp_path / "kernel"
+
+    with path.open("wb") as output:
+        write_sparse(data, output)
+
+    assert path.read_bytes() == data
+    assert path.stat().st_blocks * 512 < len(data) // 2
 
 
 def test_an_arm64_kernel_is_known_by_its_magic() -> None:

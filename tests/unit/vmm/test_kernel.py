@@ -15,6 +15,7 @@ import pytest
 
 from slipway import InputError
 from slipway.vmm.arch.x86_64.kernel import MAX_PROGRAM_HEADERS, KernelImage, open_kernel
+from slipway_initramfs.kernel import write_sparse
 from slipway_initramfs.store import ImageStore
 from unit.initramfs.test_kernel import PACKERS, vmlinuz
 
@@ -118,6 +119,23 @@ def test_segments_are_those_that_the_program_headers_load(file: Path, packed: bo
         assert image.entry == ENTRY
         assert image.end == 0x200_8000
         assert contents(image) == {ENTRY: TEXT, 0x200_0000: DATA.ljust(0x8000, b"\0")}
+
+
+def test_holes_of_a_sparse_file_are_zeros_and_not_read(file: Path) -> None:
+    text = TEXT.ljust(0x1000, b"\0") + bytes(0x10_0000) + b"later"
+    data = elf((header(ENTRY, text, offset=0x1000),))[:0x1000] + text
+    marked = bytearray(len(text))
+    marked[0x8000:0x8004] = b"mark"  # where the hole is: what reads it would overwrite it
+    with file.open("wb") as output:
+        write_sparse(data, output)
+
+    with open_kernel(file) as image:
+        (segment,) = image.segments
+        image.read_segment_into(segment, memoryview(marked))
+
+    assert marked.startswith(TEXT)
+    assert marked[0x8000:0x8004] == b"mark"
+    assert marked.endswith(b"later")
 
 
 @pytest.mark.parametrize("form", PACKERS)

@@ -11,6 +11,7 @@ Documentation/arch/x86/boot.rst. The ``e_entry`` of a vmlinux is already physica
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -95,16 +96,31 @@ class _File:
             raise InputError(f"{path} is {kind}", _WANTED)
 
     def read_into(self, target: bytearray | memoryview, offset: int) -> None:
-        rest = memoryview(target)
-        while rest:
-            try:
-                count = os.preadv(self._fd, [rest], offset)
-            except OSError as error:
-                raise InputError(f"cannot read {self.path}: {error.strerror}") from None
-            if not count:
-                raise InputError(f"{self.path} became shorter while it was read", _AGAIN)
-            offset += count
-            rest = rest[count:]
+        """Read into ``target``, which is zeros: the holes of a sparse file are left as they are."""
+        view = memoryview(target)
+        end = offset + len(view)
+        at = offset
+        try:
+            while at < end:
+                at, hole = self._data(at, end)
+                while at < hole:
+                    count = os.preadv(self._fd, [view[at - offset : hole - offset]], at)
+                    if not count:
+                        raise InputError(f"{self.path} became shorter while it was read", _AGAIN)
+                    at += count
+        except OSError as error:
+            raise InputError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def _data(self, start: int, end: int) -> tuple[int, int]:
+        """The next stretch before ``end`` that is no hole; both numbers are ``end`` if none is."""
+        try:
+            data = min(end, os.lseek(self._fd, start, os.SEEK_DATA))
+            return data, min(end, os.lseek(self._fd, data, os.SEEK_HOLE)) if data < end else end
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                return start, end  # a file system that knows no holes
+        # There is no data from here on: a hole at the end, or the end has come nearer.
+        return (end, end) if os.fstat(self._fd).st_size >= end else (start, end)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -168,7 +184,7 @@ class KernelImage:
             )
 
     def read_segment_into(self, segment: Segment, target: memoryview) -> None:
-        """Read the ``file_size`` bytes of ``segment`` to the start of ``target``.
+        """Read the ``file_size`` bytes of ``segment`` to the start of ``target``, which is zeros.
 
         Raises:
             InputError: the file has become shorter, or cannot be read.
