@@ -81,10 +81,6 @@ class Code:
         """Go on at a label."""
         return self._jump(b"\xe9", name)
 
-    def jump_if_zero(self, name: str) -> Self:
-        """Go on at a label if the last result was zero."""
-        return self._jump(b"\x0f\x84", name)
-
     def jump_unless_zero(self, name: str) -> Self:
         """Go on at a label unless the last result was zero."""
         return self._jump(b"\x0f\x85", name)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from slipway.vmm import arch, control
 from slipway.vmm.kvm import usability
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from slipway.machine.model import MachineSpec
 
 # A host that is so loaded that this is not enough could not run the guest either.
@@ -30,18 +33,27 @@ _PROGRAM = "import sys; sys.path[:0] = sys.argv[1:2]; from slipway.vmm.process i
 _PACKAGES = str(Path(__file__).parents[2])
 
 
+def _pair(
+    make: Callable[[], tuple[socket.socket, socket.socket]], ours: ExitStack, theirs: ExitStack
+) -> tuple[socket.socket, int]:
+    """Our end of a pair and their end's descriptor, each closed by its stack."""
+    end, other = make()
+    return ours.enter_context(end), theirs.enter_context(other).fileno()
+
+
 class KvmMachine:
     """A VMM's process, its console, the stream to the agent, and the channel to control it."""
 
     name = "kvm"
 
-    def __init__(self, process: Process, channel: socket.socket) -> None:
+    def __init__(self, process: Process, channel: socket.socket, console: Console) -> None:
         self._process = process
         self._channel = channel
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
+        self._asking = asyncio.Lock()
         self._words = ""
-        self._transport: Transport
-        self.console: Console
+        self._transport: Transport | None = None
+        self.console = console
         # CPU time that the VMM took from its start to the first KVM_RUN, in seconds.
         self.start_cpu_seconds = 0.0
 
@@ -59,34 +71,32 @@ class KvmMachine:
                 f"KVM cannot be used here: {reason}",
                 "Use --machine qemu, or auto; 'slipway doctor' tells what this host can do.",
             )
-        agent, agent_theirs = socket.socketpair()
-        console, console_theirs = socket.socketpair()
-        channel, channel_theirs = control.pair()
-        with agent_theirs, console_theirs, channel_theirs:
-            fds = tuple(end.fileno() for end in (channel_theirs, agent_theirs, console_theirs))
-            numbers = map(str, (os.getpid(), *fds))
-            argv = [sys.executable, "-IS", "-c", _PROGRAM, _PACKAGES, *numbers]
-            try:
+        with ExitStack() as ours:
+            with ExitStack() as theirs:
+                try:
+                    channel, channel_fd = _pair(control.pair, ours, theirs)
+                    agent, agent_fd = _pair(socket.socketpair, ours, theirs)
+                    console, console_fd = _pair(socket.socketpair, ours, theirs)
+                except OSError as error:
+                    raise HostError(
+                        f"cannot make sockets for the VMM: {error.strerror}",
+                        "Raise the limit of open files (ulimit -n).",
+                    ) from None
+                fds = (channel_fd, agent_fd, console_fd)
+                numbers = map(str, (os.getpid(), *fds))
+                argv = [sys.executable, "-IS", "-c", _PROGRAM, _PACKAGES, *numbers]
                 # It guards itself: two programs less to execute.
                 process = Process.start(argv, pass_fds=fds, guarded=False)
-            except HostError:
-                for end in (agent, console, channel):
-                    end.close()
+            machine = cls(process, channel, Console(echo=spec.boot_log))
+            try:
+                channel.setblocking(False)
+                machine._transport = Transport(*await asyncio.open_connection(sock=agent))
+                machine.console.attach(*await asyncio.open_connection(sock=console))
+                await machine._begin(spec)
+            except BaseException:  # cancelled, perhaps, and nobody else knows of the process yet
+                await machine.stop()
                 raise
-        machine = cls(process, channel)
-        try:
-            channel.setblocking(False)
-            transport = Transport(*await asyncio.open_connection(sock=agent))
-            tail = Console(echo=spec.boot_log)
-            tail.attach(*await asyncio.open_connection(sock=console))
-            machine._transport, machine.console = transport, tail
-            await machine._begin(spec)
-        except BaseException:  # cancelled, perhaps, and nobody else knows of the process yet
-            await process.kill()
-            channel.close()
-            agent.close()
-            console.close()
-            raise
+            ours.pop_all()
         return machine
 
     async def _begin(self, spec: MachineSpec) -> None:
@@ -104,7 +114,8 @@ class KvmMachine:
         )
         if len(message) >= control.MAX_MESSAGE:
             raise InputError("the kernel's command line is too long")
-        self._channel.send(message)
+        with suppress(OSError):  # a VMM that is gone is heard of
+            self._channel.send(message)
         texts = await self._answer(started, START_SECONDS)
         cpu = texts.get("cpu_us", "")
         self.start_cpu_seconds = int(cpu) / 1e6 if cpu.isdecimal() and len(cpu) < 16 else 0.0
@@ -146,8 +157,14 @@ class KvmMachine:
                 lines = texts.get("text", "").split("\n")
                 self._words = "\n  ".join(plain(line) for line in lines)
         elif not message:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Hear no more; a VMM that is still there ends by that."""
+        if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel)
-            self._fail(EOFError())
+            self._channel.close()
+        self._fail(EOFError())
 
     def _fail(self, error: SlipwayError | EOFError) -> None:
         for future in self._answers.values():
@@ -156,12 +173,12 @@ class KvmMachine:
         self._answers.clear()
 
     async def _ask(self, verb: str, answer: str) -> dict[str, str]:
-        future = self._expect(answer)
-        try:
-            self._channel.send(control.encode(verb))
-        except OSError:
-            raise HostError("the VMM has ended") from None
-        return await self._answer(future, ANSWER_SECONDS)
+        async with self._asking:  # an answer does not say which question it is for
+            try:
+                self._channel.send(control.encode(verb))
+            except OSError:
+                raise HostError("the VMM has ended") from None
+            return await self._answer(self._expect(answer), ANSWER_SECONDS)
 
     async def pause(self) -> None:
         """Stop the vCPUs between two instructions."""
@@ -179,6 +196,7 @@ class KvmMachine:
     @property
     def transport(self) -> Transport:
         """The stream to the agent."""
+        assert self._transport is not None
         return self._transport
 
     @property
@@ -204,8 +222,7 @@ class KvmMachine:
     async def stop(self) -> None:
         """Kill the VMM and close its sockets."""
         await self._process.kill()
-        if self._channel.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._channel)
-            self._channel.close()
+        self._hang_up()
         await self.console.close()
-        self._transport.writer.close()
+        if self._transport is not None:
+            self._transport.writer.close()

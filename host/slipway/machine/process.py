@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 # unnoticed, so what setpriv starts looks whether its parent is still the one that it was born to.
 # exec keeps the request; no core file of a guest's memory is ever written.
 _GUARD = 'ulimit -c 0; test "$PPID" = "$0" || exit 125; exec "$@"'
+
+_HINTS = {
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+    errno.ENFILE: "Run fewer machines at once.",
+    errno.EAGAIN: "Raise the limit of processes (ulimit -u), or run fewer machines at once.",
+    errno.ENOMEM: "Run fewer machines at once.",
+}
 
 
 def _guard() -> list[str]:
@@ -66,13 +74,15 @@ class Process:
                 start_new_session=True,
             )
         except OSError as error:
-            raise HostError(f"cannot start {argv[0]}: {error.strerror}") from None
+            hint = _HINTS.get(error.errno or 0, "")
+            raise HostError(f"cannot start {argv[0]}: {error.strerror}", hint) from None
         try:
             return cls(popen)
         except OSError as error:  # no descriptor is left to watch it with
             popen.kill()
             popen.communicate()
-            raise HostError(f"cannot watch {argv[0]}: {error.strerror}") from None
+            hint = _HINTS.get(error.errno or 0, "")
+            raise HostError(f"cannot watch {argv[0]}: {error.strerror}", hint) from None
 
     @property
     def pid(self) -> int:

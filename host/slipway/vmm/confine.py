@@ -1,7 +1,16 @@
 """What a VMM gives up before the first instruction of its guest runs.
 
-A guest that takes over its VMM finds a process without a network, without a file system that it may
-write to, without the right to start another, and with the descriptors of its own VM.
+A guest that takes over its VMM finds a process that, whoever started it,
+
+- can open, make or rename no file, reach no network, start no program and no process, signal nobody
+  but itself and make no memory executable: :mod:`slipway.vmm.seccomp` lets it run the vCPUs that
+  exist and use the descriptors that it has, and nothing else (on x86-64; there is none elsewhere);
+- gets no further descriptor and writes no file's contents, by its limits;
+- is looked into by no process of the same user, leaves no core file, and dies with its parent.
+
+Where root started it, it has no capability left, and network, IPC, host name and mounts of its own.
+It keeps root's user id. Where an ordinary user did, it never had a capability; the namespaces are
+refused, so that on another architecture than x86-64 it is in that user's network.
 """
 
 from __future__ import annotations
@@ -10,7 +19,10 @@ import ctypes
 import os
 import resource
 import signal
+import struct
 from contextlib import suppress
+
+from slipway.vmm import seccomp
 
 # include/uapi/linux/prctl.h, include/uapi/linux/sched.h
 PR_SET_PDEATHSIG = 1
@@ -20,6 +32,10 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWNET = 0x40000000
+# include/uapi/linux/capability.h: struct __user_cap_header_struct is version and pid; twice
+# struct __user_cap_data_struct, effective, permitted and inheritable, follows.
+_CAPABILITY_VERSION_3 = 0x20080522
+_NO_CAPABILITIES = bytes(2 * 3 * 4)
 
 
 def die_with(parent: int) -> None:
@@ -32,11 +48,17 @@ def die_with(parent: int) -> None:
 
 
 def give_up() -> None:
-    """Drop it; what the kernel does not grant to an ordinary user is left as it is."""
+    """Drop it, before the vCPUs' threads start; what only root may do is left where it is refused.
+
+    All that will be imported, opened or made has to be there.
+
+    Raises:
+        HostError: the kernel cannot filter system calls.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     # Nobody of the same user may look into the guest's memory, and no core file is written.
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # Only root may; for others the limits below are what holds.
+    # Only root may.
     libc.unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS)
     with suppress(OSError):
         os.chdir("/")
@@ -45,6 +67,10 @@ def give_up() -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_NOFILE, 0),  # those that are open stay
     ):
         with suppress(OSError, ValueError):
             resource.setrlimit(limit, (value, value))
+    # Nothing is gained by it, so that the kernel does not take back the death with the parent.
+    libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), _NO_CAPABILITIES)
+    seccomp.install()

@@ -28,6 +28,10 @@ def main() -> None:
         kind = "input" if isinstance(error, InputError) else "host"
         _tell(channel, control.FAILED, kind=kind, message=error.message, hint=error.hint)
         code = 1
+    except OSError as error:
+        message = f"this host refuses something that a VM needs: {error.strerror or error}"
+        _tell(channel, control.FAILED, kind="host", message=message, hint="")
+        code = 1
     except MemoryError:
         _tell(channel, control.FAILED, kind="host", message="there is no memory left", hint="")
         code = 1
@@ -65,14 +69,14 @@ class Process:
     def run(self) -> int:
         """Until the VM, or the parent, has ended; the exit status."""
         vm = self._vm
-        confine.give_up()
-        _tell(self._channel, control.RUNNING, cpu_us=str(time.process_time_ns() // 1000))
-        vm.start()
         poll = select.epoll()
         poll.register(self._agent, _WATCHED)
         poll.register(self._channel, select.EPOLLIN)
         poll.register(vm.link.wake, select.EPOLLIN)
         poll.register(vm.ended, select.EPOLLIN)
+        confine.give_up()  # nothing is imported, opened or made from here on
+        _tell(self._channel, control.RUNNING, cpu_us=str(time.process_time_ns() // 1000))
+        vm.start()
         while vm.ending is None and not vm.link.ended:
             for descriptor, _ in poll.poll():
                 if descriptor == self._channel:

@@ -18,8 +18,8 @@ import pytest
 from slipway._errors import HostError, InputError
 from slipway.machine import MachineSpec, choose
 from slipway.machine.console import KEPT_BYTES, Console
-from slipway.machine.process import Process
 from slipway.machine.kvm import KvmMachine
+from slipway.machine.process import Process
 from slipway.machine.qemu import QemuMachine, arguments, kernel_command_line
 from slipway.machine.tsc import measure_khz, tsc_khz
 

@@ -93,7 +93,7 @@ class HostileVmm:
         self._answers = answers
         self._ends: list[socket.socket] = []
 
-    def start(self, argv: list[str], *, pass_fds: tuple[int, ...]) -> Process:
+    def start(self, argv: list[str], *, pass_fds: tuple[int, ...], **_: object) -> Process:
         self._ends = [socket.socket(fileno=os.dup(number)) for number in pass_fds]
         self._ends[0].setblocking(False)
         asyncio.get_running_loop().add_reader(self._ends[0], self._hear)

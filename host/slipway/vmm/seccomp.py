@@ -1,0 +1,179 @@
+"""The system calls of a VMM that runs, as a filter for the kernel (seccomp with classic BPF).
+
+An allow-list. Whatever else is called fails with EPERM, and the process goes on. To kill it would
+hold back no more: what is refused is refused. But Python and glibc try what they can do without (a
+lazy import, the source line of a traceback), each version something else, and a fault of ours shall
+end in a report. Calls of another architecture, which nobody makes by accident, kill the process.
+Calls as new as clone3, or newer, do not exist (ENOSYS): at that answer glibc takes an older one.
+
+There are tables for x86-64 only; elsewhere there is no filter.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+
+from slipway._errors import HostError
+from slipway.vmm.kvm import abi, x86_64
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Instruction = tuple[int, int, int, int]
+    """struct sock_filter: code, jt, jf, k. A jump goes over so many instructions."""
+
+# include/uapi/linux/prctl.h
+_PR_SET_SECCOMP = 22
+# include/uapi/linux/seccomp.h
+_SECCOMP_MODE_FILTER = 2
+_RET_KILL_PROCESS = 0x80000000
+_RET_ERRNO = 0x00050000
+_RET_ALLOW = 0x7FFF0000
+# struct seccomp_data: nr, arch, instruction_pointer, args[6]. All architectures of the tables are
+# little-endian, and of no argument that is looked at does the kernel use more than the lower half.
+_NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
+# include/uapi/linux/bpf_common.h, filter.h
+_INSTRUCTION = struct.Struct("=HBBI")
+_PROGRAM = struct.Struct("@HP")  # struct sock_fprog: len, filter
+_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
+_JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_JUMP_GREATER_EQUAL = 0x35  # BPF_JMP | BPF_JGE | BPF_K
+_RETURN = 0x06  # BPF_RET | BPF_K
+
+_ALL_BITS = 0xFFFFFFFF
+_PROT_EXEC = 4  # include/uapi/asm-generic/mman-common.h
+# include/uapi/linux/sched.h: what glibc's pthread_create says, and musl's (CLONE_DETACHED).
+_CLONE_THREAD = 0x00010000
+_CLONE_FLAGS = 0x007D0F00
+# include/uapi/linux/futex.h: FUTEX_WAIT, WAKE, REQUEUE (musl's conditions), WAIT_BITSET and
+# WAKE_BITSET. Nobody here needs those that inherit priorities.
+_FUTEX_COMMANDS = (0, 1, 3, 9, 10)
+_FUTEX_OPTIONS = 0x180  # FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME
+# asm/unistd.h; from here on all architectures have the same numbers (Linux 5.3).
+_CLONE3 = 435
+
+EPERM = _RET_ERRNO | errno.EPERM
+ENOSYS = _RET_ERRNO | errno.ENOSYS
+
+
+class _Table:
+    """What an architecture calls things; ``numbers`` are looked at in their order."""
+
+    __slots__ = ("audit", "ioctls", "numbers")
+
+    def __init__(self, audit: int, ioctls: Sequence[int], numbers: Mapping[str, int]) -> None:
+        self.audit = audit
+        self.ioctls = ioctls
+        self.numbers = numbers
+
+
+_TABLES = {
+    "x86_64": _Table(
+        0xC000003E,  # AUDIT_ARCH_X86_64, include/uapi/linux/audit.h
+        # To run, and for the report of an end. None of those that make something.
+        (abi.KVM_RUN, x86_64.KVM_GET_REGS, x86_64.KVM_GET_SREGS),
+        {  # arch/x86/entry/syscalls/syscall_64.tbl
+            # An exit and its device
+            "ioctl": 16,
+            "write": 1,
+            "read": 0,
+            "futex": 202,
+            "epoll_wait": 232,
+            "epoll_pwait": 281,  # epoll_wait of a libc that has but this
+            "rt_sigreturn": 15,
+            "clock_gettime": 228,  # where the vDSO cannot tell the time
+            "gettimeofday": 96,
+            "clock_nanosleep": 230,
+            "restart_syscall": 219,  # after SIGSTOP and SIGCONT
+            # Memory
+            "mmap": 9,
+            "munmap": 11,
+            "mremap": 25,
+            "mprotect": 10,
+            "madvise": 28,
+            "brk": 12,
+            # Threads: start, kick, end
+            "clone": 56,
+            "set_robust_list": 273,
+            "rseq": 334,  # glibc 2.35 and later
+            "gettid": 186,
+            "getpid": 39,
+            "tgkill": 234,
+            "rt_sigaction": 13,
+            "rt_sigprocmask": 14,
+            "sched_yield": 24,
+            "sched_getaffinity": 204,  # how many arenas malloc makes
+            "exit": 60,
+            # Ends, with glibc's last words
+            "getrandom": 318,
+            "close": 3,
+            "writev": 20,
+            "exit_group": 231,
+        },
+    ),
+}
+
+
+def _when(argument: int, mask: int, values: Sequence[int]) -> list[Instruction]:
+    """Allow the call if the argument's bits in ``mask`` are one of ``values``."""
+    code = [(_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * argument), (_AND, 0, 0, mask)]
+    for value in values:
+        code += [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, _RET_ALLOW)]
+    return [*code, (_RETURN, 0, 0, EPERM)]
+
+
+def program(machine: str, process: int) -> bytes | None:
+    """The filter for ``process`` on a ``machine`` as uname names it; None where there is none."""
+    if (table := _TABLES.get(machine)) is None:
+        return None
+    not_executable = _when(2, _PROT_EXEC, (0,))
+    conditions = {
+        "ioctl": _when(1, _ALL_BITS, table.ioctls),
+        "futex": _when(1, _ALL_BITS & ~_FUTEX_OPTIONS, _FUTEX_COMMANDS),
+        "mmap": not_executable,
+        "mprotect": not_executable,
+        "clone": _when(0, _ALL_BITS & ~_CLONE_FLAGS | _CLONE_THREAD, (_CLONE_THREAD,)),
+        "tgkill": _when(0, _ALL_BITS, (process,)),
+    }
+    code: list[Instruction] = [
+        (_LOAD, 0, 0, _ARCHITECTURE_OFFSET),
+        (_JUMP_EQUAL, 1, 0, table.audit),
+        (_RETURN, 0, 0, _RET_KILL_PROCESS),
+        (_LOAD, 0, 0, _NUMBER_OFFSET),
+    ]
+    for name, number in table.numbers.items():
+        verdict = conditions.get(name, [(_RETURN, 0, 0, _RET_ALLOW)])
+        code += [(_JUMP_EQUAL, 0, len(verdict), number), *verdict]
+    code += [
+        (_JUMP_GREATER_EQUAL, 0, 1, _CLONE3),
+        (_RETURN, 0, 0, ENOSYS),
+        (_RETURN, 0, 0, EPERM),
+    ]
+    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in code)
+
+
+def install() -> bool:
+    """Let this thread, and those that it starts, make no other calls.
+
+    New privileges have to be ruled out before. False where there is no table.
+
+    Raises:
+        HostError: the kernel has no filters.
+    """
+    code = program(os.uname().machine, os.getpid())
+    if code is None:
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    filter_program = _PROGRAM.pack(len(code) // _INSTRUCTION.size, ctypes.addressof(buffer))
+    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filter_program, 0, 0):
+        raise HostError(
+            f"the VMM cannot be confined: {os.strerror(ctypes.get_errno())}",
+            "A kernel with CONFIG_SECCOMP_FILTER is needed.",
+        )
+    return True

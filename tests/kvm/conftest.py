@@ -1,0 +1,93 @@
+"""Tests that need /dev/kvm. Where it interprets its guests they pass as well: theirs are small."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import AsyncExitStack, ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from slipway.machine import MachineSpec
+from slipway.machine.kvm import KvmMachine
+from slipway.vmm.kvm import abi, usability
+from slipway.vmm.vcpu import KICK, accept_kicks
+from support.bare_metal import BareMetal
+from support.machine_code import Code, vmlinux
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    try:
+        os.close(os.open(abi.DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        skip = pytest.mark.skip(reason=f"{abi.DEVICE}: {error.strerror}")
+        here = Path(__file__).parent
+        for item in items:
+            if here in item.path.parents:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def kicks() -> Iterator[None]:
+    """What the VMM's main thread prepares for its vCPUs' threads."""
+    before = signal.getsignal(KICK)
+    accept_kicks()
+    yield
+    signal.signal(KICK, before)
+
+
+class Bare(Protocol):
+    """Makes machines that are closed when the test ends."""
+
+    def __call__(self, code: Code, cpus: int = 1) -> BareMetal: ...
+
+
+@pytest.fixture
+def bare() -> Iterator[Bare]:
+    with ExitStack() as cleanup:
+        yield lambda code, cpus=1: cleanup.enter_context(closing(BareMetal(code, cpus)))
+
+
+class Boot(Protocol):
+    """Boots machines that are stopped when the test ends; ``changes`` are those to their spec."""
+
+    def __call__(self, code: Code, **changes: Any) -> Coroutine[Any, Any, KvmMachine]: ...
+
+
+@pytest.fixture
+def believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines start where KVM only interprets as well."""
+    monkeypatch.setattr(usability, "examine", lambda state=None: (True, "in these tests"))
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> MachineSpec:
+    """A machine that boots ``tmp_path / "kernel"``, which is none yet."""
+    (tmp_path / "initrd").write_bytes(b"an initramfs")
+    (tmp_path / "kernel").touch()
+    return MachineSpec(
+        kernel=tmp_path / "kernel",
+        initrd=tmp_path / "initrd",
+        kernel_arguments="these are for the guest",
+        memory_bytes=64 << 20,
+        state=tmp_path,
+    )
+
+
+@pytest.fixture
+async def boot(believed: None, spec: MachineSpec) -> AsyncIterator[Boot]:
+    async with AsyncExitStack() as cleanup:
+
+        async def start(code: Code, **changes: Any) -> KvmMachine:
+            spec.kernel.write_bytes(vmlinux(code))
+            machine = await KvmMachine.start(replace(spec, **changes))
+            cleanup.push_async_callback(machine.stop)
+            return machine
+
+        yield start

@@ -1,0 +1,259 @@
+"""A VMM's whole process around a kernel of a few instructions: what it boots, carries and obeys."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from slipway.machine.console import KEPT_BYTES
+from slipway.vmm.arch.x86_64 import layout
+from support.bare_metal import PATIENCE
+from support.machine_code import COM1, COM2, DATA, OTHERS_CODE, Code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvm.conftest import Boot
+    from slipway.machine.kvm import KvmMachine
+
+LSR = 5
+MIB = 1 << 20
+SYNC = 0x3FF  # COM1's last register: to read it is an exit, and so brings out what is coalesced
+
+
+async def console(machine: KvmMachine, text: str) -> None:
+    """Until the console's last line is ``text``."""
+    async with asyncio.timeout(PATIENCE):
+        while [text] != machine.console.last_lines(1):
+            await asyncio.sleep(0.001)
+
+
+async def exit_count(machine: KvmMachine) -> int:
+    return int((await machine.exits())[0].split()[0])
+
+
+async def more_exits(machine: KvmMachine) -> None:
+    """Until the guest has gone on."""
+    before = await exit_count(machine)
+    async with asyncio.timeout(PATIENCE):
+        while await exit_count(machine) == before:
+            await asyncio.sleep(0.001)
+
+
+# --- Boot ---------------------------------------------------------------------------------------
+
+
+async def test_kernel_runs_and_its_console_is_read(boot: Boot) -> None:
+    machine = await boot(Code().text(COM1, b"first\nsecond").halt())
+
+    await console(machine, "second")
+
+    assert machine.console.last_lines() == ["first", "second"]
+    assert psutil.pid_exists(machine.pid)
+    assert machine.start_cpu_seconds > 0
+
+
+async def test_kernel_is_given_its_command_line(boot: Boot) -> None:
+    # mov esi, [rsi + cmd_line_ptr]; mov ecx, [zero page + cmdline_size]
+    code = Code().raw(bytes.fromhex("8b9e28020000 8b8e38020000 89de")).set("rdx", COM1)
+    machine = await boot(code.raw(b"\xf3\x6e").read_port(SYNC).reset())
+
+    await machine.wait()
+    await machine.console.drained()
+
+    words = machine.console.last_lines(1)[0]
+    assert words.startswith("console=ttyS0 ")
+    assert words.endswith(" these are for the guest")
+
+
+async def test_kernel_is_given_its_initramfs(boot: Boot) -> None:
+    # mov ebx, [rsi + ramdisk_image]; mov esi, ebx
+    code = Code().raw(bytes.fromhex("8b9e18020000 89de")).set("rdx", COM1).set("rcx", 12)
+    machine = await boot(code.raw(b"\xf3\x6e").read_port(SYNC).reset())
+
+    await machine.wait()
+    await machine.console.drained()
+
+    assert machine.console.last_lines() == ["an initramfs"]
+
+
+@pytest.mark.parametrize("memory", [4 * MIB, 65 * MIB, 513 * MIB, layout.HOLE + MIB])
+async def test_kernel_has_all_the_memory_up_to_its_end(boot: Boot, memory: int) -> None:
+    end = min(memory, layout.HOLE) - 8
+    code = Code().store(end, struct.unpack("<Q", b"the end!")[0]).out_string(COM1, end, 8)
+    machine = await boot(code.read_port(SYNC).reset(), memory_bytes=memory)
+
+    await machine.wait()
+    await machine.console.drained()
+
+    assert machine.console.last_lines() == ["the end!"]
+
+
+async def test_kernel_finds_all_its_processors(boot: Boot) -> None:
+    # mov al, [0x4000]; add al, '1'; out COM1, al; in al, SYNC; inc byte [0x4000]; cli; hlt
+    start = bytes.fromhex("a00040 0431 baf803 ee baff03 ec fe060040 faf4")
+    code = Code()
+    for at in range(0, len(start), 8):
+        code.store(OTHERS_CODE + at, int.from_bytes(start[at : at + 8], "little"))
+    for number in (1, 2, 3):
+        code.wake(number).wait_for(number, 0x4000)
+    machine = await boot(code.halt(), cpus=4)
+
+    await console(machine, "123")
+
+
+# --- The agent's line ---------------------------------------------------------------------------
+
+
+def echo() -> Code:
+    """Gives each byte back on the second serial port, and resets after a NUL."""
+    # and al, READY | THRE; cmp al, READY | THRE: there is a byte, and room for it
+    code = Code().label("next").read_port(COM2 + LSR).raw(b"\x24\x21\x3c\x21")
+    code.jump_unless_zero("next")
+    code.read_port(COM2).raw(b"\xee\x84\xc0").jump_unless_zero("next")
+    return code.read_port(COM2 + LSR).reset()
+
+
+async def test_agents_line_carries_bytes_both_ways(boot: Boot) -> None:
+    machine = await boot(echo(), serial_port=True)
+    data = bytes(range(1, 256)) * 2
+
+    machine.transport.writer.write(data)
+    async with asyncio.timeout(PATIENCE):
+        assert await machine.transport.reader.readexactly(len(data)) == data
+        machine.transport.writer.write(b"\0")
+        assert await machine.transport.reader.read() == b"\0"
+
+    assert await machine.wait() == 0
+
+
+@pytest.mark.parametrize("serial_port", [True, False])
+async def test_closed_line_of_the_agents_ends_the_machine(boot: Boot, serial_port: bool) -> None:
+    machine = await boot(Code().halt(), serial_port=serial_port)
+
+    machine.transport.writer.close()
+
+    async with asyncio.timeout(PATIENCE):
+        assert await machine.wait() == 0
+    assert await machine.last_words() == ""
+
+
+# --- Pause and resume ---------------------------------------------------------------------------
+
+
+async def test_guest_stands_still_while_paused(boot: Boot) -> None:
+    machine = await boot(Code().label("again").out(0x80, 0).jump("again"), cpus=2)
+    for _ in range(3):
+        await more_exits(machine)
+
+        await machine.pause()
+
+        stood = await machine.exits()
+        assert await machine.exits() == stood
+        await machine.resume()
+    await more_exits(machine)
+
+
+@pytest.mark.parametrize("end", [Code.halt, Code.spin])
+async def test_guest_without_exits_is_paused_and_resumed(
+    boot: Boot, end: Callable[[Code], Code]
+) -> None:
+    machine = await boot(end(Code().text(COM1, b"here")))
+    await console(machine, "here")
+
+    for _ in range(20):
+        await machine.pause()
+        await machine.resume()
+
+
+async def test_what_the_guest_wrote_last_comes_when_it_is_paused(boot: Boot) -> None:
+    machine = await boot(Code().out(COM1, ord("x")).halt())
+    async with asyncio.timeout(PATIENCE):
+        while not machine.console.last_lines():
+            await machine.pause()
+            await machine.resume()
+
+    assert machine.console.last_lines() == ["x"]
+
+
+# --- Guests that do too much --------------------------------------------------------------------
+
+
+def resident(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss)
+
+
+async def test_flood_of_the_console_is_bounded_and_delays_no_stop(boot: Boot) -> None:
+    # rep stosb: something to write
+    code = Code().set("rax", ord("x")).set("rdi", DATA).set("rcx", 4096).raw(b"\xf3\xaa")
+    machine = await boot(code.label("again").out_string(COM1, DATA, 4096).jump("again"))
+    await more_exits(machine)
+    before = resident(machine.pid)
+    for _ in range(50):
+        await more_exits(machine)
+
+    assert resident(machine.pid) < before + 16 * MIB
+    assert 0 < sum(map(len, machine.console.last_lines(10**6))) <= KEPT_BYTES
+    async with asyncio.timeout(PATIENCE / 6):
+        await machine.stop()
+
+
+async def test_console_that_nobody_reads_does_not_hold_the_guest_up(boot: Boot) -> None:
+    """This process reads nothing while it waits, and a socket takes less than that."""
+    code = Code().repeat(100, "again").out_string(COM1, DATA, 4096).until_zero("again")
+    machine = await boot(code.reset())
+
+    os.waitid(os.P_PID, machine.pid, os.WEXITED | os.WNOWAIT)
+
+    assert await machine.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        Code().label("again").out(0x80, 0).jump("again"),
+        Code().label("again").load(layout.VIRTIO + 0x800, 4).jump("again"),
+        Code().label("again").load(0xD800_0000).jump("again"),
+        Code().out_string(0x80, DATA, 1 << 40),
+        Code().halt(),
+        Code().raw(b"\xfa").spin(),
+        Code().label("again").raw(b"\xf4").jump("again"),
+    ],
+    ids=["port", "register", "address", "string", "halts", "spins", "sleeps"],
+)
+async def test_guest_that_goes_on_for_ever_is_stopped_at_once(boot: Boot, code: Code) -> None:
+    machine = await boot(code)
+    await machine.exits()
+
+    async with asyncio.timeout(PATIENCE / 6):
+        await machine.stop()
+
+    assert not psutil.pid_exists(machine.pid)
+    assert await machine.wait() < 0
+
+
+async def test_guest_that_goes_on_has_no_last_words_but_what_it_does(boot: Boot) -> None:
+    machine = await boot(Code().out(0x80, 0).halt())
+
+    assert (
+        await machine.last_words() == "it goes on: 1 exits, 1 for no device; most often 1 out 0x80"
+    )
+
+
+async def test_exits_are_told_by_their_places(boot: Boot) -> None:
+    code = Code().repeat(3, "again").out(0x80, 0).until_zero("again").load(0xD800_0000)
+    machine = await boot(code.halt())
+    async with asyncio.timeout(PATIENCE):
+        while await exit_count(machine) < 4:
+            pass
+
+    assert await machine.exits() == [
+        "4 exits, 4 for no device",
+        "3 out 0x80",
+        "1 read 0xd8000000",
+    ]

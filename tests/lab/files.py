@@ -1,0 +1,129 @@
+"""Files of the host as a part of the initramfs, for runs that share no file system with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.job import ROOT
+from slipway_initramfs.spool import CHUNK, Extent, Spool
+from slipway_initramfs.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+UNNEEDED = (
+    "**/{test,tests,idlelib,tkinter,turtledemo,ensurepip,lib2to3,pydoc_data,config-3*}",
+    "**/site-packages/{*mypyc*,mypy*,ruff*,hypothesis*,pip*,setuptools*,_pytest*,pygments*}",
+    "**/bin/ruff",
+)
+"""What Python has that no benchmark needs."""
+_LIBRARY = re.compile(r"^\t(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
+_LDD_BATCH = 100
+_ELF = b"\x7fELF"
+
+
+class HostFiles:
+    """A tree with copies of files at their own paths, and the libraries that programs need."""
+
+    def __init__(self) -> None:
+        self.tree = Tree()
+        self._spool = Spool()
+        self._programs: list[Path] = []
+        self._known: set[Path] = set()
+
+    def add(self, path: Path) -> None:
+        """Add a file, or a directory with all that is in it.
+
+        Symbolic links are kept, and the files that they lead to are added. Raises OSError if there
+        is no such file.
+        """
+        real = self._way(path.absolute())
+        if not real.is_dir():
+            self._copy(real)
+            return
+        for directory, below, names in os.walk(real):
+            here = Path(directory)
+            self.tree.add_directory(_inside(here), here.stat().st_mode & 0o7777)
+            for name in names:
+                self._copy(here / name)
+            for name in below:
+                if (here / name).is_symlink():
+                    self._link(here / name)
+
+    def add_libraries(self) -> None:
+        """Add what the loader would load for the programs and libraries added so far."""
+        for begin in range(0, len(self._programs), _LDD_BATCH):
+            batch = self._programs[begin : begin + _LDD_BATCH]
+            # It fails for static ones, which need nothing.
+            ended = subprocess.run(
+                ["ldd", *batch], capture_output=True, text=True, errors="replace", check=False
+            )
+            for name in sorted(set(_LIBRARY.findall(ended.stdout))):
+                self._copy(self._way(Path(name)))
+        self._programs.clear()
+
+    def _way(self, path: Path) -> Path:
+        """Return the real path; every symbolic link on the way is added."""
+        here = Path("/")
+        for part in Path(os.path.normpath(path)).parts[1:]:
+            step = here / part
+            if step.is_symlink():
+                self._link(step)
+                here = self._way(here / step.readlink())
+            else:
+                here = step
+        return here
+
+    def _link(self, path: Path) -> None:
+        self.tree.add_symlink(_inside(path), os.fspath(path.readlink()))
+
+    def _copy(self, path: Path) -> None:
+        if path in self._known:
+            return
+        self._known.add(path)
+        if path.is_symlink():
+            real = self._way(path)
+            if real.is_file():
+                self._copy(real)
+            return
+        begin = self._spool.size
+        with path.open("rb", buffering=0) as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o7777
+            while data := file.read(CHUNK):
+                if self._spool.size == begin and data.startswith(_ELF):
+                    self._programs.append(path)
+                self._spool.append(data)
+        content = Extent(self._spool, begin, self._spool.size - begin)
+        self.tree.add_file(_inside(path), content, mode)
+
+
+def host_files(paths: Iterable[Path], exclude: Sequence[str] = ()) -> Tree:
+    """Return a tree with these files and directories and the libraries that they need.
+
+    ``exclude`` are globs as :meth:`Tree.remove` takes them, of paths without the leading slash.
+    """
+    files = HostFiles()
+    for path in paths:
+        files.add(path)
+    files.tree.remove(f"{ROOT}/{glob}" for glob in exclude)
+    files.add_libraries()
+    return files.tree
+
+
+def python_paths(project: Path) -> list[Path]:
+    """Return what this Python, its environment and the project's packages are made of."""
+    standard = Path(sysconfig.get_path("stdlib"))
+    interpreter = Path(sys.executable)
+    packages = [project / name for name in ("protocol", "agent", "initramfs", "host", "bench")]
+    found = [interpreter, standard, Path(sys.prefix), *packages]
+    return [path for path in found if path.exists()]
+
+
+def _inside(path: Path) -> str:
+    return f"{ROOT}{path}"

@@ -1,0 +1,190 @@
+"""What L1 boots from: Debian's generic kernel, and an initramfs with modules, busybox and init.
+
+    <cache>/lab/<version of the package>-<digest>/{kernel,initramfs}
+
+The digest covers what the two files are made of besides the kernel package: the sources of this and
+of the builder, the init script and busybox. A directory is made under another name and renamed, so
+that one of this form is always whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab import modules
+from lab.job import ROOT
+from slipway_initramfs import kernel
+from slipway_initramfs.cpio import write_tree
+from slipway_initramfs.debian import DebianSource
+from slipway_initramfs.errors import BuildFailed
+from slipway_initramfs.spool import disk_error
+from slipway_initramfs.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from slipway_initramfs.debian import Package
+    from slipway_initramfs.store import ImageStore
+
+ARCHITECTURE = "amd64"
+# The cloud kernel, which guests boot, has no 9p.
+KERNEL_PACKAGE = "linux-image-amd64"
+APPLETS = (
+    *("cat", "chmod", "chroot", "cp", "hostname", "ifconfig", "insmod", "ln", "mkdir", "mkfifo"),
+    *("mount", "readlink", "reboot", "sh", "sleep"),
+)
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "fd/0",
+    "stdout": "fd/1",
+    "stderr": "fd/2",
+}
+INIT = Path(__file__).with_name("init.sh")
+UNUSED_AGE = 3600
+"""Seconds since its last use after which the image of other sources or kernels is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabImage:
+    """The two files, and the version of the kernel."""
+
+    kernel: Path
+    initramfs: Path
+    version: str
+
+
+def lab_image(
+    store: ImageStore, progress: Callable[[str], None], *, refresh: bool = False
+) -> LabImage:
+    """Return the image, made if there is none of these sources.
+
+    With ``refresh`` Debian is asked for a newer kernel. Raises ImageError (mostly BuildFailed).
+    """
+    busybox = _busybox()
+    digest = _digest(busybox)
+    cache = store.root / "lab"
+    if not refresh and (found := _find(cache, digest)) is not None:
+        return found
+    with _turn(cache):
+        if not refresh and (found := _find(cache, digest)) is not None:
+            return found
+        source = DebianSource(store.apt, ARCHITECTURE, progress)
+        package = _fetch(source, progress, refresh=refresh)
+        directory = cache / f"{package.version}-{digest}"
+        if not directory.exists():
+            progress(f"unpacking the kernel {package.version}")
+            unpacked = kernel.KernelPackage(source.open(package, cache), ARCHITECTURE)
+            made = Path(tempfile.mkdtemp(prefix="new-", dir=cache))
+            (made / "kernel").write_bytes(unpacked.image())
+            with (made / "initramfs").open("wb") as file:
+                write_tree(_tree(modules.prepare(unpacked, progress), busybox), file)
+            made.chmod(0o755)
+            made.rename(directory)
+        directory.touch()
+        _remove_unused(cache, directory)
+    found = _find(cache, digest)
+    if found is None:
+        raise BuildFailed("the lab's image was removed while it was being made")
+    return found
+
+
+def _fetch(source: DebianSource, progress: Callable[[str], None], *, refresh: bool) -> Package:
+    """Return the package with the kernel, downloaded."""
+    package = kernel.choose(source.resolve([KERNEL_PACKAGE], refresh=refresh))
+    try:
+        source.fetch([package])
+    except BuildFailed as error:
+        # An index of yesterday may name a version that an update has replaced since.
+        progress(f"{error.message}; trying again with new package lists")
+        package = kernel.choose(source.resolve([KERNEL_PACKAGE], refresh=True))
+        source.fetch([package])
+    return package
+
+
+def _tree(loaded: dict[str, bytes], busybox: Path) -> Tree:
+    """Return the root of L1's init."""
+    tree = Tree()
+    tree.add_device("dev/console", "c", (5, 1))
+    tree.add_device("dev/null", "c", (1, 3), 0o666)
+    # What programs expect in /dev besides the devices that the kernel puts there.
+    for name in ("pts", "shm"):
+        tree.add_directory(f"devices/{name}")
+    for name, target in _DEVICE_LINKS.items():
+        tree.add_symlink(f"devices/{name}", target)
+    for name in ("host", *(f"{ROOT}/{name}" for name in ("dev", "proc", "sys", "run/lock"))):
+        tree.add_directory(name)
+    tree.add_directory(f"{ROOT}/tmp", 0o1777)
+    tree.add_file("bin/busybox", busybox.read_bytes(), 0o755)
+    tree.add_hardlink(f"{ROOT}/run/lab/busybox", "bin/busybox")
+    for name in APPLETS:
+        tree.add_symlink(f"bin/{name}", "busybox")
+    for number, (name, data) in enumerate(loaded.items()):
+        tree.add_file(f"modules/{number:02}-{name}.ko", data)
+    tree.add_file("init", INIT.read_bytes(), 0o755)
+    return tree
+
+
+def _busybox() -> Path:
+    found = shutil.which("busybox")
+    # Only a program that asks for an interpreter has such a string near its beginning.
+    if found is None or b"/ld-linux" in Path(found).read_bytes()[:8192]:
+        raise BuildFailed(
+            "the lab needs a static busybox", "Install it: apt-get install busybox-static"
+        )
+    return Path(found).resolve()
+
+
+def _digest(busybox: Path) -> str:
+    sources = (
+        *(Path(file) for file in (__file__, modules.__file__, kernel.__file__)),
+        INIT,
+        busybox,
+    )
+    whole = hashlib.sha256()
+    for path in (*sources, INIT, busybox):
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()[:16]
+
+
+def _find(cache: Path, digest: str) -> LabImage | None:
+    """Return the newest image of these sources, marked as used now."""
+    found = sorted(cache.glob(f"[0-9]*-{digest}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return None
+    directory = found[-1]
+    directory.touch()
+    version = directory.name.removesuffix(f"-{digest}")
+    return LabImage(directory / "kernel", directory / "initramfs", version)
+
+
+def _remove_unused(cache: Path, used: Path) -> None:
+    """Remove what killed builders left, and images that nobody has used for long."""
+    oldest = time.time() - UNUSED_AGE
+    for path in cache.iterdir():
+        abandoned = path.name.startswith("new-") or path.stat().st_mtime < oldest
+        if abandoned and path.is_dir() and path != used:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _turn(cache: Path) -> Iterator[None]:
+    """Wait for others that make the image; killed ones hold no lock."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise disk_error(error, cache) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

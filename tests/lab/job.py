@@ -1,0 +1,101 @@
+"""One run's part of the initramfs: what L1 is to do, and what its root is put together from."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway_initramfs.cpio import write_tree
+from slipway_initramfs.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ROOT = "root"
+"""The directory of the initramfs that the command sees as its root."""
+COMMAND = "run/lab/command"
+OUT = "lab-out"
+# 128 descriptors of a page, less some for the header, are what one request can have.
+_9P = "trans=virtio,version=9p2000.L,msize=512000"
+_MOUNTS = (
+    ("devpts", "dev/pts", "devpts", "ptmxmode=666"),
+    ("tmpfs", "dev/shm", "tmpfs", "mode=1777"),
+    ("sysfs", "sys", "sysfs", "defaults"),
+    ("cgroup2", "sys/fs/cgroup", "cgroup2", "defaults"),
+)
+_OWN = ("dev", "proc", "sys", "run", "tmp", OUT)
+"""What of the root is not the host's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command, and where it runs.
+
+    ``visible`` are directories of the host that are to be seen in L1 even below /tmp or /run.
+    ``shared`` says that the root is the host's; ``out`` is a directory of the host, or None.
+    """
+
+    command: Sequence[str]
+    directory: Path
+    environment: Mapping[str, str]
+    visible: Sequence[Path] = ()
+    out: Path | None = None
+    shared: bool = True
+    marker: str = field(default_factory=lambda: f"\x1e{os.urandom(16).hex()}")
+    """Precedes the exit status at the end of the output; no program can know it."""
+
+    def archive(self) -> bytes:
+        """Return the archive with all this, to be put after the lab's own initramfs."""
+        tree = Tree()
+        mounts = [*_MOUNTS, *(self._add_host(tree) if self.shared else self._add_own(tree))]
+        if self.out is not None:
+            tree.add_directory(f"{ROOT}/{OUT}")
+            mounts.append(("out", OUT, "9p", f"rw,cache=none,{_9P}"))
+        lines = (f"{source} /{ROOT}/{place} {kind} {how}" for source, place, kind, how in mounts)
+        tree.add_file("etc/fstab", os.fsencode("\n".join([*lines, ""])))
+        tree.add_file("lab/marker", os.fsencode(self.marker), 0o600)
+        tree.add_file(f"{ROOT}/{COMMAND}", os.fsencode(self._script()))
+        output = io.BytesIO()
+        write_tree(tree, output)
+        return output.getvalue()
+
+    def _add_host(self, tree: Tree) -> list[tuple[str, str, str, str]]:
+        """Add what the host's root consists of; return what is mounted there."""
+        mounts = [("host", "../host", "9p", f"ro,cache=loose,{_9P}")]
+        for entry in sorted(Path("/").iterdir()):
+            if entry.name in _OWN:
+                continue
+            if entry.is_symlink():
+                tree.add_symlink(f"{ROOT}/{entry.name}", os.fspath(entry.readlink()))
+            elif entry.is_dir():
+                tree.add_directory(f"{ROOT}/{entry.name}")
+                mounts.append(_bound(entry))
+        if Path("/var/tmp").is_dir():
+            mounts.append(("tmpfs", "var/tmp", "tmpfs", "mode=1777"))
+        for path in self.visible:
+            if path.parts[1] in ("tmp", "run"):
+                tree.add_directory(f"{ROOT}{path}")
+                mounts.append(_bound(path))
+        return mounts
+
+    def _add_own(self, tree: Tree) -> list[tuple[str, str, str, str]]:
+        tree.add_directory(f"{ROOT}/var/tmp", 0o1777)
+        tree.add_directory(f"{ROOT}{self.directory}")
+        return []
+
+    def _script(self) -> str:
+        """Return what busybox's shell runs in the new root."""
+        pairs = [f"{key}={value}" for key, value in self.environment.items()]
+        words = ["/run/lab/busybox", "env", "-i", *pairs, *self.command]
+        directory = shlex.quote(str(self.directory))
+        return f"cd {directory} || exit 126\nexec {shlex.join(words)}\n"
+
+
+def _bound(path: Path) -> tuple[str, str, str, str]:
+    # fstab(5): white space and backslashes in octal.
+    place = "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in os.fspath(path))
+    return f"/host{place}", place[1:], "none", "bind"

@@ -1,0 +1,145 @@
+"""L1: a QEMU that emulates AMD's SVM, so that a Linux in it has a real /dev/kvm."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lab.output import Output
+from slipway._errors import HostError
+from slipway.machine.console import Console
+from slipway.machine.process import Process
+from slipway.machine.tsc import tsc_khz
+from slipway_initramfs.cpio import write_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lab.image import LabImage
+    from lab.job import Job
+    from slipway_initramfs.tree import Tree
+
+PROGRAM = "qemu-system-x86_64"
+BOARD = "microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off"
+# erms, fsrm and smap: as for the machine that Slipway itself starts. Five levels of page tables
+# would lengthen every walk through two sets of them.
+CPU = "max,-erms,-fsrm,-smap,-la57"
+KERNEL_ARGUMENTS = (
+    "console=ttyS0 reboot=t panic=-1 mitigations=off init_on_alloc=0 rodata=off"
+    " cryptomgr.notests random.trust_cpu=on swiotlb=noforce tsc=reliable"
+)
+ICOUNT_KHZ = 1_000_000  # the counter counts virtual nanoseconds then
+# Time of day and random numbers, too, are then the same in each run.
+ICOUNT = (
+    *("-icount", "shift=1,sleep=off", "-seed", "1"),
+    *("-rtc", "base=2026-01-01T00:00:00,clock=vm"),
+)
+CACHE_MIB = 512
+
+
+@dataclass(frozen=True, slots=True)
+class LabSpec:
+    """What L1 is made of. ``icount`` has its time follow the count of instructions."""
+
+    image: LabImage
+    memory: int
+    """MiB"""
+    cpus: int
+    state: Path
+    files: Tree | None = None
+    """What L1 has instead of the host's root, at the places where the initramfs is to hold it."""
+    icount: bool = False
+    boot_log: bool = False
+
+
+def arguments(spec: LabSpec, job: Job, *, initrd: int, output: int, console: int) -> list[str]:
+    """QEMU's arguments; the numbers are those of inherited descriptors."""
+    # One thread cannot overtake itself: docs/lab.md, "One CPU".
+    threads = "multi" if spec.cpus > 1 and not spec.icount else "single"
+    khz = ICOUNT_KHZ if spec.icount else tsc_khz(spec.state / "tsc-khz")
+    root = "ramfs" if spec.files else "tmpfs"
+    loudness = "" if spec.boot_log else " quiet"
+    return [
+        *["-M", BOARD, "-accel", f"tcg,thread={threads},tb-size={CACHE_MIB}", "-cpu", CPU],
+        *["-m", f"{spec.memory}M", "-smp", str(spec.cpus)],
+        *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+        *["-kernel", str(spec.image.kernel), "-initrd", f"/proc/self/fd/{initrd}"],
+        *["-append", f"{KERNEL_ARGUMENTS} rootfstype={root} tsc_early_khz={khz}{loudness}"],
+        *["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"],
+        *["-chardev", f"socket,id=output,fd={output}"],
+        *["-device", "virtio-serial-device,max_ports=2"],
+        *["-device", "virtserialport,chardev=output,name=output,nr=1"],
+        *(ICOUNT if spec.icount else []),
+        *(_shared("host", "/", writable=False) if job.shared else []),
+        *(_shared("out", str(job.out), writable=True) if job.out else []),
+    ]
+
+
+def _shared(tag: str, path: str, *, writable: bool) -> list[str]:
+    path = path.replace(",", ",,")
+    options = f"local,id={tag},path={path},security_model=none,multidevs=remap"
+    options += "" if writable else ",readonly=on"
+    return ["-fsdev", options, "-device", f"virtio-9p-device,fsdev={tag},mount_tag={tag}"]
+
+
+async def run(spec: LabSpec, job: Job, timeout: float | None) -> int:
+    """Boot, write the command's output to our standard output; return its exit status.
+
+    Raises:
+        HostError: L1 cannot be started, or ended before the command did.
+        TimeoutError: the command did not end within ``timeout`` seconds.
+    """
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise HostError("QEMU is not installed", "Install it: apt-get install qemu-system-x86")
+    with ExitStack() as stack:
+        initrd = _initrd(spec, job)
+        stack.callback(os.close, initrd)
+        output, output_theirs = socket.socketpair()
+        console, console_theirs = socket.socketpair()
+        with output_theirs, console_theirs:
+            fds = (initrd, output_theirs.fileno(), console_theirs.fileno())
+            argv = arguments(spec, job, initrd=fds[0], output=fds[1], console=fds[2])
+            process = Process.start([program, *argv], pass_fds=fds)
+    tail = Console(echo=spec.boot_log)
+    try:
+        tail.attach(*await asyncio.open_connection(sock=console))
+        reader, writer = await asyncio.open_connection(sock=output)
+        async with asyncio.timeout(timeout):
+            status = await _copy(reader, Output(os.fsencode(job.marker)))
+        writer.close()
+        if status is not None:
+            return status
+        await process.wait()
+        await tail.drained()
+        words = await process.last_words() or "; ".join(tail.last_lines())
+        raise HostError(f"the lab's machine ended before the command did: {words}")
+    finally:
+        await process.kill()
+        await tail.close()
+
+
+async def _copy(reader: asyncio.StreamReader, output: Output) -> int | None:
+    """Write what comes to standard output; return the status, or None if none comes."""
+    while output.status is None and (data := await reader.read(1 << 16)):
+        view = memoryview(output.feed(data))
+        while view:
+            view = view[os.write(sys.stdout.fileno(), view) :]
+    return output.status
+
+
+def _initrd(spec: LabSpec, job: Job) -> int:
+    """Return a descriptor of a nameless file with the image's initramfs and the job's."""
+    descriptor = os.memfd_create("lab-initrd")
+    with os.fdopen(os.dup(descriptor), "wb") as file, spec.image.initramfs.open("rb") as source:
+        shutil.copyfileobj(source, file, 1 << 20)
+        if spec.files is not None:
+            write_tree(spec.files, file)
+        file.write(job.archive())
+    return descriptor

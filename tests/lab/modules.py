@@ -1,0 +1,56 @@
+"""The modules that L1 loads, and what is changed in them."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway_initramfs.kernel import KernelPackage
+
+# In the order in which they are inserted; dependencies come by themselves.
+NAMES = ("virtio_mmio", "virtio_console", "9pnet_virtio", "9p", "kvm", "kvm_amd")
+
+# struct module_signature, of which the last field is the length (include/linux/module_signature.h)
+_SIGNATURE = struct.Struct(">8xI")
+_SIGNATURE_MAGIC = b"~Module signature appended~\n"
+
+# movq $features, 0xc(%rax): eax and ebx of the CPUID leaf 0x40000001 in __do_cpuid_func
+# (arch/x86/kvm/cpuid.c). The value is that of Linux 6.1.
+_FEATURES = 0x0100_7EFB
+_PV_EOI = 1 << 6
+_STORE = struct.Struct("<4sI")
+_STORE_CODE = bytes.fromhex("48c7400c")
+
+
+def prepare(package: KernelPackage, progress: Callable[[str], None]) -> dict[str, bytes]:
+    """Return the modules of a kernel in their loading order, as L1 is to load them."""
+    found = {name: _unsigned(data) for name, data in package.modules(NAMES).items()}
+    return found | {"kvm": _without_pv_eoi(found["kvm"], progress)}
+
+
+def _unsigned(module: bytes) -> bytes:
+    """Return a module without its signature: to verify them all takes as long as half the boot.
+
+    The kernel loads it with a remark in its log.
+    """
+    if not module.endswith(_SIGNATURE_MAGIC):
+        return module
+    end = len(module) - len(_SIGNATURE_MAGIC)
+    (length,) = _SIGNATURE.unpack_from(module, end - _SIGNATURE.size)
+    return module[: end - _SIGNATURE.size - length]
+
+
+def _without_pv_eoi(kvm: bytes, progress: Callable[[str], None]) -> bytes:
+    """Return the module kvm so that it does not offer paravirtual EOI to guests.
+
+    A guest that ends its interrupts without a VM exit meets an error of QEMU's: docs/lab.md. A
+    module in which the place is not found stays as it is, and ``progress`` says so.
+    """
+    offered = _STORE.pack(_STORE_CODE, _FEATURES)
+    if kvm.count(offered) != 1:
+        progress("this kernel's KVM cannot be kept from offering PV EOI: guests may hang")
+        return kvm
+    return kvm.replace(offered, _STORE.pack(_STORE_CODE, _FEATURES & ~_PV_EOI))

@@ -1,0 +1,160 @@
+"""The filter of system calls as a function: what it says to each, by an interpreter of ours."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from slipway.vmm import seccomp
+from slipway.vmm.kvm import abi, x86_64
+
+PROCESS = 4711
+X86_64, I386, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7
+ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+REFUSED, UNKNOWN = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS
+X32 = 0x40000000
+# What glibc's pthread_create and fork give to clone.
+THREAD, FORK = 0x003D0F00, 0x01200011
+NEW_USER, VFORK = 0x10000000, 0x00004000
+
+
+def judged(number: int, *arguments: int, architecture: int = X86_64) -> int:
+    """What the filter returns for a call."""
+    code = seccomp.program("x86_64", PROCESS)
+    assert code is not None
+    data = struct.pack("<IIQ6Q", number, architecture, 0, *(*arguments, *[0] * 6)[:6])
+    program = list(struct.iter_unpack("=HBBI", code))
+    accumulator = at = 0
+    while True:
+        operation, if_true, if_false, operand = program[at]
+        at += 1
+        match operation:
+            case 0x20:
+                (accumulator,) = struct.unpack_from("<I", data, operand)
+            case 0x54:
+                accumulator &= operand
+            case 0x15:
+                at += if_true if accumulator == operand else if_false
+            case 0x35:
+                at += if_true if accumulator >= operand else if_false
+            case 0x06:
+                return int(operand)
+            case _:
+                raise AssertionError(f"no instruction of ours: {operation:#x}")
+
+
+@pytest.mark.parametrize(
+    "number", [0, 1, 232, 281, 15, 219, 228, 230, 11, 28, 12, 60, 231, 39, 186]
+)
+def test_call_that_a_vmm_makes_is_allowed(number: int) -> None:
+    assert judged(number) == ALLOW
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(2, 257, 85, 82, 87, 83, 90),  # open, openat, creat, rename, unlink, mkdir, chmod
+        *(59, 322, 57, 58),  # execve, execveat, fork, vfork
+        *(41, 42, 44, 46, 47, 53),  # socket, connect, sendto, sendmsg, recvmsg, socketpair
+        *(62, 200, 129, 101, 310, 311),  # kill, tkill, rt_sigqueueinfo, ptrace, process_vm_*
+        *(
+            32,
+            33,
+            72,
+            290,
+            319,
+            250,
+            321,
+            425,
+        ),  # dup, dup2, fcntl, eventfd2, memfd, keyctl, bpf, uring
+        *(157, 105, 126, 165, 272, 298, 329),  # prctl, setuid, capset, mount, unshare, perf, pkey
+        *(233, 302, 160, 334 + 1),  # epoll_ctl, prlimit64, setrlimit; one that nobody has
+    ],
+)
+def test_call_that_no_vmm_makes_is_refused(number: int) -> None:
+    assert judged(number) == REFUSED
+
+
+def test_all_numbers_but_few_are_refused() -> None:
+    allowed = [number for number in range(435) if judged(number) == ALLOW]
+
+    assert len(allowed) < 30
+    assert {judged(number) for number in range(435)} == {ALLOW, REFUSED}
+
+
+@pytest.mark.parametrize("number", [435, 437, 449, 1000, X32, X32 | 1, X32 | 16, 0xFFFFFFFF])
+def test_call_that_is_newer_than_all_that_are_known_does_not_exist(number: int) -> None:
+    assert judged(number) == UNKNOWN
+
+
+@pytest.mark.parametrize("architecture", [I386, AARCH64, 0])
+@pytest.mark.parametrize("number", [0, 1, 16, 59, 435])
+def test_call_of_another_architecture_kills(architecture: int, number: int) -> None:
+    assert judged(number, architecture=architecture) == KILL
+
+
+@pytest.mark.parametrize("request_", [abi.KVM_RUN, x86_64.KVM_GET_REGS, x86_64.KVM_GET_SREGS])
+def test_vcpu_may_be_run_and_looked_at(request_: int) -> None:
+    assert judged(16, 9, request_) == ALLOW
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        *(abi.KVM_CREATE_VM, abi.KVM_CREATE_VCPU, abi.KVM_SET_USER_MEMORY_REGION, abi.KVM_IRQFD),
+        *(x86_64.KVM_SET_SREGS, x86_64.KVM_SET_MSRS, 0xC00CAEE0),  # KVM_CREATE_DEVICE
+        *(
+            0x5401,
+            0x5412,
+            0x5421,
+            0x8912,
+            0x4008AF00,
+            0,
+        ),  # TCGETS, TIOCSTI, FIONBIO, SIOCGIFCONF, vhost
+    ],
+)
+def test_nothing_else_may_be_asked_of_a_descriptor(request_: int) -> None:
+    assert judged(16, 9, request_) == REFUSED
+
+
+@pytest.mark.parametrize("number", [9, 10])
+@pytest.mark.parametrize(("protection", "verdict"), [(0, ALLOW), (3, ALLOW), (4, REFUSED)])
+def test_memory_is_never_executable(number: int, protection: int, verdict: int) -> None:
+    assert judged(number, 0, 4096, protection) == verdict
+    assert judged(number, 0, 4096, protection | 1) == verdict
+
+
+@pytest.mark.parametrize("flags", [THREAD, THREAD | 0x400000, 0xFFFFFFFF << 32 | THREAD])
+def test_thread_may_be_started(flags: int) -> None:
+    assert judged(56, flags) == ALLOW
+
+
+@pytest.mark.parametrize(
+    "flags", [FORK, 0, 17, 0x4111, THREAD & ~0x10000, THREAD | NEW_USER, THREAD | VFORK]
+)
+def test_process_may_not(flags: int) -> None:
+    assert judged(56, flags) == REFUSED
+
+
+@pytest.mark.parametrize("process", [PROCESS + 1, 1, 0, 0xFFFFFFFF])
+def test_signals_go_to_the_process_itself_only(process: int) -> None:
+    assert judged(234, PROCESS, 12, 10) == ALLOW
+    assert judged(234, process, 12, 10) == REFUSED
+
+
+@pytest.mark.parametrize("option", [0, 0x80, 0x180])
+def test_locks_inherit_no_priorities(option: int) -> None:
+    allowed = [command for command in range(16) if judged(202, 0, command | option) == ALLOW]
+
+    assert allowed == [0, 1, 3, 9, 10]
+
+
+def test_argument_of_an_unconditional_call_changes_nothing() -> None:
+    assert judged(1, *[(1 << 64) - 1] * 6) == ALLOW
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "i686", "riscv64", ""])
+def test_architecture_without_a_table_has_no_filter(machine: str) -> None:
+    assert seccomp.program(machine, PROCESS) is None
