@@ -31,8 +31,8 @@ def endless(tmp_path: Path) -> Path:
 
 
 def files_of(store: ImageStore) -> set[Path]:
-    """All files but those that a run may leave: the initrd, what the host's clock does, locks."""
-    kept = {"initrds", "tsc-khz", "lock", "locks"}
+    """All files but those that a run may leave: the initrd, what the host can do, locks."""
+    kept = {"initrds", "tsc-khz", "kvm-loop-ps", "lock", "locks"}
     return {
         path
         for path in store.root.rglob("*")

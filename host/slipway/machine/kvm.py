@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING
 
 from slipway._errors import HostError, InputError, SlipwayError
 from slipway._text import plain
+from slipway.machine.child import ChildMachine, open_pair
 from slipway.machine.console import Console
 from slipway.machine.kernel_arguments import command_line
-from slipway.machine.model import Transport
 from slipway.machine.process import Process
 from slipway.vmm import arch, control
 from slipway.vmm.kvm import usability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from slipway.machine.model import MachineSpec
 
 # A host that is so loaded that this is not enough could not run the guest either.
@@ -33,27 +31,17 @@ _PROGRAM = "import sys; sys.path[:0] = sys.argv[1:2]; from slipway.vmm.process i
 _PACKAGES = str(Path(__file__).parents[2])
 
 
-def _pair(
-    make: Callable[[], tuple[socket.socket, socket.socket]], ours: ExitStack, theirs: ExitStack
-) -> tuple[socket.socket, int]:
-    """Our end of a pair and their end's descriptor, each closed by its stack."""
-    end, other = make()
-    return ours.enter_context(end), theirs.enter_context(other).fileno()
-
-
-class KvmMachine:
-    """A VMM's process, its console, the stream to the agent, and the channel to control it."""
+class KvmMachine(ChildMachine):
+    """A VMM's process, and the channel to control it."""
 
     name = "kvm"
 
     def __init__(self, process: Process, channel: socket.socket, console: Console) -> None:
-        self._process = process
+        super().__init__(process, console)
         self._channel = channel
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
         self._asking = asyncio.Lock()
         self._words = ""
-        self._transport: Transport | None = None
-        self.console = console
         # CPU time that the VMM took from its start to the first KVM_RUN, in seconds.
         self.start_cpu_seconds = 0.0
 
@@ -73,15 +61,9 @@ class KvmMachine:
             )
         with ExitStack() as ours:
             with ExitStack() as theirs:
-                try:
-                    channel, channel_fd = _pair(control.pair, ours, theirs)
-                    agent, agent_fd = _pair(socket.socketpair, ours, theirs)
-                    console, console_fd = _pair(socket.socketpair, ours, theirs)
-                except OSError as error:
-                    raise HostError(
-                        f"cannot make sockets for the VMM: {error.strerror}",
-                        "Raise the limit of open files (ulimit -n).",
-                    ) from None
+                channel, channel_fd = open_pair(control.pair, ours, theirs)
+                agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
+                console, console_fd = open_pair(socket.socketpair, ours, theirs)
                 fds = (channel_fd, agent_fd, console_fd)
                 numbers = map(str, (os.getpid(), *fds))
                 argv = [sys.executable, "-IS", "-c", _PROGRAM, _PACKAGES, *numbers]
@@ -90,8 +72,7 @@ class KvmMachine:
             machine = cls(process, channel, Console(echo=spec.boot_log))
             try:
                 channel.setblocking(False)
-                machine._transport = Transport(*await asyncio.open_connection(sock=agent))
-                machine.console.attach(*await asyncio.open_connection(sock=console))
+                await machine.connect(agent, console)
                 await machine._begin(spec)
             except BaseException:  # cancelled, perhaps, and nobody else knows of the process yet
                 await machine.stop()
@@ -193,24 +174,9 @@ class KvmMachine:
         told = (await self._ask(control.REPORT, control.REPORT)).get("exits", "")
         return [plain(line) for line in told.split("\n")]
 
-    @property
-    def transport(self) -> Transport:
-        """The stream to the agent."""
-        assert self._transport is not None
-        return self._transport
-
-    @property
-    def pid(self) -> int:
-        """The VMM's process id."""
-        return self._process.pid
-
-    async def wait(self) -> int:
-        """Until the VMM has ended; its exit status."""
-        return await self._process.wait()
-
     async def last_words(self) -> str:
         """Why the VM ended, unless the guest asked for it; while it runs, what it does."""
-        complaint = await self._process.last_words()
+        complaint = await super().last_words()
         if self._words or complaint:
             return self._words or complaint
         try:
@@ -223,6 +189,4 @@ class KvmMachine:
         """Kill the VMM and close its sockets."""
         await self._process.kill()
         self._hang_up()
-        await self.console.close()
-        if self._transport is not None:
-            self._transport.writer.close()
+        await super().stop()

@@ -6,15 +6,15 @@ is as it is: docs/decisions/qemu-options.md.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._errors import HostError
+from slipway.machine.child import ChildMachine, open_pair
 from slipway.machine.console import Console
 from slipway.machine.kernel_arguments import command_line
-from slipway.machine.model import Transport
 from slipway.machine.process import Process
 from slipway.machine.tsc import tsc_khz
 
@@ -66,15 +66,10 @@ def arguments(spec: MachineSpec, khz: int, *, agent_fd: int, console_fd: int) ->
     ]
 
 
-class QemuMachine:
-    """A QEMU process, its console and the stream to the agent."""
+class QemuMachine(ChildMachine):
+    """QEMU's process."""
 
     name = "qemu"
-
-    def __init__(self, process: Process, transport: Transport, console: Console) -> None:
-        self._process = process
-        self._transport = transport
-        self.console = console
 
     @classmethod
     async def start(cls, spec: MachineSpec) -> QemuMachine:
@@ -89,48 +84,19 @@ class QemuMachine:
                 f"the rate of this host's TSC cannot be measured: {error.strerror}",
                 "Measuring takes a page of memory that is executable; allow it to this process.",
             ) from None
-        agent, agent_theirs = socket.socketpair()
-        console, console_theirs = socket.socketpair()
-        with agent_theirs, console_theirs:
-            fds = agent_theirs.fileno(), console_theirs.fileno()
-            argv = [program, *arguments(spec, khz, agent_fd=fds[0], console_fd=fds[1])]
+        with ExitStack() as ours:
+            with ExitStack() as theirs:
+                agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
+                console, console_fd = open_pair(socket.socketpair, ours, theirs)
+                argv = [program, *arguments(spec, khz, agent_fd=agent_fd, console_fd=console_fd)]
+                process = Process.start(argv, pass_fds=(agent_fd, console_fd))
+            machine = cls(process, Console(echo=spec.boot_log))
             try:
-                process = Process.start(argv, pass_fds=fds)
-            except HostError:
-                agent.close()
-                console.close()
+                await machine.connect(agent, console)
+            except (
+                BaseException
+            ):  # cancelled, most likely, and nobody else knows of the process yet
+                await machine.stop()
                 raise
-        try:
-            transport = Transport(*await asyncio.open_connection(sock=agent))
-            tail = Console(echo=spec.boot_log)
-            tail.attach(*await asyncio.open_connection(sock=console))
-        except BaseException:  # cancelled, most likely, and nobody else knows of the process yet
-            await process.kill()
-            agent.close()
-            console.close()
-            raise
-        return cls(process, transport, tail)
-
-    @property
-    def transport(self) -> Transport:
-        """The stream to the agent."""
-        return self._transport
-
-    @property
-    def pid(self) -> int:
-        """QEMU's process id."""
-        return self._process.pid
-
-    async def wait(self) -> int:
-        """Until QEMU has ended; its exit status."""
-        return await self._process.wait()
-
-    async def last_words(self) -> str:
-        """What QEMU complained about when it ended; empty while it runs."""
-        return await self._process.last_words()
-
-    async def stop(self) -> None:
-        """Kill QEMU and close its sockets."""
-        await self._process.kill()
-        await self.console.close()
-        self._transport.writer.close()
+            ours.pop_all()
+        return machine

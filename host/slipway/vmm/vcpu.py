@@ -9,6 +9,7 @@ from slipway.vmm.kvm import abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
     from slipway.vmm.bus import Bus
@@ -160,7 +161,7 @@ class VcpuThread:
                 return ending
 
 
-def _ending(page: memoryview | bytes | object, reason: int) -> Ending | None:
+def _ending(page: mmap.mmap, reason: int) -> Ending | None:
     """What an exit means that is no device's; None where the guest goes on."""
     kind = abi.ExitReason
     if reason in {kind.IRQ_WINDOW_OPEN, kind.INTR}:
@@ -170,15 +171,15 @@ def _ending(page: memoryview | bytes | object, reason: int) -> Ending | None:
     if reason == kind.HLT:
         return Ending("the guest halted, and nothing can wake it")
     if reason == kind.SYSTEM_EVENT:
-        (event,) = abi.EXIT_SYSTEM_EVENT.unpack_from(page, _AT)  # type: ignore[arg-type]
+        (event,) = abi.EXIT_SYSTEM_EVENT.unpack_from(page, _AT)
         if event in {abi.SystemEvent.SHUTDOWN, abi.SystemEvent.RESET}:
             return Ending("the guest ended by itself", wanted=True)
         return Ending("the guest's kernel reported a crash")
     if reason == kind.FAIL_ENTRY:
-        (hardware,) = abi.EXIT_FAIL_ENTRY.unpack_from(page, _AT)  # type: ignore[arg-type]
+        (hardware,) = abi.EXIT_FAIL_ENTRY.unpack_from(page, _AT)
         return Ending(f"the processor refuses the guest's state (reason {hardware:#x})")
     if reason == kind.INTERNAL_ERROR:
-        suberror, _ = abi.EXIT_INTERNAL.unpack_from(page, _AT)  # type: ignore[arg-type]
+        suberror, _ = abi.EXIT_INTERNAL.unpack_from(page, _AT)
         try:
             name = abi.InternalError(suberror).name.lower()
         except ValueError:

@@ -1,0 +1,75 @@
+"""What machines have in common that are a child process with sockets to it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from slipway._errors import HostError
+from slipway.machine.model import Transport
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+    from slipway.machine.console import Console
+    from slipway.machine.process import Process
+
+
+def open_pair(
+    make: Callable[[], tuple[socket.socket, socket.socket]], ours: ExitStack, theirs: ExitStack
+) -> tuple[socket.socket, int]:
+    """Our end of a pair and their end's descriptor, each closed by its stack.
+
+    Raises:
+        HostError: there is no descriptor left.
+    """
+    try:
+        end, other = make()
+    except OSError as error:
+        raise HostError(
+            f"cannot make sockets for the machine: {error.strerror}",
+            "Raise the limit of open files (ulimit -n).",
+        ) from None
+    return ours.enter_context(end), theirs.enter_context(other).fileno()
+
+
+class ChildMachine:
+    """A process, its console and the stream to the agent."""
+
+    def __init__(self, process: Process, console: Console) -> None:
+        self._process = process
+        self._transport: Transport | None = None
+        self.console = console
+
+    async def connect(self, agent: socket.socket, console: socket.socket) -> None:
+        """Take our ends of its sockets into use. A failure leaves them, and the process, be."""
+        self._transport = Transport(*await asyncio.open_connection(sock=agent))
+        self.console.attach(*await asyncio.open_connection(sock=console))
+
+    @property
+    def transport(self) -> Transport:
+        """The stream to the agent."""
+        assert self._transport is not None
+        return self._transport
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """Until the process has ended; its exit status."""
+        return await self._process.wait()
+
+    async def last_words(self) -> str:
+        """What the process complained about when it ended; empty while it runs."""
+        return await self._process.last_words()
+
+    async def stop(self) -> None:
+        """Kill the process and close the sockets."""
+        await self._process.kill()
+        await self.console.close()
+        if self._transport is not None:
+            self._transport.writer.close()
