@@ -154,13 +154,10 @@ class MicroVm:
         Each line is a count and a place: ``out 0x3f8``, ``read 0xd0000000``, ...
         """
         with self.lock:
-            reasons: dict[int, int] = {}
-            for thread in self._threads:
-                for reason, count in thread.exits.items():
-                    reasons[reason] = reasons.get(reason, 0) + count
+            total = sum(sum(thread.exits.values()) for thread in self._threads)
             places = sorted(self._bus.counts.items(), key=lambda item: -item[1])
         words = {(True, True): "out", (True, False): "in", (False, True): "write"}
-        lines = [f"{sum(reasons.values())} exits, {self._bus.unknown} for no device"]
+        lines = [f"{total} exits, {self._bus.unknown} for no device"]
         for (is_port, is_write, address), count in places:
             lines.append(f"{count} {words.get((is_port, is_write), 'read')} {address:#x}")
         return lines

@@ -16,6 +16,7 @@ _set_first = abi.RING_FIRST.pack_into
 _entry = abi.RING_ENTRY.unpack_from
 _SIZE = abi.RING_ENTRY_SIZE
 _COUNT = abi.RING_ENTRIES
+_REASON_AT = abi.EXIT_REASON_OFFSET
 
 
 class Vcpu:
@@ -42,7 +43,7 @@ class Vcpu:
             OSError: KVM cannot run this vCPU.
         """
         _ioctl(self.fd, _RUN, 0)
-        return self.page[8]  # EXIT_REASON_OFFSET: no reason has more than one byte
+        return self.page[_REASON_AT]  # no reason has more than one byte
 
     def set_immediate_exit(self, value: bool) -> None:
         """Have :meth:`run` come back at once, after it has completed what was under way."""

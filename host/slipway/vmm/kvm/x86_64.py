@@ -89,16 +89,18 @@ def supported_cpuid(kvm: Kvm) -> list[tuple[int, ...]]:
     return list(CPUID_ENTRY.iter_unpack(used))
 
 
+def _call(vcpu: Vcpu, name: str, request: int, buffer: bytearray) -> bytearray:
+    """Have KVM read ``buffer``, or fill it. Not bytes: fcntl takes those up to 1,024 only."""
+    with explained(name):
+        fcntl.ioctl(vcpu.fd, request, buffer)
+    return buffer
+
+
 def set_cpuid(vcpu: Vcpu, entries: Iterable[tuple[int, ...]]) -> None:
     """Show ``entries`` to the guest on ``vcpu``."""
     packed = [CPUID_ENTRY.pack(*entry) for entry in entries]
-    with explained("KVM_SET_CPUID2"):
-        # A bytearray: fcntl takes immutable arguments only up to 1,024 bytes.
-        fcntl.ioctl(
-            vcpu.fd,
-            KVM_SET_CPUID2,
-            bytearray(CPUID_HEADER.pack(len(packed)) + b"".join(packed)),
-        )
+    buffer = bytearray(CPUID_HEADER.pack(len(packed)) + b"".join(packed))
+    _call(vcpu, "KVM_SET_CPUID2", KVM_SET_CPUID2, buffer)
 
 
 def set_msrs(vcpu: Vcpu, values: Mapping[int, int]) -> None:
@@ -116,9 +118,7 @@ def set_msrs(vcpu: Vcpu, values: Mapping[int, int]) -> None:
 
 def registers(vcpu: Vcpu) -> dict[str, int]:
     """The general registers, by their names."""
-    buffer = bytearray(REGS.size)
-    with explained("KVM_GET_REGS"):
-        fcntl.ioctl(vcpu.fd, KVM_GET_REGS, buffer)
+    buffer = _call(vcpu, "KVM_GET_REGS", KVM_GET_REGS, bytearray(REGS.size))
     return dict(zip(REGS_NAMES, REGS.unpack(buffer), strict=True))
 
 
@@ -126,22 +126,17 @@ def set_registers(vcpu: Vcpu, **values: int) -> None:
     """Set the general registers; those not named become zero."""
     values.setdefault("rflags", RFLAGS_RESERVED)
     packed = REGS.pack(*(values.get(name, 0) for name in REGS_NAMES))
-    with explained("KVM_SET_REGS"):
-        fcntl.ioctl(vcpu.fd, KVM_SET_REGS, packed)
+    _call(vcpu, "KVM_SET_REGS", KVM_SET_REGS, bytearray(packed))
 
 
 def special_registers(vcpu: Vcpu) -> bytearray:
     """The special registers as struct kvm_sregs, to be changed and set again."""
-    buffer = bytearray(SREGS_SIZE)
-    with explained("KVM_GET_SREGS"):
-        fcntl.ioctl(vcpu.fd, KVM_GET_SREGS, buffer)
-    return buffer
+    return _call(vcpu, "KVM_GET_SREGS", KVM_GET_SREGS, bytearray(SREGS_SIZE))
 
 
 def set_special_registers(vcpu: Vcpu, buffer: bytearray) -> None:
     """Set what :func:`special_registers` gave."""
-    with explained("KVM_SET_SREGS"):
-        fcntl.ioctl(vcpu.fd, KVM_SET_SREGS, buffer)
+    _call(vcpu, "KVM_SET_SREGS", KVM_SET_SREGS, buffer)
 
 
 def segment_offset(name: str) -> int:
@@ -163,16 +158,12 @@ def change_control_registers(sregs: bytearray, **values: int) -> None:
 
 def local_apic(vcpu: Vcpu) -> bytearray:
     """The registers of the vCPU's local APIC, as their page has them."""
-    buffer = bytearray(LAPIC_SIZE)
-    with explained("KVM_GET_LAPIC"):
-        fcntl.ioctl(vcpu.fd, KVM_GET_LAPIC, buffer)
-    return buffer
+    return _call(vcpu, "KVM_GET_LAPIC", KVM_GET_LAPIC, bytearray(LAPIC_SIZE))
 
 
 def set_local_apic(vcpu: Vcpu, buffer: bytearray) -> None:
     """Set what :func:`local_apic` gave."""
-    with explained("KVM_SET_LAPIC"):
-        fcntl.ioctl(vcpu.fd, KVM_SET_LAPIC, buffer)
+    _call(vcpu, "KVM_SET_LAPIC", KVM_SET_LAPIC, buffer)
 
 
 def place_real_mode_pages(vm: Vm, identity_map: int, task_state: int) -> None:

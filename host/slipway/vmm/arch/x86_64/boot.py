@@ -31,7 +31,6 @@ _DIRECTORIES = 4
 # Offsets in struct boot_params (arch/x86/include/uapi/asm/bootparam.h).
 _ACPI_RSDP = 0x70
 _E820_COUNT = 0x1E8
-_SETUP_HEADER = 0x1F1
 _E820_TABLE = 0x2D0
 _E820_ENTRY = struct.Struct("<QQI")
 _E820_RAM = 1
