@@ -30,7 +30,7 @@ test: images ## pass all tests; those of the kvm machine in the lab, where this 
 
 images: ## make the images of all languages
 	@.ci/setup test
-	@.venv/bin/slipway image build all
+	@.venv/bin/slipway image build --source debian all
 
 lint:
 	@.ci/setup test

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from slipway._errors import ImageError, InputError
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 class Assets:
     """Everything that a machine is started from.
 
-    ``memory`` is the machine's, in bytes; ``other_kernel`` the caller's own kernel, if it has one;
-    ``state`` the store's directory.
+    ``language`` is as this image has it, with the variables that the image sets; ``memory`` is the
+    machine's, in bytes; ``other_kernel`` the caller's own kernel, if it has one; ``state`` the
+    store's directory.
     """
 
+    language: Language
     image: Image
     kernel: Kernel
     agent: Agent
@@ -50,18 +52,18 @@ class Assets:
 def errors_told_to_callers() -> Iterator[None]:
     """Errors of making and finding images, as those of our own tree."""
     from slipway_initramfs.errors import ImageError as BuildError
-    from slipway_initramfs.errors import UnknownLanguage
+    from slipway_initramfs.errors import InvalidLanguage, InvalidReference, UnknownLanguage
 
     try:
         yield
-    except UnknownLanguage as error:
+    except (InvalidLanguage, InvalidReference, UnknownLanguage) as error:
         raise InputError(error.message, error.hint) from None
     except BuildError as error:
         raise ImageError(error.message, error.hint) from error
 
 
-def find_language(name: str) -> Language:
-    """The language called ``name``.
+def find_language(name: str, store: ImageStore | None = None) -> Language:
+    """The language called ``name``, or ``name@version``, that Slipway has or ``store`` was given.
 
     Raises:
         InputError: there is none; the hint has the nearest names.
@@ -69,10 +71,10 @@ def find_language(name: str) -> Language:
     from slipway_initramfs import languages
 
     with errors_told_to_callers():
-        return languages.by_name(name)
+        return languages.by_name(name, store)
 
 
-def language_of_file(path: Path) -> Language:
+def language_of_file(path: Path, store: ImageStore | None = None) -> Language:
     """The language whose suffix ``path`` has.
 
     Raises:
@@ -81,7 +83,7 @@ def language_of_file(path: Path) -> Language:
     from slipway_initramfs import languages
 
     with errors_told_to_callers():
-        return languages.by_suffix(path)
+        return languages.by_suffix(path, store)
 
 
 def find_assets(
@@ -101,39 +103,83 @@ def find_assets(
         InputError: the machine would have too little memory, or the kernel is no file.
     """
     from slipway_initramfs.errors import ImageCorrupted
-    from slipway_initramfs.freeze import agent as freeze_agent
 
     # os.path says no where a name is too long or a directory may not be searched; Path raises.
     if options.kernel is not None and not os.path.isfile(options.kernel):  # noqa: PTH113
         raise InputError(f"there is no kernel {options.kernel}", "Name a vmlinux or bzImage file.")
     with errors_told_to_callers():
         try:
-            image = None if repair else store.image(language.name)
-            kernel = None if repair else store.kernel()
+            image = None if repair else store.image(language.image)
         except ImageCorrupted:
-            image = kernel = None
-        if image is not None and not image.is_current(language.recipe.plain()):
             image = None
-        if image is None or kernel is None:
-            image, kernel = _build(language, store, progress)
-        memory = _machine_memory(image, options.memory)
-        agent = freeze_agent(store, image.architecture, progress, verify=repair)
-        # The modules are the kernel's: another kernel takes none of them.
-        modules = kernel if options.kernel is None else None
+        if image is None or not image.is_current(language):
+            image = _build(language, store, progress)
         try:
-            initrd = store.initrd(image, modules, agent.path)
+            return _boot_assets(image, language, options, store, progress, verified=repair)
         except ImageCorrupted:
-            image, kernel = _build(language, store, progress)
-            initrd = store.initrd(image, kernel if modules else None, agent.path)
-    return Assets(image, kernel, agent, initrd, options.kernel, memory, store.root)
+            image = _build(language, store, progress)
+            return _boot_assets(image, language, options, store, progress, verified=True)
 
 
-def _build(language: Language, store: ImageStore, progress: Progress) -> tuple[Image, Kernel]:
-    """Make the image and the kernel, or find that they are there and sound."""
-    from slipway_initramfs.build import build_image, build_kernel
+def boot_assets(
+    image: Image, language: Language, options: Options, store: ImageStore, progress: Progress
+) -> Assets:
+    """What ``image`` boots from, with kernel and agent made where they are missing.
 
-    kernel = build_kernel(store, progress=progress)
-    return build_image(language, store, progress=progress), kernel
+    Raises:
+        ImageError: they cannot be made.
+        InputError: the machine would have too little memory.
+    """
+    with errors_told_to_callers():
+        return _boot_assets(image, language, options, store, progress, verified=False)
+
+
+def _boot_assets(
+    image: Image,
+    language: Language,
+    options: Options,
+    store: ImageStore,
+    progress: Progress,
+    *,
+    verified: bool,
+) -> Assets:
+    """Do so; with ``verified`` every byte of kernel and agent is checked as well."""
+    from slipway_initramfs.errors import ImageCorrupted
+    from slipway_initramfs.freeze import agent as freeze_agent
+
+    kernel = None
+    if not verified:
+        with suppress(ImageCorrupted):
+            kernel = store.kernel()
+    if kernel is None:
+        from slipway_initramfs.build import build_kernel
+
+        kernel = build_kernel(store, progress=progress)
+    memory = _machine_memory(image, options.memory)
+    agent = freeze_agent(store, image.architecture, progress, verify=verified)
+    # The modules are the kernel's: another kernel takes none of them.
+    initrd = store.initrd(image, kernel if options.kernel is None else None, agent.path)
+    adapted = replace(language, environment={**image.environment, **language.environment})
+    return Assets(adapted, image, kernel, agent, initrd, options.kernel, memory, store.root)
+
+
+def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
+    """Make the image, or find that it is there and sound."""
+    from slipway._warm import warmer
+    from slipway_initramfs.build import build_image
+    from slipway_initramfs.reports import Reports
+    from slipway_initramfs.source import Choices
+
+    def transfer(label: str, done: int, total: int) -> None:
+        progress(f"downloading {label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+    return build_image(
+        language,
+        store,
+        Choices.of_environment(os.environ),
+        reports=Reports(progress, progress, transfer),
+        warmer=warmer(store, progress),
+    )
 
 
 def _machine_memory(image: Image, wanted: int | None) -> int:

@@ -65,6 +65,11 @@ class JobReport:
     files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether all phases ended as they should."""
+        return all(told.done.verdict is m.Verdict.OK for told in self.phases.values())
+
 
 class Conversation:
     """One job, from its announcement to JobDone.

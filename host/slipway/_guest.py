@@ -12,6 +12,7 @@ from slipway._errors import HostError, UnknownOutcome
 from slipway._request import MIB, InputFile
 from slipway._result import Captured, OutputFile, PhaseResult, Usage, Verdict
 from slipway._session import Session
+from slipway_initramfs.languages import ENVIRONMENT
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def describe_job(
     language: Language, source: bytes, options: Options, with_stdin: bool
 ) -> tuple[m.Job, tuple[InputFile, ...]]:
     """The job and its files as the protocol has them."""
-    environment = {**language.environment, **dict(options.environment)}
+    environment = {**ENVIRONMENT, **language.environment, **dict(options.environment)}
     build = None
     if language.build is not None:
         build = m.Command(

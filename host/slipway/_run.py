@@ -105,8 +105,10 @@ def _request(
         raise InputError(
             f"stdin is of type {type(stdin).__name__}", "Give bytes, or an async iterator of them."
         )
+    from slipway_initramfs.store import ImageStore
+
     request = Run(
-        find_language(language),
+        find_language(language, ImageStore(store)),
         # What is no UTF-8 is for the check to tell, with its line.
         source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source,
         checked,
@@ -200,7 +202,7 @@ class Run:
 
             guest = Guest(machine)
             await self._boot(guest, assets)
-            report = await guest.run(self._language, self._source, self._options, sink, stdin)
+            report = await guest.run(assets.language, self._source, self._options, sink, stdin)
         except UnknownOutcome as error:
             for (phase, stream), data in captured.items():
                 if phase.name == "RUN":

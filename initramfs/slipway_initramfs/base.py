@@ -1,4 +1,8 @@
-"""What a root file system needs beside its packages, as no maintainer script runs."""
+"""What every root file system needs beside its layers.
+
+Debian's packages lack what their maintainer scripts would make, as none runs. A container image
+lacks what a container's runtime would mount over it, and may lack nearly everything else.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ RUNNER = (1000, 1000)
 """The (uid, gid) of the unprivileged user that programs run as."""
 
 _MAX_CERTIFICATE = 1 << 20
+_MAX_USERS = 1 << 20
 _MERGED = {"amd64": ("bin", "sbin", "lib", "lib64"), "arm64": ("bin", "sbin", "lib")}
 _USERS = """\
 root:x:0:0:root:/root:/bin/sh
@@ -71,7 +76,7 @@ EXCLUDE = frozenset([
 # fmt: on
 """Left out unless a recipe names them: packages that only maintainer scripts or NIS need."""
 
-TRIM = (
+TRIM: tuple[str, ...] = (
     "usr/share/{doc,info,man,locale,lintian,bug,menu,linda,doc-base,gdb,pixmaps,applications}",
     "usr/share/{bash-completion,zsh,fish,debconf,common-licenses,polkit-1,gcc,binfmts}",
     "usr/share/{i18n,metainfo,keyrings,perl5/Debconf}",
@@ -82,7 +87,19 @@ TRIM = (
     "etc/{rc*.d,kernel,alternatives,gprofng.rc,debconf.conf,selinux}",
     "{boot,media,mnt,srv,opt}",
 )
-"""Left out of every image: what documents, manages or configures a machine, not what runs on it."""
+"""Left out of every image of packages: what documents, manages or configures a machine."""
+
+CONTAINER_TRIM: tuple[str, ...] = (
+    "{dev,proc,sys,run,tmp,boot,media,mnt,srv}/**",
+    "usr/share/{doc,info,man,lintian,bug,doc-base,gtk-doc,pixmaps}",
+    "usr/share/{bash-completion,zsh,fish}",
+    "var/lib/{apt,dpkg}",
+    "lib/apk",
+    "var/{cache,log,backups,mail,spool,tmp}/**",
+    "root/.{cache,npm,wget-hsts}",
+    ".dockerenv",
+)
+"""Left out of every container image: what no program reads. Whatever its maker put there stays."""
 
 
 def prepare(tree: Tree, architecture: str) -> None:
@@ -92,18 +109,57 @@ def prepare(tree: Tree, architecture: str) -> None:
         tree.add_symlink(name, f"usr/{name}")
 
 
-def complete(tree: Tree) -> None:
+def complete_packages(tree: Tree) -> None:
     """Add users, name lookup, mount points, alternatives and certificates."""
-    for path, mode in _DIRECTORIES.items():
-        tree.add_directory(path, mode)
-    tree.add_directory("home/runner", 0o755, RUNNER)
     for path, text in _FILES.items():
         tree.add_file(path, text.encode())
+    _add_directories(tree)
     for path, target in _ALTERNATIVES.items():
         parent = path.rpartition("/")[0]
         if tree.find(path, follow=False) is None and tree.find(f"{parent}/{target}") is not None:
             tree.add_symlink(path, target)
     _add_certificates(tree)
+
+
+def complete_container(tree: Tree) -> None:
+    """Add mount points, the user that programs run as, and name lookup, whatever is there of them.
+
+    The image's users stay: its programs may look themselves up.
+    """
+    _add_directories(tree)
+    for path in ("etc/passwd", "etc/group"):
+        ours = _FILES[path].splitlines()
+        names = {line.partition(":")[0] for line in ours} - {"root"}
+        theirs = _lines(tree, path)
+        # Ours first: who looks for the name of uid 1000 shall find the runner, not an image's node.
+        head = [line for line in ours if line.partition(":")[0] in names]
+        rest = [line for line in theirs if line.partition(":")[0] not in names]
+        roots = [line for line in rest if line.startswith("root:")] or ours[:1]
+        others = [line for line in rest if not line.startswith("root:")]
+        tree.add_file(
+            path, "\n".join([*roots, *head, *others, ""]).encode("utf-8", "surrogateescape")
+        )
+    for path in ("etc/hostname", "etc/hosts", "etc/resolv.conf"):
+        # A runtime mounts over these; what an image has is of the machine that it was made on.
+        tree.add_file(path, _FILES[path].encode())
+    if tree.find("etc/nsswitch.conf") is None:
+        tree.add_file("etc/nsswitch.conf", _FILES["etc/nsswitch.conf"].encode())
+
+
+def _add_directories(tree: Tree) -> None:
+    for path, mode in _DIRECTORIES.items():
+        # In the place of a link or a file, too: a mount over those would go astray, or fail.
+        tree.add_directory(path, mode)
+    tree.add_directory("home/runner", 0o755, RUNNER)
+
+
+def _lines(tree: Tree, path: str) -> list[str]:
+    """Return the lines of a user or group file, if there is a sound one."""
+    node = tree.find(path)
+    if node is None or not node.is_file or node.size > _MAX_USERS:
+        return []
+    text = node.read(_MAX_USERS).decode("utf-8", "surrogateescape")
+    return [line for line in text.splitlines() if ":" in line]
 
 
 def _add_certificates(tree: Tree) -> None:

@@ -1,85 +1,77 @@
-"""Making images and kernels: packages, layers, tree, trimming, archive, store."""
+"""Making images and kernels: source, layers, tree, trimming, archive, store."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from slipway_initramfs import base, bytecode, kernel
+from slipway_initramfs import base, kernel, warming
 from slipway_initramfs.compression import compressor
 from slipway_initramfs.cpio import write_tree
-from slipway_initramfs.debian import RELEASE, DebianSource
+from slipway_initramfs.debian import DebianSource
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
 from slipway_initramfs.layers import apply_layer
 from slipway_initramfs.records import BUILDER, MIB, Image, Kernel
+from slipway_initramfs.reports import Reports
+from slipway_initramfs.source import Choices, choose
 from slipway_initramfs.store import machine_architecture
 from slipway_initramfs.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from slipway_initramfs.debian import Package
     from slipway_initramfs.languages import Language, Recipe
-    from slipway_initramfs.spool import Spool
+    from slipway_initramfs.source import Source
     from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.warming import Warmer
 
     Progress = Callable[[str], None]
 
 COMPRESSION = "lz4"
-_UNPACKERS = 2
 _PROGRAM = "#!"
 
 
 def build_image(
     language: Language,
     store: ImageStore,
+    choices: Choices | None = None,
     *,
-    architecture: str | None = None,
-    progress: Progress | None = None,
-    refresh: bool = False,
+    reports: Reports | None = None,
+    warmer: Warmer | None = None,
 ) -> Image:
-    """Return the image of a language, made from Debian's packages if there is no sound one.
+    """Return the image of a language, made if there is no sound one that suits the choices.
 
-    An image that is there is kept if its recipe is this language's and its bytes are sound; with
-    ``refresh`` Debian is asked for newer packages as well. ``progress`` is called with a short
-    sentence for each step. Raises ImageError (mostly BuildFailed).
+    An image that is there is kept if its recipe is this language's, its bytes are sound and no
+    other source was chosen; a reference that was named is asked for again each time. ``warmer``
+    runs what the recipe has run once; without it the image stays cold, and says so. Raises
+    ImageError (mostly BuildFailed).
     """
-    report = progress or _quiet
-    arch = architecture or machine_architecture()
-    name = f"{language.name}-{arch}"
-    with store.building(f"image-{name}", report):
-        existing = _sound_image(store, language, arch, report)
-        if existing is not None and not refresh:
-            return existing
-        source = DebianSource(store.apt, arch, report)
-        packages = _resolve(source, language.recipe, refresh=refresh, progress=report)
-        interpreter = _interpreter(language.recipe, packages)
-        key = _build_key(arch, language.recipe, packages, interpreter)
-        if existing is not None and existing.manifest.get("build_key") == key:
-            return existing
-        tree, facts = _assemble(source, store, language.recipe, packages, interpreter, report)
-        manifest = _store_root(store, tree, key, report)
-        manifest |= facts | {
-            "language": language.name,
-            "architecture": arch,
-            "source": {"kind": "debian", "release": RELEASE},
-            "recipe": language.recipe.plain(),
-            "workload": language.recipe.workload * MIB,
-            "packages": [
-                {
-                    "name": package.name,
-                    "version": package.version,
-                    "size": package.size,
-                    "sha256": package.sha256,
-                }
-                for package in packages
-            ],
-        }
+    chosen, told = choices or Choices(), reports or Reports()
+    arch = chosen.architecture or machine_architecture()
+    name = f"{language.image}-{arch}"
+    with store.building(f"image-{name}", told.step):
+        existing = _existing_image(store, language, arch, told.step)
+        sound = existing if existing is not None and existing.is_current(language) else None
+        if sound is not None and _suits(sound, chosen):
+            return sound
+        source = choose(language, store, chosen, arch, existing, told)
+        with closing(source):
+            recipe = language.recipe(source.kind)
+            assert recipe is not None
+            maker = _Maker(store, arch, source, recipe, chosen.compression or COMPRESSION, told)
+            key = maker.key()
+            if sound is not None and sound.manifest.get("build_key") == key:
+                return sound
+            manifest = {
+                "name": language.image,
+                "language": language.name,
+                "workload": recipe.workload * MIB,
+                **maker.make(warmer, existing),
+            }
         store.put_record("image", name, manifest)
-    image = store.image(language.name, arch)
+    image = store.image(language.image, arch)
     if image is None:
         raise ImageError(f"the image {name} was removed while it was being made")
     return image
@@ -132,13 +124,13 @@ def _quiet(_: str) -> None:
     pass
 
 
-def _sound_image(
+def _existing_image(
     store: ImageStore, language: Language, arch: str, progress: Progress
 ) -> Image | None:
-    """Return the image in the store if it is of this recipe and undamaged."""
+    """Return the image in the store if it is undamaged, whatever it was made from."""
     try:
-        image = store.image(language.name, arch)
-        if image is None or not image.is_current(language.recipe.plain()):
+        image = store.image(language.image, arch)
+        if image is None or image.name != language.image:
             return None
         image.verify()
     except ImageCorrupted as error:
@@ -147,125 +139,127 @@ def _sound_image(
     return image
 
 
-def _resolve(
-    source: DebianSource, recipe: Recipe, *, refresh: bool, progress: Progress
-) -> tuple[Package, ...]:
-    """Return the packages of a recipe, downloaded."""
-    packages = _select(source, recipe, refresh=refresh)
-    try:
-        source.fetch(packages)
-    except BuildFailed as error:
-        # An index of yesterday may name a version that an update has replaced since.
-        progress(f"{error.message}; trying again with new package lists")
-        packages = _select(source, recipe, refresh=True)
-        source.fetch(packages)
-    return packages
+def _suits(image: Image, choices: Choices) -> bool:
+    """Whether nothing that was chosen speaks against an image that is there."""
+    if choices.refresh or choices.reference is not None:
+        return False
+    if choices.compression not in ("", image.manifest["archive"].get("compression")):
+        return False
+    return choices.kind in ("auto", image.source.get("kind"))
 
 
-def _select(source: DebianSource, recipe: Recipe, *, refresh: bool) -> tuple[Package, ...]:
-    wanted = (*base.PACKAGES, *recipe.packages)
-    excluded = (base.EXCLUDE | set(recipe.exclude)) - set(wanted)
-    resolved = source.resolve(wanted, refresh=refresh)
-    return tuple(package for package in resolved if package.name not in excluded)
+class _Maker:
+    """Makes one image from one resolved source."""
 
+    def __init__(
+        self,
+        store: ImageStore,
+        architecture: str,
+        source: Source,
+        recipe: Recipe,
+        compression: str,
+        reports: Reports,
+    ) -> None:
+        self._store = store
+        self._architecture = architecture
+        self._source = source
+        self._recipe = recipe
+        self._compression = compression
+        self._step = reports.step
 
-def _interpreter(recipe: Recipe, packages: tuple[Package, ...]) -> tuple[str, str, str] | None:
-    """Return path, version (3.11) and full version of who compiles Python's modules, if anyone."""
-    if "python-bytecode" not in recipe.warm:
-        return None
-    for version in bytecode.MAGIC:
-        if any(package.name == f"python{version}-minimal" for package in packages):
-            path = bytecode.find_interpreter(version)
-            return None if path is None else (path, version, bytecode.full_version(path))
-    return None
+    def key(self) -> str:
+        """Return a digest of all that the image's bytes depend on."""
+        inputs: dict[str, Any] = {
+            "builder": BUILDER,
+            "architecture": self._architecture,
+            "compression": self._compression,
+            "recipe": self._recipe.plain(),
+            **self._source.key(),
+        }
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
+    def make(self, warmer: Warmer | None, existing: Image | None) -> dict[str, Any]:
+        """Make the archive and store it; return the manifest."""
+        tree = Tree()
+        self._source.prepare(tree)
+        dropped = 0
+        for label, layer in self._source.layers():
+            try:
+                dropped += apply_layer(tree, layer, self._source.dialect).dropped_xattrs
+            except ImageError as error:
+                raise BuildFailed(f"{label}: {error.message}", error.hint) from error
+        removed = tree.remove(self._source.trim).size
+        warnings = self._source.complete(tree)
+        if dropped:
+            warnings.append(f"{dropped} extended attributes dropped: an initramfs has none")
+        self._add(tree)
+        warmth = warming.warm(
+            tree, self._recipe, lambda: self._trial(tree), warmer, existing, self._store
+        )
+        removed += tree.remove(self._recipe.trim).size
+        manifest = {
+            **self._pack(tree, self._compression),
+            **self._source.manifest(),
+            "recipe": self._recipe.plain(),
+            "trimmed": removed,
+            "warnings": warnings + warmth.warnings,
+        }
+        if warmth.record:
+            manifest["warm"] = warmth.record
+        return manifest
 
-def _build_key(
-    arch: str,
-    recipe: Recipe,
-    packages: tuple[Package, ...],
-    interpreter: tuple[str, str, str] | None,
-) -> str:
-    """Return a digest of all that the image's bytes depend on."""
-    inputs: dict[str, Any] = {
-        "builder": BUILDER,
-        "architecture": arch,
-        "compression": COMPRESSION,
-        "recipe": recipe.plain(),
-        "packages": [package.sha256 for package in packages],
-        "bytecode": interpreter[2] if interpreter else None,
-    }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    def _add(self, tree: Tree) -> None:
+        """Add the recipe's own links and files."""
+        for path, target in self._recipe.links.items():
+            if "*" not in target:
+                tree.add_symlink(path, target)
+                continue
+            found = tree.glob(target)
+            if not found:
+                raise BuildFailed(
+                    f"nothing in the image matches {target}, which {path} is to lead to",
+                    "The image is laid out in another way than its language file expects.",
+                )
+            # Into a directory, each under its own name; else the last, which is the newest.
+            for match in found if path.endswith("/") else found[-1:]:
+                name = match.rpartition("/")[2] if path.endswith("/") else ""
+                tree.add_symlink(path + name, f"/{match}")
+        for path, text in self._recipe.files.items():
+            mode = 0o755 if text.startswith(_PROGRAM) else 0o644
+            tree.add_file(path, text.encode(), mode)
 
+    def _trial(self, tree: Tree) -> Image:
+        """Return the tree as it is as an image that no name refers to, for a machine to boot."""
+        manifest = {"workload": 0, **self._pack(tree, COMPRESSION), **self._source.manifest()}
+        archive = manifest["archive"]
+        blob = self._store.blob(archive["digest"], archive["size"])
+        return Image("warming", self._architecture, archive["digest"], blob, manifest)
 
-def _assemble(
-    source: DebianSource,
-    store: ImageStore,
-    recipe: Recipe,
-    packages: tuple[Package, ...],
-    interpreter: tuple[str, str, str] | None,
-    progress: Progress,
-) -> tuple[Tree, dict[str, Any]]:
-    """Return the finished tree and what the manifest says about how it came about."""
-    tree = Tree()
-    base.prepare(tree, source.architecture)
-    for number, (package, layer) in enumerate(_unpacked(source, store, packages), 1):
-        progress(f"unpacking {number}/{len(packages)} {package.name}")
-        try:
-            apply_layer(tree, layer, "deb")
-        except ImageError as error:
-            raise BuildFailed(f"package {package.name}: {error.message}", error.hint) from error
-    trimmed = tree.remove((*base.TRIM, *recipe.trim))
-    base.complete(tree)
-    for path, target in recipe.links.items():
-        tree.add_symlink(path, target)
-    for path, text in recipe.files.items():
-        tree.add_file(path, text.encode(), 0o755 if text.startswith(_PROGRAM) else 0o644)
-    warnings = []
-    if "python-bytecode" in recipe.warm:
-        if interpreter is None:
-            warnings.append("no Python of the image's version on this machine: no bytecode files")
-        else:
-            progress("compiling Python's modules")
-            bytecode.compile_all(tree, interpreter[0], interpreter[1])
-    return tree, {"trimmed": trimmed.size, "warnings": warnings}
+    def _pack(self, tree: Tree, compression: str) -> dict[str, Any]:
+        """Store the archive of ``tree``; return what the manifest says about it."""
+        key = self.key()
+        tree.add_file(base.SENTINEL, f"{key}\n".encode())
+        usage = tree.usage()
+        self._step(f"packing {usage.files} files, {usage.size / 1e6:.0f} MB")
 
+        def write(file: BinaryIO) -> None:
+            packer = compressor(compression, file)
+            try:
+                write_tree(tree, packer, last=(base.SENTINEL,))
+            finally:
+                packer.close()
 
-def _unpacked(
-    source: DebianSource, store: ImageStore, packages: tuple[Package, ...]
-) -> Iterator[tuple[Package, Spool]]:
-    """Give each package with its layer, in order, decompressed by several threads ahead."""
-    with ThreadPoolExecutor(_UNPACKERS) as pool:
-        layers = pool.map(lambda package: source.open(package, store.temporary), packages)
-        try:
-            yield from zip(packages, layers, strict=True)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _store_root(store: ImageStore, tree: Tree, key: str, progress: Progress) -> dict[str, Any]:
-    """Write the archive of ``tree``; return what the manifest says about it."""
-    tree.add_file(base.SENTINEL, f"{key}\n".encode())
-    usage = tree.usage()
-    progress(f"packing {usage.files} files, {usage.size / 1e6:.0f} MB")
-
-    def write(file: BinaryIO) -> None:
-        packer = compressor(COMPRESSION, file)
-        try:
-            write_tree(tree, packer, last=(base.SENTINEL,))
-        finally:
-            packer.close()
-
-    archive = store.put_blob(write)
-    return {
-        "builder": BUILDER,
-        "build_key": key,
-        "archive": {
-            "digest": archive.digest,
-            "size": archive.size,
-            "compression": COMPRESSION,
-        },
-        "files": usage.files,
-        "root": usage.size,
-        "memory": usage.memory,
-    }
+        archive = self._store.put_blob(write)
+        return {
+            "architecture": self._architecture,
+            "builder": BUILDER,
+            "build_key": key,
+            "archive": {
+                "digest": archive.digest,
+                "size": archive.size,
+                "compression": compression,
+            },
+            "files": usage.files,
+            "root": usage.size,
+            "memory": usage.memory,
+        }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
@@ -24,6 +25,12 @@ LZ4_LEVEL = 3
 
 Higher levels gain 3 % more and take three times as long.
 """
+ZSTD_LEVEL = 3
+GZIP_LEVEL = 6
+GZIP_BLOCK = 1 << 20
+"""Bytes that one worker deflates at a time."""
+GZIP_WINDOW = 32 << 10
+"""How far back deflate (RFC 1951) can refer, in bytes."""
 
 
 class Compressor(Protocol):
@@ -52,50 +59,126 @@ class Plain:
         """Do nothing: there is nothing held back."""
 
 
-class Lz4:
-    """A legacy frame of lz4, the only one that lib/decompress_unlz4.c of the kernel reads.
+class _Workers:
+    """Blocks that are compressed side by side, one on each core, and written in their order."""
 
-    Blocks are compressed side by side, one on each core.
-    """
-
-    def __init__(self, output: Writable) -> None:
+    def __init__(self, output: Writable, name: str) -> None:
         self._output = output
-        self._block = bytearray()
         workers = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(workers, "lz4")
+        self._pool = ThreadPoolExecutor(workers, name)
         self._pending: deque[Future[bytes]] = deque()
         self._most = workers + 1
+
+    def submit(self, function: Callable[..., bytes], *arguments: object) -> None:
+        """Have the result of a call written, after those of all calls before."""
+        self._pending.append(self._pool.submit(function, *arguments))
+        self._drain(self._most)
+
+    def close(self) -> None:
+        """Write what is left and end the workers."""
+        try:
+            self._drain(0)
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _drain(self, keep: int) -> None:
+        while len(self._pending) > keep:
+            self._output.write(self._pending.popleft().result())
+
+
+class Lz4:
+    """A legacy frame of lz4, the only one that lib/decompress_unlz4.c of the kernel reads."""
+
+    def __init__(self, output: Writable) -> None:
+        self._block = bytearray()
+        self._workers = _Workers(output, "lz4")
         output.write(struct.pack("<I", LZ4_MAGIC))
 
     def write(self, data: bytes) -> None:
         """Take ``data``; whole blocks go to the workers."""
         self._block += data
         while len(self._block) >= LZ4_BLOCK:
-            self._submit(bytes(memoryview(self._block)[:LZ4_BLOCK]))
+            self._workers.submit(_lz4_block, bytes(memoryview(self._block)[:LZ4_BLOCK]))
             del self._block[:LZ4_BLOCK]
 
     def close(self) -> None:
         """Write the remaining blocks and end the workers."""
-        try:
-            if self._block:
-                self._submit(bytes(self._block))
-                self._block.clear()
-            self._drain(0)
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-
-    def _submit(self, block: bytes) -> None:
-        self._pending.append(self._pool.submit(_lz4_block, block))
-        self._drain(self._most)
-
-    def _drain(self, keep: int) -> None:
-        while len(self._pending) > keep:
-            block = self._pending.popleft().result()
-            self._output.write(struct.pack("<I", len(block)))
-            self._output.write(block)
+        if self._block:
+            self._workers.submit(_lz4_block, bytes(self._block))
+            self._block.clear()
+        self._workers.close()
 
 
-COMPRESSORS: dict[str, Callable[[Writable], Compressor]] = {"lz4": Lz4, "none": Plain}
+class Gzip:
+    """One gzip member (RFC 1952), as lib/decompress_inflate.c of the kernel reads no second one.
+
+    Blocks are deflated apart, each with the end of the one before as its dictionary, and end at a
+    byte, so that one after the other they are a single stream.
+    """
+
+    def __init__(self, output: Writable) -> None:
+        self._output = output
+        self._block = bytearray()
+        self._dictionary = b""
+        self._crc = self._size = 0
+        self._workers = _Workers(output, "gzip")
+        # No name, no time, an unknown system.
+        output.write(b"\x1f\x8b\x08\0" + bytes(4) + b"\0\xff")
+
+    def write(self, data: bytes) -> None:
+        """Take ``data``; whole blocks go to the workers."""
+        self._crc = zlib.crc32(data, self._crc)
+        self._size += len(data)
+        self._block += data
+        while len(self._block) >= GZIP_BLOCK:
+            self._submit(bytes(memoryview(self._block)[:GZIP_BLOCK]), zlib.Z_SYNC_FLUSH)
+            del self._block[:GZIP_BLOCK]
+
+    def close(self) -> None:
+        """Write the remaining blocks and the member's end, and end the workers."""
+        self._submit(bytes(self._block), zlib.Z_FINISH)
+        self._block.clear()
+        self._workers.close()
+        self._output.write(struct.pack("<II", self._crc, self._size & 0xFFFFFFFF))
+
+    def _submit(self, block: bytes, flush: int) -> None:
+        self._workers.submit(_deflate, block, self._dictionary, flush)
+        self._dictionary = block[-GZIP_WINDOW:]
+
+
+class Zstd:
+    """One zstd frame (RFC 8878).
+
+    With any number of workers but none at all the library gives the same bytes, so that they do not
+    tell how many cores the machine has.
+    """
+
+    def __init__(self, output: Writable) -> None:
+        import zstandard
+
+        # The window of this level is 2 MiB; lib/decompress_unzstd.c of the kernel allows 128 MiB.
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            ZSTD_LEVEL, threads=os.cpu_count() or 1, write_content_size=False
+        )
+        self._output = output
+        self._encoder = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+
+    def write(self, data: bytes) -> None:
+        """Take ``data``; what is ready goes to the output."""
+        if out := self._encoder.compress(data):
+            self._output.write(out)
+
+    def close(self) -> None:
+        """Write the rest of the frame."""
+        self._output.write(self._encoder.flush())
+
+
+COMPRESSORS: dict[str, Callable[[Writable], Compressor]] = {
+    "lz4": Lz4,
+    "zstd": Zstd,
+    "gzip": Gzip,
+    "none": Plain,
+}
 """The compressors by the name that a manifest gives them."""
 
 
@@ -142,4 +225,9 @@ def _lz4_block(block: bytes) -> bytes:
     compressed: bytes = lz4.block.compress(
         block, mode="high_compression", compression=LZ4_LEVEL, store_size=False
     )
-    return compressed
+    return struct.pack("<I", len(compressed)) + compressed
+
+
+def _deflate(block: bytes, dictionary: bytes, flush: int) -> bytes:
+    encoder = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=dictionary)
+    return encoder.compress(block) + encoder.flush(flush)

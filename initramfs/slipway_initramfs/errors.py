@@ -32,3 +32,11 @@ class ImageCorrupted(ImageError):
 
 class BuildFailed(ImageError):
     """An image could not be made: no apt, no network, disk full, unknown package."""
+
+
+class SourceUnavailable(BuildFailed):
+    """A registry does not answer, or not now; another source may do."""
+
+
+class InvalidReference(ImageError):
+    """The name of an image breaks the rules of such names."""

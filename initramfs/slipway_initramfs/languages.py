@@ -1,29 +1,28 @@
 """Languages: what an image is made of, and how a source file is built and run.
 
-Each is one TOML file, read strictly: an unknown key or a value of the wrong kind is an error that
-names file and key. ``docs/adding-a-language.md`` explains every key.
+Each is one TOML file: those that come with Slipway, and those that a store was given with an image
+(``slipway image build --language-file``). ``docs/adding-a-language.md`` explains every key.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from slipway_initramfs.errors import InvalidLanguage, UnknownLanguage
+from slipway_initramfs.errors import ImageCorrupted, ImageError, InvalidLanguage, UnknownLanguage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-_T = TypeVar("_T")
-_MAX_FILE = 1 << 20
-_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+#-.")
-WARM_UPS = frozenset({"python-bytecode"})
-"""What ``warm`` may ask for: see build.py."""
+    from slipway_initramfs.store import ImageStore
+
+LANGUAGE_KIND = "language"
+"""The store's kind of record for a language file that it was given."""
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +42,8 @@ class Limits:
     output: int
 
 
-BUILD_LIMITS = Limits(120, 120, 0, 512, 512, 1024, 1)
-RUN_LIMITS = Limits(30, 30, 0, 128, 256, 512, 16)
-"""What holds where a language file says nothing."""
-
-
 ENVIRONMENT = MappingProxyType({"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"})
-"""Variables of every language; a file may give them other values."""
+"""Variables of every language; images and language files may give them other values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +55,69 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What an image is made of; images of equal recipes and packages are equal.
+class WarmUp:
+    """What an image runs once, in a machine of its own, so that each program starts fast.
 
-    ``packages`` are installed with all they depend on but ``exclude``; ``trim`` are globs of what
-    is removed then; ``links`` (path -> target) and ``files`` (path -> text) are added, a file that
-    begins with ``#!`` as a program; ``warm`` names what is prepared so that the first program
-    starts fast; ``workload`` is the memory in MiB that a usual program needs on top of the image.
+    ``command`` leaves ``warm.tar`` in its working directory, which is unpacked over the root. It is
+    left out where something matches the glob ``unless`` already (may be empty). ``memory`` is what
+    it needs beside the image, in MiB, its files included.
     """
 
-    packages: tuple[str, ...]
-    exclude: tuple[str, ...]
+    command: tuple[str, ...]
+    unless: str
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is done with the layers of an image, wherever they come from.
+
+    ``links`` (path -> target) and ``files`` (path -> text) are added, a file that begins with
+    ``#!`` as a program; ``trim`` are globs of what is removed at the end; ``workload`` is the
+    memory in MiB that a usual program needs on top of the image.
+    """
+
     trim: tuple[str, ...]
     links: Mapping[str, str]
     files: Mapping[str, str]
-    warm: tuple[str, ...]
     workload: int
 
     def plain(self) -> dict[str, Any]:
         """Return the recipe in the form in which a manifest keeps and compares it."""
-        plain: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, tuple):
-                value = list(value)
-            plain[field.name] = value if isinstance(value, (list, int)) else dict(value)
-        return plain
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class DebianRecipe(Recipe):
+    """An image made of Debian packages: ``packages`` and all they depend on but ``exclude``.
+
+    ``bytecode`` has Python's modules compiled.
+    """
+
+    packages: tuple[str, ...]
+    exclude: tuple[str, ...]
+    bytecode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRecipe(Recipe):
+    """An image made of a container image.
+
+    ``reference`` has ``{version}`` where the version goes, ``version`` is the one that is taken
+    where none is asked for. Without a reference only an image that a caller names can be taken.
+    """
+
+    reference: str
+    version: str
+    warm: WarmUp | None
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """One language: ``source`` is the name under which the source file is put."""
+    """One language: ``source`` is the name under which the source file is put.
+
+    ``version`` is the one that was asked for, empty for the default.
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -100,8 +126,23 @@ class Language:
     build: Phase | None
     run: Phase
     environment: Mapping[str, str]
-    recipe: Recipe
-    oci: str
+    debian: DebianRecipe | None
+    registry: RegistryRecipe
+    version: str = ""
+
+    @property
+    def image(self) -> str:
+        """The name of the image: ``rust``, or ``rust@1.80``."""
+        return f"{self.name}@{self.version}" if self.version else self.name
+
+    def recipe(self, kind: str) -> Recipe | None:
+        """Return the recipe for a source of this kind, ``debian`` or ``registry``."""
+        return {"debian": self.debian, "registry": self.registry}.get(kind)
+
+    def reference(self) -> str:
+        """Return the reference of the container image for this version, or nothing."""
+        version = self.version or self.registry.version
+        return self.registry.reference.replace("{version}", version)
 
 
 def directory() -> Path:
@@ -117,22 +158,36 @@ def all_languages() -> Mapping[str, Language]:
     return MappingProxyType({language.name: language for language in found})
 
 
-def by_name(name: str) -> Language:
-    """Return the language of this name or alias, in any case; else raise UnknownLanguage."""
-    wanted = name.strip().lower()
+def known_languages(store: ImageStore) -> Mapping[str, Language]:
+    """Return the languages that come with Slipway and those that ``store`` was given, by name."""
+    return MappingProxyType({**all_languages(), **_given(store)})
+
+
+def by_name(name: str, store: ImageStore | None = None) -> Language:
+    """Return the language of this name or alias, in any case, with an optional ``@version``.
+
+    Raises UnknownLanguage.
+    """
+    wanted, at, version = name.strip().partition("@")
+    wanted = wanted.lower()
+    if at and not _VERSION.fullmatch(version):
+        raise UnknownLanguage(
+            f"{version[:40]!r} is no version of a language",
+            "Write for example rust@1.80: letters, digits, dots, '-' and '_'.",
+        )
     known: dict[str, Language] = {}
-    for language in all_languages().values():
-        known |= dict.fromkeys((language.name, *language.aliases), language)
+    for language in _known(store):
+        known |= dict.fromkeys((*language.aliases, language.name), language)
     if wanted not in known:
         raise _unknown(f"unknown language {name[:40]!r}", wanted, list(known))
-    return known[wanted]
+    return replace(known[wanted], version=version) if version else known[wanted]
 
 
-def by_suffix(path: str | Path) -> Language:
+def by_suffix(path: str | Path, store: ImageStore | None = None) -> Language:
     """Return the language of a source file by its suffix; else raise UnknownLanguage."""
     suffix = Path(path).suffix
     known: dict[str, Language] = {}
-    for language in all_languages().values():
+    for language in _known(store):
         known |= dict.fromkeys(language.suffixes, language)
     # ".C" is C++ by an old custom; else case means nothing.
     found = known.get(suffix) or known.get(suffix.lower())
@@ -144,160 +199,58 @@ def by_suffix(path: str | Path) -> Language:
 
 def load(path: Path) -> Language:
     """Read one language file; raises InvalidLanguage that names file and key."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except OSError as error:
-        raise InvalidLanguage(f"cannot read the language file {path}: {error.strerror}") from error
-    if len(data) > _MAX_FILE:
-        raise InvalidLanguage(f"the language file {path} is longer than 1 MiB")
-    try:
-        values = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidLanguage(f"the language file {path} is no valid TOML: {error}") from error
-    return _language(_Table(path.name, "", values))
+    from slipway_initramfs import language_file
+
+    return language_file.parse(language_file.read(path), path.name)
 
 
-class _Table:
-    """A table of the file: each key is taken once, and none may be left at the end."""
-
-    def __init__(self, file: str, prefix: str, values: dict[str, Any]) -> None:
-        self._file = file
-        self._prefix = prefix
-        self._values = dict(values)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
-    def wrong(self, key: str, what: str) -> InvalidLanguage:
-        return InvalidLanguage(
-            f"{self._file}: {self._prefix}{key} {what}", "See docs/adding-a-language.md"
+def check_new(name: str) -> None:
+    """Raise InvalidLanguage if ``name`` is that of a language that comes with Slipway."""
+    if any(name in (known.name, *known.aliases) for known in all_languages().values()):
+        raise InvalidLanguage(
+            f"a language called {name!r} comes with Slipway", "Choose another name with --name."
         )
 
-    def take(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
-        value = self._values.pop(key, default)
-        if value is None:
-            raise self.wrong(key, "is missing")
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.wrong(key, f"has to be of the kind {kind.__name__}")
-        return value
 
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.take(key, str, default)
-        if "\0" in value:
-            raise self.wrong(key, "has a NUL")
-        return value
-
-    def texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
-        values = self.take(key, list, None if required else [])
-        if not all(isinstance(value, str) and value and "\0" not in value for value in values):
-            raise self.wrong(key, "has to be a list of texts that are not empty")
-        if required and not values:
-            raise self.wrong(key, "is empty")
-        return tuple(values)
-
-    def mapping(self, key: str) -> Mapping[str, str]:
-        values = self.take(key, dict, {})
-        for name, value in values.items():
-            if not isinstance(value, str) or "\0" in value or "\0" in name or not name:
-                raise self.wrong(f"{key}.{name}", "has to be a text")
-        return MappingProxyType(values)
-
-    def number(self, key: str, default: float) -> float:
-        value = self._values.pop(key, default)
-        if type(value) not in (int, float) or not 0 < value <= 86400:
-            raise self.wrong(key, "has to be a number of seconds between 0 and 86400")
-        return float(value)
-
-    def count(self, key: str, default: int, *, least: int = 1) -> int:
-        value = self._values.pop(key, default)
-        if type(value) is not int or not least <= value <= 1 << 20:
-            raise self.wrong(key, f"has to be a whole number between {least} and {1 << 20}")
-        return value
-
-    def table(self, key: str) -> _Table:
-        return _Table(self._file, f"{self._prefix}{key}.", self.take(key, dict, {}))
-
-    def done(self) -> None:
-        for key in self._values:
-            raise self.wrong(key, "is not known")
+def give(store: ImageStore, name: str, text: bytes) -> None:
+    """Let ``store`` know the language file ``text`` under ``name``."""
+    with store.building(f"language-{name}"):
+        store.put_record(LANGUAGE_KIND, name, {"file": text.decode()})
 
 
-def _language(table: _Table) -> Language:
-    name = table.text("name")
-    if not name or not _NAME.issuperset(name) or name[0] in ".-":
-        raise table.wrong("name", "has to be of small letters, digits, '+', '#', '-' and '.'")
-    source = table.text("source")
-    if not source or "/" in source or source in (".", ".."):
-        raise table.wrong("source", "has to be a file name")
-    suffixes = table.texts("suffixes", required=True)
-    if not all(suffix.startswith(".") and len(suffix) > 1 for suffix in suffixes):
-        raise table.wrong("suffixes", "have to begin with a dot")
-    aliases = table.texts("aliases")
-    if any(alias != alias.lower() for alias in aliases):
-        raise table.wrong("aliases", "have to be in small letters")
-    environment = MappingProxyType({**ENVIRONMENT, **table.mapping("environment")})
-    if any("=" in variable for variable in environment):
-        raise table.wrong("environment", "has a name with '='")
-    language = Language(
-        name=name,
-        aliases=aliases,
-        suffixes=suffixes,
-        source=source,
-        build=_phase(table.table("build"), BUILD_LIMITS) if "build" in table else None,
-        run=_phase(table.table("run"), RUN_LIMITS),
-        environment=environment,
-        recipe=_recipe(image := table.table("image")),
-        oci=image.text("oci", ""),
-    )
-    image.done()
-    table.done()
-    return language
+def _known(store: ImageStore | None) -> Iterable[Language]:
+    # What was given comes first, so that what Slipway ships wins where both claim a suffix.
+    return (*(_given(store).values() if store else ()), *all_languages().values())
 
 
-def _phase(table: _Table, default: Limits) -> Phase:
-    command = table.texts("command", required=True)
-    limits = table.table("limits")
-    phase = Phase(
-        command,
-        Limits(
-            wall=limits.number("wall", default.wall),
-            cpu=limits.number("cpu", default.cpu),
-            memory=limits.count("memory", default.memory, least=0),
-            processes=limits.count("processes", default.processes),
-            file_size=limits.count("file_size", default.file_size),
-            open_files=limits.count("open_files", default.open_files),
-            output=limits.count("output", default.output),
-        ),
-    )
-    limits.done()
-    table.done()
-    return phase
+def _given(store: ImageStore) -> dict[str, Language]:
+    from slipway_initramfs import language_file, records
+
+    given = {}
+    for name in store.names(LANGUAGE_KIND):
+        try:
+            record = store.record(LANGUAGE_KIND, name)
+            if record is not None:
+                text = records.text(record, "file")
+                language = language_file.parse(text.encode(), f"the language file of {name}")
+                given[name] = replace(language, name=name)
+        except (InvalidLanguage, ImageCorrupted):
+            # One that an older version took, or that was damaged: it is unknown until it is given
+            # again, and no reason to refuse all others.
+            continue
+    return given
 
 
-def _recipe(table: _Table) -> Recipe:
-    recipe = Recipe(
-        packages=table.texts("packages", required=True),
-        exclude=table.texts("exclude"),
-        trim=table.texts("trim"),
-        links=table.mapping("links"),
-        files=table.mapping("files"),
-        warm=table.texts("warm"),
-        workload=table.count("workload", 64),
-    )
-    for package in recipe.packages:
-        # Whatever else apt would understand (options, versions, patterns) is no package name.
-        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
-            raise table.wrong("packages", f"has {package!r}, which is no package name")
-    if unknown := set(recipe.warm) - WARM_UPS:
-        raise table.wrong("warm", f"has {min(unknown)!r}; known are {', '.join(sorted(WARM_UPS))}")
-    for path in (*recipe.links, *recipe.files, *recipe.trim):
-        if path.startswith("/") or ".." in path.split("/"):
-            raise table.wrong("links, files and trim", f"take paths below the root: {path!r}")
-    return recipe
+def _plain(value: Any) -> Any:
+    """Return a recipe's value in JSON's types."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, WarmUp):
+        return {name.name: _plain(getattr(value, name.name)) for name in fields(value)}
+    return value if isinstance(value, (int, str, type(None))) else dict(value)
 
 
-def _unknown(message: str, wanted: str, known: list[str]) -> UnknownLanguage:
+def _unknown(message: str, wanted: str, known: list[str]) -> ImageError:
     import difflib
 
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)

@@ -15,9 +15,11 @@ from slipway_initramfs.errors import ImageCorrupted
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT: Final = 1
+    from slipway_initramfs.languages import Language
+
+FORMAT: Final = 2
 """Version of the manifests' format; others are treated as absent."""
-BUILDER: Final = 3
+BUILDER: Final = 4
 """Raised whenever the same recipe and packages come to give another image."""
 MAX_MANIFEST: Final = 4 << 20
 MIB: Final = 1 << 20
@@ -98,10 +100,11 @@ class Archive:
 class Image:
     """The root file system of one language for one architecture.
 
-    ``digest`` is that of the manifest, and so of all that is in it. Sizes in ``manifest``:
-    ``archive`` the compressed archive, ``root`` the content of the files, ``memory`` what the
-    unpacked root occupies, ``trimmed`` the content that was left out, ``workload`` what a usual
-    program needs on top; all in bytes.
+    ``name`` is that of the language, with ``@`` and the version where one was asked for. ``digest``
+    is that of the manifest, and so of all that is in it. Sizes in ``manifest``: ``archive`` the
+    compressed archive, ``root`` the content of the files, ``memory`` what the unpacked root
+    occupies, ``trimmed`` the content that was left out, ``workload`` what a usual program needs on
+    top; all in bytes.
     """
 
     name: str
@@ -130,9 +133,29 @@ class Image:
         """Bytes of memory that suit this language's usual programs."""
         return self.minimum_memory + int(self.manifest["workload"])
 
-    def is_current(self, recipe: dict[str, Any]) -> bool:
-        """Whether this was made by this version of Slipway from this recipe (``Recipe.plain``)."""
-        return self.manifest.get("builder") == BUILDER and self.manifest.get("recipe") == recipe
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the image comes from: its ``kind`` is ``debian`` or ``registry``."""
+        source = self.manifest["source"]
+        return source if isinstance(source, dict) else {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that the container image sets, and what else it says to its programs."""
+        config = self.manifest.get("config")
+        told = config.get("environment") if isinstance(config, dict) else None
+        if not isinstance(told, dict):
+            return {}
+        return {name: value for name, value in told.items() if isinstance(value, str)}
+
+    def is_current(self, language: Language) -> bool:
+        """Whether this version of Slipway would make it from the same recipe today."""
+        recipe = language.recipe(str(self.source.get("kind")))
+        return (
+            self.manifest.get("builder") == BUILDER
+            and recipe is not None
+            and self.manifest.get("recipe") == recipe.plain()
+        )
 
     def quick_check(self) -> None:
         """Raise ImageCorrupted if the archive is missing or of another length."""

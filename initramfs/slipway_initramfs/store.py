@@ -5,6 +5,7 @@
     refs/<kind>/<key>           the digest of the record that has this name now
     initrds/<three digests>     concatenations, ready for QEMU's single -initrd
     apt/                        package lists and downloads
+    layers/                     what registries gave, shared by all images (oci/cache.py)
     tmp/, lock, locks/          files being written; advisory locks
 
 Everything is written to ``tmp``, synced and renamed, so that a reader, who takes no lock, sees
@@ -33,7 +34,7 @@ INITRD_AGE: Final = 3600
 MIN_PREFIX: Final = 6
 """Fewest digits of a digest that name an image."""
 _KEY_CHARACTERS: Final = frozenset(
-    "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ.+-_"
+    "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ.+-_@#"
 )
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -66,13 +67,18 @@ class ImageStore:
         self.root = root if root is not None else default_root()
         self.temporary = self.root / "tmp"
         self.apt = self.root / "apt"
+        self.layers = self.root / "layers"
 
     # -- looking up ------------------------------------------------------------------------------
 
     def image(self, name: str, architecture: str | None = None) -> Image | None:
-        """Return the image of this language, or that whose digest begins with ``name``."""
+        """Return the image of this name, or that whose digest begins with ``name``.
+
+        A language's name without a version stands for the version that ``set_default`` chose.
+        """
         if _is_key(name):
-            key = f"{name}-{architecture or machine_architecture()}"
+            arch = architecture or machine_architecture()
+            key = f"{self.default(name) or name}-{arch}"
             if (digest := self._reference("image", key)) is not None:
                 return self._load_image(digest)
         if len(name) >= MIN_PREFIX and not name.strip("0123456789abcdef"):
@@ -90,6 +96,39 @@ class ImageStore:
                 if (digest := self._reference("image", key)) is not None:
                     found.append(self._load_image(digest))
         return sorted(found, key=lambda image: (image.name, image.architecture))
+
+    def default(self, language: str) -> str:
+        """Return the name of the image that a language's bare name stands for, if one was chosen.
+
+        An image that was removed is no choice any more.
+        """
+        with suppress(ImageCorrupted):
+            record = self.record("default", language) or {}
+            name = record.get("image")
+            if isinstance(name, str) and _is_key(name):
+                key = f"{name}-{machine_architecture()}"
+                return name if self._reference("image", key) is not None else ""
+        return ""
+
+    def built(self, image: Image) -> str:
+        """Return when an image was made (ISO 8601, UTC).
+
+        That stands in no manifest: the same image made twice is to have the same digest.
+        """
+        try:
+            made = (self.root / "manifests" / f"{image.digest}.json").stat().st_mtime
+        except OSError as error:
+            raise ImageCorrupted(f"the store has lost {image.name!r}: {error}") from error
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all records of a kind, sorted."""
+        return self._keys(kind)
+
+    def record(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Return a record's manifest; ImageCorrupted if it is damaged."""
+        digest = self._reference(kind, key)
+        return None if digest is None else self._manifest(kind, digest)
 
     def kernel(self, architecture: str | None = None) -> Kernel | None:
         """Return the kernel for an architecture (default: this machine's)."""
@@ -118,8 +157,10 @@ class ImageStore:
         manifest = self._manifest("image", digest)
         for key in ("memory", "workload", "files", "trimmed", "root"):
             records.count(manifest, key)
+        if not isinstance(manifest.get("source"), dict):
+            raise ImageCorrupted("a manifest in the store does not say where its image comes from")
         return Image(
-            name=records.text(manifest, "language"),
+            name=records.text(manifest, "name"),
             architecture=records.text(manifest, "architecture"),
             digest=digest,
             root=self._blob(manifest, "archive"),
@@ -152,12 +193,17 @@ class ImageStore:
         except OSError as error:
             raise ImageCorrupted(f"the store has lost the {kind} {digest[:16]}: {error}") from error
 
+    def blob(self, digest: str, size: int) -> Blob:
+        """Return the blob of this digest, which may be missing; ImageCorrupted if it is none."""
+        if not records.is_digest(digest):
+            raise ImageCorrupted(f"{digest[:64]!r} is no digest of a blob in the store")
+        return Blob(self.root / "blobs" / digest, digest, size)
+
     def _blob(self, manifest: dict[str, Any], key: str) -> Blob:
         entry = manifest.get(key)
-        if not isinstance(entry, dict) or not records.is_digest(records.text(entry, "digest")):
+        if not isinstance(entry, dict):
             raise ImageCorrupted(f"a manifest in the store has no digest for its {key}")
-        digest = records.text(entry, "digest")
-        return Blob(self.root / "blobs" / digest, digest, records.count(entry, "size"))
+        return self.blob(records.text(entry, "digest"), records.count(entry, "size"))
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -343,7 +389,27 @@ class ImageStore:
         with self._alone():
             key = f"{image.name}-{image.architecture}"
             (self.root / "refs" / "image" / key).unlink(missing_ok=True)
+            language = image.name.partition("@")[0]
+            if not any(other.name.partition("@")[0] == language for other in self.images()):
+                # A language file that came with an image goes with the last one.
+                (self.root / "refs" / "language" / language).unlink(missing_ok=True)
             return self._collect()
+
+    def set_default(self, name: str) -> str:
+        """Let a language's bare name stand for the image ``name``; return the language's name.
+
+        ``rust@1.80`` is what ``rust`` means then; ``rust`` takes that back. Raises ImageError if
+        there is no such image.
+        """
+        language, _, version = name.partition("@")
+        if version and self.image(name) is None:
+            raise ImageError(f"there is no image {name!r}", f"Make it: slipway image build {name}")
+        with self.building(f"default-{language}"):
+            if version:
+                self.put_record("default", language, {"image": name})
+            elif _is_key(language):
+                (self.root / "refs" / "default" / language).unlink(missing_ok=True)
+        return language
 
     def prune(self) -> int:
         """Remove what no name refers to, and the downloads; return the bytes freed.
@@ -352,6 +418,7 @@ class ImageStore:
         """
         with self._alone():
             freed = self._collect()
+            freed += _clear(self.layers, lambda _: False)
             return freed + _clear(self.apt / "downloads", lambda _: False)
 
     @contextmanager

@@ -13,17 +13,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from slipway_initramfs.errors import ImageError
+from slipway_initramfs.sparse import SparseFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from slipway_initramfs.spool import Extent
 
+    Content = bytes | Extent | SparseFile
+
 MAX_ENTRIES = 500_000
 MAX_DEVICES = 1024
 MAX_PATH = 4095
 """The kernel's PATH_MAX without its NUL: init/initramfs.c skips longer names and link targets."""
 MAX_NAME = 255
+MAX_NAMES = 256 << 20
+"""Most characters in all paths of a tree together; in a real one there are 80 in each."""
+MAX_STEPS = 1 << 26
+"""Most names that are looked up while a tree is put together, so that it ends."""
+MAX_HOLES = 1 << 30
+"""Most bytes of holes in all sparse files; in the guest's memory they are zeros like others."""
 MAX_FILE_SIZE = (1 << 32) - 1
 """newc writes sizes as eight hexadecimal digits."""
 MAX_LINK_HOPS = 40
@@ -40,16 +49,15 @@ class Node:
 
     ``mode`` carries type and permission bits, ``owner`` (uid, gid), ``content`` the bytes of a
     regular file, ``target`` the text of a symbolic link, ``device`` the (major, minor) of a device
-    node, ``layer`` the number of the layer that it came with.
+    node.
     """
 
     mode: int
     owner: tuple[int, int] = ROOT
-    content: bytes | Extent = b""
+    content: Content = b""
     target: str = ""
     device: tuple[int, int] = (0, 0)
     children: dict[str, Node] = field(default_factory=dict)
-    layer: int = 0
 
     @property
     def is_directory(self) -> bool:
@@ -106,13 +114,14 @@ class Tree:
         self.root = Node(stat.S_IFDIR | 0o755)
         self._entries = 0
         self._devices = 0
-        self.layer = 0
-        """Number of the layer that is being applied; 0 before the first."""
+        self._holes = 0
+        self._steps = 0
+        self._new: set[tuple[Node, str]] = set()
 
     # -- single entries, named by us -------------------------------------------------------------
 
     def add_file(
-        self, path: str, data: bytes | Extent, mode: int = 0o644, owner: tuple[int, int] = ROOT
+        self, path: str, data: Content, mode: int = 0o644, owner: tuple[int, int] = ROOT
     ) -> None:
         """Put a regular file at ``path``, making the directories above it."""
         self.put(path, Node(stat.S_IFREG | mode, owner, content=data))
@@ -129,7 +138,9 @@ class Tree:
         """Give the file at ``existing`` a second name; ImageError if there is no such file."""
         node = self.find(existing, follow=False)
         if node is None or node.is_directory:
-            raise ImageError(f"hard link {path!r} to {existing!r}, which is not a file here")
+            raise ImageError(
+                f"hard link {path[:80]!r} to {existing[:80]!r}, which is not a file here"
+            )
         self.put(path, node)
 
     def add_device(
@@ -143,12 +154,25 @@ class Tree:
         """Put a character (``c``) or block (``b``) device or a named pipe (``p``) at ``path``."""
         major, minor = device
         if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
-            raise ImageError(f"device {path!r} has the impossible number {major}:{minor}")
+            raise ImageError(f"device {path[:80]!r} has the impossible number {major}:{minor}")
         self._devices += 1
         if self._devices > MAX_DEVICES:
             raise ImageError(f"more than {MAX_DEVICES} device nodes")
         kinds = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
         self.put(path, Node(kinds[kind] | mode, owner, device=device))
+
+    # -- layers ----------------------------------------------------------------------------------
+
+    def begin_layer(self) -> None:
+        """Take all that is there as older than what will be put from now on."""
+        self._new.clear()
+
+    def is_new(self, directory: Node, name: str) -> bool:
+        """Whether the current layer has put this name into this directory.
+
+        That is a matter of names: a layer may link to a file that an older one has brought.
+        """
+        return (directory, name) in self._new
 
     # -- looking and removing --------------------------------------------------------------------
 
@@ -157,15 +181,28 @@ class Tree:
         return self.locate(split(path), follow=follow)
 
     def walk(self) -> Iterator[tuple[str, Node]]:
-        """Give every path (relative, without the root) and node: parents first, sorted by bytes."""
+        """Give every path (relative, without the root) and node: parents first, sorted by bytes.
+
+        Links can make paths longer than any that was put; those that the kernel would pass over
+        without a word (MAX_PATH), and too many of them (MAX_NAMES), raise ImageError.
+        """
         stack = [("", self.root)]
+        total = 0
         while stack:
             path, node = stack.pop()
             if path:
+                total += len(path)
+                if total > MAX_NAMES or len(path) > MAX_PATH // 4:
+                    _check_length(path, total)
                 yield path, node
             prefix = f"{path}/" if path else ""
             names = sorted(node.children, key=encode, reverse=True)
             stack.extend((prefix + name, node.children[name]) for name in names)
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths that match, sorted; the pattern's language is that of ``remove``."""
+        matcher = re.compile(_translate(pattern), re.DOTALL)
+        return [path for path, _ in self.walk() if matcher.fullmatch(path)]
 
     def remove(self, globs: Iterable[str]) -> Usage:
         """Remove what matches: ``*`` within a name, ``**`` across directories, ``{a,b}`` choices.
@@ -214,17 +251,20 @@ class Tree:
         """Return the directory at ``parts``, made where it is missing."""
         found = self._resolve(parts, follow_last=True, create=True)
         if found is None or not found[-1].is_directory:
-            raise ImageError(f"{'/'.join(parts)!r} is not a directory where one is needed")
+            raise ImageError(f"{_shown(parts)} is not a directory where one is needed")
         return found[-1]
 
     def _resolve(self, parts: list[str], *, follow_last: bool, create: bool) -> list[Node] | None:
         """Return the nodes from the root to ``parts``, as chroot(2) would resolve them."""
+        if self._steps > MAX_STEPS:
+            raise ImageError("the paths and links of the layers are too long for their number")
         trail = [self.root]
         pending = deque(parts)
         hops = 0
         while pending:
             name = pending.popleft()
             here = trail[-1]
+            self._steps += 1
             if not here.is_directory:
                 return None
             if name == "..":
@@ -239,7 +279,7 @@ class Tree:
             if child.is_link and (pending or follow_last):
                 hops += 1
                 if hops > MAX_LINK_HOPS:
-                    raise ImageError(f"too many symbolic links on the way to {'/'.join(parts)!r}")
+                    raise ImageError(f"too many symbolic links on the way to {_shown(parts)}")
                 if child.target.startswith("/"):
                     del trail[1:]
                 pending.extendleft(
@@ -248,39 +288,51 @@ class Tree:
                 continue
             trail.append(child)
             if len(trail) > MAX_PATH // 2:
-                raise ImageError(f"directories nested too deeply on the way to {parts[-1]!r}")
+                raise ImageError(f"directories nested too deeply on the way to {parts[-1][:80]!r}")
         return trail
 
     def put(self, path: str, node: Node) -> None:
         """Put ``node`` at ``path``, replacing what is there; raises ImageError if it cannot be."""
-        parts = split(path)
+        self.place(split(path), node)
+
+    def place(self, parts: list[str], node: Node) -> None:
+        """Do as ``put`` with a path that is split already."""
         if not parts:
             if not node.is_directory:
                 raise ImageError("the root of the file system has to be a directory")
             self.root.mode, self.root.owner = node.mode, node.owner
             return
-        if node.is_link and not (0 < len(encode(node.target)) <= MAX_PATH):
-            raise ImageError(f"symbolic link {path!r} has an empty or overlong target")
-        if "\0" in node.target:
-            raise ImageError(f"symbolic link {path!r} has a NUL in its target")
-        if node.is_file and node.size > MAX_FILE_SIZE:
-            raise ImageError(f"{path!r} has 4 GiB or more, which a cpio archive cannot hold")
+        if node.is_link:
+            if not (0 < len(encode(node.target)) <= MAX_PATH):
+                raise ImageError(f"symbolic link {_shown(parts)} has an empty or overlong target")
+            if "\0" in node.target:
+                raise ImageError(f"symbolic link {_shown(parts)} has a NUL in its target")
+        elif node.is_file and not isinstance(node.content, bytes):
+            self._check_content(parts, node.content)
         self._insert(self.make_way(parts[:-1]), parts[-1], node)
+
+    def _check_content(self, parts: list[str], content: Extent | SparseFile) -> None:
+        if content.size > MAX_FILE_SIZE:
+            raise ImageError(f"{_shown(parts)} has 4 GiB or more, which a cpio archive cannot hold")
+        if isinstance(content, SparseFile):
+            self._holes += content.holes
+            if self._holes > MAX_HOLES:
+                raise ImageError(f"sparse files with more than {MAX_HOLES >> 20} MiB of holes")
 
     def _insert(self, parent: Node, name: str, node: Node) -> Node:
         if parent is self.root and name == "TRAILER!!!":
             raise ImageError("an entry is called TRAILER!!!, which would end the cpio archive")
-        if len(encode(name)) > MAX_NAME:
+        # No character takes more than four bytes.
+        if len(name) > MAX_NAME // 4 and len(encode(name)) > MAX_NAME:
             raise ImageError(f"a name has more than {MAX_NAME} bytes: {name[:40]!r}...")
         self._entries += 1
         if self._entries > MAX_ENTRIES:
             raise ImageError(f"more than {MAX_ENTRIES} entries")
+        self._new.add((parent, name))
         existing = parent.children.get(name)
         if existing is not None and existing.is_directory and node.is_directory:
             existing.mode, existing.owner = node.mode, node.owner
-            existing.layer = self.layer
             return existing
-        node.layer = self.layer
         parent.children[name] = node
         return node
 
@@ -289,7 +341,7 @@ def split(path: str) -> list[str]:
     """Take a relative path apart; absolute, climbing, overlong and impossible ones are refused."""
     if path.startswith("/"):
         raise ImageError(f"absolute path {path[:80]!r} in a layer")
-    if len(encode(path)) > MAX_PATH:
+    if len(path) > MAX_PATH // 4 and len(encode(path)) > MAX_PATH:
         raise ImageError(f"a path has more than {MAX_PATH} bytes: {path[:80]!r}...")
     if "\0" in path:
         raise ImageError(f"a path has a NUL: {path[:80]!r}")
@@ -305,6 +357,17 @@ def encode(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ImageError(f"a name that is no text: {text[:80]!r}") from error
+
+
+def _shown(parts: list[str]) -> str:
+    return repr("/".join(parts)[:80])
+
+
+def _check_length(path: str, total: int) -> None:
+    if len(encode(path)) > MAX_PATH:
+        raise ImageError(f"a path has more than {MAX_PATH} bytes: {path[:80]!r}...")
+    if total > MAX_NAMES:
+        raise ImageError(f"the paths of all files have more than {MAX_NAMES >> 20} MiB")
 
 
 def _translate(glob: str) -> str:

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,8 @@ from slipway_initramfs.build import build_image, build_kernel
 from slipway_initramfs.compression import unpack_lz4
 from slipway_initramfs.debian import DebianSource, Package
 from slipway_initramfs.errors import BuildFailed
+from slipway_initramfs.reports import Reports
+from slipway_initramfs.source import Choices
 from support.newc import unpack
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ pytestmark = [
 ]
 
 MAX_ROOT = 1 << 30
+DEBIAN = Choices(kind="debian")
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +59,8 @@ def test_the_same_packages_give_the_same_bytes(
 ) -> None:
     language = languages.by_name(name)
 
-    first = build_image(language, store, progress=progress)
-    second = build_image(language, new_store(), progress=progress)
+    first = build_image(language, store, DEBIAN, reports=Reports(progress))
+    second = build_image(language, new_store(), DEBIAN)
 
     assert first.digest == second.digest
     assert first.root.digest == second.root.digest
@@ -67,7 +71,7 @@ def test_the_same_packages_give_the_same_bytes(
     ("name", "program"), [("bash", "usr/bin/bash"), ("python", "usr/bin/python3.11")]
 )
 def test_an_image_holds_what_a_guest_needs(store: ImageStore, name: str, program: str) -> None:
-    image = build_image(languages.by_name(name), store)
+    image = build_image(languages.by_name(name), store, DEBIAN)
 
     entries = unpacked(image)
 
@@ -80,7 +84,7 @@ def test_an_image_holds_what_a_guest_needs(store: ImageStore, name: str, program
 
 
 def test_the_sentinel_is_the_last_entry_and_holds_the_build_key(store: ImageStore) -> None:
-    image = build_image(languages.by_name("bash"), store)
+    image = build_image(languages.by_name("bash"), store, DEBIAN)
 
     path, (_, content) = list(unpacked(image).items())[-1]
 
@@ -89,7 +93,7 @@ def test_the_sentinel_is_the_last_entry_and_holds_the_build_key(store: ImageStor
 
 
 def test_the_manifest_tells_packages_and_sizes(store: ImageStore) -> None:
-    image = build_image(languages.by_name("bash"), store)
+    image = build_image(languages.by_name("bash"), store, DEBIAN)
 
     packages = {package["name"]: package["version"] for package in image.manifest["packages"]}
     assert packages["bash"].startswith("5.2")
@@ -100,39 +104,71 @@ def test_the_manifest_tells_packages_and_sizes(store: ImageStore) -> None:
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="needs the image's Python")
 def test_pythons_modules_have_their_bytecode(store: ImageStore) -> None:
-    entries = unpacked(build_image(languages.by_name("python"), store))
+    entries = unpacked(build_image(languages.by_name("python"), store, DEBIAN))
 
     assert "usr/lib/python3.11/json/__pycache__/decoder.cpython-311.pyc" in entries
 
 
 def test_an_image_that_is_there_is_not_built_again(store: ImageStore) -> None:
     language = languages.by_name("bash")
-    image = build_image(language, store)
+    image = build_image(language, store, DEBIAN)
     said: list[str] = []
 
-    assert build_image(language, store, progress=said.append) == image
+    assert build_image(language, store, reports=Reports(said.append, said.append)) == image
     assert said == []
+
+
+def test_debian_has_its_version_beside_the_bare_name(store: ImageStore) -> None:
+    image = build_image(languages.by_name("bash@5.2"), store, DEBIAN)
+
+    assert image.name == "bash@5.2"
+    assert image.root.digest == build_image(languages.by_name("bash"), store, DEBIAN).root.digest
+
+
+def test_a_version_that_debian_lacks_is_refused(store: ImageStore) -> None:
+    with pytest.raises(BuildFailed, match=r"Debian bookworm has bash 5\.2.*, not 5\.1") as caught:
+        build_image(languages.by_name("bash@5.1"), store, DEBIAN)
+
+    assert "--source registry" in caught.value.hint
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
+def test_other_compressions_hold_the_same_root(store: ImageStore, compression: str) -> None:
+    lz4 = build_image(languages.by_name("bash"), store, DEBIAN)
+
+    image = build_image(
+        languages.by_name("bash@5"), store, replace(DEBIAN, compression=compression)
+    )
+
+    programs = {"zstd": ["zstd", "-dc"], "gzip": ["gzip", "-dc"], "none": ["cat"]}
+    packed = image.root_archive.open("rb")
+    done = subprocess.run(programs[compression], stdin=packed, capture_output=True, check=True)
+    packed.close()
+    entries, expected = unpack(done.stdout), unpacked(lz4)
+    assert entries.keys() == expected.keys()
+    del entries[".slipway-complete"], expected[".slipway-complete"]
+    assert entries == expected
 
 
 def test_a_damaged_image_is_built_again(
     new_store: Callable[[], ImageStore], store: ImageStore
 ) -> None:
     language = languages.by_name("bash")
-    sound = build_image(language, store)
+    sound = build_image(language, store, DEBIAN)
     mine = new_store()
-    image = build_image(language, mine)
+    image = build_image(language, mine, DEBIAN)
     with image.root_archive.open("r+b") as file:
         file.seek(1000)
         file.write(b"damage")
 
-    again = build_image(language, mine)
+    again = build_image(language, mine, DEBIAN)
 
     assert again.root.digest == sound.root.digest
     again.verify()
 
 
 def test_another_architecture_is_assembled_here(store: ImageStore) -> None:
-    image = build_image(languages.by_name("bash"), store, architecture="arm64")
+    image = build_image(languages.by_name("bash"), store, replace(DEBIAN, architecture="arm64"))
 
     machine = unpacked(image)["usr/bin/bash"][1][18:20]
     assert int.from_bytes(machine, "little") == 183  # EM_AARCH64

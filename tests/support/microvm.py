@@ -246,6 +246,7 @@ class Microvm:
         self._loop.call_soon_threadsafe(function, *arguments)
 
     async def _boot(self, assets: Assets) -> None:
+        self.language = assets.language
         self._guest = await Guest.start(assets, self._options)
         await self._guest.wait_ready()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipway._assets import errors_told_to_callers
-from slipway._cli.terminal import Progress, emit, say
+from slipway._cli.image_build import add_build_options, build
+from slipway._cli.terminal import emit, say
 from slipway._errors import InputError
 from slipway._request import MIB
 
@@ -48,41 +48,19 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(verb=verb)
         return made
 
-    build = add("build", _build, "make the images of these languages, the kernel and the agent")
-    build.add_argument("languages", nargs="+", metavar="LANGUAGE", help="or 'all'")
+    make = add("build", build, "make images, and what they boot with")
+    make.add_argument("languages", nargs="*", metavar="LANGUAGE", help="also rust@1.80, or 'all'")
+    add_build_options(make)
     listing = add("list", _list, "what is there")
     listing.add_argument("--json", action="store_true", help="print records")
     inspect = add("inspect", _inspect, "all that is known of an image, as JSON")
     inspect.add_argument("image", metavar="IMAGE", help="a language, or the start of a digest")
+    default = add("default", _default, "let a language's bare name stand for one of its images")
+    default.add_argument("image", metavar="IMAGE", help="rust@1.80; or rust, to take that back")
     remove = add("remove", _remove, "remove images")
     remove.add_argument("images", nargs="+", metavar="IMAGE")
     add("prune", _prune, "remove downloads and what nothing refers to any more")
     return parser
-
-
-def _build(parsed: argparse.Namespace, store: ImageStore) -> int:
-    from slipway_initramfs import languages
-    from slipway_initramfs.build import build_image, build_kernel
-    from slipway_initramfs.freeze import agent
-    from slipway_initramfs.store import machine_architecture
-
-    names = list(languages.all_languages()) if parsed.languages == ["all"] else parsed.languages
-    wanted = [languages.by_name(name) for name in names]  # all of them, before any work begins
-    progress = Progress()
-    try:
-        kernel = build_kernel(store, progress=progress)
-        frozen = agent(store, machine_architecture(), progress)
-        for language in wanted:
-            began = time.monotonic()
-            image = build_image(language, store, progress=progress)
-            # What a machine boots, so that a first run finds it, even in a store it cannot write.
-            store.initrd(image, kernel, frozen.path)
-            progress.done()
-            seconds = time.monotonic() - began
-            say(f"{image.name}: {_mib(image.root.size)} MiB, {image.digest[:12]}, {seconds:.1f} s")
-    finally:
-        progress.done()
-    return 0
 
 
 def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
@@ -93,18 +71,20 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     if not images:
         say("there are no images yet; make some: slipway image build python")
         return 0
-    row = "{:<12} {:<6} {:<12} {:>8} {:>9} {:>8} {:>8}\n"
-    emit(row.format("IMAGE", "ARCH", "DIGEST", "MIB", "UNPACKED", "MIN-MEM", "MEMORY"))
+    row = "{:<14} {:<6} {:<12} {:>6} {:>8} {:>7} {:>6}  {}\n"
+    emit(row.format("IMAGE", "ARCH", "DIGEST", "MIB", "UNPACKED", "MIN-MEM", "MEMORY", "SOURCE"))
+    defaults = {store.default(image.name.partition("@")[0]) for image in images}
     for image in images:
         emit(
             row.format(
-                image.name,
+                image.name + "*" * (image.name in defaults),
                 image.architecture,
                 image.digest[:12],
                 _mib(image.root.size),
                 _mib(image.manifest["root"]),
                 _mib(image.minimum_memory),
                 _mib(image.default_memory),
+                image.source.get("requested") or image.source.get("kind"),
             )
         )
     return 0
@@ -114,7 +94,14 @@ def _inspect(parsed: argparse.Namespace, store: ImageStore) -> int:
     image = store.image(parsed.image)
     if image is None:
         raise InputError(f"there is no image {parsed.image!r}", "See: slipway image list")
-    emit(json.dumps({**_record(image), **image.manifest}, indent=1) + "\n")
+    emit(json.dumps({**_record(image), "built": store.built(image), **image.manifest}, indent=1))
+    emit("\n")
+    return 0
+
+
+def _default(parsed: argparse.Namespace, store: ImageStore) -> int:
+    language = store.set_default(parsed.image)
+    say(f"{language} is {store.default(language) or 'what its language file says'} now")
     return 0
 
 

@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", metavar="FILE", help="the source file, or - for standard input")
-    add("--language", metavar="NAME", help="instead of by the file's suffix")
+    add("--language", metavar="NAME", help="instead of by the suffix; also NAME@VERSION")
     add("--timeout", type=_seconds, metavar="S", help="wall-clock time of the program")
     add("--build-timeout", type=_seconds, metavar="S", help="wall-clock time of the build")
     add("--memory", type=_size, metavar="MIB", help="of the machine (also 512M, 2G)")
@@ -169,17 +169,22 @@ def _size(text: str) -> int:
 
 def _source(parsed: argparse.Namespace) -> tuple[Language, bytes]:
     from slipway._assets import find_language, language_of_file
+    from slipway_initramfs.store import ImageStore
 
+    store = ImageStore(parsed.store)
     if parsed.source == "-":
         if parsed.language is None:
             raise InputError("the source on stdin has no suffix", "Name its --language.")
-        language = find_language(parsed.language)
+        language = find_language(parsed.language, store)
         try:
             return language, sys.stdin.buffer.read(MAX_SOURCE + 1)
         except OSError as error:
             raise InputError(f"cannot read the source on stdin: {error.strerror}") from None
     path = Path(parsed.source)
-    language = language_of_file(path) if parsed.language is None else find_language(parsed.language)
+    if parsed.language is None:
+        language = language_of_file(path, store)
+    else:
+        language = find_language(parsed.language, store)
     return language, read_local(path, MAX_SOURCE, "source")
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from slipway_initramfs import languages
 from slipway_initramfs.errors import InvalidLanguage, UnknownLanguage
+from slipway_initramfs.language_file import RUN_LIMITS
+from slipway_initramfs.store import ImageStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +19,8 @@ name = "toy"
 suffixes = [".toy"]
 source = "main.toy"
 run = { command = ["toy", "main.toy"] }
-image = { packages = ["toy"] }
+image.debian = { packages = ["toy"] }
+image.registry = { reference = "toy:{version}", version = "1" }
 """
 
 
@@ -78,16 +82,63 @@ def test_a_minimal_file_gets_the_default_limits_and_environment(tmp_path: Path) 
 
     assert toy.build is None
     assert toy.run.command == ("toy", "main.toy")
-    assert toy.run.limits == languages.RUN_LIMITS
-    assert toy.environment["LANG"] == "C.UTF-8"
+    assert toy.run.limits == RUN_LIMITS
+    assert toy.environment == {}
 
 
-def test_a_recipe_is_equal_to_itself_after_a_manifest(tmp_path: Path) -> None:
-    import json
-
+@pytest.mark.parametrize("kind", ["debian", "registry"])
+def test_a_recipe_is_equal_to_itself_after_a_manifest(kind: str) -> None:
     for language in languages.all_languages().values():
-        plain = language.recipe.plain()
-        assert json.loads(json.dumps(plain)) == plain
+        recipe = language.recipe(kind)
+
+        assert recipe is not None
+        assert json.loads(json.dumps(recipe.plain())) == recipe.plain()
+
+
+def test_a_version_is_a_part_of_the_name() -> None:
+    rust = languages.by_name("RS@1.80")
+
+    assert (rust.name, rust.version, rust.image) == ("rust", "1.80", "rust@1.80")
+    assert rust.reference() == "rust:1.80-slim"
+
+
+def test_without_a_version_the_reference_has_the_default_one() -> None:
+    rust = languages.by_name("rust")
+
+    assert rust.image == "rust"
+    assert rust.reference() == f"rust:{rust.registry.version}-slim"
+
+
+@pytest.mark.parametrize("version", ["", "1 80", "../x", "1.80@2", "-1", "x" * 65])
+def test_an_impossible_version_is_refused(version: str) -> None:
+    with pytest.raises(UnknownLanguage, match="version"):
+        languages.by_name(f"rust@{version}")
+
+
+def test_a_store_that_was_given_a_language_knows_it(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    languages.give(store, "toy2", MINIMAL.encode())
+
+    assert languages.by_name("toy2", store).run.command == ("toy", "main.toy")
+    assert languages.by_suffix("x.toy", store).name == "toy2"
+    assert set(languages.known_languages(store)) == {"toy2", *languages.all_languages()}
+    with pytest.raises(UnknownLanguage):
+        languages.by_name("toy2")
+
+
+def test_a_given_language_that_is_no_language_any_more_is_unknown(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    languages.give(store, "toy", b"name = 3")
+
+    with pytest.raises(UnknownLanguage):
+        languages.by_name("toy", store)
+    assert languages.by_name("python", store).name == "python"
+
+
+@pytest.mark.parametrize("name", ["rust", "cpp"])
+def test_a_given_language_cannot_have_the_name_of_one_that_is_there(name: str) -> None:
+    with pytest.raises(InvalidLanguage, match=name):
+        languages.check_new(name)
 
 
 @pytest.mark.parametrize(
@@ -110,13 +161,18 @@ def test_a_recipe_is_equal_to_itself_after_a_manifest(tmp_path: Path) -> None:
         (('["toy", "main.toy"]', '["toy"], limits = { processes = true }'), "run.limits.processes"),
         (('["toy", "main.toy"]', '["toy"], limits = { proceses = 9 }'), "run.limits.proceses"),
         (('["toy", "main.toy"]', '["toy"], comand = []'), "run.comand"),
-        (('packages = ["toy"]', ""), "image.packages"),
-        (('packages = ["toy"]', 'packages = ["--option"]'), "image.packages"),
-        (('packages = ["toy"]', 'packages = ["toy=1 b"]'), "image.packages"),
-        (('packages = ["toy"]', 'packages = ["toy"], warm = ["x"]'), "image.warm"),
-        (('packages = ["toy"]', 'packages = ["toy"], links = { a = 1 }'), "image.links.a"),
-        (('packages = ["toy"]', 'packages = ["toy"], trim = ["../x"]'), "image."),
-        (('packages = ["toy"]', 'packages = ["toy"], files = { "/x" = "" }'), "image."),
+        (('packages = ["toy"]', ""), "image.debian.packages"),
+        (('packages = ["toy"]', 'packages = ["--option"]'), "image.debian.packages"),
+        (('packages = ["toy"]', 'packages = ["toy=1 b"]'), "image.debian.packages"),
+        (('packages = ["toy"]', 'packages = ["toy"], bytecode = 1'), "image.debian.bytecode"),
+        (('packages = ["toy"]', 'packages = ["toy"], links = { a = 1 }'), "image.debian.links.a"),
+        (('packages = ["toy"]', 'packages = ["toy"], trim = ["../x"]'), "image.debian.trim"),
+        (('packages = ["toy"]', 'packages = ["toy"], files = { "/x" = "" }'), "image.debian.files"),
+        ((', version = "1"', ""), "image.registry.version"),
+        (('version = "1"', "version = 1"), "image.registry.version"),
+        (('version = "1"', 'version = "1", warm = {}'), "image.registry.warm.command"),
+        (('version = "1"', 'version = "1", packages = []'), "image.registry.packages"),
+        (('name = "toy"', 'name = "toy"\nimage.oci = "x"'), "image.oci"),
         (('name = "toy"', 'name = "toy"\nenvironment = { "A=B" = "" }'), "environment"),
         (('name = "toy"', 'name = "toy"\nenvironment = { A = 1 }'), "environment.A"),
         (('name = "toy"', 'name = "toy"\nbuild = { }'), "build.command"),

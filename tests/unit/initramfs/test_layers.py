@@ -114,7 +114,7 @@ def test_hard_links_share_one_node() -> None:
         symlink("a", ""),
         Entry("dev/x", tarfile.CHRTYPE, device=(1 << 13, 0)),
         Entry("a", owner=(-5, 0)),
-        Entry("a", b"S"),
+        Entry("a", b"D"),
         Entry("a", b"Z"),
         file(".wh."),
         file("d/.wh..."),

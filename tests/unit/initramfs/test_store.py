@@ -28,7 +28,9 @@ def put_image(store: ImageStore, name: str = "toy", root: bytes = b"root archive
     with store.building(f"image-{name}-amd64"):
         blob = store.put_blob(writer(root))
         manifest: dict[str, Any] = {
-            "language": name,
+            "name": name,
+            "language": name.partition("@")[0],
+            "source": {"kind": "debian"},
             "architecture": "amd64",
             "archive": {"digest": blob.digest, "size": blob.size, "compression": "none"},
             "files": 1,
@@ -98,6 +100,54 @@ def test_an_image_is_found_by_name_and_by_digest(store: ImageStore) -> None:
     assert store.images() == [image]
 
 
+def test_versions_of_a_language_lie_side_by_side(store: ImageStore) -> None:
+    plain, versioned = put_image(store, "toy"), put_image(store, "toy@1.80", b"another")
+
+    assert store.image("toy", "amd64") == plain
+    assert store.image("toy@1.80", "amd64") == versioned
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the images of this test are amd64's")
+def test_the_default_is_what_a_bare_name_stands_for(store: ImageStore) -> None:
+    plain, versioned = put_image(store, "toy"), put_image(store, "toy@1.80", b"another")
+
+    store.set_default("toy@1.80")
+    assert store.image("toy") == versioned
+
+    store.set_default("toy")
+    assert store.image("toy") == plain
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the images of this test are amd64's")
+def test_a_removed_image_is_no_default_any_more(store: ImageStore) -> None:
+    plain, _ = put_image(store, "toy"), put_image(store, "toy@1.80", b"another")
+    store.set_default("toy@1.80")
+
+    store.remove("toy@1.80")
+
+    assert store.image("toy") == plain
+
+
+def test_what_is_not_there_cannot_be_the_default(store: ImageStore) -> None:
+    with pytest.raises(ImageError, match=r"toy@1\.80") as caught:
+        store.set_default("toy@1.80")
+
+    assert "slipway image build toy@1.80" in caught.value.hint
+
+
+def test_a_given_language_goes_with_its_last_image(store: ImageStore) -> None:
+    put_image(store, "toy")
+    put_image(store, "toy@2", b"another")
+    with store.building("language-toy"):
+        store.put_record("language", "toy", {"file": ""})
+
+    store.remove("toy@2", "amd64")
+    assert store.names("language") == ["toy"]
+
+    store.remove("toy", "amd64")
+    assert store.names("language") == []
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "a\0b", "x" * 500])
 def test_impossible_names_are_no_images(store: ImageStore, name: str) -> None:
     assert store.image(name) is None
@@ -140,10 +190,10 @@ def test_verify_finds_a_changed_byte_and_a_cut_file(store: ImageStore) -> None:
         b"",
         b"{",
         b"[]",
-        b'{"format": 1}',
+        b'{"format": 2}',
         b'{"format": 99, "kind": "image"}',
-        b'{"format": 1, "kind": "image", "memory": 1}',
-        b'{"format": 1, "kind": "image", "memory": -1}',
+        b'{"format": 2, "kind": "image", "memory": 1}',
+        b'{"format": 2, "kind": "image", "memory": -1}',
         b"[" * 100_000,
         b"\xff\xfe",
     ],

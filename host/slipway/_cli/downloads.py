@@ -1,0 +1,78 @@
+"""Downloads on the terminal: a bar for each layer while it comes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+from slipway._cli.terminal import say
+
+if TYPE_CHECKING:
+    from slipway._cli.terminal import Progress
+
+
+class Downloads:
+    """Shows what comes from a registry: bars on a terminal, else a line now and then.
+
+    Called from several threads at once.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._terminal = sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._close()
+        self._progress.done()
+
+    def notice(self, line: str) -> None:
+        """Print a line that stays."""
+        with self._lock:
+            self._close()
+        self._progress.done()
+        say(line)
+
+    def transfer(self, label: str, done: int, total: int) -> None:
+        """Show that of ``label`` ``done`` of ``total`` bytes are there."""
+        with self._lock:
+            if not self._terminal:
+                self._progress(f"downloading {label}: {done / 1e6:.1f} of {total / 1e6:.1f} MB")
+                return
+            if self._bars is None:
+                self._bars = _bars()
+                self._progress.done()
+                self._bars.start()
+            if label not in self._tasks:
+                self._tasks[label] = self._bars.add_task(label, total=total)
+            self._bars.update(self._tasks[label], completed=done)
+            if self._bars.finished:
+                self._close()
+
+    def _close(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+            self._tasks.clear()
+
+
+def _bars() -> Any:
+    # A third of a second to import, and only where somebody watches a download.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    return Progress(
+        TextColumn("slipway: layer {task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

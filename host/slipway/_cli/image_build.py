@@ -1,0 +1,148 @@
+"""``slipway image build``: images from packages and registries."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._cli.downloads import Downloads
+from slipway._cli.terminal import Progress
+from slipway._errors import InputError
+from slipway._request import MIB
+
+if TYPE_CHECKING:
+    import argparse
+
+    from slipway_initramfs.languages import Language
+    from slipway_initramfs.source import Choices
+    from slipway_initramfs.store import ImageStore
+
+_COMPRESSIONS = ("lz4", "zstd", "gzip", "none")
+_ARCHITECTURES = ("amd64", "arm64")
+
+
+def add_build_options(parser: argparse.ArgumentParser) -> None:
+    """Add what can be chosen."""
+    add = parser.add_argument
+    add(
+        "--source",
+        choices=("auto", "registry", "debian"),
+        help="(default: SLIPWAY_SOURCE, or auto)",
+    )
+    add(
+        "--from", dest="reference", metavar="REFERENCE",
+        help="docker://HOST/NAME:TAG, oci:PATH[:TAG] or docker-archive:PATH[:NAME:TAG]",
+    )  # fmt: skip
+    add("--name", metavar="NAME", help="of the language that --language-file describes")
+    add("--language-file", type=Path, metavar="FILE", help="a language that Slipway lacks")
+    add("--registry", metavar="HOST", help="instead of Docker Hub (default: SLIPWAY_REGISTRY)")
+    add("--insecure", action="store_true", help="let a registry speak plain http")
+    add("--ca", type=Path, metavar="FILE", help="certificates to trust as well, PEM")
+    add("--compression", choices=_COMPRESSIONS, help="of the archive (default: lz4)")
+    add("--arch", choices=_ARCHITECTURES, help="(default: this machine's)")
+    add("--refresh", action="store_true", help="ask the source for something newer")
+
+
+def build(parsed: argparse.Namespace, store: ImageStore) -> int:
+    """Make the images that the arguments ask for.
+
+    Raises:
+        InputError: the arguments do not fit together.
+        ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be made.
+    """
+    from slipway._warm import warmer
+    from slipway_initramfs import language_file, languages
+    from slipway_initramfs.build import build_image, build_kernel
+    from slipway_initramfs.freeze import agent
+    from slipway_initramfs.reports import Reports
+    from slipway_initramfs.store import machine_architecture
+
+    wanted = _languages(parsed, store)  # all of them, before any work begins
+    choices = _choices(parsed, wanted)
+    architecture = choices.architecture or machine_architecture()
+    progress = Progress()
+    with Downloads(progress) as downloads:
+        reports = Reports(progress, downloads.notice, downloads.transfer)
+        kernel = build_kernel(store, architecture=architecture, progress=progress)
+        frozen = agent(store, architecture, progress)
+        for language in wanted:
+            began = time.monotonic()
+            image = build_image(
+                language, store, choices, reports=reports, warmer=warmer(store, progress)
+            )
+            # What a machine boots, so that a first run finds it, even in a store it cannot write.
+            store.initrd(image, kernel, frozen.path)
+            for warning in image.manifest.get("warnings", []):
+                downloads.notice(f"{image.name}: {warning}")
+            seconds = time.monotonic() - began
+            downloads.notice(
+                f"{image.name}: {round(image.root.size / MIB)} MiB, {image.digest[:12]},"
+                f" {seconds:.1f} s"
+            )
+    if parsed.language_file is not None:
+        # Last: a language whose image cannot be made is not to be there.
+        languages.give(store, wanted[0].name, language_file.read(parsed.language_file))
+    return 0
+
+
+def _languages(parsed: argparse.Namespace, store: ImageStore) -> list[Language]:
+    from slipway_initramfs import languages
+
+    if parsed.language_file is not None:
+        if parsed.languages:
+            raise InputError(
+                "a language and a --language-file are given",
+                "The file's language is built; --name gives it another name.",
+            )
+        return [_described(parsed)]
+    if parsed.name is not None:
+        raise InputError("--name is given without a --language-file")
+    if not parsed.languages:
+        raise InputError("no language is given", "See: slipway image build --help")
+    if parsed.languages == ["all"]:
+        return list(languages.known_languages(store).values())
+    return [languages.by_name(name, store) for name in parsed.languages]
+
+
+def _described(parsed: argparse.Namespace) -> Language:
+    """The language of --language-file, under the name of --name."""
+    from slipway_initramfs import language_file, languages
+
+    language = languages.load(parsed.language_file)
+    if parsed.name is not None:
+        if not language_file.is_name(parsed.name):
+            raise InputError(
+                f"--name {parsed.name[:40]!r} is no name of a language",
+                "Use small letters, digits, '+', '#', '-' and '.'.",
+            )
+        language = replace(language, name=parsed.name)
+    languages.check_new(language.name)
+    return language
+
+
+def _choices(parsed: argparse.Namespace, wanted: list[Language]) -> Choices:
+    from slipway_initramfs.oci.reference import Reference
+    from slipway_initramfs.oci.registry import Access
+
+    from slipway_initramfs.source import Choices
+
+    reference = None
+    if parsed.reference is not None:
+        if len(wanted) > 1:
+            raise InputError("--from is given for several languages", "Build one at a time.")
+        if parsed.source == "debian":
+            raise InputError("--from and --source debian exclude each other")
+        reference = Reference.parse(parsed.reference)
+    return Choices.of_environment(
+        os.environ,
+        kind=parsed.source,
+        reference=reference,
+        access=Access(insecure=parsed.insecure, ca=parsed.ca),
+        registry=parsed.registry,
+        compression=parsed.compression or "",
+        architecture=parsed.arch or "",
+        refresh=parsed.refresh,
+    )

@@ -1,0 +1,237 @@
+"""The language file, one TOML table, read strictly.
+
+An unknown key or a value of the wrong kind is an error that names file and key.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from slipway_initramfs.errors import InvalidLanguage
+from slipway_initramfs.languages import (
+    DebianRecipe,
+    Language,
+    Limits,
+    Phase,
+    RegistryRecipe,
+    WarmUp,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_T = TypeVar("_T")
+_MAX_FILE = 1 << 20
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+#-.")
+BUILD_LIMITS = Limits(120, 120, 0, 512, 512, 1024, 1)
+RUN_LIMITS = Limits(30, 30, 0, 128, 256, 512, 16)
+"""What holds where a language file says nothing."""
+
+
+def read(path: Path) -> bytes:
+    """Return the bytes of a language file; raises InvalidLanguage."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise InvalidLanguage(f"cannot read the language file {path}: {error.strerror}") from error
+    if len(data) > _MAX_FILE:
+        raise InvalidLanguage(f"the language file {path} is longer than 1 MiB")
+    return data
+
+
+def parse(data: bytes, name: str) -> Language:
+    """Return the language that ``data`` describes; ``name`` stands for the file in messages.
+
+    Raises InvalidLanguage.
+    """
+    try:
+        values = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidLanguage(f"the language file {name} is no valid TOML: {error}") from error
+    return _language(_Table(name, "", values))
+
+
+def is_name(text: str) -> bool:
+    """Whether a language can be called so."""
+    return 0 < len(text) <= 64 and _NAME.issuperset(text) and text[0] not in ".-"
+
+
+class _Table:
+    """A table of the file: each key is taken once, and none may be left at the end."""
+
+    def __init__(self, file: str, prefix: str, values: dict[str, Any]) -> None:
+        self._file = file
+        self._prefix = prefix
+        self._values = dict(values)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def wrong(self, key: str, what: str) -> InvalidLanguage:
+        return InvalidLanguage(
+            f"{self._file}: {self._prefix}{key} {what}", "See docs/adding-a-language.md"
+        )
+
+    def take(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
+        value = self._values.pop(key, default)
+        if value is None:
+            raise self.wrong(key, "is missing")
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise self.wrong(key, f"has to be of the kind {kind.__name__}")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.take(key, str, default)
+        if "\0" in value:
+            raise self.wrong(key, "has a NUL")
+        return value
+
+    def texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
+        values = self.take(key, list, None if required else [])
+        if not all(isinstance(value, str) and value and "\0" not in value for value in values):
+            raise self.wrong(key, "has to be a list of texts that are not empty")
+        if required and not values:
+            raise self.wrong(key, "is empty")
+        return tuple(values)
+
+    def mapping(self, key: str) -> Mapping[str, str]:
+        values = self.take(key, dict, {})
+        for name, value in values.items():
+            if not isinstance(value, str) or "\0" in value or "\0" in name or not name:
+                raise self.wrong(f"{key}.{name}", "has to be a text")
+        return MappingProxyType(values)
+
+    def paths(self, key: str) -> tuple[str, ...]:
+        return tuple(self._below_root(key, path) for path in self.texts(key))
+
+    def path_mapping(self, key: str) -> Mapping[str, str]:
+        values = self.mapping(key)
+        for path in values:
+            self._below_root(key, path)
+        return values
+
+    def _below_root(self, key: str, path: str) -> str:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise self.wrong(key, f"takes paths below the root: {path!r}")
+        return path
+
+    def number(self, key: str, default: float) -> float:
+        value = self._values.pop(key, default)
+        if type(value) not in (int, float) or not 0 < value <= 86400:
+            raise self.wrong(key, "has to be a number of seconds between 0 and 86400")
+        return float(value)
+
+    def count(self, key: str, default: int, *, least: int = 1) -> int:
+        value = self._values.pop(key, default)
+        if type(value) is not int or not least <= value <= 1 << 20:
+            raise self.wrong(key, f"has to be a whole number between {least} and {1 << 20}")
+        return value
+
+    def table(self, key: str) -> _Table:
+        return _Table(self._file, f"{self._prefix}{key}.", self.take(key, dict, {}))
+
+    def done(self) -> None:
+        for key in self._values:
+            raise self.wrong(key, "is not known")
+
+
+def _language(table: _Table) -> Language:
+    name = table.text("name")
+    if not is_name(name):
+        raise table.wrong("name", "has to be of small letters, digits, '+', '#', '-' and '.'")
+    source = table.text("source")
+    if not source or "/" in source or source in (".", ".."):
+        raise table.wrong("source", "has to be a file name")
+    suffixes = table.texts("suffixes", required=True)
+    if not all(suffix.startswith(".") and len(suffix) > 1 for suffix in suffixes):
+        raise table.wrong("suffixes", "have to begin with a dot")
+    aliases = table.texts("aliases")
+    if any(not is_name(alias) for alias in aliases):
+        raise table.wrong("aliases", "have to be such as the name may be")
+    environment = table.mapping("environment")
+    if any("=" in variable for variable in environment):
+        raise table.wrong("environment", "has a name with '='")
+    image = table.table("image")
+    workload = image.count("workload", 64)
+    language = Language(
+        name=name,
+        aliases=aliases,
+        suffixes=suffixes,
+        source=source,
+        build=_phase(table.table("build"), BUILD_LIMITS) if "build" in table else None,
+        run=_phase(table.table("run"), RUN_LIMITS),
+        environment=environment,
+        debian=_debian(image.table("debian"), workload) if "debian" in image else None,
+        registry=_registry(image.table("registry"), workload),
+    )
+    image.done()
+    table.done()
+    return language
+
+
+def _phase(table: _Table, default: Limits) -> Phase:
+    command = table.texts("command", required=True)
+    limits = table.table("limits")
+    phase = Phase(
+        command,
+        Limits(
+            wall=limits.number("wall", default.wall),
+            cpu=limits.number("cpu", default.cpu),
+            memory=limits.count("memory", default.memory, least=0),
+            processes=limits.count("processes", default.processes),
+            file_size=limits.count("file_size", default.file_size),
+            open_files=limits.count("open_files", default.open_files),
+            output=limits.count("output", default.output),
+        ),
+    )
+    limits.done()
+    table.done()
+    return phase
+
+
+def _debian(table: _Table, workload: int) -> DebianRecipe:
+    packages = table.texts("packages", required=True)
+    for package in packages:
+        # Whatever else apt would understand (options, versions, patterns) is no package name.
+        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
+            raise table.wrong("packages", f"has {package!r}, which is no package name")
+    recipe = DebianRecipe(
+        trim=table.paths("trim"),
+        links=table.path_mapping("links"),
+        files=table.path_mapping("files"),
+        workload=workload,
+        packages=packages,
+        exclude=table.texts("exclude"),
+        bytecode=table.take("bytecode", bool, False),
+    )
+    table.done()
+    return recipe
+
+
+def _registry(table: _Table, workload: int) -> RegistryRecipe:
+    recipe = RegistryRecipe(
+        trim=table.paths("trim"),
+        links=table.path_mapping("links"),
+        files=table.path_mapping("files"),
+        workload=workload,
+        reference=table.text("reference", ""),
+        version=table.text("version", ""),
+        warm=_warm_up(table.table("warm")) if "warm" in table else None,
+    )
+    if "{version}" in recipe.reference and not recipe.version:
+        raise table.wrong("version", "is missing: the reference has a place for it")
+    table.done()
+    return recipe
+
+
+def _warm_up(table: _Table) -> WarmUp:
+    warm = WarmUp(
+        table.texts("command", required=True), table.text("unless", ""), table.count("memory", 256)
+    )
+    table.done()
+    return warm

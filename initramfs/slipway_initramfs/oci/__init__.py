@@ -1,0 +1,1 @@
+"""Container images: references, manifests, and where their bytes come from."""

@@ -1,0 +1,268 @@
+"""HTTP as registries need it: TLS, proxies, redirects, and failures in words.
+
+One exchange at a time; who calls decides whether to try again (patience.py).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import certifi
+import httpx
+
+from slipway_initramfs.errors import BuildFailed, ImageError, SourceUnavailable
+from slipway_initramfs.oci.patience import Interrupted, retry_after
+from slipway_initramfs.oci.reference import is_loopback
+from slipway_protocol import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from slipway_initramfs.oci.patience import Patience
+
+MAX_REDIRECTS = 5
+MAX_EXCERPT = 64 << 10
+"""Most bytes that are read of an answer that is an error."""
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+_MAY_PASS = {429, 500, 502, 503, 504}
+_NO_TLS = {
+    "WRONG_VERSION_NUMBER",
+    "HTTP_REQUEST",
+    "PACKET_LENGTH_TOO_LONG",
+    "RECORD_LAYER_FAILURE",
+    "UNEXPECTED_EOF_WHILE_READING",
+}
+"""What OpenSSL says when the peer's first bytes are no TLS record, or it hangs up on ours."""
+
+
+class NotTls(BuildFailed):
+    """The other side answers a TLS handshake with something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How registries may be reached.
+
+    ``insecure`` allows plain http to other machines, if they do not speak TLS; ``ca`` is a PEM file
+    with certificates to trust beside the system's.
+    """
+
+    insecure: bool = False
+    ca: Path | None = None
+
+
+class Client:
+    """Sends requests; may be used by several threads."""
+
+    def __init__(self, access: Access, patience: Patience) -> None:
+        self._access = access
+        self._timeout = httpx.Timeout(patience.silence, connect=patience.connect, pool=None)
+        self._context = _tls(access.ca)
+        self._lock = Lock()
+        self._clients: dict[bool, httpx.Client] = {}
+
+    def allows_plain(self, host: str) -> bool:
+        """Whether http without TLS may be spoken with a host."""
+        return self._access.insecure or is_loopback(host)
+
+    @contextmanager
+    def stream(
+        self, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None = None
+    ) -> Iterator[httpx.Response]:
+        """Ask for ``url``, or post ``form`` to it, and give the response with its body unread.
+
+        Redirects are followed; ``Authorization`` goes to the host of ``url`` only. Raises
+        Interrupted (also when the body is read) for what may pass, SourceUnavailable if there is no
+        way to the host, NotTls, and BuildFailed.
+        """
+        host = url[:80]
+        try:
+            target, headers = httpx.URL(url), dict(headers)
+            for _ in range(MAX_REDIRECTS + 1):
+                host = host_of(target)
+                client = self._client(is_loopback(host))
+                request = client.build_request(
+                    "GET" if form is None else "POST", target, headers=headers, data=form
+                )
+                response = client.send(request, stream=True)
+                try:
+                    if response.status_code not in _REDIRECTS or form is not None:
+                        if response.status_code in _MAY_PASS:
+                            raise _passing(host, response)
+                        yield response
+                        return
+                    following = _redirect(target, response)
+                finally:
+                    response.close()
+                if origin(following) != origin(target):
+                    headers.pop("Authorization", None)
+                target = following
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _failure(host, error) from error
+        raise BuildFailed(f"{host} redirects more than {MAX_REDIRECTS} times")
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+
+    def _client(self, direct: bool) -> httpx.Client:
+        """Return the client that goes through the user's proxies, or that for this machine."""
+        with self._lock:
+            if direct not in self._clients:
+                try:
+                    self._clients[direct] = httpx.Client(
+                        verify=self._context,
+                        timeout=self._timeout,
+                        trust_env=not direct,
+                        headers={
+                            "User-Agent": f"slipway/{__version__}",
+                            # A layer is what its digest says, in whatever form it is stored.
+                            "Accept-Encoding": "identity",
+                        },
+                    )
+                except (ValueError, ImportError, httpx.InvalidURL) as error:
+                    raise BuildFailed(
+                        f"the proxy of this environment cannot be used: {str(error)[:120]}",
+                        "Look at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.",
+                    ) from error
+            return self._clients[direct]
+
+
+def read_body(response: httpx.Response, limit: int) -> bytes:
+    """Return the body of a response; more than ``limit`` bytes raise ImageError."""
+    data = bytearray()
+    for chunk in response.iter_raw():
+        data += chunk
+        if len(data) > limit:
+            host = host_of(response.url)
+            raise ImageError(f"{host} answers with more than {limit >> 10} KiB of a document")
+    return bytes(data)
+
+
+def complaint(response: httpx.Response) -> str:
+    """Return status and error messages of a response as one line of printable characters.
+
+    The messages are those of the distribution specification ("Error Codes").
+    """
+    status = response.status_code
+    errors: list[object] = []
+    try:
+        fields = json.loads(read_body(response, MAX_EXCERPT))
+        errors = list(fields["errors"])[:3]
+    except (ValueError, LookupError, TypeError, RecursionError, ImageError):
+        # Not every server is a registry, and not every registry says more than a number.
+        pass
+    parts = [
+        ": ".join(str(error[name])[:100] for name in ("code", "message") if error.get(name))
+        for error in errors
+        if isinstance(error, dict)
+    ]
+    said = "; ".join(part for part in parts if part)
+    printable = "".join(letter if letter.isprintable() else " " for letter in said)
+    phrase = httpx.codes.get_reason_phrase(status)
+    return f"{status} {phrase}{': ' if printable else ''}{printable}"
+
+
+def origin(url: httpx.URL | str) -> tuple[str, str, int | None]:
+    """Return what tells servers apart: scheme, host and port (RFC 6454)."""
+    url = httpx.URL(url)
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def host_of(url: httpx.URL | str) -> str:
+    """Return host and port of an address as people write them, without what is too long."""
+    return httpx.URL(url).netloc.decode()[:80]
+
+
+def _tls(ca: Path | None) -> ssl.SSLContext:
+    """Return what verifies servers: the system's certificates, ``SSL_CERT_FILE`` and ``ca``."""
+    context = ssl.create_default_context()
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile is None and paths.capath is None:
+        context.load_verify_locations(certifi.where())
+    if ca is not None:
+        try:
+            context.load_verify_locations(ca)
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            reason = getattr(error, "strerror", None) or error
+            raise BuildFailed(
+                f"cannot read certificates from {ca}: {reason}", "A PEM file is needed."
+            ) from error
+    return context
+
+
+def _redirect(source: httpx.URL, response: httpx.Response) -> httpx.URL:
+    host = host_of(source)
+    location = response.headers.get("Location", "")
+    target = source.join(location)
+    if not location or target.scheme not in {"http", "https"} or not target.host:
+        raise BuildFailed(f"{host} redirects to {location[:80]!r}, which is no address")
+    if (source.scheme, target.scheme) == ("https", "http"):
+        raise BuildFailed(f"{host} redirects from https to plain http at {host_of(target)}")
+    return target
+
+
+def _passing(host: str, response: httpx.Response) -> Interrupted:
+    hint = "Try again later."
+    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        hint = f"Try again later; with a login more may be allowed: docker login {host}"
+    wanted = retry_after(response.headers.get("Retry-After"))
+    if wanted:
+        hint = f"{hint.removesuffix('.')} (it asks for {wanted:.0f} s)."
+    return Interrupted(f"{host} answers {complaint(response)}", hint, wanted)
+
+
+def _failure(host: str, error: Exception) -> BuildFailed:
+    """Return what an exception of httpx means to a user."""
+    causes = list(_causes(error))
+    reason = str(causes[-1])[:160] or type(error).__name__
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return BuildFailed(
+                f"the certificate of {host} is not trusted: {cause.verify_message or cause.reason}",
+                "If the registry has a certificate authority of its own, name its file with --ca.",
+            )
+        if isinstance(cause, socket.gaierror):
+            return SourceUnavailable(
+                f"cannot find the host {host}: {cause.strerror}", "Is this machine online?"
+            )
+    if isinstance(error, httpx.ConnectError):
+        for cause in causes:
+            no_tls = isinstance(cause, ssl.SSLError) and (cause.reason or "") in _NO_TLS
+            if no_tls or isinstance(cause, ssl.SSLEOFError | ConnectionResetError):
+                return NotTls(
+                    f"{host} does not speak TLS: {reason}",
+                    "If it is meant to be without encryption: --insecure",
+                )
+    if isinstance(error, httpx.ProxyError):
+        return SourceUnavailable(
+            f"the proxy does not lead to {host}: {reason}", "Look at HTTPS_PROXY and NO_PROXY."
+        )
+    if isinstance(error, httpx.ConnectTimeout):
+        return SourceUnavailable(f"cannot connect to {host} in time", "Is this machine online?")
+    if isinstance(error, httpx.ConnectError):
+        return SourceUnavailable(f"cannot connect to {host}: {reason}", "Is this machine online?")
+    if isinstance(error, httpx.TimeoutException):
+        return Interrupted(f"{host} has stopped answering", "Try again later.")
+    if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
+        return Interrupted(f"the exchange with {host} broke: {reason}", "Try again later.")
+    return BuildFailed(f"cannot ask {host}: {reason}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen = 0
+    while error is not None and seen < 16:
+        yield error
+        seen += 1
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,214 @@
+"""Who this user is to a registry: the files of docker and podman, and credential helpers.
+
+The formats: ``config.json`` of the Docker CLI ("docker login", "Credential stores"), and
+containers-auth.json(5), which adds keys for parts of a registry.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from slipway_initramfs.errors import BuildFailed
+from slipway_initramfs.oci.reference import DOCKER_HUB
+from slipway_initramfs.process import die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from slipway_initramfs.oci.reference import Reference
+
+MAX_FILE = 1 << 20
+"""Most bytes of a file with credentials."""
+HELPER_TIME = 60
+"""Seconds that a credential helper may take; it may have to ask a person."""
+
+_HUB_KEY = "https://index.docker.io/v1/"
+_HUB_HOSTS = ("index.docker.io", "registry-1.docker.io")
+_HELPER_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+_NOT_FOUND = "credentials not found"
+_NO_USER = "<token>"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A name and a password, or an identity token; ``origin`` says where they are from."""
+
+    username: str
+    password: str
+    identity_token: str
+    origin: str
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.username!r}, origin={self.origin!r})"
+
+    def basic(self) -> str:
+        """Return the value of an ``Authorization`` header (RFC 7617)."""
+        both = f"{self.username}:{self.password}".encode(errors="surrogateescape")
+        return f"Basic {base64.b64encode(both).decode()}"
+
+
+def find_credentials(
+    reference: Reference, environment: Mapping[str, str] | None = None
+) -> Credentials | None:
+    """Return what there is for the registry of ``reference``, from the first file that has it.
+
+    Raises BuildFailed for a file that cannot be read or understood, and for a helper that fails.
+    """
+    for path in _files(os.environ if environment is None else environment):
+        if (fields := _read(path)) is not None and (found := _of_file(path, fields, reference)):
+            return found
+    return None
+
+
+def _files(environment: Mapping[str, str]) -> Iterator[Path]:
+    """Give the places in podman's order; a file that is named explicitly is the first."""
+    home = Path(environment.get("HOME") or Path.home())
+    if named := environment.get("REGISTRY_AUTH_FILE"):
+        yield Path(named)
+    if runtime := environment.get("XDG_RUNTIME_DIR"):
+        yield Path(runtime) / "containers" / "auth.json"
+    configured = environment.get("XDG_CONFIG_HOME")
+    yield (Path(configured) if configured else home / ".config") / "containers" / "auth.json"
+    docker = environment.get("DOCKER_CONFIG")
+    yield (Path(docker) if docker else home / ".docker") / "config.json"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise BuildFailed(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MAX_FILE:
+        _refuse(path, f"it has more than {MAX_FILE >> 20} MiB")
+    try:
+        fields = json.loads(data or b"{}")
+    except RecursionError:
+        _refuse(path, "it is nested too deeply")
+    except ValueError as error:
+        _refuse(path, f"it is not JSON: {str(error)[:80]}")
+    if not isinstance(fields, dict):
+        _refuse(path, "it is not a JSON object")
+    return fields
+
+
+def _of_file(path: Path, fields: dict[str, Any], reference: Reference) -> Credentials | None:
+    helpers = _mapping(path, fields, "credHelpers")
+    names = [helpers[key] for key in _keys(reference) if key in helpers]
+    helper = names[0] if names else fields.get("credsStore")
+    if helper and (found := _ask(path, helper, reference)):
+        return found
+    auths = _mapping(path, fields, "auths")
+    by_host = {_host(key): key for key in auths if "://" in key}
+    for key in _keys(reference):
+        key = key if key in auths else by_host.get(key, key)  # noqa: PLW2901
+        if key in auths and (found := _entry(path, key, auths[key])):
+            return found
+    return None
+
+
+def _keys(reference: Reference) -> list[str]:
+    """Return the names of a registry in those files: the parts of it first, the closest one."""
+    parts = reference.repository.split("/")
+    paths = ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    keys = [*(f"{reference.registry}/{path}" for path in paths), reference.registry]
+    return [*keys, _HUB_KEY, *_HUB_HOSTS] if reference.registry == DOCKER_HUB else keys
+
+
+def _host(key: str) -> str:
+    """Return the host of the addresses that old versions of docker used as keys."""
+    try:
+        return urlsplit(key).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _entry(path: Path, key: str, entry: object) -> Credentials | None:
+    """Return what one entry of ``auths`` says; an empty one belongs to a credential store."""
+    where = f"the entry {key[:80]!r}"
+    if not isinstance(entry, dict):
+        _refuse(path, f"{where} is not an object")
+    names = ("auth", "username", "password", "identitytoken")
+    values = [entry.get(name) or "" for name in names]
+    if not all(isinstance(value, str) for value in values):
+        _refuse(path, f"{where} has a value that is not a string")
+    encoded, username, password, token = values
+    if encoded:
+        try:
+            both = base64.b64decode(encoded, validate=True).decode(errors="surrogateescape")
+        except (binascii.Error, ValueError):
+            _refuse(path, f"the auth of {where} is not base64")
+        username, colon, password = both.partition(":")
+        if not colon:
+            _refuse(path, f"the auth of {where} is not name:password")
+        password = password.rstrip("\0")
+    return Credentials(username, password, token, str(path)) if username or token else None
+
+
+def _ask(path: Path, helper: object, reference: Reference) -> Credentials | None:
+    """Ask a credential helper (github.com/docker/docker-credential-helpers, "Development")."""
+    if not isinstance(helper, str) or not _HELPER_NAME.fullmatch(helper):
+        _refuse(path, f"it names the impossible credential helper {str(helper)[:80]!r}")
+    program = f"docker-credential-{helper}"
+    server = _HUB_KEY if reference.registry == DOCKER_HUB else reference.registry
+    try:
+        done = subprocess.run(
+            (program, "get"),
+            input=server,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=HELPER_TIME,
+            check=False,
+            preexec_fn=partial(die_with_parent, os.getpid()),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BuildFailed(f"{program}, which {path} names, took over {HELPER_TIME} s") from error
+    except OSError as error:
+        raise BuildFailed(
+            f"cannot run {program}, which {path} names: {error.strerror}",
+            "Install it, or remove its name from that file.",
+        ) from error
+    said = (done.stdout.strip() or done.stderr.strip())[:200]
+    if done.returncode:
+        if _NOT_FOUND in said:
+            return None
+        raise BuildFailed(f"{program} fails for {server}: {said[:80]!r}")
+    try:
+        answer = json.loads(done.stdout)
+        username, secret = answer["Username"], answer["Secret"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        username = secret = None
+    # What it said is not repeated: it may be the secret.
+    if not isinstance(username, str) or not isinstance(secret, str):
+        raise BuildFailed(f"{program} does not give a name and a secret for {server}")
+    if username == _NO_USER:
+        return Credentials("", "", secret, program)
+    return Credentials(username, secret, "", program) if username or secret else None
+
+
+def _mapping(path: Path, fields: dict[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        _refuse(path, f"{name} is not an object")
+    return value
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise BuildFailed(
+        f"the credentials in {path} cannot be used: {why}", "Repair it, or log in again."
+    )

@@ -1,0 +1,108 @@
+"""Fields of JSON documents that anybody may have written: bounded, and of the types they must be.
+
+Each function raises ImageError; ``where`` is the beginning of its message.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from slipway_initramfs.errors import ImageError
+from slipway_initramfs.oci.repository import MAX_DOCUMENT
+
+MAX_TEXT = 32 << 10
+"""Longest string that is taken from a document, in characters."""
+MAX_BLOB = 1 << 40
+"""Largest size of a blob that a descriptor may name, in bytes."""
+
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
+_OTHER_DIGEST = re.compile("[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
+
+
+def parse(data: bytes, what: str) -> dict[str, Any]:
+    """Return the object that a JSON document is; ``what`` is its name."""
+    fields = parse_any(data, what)
+    if not isinstance(fields, dict):
+        raise ImageError(f"{what} is not a JSON object")
+    return fields
+
+
+def parse_any(data: bytes, what: str) -> Any:
+    """Return what a JSON document holds; ``what`` is its name."""
+    if len(data) > MAX_DOCUMENT:
+        raise ImageError(f"{what} has more than {MAX_DOCUMENT >> 20} MiB")
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ImageError(f"{what} is nested too deeply") from error
+    except ValueError as error:
+        raise ImageError(f"{what} is not JSON: {str(error)[:80]}") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def nested(fields: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return a field that is an object, or an empty one where it is missing."""
+    value = fields.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ImageError(f"{where} has a {name} that is not an object")
+    return value
+
+
+def array(fields: dict[str, Any], name: str, most: int, where: str) -> list[Any]:
+    """Return a field that is a list of at most ``most`` values, or an empty one."""
+    value = fields.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ImageError(f"{where} has {name} that are not a list")
+    if len(value) > most:
+        raise ImageError(f"{where} has {len(value)} {name}; at most {most} are allowed")
+    return value
+
+
+def text(fields: dict[str, Any], name: str, where: str) -> str:
+    """Return a field that is text, or an empty one where it is missing."""
+    value = fields.get(name)
+    return "" if value is None else checked_text(value, name, where)
+
+
+def checked_text(value: object, name: str, where: str) -> str:
+    """Return ``value``, the field ``name``, if it is bounded text without NUL."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
+        raise ImageError(f"{where} has an impossible {name}: {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ImageError(f"{where} has a {name} that is no text: {shown(value)}") from error
+    return value
+
+
+def shown(value: object) -> str:
+    """Return what to print of a hostile value."""
+    if isinstance(value, str):
+        return repr(value[:80])
+    if value is None:
+        return "none at all"
+    if isinstance(value, int) and not -MAX_BLOB * 2 < value < MAX_BLOB * 2:
+        return "of too many digits"
+    if isinstance(value, int | float):
+        return repr(value)
+    return f"of the type {type(value).__name__}"
+
+
+def digest(value: object, where: str) -> str:
+    """Return ``value`` if it is a digest by SHA-256."""
+    if isinstance(value, str):
+        if _DIGEST.fullmatch(value):
+            return value
+        if _OTHER_DIGEST.fullmatch(value) and not value.startswith("sha256:"):
+            name = value.partition(":")[0]
+            raise ImageError(f"{where} has a digest by {name[:40]!r}; only sha256 is supported")
+    raise ImageError(f"{where} has the impossible digest {shown(value)}")

@@ -1,0 +1,250 @@
+"""Images on disk: OCI layouts, as directories or tar archives, and what ``docker save`` writes.
+
+Formats: OCI image specification, "Image Layout"; Docker's "Combined Image JSON + Filesystem
+Changeset Format", version 1.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from slipway_initramfs.errors import ImageCorrupted, ImageError
+from slipway_initramfs.oci import fields
+from slipway_initramfs.oci.containers import open_container
+from slipway_initramfs.oci.manifests import (
+    MAX_LAYERS,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    parse_config,
+    parse_index,
+)
+from slipway_initramfs.oci.repository import MAX_DOCUMENT, Descriptor, Document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slipway_initramfs.oci.containers import Container, Part
+
+MAX_IMAGES = 1024
+"""Most images in one archive of ``docker save``."""
+
+_COMPRESSIONS = {b"\x1f\x8b": "+gzip", b"\x28\xb5\x2f\xfd": "+zstd"}
+"""The media type's end for what a layer begins with; these archives do not say it otherwise."""
+_SHOWN = 8
+
+
+def open_layout(path: Path, tag: str) -> OciLayout:
+    """Open an OCI layout, a directory or a plain tar archive of one; raises ImageError."""
+    return OciLayout(open_container(path), f"the layout {path}", tag)
+
+
+def open_archive(path: Path, tag: str) -> DockerArchive:
+    """Open what ``docker save`` has written, or a directory with it; raises ImageError."""
+    return DockerArchive(open_container(path), f"the archive {path}", tag)
+
+
+class OciLayout:
+    """An OCI image layout, a directory or a plain tar archive, as a repository.
+
+    ``tag`` is the annotation ``org.opencontainers.image.ref.name`` of an entry of its index; it may
+    be empty if there is only one image, or one for several platforms without any names.
+    """
+
+    local = True
+
+    def __init__(self, container: Container, what: str, tag: str) -> None:
+        self._container = container
+        self._what = what
+        self._tag = tag
+
+    def root(self) -> Document:
+        """Return the manifest or index of the tag."""
+        what = f"{self._what}: oci-layout"
+        version = fields.text(
+            fields.parse(self._container.read("oci-layout", MAX_DOCUMENT), what),
+            "imageLayoutVersion",
+            what,
+        )
+        if version.partition(".")[0] != "1":
+            raise ImageError(f"{self._what} has the unknown version {version[:80]!r}")
+        data = self._container.read("index.json", MAX_DOCUMENT)
+        entries = parse_index(data).entries
+        chosen = [entry for entry in entries if self._tag in ("", entry.name)]
+        if len(chosen) > 1 and not any(entry.name for entry in chosen):
+            return Document(OCI_INDEX, _digest(data), data)
+        if len(chosen) != 1:
+            wanted = f"images {self._tag[:80]!r}" if self._tag else "images"
+            raise ImageError(
+                f"{self._what} has {len(chosen) or 'no'} {wanted}",
+                _choice_hint([entry.name for entry in entries if entry.name]),
+            )
+        return self.document(chosen[0].descriptor)
+
+    def document(self, descriptor: Descriptor) -> Document:
+        """Return a document, its size and digest checked."""
+        data = self._container.read(_blob_name(descriptor), MAX_DOCUMENT)
+        found = _digest(data)
+        if len(data) != descriptor.size or found != descriptor.digest:
+            raise ImageCorrupted(
+                f"{self._what}: the blob {descriptor.label} has {len(data)} bytes "
+                f"and the digest {found[:19]}...",
+                "Copy the image there again.",
+            )
+        return Document(descriptor.media_type, found, data)
+
+    @contextmanager
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
+        """Give the bytes of a blob from ``offset`` on; its size is checked before."""
+        with self._container.open(_blob_name(descriptor)) as part:
+            _check_size(part, descriptor, self._what)
+            yield part.chunks(offset)
+
+    def close(self) -> None:
+        """Close the archive or directory."""
+        self._container.close()
+
+
+class DockerArchive:
+    """A plain tar archive of ``docker save`` as a repository; a manifest is made up for it.
+
+    ``tag`` is a whole name in the archive (``docker.io/library/rust:1.80``), its end after a slash
+    or the part after the colon; it may be empty if there is only one image.
+    """
+
+    local = True
+
+    def __init__(self, container: Container, what: str, tag: str) -> None:
+        self._container = container
+        self._what = what
+        self._tag = tag
+        self._names: dict[str, str] = {}
+
+    def root(self) -> Document:
+        """Return a manifest of the image as the OCI specification has it.
+
+        Reads the layers that are compressed, since the archive does not tell their digests.
+        """
+        image = self._select()
+        config = fields.text(image, "Config", self._what)
+        data = self._container.read(config, MAX_DOCUMENT)
+        diff_ids = parse_config(data).diff_ids
+        layers = [
+            fields.checked_text(name, f"Layers[{number}]", self._what)
+            for number, name in enumerate(fields.array(image, "Layers", MAX_LAYERS, self._what))
+        ]
+        if len(layers) != len(diff_ids):
+            raise ImageError(
+                f"{self._what} has {len(layers)} layers, but a configuration for {len(diff_ids)}"
+            )
+        self._names[_digest(data)] = config
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {"mediaType": OCI_CONFIG, "digest": _digest(data), "size": len(data)},
+            "layers": [
+                self._layer(name, diff_id) for name, diff_id in zip(layers, diff_ids, strict=True)
+            ],
+        }
+        made = json.dumps(manifest, sort_keys=True).encode()
+        return Document(OCI_MANIFEST, _digest(made), made)
+
+    def document(self, descriptor: Descriptor) -> Document:
+        """Return the configuration."""
+        data = self._container.read(self._name(descriptor), MAX_DOCUMENT)
+        return Document(descriptor.media_type, _digest(data), data)
+
+    @contextmanager
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
+        """Give the bytes of a layer from ``offset`` on; its size is checked before."""
+        with self._container.open(self._name(descriptor)) as part:
+            _check_size(part, descriptor, self._what)
+            yield part.chunks(offset)
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._container.close()
+
+    def _name(self, descriptor: Descriptor) -> str:
+        try:
+            return self._names[descriptor.digest]
+        except KeyError:
+            raise ImageError(f"{self._what} has no blob {descriptor.label}") from None
+
+    def _layer(self, name: str, diff_id: str) -> dict[str, Any]:
+        with self._container.open(name) as part:
+            start = part.read_at(0, 4)
+            suffix = next(
+                (end for magic, end in _COMPRESSIONS.items() if start.startswith(magic)), ""
+            )
+            digest = diff_id
+            if suffix:
+                hasher = hashlib.sha256()
+                for chunk in part.chunks():
+                    hasher.update(chunk)
+                digest = f"sha256:{hasher.hexdigest()}"
+            self._names[digest] = name
+            return {"mediaType": OCI_LAYER + suffix, "digest": digest, "size": part.size}
+
+    def _select(self) -> dict[str, Any]:
+        """Return the entry of the archive's list of images that the tag names."""
+        what = f"{self._what}: manifest.json"
+        images = fields.parse_any(self._container.read("manifest.json", MAX_DOCUMENT), what)
+        if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+            raise ImageError(f"{what} is not a list of images")
+        if len(images) > MAX_IMAGES:
+            raise ImageError(f"{what} lists more than {MAX_IMAGES} images")
+        tags = [
+            [
+                fields.checked_text(tag, "RepoTags", what)
+                for tag in fields.array(image, "RepoTags", MAX_IMAGES, what)
+            ]
+            for image in images
+        ]
+        chosen: list[dict[str, Any]] = [
+            image
+            for image, names in zip(images, tags, strict=True)
+            if not self._tag or any(_is_named(name, self._tag) for name in names)
+        ]
+        if len(chosen) != 1:
+            wanted = f"images {self._tag[:80]!r}" if self._tag else "images"
+            raise ImageError(
+                f"{self._what} has {len(chosen) or 'no'} {wanted}",
+                _choice_hint([name for names in tags for name in names]),
+            )
+        return chosen[0]
+
+
+def _is_named(name: str, tag: str) -> bool:
+    return name == tag or name.endswith((f"/{tag}", f":{tag}"))
+
+
+def _choice_hint(names: list[str]) -> str:
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _SHOWN else ""
+    shown = ", ".join(repr(name[:80]) for name in names[:_SHOWN])
+    return f"Name one of {shown}{more}."
+
+
+def _blob_name(descriptor: Descriptor) -> str:
+    digest = fields.digest(descriptor.digest, "a blob of a layout")
+    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
+
+
+def _check_size(part: Part, descriptor: Descriptor, what: str) -> None:
+    if part.size != descriptor.size:
+        raise ImageCorrupted(
+            f"{what}: the blob {descriptor.label} has {part.size} bytes "
+            f"instead of {descriptor.size}",
+            "Copy the image there again.",
+        )
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"

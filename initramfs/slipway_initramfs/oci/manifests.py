@@ -1,0 +1,233 @@
+"""Indexes, manifests and configurations of images, read from whoever may have written them.
+
+The formats are those of the OCI image specification 1.1 ("Image Index", "Image Manifest", "Image
+Configuration") and of Docker's image manifest version 2, schema 2, which differ in their media
+types only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slipway_initramfs.errors import ImageError
+from slipway_initramfs.oci import fields
+from slipway_initramfs.oci.repository import Descriptor
+
+if TYPE_CHECKING:
+    from slipway_initramfs.oci.repository import Document
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+ACCEPTED = (OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST)
+"""Media types that ``read_document`` understands, for a registry's ``Accept``."""
+LAYER_COMPRESSIONS = {
+    OCI_LAYER: "none",
+    f"{OCI_LAYER}+gzip": "gzip",
+    f"{OCI_LAYER}+zstd": "zstd",
+    DOCKER_LAYER: "none",
+    f"{DOCKER_LAYER}.gzip": "gzip",
+    f"{DOCKER_LAYER}.zstd": "zstd",
+}
+"""How a layer is compressed, by its media type."""
+
+MAX_LAYERS = 512
+MAX_ENTRIES = 1024
+MAX_VARIABLES = 1024
+
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
+_INDEXES = {OCI_INDEX, DOCKER_INDEX}
+_CONFIGS = {OCI_CONFIG, DOCKER_CONFIG}
+_NAME = "org.opencontainers.image.ref.name"
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image runs on, in Go's names; ``variant`` may be empty."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part[:32] for part in (self.os, self.architecture, self.variant) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One manifest of an index; ``name`` is its tag in a layout, or empty."""
+
+    descriptor: Descriptor
+    platform: Platform | None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Several manifests of which one is chosen."""
+
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One image: its configuration, and its layers from the lowest to the topmost."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """What an image says of itself.
+
+    ``diff_ids`` are the digests of the decompressed layers, ``created`` is the date as it stands
+    there, ``environment`` has each variable once, in the order of the image.
+    """
+
+    platform: Platform
+    diff_ids: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+    working_directory: str = ""
+    user: str = ""
+    created: str = ""
+
+
+def read_document(document: Document, expected: str = "") -> Index | Manifest:
+    """Parse an index or a manifest, whichever ``document`` is.
+
+    The field ``mediaType``, the type that came with the document and the one that was ``expected``
+    (from an index; may be empty) decide, so far as they are known ones, and must not contradict
+    each other; without any of them the structure decides. Raises ImageError.
+    """
+    what = f"the document {document.digest[:19] or 'of this image'}"
+    content = fields.parse(document.data, what)
+    stated = fields.text(content, "mediaType", what)
+    claims = [stated, document.media_type.partition(";")[0].strip().lower(), expected]
+    if content.get("schemaVersion") == 1 or any(claim.startswith(_SCHEMA_1) for claim in claims):
+        raise ImageError(
+            f"{what} is an image of schema version 1, which is out of use since 2019",
+            "Ask its owner to push it again with a current program.",
+        )
+    known = {claim for claim in claims if claim in ACCEPTED}
+    if len(known) > 1:
+        raise ImageError(f"{what} has contradictory media types: {', '.join(sorted(known))}")
+    if stated and stated not in known:
+        raise ImageError(f"{what} has the unknown media type {stated[:80]!r}")
+    has_entries = content.get("manifests") is not None
+    has_layers = content.get("layers") is not None or content.get("config") is not None
+    if has_entries and has_layers:
+        raise ImageError(f"{what} is an index and a manifest at the same time")
+    if known & _INDEXES or (has_entries and not known):
+        return _index(content, what)
+    return _manifest(content, what)
+
+
+def parse_index(data: bytes) -> Index:
+    """Parse an image index or a manifest list; raises ImageError."""
+    return _index(fields.parse(data, "the index"), "the index")
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Parse the manifest of one image; raises ImageError."""
+    return _manifest(fields.parse(data, "the manifest"), "the manifest")
+
+
+def parse_config(data: bytes) -> ImageConfig:
+    """Parse an image's configuration; raises ImageError."""
+    what = "the configuration of the image"
+    content = fields.parse(data, what)
+    run = fields.nested(content, "config", what)
+    rootfs = fields.nested(content, "rootfs", what)
+    variables: dict[str, str] = {}
+    for number, entry in enumerate(fields.array(run, "Env", MAX_VARIABLES, what)):
+        name, separator, value = fields.checked_text(entry, f"Env[{number}]", what).partition("=")
+        if not (name and separator):
+            raise ImageError(f"{what} has the variable {name[:80]!r}, which is not NAME=VALUE")
+        variables[name] = value
+    diff_ids = [
+        fields.digest(entry, f"{what}: diff_ids[{number}]")
+        for number, entry in enumerate(fields.array(rootfs, "diff_ids", MAX_LAYERS, what))
+    ]
+    return ImageConfig(
+        platform=_platform(content, what),
+        diff_ids=tuple(diff_ids),
+        environment=tuple(variables.items()),
+        working_directory=fields.text(run, "WorkingDir", what),
+        user=fields.text(run, "User", what),
+        created=fields.text(content, "created", what),
+    )
+
+
+def layer_compression(layer: Descriptor) -> str:
+    """Return the name of a layer's compression; ImageError if it is no layer that can be read."""
+    if layer.media_type in LAYER_COMPRESSIONS:
+        return LAYER_COMPRESSIONS[layer.media_type]
+    if ".foreign." in layer.media_type or ".nondistributable." in layer.media_type:
+        raise ImageError(
+            f"layer {layer.label} must not be distributed and is not in the registry",
+            "Use an image that is based on a free one.",
+        )
+    raise ImageError(f"layer {layer.label} has the unknown media type {layer.media_type[:80]!r}")
+
+
+def _index(content: dict[str, Any], what: str) -> Index:
+    _check_version(content, what)
+    entries = []
+    for number, entry in enumerate(fields.array(content, "manifests", MAX_ENTRIES, what)):
+        here = f"{what}: manifests[{number}]"
+        descriptor = _descriptor(entry, here)
+        found = fields.nested(entry, "platform", here)
+        annotations = fields.nested(entry, "annotations", here)
+        entries.append(
+            Entry(
+                descriptor,
+                _platform(found, here) if found else None,
+                fields.text(annotations, _NAME, here),
+            )
+        )
+    return Index(tuple(entries))
+
+
+def _manifest(content: dict[str, Any], what: str) -> Manifest:
+    _check_version(content, what)
+    if "config" not in content:
+        raise ImageError(f"{what} has no configuration and is no image")
+    config = _descriptor(content["config"], f"{what}: config")
+    if config.media_type not in _CONFIGS:
+        raise ImageError(
+            f"{what} is no container image: its configuration is {config.media_type[:80]!r}",
+            "Artifacts like charts, signatures and attestations cannot be run.",
+        )
+    layers = [
+        _descriptor(entry, f"{what}: layers[{number}]")
+        for number, entry in enumerate(fields.array(content, "layers", MAX_LAYERS, what))
+    ]
+    return Manifest(config, tuple(layers))
+
+
+def _check_version(content: dict[str, Any], what: str) -> None:
+    version = content.get("schemaVersion")
+    if isinstance(version, bool) or version != 2:
+        raise ImageError(f"{what} has the schema version {fields.shown(version)} instead of 2")
+
+
+def _descriptor(value: object, where: str) -> Descriptor:
+    if not isinstance(value, dict):
+        raise ImageError(f"{where} is not an object")
+    size = value.get("size")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= fields.MAX_BLOB:
+        raise ImageError(f"{where} has the impossible size {fields.shown(size)}")
+    digest = fields.digest(value.get("digest"), where)
+    return Descriptor(fields.text(value, "mediaType", where), digest, size)
+
+
+def _platform(content: dict[str, Any], where: str) -> Platform:
+    names = ("os", "architecture", "variant")
+    return Platform(*(fields.text(content, name, where) for name in names))

@@ -1,0 +1,217 @@
+"""A repository of a container registry (OCI distribution specification 1.1, "Pull")."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError, SourceUnavailable
+from slipway_initramfs.oci.authorization import Authorization
+from slipway_initramfs.oci.client import Access, Client, NotTls, complaint, origin, read_body
+from slipway_initramfs.oci.manifests import ACCEPTED, DOCKER_CONFIG, OCI_CONFIG
+from slipway_initramfs.oci.patience import Interrupted, Patience
+from slipway_initramfs.oci.repository import MAX_DOCUMENT, Document
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    import httpx
+
+    from slipway_initramfs.oci.reference import Reference
+    from slipway_initramfs.oci.repository import Descriptor
+
+__all__ = ["Access", "Registry"]
+
+PROGRESS = 64 << 10
+"""Bytes after which a transfer that breaks again is a new failure, not the next one in a row."""
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
+_CONFIGS = {OCI_CONFIG, DOCKER_CONFIG}
+
+
+class Registry:
+    """What a registry has under one reference; may be used by several threads.
+
+    Nothing is asked before it is needed. Requests that fail in a way that may pass are repeated,
+    and a blob goes on where it broke, as ``patience`` says. All methods raise ImageError:
+    SourceUnavailable if the registry cannot be reached or does not work, BuildFailed if it refuses,
+    ImageCorrupted if its bytes are not those they should be.
+    """
+
+    local = False
+
+    def __init__(
+        self, reference: Reference, access: Access, patience: Patience | None = None
+    ) -> None:
+        self._reference = reference
+        self._patience = patience or Patience()
+        self._client = Client(access, self._patience)
+        self._authorization = Authorization(reference, self._client)
+        self._scheme = "https"
+
+    def root(self) -> Document:
+        """Return the manifest or index that the reference names."""
+        name = self._reference.digest or self._reference.tag
+        what = f"the manifest of {self._reference}"
+        return self._document(f"manifests/{name}", what, self._reference.digest)
+
+    def document(self, descriptor: Descriptor) -> Document:
+        """Return a manifest, an index or a configuration, its size and digest checked."""
+        kind = "blobs" if descriptor.media_type in _CONFIGS else "manifests"
+        what = f"the document {descriptor.label} of {self._reference}"
+        if descriptor.size > MAX_DOCUMENT:
+            raise ImageError(f"{what} has {descriptor.size} bytes, more than {MAX_DOCUMENT}")
+        document = self._document(f"{kind}/{descriptor.digest}", what, descriptor.digest)
+        if descriptor.size != len(document.data):
+            raise ImageCorrupted(
+                f"{what} has {len(document.data)} bytes instead of {descriptor.size}"
+            )
+        return document
+
+    @contextmanager
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
+        """Give the bytes of a blob from ``offset`` on, as they come, unchecked."""
+        chunks = self._chunks(descriptor, offset)
+        try:
+            yield chunks
+        finally:
+            chunks.close()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
+    def _document(self, path: str, what: str, expected: str) -> Document:
+        def ask() -> Document:
+            headers = {"Accept": ", ".join(ACCEPTED)} if path.startswith("manifests/") else {}
+            with self._open(path, headers) as response:
+                if response.status_code != HTTPStatus.OK:
+                    raise self._refusal(response, what)
+                media_type = response.headers.get("Content-Type", "")
+                if media_type.partition(";")[0].strip().lower() == "text/html":
+                    raise BuildFailed(
+                        f"{self._reference.registry} answers with a web page; it is no registry",
+                        "Look at the host and the port of the reference.",
+                    )
+                data = read_body(response, MAX_DOCUMENT)
+                digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+                told = response.headers.get("Docker-Content-Digest", "")
+                for promised in (expected, told if told.startswith("sha256:") else ""):
+                    if promised not in ("", digest):
+                        raise ImageCorrupted(
+                            f"{what} has the digest {digest[:19]}... instead of {promised[:19]!r}"
+                        )
+                return Document(media_type, digest, data)
+
+        return self._patience.retry(ask)
+
+    def _chunks(self, descriptor: Descriptor, offset: int) -> Generator[bytes, None, None]:
+        position = mark = offset
+        failures = 0
+        while True:
+            try:
+                with self._range(descriptor, position) as data:
+                    for chunk in data:
+                        position += len(chunk)
+                        yield chunk
+                if position >= descriptor.size:
+                    return
+                raise Interrupted(
+                    f"{self._reference.registry} gives {position} of the "
+                    f"{descriptor.size} bytes of layer {descriptor.label}",
+                    "Try again later.",
+                )
+            except Interrupted as error:
+                # Some progress is wanted, or else a byte at a time would go on for years.
+                failures = 1 if position - mark >= PROGRESS else failures + 1
+                mark = position
+                self._patience.wait(failures, error)
+
+    @contextmanager
+    def _range(self, descriptor: Descriptor, offset: int) -> Iterator[Iterator[bytes]]:
+        """Give the bytes from ``offset`` on, of one answer."""
+        what = f"layer {descriptor.label} of {self._reference}"
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        with self._open(f"blobs/{descriptor.digest}", headers) as response:
+            status = response.status_code
+            start, total = 0, response.headers.get("Content-Length", "")
+            if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise ImageCorrupted(f"{what} has no more than {offset} bytes in the registry")
+            if status == HTTPStatus.PARTIAL_CONTENT:
+                told = response.headers.get("Content-Range", "")
+                found = _CONTENT_RANGE.fullmatch(told)
+                if found is None or int(found[1]) != offset:
+                    raise ImageError(
+                        f"the registry answers with the range {told[:80]!r} when it is "
+                        f"asked for {what} from byte {offset} on"
+                    )
+                start, total = offset, found[3]
+            elif status != HTTPStatus.OK:
+                raise self._refusal(response, what)
+            if total.isascii() and total.isdigit() and total != str(descriptor.size):
+                raise ImageCorrupted(
+                    f"{what} has {total[:20]} bytes in the registry instead of {descriptor.size}"
+                )
+            yield _skip(response.iter_raw(), offset - start)
+
+    @contextmanager
+    def _open(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        """Ask for something of the repository; once more if a login turns out to be needed."""
+        with ExitStack() as stack:
+            used = self._authorization.header()
+            response = self._ask(stack, path, headers, used)
+            if self._asks_for_login(response):
+                # Read it in any case: what is left unread costs a new connection.
+                said = complaint(response)
+                self._authorization.renew(response, used, said)
+                stack.close()
+                response = self._ask(stack, path, headers, self._authorization.header())
+                if self._asks_for_login(response):
+                    raise self._authorization.refused(complaint(response))
+            yield response
+
+    def _ask(
+        self, stack: ExitStack, path: str, headers: dict[str, str], authorization: str
+    ) -> httpx.Response:
+        if authorization:
+            headers = {**headers, "Authorization": authorization}
+        try:
+            return stack.enter_context(self._client.stream(self._url(path), headers))
+        except NotTls:
+            if not self._client.allows_plain(self._reference.host):
+                raise
+            self._scheme = "http"
+            return stack.enter_context(self._client.stream(self._url(path), headers))
+
+    def _url(self, path: str) -> str:
+        return f"{self._scheme}://{self._reference.host}/v2/{self._reference.repository}/{path}"
+
+    def _asks_for_login(self, response: httpx.Response) -> bool:
+        """Whether the registry itself wants a login, rather than where it has its blobs."""
+        asked = origin(response.url) == origin(self._url(""))
+        return asked and response.status_code == HTTPStatus.UNAUTHORIZED
+
+    def _refusal(self, response: httpx.Response, what: str) -> ImageError:
+        said = complaint(response)
+        if response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            return self._authorization.refused(f"{response.url.host} answers {said}")
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            return BuildFailed(
+                f"the registry {self._reference.registry} does not have {what} ({said})",
+                "Look at the spelling; name and tag may be gone, or private.",
+            )
+        if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return SourceUnavailable(f"{response.url.host} answers {said}", "Try again later.")
+        return BuildFailed(f"{response.url.host} answers {said} when it is asked for {what}")
+
+
+def _skip(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
+    """Leave out the first ``count`` bytes, which come from a server that knows no ranges."""
+    for chunk in chunks:
+        rest = chunk[count:]
+        count -= len(chunk) - len(rest)
+        if rest:
+            yield rest

@@ -1,0 +1,194 @@
+"""A container image as the layers of ours."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from slipway_initramfs import base
+from slipway_initramfs.errors import ImageCorrupted, ImageError
+from slipway_initramfs.oci.cache import BlobCache
+from slipway_initramfs.oci.layout import open_archive, open_layout
+from slipway_initramfs.oci.platforms import resolve_image
+from slipway_initramfs.oci.registry import Registry
+from slipway_initramfs.oci.unpacking import unpack_layer
+from slipway_initramfs.spool import CHUNK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slipway_initramfs.layers import Dialect
+    from slipway_initramfs.oci.platforms import ResolvedImage
+    from slipway_initramfs.oci.reference import Reference
+    from slipway_initramfs.oci.registry import Access
+    from slipway_initramfs.oci.repository import Descriptor, Repository
+    from slipway_initramfs.reports import Reports
+    from slipway_initramfs.spool import Spool
+    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.tree import Tree
+
+MAX_UNPACKED = 8 << 30
+"""Most bytes that the layers of an image may unpack to; the root has to fit into a guest."""
+
+_UNPACKERS = 2
+# What the agent sets for each job; an image's own would lead programs to places not theirs.
+_OURS = frozenset({"HOME", "HOSTNAME", "LOGNAME", "PWD", "TMPDIR", "USER"})
+
+
+class ContainerImage:
+    """One image for one architecture: its manifest has been read, its layers have not."""
+
+    kind = "registry"
+    dialect: Dialect = "oci"
+    trim: tuple[str, ...] = base.CONTAINER_TRIM
+
+    def __init__(
+        self,
+        reference: Reference,
+        repository: Repository,
+        image: ResolvedImage,
+        store: ImageStore,
+        reports: Reports,
+    ) -> None:
+        self.chosen = False
+        """Whether somebody named this image, rather than the language."""
+        self._reference = reference
+        self._repository = repository
+        self._image = image
+        self._cache = BlobCache(store.layers)
+        self._temporary = store.temporary
+        self._reports = reports
+        self._dropped = 0
+
+    @classmethod
+    def resolve(
+        cls,
+        reference: Reference,
+        store: ImageStore,
+        access: Access,
+        architecture: str,
+        reports: Reports,
+    ) -> ContainerImage:
+        """Find the image for ``architecture``. Raises ImageError (SourceUnavailable, ...)."""
+        reports.step(f"asking for {reference}")
+        repository: Repository
+        if reference.transport == "docker":
+            repository = Registry(reference, access)
+        elif reference.transport == "oci":
+            repository = open_layout(_path(reference), reference.tag)
+        else:
+            repository = open_archive(_path(reference), reference.tag)
+        try:
+            image = resolve_image(repository, architecture)
+        except BaseException:
+            repository.close()
+            raise
+        return cls(reference, repository, image, store, reports)
+
+    def close(self) -> None:
+        """Let go of connections and files."""
+        self._repository.close()
+
+    def key(self) -> dict[str, Any]:
+        """Return the layers' content and the configuration."""
+        return {"layers": list(self._image.config.diff_ids), "config": self._config()}
+
+    def layers(self) -> Iterator[tuple[str, Spool]]:
+        """Give each layer: fetched all at once, decompressed by several threads ahead."""
+        layers = self._image.manifest.layers
+        if not self._repository.local:
+            self._fetch(layers)
+        with ThreadPoolExecutor(_UNPACKERS) as pool:
+            spools = pool.map(self._unpack, layers, self._image.config.diff_ids)
+            try:
+                total = 0
+                for number, (layer, spool) in enumerate(zip(layers, spools, strict=True), 1):
+                    self._reports.step(f"unpacking {number}/{len(layers)} layer {layer.label}")
+                    total += spool.size
+                    if total > MAX_UNPACKED:
+                        raise ImageError(f"the image unpacks to more than {MAX_UNPACKED >> 20} MiB")
+                    yield f"layer {layer.label}", spool
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def prepare(self, tree: Tree) -> None:
+        """Lay out nothing: the lowest layer is a whole root."""
+
+    def complete(self, tree: Tree) -> list[str]:
+        """Add what a container's runtime would have mounted."""
+        base.complete_container(tree)
+        return []
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the references, by name and by digest, the layers and the configuration."""
+        source: dict[str, Any] = {
+            "kind": self.kind,
+            "requested": str(self._reference),
+            "chosen": self.chosen,
+            "digest": self._image.digest,
+            "created": self._image.config.created,
+        }
+        if self._image.index_digest:
+            source["index"] = self._image.index_digest
+        return {
+            "source": source,
+            "layers": [
+                {"digest": layer.digest, "size": layer.size, "diff_id": diff_id}
+                for layer, diff_id in zip(
+                    self._image.manifest.layers, self._image.config.diff_ids, strict=True
+                )
+            ],
+            "config": self._config(),
+        }
+
+    def _config(self) -> dict[str, Any]:
+        config = self._image.config
+        told = {
+            "SLIPWAY_IMAGE_WORKDIR": config.working_directory,
+            "SLIPWAY_IMAGE_USER": config.user,
+        }
+        return {
+            "environment": {
+                **{name: value for name, value in config.environment if name not in _OURS},
+                **{name: value for name, value in told.items() if value},
+            }
+        }
+
+    def _fetch(self, layers: tuple[Descriptor, ...]) -> None:
+        total = sum(layer.size for layer in layers)
+        self._reports.step(f"downloading {len(layers)} layers, {total / 1e6:.0f} MB")
+        self._cache.fetch_all(layers, self._repository, self._reports.transfer)
+
+    def _unpack(self, layer: Descriptor, diff_id: str) -> Spool:
+        if self._repository.local:
+            return self._unpacked_from(self._repository, layer, diff_id)
+        path = self._cache.fetch(layer, self._repository, self._reports.transfer)
+        try:
+            return unpack_layer(
+                _chunks(path), layer, diff_id, directory=self._temporary, limit=MAX_UNPACKED
+            )
+        except ImageCorrupted:
+            # The disk may have lost what the network brought: once more, from the registry.
+            self._cache.discard(layer)
+            self._cache.fetch(layer, self._repository, self._reports.transfer)
+            return unpack_layer(
+                _chunks(path), layer, diff_id, directory=self._temporary, limit=MAX_UNPACKED
+            )
+
+    def _unpacked_from(self, repository: Repository, layer: Descriptor, diff_id: str) -> Spool:
+        with repository.blob(layer) as chunks:
+            return unpack_layer(
+                chunks, layer, diff_id, directory=self._temporary, limit=MAX_UNPACKED
+            )
+
+
+def _path(reference: Reference) -> Path:
+    assert reference.path is not None
+    return reference.path
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            yield data
