@@ -28,9 +28,10 @@ test: images ## pass all tests; those of the kvm machine in the lab, where this 
 	@.venv/bin/python -m pytest $(TESTS)
 	@.venv/bin/python -m slipway.vmm.kvm.usability || $(MAKE) --no-print-directory lab
 
-images: ## make the images of all languages
+images: ## make the images of all languages, and two of a registry
 	@.ci/setup test
 	@.venv/bin/slipway image build --source debian all
+	@.venv/bin/python tests/loopback_images.py
 
 lint:
 	@.ci/setup test

@@ -198,7 +198,7 @@ class _Maker:
         )
         removed += tree.remove(self._recipe.trim).size
         manifest = {
-            **self._pack(tree, self._compression),
+            **self._pack(tree, self._compression, self.key()),
             **self._source.manifest(),
             "recipe": self._recipe.plain(),
             "trimmed": removed,
@@ -230,14 +230,15 @@ class _Maker:
 
     def _trial(self, tree: Tree) -> Image:
         """Return the tree as it is as an image that no name refers to, for a machine to boot."""
-        manifest = {"workload": 0, **self._pack(tree, COMPRESSION), **self._source.manifest()}
+        # The digest stands for the content alone, by which an earlier warm-up is found again.
+        packed = self._pack(tree, COMPRESSION, "warming")
+        manifest = {"workload": 0, **packed, **self._source.manifest()}
         archive = manifest["archive"]
         blob = self._store.blob(archive["digest"], archive["size"])
         return Image("warming", self._architecture, archive["digest"], blob, manifest)
 
-    def _pack(self, tree: Tree, compression: str) -> dict[str, Any]:
+    def _pack(self, tree: Tree, compression: str, key: str) -> dict[str, Any]:
         """Store the archive of ``tree``; return what the manifest says about it."""
-        key = self.key()
         tree.add_file(base.SENTINEL, f"{key}\n".encode())
         usage = tree.usage()
         self._step(f"packing {usage.files} files, {usage.size / 1e6:.0f} MB")

@@ -206,7 +206,7 @@ def _number(field: bytes, what: str) -> int:
             return int(digits, 8)
     except ValueError:
         pass
-    raise ImageError(f"broken tar archive: {field!r} is not a {what}")
+    raise ImageError(f"broken tar archive: {field!r} is no {what}")
 
 
 def _decimal(records: dict[str, str], key: str) -> int:
@@ -215,7 +215,7 @@ def _decimal(records: dict[str, str], key: str) -> int:
 
 def _plain_number(digits: str, what: str) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
-        raise ImageError(f"broken tar archive: {digits[:80]!r} is not a {what}")
+        raise ImageError(f"broken tar archive: {digits[:80]!r} is no {what}")
     return int(digits)
 
 

@@ -27,7 +27,7 @@ MAX_DEVICES = 1024
 MAX_PATH = 4095
 """The kernel's PATH_MAX without its NUL: init/initramfs.c skips longer names and link targets."""
 MAX_NAME = 255
-MAX_NAMES = 256 << 20
+MAX_NAMES = 128 << 20
 """Most characters in all paths of a tree together; in a real one there are 80 in each."""
 MAX_STEPS = 1 << 26
 """Most names that are looked up while a tree is put together, so that it ends."""
@@ -186,18 +186,22 @@ class Tree:
         Links can make paths longer than any that was put; those that the kernel would pass over
         without a word (MAX_PATH), and too many of them (MAX_NAMES), raise ImageError.
         """
-        stack = [("", self.root)]
+        stack = [("", _sorted(self.root))]
         total = 0
         while stack:
-            path, node = stack.pop()
-            if path:
-                total += len(path)
-                if total > MAX_NAMES or len(path) > MAX_PATH // 4:
-                    _check_length(path, total)
-                yield path, node
-            prefix = f"{path}/" if path else ""
-            names = sorted(node.children, key=encode, reverse=True)
-            stack.extend((prefix + name, node.children[name]) for name in names)
+            prefix, children = stack[-1]
+            found = next(children, None)
+            if found is None:
+                stack.pop()
+                continue
+            name, node = found
+            path = prefix + name
+            total += len(path)
+            if total > MAX_NAMES or len(path) > MAX_PATH // 4:
+                _check_length(path, total)
+            yield path, node
+            if node.children:
+                stack.append((f"{path}/", _sorted(node)))
 
     def glob(self, pattern: str) -> list[str]:
         """Return the paths that match, sorted; the pattern's language is that of ``remove``."""
@@ -357,6 +361,10 @@ def encode(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ImageError(f"a name that is no text: {text[:80]!r}") from error
+
+
+def _sorted(directory: Node) -> Iterator[tuple[str, Node]]:
+    return iter(sorted(directory.children.items(), key=lambda child: encode(child[0])))
 
 
 def _shown(parts: list[str]) -> str:

@@ -38,7 +38,8 @@ DIALECTS = {
     "bash": Dialect(signal.SIGSEGV, r"main\.sh: line 2: syntax error", built=False),
 }
 
-pytestmark = pytest.mark.languages(*DIALECTS)
+# The last two are images of a registry: see tests/loopback_images.py.
+pytestmark = pytest.mark.languages(*DIALECTS, "rust@loopback", "go@loopback")
 
 
 def program(vm: Microvm, case: str) -> Path:

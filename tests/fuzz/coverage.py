@@ -32,7 +32,7 @@ def layers(data: bytes) -> None:
     if not data:
         return
     dialect: Any = "deb" if data[0] & 1 else "oci"
-    archive = with_checksums(data[1:]) if data[0] & 2 else data[1:]
+    archive = makers.with_checksums(data[1:]) if data[0] & 2 else data[1:]
     parts = archive.split(b"\xff" * 8) if data[0] & 4 else [archive]
     root = tree.Tree()
     with suppress(ImageError):
@@ -44,16 +44,6 @@ def layers(data: bytes) -> None:
                 assert len(node.read(tree.MAX_HOLES + MAX_INPUT)) == node.size
         archived = io.BytesIO()
         assert cpio.write_tree(root, archived) == len(archived.getvalue())
-
-
-def with_checksums(archive: bytes) -> bytes:
-    """Make all blocks that look like headers pass for some."""
-    blocks = [bytearray(archive[start : start + 512]) for start in range(0, len(archive), 512)]
-    for block in blocks:
-        if block[257:262] == b"ustar" and len(block) == 512:
-            block[148:156] = b" " * 8
-            block[148:156] = b"%06o\0 " % sum(block)
-    return b"".join(blocks)
 
 
 def manifests(data: bytes) -> None:
@@ -91,7 +81,7 @@ def layout(data: bytes) -> None:
     if not data:
         return
     opened = layout_module.open_archive if data[0] & 1 else layout_module.open_layout
-    archive = with_checksums(data[1:]) if data[0] & 2 else data[1:]
+    archive = makers.with_checksums(data[1:]) if data[0] & 2 else data[1:]
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as file, suppress(ImageError):
         file.write(archive)
         file.flush()

@@ -7,7 +7,6 @@ same bytes. What is in an image is for others to say: see :mod:`support.image_re
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tarfile
 import tempfile
@@ -19,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import zstandard
 
+from support.layer_writer import LayerWriter
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
-
-EPOCH = 1_700_000_000
-"""When everything was made that no package brings, in seconds since 1970."""
 
 _OCI = "application/vnd.oci.image."
 _DOCKER = "application/vnd.docker."
@@ -74,9 +72,7 @@ class Layer:
         return cls(write, compression)
 
     @classmethod
-    def of_members(
-        cls, fill: Callable[[LayerWriter], None], compression: str = "gzip"
-    ) -> Layer:
+    def of_members(cls, fill: Callable[[LayerWriter], None], compression: str = "gzip") -> Layer:
         """A layer that ``fill`` adds the members of."""
 
         def write(sink: Sink) -> None:
@@ -104,7 +100,9 @@ class ContainerImage:
     """One architecture's image: layers from the lowest up, and the configuration."""
 
     layers: tuple[Layer, ...]
-    environment: tuple[str, ...] = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
+    environment: tuple[str, ...] = (
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    )
     working_directory: str = ""
     user: str = ""
     command: tuple[str, ...] = ()
@@ -140,7 +138,7 @@ def write_layout(
     directory: Path,
     images: Sequence[ContainerImage],
     tag: str = "latest",
-    style: Style = Style(),  # noqa: B008  (frozen)
+    style: Style = Style(),
 ) -> dict[str, Any]:
     """Write the images under ``tag``, below an index if there are several; return its descriptor.
 
@@ -148,7 +146,9 @@ def write_layout(
     """
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
-    manifests = [{**_write_image(blobs, image, style), "platform": image.platform} for image in images]
+    manifests = [
+        {**_write_image(blobs, image, style), "platform": image.platform} for image in images
+    ]
     top = manifests[0]
     if len(manifests) > 1:
         top = _write_document(blobs, _document(style, "index", manifests=manifests), style, "index")
@@ -211,18 +211,35 @@ def _write_layer(blobs: Path, layer: Layer) -> tuple[str, int, str]:
     return f"sha256:{digest}", sink.compressed, f"sha256:{sink.diff_id.hexdigest()}"
 
 
+class _Coder(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class _Plain:
+    def compress(self, data: bytes, /) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
+
+
+# The lowest levels: tests wait for it.
+_CODERS: dict[str, Callable[[], _Coder]] = {
+    "gzip": lambda: zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS),
+    "zstd": lambda: zstandard.ZstdCompressor(1).compressobj(),
+    "none": _Plain,
+}
+
+
 class _Compressor:
     """Compresses what is written, and hashes both sides."""
 
     def __init__(self, file: BinaryIO | Any, compression: str) -> None:
         self._file = file
         self._digest = hashlib.sha256()
-        self._coder = {
-            # The lowest levels: tests wait for it.
-            "gzip": lambda: zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS),
-            "zstd": lambda: zstandard.ZstdCompressor(1).compressobj(),
-            "none": lambda: None,
-        }[compression]()
+        self._coder = _CODERS[compression]()
         self._pending = bytearray()
         self.diff_id = hashlib.sha256()
         self.compressed = 0
@@ -241,70 +258,16 @@ class _Compressor:
 
     def finish(self) -> str:
         self._flush()
-        if self._coder is not None:
-            self._emit(self._coder.flush())
+        self._emit(self._coder.flush())
         return self._digest.hexdigest()
 
     def _flush(self) -> None:
         data = bytes(self._pending)
         self._pending.clear()
         self.diff_id.update(data)
-        self._emit(data if self._coder is None else self._coder.compress(data))
+        self._emit(self._coder.compress(data))
 
     def _emit(self, data: bytes) -> None:
         self._file.write(data)
         self._digest.update(data)
         self.compressed += len(data)
-
-
-class LayerWriter:
-    """Adds members to a layer; paths have no leading slash. Directories are added once."""
-
-    def __init__(self, archive: tarfile.TarFile) -> None:
-        self._archive = archive
-        self._directories: set[str] = set()
-
-    def file(self, path: str, data: bytes | str = b"", mode: int = 0o644, owner: int = 0) -> None:
-        content = data.encode() if isinstance(data, str) else data
-        member = self._member(path, tarfile.REGTYPE, mode, owner)
-        member.size = len(content)
-        self._archive.addfile(member, io.BytesIO(content))
-
-    def directory(self, path: str, mode: int = 0o755, owner: int = 0) -> None:
-        self.add(self._member(path, tarfile.DIRTYPE, mode, owner))
-
-    def symlink(self, path: str, target: str) -> None:
-        member = self._member(path, tarfile.SYMTYPE, 0o777)
-        member.linkname = target
-        self._archive.addfile(member)
-
-    def hardlink(self, path: str, target: str, mode: int = 0o644) -> None:
-        member = self._member(path, tarfile.LNKTYPE, mode)
-        member.linkname = target
-        self._archive.addfile(member)
-
-    def whiteout(self, path: str) -> None:
-        """Remove what a lower layer has at ``path`` (OCI image specification, "Whiteouts")."""
-        parent, slash, name = path.rpartition("/")
-        self.file(f"{parent}{slash}.wh.{name}", mode=0)
-
-    def opaque(self, path: str) -> None:
-        """Remove what lower layers have in the directory ``path``."""
-        self.directory(path)
-        self.file(f"{path}/.wh..wh..opq", mode=0)
-
-    def add(self, member: tarfile.TarInfo, content: BinaryIO | None = None) -> None:
-        """Add a member of another archive, its owners' names left out as docker does."""
-        if member.isdir():
-            if member.name in self._directories:
-                return
-            self._directories.add(member.name)
-        member.uname = member.gname = ""
-        self._archive.addfile(member, content)
-
-    @staticmethod
-    def _member(path: str, kind: bytes, mode: int, owner: int = 0) -> tarfile.TarInfo:
-        member = tarfile.TarInfo(path)
-        member.type, member.mode, member.mtime = kind, mode, EPOCH
-        member.uid = member.gid = owner
-        return member

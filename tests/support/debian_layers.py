@@ -8,14 +8,12 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from slipway_initramfs.debian import DebianSource
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from slipway_initramfs.debian import Package
+    from slipway_initramfs.debian import DebianSource, Package
     from slipway_initramfs.spool import Spool
-    from support.container_images import LayerWriter
+    from support.layer_writer import LayerWriter
 
     Place = Callable[[str], str | None]
     """Where a file of a package is put, or None to leave it out."""
@@ -143,7 +141,11 @@ def set_runpath(elf: bytes, runpath: str) -> bytes:
     }
     text = runpath.encode() + b"\0"
     spare, _ = entries[null]
-    if spare + 16 >= start + room or any(elf[end : end + len(text)]) or end % 4096 + len(text) > 4096:
+    if (
+        spare + 16 >= start + room
+        or any(elf[end : end + len(text)])
+        or end % 4096 + len(text) > 4096
+    ):
         raise ValueError("no room for a RUNPATH")
     patched = bytearray(elf)
     patched[end : end + len(text)] = text

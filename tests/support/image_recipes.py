@@ -7,28 +7,25 @@ what is worth trimming, with files of lower layers replaced and removed by highe
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.container_images import ContainerImage, Layer
-from support.debian_layers import MERGED, merge_usr, set_runpath, status
+from support.debian_layers import MERGED, set_runpath, status
 from support.small_interpreter import compile_interpreter
 
 if TYPE_CHECKING:
     from slipway_initramfs.debian import Package
-    from support.container_images import LayerWriter
     from support.debian_layers import Packages
+    from support.layer_writer import LayerWriter
 
 RUST = "1.63.0"
-GO = "1.19.8"
 
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_TRIPLETS = {"amd64": "x86_64", "arm64": "aarch64"}
-_BASE = (
-    "base-files base-passwd bash coreutils dash debianutils diffutils dpkg findutils grep gzip"
-    " hostname libc-bin login mawk ncurses-base ncurses-bin perl-base sed sysvinit-utils tar tzdata"
-    " util-linux"
-).split()
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TRIPLETS = {"amd64": "x86_64", "arm64": "aarch64"}
+_BASE = """
+base-files base-passwd bash coreutils dash debianutils diffutils dpkg findutils grep gzip hostname
+libc-bin login mawk ncurses-base ncurses-bin perl-base sed sysvinit-utils tar tzdata util-linux
+"""
 # What maintainer scripts make, where the target is there.
 _ALTERNATIVES = {
     "awk": "mawk",
@@ -44,7 +41,7 @@ _ALTERNATIVES = {
 def debian(packages: Packages) -> ContainerImage:
     """Like debian:bookworm, in one layer."""
     return ContainerImage(
-        layers=(_debian_layer(packages, packages.resolve(_BASE)),),
+        layers=(_debian_layer(packages, packages.resolve(_BASE.split())),),
         command=("bash",),
         architecture=packages.architecture,
         variant="v8" if packages.architecture == "arm64" else "",
@@ -53,17 +50,17 @@ def debian(packages: Packages) -> ContainerImage:
 
 def debian_gcc(packages: Packages) -> ContainerImage:
     """A Debian with gcc: 300 MB of real content in two layers, for measurements."""
-    base = packages.resolve(_BASE)
+    base = packages.resolve(_BASE.split())
     return ContainerImage(
         layers=(_debian_layer(packages, base), _gcc_layer(packages, base)),
-        environment=(f"PATH={_SYSTEM_PATH}", "GCC_VERSION=12.2.0"),
+        environment=(f"PATH={SYSTEM_PATH}", "GCC_VERSION=12.2.0"),
         command=("bash",),
     )
 
 
 def debian_rust(packages: Packages) -> ContainerImage:
     """Like rust:1.63-slim-bookworm: rustup's directories, and its proxy in the place of rustc."""
-    base = packages.resolve(_BASE)
+    base = packages.resolve(_BASE.split())
     return ContainerImage(
         layers=(
             _debian_layer(packages, base),
@@ -71,7 +68,7 @@ def debian_rust(packages: Packages) -> ContainerImage:
             Layer.of_members(partial(_add_rust, packages=packages)),
         ),
         environment=(
-            f"PATH=/usr/local/cargo/bin:{_SYSTEM_PATH}",
+            f"PATH=/usr/local/cargo/bin:{SYSTEM_PATH}",
             "RUSTUP_HOME=/usr/local/rustup",
             "CARGO_HOME=/usr/local/cargo",
             f"RUST_VERSION={RUST}",
@@ -82,7 +79,7 @@ def debian_rust(packages: Packages) -> ContainerImage:
 
 def lua(packages: Packages) -> ContainerImage:
     """A Debian with Lua 5.4: a small language that Slipway does not ship."""
-    base = packages.resolve(_BASE)
+    base = packages.resolve(_BASE.split())
 
     def fill(layer: LayerWriter) -> None:
         added = packages.resolve(["lua5.4"], without=base)
@@ -94,47 +91,16 @@ def lua(packages: Packages) -> ContainerImage:
 
     return ContainerImage(
         layers=(_debian_layer(packages, base), Layer.of_members(fill)),
-        environment=(f"PATH={_SYSTEM_PATH}", "LUA_VERSION=5.4.4"),
+        environment=(f"PATH={SYSTEM_PATH}", "LUA_VERSION=5.4.4"),
         working_directory="/srv/lua",
         architecture=packages.architecture,
         variant="v8" if packages.architecture == "arm64" else "",
     )
 
 
-def alpine_go(packages: Packages) -> ContainerImage:
-    """Like golang:1.19-alpine: musl and busybox, Go in /usr/local/go.
-
-    Debian's ``go`` itself wants glibc, which is not there; the compiler and the linker are static.
-    """
-    return ContainerImage(
-        layers=(_alpine_layer(packages), Layer.of_members(partial(_add_go, packages=packages))),
-        environment=(
-            f"PATH=/go/bin:/usr/local/go/bin:{_SYSTEM_PATH}",
-            f"GOLANG_VERSION={GO}",
-            "GOTOOLCHAIN=local",
-            "GOPATH=/go",
-        ),
-        working_directory="/go",
-        command=("sh",),
-    )
-
-
-def alpine_rpn(packages: Packages) -> ContainerImage:
-    """An Alpine with an interpreter that is linked with musl (see support.small_interpreter)."""
-
-    def fill(layer: LayerWriter) -> None:
-        layer.directory("usr/local/bin")
-        layer.file("usr/local/bin/rpn", compile_interpreter("musl"), 0o755)
-
-    return ContainerImage(
-        layers=(_alpine_layer(packages), Layer.of_members(fill)),
-        environment=(f"PATH={_SYSTEM_PATH}", "RPN_VERSION=1"),
-    )
-
-
 def distroless_lua(packages: Packages) -> ContainerImage:
     """Like gcr.io/distroless/cc, with Lua: no shell, no tools, an unprivileged user."""
-    wanted = "base-files libc6 libgcc-s1 libreadline8 libtinfo6 lua5.4 tzdata".split()
+    wanted = ("base-files", "libc6", "libgcc-s1", "libreadline8", "libtinfo6", "lua5.4", "tzdata")
 
     def place(path: str) -> str | None:
         parts = path.split("/")
@@ -157,7 +123,7 @@ def distroless_lua(packages: Packages) -> ContainerImage:
 
     return ContainerImage(
         layers=(Layer.of_members(fill),),
-        environment=(f"PATH={_SYSTEM_PATH}", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"),
+        environment=(f"PATH={SYSTEM_PATH}", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"),
         working_directory="/home/nonroot",
         user="65532",
         architecture=packages.architecture,
@@ -183,15 +149,18 @@ def _debian_layer(packages: Packages, base: list[Package]) -> Layer:
         shared: dict[str, bytes] = {}
 
         def keep(path: str, data: bytes) -> bytes:
-            shared[path] = data
+            if path.startswith("usr/share/base-passwd/"):
+                shared[path] = data
             return data
 
         packages.add(layer, base, change=keep)
         # What the scripts of the packages do after that.
-        for name in ("passwd", "group"):
-            layer.file(f"etc/{name}", shared[f"usr/share/base-passwd/{name}.master"])
+        users = shared["usr/share/base-passwd/passwd.master"].decode().replace(":*:", ":x:")
+        layer.file("etc/passwd", users)
+        layer.file("etc/group", shared["usr/share/base-passwd/group.master"])
+        names = [line.partition(":")[0] for line in users.splitlines()]
+        layer.file("etc/shadow", "".join(f"{name}:*:19000:0:99999:7:::\n" for name in names), 0o640)
         layer.file("etc/hostname", "debuerreotype\n")
-        layer.file("etc/shadow", "root:*:19000:0:99999:7:::\n", 0o640)
         layer.symlink("usr/bin/sh", "dash")
         _add_alternatives(layer, ["awk", "nawk", "pager", "which"])
         _add_status(layer, base)
@@ -230,6 +199,7 @@ def _add_status(layer: LayerWriter, there: list[Package]) -> None:
     layer.file("var/lib/dpkg/status", status(there))
 
 
+_LLVM = ("libllvm14", "libbsd0", "libedit2", "libffi8", "libicu72", "libxml2", "libz3-4")
 # The proxy is a program of rustup's that reads the settings in RUSTUP_HOME at each call.
 _PROXY = """\
 #!/bin/sh
@@ -241,29 +211,35 @@ exec "$RUSTUP_HOME/toolchains/$toolchain/bin/${0##*/}" "$@"
 
 
 def _add_rust(layer: LayerWriter, packages: Packages) -> None:
-    triplet = _TRIPLETS[packages.architecture]
+    triplet = TRIPLETS[packages.architecture]
     toolchain = f"usr/local/rustup/toolchains/{RUST}-{triplet}-unknown-linux-gnu"
     libraries = f"usr/lib/{triplet}-linux-gnu"
 
     def place(path: str) -> str | None:
-        """The toolchain's files in the toolchain's directory; LLVM's where the loader looks."""
-        if path.startswith(f"{libraries}/") and "/libLLVM" not in path:
-            return f"{toolchain}/lib/{path.removeprefix(libraries)[1:]}"
-        if path.startswith(("usr/lib/rustlib/", "usr/share/", "usr/bin/")):
-            return f"{toolchain}/{path.removeprefix('usr/')}"
-        return path
+        """The toolchain's files in the toolchain's directory."""
+        if path.startswith("usr/lib/rustlib/") and path.endswith(".so"):
+            return None  # a link to where Debian has it
+        if f"{path}/".startswith(f"{libraries}/"):
+            return f"{toolchain}/lib{path.removeprefix(libraries)}"
+        return f"{toolchain}{path.removeprefix('usr')}"
+
+    def place_again(path: str) -> str | None:
+        """Shared libraries beside the static ones, of which rustup's toolchains have copies."""
+        name = path.removeprefix(f"{libraries}/")
+        kept = name.startswith(("libstd-", "libtest-"))
+        return f"{toolchain}/lib/rustlib/{triplet}-unknown-linux-gnu/lib/{name}" if kept else None
 
     def change(path: str, data: bytes) -> bytes:
         # Debian's finds its libraries in the system's directories, rustup's beside itself.
         return set_runpath(data, "$ORIGIN/../lib") if path == f"{toolchain}/bin/rustc" else data
 
-    for path in ("usr/local/rustup", "usr/local/cargo", "usr/local/cargo/bin"):
-        layer.directory(path, 0o777)
-    packages.add(layer, packages.select(["libstd-rust-1.63"]), place)
-    packages.add(layer, packages.select(["libstd-rust-dev", "rustc"]), _without_links(place), change)
-    layer.directory(f"{toolchain}/lib/rustlib/{triplet}-unknown-linux-gnu/lib")
-    packages.add(layer, packages.select(["libedit2", "libffi8", "libicu72", "libxml2"]))
-    packages.add(layer, packages.select(["libllvm14", "libz3-4", "libbsd0"]))
+    for path in ("", "/rustup", "/rustup/toolchains", "/cargo", "/cargo/bin"):
+        layer.directory(f"usr/local{path}", 0o777 if path else 0o755)
+    packages.add(layer, packages.select(_LLVM))
+    packages.add(
+        layer, packages.select(["libstd-rust-1.63", "libstd-rust-dev", "rustc"]), place, change
+    )
+    packages.add(layer, packages.select(["libstd-rust-1.63"]), place_again)
     layer.file("usr/local/rustup/default", f"{RUST}-{triplet}-unknown-linux-gnu\n")
     layer.file("usr/local/rustup/settings.toml", 'version = "12"\nprofile = "minimal"\n')
     layer.file("usr/local/cargo/env", 'export PATH="/usr/local/cargo/bin:$PATH"\n')

@@ -96,6 +96,16 @@ def raw_header(name: bytes, kind: bytes, size: int, **fields: bytes) -> bytes:
     return bytes(block)
 
 
+def with_checksums(archive: bytes) -> bytes:
+    """Make all blocks that look like headers pass for some."""
+    blocks = [bytearray(archive[start : start + 512]) for start in range(0, len(archive), 512)]
+    for block in blocks:
+        if block[257:262] == b"ustar" and len(block) == 512:
+            block[148:156] = b" " * 8
+            block[148:156] = b"%06o\0 " % sum(block)
+    return b"".join(blocks)
+
+
 def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 512)
 

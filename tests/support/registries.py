@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,6 +25,7 @@ from slipway_initramfs.process import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
 SERVICE = "slipway tests"
 ISSUER = "slipway token server"
@@ -119,7 +119,7 @@ def scripted_server(
                 self.wfile.flush()
                 reply.stall()
 
-        do_GET = do_POST = answer
+        do_GET = do_POST = answer  # noqa: N815  (http.server's names)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -156,12 +156,12 @@ class DockerRegistry:
     ca: Path | None = None
     login: tuple[str, str] | None = None
 
-    def push(self, source: Path | str, name: str) -> str:
+    def push(self, source: Path | str, name: str, *, docker: bool = False) -> str:
         """Push all of an OCI layout, or of what skopeo knows as ``source``, as repository:tag.
 
-        Return the reference to it.
+        Documents become docker's if wanted. Return the reference.
         """
-        options = ["--all", "--preserve-digests"]
+        options = ["--all", "--format=v2s2" if docker else "--preserve-digests"]
         if self.ca is None:
             options.append("--dest-tls-verify=false")
         else:
@@ -248,7 +248,7 @@ def docker_registry(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            preexec_fn=partial(die_with_parent, os.getpid()),
+            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (loads nothing)
         ) as process,
     ):
         try:
@@ -358,7 +358,7 @@ def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
     """Wait until a registry says in its log where it listens; return host and port."""
     for _ in range(PATIENCE * 50):
         said = log.read_text(errors="replace")
-        if found := re.search(r"listening on (127\.0\.0\.1:[0-9]+)", said):
+        if found := re.search(r"listening on (127\.0\.0\.1:[0-9]+)[^0-9]", said):
             return found[1]
         if process.poll() is not None:
             break

@@ -6,9 +6,15 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slipway_initramfs.cpio import write_tree
+from slipway_initramfs.sparse import SparseFile
+from slipway_initramfs.spool import Extent
 from slipway_initramfs.tree import Tree
+from support.layers import spool
+from support.newc import unpack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,3 +124,37 @@ def test_cpio_unpacks_contents_and_hard_links(tmp_path: Path) -> None:
     assert (tmp_path / "link").read_bytes() == b"program"
     assert (tmp_path / "dir/second").stat().st_ino == (tmp_path / "dir/setuid").stat().st_ino
     assert (tmp_path / "ä").read_bytes() == b"umlaut"
+
+
+_names = st.text(
+    st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=8
+).filter(lambda name: name not in (".", "..", "TRAILER!!!"))
+
+
+@given(st.dictionaries(_names, st.binary(max_size=50), max_size=8), st.sets(_names, max_size=4))
+def test_any_tree_is_read_back_as_it_was(contents: dict[str, bytes], links: set[str]) -> None:
+    tree = Tree()
+    for name, data in contents.items():
+        tree.add_file(f"dir/{name}", data, 0o640)
+    for name in links:
+        tree.add_symlink(name, f"dir/{name}")
+
+    found = unpack(archive(tree))
+
+    expected: dict[str, tuple[int, bytes]] = {}
+    for path, node in tree.walk():
+        data = node.target.encode() if node.is_link else node.read(100)
+        expected[path] = (node.mode, data)
+    assert list(found.items()) == list(expected.items())
+
+
+def test_holes_are_written_as_zeros() -> None:
+    spooled = spool(b"beginend")
+    tree = Tree()
+    tree.add_file(
+        "a", SparseFile(3_000_009, ((7, Extent(spooled, 0, 5)), (99, Extent(spooled, 5, 3))))
+    )
+
+    (_, _, data) = entries(archive(tree))[0]
+
+    assert data == bytes(7) + b"begin" + bytes(87) + b"end" + bytes(3_000_009 - 102)

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import pytest
 import zstandard
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 from slipway_initramfs import decompression
 from slipway_initramfs.decompression import READERS, DamagedStream
-from slipway_initramfs.spool import Readable
+
+if TYPE_CHECKING:
+    from slipway_initramfs.spool import Readable
 
 DATA = random.Random(1).randbytes(300_000) + b"text " * 100_000
 SKIPPABLE = b"\x5f\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"extra"
@@ -32,6 +35,8 @@ PACKED = {
     "xz": lzma.compress(DATA),
     "none": DATA,
 }
+TEXT = b"some text and more of it; " * 500
+PACKED_TEXT = {"gzip": gzip.compress(TEXT), "zstd": zstd(TEXT), "xz": lzma.compress(TEXT)}
 
 
 class Trickle:
@@ -47,11 +52,11 @@ class Trickle:
 
 def read(name: str, source: Readable, size: int = 1 << 20) -> bytes:
     reader = READERS[name](source)
-    out = b""
+    out = bytearray()
     while data := reader.read(size):
         assert len(data) <= size
         out += data
-    return out
+    return bytes(out)
 
 
 def unpacked(name: str, data: bytes) -> bytes:
@@ -178,9 +183,7 @@ def test_what_the_zstd_program_writes_is_read(options: list[str]) -> None:
     st.sampled_from(["gzip", "zstd", "xz"]), st.integers(0, 1200), st.binary(min_size=1, max_size=9)
 )
 def test_changed_bytes_are_damage_or_do_no_harm(name: str, offset: int, noise: bytes) -> None:
-    text = b"some text and more of it; " * 500
-    packers = {"gzip": gzip.compress, "zstd": zstd, "xz": lzma.compress}
-    data = bytearray(packers[name](text))
+    data = bytearray(PACKED_TEXT[name])
     data[offset : offset + len(noise)] = noise
 
     with suppress(DamagedStream):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from slipway_initramfs import tree as tree_module
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.tree import MAX_DEVICES, MAX_PATH, Tree
 
@@ -140,6 +141,29 @@ def test_remove_takes_what_matches_and_nothing_else(glob: str, left: list[str] |
     expected = everything if left is None else left
     assert sorted(files) == sorted(expected)
     assert removed.size == 5 * (len(everything) - len(expected))
+
+
+def test_paths_that_are_too_many_for_their_length_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tree_module, "MAX_NAMES", 1 << 20)
+    tree = Tree()
+    deep = "n" * 200 + "/" + "m" * 200
+    for number in range(3000):
+        tree.add_file(f"{deep}/{number}", b"")
+
+    with pytest.raises(ImageError, match="more than 1 MiB"):
+        list(tree.walk())
+
+
+def test_names_are_new_to_the_layer_that_put_them() -> None:
+    tree = Tree()
+    tree.add_file("old", b"")
+
+    tree.begin_layer()
+    tree.add_hardlink("new", "old")
+
+    assert [tree.is_new(tree.root, name) for name in ("old", "new")] == [False, True]
 
 
 def test_usage_counts_a_hard_linked_file_once_and_memory_in_pages() -> None:

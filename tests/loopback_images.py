@@ -1,0 +1,66 @@
+"""Makes ``rust@loopback`` and ``go@loopback``: images like the official ones, from a real registry.
+
+They lie in the user's store beside Debian's, for the behaviour suite. Docker Hub is not asked: a
+registry on loopback serves images of the same layout, made of Debian's packages.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from slipway_initramfs import languages
+from slipway_initramfs.build import build_image, build_kernel
+from slipway_initramfs.debian import DebianSource
+from slipway_initramfs.freeze import agent
+from slipway_initramfs.oci.reference import Reference
+from slipway_initramfs.reports import Reports
+from slipway_initramfs.source import Choices
+from slipway_initramfs.store import ImageStore, machine_architecture
+from support.alpine_recipes import alpine_go
+from support.container_images import write_layout
+from support.debian_layers import Packages
+from support.image_recipes import debian_rust
+from support.registries import docker_registry
+
+RECIPES = {"rust@loopback": debian_rust, "go@loopback": alpine_go}
+
+
+def say(line: str) -> None:
+    print(f"loopback: {line}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Make what is not there, or not of the language's recipe any more."""
+    store = ImageStore()
+    wanted = [languages.by_name(name) for name in RECIPES]
+    found = {language.image: store.image(language.image) for language in wanted}
+    missing = [
+        language
+        for language in wanted
+        if (image := found[language.image]) is None or not image.is_current(language)
+    ]
+    if not missing:
+        return
+    architecture = machine_architecture()
+    packages = Packages(DebianSource(store.apt, architecture, say))
+    kernel = build_kernel(store, progress=say)
+    frozen = agent(store, architecture, say)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        docker_registry(Path(directory) / "registry") as registry,
+    ):
+        for language in missing:
+            layout = Path(directory) / language.name
+            say(f"writing a container image for {language.image}")
+            write_layout(layout, [RECIPES[language.image](packages)])
+            reference = Reference.parse(registry.push(layout, f"library/{language.name}:loopback"))
+            choices = Choices(reference=reference)
+            image = build_image(language, store, choices, reports=Reports(say, say))
+            # What the lab boots, where the store cannot be written.
+            store.initrd(image, kernel, frozen.path)
+
+
+if __name__ == "__main__":
+    main()
