@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import Any
 
 from hypothesis import given
@@ -14,6 +13,7 @@ from slipway_initramfs.oci.manifests import (
     ACCEPTED,
     Index,
     Manifest,
+    layer_compression,
     parse_config,
     parse_index,
     parse_manifest,
@@ -30,35 +30,37 @@ _json = st.recursive(
     ),
     max_leaves=20,
 )
-_fields = st.fixed_dictionaries(
-    {},
-    optional=dict.fromkeys(
-        ("schemaVersion", "mediaType", "config", "layers", "manifests", "rootfs"), _json
-    ),
-)
+_KNOWN = ("schemaVersion", "mediaType", "config", "layers", "manifests", "rootfs")
+_fields = st.fixed_dictionaries({}, optional=dict.fromkeys(_KNOWN, _json))
 
 
 def use(data: bytes, media_type: str = "") -> None:
     """Do with a document all that is done with one; only ImageError may come of it."""
-    errors = []
-    for parse in (parse_index, parse_manifest, parse_config):
-        with suppress(ImageError):
-            parse(data)
-    try:
-        check_platform(parse_config(data), "arm64")
-    except ImageError as error:
-        errors.append(error)
-    try:
-        found = read_document(Document(media_type, digest(data), data))
-        assert isinstance(found, Index | Manifest)
-        if isinstance(found, Index):
-            choose_platform(found, "amd64")
-    except ImageError as error:
-        errors.append(error)
-    for error in errors:
+    document = Document(media_type, digest(data), data)
+    actions = (
+        lambda: parse_index(data),
+        lambda: parse_manifest(data),
+        lambda: check_platform(parse_config(data), "arm64"),
+        lambda: _follow(read_document(document)),
+    )
+    said = []
+    for action in actions:
+        try:
+            action()
+        except ImageError as error:
+            said.append(str(error))
+    for sentence in said:
         # What is said can be shown, and is no flood.
-        assert len(str(error).encode()) < 4000
-        assert str(error).isprintable()
+        assert len(sentence.encode()) < 4000
+        assert sentence.isprintable()
+
+
+def _follow(found: Index | Manifest) -> None:
+    if isinstance(found, Index):
+        choose_platform(found, "amd64")
+    else:
+        for layer in found.layers:
+            layer_compression(layer)
 
 
 @given(st.binary(max_size=300))

@@ -94,7 +94,7 @@ def _alpine_layer(packages: Packages) -> Layer:
 
 def _add_go(layer: LayerWriter, packages: Packages) -> None:
     here, shared = "usr/lib/go-1.19", "usr/share/go-1.19"
-    links = {f"{here}/{name}" for name in ("api", "misc", "src", "test")}
+    links = {f"{here}/{name}" for name in ("api", "misc", "pkg/include", "src", "test")}
 
     def place(path: str) -> str | None:
         """Go in one directory, as its makers have it; Debian spreads it over two."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gzip
 import hashlib
 import io
@@ -247,7 +248,8 @@ def docker_archive_bytes(
     )
 
 
-def document_seeds() -> list[bytes]:
+@functools.cache
+def document_seeds() -> tuple[bytes, ...]:
     config = config_bytes([digest(b"layer")])
     manifest = manifest_bytes(config, [b"layer"])
     kind = "application/vnd.oci.image.manifest.v1+json"
@@ -256,7 +258,7 @@ def document_seeds() -> list[bytes]:
         for name, v in (("amd64", ""), ("arm64", "v8"), ("arm", "v7"))
     ]
     index = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
-    return [config, manifest, index, b'{"schemaVersion": 1}']
+    return (config, manifest, index, b'{"schemaVersion": 1}')
 
 
 ODD_VALUES: list[Any] = [

@@ -119,7 +119,7 @@ def scripted_server(
                 self.wfile.flush()
                 reply.stall()
 
-        do_GET = do_POST = answer  # noqa: N815  (http.server's names)
+        do_GET = do_POST = do_CONNECT = answer  # noqa: N815  (http.server's names)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -299,10 +299,10 @@ def docker_registry_with_tokens(
         yield registry
 
 
-def server_context(ca: trustme.CA) -> ssl.SSLContext:
-    """Return the TLS context of a server on loopback with a certificate from ``ca``."""
+def server_context(ca: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
+    """Return the TLS context of a server with a certificate for ``host`` from ``ca``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    ca.issue_cert(host).configure_cert(context)
     return context
 
 

@@ -117,10 +117,11 @@ class Authorization:
         """Refuse to send credentials in the clear, or to what is no server."""
         try:
             url = httpx.URL(realm)
-        except httpx.InvalidURL:
-            url = httpx.URL()
-        plain = scheme == "http" and self._client.allows_plain(host_of(url))
-        if not url.host or (url.scheme != "https" and not (plain and url.scheme == "http")):
+            plain = scheme == "http" and self._client.allows_plain(host_of(url))
+            good = url.host and (url.scheme == "https" or (plain and url.scheme == "http"))
+        except (httpx.InvalidURL, ValueError):
+            good = False
+        if not good:
             raise BuildFailed(
                 f"the registry {self._reference.registry} asks to get a token from {realm[:80]!r}, "
                 "which is not https"

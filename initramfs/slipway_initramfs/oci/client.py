@@ -39,9 +39,9 @@ _NO_TLS = {
     "HTTP_REQUEST",
     "PACKET_LENGTH_TOO_LONG",
     "RECORD_LAYER_FAILURE",
-    "UNEXPECTED_EOF_WHILE_READING",
 }
-"""What OpenSSL says when the peer's first bytes are no TLS record, or it hangs up on ours."""
+"""What OpenSSL says when the peer's first bytes are no TLS record."""
+_HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError)
 
 
 class NotTls(BuildFailed):
@@ -106,7 +106,8 @@ class Client:
                 if origin(following) != origin(target):
                     headers.pop("Authorization", None)
                 target = following
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            # ValueError: some addresses that are none get far into httpx.
             raise _failure(host, error) from error
         raise BuildFailed(f"{host} redirects more than {MAX_REDIRECTS} times")
 
@@ -240,7 +241,7 @@ def _failure(host: str, error: Exception) -> BuildFailed:
     if isinstance(error, httpx.ConnectError):
         for cause in causes:
             no_tls = isinstance(cause, ssl.SSLError) and (cause.reason or "") in _NO_TLS
-            if no_tls or isinstance(cause, ssl.SSLEOFError | ConnectionResetError):
+            if no_tls or isinstance(cause, _HUNG_UP):
                 return NotTls(
                     f"{host} does not speak TLS: {reason}",
                     "If it is meant to be without encryption: --insecure",
@@ -261,8 +262,7 @@ def _failure(host: str, error: Exception) -> BuildFailed:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen = 0
-    while error is not None and seen < 16:
+    # httpcore removes its causes; what we have handled before is no cause of what comes later.
+    while error is not None and not isinstance(error, ImageError):
         yield error
-        seen += 1
         error = error.__cause__ or error.__context__

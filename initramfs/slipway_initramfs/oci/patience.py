@@ -57,7 +57,7 @@ class Patience:
             raise error
         # Clients that failed together shall not come back together.
         spread = random.uniform(0.5, 1)  # noqa: S311  (no secret)
-        wait = min(self.first_wait * 2 ** (failures - 1), self.longest_wait) * spread
+        wait = min(self.first_wait * 2 ** min(failures - 1, 16), self.longest_wait) * spread
         self.sleep(max(wait, error.retry_after or 0))
 
 

@@ -183,8 +183,8 @@ class Registry:
         except NotTls:
             if not self._client.allows_plain(self._reference.host):
                 raise
-            self._scheme = "http"
-            return stack.enter_context(self._client.stream(self._url(path), headers))
+        self._scheme = "http"
+        return stack.enter_context(self._client.stream(self._url(path), headers))
 
     def _url(self, path: str) -> str:
         return f"{self._scheme}://{self._reference.host}/v2/{self._reference.repository}/{path}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway_initramfs import tar
+from slipway_initramfs import tar, tar_headers
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.tar import Member, read_members
 from support.layers import (
@@ -256,6 +256,23 @@ def test_a_sparse_map_that_makes_no_sense_is_refused(data: bytes) -> None:
 )
 def test_what_is_no_sound_archive_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(ImageError, match=said):
+        members(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pax_header(*[("a", "1")] * 30) + raw_header(b"a", b"0", 0),
+        pax_header(*[("comment", "1")] * 30, kind=b"g") + raw_header(b"a", b"0", 0),
+        sparse_by_map(",".join(["0,0"] * 20), "10"),
+        raw_header(b"a", b"S", 0, at_482=b"\1") + (bytes(504) + b"\1" + bytes(7)) * 9,
+        sparse_bytes("1.0")[:-1024] * 5,
+    ],
+)
+def test_an_archive_of_details_ends(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_headers, "MAX_DETAILS", 25)
+
+    with pytest.raises(ImageError, match="more than 25 records"):
         members(data)
 
 
