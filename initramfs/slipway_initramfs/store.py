@@ -442,16 +442,20 @@ class ImageStore:
         for kind in sorted(entry.name for entry in _entries(self.root / "refs")):
             for key in self._keys(kind):
                 digest = self._reference(kind, key)
-                if digest is None:
+                try:
+                    manifest = self._manifest(kind, digest) if digest else None
+                except ImageCorrupted:
+                    manifest = None
+                if manifest is None:
+                    # Damaged, or of another version's format: what it names cannot be kept for it.
+                    (self.root / "refs" / kind / key).unlink(missing_ok=True)
                     continue
-                with suppress(ImageCorrupted):
-                    manifest = self._manifest(kind, digest)
-                    digests.add(f"{digest}.json")
-                    blobs.update(
-                        entry["digest"]
-                        for entry in manifest.values()
-                        if isinstance(entry, dict) and isinstance(entry.get("digest"), str)
-                    )
+                digests.add(f"{digest}.json")
+                blobs.update(
+                    entry["digest"]
+                    for entry in manifest.values()
+                    if isinstance(entry, dict) and isinstance(entry.get("digest"), str)
+                )
         parts = {blob[:32] for blob in blobs}
         return (
             _clear(self.root / "manifests", digests.__contains__)

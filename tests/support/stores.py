@@ -6,10 +6,16 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+from slipway_initramfs.records import MIB
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import Any, BinaryIO
 
     from slipway._assets import Assets
+    from slipway_initramfs.records import Image
+    from slipway_initramfs.store import ImageStore
 
 
 def copy_store(assets: Assets, target: Path) -> None:
@@ -30,3 +36,30 @@ def copy_store(assets: Assets, target: Path) -> None:
         for name in (reference, manifest, *(f"blobs/{digest}" for digest in blobs)):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(assets.state / name, target / name)
+
+
+def writer(data: bytes) -> Callable[[BinaryIO], object]:
+    """Write ``data``, as ``put_blob`` has it."""
+    return lambda file: file.write(data)
+
+
+def put_image(store: ImageStore, name: str = "toy", root: bytes = b"root archive") -> Image:
+    """Put an image of amd64 into a store, with an archive of these bytes."""
+    with store.building(f"image-{name}-amd64"):
+        blob = store.put_blob(writer(root))
+        manifest: dict[str, Any] = {
+            "name": name,
+            "language": name.partition("@")[0],
+            "source": {"kind": "debian"},
+            "architecture": "amd64",
+            "archive": {"digest": blob.digest, "size": blob.size, "compression": "none"},
+            "files": 1,
+            "root": 100 * MIB,
+            "memory": 100 * MIB,
+            "trimmed": 0,
+            "workload": 64 * MIB,
+        }
+        store.put_record("image", f"{name}-amd64", manifest)
+    image = store.image(name, "amd64")
+    assert image is not None
+    return image

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
+from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
 from slipway_initramfs.errors import ImageCorrupted
@@ -95,9 +96,10 @@ class BlobCache:
                     raise error
         finally:
             stop.set()
+            end = monotonic() + GRACE
             for thread in threads:
                 if thread.ident is not None:
-                    thread.join(GRACE)
+                    thread.join(max(0.0, end - monotonic()))
         return [paths[number] for number in range(len(descriptors))]
 
     def discard(self, descriptor: Descriptor) -> None:

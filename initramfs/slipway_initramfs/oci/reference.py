@@ -160,7 +160,10 @@ def _local(text: str, rest: str) -> tuple[Path, str]:
         _refuse(text, "has no path", _FORMS)
     if colon and (not tag or len(tag) > MAX_NAME or " " in tag):
         _refuse(text, f"has the impossible name {tag[:80]!r} after its path")
-    return Path(path).absolute(), tag
+    absolute = Path(path).absolute()
+    if ":" in str(absolute) or not str(absolute).isprintable():
+        _refuse(text, f"leads to {str(absolute)[-80:]!r}, a path that cannot be written as one")
+    return absolute, tag
 
 
 def _refuse(text: str, why: str, hint: str = "") -> NoReturn:

@@ -62,7 +62,9 @@ class Repository(Protocol):
         """Return a manifest, an index or a configuration, its size and digest checked."""
         ...
 
-    def blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractContextManager[Iterator[bytes]]:
+    def blob(
+        self, descriptor: Descriptor, offset: int = 0
+    ) -> AbstractContextManager[Iterator[bytes]]:
         """Give the bytes of a blob from ``offset`` on, as they come, unchecked."""
         ...
 

@@ -7,42 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
-from slipway_initramfs.records import MIB, Archive, Image, Kernel
+from slipway_initramfs.records import MIB, Archive, Kernel
 from slipway_initramfs.store import ImageStore, default_root
+from support.stores import put_image, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import BinaryIO
-
-
-def writer(data: bytes) -> Callable[[BinaryIO], object]:
-    return lambda file: file.write(data)
-
-
-def put_image(store: ImageStore, name: str = "toy", root: bytes = b"root archive") -> Image:
-    with store.building(f"image-{name}-amd64"):
-        blob = store.put_blob(writer(root))
-        manifest: dict[str, Any] = {
-            "name": name,
-            "language": name.partition("@")[0],
-            "source": {"kind": "debian"},
-            "architecture": "amd64",
-            "archive": {"digest": blob.digest, "size": blob.size, "compression": "none"},
-            "files": 1,
-            "root": 100 * MIB,
-            "memory": 100 * MIB,
-            "trimmed": 0,
-            "workload": 64 * MIB,
-        }
-        store.put_record("image", f"{name}-amd64", manifest)
-    image = store.image(name, "amd64")
-    assert image is not None
-    return image
 
 
 def put_kernel(store: ImageStore) -> Kernel:
@@ -491,3 +466,15 @@ def test_locks_are_not_handed_down_to_children(store: ImageStore) -> None:
     finally:
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
+
+
+def test_a_reference_goes_with_a_manifest_of_another_format(store: ImageStore) -> None:
+    put_image(store, "old")
+    old = store.root / "manifests" / f"{put_image(store, 'new', b'another').digest}.json"
+    old.write_bytes(old.read_bytes().replace(b'"format": 2', b'"format": 1'))
+
+    store.prune()
+
+    assert [image.name for image in store.images()] == ["old"]
+    assert names(store.root / "refs" / "image") == ["old-amd64"]
+    assert store.image("new", "amd64") is None

@@ -108,6 +108,17 @@ def test_makes_paths_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert reference.path == tmp_path / "layout"
 
 
+def test_refuses_a_path_that_could_not_be_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "a:b"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+
+    with pytest.raises(InvalidReference, match="a path that cannot be written"):
+        Reference.parse("oci:layout")
+
+
 def test_asks_docker_hub_at_its_own_host() -> None:
     assert Reference.parse("rust").host == "registry-1.docker.io"
     assert Reference.parse("host.example:5000/rust").host == "host.example:5000"
