@@ -9,6 +9,7 @@ LAB_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_l
 	--machine kvm -k "not test_languages or says_hello or kvm-bash"
 LAB_FULL_TESTS ?= tests/kvm tests/behaviour --machine kvm
 LAB_TIMEOUT ?= 3600
+FUZZ_SECONDS ?= 600
 # What the lab's benchmarks take along besides Python and this project.
 LAB_QEMU = $(foreach file,/usr/bin/qemu-system-x86_64 $(wildcard $(addprefix /usr/share/qemu/,pvh.bin \
 	qboot.rom bios-microvm.bin linuxboot_dma.bin kvmvapic.bin)) /usr/bin/setpriv /bin/sh /bin/busybox,\
@@ -18,7 +19,7 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
-.PHONY: run test images lint bench bench-lab lab lab-full clean
+.PHONY: run test images lint fuzz bench bench-lab lab lab-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
 	@.ci/setup run
@@ -36,6 +37,13 @@ images: ## make the images of all languages, and two of a registry
 lint:
 	@.ci/setup test
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
+
+fuzz: ## look for crashes of what reads images, by coverage
+	@.ci/setup test
+	@.venv/bin/pip install -q --disable-pip-version-check atheris
+	@for target in layers manifests decompression layout; do \
+		PYTHONPATH=tests:initramfs .venv/bin/python tests/fuzz/coverage.py $$target \
+			-max_total_time=$(FUZZ_SECONDS) || exit; done
 
 bench: ## measure, side by side
 	@.ci/setup test

@@ -18,7 +18,7 @@ from slipway_initramfs.compression import unpack_lz4
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.source import Choices
 from slipway_initramfs.store import ImageStore
-from support.container_images import ContainerImage, Layer, LayerWriter, write_layout
+from support.container_images import ContainerImage, Layer, write_layout
 from support.newc import unpack
 from support.registries import docker_registry
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.records import Image
     from support.commands import Commands, Ended
+    from support.layer_writer import LayerWriter
     from support.registries import DockerRegistry
 
 pytestmark = pytest.mark.timeout(300)
