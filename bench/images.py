@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -46,35 +47,45 @@ reference = "bench:1"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--build", nargs=2, metavar=("REFERENCE", "STORE"), help=argparse.SUPPRESS)
     parsed = parser.parse_args()
-    if parsed.build is not None:
-        build_everything(parsed.build[0], Path(parsed.build[1]))
-        return
     sys.path.append(str(HERE.parents[1] / "tests"))
-    from support.container_images import write_layout
-    from support.debian_layers import Packages
-    from support.image_recipes import debian_gcc
+    if parsed.prepare is not None:
+        prepare(parsed.prepare)
+    elif parsed.build is not None:
+        build_everything(parsed.build[0], Path(parsed.build[1]))
+    else:
+        run(parsed.rounds)
+
+
+def run(rounds: int) -> None:
     from support.registries import docker_registry
 
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        packages = Packages(DebianSource(ImageStore().apt, machine_architecture(), print))
         print("making the image and what it boots with")
-        write_layout(work / "layout", [debian_gcc(packages)], "t")
-        prepare_store(work / "prepared")
-        (work / "bench.toml").write_text(LANGUAGE)
+        # In a process of its own, so that this one has little memory and forks fast.
+        subprocess.run((sys.executable, str(HERE), "--prepare", directory), check=True)
         with docker_registry(work / "registry") as registry:
             reference = registry.push(work / "layout", "library/bench:1")
-            compare(reference, work, parsed.rounds)
+            compare(reference, work, rounds)
 
 
-def prepare_store(root: Path) -> None:
-    """A store with kernel and agent, which the other programs do not make either."""
-    store = ImageStore(root)
+def prepare(work: Path) -> None:
+    """Make the image, and a store with kernel and agent, which the others do not make either."""
+    from support.container_images import write_layout
+    from support.debian_layers import Packages
+    from support.image_recipes import debian_gcc
+
+    architecture = machine_architecture()
+    packages = Packages(DebianSource(ImageStore().apt, architecture, print))
+    write_layout(work / "layout", [debian_gcc(packages)], "t")
+    (work / "bench.toml").write_text(LANGUAGE)
+    store = ImageStore(work / "prepared")
     store.apt = ImageStore().apt
     build_kernel(store)
-    agent(store, machine_architecture(), lambda _: None)
+    agent(store, architecture, lambda _: None)
 
 
 def build_everything(reference: str, root: Path) -> None:
@@ -152,10 +163,10 @@ def report(costs: dict[str, list[tuple[Cost, int]]], rounds: int) -> None:
             f" {together:>7.0f} {largest:>7.0f} {runs[0][1] / 1e6:>5.0f}"
         )
     print(
-        "CPU: user and system, all processes. sum: peak of the resident memory of all processes\n"
-        "together, looked at each 20 ms; one: that of the largest process, by the kernel's account.\n"
-        "MB: the archive. 'nothing trimmed' packs the same files as the others do, 'image build' is\n"
-        "the whole command, with trimming and the initrd that is booted."
+        "CPU: user and system, all processes. sum: highest resident memory of all processes\n"
+        "together; one: peak of the largest; both looked at each 20 ms. MB: the archive.\n"
+        "'nothing trimmed' packs the same files as the programs above it; 'image build' is the\n"
+        "whole command, with trimming and the initrd that is booted."
     )
 
 

@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 INTERVAL = 0.02
 """Seconds between two looks at the memory."""
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Of one run; memory in bytes.
 
-    ``processor`` is user and system seconds, ``largest`` the peak of the largest single process by
-    the kernel's account, ``together`` the highest sum of the resident sets of all processes that
-    was seen at one time. That counts shared pages once for each.
+    ``processor`` is user and system seconds, ``largest`` the highest peak of a single process,
+    ``together`` the highest sum of the resident sets of all processes that was seen at one time. It
+    counts shared pages once for each.
     """
 
     wall: float
@@ -35,23 +33,26 @@ class Cost:
 
 
 def measure(command: Sequence[str]) -> Cost:
-    """Run ``command``, which has to succeed; its output goes where ours does not."""
+    """Run ``command``, which has to succeed; nothing that it prints is shown."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     over = threading.Event()
-    highest = 0
+    largest = together = 0
 
     def watch() -> None:
-        nonlocal highest
+        nonlocal largest, together
         while not over.wait(INTERVAL):
-            highest = max(highest, _resident(process.pid))
+            seen = list(_memory(process.pid))
+            largest = max([largest, *(peak for _, peak in seen)])
+            together = max(together, sum(resident for resident, _ in seen))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
         assert process.stderr is not None
         said = process.stderr.read()
-        # Not subprocess's own wait: only this one tells what was used.
+        # Not subprocess's own wait: only this one tells what was used. Its figure for memory is of
+        # no use, as it begins with what the parent had when it forked.
         _, status, usage = os.wait4(process.pid, 0)
     finally:
         over.set()
@@ -60,20 +61,21 @@ def measure(command: Sequence[str]) -> Cost:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
-    largest = usage.ru_maxrss << 10
-    return Cost(wall, usage.ru_utime + usage.ru_stime, largest, max(highest, largest))
+    return Cost(wall, usage.ru_utime + usage.ru_stime, largest, together)
 
 
-def _resident(top: int) -> int:
-    """Bytes that a process and its descendants have in memory."""
-    total = 0
+def _memory(top: int) -> Iterator[tuple[int, int]]:
+    """Give the resident set and its peak so far of a process and each of its descendants."""
     waiting = [top]
     while waiting:
         directory = Path(f"/proc/{waiting.pop()}")
         try:
-            total += int((directory / "statm").read_text("ascii").split()[1]) * _PAGE
+            status = (directory / "status").read_text("utf-8", "replace")
             for thread in (directory / "task").iterdir():
                 waiting += map(int, (thread / "children").read_text("ascii").split())
-        except (OSError, IndexError):
+        except OSError:
             continue  # it has ended meanwhile
-    return total
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        if "VmHWM" in fields:  # not that of one that has ended and waits to be reaped
+            resident, peak = (int(fields[name].split()[0]) << 10 for name in ("VmRSS", "VmHWM"))
+            yield resident, peak

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import select
 import shutil
+import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -295,6 +299,51 @@ def test_prune_removes_the_layers_and_leaves_the_images(
     image_of(store, "ash")
 
 
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
+def test_a_guest_boots_from_each_compression(
+    build: Callable[..., Ended],
+    commands: Commands,
+    store: ImageStore,
+    layout: Path,
+    language_file: Path,
+    tmp_path: Path,
+    compression: str,
+) -> None:
+    program = tmp_path / "program.ash"
+    program.write_text("cat /etc/version")
+    asked = ("--from", f"oci:{layout}:2", "--language-file", language_file)
+
+    built = build(*asked, "--compression", compression)
+    ran = commands("vmm-run", "--store", store.root, program)
+
+    assert built.code == 0, built.stderr
+    assert image_of(store, "ash").manifest["archive"]["compression"] == compression
+    assert (ran.code, ran.stdout) == (0, b"2"), ran.stderr
+
+
+def test_a_terminal_shows_a_bar_for_each_layer(
+    commands: Commands, store: ImageStore, registry: DockerRegistry, language_file: Path
+) -> None:
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+
+    with commands.start(
+        "slipway", "image", "build", "--store", store.root, "--from",
+        f"docker://{registry.host}/toys/ash:1", "--language-file", language_file, stderr=theirs,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        while process.poll() is None:
+            select.select([ours], [], [], 0.1)
+            with suppress(OSError):  # nothing there, or the other side has been closed
+                shown += os.read(ours, 1 << 16)
+    os.close(ours)
+
+    assert process.returncode == 0, shown.decode()
+    layers = [layer["digest"][7:19] for layer in image_of(store, "ash").manifest["layers"]]
+    assert [f"layer {layer}" in shown.decode() for layer in layers] == [True] * 3
+
+
 # --- Which source ----------------------------------------------------------------------------
 
 
@@ -422,6 +471,35 @@ def test_a_warm_up_that_fails_is_told_with_its_words(
     assert store.image("ash") is None
     assert store.names("language") == []
     assert commands.leftovers() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_a_warm_up_and_its_machine(
+    commands: Commands,
+    store: ImageStore,
+    layout: Path,
+    language_file: Path,
+    number: signal.Signals,
+) -> None:
+    language_file.write_text(ASH + WARM.replace("id -u", "while :; do :; done; id -u"))
+
+    with commands.start(
+        "slipway", "image", "build", "--store", store.root, "--from", f"oci:{layout}:2",
+        "--language-file", language_file,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        while b"warming the image up" not in process.stderr.readline():
+            assert process.poll() is None
+        while not any("qemu" in child.name() for child in commands.processes()):
+            assert process.poll() is None
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert b"Traceback" not in said
+    assert commands.leftovers() == []
+    assert store.image("ash") is None
+    assert store.prune() > 0
 
 
 # --- What is bad -----------------------------------------------------------------------------
