@@ -50,6 +50,7 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/boot.py
 	@.venv/bin/python bench/startup.py
 	@.venv/bin/python bench/throughput.py
+	@.venv/bin/python bench/images.py
 	@test ! -w /dev/kvm || .venv/bin/python bench/vmm_start.py
 
 lab: images ## pass the tests that need KVM, in a machine that has it

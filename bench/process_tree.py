@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def measure(command: Sequence[str]) -> Cost:
     wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
+        sys.exit(f"{command[0]} failed:\n{said.decode('utf-8', 'replace')}")
     return Cost(wall, usage.ru_utime + usage.ru_stime, largest, together)
 
 

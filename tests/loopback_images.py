@@ -14,6 +14,7 @@ from slipway_initramfs import languages
 from slipway_initramfs.build import build_image, build_kernel
 from slipway_initramfs.debian import DebianSource
 from slipway_initramfs.freeze import agent
+from slipway_initramfs.initrds import find_initrd
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.reports import Reports
 from slipway_initramfs.source import Choices
@@ -59,7 +60,7 @@ def main() -> None:
             choices = Choices(reference=reference)
             image = build_image(language, store, choices, reports=Reports(say, say))
             # What the lab boots, where the store cannot be written.
-            store.initrd(image, kernel, frozen.path)
+            find_initrd(store, image, kernel, frozen.path)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def _boot_assets(
     """Do so; with ``verified`` every byte of kernel and agent is checked as well."""
     from slipway_initramfs.errors import ImageCorrupted
     from slipway_initramfs.freeze import agent as freeze_agent
+    from slipway_initramfs.initrds import find_initrd
 
     kernel = None
     if not verified:
@@ -158,14 +159,14 @@ def _boot_assets(
     memory = _machine_memory(image, options.memory)
     agent = freeze_agent(store, image.architecture, progress, verify=verified)
     # The modules are the kernel's: another kernel takes none of them.
-    initrd = store.initrd(image, kernel if options.kernel is None else None, agent.path)
+    initrd = find_initrd(store, image, kernel if options.kernel is None else None, agent.path)
     adapted = replace(language, environment={**image.environment, **language.environment})
     return Assets(adapted, image, kernel, agent, initrd, options.kernel, memory, store.root)
 
 
 def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
     """Make the image, or find that it is there and sound."""
-    from slipway._warm import warmer
+    from slipway._warm import is_emulated, warmer
     from slipway_initramfs.build import build_image
     from slipway_initramfs.reports import Reports
     from slipway_initramfs.source import Choices
@@ -176,7 +177,7 @@ def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
     return build_image(
         language,
         store,
-        Choices.of_environment(os.environ),
+        Choices.of_environment(os.environ, emulated=is_emulated(store)),
         reports=Reports(progress, progress, transfer),
         warmer=warmer(store, progress),
     )
@@ -224,7 +225,9 @@ def verify(assets: Assets, store: ImageStore) -> None:
         ImageCorrupted: of :mod:`slipway_initramfs.errors`; what is damaged is made again by
             :func:`find_assets` with ``repair``.
     """
-    own_kernel = assets.other_kernel is None
-    store.verify_initrd(assets.image, assets.kernel if own_kernel else None, assets.agent.archive)
-    if own_kernel:
-        assets.kernel.image.verify()
+    from slipway_initramfs.initrds import verify_initrd
+
+    kernel = assets.kernel if assets.other_kernel is None else None
+    verify_initrd(store, assets.image, kernel, assets.agent.archive)
+    if kernel is not None:
+        kernel.image.verify()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 from slipway._errors import ImageError, SlipwayError
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 # Compiling a standard library takes an emulated machine a quarter of an hour.
 SECONDS = 3600
 _SAID = 2000
+
+
+def is_emulated(store: ImageStore) -> bool:
+    """Whether the machines of this host are emulated in software, by ``auto``'s choice."""
+    from slipway.vmm.kvm import usability
+
+    return not usability.examine(store.root)[0]
 
 
 def warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
@@ -42,7 +50,7 @@ async def _warm(
 ) -> bytes:
     from slipway._assets import boot_assets
     from slipway._guest import Guest
-    from slipway._request import MIB, Options
+    from slipway._request import MAX_CPUS, MIB, Options
     from slipway_initramfs.languages import Language, Limits, RegistryRecipe
     from slipway_initramfs.languages import Phase as Command
     from slipway_initramfs.warming import OUTPUT
@@ -59,7 +67,11 @@ async def _warm(
         debian=None,
         registry=RegistryRecipe((), {}, {}, 0, "", "", None),
     )
-    options = Options(outputs=(OUTPUT,), memory=image.minimum_memory + warm_up.memory * MIB)
+    options = Options(
+        outputs=(OUTPUT,),
+        memory=image.minimum_memory + warm_up.memory * MIB,
+        cpus=min(os.cpu_count() or 1, MAX_CPUS),
+    )
     assets = await asyncio.to_thread(boot_assets, image, language, options, store, progress)
     said = bytearray()
 

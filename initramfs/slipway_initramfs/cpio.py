@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from slipway_initramfs.tree import encode
+from slipway_initramfs.paths import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from slipway_initramfs.tree import Node, Tree
+    from slipway_initramfs.nodes import Node
+    from slipway_initramfs.tree import Tree
 
 BLOCK = 512
 """An archive is padded to this many bytes."""

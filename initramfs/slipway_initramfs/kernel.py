@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.cpio import Writable
     from slipway_initramfs.debian import Package
+    from slipway_initramfs.nodes import Node
     from slipway_initramfs.spool import Spool
-    from slipway_initramfs.tree import Node
 
 PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-cloud-arm64"}
 """The package that depends on the newest kernel of the release, by architecture."""

@@ -231,7 +231,10 @@ def _registry(table: _Table, workload: int) -> RegistryRecipe:
 
 def _warm_up(table: _Table) -> WarmUp:
     warm = WarmUp(
-        table.texts("command", required=True), table.text("unless", ""), table.count("memory", 256)
+        command=table.texts("command", required=True),
+        unless=table.text("unless", ""),
+        memory=table.count("memory", 256),
+        slow=table.take("slow", bool, False),
     )
     table.done()
     return warm

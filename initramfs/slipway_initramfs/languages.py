@@ -60,12 +60,14 @@ class WarmUp:
 
     ``command`` leaves ``warm.tar`` in its working directory, which is unpacked over the root. It is
     left out where something matches the glob ``unless`` already (may be empty). ``memory`` is what
-    it needs beside the image, in MiB, its files included.
+    it needs beside the image, in MiB, its files included; one that is ``slow`` takes a minute of
+    processor time or more, and so a quarter of an hour where a machine is emulated.
     """
 
     command: tuple[str, ...]
     unless: str
     memory: int
+    slow: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Literal
 
 from slipway_initramfs import tar
 from slipway_initramfs.errors import ImageError
+from slipway_initramfs.nodes import ROOT, Node
+from slipway_initramfs.paths import split
 from slipway_initramfs.sparse import SparseFile
 from slipway_initramfs.spool import Extent
-from slipway_initramfs.tree import MAX_ENTRIES, ROOT, Node, split
+from slipway_initramfs.tree import MAX_ENTRIES
 
 if TYPE_CHECKING:
+    from slipway_initramfs.nodes import Content
     from slipway_initramfs.spool import Spool
-    from slipway_initramfs.tree import Content, Tree
+    from slipway_initramfs.tree import Tree
 
 Dialect = Literal["deb", "oci"]
 MAX_NAMED_XATTRS = 16

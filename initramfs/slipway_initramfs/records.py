@@ -35,6 +35,9 @@ PAGE_OVERHEAD: Final = 40
 AGENT_ARCHIVE: Final = 16 * MIB
 """Room for the frozen agent's archive, in bytes; it is in memory twice while it is unpacked."""
 
+_KEY_CHARACTERS: Final = frozenset(
+    "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ.+-_@#"
+)
 _REBUILD = "Build it again: slipway image build {}"
 
 
@@ -249,3 +252,8 @@ def count(manifest: dict[str, Any], key: str) -> int:
 def is_digest(value: str) -> bool:
     """Whether ``value`` is a SHA-256 in lower-case hexadecimal digits."""
     return len(value) == 64 and not value.strip("0123456789abcdef")
+
+
+def is_key(name: str) -> bool:
+    """Whether ``name`` can be a file name of the store: no separators, no hidden files."""
+    return 0 < len(name) <= 160 and name[0] != "." and _KEY_CHARACTERS.issuperset(name)

@@ -65,7 +65,7 @@ class Choices:
     ``kind`` is the source, ``reference`` a container image instead of the language's own,
     ``registry`` the host that is asked instead of Docker Hub for those. ``compression`` and
     ``architecture`` are names, by default lz4 and this machine's. With ``refresh`` the source is
-    asked for something newer.
+    asked for something newer. ``emulated`` says that machines here have no processor of their own.
     """
 
     kind: Kind = "auto"
@@ -75,6 +75,7 @@ class Choices:
     compression: str = ""
     architecture: str = ""
     refresh: bool = False
+    emulated: bool = False
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str], **given: Any) -> Choices:
@@ -138,6 +139,9 @@ def choose(
     default = _of_registry(named, choices.registry)
     if kind == "registry":
         return container(default, why, chosen=False)
+    warm = language.registry.warm
+    if warm is not None and warm.slow and choices.emulated and language.debian is not None:
+        return debian("warming a container image up would take long on an emulated machine")
     try:
         return container(default, "its registry answers", chosen=False)
     except BuildFailed as error:

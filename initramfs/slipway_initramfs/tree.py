@@ -6,27 +6,25 @@ followed inside the tree only, so that nothing is ever placed outside of it.
 
 from __future__ import annotations
 
-import re
 import stat
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from slipway_initramfs.errors import ImageError
+from slipway_initramfs.globs import compile_globs
+from slipway_initramfs.nodes import ROOT, Node
+from slipway_initramfs.paths import MAX_NAME, MAX_PATH, check_length, encode, split
 from slipway_initramfs.sparse import SparseFile
+from slipway_initramfs.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from slipway_initramfs.nodes import Content
     from slipway_initramfs.spool import Extent
-
-    Content = bytes | Extent | SparseFile
 
 MAX_ENTRIES = 500_000
 MAX_DEVICES = 1024
-MAX_PATH = 4095
-"""The kernel's PATH_MAX without its NUL: init/initramfs.c skips longer names and link targets."""
-MAX_NAME = 255
 MAX_NAMES = 128 << 20
 """Most characters in all paths of a tree together; in a real one there are 80 in each."""
 MAX_STEPS = 1 << 26
@@ -36,75 +34,6 @@ MAX_HOLES = 1 << 30
 MAX_FILE_SIZE = (1 << 32) - 1
 """newc writes sizes as eight hexadecimal digits."""
 MAX_LINK_HOPS = 40
-ENTRY_MEMORY = 1024
-"""Bytes of an inode and a directory entry in the kernel (608 and 192 in slabs, rounded up)."""
-PAGE = 4096
-ROOT = (0, 0)
-"""The (uid, gid) of root."""
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """One inode; a hard-linked file is one node under several names.
-
-    ``mode`` carries type and permission bits, ``owner`` (uid, gid), ``content`` the bytes of a
-    regular file, ``target`` the text of a symbolic link, ``device`` the (major, minor) of a device
-    node.
-    """
-
-    mode: int
-    owner: tuple[int, int] = ROOT
-    content: Content = b""
-    target: str = ""
-    device: tuple[int, int] = (0, 0)
-    children: dict[str, Node] = field(default_factory=dict)
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether this is a directory."""
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def is_link(self) -> bool:
-        """Whether this is a symbolic link."""
-        return stat.S_ISLNK(self.mode)
-
-    @property
-    def is_file(self) -> bool:
-        """Whether this is a regular file."""
-        return stat.S_ISREG(self.mode)
-
-    @property
-    def size(self) -> int:
-        """Bytes of content: of a file its length, of a symbolic link that of its target."""
-        if self.is_link:
-            return len(encode(self.target))
-        return len(self.content) if isinstance(self.content, bytes) else self.content.size
-
-    def chunks(self) -> Iterator[bytes]:
-        """Give a regular file's content piece by piece."""
-        if isinstance(self.content, bytes):
-            yield self.content
-        else:
-            yield from self.content.chunks()
-
-    def read(self, limit: int) -> bytes:
-        """Return a regular file's content; more than ``limit`` bytes raise ImageError."""
-        if self.size > limit:
-            raise ImageError(f"a file of {self.size} bytes where at most {limit} are expected")
-        return b"".join(self.chunks())
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a tree holds: ``files`` counts every entry, ``size`` the bytes of distinct content.
-
-    ``memory`` is what all of it occupies as a ramfs, in bytes.
-    """
-
-    files: int
-    size: int
-    memory: int
 
 
 class Tree:
@@ -197,52 +126,36 @@ class Tree:
             name, node = found
             path = prefix + name
             total += len(path)
-            if total > MAX_NAMES or len(path) > MAX_PATH // 4:
-                _check_length(path, total)
+            check_length(path)
+            if total > MAX_NAMES:
+                raise ImageError(f"the paths of all files have more than {MAX_NAMES >> 20} MiB")
             yield path, node
             if node.children:
                 stack.append((f"{path}/", _sorted(node)))
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths that match, sorted; the pattern's language is that of ``remove``."""
-        matcher = re.compile(_translate(pattern), re.DOTALL)
+        """Return the paths that match (globs.py), sorted."""
+        matcher = compile_globs([pattern])
         return [path for path, _ in self.walk() if matcher.fullmatch(path)]
 
     def remove(self, globs: Iterable[str]) -> Usage:
-        """Remove what matches: ``*`` within a name, ``**`` across directories, ``{a,b}`` choices.
-
-        A directory goes with all that is in it. Returns what was removed.
-        """
+        """Remove what matches (globs.py), a directory with all that is in it; return what went."""
         before = self.usage()
-        patterns = [_translate(glob) for glob in globs]
-        if patterns:
-            matcher = re.compile("|".join(patterns), re.DOTALL)
-            stack = [("", self.root)]
-            while stack:
-                prefix, directory = stack.pop()
-                for name in list(directory.children):
-                    child = directory.children[name]
-                    if matcher.fullmatch(prefix + name):
-                        del directory.children[name]
-                    elif child.is_directory:
-                        stack.append((f"{prefix}{name}/", child))
-        after = self.usage()
-        return Usage(
-            before.files - after.files, before.size - after.size, before.memory - after.memory
-        )
+        matcher = compile_globs(globs)
+        stack = [("", self.root)]
+        while stack:
+            prefix, directory = stack.pop()
+            for name in list(directory.children):
+                child = directory.children[name]
+                if matcher.fullmatch(prefix + name):
+                    del directory.children[name]
+                elif child.is_directory:
+                    stack.append((f"{prefix}{name}/", child))
+        return before - self.usage()
 
     def usage(self) -> Usage:
         """Count entries and the bytes of their content, a hard-linked file's once."""
-        seen: set[int] = set()
-        files = size = memory = 0
-        for _, node in self.walk():
-            files += 1
-            memory += ENTRY_MEMORY
-            if not node.is_directory and id(node) not in seen:
-                seen.add(id(node))
-                size += node.size
-                memory += -(-node.size // PAGE) * PAGE
-        return Usage(files, size, memory)
+        return Usage.of(node for _, node in self.walk())
 
     # -- the way through the tree ----------------------------------------------------------------
 
@@ -341,54 +254,9 @@ class Tree:
         return node
 
 
-def split(path: str) -> list[str]:
-    """Take a relative path apart; absolute, climbing, overlong and impossible ones are refused."""
-    if path.startswith("/"):
-        raise ImageError(f"absolute path {path[:80]!r} in a layer")
-    if len(path) > MAX_PATH // 4 and len(encode(path)) > MAX_PATH:
-        raise ImageError(f"a path has more than {MAX_PATH} bytes: {path[:80]!r}...")
-    if "\0" in path:
-        raise ImageError(f"a path has a NUL: {path[:80]!r}")
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise ImageError(f"path {path[:80]!r} climbs out of its directory")
-    return parts
-
-
-def encode(text: str) -> bytes:
-    """Return the bytes of a file name, which need not be UTF-8."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise ImageError(f"a name that is no text: {text[:80]!r}") from error
-
-
 def _sorted(directory: Node) -> Iterator[tuple[str, Node]]:
     return iter(sorted(directory.children.items(), key=lambda child: encode(child[0])))
 
 
 def _shown(parts: list[str]) -> str:
     return repr("/".join(parts)[:80])
-
-
-def _check_length(path: str, total: int) -> None:
-    if len(encode(path)) > MAX_PATH:
-        raise ImageError(f"a path has more than {MAX_PATH} bytes: {path[:80]!r}...")
-    if total > MAX_NAMES:
-        raise ImageError(f"the paths of all files have more than {MAX_NAMES >> 20} MiB")
-
-
-def _translate(glob: str) -> str:
-    out = []
-    for piece in re.findall(r"/?\*\*/?|\*|\{[^{}]*\}|[^*{/]+|[/{]", glob.strip("/")):
-        if "**" in piece:
-            start = "/" if piece.startswith("/") else ""
-            out.append(start + ("(?:.*/)?" if piece.endswith("/") else ".*"))
-        elif piece == "*":
-            out.append("[^/]*")
-        elif piece.startswith("{") and len(piece) > 1:
-            choices = (_translate(choice) for choice in piece[1:-1].split(","))
-            out.append(f"(?:{'|'.join(choices)})")
-        else:
-            out.append(re.escape(piece))
-    return "".join(out)

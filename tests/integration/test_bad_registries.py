@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from slipway_initramfs.oci.patience import Patience
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import PROGRESS, Access, Registry
 from slipway_initramfs.oci.repository import MAX_DOCUMENT, Descriptor
+from support.layers import digest
 from support.registries import (
     Reply,
     Request,
@@ -43,11 +43,7 @@ LOGIN = ("alice", "open sesame")
 BASIC = f"Basic {base64.b64encode(':'.join(LOGIN).encode()).decode()}"
 
 
-def digest_of(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-BLOB = Descriptor("layer", digest_of(DATA), len(DATA))
+BLOB = Descriptor("layer", digest(DATA), len(DATA))
 
 
 class Serve(Protocol):
@@ -308,11 +304,11 @@ def test_refuses_a_manifest_of_another_digest_than_was_asked_for(serve: Serve, p
     server = serve(once(manifest()))
 
     with pytest.raises(ImageCorrupted, match="has the digest"):
-        pull(server, name=f"team/tool@{digest_of(b'other')}").root()
+        pull(server, name=f"team/tool@{digest(b'other')}").root()
 
 
 def test_refuses_a_manifest_of_another_digest_than_is_promised(serve: Serve, pull: Pull) -> None:
-    server = serve(once(manifest(Docker_Content_Digest=digest_of(b"other"))))
+    server = serve(once(manifest(Docker_Content_Digest=digest(b"other"))))
 
     with pytest.raises(ImageCorrupted, match="has the digest"):
         pull(server).root()
@@ -416,7 +412,7 @@ def test_takes_the_bytes_as_they_are_stored(serve: Serve, pull: Pull) -> None:
     stored = gzip.compress(DATA)
     server = serve(once(Reply(200, {"Content-Encoding": "gzip"}, stored)))
 
-    data = read(pull(server), Descriptor("layer", digest_of(stored), len(stored)))
+    data = read(pull(server), Descriptor("layer", digest(stored), len(stored)))
 
     assert data == stored
     assert server.requests[0].headers["accept-encoding"] == "identity"

@@ -18,9 +18,11 @@ import pytest
 
 from slipway_initramfs import languages
 from slipway_initramfs.build import build_image
+from slipway_initramfs.collection import prune, remove_image
 from slipway_initramfs.compression import unpack_lz4
 from slipway_initramfs.oci.reference import Reference
-from slipway_initramfs.source import Choices
+from slipway_initramfs.reports import Reports
+from slipway_initramfs.source import Choices, choose
 from slipway_initramfs.store import ImageStore
 from support.container_images import ContainerImage, Layer, write_layout
 from support.newc import unpack
@@ -366,6 +368,27 @@ def test_the_registry_is_asked_before_debian(
     assert image_of(store, "javascript").source["kind"] == "registry"
 
 
+@pytest.mark.parametrize(("emulated", "kind"), [(False, "registry"), (True, "debian")])
+def test_what_warms_up_slowly_comes_from_debian_where_machines_are_emulated(
+    new_store: Callable[[], ImageStore],
+    layout: Path,
+    registry: DockerRegistry,
+    emulated: bool,
+    kind: str,
+) -> None:
+    registry.push(f"oci:{layout}:2", "library/golang:1-alpine")
+    choices = Choices(registry=registry.host, emulated=emulated)
+    told: list[str] = []
+
+    source = choose(
+        languages.by_name("go"), new_store(), choices, "amd64", None, Reports(notice=told.append)
+    )
+    source.close()
+
+    assert source.kind == kind
+    assert ("emulated machine" in told[0]) == emulated
+
+
 def test_debian_stands_in_for_a_registry_that_does_not_answer(
     build: Callable[..., Ended], commands: Commands, store: ImageStore, apt: Path
 ) -> None:
@@ -373,7 +396,7 @@ def test_debian_stands_in_for_a_registry_that_does_not_answer(
     commands.environment["SLIPWAY_REGISTRY"] = "127.0.0.1:1"
     shutil.rmtree(store.apt, ignore_errors=True)
     store.apt.symlink_to(apt)
-    store.remove("bash")
+    remove_image(store, "bash")
 
     ended = build("bash")
 
@@ -499,7 +522,7 @@ def test_a_signal_ends_a_warm_up_and_its_machine(
     assert b"Traceback" not in said
     assert commands.leftovers() == []
     assert store.image("ash") is None
-    assert store.prune() > 0
+    assert prune(store) > 0
 
 
 # --- What is bad -----------------------------------------------------------------------------
@@ -644,15 +667,15 @@ def test_killed_builds_never_leave_a_broken_store(
         assert store.image("bash") is not None
         if (done := store.image("ash")) is not None:
             assert done.digest == image_of(sound, "ash").digest
-            store.remove("ash")
+            remove_image(store, "ash")
             if chance.random() < 0.5:
-                store.prune()
+                prune(store)
 
     ended = commands("slipway", "image", "build", "--store", store.root, *asked)
 
     assert killed > KILLS // 2
     assert ended.code == 0, ended.stderr
     assert image_of(store, "ash").digest == image_of(sound, "ash").digest
-    store.prune()
+    prune(store)
     assert list(store.temporary.iterdir()) == list(store.layers.iterdir()) == []
     assert commands.leftovers() == []

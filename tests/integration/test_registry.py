@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -35,6 +34,7 @@ from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import Access, Registry
 from slipway_initramfs.oci.repository import Descriptor
 from support.container_images import ContainerImage, Layer, write_layout
+from support.layers import digest
 from support.registries import (
     docker_registry,
     docker_registry_with_tokens,
@@ -139,7 +139,7 @@ def test_reads_an_index_and_all_behind_it(pull: Callable[..., Registry], image: 
     configs = [registry.document(parse_manifest(document.data).config) for document in manifests]
 
     assert root.media_type == OCI_INDEX
-    assert root.digest == f"sha256:{hashlib.sha256(root.data).hexdigest()}"
+    assert root.digest == digest(root.data)
     assert [document.media_type for document in manifests] == [OCI_MANIFEST] * 2
     architectures = [parse_config(config.data).platform.architecture for config in configs]
     assert architectures == ["amd64", "arm64"]
@@ -456,7 +456,7 @@ def test_goes_on_where_a_connection_broke(
 
         path = BlobCache(tmp_path / "layers").fetch(layer, registry, ignore)
 
-    assert f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" == layer.digest
+    assert digest(path.read_bytes()) == layer.digest
     assert len(line.connections) > 2 * 6
     assert line.given < layer.size + 200_000
 
@@ -516,7 +516,7 @@ def test_a_killed_pull_is_taken_up_again(
 
     assert kept >= came > 0
     assert list(cache.iterdir()) == [path]
-    assert f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" == layer.digest
+    assert digest(path.read_bytes()) == layer.digest
     assert line.given < layer.size - kept + 10_000
 
 

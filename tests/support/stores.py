@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from slipway._assets import Assets
-    from slipway_initramfs.records import Image
+    from slipway_initramfs.records import Archive, Image, Kernel
     from slipway_initramfs.store import ImageStore
 
 
@@ -63,3 +63,30 @@ def put_image(store: ImageStore, name: str = "toy", root: bytes = b"root archive
     image = store.image(name, "amd64")
     assert image is not None
     return image
+
+
+def put_kernel(store: ImageStore) -> Kernel:
+    """Put a kernel of amd64 into a store."""
+    with store.building("kernel-amd64"):
+        image = store.put_blob(writer(b"kernel"))
+        modules = store.put_blob(writer(b"modules"))
+        manifest = {
+            "architecture": "amd64",
+            "version": "6.1",
+            "image": {"digest": image.digest, "size": image.size},
+            "modules": {"digest": modules.digest, "size": modules.size},
+        }
+        store.put_record("kernel", "amd64", manifest)
+    kernel = store.kernel("amd64")
+    assert kernel is not None
+    return kernel
+
+
+def put_agent(store: ImageStore) -> Archive:
+    """Put what passes for a frozen agent into a store."""
+    return store.put_archive("agent", "1-amd64", writer(b"agent"))
+
+
+def names(directory: Path) -> list[str]:
+    """List a directory of a store."""
+    return sorted(path.name for path in directory.iterdir())

@@ -106,16 +106,20 @@ def _default(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 
 def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
+    from slipway_initramfs.collection import remove_image
+
     for name in parsed.images:
         if store.image(name) is None:
             raise InputError(f"there is no image {name!r}", "See: slipway image list")
-    freed = sum(store.remove(name) for name in parsed.images)
+    freed = sum(remove_image(store, name) for name in parsed.images)
     say(f"{_mib(freed)} MiB freed")
     return 0
 
 
 def _prune(_parsed: argparse.Namespace, store: ImageStore) -> int:
-    say(f"{_mib(store.prune())} MiB freed")
+    from slipway_initramfs.collection import prune
+
+    say(f"{_mib(prune(store))} MiB freed")
     return 0
 
 

@@ -53,15 +53,16 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
         InputError: the arguments do not fit together.
         ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be made.
     """
-    from slipway._warm import warmer
+    from slipway._warm import is_emulated, warmer
     from slipway_initramfs import language_file, languages
     from slipway_initramfs.build import build_image, build_kernel
     from slipway_initramfs.freeze import agent
+    from slipway_initramfs.initrds import find_initrd
     from slipway_initramfs.reports import Reports
     from slipway_initramfs.store import machine_architecture
 
     wanted = _languages(parsed, store)  # all of them, before any work begins
-    choices = _choices(parsed, wanted)
+    choices = _choices(parsed, wanted, emulated=is_emulated(store))
     architecture = choices.architecture or machine_architecture()
     progress = Progress()
     with Downloads(progress) as downloads:
@@ -74,7 +75,7 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
                 language, store, choices, reports=reports, warmer=warmer(store, progress)
             )
             # What a machine boots, so that a first run finds it, even in a store it cannot write.
-            store.initrd(image, kernel, frozen.path)
+            find_initrd(store, image, kernel, frozen.path)
             for warning in image.manifest.get("warnings", []):
                 downloads.notice(f"{image.name}: {warning}")
             seconds = time.monotonic() - began
@@ -123,10 +124,9 @@ def _described(parsed: argparse.Namespace) -> Language:
     return language
 
 
-def _choices(parsed: argparse.Namespace, wanted: list[Language]) -> Choices:
+def _choices(parsed: argparse.Namespace, wanted: list[Language], *, emulated: bool) -> Choices:
     from slipway_initramfs.oci.reference import Reference
     from slipway_initramfs.oci.registry import Access
-
     from slipway_initramfs.source import Choices
 
     reference = None
@@ -145,4 +145,5 @@ def _choices(parsed: argparse.Namespace, wanted: list[Language]) -> Choices:
         compression=parsed.compression or "",
         architecture=parsed.arch or "",
         refresh=parsed.refresh,
+        emulated=emulated,
     )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from slipway_initramfs import tar
 from slipway_initramfs.errors import ImageError
+from slipway_initramfs.paths import split
 from slipway_initramfs.spool import CHUNK
-from slipway_initramfs.tree import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,27 +7,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway_initramfs.initrds import find_initrd
 from slipway_initramfs.store import ImageStore
-from support.stores import put_image
+from support.stores import put_agent, put_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 HOT = (
-    "from slipway_initramfs import languages\n"
+    "from slipway_initramfs import initrds, languages\n"
     "from slipway_initramfs.store import ImageStore\n"
+    "store = ImageStore()\n"
     "languages.by_suffix('x.py')\n"
-    "assert ImageStore().image('python', 'amd64')\n"
+    "image, agent = store.image('python', 'amd64'), store.archive('agent', '1-amd64')\n"
+    "initrds.find_initrd(store, image, None, agent.path)\n"
     "import sys; print(*sys.modules)\n"
 )
+MAKING = (
+    "tarfile", "lzma", "hashlib", "lz4", "zstandard", "subprocess", "tempfile", "asyncio",
+    "slipway_initramfs.collection", "slipway_initramfs.files",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["tarfile", "lzma", "hashlib", "lz4", "zstandard", "subprocess", "tempfile", "asyncio"],
-)
+@pytest.mark.parametrize("module", MAKING)
 def test_looking_up_an_image_imports_nothing_of_its_making(module: str, tmp_path: Path) -> None:
-    put_image(ImageStore(tmp_path / "slipway"), "python")
+    store = ImageStore(tmp_path / "slipway")
+    find_initrd(store, put_image(store, "python"), None, put_agent(store).path)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
     done = subprocess.run(

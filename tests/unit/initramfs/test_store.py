@@ -12,41 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
-from slipway_initramfs.records import MIB, Archive, Kernel
+from slipway_initramfs.records import MIB
 from slipway_initramfs.store import ImageStore, default_root
-from support.stores import put_image, writer
+from support.stores import names, put_agent, put_image, writer
 
 if TYPE_CHECKING:
     from typing import BinaryIO
-
-
-def put_kernel(store: ImageStore) -> Kernel:
-    with store.building("kernel-amd64"):
-        image = store.put_blob(writer(b"kernel"))
-        modules = store.put_blob(writer(b"modules"))
-        manifest = {
-            "architecture": "amd64",
-            "version": "6.1",
-            "image": {"digest": image.digest, "size": image.size},
-            "modules": {"digest": modules.digest, "size": modules.size},
-        }
-        store.put_record("kernel", "amd64", manifest)
-    kernel = store.kernel("amd64")
-    assert kernel is not None
-    return kernel
-
-
-def put_agent(store: ImageStore) -> Archive:
-    return store.put_archive("agent", "1-amd64", writer(b"agent"))
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ImageStore:
-    return ImageStore(tmp_path / "store")
 
 
 def test_the_default_store_is_below_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,34 +64,11 @@ def test_the_default_is_what_a_bare_name_stands_for(store: ImageStore) -> None:
     assert store.image("toy") == plain
 
 
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the images of this test are amd64's")
-def test_a_removed_image_is_no_default_any_more(store: ImageStore) -> None:
-    plain, _ = put_image(store, "toy"), put_image(store, "toy@1.80", b"another")
-    store.set_default("toy@1.80")
-
-    store.remove("toy@1.80")
-
-    assert store.image("toy") == plain
-
-
 def test_what_is_not_there_cannot_be_the_default(store: ImageStore) -> None:
     with pytest.raises(ImageError, match=r"toy@1\.80") as caught:
         store.set_default("toy@1.80")
 
     assert "slipway image build toy@1.80" in caught.value.hint
-
-
-def test_a_given_language_goes_with_its_last_image(store: ImageStore) -> None:
-    put_image(store, "toy")
-    put_image(store, "toy@2", b"another")
-    with store.building("language-toy"):
-        store.put_record("language", "toy", {"file": ""})
-
-    store.remove("toy@2", "amd64")
-    assert store.names("language") == ["toy"]
-
-    store.remove("toy", "amd64")
-    assert store.names("language") == []
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "a\0b", "x" * 500])
@@ -262,106 +210,6 @@ def test_a_store_where_nothing_can_be_written_is_an_error(tmp_path: Path) -> Non
         put_agent(ImageStore(blocker / "store"))
 
 
-# -- the initrd ----------------------------------------------------------------------------------
-
-
-def test_the_initrd_is_agent_modules_and_root_in_this_order(store: ImageStore) -> None:
-    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
-
-    path = store.initrd(image, kernel, agent.path)
-
-    assert path.read_bytes() == b"agent" + b"modules" + b"root archive"
-    assert store.initrd(image, kernel, agent.path) == path
-    store.verify_initrd(image, kernel, agent)
-
-
-def test_the_initrd_of_a_foreign_kernel_has_no_modules(store: ImageStore) -> None:
-    image, agent = put_image(store), put_agent(store)
-
-    assert store.initrd(image, None, agent.path).read_bytes() == b"agent" + b"root archive"
-
-
-def test_a_cut_initrd_is_made_again(store: ImageStore) -> None:
-    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
-    store.initrd(image, kernel, agent.path).write_bytes(b"agent")
-
-    assert store.initrd(image, kernel, agent.path).read_bytes().endswith(b"root archive")
-
-
-@pytest.mark.parametrize("position", [0, 5, 12, 23])
-def test_a_changed_byte_in_any_part_of_the_initrd_is_found(
-    store: ImageStore, position: int
-) -> None:
-    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
-    path = store.initrd(image, kernel, agent.path)
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    path.write_bytes(data)
-
-    with pytest.raises(ImageCorrupted):
-        store.verify_initrd(image, kernel, agent)
-
-    assert not path.exists()
-    store.initrd(image, kernel, agent.path)
-    store.verify_initrd(image, kernel, agent)
-
-
-def test_an_initrd_of_a_lost_root_is_an_error_and_not_a_file(store: ImageStore) -> None:
-    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
-    image.root_archive.unlink()
-
-    with pytest.raises(ImageCorrupted):
-        store.initrd(image, kernel, agent.path)
-
-
-def test_an_agent_that_is_not_of_the_store_is_refused(store: ImageStore, tmp_path: Path) -> None:
-    image, kernel = put_image(store), put_kernel(store)
-
-    with pytest.raises(ImageError, match="not an archive of the image store"):
-        store.initrd(image, kernel, tmp_path / "agent.cpio")
-
-
-# -- removing ------------------------------------------------------------------------------------
-
-
-def test_remove_frees_what_only_this_image_needs(store: ImageStore) -> None:
-    put_image(store, "one", b"shared")
-    put_image(store, "two", b"shared")
-    put_image(store, "three", b"own" * 1000)
-
-    assert store.remove("three", "amd64") >= 3000
-    assert store.remove("two", "amd64") < 3000
-
-    one = store.image("one", "amd64")
-    assert one is not None
-    one.verify()
-    assert store.image("three", "amd64") is None
-
-
-def test_remove_of_nothing_is_an_error(store: ImageStore) -> None:
-    with pytest.raises(ImageError, match="no image 'none'"):
-        store.remove("none")
-
-
-def test_prune_removes_downloads_leftovers_and_replaced_images(store: ImageStore) -> None:
-    put_image(store, "toy", b"old" * 1000)
-    image = put_image(store, "toy", b"new")
-    (store.apt / "downloads").mkdir(parents=True)
-    (store.apt / "downloads" / "x.deb").write_bytes(b"x" * 5000)
-    (store.temporary / "left").write_bytes(b"x")
-
-    freed = store.prune()
-
-    assert freed >= 5000
-    assert names(store.root / "blobs") == [image.root.digest]
-    assert names(store.apt / "downloads") == names(store.temporary) == []
-
-
-def test_prune_while_another_builds_is_an_error(store: ImageStore) -> None:
-    with store.building("x"), pytest.raises(ImageError, match="another process"):
-        store.prune()
-
-
 # -- several processes ---------------------------------------------------------------------------
 
 BUILDER = """
@@ -456,25 +304,3 @@ def test_who_waits_for_another_builder_is_told(store: ImageStore, tmp_path: Path
     slow.communicate(timeout=60)
     assert len(told) == 1
     assert "waiting" in told[0]
-
-
-def test_locks_are_not_handed_down_to_children(store: ImageStore) -> None:
-    with store.building("x"):
-        child = subprocess.Popen(["sleep", "600"], close_fds=False)
-    try:
-        store.prune()
-    finally:
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-
-
-def test_a_reference_goes_with_a_manifest_of_another_format(store: ImageStore) -> None:
-    put_image(store, "old")
-    old = store.root / "manifests" / f"{put_image(store, 'new', b'another').digest}.json"
-    old.write_bytes(old.read_bytes().replace(b'"format": 2', b'"format": 1'))
-
-    store.prune()
-
-    assert [image.name for image in store.images()] == ["old"]
-    assert names(store.root / "refs" / "image") == ["old-amd64"]
-    assert store.image("new", "amd64") is None

@@ -4,7 +4,8 @@ import pytest
 
 from slipway_initramfs import tree as tree_module
 from slipway_initramfs.errors import ImageError
-from slipway_initramfs.tree import MAX_DEVICES, MAX_PATH, Tree
+from slipway_initramfs.paths import MAX_PATH
+from slipway_initramfs.tree import MAX_DEVICES, Tree
 
 
 def paths(tree: Tree) -> list[str]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import resource
 import signal
@@ -15,6 +14,7 @@ import pytest
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, SourceUnavailable
 from slipway_initramfs.oci.cache import REPORT, BlobCache
 from slipway_initramfs.oci.repository import Descriptor, Document
+from support.layers import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -27,8 +27,7 @@ CHUNK = 64 << 10
 
 
 def descriptor_of(data: bytes, size: int | None = None) -> Descriptor:
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return Descriptor("layer", digest, len(data) if size is None else size)
+    return Descriptor("layer", digest(data), len(data) if size is None else size)
 
 
 BLOB = descriptor_of(DATA)
@@ -396,7 +395,7 @@ def test_an_interruption_does_not_wait_for_a_silent_source(directory: Path) -> N
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
-KILLED = """
+SLOW = """
 import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -412,20 +411,28 @@ class Slow:
             sys.stdin.read()
         yield chunks()
 
-BlobCache(Path(sys.argv[1])).fetch(Descriptor("layer", sys.argv[2], 2000), Slow(), lambda *_: None)
+descriptor = Descriptor("layer", sys.argv[2], int(sys.argv[3]))
+BlobCache(Path(sys.argv[1])).fetch(descriptor, Slow(), lambda *_: None)
 """
 
 
-def test_a_killed_process_leaves_what_had_come(cache: BlobCache, directory: Path) -> None:
-    blob = descriptor_of(b"x" * 2000)
-    repository = Memory(lambda _: b"x" * 2000)
+@contextmanager
+def slow_process(directory: Path, blob: Descriptor) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has 1000 bytes of a blob; the source ends with the process's input."""
     with subprocess.Popen(
-        (sys.executable, "-c", KILLED, str(directory), blob.digest),
+        (sys.executable, "-c", SLOW, str(directory), blob.digest, str(blob.size)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
+        yield process
+
+
+def test_a_killed_process_leaves_what_had_come(cache: BlobCache, directory: Path) -> None:
+    blob = descriptor_of(b"x" * 2000)
+    repository = Memory(lambda _: b"x" * 2000)
+    with slow_process(directory, blob) as process:
         process.send_signal(signal.SIGKILL)
 
     path = cache.fetch(blob, repository, ignore)
@@ -437,15 +444,8 @@ def test_a_killed_process_leaves_what_had_come(cache: BlobCache, directory: Path
 def test_waits_for_another_process_and_takes_its_result(cache: BlobCache, directory: Path) -> None:
     blob = descriptor_of(b"x" * 1000)
     repository = Memory(lambda _: b"x" * 1000)
-    script = KILLED.replace("2000", "1000")
-    with subprocess.Popen(
-        (sys.executable, "-c", script, str(directory), blob.digest),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
+    with slow_process(directory, blob) as process:
         assert process.stdin is not None
-        process.stdout.readline()
         paths: list[Path] = []
         thread = Thread(target=lambda: paths.append(cache.fetch(blob, repository, ignore)))
         thread.start()
