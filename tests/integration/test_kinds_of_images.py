@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from slipway_initramfs.debian import DebianSource
-from slipway_initramfs.store import machine_architecture
+from slipway_initramfs.store import ImageStore, machine_architecture
 from support.alpine_recipes import alpine_rpn
 from support.container_images import write_layout
 from support.debian_layers import Packages
-from support.image_recipes import distroless_lua, lua, scratch_rpn
+from support.image_recipes import debian_python, distroless_lua, lua, scratch_rpn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.store import ImageStore
     from support.commands import Commands
     from support.container_images import ContainerImage
 
@@ -75,6 +75,29 @@ def test_a_language_runs_on_each_kind_of_image(
     assert built.code == 0, built.stderr
     assert (ran.code, ran.stdout) == (0, expected), ran.stderr
     assert commands.leftovers() == []
+
+
+def test_pythons_modules_are_compiled_to_the_same_bytes_in_any_machine(
+    commands: Commands, pristine_store: Path, packages: Packages, tmp_path: Path
+) -> None:
+    write_layout(tmp_path / "layout", [debian_python(packages)])
+    program = tmp_path / "program.py"
+    program.write_text("import json; print(json.__cached__)")
+    digests = []
+    for name in ("first", "second"):
+        store = ImageStore(shutil.copytree(pristine_store, tmp_path / name))
+        built = commands(
+            "slipway", "image", "build", "--store", store.root,
+            "--from", f"oci:{tmp_path}/layout", "python",
+        )  # fmt: skip
+        assert built.code == 0, built.stderr
+        image = store.image("python")
+        assert image is not None
+        digests.append(image.digest)
+    ran = commands("vmm-run", "--store", store.root, program)
+
+    assert digests[0] == digests[1]
+    assert ran.stdout == b"/usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc\n"
 
 
 def test_the_language_file_of_the_page_works_as_it_stands(

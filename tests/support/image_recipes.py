@@ -98,6 +98,20 @@ def lua(packages: Packages) -> ContainerImage:
     )
 
 
+def debian_python(packages: Packages) -> ContainerImage:
+    """A Debian with Python 3.11, its modules without bytecode, as the official images have them."""
+    base = packages.resolve(_BASE.split())
+
+    def fill(layer: LayerWriter) -> None:
+        packages.add(layer, packages.resolve(["python3"], without=base))
+
+    return ContainerImage(
+        layers=(_debian_layer(packages, base), Layer.of_members(fill)),
+        environment=(f"PATH={SYSTEM_PATH}", "PYTHON_VERSION=3.11.2"),
+        command=("python3",),
+    )
+
+
 def distroless_lua(packages: Packages) -> ContainerImage:
     """Like gcr.io/distroless/cc, with Lua: no shell, no tools, an unprivileged user."""
     wanted = ("base-files", "libc6", "libgcc-s1", "libreadline8", "libtinfo6", "lua5.4", "tzdata")
