@@ -140,7 +140,9 @@ def choose(
     if kind == "registry":
         return container(default, why, chosen=False)
     warm = language.registry.warm
-    if warm is not None and warm.slow and choices.emulated and language.debian is not None:
+    slow = warm is not None and warm.slow and choices.emulated
+    # A version that was asked for is worth the wait: Debian has one, and most likely another.
+    if slow and language.debian is not None and not language.version:
         return debian("warming a container image up would take long on an emulated machine")
     try:
         return container(default, "its registry answers", chosen=False)
