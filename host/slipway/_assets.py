@@ -174,10 +174,12 @@ def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
     def transfer(label: str, done: int, total: int) -> None:
         progress(f"downloading {label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
+    # What is there already comes from where somebody wanted it, whatever the default is today.
+    kind = "auto" if language.image in {image.name for image in store.images()} else None
     return build_image(
         language,
         store,
-        Choices.of_environment(os.environ, emulated=is_emulated(store)),
+        Choices.of_environment(os.environ, kind=kind, emulated=is_emulated(store)),
         reports=Reports(progress, progress, transfer),
         warmer=warmer(store, progress),
     )

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from slipway._errors import ImageError, SlipwayError
+from slipway._text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,5 +89,10 @@ async def _warm(
         await guest.stop()
     if OUTPUT in report.files and report.succeeded:
         return report.files[OUTPUT][1]
-    words = said.decode("utf-8", "replace").strip() or report.missing.get(OUTPUT, "it said nothing")
-    raise ImageError(f"{warm_up.command[0]} failed in the image: {words}")
+    raise _failure(warm_up.command[0], bytes(said), report.missing.get(OUTPUT, ""))
+
+
+def _failure(program: str, said: bytes, missing: str) -> ImageError:
+    """The error for a program of the image that left nothing; its words are as hostile as it is."""
+    words = " ".join(plain(said.decode("utf-8", "replace")).split())
+    return ImageError(f"{program} failed in the image: {words or missing or 'it said nothing'}")

@@ -90,7 +90,7 @@ TRIM: tuple[str, ...] = (
 """Left out of every image of packages: what documents, manages or configures a machine."""
 
 CONTAINER_TRIM: tuple[str, ...] = (
-    "{dev,proc,sys,run,tmp,boot,media,mnt,srv}/**",
+    "{dev,proc,sys,run,tmp,boot}/**",
     "usr/share/{doc,info,man,lintian,bug,doc-base,gtk-doc,pixmaps}",
     "usr/share/{bash-completion,zsh,fish}",
     "var/lib/{apt,dpkg}",
@@ -113,7 +113,7 @@ def complete_packages(tree: Tree) -> None:
     """Add users, name lookup, mount points, alternatives and certificates."""
     for path, text in _FILES.items():
         tree.add_file(path, text.encode())
-    _add_directories(tree)
+    add_mount_points(tree)
     for path, target in _ALTERNATIVES.items():
         parent = path.rpartition("/")[0]
         if tree.find(path, follow=False) is None and tree.find(f"{parent}/{target}") is not None:
@@ -126,7 +126,7 @@ def complete_container(tree: Tree) -> None:
 
     The image's users stay: its programs may look themselves up.
     """
-    _add_directories(tree)
+    add_mount_points(tree)
     for path in ("etc/passwd", "etc/group"):
         ours = _FILES[path].splitlines()
         names = {line.partition(":")[0] for line in ours} - {"root"}
@@ -146,7 +146,8 @@ def complete_container(tree: Tree) -> None:
         tree.add_file("etc/nsswitch.conf", _FILES["etc/nsswitch.conf"].encode())
 
 
-def _add_directories(tree: Tree) -> None:
+def add_mount_points(tree: Tree) -> None:
+    """Add the directories that the agent mounts over or works in."""
     for path, mode in _DIRECTORIES.items():
         # In the place of a link or a file, too: a mount over those would go astray, or fail.
         tree.add_directory(path, mode)

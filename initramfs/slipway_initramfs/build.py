@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from slipway_initramfs import base, kernel, warming
+from slipway_initramfs import base, freeze, kernel, warming
 from slipway_initramfs.compression import compressor
 from slipway_initramfs.cpio import write_tree
 from slipway_initramfs.debian import DebianSource
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 COMPRESSION = "lz4"
 _PROGRAM = "#!"
+_SHOWN = 4
 
 
 def build_image(
@@ -45,15 +47,17 @@ def build_image(
 
     An image that is there is kept if its recipe is this language's, its bytes are sound and no
     other source was chosen; a reference that was named is asked for again each time. ``warmer``
-    runs what the recipe has run once; without it the image stays cold, and says so. Raises
-    ImageError (mostly BuildFailed).
+    runs what the recipe has run once; without it the image stays cold, and says so. A language
+    without a version is made in that which ``ImageStore.set_default`` chose. Raises ImageError
+    (mostly BuildFailed).
     """
+    language = _meant(language, store)
     chosen, told = choices or Choices(), reports or Reports()
     arch = chosen.architecture or machine_architecture()
     name = f"{language.image}-{arch}"
     with store.building(f"image-{name}", told.step):
         existing = _existing_image(store, language, arch, told.step)
-        sound = existing if existing is not None and existing.is_current(language) else None
+        sound = _sound(existing, language, told.step)
         if sound is not None and _suits(sound, chosen):
             return sound
         source = choose(language, store, chosen, arch, existing, told)
@@ -63,13 +67,17 @@ def build_image(
             maker = _Maker(store, arch, source, recipe, chosen.compression or COMPRESSION, told)
             key = maker.key()
             if sound is not None and sound.manifest.get("build_key") == key:
-                return sound
-            manifest = {
-                "name": language.image,
-                "language": language.name,
-                "workload": recipe.workload * MIB,
-                **maker.make(warmer, existing),
-            }
+                # The same content, though perhaps by another name.
+                manifest = {**sound.manifest, **source.manifest()}
+                if manifest == sound.manifest:
+                    return sound
+            else:
+                manifest = {
+                    "name": language.image,
+                    "language": language.name,
+                    "workload": recipe.workload * MIB,
+                    **maker.make(warmer, existing),
+                }
         store.put_record("image", name, manifest)
     image = store.image(language.image, arch)
     if image is None:
@@ -124,14 +132,29 @@ def _quiet(_: str) -> None:
     pass
 
 
+def _meant(language: Language, store: ImageStore) -> Language:
+    """Return the language in the version that its bare name stands for."""
+    version = "" if language.version else store.default(language.name).partition("@")[2]
+    return replace(language, version=version) if version else language
+
+
 def _existing_image(
     store: ImageStore, language: Language, arch: str, progress: Progress
 ) -> Image | None:
-    """Return the image in the store if it is undamaged, whatever it was made from."""
+    """Return the record in the store, whatever it was made from and whether its bytes are there."""
     try:
         image = store.image(language.image, arch)
-        if image is None or image.name != language.image:
-            return None
+    except ImageCorrupted as error:
+        progress(f"{error.message}; making it again")
+        return None
+    return image if image is not None and image.name == language.image else None
+
+
+def _sound(image: Image | None, language: Language, progress: Progress) -> Image | None:
+    """Return the image if it is what would be made today, and undamaged."""
+    if image is None or not image.is_current(language):
+        return None
+    try:
         image.verify()
     except ImageCorrupted as error:
         progress(f"{error.message}; making it again")
@@ -145,7 +168,10 @@ def _suits(image: Image, choices: Choices) -> bool:
         return False
     if choices.compression not in ("", image.manifest["archive"].get("compression")):
         return False
-    return choices.kind in ("auto", image.source.get("kind"))
+    if choices.kind == "auto":
+        return True
+    # What somebody named is not what the language's own registry has.
+    return choices.kind == image.source.get("kind") and not image.source.get("chosen")
 
 
 class _Maker:
@@ -183,16 +209,22 @@ class _Maker:
         tree = Tree()
         self._source.prepare(tree)
         dropped = 0
+        names: set[str] = set()
         for label, layer in self._source.layers():
             try:
-                dropped += apply_layer(tree, layer, self._source.dialect).dropped_xattrs
+                report = apply_layer(tree, layer, self._source.dialect)
             except ImageError as error:
                 raise BuildFailed(f"{label}: {error.message}", error.hint) from error
+            dropped += report.dropped_xattrs
+            names.update(report.xattr_names)
         removed = tree.remove(self._source.trim).size
         warnings = self._source.complete(tree)
         if dropped:
-            warnings.append(f"{dropped} extended attributes dropped: an initramfs has none")
-        self._add(tree)
+            shown = ", ".join(map(repr, sorted(names)[:_SHOWN]))
+            warnings.append(
+                f"{dropped} extended attributes dropped (an initramfs has none): {shown}"
+            )
+        warnings += self._add(tree)
         warmth = warming.warm(
             tree, self._recipe, lambda: self._trial(tree), warmer, existing, self._store
         )
@@ -208,8 +240,8 @@ class _Maker:
             manifest["warm"] = warmth.record
         return manifest
 
-    def _add(self, tree: Tree) -> None:
-        """Add the recipe's own links and files."""
+    def _add(self, tree: Tree) -> list[str]:
+        """Add the recipe's own links and files; return warnings."""
         for path, target in self._recipe.links.items():
             if "*" not in target:
                 tree.add_symlink(path, target)
@@ -227,6 +259,11 @@ class _Maker:
         for path, text in self._recipe.files.items():
             mode = 0o755 if text.startswith(_PROGRAM) else 0o644
             tree.add_file(path, text.encode(), mode)
+        return [
+            f"the link {path} leads to {target}, which is not there"
+            for path, target in self._recipe.links.items()
+            if not path.endswith("/") and tree.find(path) is None
+        ]
 
     def _trial(self, tree: Tree) -> Image:
         """Return the tree as it is as an image that no name refers to, for a machine to boot."""
@@ -239,6 +276,9 @@ class _Maker:
 
     def _pack(self, tree: Tree, compression: str, key: str) -> dict[str, Any]:
         """Store the archive of ``tree``; return what the manifest says about it."""
+        if tree.find(freeze.ROOT, follow=False) is not None:
+            # The guest unpacks the root over the agent.
+            raise BuildFailed(f"the image has something at /{freeze.ROOT}, the agent's own place")
         tree.add_file(base.SENTINEL, f"{key}\n".encode())
         usage = tree.usage()
         self._step(f"packing {usage.files} files, {usage.size / 1e6:.0f} MB")

@@ -39,4 +39,4 @@ class SourceUnavailable(BuildFailed):
 
 
 class InvalidReference(ImageError):
-    """The name of an image breaks the rules of such names."""
+    """What names an image, or where to look for it, breaks the rules of such names."""

@@ -37,6 +37,15 @@ def write_aside(store: ImageStore, writer: Callable[[BinaryIO], object]) -> Path
     return path
 
 
+def publish(store: ImageStore, aside: Path, target: Path) -> None:
+    """Give what was written aside its name; raises BuildFailed, and nothing is left then."""
+    try:
+        aside.replace(target)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise disk_error(error, store.root) from error
+
+
 def make_directory(store: ImageStore, directory: Path) -> None:
     """Make a directory of the store and those above it; raises BuildFailed."""
     try:

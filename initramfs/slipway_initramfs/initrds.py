@@ -46,12 +46,14 @@ def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
             return target
     from slipway_initramfs import files
 
-    image.quick_check()
-    if kernel is not None:
-        kernel.quick_check()
     with store.building(f"initrd-{target.name[:32]}"):
+        # Here nobody sweeps any more; what was replaced just before may be gone.
+        image.quick_check()
+        if kernel is not None:
+            kernel.quick_check()
         files.make_directory(store, target.parent)
-        files.write_aside(store, lambda file: _concatenate(parts, file)).replace(target)
+        aside = files.write_aside(store, lambda file: _concatenate(parts, file))
+        files.publish(store, aside, target)
         _forget_others(target)
     return target
 
@@ -66,7 +68,14 @@ def verify_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent:
     import hashlib
 
     path = _path(store, image, kernel, agent.path)
-    with path.open("rb") as file:
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        # An image that was replaced since may have been swept with all that was made of it.
+        raise ImageCorrupted(
+            f"the initrd of the image {image.name!r} is gone: {error.strerror}"
+        ) from error
+    with opened as file:
         for part in (agent.blob, *((kernel.modules,) if kernel else ()), image.root):
             digest, left = hashlib.sha256(), part.size
             while left and (data := file.read(min(left, 1 << 20))):

@@ -61,7 +61,7 @@ class WarmUp:
     ``command`` leaves ``warm.tar`` in its working directory, which is unpacked over the root. It is
     left out where something matches the glob ``unless`` already (may be empty). ``memory`` is what
     it needs beside the image, in MiB, its files included; one that is ``slow`` takes a minute of
-    processor time or more, and so a quarter of an hour where a machine is emulated.
+    processor time or more, and so many where a machine is emulated.
     """
 
     command: tuple[str, ...]
@@ -177,9 +177,10 @@ def by_name(name: str, store: ImageStore | None = None) -> Language:
             f"{version[:40]!r} is no version of a language",
             "Write for example rust@1.80: letters, digits, dots, '-' and '_'.",
         )
-    known: dict[str, Language] = {}
-    for language in _known(store):
-        known |= dict.fromkeys((*language.aliases, language.name), language)
+    languages = list(_known(store))
+    known = {alias: language for language in languages for alias in language.aliases}
+    # Names last: no alias of another takes a language's name from it.
+    known |= {language.name: language for language in languages}
     if wanted not in known:
         raise _unknown(f"unknown language {name[:40]!r}", wanted, list(known))
     return replace(known[wanted], version=version) if version else known[wanted]
@@ -235,7 +236,9 @@ def _given(store: ImageStore) -> dict[str, Language]:
             if record is not None:
                 text = records.text(record, "file")
                 language = language_file.parse(text.encode(), f"the language file of {name}")
-                given[name] = replace(language, name=name)
+                # Under another name it does not take the aliases of the one that has its own.
+                aliases = language.aliases if language.name == name else ()
+                given[name] = replace(language, name=name, aliases=aliases)
         except (InvalidLanguage, ImageCorrupted):
             # One that an older version took, or that was damaged: it is unknown until it is given
             # again, and no reason to refuse all others.

@@ -149,7 +149,8 @@ def _check_version(language: Language, recipe: DebianRecipe, packages: tuple[Pac
     ):
         raise BuildFailed(
             f"Debian {RELEASE} has {language.name} {upstream}, not {language.version}",
-            "Other versions come from container images: --source registry",
+            "Others come from container images:"
+            f" slipway image build --source registry {language.image}",
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from slipway_initramfs.errors import BuildFailed, ImageError
-from slipway_initramfs.oci.reference import Reference
+from slipway_initramfs.errors import BuildFailed, ImageError, InvalidReference
+from slipway_initramfs.oci.reference import DOCKER_HUB, Reference
 from slipway_initramfs.oci.registry import Access
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["auto", "debian", "registry"]
 KINDS: tuple[Kind, ...] = ("auto", "debian", "registry")
-DOCKER_HUB = "docker.io"
 
 
 class Source(Protocol):
@@ -81,11 +80,11 @@ class Choices:
     def of_environment(cls, environment: Mapping[str, str], **given: Any) -> Choices:
         """Return choices with ``SLIPWAY_SOURCE`` and ``SLIPWAY_REGISTRY`` for what is not given.
 
-        Raises BuildFailed for a source that there is not.
+        Raises InvalidReference for a source that there is not.
         """
         kind = given.pop("kind", None) or environment.get("SLIPWAY_SOURCE") or "auto"
         if kind not in KINDS:
-            raise BuildFailed(
+            raise InvalidReference(
                 f"there is no source {kind[:40]!r}", f"SLIPWAY_SOURCE can be {', '.join(KINDS)}."
             )
         registry = given.pop("registry", None) or environment.get("SLIPWAY_REGISTRY", "")
@@ -119,21 +118,32 @@ def choose(
         reports.notice(f"{language.image}: from {reference} ({why})")
         return found
 
-    kind, reference, why = choices.kind, choices.reference, f"source {choices.kind}"
-    if reference is None and kind == "auto" and existing is not None:
-        kind, why = existing.source.get("kind", "auto"), "as before"
+    if choices.reference is not None:
+        return container(choices.reference, "as named", chosen=True)
+    named = _named(language)
+    kind, why = choices.kind, f"source {choices.kind}"
+    if kind == "auto" and existing is not None:
         if existing.source.get("chosen"):
-            reference = Reference.parse(str(existing.source.get("requested")))
-    if reference is not None:
-        return container(reference, "as named" if choices.reference else why, chosen=True)
+            requested = str(existing.source.get("requested"))
+            try:
+                return container(Reference.parse(requested), "as before", chosen=True)
+            except ImageError as error:
+                raise BuildFailed(
+                    f"{language.image!r} was made from {requested[:80]!r}: {error.message}",
+                    f"Name another image: slipway image build --from REFERENCE {language.image}",
+                ) from error
+        before = existing.source.get("kind")
+        if before == "debian" and language.debian is not None:
+            kind, why = "debian", "as before"
+        elif before == "registry" and named:
+            kind, why = "registry", "as before"
     if kind == "debian":
         return debian(why)
-    named = language.reference()
     if not named:
         if kind == "registry":
             raise BuildFailed(
-                f"no container image is known for {language.name}",
-                f"Name one: slipway image build --from docker://... {language.name}",
+                f"no container image is known for {language.image}",
+                f"Name one: slipway image build --from docker://... {language.image}",
             )
         return debian("no container image is known for it")
     default = _of_registry(named, choices.registry)
@@ -156,10 +166,24 @@ def choose(
             raise BuildFailed(f"{error.message}, and {other.message}", error.hint) from other
 
 
+def _named(language: Language) -> str:
+    """Return the reference for a language's version, nothing if it has no place for one."""
+    if language.version and "{version}" not in language.registry.reference:
+        return ""
+    return language.reference()
+
+
 def _of_registry(named: str, registry: str) -> Reference:
     """Return the reference of a language file; Docker Hub's are asked for at ``registry``."""
     reference = Reference.parse(named)
     if not registry or reference.registry != DOCKER_HUB:
         return reference
     tail = f"@{reference.digest}" if reference.digest else f":{reference.tag}"
-    return Reference.parse(f"docker://{registry}/{reference.repository}{tail}")
+    found = Reference.parse(f"docker://{registry}/{reference.repository}{tail}")
+    if found.registry == DOCKER_HUB and found.repository != reference.repository:
+        # The repositories of whoever has this name on Docker Hub are nobody's mirror.
+        raise InvalidReference(
+            f"the registry {registry[:80]!r} is no host",
+            "Write HOST or HOST:PORT; a host without a dot needs its port.",
+        )
+    return found

@@ -121,9 +121,13 @@ class ImageStore:
     def names(self, kind: str) -> list[str]:
         """Return the names of all records of a kind, sorted."""
         try:
-            return sorted(entry.name for entry in os.scandir(self.root / "refs" / kind))
+            found = [entry.name for entry in os.scandir(self.root / "refs" / kind)]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise ImageError(f"cannot read the image store: {error}") from error
+        # Network file systems leave files of their own there.
+        return sorted(filter(records.is_key, found))
 
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
         """Return a record's manifest; ImageCorrupted if it is damaged."""
@@ -237,7 +241,7 @@ class ImageStore:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = os.fstat(file.fileno()).st_size
             target = self.root / "blobs" / digest
-            path.replace(target)
+            files.publish(self, path, target)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -255,13 +259,12 @@ class ImageStore:
         whole = {"format": records.FORMAT, "kind": kind, **manifest}
         data = json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n"
         digest = hashlib.sha256(data).hexdigest()
-        files.write_aside(self, lambda file: file.write(data)).replace(
-            self.root / "manifests" / f"{digest}.json"
-        )
+        aside = files.write_aside(self, lambda file: file.write(data))
+        files.publish(self, aside, self.root / "manifests" / f"{digest}.json")
         directory = self.root / "refs" / kind
         files.make_directory(self, directory)
-        reference = files.write_aside(self, lambda file: file.write(digest.encode()))
-        reference.replace(directory / key)
+        aside = files.write_aside(self, lambda file: file.write(digest.encode()))
+        files.publish(self, aside, directory / key)
         files.sync(directory)
         return digest
 
@@ -288,11 +291,13 @@ class ImageStore:
         there is no such image.
         """
         language, _, version = name.partition("@")
+        if not records.is_key(language):
+            raise ImageError(f"{language[:80]!r} cannot be a name in the store")
         if version and self.image(name) is None:
             raise ImageError(f"there is no image {name!r}", f"Make it: slipway image build {name}")
         with self.building(f"default-{language}"):
             if version:
                 self.put_record("default", language, {"image": name})
-            elif records.is_key(language):
+            else:
                 (self.root / "refs" / "default" / language).unlink(missing_ok=True)
         return language

@@ -26,11 +26,16 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 500_000
 MAX_DEVICES = 1024
 MAX_NAMES = 128 << 20
-"""Most characters in all paths of a tree together; in a real one there are 80 in each."""
+"""Most characters in all paths of a tree together, and in all targets of its links.
+
+In a real one there are 80 in each.
+"""
 MAX_STEPS = 1 << 26
 """Most names that are looked up while a tree is put together, so that it ends."""
 MAX_HOLES = 1 << 30
 """Most bytes of holes in all sparse files; in the guest's memory they are zeros like others."""
+MAX_PIECES = 1 << 20
+"""Most pieces of data in all sparse files; each takes memory here."""
 MAX_FILE_SIZE = (1 << 32) - 1
 """newc writes sizes as eight hexadecimal digits."""
 MAX_LINK_HOPS = 40
@@ -43,7 +48,8 @@ class Tree:
         self.root = Node(stat.S_IFDIR | 0o755)
         self._entries = 0
         self._devices = 0
-        self._holes = 0
+        self._holes = self._pieces = 0
+        self._targets = 0
         self._steps = 0
         self._new: set[tuple[Node, str]] = set()
 
@@ -224,6 +230,9 @@ class Tree:
                 raise ImageError(f"symbolic link {_shown(parts)} has an empty or overlong target")
             if "\0" in node.target:
                 raise ImageError(f"symbolic link {_shown(parts)} has a NUL in its target")
+            self._targets += len(node.target)
+            if self._targets > MAX_NAMES:
+                raise ImageError(f"the targets of all links have more than {MAX_NAMES >> 20} MiB")
         elif node.is_file and not isinstance(node.content, bytes):
             self._check_content(parts, node.content)
         self._insert(self.make_way(parts[:-1]), parts[-1], node)
@@ -232,6 +241,9 @@ class Tree:
         if content.size > MAX_FILE_SIZE:
             raise ImageError(f"{_shown(parts)} has 4 GiB or more, which a cpio archive cannot hold")
         if isinstance(content, SparseFile):
+            self._pieces += len(content.pieces)
+            if self._pieces > MAX_PIECES:
+                raise ImageError(f"sparse files with more than {MAX_PIECES} pieces of data")
             self._holes += content.holes
             if self._holes > MAX_HOLES:
                 raise ImageError(f"sparse files with more than {MAX_HOLES >> 20} MiB of holes")

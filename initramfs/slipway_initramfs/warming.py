@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from slipway_initramfs import base
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
 from slipway_initramfs.languages import RegistryRecipe
 from slipway_initramfs.layers import apply_layer
@@ -72,6 +73,7 @@ def warm(
         apply_layer(tree, spool, "oci")
     except ImageError as error:
         raise BuildFailed(f"warming up left a bad {OUTPUT}: {error.message}") from error
+    base.add_mount_points(tree)
     return Warmth(record={"digest": blob.digest, "size": blob.size, "key": key})
 
 

@@ -174,7 +174,7 @@ def test_endless_source_on_stdin(run: Commands, tripwire: Path) -> None:
         (["frobnicate"], ["frobnicate", "run", "image", "doctor"]),
         (["image"], ["VERB"]),
         (["image", "frobnicate"], ["frobnicate"]),
-        (["image", "build"], ["LANGUAGE"]),
+        (["image", "build"], ["no language"]),
         (["image", "build", "pyton"], ["pyton", "python"]),
         (["image", "inspect", "nonsense"], ["nonsense"]),
         (["image", "remove", "nonsense"], ["nonsense"]),

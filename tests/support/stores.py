@@ -43,15 +43,20 @@ def writer(data: bytes) -> Callable[[BinaryIO], object]:
     return lambda file: file.write(data)
 
 
-def put_image(store: ImageStore, name: str = "toy", root: bytes = b"root archive") -> Image:
-    """Put an image of amd64 into a store, with an archive of these bytes."""
-    with store.building(f"image-{name}-amd64"):
+def put_image(
+    store: ImageStore,
+    name: str = "toy",
+    root: bytes = b"root archive",
+    architecture: str = "amd64",
+) -> Image:
+    """Put an image into a store, with an archive of these bytes."""
+    with store.building(f"image-{name}-{architecture}"):
         blob = store.put_blob(writer(root))
         manifest: dict[str, Any] = {
             "name": name,
             "language": name.partition("@")[0],
             "source": {"kind": "debian"},
-            "architecture": "amd64",
+            "architecture": architecture,
             "archive": {"digest": blob.digest, "size": blob.size, "compression": "none"},
             "files": 1,
             "root": 100 * MIB,
@@ -59,8 +64,8 @@ def put_image(store: ImageStore, name: str = "toy", root: bytes = b"root archive
             "trimmed": 0,
             "workload": 64 * MIB,
         }
-        store.put_record("image", f"{name}-amd64", manifest)
-    image = store.image(name, "amd64")
+        store.put_record("image", f"{name}-{architecture}", manifest)
+    image = store.image(name, architecture)
     assert image is not None
     return image
 

@@ -16,7 +16,7 @@ USAGE = """\
 usage: slipway VERB ...
 
   run FILE [-- ARGS]   run a program in a machine of its own (also: vmm-run FILE)
-  image ...            build, list, inspect, remove and prune language images
+  image ...            build, list, inspect, choose, remove and prune language images
   doctor               check what this host has, and how to mend what it lacks
 
 'slipway VERB --help' tells more.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.records import Image
     from slipway_initramfs.store import ImageStore
+
+_IMAGE = "rust, rust@1.80, or the start of a digest"
 
 
 def command(arguments: list[str]) -> int:
@@ -49,16 +52,21 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     make = add("build", build, "make images, and what they boot with")
-    make.add_argument("languages", nargs="*", metavar="LANGUAGE", help="also rust@1.80, or 'all'")
+    make.add_argument(
+        "languages",
+        nargs="*",
+        metavar="LANGUAGE",
+        help="rust, or rust@1.80; or 'all' that are known",
+    )
     add_build_options(make)
-    listing = add("list", _list, "what is there")
+    listing = add("list", _list, "what is there; * marks what a language's bare name stands for")
     listing.add_argument("--json", action="store_true", help="print records")
     inspect = add("inspect", _inspect, "all that is known of an image, as JSON")
-    inspect.add_argument("image", metavar="IMAGE", help="a language, or the start of a digest")
+    inspect.add_argument("image", metavar="IMAGE", help=_IMAGE)
     default = add("default", _default, "let a language's bare name stand for one of its images")
     default.add_argument("image", metavar="IMAGE", help="rust@1.80; or rust, to take that back")
     remove = add("remove", _remove, "remove images")
-    remove.add_argument("images", nargs="+", metavar="IMAGE")
+    remove.add_argument("images", nargs="+", metavar="IMAGE", help=_IMAGE)
     add("prune", _prune, "remove downloads and what nothing refers to any more")
     return parser
 
@@ -71,13 +79,15 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     if not images:
         say("there are no images yet; make some: slipway image build python")
         return 0
-    row = "{:<14} {:<6} {:<12} {:>6} {:>8} {:>7} {:>6}  {}\n"
-    emit(row.format("IMAGE", "ARCH", "DIGEST", "MIB", "UNPACKED", "MIN-MEM", "MEMORY", "SOURCE"))
     defaults = {store.default(image.name.partition("@")[0]) for image in images}
-    for image in images:
+    names = [image.name + "*" * (image.name in defaults) for image in images]
+    width = max(14, *map(len, names))
+    row = f"{{:<{width}}} {{:<6}} {{:<12}} {{:>6}} {{:>8}} {{:>7}} {{:>6}}  {{}}\n"
+    emit(row.format("IMAGE", "ARCH", "DIGEST", "MIB", "UNPACKED", "MIN-MEM", "MEMORY", "SOURCE"))
+    for image, name in zip(images, names, strict=True):
         emit(
             row.format(
-                image.name + "*" * (image.name in defaults),
+                name,
                 image.architecture,
                 image.digest[:12],
                 _mib(image.root.size),
@@ -91,28 +101,33 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 
 def _inspect(parsed: argparse.Namespace, store: ImageStore) -> int:
-    image = store.image(parsed.image)
-    if image is None:
-        raise InputError(f"there is no image {parsed.image!r}", "See: slipway image list")
+    image = _find(store, parsed.image)
     emit(json.dumps({**_record(image), "built": store.built(image), **image.manifest}, indent=1))
     emit("\n")
     return 0
 
 
 def _default(parsed: argparse.Namespace, store: ImageStore) -> int:
-    language = store.set_default(parsed.image)
-    say(f"{language} is {store.default(language) or 'what its language file says'} now")
+    from slipway_initramfs import languages
+
+    language = languages.by_name(parsed.image, store)
+    if language.version and store.image(language.image) is None:
+        raise InputError(
+            f"there is no image {language.image!r}",
+            f"Make it: slipway image build {language.image}",
+        )
+    store.set_default(language.image)
+    stands_for = language.image if language.version else "the version of its language file"
+    say(f"{language.name} stands for {stands_for} now")
     return 0
 
 
 def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs.collection import remove_image
 
-    for name in parsed.images:
-        if store.image(name) is None:
-            raise InputError(f"there is no image {name!r}", "See: slipway image list")
-    freed = sum(remove_image(store, name) for name in parsed.images)
-    say(f"{_mib(freed)} MiB freed")
+    images = {image.digest: image for image in (_find(store, name) for name in parsed.images)}
+    for digest, image in images.items():
+        say(f"{image.name} ({image.architecture}): {_mib(remove_image(store, digest))} MiB freed")
     return 0
 
 
@@ -121,6 +136,29 @@ def _prune(_parsed: argparse.Namespace, store: ImageStore) -> int:
 
     say(f"{_mib(prune(store))} MiB freed")
     return 0
+
+
+def _find(store: ImageStore, name: str) -> Image:
+    """The image that a person means: by its name, a language's alias, or the start of a digest.
+
+    Of one name this machine's architecture comes first.
+
+    Raises:
+        InputError: there is none.
+    """
+    from slipway_initramfs import languages
+    from slipway_initramfs.errors import UnknownLanguage
+
+    names = [name]
+    with suppress(UnknownLanguage):
+        names.append(languages.by_name(name, store).image)
+    for wanted in names:
+        if (image := store.image(wanted)) is not None:
+            return image
+    for image in store.images():
+        if image.name in names:
+            return image
+    raise InputError(f"there is no image {name[:80]!r}", "See: slipway image list")
 
 
 def _record(image: Image) -> dict[str, Any]:

@@ -37,9 +37,12 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         help="docker://HOST/NAME:TAG, oci:PATH[:TAG] or docker-archive:PATH[:NAME:TAG]",
     )  # fmt: skip
     add("--name", metavar="NAME", help="of the language that --language-file describes")
-    add("--language-file", type=Path, metavar="FILE", help="a language that Slipway lacks")
-    add("--registry", metavar="HOST", help="instead of Docker Hub (default: SLIPWAY_REGISTRY)")
-    add("--insecure", action="store_true", help="let a registry speak plain http")
+    add("--language-file", type=Path, metavar="FILE", help="describes a language of one's own")
+    add(
+        "--registry", metavar="HOST",
+        help="instead of Docker Hub where a language names that (default: SLIPWAY_REGISTRY)",
+    )  # fmt: skip
+    add("--insecure", action="store_true", help="let a registry without TLS speak plain http")
     add("--ca", type=Path, metavar="FILE", help="certificates to trust as well, PEM")
     add("--compression", choices=_COMPRESSIONS, help="of the archive (default: lz4)")
     add("--arch", choices=_ARCHITECTURES, help="(default: this machine's)")
@@ -61,7 +64,10 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs.reports import Reports
     from slipway_initramfs.store import machine_architecture
 
-    wanted = _languages(parsed, store)  # all of them, before any work begins
+    file: Path | None = parsed.language_file
+    # Read once: what is stored at the end is to be what the image was made by.
+    text = b"" if file is None else language_file.read(file)
+    wanted = _languages(parsed, store, text)  # all of them, before any work begins
     choices = _choices(parsed, wanted, emulated=is_emulated(store))
     architecture = choices.architecture or machine_architecture()
     progress = Progress()
@@ -83,13 +89,13 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
                 f"{image.name}: {round(image.root.size / MIB)} MiB, {image.digest[:12]},"
                 f" {seconds:.1f} s"
             )
-    if parsed.language_file is not None:
+    if file is not None:
         # Last: a language whose image cannot be made is not to be there.
-        languages.give(store, wanted[0].name, language_file.read(parsed.language_file))
+        languages.give(store, wanted[0].name, text)
     return 0
 
 
-def _languages(parsed: argparse.Namespace, store: ImageStore) -> list[Language]:
+def _languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> list[Language]:
     from slipway_initramfs import languages
 
     if parsed.language_file is not None:
@@ -98,21 +104,23 @@ def _languages(parsed: argparse.Namespace, store: ImageStore) -> list[Language]:
                 "a language and a --language-file are given",
                 "The file's language is built; --name gives it another name.",
             )
-        return [_described(parsed)]
+        return [_described(parsed, text)]
     if parsed.name is not None:
         raise InputError("--name is given without a --language-file")
     if not parsed.languages:
         raise InputError("no language is given", "See: slipway image build --help")
-    if parsed.languages == ["all"]:
+    if "all" in parsed.languages:
+        if len(parsed.languages) > 1:
+            raise InputError("'all' is given beside other languages", "It stands for all of them.")
         return list(languages.known_languages(store).values())
     return [languages.by_name(name, store) for name in parsed.languages]
 
 
-def _described(parsed: argparse.Namespace) -> Language:
+def _described(parsed: argparse.Namespace, text: bytes) -> Language:
     """The language of --language-file, under the name of --name."""
     from slipway_initramfs import language_file, languages
 
-    language = languages.load(parsed.language_file)
+    language = language_file.parse(text, parsed.language_file.name)
     if parsed.name is not None:
         if not language_file.is_name(parsed.name):
             raise InputError(

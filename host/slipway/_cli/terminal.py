@@ -69,8 +69,9 @@ class Progress:
         """Show ``line``."""
         kind, now = line.partition(" ")[0], time.monotonic()
         if self._terminal:
-            width = shutil.get_terminal_size().columns - len("slipway: ") - 1
-            _write(f"\r\x1b[Kslipway: {line[:width]}")
+            # Of a line that wraps only its last part would be overwritten.
+            width = shutil.get_terminal_size().columns - 1
+            _write(f"\r\x1b[K{f'slipway: {line}'[:width]}")
             self._pending = True
         elif kind != self._kind or now - self._shown_at >= 1:
             self._kind, self._shown_at = kind, now

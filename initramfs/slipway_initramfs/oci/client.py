@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 5
 MAX_EXCERPT = 64 << 10
 """Most bytes that are read of an answer that is an error."""
+
+WINDOW = 60
+"""Seconds in which at least WINDOW_BYTES of a body have to come."""
+WINDOW_BYTES = 64 << 10
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MAY_PASS = {429, 500, 502, 503, 504}
@@ -143,12 +148,27 @@ class Client:
 def read_body(response: httpx.Response, limit: int) -> bytes:
     """Return the body of a response; more than ``limit`` bytes raise ImageError."""
     data = bytearray()
-    for chunk in response.iter_raw():
+    for chunk in read_pieces(response):
         data += chunk
         if len(data) > limit:
             host = host_of(response.url)
             raise ImageError(f"{host} answers with more than {limit >> 10} KiB of a document")
     return bytes(data)
+
+
+def read_pieces(response: httpx.Response) -> Iterator[bytes]:
+    """Give the body of a response as it comes; raises Interrupted if that goes on too slowly.
+
+    The time-out for silence alone would let a server that sends a byte now and then go on for ever.
+    """
+    begun, received = time.monotonic(), 0
+    for piece in response.iter_raw():
+        if received >= WINDOW_BYTES:
+            begun, received = time.monotonic(), 0
+        elif time.monotonic() - begun > WINDOW:
+            raise Interrupted(f"{host_of(response.url)} is too slow", "Try again later.")
+        received += len(piece)
+        yield piece
 
 
 def complaint(response: httpx.Response) -> str:

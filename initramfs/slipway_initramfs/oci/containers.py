@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from slipway_initramfs import tar
 from slipway_initramfs.errors import ImageError
-from slipway_initramfs.paths import split
+from slipway_initramfs.paths import check_length, split
 from slipway_initramfs.spool import CHUNK
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ class _Directory(_Files):
         """Open a file; symbolic links on the way are refused, as they may lead anywhere."""
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         parts = split(name)
-        here = os.dup(self._descriptor)
         try:
+            here = os.dup(self._descriptor)
             for part in parts:
                 above = here
                 try:
@@ -153,6 +153,7 @@ class _Archive(_Files):
             if number == MAX_MEMBERS:
                 raise ImageError(f"{self._path} has more than {MAX_MEMBERS} entries")
             name = "/".join(split(member.name))
+            check_length(member.link)
             self._parts.pop(name, None)
             self._links.pop(name, None)
             if member.kind == tar.FILE and member.segments is None:

@@ -39,7 +39,11 @@ LAYER_COMPRESSIONS = {
 
 MAX_LAYERS = 512
 MAX_ENTRIES = 1024
-MAX_VARIABLES = 1024
+MAX_VARIABLES = 256
+MAX_VARIABLE = 256
+"""Longest name of a variable, in characters."""
+MAX_ENVIRONMENT = 8 << 10
+"""Most bytes of all variables; with the language's and the user's they have to fit into a job."""
 
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 _INDEXES = {OCI_INDEX, DOCKER_INDEX}
@@ -148,9 +152,13 @@ def parse_config(data: bytes) -> ImageConfig:
     variables: dict[str, str] = {}
     for number, entry in enumerate(fields.array(run, "Env", MAX_VARIABLES, what)):
         name, separator, value = fields.checked_text(entry, f"Env[{number}]", what).partition("=")
-        if not (name and separator):
+        if not (0 < len(name) <= MAX_VARIABLE and separator):
             raise ImageError(f"{what} has the variable {name[:80]!r}, which is not NAME=VALUE")
         variables[name] = value
+    told = fields.text(run, "WorkingDir", what), fields.text(run, "User", what)
+    size = sum(len(text.encode()) for text in (*variables, *variables.values(), *told))
+    if size > MAX_ENVIRONMENT:
+        raise ImageError(f"{what} has an environment of {size} bytes, over {MAX_ENVIRONMENT}")
     diff_ids = [
         fields.digest(entry, f"{what}: diff_ids[{number}]")
         for number, entry in enumerate(fields.array(rootfs, "diff_ids", MAX_LAYERS, what))
@@ -159,8 +167,8 @@ def parse_config(data: bytes) -> ImageConfig:
         platform=_platform(content, what),
         diff_ids=tuple(diff_ids),
         environment=tuple(variables.items()),
-        working_directory=fields.text(run, "WorkingDir", what),
-        user=fields.text(run, "User", what),
+        working_directory=told[0],
+        user=told[1],
         created=fields.text(content, "created", what),
     )
 

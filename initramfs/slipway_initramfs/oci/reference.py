@@ -50,8 +50,8 @@ class Reference:
     path: Path | None = None
 
     @classmethod
-    def parse(cls, text: str, *, default_transport: Transport = "docker") -> Reference:
-        """Read a reference as people write it; ``default_transport`` is for one without a prefix.
+    def parse(cls, text: str) -> Reference:
+        """Read a reference as people write it; one without a prefix is a registry's.
 
         A relative path becomes absolute, so that the result means the same anywhere. Raises
         InvalidReference.
@@ -63,7 +63,7 @@ class Reference:
                 return _PARSERS[transport](text, text.removeprefix(prefix))
         if "://" in text:
             _refuse(text, "begins with an unknown transport", _FORMS)
-        return _PARSERS[default_transport](text, text)
+        return _parse_docker(text, text)
 
     def __str__(self) -> str:
         if self.transport != "docker":
@@ -76,11 +76,6 @@ class Reference:
     def host(self) -> str:
         """Host and port to ask; Docker Hub's API is not where its name says."""
         return _HUB_HOST if self.registry == DOCKER_HUB else self.registry
-
-    @property
-    def loopback(self) -> bool:
-        """Whether the registry is on this machine."""
-        return is_loopback(self.registry)
 
     def pinned(self, digest: str) -> Reference:
         """Return the reference to what the registry has under this name now, for good.

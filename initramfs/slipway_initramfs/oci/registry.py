@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError, SourceUnavailable
 from slipway_initramfs.oci.authorization import Authorization
-from slipway_initramfs.oci.client import Access, Client, NotTls, complaint, origin, read_body
+from slipway_initramfs.oci.client import (
+    Access,
+    Client,
+    NotTls,
+    complaint,
+    origin,
+    read_body,
+    read_pieces,
+)
 from slipway_initramfs.oci.manifests import ACCEPTED, DOCKER_CONFIG, OCI_CONFIG
 from slipway_initramfs.oci.patience import Interrupted, Patience
 from slipway_initramfs.oci.repository import MAX_DOCUMENT, Document
@@ -155,7 +163,7 @@ class Registry:
                 raise ImageCorrupted(
                     f"{what} has {total[:20]} bytes in the registry instead of {descriptor.size}"
                 )
-            yield _skip(response.iter_raw(), offset - start)
+            yield _skip(read_pieces(response), offset - start)
 
     @contextmanager
     def _open(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs import base
@@ -32,6 +34,7 @@ MAX_UNPACKED = 8 << 30
 """Most bytes that the layers of an image may unpack to; the root has to fit into a guest."""
 
 _UNPACKERS = 2
+_AHEAD = 3
 # What the agent sets for each job; an image's own would lead programs to places not theirs.
 _OURS = frozenset({"HOME", "HOSTNAME", "LOGNAME", "PWD", "TMPDIR", "USER"})
 
@@ -97,16 +100,26 @@ class ContainerImage:
     def layers(self) -> Iterator[tuple[str, Spool]]:
         """Give each layer: fetched all at once, decompressed by several threads ahead."""
         layers = self._image.manifest.layers
+        total = sum(layer.size for layer in layers)
+        if total > MAX_UNPACKED:
+            raise ImageError(
+                f"the layers of the image have {total >> 20} MiB, more than {MAX_UNPACKED >> 20}"
+            )
         if not self._repository.local:
-            self._fetch(layers)
+            self._fetch(layers, total)
         with ThreadPoolExecutor(_UNPACKERS) as pool:
-            spools = pool.map(self._unpack, layers, self._image.config.diff_ids)
+            waiting = zip(layers, self._image.config.diff_ids, strict=True)
+            pending: deque[Future[Spool]] = deque()
+            left = MAX_UNPACKED
             try:
-                total = 0
-                for number, (layer, spool) in enumerate(zip(layers, spools, strict=True), 1):
+                for number, layer in enumerate(layers, 1):
+                    # No further ahead than that: what they unpack to nobody has counted yet.
+                    for job in islice(waiting, _AHEAD - len(pending)):
+                        pending.append(pool.submit(self._unpack, *job, left))
+                    spool = pending.popleft().result()
                     self._reports.step(f"unpacking {number}/{len(layers)} layer {layer.label}")
-                    total += spool.size
-                    if total > MAX_UNPACKED:
+                    left -= spool.size
+                    if left < 0:
                         raise ImageError(f"the image unpacks to more than {MAX_UNPACKED >> 20} MiB")
                     yield f"layer {layer.label}", spool
             finally:
@@ -126,6 +139,7 @@ class ContainerImage:
             "kind": self.kind,
             "requested": str(self._reference),
             "chosen": self.chosen,
+            "pinned": str(self._reference.pinned(self._image.index_digest or self._image.digest)),
             "digest": self._image.digest,
             "created": self._image.config.created,
         }
@@ -155,32 +169,25 @@ class ContainerImage:
             }
         }
 
-    def _fetch(self, layers: tuple[Descriptor, ...]) -> None:
-        total = sum(layer.size for layer in layers)
+    def _fetch(self, layers: tuple[Descriptor, ...], total: int) -> None:
         self._reports.step(f"downloading {len(layers)} layers, {total / 1e6:.0f} MB")
         self._cache.fetch_all(layers, self._repository, self._reports.transfer)
 
-    def _unpack(self, layer: Descriptor, diff_id: str) -> Spool:
+    def _unpack(self, layer: Descriptor, diff_id: str, limit: int) -> Spool:
+        def unpacked(chunks: Iterator[bytes]) -> Spool:
+            return unpack_layer(chunks, layer, diff_id, directory=self._temporary, limit=limit)
+
         if self._repository.local:
-            return self._unpacked_from(self._repository, layer, diff_id)
+            with self._repository.blob(layer) as chunks:
+                return unpacked(chunks)
         path = self._cache.fetch(layer, self._repository, self._reports.transfer)
         try:
-            return unpack_layer(
-                _chunks(path), layer, diff_id, directory=self._temporary, limit=MAX_UNPACKED
-            )
+            return unpacked(_chunks(path))
         except ImageCorrupted:
             # The disk may have lost what the network brought: once more, from the registry.
             self._cache.discard(layer)
             self._cache.fetch(layer, self._repository, self._reports.transfer)
-            return unpack_layer(
-                _chunks(path), layer, diff_id, directory=self._temporary, limit=MAX_UNPACKED
-            )
-
-    def _unpacked_from(self, repository: Repository, layer: Descriptor, diff_id: str) -> Spool:
-        with repository.blob(layer) as chunks:
-            return unpack_layer(
-                chunks, layer, diff_id, directory=self._temporary, limit=MAX_UNPACKED
-            )
+            return unpacked(_chunks(path))
 
 
 def _path(reference: Reference) -> Path:
@@ -189,6 +196,9 @@ def _path(reference: Reference) -> Path:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while data := file.read(CHUNK):
-            yield data
+    try:
+        with path.open("rb") as file:
+            while data := file.read(CHUNK):
+                yield data
+    except OSError as error:
+        raise ImageCorrupted(f"cannot read the layer {path.name[:12]}: {error.strerror}") from error

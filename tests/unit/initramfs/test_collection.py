@@ -96,3 +96,25 @@ def test_locks_are_not_handed_down_to_children(store: ImageStore) -> None:
     finally:
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the images of this test are amd64's")
+def test_a_removed_default_does_not_come_back_with_its_image(store: ImageStore) -> None:
+    plain, _ = put_image(store, "toy"), put_image(store, "toy@1.80", b"another")
+    store.set_default("toy@1.80")
+    remove_image(store, "toy@1.80")
+
+    put_image(store, "toy@1.80", b"another")
+
+    assert store.image("toy") == plain
+
+
+def test_files_that_are_no_records_do_no_harm(store: ImageStore) -> None:
+    image = put_image(store, "toy")
+    stray = store.root / "refs" / "image" / ".nfs0001"
+    stray.write_bytes(b"")
+
+    prune(store)
+
+    assert store.images() == [image]
+    assert stray.exists()

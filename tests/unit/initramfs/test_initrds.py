@@ -68,3 +68,19 @@ def test_an_agent_that_is_not_of_the_store_is_refused(store: ImageStore, tmp_pat
 
     with pytest.raises(ImageError, match="not an archive of the image store"):
         find_initrd(store, image, kernel, tmp_path / "agent.cpio")
+
+
+def test_an_initrd_that_was_removed_is_not_sound(store: ImageStore) -> None:
+    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
+    find_initrd(store, image, kernel, agent.path).unlink()
+
+    with pytest.raises(ImageCorrupted, match="'toy' is gone"):
+        verify_initrd(store, image, kernel, agent)
+
+
+def test_a_root_that_was_replaced_meanwhile_is_lost_and_no_disk_is_full(store: ImageStore) -> None:
+    image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
+    put_image(store, root=b"a newer root")
+
+    with pytest.raises(ImageCorrupted, match="has lost"):
+        find_initrd(store, image, kernel, agent.path)

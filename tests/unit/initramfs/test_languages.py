@@ -204,3 +204,23 @@ def test_what_is_no_toml_is_an_error_that_names_the_file(tmp_path: Path, data: b
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidLanguage, match=r"none\.toml"):
         languages.load(tmp_path / "none.toml")
+
+
+def test_no_alias_takes_the_name_of_another_given_language(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    languages.give(store, "toy", MINIMAL.encode())
+    languages.give(
+        store, "zoo", MINIMAL.replace('"toy"\n', '"zoo"\naliases = ["toy"]\n', 1).encode()
+    )
+
+    assert languages.by_name("toy", store).name == "toy"
+
+
+def test_another_name_does_not_bring_the_aliases(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    text = MINIMAL.replace('"toy"\n', '"toy"\naliases = ["plaything"]\n', 1).encode()
+    languages.give(store, "toy", text)
+    languages.give(store, "toy2", text)
+
+    assert languages.by_name("plaything", store).name == "toy"
+    assert languages.by_name("toy2", store).name == "toy2"

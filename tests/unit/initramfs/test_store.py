@@ -304,3 +304,19 @@ def test_who_waits_for_another_builder_is_told(store: ImageStore, tmp_path: Path
     slow.communicate(timeout=60)
     assert len(told) == 1
     assert "waiting" in told[0]
+
+
+@pytest.mark.parametrize("name", ["../toy", "toy/../../x", "", "@1"])
+def test_no_impossible_name_can_be_a_default(store: ImageStore, name: str) -> None:
+    with pytest.raises(ImageError, match=r"cannot be a name|there is no image"):
+        store.set_default(name)
+
+
+def test_what_cannot_be_named_on_the_disk_is_told_and_leaves_nothing(store: ImageStore) -> None:
+    with store.building("toy"):
+        (store.root / "refs" / "toy" / "key").mkdir(parents=True)
+
+        with pytest.raises(BuildFailed, match="cannot write below"):
+            store.put_record("toy", "key", {})
+
+    assert names(store.temporary) == []

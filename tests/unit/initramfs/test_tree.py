@@ -5,6 +5,8 @@ import pytest
 from slipway_initramfs import tree as tree_module
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.paths import MAX_PATH
+from slipway_initramfs.sparse import SparseFile
+from slipway_initramfs.spool import Extent, Spool
 from slipway_initramfs.tree import MAX_DEVICES, Tree
 
 
@@ -175,3 +177,22 @@ def test_usage_counts_a_hard_linked_file_once_and_memory_in_pages() -> None:
     usage = tree.usage()
 
     assert (usage.files, usage.size, usage.memory) == (2, 5000, 2 * 1024 + 8192)
+
+
+def test_targets_of_links_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_module, "MAX_NAMES", 100)
+    tree = Tree()
+    tree.add_symlink("a", "x" * 60)
+
+    with pytest.raises(ImageError, match="targets of all links"):
+        tree.add_symlink("b", "x" * 60)
+
+
+def test_pieces_of_sparse_files_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_module, "MAX_PIECES", 3)
+    holey = SparseFile(30, ((0, Extent(Spool(), 0, 1)), (20, Extent(Spool(), 0, 1))))
+    tree = Tree()
+    tree.add_file("a", holey)
+
+    with pytest.raises(ImageError, match="sparse files"):
+        tree.add_file("b", holey)

@@ -371,7 +371,9 @@ from slipway_initramfs.oci.repository import Descriptor
 class Silent:
     @contextmanager
     def blob(self, descriptor, offset=0):
-        os.kill(os.getpid(), signal.SIGINT)
+        # Once: a second signal would interrupt how the first one is dealt with.
+        if descriptor.digest.endswith("a"):
+            os.kill(os.getpid(), signal.SIGINT)
         threading.Event().wait()
         yield iter(())
 

@@ -280,3 +280,11 @@ def test_what_skopeo_writes_is_read(
     )
 
     assert contents(opened(tmp_path / "copy", "latest")) == {"bin/x": b"three"}
+
+
+def test_an_overlong_link_in_an_archive_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "image.tar"
+    archive.write_bytes(tar_bytes(symlink("blobs", "x" * 4096)))
+
+    with pytest.raises(ImageError, match="more than 4095 bytes"):
+        open_layout(archive, "")

@@ -256,3 +256,17 @@ def test_of_equal_keys_the_last_one_counts() -> None:
     data = packed(MANIFEST).replace(b"{", b'{"schemaVersion": 7, ', 1)
 
     assert parse_manifest(data) == parse_manifest(packed(MANIFEST))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"Env": [f"V{number}=1" for number in range(257)]},
+        {"Env": [f"A={'x' * 4000}", f"B={'ä' * 2100}"]},
+        {"Env": [f"{'N' * 4097}=1"]},
+        {"Env": ["A=1"], "WorkingDir": f"/{'x' * 8200}"},
+    ],
+)
+def test_a_configuration_says_no_more_than_a_job_can_carry(config: dict[str, Any]) -> None:
+    with pytest.raises(ImageError, match=r"257 Env|an environment of|not NAME=VALUE"):
+        parse_config(config_bytes([], config=config))

@@ -96,10 +96,6 @@ def test_refuses_what_breaks_the_grammar(text: str, complaint: str) -> None:
     assert len(caught.value.message) < 300
 
 
-def test_takes_a_text_without_prefix_for_the_given_transport() -> None:
-    assert Reference.parse("/a/b:c", default_transport="oci") == Reference.parse("oci:/a/b:c")
-
-
 def test_makes_paths_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

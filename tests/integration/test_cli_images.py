@@ -1,0 +1,176 @@
+"""``slipway image`` as people call it: what it shows, what it takes for a name, what it refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway_initramfs import languages
+from slipway_initramfs.store import ImageStore, machine_architecture
+from support.stores import put_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.commands import Commands, Ended
+
+LANGUAGE = b"""
+name = "long"
+suffixes = [".long"]
+source = "main.long"
+run = { command = ["long", "main.long"] }
+"""
+VERSION = "long@3.11.2-slim-bookworm-of-a-long-name"
+OURS = machine_architecture()
+OTHER = {"amd64": "arm64", "arm64": "amd64"}[OURS]
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> ImageStore:
+    """A store without anything that boots."""
+    return ImageStore(tmp_path / "toys")
+
+
+@pytest.fixture
+def image(commands: Commands, toys: ImageStore) -> Callable[..., Ended]:
+    """Runs ``slipway image VERB ...`` on the store of toys."""
+    return lambda verb, *arguments: commands(
+        "slipway", "image", verb, "--store", toys.root, *arguments
+    )
+
+
+def names(listed: Ended) -> list[str]:
+    return [line.split()[0] for line in listed.stdout.decode().splitlines()[1:]]
+
+
+# --- What is shown ---------------------------------------------------------------------------
+
+
+def test_the_list_is_aligned_however_long_a_name_is(
+    image: Callable[..., Ended], toys: ImageStore
+) -> None:
+    languages.give(toys, "long", LANGUAGE)
+    for name in ("bash", VERSION):
+        put_image(toys, name, architecture=OURS)
+    image("default", VERSION)
+
+    listed = image("list")
+
+    lines = listed.stdout.decode().splitlines()
+    assert names(listed) == ["bash", f"{VERSION}*"]
+    assert (
+        len({line.index(word) for line, word in zip(lines, ("ARCH", OURS, OURS), strict=True)}) == 1
+    )
+    assert len({line.rindex("  ") for line in lines}) == 1
+
+
+# --- What names an image ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bash", "sh", "Shell"])
+def test_an_image_goes_by_the_names_of_its_language(
+    image: Callable[..., Ended], toys: ImageStore, name: str
+) -> None:
+    made = put_image(toys, "bash", architecture=OURS)
+
+    inspected = image("inspect", name)
+
+    assert inspected.code == 0, inspected.stderr
+    assert made.digest in inspected.stdout.decode()
+
+
+def test_an_image_of_another_architecture_goes_by_its_name_where_there_is_no_other(
+    image: Callable[..., Ended], toys: ImageStore
+) -> None:
+    foreign = put_image(toys, "bash", architecture=OTHER)
+    alone = image("inspect", "bash")
+    own = put_image(toys, "bash", architecture=OURS)
+
+    beside = image("inspect", "bash")
+
+    assert foreign.digest in alone.stdout.decode()
+    assert own.digest in beside.stdout.decode()
+
+
+def test_removing_tells_what_was_removed(image: Callable[..., Ended], toys: ImageStore) -> None:
+    for name in ("bash", "bash@5", "go"):
+        put_image(toys, name, architecture=OURS)
+    image("default", "bash@5")
+
+    removed = image("remove", "bash", "sh", "golang")
+
+    assert removed.code == 0, removed.stderr
+    assert [line.split()[1] for line in removed.stderr.splitlines()] == ["bash@5", "go"]
+    assert names(image("list")) == ["bash"]
+
+
+def test_nothing_is_removed_where_one_name_is_wrong(
+    image: Callable[..., Ended], toys: ImageStore
+) -> None:
+    put_image(toys, "bash", architecture=OURS)
+
+    refused = image("remove", "bash", "go")
+
+    assert refused.code == 2
+    assert "'go'" in refused.stderr
+    assert names(image("list")) == ["bash"]
+
+
+# --- What a bare name stands for -------------------------------------------------------------
+
+
+def test_a_default_is_chosen_and_taken_back(image: Callable[..., Ended], toys: ImageStore) -> None:
+    for name in ("bash", "bash@5"):
+        put_image(toys, name, architecture=OURS)
+
+    chosen = image("default", "sh@5")
+    with_choice = names(image("list"))
+    taken_back = image("default", "bash")
+
+    assert (chosen.code, taken_back.code) == (0, 0), chosen.stderr + taken_back.stderr
+    assert "bash stands for bash@5" in chosen.stderr
+    assert with_choice == ["bash", "bash@5*"]
+    assert names(image("list")) == ["bash", "bash@5"]
+
+
+@pytest.mark.parametrize("name", ["nope", "bash@4", "bash@", "", "../x", "bash@5/x"])
+def test_what_is_no_image_becomes_no_default(
+    image: Callable[..., Ended], toys: ImageStore, name: str
+) -> None:
+    put_image(toys, "bash@5", architecture=OURS)
+
+    refused = image("default", name)
+
+    assert refused.code == 2
+    assert refused.stderr.startswith("slipway: error: ")
+    assert names(image("list")) == ["bash@5"]
+
+
+# --- Wrong calls of build --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ((), "no language"),
+        (("nope",), "unknown language"),
+        (("all", "bash"), "'all'"),
+        (("bash@",), "no version"),
+        (("--name", "mine", "bash"), "--language-file"),
+        (("--language-file", "/nowhere.toml"), "/nowhere.toml"),
+        (("--from", "oci:x", "bash", "go"), "--from"),
+        (("--from", "oci:x", "--source", "debian", "bash"), "--source debian"),
+        (("--from", "docker://UPPER/x", "bash"), "'UPPER/x'"),
+    ],
+)  # fmt: skip
+def test_wrong_calls_of_build_are_refused_before_anything_is_made(
+    image: Callable[..., Ended], toys: ImageStore, arguments: tuple[str, ...], word: str
+) -> None:
+    refused = image("build", *arguments)
+
+    assert refused.code == 2
+    assert word in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (toys.root / "blobs").exists()
