@@ -105,65 +105,93 @@ def choose(
     registry that the language names, and from Debian's packages if that does not answer. Raises
     ImageError (mostly BuildFailed, SourceUnavailable).
     """
-    from slipway_initramfs.oci.source import ContainerImage
-    from slipway_initramfs.packages import DebianPackages
+    chooser = _Chooser(language, store, choices, architecture, reports)
+    if choices.reference is not None:
+        return chooser.container(choices.reference, "as named", chosen=True)
+    if choices.kind != "auto":
+        return chooser.of_kind(choices.kind, f"source {choices.kind}")
+    if existing is not None and (source := chooser.as_before(existing)) is not None:
+        return source
+    return chooser.first_that_answers()
 
-    def debian(why: str) -> Source:
-        reports.notice(f"{language.image}: from Debian's packages ({why})")
-        return DebianPackages.resolve(language, store, architecture, choices.refresh, reports)
 
-    def container(reference: Reference, why: str, *, chosen: bool) -> Source:
-        found = ContainerImage.resolve(reference, store, choices.access, architecture, reports)
+@dataclass(frozen=True, slots=True)
+class _Chooser:
+    """The ways to a source of one image; each says which it took and why."""
+
+    language: Language
+    store: ImageStore
+    choices: Choices
+    architecture: str
+    reports: Reports
+
+    def debian(self, why: str) -> Source:
+        from slipway_initramfs.packages import DebianPackages
+
+        self.reports.notice(f"{self.language.image}: from Debian's packages ({why})")
+        return DebianPackages.resolve(
+            self.language, self.store, self.architecture, self.choices.refresh, self.reports
+        )
+
+    def container(self, reference: Reference, why: str, *, chosen: bool) -> Source:
+        from slipway_initramfs.oci.source import ContainerImage
+
+        found = ContainerImage.resolve(
+            reference, self.store, self.choices.access, self.architecture, self.reports
+        )
         found.chosen = chosen
-        reports.notice(f"{language.image}: from {reference} ({why})")
+        self.reports.notice(f"{self.language.image}: from {reference} ({why})")
         return found
 
-    if choices.reference is not None:
-        return container(choices.reference, "as named", chosen=True)
-    named = _named(language)
-    kind, why = choices.kind, f"source {choices.kind}"
-    if kind == "auto" and existing is not None:
+    def of_kind(self, kind: str, why: str) -> Source:
+        """The language's own source of this kind."""
+        if kind == "debian":
+            return self.debian(why)
+        named = _named(self.language)
+        if not named:
+            raise BuildFailed(
+                f"no container image is known for {self.language.image}",
+                f"Name one: slipway image build --from docker://... {self.language.image}",
+            )
+        return self.container(_of_registry(named, self.choices.registry), why, chosen=False)
+
+    def as_before(self, existing: Image) -> Source | None:
+        """Where an image came from that is outdated or damaged; None if that is no more."""
+        kind = existing.source.get("kind")
         if existing.source.get("chosen"):
             requested = str(existing.source.get("requested"))
             try:
-                return container(Reference.parse(requested), "as before", chosen=True)
+                return self.container(Reference.parse(requested), "as before", chosen=True)
             except ImageError as error:
+                name = self.language.image
                 raise BuildFailed(
-                    f"{language.image!r} was made from {requested[:80]!r}: {error.message}",
-                    f"Name another image: slipway image build --from REFERENCE {language.image}",
+                    f"{name!r} was made from {requested[:80]!r}: {error.message}",
+                    f"Name another image: slipway image build --from REFERENCE {name}",
                 ) from error
-        before = existing.source.get("kind")
-        if before == "debian" and language.debian is not None:
-            kind, why = "debian", "as before"
-        elif before == "registry" and named:
-            kind, why = "registry", "as before"
-    if kind == "debian":
-        return debian(why)
-    if not named:
-        if kind == "registry":
-            raise BuildFailed(
-                f"no container image is known for {language.image}",
-                f"Name one: slipway image build --from docker://... {language.image}",
+        there = self.language.debian if kind == "debian" else _named(self.language)
+        return self.of_kind(str(kind), "as before") if there else None
+
+    def first_that_answers(self) -> Source:
+        """The registry, or Debian's packages where it does not answer or takes too long."""
+        named, warm = _named(self.language), self.language.registry.warm
+        if not named:
+            return self.debian("no container image is known for it")
+        slow = warm is not None and warm.slow and self.choices.emulated
+        # A version that was asked for is worth the wait: Debian has one, and most likely another.
+        if slow and self.language.debian is not None and not self.language.version:
+            return self.debian(
+                "warming a container image up would take long on an emulated machine"
             )
-        return debian("no container image is known for it")
-    default = _of_registry(named, choices.registry)
-    if kind == "registry":
-        return container(default, why, chosen=False)
-    warm = language.registry.warm
-    slow = warm is not None and warm.slow and choices.emulated
-    # A version that was asked for is worth the wait: Debian has one, and most likely another.
-    if slow and language.debian is not None and not language.version:
-        return debian("warming a container image up would take long on an emulated machine")
-    try:
-        return container(default, "its registry answers", chosen=False)
-    except BuildFailed as error:
-        if language.debian is None:
-            raise
         try:
-            return debian(error.message)
-        except ImageError as other:
-            # Which of the two is the cause nobody knows: a person is to see both.
-            raise BuildFailed(f"{error.message}, and {other.message}", error.hint) from other
+            return self.of_kind("registry", "its registry answers")
+        except BuildFailed as error:
+            if self.language.debian is None:
+                raise
+            try:
+                return self.debian(error.message)
+            except ImageError as other:
+                # Which of the two is the cause nobody knows: a person is to see both.
+                raise BuildFailed(f"{error.message}, and {other.message}", error.hint) from other
 
 
 def _named(language: Language) -> str:

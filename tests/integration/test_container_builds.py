@@ -116,7 +116,8 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
+# Of this module and no longer: other tests look for processes that were left.
+@pytest.fixture(scope="module")
 def registry(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
     with docker_registry(tmp_path_factory.mktemp("registry")) as running:
         for tag in ("1", "2"):

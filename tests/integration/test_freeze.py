@@ -14,6 +14,7 @@ import pytest
 from slipway_initramfs import freeze
 from slipway_initramfs.store import machine_architecture
 from support.newc import unpack
+from support.stores import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,9 +109,8 @@ def test_agents_of_former_sources_are_forgotten(
 ) -> None:
     store = new_store()
     names = store.root / "refs" / f"archive-{freeze.KIND}"
-    names.mkdir(parents=True)
     for name in ("amd64-old", "amd64-new", "arm64-old"):
-        (names / name).write_text("0" * 64)
+        store.put_archive(freeze.KIND, name, writer(name.encode()))
         if name.endswith("old"):
             os.utime(names / name, (0, 0))
 

@@ -62,7 +62,6 @@ class ContainerImage:
         self._cache = BlobCache(store.layers)
         self._temporary = store.temporary
         self._reports = reports
-        self._dropped = 0
 
     @classmethod
     def resolve(
