@@ -96,7 +96,7 @@ def build_kernel(
 
     With ``refresh`` Debian is asked for a newer one. Raises ImageError (mostly BuildFailed).
     """
-    report = progress or _quiet
+    report = progress or Reports().step
     arch = architecture or machine_architecture()
     with store.building(f"kernel-{arch}", report):
         existing: Kernel | None = None
@@ -126,10 +126,6 @@ def build_kernel(
     if built is None:
         raise ImageError("the kernel was removed while it was being made")
     return built
-
-
-def _quiet(_: str) -> None:
-    pass
 
 
 def _meant(language: Language, store: ImageStore) -> Language:

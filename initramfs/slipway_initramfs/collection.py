@@ -28,14 +28,14 @@ def remove_image(store: ImageStore, name: str, architecture: str | None = None) 
     if image is None:
         raise ImageError(f"there is no image {name!r}", "See: slipway image list")
     with _alone(store):
-        language = image.name.partition("@")[0]
+        language = image.language
         was_default = store.default(language) == image.name
         key = f"{image.name}-{image.architecture}"
         (store.root / "refs" / "image" / key).unlink(missing_ok=True)
         if was_default and not store.default(language):
             # Or the choice would be back with the next image of that name.
             (store.root / "refs" / "default" / language).unlink(missing_ok=True)
-        if not any(other.name.partition("@")[0] == language for other in store.images()):
+        if not any(other.language == language for other in store.images()):
             # A language file that came with an image goes with the last one.
             (store.root / "refs" / "language" / language).unlink(missing_ok=True)
         return _collect(store)

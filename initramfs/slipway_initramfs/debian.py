@@ -8,7 +8,6 @@ the same names), and every index must be signed by Debian's archive keys.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from slipway_initramfs import locks
 from slipway_initramfs.archives import unpack
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
 from slipway_initramfs.process import die_with_parent
@@ -157,14 +157,11 @@ class DebianSource:
         """Wait for other processes that use apt in this directory; killed ones keep no lock."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise disk_error(error, self._directory) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.opened(self._directory / "lock") as lock:
+            locks.exclusive(lock)
             yield
-        finally:
-            os.close(lock)
 
     def _have(self, package: Package) -> bool:
         try:

@@ -137,6 +137,11 @@ class Image:
         return self.minimum_memory + int(self.manifest["workload"])
 
     @property
+    def language(self) -> str:
+        """The language's name: that of the image without a version."""
+        return self.name.partition("@")[0]
+
+    @property
     def source(self) -> dict[str, Any]:
         """Where the image comes from: its ``kind`` is ``debian`` or ``registry``."""
         source = self.manifest["source"]

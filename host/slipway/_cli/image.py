@@ -79,7 +79,7 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     if not images:
         say("there are no images yet; make some: slipway image build python")
         return 0
-    defaults = {store.default(image.name.partition("@")[0]) for image in images}
+    defaults = {store.default(image.language) for image in images}
     names = [image.name + "*" * (image.name in defaults) for image in images]
     width = max(14, *map(len, names))
     row = f"{{:<{width}}} {{:<6}} {{:<12}} {{:>6}} {{:>8}} {{:>7}} {{:>6}}  {{}}\n"

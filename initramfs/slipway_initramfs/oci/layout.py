@@ -23,7 +23,7 @@ from slipway_initramfs.oci.manifests import (
     parse_config,
     parse_index,
 )
-from slipway_initramfs.oci.repository import MAX_DOCUMENT, Descriptor, Document
+from slipway_initramfs.oci.repository import MAX_DOCUMENT, Descriptor, Document, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ class OciLayout:
         entries = parse_index(data).entries
         chosen = [entry for entry in entries if self._tag in ("", entry.name)]
         if len(chosen) > 1 and not any(entry.name for entry in chosen):
-            return Document(OCI_INDEX, _digest(data), data)
+            return Document(OCI_INDEX, digest_of(data), data)
         if len(chosen) != 1:
             wanted = f"images {self._tag[:80]!r}" if self._tag else "images"
             raise ImageError(
@@ -89,7 +89,7 @@ class OciLayout:
     def document(self, descriptor: Descriptor) -> Document:
         """Return a document, its size and digest checked."""
         data = self._container.read(_blob_name(descriptor), MAX_DOCUMENT)
-        found = _digest(data)
+        found = digest_of(data)
         if len(data) != descriptor.size or found != descriptor.digest:
             raise ImageCorrupted(
                 f"{self._what}: the blob {descriptor.label} has {len(data)} bytes "
@@ -142,22 +142,22 @@ class DockerArchive:
             raise ImageError(
                 f"{self._what} has {len(layers)} layers, but a configuration for {len(diff_ids)}"
             )
-        self._names[_digest(data)] = config
+        self._names[digest_of(data)] = config
         manifest = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
-            "config": {"mediaType": OCI_CONFIG, "digest": _digest(data), "size": len(data)},
+            "config": {"mediaType": OCI_CONFIG, "digest": digest_of(data), "size": len(data)},
             "layers": [
                 self._layer(name, diff_id) for name, diff_id in zip(layers, diff_ids, strict=True)
             ],
         }
         made = json.dumps(manifest, sort_keys=True).encode()
-        return Document(OCI_MANIFEST, _digest(made), made)
+        return Document(OCI_MANIFEST, digest_of(made), made)
 
     def document(self, descriptor: Descriptor) -> Document:
         """Return the configuration."""
         data = self._container.read(self._name(descriptor), MAX_DOCUMENT)
-        return Document(descriptor.media_type, _digest(data), data)
+        return Document(descriptor.media_type, digest_of(data), data)
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
@@ -244,7 +244,3 @@ def _check_size(part: Part, descriptor: Descriptor, what: str) -> None:
             f"instead of {descriptor.size}",
             "Copy the image there again.",
         )
-
-
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
@@ -21,7 +20,7 @@ from slipway_initramfs.oci.client import (
 )
 from slipway_initramfs.oci.manifests import ACCEPTED, DOCKER_CONFIG, OCI_CONFIG
 from slipway_initramfs.oci.patience import Interrupted, Patience
-from slipway_initramfs.oci.repository import MAX_DOCUMENT, Document
+from slipway_initramfs.oci.repository import MAX_DOCUMENT, Document, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -105,7 +104,7 @@ class Registry:
                         "Look at the host and the port of the reference.",
                     )
                 data = read_body(response, MAX_DOCUMENT)
-                digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+                digest = digest_of(data)
                 told = response.headers.get("Docker-Content-Digest", "")
                 for promised in (expected, told if told.startswith("sha256:") else ""):
                     if promised not in ("", digest):

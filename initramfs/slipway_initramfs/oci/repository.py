@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +33,11 @@ class Descriptor:
     def label(self) -> str:
         """The first digits of the digest, by which people tell layers apart."""
         return self.digest.removeprefix("sha256:")[:12] or "layer"
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest by which a descriptor names ``data``."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
