@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from slipway._errors import UnknownOutcome
+from slipway._outlet import Outlet
 from slipway._text import plain
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
@@ -21,6 +22,7 @@ from slipway_protocol.flow import ReceiveWindow
 from slipway_protocol.schema import MAX_DATA
 
 if TYPE_CHECKING:
+    from slipway._outlet import Watcher
     from slipway._request import InputFile
     from slipway_protocol.messages import HostMessage, Message
 
@@ -74,12 +76,15 @@ class JobReport:
 class Conversation:
     """One job, from its announcement to JobDone.
 
-    The task that receives never waits for a consumer: each stream has a queue, bounded by its
+    The task that receives never waits for a consumer: each stream has an outlet, bounded by its
     credit, and a task that empties it. So a reader that is slow on stdout delays neither stderr nor
-    the verdict's arrival here.
+    the verdict's arrival here. Where there is a ``watcher``, both share one outlet, which keeps the
+    order in which output came and phases began and ended.
     """
 
-    def __init__(self, line: Line, number: int, job: m.Job, sink: Sink) -> None:
+    def __init__(
+        self, line: Line, number: int, job: m.Job, sink: Sink, watcher: Watcher | None = None
+    ) -> None:
         self._line = line
         self._job = job
         self._id = number
@@ -87,10 +92,16 @@ class Conversation:
         self._report = JobReport()
         self._phase: m.Phase | None = None
         self._phase_began = time.monotonic()
-        self._streams = {s: _OutputStream() for s in (m.Stream.STDOUT, m.Stream.STDERR)}
+        self._watcher = watcher
+        shared = Outlet() if watcher is not None else None
+        self._streams = {
+            s: _OutputStream(shared or Outlet()) for s in (m.Stream.STDOUT, m.Stream.STDERR)
+        }
+        self._outlets = {id(s.outlet): s.outlet for s in self._streams.values()}.values()
         self._wanted = set(job.outputs)
         self._incoming: tuple[m.File, bytearray] | None = None
         self._fetched = 0
+        self._cancelled = False
         self._stdin_credit = 0
         self._stdin_open = asyncio.Event()
         self._started = asyncio.Event()
@@ -105,11 +116,16 @@ class Conversation:
             raise group.exceptions[0] from None
         return self._report
 
+    async def cancel(self) -> None:
+        """Have the agent end the job; raises UnknownOutcome where the machine has ended."""
+        self._cancelled = True
+        await self._line.send(m.Cancel(self._id))
+
     async def _converse(
         self, files: tuple[InputFile, ...], stdin: AsyncIterator[bytes] | None
     ) -> None:
         async with asyncio.TaskGroup() as pumps:
-            drains = [pumps.create_task(self._drain(s)) for s in self._streams]
+            drains = [pumps.create_task(self._drain(outlet)) for outlet in self._outlets]
             feeder = pumps.create_task(self._feed(stdin)) if stdin is not None else None
             sender = pumps.create_task(self._announce(files))
             try:
@@ -119,8 +135,8 @@ class Conversation:
             finally:
                 if feeder is not None:
                     feeder.cancel()
-                for stream in self._streams.values():
-                    stream.close()
+                for outlet in self._outlets:
+                    outlet.close()
             await asyncio.gather(*drains)
 
     async def _announce(self, files: tuple[InputFile, ...]) -> None:
@@ -133,12 +149,11 @@ class Conversation:
         await send(m.Start(self._id))
         self._started.set()
 
-    async def _drain(self, stream: m.Stream) -> None:
-        state = self._streams[stream]
-        while (item := await state.take()) is not None:
-            phase, data = item
+    async def _drain(self, outlet: Outlet) -> None:
+        while (piece := await outlet.take()) is not None:
+            phase, stream, data = piece
             await self._sink(phase, stream, data)
-            if grant := state.window.consumed(len(data)):
+            if grant := self._streams[stream].window.consumed(len(data)):
                 await self._line.send(m.Credit(self._id, stream, grant))
 
     async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
@@ -211,6 +226,8 @@ class Conversation:
         self._phase = phase
         for stream in self._streams.values():
             stream.begin()
+        if self._watcher is not None:
+            self._tell(partial(self._watcher.began, phase))
 
     def _output(self, stream: m.Stream, data: bytes) -> None:
         state = self._streams.get(stream)
@@ -224,7 +241,7 @@ class Conversation:
         # The agent keeps the limit; who collects the output relies on it.
         if (limit := self._output_limit(self._phase)) and state.received > limit:
             raise UnknownOutcome(f"the guest sent more than the output limit of {limit} bytes")
-        state.put(self._phase, data)
+        state.outlet.put(self._phase, stream, data)
 
     def _output_limit(self, phase: m.Phase) -> int:
         build = self._job.build
@@ -253,6 +270,13 @@ class Conversation:
         )
         self._phase_began = now
         self._phase = None
+        if self._watcher is not None:
+            report = self._report.phases[done.phase]
+            self._tell(partial(self._watcher.ended, done.phase, report))
+
+    def _tell(self, tell: Callable[[], None]) -> None:
+        for outlet in self._outlets:  # there is one where somebody watches
+            outlet.call(tell)
 
     def _claim(self, path: str) -> None:
         if path not in self._wanted or self._incoming is not None:
@@ -279,23 +303,20 @@ class Conversation:
             self._incoming = None
 
     def _finish(self) -> None:
-        if self._phase is not None or self._next() is not None:
+        # A job that is cancelled between its phases ends there.
+        early = self._next() is not None and not (self._cancelled and self._report.phases)
+        if self._phase is not None or early:
             raise UnknownOutcome("the job ended out of order")
         if self._wanted or self._incoming is not None:
             raise UnknownOutcome("the job ended without all of its files")
 
 
 class _OutputStream:
-    """What the host knows of stdout or stderr of the current phase, and what is not passed on yet.
+    """What the host knows of stdout or stderr of the current phase, and where it goes."""
 
-    Small pieces are joined: credit bounds the bytes, and a guest could send each alone.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, outlet: Outlet) -> None:
         self.window = ReceiveWindow(WINDOW)
-        self._pieces: deque[tuple[m.Phase, bytearray]] = deque()
-        self._changed = asyncio.Event()
-        self._closed = False
+        self.outlet = outlet
         self.begin()
 
     def begin(self) -> None:
@@ -303,26 +324,3 @@ class _OutputStream:
         self.received = 0
         self.dropped = 0
         self.ended = False
-
-    def put(self, phase: m.Phase, data: bytes) -> None:
-        """Take what came, without waiting."""
-        if self._pieces and self._pieces[-1][0] is phase and len(self._pieces[-1][1]) < MAX_DATA:
-            self._pieces[-1][1].extend(data)
-        else:
-            self._pieces.append((phase, bytearray(data)))
-        self._changed.set()
-
-    def close(self) -> None:
-        """Nothing more will come."""
-        self._closed = True
-        self._changed.set()
-
-    async def take(self) -> tuple[m.Phase, bytes] | None:
-        """The oldest piece; None at the end."""
-        while not self._pieces:
-            if self._closed:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        phase, data = self._pieces.popleft()
-        return phase, bytes(data)

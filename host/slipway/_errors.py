@@ -6,7 +6,8 @@
     ├── InputError          your input: nothing was started
     ├── ProgramError        your program: raised only by Result.check()
     ├── HostError           this host: something is missing, or too small
-    │   └── ImageError      an image cannot be made, found or trusted
+    │   ├── ImageError      an image cannot be made, found or trusted
+    │   └── Busy            too much to do: try again later
     └── UnknownOutcome      the machine was lost, or broke the rules: the program may have run
 
 Every error is one sentence in ``message`` and, where there is something to do, one in ``hint``.
@@ -47,6 +48,14 @@ class HostError(SlipwayError):
 
 class ImageError(HostError):
     """An image cannot be made, found or trusted."""
+
+
+class Busy(HostError):
+    """There is no room for another run now; in ``retry_after`` seconds there may be."""
+
+    def __init__(self, message: str, hint: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(message, hint)
+        self.retry_after = retry_after
 
 
 class UnknownOutcome(SlipwayError):

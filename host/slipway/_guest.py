@@ -16,10 +16,11 @@ from slipway_initramfs.languages import ENVIRONMENT
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from slipway._assets import Assets
-    from slipway._conversation import JobReport, Sink
+    from slipway._conversation import JobReport, PhaseReport, Sink
+    from slipway._outlet import Watcher
     from slipway._request import Options
     from slipway.machine import Machine
     from slipway_initramfs.languages import Language, Limits
@@ -38,6 +39,8 @@ class Guest:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        # When the machine's process was there: the end of all preparation.
+        self.began = time.monotonic()
         self._session = Session(machine)
         self.ready: m.Ready | None = None
         self.boot_seconds = 0.0
@@ -59,7 +62,6 @@ class Guest:
         Raises:
             HostError: it does not.
         """
-        began = time.monotonic()
         try:
             async with asyncio.timeout(BOOT_SECONDS):
                 self.ready = await self._session.hello()
@@ -73,7 +75,7 @@ class Guest:
                 "See how far the guest boots: slipway run --boot-log",
             ) from None
         assert self._session.awake_at is not None
-        self.boot_seconds = self._session.awake_at - began
+        self.boot_seconds = self._session.awake_at - self.began
         self.ready_seconds = time.monotonic() - self._session.awake_at
         return self.ready
 
@@ -84,8 +86,9 @@ class Guest:
         options: Options,
         sink: Sink,
         stdin: AsyncIterator[bytes] | None = None,
+        watcher: Watcher | None = None,
     ) -> JobReport:
-        """Run ``source`` and wait for its end.
+        """Run ``source`` and wait for its end; see :meth:`slipway._session.Session.run`.
 
         Raises:
             UnknownOutcome: the guest ended, or misbehaved.
@@ -95,12 +98,21 @@ class Guest:
         transfer = sum(len(file.data) for file in files) / TRANSFER_RATE
         try:
             async with asyncio.timeout(sum(walls) + transfer + GRACE_SECONDS) as deadline:
-                return await self._session.run(job, files, unhurried(sink, deadline), stdin)
+                patient = unhurried(sink, deadline)
+                return await self._session.run(job, files, patient, stdin, watcher)
         except TimeoutError:
             raise UnknownOutcome(
                 f"the job did not end within its time limits and {GRACE_SECONDS:g} s more",
                 "The output until then has been passed on. Allow more time, or more memory.",
             ) from None
+
+    async def signal(self, number: int) -> None:
+        """Send signal ``number`` to the program that runs; raises UnknownOutcome."""
+        await self._session.signal(number)
+
+    async def cancel(self) -> None:
+        """Have the agent end the job; raises UnknownOutcome."""
+        await self._session.cancel()
 
     async def stop(self) -> None:
         """End the machine at once; nothing of it remains."""
@@ -188,36 +200,37 @@ def _milliseconds(seconds: float) -> int:
 
 
 def phase_results(
-    report: JobReport, captured: dict[tuple[m.Phase, m.Stream], bytearray]
+    report: JobReport, captured: Mapping[tuple[m.Phase, m.Stream], bytes | bytearray]
 ) -> dict[m.Phase, PhaseResult]:
     """The report's phases, with what was captured of their output."""
-    results = {}
-    for phase, told in report.phases.items():
-        streams = [
-            Captured(
-                bytes(captured.get((phase, s), b"")),
-                told.sent[s] + told.dropped[s],
-                told.dropped[s],
-            )
-            for s in (m.Stream.STDOUT, m.Stream.STDERR)
-        ]
-        usage = told.done.usage
-        results[phase] = PhaseResult(
-            verdict=Verdict[told.done.verdict.name],
-            code=told.done.code,
-            signal=told.done.signal,
-            usage=Usage(
-                usage.wall_us / 1e6,
-                usage.user_us / 1e6,
-                usage.system_us / 1e6,
-                usage.memory_peak_bytes,
-                usage.processes_peak,
-            ),
-            stdout=streams[0],
-            stderr=streams[1],
-            detail=told.done.detail,
-        )
-    return results
+    return {
+        phase: phase_result(told, {s: captured.get((phase, s), b"") for s in m.Stream})
+        for phase, told in report.phases.items()
+    }
+
+
+def phase_result(told: PhaseReport, data: Mapping[m.Stream, bytes | bytearray]) -> PhaseResult:
+    """What was told of one phase, with the output that was captured."""
+    streams = [
+        Captured(bytes(data.get(s, b"")), told.sent[s] + told.dropped[s], told.dropped[s])
+        for s in (m.Stream.STDOUT, m.Stream.STDERR)
+    ]
+    usage = told.done.usage
+    return PhaseResult(
+        verdict=Verdict[told.done.verdict.name],
+        code=told.done.code,
+        signal=told.done.signal,
+        usage=Usage(
+            usage.wall_us / 1e6,
+            usage.user_us / 1e6,
+            usage.system_us / 1e6,
+            usage.memory_peak_bytes,
+            usage.processes_peak,
+        ),
+        stdout=streams[0],
+        stderr=streams[1],
+        detail=told.done.detail,
+    )
 
 
 def output_files(report: JobReport, wanted: tuple[str, ...]) -> tuple[OutputFile, ...]:

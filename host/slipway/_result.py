@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slipway._errors import ProgramError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Verdict(StrEnum):
@@ -75,6 +78,14 @@ class PhaseResult:
     stderr: Captured
     detail: str = ""
 
+    def with_output(self, phase: str, captured: Mapping[tuple[str, str], bytes]) -> PhaseResult:
+        """This result with the output of ``phase`` that was collected."""
+        return replace(
+            self,
+            stdout=replace(self.stdout, data=captured.get((phase, "stdout"), b"")),
+            stderr=replace(self.stderr, data=captured.get((phase, "stderr"), b"")),
+        )
+
     def record(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -86,6 +97,11 @@ class PhaseResult:
             "stdout": self.stdout.record(),
             "stderr": self.stderr.record(),
         }
+
+
+_NOT_BEGUN = PhaseResult(
+    Verdict.CANCELLED, 0, 0, Usage(0.0, 0.0, 0.0, 0, 0), Captured(), Captured()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +118,13 @@ class OutputFile:
 class Timing:
     """Where the wall-clock time went, in seconds, each from the end of the one before.
 
-    ``prepare`` ends when the machine's process exists, ``boot`` when the agent has opened its port,
+    ``queue`` is what a run waits for room in a runtime, ``prepare`` ends when the machine's process
+    exists, ``boot`` when the agent has opened its port,
     ``ready`` when it has answered; ``build`` and ``run`` include the transfer of what they need;
     ``teardown`` ends when nothing of the machine is left.
     """
 
+    queue: float = 0.0
     prepare: float = 0.0
     boot: float = 0.0
     ready: float = 0.0
@@ -131,7 +149,11 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one run. ``build`` is None where the language has no build phase."""
+    """The outcome of one run.
+
+    ``build`` is None where the language has no build phase; so is ``run`` where the build failed.
+    Both are None where the run was cancelled before anything of it began.
+    """
 
     language: str
     build: PhaseResult | None
@@ -146,7 +168,7 @@ class Result:
         """The run's verdict, or ``build_failed`` where the build did not get that far."""
         if self.run is not None:
             return self.run.verdict
-        if self.build is not None and self.build.verdict is Verdict.CANCELLED:
+        if self.build is None or self.build.verdict in {Verdict.OK, Verdict.CANCELLED}:
             return Verdict.CANCELLED
         return Verdict.BUILD_FAILED
 
@@ -177,9 +199,15 @@ class Result:
 
     @property
     def _last(self) -> PhaseResult:
-        last = self.run or self.build
-        assert last is not None
-        return last
+        return self.run or self.build or _NOT_BEGUN
+
+    def with_output(self, captured: Mapping[tuple[str, str], bytes]) -> Result:
+        """This result with the output that was collected, by phase and stream."""
+        return replace(
+            self,
+            build=self.build and self.build.with_output("build", captured),
+            run=self.run and self.run.with_output("run", captured),
+        )
 
     def check(self) -> Result:
         """This result, if the program ended well.
@@ -194,6 +222,10 @@ class Result:
     def summary(self) -> str:
         """How it ended, as one sentence for people."""
         last = self._last
+        if self.verdict is Verdict.CANCELLED and last.verdict is not Verdict.CANCELLED:
+            return "the run was cancelled after its build"
+        if last is _NOT_BEGUN:
+            return "the run was cancelled before it began"
         subject = "the program" if self.run is not None else "the build"
         how = {
             Verdict.OK: "ended well",

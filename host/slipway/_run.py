@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from slipway._assets import find_assets, find_language, start_machine, verify
-from slipway._errors import ImageError, InputError, UnknownOutcome
+from slipway._assets import find_language
+from slipway._errors import InputError, UnknownOutcome
+from slipway._launch import ColdLauncher, DamagedImage
+from slipway._outlet import Watcher
 from slipway._request import Options, check_source
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from slipway._assets import Assets, Progress
     from slipway._conversation import JobReport
     from slipway._guest import Guest
+    from slipway._launch import Launcher
     from slipway._result import Result
     from slipway_initramfs.languages import Language
     from slipway_protocol.messages import Phase, Stream
@@ -107,20 +110,29 @@ def _request(
         )
     from slipway_initramfs.store import ImageStore
 
+    images = ImageStore(store)
     request = Run(
-        find_language(language, ImageStore(store)),
+        find_language(language, images),
         # What is no UTF-8 is for the check to tell, with its line.
         source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source,
         checked,
-        store=store,
+        ColdLauncher(images),
         progress=progress,
     )
-    return request, _chunks(stdin) if isinstance(stdin, bytes) else stdin
+    return request, chunks(stdin) if isinstance(stdin, bytes) else stdin
 
 
-async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+async def chunks(data: bytes) -> AsyncIterator[bytes]:
+    """``data`` as a stream."""
     if data:
         yield data
+
+
+class RunWatcher(Watcher, Protocol):
+    """Hears of a run's steps as well; no method may wait."""
+
+    def booted(self, machine: str) -> None:
+        """The machine, ``kvm`` or ``qemu``, has booted and its agent is ready."""
 
 
 class Run:
@@ -131,13 +143,11 @@ class Run:
         language: Language,
         source: bytes,
         options: Options,
+        launcher: Launcher,
         *,
-        store: Path | None = None,
         progress: Progress | None = None,
         began: float | None = None,
     ) -> None:
-        from slipway_initramfs.store import ImageStore
-
         check_source(source)
         try:
             options.check(language.source)
@@ -147,25 +157,34 @@ class Run:
             raise InputError(
                 f"an option has a value of the wrong type: {error}", "See slipway.Options."
             ) from None
-        self._language = language
+        self.language = language
         self._source = source
-        self._options = options
-        self._store = ImageStore(store)
-        self._progress: Progress = progress or (lambda line: None)
-        self._assets: Assets | None = None
-        self._reason = ""
+        self.options = options
+        self._launcher = launcher
+        self.progress: Progress = progress or (lambda line: None)
+        self.assets: Assets | None = None
+        self._guest: Guest | None = None
         self._seconds: dict[str, float] = {}
         self._mark = time.monotonic() if began is None else began
 
-    async def execute(self, stdin: AsyncIterator[bytes], on_output: OnOutput | None) -> Result:
-        """Boot, run, and tear down, whatever happens; :meth:`prepare` comes first."""
+    async def execute(
+        self,
+        stdin: AsyncIterator[bytes],
+        on_output: OnOutput | None,
+        watcher: RunWatcher | None = None,
+    ) -> Result:
+        """Boot, run, and tear down, whatever happens; :meth:`prepare` comes first.
+
+        Where there is a ``watcher``, stdout and stderr come in the order in which they were
+        written, as nearly as the agent knows it.
+        """
         try:
-            return await self._in_guest(self.prepare(), stdin, on_output)
-        except _Corrupted:
+            return await self._in_guest(self.prepare(), stdin, on_output, watcher)
+        except DamagedImage:
             # Nothing of the program has run: the image is checked before the job is sent.
-            self._progress("the stored image is damaged; making it again")
-            await asyncio.to_thread(self._repair)
-            return await self._in_guest(self.prepare(), stdin, on_output)
+            self.progress("the stored image is damaged; making it again")
+            await asyncio.to_thread(self._find, repair=True)
+            return await self._in_guest(self.prepare(), stdin, on_output, watcher)
 
     def prepare(self) -> Assets:
         """Find what to boot; where the image is not there yet, make it, which takes its time.
@@ -174,17 +193,40 @@ class Run:
             ImageError: it cannot be made.
             InputError: the machine would have too little memory.
         """
-        if self._assets is None:
-            self._assets = find_assets(self._language, self._options, self._store, self._progress)
-        return self._assets
+        return self.assets or self._find(repair=False)
 
-    def _repair(self) -> None:
-        self._assets = find_assets(
-            self._language, self._options, self._store, self._progress, repair=True
-        )
+    def _find(self, *, repair: bool) -> Assets:
+        self.assets = self._launcher.find(self.language, self.options, self.progress, repair=repair)
+        return self.assets
+
+    def waited(self) -> None:
+        """The time since the last step was spent waiting for room."""
+        self._seconds["queue"] = self._lap()
+
+    async def signal(self, number: int) -> None:
+        """Send signal ``number`` to the program that runs; there has to be one.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        assert self._guest is not None
+        await self._guest.signal(number)
+
+    async def cancel(self) -> None:
+        """Have the agent end the job, if there is a machine with one.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        if self._guest is not None:
+            await self._guest.cancel()
 
     async def _in_guest(
-        self, assets: Assets, stdin: AsyncIterator[bytes], on_output: OnOutput | None
+        self,
+        assets: Assets,
+        stdin: AsyncIterator[bytes],
+        on_output: OnOutput | None,
+        watcher: RunWatcher | None,
     ) -> Result:
         captured: Capture = {}
 
@@ -194,45 +236,36 @@ class Run:
             else:
                 await on_output(phase.name.lower(), stream.name.lower(), data)
 
-        machine, self._reason = await start_machine(assets, self._options)
-        self._seconds = {"prepare": self._lap()}
+        guest, reason = await self._launcher.launch(assets, self.options)
+        self._guest = guest
+        self._seconds |= {
+            "prepare": guest.began - self._mark,
+            "boot": guest.boot_seconds,
+            "ready": guest.ready_seconds,
+        }
         try:
-            # Imported while the guest boots; nothing before it needs them.
-            from slipway._guest import Guest
-
-            guest = Guest(machine)
-            await self._boot(guest, assets)
-            report = await guest.run(assets.language, self._source, self._options, sink, stdin)
+            if watcher is not None:
+                watcher.booted(guest.machine.name)
+            report = await guest.run(
+                assets.language, self._source, self.options, sink, stdin, watcher
+            )
         except UnknownOutcome as error:
             for (phase, stream), data in captured.items():
                 if phase.name == "RUN":
                     setattr(error, stream.name.lower(), bytes(data))
             raise
         finally:
+            self._guest = None
             self._lap()
-            await machine.stop()
+            await guest.stop()
         self._seconds["teardown"] = self._lap()
-        return self._result(assets, guest, report, captured)
-
-    async def _boot(self, guest: Guest, assets: Assets) -> None:
-        """Wait for the agent while the bytes that boot are checked against their digests."""
-        from slipway_initramfs.errors import ImageCorrupted
-
-        check = asyncio.create_task(asyncio.to_thread(verify, assets, self._store))
-        try:
-            await guest.wait_ready()
-        finally:
-            # A damaged image is the better explanation of a guest that did not boot.
-            try:
-                await check
-            except ImageCorrupted:
-                raise _Corrupted from None
-        self._seconds |= {"boot": guest.boot_seconds, "ready": guest.ready_seconds}
+        return self._result(assets, guest, reason, report, captured)
 
     def _result(
         self,
         assets: Assets,
         guest: Guest,
+        reason: str,
         report: JobReport,
         captured: Capture,
     ) -> Result:
@@ -245,10 +278,10 @@ class Run:
         for phase, told in report.phases.items():
             self._seconds[phase.name.lower()] = told.seconds
         return Result(
-            language=self._language.name,
+            language=self.language.name,
             build=phases.get(Phase.BUILD),
             run=phases.get(Phase.RUN),
-            files=output_files(report, self._options.outputs),
+            files=output_files(report, self.options.outputs),
             timing=Timing(**self._seconds),
             provenance=Provenance(
                 machine=guest.machine.name,
@@ -257,8 +290,8 @@ class Run:
                 image_digest=assets.image.digest,
                 agent=guest.ready.agent_version,
                 memory=assets.memory,
-                cpus=self._options.cpus,
-                machine_reason=self._reason,
+                cpus=self.options.cpus,
+                machine_reason=reason,
             ),
         )
 
@@ -266,11 +299,3 @@ class Run:
         now = time.monotonic()
         elapsed, self._mark = now - self._mark, now
         return elapsed
-
-
-class _Corrupted(ImageError):
-    def __init__(self) -> None:
-        super().__init__(
-            "the stored image is damaged and was damaged again after it had been made anew",
-            "Check the disk of the image store: slipway doctor",
-        )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from slipway._conversation import JobReport, Sink
+    from slipway._outlet import Watcher
     from slipway._request import InputFile
     from slipway.machine import Machine
     from slipway_protocol.messages import HostMessage, Message
@@ -38,6 +39,7 @@ class Session:
         transport = machine.transport
         self._channel = Channel(transport.reader, transport.writer)
         self._jobs = 0
+        self._conversation: Conversation | None = None
         self.awake_at: float | None = None
 
     async def hello(self) -> m.Ready:
@@ -82,15 +84,36 @@ class Session:
         files: tuple[InputFile, ...],
         sink: Sink,
         stdin: AsyncIterator[bytes] | None = None,
+        watcher: Watcher | None = None,
     ) -> JobReport:
         """Run ``job`` (its id is ours to set) and pass its output to ``sink`` as it comes.
+
+        Where there is a ``watcher``, stdout and stderr are passed on in the order in which they
+        came, and it hears of the phases in between.
 
         Raises:
             UnknownOutcome: the machine ended, or broke the protocol.
         """
         self._jobs += 1
-        conversation = Conversation(self, self._jobs, job, sink)
-        return await conversation.run(files, stdin)
+        self._conversation = Conversation(self, self._jobs, job, sink, watcher)
+        return await self._conversation.run(files, stdin)
+
+    async def signal(self, number: int) -> None:
+        """Send signal ``number`` to the program of the phase that runs.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        await self.send(m.Signal(self._jobs, number))
+
+    async def cancel(self) -> None:
+        """Have the agent end the job.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        if self._conversation is not None:
+            await self._conversation.cancel()
 
     async def close(self) -> None:
         """Close our end."""

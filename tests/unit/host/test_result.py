@@ -64,7 +64,17 @@ def test_verdict_and_exit_code(ended: slipway.Result, verdict: str, code: int) -
 def test_every_verdict_of_a_phase_has_its_sentence() -> None:
     for verdict in set(Verdict) - {Verdict.BUILD_FAILED}:
         assert result(phase(verdict)).summary().startswith("the program ")
+    for verdict in set(Verdict) - {Verdict.BUILD_FAILED, Verdict.OK}:
         assert result(None, phase(verdict)).summary().startswith("the build ")
+
+
+def test_run_that_was_cancelled_early_says_how_far_it_came() -> None:
+    unbegun, built = result(None), result(None, phase(Verdict.OK))
+
+    assert unbegun.verdict == built.verdict == "cancelled"
+    assert unbegun.summary() == "the run was cancelled before it began"
+    assert built.summary() == "the run was cancelled after its build"
+    assert (unbegun.code, unbegun.signal, unbegun.stdout, unbegun.stderr) == (0, 0, "", "")
 
 
 def test_check_raises_what_is_not_well() -> None:

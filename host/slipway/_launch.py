@@ -1,0 +1,105 @@
+"""The seam between a run and where its machine comes from."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from slipway._assets import find_assets, start_machine, verify
+from slipway._errors import ImageError
+
+if TYPE_CHECKING:
+    from slipway._assets import Assets, Progress
+    from slipway._guest import Guest
+    from slipway._request import Options
+    from slipway_initramfs.languages import Language
+    from slipway_initramfs.store import ImageStore
+
+
+class DamagedImage(ImageError):
+    """What was booted is not what was stored; nothing of a program has run."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the stored image is damaged and was damaged again after it had been made anew",
+            "Check the disk of the image store: slipway doctor",
+        )
+
+
+class Launcher(Protocol):
+    """Finds what a run boots from, and gives it a machine with a ready agent."""
+
+    def find(
+        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
+    ) -> Assets:
+        """What ``language`` runs on; what is missing is made, and with ``repair`` what is damaged.
+
+        Raises:
+            ImageError: it cannot be made.
+            InputError: the machine would have too little memory.
+        """
+        ...
+
+    def is_built(self, language: Language) -> bool:
+        """Whether :meth:`find` has nothing to make that takes long."""
+        ...
+
+    async def launch(self, assets: Assets, options: Options) -> tuple[Guest, str]:
+        """A guest whose agent is ready, and why it is on this machine.
+
+        Raises:
+            DamagedImage: it was booted from what is damaged.
+            HostError: this host cannot run it.
+        """
+        ...
+
+
+class ColdLauncher:
+    """Boots a new machine for each run, from the images of ``store``."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+
+    def find(
+        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
+    ) -> Assets:
+        """Find them in the store; see :meth:`Launcher.find`."""
+        return find_assets(language, options, self._store, progress, repair=repair)
+
+    def is_built(self, language: Language) -> bool:
+        """Whether the image and the kernel are in the store."""
+        from slipway_initramfs.errors import ImageCorrupted
+
+        try:
+            image = self._store.image(language.image)
+            return image is not None and image.is_current(language) and bool(self._store.kernel())
+        except ImageCorrupted:
+            return False
+
+    async def launch(self, assets: Assets, options: Options) -> tuple[Guest, str]:
+        """Boot; see :meth:`Launcher.launch`."""
+        machine, reason = await start_machine(assets, options)
+        try:
+            # Imported while the guest boots; nothing before it needs them.
+            from slipway._guest import Guest
+
+            guest = Guest(machine)
+            await self._boot(guest, assets)
+        except BaseException:
+            await machine.stop()
+            raise
+        return guest, reason
+
+    async def _boot(self, guest: Guest, assets: Assets) -> None:
+        """Wait for the agent while the bytes that boot are checked against their digests."""
+        from slipway_initramfs.errors import ImageCorrupted
+
+        check = asyncio.create_task(asyncio.to_thread(verify, assets, self._store))
+        try:
+            await guest.wait_ready()
+        finally:
+            # A damaged image is the better explanation of a guest that did not boot.
+            try:
+                await check
+            except ImageCorrupted:
+                raise DamagedImage from None

@@ -1,0 +1,44 @@
+"""Calls that may take minutes, in threads that no end of a process waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
+
+
+async def call_in_daemon(function: Callable[[], _T]) -> _T:
+    """What ``function`` returns or raises, called in a daemon thread.
+
+    The loop's executor has few threads, and the end of a process waits for them; making an image
+    takes minutes, and what is left half made is swept up by whoever comes next. Where the caller
+    is cancelled, the call goes on.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def settle(value: _T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)  # type: ignore[arg-type]
+
+    def work() -> None:
+        value, error = None, None
+        try:
+            value = function()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=work, daemon=True, name="slipway-call").start()
+    return await future

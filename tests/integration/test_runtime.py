@@ -1,0 +1,519 @@
+"""Runs in process: events, stdin, signals, cancelling, the queue; on machines that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slipway._errors import Busy, HostError, InputError, UnknownOutcome
+from slipway._events import (
+    Ended,
+    Output,
+    PhaseEnded,
+    PhaseStarted,
+    Preparing,
+    Queued,
+    Started,
+)
+from slipway._local_execution import KEPT_OUTPUT, OVERHEAD
+from slipway._request import MIB, InputFile
+from slipway._runtime import AsyncRuntime
+from support.fake_machine import MEMORY, FakeLauncher
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from slipway._events import Event
+    from slipway._execution import AsyncExecution
+
+
+@pytest.fixture
+def launcher() -> FakeLauncher:
+    return FakeLauncher()
+
+
+@pytest.fixture
+async def runtime(launcher: FakeLauncher) -> AsyncIterator[AsyncRuntime]:
+    async with AsyncRuntime(launcher=launcher, max_vms=2, cpus=16) as made:
+        yield made
+    assert not launcher.machines
+    assert made.load.vms == made.load.waiting == made.load.memory == 0
+
+
+async def until(execution: AsyncExecution, kind: type[Event]) -> list[Event]:
+    """The events up to the first of this kind."""
+    seen: list[Event] = []
+    async for event in execution:
+        seen.append(event)
+        if isinstance(event, kind):
+            return seen
+    raise AssertionError(f"no {kind.__name__} among {seen}")
+
+
+async def test_runs_and_collects_the_output(runtime: AsyncRuntime) -> None:
+    result = await runtime.run("print hello\nerror oh\nexit 3", "bash")
+
+    assert (result.stdout, result.stderr, result.code) == ("hello\n", "oh\n", 3)
+    assert result.verdict == "failed"
+
+
+async def test_events_come_in_order(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("build-print building\nprint hello", "rust")
+
+    events = [event async for event in execution]
+
+    assert [type(event) for event in events] == [
+        Started, PhaseStarted, Output, PhaseEnded, PhaseStarted, Output, PhaseEnded, Ended,
+    ]  # fmt: skip
+    assert events[2] == Output("build", "stdout", b"building\n")
+    assert events[5] == Output("run", "stdout", b"hello\n")
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert ended.result.run is not None
+    assert (ended.result.run.stdout.size, ended.result.run.stdout.data) == (6, b"")
+
+
+async def test_states_follow_the_run(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("forever", "rust")
+
+    await until(execution, PhaseEnded)
+    building = execution.state
+    await until(execution, PhaseStarted)
+    running = execution.state
+    await execution.cancel()
+
+    assert (building, running, execution.state) == ("running", "running", "ended")
+
+
+async def test_result_has_only_the_output_that_was_not_taken(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("print one\nread 1\nprint two", "bash", stdin=None)
+    await until(execution, Output)
+
+    await execution.stdin.write(b"\n")
+    result = await execution.wait()
+
+    assert result.stdout == "\ntwo\n"
+
+
+async def test_waiting_again_gives_the_same_result(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("print hello", "bash")
+
+    first, second = await execution.wait(), await execution.wait()
+
+    assert first == second
+
+
+async def test_output_is_streamed_and_not_kept(runtime: AsyncRuntime) -> None:
+    heard: list[tuple[str, str, bytes]] = []
+
+    async def hear(phase: str, stream: str, data: bytes) -> None:
+        heard.append((phase, stream, data))
+
+    result = await runtime.run("print hello\nerror oh", "bash", on_output=hear)
+
+    assert heard == [("run", "stdout", b"hello\n"), ("run", "stderr", b"oh\n")]
+    assert result.stdout == ""
+
+
+async def test_stdin_is_written_while_the_program_runs(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("echo", "bash", stdin=None)
+
+    await execution.stdin.write(b"first ")
+    first = await until(execution, Output)
+    await execution.stdin.write(b"second")
+    await execution.stdin.close()
+    result = await execution.wait()
+
+    assert first[-1] == Output("run", "stdout", b"first ")
+    assert result.stdout == "second"
+
+
+async def test_more_stdin_than_the_program_reads_does_not_block(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("read 1", "bash", stdin=None)
+
+    for _ in range(64):
+        await execution.stdin.write(b"x" * 65536)
+    result = await execution.wait()
+
+    assert result.stdout == "x"
+
+
+async def test_stdin_that_was_given_cannot_be_written(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("echo", "bash", stdin=b"given")
+
+    with pytest.raises(InputError, match="stdin was given"):
+        await execution.stdin.write(b"more")
+
+    assert (await execution.wait()).stdout == "given"
+
+
+async def test_stdin_that_was_closed_cannot_be_written(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("forever", "bash", stdin=None)
+    await execution.stdin.close()
+
+    with pytest.raises(InputError, match="has been closed"):
+        await execution.stdin.write(b"more")
+    await execution.cancel()
+
+
+async def test_signal_reaches_the_program(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("trap 10\nprint ready\nforever", "bash")
+    await until(execution, Output)
+
+    await execution.signal(signal.SIGUSR1)
+    caught = await until(execution, Output)
+    await execution.signal(signal.SIGTERM)
+    result = await execution.wait()
+
+    assert caught[-1] == Output("run", "stdout", b"signal 10\n")
+    assert (result.verdict, result.signal) == ("signaled", signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [0, -1, 65, 10**9])
+async def test_signal_that_does_not_exist_is_refused(runtime: AsyncRuntime, number: int) -> None:
+    execution = await runtime.start("forever", "bash")
+    await until(execution, PhaseStarted)
+
+    with pytest.raises(InputError, match="there is no signal"):
+        await execution.signal(number)
+    await execution.cancel()
+
+
+async def test_signal_after_the_end_is_refused(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("print x", "bash")
+    await execution.wait()
+
+    with pytest.raises(InputError, match="it is ended"):
+        await execution.signal(15)
+
+
+async def test_cancelled_run_ends_with_its_verdict_and_its_output(
+    runtime: AsyncRuntime, launcher: FakeLauncher
+) -> None:
+    execution = await runtime.start("print before\nforever", "bash")
+    await until(execution, PhaseStarted)
+
+    await execution.cancel()
+    gone = not launcher.machines
+    result = await execution.wait()
+
+    assert gone
+    assert result.verdict == "cancelled"
+    assert result.run is not None
+
+
+async def test_run_that_nobody_reads_can_be_cancelled(
+    runtime: AsyncRuntime, launcher: FakeLauncher
+) -> None:
+    execution = await runtime.start(f"flood {64 * MIB}\nforever", "bash", output_limit=128 * MIB)
+    while execution.state != "running":
+        await asyncio.sleep(0)
+
+    await execution.cancel()
+
+    assert not launcher.machines
+    assert (await execution.wait()).verdict == "cancelled"
+
+
+async def test_run_cancelled_in_the_queue_never_boots(
+    runtime: AsyncRuntime, launcher: FakeLauncher
+) -> None:
+    running = [await runtime.start("forever", "bash") for _ in range(2)]
+    queued = await runtime.start("print never", "bash")
+
+    await queued.cancel()
+    result = await queued.wait()
+
+    assert (result.verdict, result.run, result.build) == ("cancelled", None, None)
+    assert launcher.launched <= 2
+    for execution in running:
+        await execution.cancel()
+
+
+async def test_run_cancelled_while_it_boots_leaves_no_machine() -> None:
+    booting = asyncio.Event()
+
+    async def boot() -> None:
+        booting.set()
+        await asyncio.Event().wait()
+
+    launcher = FakeLauncher(boot=boot)
+    async with AsyncRuntime(launcher=launcher) as runtime:
+        execution = await runtime.start("print never", "bash", outputs=("wanted",))
+        await booting.wait()
+
+        await execution.cancel()
+        result = await execution.wait()
+
+    assert result.verdict == "cancelled"
+    assert [file.missing for file in result.files] == ["the run was cancelled"]
+    assert not launcher.machines
+
+
+async def test_leaving_the_context_cancels(runtime: AsyncRuntime, launcher: FakeLauncher) -> None:
+    async with await runtime.start("forever", "bash") as execution:
+        await until(execution, PhaseStarted)
+
+    assert not launcher.machines
+    assert execution.state == "ended"
+
+
+async def test_cancelling_the_task_that_runs_ends_the_machine(
+    runtime: AsyncRuntime, launcher: FakeLauncher
+) -> None:
+    task = asyncio.create_task(runtime.run("forever", "bash"))
+    while not launcher.machines:
+        await asyncio.sleep(0)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert not launcher.machines
+
+
+async def test_machine_that_dies_is_an_unknown_outcome_with_the_output(
+    runtime: AsyncRuntime,
+) -> None:
+    execution = await runtime.start("print before\nread 1\ndie", "bash", stdin=None)
+    async for event in execution:
+        if isinstance(event, PhaseStarted):
+            break
+    await execution.stdin.write(b"!")
+
+    with pytest.raises(UnknownOutcome) as caught:
+        await execution.wait()
+
+    assert caught.value.stdout == b"before\n!"
+    assert execution.state == "ended"
+    with pytest.raises(UnknownOutcome):
+        await execution.wait()
+
+
+async def test_no_more_than_max_vms_at_once(runtime: AsyncRuntime, launcher: FakeLauncher) -> None:
+    results = await asyncio.gather(
+        *(runtime.run(f"print {number}", "bash") for number in range(30))
+    )
+
+    assert [result.stdout for result in results] == [f"{number}\n" for number in range(30)]
+    assert launcher.most == 2
+
+
+async def test_position_in_the_queue_is_told(runtime: AsyncRuntime) -> None:
+    running = [await runtime.start("forever", "bash") for _ in range(2)]
+    first = await runtime.start("print first", "bash")
+    second = await runtime.start("print second", "bash")
+    positions = first.position, second.position
+
+    await running[0].cancel()
+    events = [event async for event in second]
+    await running[1].cancel()
+
+    assert positions == (0, 1)
+    assert isinstance(events[0], Queued)
+    assert second.position is None
+
+
+async def test_full_queue_is_busy() -> None:
+    async with AsyncRuntime(launcher=FakeLauncher(), max_vms=1, queue=1) as runtime:
+        await runtime.start("forever", "bash")
+        await runtime.start("forever", "bash")
+
+        with pytest.raises(Busy, match="1 runs wait already"):
+            await runtime.start("print x", "bash")
+
+
+async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
+    budget = 2 * (MEMORY + OVERHEAD)
+    async with AsyncRuntime(launcher=launcher, memory_budget=budget, cpus=16) as runtime:
+        await asyncio.gather(*(runtime.run("print x", "bash") for _ in range(10)))
+
+    assert launcher.most == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": 10**12}, "memory is"),
+        ({"memory": 1024 * MIB}, r"needs 1152 MiB of memory.*may have 512"),
+        ({"cpus": 5}, "asks for 5 CPUs"),
+        ({"memory": MIB}, "MiB of memory to boot"),
+        ({"colour": "red"}, "no such option"),
+        ({"timeout": "soon"}, "wrong type"),
+        ({"machine": "toaster"}, "no machine 'toaster'"),
+    ],
+)
+async def test_what_cannot_run_is_refused_and_takes_no_place(
+    options: dict[str, Any], message: str
+) -> None:
+    async with AsyncRuntime(
+        launcher=FakeLauncher(), memory_budget=512 * MIB, cpus=4, queue=0
+    ) as runtime:
+        with pytest.raises(InputError, match=message):
+            await (await runtime.start("print x", "bash", **options)).wait()
+
+        assert runtime.load.vms == 0
+        assert (await runtime.run("print x", "bash")).stdout == "x\n"
+
+
+async def test_unknown_language_is_refused(runtime: AsyncRuntime) -> None:
+    with pytest.raises(InputError, match="unknown language 'klingon'"):
+        await runtime.start("print x", "klingon")
+
+
+async def test_key_is_bounded(runtime: AsyncRuntime) -> None:
+    with pytest.raises(InputError, match="the key has 129 characters"):
+        await runtime.start("print x", "bash", key="k" * 129)
+
+
+@pytest.mark.parametrize("field", ["max_vms", "memory_budget", "cpus", "queue"])
+def test_bounds_of_a_runtime_are_checked(field: str) -> None:
+    with pytest.raises(InputError, match=f"{field} is -1"):
+        AsyncRuntime(**{field: -1})  # type: ignore[arg-type]
+
+
+async def test_output_that_nobody_takes_stops_the_program(runtime: AsyncRuntime) -> None:
+    size = 16 * MIB
+    execution = await runtime.start(f"flood {size}\nexit 7", "bash", output_limit=2 * size)
+
+    # As much as queue, window and sockets hold; then all is still.
+    taken = 0
+    async for event in execution:
+        if isinstance(event, Output):
+            taken += len(event.data)
+            held = execution._events._bytes  # type: ignore[attr-defined]
+            assert held < KEPT_OUTPUT + 256 * 1024
+        if isinstance(event, PhaseEnded):
+            break
+    result = await execution.wait()
+
+    assert taken == size
+    assert result.code == 7
+
+
+async def test_two_readers_of_one_run_are_refused(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("forever", "bash")
+    await until(execution, PhaseStarted)
+    waiting = asyncio.create_task(execution.wait())
+    await asyncio.sleep(0)
+
+    with pytest.raises(InputError, match="two tasks"):
+        await execution.wait()
+    await execution.cancel()
+
+    assert (await waiting).verdict == "cancelled"
+
+
+async def test_image_is_made_behind_the_handle() -> None:
+    launcher = FakeLauncher(unbuilt=["bash"])
+    async with AsyncRuntime(launcher=launcher) as runtime:
+        execution = await runtime.start("print made", "bash")
+        events = await until(execution, Preparing)
+        state = execution.state
+
+        launcher.made.set()
+        result = await execution.wait()
+
+    assert events[-1] == Preparing("making bash")
+    assert state == "preparing"
+    assert result.stdout == "made\n"
+
+
+async def test_run_that_makes_its_image_can_be_cancelled() -> None:
+    launcher = FakeLauncher(unbuilt=["bash"])
+    async with AsyncRuntime(launcher=launcher) as runtime:
+        execution = await runtime.start("print never", "bash")
+        await until(execution, Preparing)
+
+        await execution.cancel()
+        result = await execution.wait()
+        launcher.made.set()
+
+    assert result.verdict == "cancelled"
+    assert launcher.launched == 0
+
+
+async def test_wanted_files_come_with_the_end(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start(
+        "write out.txt made\ncat in.txt",
+        "bash",
+        files=(InputFile("in.txt", b"given"),),
+        outputs=("out.txt", "other"),
+    )
+
+    files = {file.path: file for file in await execution.files()}
+
+    assert files["out.txt"].data is not None
+    assert files["out.txt"].data.rstrip() == b"made"
+    assert files["other"].data is None
+    assert files["other"].missing
+
+
+async def test_closed_runtime_starts_nothing(launcher: FakeLauncher) -> None:
+    runtime = AsyncRuntime(launcher=launcher)
+    execution = await runtime.start("forever", "bash")
+
+    await runtime.aclose()
+
+    assert (await execution.wait()).verdict == "cancelled"
+    with pytest.raises(Busy, match="has been closed"):
+        await runtime.start("print x", "bash")
+
+
+async def test_draining_lets_runs_end(launcher: FakeLauncher) -> None:
+    runtime = AsyncRuntime(launcher=launcher, max_vms=1)
+    executions = [await runtime.start(f"print {number}", "bash") for number in range(3)]
+
+    await runtime.drain(60)
+
+    assert [(await e.wait()).stdout for e in executions] == ["0\n", "1\n", "2\n"]
+    with pytest.raises(Busy, match="about to end"):
+        await runtime.start("print x", "bash")
+
+
+async def test_draining_has_an_end(launcher: FakeLauncher) -> None:
+    runtime = AsyncRuntime(launcher=launcher)
+    execution = await runtime.start("forever", "bash")
+
+    await runtime.drain(0.01)
+
+    assert (await execution.wait()).verdict == "cancelled"
+    assert not launcher.machines
+
+
+async def test_languages_are_listed(runtime: AsyncRuntime) -> None:
+    listed = {language.name: language for language in await runtime.languages()}
+
+    assert listed.keys() >= {"bash", "c", "c++", "go", "javascript", "python", "rust"}
+    assert "py" in listed["python"].aliases
+    assert ".py" in listed["python"].suffixes
+
+
+async def test_real_machine_runs_and_is_cancelled() -> None:
+    async with AsyncRuntime(machine="qemu") as runtime:
+        execution = await runtime.start('echo "hello $(cat)"; sleep 600', "bash", stdin=None)
+        await execution.stdin.write(b"world")
+        await execution.stdin.close()
+        events = await until(execution, Output)
+
+        await execution.cancel()
+        result = await execution.wait()
+
+    assert events[0] == Started("qemu")
+    assert events[-1] == Output("run", "stdout", b"hello world\n")
+    assert result.verdict == "cancelled"
+    assert result.run is not None
+
+
+async def test_host_error_is_raised_by_the_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    async with AsyncRuntime(machine="qemu") as runtime:
+        execution = await runtime.start("echo x", "bash")
+
+        with pytest.raises(HostError, match="QEMU is not installed"):
+            await execution.wait()
+
+        assert runtime.load.vms == 0

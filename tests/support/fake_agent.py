@@ -1,0 +1,349 @@
+"""The agent of a fake machine: speaks the real protocol, and runs programs of its own language.
+
+A program is text; each line is one command. It is read as bytes, so that any source may be sent.
+
+::
+
+    print TEXT      TEXT and a newline to stdout        error TEXT    the same to stderr
+    echo            stdin to stdout, until its end      read N        N bytes of stdin to stdout
+    flood N         N bytes of "x" to stdout            arguments     the argv, one a line
+    exit N          end with code N                     env NAME      a variable's value
+    sleep S         wait S seconds                      cat PATH      a file of the job to stdout
+    forever         wait for a signal                   write PATH TEXT   make a file to be fetched
+    die             the whole machine ends at once      lie           break the protocol
+    trap N          from now on signal N does not end the program; while it waits for stdin or
+                    for ever, it prints "signal N" instead
+    build-print TEXT, build-error TEXT, build-sleep S   what the build does, where there is one
+    build-fail      the build ends with code 1
+
+Empty lines and those that begin with ``#`` are nothing; any other is written to stderr and ends the
+program with code 127. Signals, Cancel, credit, wall-clock and output limits and wanted files are
+honoured as the real agent does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from slipway_protocol import messages as m
+from slipway_protocol.connection import Connection
+from slipway_protocol.flow import SendWindow
+from slipway_protocol.schema import MAX_DATA, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ_SIZE = 256 * 1024
+INPUT_WINDOW = 64 * 1024
+READY = m.Ready(VERSION, "fake", (), "6.1.0-fake", 1, 64 * 1024 * 1024, 1, 1)
+_FLOOD = b"x" * MAX_DATA
+_KILLED = {m.Verdict.TIMED_OUT, m.Verdict.CANCELLED, m.Verdict.OUTPUT_EXCEEDED}
+# What a program that knows nothing of signals is not ended by; signal(7).
+_IGNORED = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
+
+
+class FakeAgent:
+    """Answers one host until it hangs up; ``die`` ends its machine."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, die: Callable[[], None]
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._die = die
+        self._connection = Connection.agent()
+        self._job: _Job | None = None
+
+    async def serve(self) -> None:
+        """Until the host has gone."""
+        try:
+            self.send(m.Awake(VERSION))
+            with suppress(OSError):  # how the host ended the machine is its own business
+                while data := await self._reader.read(READ_SIZE):
+                    for event in self._connection.receive(data):
+                        await self._receive(event)
+        finally:
+            if self._job is not None:
+                await self._job.abandon()
+
+    def send(self, message: m.Message) -> None:
+        """Send without waiting; credit bounds what may wait."""
+        self._writer.write(self._connection.send(message))
+
+    async def write(self, message: m.Message) -> None:
+        """Send, and wait while the host does not read."""
+        self.send(message)
+        await self._writer.drain()
+
+    def die(self) -> None:
+        """End the machine."""
+        self._die()
+
+    async def _receive(self, event: object) -> None:
+        job = self._job
+        match event:
+            case m.Hello():
+                self.send(READY)
+            case m.Job():
+                if job is not None:
+                    await job.abandon()
+                self._job = _Job(self, event)
+            case m.Shutdown():
+                self.die()
+            case _ if job is not None:
+                job.receive(event)
+
+
+class _Stopped(BaseException):
+    """The program ends before its last command."""
+
+    def __init__(self, verdict: m.Verdict, code: int = 0, number: int = 0) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+        self.code = code
+        self.number = number
+
+
+@dataclass(slots=True)
+class _Sent:
+    sent: int = 0
+    dropped: int = 0
+
+
+@dataclass(slots=True)
+class _Input:
+    """What came of stdin and has not been read."""
+
+    data: bytearray = field(default_factory=bytearray)
+    ended: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _Job:
+    """One job: takes what the host says about it, and runs its phases in a task."""
+
+    def __init__(self, agent: FakeAgent, spec: m.Job) -> None:
+        self._agent = agent
+        self._spec = spec
+        self._number = spec.job
+        self._source = ""
+        self._files: dict[str, tuple[int, bytearray]] = {}
+        self._incoming = bytearray()
+        self._task: asyncio.Task[None] | None = None
+        self._stop: _Stopped | None = None
+        self._program: asyncio.Task[None] | None = None
+        self._cancelled = False
+        self._traps: set[int] = set()
+        self._trapped: list[int] = []
+        self._input = _Input()
+        self._streams: dict[m.Stream, _Sent] = {}
+        self._credit = asyncio.Event()
+        self._windows = {
+            stream: SendWindow(spec.window_bytes) for stream in (m.Stream.STDOUT, m.Stream.STDERR)
+        }
+
+    def receive(self, message: object) -> None:
+        """Handle a message about this job."""
+        match message:
+            case m.File(path=path, mode=mode):
+                self._source = self._source or path
+                self._incoming = bytearray()
+                self._files[path] = (mode, self._incoming)
+            case m.FileData(data=data):
+                self._incoming += data
+            case m.Start():
+                self._task = asyncio.create_task(self._run())
+            case m.Input(data=data):
+                self._input.data += data
+                self._input.changed.set()
+            case m.InputEnd():
+                self._input.ended = True
+                self._input.changed.set()
+            case m.Credit(stream=stream, count=count):
+                self._windows[stream].grant(count)
+                self._credit.set()
+            case m.Signal(number=number) if number in self._traps:
+                self._trapped.append(number)
+                self._input.changed.set()
+            case m.Signal(number=number) if number and number not in _IGNORED:
+                self._end_program(_Stopped(m.Verdict.SIGNALED, number=number))
+            case m.Cancel():
+                self._cancelled = True
+                self._end_program(_Stopped(m.Verdict.CANCELLED))
+                if self._task is None:
+                    self._agent.send(m.JobDone(self._number))
+
+    async def abandon(self) -> None:
+        """Stop without a word; nothing of it goes on."""
+        for task in (self._program, self._task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    def _end_program(self, how: _Stopped) -> None:
+        if self._program is not None and self._stop is None:
+            self._stop = how
+            self._program.cancel()
+
+    async def _run(self) -> None:
+        spec, lines = self._spec, bytes(self._files[self._source][1]).splitlines()
+        if spec.run.stdin:
+            self._agent.send(m.Credit(self._number, m.Stream.STDIN, INPUT_WINDOW))
+        verdict = m.Verdict.OK
+        if spec.build is not None:
+            build = [line[6:] for line in lines if line.startswith(b"build-")]
+            verdict = await self._phase(m.Phase.BUILD, spec.build, build)
+        if verdict is m.Verdict.OK and not self._cancelled:
+            run = [line for line in lines if not line.startswith(b"build-")]
+            await self._phase(m.Phase.RUN, spec.run, run)
+        for path in spec.outputs:
+            await self._hand_over(path)
+        await self._agent.write(m.JobDone(self._number))
+
+    async def _hand_over(self, path: str) -> None:
+        mode, data = self._files.get(path, (0, None))
+        if data is None or self._cancelled:
+            reason = "the job was cancelled" if self._cancelled else "no such file"
+            await self._agent.write(m.FileMissing(self._number, path, reason))
+            return
+        await self._agent.write(m.File(self._number, path, mode, len(data)))
+        for start in range(0, len(data), MAX_DATA):
+            piece = bytes(data[start : start + MAX_DATA])
+            await self._agent.write(m.FileData(self._number, piece))
+
+    async def _phase(self, phase: m.Phase, command: m.Command, lines: list[bytes]) -> m.Verdict:
+        began = time.monotonic()
+        self._stop, self._traps = None, set()
+        self._streams = {m.Stream.STDOUT: _Sent(), m.Stream.STDERR: _Sent()}
+        self._agent.send(m.PhaseStarted(self._number, phase))
+        how = _Stopped(m.Verdict.OK)
+        self._program = asyncio.create_task(self._execute(command, lines))
+        try:
+            wall = command.limits.wall_ms / 1000
+            done, _ = await asyncio.wait([self._program], timeout=wall or None)
+            if not done:
+                self._end_program(_Stopped(m.Verdict.TIMED_OUT))
+            await self._program
+        except _Stopped as stopped:
+            how = stopped
+        except asyncio.CancelledError:
+            if self._stop is None:  # it is this task that is cancelled
+                raise
+            how = self._stop
+        finally:
+            self._program.cancel()
+            self._program = None
+        number = signal.SIGKILL if how.verdict in _KILLED else how.number
+        self._agent.send(m.Exited(self._number, phase, how.code, number))
+        for stream, count in self._streams.items():
+            self._agent.send(m.OutputEnd(self._number, stream, count.sent, count.dropped))
+        wall_us = round((time.monotonic() - began) * 1e6)
+        usage = m.Usage(wall_us, 1, 1, 4096, 1)
+        done_ = m.PhaseDone(self._number, phase, how.verdict, how.code, number, usage)
+        await self._agent.write(done_)
+        return how.verdict
+
+    # --- Programs ---------------------------------------------------------------------------
+
+    async def _execute(self, command: m.Command, lines: list[bytes]) -> None:
+        for line in lines:
+            verb, _, rest = line.strip().partition(b" ")
+            if verb and not verb.startswith(b"#"):
+                await self._step(command, verb.decode("latin-1"), rest)
+
+    async def _step(self, command: m.Command, verb: str, rest: bytes) -> None:
+        limits = command.limits
+        try:
+            match verb:
+                case "print":
+                    await self._out(limits, m.Stream.STDOUT, rest + b"\n")
+                case "error":
+                    await self._out(limits, m.Stream.STDERR, rest + b"\n")
+                case "flood":
+                    for start in range(0, int(rest), MAX_DATA):
+                        piece = _FLOOD[: min(MAX_DATA, int(rest) - start)]
+                        await self._out(limits, m.Stream.STDOUT, piece)
+                case "echo":
+                    while data := await self._read(limits, MAX_DATA):
+                        await self._out(limits, m.Stream.STDOUT, data)
+                case "read":
+                    left = int(rest)
+                    while left and (data := await self._read(limits, left)):
+                        left -= len(data)
+                        await self._out(limits, m.Stream.STDOUT, data)
+                case "arguments":
+                    text = "".join(f"{argument}\n" for argument in command.argv)
+                    await self._out(limits, m.Stream.STDOUT, text.encode("utf-8", "replace"))
+                case "env":
+                    value = dict(command.environment).get(rest.decode(), "")
+                    await self._out(limits, m.Stream.STDOUT, f"{value}\n".encode())
+                case "cat":
+                    await self._out(limits, m.Stream.STDOUT, bytes(self._files[rest.decode()][1]))
+                case "write":
+                    path, _, content = rest.partition(b" ")
+                    self._files[path.decode()] = (0o644, bytearray(content))
+                case "trap":
+                    self._traps.add(int(rest))
+                case "sleep":
+                    await asyncio.sleep(float(rest))
+                case "forever":
+                    while True:
+                        await self._wait_for_input(limits)
+                case "exit" | "fail":
+                    code = int(rest or b"1")
+                    raise _Stopped(m.Verdict.FAILED if code else m.Verdict.OK, code)
+                case "die":
+                    self._agent.die()
+                    await asyncio.get_running_loop().create_future()
+                case "lie":
+                    self._agent.send(m.JobDone(self._number + 1))
+                    await asyncio.get_running_loop().create_future()
+                case _:
+                    raise ValueError("no such command")
+        except (ValueError, KeyError) as error:
+            told = f"{verb}: {error}\n".encode("utf-8", "replace")
+            await self._out(limits, m.Stream.STDERR, told)
+            raise _Stopped(m.Verdict.FAILED, 127) from None
+
+    async def _read(self, limits: m.Limits, most: int) -> bytes:
+        """What is there of stdin, at least one byte; nothing at its end."""
+        while not self._input.data and not self._input.ended:
+            await self._wait_for_input(limits)
+        data = bytes(self._input.data[:most])
+        del self._input.data[:most]
+        if data:
+            self._agent.send(m.Credit(self._number, m.Stream.STDIN, len(data)))
+        return data
+
+    async def _wait_for_input(self, limits: m.Limits) -> None:
+        """Until something came of stdin, or a signal that is trapped, which is told."""
+        await self._input.changed.wait()
+        self._input.changed.clear()
+        while self._trapped:
+            line = f"signal {self._trapped.pop(0)}\n"
+            await self._out(limits, m.Stream.STDOUT, line.encode())
+
+    async def _out(self, limits: m.Limits, stream: m.Stream, data: bytes) -> None:
+        window, count = self._windows[stream], self._streams[stream]
+        if limits.output_bytes:
+            rest = max(0, limits.output_bytes - count.sent)
+            count.dropped += max(0, len(data) - rest)
+            data, over = data[:rest], len(data) > rest
+        else:
+            over = False
+        while data:
+            while not window.available:
+                self._credit.clear()
+                await self._credit.wait()
+            piece = data[: min(window.available, MAX_DATA)]
+            data = data[len(piece) :]
+            window.spend(len(piece))
+            count.sent += len(piece)
+            await self._agent.write(m.Output(self._number, stream, piece))
+        if over and limits.kill_on_output:
+            raise _Stopped(m.Verdict.OUTPUT_EXCEEDED)

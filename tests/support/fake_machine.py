@@ -1,0 +1,164 @@
+"""Machines that are none: their agent runs in this process, and speaks the real protocol.
+
+``FakeLauncher`` takes the place of the real launcher. It needs no KVM, no image and no store; what
+programs of its guests can do, :mod:`support.fake_agent` tells. ::
+
+    launcher = FakeLauncher()
+    runtime = AsyncRuntime(launcher=launcher)
+    result = await runtime.run("print hello\\nexit 3", "bash")
+
+All languages that Slipway knows can be named; those with a build have one. ``launcher.machines``
+are the machines that run now, ``launcher.launched`` counts all, ``launcher.most`` is the most that
+ran at once. A test that is to see machines boot gives ``boot``, which is awaited before each agent
+says a word. Languages in ``unbuilt`` have to be "made" first: ``find`` tells one line of progress
+and waits for the ``threading.Event`` in ``made``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from contextlib import ExitStack, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._assets import Assets
+from slipway._errors import InputError
+from slipway._guest import Guest
+from slipway.machine import Transport
+from slipway.machine.console import Console
+from slipway_initramfs.freeze import Agent
+from slipway_initramfs.records import Archive, Blob, Image, Kernel
+from support.fake_agent import FakeAgent
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from slipway._request import Options
+    from slipway_initramfs.languages import Language
+
+    Progress = Callable[[str], None]
+
+MIB = 1024 * 1024
+MEMORY = 128 * MIB
+"""What a machine has that was not asked for more or less, in bytes."""
+MINIMUM_MEMORY = 16 * MIB
+_BLOB = Blob(Path("/nonexistent"), "0" * 64, 0)
+
+
+class FakeMachine:
+    """A machine whose end is that of a task."""
+
+    name = "fake"
+
+    def __init__(self, transport: Transport, theirs: Transport, launcher: FakeLauncher) -> None:
+        self.transport = transport
+        self.console = Console()
+        self.pid = os.getpid()
+        self._theirs = theirs
+        self._launcher = launcher
+        self._agent = FakeAgent(theirs.reader, theirs.writer, self._end)
+        self._task = asyncio.create_task(self._serve())
+        self._ended = asyncio.Event()
+        launcher.machines.add(self)
+
+    async def _serve(self) -> None:
+        if self._launcher.boot is not None:
+            await self._launcher.boot()
+        await self._agent.serve()
+
+    def _end(self) -> None:
+        self._theirs.writer.transport.abort()
+        self._launcher.machines.discard(self)
+        self._ended.set()
+
+    async def wait(self) -> int:
+        """Until it has ended."""
+        await self._ended.wait()
+        return -9
+
+    async def last_words(self) -> str:
+        """It never complains."""
+        return ""
+
+    async def stop(self) -> None:
+        """End it; nothing of it remains."""
+        self._end()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self.transport.writer.transport.abort()
+        for transport in (self.transport, self._theirs):
+            with suppress(OSError):
+                await transport.writer.wait_closed()
+
+
+class FakeLauncher:
+    """See this module's text."""
+
+    def __init__(
+        self, *, unbuilt: Iterable[str] = (), boot: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.unbuilt = set(unbuilt)
+        self.made = threading.Event()
+        self.boot = boot
+        self.machines: set[FakeMachine] = set()
+        self.launched = 0
+        self.most = 0
+
+    def find(
+        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
+    ) -> Assets:
+        """What a machine would boot from. Raises InputError for too little memory."""
+        if language.name in self.unbuilt:
+            progress(f"making {language.image}")
+            self.made.wait()
+            self.unbuilt.discard(language.name)
+        if options.memory is not None and options.memory < MINIMUM_MEMORY:
+            raise InputError(
+                f"{language.image} needs {MINIMUM_MEMORY // MIB} MiB of memory to boot",
+                f"Use {MINIMUM_MEMORY} bytes or more.",
+            )
+        return _assets(language, options.memory or MEMORY)
+
+    def is_built(self, language: Language) -> bool:
+        """Whether there is nothing to wait for."""
+        return language.name not in self.unbuilt
+
+    async def launch(self, assets: Assets, options: Options) -> tuple[Guest, str]:
+        """A guest whose agent is ready, and why it is on this machine."""
+        if options.machine not in {"auto", "kvm", "qemu", "fake"}:
+            raise InputError(f"there is no machine {options.machine!r}", "Use one of: fake.")
+        with ExitStack() as ends:
+            ours, theirs = (ends.enter_context(end) for end in socket.socketpair())
+            machine = FakeMachine(await _transport(ours), await _transport(theirs), self)
+            ends.pop_all()
+        self.launched += 1
+        self.most = max(self.most, len(self.machines))
+        try:
+            guest = Guest(machine)  # type: ignore[arg-type]  # nobody starts one from its class
+            await guest.wait_ready()
+        except BaseException:
+            await machine.stop()
+            raise
+        return guest, "a test's"
+
+
+async def _transport(end: socket.socket) -> Transport:
+    return Transport(*await asyncio.open_connection(sock=end))
+
+
+def _assets(language: Language, memory: int) -> Assets:
+    image, kernel, agent = _parts(language.image)
+    return Assets(language, image, kernel, agent, _BLOB.path, None, memory, _BLOB.path)
+
+
+@lru_cache(maxsize=64)
+def _parts(name: str) -> tuple[Image, Kernel, Agent]:
+    manifest = {"memory": 0, "workload": 0, "source": {"kind": "debian"}}
+    image = Image(name, "amd64", "0" * 64, _BLOB, manifest)
+    kernel = Kernel("amd64", "6.1.0-fake", "0" * 64, _BLOB, _BLOB, {})
+    archive = Archive("agent", "fake", "0" * 64, _BLOB)
+    return image, kernel, Agent(archive, _BLOB.path, "0" * 64, "fake", "")
