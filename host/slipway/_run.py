@@ -204,13 +204,13 @@ class Run:
         self._seconds["queue"] = self._lap()
 
     async def signal(self, number: int) -> None:
-        """Send signal ``number`` to the program that runs; there has to be one.
+        """Send signal ``number`` to the program, if there is a machine with one.
 
         Raises:
             UnknownOutcome: the machine has ended.
         """
-        assert self._guest is not None
-        await self._guest.signal(number)
+        if self._guest is not None:
+            await self._guest.signal(number)
 
     async def cancel(self) -> None:
         """Have the agent end the job, if there is a machine with one.

@@ -508,6 +508,24 @@ async def test_real_machine_runs_and_is_cancelled() -> None:
     assert result.run is not None
 
 
+async def test_signal_reaches_a_program_in_a_real_machine() -> None:
+    source = """\
+import signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit("caught"))
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+    async with AsyncRuntime(machine="qemu") as runtime:
+        execution = await runtime.start(source, "python")
+        await until(execution, Output)
+
+        await execution.signal(signal.SIGUSR1)
+        result = await execution.wait()
+
+    assert (result.stderr, result.code) == ("caught\n", 1)
+
+
 async def test_host_error_is_raised_by_the_handle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     async with AsyncRuntime(machine="qemu") as runtime:
