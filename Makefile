@@ -6,8 +6,9 @@ TESTS ?= tests
 # What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
 # guests, the board, every language once, and all behaviours of the language that boots fastest.
 LAB_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
-	--machine kvm -k "not test_languages or says_hello or kvm-bash"
-LAB_FULL_TESTS ?= tests/kvm tests/behaviour --machine kvm
+	--machine kvm --through guest -k "not test_languages or says_hello or kvm-bash"
+LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
+	tests/behaviour/test_hostile.py --machine kvm --through guest
 LAB_TIMEOUT ?= 3600
 FUZZ_SECONDS ?= 600
 # What the lab's benchmarks take along besides Python and this project.
@@ -19,7 +20,8 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
-.PHONY: run test images lint fuzz bench bench-lab lab lab-full clean
+.PHONY: run test images behaviour-ways mixed-jobs killed-server lint fuzz bench bench-lab lab \
+	lab-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
 	@.ci/setup run
@@ -33,6 +35,16 @@ images: ## make the images of all languages, and two of a registry
 	@.ci/setup test
 	@.venv/bin/slipway image build --source debian all
 	@.venv/bin/python tests/loopback_images.py
+
+behaviour-ways: images ## all behaviours of all languages by library, server and command line: half an hour
+	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --through runtime --through client \
+		--through cli
+
+mixed-jobs: images ## 50 jobs of all languages at once on a server that may have two machines
+	@SLIPWAY_TEST_JOBS=50 .venv/bin/python -m pytest tests/behaviour/test_mixed_jobs.py
+
+killed-server: images ## kill the server at 200 random times; SLIPWAY_TEST_SEED repeats them
+	@SLIPWAY_TEST_KILLS=200 .venv/bin/python -m pytest tests/behaviour/test_killed_server.py
 
 lint:
 	@.ci/setup test
@@ -51,6 +63,7 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/startup.py
 	@.venv/bin/python bench/throughput.py
 	@.venv/bin/python bench/images.py
+	@.venv/bin/python bench/api.py
 	@test ! -w /dev/kvm || .venv/bin/python bench/vmm_start.py
 
 lab: images ## pass the tests that need KVM, in a machine that has it

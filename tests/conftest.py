@@ -12,6 +12,9 @@ from slipway.machine import MACHINES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Those of support/ways.py, which imports more than most tests need.
+WAYS = ("guest", "runtime", "client", "cli")
+
 # The suite is to do the same whether or not this machine reaches Docker Hub.
 os.environ.setdefault("SLIPWAY_SOURCE", "debian")
 
@@ -23,6 +26,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=MACHINES,
         help="the machine that the behaviour suite runs on; may be given again"
         " (default: qemu, and kvm where this host's is usable)",
+    )
+    parser.addoption(
+        "--through",
+        action="append",
+        choices=WAYS,
+        help="how the behaviour suite's programs get to a machine; may be given again. guest: all"
+        " of a language to one machine, directly; runtime, client and cli: as users do it, each to"
+        " a machine of its own (default: guest for all languages, the others for few)",
     )
 
 

@@ -8,12 +8,18 @@
     print(result.stdout, result.verdict)
 
 :func:`run` waits; :func:`run_async` is the same for asyncio and can stream the output while it
-comes. Both raise what is drawn in :class:`SlipwayError`'s module, never anything else of ours.
+comes. For many runs there are runtimes, which queue what the host has no room for:
+:class:`Runtime` and :class:`AsyncRuntime` in this process, :class:`Client` and
+:class:`AsyncClient` on a server (``slipway serve``). Their methods are the same: ``run``, and
+``start``, which gives a handle with events, stdin, signals and the result.
+
+All raise what is drawn in :class:`SlipwayError`'s module, never anything else of ours.
 """
 
 from __future__ import annotations
 
 from slipway._errors import (
+    Busy,
     HostError,
     ImageError,
     InputError,
@@ -27,45 +33,106 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from slipway._admission import Load as Load
+    from slipway._blocking import Client as Client
+    from slipway._blocking import Execution as Execution
+    from slipway._blocking import Runtime as Runtime
+    from slipway._blocking import Stdin as Stdin
+    from slipway._client import AsyncClient as AsyncClient
+    from slipway._client import Health as Health
+    from slipway._events import Ended as Ended
+    from slipway._events import Event as Event
+    from slipway._events import Output as Output
+    from slipway._events import PhaseEnded as PhaseEnded
+    from slipway._events import PhaseStarted as PhaseStarted
+    from slipway._events import Preparing as Preparing
+    from slipway._events import Queued as Queued
+    from slipway._events import Started as Started
+    from slipway._execution import AsyncExecution as AsyncExecution
+    from slipway._execution import AsyncStdin as AsyncStdin
     from slipway._request import InputFile as InputFile
     from slipway._request import Options as Options
     from slipway._result import Captured as Captured
     from slipway._result import OutputFile as OutputFile
     from slipway._result import PhaseResult as PhaseResult
+    from slipway._result import Provenance as Provenance
     from slipway._result import Result as Result
     from slipway._result import Timing as Timing
     from slipway._result import Usage as Usage
     from slipway._result import Verdict as Verdict
     from slipway._run import run as run
     from slipway._run import run_async as run_async
+    from slipway._runtime import AsyncRuntime as AsyncRuntime
+    from slipway._runtime import LanguageInfo as LanguageInfo
 
 # Imported when first asked for: the command line starts QEMU before it needs most of them.
 _HOMES = {
+    "Load": "_admission",
+    "Client": "_blocking",
+    "Execution": "_blocking",
+    "Runtime": "_blocking",
+    "Stdin": "_blocking",
+    "AsyncClient": "_client",
+    "Health": "_client",
+    "Ended": "_events",
+    "Event": "_events",
+    "Output": "_events",
+    "PhaseEnded": "_events",
+    "PhaseStarted": "_events",
+    "Preparing": "_events",
+    "Queued": "_events",
+    "Started": "_events",
+    "AsyncExecution": "_execution",
+    "AsyncStdin": "_execution",
     "InputFile": "_request",
     "Options": "_request",
     "Captured": "_result",
     "OutputFile": "_result",
     "PhaseResult": "_result",
+    "Provenance": "_result",
     "Result": "_result",
     "Timing": "_result",
     "Usage": "_result",
     "Verdict": "_result",
     "run": "_run",
     "run_async": "_run",
+    "AsyncRuntime": "_runtime",
+    "LanguageInfo": "_runtime",
 }
 
 __all__ = [
+    "AsyncClient",
+    "AsyncExecution",
+    "AsyncRuntime",
+    "AsyncStdin",
+    "Busy",
     "Captured",
+    "Client",
+    "Ended",
+    "Event",
+    "Execution",
+    "Health",
     "HostError",
     "ImageError",
     "InputError",
     "InputFile",
+    "LanguageInfo",
+    "Load",
     "Options",
+    "Output",
     "OutputFile",
+    "PhaseEnded",
     "PhaseResult",
+    "PhaseStarted",
+    "Preparing",
     "ProgramError",
+    "Provenance",
+    "Queued",
     "Result",
+    "Runtime",
     "SlipwayError",
+    "Started",
+    "Stdin",
     "Timing",
     "UnknownOutcome",
     "Usage",

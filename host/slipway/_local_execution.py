@@ -33,7 +33,7 @@ log.addHandler(logging.NullHandler())
 # Output that waits for whoever takes the events. Behind it the agent's credit holds as much again.
 KEPT_OUTPUT = MIB
 # What a machine takes beside its guest's memory. Of QEMU 85 MiB were measured, most of it the cache
-# of translated code (machine/qemu.py); of our VMM 12. Images and kernels are shared, by the page cache.
+# of translated code (machine/qemu.py); of our VMM 12. The page cache shares images and kernels.
 OVERHEAD = 128 * MIB
 # An agent ends a job within milliseconds; one that does not is not asked any longer.
 CANCEL_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""The machines that the behaviour suite runs on, one guest at a time."""
+"""The machines that the behaviour suite runs on, and the ways to them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import pytest
 
 from slipway.vmm.kvm import usability
 from support.microvm import Microvm
+from support.ways import WAYS, open_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from support.programs import Runner
 
 
 def machines(config: pytest.Config) -> list[str]:
@@ -22,45 +25,63 @@ def machines(config: pytest.Config) -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "languages(*names): run the test in a guest of each")
+    config.addinivalue_line(
+        "markers",
+        "every_way(*names): go the ways that users have as well; unless told, for these languages",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test that wants a guest gets one of each of its languages on each machine.
+    """Each test that wants a runner gets one of each of its languages, ways and machines.
 
     One that makes its own wants the name of the ``machine``.
     """
     if "machine" in metafunc.fixturenames:
         metafunc.parametrize("machine", machines(metafunc.config))
     if "booted" in metafunc.fixturenames:
-        marker = metafunc.definition.get_closest_marker("languages")
-        assert marker is not None, f"{metafunc.definition.nodeid} does not name its languages"
-        wanted = machines(metafunc.config)
-        guests = [(machine, language) for machine in wanted for language in marker.args]
-        ids = ["-".join(guest) for guest in guests]
-        metafunc.parametrize("booted", guests, indirect=True, ids=ids, scope="module")
+        wanted = [
+            (machine, way, language)
+            for machine in machines(metafunc.config)
+            for way, language in ways_and_languages(metafunc)
+        ]
+        ids = ["-".join(name for name in each if name != "guest") for each in wanted]
+        metafunc.parametrize("booted", wanted, indirect=True, ids=ids, scope="module")
+
+
+def ways_and_languages(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
+    """What a test is to be run through."""
+    languages = metafunc.definition.get_closest_marker("languages")
+    assert languages is not None, f"{metafunc.definition.nodeid} does not name its languages"
+    every_way = metafunc.definition.get_closest_marker("every_way")
+    through: list[str] | None = metafunc.config.getoption("through")
+    wanted = [("guest", language) for language in languages.args]
+    if every_way is not None:
+        some = languages.args if through else every_way.args
+        wanted += [(way, language) for way in WAYS for language in some]
+    return [(way, language) for way, language in wanted if not through or way in through]
 
 
 @pytest.fixture(scope="module")
 def booted(
     request: pytest.FixtureRequest, progress: Callable[[str], None]
-) -> Iterator[Callable[[], Microvm]]:
-    """Gives the guest of this language, and another one after it was lost.
+) -> Iterator[Callable[[], Runner]]:
+    """Gives what runs programs in this language; another guest after one was lost.
 
     pytest groups tests by this parameter and ends one guest before the next boots.
     """
-    machine, language = request.param
-    vm = Microvm(language, machine)
+    machine, way, language = request.param
+    runner = Microvm(language, machine) if way == "guest" else open_way(way, language, machine)
 
-    def alive() -> Microvm:
-        if not vm.alive:
-            vm.boot(progress)
-        return vm
+    def alive() -> Runner:
+        if isinstance(runner, Microvm) and not runner.alive:
+            runner.boot(progress)
+        return runner
 
     yield alive
-    vm.close()
+    runner.close()
 
 
 @pytest.fixture
-def vm(booted: Callable[[], Microvm]) -> Microvm:
-    """A booted guest of the test's language; those before it ran in it, too."""
+def vm(booted: Callable[[], Runner]) -> Runner:
+    """What runs the test's program: mostly a guest that has run those before it, too."""
     return booted()

@@ -13,7 +13,8 @@ from slipway._request import MIB
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.microvm import Microvm, Outcome
+    from support.microvm import Microvm
+    from support.programs import Outcome
 
 pytestmark = pytest.mark.languages("python")
 

@@ -173,7 +173,8 @@ def test_record_tells_all(commands: Commands, here: Path, bash: Assets) -> None:
     }
     assert {key: record[key] for key in shape} == shape
     assert record["kernel"].startswith(bash.kernel.version)
-    assert set(record["timing"]) == {"queue", "prepare", "boot", "ready", "build", "run", "teardown"}
+    steps = {"queue", "prepare", "boot", "ready", "build", "run", "teardown"}
+    assert set(record["timing"]) == steps
     run = record["run"]
     assert (run["verdict"], run["code"], run["signal"]) == ("failed", 4, 0)
     assert run["stdout"] == {"bytes": 3, "dropped": 0, "truncated": False, "text": "out"}

@@ -20,7 +20,7 @@ import asyncio
 import os
 import socket
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,9 +87,10 @@ class FakeMachine:
     async def stop(self) -> None:
         """End it; nothing of it remains."""
         self._end()
+        # All that must happen comes before the first wait, which may be cancelled.
+        self.transport.writer.transport.abort()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self.transport.writer.transport.abort()
         for transport in (self.transport, self._theirs):
             with suppress(OSError):
                 await transport.writer.wait_closed()
@@ -131,10 +132,7 @@ class FakeLauncher:
         """A guest whose agent is ready, and why it is on this machine."""
         if options.machine not in {"auto", "kvm", "qemu", "fake"}:
             raise InputError(f"there is no machine {options.machine!r}", "Use one of: fake.")
-        with ExitStack() as ends:
-            ours, theirs = (ends.enter_context(end) for end in socket.socketpair())
-            machine = FakeMachine(await _transport(ours), await _transport(theirs), self)
-            ends.pop_all()
+        machine = FakeMachine(*await _transports(), self)
         self.launched += 1
         self.most = max(self.most, len(self.machines))
         try:
@@ -146,8 +144,21 @@ class FakeLauncher:
         return guest, "a test's"
 
 
-async def _transport(end: socket.socket) -> Transport:
-    return Transport(*await asyncio.open_connection(sock=end))
+async def _transports() -> tuple[Transport, Transport]:
+    """Both ends of a line. A run may be cancelled while they are made."""
+    ours, theirs = socket.socketpair()
+    try:
+        transport = Transport(*await asyncio.open_connection(sock=ours))
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    try:
+        return transport, Transport(*await asyncio.open_connection(sock=theirs))
+    except BaseException:
+        transport.writer.transport.abort()  # the socket is its own by now
+        theirs.close()
+        raise
 
 
 def _assets(language: Language, memory: int) -> Assets:

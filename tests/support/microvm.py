@@ -4,62 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from slipway._assets import find_assets, find_language
 from slipway._errors import UnknownOutcome
 from slipway._guest import Guest, output_files, phase_results
-from slipway._request import InputFile, Options, check_source
+from slipway._request import Options, check_source
 from slipway_initramfs.store import ImageStore
 from slipway_protocol.messages import Cancel, Phase, Stream
+from support.programs import Outcome, Runner, load, patient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
     from slipway._assets import Assets
-    from slipway._result import OutputFile, PhaseResult
     from slipway_initramfs.languages import Language
 
 _T = TypeVar("_T")
 
-# Seconds. A guest that a loaded host emulates takes long, and counts as CPU time what its host has
-# spent elsewhere. Nothing waits for these limits but a test that fails.
-PATIENCE = {"timeout": 120.0, "build_timeout": 240.0, "cpu_time": 240.0}
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """All that is known of a job that ended."""
-
-    build: PhaseResult | None
-    run: PhaseResult | None
-    files: dict[str, OutputFile] = field(repr=False)
-
-    @property
-    def program(self) -> PhaseResult:
-        """The run phase, which there has to be."""
-        assert self.run is not None, f"the build did not get that far: {self.build}"
-        return self.run
-
-    @property
-    def stdout(self) -> bytes:
-        """What the program wrote to stdout, as far as it was kept."""
-        return self.program.stdout.data
-
-    @property
-    def stderr(self) -> bytes:
-        """What the program wrote to stderr, as far as it was kept."""
-        return self.program.stderr.data
-
-
-class Job:
+class MicrovmJob:
     """A job that runs: what it has written so far, and its stdin."""
 
-    def __init__(self, vm: Microvm, *, with_stdin: bool, read_stdout: bool) -> None:
+    def __init__(self, vm: Microvm, *, read_stdout: bool) -> None:
         self._vm = vm
-        self._with_stdin = with_stdin
         self._read_stdout = asyncio.Event()
         if read_stdout:
             self._read_stdout.set()
@@ -111,9 +80,8 @@ class Job:
         self._outcome = asyncio.create_task(self._run(guest, source, options))
 
     async def _run(self, guest: Guest, source: bytes, options: Options) -> Outcome:
-        stdin = self._input() if self._with_stdin else None
         try:
-            report = await guest.run(self._vm.language, source, options, self._sink, stdin)
+            report = await guest.run(self._vm.language, source, options, self._sink, self._input())
         except UnknownOutcome:
             await self._vm.lose()
             raise
@@ -139,17 +107,17 @@ class Job:
             self._changed.notify_all()
 
 
-class Microvm:
+class Microvm(Runner):
     """One guest of ``language`` on ``machine``, with an event loop in a thread of its own.
 
     ``options`` are fields of :class:`slipway.Options` that hold for the machine (memory, cpus).
     """
 
     def __init__(self, language: str, machine: str = "qemu", **options: Any) -> None:
+        super().__init__()
         self.language: Language = find_language(language)
         self._options = Options(machine=machine, **options)
         self._guest: Guest | None = None
-        self._usual_seconds: float | None = None
         self._loop = asyncio.new_event_loop()
         # A machine dies with the thread that started it: this one stays until the end.
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"microvm-{language}")
@@ -179,41 +147,20 @@ class Microvm:
         self,
         source: str | Path,
         *arguments: str,
-        with_stdin: bool = True,
         read_stdout: bool = True,
         **options: Any,
-    ) -> Job:
-        """Start a program: its text, its file, or a directory with ``main.*`` and what it needs.
+    ) -> MicrovmJob:
+        """Start a program; see :meth:`Runner.begin`.
 
-        ``options`` are fields of :class:`slipway.Options` that hold for the job.
+        Its stdout is read at once, or else after :meth:`MicrovmJob.read_stdout`.
         """
-        text, beside = _load(source)
-        files = (*beside, *options.pop("files", ()))
-        checked = Options(arguments=arguments, files=files, **{**PATIENCE, **options})
+        text, beside = load(source)
+        checked = Options(**patient(arguments, beside, options))
         check_source(text)
         checked.check(self.language.source)
-        job = Job(self, with_stdin=with_stdin, read_stdout=read_stdout)
+        job = MicrovmJob(self, read_stdout=read_stdout)
         self.call(job.begin(self.guest, text, checked))
         return job
-
-    def run(
-        self, source: str | Path, *arguments: str, stdin: bytes | None = b"", **options: Any
-    ) -> Outcome:
-        """Run a program to its end; see :meth:`begin`."""
-        job = self.begin(source, *arguments, with_stdin=stdin is not None, **options)
-        if stdin:
-            job.write(stdin)
-        job.end_input()
-        outcome = job.outcome()
-        if self._usual_seconds is None and outcome.run is not None:
-            self._usual_seconds = outcome.run.usage.wall
-        return outcome
-
-    def usual_seconds(self, hello: str | Path) -> float:
-        """How long the first program took here, ``hello`` if there was none yet."""
-        if self._usual_seconds is None:
-            self._usual_seconds = self.run(hello).program.usage.wall
-        return self._usual_seconds
 
     def halt(self) -> None:
         """End the guest; :meth:`boot` makes another."""
@@ -225,6 +172,19 @@ class Microvm:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _run(
+        self,
+        source: str | Path,
+        arguments: tuple[str, ...],
+        stdin: bytes,
+        options: dict[str, Any],
+    ) -> Outcome:
+        job = self.begin(source, *arguments, **options)
+        if stdin:
+            job.write(stdin)
+        job.end_input()
+        return job.outcome()
 
     async def lose(self) -> None:
         """End the guest: one that broke the rules is not asked again."""
@@ -249,13 +209,3 @@ class Microvm:
         self.language = assets.language
         self._guest = await Guest.start(assets, self._options)
         await self._guest.wait_ready()
-
-
-def _load(source: str | Path) -> tuple[bytes, tuple[InputFile, ...]]:
-    if isinstance(source, str):
-        return source.encode(), ()
-    if source.is_file():
-        return source.read_bytes(), ()
-    files = [path for path in source.iterdir() if path.is_file()]  # not what Python caches there
-    main, *beside = sorted(files, key=lambda path: (path.stem != "main", path.name))
-    return main.read_bytes(), tuple(InputFile(path.name, path.read_bytes()) for path in beside)

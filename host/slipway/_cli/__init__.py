@@ -16,7 +16,9 @@ USAGE = """\
 usage: slipway VERB ...
 
   run FILE [-- ARGS]   run a program in a machine of its own (also: vmm-run FILE)
+  serve ...            offer running programs as an API on a Unix socket
   image ...            build, list, inspect, choose, remove and prune language images
+  mcp                  offer running code to a language model, as an MCP server on stdin and stdout
   doctor               check what this host has, and how to mend what it lacks
 
 'slipway VERB --help' tells more.
@@ -30,10 +32,18 @@ def main() -> None:
     verb = arguments[0] if arguments else ""
     if verb == "run":
         vmm_run(arguments[1:])
+    elif verb == "serve":
+        from slipway._cli import serve
+
+        _guarded(serve.command, arguments[1:])
     elif verb == "image":
         from slipway._cli import image
 
         _guarded(image.command, arguments[1:])
+    elif verb == "mcp":
+        from slipway._cli import mcp
+
+        _guarded(mcp.command, arguments[1:])
     elif verb == "doctor":
         from slipway._cli import doctor
 

@@ -1,0 +1,94 @@
+"""A judge: one problem, and submissions in several languages that are tried at once.
+
+python examples/judge.py                          # starts its own machines
+python examples/judge.py --api-sock /run/slipway/api      # uses a server: slipway serve
+"""
+
+import argparse
+import asyncio
+from dataclasses import dataclass
+
+from slipway import AsyncClient, AsyncRuntime, SlipwayError
+
+
+@dataclass(frozen=True)
+class Problem:
+    title: str
+    tests: tuple[tuple[bytes, str], ...]  # what the program reads, what it has to write
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class Submission:
+    author: str
+    language: str
+    source: str
+
+
+PROBLEM = Problem(
+    title="Write the sum of the numbers that you read.",
+    tests=((b"1 2 3\n", "6"), (b"4 -9\n", "-5")),
+    seconds=5,
+    memory=64 * 1024 * 1024,
+)
+
+SUBMISSIONS = (
+    Submission("ada", "python", "print(sum(map(int, input().split())))"),
+    Submission("bob", "bash", "read -r a b c; echo $((a + b))"),
+    Submission("eve", "bash", "while :; do :; done"),
+    Submission("dan", "python", "print(int(input()))"),
+    Submission("cyd", "c", "int main(void) { retrun 0; }"),
+)
+
+NAMES = {
+    "failed": "runtime error",
+    "signaled": "runtime error",
+    "timed_out": "time limit exceeded",
+    "cpu_exceeded": "time limit exceeded",
+    "memory_exceeded": "memory limit exceeded",
+    "output_exceeded": "output limit exceeded",
+    "build_failed": "compile error",
+}
+
+
+async def judge(runs, problem, submission):
+    """The verdict on a submission, and a line that explains it to its author."""
+    for number, (given, expected) in enumerate(problem.tests, 1):
+        result = await runs.run(
+            submission.source,
+            submission.language,
+            stdin=given,
+            key=submission.author,  # where many wait, authors take turns
+            timeout=problem.seconds,
+            memory_limit=problem.memory,
+            output_limit=64 * 1024,
+            kill_on_output=True,
+        )
+        if not result.ok:
+            lines = result.stderr.strip().splitlines() or [result.summary()]
+            explanation = next((line for line in lines if "error:" in line), lines[-1])
+            return NAMES.get(result.verdict, result.verdict), f"test {number}: {explanation}"
+        if result.stdout.split() != expected.split():
+            return "wrong answer", f"test {number}: {result.stdout.strip()[:40]!r}"
+    return "accepted", f"{len(problem.tests)} tests"
+
+
+async def report(runs, problem, submission):
+    try:
+        verdict, explanation = await judge(runs, problem, submission)
+    except SlipwayError as error:  # ours, not theirs: to be judged again
+        verdict, explanation = "not judged", error.message
+    print(f"{submission.author:6}{submission.language:8}{verdict:22}{explanation}", flush=True)
+
+
+async def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--api-sock", metavar="PATH", help="of a server; else machines of its own")
+    path = parser.parse_args().api_sock
+    async with AsyncClient(path) if path else AsyncRuntime() as runs:
+        print(PROBLEM.title)
+        await asyncio.gather(*(report(runs, PROBLEM, submission) for submission in SUBMISSIONS))
+
+
+asyncio.run(main())

@@ -1,0 +1,93 @@
+"""A playground: output as it comes, what you type goes to the program, Ctrl-C ends it.
+
+python examples/playground.py                     # a program that asks and answers
+python examples/playground.py examples/queens.cpp
+python examples/playground.py --language python -c 'print(input())'
+python examples/playground.py --api-sock /run/slipway/api
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import sys
+import threading
+
+import slipway
+
+SAMPLE = """\
+echo "What is your name?"
+while read -r name; do
+    echo "Hello, $name. And yours?"
+done
+echo "Nobody left."
+"""
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--api-sock", metavar="PATH", help="of a server; else machines of its own")
+    parser.add_argument("--language", metavar="NAME", help="instead of by the file's suffix")
+    parser.add_argument("-c", dest="source", metavar="TEXT", help="the program itself")
+    parser.add_argument("file", nargs="?", type=pathlib.Path, help="a file with the program")
+    return parser.parse_args()
+
+
+def program(parsed, runs):
+    """The source text, and its language."""
+    if parsed.file is None:
+        return parsed.source or SAMPLE, parsed.language or "bash"
+    suffix = parsed.file.suffix.removeprefix(".")
+    for language in runs.languages():
+        if suffix in {known.removeprefix(".") for known in language.suffixes}:
+            return parsed.file.read_bytes(), parsed.language or language.name
+    if parsed.language is None:
+        sys.exit(f"no language has files like {parsed.file}: use --language")
+    return parsed.file.read_bytes(), parsed.language
+
+
+def type_in(stdin):
+    """Pass on what is typed; runs in a thread, as reading from a terminal waits."""
+    # What is typed after the program's end is nobody's.
+    with contextlib.suppress(slipway.SlipwayError):
+        while data := os.read(0, 4096):
+            stdin.write(data)
+        stdin.close()
+
+
+def show(execution):
+    """Print what is told of a run, and return its result."""
+    for event in execution:
+        match event:
+            case slipway.Queued(position=position):
+                print(f"[waiting; {position} are before you]", file=sys.stderr)
+            case slipway.Preparing(detail=detail):
+                print(f"[{detail}]", file=sys.stderr)
+            case slipway.PhaseStarted(phase=phase):
+                print(f"[{phase}]", file=sys.stderr)
+            case slipway.Output(stream=stream, data=data):
+                target = sys.stdout if stream == "stdout" else sys.stderr
+                target.buffer.write(data)
+                target.flush()
+    return execution.wait()
+
+
+def main():
+    parsed = parse()
+    with slipway.Client(parsed.api_sock) if parsed.api_sock else slipway.Runtime() as runs:
+        source, language = program(parsed, runs)
+        with runs.start(source, language, stdin=None) as execution:
+            threading.Thread(target=type_in, args=[execution.stdin], daemon=True).start()
+            try:
+                result = show(execution)
+            except KeyboardInterrupt:
+                execution.cancel()
+                result = show(execution)
+    print(f"[{result.summary()}]", file=sys.stderr)
+    return 130 if result.verdict == "cancelled" else 0
+
+
+try:
+    sys.exit(main())
+except slipway.SlipwayError as error:
+    sys.exit("\n".join(filter(None, [error.message, error.hint])))

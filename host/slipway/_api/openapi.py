@@ -1,0 +1,134 @@
+"""The OpenAPI document: what FastAPI knows of the routes, and what it does not know of bodies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from slipway._api import event_stream
+from slipway._api.documents import ProblemDocument
+from slipway._api.models import RunBody, SignalBody, StartBody
+from slipway._api.problems import MEDIA_TYPE
+from slipway._api.run_routes import KEY_FIELD
+from slipway._runtime import MAX_KEY
+from slipway_protocol import __version__
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+_SCHEMAS = "#/components/schemas/"
+_DESCRIPTION = """\
+Runs untrusted code in microVMs. HTTP/1.1 over a Unix socket. Sizes are in bytes, times in seconds;
+every error is application/problem+json with a hint.
+"""
+_MEANINGS = {
+    400: "No HTTP, or no JSON.",
+    403: "The client's user may not use this server.",
+    404: "There is no such run, or it is none of the client's.",
+    408: "The request came too slowly.",
+    409: "Nothing runs that could take a signal.",
+    410: "This part of the stream is no longer kept.",
+    413: "The body is too large.",
+    415: "The body is of another type.",
+    422: "Something in the request cannot be; the detail names it.",
+    429: "There is no room; Retry-After says when there may be.",
+    500: "A bug of the server's.",
+    502: "The machine was lost under the program.",
+    503: "The server is about to end, or its host lacks something.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route that are problems; any route may give 400, 500 and 503."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}{ProblemDocument.__name__}"}}}
+    return {
+        status: {"description": _MEANINGS[status], "content": content}
+        for status in sorted({400, 500, 503, *statuses})
+    }
+
+
+def parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
+    """The parameters of a route with this query."""
+    schema = query.model_json_schema()
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "description": told.pop("description"),
+            "schema": told,
+        }
+        for name, told in schema["properties"].items()
+    ]
+
+
+def source_or(kind: type[BaseModel], query: type[BaseModel]) -> dict[str, Any]:
+    """What a route takes that takes a source, or a whole job of ``kind``."""
+    text = {"schema": {"type": "string"}}
+    octets = {"schema": {"type": "string", "format": "binary"}}
+    key = {
+        "name": KEY_FIELD,
+        "in": "header",
+        "required": False,
+        "description": "Whose run it is, for fairness among those behind one client.",
+        "schema": {"type": "string", "maxLength": MAX_KEY},
+    }
+    return {
+        "parameters": [*parameters(query), key],
+        "requestBody": {
+            "required": True,
+            "description": "The source; or as JSON the whole job.",
+            "content": {
+                "text/plain": text,
+                "application/octet-stream": octets,
+                **_json(kind),
+            },
+        },
+    }
+
+
+def json_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """The request body of a route that takes JSON of ``kind``."""
+    return {"requestBody": {"required": True, "content": _json(kind)}}
+
+
+def event_stream_too() -> dict[str, Any]:
+    """What a response may be beside JSON."""
+    return {"content": {event_stream.MEDIA_TYPE: {"schema": {"type": "string"}}}}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The document of ``app``."""
+    made = get_openapi(
+        title="Slipway", version=__version__, description=_DESCRIPTION, routes=app.routes
+    )
+    _, ours = models_json_schema(
+        [(kind, "validation") for kind in (ProblemDocument, RunBody, StartBody, SignalBody)],
+        ref_template=_SCHEMAS + "{model}",
+    )
+    schemas = made["components"]["schemas"]
+    schemas.update(ours["$defs"])
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    made["components"]["schemas"] = dict(sorted(schemas.items()))
+    # Here a default of null says that a field may be left out, which "required" says already.
+    _strip_null_defaults(made)
+    return made
+
+
+def _json(kind: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{kind.__name__}"}}}
+
+
+def _strip_null_defaults(node: Any) -> None:
+    if isinstance(node, dict):
+        if node.get("default", "") is None:
+            del node["default"]
+        for value in node.values():
+            _strip_null_defaults(value)
+    elif isinstance(node, list):
+        for value in node:
+            _strip_null_defaults(value)

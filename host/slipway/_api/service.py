@@ -1,0 +1,92 @@
+"""What the routes work on, and how they find it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.responses import Response
+
+from slipway._api import models, problems
+from slipway._api.problems import Problem, Refusal
+from slipway._request import MIB
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from starlette.requests import Request
+
+    from slipway._api.bodies import Bodies
+    from slipway._api.metrics import Metrics
+    from slipway._api.peers import Peer
+    from slipway._api.vms import Vms
+    from slipway._runtime import AsyncRuntime
+
+JSON = "application/json"
+
+_Model = TypeVar("_Model", bound="BaseModel")
+
+
+@dataclass(slots=True)
+class Service:
+    """What the routes work on. ``body_limit`` is that of JSON bodies, in bytes."""
+
+    runtime: AsyncRuntime
+    vms: Vms
+    metrics: Metrics
+    bodies: Bodies
+    body_limit: int = 64 * MIB
+    draining: bool = False
+
+    def check_taking(self) -> None:
+        """Check that new runs are taken; raises Refusal."""
+        if self.draining:
+            raise Refusal(problems.draining())
+
+
+def service_of(request: Request) -> Service:
+    """What the request's application serves."""
+    service: Service = request.app.state.service
+    return service
+
+
+def peer_of(request: Request) -> Peer:
+    """Who asks; its connection has put it there."""
+    peer: Peer = request.state.peer
+    return peer
+
+
+def query_of(request: Request, kind: type[_Model]) -> _Model:
+    """The request's query. FastAPI could read it as well, in several times the time.
+
+    Raises:
+        Refusal: it is none of this ``kind``, or gives something twice.
+    """
+    return models.of_query(request.query_params.multi_items(), kind)
+
+
+def media_type_of(request: Request) -> str:
+    """The request body's type; octets where it is not said (RFC 9110 8.3).
+
+    Raises:
+        Refusal: it is text in another encoding than UTF-8.
+    """
+    told = request.headers.get("content-type", "application/octet-stream")
+    kind, *parameters = (part.strip().lower() for part in told.split(";"))
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "charset" and value.strip('"') not in {"utf-8", "utf8", "us-ascii"}:
+            raise Refusal(
+                Problem(
+                    415, "unsupported-media-type", f"the body is in {value!r:.80}", "Send UTF-8."
+                )
+            )
+    return kind
+
+
+def json_response(
+    record: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """``record`` as the answer."""
+    data = json.dumps(record, separators=(",", ":")).encode("ascii")
+    return Response(data, status, headers, JSON)

@@ -1,0 +1,103 @@
+"""Routes about runs that have been started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import Request  # noqa: TC002  # FastAPI looks it up
+from starlette.responses import Response
+
+from slipway._api import models, problems
+from slipway._api.commands import signal_number
+from slipway._api.models import ResumeQuery
+from slipway._api.problems import Problem, Refusal
+from slipway._api.service import (
+    JSON,
+    json_response,
+    media_type_of,
+    peer_of,
+    query_of,
+    service_of,
+)
+from slipway._api.terms import NoLongerKept
+from slipway._errors import InputError
+
+if TYPE_CHECKING:
+    from slipway._api.vm import Vm
+
+# Of what says which signal.
+_MAX_BODY = 4096
+
+
+class Octets(Response):
+    """Bytes of a program's."""
+
+    media_type = "application/octet-stream"
+
+
+async def listing(request: Request) -> Response:
+    """GET /v1/vms."""
+    vms = service_of(request).vms.listing(peer_of(request))
+    return json_response({"vms": [vm.record() for vm in vms]})
+
+
+async def vm(request: Request, id: str) -> Response:
+    """GET /v1/vms/{id}."""
+    return json_response(_find(request, id).record())
+
+
+async def remove(request: Request, id: str) -> Response:
+    """DELETE /v1/vms/{id}."""
+    await _find(request, id).remove()
+    return Response(status_code=204)
+
+
+async def file(request: Request, id: str, path: str) -> Response:
+    """GET /v1/vms/{id}/files/{path}."""
+    file = _find(request, id).file(path)
+    if file is None or file.data is None:
+        missing = file.missing if file is not None else "it was not asked for, or the run goes on"
+        raise Refusal(Problem(404, "not-found", f"there is no file {path!r:.80}: {missing}"))
+    return Octets(file.data)
+
+
+async def signal(request: Request, id: str) -> Response:
+    """POST /v1/vms/{id}/signal."""
+    vm, service = _find(request, id), service_of(request)
+    if (media_type := media_type_of(request)) != JSON:
+        raise Refusal(
+            Problem(
+                415, "unsupported-media-type", f"the body is {media_type!r:.80}", f"Send {JSON}."
+            )
+        )
+    length = request.headers.get("content-length")
+    body = await service.bodies.read(request.receive, length, _MAX_BODY)
+    try:
+        told = models.parsed(body.take(), models.SignalBody).signal
+    finally:
+        body.release()
+    number = signal_number(told)
+    try:
+        await vm.signal(number)
+    except InputError as error:  # the number is one; so there is nobody to send it to
+        raise Refusal(Problem(409, "conflict", error.message, error.hint)) from None
+    return Response(status_code=204)
+
+
+async def resume(request: Request, id: str) -> Response:
+    """Who is connected is cut off."""
+    query = query_of(request, ResumeQuery)
+    vm = _find(request, id)
+    try:
+        vm.resume(query.offset)
+    except NoLongerKept as error:
+        raise Refusal(Problem(410, "gone", error.message, error.hint)) from None
+    return json_response({"socket": str(vm.socket), "offset": query.offset})
+
+
+def _find(request: Request, identifier: str) -> Vm:
+    """The run, if the client may know of it. Raises Refusal."""
+    vm = service_of(request).vms.get(identifier, peer_of(request))
+    if vm is None:
+        raise Refusal(problems.unknown_run(identifier))
+    return vm

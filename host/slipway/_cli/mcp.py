@@ -1,0 +1,143 @@
+"""``slipway mcp``: the tools of an MCP server, on stdin and stdout."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._cli.terminal import DescriptorWorker, run_interruptible, write_all
+from slipway._errors import HostError, InputError
+from slipway._request import MIB
+from slipway.machine import MACHINES
+
+if TYPE_CHECKING:
+    from slipway._client import AsyncClient
+    from slipway._runtime import AsyncRuntime
+
+READ_SIZE = 64 * 1024
+# Of one message; a job with its files is one.
+MAX_MESSAGE = 64 * MIB
+
+
+def command(arguments: list[str]) -> int:
+    """Serve until the client has gone.
+
+    Raises:
+        SlipwayError: it cannot be served.
+    """
+    parsed = _parser().parse_args(arguments)
+    if parsed.api_sock is not None and (parsed.store is not None or parsed.max_vms is not None):
+        raise InputError(
+            "--store and --max-vms are for machines of this process, not for a server's",
+            "Leave them out, or --api-sock.",
+        )
+    try:
+        import mcp  # noqa: F401
+    except ImportError:
+        raise HostError(
+            "the MCP SDK is not installed", "Install it: pip install 'slipway-vmm[mcp]'"
+        ) from None
+    if parsed.debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="slipway: %(name)s: %(message)s")
+    run_interruptible(lambda: _serve(parsed))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slipway mcp",
+        description="Serve the tools run_code and list_languages by the Model Context Protocol,"
+        " on stdin and stdout: an MCP client starts this program. It ends with its stdin.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--api-sock", type=Path, metavar="PATH", help="run on the server at PATH (slipway serve)")
+    add("--machine", default="auto", choices=("auto", *MACHINES), help="what to run on")
+    add("--max-vms", type=int, metavar="N", help="machines at once (default: as the host allows)")
+    add("--store", type=Path, metavar="DIR", help="the image store")
+    add("--debug", action="store_true", help="show the traceback of an error, and a log")
+    return parser
+
+
+async def _serve(parsed: argparse.Namespace) -> None:
+    from slipway._mcp.server import serve
+
+    wire = _Wire()
+    async with _runtime(parsed) as runtime:
+        await serve(runtime, wire, wire, {"machine": parsed.machine})
+    if wire.too_long:
+        raise InputError(f"the client sent a message of more than {MAX_MESSAGE} bytes")
+
+
+def _runtime(parsed: argparse.Namespace) -> AsyncRuntime | AsyncClient:
+    if parsed.api_sock is not None:
+        from slipway._client import AsyncClient
+
+        return AsyncClient(parsed.api_sock)
+    from slipway._runtime import AsyncRuntime
+
+    return AsyncRuntime(store=parsed.store, max_vms=parsed.max_vms)
+
+
+class _Wire:
+    """Lines of text on what were descriptors 0 and 1, which nobody else can read or write then.
+
+    Not the SDK's own, whose thread a process waits for at its end, though its read may never
+    return; nor has a line a bound there.
+    """
+
+    def __init__(self) -> None:
+        self._in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
+        self._out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        os.dup2(2, 1)
+        self._reader = DescriptorWorker()
+        self._writer = DescriptorWorker()
+        self._lines: list[bytes] = []
+        self._rest: list[bytes] = []
+        self._waiting = 0
+        self.too_long = False
+
+    def __aiter__(self) -> _Wire:
+        return self
+
+    async def __anext__(self) -> str:
+        while not self._lines:
+            data = await self._read()
+            if not data:
+                raise StopAsyncIteration
+            first, *others = data.split(b"\n")
+            self._rest.append(first)
+            self._waiting += len(first)
+            if others:
+                self._lines = [b"".join(self._rest), *others[:-1]]
+                self._lines.reverse()
+                self._rest = [others[-1]]
+                self._waiting = len(others[-1])
+            if self._waiting > MAX_MESSAGE:
+                self.too_long = True
+                raise StopAsyncIteration
+        return self._lines.pop().decode("utf-8", "replace")
+
+    async def _read(self) -> bytes:
+        try:
+            data: bytes = await self._reader.call(lambda: os.read(self._in, READ_SIZE))
+        except OSError:  # a terminal that has been hung up
+            return b""
+        return data
+
+    async def write(self, text: str) -> None:
+        """Write ``text``; where nobody reads any more it is lost, and stdin is about to end."""
+        with suppress(OSError):
+            await self._writer.call(lambda: write_all(self._out, text.encode("utf-8")))
+
+    async def flush(self) -> None:
+        """Nothing is held back."""

@@ -1,0 +1,89 @@
+"""``slipway run --api-sock``: the same on a server, which has the machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._cli.run_arguments import check_language_known, read_source
+from slipway._cli.run_streams import StandardOutput, no_input, standard_input
+from slipway._cli.terminal import Progress, run_interruptible
+from slipway._client import AsyncClient
+from slipway._errors import InputError
+from slipway._events import Ended, Output, Preparing, Queued, Started
+
+if TYPE_CHECKING:
+    import argparse
+
+    from slipway._events import Event
+    from slipway._execution import AsyncExecution
+    from slipway._request import Options
+    from slipway._result import Result
+
+
+def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
+    """Run it on the server at ``--api-sock``.
+
+    Raises:
+        SlipwayError: nothing could be run.
+    """
+    if parsed.store is not None:
+        raise InputError(
+            "--store says nothing to a server, which has its own",
+            "Leave out --store or --api-sock.",
+        )
+    check_language_known(parsed)
+    source = read_source(parsed)
+    result: Result = run_interruptible(lambda: _run(parsed, source, options))
+    return result
+
+
+async def _run(parsed: argparse.Namespace, source: bytes, options: Options) -> Result:
+    async with AsyncClient(parsed.api_sock) as client:
+        language = parsed.language or await _language_of_file(client, Path(parsed.source))
+        fields = {name: getattr(options, name) for name in options.__slots__}
+        stdin = no_input() if parsed.source == "-" else standard_input()
+        async with await client.start(source, language, stdin=stdin, **fields) as execution:
+            return await _follow(execution, streaming=not parsed.json)
+
+
+async def _follow(execution: AsyncExecution, *, streaming: bool) -> Result:
+    progress = Progress()
+    output = StandardOutput()
+    try:
+        async for event in execution:
+            _show(progress, event)
+            if isinstance(event, Output):
+                await output.write(event.phase, event.stream, event.data)
+            elif isinstance(event, Ended):
+                return event.result
+            elif isinstance(event, Started) and not streaming:
+                break
+        return await execution.wait()
+    finally:
+        progress.done()
+
+
+def _show(progress: Progress, event: Event) -> None:
+    match event:
+        case Queued(position=0):
+            progress("waiting for room on the server: this run is next")
+        case Queued(position=position):
+            progress(f"waiting for room on the server: {position} runs come before this one")
+        case Preparing(detail=detail):
+            progress(detail)
+        case Started():
+            progress.done()
+
+
+async def _language_of_file(client: AsyncClient, path: Path) -> str:
+    """The server's language whose suffix ``path`` has. Raises InputError."""
+    languages = await client.languages()
+    suffixes = {suffix: info.name for info in languages for suffix in info.suffixes}
+    # ".C" is C++ by an old custom; else case means nothing.
+    found = suffixes.get(path.suffix) or suffixes.get(path.suffix.lower())
+    if found is None:
+        what = f"the suffix {path.suffix[:40]!r}" if path.suffix else "a file without a suffix"
+        names = ", ".join(info.name for info in languages)
+        raise InputError(f"no language of the server has {what}", f"Name a --language: {names}.")
+    return found

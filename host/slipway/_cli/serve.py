@@ -1,0 +1,168 @@
+"""``slipway serve``: the API on a Unix socket."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._cli.quantities import seconds, size
+from slipway._errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from slipway._api.access import Access
+    from slipway._api.server import Settings
+
+DESCRIPTION = """\
+Serve HTTP/1.1 on a Unix socket: start runs, and give their output through sockets of their own.
+The server ends on SIGTERM or Ctrl-C when what runs has ended, and at once when it is told again.
+"""
+
+
+def command(arguments: list[str]) -> int:
+    """Serve until a signal comes; 0.
+
+    Raises:
+        SlipwayError: it cannot be served.
+    """
+    parsed = _parser().parse_args(arguments)
+    _log(parsed.debug)
+    asyncio.run(_serve(parsed, os.environ))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slipway serve",
+        usage="slipway serve --api-sock PATH [options]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--api-sock", type=Path, metavar="PATH", help="the socket; systemd may give one instead")
+    add("--mode", type=_mode, default=0o600, metavar="OCTAL", help="of the sockets (0600)")
+    add("--owner", metavar="USER[:GROUP]", help="of the sockets, where this user may give them")
+    add(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="WHO",
+        help="USER, @GROUP or *: who may connect beside root and this user; may be given again",
+    )
+    add("--max-vms", type=int, metavar="N", help="machines at once")
+    add("--memory-budget", type=size, metavar="SIZE", help="of all machines (MiB, or 512M, 8G)")
+    add("--cpus", type=int, metavar="N", help="vCPUs of all machines")
+    add("--queue", type=int, default=64, metavar="N", help="runs that may wait (64)")
+    add("--machine", type=_machine, default="auto", metavar="NAME", help="auto, kvm or qemu")
+    add("--store", type=Path, metavar="DIR", help="the image store")
+    add("--run-dir", type=Path, metavar="DIR", help="of the output sockets (PATH.d)")
+    add("--body-limit", type=size, default=size("64"), metavar="SIZE", help="of a job (64M)")
+    add("--reconnect", type=seconds, default=10, metavar="S", help="for a client that left (10)")
+    add("--grace", type=seconds, default=60, metavar="S", help="for unread output (60)")
+    add("--drain", type=seconds, default=30, metavar="S", help="for runs at the end (30)")
+    add("--debug", action="store_true", help="log more, and show the traceback of an error")
+    return parser
+
+
+def _mode(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a mode such as 0660")
+    return mode
+
+
+def _machine(text: str) -> str:
+    from slipway.machine import MACHINES
+
+    if text not in {"auto", *MACHINES}:
+        known = ", ".join(["auto", *MACHINES])
+        raise argparse.ArgumentTypeError(f"there is no machine {text!r:.80}; use one of: {known}")
+    return text
+
+
+def _log(debug: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("slipway: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("slipway").setLevel(logging.DEBUG if debug else logging.INFO)
+    # What clients do wrong is for them to hear of.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+
+
+async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, str]) -> None:
+    from slipway._api.server import Server
+    from slipway._api.systemd import Notifier, inherited_socket
+    from slipway._runtime import AsyncRuntime
+
+    notify = Notifier(environment)
+    inherited = inherited_socket(environment)
+    path = None if inherited is None else _path(inherited.getsockname())
+    settings = _settings(parsed, path)
+    runtime = AsyncRuntime(
+        store=parsed.store,
+        machine=parsed.machine,
+        max_vms=parsed.max_vms,
+        memory_budget=parsed.memory_budget,
+        cpus=parsed.cpus,
+        queue=parsed.queue,
+    )
+    server = Server(settings, runtime, notify)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.stop)
+    await server.serve(inherited)
+
+
+def _path(name: object) -> Path:
+    from slipway._api.systemd import path_of
+
+    return Path(path_of(name))
+
+
+def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
+    from slipway._api.peers import AllowList
+    from slipway._api.server import Settings
+    from slipway._api.systemd import raise_descriptor_limit
+    from slipway._api.terms import Patience
+
+    path = inherited or parsed.api_sock
+    if path is None:
+        raise InputError("there is no socket to serve", "Name one: slipway serve --api-sock PATH")
+    if inherited is not None and parsed.api_sock is not None:
+        raise InputError(
+            f"systemd passes the socket {inherited}, and --api-sock names one as well",
+            "Leave --api-sock out.",
+        )
+    return Settings(
+        api_socket=path,
+        run_directory=parsed.run_dir,
+        access=_access(parsed),
+        allowed=AllowList.of(os.geteuid(), parsed.allow),
+        patience=Patience(parsed.reconnect, parsed.grace),
+        body_limit=parsed.body_limit,
+        drain=parsed.drain,
+        descriptors=raise_descriptor_limit(),
+    )
+
+
+def _access(parsed: argparse.Namespace) -> Access:
+    from slipway._api.access import UNCHANGED, Access
+    from slipway._api.peers import group_id, user_id
+
+    user, _, group = (parsed.owner or "").partition(":")
+    return Access(
+        parsed.mode,
+        user_id(user) if user else UNCHANGED,
+        group_id(group) if group else UNCHANGED,
+    )

@@ -1,0 +1,49 @@
+"""The JSON form of errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slipway import _errors
+from slipway._errors import Busy, InputError, ProgramError, SlipwayError, UnknownOutcome
+from slipway._text import plain
+from slipway._wire.fields import Fields
+
+# Seconds. Who is told to come back later than this is told nonsense.
+MAX_RETRY = 24 * 3600.0
+
+# A ProgramError has a result, and is raised only where somebody asks.
+_ERRORS: dict[str, type[SlipwayError]] = {
+    name: kind
+    for name, kind in vars(_errors).items()
+    if isinstance(kind, type) and issubclass(kind, SlipwayError) and kind is not ProgramError
+}
+
+
+def error_record(error: SlipwayError) -> dict[str, Any]:
+    """``error`` for JSON, under the nearest public name."""
+    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
+    record = {"error": name, "message": plain(error.message), "hint": plain(error.hint)}
+    if isinstance(error, Busy):
+        return {**record, "retry_after": error.retry_after}
+    return record
+
+
+def error_of(record: object) -> SlipwayError:
+    """The error in ``record``; where there is none, that is the error."""
+    try:
+        fields = Fields(record, "the error")
+        kind = _ERRORS.get(fields.text("error"), SlipwayError)
+        message, hint = fields.line("message"), fields.line("hint")
+        if issubclass(kind, Busy):
+            return kind(message, hint, min(fields.number("retry_after"), MAX_RETRY))
+        return kind(message, hint)
+    except InputError as error:
+        return broken(error.message)
+
+
+def broken(what: str) -> UnknownOutcome:
+    """The error of a server that does not keep to the protocol."""
+    return UnknownOutcome(
+        f"the server broke the protocol: {what}", "Is it a Slipway server of this version?"
+    )

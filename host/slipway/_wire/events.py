@@ -1,0 +1,110 @@
+"""The JSON form of events.
+
+A stream of events is lines of JSON, an object each, whose ``type`` is an event's name. Files that
+were fetched come before the ``ended`` that lists them, each as one ``file`` and as many
+``file_data`` as it takes. Instead of ``ended`` there may be ``failed``.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from slipway._errors import InputError
+from slipway._events import (
+    Ended,
+    Event,
+    Output,
+    PhaseEnded,
+    PhaseStarted,
+    Preparing,
+    Queued,
+    Started,
+)
+from slipway._text import plain
+from slipway._wire.errors import broken
+from slipway._wire.fields import Fields, data_record
+from slipway._wire.results import phase_record, read_phase, read_result, result_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from slipway._result import OutputFile
+
+# Of a file, in one line: 64 KiB as base64.
+FILE_PIECE = 48 * 1024
+MAX_OUTPUT = 128 * 1024
+PHASES = ("build", "run")
+STREAMS = ("stdout", "stderr")
+
+
+def event_record(event: Event) -> dict[str, Any]:
+    """``event`` for JSON; of files only their names, modes and sizes."""
+    match event:
+        case Output(phase, stream, data):
+            return {"type": "output", "phase": phase, "stream": stream, **data_record(data)}
+        case Queued(position):
+            return {"type": "queued", "position": position}
+        case Preparing(detail):
+            return {"type": "preparing", "detail": plain(detail)}
+        case Started(machine):
+            return {"type": "started", "machine": machine}
+        case PhaseStarted(phase):
+            return {"type": "phase_started", "phase": phase}
+        case PhaseEnded(phase, result):
+            return {"type": "phase_ended", "phase": phase, "result": phase_record(result)}
+        case Ended(whole):
+            return {"type": "ended", "result": result_record(whole, output=False, files=False)}
+
+
+def event_records(event: Event) -> Iterator[dict[str, Any]]:
+    """All the lines of ``event``: before an ``ended`` come its files, a piece at a time."""
+    if isinstance(event, Ended):
+        for file in event.result.files:
+            if file.data is not None:
+                size = len(file.data)
+                yield {"type": "file", "path": file.path, "mode": file.mode, "size": size}
+                for start in range(0, size, FILE_PIECE):
+                    piece = base64.b64encode(file.data[start : start + FILE_PIECE])
+                    yield {"type": "file_data", "base64": piece.decode("ascii")}
+    yield event_record(event)
+
+
+def event_of(record: object, contents: Mapping[str, OutputFile] | None = None) -> Event:
+    """The event that :func:`event_record` made ``record`` of; ``contents`` are an Ended's files.
+
+    Raises:
+        UnknownOutcome: there is none.
+    """
+    try:
+        fields = Fields(record, "an event")
+        event = read_event(fields, fields.text("type"), contents or {})
+        if event is None:
+            raise InputError(f"there is no event {fields.text('type')!r:.60}")
+    except InputError as error:
+        raise broken(error.message) from None
+    return event
+
+
+def read_event(fields: Fields, kind: str, contents: Mapping[str, OutputFile]) -> Event | None:
+    """The event of this kind; None where there is no such kind. Raises InputError."""
+    match kind:
+        case "output":
+            data = fields.data()
+            if not 0 < len(data) <= MAX_OUTPUT:
+                raise InputError(f"{len(data)} bytes of output came at once")
+            return Output(fields.choice("phase", PHASES), fields.choice("stream", STREAMS), data)
+        case "queued":
+            return Queued(fields.integer("position"))
+        case "preparing":
+            return Preparing(fields.line("detail"))
+        case "started":
+            return Started(fields.line("machine"))
+        case "phase_started":
+            return PhaseStarted(fields.choice("phase", PHASES))
+        case "phase_ended":
+            result = read_phase(fields.fields("result"))
+            return PhaseEnded(fields.choice("phase", PHASES), result)
+        case "ended":
+            return Ended(read_result(fields.fields("result"), contents))
+    return None

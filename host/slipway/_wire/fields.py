@@ -1,0 +1,154 @@
+"""The checked fields of a JSON object that came over a socket."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from slipway._errors import InputError
+from slipway._text import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Of a line of events or commands, with its end. 120 KiB of output can take six bytes each.
+MAX_LINE = 1024 * 1024
+# JavaScript's, which JSON's readers have in common, would be 2^53 - 1; nothing of ours comes near.
+MAX_INTEGER = 2**63 - 1
+
+
+class Fields:
+    """An object's fields; unknown ones are ignored, so that a newer peer may say more.
+
+    Each method raises InputError with a sentence that names the field by ``where``.
+    """
+
+    def __init__(self, record: object, where: str) -> None:
+        if not isinstance(record, dict):
+            raise InputError(f"{where} is no JSON object")
+        self._record: dict[str, Any] = record
+        self._where = where
+
+    def __contains__(self, name: str) -> bool:
+        return self._record.get(name) is not None
+
+    def text(self, name: str) -> str:
+        """A string as it came."""
+        value = self._record.get(name)
+        if not isinstance(value, str):
+            raise self._wrong(name, "a string")
+        return value
+
+    def line(self, name: str) -> str:
+        """A string for people; "" where there is none. A terminal may get to see it."""
+        return plain(self.text(name)) if name in self else ""
+
+    def integer(self, name: str, most: int = MAX_INTEGER) -> int:
+        """A number from 0 to ``most``. JSON's true is a number to Python, and none here."""
+        value = self._record.get(name)
+        if type(value) is not int or not 0 <= value <= most:
+            raise self._wrong(name, f"an integer from 0 to {most}")
+        return value
+
+    def number(self, name: str) -> float:
+        """A finite number that is not negative."""
+        value = self._record.get(name)
+        if type(value) is int and 0 <= value <= MAX_INTEGER:
+            return float(value)
+        if type(value) is float and math.isfinite(value) and value >= 0:
+            return value
+        raise self._wrong(name, "a number that is not negative")
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        value = self._record.get(name)
+        if not isinstance(value, bool):
+            raise self._wrong(name, "true or false")
+        return value
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """One of ``choices``."""
+        value = self._record.get(name)
+        if value not in choices:
+            raise self._wrong(name, f"one of {', '.join(choices)}")
+        return str(value)
+
+    def fields(self, name: str) -> Fields:
+        """An object."""
+        return Fields(self._record.get(name), f"{self._where}.{name}")
+
+    def items(self, name: str, most: int) -> list[Any]:
+        """A list of at most ``most`` values."""
+        value = self._record.get(name)
+        if not isinstance(value, list) or len(value) > most:
+            raise self._wrong(name, f"a list of at most {most}")
+        return value
+
+    def texts(self, name: str, most: int) -> tuple[str, ...]:
+        """A list of at most ``most`` strings."""
+        value = self.items(name, most)
+        if not all(isinstance(text, str) for text in value):
+            raise self._wrong(name, "a list of strings")
+        return tuple(value)
+
+    def data(self) -> bytes:
+        """The bytes in ``text`` or ``base64``, of which there is one."""
+        if ("text" in self) == ("base64" in self):
+            raise InputError(f"{self._where} has not one of text and base64")
+        try:
+            if "text" in self:
+                return self.text("text").encode("utf-8")
+            return base64.b64decode(self.text("base64"), validate=True)
+        except ValueError:  # a lone surrogate, or no base64
+            raise InputError(f"{self._where} has text or base64 that stands for no bytes") from None
+
+    def _wrong(self, name: str, what: str) -> InputError:
+        value = self._record.get(name)
+        found = f"is {value!r:.60}" if name in self._record else "is missing"
+        return InputError(f"{self._where}.{name} {found}, and must be {what}")
+
+
+def line(record: Mapping[str, Any]) -> bytes:
+    """``record`` as one line, with its end."""
+    return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def data_of(record: object) -> bytes:
+    """The bytes that :func:`data_record` made ``record`` of; other fields may be there.
+
+    Raises:
+        InputError: there are none.
+    """
+    return Fields(record, "data").data()
+
+
+def data_record(data: bytes) -> dict[str, Any]:
+    """``data`` as text where it is UTF-8, as base64 (RFC 4648) where it is not."""
+    try:
+        return {"text": data.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode("ascii")}
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The object in one line of JSON (RFC 8259).
+
+    Raises:
+        InputError: there is none, or the line is too long.
+    """
+    if len(line) > MAX_LINE:
+        raise InputError(f"a line of JSON has more than {MAX_LINE} bytes")
+    try:
+        record = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise InputError(f"{line[:60]!r} is no line of JSON") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{line[:60]!r} is no JSON object")
+    return record
+
+
+def _no_constant(name: str) -> None:
+    # Python reads NaN and Infinity, which RFC 8259 does not have.
+    raise ValueError(name)

@@ -1,0 +1,82 @@
+"""The JSON form of what a client asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slipway._errors import InputError
+from slipway._request import Options
+from slipway._wire.fields import data_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DEFAULTS = Options()
+_SCALARS = (
+    "timeout", "build_timeout", "cpu_time", "memory", "memory_limit", "processes", "output_limit",
+    "kill_on_output", "cpus", "machine",
+)  # fmt: skip
+
+
+def job_record(
+    source: bytes, language: str, options: Options, stdin: bytes | None
+) -> dict[str, Any]:
+    """The body of ``POST /v1/start`` for a checked source, to be answered by a stream of events.
+
+    ``stdin`` is None where it comes as commands.
+
+    Raises:
+        InputError: an option is no business of a server's, or a text is no Unicode.
+    """
+    for scalar in ("kernel", "boot_log"):
+        if getattr(options, scalar):
+            raise InputError(
+                f"{scalar} is for machines that this process starts itself, not for a server's",
+                f"Leave {scalar} out, or run without a server.",
+            )
+    name, _, version = language.partition("@")
+    record: dict[str, Any] = {
+        "source": source.decode("utf-8"),
+        "language": name if version else language,
+        "stream": "events",
+        "arguments": list(options.arguments),
+        "environment": dict(options.environment),
+        "files": [
+            {"path": file.path, "mode": file.mode, **data_record(file.data)}
+            for file in options.files
+        ],
+        "outputs": list(options.outputs),
+    }
+    if version:
+        record["version"] = version
+    if stdin is None:
+        record["interactive"] = True
+    elif stdin:
+        record["stdin"] = data_record(stdin)
+    for scalar in _SCALARS:
+        if (value := getattr(options, scalar)) != getattr(_DEFAULTS, scalar):
+            record[scalar] = value
+    for text in _texts(language, options):
+        _check_unicode(text)
+    return record
+
+
+def _texts(language: str, options: Options) -> Iterator[str]:
+    yield language
+    yield from options.arguments
+    for pair in options.environment:
+        yield from pair
+    yield from options.outputs
+    for file in options.files:
+        yield file.path
+
+
+def _check_unicode(text: str) -> None:
+    """Refuse what a command line made of bytes that are not UTF-8: JSON has no form for it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{text!r:.60} is not Unicode, and a server is told of it in JSON",
+            "Give it another name or value, or run without a server.",
+        ) from None

@@ -1,0 +1,136 @@
+"""The JSON form of results."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from slipway._errors import InputError
+from slipway._request import MAX_FILE_BYTES, MAX_OUTPUTS
+from slipway._result import (
+    Captured,
+    OutputFile,
+    PhaseResult,
+    Provenance,
+    Result,
+    Timing,
+    Usage,
+    Verdict,
+)
+from slipway._wire.errors import broken
+from slipway._wire.fields import Fields, data_record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Notes for people; there are two or three at most.
+MAX_WARNINGS = 64
+
+
+def result_record(result: Result, *, output: bool, files: bool) -> dict[str, Any]:
+    """``result`` for JSON, with what the program wrote and the files' content where asked for."""
+    record = result.record()
+    for phase in ("build", "run"):
+        if record[phase] is not None and not output:
+            _without_output(record[phase])
+    record["files"] = [_file_record(file, content=files) for file in result.files]
+    return record
+
+
+def phase_record(result: PhaseResult) -> dict[str, Any]:
+    """A phase's result for JSON, without what it wrote."""
+    record = result.record()
+    _without_output(record)
+    return record
+
+
+def result_of(record: object, contents: Mapping[str, OutputFile] | None = None) -> Result:
+    """The result in ``record``; ``contents`` has the files whose bytes came apart from it.
+
+    Raises:
+        UnknownOutcome: there is none.
+    """
+    try:
+        return read_result(Fields(record, "the result"), contents or {})
+    except InputError as error:
+        raise broken(error.message) from None
+
+
+def read_result(record: Fields, contents: Mapping[str, OutputFile]) -> Result:
+    """The result in ``record``; raises InputError."""
+    names = {field.name: field.type for field in fields(Provenance)}
+    provenance: dict[str, Any] = {
+        name: record.integer(name) if kind == "int" else record.line(name)
+        for name, kind in names.items()
+    }
+    timing, given = record.fields("timing"), [field.name for field in fields(Timing)]
+    return Result(
+        language=record.line("language"),
+        build=read_phase(record.fields("build")) if "build" in record else None,
+        run=read_phase(record.fields("run")) if "run" in record else None,
+        files=tuple(_file(item, contents) for item in record.items("files", MAX_OUTPUTS)),
+        timing=Timing(**{name: timing.number(name) for name in given if name in timing}),
+        provenance=Provenance(**provenance),
+        warnings=record.texts("warnings", MAX_WARNINGS),
+    )
+
+
+def read_phase(record: Fields) -> PhaseResult:
+    """The result of a phase in ``record``; raises InputError."""
+    verdict = record.text("verdict")
+    if verdict not in set(Verdict) - {Verdict.BUILD_FAILED}:  # which is a run's, not a phase's
+        raise InputError(f"{verdict!r:.60} is no verdict of a phase")
+    usage = record.fields("usage")
+    return PhaseResult(
+        verdict=Verdict(verdict),
+        code=record.integer("code", 255),
+        signal=record.integer("signal", 127),
+        usage=Usage(
+            usage.number("wall"),
+            usage.number("user"),
+            usage.number("system"),
+            usage.integer("memory_peak"),
+            usage.integer("processes_peak"),
+        ),
+        stdout=_captured(record.fields("stdout")),
+        stderr=_captured(record.fields("stderr")),
+        detail=record.line("detail"),
+    )
+
+
+def _captured(record: Fields) -> Captured:
+    size, dropped = record.integer("bytes"), record.integer("dropped")
+    data = record.data() if "text" in record or "base64" in record else b""
+    if dropped > size or len(data) > size - dropped:
+        raise InputError(f"{dropped} of {size} bytes were dropped and {len(data)} kept")
+    return Captured(data, size, dropped)
+
+
+def _file(item: object, contents: Mapping[str, OutputFile]) -> OutputFile:
+    record = Fields(item, "a file of the result")
+    path = record.text("path")
+    if "missing" in record:
+        return OutputFile(path, missing=record.line("missing"))
+    size, mode = record.integer("bytes", MAX_FILE_BYTES), record.integer("mode", 0o7777)
+    if "text" in record or "base64" in record:
+        file = OutputFile(path, mode, record.data())
+    elif path in contents:
+        file = contents[path]
+    else:
+        raise InputError(f"the content of {path!r:.60} did not come")
+    if file.mode != mode or file.data is None or len(file.data) != size:
+        raise InputError(f"the content of {path!r:.60} is not what its result says")
+    return file
+
+
+def _file_record(file: OutputFile, *, content: bool) -> dict[str, Any]:
+    if file.data is None:
+        return {"path": file.path, "missing": file.missing}
+    record = {"path": file.path, "mode": file.mode, "bytes": len(file.data)}
+    return record | data_record(file.data) if content else record
+
+
+def _without_output(phase: dict[str, Any]) -> None:
+    for stream in ("stdout", "stderr"):
+        phase[stream].pop("text", None)
+        phase[stream].pop("base64", None)

@@ -1,0 +1,321 @@
+"""The MCP server: the real program, spoken to by the SDK's own client and by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp.shared.exceptions import MCPError
+
+from support.commands import PATIENCE
+from support.serving import Server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from mcp_types import CallToolResult
+
+    from support.commands import Commands
+
+pytestmark = pytest.mark.usefixtures("bash")
+
+FLOOD = "for ((i = 0; i < 20000; i++)); do echo line $i; done; echo last >&2"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(commands: Commands) -> Iterator[None]:
+    yield
+    assert commands.leftovers() == []
+
+
+@asynccontextmanager
+async def client(commands: Commands, *arguments: str, mode: str = "auto") -> AsyncIterator[Client]:
+    server = StdioServerParameters(
+        command=str(commands.path("slipway")),
+        args=["mcp", "--machine", "qemu", *arguments],
+        env=commands.environment,
+    )
+    async with Client(server, mode=mode) as connected:
+        yield connected
+
+
+def text(result: CallToolResult) -> str:
+    assert result.content[0].type == "text"
+    return result.content[0].text
+
+
+async def test_tells_its_tools_and_languages(commands: Commands) -> None:
+    async with client(commands) as mcp:
+        tools = {tool.name: tool for tool in (await mcp.list_tools()).tools}
+        languages = await mcp.call_tool("list_languages")
+
+    assert set(tools) == {"run_code", "list_languages"}
+    schema = tools["run_code"].input_schema
+    assert schema["required"] == ["language", "source"]
+    assert all("description" in field for field in schema["properties"].values())
+    names = {language["name"] for language in languages.structured_content["languages"]}
+    assert {"python", "rust", "bash"} <= names
+    assert json.loads(text(languages)) == languages.structured_content
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_runs_a_program_and_tells_of_its_steps(commands: Commands, mode: str) -> None:
+    steps: list[str | None] = []
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(message)
+
+    async with client(commands, mode=mode) as mcp:
+        result = await mcp.call_tool(
+            "run_code",
+            {
+                "language": "bash",
+                "source": 'read -r line; echo "$line $1 $NAME $(cat data)"; echo no >&2; '
+                "echo made >made; exit 3",
+                "stdin": "from stdin\n",
+                "arguments": ["argument"],
+                "environment": {"NAME": "value"},
+                "files": [{"path": "data", "base64": "Y29udGVudA=="}],
+                "outputs": ["made", "other"],
+                "timeout": 60,
+            },
+            progress_callback=heard,
+        )
+
+    assert not result.is_error  # of the tool; the program's failure is its verdict
+    told = result.structured_content
+    assert (told["verdict"], told["exit_code"], told["signal"]) == ("failed", 3, 0)
+    assert told["stdout"] == "from stdin argument value content\n"
+    assert told["stderr"] == "no\n"
+    made, other = told["files"]
+    assert (made["text"], made["bytes"], made["truncated"]) == ("made\n", 5, False)
+    assert other["missing"]
+    assert told["truncated"] == []
+    assert json.loads(text(result))["stdout"] == told["stdout"]
+    assert steps == ["the machine (qemu) has booted", "running"]
+
+
+async def test_runs_on_a_server(commands: Commands) -> None:
+    with tempfile.TemporaryDirectory(prefix="slipway-") as place, Server(Path(place)) as server:
+        async with client(commands, "--api-sock", str(server.path)) as mcp:
+            languages = await mcp.call_tool("list_languages")
+            result = await mcp.call_tool("run_code", {"language": "bash", "source": "echo hi"})
+
+    assert {"name": "bash", "aliases": ["sh", "shell"], "versions": [], "ready": True} in (
+        languages.structured_content["languages"]
+    )
+    assert result.structured_content["stdout"] == "hi\n"
+
+
+async def test_missing_server_is_an_error_of_the_tool(commands: Commands, tmp_path: Path) -> None:
+    async with client(commands, "--api-sock", str(tmp_path / "api")) as mcp:
+        result = await mcp.call_tool("run_code", {"language": "bash", "source": "echo hi"})
+
+    assert result.is_error
+    assert text(result).startswith("no server listens at")
+
+
+async def test_tells_what_the_compiler_said(commands: Commands) -> None:
+    async with client(commands) as mcp:
+        result = await mcp.call_tool("run_code", {"language": "c", "source": "int main( { }"})
+
+    told = result.structured_content
+    assert (told["verdict"], told["exit_code"], told["stderr"]) == ("build_failed", None, "")
+    assert "error: expected" in told["build_output"]
+
+
+async def test_cuts_long_output_and_says_so(commands: Commands) -> None:
+    async with client(commands) as mcp:
+        result = await mcp.call_tool(
+            "run_code",
+            {
+                "language": "bash",
+                "source": FLOOD + "; printf 'x%.0s' {1..40000} >long; printf '\\xff' >binary",
+                "outputs": ["long", "binary"],
+            },
+        )
+
+    told = result.structured_content
+    assert told["truncated"] == ["stdout"]
+    assert told["stdout"].startswith("line 0\nline 1\n")
+    assert told["stdout"].endswith("line 19999\n")
+    assert " bytes left out ...]" in told["stdout"]
+    assert len(told["stdout"]) < 33 * 1024
+    assert told["stderr"] == "last\n"
+    long, binary = told["files"]
+    assert (long["text"], long["bytes"], long["truncated"]) == ("x" * 32768, 40000, True)
+    assert (binary["text"], binary["truncated"]) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "true"}, "the argument 'language' is wrong: field required"),
+        ({"language": "bash", "source": 3}, "the argument 'source' is wrong"),
+        ({"language": "bash", "source": "true", "network": True}, "no argument 'network'"),
+        ({"language": "cobol", "source": "true"}, "unknown language 'cobol'"),
+        ({"language": "bash", "source": " "}, "the source is empty"),
+        ({"language": "bash", "source": "true", "timeout": -1}, "timeout is -1 s"),
+        ({"language": "bash", "source": "true", "files": [{"path": "x"}]}, "text and base64"),
+        ({"language": "bash", "source": "x", "files": [{"path": "x", "base64": "?"}]}, "base64"),
+        ({"language": "bash", "source": "true", "outputs": ["/etc/passwd"]}, "working directory"),
+    ],
+)
+async def test_wrong_call_is_an_error_of_the_tool(
+    commands: Commands, arguments: dict[str, Any], message: str
+) -> None:
+    async with client(commands) as mcp:
+        result = await mcp.call_tool("run_code", arguments)
+
+    assert result.is_error
+    assert message in text(result)
+    assert "Traceback" not in text(result)
+
+
+async def test_unknown_tool_is_an_error_of_the_protocol(commands: Commands) -> None:
+    async with client(commands) as mcp:
+        with pytest.raises(MCPError, match="no tool 'format_disk'"):
+            await mcp.call_tool("format_disk", {})
+
+
+async def test_cancelled_call_gives_its_room_to_the_next(commands: Commands) -> None:
+    running = asyncio.Event()
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        if message == "running":
+            running.set()
+
+    async with client(commands, "--max-vms", "1") as mcp:
+        endless = {"language": "bash", "source": "sleep 1000", "timeout": 3600}
+        first = asyncio.create_task(mcp.call_tool("run_code", endless, progress_callback=heard))
+        await running.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        second = await mcp.call_tool("run_code", {"language": "bash", "source": "echo next"})
+
+    assert second.structured_content["stdout"] == "next\n"
+
+
+class Raw:
+    """The server with a client that is no library."""
+
+    def __init__(self, commands: Commands) -> None:
+        self.process = commands.start("slipway", "mcp", "--machine", "qemu")
+        self._number = 0
+        self.ask(
+            "initialize",
+            protocolVersion="2025-06-18",
+            capabilities={},
+            clientInfo={"name": "raw", "version": "0"},
+        )
+        assert "result" in self.hear()
+        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    def send(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def ask(self, method: str, **params: Any) -> None:
+        self._number += 1
+        self.send({"jsonrpc": "2.0", "id": self._number, "method": method, "params": params})
+
+    def hear(self) -> dict[str, Any]:
+        """The next message; whatever else is on stdout is no JSON, and fails."""
+        assert self.process.stdout is not None
+        message: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return message
+
+    def start_endless_program(self) -> None:
+        """Return when it runs."""
+        self.ask(
+            "tools/call",
+            name="run_code",
+            arguments={"language": "bash", "source": "sleep 1000", "timeout": 3600},
+            _meta={"progressToken": "steps"},
+        )
+        while self.hear()["params"]["message"] != "running":
+            pass
+
+    def end(self) -> tuple[int, str]:
+        _, stderr = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, stderr.decode()
+
+
+@pytest.fixture
+def raw(commands: Commands) -> Iterator[Raw]:
+    raw = Raw(commands)
+    with raw.process:
+        yield raw
+        raw.process.kill()
+
+
+def test_client_that_leaves_takes_its_machines_along(raw: Raw) -> None:
+    raw.start_endless_program()
+
+    code, stderr = raw.end()  # which closes the server's stdin
+
+    assert (code, stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_it_while_its_client_is_there(raw: Raw, number: signal.Signals) -> None:
+    raw.start_endless_program()
+
+    raw.process.send_signal(number)
+    code = raw.process.wait(PATIENCE)
+
+    assert code == 128 + number
+    assert raw.end()[1] == ""
+
+
+def test_line_that_is_no_message_does_not_end_it(raw: Raw) -> None:
+    assert raw.process.stdin is not None
+    raw.process.stdin.write(b'no json\n\xff\n[]\n{"jsonrpc": "2.0"}\n')
+    raw.ask("tools/list")
+
+    assert len(raw.hear()["result"]["tools"]) == 2
+    assert raw.end() == (0, "")
+
+
+def test_message_without_an_end_ends_it(raw: Raw) -> None:
+    _, stderr = raw.process.communicate(b"x" * 65 * 1024 * 1024, PATIENCE)
+
+    assert raw.process.returncode == 2
+    assert b"a message of more than 67108864 bytes" in stderr
+
+
+def test_missing_sdk_is_told_with_its_cure() -> None:
+    program = (
+        "import sys; sys.modules['mcp'] = None; sys.argv = ['slipway', 'mcp']; "
+        "from slipway._cli import main; main()"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+
+    assert done.returncode == 125
+    assert "pip install 'slipway-vmm[mcp]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--max-vms", "2"), ("--store", "here")])
+def test_refuses_options_of_machines_with_a_server(
+    commands: Commands, option: tuple[str, str], tmp_path: Path
+) -> None:
+    ended = commands("slipway", "mcp", "--api-sock", tmp_path / "sock", *option)
+
+    assert ended.code == 2
+    assert "not for a server's" in ended.stderr

@@ -1,0 +1,294 @@
+"""Output sockets, with clients of every manner."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slipway._api import output_connection
+from slipway._api.output_log import AHEAD, BEHIND
+from slipway._api.terms import NoLongerKept, Terms
+from slipway._errors import InputError
+from slipway._events import Ended, Event, Output
+from slipway._result import OutputFile
+from slipway._wire import EventReader
+from support.kept_runs import MIB, US, command, keeping, lines, pieces_of, until
+from support.output_clients import connect, read_all, read_exactly, whole
+from support.played_execution import PlayedExecution, printing, writing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from slipway._api.vms import Vms
+
+
+@pytest.fixture
+async def kept() -> AsyncIterator[Vms]:
+    async with keeping() as runs:
+        yield runs
+
+
+async def test_gives_raw_output_to_whoever_connects_later(kept: Vms) -> None:
+    vm = await kept.start(PlayedExecution(printing(b"hello\n", b"world\n")), Terms(US))
+    await until(lambda: vm.ended)
+
+    got = await whole(vm.socket or "")
+
+    assert got == b"hello\nworld\n"
+
+
+async def test_a_hundred_megabytes_arrive_whole(kept: Vms) -> None:
+    piece = random.Random(1).randbytes(100_000)
+    vm = await kept.start(PlayedExecution(printing(*[piece] * 1000)), Terms(US))
+
+    got = await whole(vm.socket or "")
+
+    assert got == piece * 1000
+
+
+async def test_a_program_waits_while_nobody_reads(kept: Vms) -> None:
+    execution = PlayedExecution(writing(*[bytes(64 * 1024)] * 1000))
+    vm = await kept.start(execution, Terms(US))
+    await until(lambda: vm._output.full)
+    unconnected = execution.given
+
+    client = connect(vm.socket or "")
+    await until(lambda: execution.given > unconnected and vm._output.full)
+    taken = vm._output.taken
+    for _ in range(1000):
+        await asyncio.sleep(0)
+
+    client.close()
+    assert unconnected * 64 * 1024 <= AHEAD + 4 * 64 * 1024
+    assert taken == vm._output.taken
+    # What the kernel holds back has to be kept, for whoever has read none of it.
+    assert 0 < taken < BEHIND
+    assert vm._output.size <= AHEAD + BEHIND
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_client_resumes_at_the_offset_that_it_counted(kept: Vms, seed: int) -> None:
+    chance = random.Random(seed)
+    pieces = pieces_of(5 * MIB, seed)
+    vm = await kept.start(PlayedExecution(printing(*pieces)), Terms(US))
+    got = b""
+
+    while len(got) < 4 * MIB:
+        client = connect(vm.socket or "")
+        got += await asyncio.to_thread(read_exactly, client, chance.randint(0, MIB))
+        if chance.random() < 0.5:
+            client.close()
+        vm.resume(len(got))
+        client.close()
+    got += await whole(vm.socket or "")
+
+    assert got == b"".join(pieces)
+
+
+async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept: Vms) -> None:
+    data = b"".join(pieces_of(4 * MIB, 1))
+    vm = await kept.start(PlayedExecution(printing(data)), Terms(US))
+    first = connect(vm.socket or "")
+    await asyncio.to_thread(read_exactly, first, 3 * MIB)
+    first.close()
+    await until(lambda: not vm.connected)
+    oldest = vm.record()["kept_from"]
+
+    got = await whole(vm.socket or "")
+
+    assert oldest > 0
+    assert got == data[oldest:]
+
+
+async def test_refuses_to_resume_at_what_is_not_kept(kept: Vms) -> None:
+    vm = await kept.start(PlayedExecution(printing(bytes(4 * MIB))), Terms(US))
+    client = connect(vm.socket or "")
+    await asyncio.to_thread(read_exactly, client, 3 * MIB)
+
+    with pytest.raises(NoLongerKept, match="byte 0 of the stream is no longer kept"):
+        vm.resume(0)
+    with pytest.raises(InputError, match="is beyond the stream's end"):
+        vm.resume(5 * MIB)
+
+    client.close()
+
+
+async def test_the_newest_client_wins(kept: Vms) -> None:
+    execution = PlayedExecution(writing(b"so far"))
+    vm = await kept.start(execution, Terms(US))
+    old = connect(vm.socket or "")
+    got_old = await asyncio.to_thread(read_exactly, old, 6)
+
+    new = connect(vm.socket or "")
+    got_new = await asyncio.to_thread(read_exactly, new, 6)
+    rest_old = await asyncio.to_thread(read_all, old)
+    vm.resume(6)
+    third = connect(vm.socket or "")
+    await vm.cancel()
+
+    assert (got_old, got_new, rest_old) == (b"so far", b"so far", b"")
+    assert await asyncio.to_thread(read_all, third) == b""
+    new.close()
+
+
+async def test_many_who_connect_at_once_leave_nothing(kept: Vms) -> None:
+    vm = await kept.start(PlayedExecution(writing(b"x")), Terms(US))
+
+    def storm() -> None:
+        for _ in range(200):
+            connect(vm.socket or "").close()
+
+    await asyncio.gather(*(asyncio.to_thread(storm) for _ in range(3)))
+
+    await vm.cancel()
+    assert await whole(vm.socket or "") == b"x"
+
+
+async def test_a_half_closed_client_gets_everything(kept: Vms) -> None:
+    pieces = pieces_of(3 * MIB, 2)
+    vm = await kept.start(PlayedExecution(printing(*pieces)), Terms(US, "events"))
+    client = connect(vm.socket or "")
+    client.shutdown(socket.SHUT_WR)
+
+    got = await asyncio.to_thread(read_all, client)
+    await vm.over()
+
+    assert b"".join(_output(lines(got))) == b"".join(pieces)
+
+
+def _output(records: list[dict[str, Any]]) -> Iterator[bytes]:
+    reader = EventReader()
+    for record in records:
+        event = reader.feed(record)
+        if isinstance(event, Output):
+            yield event.data
+
+
+async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(kept: Vms) -> None:
+    vm = await kept.start(PlayedExecution(writing(b"x")), Terms(US))
+    client = connect(vm.socket or "")
+    client.shutdown(socket.SHUT_WR)
+    await asyncio.to_thread(read_exactly, client, 1)
+    there = vm.connected
+
+    client.close()
+    await until(lambda: not vm.connected)
+
+    assert there
+    assert not vm.ended
+
+
+async def test_what_a_raw_client_sends_does_not_matter(kept: Vms) -> None:
+    vm = await kept.start(PlayedExecution(printing(b"hello")), Terms(US))
+    client = connect(vm.socket or "")
+
+    await asyncio.to_thread(client.sendall, bytes(4 * MIB))
+
+    assert await asyncio.to_thread(read_all, client) == b"hello"
+    await until(lambda: vm.read)
+
+
+@pytest.mark.parametrize("stream", ["raw", "events"])
+async def test_a_client_that_left_bytes_unread_has_not_been_given_all(
+    kept: Vms, stream: str
+) -> None:
+    vm = await kept.start(PlayedExecution(printing(b"hello" * 1000)), Terms(US, stream))
+    client = connect(vm.socket or "")
+    await asyncio.to_thread(read_exactly, client, 1000)
+    await until(lambda: vm.ended)
+
+    client.close()
+    await until(lambda: not vm.connected)
+
+    assert not vm.read
+    assert len(await whole(vm.socket or "")) >= 5000
+
+
+async def test_a_half_closed_client_that_left_bytes_unread_has_not_been_given_all(
+    kept: Vms,
+) -> None:
+    vm = await kept.start(PlayedExecution(printing(b"hello" * 1000)), Terms(US))
+    client = connect(vm.socket or "")
+    client.shutdown(socket.SHUT_WR)
+    await asyncio.to_thread(read_exactly, client, 1000)
+    await until(lambda: vm.ended)
+
+    client.close()
+    await until(lambda: not vm.connected)
+
+    assert not vm.read
+
+
+async def test_events_take_commands_and_answer_what_is_none(kept: Vms) -> None:
+    execution = PlayedExecution(writing(b"x"))
+    vm = await kept.start(execution, Terms(US, "events"))
+    client = connect(vm.socket or "")
+
+    client.sendall(b"nonsense\n" + command(type="stdin", text="hello"))
+    client.sendall(command(type="signal", signal="SIGUSR1") + command(type="cancel"))
+    records = lines(await asyncio.to_thread(read_all, client))
+
+    assert [record["type"] for record in records if record["type"] == "refused"] == ["refused"]
+    assert records[-1]["type"] == "ended"
+    assert records[-1]["result"]["verdict"] == "cancelled"
+    assert (execution.written, execution.signals) == (b"hello", [10])
+
+
+async def test_a_flood_of_commands_waits_for_the_program(kept: Vms) -> None:
+    execution = PlayedExecution(writing(b"x"))
+    execution.reading.clear()
+    vm = await kept.start(execution, Terms(US, "events"))
+    client = connect(vm.socket or "")
+    client.setblocking(False)
+    line, sent = command(type="stdin", text="a" * 1000), 0
+
+    # The kernel takes some; then nobody does.
+    async with asyncio.timeout(30):
+        for _ in range(200):
+            try:
+                sent += client.send(line * 100)
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+
+    client.close()
+    assert sent < 2 * MIB
+    execution.reading.set()
+    await until(lambda: len(execution.written) > 1000)
+
+
+async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: Vms) -> None:
+    vm = await kept.start(PlayedExecution(writing(b"x")), Terms(US, "events"))
+    client = connect(vm.socket or "")
+    flooding = asyncio.create_task(asyncio.to_thread(client.sendall, b"x\n" * MIB))
+
+    await until(lambda: vm._output.full)
+    kept_bytes = vm._output.size
+    client.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(BrokenPipeError):
+        await flooding
+
+    client.close()
+    assert kept_bytes <= AHEAD + BEHIND
+
+
+async def test_files_of_events_come_before_the_end_and_are_whole(kept: Vms) -> None:
+    file = OutputFile("big.bin", 0o640, random.Random(3).randbytes(3 * MIB))
+    vm = await kept.start(PlayedExecution(printing(files=(file,))), Terms(US, "events"))
+
+    records = lines(await whole(vm.socket or ""))
+    await vm.over()
+
+    reader = EventReader(("big.bin",))
+    events: list[Event | None] = [reader.feed(record) for record in records]
+    last = events[-1]
+    assert isinstance(last, Ended)
+    assert last.result.files == (file,)
+
+
+def test_what_a_kernel_holds_back_is_less_than_what_is_kept() -> None:
+    # socket(7): the kernel doubles it; one more piece fits, of at most half of that.
+    assert 3 * output_connection.SEND_BUFFER < BEHIND

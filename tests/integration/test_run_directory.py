@@ -1,0 +1,336 @@
+"""The server's directory and its socket: locks, leftovers, and paths that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway._api.access import Access
+from slipway._api.run_directory import MAX_PATH, RunDirectory
+from slipway._errors import HostError, InputError
+from support.output_clients import connect, short_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ID = "0123456789abcdef" * 2
+OTHER = 12345
+
+
+def _bound(path: Path) -> None:
+    """A socket on which nobody listens any more."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
+        stale.bind(str(path))
+
+
+def _all(path: Path) -> list[str]:
+    return sorted(str(found.relative_to(path)) for found in path.rglob("*"))
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with short_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Path:
+    return tmp_path / "api.sock"
+
+
+def test_nothing_is_left(api: Path) -> None:
+    with RunDirectory(api) as directory, directory.listen(8) as listener:
+        connect(api).close()
+        during = _all(api.parent)
+        assert listener.getsockname() == str(api)
+
+    assert during == ["api.sock", "api.sock.d", "api.sock.lock"]
+    assert _all(api.parent) == []
+
+
+@pytest.mark.parametrize(("mode", "directory"), [(0o600, 0o700), (0o660, 0o711), (0o666, 0o711)])
+def test_sockets_are_as_open_as_was_asked_for(api: Path, mode: int, directory: int) -> None:
+    umask = os.umask(0o077)
+    try:
+        with RunDirectory(api, access=Access(mode)) as ours, ours.listen(8):
+            found = [stat.S_IMODE(path.stat().st_mode) for path in (api, ours.path)]
+    finally:
+        os.umask(umask)
+
+    assert found == [mode, directory]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things away")
+def test_the_socket_belongs_to_who_was_named_and_its_directory_to_us(api: Path) -> None:
+    with RunDirectory(api, access=Access(0o660, OTHER, OTHER)) as directory, directory.listen(8):
+        found = api.stat()
+        around = directory.path.stat()
+
+    assert (found.st_uid, found.st_gid) == (OTHER, OTHER)
+    assert (around.st_uid, stat.S_IMODE(around.st_mode)) == (0, 0o711)
+
+
+def test_refuses_a_second_server_on_the_same_path(api: Path) -> None:
+    with RunDirectory(api) as directory, directory.listen(8):
+        with pytest.raises(HostError, match="another server uses the directory"):
+            RunDirectory(api).__enter__()
+        with (
+            RunDirectory(api, api.parent / "other") as second,
+            pytest.raises(HostError, match=f"another server listens on {api}"),
+        ):
+            second.listen(8)
+        connect(api).close()
+
+    assert _all(api.parent) == []
+
+
+def test_refuses_a_socket_of_another_program(api: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(api))
+        other.listen(1)
+        with RunDirectory(api) as directory, pytest.raises(HostError, match="listens on"):
+            directory.listen(8)
+
+    assert _all(api.parent) == ["api.sock"]
+
+
+def test_refuses_a_socket_of_another_program_that_does_not_accept(api: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(api))
+        other.listen(0)
+        with connect(api), RunDirectory(api) as directory, pytest.raises(HostError):
+            directory.listen(8)
+
+
+def test_refuses_a_datagram_socket(api: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(api))
+        with RunDirectory(api) as directory, pytest.raises(HostError, match="listens on"):
+            directory.listen(8)
+
+    assert api.is_socket()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling link"])
+def test_refuses_what_is_no_socket_and_leaves_it(api: Path, kind: str) -> None:
+    target = api.parent / "target"
+    match kind:
+        case "file":
+            api.write_text("precious")
+        case "directory":
+            api.mkdir()
+        case "link":
+            _bound(target)
+            api.symlink_to(target)
+        case _:
+            api.symlink_to(target)
+    before = _all(api.parent)
+
+    with RunDirectory(api) as directory, pytest.raises(InputError, match="is no socket"):
+        directory.listen(8)
+
+    assert _all(api.parent) == before
+
+
+def test_replaces_a_socket_on_which_nobody_listens(api: Path) -> None:
+    _bound(api)
+
+    with RunDirectory(api) as directory, directory.listen(8):
+        connect(api).close()
+
+    assert not api.exists()
+
+
+def test_a_start_after_kill_9_cleans_up(api: Path) -> None:
+    program = (
+        "import os, signal, socket, sys; from pathlib import Path;"
+        "from slipway._api.run_directory import RunDirectory;"
+        "d = RunDirectory(Path(sys.argv[1])).__enter__(); l = d.listen(8);"
+        f"p = d.path / '{ID}'; p.mkdir(); s = socket.socket(socket.AF_UNIX);"
+        "s.bind(str(p / 'output')); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(api)], check=False)
+    left = _all(api.parent)
+
+    with RunDirectory(api) as directory, directory.listen(8):
+        connect(api).close()
+        during = _all(api.parent)
+
+    assert f"api.sock.d/{ID}/output" in left
+    assert during == ["api.sock", "api.sock.d", "api.sock.lock"]
+    assert _all(api.parent) == []
+
+
+def test_sweeps_only_what_a_server_leaves(tmp_path: Path, api: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir(0o700)
+    elsewhere.mkdir()
+    _bound(elsewhere / "output")
+    (run / ("a" * 32)).mkdir()
+    _bound(run / ("a" * 32) / "output")
+    (run / ("b" * 32)).mkdir()
+    (run / ("b" * 32) / "output").write_text("no socket")
+    (run / ("c" * 32)).symlink_to(elsewhere)
+    (run / ("d" * 32)).write_text("no directory")
+    (run / "data").mkdir()
+    (run / ("e" * 32)).mkdir()
+    _bound(run / ("e" * 32) / "output")
+    (run / ("e" * 32) / "more").write_text("not ours")
+
+    with RunDirectory(api, run):
+        pass
+
+    left = ["b" * 32, "b" * 32 + "/output", "c" * 32, "d" * 32, "data"]
+    assert _all(run) == sorted([*left, "e" * 32, "e" * 32 + "/more"])
+    assert _all(elsewhere) == ["output"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things away")
+def test_does_not_sweep_what_belongs_to_somebody_else(tmp_path: Path, api: Path) -> None:
+    run = tmp_path / "run"
+    (run / ID).mkdir(parents=True)
+    os.chown(run / ID, OTHER, OTHER)
+
+    with RunDirectory(api, run):
+        pass
+
+    assert _all(run) == [ID]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
+def test_refuses_a_directory_that_others_can_write_to(tmp_path: Path, api: Path, mode: int) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    run.chmod(mode)
+
+    with pytest.raises(HostError, match="others than this server's user can write"):
+        RunDirectory(api, run).__enter__()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things away")
+def test_refuses_a_directory_of_somebody_else(tmp_path: Path, api: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    os.chown(run, OTHER, OTHER)
+
+    with pytest.raises(HostError, match="others than this server's user can write"):
+        RunDirectory(api, run).__enter__()
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_refuses_a_run_directory_that_is_none(tmp_path: Path, api: Path, kind: str) -> None:
+    run = tmp_path / "run"
+    if kind == "file":
+        run.write_text("")
+    else:
+        (tmp_path / "target").mkdir()
+        run.symlink_to(tmp_path / "target")
+
+    with pytest.raises(HostError, match="is no directory"):
+        RunDirectory(api, run).__enter__()
+
+
+def test_refuses_a_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    room = MAX_PATH - len(str(tmp_path)) - 1
+
+    with pytest.raises(InputError, match=f"API socket has {MAX_PATH + 1} bytes"):
+        RunDirectory(tmp_path / ("x" * (room + 1)))
+    with pytest.raises(InputError, match="an output socket has") as caught:
+        RunDirectory(tmp_path / ("x" * room))
+
+    assert "--run-dir" in caught.value.hint
+
+
+def test_the_longest_path_for_a_socket_works(tmp_path: Path) -> None:
+    api = tmp_path / ("x" * (MAX_PATH - len(str(tmp_path)) - 1))
+
+    with RunDirectory(api, tmp_path / "r") as directory, directory.listen(8):
+        connect(api).close()
+
+
+def test_a_missing_parent_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="no such file or directory") as caught:
+        RunDirectory(tmp_path / "missing" / "api").__enter__()
+    with (
+        RunDirectory(tmp_path / "missing" / "api", tmp_path / "r") as directory,
+        pytest.raises(HostError, match="no such file or directory"),
+    ):
+        directory.listen(8)
+
+    assert "mkdir -p" in caught.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_an_unwritable_parent_is_told(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from pathlib import Path;"
+        "from slipway._api.run_directory import RunDirectory;"
+        "from slipway._errors import HostError;"
+        "os.setgid(12345); os.setuid(12345)\n"
+        "try: RunDirectory(Path('/proc/1/api'), None).__enter__()\n"
+        "except HostError as error: print(error.message)\n"
+        "try: RunDirectory(Path('/api'), None).__enter__()\n"
+        "except HostError as error: print(error.message)\n"
+    )
+
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert told.stdout.splitlines()[-1] == "/api.d cannot be used: permission denied"
+
+
+def test_another_socket_at_our_path_is_not_removed_at_the_end(api: Path) -> None:
+    with RunDirectory(api) as directory, directory.listen(8):
+        api.unlink()
+        _bound(api)
+
+    assert _all(api.parent) == ["api.sock"]
+
+
+def test_refuses_a_lock_that_is_a_link(api: Path) -> None:
+    target = api.parent / "target"
+    (api.parent / "api.sock.lock").symlink_to(target)
+
+    with RunDirectory(api) as directory, pytest.raises(HostError, match=r"\.lock cannot be used"):
+        directory.listen(8)
+
+    assert not target.exists()
+
+
+def test_of_many_servers_that_start_at_once_one_listens(api: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from slipway._errors import HostError;"
+        "from slipway._api.run_directory import RunDirectory\n"
+        "sys.stdin.readline(); wins = 0\n"
+        "for _ in range(200):\n"
+        "    try:\n"
+        "        with RunDirectory(Path(sys.argv[1])) as d, d.listen(8):\n"
+        "            assert d.path.is_dir() and Path(sys.argv[1]).is_socket(); wins += 1\n"
+        "    except HostError as error:\n"
+        "        assert 'another server' in error.message, error.message\n"
+        "print(wins)\n"
+    )
+    servers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(api)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+
+    told = [server.communicate("\n") for server in servers]
+
+    assert [errors for _, errors in told] == [""] * 4
+    assert sum(int(wins) for wins, _ in told) >= 200
+    assert _all(api.parent) == []

@@ -1,0 +1,26 @@
+"""The console script whose path is the first argument, with machines that are none.
+
+Run as a program of its own; ``slipway serve`` is what it is for. See fake_machine.py for what the
+programs in those machines can do.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+
+def main() -> None:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    del sys.argv[0]
+
+    from support.fake_machine import FakeLauncher
+
+    with patch("slipway._runtime.ColdLauncher", lambda store: FakeLauncher()):
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Runs that are kept as a server keeps them, and nothing that is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slipway._api.access import Access
+from slipway._api.peers import AllowList
+from slipway._api.terms import Patience, Place
+from slipway._api.vms import Vms
+from support.output_clients import short_directory
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+US = os.geteuid()
+FOREVER = Patience(reconnect=3600, grace=3600)
+MIB = 1024 * 1024
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+@asynccontextmanager
+async def keeping(patience: Patience = FOREVER, access: Access | None = None) -> AsyncIterator[Vms]:
+    """Runs, kept with ``patience``; nothing is left of them at the end."""
+    with short_directory() as directory:
+        directory.chmod(0o711)
+        before = set(_DESCRIPTORS.iterdir())
+        vms = Vms(Place(directory, access or Access(), AllowList(US, everybody=True)), patience)
+        yield vms
+        await vms.close()
+        assert list(directory.iterdir()) == []
+        assert set(_DESCRIPTORS.iterdir()) <= before
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Wait until that is so."""
+    async with asyncio.timeout(30):
+        while not reached():
+            await asyncio.sleep(0.005)
+
+
+def lines(data: bytes) -> list[dict[str, Any]]:
+    """The records of a stream of events."""
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def command(**fields: Any) -> bytes:
+    """A command, as a client sends it."""
+    return json.dumps(fields).encode() + b"\n"
+
+
+def pieces_of(size: int, seed: int) -> list[bytes]:
+    """Output of ``size`` bytes, in pieces of all sizes."""
+    chance, pieces = random.Random(seed), []
+    while size > 0:
+        piece = chance.randbytes(min(size, chance.choice((1, 100, 5_000, 64_000, 120_000))))
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces

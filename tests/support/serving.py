@@ -1,0 +1,126 @@
+"""``slipway serve`` as a child process, and what it and its machines leave behind."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import psutil
+
+from support.commands import Commands
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+FAKE_SERVER = Path(__file__).with_name("fake_server.py")
+# Seconds. Nothing waits for it but a test that fails.
+PATIENCE = 60.0
+
+
+class Server:
+    """A server on ``<directory>/api``; with ``fake`` its machines are those of fake_machine.py.
+
+    A Unix socket's path has 107 bytes at most, so ``directory`` has to be a short one. It may be
+    started again after its end, which is when a crashed one's remains are swept.
+    """
+
+    def __init__(self, directory: Path, *options: str, fake: bool = False) -> None:
+        self.path = directory / "api"
+        self.run_directory = directory / "api.d"
+        self.log = directory / "log"
+        temporary = directory / "tmp"
+        temporary.mkdir()
+        self._notifications = directory / "notify"
+        self._commands = Commands(temporary, {"NOTIFY_SOCKET": str(self._notifications)})
+        if fake:
+            self._commands.prefix = (sys.executable, str(FAKE_SERVER))
+        self._options = options
+        self._told: socket.socket | None = None
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> Self:
+        """Start it, and wait until it says that it is ready: sd_notify(3)."""
+        self.spawn()
+        try:
+            self.wait_ready()
+        except BaseException as error:
+            self.kill()
+            error.add_note(self.log.read_text())
+            raise
+        return self
+
+    def spawn(self) -> None:
+        """Start it, and do not wait."""
+        self._notifications.unlink(missing_ok=True)
+        self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._told.bind(str(self._notifications))
+        self._told.settimeout(PATIENCE)
+        with self.log.open("ab") as log:
+            self.process = self._commands.start(
+                "slipway",
+                *("serve", "--api-sock", str(self.path), *self._options),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until it serves."""
+        assert self._told is not None
+        while b"READY=1" not in self._told.recv(4096).split(b"\n"):
+            pass
+
+    def machines(self) -> list[psutil.Process]:
+        """The processes that the server has started: it starts nothing but machines."""
+        try:
+            return psutil.Process(self.process.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+
+    def outliving(self) -> list[psutil.Process]:
+        """Processes that do not end, although the server has."""
+        # The kernel kills a machine with its parent, but nobody waits for that.
+        _, alive = psutil.wait_procs(self._commands.processes(), timeout=30)
+        return alive
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        self.process.kill()
+        self._reap(None)
+
+    def stop(self) -> int:
+        """End it as systemd does; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self._reap(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.process.returncode
+
+    def leftovers(self) -> list[str]:
+        """Processes that do not end, sockets, directories and temporary files."""
+        left = [str(path) for path in (self.path, *self.run_directory.rglob("*")) if path.exists()]
+        return left + self._commands.leftovers()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None and self.log.exists():
+            error.add_note(self.log.read_text())
+        self.stop()
+
+    def _reap(self, seconds: float | None) -> None:
+        self.process.wait(seconds)
+        if self._told is not None:
+            self._told.close()

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from slipway._api.bodies import Bodies, ClientGone
+from slipway._api.connection import Pace
+from slipway._api.problems import Refusal
+
+
+class Sender:
+    """A client, as an ASGI application hears it: each piece after its pause, in seconds."""
+
+    def __init__(self, *pieces: bytes, pause: float = 0.0, leaves: bool = False) -> None:
+        self._pieces = list(pieces)
+        self._pause = pause
+        self._leaves = leaves
+
+    async def __call__(self) -> dict[str, Any]:
+        await asyncio.sleep(self._pause)
+        if not self._pieces:
+            return {"type": "http.disconnect"}
+        piece = self._pieces.pop(0)
+        more = bool(self._pieces) or self._leaves
+        return {"type": "http.request", "body": piece, "more_body": more}
+
+
+async def refused(bodies: Bodies, sender: Sender, length: str | None, limit: int) -> int:
+    with pytest.raises(Refusal) as caught:
+        await bodies.read(sender, length, limit)
+    return caught.value.problem.status
+
+
+async def test_joins_the_pieces() -> None:
+    bodies = Bodies(Pace())
+
+    body = await bodies.read(Sender(b"ab", b"", b"c"), None, 3)
+
+    assert body.take() == b"abc"
+
+
+async def test_counts_what_is_held_until_it_is_released() -> None:
+    bodies = Bodies(Pace())
+
+    body = await bodies.read(Sender(b"abc"), "3", 3)
+    body.take()
+    held = bodies.held
+    body.release()
+    body.release()
+
+    assert (held, bodies.held) == (3, 0)
+
+
+async def test_reads_nothing_of_a_body_that_says_it_is_too_long() -> None:
+    sender = Sender(b"abcd")
+
+    status = await refused(Bodies(Pace()), sender, "4", 3)
+
+    assert status == 413
+    assert (await sender())["body"] == b"abcd"
+
+
+async def test_counts_a_body_that_does_not_say_its_length() -> None:
+    bodies = Bodies(Pace())
+
+    assert await refused(bodies, Sender(b"ab", b"cd"), None, 3) == 413
+    assert bodies.held == 0
+
+
+async def test_has_bounded_room_for_all_bodies_together() -> None:
+    bodies = Bodies(Pace(), most=5)
+    first = await bodies.read(Sender(b"abc"), None, 5)
+
+    status = await refused(bodies, Sender(b"a", b"bc"), None, 5)
+    first.release()
+    second = await bodies.read(Sender(b"abc"), None, 5)
+
+    assert status == 429
+    assert bodies.held == second.size == 3
+
+
+async def test_gives_up_a_body_that_pauses() -> None:
+    bodies = Bodies(Pace(body=0.01))
+
+    assert await refused(bodies, Sender(b"a", pause=3600), None, 5) == 408
+
+
+async def test_gives_up_a_body_that_drips() -> None:
+    bodies = Bodies(Pace(body=0.1, rate=1000))
+
+    status = await refused(bodies, Sender(*[b"x"] * 10_000, pause=0.01), None, 10_000)
+
+    assert status == 408
+    assert bodies.held == 0
+
+
+async def test_says_so_where_the_client_leaves_within() -> None:
+    bodies = Bodies(Pace())
+
+    with pytest.raises(ClientGone):
+        await bodies.read(Sender(b"a", leaves=True), None, 5)
+
+    assert bodies.held == 0

@@ -1,0 +1,174 @@
+"""Lines of commands, however they are cut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slipway._api.commands import Commands, signal_number
+from slipway._errors import InputError, SlipwayError
+from slipway._wire import MAX_LINE, data_record
+from support.played_execution import PlayedExecution, writing
+
+if TYPE_CHECKING:
+    from slipway._execution import AsyncStdin
+
+
+class Played:
+    """Carries commands out on a played execution."""
+
+    def __init__(self) -> None:
+        self.execution = PlayedExecution(writing())
+        self.refused: list[SlipwayError] = []
+
+    @property
+    def stdin(self) -> AsyncStdin:
+        return self.execution.stdin
+
+    async def signal(self, number: int) -> None:
+        await self.execution.signal(number)
+
+    async def cancel(self) -> None:
+        await self.execution.cancel()
+
+    async def refuse(self, error: SlipwayError) -> None:
+        self.refused.append(error)
+
+
+async def _feed(data: bytes, *, running: bool = True) -> Played:
+    played = Played()
+    if running:
+        await anext(played.execution)
+        await anext(played.execution)
+    commands = Commands(played)
+    await commands.feed(data)
+    await commands.end()
+    return played
+
+
+def _line(**command: Any) -> bytes:
+    return json.dumps(command).encode() + b"\n"
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=6), st.lists(st.integers(1, 30)), st.booleans())
+def test_commands_are_the_same_however_they_are_cut(
+    pieces: list[bytes], cuts: list[int], ended: bool
+) -> None:
+    async def play() -> None:
+        played = Played()
+        commands = Commands(played)
+        stream = b"\n\n".join(
+            json.dumps({"type": "stdin", **data_record(piece)}).encode() for piece in pieces
+        )
+        stream += b"\n" if ended else b""
+
+        for cut in cuts:
+            await commands.feed(stream[:cut])
+            stream = stream[cut:]
+        await commands.feed(stream)
+        await commands.end()
+
+        assert played.refused == []
+        assert played.execution.written == b"".join(pieces)
+
+    asyncio.run(play())
+
+
+async def test_carries_out_every_command() -> None:
+    played = await _feed(
+        _line(type="stdin", text="a")
+        + _line(type="stdin_end")
+        + _line(type="signal", signal=10)
+        + _line(type="signal", signal="SIGTERM")
+        + _line(type="cancel")
+    )
+
+    assert played.refused == []
+    assert played.execution.written == b"a"
+    assert played.execution.input_ended
+    assert played.execution.signals == [10, signal.SIGTERM]
+    assert played.execution.cancels == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"hello",
+        b"\xff\xfe",
+        b"[]",
+        b"{",
+        b"[" * 100_000,
+        b"NaN",
+        b'{"type": "reboot"}',
+        b'{"type": ["stdin"]}',
+        b"{}",
+        b'{"type": "stdin"}',
+        b'{"type": "stdin", "text": 1}',
+        b'{"type": "stdin", "text": "a", "base64": "YQ=="}',
+        b'{"type": "stdin", "base64": "%"}',
+        b'{"type": "stdin", "text": "\\ud800"}',
+        b'{"type": "signal"}',
+        b'{"type": "signal", "signal": true}',
+        b'{"type": "signal", "signal": 0}',
+        b'{"type": "signal", "signal": 65}',
+        b'{"type": "signal", "signal": "KILL"}',
+        b'{"type": "signal", "signal": 1e99}',
+    ],
+)
+async def test_refuses_what_is_no_command_and_goes_on(line: bytes) -> None:
+    played = await _feed(line + b"\n" + _line(type="stdin", text="after"))
+
+    assert len(played.refused) == 1
+    assert len(played.refused[0].message) < 300
+    assert played.execution.written == b"after"
+
+
+async def test_refuses_a_signal_before_a_phase_runs() -> None:
+    played = await _feed(_line(type="signal", signal=15), running=False)
+
+    assert "no program of this run is running" in played.refused[0].message
+
+
+async def test_refuses_a_line_without_end_once_and_keeps_none_of_it() -> None:
+    played = Played()
+    commands = Commands(played)
+
+    for _ in range(5):
+        await commands.feed(b"x" * (MAX_LINE // 2))
+    await commands.feed(b"the end\n" + _line(type="stdin", text="after"))
+
+    assert [error.message for error in played.refused] == [
+        f"a line of commands has more than {MAX_LINE} bytes"
+    ]
+    assert played.execution.written == b"after"
+
+
+async def test_a_flood_waits_for_a_program_that_does_not_read() -> None:
+    played = Played()
+    played.execution.reading.clear()
+    commands = Commands(played)
+    feeding = asyncio.create_task(
+        commands.feed(_line(type="stdin", text="a") + _line(type="cancel"))
+    )
+    await asyncio.sleep(0)
+    waited = played.execution.cancels == 0
+
+    played.execution.reading.set()
+    await feeding
+
+    assert waited
+    assert played.execution.cancels == 1
+
+
+def test_signals_have_numbers_and_names() -> None:
+    assert signal_number(9) == 9
+    assert signal_number("SIGUSR1") == signal.SIGUSR1
+    with pytest.raises(InputError, match="there is no signal 'usr1'"):
+        signal_number("usr1")

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from slipway._admission import Capacity, Load
+from slipway._api.metrics import MEDIA_TYPE, Metrics
+from slipway._errors import HostError, UnknownOutcome
+from slipway._result import Captured, PhaseResult, Provenance, Result, Timing, Usage, Verdict
+
+LOAD = Load(Capacity(vms=4, memory=1000, cpus=8, queue=16), vms=1, waiting=2, memory=300, cpus=3)
+
+
+def result(*, machine: str = "kvm", **seconds: float) -> Result:
+    usage = Usage(0.1, 0.1, 0.1, 1, 1)
+    run = PhaseResult(Verdict.TIMED_OUT, 0, 9, usage, Captured(), Captured())
+    provenance = Provenance(machine, "6.1", "rust", "0", "1", 1, 1)
+    return Result("rust", None, run, (), Timing(**seconds), provenance)
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.text().decode())
+        for sample in family.samples
+    }
+
+
+def labels(**told: str) -> frozenset[tuple[str, str]]:
+    return frozenset(told.items())
+
+
+def test_tells_the_load_of_the_moment() -> None:
+    told = samples(Metrics(lambda: LOAD))
+
+    assert {name: value for (name, _), value in told.items() if value} == {
+        "slipway_vms": 1,
+        "slipway_vms_max": 4,
+        "slipway_queue_length": 2,
+        "slipway_queue_max": 16,
+        "slipway_memory_bytes": 300,
+        "slipway_memory_max_bytes": 1000,
+        "slipway_cpus": 3,
+        "slipway_cpus_max": 8,
+    }
+
+
+def test_counts_runs_and_measures_the_phases_that_there_were() -> None:
+    metrics = Metrics(lambda: LOAD)
+
+    metrics.ended(result(boot=0.2, run=3.0))
+    metrics.ended(result(machine=""))
+
+    told = samples(metrics)
+    runs = "slipway_runs_total"
+    assert told[runs, labels(language="rust", machine="kvm", verdict="timed_out")] == 1
+    assert told[runs, labels(language="rust", machine="none", verdict="timed_out")] == 1
+    assert told["slipway_phase_seconds_sum", labels(phase="run", language="rust")] == 3.0
+    assert ("slipway_phase_seconds_sum", labels(phase="build", language="rust")) not in told
+
+
+def test_counts_runs_without_a_result() -> None:
+    metrics = Metrics(lambda: LOAD)
+
+    metrics.failed("c", UnknownOutcome("lost"))
+    metrics.failed("c", HostError("no room"))
+
+    told = samples(metrics)
+    assert told["slipway_runs_total", labels(language="c", machine="none", verdict="lost")] == 1
+    failed = labels(language="c", machine="none", verdict="host_error")
+    assert told["slipway_runs_total", failed] == 1
+
+
+def test_has_a_registry_of_its_own() -> None:
+    first, second = Metrics(lambda: LOAD), Metrics(lambda: LOAD)
+
+    first.refused("busy")
+
+    assert ("slipway_refusals_total", labels(reason="busy")) in samples(first)
+    assert ("slipway_refusals_total", labels(reason="busy")) not in samples(second)
+
+
+def test_is_plain_text() -> None:
+    assert MEDIA_TYPE.startswith("text/plain")

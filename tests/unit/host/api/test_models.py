@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slipway._api import models
+from slipway._api.models import Job, RunQuery, StartBody, StartQuery
+from slipway._api.problems import Refusal
+from slipway._request import InputFile, Options
+from slipway._wire import job_record
+
+
+def query(**told: str) -> StartQuery:
+    return StartQuery.model_validate(told)
+
+
+def job(told: object, **in_query: str) -> Job:
+    return models.job_of_json(json.dumps(told).encode(), query(**in_query), StartBody)
+
+
+def refusal(told: object, **in_query: str) -> str:
+    with pytest.raises(Refusal) as caught:
+        job(told, **in_query)
+    return caught.value.problem.detail
+
+
+def test_makes_a_job_of_a_source_and_a_query() -> None:
+    made = models.job_of_text(b"source", query(language="rust", timeout="2.5", cpus="2"))
+
+    assert made == Job(b"source", "rust", b"", {"timeout": 2.5, "cpus": 2})
+
+
+def test_puts_language_and_version_together() -> None:
+    made = models.job_of_text(b"source", query(language="rust", version="1.80"))
+
+    assert made.language == "rust@1.80"
+
+
+def test_takes_each_thing_from_the_query_or_the_body() -> None:
+    made = job({"source": "x", "memory": 5, "detached": True}, language="c", stream="events")
+
+    assert made.language == "c"
+    assert made.stream == "events"
+    assert made.detached
+    assert made.options["memory"] == 5
+
+
+@pytest.mark.parametrize("name", sorted(StartQuery.model_fields))
+def test_names_what_is_in_the_query_and_in_the_body(name: str) -> None:
+    values: dict[str, Any] = {
+        "language": "c", "version": "1", "machine": "kvm", "stream": "raw",
+        "kill_on_output": True, "interactive": True, "detached": True,
+    }  # fmt: skip
+    value = values.get(name, 1)
+    text = "true" if value is True else str(value)
+
+    detail = refusal({"source": "x", name: value}, **{name: text})
+
+    assert detail.startswith(name)
+
+
+def test_has_stdin_come_later_where_the_run_is_interactive() -> None:
+    made = job({"source": "x", "language": "c", "stream": "events", "interactive": True})
+
+    assert made.stdin is None
+
+
+def test_refuses_stdin_that_is_given_and_comes_later() -> None:
+    told = {"source": "x", "language": "c", "stream": "events", "interactive": True, "stdin": "a"}
+
+    assert "stdin" in refusal(told)
+
+
+def test_refuses_an_interactive_run_without_a_way_for_its_stdin() -> None:
+    assert "stream=events" in refusal({"source": "x", "language": "c", "interactive": True})
+
+
+def test_knows_every_option_that_a_client_can_give() -> None:
+    local = {"kernel", "boot_log"}
+    known = set(StartBody.model_fields)
+
+    assert set(Options.__dataclass_fields__) - local <= known
+
+
+def test_understands_what_our_own_client_sends() -> None:
+    options = Options(
+        arguments=("a",),
+        environment=(("K", "v"),),
+        files=(InputFile("f", b"\xff", 0o600), InputFile("g", b"text")),
+        outputs=("o",),
+        timeout=1.5,
+        memory=2**28,
+        kill_on_output=True,
+    )
+    record = job_record(b"source", "rust@1.80", options, b"\xfe")
+
+    made = models.job_of_json(json.dumps(record).encode(), query(), StartBody)
+
+    assert made.language == "rust@1.80"
+    assert made.stdin == b"\xfe"
+    assert made.stream == "events"
+    assert Options(**made.options) == options
+
+
+@pytest.mark.parametrize("value", ["1", "yes", "True", "on", ""])
+def test_takes_only_true_and_false_for_a_flag(value: str) -> None:
+    with pytest.raises(ValueError, match="true or false"):
+        query(kill_on_output=value)
+
+
+C = RunQuery.model_validate({"language": "c"})
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+_names = st.sampled_from([*StartBody.model_fields, "other"])
+
+
+def outcome(told: object) -> Job | Refusal:
+    try:
+        return models.job_of_json(json.dumps(told).encode(), C, StartBody)
+    except Refusal as refusal:
+        return refusal
+
+
+@given(st.dictionaries(_names, _json, max_size=6) | _json)
+def test_makes_a_job_or_says_what_is_wrong_whatever_the_body_is(told: object) -> None:
+    made = outcome(told)
+
+    if isinstance(made, Job):
+        assert isinstance(made.source, bytes)
+        assert Options(**made.options)
+    else:
+        assert made.problem.status in {400, 422}
+        assert made.problem.detail
+
+
+@given(st.binary(max_size=200))
+def test_makes_a_job_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
+    with pytest.raises(Refusal) as caught:
+        models.job_of_json(body, C, StartBody)
+
+    assert caught.value.problem.status in {400, 422}

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from slipway._api.app import document
+
+KEPT = Path(__file__).parents[4] / "docs" / "openapi.json"
+HOW = "write it anew: python -m slipway._api.app > docs/openapi.json"
+
+
+def test_the_document_in_the_tree_is_that_of_the_code() -> None:
+    assert KEPT.read_bytes() == document(), HOW
+
+
+def test_every_answer_that_is_an_error_is_a_problem() -> None:
+    told = json.loads(document())
+
+    for methods in told["paths"].values():
+        for operation in methods.values():
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(answer["content"]) == ["application/problem+json"]
+
+
+def test_every_schema_that_is_named_is_there() -> None:
+    text = document().decode()
+    schemas = json.loads(text)["components"]["schemas"]
+
+    named = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert named == set(schemas)

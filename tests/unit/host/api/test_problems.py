@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from slipway._api.problems import MAX_TEXT, Problem, bug, problem_of
+from slipway._errors import Busy, HostError, ImageError, InputError, SlipwayError, UnknownOutcome
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (InputError("m", "h"), 422, "input-error"),
+        (Busy("m", "h", 3.2), 429, "busy"),
+        (HostError("m", "h"), 503, "host-error"),
+        (ImageError("m", "h"), 503, "image-error"),
+        (UnknownOutcome("m", "h"), 502, "unknown-outcome"),
+        (SlipwayError("m", "h"), 500, "internal-error"),
+    ],
+)
+def test_tells_each_error_by_its_type(error: SlipwayError, status: int, kind: str) -> None:
+    problem = problem_of(error)
+
+    told = json.loads(problem.body())
+    assert told["type"] == f"urn:slipway:{kind}"
+    assert told["status"] == problem.status == status
+    assert (told["detail"], told["hint"]) == ("m", "h")
+    assert told["title"]
+
+
+def test_says_when_to_try_again_in_whole_seconds() -> None:
+    problem = problem_of(Busy("m", "h", 3.2))
+
+    assert json.loads(problem.body())["retry_after"] == 3.2
+    assert (b"retry-after", b"4") in problem.header_items()
+
+
+def test_bounds_what_is_told_and_makes_it_plain() -> None:
+    told = json.loads(Problem(422, "input-error", "\x1b[2J\n" + "x" * 10_000).body())
+
+    assert len(told["detail"]) == MAX_TEXT
+    assert told["detail"].isprintable()
+
+
+def test_tells_text_that_is_no_unicode() -> None:
+    body = Problem(422, "input-error", "a \ud800").body()
+
+    assert body.isascii()
+
+
+def test_tells_nothing_of_a_bug() -> None:
+    assert bug().status == 500

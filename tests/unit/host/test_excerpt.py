@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slipway._mcp.excerpt import HEAD, TAIL, Excerpt
+
+
+def excerpt(*pieces: bytes) -> Excerpt:
+    made = Excerpt()
+    for piece in pieces:
+        made.add(piece)
+    return made
+
+
+@given(st.lists(st.integers(1, HEAD), max_size=8))
+def test_keeps_the_beginning_and_the_end_however_it_comes(sizes: list[int]) -> None:
+    whole = "".join(chr(ord("a") + number % 26) for number in range(sum(sizes)))
+    pieces, at = [], 0
+    for size in sizes:
+        pieces.append(whole[at : at + size].encode())
+        at += size
+
+    made = excerpt(*pieces)
+
+    if len(whole) <= HEAD + TAIL:
+        assert (made.text(), made.truncated) == (whole, False)
+    else:
+        left_out = len(whole) - HEAD - TAIL
+        gap = f"\n[... {left_out} bytes left out ...]\n"
+        assert made.text() == whole[:HEAD] + gap + whole[-TAIL:]
+        assert made.truncated
+    assert made.size == len(whole)
+
+
+def test_holds_no_more_than_it_shows_and_one_piece() -> None:
+    made = excerpt(*[bytes([65 + number % 26]) * 1000 for number in range(10_000)])
+
+    assert sum(map(len, made._tail)) < TAIL + 1000
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_leaves_out_characters_that_the_gap_cuts(shift: int) -> None:
+    made = excerpt(b"-" * shift, "\N{PILE OF POO}".encode() * 20_000, b"-" * (3 - shift))
+
+    assert "\N{REPLACEMENT CHARACTER}" not in made.text()
+
+
+def test_replaces_what_is_no_utf_8() -> None:
+    assert excerpt(b"a\xffb").text() == "a\N{REPLACEMENT CHARACTER}b"
+    assert excerpt(b"\x80" * (HEAD + TAIL + 1)).text().endswith("\N{REPLACEMENT CHARACTER}")
