@@ -132,6 +132,8 @@ class Conversation:
                 while not self._handle(await self._line.receive()):
                     pass
                 await sender
+                if self._watcher is not None:
+                    self._watcher.done()
             finally:
                 if feeder is not None:
                     feeder.cancel()

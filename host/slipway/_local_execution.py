@@ -220,6 +220,10 @@ class _Watch:
         self._execution._begin(phase)
         self._execution._put(PhaseStarted(phase.name.lower()))
 
+    def done(self) -> None:
+        # The machine is not to be kept for whoever does not read: what is left is two windows.
+        self._execution._events.lift_bound()
+
     def ended(self, phase: Phase, report: PhaseReport) -> None:
         from slipway._guest import phase_result
 

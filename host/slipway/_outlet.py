@@ -26,6 +26,9 @@ class Watcher(Protocol):
     def ended(self, phase: Phase, report: PhaseReport) -> None:
         """``phase`` is over, and all of its output has been taken."""
 
+    def done(self) -> None:
+        """The agent has said all; told at once, however much output has not been taken yet."""
+
 
 class Outlet:
     """A queue of output, bounded by the credit of the streams that end in it.

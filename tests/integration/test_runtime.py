@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from slipway._conversation import WINDOW
 from slipway._errors import Busy, HostError, InputError, UnknownOutcome
 from slipway._events import (
     Ended,
@@ -394,6 +395,21 @@ async def test_output_that_nobody_takes_stops_the_program(runtime: AsyncRuntime)
     assert result.code == 7
 
 
+async def test_machine_is_not_kept_for_whoever_does_not_read(
+    runtime: AsyncRuntime, launcher: FakeLauncher
+) -> None:
+    size = KEPT_OUTPUT + WINDOW
+    execution = await runtime.start(f"flood {size}", "bash", output_limit=2 * size)
+
+    while execution.state != "ended":
+        await asyncio.sleep(0)
+    machines = len(launcher.machines)
+    result = await execution.wait()
+
+    assert machines == 0
+    assert len(result.stdout) == size
+
+
 async def test_two_readers_of_one_run_are_refused(runtime: AsyncRuntime) -> None:
     execution = await runtime.start("forever", "bash")
     await until(execution, PhaseStarted)
@@ -505,7 +521,6 @@ async def test_real_machine_runs_and_is_cancelled() -> None:
     assert events[0] == Started("qemu")
     assert events[-1] == Output("run", "stdout", b"hello world\n")
     assert result.verdict == "cancelled"
-    assert result.run is not None
 
 
 async def test_signal_reaches_a_program_in_a_real_machine() -> None:

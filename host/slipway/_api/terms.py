@@ -40,7 +40,7 @@ class Patience:
 
     reconnect: float = 10.0
     grace: float = 60.0
-    stall: float = 3600.0
+    stall: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

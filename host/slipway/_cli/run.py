@@ -117,11 +117,12 @@ def _error_record(error: SlipwayError) -> dict[str, Any]:
 
 def _report(result: Result, verbose: bool) -> None:
     last = result.run or result.build
-    assert last is not None
-    for name, stream in (("stdout", last.stdout), ("stderr", last.stderr)):
+    # A run that a server cancelled while it waited has no phase at all.
+    for name in ("stdout", "stderr") if last is not None else ():
+        stream = getattr(last, name)
         if stream.truncated:
             say(f"{name} was cut: {stream.dropped} bytes were over the limit (--output-limit)")
-    if last.verdict not in {"ok", "failed"} or last.detail:
+    if last is None or last.verdict not in {"ok", "failed"} or last.detail:
         say(result.summary())
     if verbose:
         timing = asdict(result.timing)
