@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from slipway._result import OutputFile, Result
 
 
+# The last of the real-time ones: signal(7).
+MAX_SIGNAL = 64
+
+
+def check_signal(number: object) -> None:
+    """Check that there is a signal ``number``.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_SIGNAL:
+        raise InputError(f"there is no signal {number!r:.40}", f"Signals are 1 to {MAX_SIGNAL}.")
+
+
 class AsyncStdin:
     """The program's standard input, where it was left open."""
 

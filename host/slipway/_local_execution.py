@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slipway._admission import Needs
 from slipway._errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._events import Ended, Output, PhaseEnded, PhaseStarted, Preparing, Queued, Started
-from slipway._execution import AsyncExecution
+from slipway._execution import AsyncExecution, check_signal
 from slipway._pipes import EventQueue, StdinPipe
 from slipway._request import MIB
 from slipway._result import OutputFile, Provenance, Result, Timing
@@ -37,7 +37,6 @@ KEPT_OUTPUT = MIB
 OVERHEAD = 128 * MIB
 # An agent ends a job within milliseconds; one that does not is not asked any longer.
 CANCEL_SECONDS = 5.0
-MAX_SIGNAL = 64
 
 
 class LocalExecution(AsyncExecution):
@@ -91,8 +90,7 @@ class LocalExecution(AsyncExecution):
 
     async def signal(self, number: int) -> None:
         """Send it by the agent; see :meth:`AsyncExecution.signal`."""
-        if not 1 <= number <= MAX_SIGNAL:
-            raise InputError(f"there is no signal {number}", f"Signals are 1 to {MAX_SIGNAL}.")
+        check_signal(number)
         if self._phase is None:
             raise InputError(
                 f"no program of this run is running: it is {self.state}",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slipway._calls import UnknownRun
 from slipway._errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._events import Event, Output
-from slipway._execution import AsyncExecution
+from slipway._execution import AsyncExecution, check_signal
 from slipway._line_socket import LineSocket
 from slipway._wire import EventReader, Fields, broken, data_record, line, parse
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from slipway._calls import Calls
 
-MAX_SIGNAL = 64
 STATES = ("queued", "preparing", "booting", "building", "running", "ended")
 # Of stdin in one command: a line of 64 KiB where it goes as base64.
 STDIN_PIECE = 48 * 1024
@@ -80,8 +79,7 @@ class RemoteExecution(AsyncExecution):
 
     async def signal(self, number: int) -> None:
         """Have the server send it; see :meth:`AsyncExecution.signal`."""
-        if type(number) is not int or not 1 <= number <= MAX_SIGNAL:
-            raise InputError(f"there is no signal {number!r}", f"Signals are 1 to {MAX_SIGNAL}.")
+        check_signal(number)
         await self._calls.ask("POST", f"/v1/vms/{self.id}/signal", {"signal": int(number)})
 
     async def cancel(self) -> None:
