@@ -77,6 +77,8 @@ class LocalExecution(AsyncExecution):
         self._ticket.on_position = self._queued
         if self._ticket.position is not None:
             self._queued(self._ticket.position)
+        else:
+            self._state = "booting"
         self._task = asyncio.create_task(self._live(), name=f"slipway-run-{self.id}")
         self._task.add_done_callback(self._finish)
 
@@ -153,6 +155,7 @@ class LocalExecution(AsyncExecution):
             await call_in_daemon(self._run.prepare)
             self._admission.declare(self._ticket, self._needs())
         await self._ticket.admitted.wait()
+        self._state, self._position = "booting", None
         self._run.waited()
         stdin = self._pipe.read() if self._pipe is not None else self._stdin
         assert stdin is not None

@@ -79,6 +79,7 @@ async def test_events_come_in_order(runtime: AsyncRuntime) -> None:
 
 async def test_states_follow_the_run(runtime: AsyncRuntime) -> None:
     execution = await runtime.start("forever", "rust")
+    at_first = execution.state
 
     await until(execution, PhaseEnded)
     building = execution.state
@@ -86,6 +87,7 @@ async def test_states_follow_the_run(runtime: AsyncRuntime) -> None:
     running = execution.state
     await execution.cancel()
 
+    assert at_first == "booting"
     assert (building, running, execution.state) == ("running", "running", "ended")
 
 
