@@ -72,16 +72,33 @@ class LoopThread:
             else:
                 outcome.set_result(value)
 
-        with self._lock:  # so that what is begun is begun before the loop is asked to stop
-            if self._closed:
-                raise _closed()
-            self._loop.call_soon_threadsafe(lambda: tasks.append(self._loop.create_task(work())))
+        def settle(_task: asyncio.Task[None] | None = None) -> None:
+            if not outcome.done():
+                outcome.set_exception(_closed())
+
+        def begin() -> None:
+            tasks.append(self._loop.create_task(work()))
+            # One that is cancelled before its first step has no steps, and settles nothing.
+            tasks[0].add_done_callback(settle)
+
+        def cancel() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:  # interrupted before it was begun
+                settle()
+
+        asked = False
         try:
+            with self._lock:  # so that what is begun is begun before the loop is asked to stop
+                if self._closed:
+                    raise _closed()
+                asked = True
+                self._loop.call_soon_threadsafe(begin)
             return outcome.result()
         except BaseException:
-            if not outcome.done():
+            if asked and not outcome.done():
                 with suppress(RuntimeError):  # the loop has ended, and cancelled it
-                    self._loop.call_soon_threadsafe(_cancel, tasks)
+                    self._loop.call_soon_threadsafe(cancel)
                 outcome.exception()
             raise
 
@@ -117,10 +134,6 @@ def _serve(
         ended.set_exception(error)
     else:
         ended.set_result(None)
-
-
-def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    tasks[0].cancel()
 
 
 def _ask(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
