@@ -35,15 +35,17 @@ def test_interrupt_before_the_first_step_is_raised() -> None:
 
     def interrupt() -> None:
         # The loop goes on when the call has been put behind the block, and its cancelling as well.
-        while len(thread._loop._ready) < 1:  # type: ignore[attr-defined]
+        while len(waiting) < before + 1:
             pass
         os.kill(os.getpid(), signal.SIGINT)
-        while len(thread._loop._ready) < 2:  # type: ignore[attr-defined]
+        while len(waiting) < before + 2:
             pass
         free.set()
 
     thread._loop.call_soon_threadsafe(block)
     busy.wait()
+    waiting = thread._loop._ready  # type: ignore[attr-defined]
+    before = len(waiting)
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
     with pytest.raises(KeyboardInterrupt):
