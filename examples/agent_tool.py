@@ -11,6 +11,7 @@ models that speak the Model Context Protocol, `slipway mcp` is this tool ready-m
 import argparse
 import json
 import re
+import sys
 
 import slipway
 
@@ -52,6 +53,8 @@ def run_code(runs, arguments):
         return {"error": f"{error.message}; try again in {error.retry_after:.0f} s"}
     except slipway.InputError as error:  # the model's own mistake, and a hint at what to do
         return {"error": error.message, "hint": error.hint}
+    except slipway.SlipwayError as error:  # nobody's mistake here: the host, or a lost machine
+        return {"error": f"the tool failed: {error.message}", "hint": ""}
     return {
         "verdict": str(result.verdict),
         "summary": result.summary(),
@@ -70,7 +73,9 @@ class ScriptedModel:
         if last is None:
             return {"tool": "run_code", "arguments": self._call("pyhton")}
         if "error" in last:
-            meant = re.search(r"Did you mean (\w+)", last["hint"])
+            meant = re.search(r"Did you mean (\w+)", last.get("hint", ""))
+            if meant is None:
+                return {"answer": f"I cannot run programs: {last['error']}."}
             return {"tool": "run_code", "arguments": self._call(meant[1])}
         if last["verdict"] != "ok":
             told = re.search(r"name '(\w+)' is not defined. Did you mean: '(\w+)'", last["stderr"])
@@ -108,4 +113,7 @@ def main():
         print("model:", converse(runs, ScriptedModel(), "How large is the earth's surface?"))
 
 
-main()
+try:
+    main()
+except KeyboardInterrupt:
+    sys.exit(130)

@@ -6,6 +6,7 @@ python examples/judge.py --api-sock /run/slipway/api      # uses a server: slipw
 
 import argparse
 import asyncio
+import sys
 from dataclasses import dataclass
 
 from slipway import AsyncClient, AsyncRuntime, SlipwayError
@@ -78,8 +79,9 @@ async def report(runs, problem, submission):
     try:
         verdict, explanation = await judge(runs, problem, submission)
     except SlipwayError as error:  # ours, not theirs: to be judged again
-        verdict, explanation = "not judged", error.message
+        verdict, explanation = "not judged", f"{error.message}. {error.hint}"
     print(f"{submission.author:6}{submission.language:8}{verdict:22}{explanation}", flush=True)
+    return verdict != "not judged"
 
 
 async def main():
@@ -88,7 +90,8 @@ async def main():
     path = parser.parse_args().api_sock
     async with AsyncClient(path) if path else AsyncRuntime() as runs:
         print(PROBLEM.title)
-        await asyncio.gather(*(report(runs, PROBLEM, submission) for submission in SUBMISSIONS))
+        judged = await asyncio.gather(*(report(runs, PROBLEM, each) for each in SUBMISSIONS))
+    return 0 if all(judged) else 1
 
 
-asyncio.run(main())
+sys.exit(asyncio.run(main()))

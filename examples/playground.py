@@ -89,5 +89,7 @@ def main():
 
 try:
     sys.exit(main())
+except OSError as error:
+    sys.exit(f"cannot read the program: {error}")
 except slipway.SlipwayError as error:
     sys.exit("\n".join(filter(None, [error.message, error.hint])))

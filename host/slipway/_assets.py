@@ -190,9 +190,11 @@ def _machine_memory(image: Image, wanted: int | None) -> int:
         return image.default_memory
     if wanted < image.minimum_memory:
         minimum = -(-image.minimum_memory // MIB)
+        given = f"{wanted // MIB} MiB" if wanted >= MIB else f"{wanted} bytes"
         raise InputError(
-            f"{image.name} needs {minimum} MiB of memory to boot, and {wanted // MIB} are given",
-            f"Use --memory {minimum} or more; the default is {image.default_memory // MIB}.",
+            f"{image.name} needs {minimum} MiB of memory to boot, and {given} are given",
+            f"Give at least {minimum} MiB ({minimum * MIB} bytes); "
+            f"the default is {image.default_memory // MIB} MiB.",
         )
     return wanted
 

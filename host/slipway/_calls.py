@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -122,6 +123,9 @@ class Calls:
                 f"the server's socket {self.path} may not be opened: {cause.strerror}",
                 "Ask for the rights to it: slipway serve --mode, --owner.",
             )
+        path = Path(self.path)
+        if path.exists() and not path.is_socket():
+            return HostError(f"{path} is no socket", "Name the socket that the server listens on.")
         return HostError(
             f"no server listens at {self.path}",
             f"Start one: slipway serve --api-sock {self.path}",

@@ -14,7 +14,7 @@ from slipway._calls import Calls
 from slipway._errors import InputError, SlipwayError
 from slipway._events import Output
 from slipway._remote_execution import RemoteExecution
-from slipway._request import Options, check_source
+from slipway._request import check_options, check_source, options_of
 from slipway._runtime import LanguageInfo
 from slipway._wire import Fields, broken, job_record
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from slipway._execution import AsyncExecution
+    from slipway._request import Options
     from slipway._result import Result
     from slipway._run import OnOutput
 
@@ -221,11 +222,8 @@ def _checked(
         raise InputError(f"{wrong} is of type {type(value).__name__}", "See AsyncClient.start.")
     text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
     check_source(text)
-    try:
-        checked = Options(**options)
-        checked.check("")  # only the server knows what the source will be called
-    except TypeError as error:
-        raise InputError(f"an option is wrong: {error}", "See slipway.Options.") from None
+    checked = options_of(options)
+    check_options(checked, "")  # only the server knows what the source will be called
     return checked, text
 
 

@@ -171,7 +171,8 @@ class RemoteExecution(AsyncExecution):
         """Go on where the stream broke."""
         if self._written:
             raise UnknownOutcome(
-                "the connection to the run broke, and what it got of its stdin is not known"
+                "the connection to the run broke, and what it got of its stdin is not known",
+                "The program may have run, in part or whole; see whether the server still does.",
             )
         if self._attempts == ATTEMPTS:
             raise broken(f"the output ended {ATTEMPTS} times before the run did")

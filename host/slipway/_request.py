@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slipway._errors import InputError
 
@@ -92,6 +93,40 @@ class Options:
         _check_environment(self.environment)
         _check_files(self.files, source_name)
         _check_outputs(self.outputs)
+
+
+def options_of(given: Mapping[str, Any]) -> Options:
+    """The options that a caller names; an environment may be a mapping as well.
+
+    Raises:
+        InputError: there is no such option, or a text stands where several belong.
+    """
+    try:
+        options = Options(**given)
+    except TypeError as error:
+        raise InputError(f"no such option: {error}", "See slipway.Options.") from None
+    for name in ("arguments", "outputs"):
+        if isinstance(getattr(options, name), str | bytes):
+            raise InputError(f"{name} is one text, and has to be several", f"Write {name}=(text,).")
+    if isinstance(options.environment, Mapping):
+        return replace(options, environment=tuple(options.environment.items()))
+    return options
+
+
+def check_options(options: Options, source_name: str) -> None:
+    """Check ``options``, which may hold anything: they come from a caller without types.
+
+    Raises:
+        InputError: the first bound that does not hold, or a value of the wrong type.
+    """
+    try:
+        options.check(source_name)
+    except InputError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"an option has a value of the wrong type: {error}", "See slipway.Options."
+        ) from None
 
 
 def check_source(source: bytes) -> None:

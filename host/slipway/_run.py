@@ -11,7 +11,7 @@ from slipway._assets import find_language
 from slipway._errors import InputError, UnknownOutcome
 from slipway._launch import ColdLauncher, DamagedImage
 from slipway._outlet import Watcher
-from slipway._request import Options, check_source
+from slipway._request import check_options, check_source, options_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slipway._conversation import JobReport
     from slipway._guest import Guest
     from slipway._launch import Launcher
+    from slipway._request import Options
     from slipway._result import Result
     from slipway_initramfs.languages import Language
     from slipway_protocol.messages import Phase, Stream
@@ -100,10 +101,7 @@ def _request(
     **options: Any,
 ) -> tuple[Run, AsyncIterator[bytes]]:
     """Check what a caller asks for. Raises InputError."""
-    try:
-        checked = Options(**options)
-    except TypeError as error:
-        raise InputError(f"no such option: {error}", "See slipway.Options.") from None
+    checked = options_of(options)
     if not isinstance(stdin, bytes | AsyncIterator):
         raise InputError(
             f"stdin is of type {type(stdin).__name__}", "Give bytes, or an async iterator of them."
@@ -149,14 +147,7 @@ class Run:
         began: float | None = None,
     ) -> None:
         check_source(source)
-        try:
-            options.check(language.source)
-        except InputError:
-            raise
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"an option has a value of the wrong type: {error}", "See slipway.Options."
-            ) from None
+        check_options(options, language.source)
         self.language = language
         self._source = source
         self.options = options

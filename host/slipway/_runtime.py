@@ -14,8 +14,8 @@ from slipway._assets import find_language
 from slipway._errors import Busy, InputError
 from slipway._events import Output
 from slipway._launch import ColdLauncher
-from slipway._local_execution import LocalExecution
-from slipway._request import MIB, Options
+from slipway._local_execution import OVERHEAD, LocalExecution
+from slipway._request import options_of
 from slipway._run import Run
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class AsyncRuntime:
             memory=_bounded(
                 "memory_budget",
                 int(_free_memory() * SHARE_OF_MEMORY) if memory_budget is None else memory_budget,
-                MIB,
+                OVERHEAD,
             ),
             cpus=_bounded("cpus", len(os.sched_getaffinity(0)) if cpus is None else cpus, 1),
             queue=_bounded("queue", queue, 0),
@@ -202,10 +202,7 @@ class AsyncRuntime:
             run.prepare()
 
     def _checked(self, source: str | bytes, language: str, options: dict[str, Any]) -> Run:
-        try:
-            checked = Options(**options)
-        except TypeError as error:
-            raise InputError(f"no such option: {error}", "See slipway.Options.") from None
+        checked = options_of(options)
         text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
         return Run(find_language(language, self._store), text, checked, self._launcher)
 

@@ -117,6 +117,9 @@ def test_answers_as_its_document_says(
     _aim(case, session)
 
     # What no schema can say (a source that is empty, an offset beyond the end) is refused as well.
-    case.call_and_validate(
+    answer = case.call_and_validate(
         base_url="http://slipway", session=session, excluded_checks=[positive_data_acceptance]
     )
+
+    # What to do is to be told of every error.
+    assert answer.status_code < 400 or answer.json()["hint"]

@@ -76,6 +76,27 @@ async def test_refuses_a_head_without_end(api: Served) -> None:
     assert status == 431
 
 
+@pytest.mark.parametrize(
+    ("body", "detail", "hint"),
+    [
+        ('{"lang": "bash"}', "there is no 'lang' in the body", "Did you mean 'language'?"),
+        ('{"detached": true}', "there is no 'detached' in the body", "for another request"),
+        ('{"memory": "1G"}', "memory in the body should be a whole number", "in bytes"),
+        ("[1]", "the body should be an object", "openapi"),
+        ("{", "the body is no JSON", "RFC 8259"),
+        ("{}", "source or source_base64", "openapi"),
+    ],
+)
+async def test_says_what_was_meant(
+    http: httpx.AsyncClient, body: str, detail: str, hint: str
+) -> None:
+    answer = await http.post("/v1/run", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code in {400, 422}
+    assert detail in answer.json()["detail"]
+    assert hint in answer.json()["hint"]
+
+
 async def test_refuses_a_transfer_coding_that_it_does_not_know(api: Served) -> None:
     status, _ = problem(await api.answer(RUN + b"transfer-encoding: gzip\r\n\r\n"))
 

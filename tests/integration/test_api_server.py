@@ -207,6 +207,16 @@ def test_refuses_a_wrong_call(directory: Path, arguments: tuple[str, ...], named
     assert not commands.leftovers()
 
 
+def test_refuses_a_machine_that_this_host_cannot_run(directory: Path) -> None:
+    commands = Commands(directory, {"PATH": "/nonexistent"})
+
+    ended = commands("slipway", "serve", "--api-sock", directory / "api", "--machine", "qemu")
+
+    assert ended.code == 125
+    assert "QEMU is not installed" in ended.stderr
+    assert not commands.leftovers()
+
+
 def test_says_what_is_wrong_with_a_directory_that_is_not_there(directory: Path) -> None:
     ended = Commands(directory)("slipway", "serve", "--api-sock", directory / "none" / "api")
 

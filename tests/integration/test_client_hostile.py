@@ -68,6 +68,14 @@ async def test_says_how_to_start_a_server_where_none_listens(directory: Path) ->
     assert caught.value.hint == f"Start one: slipway serve --api-sock {directory / 'api'}"
 
 
+async def test_file_is_no_socket(directory: Path) -> None:
+    path = directory / "file"
+    path.write_text("")
+
+    with pytest.raises(slipway.HostError, match="is no socket"):
+        await AsyncClient(path).languages()
+
+
 async def test_stale_socket_is_no_server(directory: Path) -> None:
     async with ScriptedServer(directory) as server:
         pass
@@ -184,7 +192,9 @@ async def test_refusal_without_a_problem_is_told_by_its_status(directory: Path) 
         ("x", {"boot_log": True}, "not for a server's"),
         ("x", {"colour": 1}, "colour"),
         ("x", {"timeout": -1}, "timeout is -1 s"),
-        ("x", {"timeout": "1"}, "an option is wrong"),
+        ("x", {"timeout": "1"}, "wrong type"),
+        ("x", {"files": ("a",)}, "wrong type"),
+        ("x", {"arguments": "abc"}, "arguments is one text"),
         ("x", {"key": "a\r\nX: y"}, "the key"),
     ],
     ids=lambda value: repr(value)[:30],

@@ -346,6 +346,10 @@ async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
         ({"memory": MIB}, "MiB of memory to boot"),
         ({"colour": "red"}, "no such option"),
         ({"timeout": "soon"}, "wrong type"),
+        ({"files": ("a",)}, "wrong type"),
+        ({"environment": ("abc",)}, "wrong type"),
+        ({"arguments": "abc"}, "arguments is one text"),
+        ({"outputs": "abc"}, "outputs is one text"),
         ({"machine": "toaster"}, "no machine 'toaster'"),
     ],
 )
@@ -360,6 +364,12 @@ async def test_what_cannot_run_is_refused_and_takes_no_place(
 
         assert runtime.load.vms == 0
         assert (await runtime.run("print x", "bash")).stdout == "x\n"
+
+
+async def test_environment_may_be_a_mapping(runtime: AsyncRuntime) -> None:
+    result = await runtime.run("env COLOUR", "bash", environment={"COLOUR": "red"})
+
+    assert result.stdout == "red\n"
 
 
 async def test_unknown_language_is_refused(runtime: AsyncRuntime) -> None:

@@ -67,8 +67,8 @@ async def refused(spec: MachineSpec, kind: type[SlipwayError]) -> SlipwayError:
         (lambda kernel: kernel[:0x1001], "cut short or damaged", "build it again"),
         (at(0x8_0000), "begins below 0x100000", "build it again"),
         (at(1 << 40), "above 4 GiB", "build it again"),
-        (at(63 * MIB, 2 * MIB), "takes memory up to 65 MiB", "--memory 65"),
-        (at(CODE, 1 << 31), "takes memory up to 2049 MiB", "--memory 2049"),
+        (at(63 * MIB, 2 * MIB), "takes memory up to 65 MiB", "at least 65 MiB"),
+        (at(CODE, 1 << 31), "takes memory up to 2049 MiB", "at least 2049 MiB"),
     ],
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from slipway._api.problems import Problem, Refusal
+from slipway._api.problems import SEE, Problem, Refusal
 from slipway._request import (
     MAX_ARGUMENTS,
     MAX_CPUS,
@@ -210,7 +211,9 @@ def _job(source: bytes, stdin: bytes, more: dict[str, Any], scalars: dict[str, A
         raise Refusal(_unfit("language is missing", "Name one of: GET /v1/languages"))
     if version is not None:
         if "@" in language:
-            raise Refusal(_unfit("the version is given twice: in version and in language"))
+            raise Refusal(
+                _unfit("the version is given in version and in language", "Give it once.")
+            )
         language = f"{language}@{version}"
     interactive = scalars.get("interactive", False)
     stream = scalars.get("stream", "raw")
@@ -243,7 +246,7 @@ def of_query(items: Sequence[tuple[str, str]], kind: type[_Model]) -> _Model:
     try:
         return kind.model_validate(told)
     except ValidationError as error:
-        raise Refusal(_of_errors(error, "query")) from None
+        raise Refusal(_of_errors(error, "query", kind)) from None
 
 
 def parsed(body: bytes, kind: type[_Model]) -> _Model:
@@ -258,21 +261,34 @@ def parsed(body: bytes, kind: type[_Model]) -> _Model:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             detail = f"the body is no JSON: {_sentence(first['msg'])}"
-            raise Refusal(Problem(400, "malformed", detail)) from None
-        raise Refusal(_of_errors(error, "body")) from None
+            hint = "Send one JSON object, see RFC 8259."
+            raise Refusal(Problem(400, "malformed", detail, hint)) from None
+        raise Refusal(_of_errors(error, "body", kind)) from None
 
 
-def _of_errors(error: ValidationError, where: str) -> Problem:
+def _of_errors(error: ValidationError, where: str, kind: type[BaseModel]) -> Problem:
     """What a client is told of the first error in its query or body."""
     # Neither the value, which may be large or secret, nor a link to pydantic's site.
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    name = ".".join(str(part) for part in first["loc"]) or "it"
-    hint = "See: GET /openapi.json"
+    name = ".".join(str(part) for part in first["loc"])
+    if not name:
+        return _unfit(f"the {where} {_sentence(first['msg'])}")
     if first["type"] == "extra_forbidden":
-        return _unfit(f"there is no {name!r:.80} in the {where}", hint)
+        return _unfit(f"there is no {name!r:.80} in the {where}", _meant(name, kind))
     if first["type"] == "missing":
-        return _unfit(f"{name} is missing in the {where}", hint)
-    return _unfit(f"{name:.80} in the {where}: {_sentence(first['msg'])}", hint)
+        return _unfit(f"{name} is missing in the {where}")
+    if first["type"].startswith("int_"):
+        hint = "Sizes are in bytes, such as 536870912."
+        return _unfit(f"{name:.80} in the {where} should be a whole number", hint)
+    return _unfit(f"{name:.80} in the {where}: {_sentence(first['msg'])}")
+
+
+def _meant(name: str, kind: type[BaseModel]) -> str:
+    """What may have been meant by a field that there is not."""
+    if name in StartBody.model_fields:
+        return "It is for another request. See: GET /openapi.json"
+    near = get_close_matches(name[:80], kind.model_fields, n=1)
+    return f"Did you mean {near[0]!r}?" if near else SEE
 
 
 def _sentence(text: str) -> str:
@@ -296,7 +312,7 @@ def _bytes(text: str | None, encoded: str | None, where: str) -> bytes:
         raise Refusal(_unfit(f"{where} is no base64", "See RFC 4648, section 4.")) from None
 
 
-def _unfit(detail: str, hint: str = "") -> Problem:
+def _unfit(detail: str, hint: str = SEE) -> Problem:
     return Problem(422, "input-error", detail, hint)
 
 

@@ -34,6 +34,7 @@ _TITLES = {
     "host-error": "The server's host lacks something",
     "unknown-outcome": "The machine was lost under the program",
 }
+SEE = "See: GET /openapi.json"
 NO_RUN = "The run may have ended long ago. See: GET /v1/vms"
 
 
@@ -50,12 +51,14 @@ class Problem:
 
     def body(self) -> bytes:
         """The JSON object."""
+        # Of many errors of the core the sentence says all; here something is to be said of each.
+        usual = SEE if self.status < 500 else "Look at the server's host: slipway doctor"
         record: dict[str, Any] = {
             "type": _PREFIX + self.kind,
             "title": _TITLES.get(self.kind) or HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": plain(self.detail)[:MAX_TEXT],
-            "hint": plain(self.hint)[:MAX_TEXT],
+            "hint": plain(self.hint or usual)[:MAX_TEXT],
         }
         if self.retry_after is not None:
             record["retry_after"] = self.retry_after
@@ -110,7 +113,5 @@ def bug() -> Problem:
 def of_status(status: int, detail: str, headers: Mapping[str, str]) -> Problem:
     """What the framework refuses by itself: a path that is not there, a method that is not."""
     phrase = HTTPStatus(status).phrase
-    hint = "See: GET /openapi.json" if status in {404, 405} else ""
-    return Problem(
-        status, phrase.lower().replace(" ", "-"), detail.lower(), hint, headers=dict(headers)
-    )
+    kind = phrase.lower().replace(" ", "-")
+    return Problem(status, kind, detail.lower(), headers=dict(headers))

@@ -27,11 +27,13 @@ def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
     Raises:
         SlipwayError: nothing could be run.
     """
-    if parsed.store is not None:
-        raise InputError(
-            "--store says nothing to a server, which has its own",
-            "Leave out --store or --api-sock.",
-        )
+    for option in ("store", "kernel", "boot_log"):
+        if getattr(parsed, option):
+            name = f"--{option.replace('_', '-')}"
+            raise InputError(
+                f"{name} says nothing to a server, which has its own machines",
+                f"Leave out {name} or --api-sock.",
+            )
     check_language_known(parsed)
     source = read_source(parsed)
     result: Result = run_interruptible(lambda: _run(parsed, source, options))

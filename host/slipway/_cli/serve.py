@@ -58,11 +58,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHO",
         help="USER, @GROUP or *: who may connect beside root and this user; may be given again",
     )
-    add("--max-vms", type=int, metavar="N", help="machines at once")
-    add("--memory-budget", type=size, metavar="SIZE", help="of all machines (MiB, or 512M, 8G)")
-    add("--cpus", type=int, metavar="N", help="vCPUs of all machines")
+    add("--max-vms", type=int, metavar="N", help="machines at once (as CPUs and memory allow)")
+    add(
+        "--memory-budget",
+        type=size,
+        metavar="SIZE",
+        help="of all machines (MiB, or 512M, 8G; 80%% of what is free)",
+    )
+    add("--cpus", type=int, metavar="N", help="vCPUs of all machines (as this host has)")
     add("--queue", type=int, default=64, metavar="N", help="runs that may wait (64)")
-    add("--machine", type=_machine, default="auto", metavar="NAME", help="auto, kvm or qemu")
+    add("--machine", type=_machine, default="auto", metavar="NAME", help="kvm or qemu (auto)")
     add("--store", type=Path, metavar="DIR", help="the image store")
     add("--run-dir", type=Path, metavar="DIR", help="of the output sockets (PATH.d)")
     add("--body-limit", type=size, default=size("64"), metavar="SIZE", help="of a job (64M)")
@@ -106,11 +111,15 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     from slipway._api.server import Server
     from slipway._api.systemd import Notifier, inherited_socket
     from slipway._runtime import AsyncRuntime
+    from slipway.machine import choose
+    from slipway_initramfs.store import ImageStore
 
     notify = Notifier(environment)
     inherited = inherited_socket(environment)
     path = None if inherited is None else _path(inherited.getsockname())
     settings = _settings(parsed, path)
+    state = ImageStore(parsed.store).root
+    choose(parsed.machine, state)[0].check(state)
     runtime = AsyncRuntime(
         store=parsed.store,
         machine=parsed.machine,

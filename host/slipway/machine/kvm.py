@@ -46,6 +46,16 @@ class KvmMachine(ChildMachine):
         self.start_cpu_seconds = 0.0
 
     @classmethod
+    def check(cls, state: Path) -> None:
+        """Check that KVM can be used; see :meth:`slipway.machine.Machine.check`."""
+        usable, reason = usability.examine(state)
+        if not usable:
+            raise HostError(
+                f"KVM cannot be used here: {reason}",
+                "Use the machine qemu, or auto; 'slipway doctor' tells what this host can do.",
+            )
+
+    @classmethod
     async def start(cls, spec: MachineSpec) -> KvmMachine:
         """Start a VMM; see :meth:`slipway.machine.Machine.start`.
 
@@ -53,12 +63,7 @@ class KvmMachine(ChildMachine):
             InputError: the kernel is none, or what boots does not fit into the memory.
             HostError: this host cannot run it.
         """
-        usable, reason = usability.examine(spec.state)
-        if not usable:
-            raise HostError(
-                f"KVM cannot be used here: {reason}",
-                "Use --machine qemu, or auto; 'slipway doctor' tells what this host can do.",
-            )
+        cls.check(spec.state)
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 channel, channel_fd = open_pair(control.pair, ours, theirs)

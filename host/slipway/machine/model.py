@@ -45,6 +45,15 @@ class Machine(Protocol):
     console: Console
 
     @classmethod
+    def check(cls, state: Path) -> None:
+        """Check that this host can run such a machine; ``state`` as in :class:`MachineSpec`.
+
+        Raises:
+            HostError: it cannot.
+        """
+        ...
+
+    @classmethod
     async def start(cls, spec: MachineSpec) -> Machine:
         """Begin to boot; returns as soon as the machine exists.
 

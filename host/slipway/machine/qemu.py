@@ -19,6 +19,8 @@ from slipway.machine.process import Process
 from slipway.machine.tsc import tsc_khz
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from slipway.machine.model import MachineSpec
 
 PROGRAM = "qemu-system-x86_64"
@@ -66,17 +68,27 @@ def arguments(spec: MachineSpec, khz: int, *, agent_fd: int, console_fd: int) ->
     ]
 
 
+def _program() -> str:
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise HostError("QEMU is not installed", f"Install it: {INSTALL_HINT}")
+    return program
+
+
 class QemuMachine(ChildMachine):
     """QEMU's process."""
 
     name = "qemu"
 
     @classmethod
+    def check(cls, state: Path) -> None:
+        """Check that QEMU is there; see :meth:`slipway.machine.Machine.check`."""
+        _program()
+
+    @classmethod
     async def start(cls, spec: MachineSpec) -> QemuMachine:
         """Start QEMU; see :meth:`slipway.machine.Machine.start`."""
-        program = shutil.which(PROGRAM)
-        if program is None:
-            raise HostError("QEMU is not installed", f"Install it: {INSTALL_HINT}")
+        program = _program()
         try:
             khz = tsc_khz(spec.state / "tsc-khz")
         except OSError as error:

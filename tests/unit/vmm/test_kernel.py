@@ -180,7 +180,7 @@ def test_kernel_has_to_fit_into_memory(file: Path) -> None:
         with pytest.raises(InputError, match=r"up to 33 MiB, and the machine has 32$") as caught:
             image.check_fits(image.end - 0x8000)
 
-    assert "--memory 33" in caught.value.hint
+    assert "at least 33 MiB" in caught.value.hint
 
 
 # --- Files ----------------------------------------------------------------------------------------

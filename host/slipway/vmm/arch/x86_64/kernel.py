@@ -180,7 +180,7 @@ class KernelImage:
             needed = -(-self.end // MIB)
             raise InputError(
                 f"{self.path} takes memory up to {needed} MiB, and the machine has {limit // MIB}",
-                f"Use --memory {needed} or more.",
+                f"Give the machine at least {needed} MiB.",
             )
 
     def read_segment_into(self, segment: Segment, target: memoryview) -> None:
