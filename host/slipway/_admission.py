@@ -105,7 +105,9 @@ class Admission:
         Raises:
             Busy: the queue is full.
         """
-        at_once = needs is not None and not self._waiting and self._fits(needs)
+        # Those whose images are still being made let everybody pass.
+        nobody = all(ticket.needs is None for ticket in self._waiting.values())
+        at_once = needs is not None and nobody and self._fits(needs)
         # Where there is no room to wait at all, one that does not know its needs yet may stand in
         # the doorway.
         bound = max(self.capacity.queue, needs is None)

@@ -206,7 +206,7 @@ class AsyncClient:
         await self.aclose()
 
     def _opened(self, answer: object, options: Options) -> RemoteExecution:
-        execution = RemoteExecution(self._calls, answer, options.outputs)
+        execution = RemoteExecution(self._calls, answer, options)
         self._executions.add(execution)
         return execution
 

@@ -80,6 +80,16 @@ class AsyncExecution(abc.ABC):
         """How many are started before this run, while it is queued."""
         return self._position
 
+    @property
+    def outcome(self) -> Result | SlipwayError | None:
+        """How it ended, as soon as that is known; None before."""
+        return self._result or self._failure
+
+    @property
+    def untaken(self) -> int:
+        """Bytes of output and files that wait here for whoever takes the events."""
+        return 0
+
     @abc.abstractmethod
     async def signal(self, number: int) -> None:
         """Send signal ``number`` to the program of the phase that runs.

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._admission import Needs
@@ -16,7 +17,6 @@ from slipway._pipes import EventQueue, StdinPipe
 from slipway._request import MIB
 from slipway._result import OutputFile, Provenance, Result, Timing
 from slipway._run import chunks
-from slipway._threads import call_in_daemon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slipway._admission import Admission, Ticket
     from slipway._conversation import PhaseReport
     from slipway._events import Event
+    from slipway._making import Makings
     from slipway._run import Run
     from slipway_protocol.messages import Phase
 
@@ -40,24 +41,31 @@ CANCEL_SECONDS = 5.0
 
 
 class LocalExecution(AsyncExecution):
-    """``run`` in its place of ``admission``; ``stdin`` None is open for the handle's."""
+    """``run`` in its place of ``admission``, with an image of ``makings`` where it has none yet.
+
+    ``stdin`` None is open for the handle's.
+    """
 
     def __init__(
         self,
         run: Run,
         admission: Admission,
+        makings: Makings,
         key: str,
         stdin: bytes | AsyncIterator[bytes] | None,
     ) -> None:
         super().__init__(secrets.token_hex(16), run.language.name)
         self._run = run
         self._admission = admission
+        self._makings = makings
         self._key = key
         self._pipe = StdinPipe() if stdin is None else None
         self._stdin = chunks(stdin) if isinstance(stdin, bytes) else stdin
         self._events = EventQueue(KEPT_OUTPUT)
         self._phase: Phase | None = None
         self._cancelled = False
+        self._job_done = False
+        self._outcome: Result | SlipwayError | None = None
         self._told = ("", 0.0)
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Result]
@@ -82,6 +90,16 @@ class LocalExecution(AsyncExecution):
         self._task = asyncio.create_task(self._live(), name=f"slipway-run-{self.id}")
         self._task.add_done_callback(self._finish)
 
+    @property
+    def outcome(self) -> Result | SlipwayError | None:
+        """Known at the end, whoever takes the events; see :attr:`AsyncExecution.outcome`."""
+        return self._outcome
+
+    @property
+    def untaken(self) -> int:
+        """See :attr:`AsyncExecution.untaken`."""
+        return self._events.size
+
     def when_over(self, call: Callable[[LocalExecution], object]) -> None:
         """Have ``call`` called when nothing of the run is left."""
         self._task.add_done_callback(lambda _: call(self))
@@ -93,7 +111,7 @@ class LocalExecution(AsyncExecution):
     async def signal(self, number: int) -> None:
         """Send it by the agent; see :meth:`AsyncExecution.signal`."""
         check_signal(number)
-        if self._phase is None:
+        if self._phase is None or self._over.is_set():
             raise InputError(
                 f"no program of this run is running: it is {self.state}",
                 "Wait for the event that a phase has started.",
@@ -107,7 +125,9 @@ class LocalExecution(AsyncExecution):
             # Nobody may be taking events any more; what there still is fits.
             self._events.lift_bound()
             try:
-                if self._phase is not None:
+                if self._job_done:  # nothing but the end of the machine is left to wait for
+                    await self.over()
+                elif self._phase is not None:
                     async with asyncio.timeout(CANCEL_SECONDS):
                         await self._run.cancel()
                         await asyncio.wait([self._task])
@@ -136,23 +156,33 @@ class LocalExecution(AsyncExecution):
         self._admission.leave(self._ticket)
         if self._pipe is not None:
             self._pipe.hang_up()
+        self._outcome = self._outcome_of(task)
+        # Whoever holds the handle, and for however long, does not hold the job.
+        self._run.forget()
+        self._stdin = None
+        if isinstance(self._outcome, Result):
+            self._put(Ended(self._outcome))
+        else:
+            self._state, self._position = "ended", None
+            self._events.fail(self._outcome)
+        self._over.set()
+
+    def _outcome_of(self, task: asyncio.Task[Result]) -> Result | SlipwayError:
         if task.cancelled():
             if self._cancelled:
-                self._put(Ended(self._cancelled_result()))
-            else:
-                self._fail(UnknownOutcome("the event loop of the run has ended"))
-        elif (error := task.exception()) is None:
-            self._put(Ended(task.result()))
-        elif isinstance(error, SlipwayError):
-            self._fail(error)
-        else:
-            log.error("a run ended by a bug", exc_info=error)
-            self._fail(HostError(f"{type(error).__name__}: {error}", "This is a bug of ours."))
-        self._over.set()
+                return self._cancelled_result()
+            return UnknownOutcome("the event loop of the run has ended")
+        if (error := task.exception()) is None:
+            return task.result()
+        if isinstance(error, SlipwayError):
+            return error
+        log.error("a run ended by a bug", exc_info=error)
+        return HostError(f"{type(error).__name__}: {error}", "This is a bug of ours.")
 
     async def _live(self) -> Result:
         if self._run.assets is None:
-            await call_in_daemon(self._run.prepare)
+            await self._makings.made(self._run.language, self._progress)
+            await asyncio.to_thread(self._run.prepare)
             self._admission.declare(self._ticket, self._needs())
         await self._ticket.admitted.wait()
         self._state, self._position = "booting", None
@@ -189,10 +219,6 @@ class LocalExecution(AsyncExecution):
         self._follow(event)
         self._events.put(event)
 
-    def _fail(self, error: SlipwayError) -> None:
-        self._state, self._position = "ended", None
-        self._events.fail(error)
-
     def _queued(self, position: int) -> None:
         self._put(Queued(position))
 
@@ -202,7 +228,16 @@ class LocalExecution(AsyncExecution):
         # Of a download there are many a second, and a line of each kind tells as much.
         if kind != self._told[0] or now - self._told[1] >= 1:
             self._told = (kind, now)
-            self._loop.call_soon_threadsafe(self._put, Preparing(line))
+            with suppress(RuntimeError):  # the loop has ended before the image was made
+                self._loop.call_soon_threadsafe(self._prepare, line)
+
+    def _prepare(self, line: str) -> None:
+        if not self._over.is_set():
+            self._put(Preparing(line))
+
+    def _finish_job(self) -> None:
+        self._job_done = True
+        self._events.lift_bound()
 
     def _begin(self, phase: Phase | None) -> None:
         self._phase = phase
@@ -223,7 +258,7 @@ class _Watch:
 
     def done(self) -> None:
         # The machine is not to be kept for whoever does not read: what is left is two windows.
-        self._execution._events.lift_bound()
+        self._execution._finish_job()
 
     def ended(self, phase: Phase, report: PhaseReport) -> None:
         from slipway._guest import phase_result

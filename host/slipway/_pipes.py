@@ -21,7 +21,8 @@ class EventQueue:
 
     def __init__(self, bound: int) -> None:
         self._items: deque[Event] = deque()
-        self._bytes = 0
+        self.size = 0
+        """Bytes of output that wait."""
         self._bound = bound
         self._failure: SlipwayError | None = None
         self._filled = asyncio.Event()
@@ -34,7 +35,7 @@ class EventQueue:
 
     async def room(self) -> None:
         """Wait until there is room for more output."""
-        while self._bound and self._bytes >= self._bound:
+        while self._bound and self.size >= self._bound:
             self._emptied.clear()
             await self._emptied.wait()
 
@@ -45,7 +46,7 @@ class EventQueue:
         if isinstance(event, Queued | Preparing) and type(last) is type(event):
             self._items.pop()
         if isinstance(event, Output):
-            self._bytes += len(event.data)
+            self.size += len(event.data)
         self._items.append(event)
         self._filled.set()
 
@@ -63,7 +64,7 @@ class EventQueue:
             await self._filled.wait()
         event = self._items.popleft()
         if isinstance(event, Output):
-            self._bytes -= len(event.data)
+            self.size -= len(event.data)
             self._emptied.set()
         return event
 
@@ -101,6 +102,7 @@ class StdinPipe:
     def hang_up(self) -> None:
         """Nobody reads any more."""
         self._broken = True
+        self._pieces.clear()
         self._emptied.set()
 
     async def read(self) -> AsyncIterator[bytes]:

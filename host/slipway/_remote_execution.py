@@ -13,13 +13,14 @@ from slipway._errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._events import Event, Output
 from slipway._execution import AsyncExecution, check_signal
 from slipway._line_socket import LineSocket
-from slipway._wire import EventReader, Fields, broken, data_record, line, parse
+from slipway._wire import MAX_OUTPUT, EventReader, Fields, broken, data_record, line, parse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
     from slipway._calls import Calls
+    from slipway._request import Options
 
 STATES = ("queued", "preparing", "booting", "building", "running", "ended")
 # Of stdin in one command: a line of 64 KiB where it goes as base64.
@@ -40,7 +41,7 @@ class RemoteExecution(AsyncExecution):
         UnknownOutcome: it tells of none.
     """
 
-    def __init__(self, calls: Calls, answer: object, outputs: tuple[str, ...]) -> None:
+    def __init__(self, calls: Calls, answer: object, options: Options) -> None:
         try:
             fields = Fields(answer, "the answer")
             identifier, self._path = fields.text("id"), _socket_path(fields)
@@ -52,7 +53,8 @@ class RemoteExecution(AsyncExecution):
         except InputError as error:
             raise broken(error.message) from None
         self._calls = calls
-        self._reader = EventReader(outputs)
+        limit = max(options.output_limit or 0, MAX_OUTPUT)
+        self._reader = EventReader(options.outputs, limit)
         self._socket: LineSocket | None = None
         # Bytes of whole lines that have been handled, of the stream since its beginning.
         self._offset = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slipway._assets import find_language
@@ -12,6 +13,7 @@ from slipway._errors import InputError, UnknownOutcome
 from slipway._launch import ColdLauncher, DamagedImage
 from slipway._outlet import Watcher
 from slipway._request import check_options, check_source, options_of
+from slipway._threads import call_in_daemon, uninterrupted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,7 +176,7 @@ class Run:
         except DamagedImage:
             # Nothing of the program has run: the image is checked before the job is sent.
             self.progress("the stored image is damaged; making it again")
-            await asyncio.to_thread(self._find, repair=True)
+            await call_in_daemon(lambda: self._find(repair=True))
             return await self._in_guest(self.prepare(), stdin, on_output, watcher)
 
     def prepare(self) -> Assets:
@@ -189,6 +191,11 @@ class Run:
     def _find(self, *, repair: bool) -> Assets:
         self.assets = self._launcher.find(self.language, self.options, self.progress, repair=repair)
         return self.assets
+
+    def forget(self) -> None:
+        """Drop the source and the files; it cannot be executed again."""
+        self._source = b""
+        self.options = replace(self.options, files=())
 
     def waited(self) -> None:
         """The time since the last step was spent waiting for room."""
@@ -248,7 +255,7 @@ class Run:
         finally:
             self._guest = None
             self._lap()
-            await guest.stop()
+            await uninterrupted(guest.stop())
         self._seconds["teardown"] = self._lap()
         return self._result(assets, guest, reason, report, captured)
 

@@ -15,6 +15,7 @@ from slipway._errors import Busy, InputError
 from slipway._events import Output
 from slipway._launch import ColdLauncher
 from slipway._local_execution import OVERHEAD, LocalExecution
+from slipway._making import Makings
 from slipway._request import options_of
 from slipway._run import Run
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from slipway._admission import Load
-    from slipway._execution import AsyncExecution
     from slipway._launch import Launcher
     from slipway._result import Result
     from slipway._run import OnOutput
@@ -93,6 +93,7 @@ class AsyncRuntime:
         )
         self._admission = Admission(capacity)
         self._launcher = launcher or ColdLauncher(self._store)
+        self._makings = Makings(self._launcher)
         self._executions: set[LocalExecution] = set()
         self._closing = ""
 
@@ -109,7 +110,7 @@ class AsyncRuntime:
         stdin: bytes | AsyncIterator[bytes] | None = b"",
         key: str = "",
         **options: Any,
-    ) -> AsyncExecution:
+    ) -> LocalExecution:
         """Start ``source``, or queue it.
 
         Args:
@@ -130,7 +131,7 @@ class AsyncRuntime:
             raise InputError(f"the key has {len(key)} characters, and at most {MAX_KEY} may be")
         options.setdefault("machine", self._machine)
         run = self._checked(source, language, options)
-        execution = LocalExecution(run, self._admission, key, stdin)
+        execution = LocalExecution(run, self._admission, self._makings, key, stdin)
         # An image that has to be made is made behind the handle, which tells of it.
         await asyncio.to_thread(self._prepare_if_built, run)
         if self._closing:

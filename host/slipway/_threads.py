@@ -1,14 +1,14 @@
-"""Calls that may take minutes, in threads that no end of a process waits for."""
+"""Calls that go on: in threads that no end of a process waits for, or whoever is cancelled."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 _T = TypeVar("_T")
 
@@ -42,3 +42,22 @@ async def call_in_daemon(function: Callable[[], _T]) -> _T:
 
     threading.Thread(target=work, daemon=True, name="slipway-call").start()
     return await future
+
+
+async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
+    """What ``work`` returns or raises; a cancelling of the caller is raised when it has ended."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except Exception:
+            break  # raised below, with the task
+    if cancelled is not None:
+        task.exception()
+        raise cancelled
+    return task.result()

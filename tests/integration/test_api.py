@@ -277,3 +277,26 @@ async def test_starts_what_waits_for_an_image_to_be_made() -> None:
         launcher.made.set()
 
         assert await read_all(started.json()["socket"]) == b"x\n"
+
+
+async def test_run_that_nobody_reads_still_has_its_result_and_files(
+    http: httpx.AsyncClient,
+) -> None:
+    told = {
+        "language": "bash",
+        "source": "write out made\nflood 1500000\nexit 3",
+        "outputs": ["out"],
+        "output_limit": 16 * 1024 * 1024,
+    }
+    started = await http.post("/v1/start", json=told)
+    location = started.headers["location"]
+    while (record := (await http.get(location)).json())["state"] != "ended":
+        await asyncio.sleep(0.01)
+
+    file = await http.get(f"{location}/files/out")
+    metrics = await http.get("/metrics")
+    await http.delete(location)
+
+    assert record["result"]["run"]["code"] == 3
+    assert file.content.rstrip() == b"made"
+    assert 'verdict="failed"' in metrics.text

@@ -77,6 +77,44 @@ async def test_refuses_a_head_without_end(api: Served) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b'{"language": "bash", "source": "x", "stdin": [' + b"[]," * 100_000 + b"[]]}",
+        b'{"language": "bash", "source": "x", "arguments": [' + b'"",' * 10_000 + b'""]}',
+    ],
+    ids=["lists", "texts"],
+)
+async def test_refuses_a_body_of_many_values_before_it_reads_them(
+    http: httpx.AsyncClient, body: bytes
+) -> None:
+    answer = await http.post("/v1/run", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code == 413
+    assert "beside its texts" in answer.json()["detail"]
+
+
+async def test_texts_may_be_long_and_have_what_looks_like_structure(
+    http: httpx.AsyncClient,
+) -> None:
+    source = "print hi\n# " + '"[{,]}\\' * 50_000
+
+    answer = await http.post("/v1/run", json={"language": "bash", "source": source})
+
+    assert answer.json()["run"]["stdout"]["text"] == "hi\n"
+
+
+async def test_refuses_more_output_than_an_answer_holds(http: httpx.AsyncClient) -> None:
+    told = {"language": "bash", "source": "print hi", "output_limit": 17 * 1024 * 1024}
+
+    refused = await http.post("/v1/run", json=told)
+    streamed = await http.post("/v1/run", json=told, headers={"accept": "text/event-stream"})
+
+    assert refused.status_code == 422
+    assert "POST /v1/start" in refused.json()["hint"]
+    assert streamed.status_code == 200
+
+
+@pytest.mark.parametrize(
     ("body", "detail", "hint"),
     [
         ('{"lang": "bash"}', "there is no 'lang' in the body", "Did you mean 'language'?"),

@@ -289,6 +289,10 @@ async def test_stream_that_cannot_go_on_is_an_unknown_outcome(
         (b"\n", "is no line of JSON"),
         (lines(PhaseEnded("run", PHASE)), "out of order"),
         (b'{"type":"refused","message":"what?"}\n', "refused a command: what?"),
+        (
+            lines(PhaseStarted("run"), *[Output("run", "stdout", b"x" * 120_000)] * 600),
+            "stdout has more than 67108864 bytes",
+        ),
     ],
     ids=lambda value: repr(value)[:30],
 )

@@ -17,7 +17,7 @@ from slipway._api.vms import Vms
 from slipway._errors import Busy, HostError, UnknownOutcome
 from slipway._result import OutputFile, Verdict
 from support.kept_runs import MIB, US, command, keeping, lines, pieces_of, until
-from support.output_clients import connect, read_all, whole
+from support.output_clients import connect, read_all, read_exactly, whole
 from support.played_execution import PlayedExecution, printing, writing
 
 if TYPE_CHECKING:
@@ -43,6 +43,26 @@ async def test_socket_and_directory_vanish_once_all_has_been_read(kept: Vms) -> 
 
     assert not path.parent.exists()
     assert kept.get(vm.id, Peer(1, US, frozenset())) is None
+
+
+async def test_what_was_promised_to_be_resumed_is_kept_from_that_moment(kept: Vms) -> None:
+    pieces = pieces_of(8 * MIB, seed=1)
+    vm = await kept.start(PlayedExecution(writing(*pieces)), Terms(US))
+    path = vm.socket
+    assert path is not None
+    first = connect(path)
+    await asyncio.to_thread(read_exactly, first, 3 * MIB)
+
+    # The first one goes on reading, so that what is written to it would move the window.
+    reading = asyncio.create_task(asyncio.to_thread(read_all, first))
+    oldest = vm.record()["kept_from"]
+    vm.resume(oldest)
+    await reading
+    with connect(path) as second:
+        data = await asyncio.to_thread(read_exactly, second, MIB)
+
+    assert data == b"".join(pieces)[oldest : oldest + MIB]
+    await vm.forget()
 
 
 async def test_a_raw_run_keeps_its_result_when_its_socket_has_vanished(

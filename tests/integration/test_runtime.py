@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,8 +23,9 @@ from slipway._events import (
 )
 from slipway._local_execution import KEPT_OUTPUT, OVERHEAD
 from slipway._request import MIB, InputFile
+from slipway._result import Result
 from slipway._runtime import AsyncRuntime
-from support.fake_machine import MEMORY, FakeLauncher
+from support.fake_machine import MEMORY, FakeLauncher, FakeMachine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -397,7 +400,7 @@ async def test_output_that_nobody_takes_stops_the_program(runtime: AsyncRuntime)
     async for event in execution:
         if isinstance(event, Output):
             taken += len(event.data)
-            held = execution._events._bytes  # type: ignore[attr-defined]
+            held = execution._events.size
             assert held < KEPT_OUTPUT + 256 * 1024
         if isinstance(event, PhaseEnded):
             break
@@ -462,6 +465,86 @@ async def test_run_that_makes_its_image_can_be_cancelled() -> None:
 
     assert result.verdict == "cancelled"
     assert launcher.launched == 0
+
+
+async def test_image_is_made_once_for_all_who_wait() -> None:
+    launcher = FakeLauncher(unbuilt=["bash"])
+    async with AsyncRuntime(launcher=launcher, queue=100) as runtime:
+        before = threading.active_count()
+        for _ in range(20):
+            execution = await runtime.start("print never", "bash")
+            await until(execution, Preparing)
+            await execution.cancel()
+        waiting = [await runtime.start("print made", "bash") for _ in range(5)]
+        threads = threading.active_count() - before
+
+        launcher.made.set()
+        results = [await execution.wait() for execution in waiting]
+
+    # The maker, and those of the loop's pool.
+    assert threads <= 1 + (os.cpu_count() or 1) + 4
+    assert [result.stdout for result in results] == ["made\n"] * 5
+
+
+async def test_others_run_while_an_image_is_made() -> None:
+    launcher = FakeLauncher(unbuilt=["rust"])
+    async with AsyncRuntime(launcher=launcher, queue=0) as runtime:
+        making = await runtime.start("print made", "rust")
+        await until(making, Preparing)
+
+        result = await runtime.run("print x", "bash")
+        launcher.made.set()
+
+        assert result.stdout == "x\n"
+        assert (await making.wait()).stdout == "made\n"
+
+
+async def test_run_that_has_ended_keeps_no_job(runtime: AsyncRuntime) -> None:
+    files = (InputFile("large", b"x" * MIB),)
+    execution = await runtime.start("print x", "bash", files=files, stdin=b"y" * MIB)
+
+    await execution.wait()
+
+    assert execution._run.options.files == ()
+    assert execution._run._source == b""
+    assert execution._stdin is None
+
+
+async def test_outcome_is_known_although_nobody_takes_the_events(runtime: AsyncRuntime) -> None:
+    execution = await runtime.start("print x\nexit 3", "bash")
+
+    await execution.over()
+
+    assert isinstance(execution.outcome, Result)
+    assert execution.outcome.code == 3
+    assert execution.untaken == 2
+
+
+async def test_cancelling_while_the_machine_ends_keeps_the_result(
+    monkeypatch: pytest.MonkeyPatch, runtime: AsyncRuntime
+) -> None:
+    ending, end = asyncio.Event(), asyncio.Event()
+    stop = FakeMachine.stop
+
+    async def slow(machine: FakeMachine) -> None:
+        ending.set()
+        await end.wait()
+        await stop(machine)
+
+    monkeypatch.setattr(FakeMachine, "stop", slow)
+    execution = await runtime.start("write out.txt made\nexit 3", "bash", outputs=("out.txt",))
+    await ending.wait()
+
+    cancelling = asyncio.create_task(execution.cancel())
+    await asyncio.sleep(0)
+    early = cancelling.done()
+    end.set()
+    await cancelling
+    result = await execution.wait()
+
+    assert not early
+    assert (result.verdict, result.code) == ("failed", 3)
+    assert result.files[0].data is not None
 
 
 async def test_wanted_files_come_with_the_end(runtime: AsyncRuntime) -> None:
@@ -530,7 +613,7 @@ async def test_real_machine_runs_and_is_cancelled() -> None:
         await execution.cancel()
         result = await execution.wait()
 
-    assert events[0] == Started("qemu")
+    assert Started("qemu") in events
     assert events[-1] == Output("run", "stdout", b"hello world\n")
     assert result.verdict == "cancelled"
 

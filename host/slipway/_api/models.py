@@ -27,6 +27,9 @@ from slipway._request import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+# More than the largest job has: its files, variables, arguments and outputs have a few texts each.
+MAX_TEXTS = 8192
+MAX_STRUCTURE = 256 * 1024
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _TEXTUAL = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -255,6 +258,7 @@ def parsed(body: bytes, kind: type[_Model]) -> _Model:
     Raises:
         Refusal: there is none.
     """
+    _check_structure(body)
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
@@ -264,6 +268,27 @@ def parsed(body: bytes, kind: type[_Model]) -> _Model:
             hint = "Send one JSON object, see RFC 8259."
             raise Refusal(Problem(400, "malformed", detail, hint)) from None
         raise Refusal(_of_errors(error, "body", kind)) from None
+
+
+def _check_structure(body: bytes) -> None:
+    """Check that a JSON body is little but texts, before anything is made of it.
+
+    A value of each two bytes would take seconds and gigabytes to read, and all others would wait.
+    What is done here is a few passes over the bytes at the speed of memory. Raises Refusal.
+    """
+    # Without its escapes, each quote begins or ends a text.
+    bare = body.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in body else body
+    texts = bare.count(b'"') // 2
+    if texts <= MAX_TEXTS and sum(map(len, bare.split(b'"')[::2])) <= MAX_STRUCTURE:
+        return
+    raise Refusal(
+        Problem(
+            413,
+            "too-large",
+            f"the body has more than {MAX_TEXTS} texts, or {MAX_STRUCTURE} bytes beside its texts",
+            "Leave out white space; pack many files into one archive.",
+        )
+    )
 
 
 def _of_errors(error: ValidationError, where: str, kind: type[BaseModel]) -> Problem:

@@ -45,6 +45,7 @@ class OutputConnection:
         self._offset = offset
         self._commands = commands
         self._reset = False
+        self._stopped = False
         self._hung_up = asyncio.Event()
         self._poll = select.epoll(1)
         # No events but those that are always told: POLLHUP and POLLERR. The loop itself can watch a
@@ -80,6 +81,10 @@ class OutputConnection:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    def cut_off(self) -> None:
+        """Write nothing more, from this moment on."""
+        self._stopped = True
+
     def close(self) -> None:
         """Close the connection. What the client has not read by now it still can."""
         self._loop.remove_reader(self._poll)
@@ -93,7 +98,7 @@ class OutputConnection:
     async def _send(self) -> bool:
         """Write all that there is and comes; return False where the client is gone."""
         output = self._output
-        while True:
+        while not self._stopped:
             parts = output.read(self._offset, _SENT_AT_ONCE)
             if not parts:
                 if output.closed:
@@ -110,6 +115,7 @@ class OutputConnection:
             else:
                 self._offset += sent
                 output.take(self._offset)
+        return False
 
     async def _writable(self) -> None:
         ready = self._loop.create_future()

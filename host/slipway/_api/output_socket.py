@@ -170,6 +170,7 @@ class OutputSocket:
     def _cut_off(self) -> None:
         self._stop_attending()
         if self._current is not None:
+            self._current.cut_off()
             self._current = None
             self._keeper.left(delivered=False)
 
@@ -186,4 +187,7 @@ class OutputSocket:
                 self._keeper.left(delivered=delivered)
             await connection.finish()
         finally:
+            if self._current is connection:  # it ended by a bug
+                self._current = None
+                self._keeper.left(delivered=False)
             await connection.stop()

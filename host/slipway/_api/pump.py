@@ -6,16 +6,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from slipway._errors import HostError, SlipwayError
-from slipway._events import Ended, Output
+from slipway._events import Output
 from slipway._wire import error_record, event_records, line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from slipway._api.output_log import OutputLog
     from slipway._events import Event
     from slipway._execution import AsyncExecution
-    from slipway._result import Result
 
 log = logging.getLogger("slipway.api")
 
@@ -24,7 +21,7 @@ class Pump:
     """Takes the events of ``execution`` as fast as ``output`` has room for them.
 
     A ``raw`` stream has the output and ends, however the run does. One of ``events`` has a line for
-    each event, and ends in ``ended`` or ``failed``. ``completed`` is called when there is a result.
+    each event, and ends in ``ended`` or ``failed``.
     """
 
     def __init__(
@@ -32,22 +29,15 @@ class Pump:
         execution: AsyncExecution,
         output: OutputLog,
         stream: str,
-        completed: Callable[[], None],
     ) -> None:
-        self.result: Result | None = None
-        self.failure: SlipwayError | None = None
         self._execution = execution
         self._output = output
         self._stream = stream
-        self._completed = completed
 
     async def run(self) -> None:
         """Go on until the last event; closes the stream."""
         try:
             async for event in self._execution:
-                if isinstance(event, Ended):
-                    self.result = event.result
-                    self._completed()
                 await self._tell(event)
         except SlipwayError as error:
             await self._fail(error)
@@ -65,6 +55,5 @@ class Pump:
             await self._output.append(event.data)
 
     async def _fail(self, error: SlipwayError) -> None:
-        self.failure = error
         if self._stream == "events":
             await self._output.append(line({"type": "failed", **error_record(error)}))

@@ -12,7 +12,6 @@ from starlette.responses import Response  # noqa: TC002  # FastAPI looks it up
 from slipway._api import documents, event_stream, models
 from slipway._api.bodies import ClientGone
 from slipway._api.event_stream import EventStream, client_left, end
-from slipway._api.measured import MeasuredExecution
 from slipway._api.models import Job, RunBody, RunQuery, StartBody, StartQuery
 from slipway._api.problems import Problem, Refusal
 from slipway._api.service import (
@@ -24,17 +23,22 @@ from slipway._api.service import (
     service_of,
 )
 from slipway._api.terms import Terms
-from slipway._request import MAX_SOURCE
+from slipway._request import MAX_SOURCE, MIB
+from slipway._result import Result
 from slipway._runtime import MAX_KEY
 from slipway._wire import result_record
 
 if TYPE_CHECKING:
     from slipway._api.bodies import Body
+    from slipway._api.metrics import Metrics
     from slipway._api.peers import Peer
     from slipway._api.service import Service
+    from slipway._local_execution import LocalExecution
 
 _TEXT = {"text/plain", "application/octet-stream"}
 KEY_FIELD = "Slipway-Key"
+# Bytes of output, of each stream, that an answer may hold: it is put together in memory.
+MAX_ANSWERED = 16 * MIB
 
 
 async def start(request: Request) -> Response:
@@ -68,12 +72,15 @@ async def run(request: Request) -> Response:
     service.check_taking()
     query, key = query_of(request, RunQuery), _key(request)
     body, job = await _job(request, query, RunBody)
+    streaming = event_stream.MEDIA_TYPE in request.headers.get("accept", "")
     try:
+        if not streaming:
+            _check_answer(job)
         execution = await _begin(service, peer, key, job, body)
     except BaseException:
         body.release()
         raise
-    if event_stream.MEDIA_TYPE in request.headers.get("accept", ""):
+    if streaming:
         return EventStream(execution)
     waiting = asyncio.create_task(execution.wait())
     leaving = asyncio.create_task(client_left(request.receive))
@@ -89,8 +96,22 @@ async def run(request: Request) -> Response:
         await end(execution)
 
 
-async def _begin(service: Service, peer: Peer, key: str, job: Job, body: Body) -> MeasuredExecution:
-    """Start or queue ``job``; ``body`` counts as held until it is over."""
+def _check_answer(job: Job) -> None:
+    """Check that the output fits into one answer. Raises Refusal."""
+    limit = job.options.get("output_limit")
+    if limit is not None and limit > MAX_ANSWERED:
+        raise Refusal(
+            Problem(
+                422,
+                "input-error",
+                f"output_limit is {limit}, and one answer may have {MAX_ANSWERED} of each stream",
+                "Take the output as it comes: POST /v1/start, or Accept: text/event-stream.",
+            )
+        )
+
+
+async def _begin(service: Service, peer: Peer, key: str, job: Job, body: Body) -> LocalExecution:
+    """Start or queue ``job``; at its end its ``body`` is released, and the run counted."""
     execution = await service.runtime.start(
         job.source,
         job.language,
@@ -98,7 +119,16 @@ async def _begin(service: Service, peer: Peer, key: str, job: Job, body: Body) -
         key=_whose(peer, key),
         **job.options,
     )
-    return MeasuredExecution(execution, service.metrics, body.release)
+    execution.when_over(lambda _: _count(service.metrics, execution, body))
+    return execution
+
+
+def _count(metrics: Metrics, execution: LocalExecution, body: Body) -> None:
+    body.release()
+    if isinstance(execution.outcome, Result):
+        metrics.ended(execution.outcome)
+    elif execution.outcome is not None:
+        metrics.failed(execution.language, execution.outcome)
 
 
 def _key(request: Request) -> str:

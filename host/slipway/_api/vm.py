@@ -68,7 +68,7 @@ class Vm:
         self._registry = registry
         self._loop = asyncio.get_running_loop()
         self._output = OutputLog()
-        self._pump = Pump(execution, self._output, terms.stream, self._completed)
+        self._pump = Pump(execution, self._output, terms.stream)
         self._socket = OutputSocket(place.directory / self.id, place.access, self._output, self)
         self._news = asyncio.Event()
         self._delivered = False
@@ -90,13 +90,15 @@ class Vm:
 
     @property
     def result(self) -> Result | None:
-        """What became of the run; None until its last event has been taken."""
-        return self._pump.result
+        """What became of the run, whether or not somebody has read its output."""
+        outcome = self.execution.outcome
+        return None if isinstance(outcome, SlipwayError) else outcome
 
     @property
     def failure(self) -> SlipwayError | None:
         """Why there is no result."""
-        return self._pump.failure
+        outcome = self.execution.outcome
+        return outcome if isinstance(outcome, SlipwayError) else None
 
     @property
     def socket(self) -> Path | None:
@@ -112,7 +114,8 @@ class Vm:
     def kept(self) -> int:
         """Bytes of output and fetched files that are kept."""
         files = self.result.files if self.result is not None else ()
-        return self._output.size + sum(len(f.data) for f in files if f.data is not None)
+        fetched = sum(len(file.data) for file in files if file.data is not None)
+        return self._output.size + self.execution.untaken + fetched
 
     @property
     def stdin(self) -> AsyncStdin:
@@ -237,11 +240,6 @@ class Vm:
         elif not self.ended and not self.terms.detached:
             self._stay()
             self._departure = self._loop.call_later(self._patience.reconnect, self._abandon)
-
-    def _completed(self) -> None:
-        """The result is there; of a run that nobody reads it comes after the end."""
-        if self.ended:
-            self._registry.changed(self)
 
     def _stay(self) -> None:
         if self._departure is not None:

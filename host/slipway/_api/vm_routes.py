@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from slipway._api import models, problems
 from slipway._api.commands import signal_number
@@ -23,13 +23,17 @@ from slipway._api.terms import NoLongerKept
 from slipway._errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from slipway._api.vm import Vm
 
 # Of what says which signal.
 _MAX_BODY = 4096
+# Of a file, what is given to a connection at once, in bytes.
+_SLICE = 256 * 1024
 
 
-class Octets(Response):
+class Octets(StreamingResponse):
     """Bytes of a program's."""
 
     media_type = "application/octet-stream"
@@ -58,7 +62,13 @@ async def file(request: Request, id: str, path: str) -> Response:
     if file is None or file.data is None:
         missing = file.missing if file is not None else "it was not asked for, or the run goes on"
         raise Refusal(Problem(404, "not-found", f"there is no file {path!r:.80}: {missing}"))
-    return Octets(file.data)
+    return Octets(_slices(file.data), headers={"content-length": str(len(file.data))})
+
+
+async def _slices(data: bytes) -> AsyncIterator[memoryview]:
+    """Not more at once than a client has taken: many may ask for one large file and not read."""
+    for start in range(0, len(data), _SLICE):
+        yield memoryview(data)[start : start + _SLICE]
 
 
 async def signal(request: Request, id: str) -> Response:

@@ -10,11 +10,12 @@ from slipway._wire.errors import MAX_RETRY, broken, error_of, error_record
 from slipway._wire.events import event_of, event_record, event_records
 from slipway._wire.fields import MAX_LINE, Fields, data_of, data_record, line, parse
 from slipway._wire.job import job_record
-from slipway._wire.reader import EventReader
+from slipway._wire.reader import MAX_OUTPUT, EventReader
 from slipway._wire.results import result_of, result_record
 
 __all__ = [
     "MAX_LINE",
+    "MAX_OUTPUT",
     "MAX_RETRY",
     "EventReader",
     "Fields",

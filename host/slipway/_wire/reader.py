@@ -13,12 +13,14 @@ from slipway._events import (
     Queued,
     Started,
 )
-from slipway._request import MAX_FILE_BYTES
+from slipway._request import MAX_FILE_BYTES, MIB
 from slipway._result import OutputFile
 from slipway._wire.errors import broken, error_of
 from slipway._wire.events import read_event
 from slipway._wire.fields import Fields
 
+# Of a stream whose limit the server's language sets: more than any that comes with Slipway.
+MAX_OUTPUT = 64 * MIB
 # What has begun last and what may begin then. One cancelled early ends anywhere.
 _STEPS = {("", "build"), ("", "run"), ("build", "run")}
 
@@ -27,11 +29,14 @@ class EventReader:
     """Makes events of the records of one stream, and checks their order and bounds.
 
     Kinds of records that are not known are ignored, so that a newer server may say more.
-    ``outputs`` are the paths that were asked for; no other file is taken.
+    ``outputs`` are the paths that were asked for; no other file is taken. Of each stream of a
+    phase at most ``limit`` bytes are.
     """
 
-    def __init__(self, outputs: tuple[str, ...] = ()) -> None:
+    def __init__(self, outputs: tuple[str, ...] = (), limit: int = MAX_OUTPUT) -> None:
         self._outputs = outputs
+        self._limit = limit
+        self._received: dict[str, int] = {}
         self._contents: dict[str, OutputFile] = {}
         self._incoming: tuple[str, int, int, bytearray] | None = None
         self._room = MAX_FILE_BYTES
@@ -86,8 +91,12 @@ class EventReader:
             case PhaseStarted(phase):
                 right = not self._phase and (self._begun, phase) in _STEPS
                 self._phase = self._begun = phase
+                self._received = {"stdout": 0, "stderr": 0}
                 return right
-            case Output(phase):
+            case Output(phase, stream, data):
+                self._received[stream] = self._received.get(stream, 0) + len(data)
+                if self._received[stream] > self._limit:
+                    raise InputError(f"{stream} has more than {self._limit} bytes")
                 return phase == self._phase
             case PhaseEnded(phase):
                 right = phase == self._phase
