@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from slipway_agent.disks import Disks
 from slipway_agent.job import Job
 from slipway_agent.loop import READABLE, WRITABLE, Loop
+from slipway_agent.program import StartError
 from slipway_protocol import messages as m
 from slipway_protocol.connection import Connection, Violation
 from slipway_protocol.errors import ProtocolError
@@ -14,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from slipway_agent.job import Ground
+    from slipway_agent.disks import Ground
     from slipway_agent.loop import Child
     from slipway_agent.port import Port
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
         def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
             """Set the clock and the random state. Raises OSError."""
+
+        def take_identity(self, *, clone: bool) -> None:
+            """Become a machine of its own, anew if it is a ``clone``. Raises OSError."""
 
         def describe(self) -> m.Ready:
             """What the host wants to know about the machine."""
@@ -48,6 +53,7 @@ class Agent:
         self._port = port
         self._connection = Connection.agent()
         self._loop = Loop(self._children_ended)
+        self._disks = Disks(self._loop, machine)
         self._job: Job | None = None
         self._noise = 0
         self._held = False
@@ -127,6 +133,8 @@ class Agent:
             raise ShutdownError
         elif isinstance(message, m.Job):
             self._begin(message)
+        elif isinstance(message, m.Spare):
+            self._prepare(message)
         elif self._job is not None and message.job == self._job.number:  # type: ignore[union-attr]
             self._job.receive(message)
         elif isinstance(message, m.File | m.FileData | m.Start):
@@ -137,16 +145,33 @@ class Agent:
         if hello.version != VERSION:
             self.fault(f"the agent speaks version {VERSION}, not {hello.version}", fatal=True)
             return
+        if hello.clone:
+            self._disks.end_spare()  # its clones would all have its random seeds
         try:
             self._machine.take_time_and_entropy(hello.time_ns, hello.entropy)
         except OSError as error:
+            if hello.clone:
+                self.fault(f"a clone cannot be told from its like: {error}", fatal=True)
+                return
             self.log(m.Level.WARNING, f"neither clock nor entropy could be set: {error}")
+        try:
+            self._machine.take_identity(clone=hello.clone)
+        except OSError as error:
+            self.log(m.Level.WARNING, f"the machine has no name of its own: {error}")
         self.send(self._machine.describe())
 
     def _begin(self, spec: m.Job) -> None:
         if self._job is not None:
             raise ProtocolError(f"job {spec.job} came while job {self._job.number} is on")
-        self._job = Job(self._loop, self._machine, spec, self.send, self._job_done)
+        self._job = Job(self._loop, self._disks, spec, self.send, self._job_done)
+
+    def _prepare(self, spec: m.Spare) -> None:
+        if self._job is not None:
+            raise ProtocolError(f"a spare program came while job {self._job.number} is on")
+        try:
+            self._disks.prepare(spec)
+        except (OSError, StartError) as error:
+            self.log(m.Level.INFO, f"no spare program could be started: {error}")
 
     def _job_done(self) -> None:
         self._job = None
@@ -154,3 +179,5 @@ class Agent:
     def _children_ended(self, children: list[Child]) -> None:
         if self._job is not None:
             self._job.children_ended(children)
+        else:
+            self._disks.children_ended(children)

@@ -17,7 +17,6 @@ from slipway_protocol import messages as m
 
 SENTINEL = "/.slipway-complete"
 MODULES = "/.agent/modules"
-HOST_NAME = "slipway"
 PORT_OPTION = "slipway.port="
 # include/uapi/linux/sockios.h, include/uapi/linux/if.h
 SIOCSIFFLAGS = 0x8914
@@ -29,6 +28,8 @@ _SETTINGS = (
     ("/proc/sys/user/max_user_namespaces", b"0"),
     ("/proc/sys/kernel/keys/maxkeys", b"1"),
     ("/proc/sys/kernel/dmesg_restrict", b"1"),
+    # A closed connection would keep its port from the programs of the next minute.
+    ("/proc/sys/net/ipv4/tcp_max_tw_buckets", b"0"),
 )
 
 
@@ -55,11 +56,10 @@ def prepare() -> list[str]:
             pass  # this kernel has no such thing
         except OSError as error:
             problems.append(f"{path} cannot be set: {error.strerror}")
-    for step in (_raise_loopback, _set_host_name):
-        try:
-            step()
-        except OSError as error:
-            problems.append(f"{step.__name__.strip('_')}: {error.strerror}")
+    try:
+        _raise_loopback()
+    except OSError as error:
+        problems.append(f"loopback cannot be raised: {error.strerror}")
     problems += _load_modules()
     return problems
 
@@ -70,10 +70,6 @@ def _raise_loopback() -> None:
         fcntl.ioctl(control.fileno(), SIOCSIFFLAGS, pack("16sH22x", b"lo", IFF_UP_RUNNING))
     finally:
         control.close()
-
-
-def _set_host_name() -> None:
-    socket.sethostname(HOST_NAME)
 
 
 def _load_modules() -> list[str]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         def enter(self) -> None:
             """Move the calling process in."""
 
+        def limit(self, limits: Limits) -> None:
+            """Bound memory and processes of what is inside from now on. Raises OSError."""
+
         def kill(self) -> None:
             """SIGKILL to every process inside."""
 
@@ -112,12 +115,9 @@ class Cgroup:
         self._largest_rss = 0
         self._processes_peak = 1
         if self._memory:
-            if limits.memory_bytes:
-                _write(f"{self._path}/memory.max", str(limits.memory_bytes))
             _write(f"{self._path}/memory.oom.group", "1")
             self._no_swap()
-        if self._pids and limits.processes:
-            _write(f"{self._path}/pids.max", str(limits.processes))
+        self.limit(limits)
 
     def _no_swap(self) -> None:
         try:
@@ -128,6 +128,17 @@ class Cgroup:
     def enter(self) -> None:
         """Move the calling process in."""
         os.write(self._procs, b"0")
+
+    def limit(self, limits: Limits) -> None:
+        """Bound memory and processes of what is inside from now on.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        if self._memory and limits.memory_bytes:
+            _write(f"{self._path}/memory.max", str(limits.memory_bytes))
+        if self._pids and limits.processes:
+            _write(f"{self._path}/pids.max", str(limits.processes))
 
     def kill(self) -> None:
         """SIGKILL to every process inside."""
@@ -212,6 +223,9 @@ class Descendants:
 
     def enter(self) -> None:
         """Being born is enough."""
+
+    def limit(self, limits: Limits) -> None:
+        """There is nothing that would hold them."""
 
     def kill(self) -> None:
         """SIGKILL to every process inside."""

@@ -8,6 +8,10 @@ import stat
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.schema import MAX_DATA
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slipway_protocol import messages as m
+
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _DIRECTORY = os.O_DIRECTORY | _READ
 
@@ -44,25 +48,111 @@ def _make_directory(name: str, parent: int, owner: int) -> None:
         os.chown(name, owner, owner, dir_fd=parent, follow_symlinks=False)
 
 
-class IncomingFile:
-    """A file that the host sends; where it cannot be stored, ``error`` says why."""
+def _clear(name: str, parent: int) -> None:
+    """Remove what an earlier program has left in a file's place; only a directory stays."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
 
-    def __init__(self, root: str, path: str, mode: int, size: int, owner: int) -> None:
-        self.left = size
+
+def _create(name: str, parent: int, mode: int, owner: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(name, flags, 0o600, dir_fd=parent)
+    try:
+        os.fchmod(fd, mode)
+        if owner != os.geteuid():
+            os.fchown(fd, owner, owner)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write(fd: int, data: bytes | bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def make_fifo(root: str, path: str, owner: int) -> tuple[int, int]:
+    """Make a FIFO for ``owner`` to read; returns both of its ends, neither of which waits.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    *parents, name = path.split("/")
+    flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+    parent = _descend(root, parents, owner)
+    try:
+        os.mkfifo(name, 0o600, dir_fd=parent)
+        if owner != os.geteuid():
+            os.chown(name, owner, owner, dir_fd=parent, follow_symlinks=False)
+        reader = os.open(name, os.O_RDONLY | flags, dir_fd=parent)
+        try:
+            return reader, os.open(name, os.O_WRONLY | flags, dir_fd=parent)
+        except BaseException:
+            os.close(reader)
+            raise
+    finally:
+        os.close(parent)
+
+
+def replace_file(root: str, path: str, mode: int, data: bytes | bytearray, owner: int) -> None:
+    """Put a whole file at ``path`` at once, in the place of what may be there.
+
+    Raises:
+        OSError: it cannot be stored.
+    """
+    *parents, name = path.split("/")
+    temporary = f".{os.urandom(16).hex()}"
+    parent = _descend(root, parents, owner)
+    try:
+        fd = _create(temporary, parent, mode, owner)
+        try:
+            _write(fd, data)
+        finally:
+            os.close(fd)
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def remove_file(root: str, path: str) -> None:
+    """Remove what is at ``path``.
+
+    Raises:
+        OSError: it cannot be removed, or was not there.
+    """
+    *parents, name = path.split("/")
+    parent = _descend(root, parents, None)
+    try:
+        os.unlink(name, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+class IncomingFile:
+    """A file that the host sends; where it cannot be stored, ``error`` says why.
+
+    With ``replace`` it takes the place of what an earlier program has left there, be it a file, a
+    link, a FIFO or a socket, but neither of a directory nor of what is no directory on the way.
+    """
+
+    def __init__(self, root: str, file: m.File, owner: int, *, replace: bool) -> None:
+        self.left = file.size
         self.error = ""
-        self._path = path
+        self._path = file.path
         self._fd: int | None = None
-        *parents, name = path.split("/")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        *parents, name = file.path.split("/")
         try:
             parent = _descend(root, parents, owner)
             try:
-                self._fd = os.open(name, flags, 0o600, dir_fd=parent)
+                if replace:
+                    _clear(name, parent)
+                self._fd = _create(name, parent, file.mode, owner)
             finally:
                 os.close(parent)
-            os.fchmod(self._fd, mode)
-            if owner != os.geteuid():
-                os.fchown(self._fd, owner, owner)
         except OSError as error:
             self._give_up(error)
 
@@ -75,10 +165,9 @@ class IncomingFile:
         if len(data) > self.left:
             raise ProtocolError(f"{self._path} is longer than was announced")
         self.left -= len(data)
-        view = memoryview(data)
         try:
-            while view and self._fd is not None:
-                view = view[os.write(self._fd, view) :]
+            if self._fd is not None:
+                _write(self._fd, data)
         except OSError as error:
             self._give_up(error)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from slipway_agent.disks import NoDisk
 from slipway_agent.files import FileError, IncomingFile, OutgoingFile
 from slipway_agent.phase import Phase
 from slipway_agent.pipes import INPUT_WINDOW, InputPipe
+from slipway_agent.spare import MAX_SCRIPT, Script
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.flow import SendWindow
@@ -12,45 +14,11 @@ from slipway_protocol.flow import SendWindow
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Protocol
+    from typing import Any
 
-    from slipway_agent.cgroup import Group
+    from slipway_agent.disks import Disk, Disks
     from slipway_agent.loop import Child, Loop
-    from slipway_agent.program import Launcher
-
-    class Disk(Protocol):
-        """Where a job may write."""
-
-        directory: str
-        size: int
-
-        def remove(self) -> None:
-            """Remove it with all that is in it."""
-
-    class Ground(Protocol):
-        """What a machine gives its jobs."""
-
-        def make_disk(self, size: int) -> Disk:
-            """A fresh disk of ``size`` bytes; 0 is a share of the memory. Raises OSError."""
-
-        def make_group(self, phase: m.Phase, limits: m.Limits) -> Group:
-            """A fresh group of processes. Raises OSError."""
-
-        def launcher(self, directory: str) -> Launcher:
-            """Starts programs in ``directory``."""
-
-        def owner(self) -> int:
-            """The user id that owns the job's files."""
-
-
-class _NoDisk:
-    """What a job has whose disk could not be made: nothing can be stored there."""
-
-    directory = ""
-    size = 0
-
-    def remove(self) -> None:
-        """There is nothing to remove."""
+    from slipway_agent.spare import Spare
 
 
 class Job:
@@ -59,7 +27,7 @@ class Job:
     def __init__(
         self,
         loop: Loop,
-        ground: Ground,
+        disks: Disks,
         spec: m.Job,
         send: Callable[[m.Message], None],
         on_done: Callable[[], None],
@@ -67,16 +35,17 @@ class Job:
         """Make room for the job; where that fails, its first phase says so."""
         self.number = spec.job
         self._loop = loop
-        self._ground = ground
+        self._disks = disks
         self._spec = spec
         self._send = send
         self._on_done = on_done
-        self._owner = ground.owner()
-        self._file: IncomingFile | None = None
+        self._file: IncomingFile | Script | None = None
         self._file_error = ""
-        self._disk: Disk = _NoDisk()
+        self._disk: Disk = NoDisk()
+        self._spare: Spare | None = None
+        self._script: Script | None = None
         try:
-            self._disk = ground.make_disk(spec.disk_bytes)
+            self._disk, self._spare = disks.take(spec)
         except OSError as error:
             self._file_error = f"no disk could be made: {error}"
         self._started = False
@@ -107,10 +76,33 @@ class Job:
         self._expect_files()
         if self._file is not None:
             raise ProtocolError("a file began before the former was complete")
-        self._file = IncomingFile(
-            self._disk.directory, message.path, message.mode, message.size, self._owner
-        )
+        self._file = self._begin_file(message)
         self._close_if_complete()
+
+    def _begin_file(self, message: m.File) -> IncomingFile | Script:
+        spare = self._spare
+        if spare is not None and message.path == spare.path and self._script is None:
+            if message.size <= MAX_SCRIPT:
+                self._script = Script(message)
+                return self._script
+            self._settle(spare)
+        owner = self._disks.ground.owner()
+        return IncomingFile(self._disk.directory, message, owner, replace=self._spec.keep)
+
+    def _ready_spare(self) -> Spare | None:
+        """The program that has its script and can begin with it, if there is one."""
+        if self._spare is None or self._file_error:
+            return None
+        return self._settle(self._spare)
+
+    def _settle(self, spare: Spare) -> Spare | None:
+        """Give the program its script, all of which is there; returns it if it can take that."""
+        self._spare = None
+        try:
+            return spare if spare.accept(self._script) else None
+        except OSError as error:
+            self._file_error = f"{spare.path} cannot be stored: {error.strerror}"
+        return None
 
     def _receive_data(self, message: m.FileData) -> None:
         self._expect_files()
@@ -140,6 +132,8 @@ class Job:
             self._give_credit(INPUT_WINDOW)
         if spec.build is not None:
             self._begin(m.Phase.BUILD, spec.build)
+        elif (spare := self._ready_spare()) is not None:
+            self._take_over(spare)
         else:
             self._begin(m.Phase.RUN, spec.run)
 
@@ -174,6 +168,8 @@ class Job:
         """Processes have been waited for."""
         if self._phase is not None:
             self._phase.children_ended(children)
+        elif self._spare is not None:
+            self._spare.children_ended(children)
 
     def hold(self, held: bool) -> None:
         """The queue to the host is long, or short again."""
@@ -190,17 +186,24 @@ class Job:
             phase.refuse(f"the job's files are not there: {self._file_error}", self._phase_done)
             return
         try:
-            group = self._ground.make_group(kind, command.limits)
+            group = self._disks.ground.make_group(kind, command.limits)
         except OSError as error:
             phase.refuse(f"no group of processes could be made: {error}", self._phase_done)
             return
         phase.start(
-            self._ground.launcher(self._disk.directory),
+            self._disks.ground.launcher(self._disk.directory),
             group,
             self._windows,
             self._stdin,
             self._phase_done,
         )
+
+    def _take_over(self, spare: Spare) -> None:
+        assert self._script is not None
+        phase = Phase(self._loop, self.number, m.Phase.RUN, self._spec.run, self._send)
+        self._phase = phase
+        script, self._script = self._script.data, None
+        phase.take_over(spare, script, self._windows, self._stdin, self._phase_done)
 
     def _phase_done(self, phase: Phase) -> None:
         self._phase = None
@@ -251,12 +254,15 @@ class Job:
         self._on_done()
 
     def close(self) -> None:
-        """Remove every trace of the job."""
+        """Remove every trace of the job, but for the files of a session."""
         self._stdin.detach()
         for file in (self._file, self._outgoing):
             if file is not None:
                 file.close()
-        self._disk.remove()
+        if self._spare is not None:
+            self._spare.end()
+            self._spare = None
+        self._disks.give_back(self._disk)
 
 
 _HANDLERS: dict[type[m.Message], Callable[[Job, Any], None]] = {

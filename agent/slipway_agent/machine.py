@@ -9,6 +9,7 @@ import time
 from struct import pack
 
 from slipway_agent import cgroup
+from slipway_agent.identity import Identity
 from slipway_agent.mounts import Disk
 from slipway_agent.program import USER_ID, Launcher
 from slipway_protocol import __version__
@@ -39,6 +40,7 @@ class Machine:
         self._start_us = _microseconds_since_exec()
         self._cpu_us = _cpu_us()
         self._controllers = controllers
+        self._identity = Identity()
 
     def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
         """Set the wall clock, mix ``entropy`` into the random state and make it take effect.
@@ -55,6 +57,14 @@ class Machine:
             fcntl.ioctl(fd, RNDRESEEDCRNG)
         finally:
             os.close(fd)
+
+    def take_identity(self, *, clone: bool) -> None:
+        """Have a host name, and as a ``clone`` a boot id, that no other machine has.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        self._identity.take(clone=clone)
 
     def describe(self) -> m.Ready:
         """The answer to Hello."""

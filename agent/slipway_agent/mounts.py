@@ -18,6 +18,7 @@ from slipway_agent.syscalls import (
 WORK = "/work"
 _AGENT = "/.agent"
 _DISK = f"{_AGENT}/disk"
+IDENTITY = f"{_AGENT}/identity"
 # Where an unprivileged program may write, and the directory of the job's disk behind it. The rest
 # of the tree is read-only: its root file system knows no size and would swallow all memory.
 _WRITABLE = ((WORK, "work"), ("/tmp", "tmp"), ("/var/tmp", "var"), ("/dev/shm", "shm"))  # noqa: S108
@@ -27,6 +28,7 @@ _LINKS = (
     ("/proc/self/fd/1", "/dev/stdout"),
     ("/proc/self/fd/2", "/dev/stderr"),
 )
+_WORK_MODE = 0o755
 _KERNEL = MS_NOSUID | MS_NODEV | MS_NOEXEC
 # A file or directory of a tmpfs costs about a KiB that the size of the file system leaves out.
 _BYTES_PER_INODE = 4096
@@ -85,10 +87,15 @@ def seal_root() -> None:
         OSError: the kernel refuses.
     """
     make_directory(_DISK)
+    make_directory(IDENTITY)
     os.chmod(_AGENT, 0o700)  # the archive with the modules has the same directory, open to all
     for target, _ in _WRITABLE:
         make_directory(target)
     mount("", "/", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def _bounds(size: int) -> str:
+    return f"size={size},nr_inodes={size // _BYTES_PER_INODE + _SPARE_INODES}"
 
 
 class Disk:
@@ -102,11 +109,9 @@ class Disk:
         """
         self.directory = WORK
         self.size = size
-        inodes = size // _BYTES_PER_INODE + _SPARE_INODES
         self._mounted: list[str] = []
         try:
-            options = f"size={size},nr_inodes={inodes},mode=700"
-            mount("tmpfs", _DISK, "tmpfs", MS_NOSUID | MS_NODEV, options)
+            mount("tmpfs", _DISK, "tmpfs", MS_NOSUID | MS_NODEV, f"{_bounds(size)},mode=700")
             self._mounted.append(_DISK)
             for target, name in _WRITABLE:
                 # An image may have made one of them a link to another.
@@ -115,7 +120,7 @@ class Disk:
                     continue
                 path = f"{_DISK}/{name}"
                 os.mkdir(path)
-                os.chmod(path, 0o755 if target == WORK else 0o1777)  # as /tmp is
+                os.chmod(path, _WORK_MODE if target == WORK else 0o1777)  # as /tmp is
                 if target == WORK:
                     os.chown(path, owner, owner)
                 mount(path, real, "", MS_BIND)
@@ -123,6 +128,23 @@ class Disk:
         except BaseException:
             self.remove()
             raise
+
+    def resize(self, size: int) -> None:
+        """Give it ``size`` bytes.
+
+        Raises:
+            OSError: more than that is in use.
+        """
+        mount("", _DISK, "", MS_REMOUNT | MS_NOSUID | MS_NODEV, _bounds(size))
+        self.size = size
+
+    def renew(self) -> None:
+        """Let the next program in, whatever the last one has done to the directory that it owned.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        os.chmod(WORK, _WORK_MODE)
 
     def remove(self) -> None:
         """Unmount it; its pages are freed with its last user."""

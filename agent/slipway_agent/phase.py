@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from time import monotonic
 
-from slipway_agent.pipes import OutputPipe, make_pipe
+from slipway_agent import process
+from slipway_agent.pipes import OutputPipe
 from slipway_agent.program import StartError
 from slipway_protocol import messages as m
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from slipway_agent.cgroup import Group
     from slipway_agent.loop import Child, Loop
     from slipway_agent.pipes import InputPipe
+    from slipway_agent.process import Process
     from slipway_agent.program import Launcher
+    from slipway_agent.spare import ScriptPipe, Spare
     from slipway_protocol.flow import SendWindow
 
 # How late a phase may be found over its CPU limit, where it has but one CPU.
@@ -53,12 +56,14 @@ class Phase:
         self._on_done: Callable[[Phase], None]
         self._outputs: list[OutputPipe] = []
         self._input: InputPipe | None = None
+        self._script: ScriptPipe | None = None
         self._reason: m.Verdict | None = None
         self._exited = False
         self._code = 0
         self._signal = 0
         self._alone = False
         self._began = 0.0
+        self._used_before = 0, 0
         self._wall_us = 0
 
     def start(
@@ -72,38 +77,62 @@ class Phase:
         """Start the program, or report at once that this was not possible."""
         self._group = group
         self._on_done = on_done
-        limits = self._command.limits
-        child_ends: list[int] = []
+        self._began = monotonic()
         try:
-            if self._command.stdin:
-                reader, feeder = make_pipe()
-                stdin.attach(feeder)
-                self._input = stdin
-            else:
-                reader = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-            child_ends.append(reader)
-            for stream in (m.Stream.STDOUT, m.Stream.STDERR):
-                source, writer = make_pipe()
-                child_ends.append(writer)
-                pipe = OutputPipe(self._loop, source, stream, windows[stream], limits.output_bytes)
-                pipe.on_data = self._pass_on
-                pipe.on_excess = self._excess
-                pipe.on_end = self._stream_ended
-                self._outputs.append(pipe)
-            self._began = monotonic()
-            stdin_fd, stdout_fd, stderr_fd = child_ends
-            self._pid = launcher.start(self._command, group.enter, (stdin_fd, stdout_fd, stderr_fd))
+            started = process.start(launcher, self._command, group, stdin=self._command.stdin)
         except StartError as error:
             group.remove()
             self._fail(m.Verdict.FAILED, error.code, error.detail)
-            return
         except OSError as error:
             group.remove()
             self._fail(m.Verdict.INTERNAL_ERROR, 0, f"the program could not be started: {error}")
+        else:
+            self._watch(started, windows, stdin)
+
+    def take_over(
+        self,
+        spare: Spare,
+        script: bytearray,
+        windows: dict[m.Stream, SendWindow],
+        stdin: InputPipe,
+        on_done: Callable[[Phase], None],
+    ) -> None:
+        """Have a program that waits for its script begin with it, as if it started now."""
+        self._group = spare.group
+        self._on_done = on_done
+        self._script = spare.pipe
+        self._began = monotonic()
+        self._used_before = spare.group.cpu_us()
+        limits = self._command.limits
+        try:
+            spare.group.limit(limits)
+            spare.launcher.limit(limits, spare.process.pid, sum(self._used_before) // 1000)
+        except ProcessLookupError:
+            pass  # it has ended just now, which will be told
+        except OSError as error:
+            spare.end()
+            self._fail(m.Verdict.INTERNAL_ERROR, 0, f"the program could not be limited: {error}")
             return
-        finally:
-            for fd in child_ends:
-                os.close(fd)
+        self._watch(spare.process, windows, stdin)
+        spare.pipe.give(script)
+
+    def _watch(
+        self, program: Process, windows: dict[m.Stream, SendWindow], stdin: InputPipe
+    ) -> None:
+        self._pid = program.pid
+        limits = self._command.limits
+        if self._command.stdin:
+            assert program.stdin is not None
+            stdin.attach(program.stdin)
+            self._input = stdin
+        elif program.stdin is not None:
+            os.close(program.stdin)
+        for stream, fd in ((m.Stream.STDOUT, program.stdout), (m.Stream.STDERR, program.stderr)):
+            pipe = OutputPipe(self._loop, fd, stream, windows[stream], limits.output_bytes)
+            pipe.on_data = self._pass_on
+            pipe.on_excess = self._excess
+            pipe.on_end = self._stream_ended
+            self._outputs.append(pipe)
         self._send(m.PhaseStarted(self._job, self.kind))
         for pipe in self._outputs:
             pipe.update()
@@ -171,16 +200,14 @@ class Phase:
         self._loop.call_off(self._check_cpu)
         if self._input is not None:
             self._input.detach()
+        if self._script is not None:
+            self._script.close()
         for pipe in self._outputs:
             pipe.writers_gone()
         self._finish_if_over()
 
     def _fail(self, verdict: m.Verdict, code: int, detail: str) -> None:
         """There is no program: its streams end empty."""
-        if self._input is not None:
-            self._input.detach()
-        for pipe in self._outputs:
-            pipe.close()
         self._send(m.PhaseStarted(self._job, self.kind))
         for stream in (m.Stream.STDOUT, m.Stream.STDERR):
             self._send(m.OutputEnd(self._job, stream, 0, 0))
@@ -203,19 +230,27 @@ class Phase:
     def _check_cpu(self) -> None:
         """Look again when the rest of the limit can at the earliest be used up."""
         self._group.sample()
-        rest = self._command.limits.cpu_ms / 1000 - sum(self._group.cpu_us()) / 1e6
+        rest = self._command.limits.cpu_ms / 1000 - sum(self._cpu_us()) / 1e6
         if rest <= 0:
             self.kill(m.Verdict.CPU_EXCEEDED)
         elif not self._exited:
             step = max(rest / (os.cpu_count() or 1), CPU_STEP_SECONDS)
             self._loop.call_at(monotonic() + step, self._check_cpu)
 
+    def _cpu_us(self) -> tuple[int, int]:
+        """User and system CPU time of the phase; what a spare program used before does not count.
+
+        The kernel's share of each in the sum is an estimate, and may become smaller.
+        """
+        (user, system), (user_before, system_before) = self._group.cpu_us(), self._used_before
+        return max(user - user_before, 0), max(system - system_before, 0)
+
     def _finish_if_over(self) -> None:
         if not self._alone or self.verdict is not None:
             return
         if not all(pipe.ended for pipe in self._outputs):
             return
-        user, system = self._group.cpu_us()
+        user, system = self._cpu_us()
         usage = m.Usage(
             self._wall_us,
             user,

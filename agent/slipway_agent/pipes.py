@@ -28,11 +28,16 @@ FIONREAD = 0x541B
 def make_pipe() -> tuple[int, int]:
     """A close-on-exec pipe, as large as the kernel gives: read end, write end."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    widen(writer)
+    return reader, writer
+
+
+def widen(fd: int) -> None:
+    """Make a pipe as large as the kernel gives."""
     try:
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     except PermissionError:
         pass  # an ordinary user's share of pipe buffers is used up: the default size does as well
-    return reader, writer
 
 
 class OutputPipe:

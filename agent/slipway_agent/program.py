@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from slipway_protocol.messages import Command
+    from slipway_protocol.messages import Command, Limits
 
 USER = "runner"
 USER_ID = 1000
@@ -102,7 +102,7 @@ class Launcher:
                 os.dup2(fd, number)
             os.chdir(self.directory)
             os.umask(0o022)
-            self._limit(command)
+            self.limit(command.limits)
             if self.user_id is not None:
                 with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
                     file.write(b"0")
@@ -121,23 +121,31 @@ class Launcher:
         finally:
             os._exit(code)
 
-    def _limit(self, command: Command) -> None:
-        limits = command.limits
-        syscalls.limit_resource(syscalls.RLIMIT_CORE, 0, 0)
+    def limit(self, limits: Limits, pid: int = 0, used_ms: int = 0) -> None:
+        """Set the resource limits of the calling process, or of ``pid``.
+
+        ``used_ms`` is CPU time that does not count.
+
+        Raises:
+            OSError: the kernel refuses, or there is no such process.
+        """
+        bounds = [(syscalls.RLIMIT_CORE, 0, 0)]
         if limits.file_bytes:
-            syscalls.limit_resource(syscalls.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes)
+            bounds.append((syscalls.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes))
         if limits.cpu_ms:
             # Of each single process, so only a help: the agent watches the sum.
-            seconds = limits.cpu_ms // 1000 + 1
-            syscalls.limit_resource(syscalls.RLIMIT_CPU, seconds, seconds + 1)
+            seconds = (limits.cpu_ms + used_ms) // 1000 + 1
+            bounds.append((syscalls.RLIMIT_CPU, seconds, seconds + 1))
+        files = limits.open_files
         if self.user_id is not None:
             if limits.processes:  # for a kernel without the pids controller
-                syscalls.limit_resource(syscalls.RLIMIT_NPROC, limits.processes, limits.processes)
-            files = min(limits.open_files or MAX_OPEN_FILES, MAX_OPEN_FILES)
-            syscalls.limit_resource(syscalls.RLIMIT_NOFILE, files, files)
-            syscalls.limit_resource(syscalls.RLIMIT_STACK, STACK_BYTES, syscalls.RLIM_INFINITY)
-        elif limits.open_files:
-            syscalls.limit_resource(syscalls.RLIMIT_NOFILE, limits.open_files, limits.open_files)
+                bounds.append((syscalls.RLIMIT_NPROC, limits.processes, limits.processes))
+            files = min(files or MAX_OPEN_FILES, MAX_OPEN_FILES)
+            bounds.append((syscalls.RLIMIT_STACK, STACK_BYTES, syscalls.RLIM_INFINITY))
+        if files:
+            bounds.append((syscalls.RLIMIT_NOFILE, files, files))
+        for resource, soft, hard in bounds:
+            syscalls.limit_resource(resource, soft, hard, pid)
 
 
 def _execute(argv: tuple[str, ...], environment: dict[str, str]) -> tuple[int, str]:

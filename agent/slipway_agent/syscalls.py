@@ -35,6 +35,9 @@ CLONE_NEWIPC = 0x08000000
 # include/uapi/linux/prctl.h
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_CHILD_SUBREAPER = 36
+# include/uapi/linux/inotify.h
+IN_OPEN = 0x20
+_IN_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 # include/uapi/asm-generic/resource.h
 RLIMIT_CPU = 0
 RLIMIT_FSIZE = 1
@@ -83,7 +86,9 @@ _mount = _function("mount", _Bytes, _Bytes, _Bytes, _Long, _Bytes)
 _umount2 = _function("umount2", _Bytes, _Int)
 _unshare = _function("unshare", _Int)
 _prctl = _function("prctl", _Int, _Long, _Long, _Long, _Long)
-_setrlimit = _function("setrlimit", _Int, _Bytes)
+_prlimit = _function("prlimit", _Int, _Int, _Bytes, _Bytes)
+_inotify_init1 = _function("inotify_init1", _Int)
+_inotify_add_watch = _function("inotify_add_watch", _Int, _Bytes, _Int)
 _reboot = _function("reboot", _Int)
 _mallopt = _function("mallopt", _Int, _Int)
 # glibc has no finit_module; its syscall() returns long, of which an int is enough here.
@@ -147,14 +152,33 @@ def control_process(option: int, value: int) -> None:
     _check(_prctl(option, value, 0, 0, 0), "prctl")
 
 
-def limit_resource(resource: int, soft: int, hard: int) -> None:
+def limit_resource(resource: int, soft: int, hard: int, pid: int = 0) -> None:
     """Set a resource limit, without the extension module that Python has for it.
+
+    ``pid`` 0 is the calling process.
 
     Raises:
         OSError: it failed.
     """
     # A NUL within does no harm: the bytes object is passed as a pointer.
-    _check(_setrlimit(resource, pack("QQ", soft, hard)), "setrlimit")
+    _check(_prlimit(pid, resource, pack("QQ", soft, hard), None), "prlimit")
+
+
+def watch_for_opening(fd: int) -> int:
+    """A descriptor that becomes readable when somebody opens the file behind ``fd``.
+
+    Raises:
+        OSError: it failed.
+    """
+    watch: Any = _inotify_init1(_IN_FLAGS)
+    _check(watch, "inotify_init1")
+    try:
+        path = f"/proc/self/fd/{fd}"
+        _check(_inotify_add_watch(watch, os.fsencode(path), IN_OPEN), path)
+    except BaseException:
+        os.close(watch)
+        raise
+    return int(watch)
 
 
 def keep_heap() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -158,20 +159,32 @@ def _language(table: _Table) -> Language:
         raise table.wrong("environment", "has a name with '='")
     image = table.table("image")
     workload = image.count("workload", 64)
+    build = _phase(table.table("build"), BUILD_LIMITS) if "build" in table else None
     language = Language(
         name=name,
         aliases=aliases,
         suffixes=suffixes,
         source=source,
-        build=_phase(table.table("build"), BUILD_LIMITS) if "build" in table else None,
-        run=_phase(table.table("run"), RUN_LIMITS),
+        build=build,
+        run=_run(table.table("run"), source, built=build is not None),
         environment=environment,
         debian=_debian(image.table("debian"), workload) if "debian" in image else None,
         registry=_registry(image.table("registry"), workload),
+        sample=table.text("sample", ""),
     )
     image.done()
     table.done()
     return language
+
+
+def _run(table: _Table, source: str, *, built: bool) -> Phase:
+    spare = table.take("spare", bool, False)
+    if spare and built:
+        raise table.wrong("spare", "is for programs that need no build")
+    phase = replace(_phase(table, RUN_LIMITS), spare=spare)
+    if spare and source not in phase.command:
+        raise table.wrong("spare", f"needs a command with the source {source!r} as an argument")
+    return phase
 
 
 def _phase(table: _Table, default: Limits) -> Phase:

@@ -48,10 +48,14 @@ ENVIRONMENT = MappingProxyType({"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A command, run in the job's directory, where the source file lies; and its bounds."""
+    """A command, run in the job's directory, where the source file lies; and its bounds.
+
+    A ``spare`` one may be started before there is a source file, and waits where it opens that.
+    """
 
     command: tuple[str, ...]
     limits: Limits
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,9 @@ class RegistryRecipe(Recipe):
 class Language:
     """One language: ``source`` is the name under which the source file is put.
 
-    ``version`` is the one that was asked for, empty for the default.
+    ``sample`` is a program that ends well and takes little: it is run once in a machine whose
+    clones are to find everything warm. ``version`` is the one that was asked for, empty for the
+    default.
     """
 
     name: str
@@ -131,6 +137,7 @@ class Language:
     debian: DebianRecipe | None
     registry: RegistryRecipe
     version: str = ""
+    sample: str = ""
 
     @property
     def image(self) -> str:

@@ -97,13 +97,15 @@ class Hello:
     """Opens the conversation; may come again, and is then answered again.
 
     ``entropy`` is mixed into the guest's random state and ``time_ns`` set as its wall clock before
-    anything else happens: a machine resumed from a snapshot has neither of its own.
+    anything else happens: a machine resumed from a snapshot has neither of its own. With ``clone``
+    it is one, and becomes a machine of its own in all else as well: host name, boot id.
     """
 
     version: int
     capabilities: tuple[str, ...]
     time_ns: int
     entropy: bytes
+    clone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,9 @@ class Job:
 
     ``outputs`` are the paths, relative to the working directory, that the host wants back.
     ``window_bytes`` is the credit that stdout and stderr each begin with. ``disk_bytes`` bounds the
-    working directory and ``/tmp`` together with what the memory limit leaves.
+    working directory and ``/tmp`` together with what the memory limit leaves. With ``keep`` the job
+    works on the disk of the last such job, if there was one, and leaves it to the next: the files
+    of a session. A job without it ends the session's disk.
     """
 
     job: int
@@ -121,6 +125,20 @@ class Job:
     outputs: tuple[str, ...]
     window_bytes: int
     disk_bytes: int = 0
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """Start ``run`` before there is a job for it, up to where it reads its script ``path``.
+
+    The next job takes the program over if it has no build, the same argument vector and environment
+    and a file of that path; any other job ends it. Its limits are those of the job. There is no
+    answer: a spare that cannot be started is none.
+    """
+
+    run: Command
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +327,18 @@ class Fault:
 
 
 HostMessage = (
-    Hello | Job | File | FileData | Start | Input | InputEnd | Credit | Signal | Cancel | Shutdown
+    Hello
+    | Spare
+    | Job
+    | File
+    | FileData
+    | Start
+    | Input
+    | InputEnd
+    | Credit
+    | Signal
+    | Cancel
+    | Shutdown
 )
 AgentMessage = (
     Awake

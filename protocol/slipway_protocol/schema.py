@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Check = Callable[[Any], Any]
 
-VERSION = 1
+VERSION = 2
 
 # One frame holds one message. The bound keeps a hostile peer from making us buffer without end.
 MAX_MESSAGE = 64 * 1024
@@ -169,10 +169,10 @@ _CREDIT = (m.Credit, (_u32, _stream, _u32))
 Table = dict[int, tuple[type, tuple["Check", ...]]]
 
 HOST_TO_AGENT: Table = {
-    1: (m.Hello, (_u32, _names, _u63, binary(0, 64))),
+    1: (m.Hello, (_u32, _names, _u63, binary(0, 64), boolean)),
     2: (
         m.Job,
-        (_u32, optional(_command), _command, sequence(path), _u32, _u63),
+        (_u32, optional(_command), _command, sequence(path), _u32, _u63, boolean),
     ),
     3: _FILE,
     4: _FILE_DATA,
@@ -183,6 +183,7 @@ HOST_TO_AGENT: Table = {
     9: (m.Signal, (_u32, integer(64))),
     10: (m.Cancel, (_u32,)),
     11: (m.Shutdown, ()),
+    12: (m.Spare, (_command, path)),
 }
 
 AGENT_TO_HOST: Table = {

@@ -44,6 +44,12 @@ class Disk:
         self.directory = tempfile.mkdtemp(dir=parent)
         self.size = size or DISK_BYTES
 
+    def resize(self, size: int) -> None:
+        self.size = size
+
+    def renew(self) -> None:
+        Path(self.directory).chmod(0o755)
+
     def remove(self) -> None:
         shutil.rmtree(self.directory)
 
@@ -57,6 +63,9 @@ class Machine:
     def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
         if entropy == ENTROPY_REFUSED:
             raise PermissionError("the clock is not yours")
+
+    def take_identity(self, *, clone: bool) -> None:
+        """A process has the name of its host."""
 
     def describe(self) -> m.Ready:
         return m.Ready(VERSION, "test", ("plain",), "none", 1, 0, 1, 1)
@@ -192,8 +201,10 @@ def job(
     outputs: Iterable[str] = (),
     window: int = 1 << 20,
     number: int = 1,
+    *,
+    keep: bool = False,
 ) -> m.Job:
-    return m.Job(number, build, run, tuple(outputs), window)
+    return m.Job(number, build, run, tuple(outputs), window, keep=keep)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ A program is text; each line is one command. It is read as bytes, so that any so
     build-fail      the build ends with code 1
 
 Empty lines and those that begin with ``#`` are nothing; any other is written to stderr and ends the
-program with code 127. Signals, Cancel, credit, wall-clock and output limits and wanted files are
-honoured as the real agent does.
+program with code 127. Signals, Cancel, credit, wall-clock and output limits, wanted files and Job's
+``keep`` are honoured as the real agent does; Spare is not.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import asyncio
 import signal
 import time
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ from slipway_protocol.schema import MAX_DATA, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Files = dict[str, tuple[int, bytearray]]
 
 READ_SIZE = 256 * 1024
 INPUT_WINDOW = 64 * 1024
@@ -51,18 +54,29 @@ class FakeAgent:
     """Answers one host until it hangs up; ``die`` ends its machine."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, die: Callable[[], None]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        die: Callable[[], None],
+        original: FakeAgent | None = None,
     ) -> None:
+        """``original``: the agent that this one is a clone of."""
         self._reader = reader
         self._writer = writer
         self._die = die
+        self._boots = original is None
+        self.kept: Files = {} if original is None else deepcopy(original.kept)
+        """The files of jobs that keep them."""
+        self.hellos: list[bool] = []
+        """For each Hello, whether it said that this is a clone."""
         self._connection = Connection.agent()
         self._job: _Job | None = None
 
     async def serve(self) -> None:
         """Until the host has gone."""
         try:
-            self.send(m.Awake(VERSION))
+            if self._boots:
+                self.send(m.Awake(VERSION))
             with suppress(OSError):  # how the host ended the machine is its own business
                 while data := await self._reader.read(READ_SIZE):
                     for event in self._connection.receive(data):
@@ -87,12 +101,17 @@ class FakeAgent:
     async def _receive(self, event: object) -> None:
         job = self._job
         match event:
-            case m.Hello():
+            case m.Hello(clone=clone):
+                self.hellos.append(clone)
                 self.send(READY)
+            case m.Spare():
+                pass
             case m.Job():
                 if job is not None:
                     await job.abandon()
-                self._job = _Job(self, event)
+                if not event.keep:
+                    self.kept = {}
+                self._job = _Job(self, event, self.kept)
             case m.Shutdown():
                 self.die()
             case _ if job is not None:
@@ -127,12 +146,12 @@ class _Input:
 class _Job:
     """One job: takes what the host says about it, and runs its phases in a task."""
 
-    def __init__(self, agent: FakeAgent, spec: m.Job) -> None:
+    def __init__(self, agent: FakeAgent, spec: m.Job, files: Files) -> None:
         self._agent = agent
         self._spec = spec
         self._number = spec.job
         self._source = ""
-        self._files: dict[str, tuple[int, bytearray]] = {}
+        self._files = files
         self._incoming = bytearray()
         self._task: asyncio.Task[None] | None = None
         self._stop: _Stopped | None = None

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 FOREVER = python("import time; time.sleep(1000)")
 
 
-def hello(version: int = VERSION, entropy: bytes = b"") -> m.Hello:
-    return m.Hello(version, (), 1_700_000_000_000_000_000, entropy)
+def hello(version: int = VERSION, entropy: bytes = b"", *, clone: bool = False) -> m.Hello:
+    return m.Hello(version, (), 1_700_000_000_000_000_000, entropy, clone)
 
 
 def test_every_hello_is_answered(host: Host) -> None:
@@ -39,6 +39,19 @@ def test_clock_that_cannot_be_set_is_only_reported(host: Host) -> None:
 
     assert host.expect(m.Log).level is m.Level.WARNING
     host.expect(m.Ready)
+
+
+def test_clone_without_randomness_of_its_own_is_a_fatal_fault(host: Host) -> None:
+    host.send(hello(entropy=ENTROPY_REFUSED, clone=True))
+
+    assert host.expect(m.Fault).fatal
+
+
+def test_clone_is_answered_as_any_other(host: Host) -> None:
+    host.send(hello(clone=True), hello(clone=True))
+
+    assert host.expect(m.Ready) == host.expect(m.Ready)
+    assert host.run(job(python("print(1)"))).stdout == b"1\n"
 
 
 def test_noise_is_reported_a_few_times_only(host: Host) -> None:

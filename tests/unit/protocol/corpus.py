@@ -63,20 +63,25 @@ EXAMPLES = (
     Example(
         TO_AGENT,
         m.Hello(1, ("signal",), 1_700_000_000_000_000_000, b"\xc0\xdb\x00\xff"),
-        "95010191a67369676e616ccf17979cfe362a0000c404c0db00ff",
+        "96010191a67369676e616ccf17979cfe362a0000c404c0db00ffc2",
+    ),
+    Example(
+        TO_AGENT,
+        m.Hello(2, (), 0, b"", clone=True),
+        "9601029000c400c3",
     ),
     Example(
         TO_AGENT,
         m.Job(7, _BUILD, _RUN, ("out/a.txt",), 1 << 20, 64 << 20),
-        "9702079494a26363a22d6fa5612e6f7574a66d61696e2e639192a450415448ad2f7573722f62696e"
+        "9802079494a26363a22d6fa5612e6f7574a66d61696e2e639192a450415448ad2f7573722f62696e"
         "3a2f62696e9800000000000000c2c29492a72e2f612e6f7574a1e99292a450415448ad2f7573722f"
         "62696e3a2f62696e92a44c414e47a7432e5554462d3898cd2710cd1388ce1000000040cf00000001"
-        "00000000cd0100ce00100000c3c391a96f75742f612e747874ce00100000ce04000000",
+        "00000000cd0100ce00100000c3c391a96f75742f612e747874ce00100000ce04000000c2",
     ),
     Example(
         TO_AGENT,
-        m.Job(8, None, m.Command(("sh",), (), m.Limits()), (), 0),
-        "970208c09491a27368909800000000000000c2c2900000",
+        m.Job(8, None, m.Command(("sh",), (), m.Limits()), (), 0, keep=True),
+        "980208c09491a27368909800000000000000c2c2900000c3",
     ),
     Example(
         BOTH,
@@ -95,6 +100,11 @@ EXAMPLES = (
     Example(TO_AGENT, m.Signal(7, 15), "9309070f"),
     Example(TO_AGENT, m.Cancel(7), "920a07"),
     Example(TO_AGENT, m.Shutdown(), "910b"),
+    Example(
+        TO_AGENT,
+        m.Spare(m.Command(("sh", "main.sh"), (("LANG", "C"),), m.Limits()), "main.sh"),
+        "930c9492a27368a76d61696e2e73689192a44c414e47a1439800000000000000c2c2a76d61696e2e7368",
+    ),
     Example(TO_HOST, m.Awake(1), "922001"),
     Example(
         TO_HOST,

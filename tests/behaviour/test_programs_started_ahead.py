@@ -1,0 +1,109 @@
+"""Programs that waited for their script: the limits of their job hold them as any other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slipway._jobs import describe_job
+from slipway._request import MIB, Options
+
+if TYPE_CHECKING:
+    from support.microvm import Microvm
+    from support.programs import Outcome
+
+pytestmark = pytest.mark.languages("python")
+
+
+def run(vm: Microvm, source: str, **options: Any) -> Outcome:
+    """Run ``source`` in a program that was started ahead, waiting or on its way."""
+    vm.call(vm.guest.prepare(vm.language))
+    return vm.run(source, **options)
+
+
+def test_job_gets_the_program(vm: Microvm) -> None:
+    chunks: list[bytes] = []
+
+    async def sink(_phase: object, _stream: object, data: bytes) -> None:
+        chunks.append(data)
+
+    # What waits does not know whether it gets stdin, and so has a pipe for it.
+    source = b"import os, stat; print(stat.S_ISFIFO(os.fstat(0).st_mode), os.read(0, 9))"
+    for _ in range(2):
+        vm.call(vm.guest.run(vm.language, source, Options(), sink))
+        vm.call(vm.guest.prepare(vm.language))
+
+    assert b"".join(chunks) == b"False b''\nTrue b''\n"
+
+
+def test_memory(vm: Microvm) -> None:
+    outcome = run(vm, "x = b'x' * (1 << 26)\nprint(len(x))", memory_limit=32 * MIB)
+
+    assert outcome.program.verdict == "memory_exceeded"
+    assert outcome.program.usage.memory_peak <= 32 * MIB
+
+
+def test_processes(vm: Microvm) -> None:
+    source = """
+import os, time
+started = 1
+try:
+    while True:
+        if os.fork() == 0:
+            time.sleep(1000)
+        started += 1
+except OSError:
+    print(started)
+"""
+    outcome = run(vm, source, processes=7)
+
+    assert outcome.stdout == b"7\n"
+
+
+def test_cpu_time(vm: Microvm) -> None:
+    outcome = run(vm, "while True: pass", cpu_time=1.0)
+
+    assert outcome.program.verdict == "cpu_exceeded"
+    assert outcome.program.usage.user + outcome.program.usage.system >= 1.0
+
+
+def test_wall_time(vm: Microvm) -> None:
+    outcome = run(vm, "import time; print('begun'); time.sleep(1000)", timeout=6.0)
+
+    assert outcome.program.verdict == "timed_out"
+    assert outcome.stdout == b"begun\n"
+
+
+def test_disk(vm: Microvm) -> None:
+    source = """
+import os
+room = os.statvfs(".")
+print(room.f_blocks * room.f_frsize, room.f_files)
+try:
+    with open("/tmp/large", "wb") as file:
+        while True:
+            file.write(bytes(1 << 20))
+except OSError as error:
+    print(error.strerror)
+"""
+    job, files = describe_job(vm.language, source.encode(), Options(), False)
+    chunks: list[bytes] = []
+
+    async def sink(_phase: object, _stream: object, data: bytes) -> None:
+        chunks.append(data)
+
+    for _ in range(2):
+        sized = replace(job, disk_bytes=8 * MIB)
+        vm.call(vm.guest._session.run(sized, files, sink))
+        vm.call(vm.guest.prepare(vm.language))
+
+    assert b"".join(chunks).decode().splitlines() == ["8388608 6144", "No space left on device"] * 2
+
+
+def test_traceback_has_its_lines(vm: Microvm) -> None:
+    source = "import traceback\n\ndef inner():\n    raise ValueError('so')\n\ninner()\n"
+
+    assert run(vm, source).stderr == vm.run(source).stderr
+    assert b"raise ValueError('so')" in run(vm, source).stderr
