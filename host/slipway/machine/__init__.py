@@ -10,12 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slipway._errors import InputError
-from slipway.machine.model import Machine, MachineSpec, Transport
+from slipway.machine.model import Machine, MachineSpec, Snapshot, Template, Transport
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MACHINES", "Machine", "MachineSpec", "Transport", "choose"]
+__all__ = [
+    "MACHINES",
+    "Machine",
+    "MachineSpec",
+    "Snapshot",
+    "Template",
+    "Transport",
+    "choose",
+]
 
 MACHINES = ("kvm", "qemu")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._errors import HostError
@@ -72,4 +73,6 @@ class ChildMachine:
         await self._process.kill()
         await self.console.close()
         if self._transport is not None:
-            self._transport.writer.close()
+            self._transport.writer.transport.abort()  # nobody is there to take what is unsent
+            with suppress(OSError):  # the machine may have gone first
+                await self._transport.writer.wait_closed()

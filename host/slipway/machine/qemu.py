@@ -1,27 +1,33 @@
 """The qemu machine: QEMU's microvm board under software emulation (TCG).
 
 It needs nothing of the host but QEMU and runs the same guests as KVM does, slower. Why each option
-is as it is: docs/decisions/qemu-options.md.
+is as it is: docs/decisions/qemu-options.md. Clones of its snapshots: qemu_template.py.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import resource
 import shutil
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._errors import HostError
+from slipway.machine import memory_files, migration
 from slipway.machine.child import ChildMachine, open_pair
 from slipway.machine.console import Console
-from slipway.machine.kernel_arguments import command_line
+from slipway.machine.kernel_arguments import COMMON, command_line
+from slipway.machine.model import Snapshot
 from slipway.machine.process import Process
+from slipway.machine.qmp import Monitor
 from slipway.machine.tsc import tsc_khz
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from slipway.machine.model import MachineSpec
+    from slipway.machine.model import MachineSpec, Template
 
 PROGRAM = "qemu-system-x86_64"
 INSTALL_HINT = "apt-get install qemu-system-x86"
@@ -53,42 +59,117 @@ def kernel_command_line(spec: MachineSpec, khz: int) -> str:
     return command_line(spec, f"{REBOOT} tsc_early_khz={khz} tsc=reliable")
 
 
-def arguments(spec: MachineSpec, khz: int, *, agent_fd: int, console_fd: int) -> list[str]:
-    """QEMU's argument vector. The sockets are inherited, so that there is no path to clean up."""
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """QEMU's ends of its sockets. They are inherited, so that there is no path to clean up."""
+
+    agent: int
+    console: int
+    monitor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What a machine and its clones have to have in common."""
+
+    memory_bytes: int
+    cpus: int
+    serial_port: bool
+
+    def arguments(self, sockets: Sockets, ram: str) -> list[str]:
+        """QEMU's arguments, with ``ram`` as what the memory is made of."""
+        return [
+            *["-M", f"{BOARD},memory-backend=ram", "-accel", ACCELERATOR, "-cpu", CPU],
+            *["-smp", str(self.cpus), "-m", f"{self.memory_bytes}B"],
+            *["-object", f"{ram},id=ram,size={self.memory_bytes}"],
+            *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+            *["-sandbox", SANDBOX],
+            *["-chardev", f"socket,id=console,fd={sockets.console}", "-serial", "chardev:console"],
+            *["-chardev", f"socket,id=agent,fd={sockets.agent}"],
+            *(SERIAL_PORT if self.serial_port else VIRTIO_PORT),
+            *["-chardev", f"socket,id=monitor,fd={sockets.monitor}"],
+            *["-mon", "chardev=monitor,mode=control"],
+        ]
+
+
+def ram_of_file(descriptor: int, *, share: bool) -> str:
+    """RAM that is the file ``descriptor``, or unless it is shared what that file is at first."""
+    path = f"/proc/self/fd/{descriptor}"
+    return f"memory-backend-file,mem-path={path},share={'on' if share else 'off'}"
+
+
+def boot_arguments(spec: MachineSpec, khz: int) -> list[str]:
+    """QEMU's arguments for what a machine boots."""
     return [
-        *["-M", BOARD, "-accel", ACCELERATOR, "-cpu", CPU, "-smp", str(spec.cpus)],
-        *["-m", f"{spec.memory_bytes}B"],
-        *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
-        *["-sandbox", SANDBOX],
         *["-kernel", str(spec.kernel), "-initrd", str(spec.initrd)],
         *["-append", kernel_command_line(spec, khz)],
-        *["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"],
-        *["-chardev", f"socket,id=agent,fd={agent_fd}"],
-        *(SERIAL_PORT if spec.serial_port else VIRTIO_PORT),
     ]
 
 
-def _program() -> str:
-    program = shutil.which(PROGRAM)
-    if program is None:
+def program() -> str:
+    """QEMU's path.
+
+    Raises:
+        HostError: it is not installed.
+    """
+    found = shutil.which(PROGRAM)
+    if found is None:
         raise HostError("QEMU is not installed", f"Install it: {INSTALL_HINT}")
-    return program
+    return found
+
+
+def fingerprint() -> str:
+    """What a snapshot depends on: QEMU, the machine it makes, and the rate of this CPU's TSC."""
+    path = program()
+    try:
+        status = Path(path).stat()
+        cpu = Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines()
+    except OSError as error:
+        raise HostError(f"{error.filename} cannot be read: {error.strerror}") from None
+    sockets = Sockets(0, 0, 0)
+    boards = [Board(0, 0, serial_port).arguments(sockets, "ram") for serial_port in (False, True)]
+    parts = (
+        *(path, status.st_size, status.st_mtime_ns, boards, COMMON, REBOOT),
+        *sorted({line for line in cpu if line.startswith("model name")}),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _bound_files(pid: int, size: int) -> None:
+    """Keep QEMU's process from writing more than ``size`` bytes to a file, as to a state."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    with suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
 
 
 class QemuMachine(ChildMachine):
-    """QEMU's process."""
+    """QEMU's process, and the socket to its monitor."""
 
     name = "qemu"
+    translates = True
+
+    def __init__(self, process: Process, console: Console, monitor: Monitor, board: Board) -> None:
+        super().__init__(process, console)
+        self.monitor = monitor
+        self._board = board
+        # The RAM, where it outlives the machine.
+        self._memory: int | None = None
 
     @classmethod
     def check(cls, state: Path) -> None:
         """Check that QEMU is there; see :meth:`slipway.machine.Machine.check`."""
-        _program()
+        program()
+
+    @classmethod
+    def fingerprint(cls) -> str:
+        """QEMU, its options and the CPU; see :meth:`slipway.machine.Machine.fingerprint`."""
+        return fingerprint()
 
     @classmethod
     async def start(cls, spec: MachineSpec) -> QemuMachine:
         """Start QEMU; see :meth:`slipway.machine.Machine.start`."""
-        program = _program()
+        program()
         try:
             khz = tsc_khz(spec.state / "tsc-khz")
         except OSError as error:
@@ -96,19 +177,98 @@ class QemuMachine(ChildMachine):
                 f"the rate of this host's TSC cannot be measured: {error.strerror}",
                 "Measuring takes a page of memory that is executable; allow it to this process.",
             ) from None
+        board = Board(spec.memory_bytes, spec.cpus, spec.serial_port)
+        rest = boot_arguments(spec, khz)
+        if not spec.template:
+            return await cls.launch(board, "memory-backend-ram", rest, boot_log=spec.boot_log)
+        memory = memory_files.create("slipway-memory", spec.memory_bytes)
+        try:
+            ram = ram_of_file(memory, share=True)
+            machine = await cls.launch(board, ram, rest, (memory,), boot_log=spec.boot_log)
+        except BaseException:
+            os.close(memory)
+            raise
+        machine._memory = memory
+        return machine
+
+    @classmethod
+    async def launch(
+        cls,
+        board: Board,
+        ram: str,
+        rest: list[str],
+        files: tuple[int, ...] = (),
+        *,
+        boot_log: bool,
+    ) -> QemuMachine:
+        """Start QEMU as ``board`` with ``ram``, the descriptors ``files`` and ``rest``.
+
+        Raises:
+            HostError: QEMU is not there, or the host has no room for it.
+        """
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
                 console, console_fd = open_pair(socket.socketpair, ours, theirs)
-                argv = [program, *arguments(spec, khz, agent_fd=agent_fd, console_fd=console_fd)]
-                process = Process.start(argv, pass_fds=(agent_fd, console_fd))
-            machine = cls(process, Console(echo=spec.boot_log))
+                end, monitor_fd = open_pair(socket.socketpair, ours, theirs)
+                sockets = Sockets(agent_fd, console_fd, monitor_fd)
+                argv = [program(), *board.arguments(sockets, ram), *rest]
+                process = Process.start(argv, pass_fds=(agent_fd, console_fd, monitor_fd, *files))
+            machine = None
             try:
+                _bound_files(process.pid, board.memory_bytes + migration.STATE_BYTES)
+                machine = cls(process, Console(echo=boot_log), Monitor(end), board)
                 await machine.connect(agent, console)
-            except (
-                BaseException
-            ):  # cancelled, most likely, and nobody else knows of the process yet
-                await machine.stop()
+            except BaseException:
+                # Cancelled, most likely, and nobody else knows of the process yet.
+                await (process.kill() if machine is None else machine.stop())
                 raise
             ours.pop_all()
         return machine
+
+    async def snapshot(self) -> Snapshot:
+        """What the machine is now; see :meth:`slipway.machine.Machine.snapshot`.
+
+        A template's memory is sealed, which nobody who may write to it must live to see: its
+        process has ended afterwards. Another machine's is part of the state.
+        """
+        with ExitStack() as kept:
+            state = memory_files.create("slipway-state")
+            kept.callback(os.close, state)
+            await migration.save(self.monitor, state)
+            memory, self._memory = self._memory, None
+            if memory is None:
+                memory = memory_files.create("slipway-memory", self._board.memory_bytes)
+                kept.callback(os.close, memory)
+            else:
+                kept.callback(os.close, memory)
+                await self._process.kill()
+            memory_files.seal(memory)
+            memory_files.seal(state)
+            kept.pop_all()
+        board = self._board
+        return Snapshot(self.name, board.memory_bytes, board.cpus, board.serial_port, memory, state)
+
+    async def resume(self) -> None:
+        """Go on after a snapshot; see :meth:`slipway.machine.Machine.resume`."""
+        await self.monitor.ask("cont")
+
+    @classmethod
+    async def template(cls, snapshot: Snapshot, state: Path) -> Template:
+        """What clones ``snapshot``; see :meth:`slipway.machine.Machine.template`."""
+        from slipway.machine.qemu_template import QemuTemplate
+
+        return await QemuTemplate.of(snapshot)
+
+    async def last_words(self) -> str:
+        """What QEMU complained about; see :meth:`slipway.machine.Machine.last_words`."""
+        return self.monitor.complaint or await super().last_words()
+
+    async def stop(self) -> None:
+        """Kill QEMU and close its sockets."""
+        await self._process.kill()
+        self.monitor.close()
+        if self._memory is not None:
+            os.close(self._memory)
+            self._memory = None
+        await super().stop()

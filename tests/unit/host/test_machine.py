@@ -20,7 +20,15 @@ from slipway.machine import MachineSpec, choose
 from slipway.machine.console import KEPT_BYTES, Console
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.process import Process
-from slipway.machine.qemu import QemuMachine, arguments, kernel_command_line
+from slipway.machine.qemu import (
+    PROGRAM,
+    Board,
+    QemuMachine,
+    Sockets,
+    boot_arguments,
+    kernel_command_line,
+    ram_of_file,
+)
 from slipway.machine.tsc import measure_khz, tsc_khz
 
 SPEC = MachineSpec(
@@ -30,6 +38,8 @@ SPEC = MachineSpec(
     memory_bytes=256 << 20,
     state=Path("/state"),
 )
+BOARD = Board(256 << 20, 1, serial_port=False)
+SOCKETS = Sockets(3, 4, 5)
 
 
 # --- Processes ----------------------------------------------------------------------------------
@@ -171,16 +181,48 @@ def test_serial_port_is_named_to_the_agent() -> None:
 
     assert "slipway.port=ttyS1" in line
     assert " quiet" not in line
-    assert any("isa-serial" in word for word in arguments(spec, 1, agent_fd=3, console_fd=4))
-    assert not any("virtio" in word for word in arguments(spec, 1, agent_fd=3, console_fd=4))
+    board = Board(spec.memory_bytes, spec.cpus, serial_port=True).arguments(SOCKETS, "ram")
+    assert any("isa-serial" in word for word in board)
+    assert not any("virtio" in word for word in board)
 
 
 def test_qemu_gets_kernel_memory_and_sandbox() -> None:
-    words = arguments(SPEC, 1, agent_fd=3, console_fd=4)
+    words = [*BOARD.arguments(SOCKETS, "memory-backend-ram"), *boot_arguments(SPEC, 1)]
 
     assert words[words.index("-kernel") + 1] == "/kernel"
     assert words[words.index("-m") + 1] == f"{256 << 20}B"
+    assert words[words.index("-object") + 1] == f"memory-backend-ram,id=ram,size={256 << 20}"
     assert words[words.index("-sandbox") + 1].startswith("on,")
+
+
+def test_clone_differs_from_its_template_in_whose_memory_it_is_alone() -> None:
+    template = BOARD.arguments(SOCKETS, ram_of_file(9, share=True))
+    clone = BOARD.arguments(SOCKETS, ram_of_file(9, share=False))
+
+    assert clone != template
+    assert clone == [word.replace("share=on", "share=off") for word in template]
+
+
+def test_fingerprint_tells_one_qemu_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu = tmp_path / PROGRAM
+    qemu.write_text("one", "ascii")
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    one = QemuMachine.fingerprint()
+    qemu.write_text("another", "ascii")
+
+    another = QemuMachine.fingerprint()
+
+    assert QemuMachine.fingerprint() == another != one
+
+
+def test_fingerprint_needs_a_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(HostError, match="QEMU is not installed"):
+        QemuMachine.fingerprint()
 
 
 def test_machines_are_known_by_name() -> None:

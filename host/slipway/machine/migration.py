@@ -1,0 +1,78 @@
+"""QEMU's migration, which is how a machine is saved to a file and loaded from one.
+
+Nothing travels: the stream that another host would get is written to a file in memory, without the
+RAM where that is shared with us already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from slipway._errors import HostError
+from slipway._text import plain
+
+if TYPE_CHECKING:
+    from slipway.machine.qmp import Monitor
+
+# What a state may hold besides the RAM: the devices' 60 KB, and the firmware.
+STATE_BYTES = 64 * 1024 * 1024
+# Saving 100 MB of RAM takes a tenth of a second; loading it, too.
+SAVE_SECONDS = 60.0
+LOAD_SECONDS = 60.0
+_POLL_SECONDS = 0.002
+# Both ends of a migration have to say so.
+_IGNORE_SHARED = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
+# Else QEMU spares a network, and lets the guest run on while it writes its RAM faster than that.
+# These are the highest values that it takes: bytes and milliseconds.
+_UNLIMITED = {"max-bandwidth": 2**60, "downtime-limit": 2_000_000}
+_SHOWN = 300
+
+
+async def save(monitor: Monitor, state: int) -> None:
+    """Have QEMU write all but shared memory to the file ``state``; the guest stands still after.
+
+    Raises:
+        HostError: it cannot, or has ended.
+    """
+    await monitor.ask("migrate-set-capabilities", _IGNORE_SHARED)
+    await monitor.ask("migrate-set-parameters", _UNLIMITED)
+    await monitor.ask("getfd", {"fdname": "state"}, files=(state,))
+    await monitor.ask("migrate", {"uri": "fd:state"})
+    try:
+        async with asyncio.timeout(SAVE_SECONDS):
+            while not await _is_saved(monitor):
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        raise HostError(f"QEMU did not save the machine within {SAVE_SECONDS:g} s") from None
+
+
+async def _is_saved(monitor: Monitor) -> bool:
+    told = await monitor.ask("query-migrate")
+    status = told.get("status") if isinstance(told, dict) else None
+    if status in ("failed", "cancelled"):
+        reason = plain(str(told.get("error-desc", "it does not say why"))[:_SHOWN])
+        raise HostError(f"QEMU could not save the machine: {reason}")
+    return status == "completed"
+
+
+def load(monitor: Monitor, state: int) -> None:
+    """Have QEMU load the file that it has inherited as ``state``.
+
+    It is started with ``-incoming defer``, and need not run yet. It ends where it cannot load that.
+    """
+    monitor.tell("migrate-set-capabilities", _IGNORE_SHARED)
+    monitor.tell("migrate-incoming", {"uri": f"fd:{state}"})
+
+
+async def loaded(monitor: Monitor) -> None:
+    """Until the guest goes on.
+
+    Raises:
+        HostError: QEMU could not load the state, or has ended.
+    """
+    try:
+        async with asyncio.timeout(LOAD_SECONDS):
+            await monitor.resumed
+    except TimeoutError:
+        raise HostError(f"QEMU did not load the snapshot within {LOAD_SECONDS:g} s") from None

@@ -1,0 +1,148 @@
+"""A client of QEMU's machine protocol, QMP: commands and their answers, one JSON object a line.
+
+QEMU runs a stranger's guest and may have been taken over by it, so its lines are bounded and
+nothing in them is trusted. See docs/interop/qmp-spec in QEMU's sources.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from slipway._errors import HostError
+from slipway._text import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The greeting is the longest line that QEMU has for us, a third of a KiB; a query's answer is less.
+MAX_LINE = 64 * 1024
+# A host that is so loaded that this is not enough could not run the guest either.
+ANSWER_SECONDS = 30.0
+# Enough of an error for a person to read.
+_SHOWN = 300
+
+
+class Monitor:
+    """Our end of the socket to QEMU's monitor; it is listened to until it is closed."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._socket = end
+        self._buffer = bytearray()
+        self._number = 0
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._told: set[int] = set()
+        # What QEMU refused of that which it was told; empty if nothing.
+        self.complaint = ""
+        self.resumed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().add_reader(end, self._hear)
+        self.tell("qmp_capabilities")
+
+    def tell(self, command: str, arguments: dict[str, Any] | None = None) -> None:
+        """Send ``command``; QEMU need not have started yet, and ends if it refuses."""
+        with suppress(HostError):  # that it has ended is noticed by its end
+            self._told.add(self._send(command, arguments, ()))
+
+    async def ask(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        files: tuple[int, ...] = (),
+    ) -> Any:
+        """What QEMU answers to ``command``, which takes the descriptors ``files`` along.
+
+        Raises:
+            HostError: QEMU refuses, has ended, or does not answer.
+        """
+        number = self._send(command, arguments, files)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        try:
+            return await asyncio.wait_for(answer, ANSWER_SECONDS)
+        except TimeoutError:
+            raise HostError(f"QEMU did not answer within {ANSWER_SECONDS:g} s") from None
+        finally:
+            self._answers.pop(number, None)
+
+    def close(self) -> None:
+        """Listen no more. May be called again."""
+        if self._socket.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+        for answer in (*self._answers.values(), self.resumed):
+            if not answer.done():
+                answer.set_exception(HostError("QEMU has ended"))
+                answer.exception()  # nobody may be waiting for it
+
+    def _send(self, command: str, arguments: dict[str, Any] | None, files: tuple[int, ...]) -> int:
+        self._number += 1
+        message: dict[str, Any] = {"execute": command, "id": self._number}
+        if arguments is not None:
+            message["arguments"] = arguments
+        # QEMU reads it byte by byte.
+        data = json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+        try:
+            sent = socket.send_fds(self._socket, [data], files)
+        except OSError:  # gone, or it has not read for so long that the socket is full
+            sent = 0
+        if sent != len(data):
+            self.close()  # what it reads next would be the rest of this
+            raise HostError("QEMU has ended")
+        return self._number
+
+    def _hear(self) -> None:
+        try:
+            data = self._socket.recv(MAX_LINE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._buffer += data
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = rest
+        for line in lines:
+            self._take(line)
+        if not data or len(rest) > MAX_LINE:
+            self.close()
+
+    def _take(self, line: bytearray) -> None:
+        """One line; what is no answer, and no event that somebody waits for, is dropped."""
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(message, dict):
+            return
+        number = message.get("id")
+        if message.get("event") == "RESUME" and not self.resumed.done():
+            self.resumed.set_result(None)
+        if not isinstance(number, int):
+            return
+        answer = self._answers.pop(number, None)
+        if "return" in message:
+            self._told.discard(number)
+            _settle(answer, lambda waiting: waiting.set_result(message["return"]))
+        elif "error" in message:
+            error = HostError(f"QEMU refused: {_description(message['error'])}")
+            if number in self._told:
+                self._told.discard(number)
+                self.complaint = self.complaint or error.message
+                self.tell("quit")
+            _settle(answer, lambda waiting: waiting.set_exception(error))
+
+
+def _settle(
+    answer: asyncio.Future[Any] | None, settle: Callable[[asyncio.Future[Any]], None]
+) -> None:
+    """``settle`` what somebody still waits for."""
+    if answer is not None and not answer.done():
+        settle(answer)
+
+
+def _description(error: object) -> str:
+    text = error.get("desc") if isinstance(error, dict) else None
+    return plain(text[:_SHOWN]) if isinstance(text, str) else "it does not say why"

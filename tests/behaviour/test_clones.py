@@ -1,0 +1,415 @@
+"""Machines that are cloned from a snapshot instead of booted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from slipway._assets import find_assets, find_language, start_machine
+from slipway._errors import HostError, UnknownOutcome
+from slipway._guest import Guest
+from slipway._request import Options
+from slipway.machine import Machine, MachineSpec, Snapshot, Template, choose
+from slipway_initramfs.store import ImageStore
+from slipway_protocol.messages import Stream
+from support.programs import patient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from slipway._assets import Assets
+    from slipway_protocol.messages import Phase
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BASH = find_language("bash")
+HELLO = 'read word; echo "$word $((6 * 7))"'
+# Writes to memory that the template has, and to more than a clone begins with.
+CHURN = "head -c 8M /dev/urandom > there; sha256sum < there > sum; wc -c < there"
+
+
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """A template, and the snapshot that it was made of, for another one."""
+
+    kind: type[Machine]
+    state: Path
+    snapshot: Snapshot
+    template: Template
+
+    def twin(self) -> Snapshot:
+        """The same snapshot, with descriptors of its own."""
+        return replace(
+            self.snapshot, memory=os.dup(self.snapshot.memory), state=os.dup(self.snapshot.state)
+        )
+
+    async def close(self) -> None:
+        """Nothing of either is left, once the clones have ended."""
+        await self.template.close()
+        self.snapshot.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def made() -> AsyncIterator[dict[str, Cloned]]:
+    """What was made for the tests before this one, by machine."""
+    templates: dict[str, Cloned] = {}
+    yield templates
+    for cloned in templates.values():
+        await cloned.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def assets(progress: Callable[[str], None]) -> Assets:
+    return find_assets(BASH, Options(), ImageStore(), progress)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def cloned(machine: str, assets: Assets, made: dict[str, Cloned]) -> Cloned:
+    """A template of a guest that has had a job."""
+    if machine not in made:
+        started, _ = await start_machine(assets, Options(machine=machine), template=True)
+        made[machine] = await cloned_from(started, assets.state)
+    return made[machine]
+
+
+async def cloned_from(machine: Machine, state: Path) -> Cloned:
+    """A template of ``machine``, once its agent is ready and has had a job."""
+    async with stopping(Guest(machine)) as guest:
+        await guest.wait_ready()
+        await answer(guest, "warm")
+        snapshot = await machine.snapshot()
+    kept = replace(snapshot, memory=os.dup(snapshot.memory), state=os.dup(snapshot.state))
+    return Cloned(type(machine), state, kept, await type(machine).template(snapshot, state))
+
+
+@asynccontextmanager
+async def stopping(guest: Guest) -> AsyncIterator[Guest]:
+    """``guest``, which is stopped at the end."""
+    try:
+        yield guest
+    finally:
+        await guest.stop()
+
+
+@asynccontextmanager
+async def clone_of(template: Template) -> AsyncIterator[Guest]:
+    """A clone whose agent has answered."""
+    async with stopping(Guest(await template.clone())) as guest:
+        await guest.wait_restored(clone=True)
+        yield guest
+
+
+async def clone_once(cloned: Cloned, snapshot: Snapshot) -> None:
+    """Make a template of ``snapshot`` and a clone of that, and end both."""
+    template = await cloned.kind.template(snapshot, cloned.state)
+    try:
+        async with clone_of(template):
+            pass
+    finally:
+        await template.close()
+
+
+async def run(guest: Guest, source: str, word: str = "", *, keep: bool = False) -> bytes:
+    """What the program writes to stdout when it is given ``word``."""
+    stdout = bytearray()
+
+    async def sink(_phase: Phase, stream: Stream, data: bytes) -> None:
+        if stream is Stream.STDOUT:
+            stdout.extend(data)
+
+    async def stdin() -> AsyncIterator[bytes]:
+        yield f"{word}\n".encode()
+
+    report = await guest.run(
+        BASH, source.encode(), Options(**patient((), (), {})), sink, stdin(), keep=keep
+    )
+    assert report.succeeded
+    return bytes(stdout)
+
+
+async def answer(guest: Guest, word: str) -> bytes:
+    """What a program answers that says more than it was told."""
+    return await run(guest, HELLO, word)
+
+
+def content(descriptor: int) -> bytes:
+    """Of the whole file, wherever its offset is."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def digests(snapshot: Snapshot) -> list[str]:
+    """Of both of its files."""
+    return [hashlib.sha256(content(n)).hexdigest() for n in (snapshot.memory, snapshot.state)]
+
+
+def copy_of(descriptor: int, change: Callable[[bytearray], None]) -> int:
+    """A file in memory with what ``change`` makes of the file's bytes."""
+    data = bytearray(content(descriptor))
+    change(data)
+    copy = os.memfd_create("damaged")
+    os.write(copy, data)
+    return copy
+
+
+def children() -> list[int]:
+    """The processes that have come of this one and not ended."""
+    return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+# --- Clones -------------------------------------------------------------------------------------
+
+
+async def test_clones_that_are_made_at_once_answer_each(cloned: Cloned) -> None:
+    async with AsyncExitStack() as stack:
+        guests = await asyncio.gather(
+            *(stack.enter_async_context(clone_of(cloned.template)) for _ in range(3))
+        )
+
+        answers = await asyncio.gather(
+            *(answer(guest, f"clone-{number}") for number, guest in enumerate(guests))
+        )
+
+    assert answers == [b"clone-0 42\n", b"clone-1 42\n", b"clone-2 42\n"]
+
+
+async def test_clone_changes_neither_its_siblings_nor_the_template(cloned: Cloned) -> None:
+    before = digests(cloned.snapshot)
+    async with clone_of(cloned.template) as sibling:
+        async with clone_of(cloned.template) as guest:
+            written = await run(guest, CHURN)
+        told = await answer(sibling, "sibling")
+    after = digests(cloned.snapshot)
+
+    assert written == b"8388608\n"
+    assert told == b"sibling 42\n"
+    assert after == before
+
+
+async def test_clone_may_be_kept_from_its_emulated_serial_port(
+    machine: str, assets: Assets
+) -> None:
+    kind, _ = choose(machine, assets.state)
+    spec = MachineSpec(
+        kernel=assets.kernel_path,
+        initrd=assets.initrd,
+        kernel_arguments=assets.agent.kernel_arguments,
+        memory_bytes=assets.memory,
+        state=assets.state,
+        serial_port=True,
+        template=True,
+    )
+    cloned = await cloned_from(await kind.start(spec), assets.state)
+    try:
+        async with clone_of(cloned.template) as guest:
+            told = await answer(guest, "serial")
+    finally:
+        await cloned.close()
+
+    assert told == b"serial 42\n"
+
+
+async def test_clone_has_as_many_processors_as_its_template(machine: str, assets: Assets) -> None:
+    started, _ = await start_machine(assets, Options(machine=machine, cpus=2), template=True)
+    cloned = await cloned_from(started, assets.state)
+    try:
+        async with clone_of(cloned.template) as guest:
+            count = await run(guest, "grep -c ^processor /proc/cpuinfo; nproc")
+    finally:
+        await cloned.close()
+
+    assert count == b"2\n2\n"
+
+
+async def test_snapshot_that_lies_on_a_disk_is_cloned(cloned: Cloned, tmp_path: Path) -> None:
+    files = []
+    for name, source in (("memory", cloned.snapshot.memory), ("state", cloned.snapshot.state)):
+        (tmp_path / name).write_bytes(content(source))
+        (tmp_path / name).chmod(0o444)
+        files.append(os.open(tmp_path / name, os.O_RDONLY))
+    snapshot = replace(cloned.snapshot, memory=files[0], state=files[1])
+    before = digests(cloned.snapshot)
+
+    template = await cloned.kind.template(snapshot, cloned.state)
+    try:
+        async with clone_of(template) as guest:
+            told = await answer(guest, "disk")
+    finally:
+        await template.close()
+
+    assert told == b"disk 42\n"
+    after = [hashlib.sha256((tmp_path / n).read_bytes()).hexdigest() for n in ("memory", "state")]
+    assert after == before
+
+
+async def test_clones_go_on_when_their_template_is_closed(cloned: Cloned) -> None:
+    template = await cloned.kind.template(cloned.twin(), cloned.state)
+
+    async with clone_of(template) as guest:
+        await template.close()
+        told = await answer(guest, "orphan")
+
+    assert told == b"orphan 42\n"
+
+
+async def test_template_that_is_closed_makes_no_clones(cloned: Cloned) -> None:
+    template = await cloned.kind.template(cloned.twin(), cloned.state)
+    await template.close()
+
+    with pytest.raises(HostError, match="closed"):
+        await template.clone()
+
+
+# --- Forks --------------------------------------------------------------------------------------
+
+
+async def test_fork_of_a_clone_has_its_files_and_both_go_on(cloned: Cloned) -> None:
+    async with clone_of(cloned.template) as guest:
+        await run(guest, "echo before > kept", keep=True)
+
+        async with stopping(await guest.fork(cloned.state)) as fork:
+            mine = await run(guest, "echo original >> kept; cat kept", keep=True)
+            its = await run(fork, "echo fork >> kept; cat kept", keep=True)
+            again = await run(fork, "cat kept", keep=True)
+
+    assert mine == b"before\noriginal\n"
+    assert its == again == b"before\nfork\n"
+
+
+async def test_fork_is_forked_again(cloned: Cloned) -> None:
+    async with clone_of(cloned.template) as guest:
+        await run(guest, "echo first > kept", keep=True)
+        async with stopping(await guest.fork(cloned.state)) as child:
+            await run(child, "echo second >> kept", keep=True)
+            async with stopping(await child.fork(cloned.state)) as grandchild:
+                told = await run(grandchild, "cat kept", keep=True)
+
+    assert told == b"first\nsecond\n"
+
+
+async def test_machine_that_was_booted_is_forked_more_than_once(
+    machine: str, assets: Assets
+) -> None:
+    async with stopping(await Guest.start(assets, Options(machine=machine))) as guest:
+        await guest.wait_ready()
+        await run(guest, "echo booted > kept", keep=True)
+
+        tellings = []
+        for _ in range(2):
+            async with stopping(await guest.fork(assets.state)) as fork:
+                tellings.append(await run(fork, "cat kept", keep=True))
+        told = await answer(guest, "original")
+
+    assert tellings == [b"booted\n"] * 2
+    assert told == b"original 42\n"
+
+
+# --- What goes wrong ----------------------------------------------------------------------------
+
+
+def cut_off(data: bytearray) -> None:
+    """As if the disk had been full."""
+    del data[len(data) // 2 :]
+
+
+def flip_at_the_start(data: bytearray) -> None:
+    """What tells that it is a state at all."""
+    data[1] ^= 0x10
+
+
+@pytest.mark.parametrize("damage", [cut_off, flip_at_the_start, bytearray.clear])
+async def test_damaged_state_is_told_and_leaves_nothing(
+    cloned: Cloned, damage: Callable[[bytearray], None]
+) -> None:
+    before = children(), psutil.Process().num_fds()
+    snapshot = cloned.twin()
+    os.close(snapshot.state)
+    damaged = replace(snapshot, state=copy_of(cloned.snapshot.state, damage))
+
+    with pytest.raises(HostError):
+        await clone_once(cloned, damaged)
+
+    assert (children(), psutil.Process().num_fds()) == before
+
+
+async def test_memory_of_another_size_is_told_and_leaves_nothing(cloned: Cloned) -> None:
+    before = children(), psutil.Process().num_fds()
+    snapshot = cloned.twin()
+    os.close(snapshot.memory)
+    damaged = replace(snapshot, memory=copy_of(cloned.snapshot.memory, cut_off))
+
+    with pytest.raises(HostError, match="damaged"):
+        await cloned.kind.template(damaged, cloned.state)
+
+    assert (children(), psutil.Process().num_fds()) == before
+
+
+async def test_snapshot_of_another_machine_is_refused(cloned: Cloned) -> None:
+    before = psutil.Process().num_fds()
+
+    with pytest.raises(HostError, match="machine"):
+        await cloned.kind.template(replace(cloned.twin(), machine="other"), cloned.state)
+
+    assert psutil.Process().num_fds() == before
+
+
+async def test_clone_that_is_killed_is_lost_alone(cloned: Cloned) -> None:
+    async with clone_of(cloned.template) as sibling, clone_of(cloned.template) as guest:
+        os.kill(guest.machine.pid, signal.SIGKILL)
+
+        with pytest.raises(UnknownOutcome, match="ended"):
+            await answer(guest, "killed")
+        with pytest.raises(HostError):
+            await guest.machine.snapshot()
+        told = await answer(sibling, "sibling")
+    async with clone_of(cloned.template) as another:
+        then = await answer(another, "another")
+
+    assert told == b"sibling 42\n"
+    assert then == b"another 42\n"
+
+
+async def test_clones_leave_neither_processes_nor_descriptors(cloned: Cloned) -> None:
+    async with clone_of(cloned.template) as guest:
+        await answer(guest, "first")
+    before = children(), psutil.Process().num_fds()
+
+    for _ in range(3):
+        async with (
+            clone_of(cloned.template) as guest,
+            stopping(await guest.fork(cloned.state)),
+        ):
+            pass
+        await (await cloned.template.clone()).stop()
+
+    assert (children(), psutil.Process().num_fds()) == before
+
+
+async def test_clone_that_nobody_waits_for_leaves_nothing(cloned: Cloned) -> None:
+    async with clone_of(cloned.template):
+        pass
+    before = children(), psutil.Process().num_fds()
+
+    for _ in range(5):
+        making = asyncio.create_task(cloned.template.clone())
+        await asyncio.sleep(0)
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)
+
+    assert (children(), psutil.Process().num_fds()) == before
+
+
+async def test_fingerprint_is_the_same_each_time(cloned: Cloned) -> None:
+    first, second = cloned.kind.fingerprint(), cloned.kind.fingerprint()
+
+    assert first == second
+    assert first.isprintable()
