@@ -41,6 +41,18 @@ def remove_image(store: ImageStore, name: str, architecture: str | None = None) 
         return _collect(store)
 
 
+def remove_record(store: ImageStore, kind: str, key: str) -> int:
+    """Remove a record, sound or not, and what only it names; return the bytes freed.
+
+    Raises ImageError if there is no such record or if another process is building.
+    """
+    if key not in store.names(kind):
+        raise ImageError(f"there is no {kind} {key!r}", f"See: slipway {kind} list")
+    with _alone(store):
+        (store.root / "refs" / kind / key).unlink(missing_ok=True)
+        return _collect(store)
+
+
 def prune(store: ImageStore) -> int:
     """Remove what no name refers to, and the downloads; return the bytes freed.
 
@@ -58,6 +70,13 @@ def tidy(store: ImageStore) -> None:
     """Remove what killed writers left and what has been replaced; call with the lock held alone."""
     _sweep(store)
     _collect(store)
+
+
+def try_tidy(store: ImageStore) -> None:
+    """Do what :func:`tidy` does, if nobody is writing; raises ImageError."""
+    with locks.opened(store.root / "lock") as lock:
+        if locks.try_exclusive(lock):
+            tidy(store)
 
 
 @contextmanager
@@ -80,6 +99,7 @@ def _collect(store: ImageStore) -> int:
     """Remove manifests, blobs and initrds that no reference leads to; return the bytes freed."""
     digests: set[str] = set()
     blobs: set[str] = set()
+    # In this order: a snapshot is of no use without its image.
     for kind in sorted(entry.name for entry in _entries(store.root / "refs")):
         for key in store.names(kind):
             digest = store.reference(kind, key)
@@ -89,6 +109,9 @@ def _collect(store: ImageStore) -> int:
                 manifest = None
             if manifest is None:
                 # Damaged, or of another version's format: what it names cannot be kept for it.
+                (store.root / "refs" / kind / key).unlink(missing_ok=True)
+                continue
+            if kind == "snapshot" and f"{manifest.get('image_digest')}.json" not in digests:
                 (store.root / "refs" / kind / key).unlink(missing_ok=True)
                 continue
             digests.add(f"{digest}.json")
@@ -101,16 +124,19 @@ def _collect(store: ImageStore) -> int:
     return (
         _clear(store.root / "manifests", digests.__contains__)
         + _clear(store.root / "blobs", blobs.__contains__)
+        + _clear(store.root / "verified", blobs.__contains__)
         + _clear(store.root / "initrds", lambda name: parts.issuperset(name.split("-")))
     )
 
 
 def _clear(directory: Path, keep: Callable[[str], bool] = lambda _: False) -> int:
-    """Remove the files of a directory but those to keep; return their size in bytes."""
+    """Remove the files of a directory but those to keep; return the bytes freed."""
     freed = 0
     for entry in _entries(directory):
         if entry.is_file(follow_symlinks=False) and not keep(entry.name):
-            freed += entry.stat(follow_symlinks=False).st_size
+            found = entry.stat(follow_symlinks=False)
+            # Holes take no room.
+            freed += min(found.st_size, found.st_blocks * 512)
             Path(entry.path).unlink(missing_ok=True)
     return freed
 

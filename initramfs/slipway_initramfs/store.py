@@ -1,11 +1,12 @@
 """The image store: blobs named by their digest, manifests that name blobs, references by name.
 
-    blobs/<sha256>              archives and kernels
+    blobs/<sha256>              archives and kernels; snapshots, named by what is in them but holes
     manifests/<sha256>.json     records (records.py)
     refs/<kind>/<key>           the digest of the record that has this name now
     initrds/<three digests>     agent, modules and root as one file (initrds.py)
     apt/                        package lists and downloads
     layers/                     what registries gave, shared by all images (oci/cache.py)
+    verified/<sha256>           blobs that were checked as a whole in this boot of the host
     tmp/, lock, locks/          files being written; advisory locks
 
 Everything is written to ``tmp``, synced and renamed (files.py), so that a reader, who takes no
@@ -229,8 +230,14 @@ class ImageStore:
                     locks.exclusive(own)
                 yield
 
-    def put_blob(self, writer: Callable[[BinaryIO], object]) -> Blob:
-        """Store what ``writer`` writes into the file it is given; call within ``building``."""
+    def put_blob(
+        self, writer: Callable[[BinaryIO], object], digest_of: Callable[[int], str] | None = None
+    ) -> Blob:
+        """Store what ``writer`` writes into the file it is given; call within ``building``.
+
+        ``digest_of`` gives the blob's name from a descriptor of it, in the form of a SHA-256: for
+        files with holes, which are not to be read through.
+        """
         import hashlib
 
         from slipway_initramfs import files
@@ -238,7 +245,10 @@ class ImageStore:
         path = files.write_aside(self, writer)
         try:
             with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest_of is not None:
+                    digest = digest_of(file.fileno())
+                else:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = os.fstat(file.fileno()).st_size
             target = self.root / "blobs" / digest
             files.publish(self, path, target)

@@ -73,9 +73,10 @@ def test_program_gets_all_that_the_command_line_gives_it(commands: Commands, her
         "colour: blue=green",
         "data: from the host",
     ]
-    stdin, budget = ended.stderr.splitlines()
+    stdin, budget, start = ended.stderr.splitlines()
     assert stdin == "stdin: from a pipe"
-    for part in ("prepare", "boot", "ready", "build", "run", "teardown", "total"):
+    assert start.startswith("slipway: start ")
+    for part in ("prepare", "boot", "ready", "restore", "build", "run", "teardown", "total"):
         assert f"{part} " in budget
     assert (here / "fetched.txt").read_text() == "result\n"
     assert (here / "fetched.txt").stat().st_mode & 0o777 == 0o640
@@ -173,7 +174,7 @@ def test_record_tells_all(commands: Commands, here: Path, bash: Assets) -> None:
     }
     assert {key: record[key] for key in shape} == shape
     assert record["kernel"].startswith(bash.kernel.version)
-    steps = {"queue", "prepare", "boot", "ready", "build", "run", "teardown"}
+    steps = {"queue", "prepare", "boot", "ready", "restore", "build", "run", "teardown"}
     assert set(record["timing"]) == steps
     run = record["run"]
     assert (run["verdict"], run["code"], run["signal"]) == ("failed", 4, 0)

@@ -18,6 +18,7 @@ usage: slipway VERB ...
   run FILE [-- ARGS]   run a program in a machine of its own (also: vmm-run FILE)
   serve ...            offer running programs as an API on a Unix socket
   image ...            build, list, inspect, choose, remove and prune language images
+  snapshot ...         list and remove what machines are cloned from
   mcp                  offer running code to a language model, as an MCP server on stdin and stdout
   doctor               check what this host has, and how to mend what it lacks
 
@@ -40,6 +41,10 @@ def main() -> None:
         from slipway._cli import image
 
         _guarded(image.command, arguments[1:])
+    elif verb == "snapshot":
+        from slipway._cli import snapshot
+
+        _guarded(snapshot.command, arguments[1:])
     elif verb == "mcp":
         from slipway._cli import mcp
 

@@ -65,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("image", metavar="IMAGE", help=_IMAGE)
     default = add("default", _default, "let a language's bare name stand for one of its images")
     default.add_argument("image", metavar="IMAGE", help="rust@1.80; or rust, to take that back")
-    remove = add("remove", _remove, "remove images")
+    remove = add("remove", _remove, "remove images, and the snapshots of them")
     remove.add_argument("images", nargs="+", metavar="IMAGE", help=_IMAGE)
-    add("prune", _prune, "remove downloads and what nothing refers to any more")
+    add("prune", _prune, "remove downloads, stale snapshots and what nothing refers to any more")
     return parser
 
 
@@ -132,9 +132,10 @@ def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 
 def _prune(_parsed: argparse.Namespace, store: ImageStore) -> int:
+    from slipway._cli.snapshot import remove_stale
     from slipway_initramfs.collection import prune
 
-    say(f"{_mib(prune(store))} MiB freed")
+    say(f"{_mib(remove_stale(store) + prune(store))} MiB freed")
     return 0
 
 

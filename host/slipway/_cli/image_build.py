@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._cli.downloads import Downloads
-from slipway._cli.terminal import Progress
+from slipway._cli.terminal import Progress, say
 from slipway._errors import InputError
 from slipway._request import MIB
 
 if TYPE_CHECKING:
     import argparse
 
+    from slipway._request import Options
     from slipway_initramfs.languages import Language
     from slipway_initramfs.source import Choices
     from slipway_initramfs.store import ImageStore
@@ -47,6 +48,8 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     add("--compression", choices=_COMPRESSIONS, help="of the archive (default: lz4)")
     add("--arch", choices=_ARCHITECTURES, help="(default: this machine's)")
     add("--refresh", action="store_true", help="ask the source for something newer")
+    add("--snapshot", action="store_true", help="also make what machines are cloned from")
+    add("--machine", metavar="NAME", help="of the snapshot: auto (default), kvm or qemu")
 
 
 def build(parsed: argparse.Namespace, store: ImageStore) -> int:
@@ -54,6 +57,7 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
 
     Raises:
         InputError: the arguments do not fit together.
+        HostError: a snapshot cannot be made.
         ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be made.
     """
     from slipway._warm import is_emulated, warmer
@@ -70,6 +74,7 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
     wanted = _languages(parsed, store, text)  # all of them, before any work begins
     choices = _choices(parsed, wanted, emulated=is_emulated(store))
     architecture = choices.architecture or machine_architecture()
+    snapshot_options = _snapshot_options(parsed, store, architecture)
     progress = Progress()
     with Downloads(progress) as downloads:
         reports = Reports(progress, downloads.notice, downloads.transfer)
@@ -92,7 +97,53 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
     if file is not None:
         # Last: a language whose image cannot be made is not to be there.
         languages.give(store, wanted[0].name, text)
+    if snapshot_options is not None:
+        for language in wanted:
+            _make_snapshot(language, snapshot_options, store)
     return 0
+
+
+def _snapshot_options(
+    parsed: argparse.Namespace, store: ImageStore, architecture: str
+) -> Options | None:
+    """What the snapshots are to be of, if they are wanted; checked before any work begins.
+
+    Raises:
+        InputError: the arguments do not fit together.
+        HostError: this host cannot run that machine.
+    """
+    from slipway._request import Options
+    from slipway.machine import choose
+    from slipway_initramfs.store import machine_architecture
+
+    if not parsed.snapshot:
+        if parsed.machine is not None:
+            raise InputError("--machine is given without --snapshot", "No image depends on it.")
+        return None
+    if architecture != machine_architecture():
+        raise InputError(
+            f"--snapshot is given for {architecture}, and this host is {machine_architecture()}",
+            "Snapshots are made where they are used. Leave out --snapshot or --arch.",
+        )
+    options = Options(machine=parsed.machine or "auto")
+    choose(options.machine, store.root)[0].check(store.root)
+    return options
+
+
+def _make_snapshot(language: Language, options: Options, store: ImageStore) -> None:
+    """Make the snapshot of the image that is in the store, and say so."""
+    from slipway._assets import find_assets
+    from slipway._templates import make_snapshot
+
+    progress = Progress()
+    began = time.monotonic()
+    try:
+        assets = find_assets(language, options, store, progress)
+        stored = make_snapshot(assets, options, store, progress)
+    finally:
+        progress.done()
+    seconds = time.monotonic() - began
+    say(f"snapshot {stored.shape.key}: {round(stored.disk_bytes / MIB)} MiB, {seconds:.1f} s")
 
 
 def _languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> list[Language]:

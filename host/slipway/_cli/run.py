@@ -72,13 +72,15 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
     """Run it in a machine that this process starts."""
     from slipway._launch import ColdLauncher
     from slipway._run import Run
+    from slipway._snapshot_launch import SnapshotLauncher
     from slipway_initramfs.store import ImageStore
 
     store = ImageStore(parsed.store)
+    launcher = ColdLauncher(store) if parsed.cold else SnapshotLauncher(store)
     check_language_known(parsed)
     language, source = _language(parsed, store), read_source(parsed)
     progress = Progress()
-    run = Run(language, source, options, ColdLauncher(store), progress=progress, began=BEGAN)
+    run = Run(language, source, options, launcher, progress=progress, began=BEGAN)
     try:
         run.prepare()
     finally:
@@ -128,6 +130,8 @@ def _report(result: Result, verbose: bool) -> None:
         timing = asdict(result.timing)
         parts = "  ".join(f"{name} {seconds:.3f}" for name, seconds in timing.items())
         say(f"{parts}  total {sum(timing.values()):.3f} s")
+        start, reason = result.provenance.start, result.provenance.start_reason
+        say(f"start {start}: {reason}" if reason else f"start {start}")
 
 
 def exit_code(result: Result) -> int:

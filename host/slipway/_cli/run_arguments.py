@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print one record instead of the output")
     add("--api-sock", metavar="PATH", help="run it on the server that listens there")
     add("--machine", default="auto", metavar="NAME", help="auto (default), kvm or qemu")
+    add("--cold", action="store_true", help="boot the machine, even where it could be cloned")
     add("--kernel", type=Path, metavar="PATH", help="another kernel, a vmlinux or bzImage")
     add("--store", type=Path, metavar="DIR", help="the image store")
     add("--boot-log", action="store_true", help="show the guest's console on stderr")

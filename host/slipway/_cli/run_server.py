@@ -27,7 +27,7 @@ def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
     Raises:
         SlipwayError: nothing could be run.
     """
-    for option in ("store", "kernel", "boot_log"):
+    for option in ("store", "kernel", "boot_log", "cold"):
         if getattr(parsed, option):
             name = f"--{option.replace('_', '-')}"
             raise InputError(

@@ -66,8 +66,28 @@ def _parser() -> argparse.ArgumentParser:
         help="of all machines (MiB, or 512M, 8G; 80%% of what is free)",
     )
     add("--cpus", type=int, metavar="N", help="vCPUs of all machines (as this host has)")
+    add(
+        "--max-sessions",
+        type=int,
+        metavar="N",
+        help="sessions at once, to leave room for other runs (as machines)",
+    )
     add("--queue", type=int, default=64, metavar="N", help="runs that may wait (64)")
     add("--machine", type=_machine, default="auto", metavar="NAME", help="kvm or qemu (auto)")
+    add(
+        "--pool",
+        type=int,
+        metavar="N",
+        help="clones of each language's machine that may wait for runs (1)",
+    )
+    add(
+        "--warm",
+        action="append",
+        default=[],
+        metavar="LANGUAGE",
+        help="have clones wait before the first run; needs --pool; may be given again",
+    )
+    add("--cold", action="store_true", help="boot a machine for each run: no snapshots, no pool")
     add("--store", type=Path, metavar="DIR", help="the image store")
     add("--run-dir", type=Path, metavar="DIR", help="of the output sockets (PATH.d)")
     add("--body-limit", type=size, default=size("64"), metavar="SIZE", help="of a job (64M)")
@@ -127,6 +147,9 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
         memory_budget=parsed.memory_budget,
         cpus=parsed.cpus,
         queue=parsed.queue,
+        pool=_pool(parsed),
+        cold=parsed.cold,
+        warm=parsed.warm,
     )
     server = Server(settings, runtime, notify)
     loop = asyncio.get_running_loop()
@@ -145,12 +168,27 @@ def _path(name: object) -> Path:
     return Path(path_of(name))
 
 
+def _pool(parsed: argparse.Namespace) -> int:
+    if parsed.pool is None:
+        return 0 if parsed.cold else 1
+    return int(parsed.pool)
+
+
 def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
     from slipway._api.peers import AllowList
     from slipway._api.server import Settings
     from slipway._api.systemd import raise_descriptor_limit
     from slipway._api.terms import Patience
 
+    if parsed.max_sessions is not None and parsed.max_sessions < 0:
+        raise InputError(
+            f"--max-sessions is {parsed.max_sessions}, and must be at least 0", "0 is for none."
+        )
+    if parsed.cold and parsed.pool:
+        raise InputError(
+            f"--cold has no snapshots, and --pool {parsed.pool} is to be of their clones",
+            "Leave one of them out.",
+        )
     path = inherited or parsed.api_sock
     if path is None:
         raise InputError("there is no socket to serve", "Name one: slipway serve --api-sock PATH")
@@ -168,6 +206,7 @@ def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
         body_limit=parsed.body_limit,
         drain=parsed.drain,
         descriptors=raise_descriptor_limit(),
+        sessions=parsed.max_sessions,
     )
 
 

@@ -1,0 +1,328 @@
+"""``slipway snapshot``, ``image build --snapshot`` and ``run --cold`` with real machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway._assets import find_assets, find_language
+from slipway._request import Options
+from slipway._snapshots import Shape, SnapshotStore
+from slipway.machine import Snapshot, memory_files
+from slipway.machine.qemu import QemuMachine
+from support.stores import names, put_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slipway._assets import Assets
+    from slipway_initramfs.store import ImageStore
+    from support.commands import Commands
+
+
+@pytest.fixture
+def hello(tmp_path: Path) -> Path:
+    path = tmp_path / "hello.sh"
+    path.write_text("echo hello")
+    return path
+
+
+@pytest.fixture
+def assets(store: ImageStore) -> Assets:
+    return find_assets(find_language("bash"), Options(), store, print)
+
+
+@pytest.fixture
+def shape(assets: Assets) -> Shape:
+    return Shape.of(assets, QemuMachine, 1)
+
+
+def keep(store: ImageStore, shape: Shape) -> Shape:
+    """Keep a snapshot of this shape that no machine ever was."""
+    memory = memory_files.create("test", shape.memory_bytes)
+    state = memory_files.create("test", 5000)
+    os.pwrite(memory, bytes([shape.cpus]) * (1 << 20), 1 << 20)
+    snapshot = Snapshot(shape.machine, shape.memory_bytes, shape.cpus, False, memory, state)
+    SnapshotStore(store).save(shape, snapshot)
+    snapshot.close()
+    return shape
+
+
+def states(commands: Commands, store: ImageStore) -> dict[str, str]:
+    """Why each snapshot is stale, by its key."""
+    ended = commands("slipway", "snapshot", "list", "--json", "--store", store.root)
+    assert ended.code == 0, ended.stderr
+    return {record["key"]: record["stale"] for record in json.loads(ended.stdout)}
+
+
+# --- What is there ---------------------------------------------------------------------------
+
+
+def test_snapshots_are_listed(commands: Commands, store: ImageStore, shape: Shape) -> None:
+    keep(store, shape)
+
+    ended = commands("slipway", "snapshot", "list", "--store", store.root)
+    records = commands("slipway", "snapshot", "list", "--json", "--store", store.root)
+
+    heading, row = ended.stdout.decode().splitlines()
+    assert " ".join(heading.split()) == "KEY IMAGE MACHINE MEMORY CPUS MIB MADE STATE"
+    assert row.split()[:5] == [shape.key, "bash", "qemu", str(shape.memory_bytes >> 20), "1"]
+    assert row.split()[-1] == "current"
+    (record,) = json.loads(records.stdout)
+    assert (record["key"], record["image"], record["machine"]) == (shape.key, "bash", "qemu")
+    assert (record["memory"], record["cpus"]) == (shape.memory_bytes, 1)
+    assert (record["current"], record["stale"]) == (True, "")
+    assert 1 << 20 <= record["disk_bytes"] < 3 << 20
+    assert record["made"].endswith("Z")
+
+
+def test_empty_store_is_told(commands: Commands, tmp_path: Path) -> None:
+    ended = commands("slipway", "snapshot", "list", "--store", tmp_path / "none")
+
+    assert (ended.code, ended.stdout) == (0, b"")
+    assert "slipway image build --snapshot" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ("version", "another version of Slipway"),
+        ("image", "image has been replaced"),
+        ("kernel", "kernel has been replaced"),
+        ("agent", "agent has been replaced"),
+        ("language", "language is described otherwise"),
+        ("host", "another CPU, kernel or VMM"),
+    ],
+)
+def test_stale_snapshot_is_told_with_the_reason(
+    commands: Commands, store: ImageStore, shape: Shape, part: str, why: str
+) -> None:
+    current = dict(shape.parts)
+    if part == "image":  # another of the store's, or it would be swept
+        current["image"] = put_image(store).digest
+    else:
+        current[part] = "other"
+    keep(store, replace(shape, inputs="ab" * 32, parts=tuple(current.items())))
+
+    ended = commands("slipway", "snapshot", "list", "--store", store.root)
+
+    assert f"stale: {'its ' if part in {'image', 'language'} else ''}" in ended.stdout.decode()
+    assert why in states(commands, store)[shape.key]
+
+
+def test_lost_file_is_told(commands: Commands, store: ImageStore, shape: Shape) -> None:
+    keep(store, shape)
+    (stored,) = SnapshotStore(store).list()
+    stored.state.path.unlink()
+
+    assert "lost" in states(commands, store)[shape.key]
+
+
+# --- Removing --------------------------------------------------------------------------------
+
+
+def test_snapshots_are_removed_by_key_or_all(
+    commands: Commands, store: ImageStore, shape: Shape
+) -> None:
+    keys = [keep(store, replace(shape, cpus=cpus)).key for cpus in (1, 2, 3)]
+
+    one = commands("slipway", "snapshot", "remove", keys[0], "--store", store.root)
+    left = sorted(states(commands, store))
+    rest = commands("slipway", "snapshot", "remove", "--all", "--store", store.root)
+
+    assert (one.code, rest.code) == (0, 0)
+    assert f"{keys[0]}: 1 MiB freed" in one.stderr
+    assert left == keys[1:]
+    assert states(commands, store) == {}
+    assert store.image("bash") is not None
+
+
+def test_unknown_snapshot_names_the_near_ones_and_removes_nothing(
+    commands: Commands, store: ImageStore, shape: Shape
+) -> None:
+    keep(store, shape)
+
+    ended = commands(
+        "slipway", "snapshot", "remove", shape.key, "bash-qemu-1m-1", "--store", store.root
+    )
+
+    assert ended.code == 2
+    assert "no snapshot 'bash-qemu-1m-1'" in ended.stderr
+    assert f"Did you mean {shape.key}?" in ended.stderr
+    assert list(states(commands, store)) == [shape.key]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all", "bash-qemu-1m-1"), ("../../x",)])
+def test_wrong_removals_are_refused(
+    commands: Commands, store: ImageStore, arguments: tuple[str, ...]
+) -> None:
+    ended = commands("slipway", "snapshot", "remove", *arguments, "--store", store.root)
+
+    assert ended.code == 2
+    assert "hint: " in ended.stderr
+
+
+def test_damaged_record_can_be_removed(commands: Commands, store: ImageStore, shape: Shape) -> None:
+    keep(store, shape)
+    (store.root / "refs" / "snapshot" / shape.key).write_text("damaged")
+
+    listed = states(commands, store)
+    ended = commands("slipway", "snapshot", "remove", "--all", "--store", store.root)
+
+    assert listed == {}
+    assert ended.code == 0, ended.stderr
+    assert store.names("snapshot") == []
+
+
+def test_snapshots_go_with_their_image(commands: Commands, store: ImageStore, shape: Shape) -> None:
+    keep(store, shape)
+
+    ended = commands("slipway", "image", "remove", "bash", "--store", store.root)
+
+    assert ended.code == 0
+    assert states(commands, store) == {}
+
+
+def test_prune_removes_the_stale_ones(commands: Commands, store: ImageStore, shape: Shape) -> None:
+    current = keep(store, shape)
+    parts = tuple({**dict(shape.parts), "host": "other"}.items())
+    keep(store, replace(shape, cpus=2, parts=parts))
+
+    ended = commands("slipway", "image", "prune", "--store", store.root)
+
+    assert ended.code == 0
+    assert list(states(commands, store)) == [current.key]
+
+
+# --- Making and using ------------------------------------------------------------------------
+
+
+def test_wrong_calls_of_build_are_refused_before_any_work(
+    commands: Commands, tmp_path: Path
+) -> None:
+    store = ("--store", tmp_path / "none")
+    calls = {
+        ("--machine", "qemu"): "without --snapshot",
+        ("--snapshot", "--machine", "vax"): "no machine 'vax'",
+        ("--snapshot", "--arch", "arm64"): "this host is amd64",
+    }
+    for arguments, message in calls.items():
+        ended = commands("slipway", "image", "build", "bash", *arguments, *store)
+
+        assert ended.code == 2
+        assert message in ended.stderr
+        assert "hint: " in ended.stderr
+    assert not (tmp_path / "none" / "refs").exists()
+
+
+def test_cold_says_nothing_to_a_server(commands: Commands, hello: Path, tmp_path: Path) -> None:
+    ended = commands("vmm-run", "--cold", "--api-sock", tmp_path / "none.sock", hello)
+
+    assert ended.code == 2
+    assert "--cold says nothing to a server" in ended.stderr
+
+
+def test_run_without_a_snapshot_boots_and_says_why(
+    commands: Commands, store: ImageStore, hello: Path
+) -> None:
+    ended = commands("vmm-run", "--json", "--store", store.root, "--machine", "qemu", hello)
+
+    record = json.loads(ended.stdout)
+    assert record["run"]["stdout"]["text"] == "hello\n"
+    assert record["start"] == "cold"
+    assert "no snapshot" in record["start_reason"]
+    assert record["timing"]["boot"] > 0
+
+
+def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
+    commands: Commands, store: ImageStore, hello: Path
+) -> None:
+    where = ("--store", store.root, "--machine", "qemu")
+    built = commands("slipway", "image", "build", "--snapshot", "bash", *where)
+    listed = states(commands, store)
+    cloned = commands("vmm-run", "--json", *where, hello)
+    cold = commands("vmm-run", "--json", "--cold", *where, hello)
+    shown = commands("vmm-run", "--verbose", *where, hello)
+
+    assert built.code == 0, built.stderr
+    (key,) = listed
+    assert f"slipway: snapshot {key}: " in built.stderr
+    assert listed == {key: ""}
+    records = [json.loads(ended.stdout) for ended in (cloned, cold)]
+    assert [record["run"]["stdout"]["text"] for record in records] == ["hello\n"] * 2
+    assert [record["start"] for record in records] == ["snapshot", "cold"]
+    assert records[0]["start_reason"] == ""
+    assert records[0]["timing"]["restore"] > 0
+    assert records[1]["timing"]["restore"] == 0
+    assert shown.stdout == b"hello\n"
+    assert "slipway: start snapshot\n" in shown.stderr
+    assert commands.leftovers() == []
+
+
+@pytest.mark.usefixtures("assets")
+def test_full_disk_is_told_and_no_snapshot_is_left(
+    commands: Commands, store: ImageStore, hello: Path
+) -> None:
+    where = ("--store", store.root, "--machine", "qemu")
+    blobs = names(store.root / "blobs")
+    mount = f'mount -t tmpfs -o size=2m none {store.temporary} && exec "$@"'
+    namespaces = "-m" if os.geteuid() == 0 else "-Urm"
+    commands.prefix = ("unshare", namespaces, "sh", "-c", mount, "sh")
+
+    built = commands("slipway", "image", "build", "--snapshot", "bash", *where)
+    commands.prefix = ()
+    ended = commands("vmm-run", "--json", *where, hello)
+
+    assert built.code == 125
+    assert "No space left on device" in built.stderr
+    assert "hint: Free some space there" in built.stderr
+    assert names(store.root / "blobs") == blobs
+    assert states(commands, store) == {}
+    assert json.loads(ended.stdout)["start"] == "cold"
+    assert commands.leftovers() == []
+
+
+@pytest.mark.parametrize("part", ["memory", "state"])
+def test_damaged_snapshot_is_removed_and_the_run_boots(
+    commands: Commands, store: ImageStore, hello: Path, part: str
+) -> None:
+    where = ("--store", store.root, "--machine", "qemu")
+    commands("slipway", "image", "build", "--snapshot", "bash", *where)
+    (stored,) = SnapshotStore(store).list()
+    path = getattr(stored, part).path
+    with path.open("r+b") as file:
+        file.seek(-9, os.SEEK_END)
+        (byte,) = file.read(1)
+        file.seek(-9, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+
+    ended = commands("vmm-run", "--json", *where, hello)
+
+    record = json.loads(ended.stdout)
+    assert record["run"]["stdout"]["text"] == "hello\n"
+    assert record["start"] == "cold"
+    assert record["start_reason"] != ""
+    assert SnapshotStore(store).list() == []
+    assert commands.leftovers() == []
+
+
+def test_plain_run_imports_no_more_than_it_needs(store: ImageStore, hello: Path) -> None:
+    unwanted = ("fastapi", "uvicorn", "pydantic", "httpx", "mcp", "slipway._templates",
+                "slipway._cli.snapshot", "slipway._cli.image")  # fmt: skip
+    code = (
+        "import os, sys\n"
+        "from slipway._cli import run\n"
+        f"sys.exit(run.command({['--store', str(store.root), str(hello)]!r})"
+        f" or sorted(set({unwanted!r}) & set(sys.modules)))"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+
+    assert ended.stdout == b"hello\n"
+    assert ended.stderr.splitlines()[-1] == b"[]"
