@@ -10,8 +10,9 @@
 :func:`run` waits; :func:`run_async` is the same for asyncio and can stream the output while it
 comes. For many runs there are runtimes, which queue what the host has no room for:
 :class:`Runtime` and :class:`AsyncRuntime` in this process, :class:`Client` and
-:class:`AsyncClient` on a server (``slipway serve``). Their methods are the same: ``run``, and
-``start``, which gives a handle with events, stdin, signals and the result.
+:class:`AsyncClient` on a server (``slipway serve``). Their methods are the same: ``run``;
+``start``, which gives a handle with events, stdin, signals and the result; and ``session``, a
+machine for several runs, which keeps their files and can be forked.
 
 All raise what is drawn in :class:`SlipwayError`'s module, never anything else of ours.
 """
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 
     from slipway._admission import Load as Load
     from slipway._blocking import Client as Client
-    from slipway._blocking import Execution as Execution
     from slipway._blocking import Runtime as Runtime
-    from slipway._blocking import Stdin as Stdin
+    from slipway._blocking_handles import Execution as Execution
+    from slipway._blocking_handles import Session as Session
+    from slipway._blocking_handles import Stdin as Stdin
     from slipway._client import AsyncClient as AsyncClient
     from slipway._client import Health as Health
     from slipway._events import Ended as Ended
@@ -64,14 +66,16 @@ if TYPE_CHECKING:
     from slipway._run import run_async as run_async
     from slipway._runtime import AsyncRuntime as AsyncRuntime
     from slipway._runtime import LanguageInfo as LanguageInfo
+    from slipway._sessions import AsyncSession as AsyncSession
 
 # Imported when first asked for: the command line starts QEMU before it needs most of them.
 _HOMES = {
     "Load": "_admission",
     "Client": "_blocking",
-    "Execution": "_blocking",
     "Runtime": "_blocking",
-    "Stdin": "_blocking",
+    "Execution": "_blocking_handles",
+    "Session": "_blocking_handles",
+    "Stdin": "_blocking_handles",
     "AsyncClient": "_client",
     "Health": "_client",
     "Ended": "_events",
@@ -98,12 +102,14 @@ _HOMES = {
     "run_async": "_run",
     "AsyncRuntime": "_runtime",
     "LanguageInfo": "_runtime",
+    "AsyncSession": "_sessions",
 }
 
 __all__ = [
     "AsyncClient",
     "AsyncExecution",
     "AsyncRuntime",
+    "AsyncSession",
     "AsyncStdin",
     "Busy",
     "Captured",
@@ -130,6 +136,7 @@ __all__ = [
     "Queued",
     "Result",
     "Runtime",
+    "Session",
     "SlipwayError",
     "Started",
     "Stdin",

@@ -2,131 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from slipway._errors import InputError
-from slipway._events import Output
+from slipway._blocking_handles import Session, finished, pieces_of, started
 from slipway._loop_thread import LoopThread
 from slipway._runtime import DEFAULT_QUEUE, AsyncRuntime
-from slipway._threads import call_in_daemon
+from slipway._sessions import DEFAULT_IDLE_SECONDS
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
     from pathlib import Path
     from types import TracebackType
 
     from slipway._admission import Load
+    from slipway._blocking_handles import Execution, OnOutput
     from slipway._client import AsyncClient, Health
-    from slipway._events import Event
-    from slipway._execution import AsyncExecution
     from slipway._launch import Launcher
-    from slipway._result import OutputFile, Result
+    from slipway._result import Result
     from slipway._runtime import LanguageInfo
 
-OnOutput = Callable[[str, str, bytes], object]
-
 _Runs = TypeVar("_Runs", bound="AsyncRuntime | AsyncClient")
-
-
-class Stdin:
-    """The program's standard input, where it was left open."""
-
-    def __init__(self, execution: AsyncExecution, thread: LoopThread) -> None:
-        self._stdin = execution.stdin
-        self._thread = thread
-
-    def write(self, data: bytes) -> None:
-        """Give ``data`` to the program; see :meth:`slipway.AsyncStdin.write`.
-
-        Raises:
-            InputError: stdin was given with the run, or has been closed.
-        """
-        self._thread.call(lambda: self._stdin.write(data))
-
-    def close(self) -> None:
-        """End of file; may be called again."""
-        self._thread.call(self._stdin.close)
-
-
-class Execution:
-    """A run under way; see :class:`slipway.AsyncExecution`.
-
-    It is an iterator over its events. As a context manager it cancels at its end what still runs.
-    """
-
-    def __init__(self, execution: AsyncExecution, thread: LoopThread, owner: object) -> None:
-        self.id = execution.id
-        self.language = execution.language
-        self.stdin = Stdin(execution, thread)
-        self._execution = execution
-        self._thread = thread
-        # As long as there is a handle, whoever started the run is not garbage.
-        self._owner = owner
-
-    @property
-    def state(self) -> str:
-        """One of queued, preparing, booting, building, running, ended."""
-        return self._execution.state
-
-    @property
-    def position(self) -> int | None:
-        """How many are started before this run, while it is queued."""
-        return self._execution.position
-
-    def signal(self, number: int) -> None:
-        """Send signal ``number`` to the program of the phase that runs.
-
-        Raises:
-            InputError: no phase runs, or there is no such signal.
-            UnknownOutcome: the machine was lost.
-        """
-        self._thread.call(lambda: self._execution.signal(number))
-
-    def cancel(self) -> None:
-        """End the run, and wait until its machine is gone; one that has ended is left as it is."""
-        self._thread.call(self._execution.cancel)
-
-    def wait(self, timeout: float | None = None) -> Result:
-        """Wait for the end. The result has the output that was not taken as events before.
-
-        Args:
-            timeout: seconds to wait at most. The run goes on, and may be waited for again.
-
-        Raises:
-            TimeoutError: it has not ended by then.
-            HostError: this host lacks something.
-            UnknownOutcome: the machine was lost under the program.
-        """
-        return self._thread.call(self._execution.wait, timeout)
-
-    def files(self) -> tuple[OutputFile, ...]:
-        """Wait for the end, and the files that were asked for. Raises what :meth:`wait` raises."""
-        return self._thread.call(self._execution.files)
-
-    def __iter__(self) -> Iterator[Event]:
-        return self
-
-    def __next__(self) -> Event:
-        event = self._thread.call(self._taken)
-        if event is None:
-            raise StopIteration
-        return event
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.cancel()
-
-    async def _taken(self) -> Event | None:
-        # A StopAsyncIteration cannot leave a coroutine.
-        return await anext(self._execution, None)
 
 
 class _Blocking(Generic[_Runs]):
@@ -161,22 +57,11 @@ class _Blocking(Generic[_Runs]):
             HostError: this host lacks something, or no server listens.
             UnknownOutcome: the server went away before it had told what it did.
         """
-        started: list[AsyncExecution] = []
-
-        async def begin() -> None:
-            given = _pieces(stdin)
-            started.append(
-                await self._runs.start(source, language, stdin=given, key=key, **options)
-            )
-
-        try:
-            self._thread.call(begin)
-        except BaseException:
-            # An interrupt may come when there is a run already, and nobody would know of it.
-            if started:
-                self._thread.call(started[0].cancel)
-            raise
-        return Execution(started[0], self._thread, self)
+        return started(
+            self._thread,
+            lambda: self._runs.start(source, language, stdin=pieces_of(stdin), key=key, **options),
+            self,
+        )
 
     def run(
         self,
@@ -204,12 +89,23 @@ class _Blocking(Generic[_Runs]):
             HostError: this host lacks something, or no server listens.
             UnknownOutcome: the machine or the server was lost under the program.
         """
-        with self.start(source, language, stdin=stdin, key=key, **options) as execution:
-            if on_output is not None:
-                for event in execution:
-                    if isinstance(event, Output):
-                        on_output(event.phase, event.stream, event.data)
-            return execution.wait()
+        execution = self.start(source, language, stdin=stdin, key=key, **options)
+        return finished(execution, on_output)
+
+    def session(
+        self,
+        language: str,
+        *,
+        key: str = "",
+        idle_seconds: float = DEFAULT_IDLE_SECONDS,
+        **options: Any,
+    ) -> Session:
+        """A machine for several runs; it opens as a context manager does.
+
+        See :meth:`slipway.AsyncRuntime.session`, also for what it raises.
+        """
+        made = self._runs.session(language, key=key, idle_seconds=idle_seconds, **options)
+        return Session(made, self._thread, self)
 
     def languages(self) -> tuple[LanguageInfo, ...]:
         """What can be run; raises HostError."""
@@ -238,7 +134,7 @@ class Runtime(_Blocking["AsyncRuntime"]):
     with the process. The arguments are those of :class:`slipway.AsyncRuntime`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each with a default
         self,
         *,
         store: Path | None = None,
@@ -247,8 +143,12 @@ class Runtime(_Blocking["AsyncRuntime"]):
         memory_budget: int | None = None,
         cpus: int | None = None,
         queue: int = DEFAULT_QUEUE,
+        pool: int = 0,
+        cold: bool = False,
+        warm: Iterable[str] = (),
         launcher: Launcher | None = None,
     ) -> None:
+        languages = tuple(warm)
         super().__init__(
             AsyncRuntime(
                 store=store,
@@ -257,9 +157,14 @@ class Runtime(_Blocking["AsyncRuntime"]):
                 memory_budget=memory_budget,
                 cpus=cpus,
                 queue=queue,
+                pool=pool,
+                cold=cold,
+                warm=languages,
                 launcher=launcher,
             )
         )
+        if languages:
+            self._thread.call(self._begin)
 
     @property
     def load(self) -> Load:
@@ -269,6 +174,9 @@ class Runtime(_Blocking["AsyncRuntime"]):
     def drain(self, seconds: float) -> None:
         """Start nothing more, wait up to ``seconds`` for what there is, and cancel the rest."""
         self._thread.call(lambda: self._runs.drain(seconds))
+
+    async def _begin(self) -> None:
+        self._runs.begin()
 
     async def _load(self) -> Load:
         return self._runs.load
@@ -291,21 +199,3 @@ class Client(_Blocking["AsyncClient"]):
     def health(self) -> Health:
         """How the server does; raises HostError where none listens, Busy where it ends."""
         return self._thread.call(self._runs.health)
-
-
-def _pieces(
-    stdin: bytes | Iterable[bytes] | None,
-) -> bytes | AsyncIterator[bytes] | None:
-    if stdin is None or isinstance(stdin, bytes):
-        return stdin
-    if isinstance(stdin, str | bytearray | memoryview) or not isinstance(stdin, Iterable):
-        raise InputError(
-            f"stdin is of type {type(stdin).__name__}", "Give bytes, or an iterable of them."
-        )
-    return _pulled(iter(stdin))
-
-
-async def _pulled(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    # Not in the loop's thread: what somebody types is waited for.
-    while (piece := await call_in_daemon(lambda: next(pieces, None))) is not None:
-        yield piece

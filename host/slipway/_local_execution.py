@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from slipway._result import OutputFile, Provenance, Result, Timing
 from slipway._run import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from slipway._admission import Admission, Ticket
     from slipway._conversation import PhaseReport
@@ -43,7 +44,11 @@ CANCEL_SECONDS = 5.0
 class LocalExecution(AsyncExecution):
     """``run`` in its place of ``admission``, with an image of ``makings`` where it has none yet.
 
-    ``stdin`` None is open for the handle's.
+    ``stdin`` None is open for the handle's. ``kept``: the machine is for other runs as well, and is
+    ended only where the agent does not end this one.
+
+    Raises:
+        InputError: ``stdin`` is nothing that can be read.
     """
 
     def __init__(
@@ -53,7 +58,14 @@ class LocalExecution(AsyncExecution):
         makings: Makings,
         key: str,
         stdin: bytes | AsyncIterator[bytes] | None,
+        *,
+        kept: bool = False,
     ) -> None:
+        if not (stdin is None or isinstance(stdin, bytes | AsyncIterator)):
+            raise InputError(
+                f"stdin is of type {type(stdin).__name__}",
+                "Give bytes, or an async iterator of them.",
+            )
         super().__init__(secrets.token_hex(16), run.language.name)
         self._run = run
         self._admission = admission
@@ -63,6 +75,9 @@ class LocalExecution(AsyncExecution):
         self._stdin = chunks(stdin) if isinstance(stdin, bytes) else stdin
         self._events = EventQueue(KEPT_OUTPUT)
         self._phase: Phase | None = None
+        self._kept = kept
+        self._has_machine = False
+        self._has_begun = asyncio.Event()
         self._cancelled = False
         self._job_done = False
         self._outcome: Result | SlipwayError | None = None
@@ -127,8 +142,10 @@ class LocalExecution(AsyncExecution):
             try:
                 if self._job_done:  # nothing but the end of the machine is left to wait for
                     await self.over()
-                elif self._phase is not None:
+                elif self._phase is not None or (self._kept and self._has_machine):
                     async with asyncio.timeout(CANCEL_SECONDS):
+                        # Before its first phase the files of a job are still on their way.
+                        await self._has_begun.wait()
                         await self._run.cancel()
                         await asyncio.wait([self._task])
             except (TimeoutError, SlipwayError):
@@ -165,6 +182,7 @@ class LocalExecution(AsyncExecution):
         else:
             self._state, self._position = "ended", None
             self._events.fail(self._outcome)
+        self._has_begun.set()
         self._over.set()
 
     def _outcome_of(self, task: asyncio.Task[Result]) -> Result | SlipwayError:
@@ -239,8 +257,13 @@ class LocalExecution(AsyncExecution):
         self._job_done = True
         self._events.lift_bound()
 
+    def _boot(self, machine: str) -> None:
+        self._has_machine = True
+        self._put(Started(machine))
+
     def _begin(self, phase: Phase | None) -> None:
         self._phase = phase
+        self._has_begun.set()
 
 
 class _Watch:
@@ -250,7 +273,7 @@ class _Watch:
         self._execution = execution
 
     def booted(self, machine: str) -> None:
-        self._execution._put(Started(machine))
+        self._execution._boot(machine)
 
     def began(self, phase: Phase) -> None:
         self._execution._begin(phase)
@@ -261,7 +284,7 @@ class _Watch:
         self._execution._finish_job()
 
     def ended(self, phase: Phase, report: PhaseReport) -> None:
-        from slipway._guest import phase_result
+        from slipway._reports import phase_result
 
         self._execution._begin(None)
         self._execution._put(PhaseEnded(phase.name.lower(), phase_result(report, {})))

@@ -11,7 +11,8 @@ All languages that Slipway knows can be named; those with a build have one. ``la
 are the machines that run now, ``launcher.launched`` counts all, ``launcher.most`` is the most that
 ran at once. A test that is to see machines boot gives ``boot``, which is awaited before each agent
 says a word. Languages in ``unbuilt`` have to be "made" first: ``find`` tells one line of progress
-and waits for the ``threading.Event`` in ``made``.
+and waits for the ``threading.Event`` in ``made``. A clone has the kept files of its original;
+``snapshotting`` and ``cloning`` are awaited while one is made, and may fail.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ import os
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._assets import Assets
-from slipway._errors import InputError
-from slipway._guest import Guest
-from slipway.machine import Transport
+from slipway._errors import HostError, InputError
+from slipway._guest import Guest, Origin
+from slipway.machine import Snapshot, Transport
 from slipway.machine.console import Console
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.records import Archive, Blob, Image, Kernel
@@ -49,26 +51,43 @@ MINIMUM_MEMORY = 16 * MIB
 _BLOB = Blob(Path("/nonexistent"), "0" * 64, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class FakeSnapshot(Snapshot):
+    """Empty files, and what they would have to hold."""
+
+    launcher: FakeLauncher = field(kw_only=True)
+    agent: FakeAgent = field(kw_only=True)
+
+
 class FakeMachine:
     """A machine whose end is that of a task."""
 
     name = "fake"
+    translates = False
 
-    def __init__(self, transport: Transport, theirs: Transport, launcher: FakeLauncher) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        theirs: Transport,
+        launcher: FakeLauncher,
+        original: FakeAgent | None = None,
+    ) -> None:
         self.transport = transport
         self.console = Console()
         self.pid = os.getpid()
         self._theirs = theirs
         self._launcher = launcher
-        self._agent = FakeAgent(theirs.reader, theirs.writer, self._end)
+        self.agent = FakeAgent(theirs.reader, theirs.writer, self._end, original)
+        self._boots = original is None
+        self.stands_still = False
         self._task = asyncio.create_task(self._serve())
         self._ended = asyncio.Event()
         launcher.machines.add(self)
 
     async def _serve(self) -> None:
-        if self._launcher.boot is not None:
+        if self._boots and self._launcher.boot is not None:
             await self._launcher.boot()
-        await self._agent.serve()
+        await self.agent.serve()
 
     def _end(self) -> None:
         self._theirs.writer.transport.abort()
@@ -95,6 +114,53 @@ class FakeMachine:
             with suppress(OSError):
                 await transport.writer.wait_closed()
 
+    async def snapshot(self) -> FakeSnapshot:
+        """It as it is now. Raises HostError when it has ended, or ``snapshotting`` does."""
+        self.stands_still = True
+        if self._launcher.snapshotting is not None:
+            await self._launcher.snapshotting()
+        self._check_alive()
+        frozen = FakeAgent(self._theirs.reader, self._theirs.writer, self._end, self.agent)
+        memory, state = os.memfd_create("memory"), os.memfd_create("state")
+        return FakeSnapshot(
+            self.name, MEMORY, 1, False, memory, state, launcher=self._launcher, agent=frozen
+        )
+
+    async def resume(self) -> None:
+        """Go on. Raises HostError when it has ended."""
+        self._check_alive()
+        self.stands_still = False
+
+    @classmethod
+    async def template(cls, snapshot: Snapshot, state: Path) -> FakeTemplate:
+        """What makes clones of ``snapshot``."""
+        assert isinstance(snapshot, FakeSnapshot)
+        return FakeTemplate(snapshot)
+
+    def _check_alive(self) -> None:
+        if self._ended.is_set():
+            raise HostError("the machine has ended")
+
+
+class FakeTemplate:
+    """Makes clones that have the files of ``snapshot``."""
+
+    def __init__(self, snapshot: FakeSnapshot) -> None:
+        self._snapshot = snapshot
+
+    async def clone(self, *, boot_log: bool = False) -> FakeMachine:
+        """A machine that goes on there. Raises what ``cloning`` does."""
+        launcher = self._snapshot.launcher
+        if launcher.cloning is not None:
+            await launcher.cloning()
+        machine = FakeMachine(*await _transports(), launcher, self._snapshot.agent)
+        launcher.most = max(launcher.most, len(launcher.machines))
+        return machine
+
+    async def close(self) -> None:
+        """Close the snapshot."""
+        self._snapshot.close()
+
 
 class FakeLauncher:
     """See this module's text."""
@@ -105,6 +171,8 @@ class FakeLauncher:
         self.unbuilt = set(unbuilt)
         self.made = threading.Event()
         self.boot = boot
+        self.snapshotting: Callable[[], Awaitable[None]] | None = None
+        self.cloning: Callable[[], Awaitable[None]] | None = None
         self.machines: set[FakeMachine] = set()
         self.launched = 0
         self.most = 0
@@ -128,20 +196,27 @@ class FakeLauncher:
         """Whether there is nothing to wait for."""
         return language.name not in self.unbuilt
 
-    async def launch(self, assets: Assets, options: Options) -> tuple[Guest, str]:
-        """A guest whose agent is ready, and why it is on this machine."""
+    async def launch(self, assets: Assets, options: Options) -> Guest:
+        """A guest whose agent is ready."""
         if options.machine not in {"auto", "kvm", "qemu", "fake"}:
             raise InputError(f"there is no machine {options.machine!r}", "Use one of: fake.")
         machine = FakeMachine(*await _transports(), self)
         self.launched += 1
         self.most = max(self.most, len(self.machines))
         try:
-            guest = Guest(machine)  # type: ignore[arg-type]  # nobody starts one from its class
+            guest = Guest(
+                machine,  # type: ignore[arg-type]  # nobody starts one from its class
+                Origin(machine_reason="a test's"),
+            )
             await guest.wait_ready()
         except BaseException:
             await machine.stop()
             raise
-        return guest, "a test's"
+        return guest
+
+    async def release(self, guest: Guest) -> None:
+        """End it."""
+        await guest.stop()
 
 
 async def _transports() -> tuple[Transport, Transport]:

@@ -1,0 +1,293 @@
+"""A run under way, and a session, for programs without an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+from slipway._errors import InputError
+from slipway._events import Output
+from slipway._threads import call_in_daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from types import TracebackType
+
+    from slipway._events import Event
+    from slipway._execution import AsyncExecution
+    from slipway._loop_thread import LoopThread
+    from slipway._result import OutputFile, Result
+    from slipway._sessions import AsyncSession
+
+OnOutput = Callable[[str, str, bytes], object]
+
+
+class Stdin:
+    """The program's standard input, where it was left open."""
+
+    def __init__(self, execution: AsyncExecution, thread: LoopThread) -> None:
+        self._stdin = execution.stdin
+        self._thread = thread
+
+    def write(self, data: bytes) -> None:
+        """Give ``data`` to the program; see :meth:`slipway.AsyncStdin.write`.
+
+        Raises:
+            InputError: stdin was given with the run, or has been closed.
+        """
+        self._thread.call(lambda: self._stdin.write(data))
+
+    def close(self) -> None:
+        """End of file; may be called again."""
+        self._thread.call(self._stdin.close)
+
+
+class Execution:
+    """A run under way; see :class:`slipway.AsyncExecution`.
+
+    It is an iterator over its events. As a context manager it cancels at its end what still runs.
+    """
+
+    def __init__(self, execution: AsyncExecution, thread: LoopThread, owner: object) -> None:
+        self.id = execution.id
+        self.language = execution.language
+        self.stdin = Stdin(execution, thread)
+        self._execution = execution
+        self._thread = thread
+        # As long as there is a handle, whoever started the run is not garbage.
+        self._owner = owner
+
+    @property
+    def state(self) -> str:
+        """One of queued, preparing, booting, building, running, ended."""
+        return self._execution.state
+
+    @property
+    def position(self) -> int | None:
+        """How many are started before this run, while it is queued."""
+        return self._execution.position
+
+    def signal(self, number: int) -> None:
+        """Send signal ``number`` to the program of the phase that runs.
+
+        Raises:
+            InputError: no phase runs, or there is no such signal.
+            UnknownOutcome: the machine was lost.
+        """
+        self._thread.call(lambda: self._execution.signal(number))
+
+    def cancel(self) -> None:
+        """End the run, and wait until its machine is gone; one that has ended is left as it is."""
+        self._thread.call(self._execution.cancel)
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Wait for the end. The result has the output that was not taken as events before.
+
+        Args:
+            timeout: seconds to wait at most. The run goes on, and may be waited for again.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+            HostError: this host lacks something.
+            UnknownOutcome: the machine was lost under the program.
+        """
+        return self._thread.call(self._execution.wait, timeout)
+
+    def files(self) -> tuple[OutputFile, ...]:
+        """Wait for the end, and the files that were asked for. Raises what :meth:`wait` raises."""
+        return self._thread.call(self._execution.files)
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        event = self._thread.call(self._taken)
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    async def _taken(self) -> Event | None:
+        # A StopAsyncIteration cannot leave a coroutine.
+        return await anext(self._execution, None)
+
+
+class Session:
+    """A machine for several runs; see :class:`slipway.AsyncSession`.
+
+    As a context manager it opens at its beginning and closes at its end. Its methods may be called
+    from several threads at once.
+    """
+
+    def __init__(self, session: AsyncSession, thread: LoopThread, owner: object) -> None:
+        self._session = session
+        self._thread = thread
+        # As long as there is a session, whoever opened it is not garbage.
+        self._owner = owner
+
+    @property
+    def id(self) -> str:
+        """Which one it is."""
+        return self._session.id
+
+    @property
+    def language(self) -> str:
+        """The language of its runs."""
+        return self._session.language
+
+    @property
+    def state(self) -> str:
+        """One of opening, open, lost, ended; see :attr:`slipway.AsyncSession.state`."""
+        return self._session.state
+
+    def open(self) -> None:
+        """Wait for room, and then for the machine; see :meth:`slipway.AsyncSession.open`.
+
+        Raises:
+            Busy: there is no room in the queue.
+            InputError: the session has ended, or needs more than there is in all.
+            HostError: this host lacks something, or no server listens.
+        """
+        try:
+            self._thread.call(self._session.open)
+        except BaseException:
+            # An interrupt may come when it is open already.
+            if self._session.state == "open":
+                self._thread.call(self._session.close)
+            raise
+
+    def start(
+        self, source: str | bytes, *, stdin: bytes | Iterable[bytes] | None = b"", **options: Any
+    ) -> Execution:
+        """Start ``source``, or queue it behind the session's other runs.
+
+        Args:
+            source: the program's text.
+            stdin: as for :meth:`slipway.Runtime.start`.
+            options: the fields of :class:`slipway.Options` without those that make a machine.
+
+        Raises:
+            InputError: the request cannot be run as it stands, or the session is not open.
+            Busy: too many runs wait already.
+            HostError: the session's machine was lost, or had no run for too long.
+        """
+        return started(
+            self._thread,
+            lambda: self._session.start(source, stdin=pieces_of(stdin), **options),
+            self,
+        )
+
+    def run(
+        self,
+        source: str | bytes,
+        *,
+        stdin: bytes | Iterable[bytes] = b"",
+        on_output: OnOutput | None = None,
+        **options: Any,
+    ) -> Result:
+        """Run ``source`` and wait for its end; see :meth:`start`.
+
+        ``on_output`` is as in :meth:`slipway.Runtime.run`.
+
+        Raises:
+            InputError: the request cannot be run as it stands, or the session is not open.
+            HostError: the session's machine was lost before, or had no run for too long.
+            UnknownOutcome: the machine was lost under the program; the session is lost with it.
+        """
+        return finished(self.start(source, stdin=stdin, **options), on_output)
+
+    def fork(self) -> Session:
+        """Another open session, which begins as this one is now.
+
+        See :meth:`slipway.AsyncSession.fork`, also for what it raises.
+        """
+        forked: list[AsyncSession] = []
+
+        async def fork() -> None:
+            forked.append(await self._session.fork())
+
+        try:
+            self._thread.call(fork)
+        except BaseException:
+            if forked:
+                self._thread.call(forked[0].close)
+            raise
+        return Session(forked[0], self._thread, self._owner)
+
+    def close(self) -> None:
+        """End the session and what runs in it; may be called again."""
+        try:
+            self._thread.call(self._session.close)
+        except InputError:  # it was closed with all else, or this is called in an event loop
+            if self._session.state != "ended":
+                raise
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def started(
+    thread: LoopThread, start: Callable[[], Awaitable[AsyncExecution]], owner: object
+) -> Execution:
+    """The run that ``start`` starts in the loop of ``thread``."""
+    begun: list[AsyncExecution] = []
+
+    async def begin() -> None:
+        begun.append(await start())
+
+    try:
+        thread.call(begin)
+    except BaseException:
+        # An interrupt may come when there is a run already, and nobody would know of it.
+        if begun:
+            thread.call(begun[0].cancel)
+        raise
+    return Execution(begun[0], thread, owner)
+
+
+def finished(execution: Execution, on_output: OnOutput | None) -> Result:
+    """The result of ``execution``; its output goes to ``on_output`` where there is one."""
+    with execution:
+        if on_output is not None:
+            for event in execution:
+                if isinstance(event, Output):
+                    on_output(event.phase, event.stream, event.data)
+        return execution.wait()
+
+
+def pieces_of(
+    stdin: bytes | Iterable[bytes] | None,
+) -> bytes | AsyncIterator[bytes] | None:
+    """``stdin`` for a loop. Raises InputError."""
+    if stdin is None or isinstance(stdin, bytes):
+        return stdin
+    if isinstance(stdin, str | bytearray | memoryview) or not isinstance(stdin, Iterable):
+        raise InputError(
+            f"stdin is of type {type(stdin).__name__}", "Give bytes, or an iterable of them."
+        )
+    return _pulled(iter(stdin))
+
+
+async def _pulled(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    # Not in the loop's thread: what somebody types is waited for.
+    while (piece := await call_in_daemon(lambda: next(pieces, None))) is not None:
+        yield piece
