@@ -32,11 +32,13 @@ _PROBLEMS: dict[str, type[SlipwayError]] = {
     "image-error": ImageError,
     "host-error": HostError,
     "unknown-outcome": UnknownOutcome,
+    "session-lost": HostError,
+    "session-ended": HostError,
 }
 
 
 class UnknownRun(InputError):
-    """The server has no such run, or not so much of it any more."""
+    """The server has no such run or session, or not so much of it any more."""
 
 
 class Calls:
@@ -67,8 +69,12 @@ class Calls:
         target: str,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        *,
+        patient: bool = False,
     ) -> dict[str, Any]:
         """The object in the answer; an empty one where there is no content.
+
+        ``patient``: the answer comes when there is room, however long that takes.
 
         Raises:
             SlipwayError: the one that the server tells.
@@ -81,8 +87,14 @@ class Calls:
             all_headers["Content-Type"] = "application/json"
         try:
             async with (
-                asyncio.timeout(None if content else self.timeout) as deadline,
-                self._http.stream(method, target, content=content, headers=all_headers) as answer,
+                asyncio.timeout(None if content or patient else self.timeout) as deadline,
+                self._http.stream(
+                    method,
+                    target,
+                    content=content,
+                    headers=all_headers,
+                    timeout=httpx.Timeout(self.timeout, read=None if patient else self.timeout),
+                ) as answer,
             ):
                 # However long a large job took to be sent, its answer is short.
                 deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
@@ -141,9 +153,9 @@ def _told(status: int, text: bytes) -> SlipwayError:
     except InputError:
         kind, message, hint, seconds = "", "", "", 1.0
     message = message or f"the server refused with status {status}"
-    if status in {404, 410}:
-        return UnknownRun(message, hint)
     named = _PROBLEMS.get(kind.removeprefix("urn:slipway:"))
+    if named is None and status in {404, 410}:
+        return UnknownRun(message, hint)
     by_status = HostError if status in {401, 403} or status >= 500 else InputError
     error = named or (Busy if status == 429 else by_status)
     return Busy(message, hint, seconds) if error is Busy else error(message, hint)

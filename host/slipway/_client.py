@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import weakref
-from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from slipway._calls import Calls
-from slipway._errors import InputError, SlipwayError
+from slipway._errors import InputError
 from slipway._events import Output
-from slipway._remote_execution import RemoteExecution
-from slipway._request import check_options, check_source, options_of
+from slipway._remote_session import RemoteSession
+from slipway._remote_starts import RemoteStarts
 from slipway._runtime import LanguageInfo
-from slipway._wire import Fields, broken, job_record
+from slipway._sessions import DEFAULT_IDLE_SECONDS, check_idle_seconds, session_options
+from slipway._wire import Fields, broken, session_record
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import TracebackType
 
     from slipway._execution import AsyncExecution
-    from slipway._request import Options
     from slipway._result import Result
     from slipway._run import OnOutput
+    from slipway._sessions import AsyncSession
 
 DEFAULT_TIMEOUT = 30.0
 MAX_KEY = 128
-# Of stdin that travels with the job; more of it is streamed.
-INLINE_STDIN = 64 * 1024
 MAX_LANGUAGES = 1000
 
 
@@ -66,8 +62,7 @@ class AsyncClient:
             raise InputError(f"timeout is {timeout!r}, and must be more than 0 s")
         self._key = _checked_key(key)
         self._calls = Calls(os.fspath(path), timeout)
-        self._executions: weakref.WeakSet[RemoteExecution] = weakref.WeakSet()
-        self._closed = False
+        self._starts = RemoteStarts(self._calls)
 
     async def start(
         self,
@@ -88,33 +83,8 @@ class AsyncClient:
             HostError: no server listens, or its host lacks something.
             UnknownOutcome: the server went away before it had told what it did.
         """
-        if self._closed:
-            raise InputError("the client has been closed", "Start runs before.")
-        checked, text = _checked(source, language, stdin, options)
-        inline = stdin if isinstance(stdin, bytes) and len(stdin) <= INLINE_STDIN else None
-        body = job_record(text, language, checked, inline)
-        key = _checked_key(key) or self._key
-        asked = asyncio.ensure_future(
-            self._calls.ask("POST", "/v1/start", body, {"Slipway-Key": key} if key else None)
-        )
-        try:
-            answer = await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            # Who knows its name can end it; it would go on without anybody who does.
-            with suppress(SlipwayError):
-                await self._opened(await asked, checked).cancel()
-            raise
-        execution = self._opened(answer, checked)
-        try:
-            if inline is not None:
-                await execution.begin(None, interactive=False)
-            else:
-                feed = _chunks(stdin) if isinstance(stdin, bytes) else stdin
-                await execution.begin(feed, interactive=True)
-        except BaseException:
-            await execution.cancel()
-            raise
-        return execution
+        headers = self._headers(key)
+        return await self._starts.start("/v1/start", source, language, stdin, options, headers)
 
     async def run(
         self,
@@ -148,6 +118,28 @@ class AsyncClient:
                     if isinstance(event, Output):
                         await on_output(event.phase, event.stream, event.data)
             return await execution.wait()
+
+    def session(
+        self,
+        language: str,
+        *,
+        key: str = "",
+        idle_seconds: float = DEFAULT_IDLE_SECONDS,
+        **options: Any,
+    ) -> AsyncSession:
+        """A machine for several runs; see :meth:`slipway.AsyncRuntime.session`.
+
+        Nothing is asked before it is opened. It ends with the client at the latest.
+
+        Raises:
+            InputError: there can be no such session.
+        """
+        self._starts.check_open()
+        if not isinstance(language, str):
+            raise InputError(f"language is of type {type(language).__name__}")
+        check_idle_seconds(idle_seconds)
+        body = session_record(language, session_options(options, ""), float(idle_seconds))
+        return RemoteSession(self._starts, language, "/v1/sessions", body, self._headers(key))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
         """What the server can run.
@@ -185,14 +177,10 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Cancel what runs, and leave nothing open."""
-        self._closed = True
-        ended = await asyncio.gather(
-            *(execution.cancel() for execution in list(self._executions)), return_exceptions=True
-        )
+        failures = await self._starts.close()
         await self._calls.aclose()
-        for outcome in ended:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        for failure in failures:
+            raise failure
 
     async def __aenter__(self) -> Self:
         return self
@@ -205,26 +193,9 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    def _opened(self, answer: object, options: Options) -> RemoteExecution:
-        execution = RemoteExecution(self._calls, answer, options)
-        self._executions.add(execution)
-        return execution
-
-
-def _checked(
-    source: str | bytes, language: str, stdin: object, options: dict[str, Any]
-) -> tuple[Options, bytes]:
-    """What a run in this process would be refused for as well. Raises InputError."""
-    if "store" in options:
-        raise InputError("store is the server's: it has one of its own", "Leave store out.")
-    if not isinstance(language, str) or not isinstance(stdin, bytes | AsyncIterator | None):
-        wrong, value = ("stdin", stdin) if isinstance(language, str) else ("language", language)
-        raise InputError(f"{wrong} is of type {type(value).__name__}", "See AsyncClient.start.")
-    text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
-    check_source(text)
-    checked = options_of(options)
-    check_options(checked, "")  # only the server knows what the source will be called
-    return checked, text
+    def _headers(self, key: str) -> dict[str, str] | None:
+        key = _checked_key(key) or self._key
+        return {"Slipway-Key": key} if key else None
 
 
 def _checked_key(key: str) -> str:
@@ -244,7 +215,3 @@ def _language(fields: Fields) -> LanguageInfo:
         fields.texts("versions", MAX_LANGUAGES),
         fields.flag("built"),
     )
-
-
-async def _chunks(data: bytes) -> AsyncIterator[bytes]:
-    yield data

@@ -89,10 +89,12 @@ def session() -> Iterator[requests.Session]:
 
 
 def _aim(case: schemathesis.Case[Any], session: requests.Session) -> None:
-    """Have a request that is right in its form be about a language and a run that there are."""
+    """Have a request that is right in its form be about what there is."""
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
-    if "/{id}" in case.path:
+    if case.path.startswith("/v1/sessions"):
+        _aim_at_a_session(case, session)
+    elif "/{id}" in case.path:
         started = session.post(
             "http://slipway/v1/start?language=bash",
             data=b"print x",
@@ -107,6 +109,20 @@ def _aim(case: schemathesis.Case[Any], session: requests.Session) -> None:
         if isinstance(case.body, dict):
             for name in {*query, "version", "interactive"}:
                 case.body.pop(name, None)
+
+
+def _aim_at_a_session(case: schemathesis.Case[Any], session: requests.Session) -> None:
+    # Those that there are have to end soon: each has a machine, and so have their forks.
+    if case.path == "/v1/sessions" and isinstance(case.body, dict):
+        case.body.pop("version", None)
+        case.body |= {"language": "bash", "idle": 0.05}
+    elif "/{id}" in case.path:
+        opened = session.post("http://slipway/v1/sessions", json={"language": "bash", "idle": 0.5})
+        case.path_parameters["id"] = opened.json()["id"]
+        if isinstance(case.body, dict):
+            for name in {*case.query, "interactive"}:
+                case.body.pop(name, None)
+        case.query.pop("interactive", None)
 
 
 @schema.parametrize()

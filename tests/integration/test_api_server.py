@@ -45,9 +45,12 @@ class Connection(http.client.HTTPConnection):
 
 
 def ask(path: Path, method: str, target: str, body: bytes | None = None) -> tuple[int, Any]:
+    headers = TEXT if body is not None else {}
+    if body is not None and body.startswith(b"{"):
+        headers = {"Content-Type": "application/json"}
     connection = Connection(path)
     try:
-        connection.request(method, target, body, TEXT if body is not None else {})
+        connection.request(method, target, body, headers)
         answer = connection.getresponse()
         data = answer.read()
         return answer.status, json.loads(data) if data else None
@@ -155,6 +158,57 @@ def test_answers_a_run_that_it_cancels_at_its_end(directory: Path) -> None:
     assert result["verdict"] == "cancelled"
 
 
+def open_session(server: Server) -> str:
+    """The place of a new session."""
+    status, session = ask(server.path, "POST", "/v1/sessions", b'{"language": "bash"}')
+    assert status == 201
+    return f"/v1/sessions/{session['id']}"
+
+
+def test_ends_sessions_that_nobody_uses_when_it_drains(directory: Path) -> None:
+    with Server(directory, "--drain", "3600", fake=True) as server:
+        open_session(server)
+
+        server.process.send_signal(signal.SIGTERM)
+        code = end(server)
+
+    assert code == 0
+    assert not server.leftovers()
+
+
+def test_lets_runs_in_sessions_end_while_it_drains(directory: Path) -> None:
+    with Server(directory, fake=True) as server:
+        place = open_session(server)
+        job = b'{"source": "print began\\nsleep 1\\nprint ended"}'
+        _, started = ask(server.path, "POST", f"{place}/start", job)
+        output = connected(started["socket"])
+
+        server.process.send_signal(signal.SIGTERM)
+        told = read_all(output)
+        code = end(server)
+
+    assert told == b"began\nended\n"
+    assert code == 0
+    assert not server.leftovers()
+
+
+def test_cancels_what_runs_in_sessions_longer_than_it_may_drain(directory: Path) -> None:
+    with Server(directory, "--drain", "0", "--max-sessions", "1", fake=True) as server:
+        place = open_session(server)
+        refused = ask(server.path, "POST", "/v1/sessions", b'{"language": "bash"}')
+        _, started = ask(server.path, "POST", f"{place}/start", b'{"source": "forever"}')
+        output = connected(started["socket"])
+
+        server.process.send_signal(signal.SIGTERM)
+        told = read_all(output)
+        code = end(server)
+
+    assert refused[0] == 429
+    assert told == b""
+    assert code == 0
+    assert not server.leftovers()
+
+
 def test_says_on_which_socket_it_listens(directory: Path) -> None:
     with Server(directory, fake=True) as server:
         pass
@@ -194,6 +248,12 @@ def test_refuses_a_second_server_on_the_same_path(directory: Path) -> None:
         (("--api-sock", "api", "--queue", "-1"), "queue"),
         (("--api-sock", "api", "--machine", "toaster"), "toaster"),
         (("--api-sock", "api", "--port", "80"), "--port"),
+        (("--api-sock", "api", "--max-sessions", "-1"), "--max-sessions"),
+        (("--api-sock", "api", "--max-sessions", "many"), "--max-sessions"),
+        (("--api-sock", "api", "--pool", "-1"), "pool"),
+        (("--api-sock", "api", "--pool", "1", "--cold"), "--cold"),
+        (("--api-sock", "api", "--pool", "0", "--warm", "bash"), "pool"),
+        (("--api-sock", "api", "--pool", "1", "--warm", "cobol"), "cobol"),
     ],
 )
 def test_refuses_a_wrong_call(directory: Path, arguments: tuple[str, ...], named: str) -> None:

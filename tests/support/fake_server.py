@@ -16,9 +16,10 @@ def main() -> None:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     del sys.argv[0]
 
+    from slipway._stock import Stock
     from support.fake_machine import FakeLauncher
 
-    with patch("slipway._runtime.ColdLauncher", lambda store: FakeLauncher()):
+    with patch("slipway._stock.Stock.of_store", lambda *_, **__: Stock.of_launcher(FakeLauncher())):
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 

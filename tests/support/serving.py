@@ -38,7 +38,8 @@ class Server:
         self._commands = Commands(temporary, {"NOTIFY_SOCKET": str(self._notifications)})
         if fake:
             self._commands.prefix = (sys.executable, str(FAKE_SERVER))
-        self._options = options
+        # What is made in the background is for the tests that want it.
+        self._options = options if "--pool" in options else ("--pool", "0", *options)
         self._told: socket.socket | None = None
         self.process: subprocess.Popen[bytes]
 

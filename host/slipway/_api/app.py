@@ -18,6 +18,7 @@ from slipway._api.envelope import Envelope
 from slipway._api.models import ResumeQuery, RunBody, RunQuery, StartBody, StartQuery
 from slipway._api.problems import Problem, Refusal
 from slipway._api.service import JSON, json_response, service_of
+from slipway._api.session_table import add_session_routes
 from slipway._errors import Busy, SlipwayError
 from slipway_protocol import __version__
 
@@ -129,6 +130,7 @@ def _add_routes(app: FastAPI) -> None:
         responses=problem(404, 410, 422),
         openapi_extra={"parameters": openapi.parameters(ResumeQuery)},
     )
+    add_session_routes(add)
     add(
         "/v1/languages",
         _languages,

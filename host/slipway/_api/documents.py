@@ -94,6 +94,7 @@ class TimingDocument(BaseModel):
     prepare: float
     boot: float
     ready: float
+    restore: float
     build: float
     run: float
     teardown: float
@@ -118,6 +119,8 @@ class ResultDocument(BaseModel):
     memory: int
     cpus: int
     machine_reason: str
+    start: str
+    start_reason: str
 
 
 class FailureDocument(BaseModel):
@@ -140,6 +143,7 @@ class VmDocument(BaseModel):
     socket: str | None = Field(description="None once the stream has been read to its end.")
     stream: Literal["raw", "events"]
     detached: bool
+    session: str | None = Field(description="The session that it runs in.")
     kept_from: int = Field(description="The oldest byte of the stream that can be resumed at.")
     result: ResultDocument | None = None
     failure: FailureDocument | None = None
@@ -149,6 +153,23 @@ class VmsDocument(BaseModel):
     """The runs that the client may see."""
 
     vms: list[VmDocument]
+
+
+class SessionDocument(BaseModel):
+    """A session, from its opening until it is closed, or has ended for a while."""
+
+    id: str
+    language: str
+    state: Literal["open", "lost", "ended"]
+    created: float = Field(description="Seconds since the epoch.")
+    idle: float = Field(description="Seconds without a run after which it ends.")
+    runs: int = Field(description="How many runs it has been given.")
+
+
+class SessionsDocument(BaseModel):
+    """The sessions that the client may see."""
+
+    sessions: list[SessionDocument]
 
 
 class ResumedDocument(BaseModel):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from slipway._api.presence import client_left
 from slipway._errors import SlipwayError
 from slipway._wire import error_record, event_records
 
@@ -21,12 +22,6 @@ MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_SECONDS = 10.0
 # A comment, which readers of such streams leave out.
 _HEARTBEAT = b":\n\n"
-
-
-async def client_left(receive: Receive) -> None:
-    """Wait until the client has closed its connection; its body has to be read before."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def end(execution: AsyncExecution) -> None:

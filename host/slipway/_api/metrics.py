@@ -24,17 +24,23 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
-_PHASES = ("queue", "prepare", "boot", "ready", "build", "run", "teardown")
+_PHASES = ("queue", "prepare", "boot", "ready", "restore", "build", "run", "teardown")
 # From a warm start in milliseconds to the longest run that may be, an hour.
 _BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 
 class Metrics:
-    """What there is to be told at ``GET /metrics``; ``load`` is asked each time."""
+    """What there is to be told at ``GET /metrics``.
 
-    def __init__(self, load: Callable[[], Load]) -> None:
+    Asked each time: ``load``; ``sessions``, for how many are open; ``idle``, for how many clones
+    wait.
+    """
+
+    def __init__(
+        self, load: Callable[[], Load], sessions: Callable[[], int], idle: Callable[[], int]
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_LoadCollector(load))
+        self._registry.register(_LoadCollector(load, sessions, idle))
         self._runs = Counter(
             "slipway_runs",
             "Runs that have ended; a lost machine has the verdict lost, one that this host could "
@@ -47,6 +53,12 @@ class Metrics:
             "Where the time of runs went, in wall-clock seconds.",
             ("phase", "language"),
             buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self._starts = Counter(
+            "slipway_starts",
+            "Machines of runs by where they came from: cold, snapshot, pool or session.",
+            ("language", "start"),
             registry=self._registry,
         )
         self._refusals = Counter(
@@ -64,9 +76,10 @@ class Metrics:
 
     def ended(self, result: Result) -> None:
         """A run has a result."""
-        self._runs.labels(
-            result.language, result.provenance.machine or "none", str(result.verdict)
-        ).inc()
+        provenance = result.provenance
+        self._runs.labels(result.language, provenance.machine or "none", str(result.verdict)).inc()
+        if provenance.machine:  # one that was cancelled early had none
+            self._starts.labels(result.language, provenance.start).inc()
         for phase in _PHASES:
             if seconds := getattr(result.timing, phase):
                 self._seconds.labels(phase, result.language).observe(seconds)
@@ -94,14 +107,20 @@ class Metrics:
 class _LoadCollector(Collector):
     """Gauges that are looked up when they are asked for."""
 
-    def __init__(self, load: Callable[[], Load]) -> None:
+    def __init__(
+        self, load: Callable[[], Load], sessions: Callable[[], int], idle: Callable[[], int]
+    ) -> None:
         self._load = load
+        self._sessions = sessions
+        self._idle = idle
 
     def collect(self) -> Iterable[Metric]:
         load = self._load()
         capacity = load.capacity
         for name, text, value in (
             ("vms", "Machines that run.", load.vms),
+            ("sessions", "Sessions that are open.", self._sessions()),
+            ("pool_idle", "Clones that wait for runs.", self._idle()),
             ("vms_max", "Machines that may run at once.", capacity.vms),
             ("queue_length", "Runs that wait for room.", load.waiting),
             ("queue_max", "Runs that may wait.", capacity.queue),

@@ -9,9 +9,18 @@ from pydantic.json_schema import models_json_schema
 
 from slipway._api import event_stream
 from slipway._api.documents import ProblemDocument
-from slipway._api.models import RunBody, SignalBody, StartBody
+from slipway._api.models import (
+    RunBody,
+    SessionBody,
+    SessionRunBody,
+    SessionStartBody,
+    Setting,
+    SignalBody,
+    StartBody,
+)
 from slipway._api.problems import MEDIA_TYPE
 from slipway._api.run_routes import KEY_FIELD
+from slipway._api.session_routes import ID_FIELD
 from slipway._runtime import MAX_KEY
 from slipway_protocol import __version__
 
@@ -20,17 +29,34 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _SCHEMAS = "#/components/schemas/"
+_BODIES = (RunBody, StartBody, SessionBody, SessionRunBody, SessionStartBody, SignalBody)
 _DESCRIPTION = """\
 Runs untrusted code in microVMs. HTTP/1.1 over a Unix socket. Sizes are in bytes, times in seconds;
 every error is application/problem+json with a hint.
 """
+_FIELDS: dict[str, dict[str, Any]] = {
+    KEY_FIELD: {
+        "name": KEY_FIELD,
+        "in": "header",
+        "required": False,
+        "description": "Whose run it is, for fairness among those behind one client.",
+        "schema": {"type": "string", "maxLength": MAX_KEY},
+    },
+    ID_FIELD: {
+        "name": ID_FIELD,
+        "in": "header",
+        "required": False,
+        "description": "The id that the session is to have; a random one where it is left out.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    },
+}
 _MEANINGS = {
     400: "No HTTP, or no JSON.",
     403: "The client's user may not use this server.",
-    404: "There is no such run, or it is none of the client's.",
+    404: "There is no such run or session, or it is none of the client's.",
     408: "The request came too slowly.",
-    409: "Nothing runs that could take a signal.",
-    410: "This part of the stream is no longer kept.",
+    409: "Nothing runs that could take a signal; or there is a session of this id.",
+    410: "This part of the stream is no longer kept; or the session has ended.",
     413: "The body is too large.",
     415: "The body is of another type.",
     422: "Something in the request cannot be; the detail names it.",
@@ -69,15 +95,10 @@ def source_or(kind: type[BaseModel], query: type[BaseModel]) -> dict[str, Any]:
     """What a route takes that takes a source, or a whole job of ``kind``."""
     text = {"schema": {"type": "string"}}
     octets = {"schema": {"type": "string", "format": "binary"}}
-    key = {
-        "name": KEY_FIELD,
-        "in": "header",
-        "required": False,
-        "description": "Whose run it is, for fairness among those behind one client.",
-        "schema": {"type": "string", "maxLength": MAX_KEY},
-    }
+    # A session was opened for somebody, and its runs are his.
+    keys = [_FIELDS[KEY_FIELD]] if issubclass(query, Setting) else []
     return {
-        "parameters": [*parameters(query), key],
+        "parameters": [*parameters(query), *keys],
         "requestBody": {
             "required": True,
             "description": "The source; or as JSON the whole job.",
@@ -95,6 +116,11 @@ def json_body(kind: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": _json(kind)}}
 
 
+def headers(*names: str) -> dict[str, Any]:
+    """The header parameters of a route that takes those fields, of which it needs none."""
+    return {"parameters": [_FIELDS[name] for name in names]}
+
+
 def event_stream_too() -> dict[str, Any]:
     """What a response may be beside JSON."""
     return {"content": {event_stream.MEDIA_TYPE: {"schema": {"type": "string"}}}}
@@ -106,7 +132,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         title="Slipway", version=__version__, description=_DESCRIPTION, routes=app.routes
     )
     _, ours = models_json_schema(
-        [(kind, "validation") for kind in (ProblemDocument, RunBody, StartBody, SignalBody)],
+        [(kind, "validation") for kind in (ProblemDocument, *_BODIES)],
         ref_template=_SCHEMAS + "{model}",
     )
     schemas = made["components"]["schemas"]

@@ -33,9 +33,12 @@ _TITLES = {
     "image-error": "An image cannot be made, found or trusted",
     "host-error": "The server's host lacks something",
     "unknown-outcome": "The machine was lost under the program",
+    "session-lost": "The machine of the session was lost",
+    "session-ended": "The session has ended",
 }
 SEE = "See: GET /openapi.json"
 NO_RUN = "The run may have ended long ago. See: GET /v1/vms"
+NO_SESSION = "The session may have ended long ago. See: GET /v1/sessions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,11 @@ def draining() -> Problem:
 def unknown_run(identifier: str) -> Problem:
     """There is no run of this id, or it is none of the client's."""
     return Problem(404, "not-found", f"there is no run {identifier!r:.80}", NO_RUN)
+
+
+def unknown_session(identifier: str) -> Problem:
+    """There is no session of this id, or it is none of the client's."""
+    return Problem(404, "not-found", f"there is no session {identifier!r:.80}", NO_SESSION)
 
 
 def bug() -> Problem:

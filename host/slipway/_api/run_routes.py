@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from typing import TYPE_CHECKING
 
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response  # noqa: TC002  # FastAPI looks it up
 
-from slipway._api import documents, event_stream, models
-from slipway._api.bodies import ClientGone
-from slipway._api.event_stream import EventStream, client_left, end
-from slipway._api.models import Job, RunBody, RunQuery, StartBody, StartQuery
+from slipway._api import documents, event_stream, jobs
+from slipway._api.event_stream import EventStream, end
+from slipway._api.models import RunBody, RunQuery, StartBody, StartQuery
+from slipway._api.presence import attended
 from slipway._api.problems import Problem, Refusal
 from slipway._api.service import (
     JSON,
@@ -29,11 +28,21 @@ from slipway._runtime import MAX_KEY
 from slipway._wire import result_record
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from slipway._api.bodies import Body
+    from slipway._api.jobs import Job
     from slipway._api.metrics import Metrics
-    from slipway._api.peers import Peer
+    from slipway._api.models import (
+        SessionRunBody,
+        SessionRunQuery,
+        SessionStartBody,
+        SessionStartQuery,
+    )
     from slipway._api.service import Service
     from slipway._local_execution import LocalExecution
+
+    Begin = Callable[[Job], Awaitable[LocalExecution]]
 
 _TEXT = {"text/plain", "application/octet-stream"}
 KEY_FIELD = "Slipway-Key"
@@ -46,20 +55,7 @@ async def start(request: Request) -> Response:
 
     A thing that is given in the query is not to be given in the body as well.
     """
-    service, peer = service_of(request), peer_of(request)
-    service.check_taking()
-    service.vms.check_room()
-    query, key = query_of(request, StartQuery), _key(request)
-    body, job = await _job(request, query, StartBody)
-    try:
-        execution = await _begin(service, peer, key, job, body)
-        vm = await service.vms.start(execution, Terms(peer.uid, job.stream, job.detached))
-    except BaseException:
-        body.release()
-        raise
-    record = vm.record()
-    answer = {name: record[name] for name in documents.StartedDocument.model_fields}
-    return json_response(answer, 201, {"location": f"/v1/vms/{vm.id}"})
+    return await answer_start(request, StartQuery, StartBody, _in_a_new_machine(request))
 
 
 async def run(request: Request) -> Response:
@@ -68,32 +64,88 @@ async def run(request: Request) -> Response:
     Whatever the verdict, the answer is 200. A client that goes away cancels its run. With
     ``Accept: text/event-stream`` the events come as Server-Sent Events, as they happen.
     """
+    return await answer_run(request, RunQuery, RunBody, _in_a_new_machine(request))
+
+
+async def answer_start(
+    request: Request,
+    query: type[SessionStartQuery],
+    kind: type[SessionStartBody],
+    begin: Begin,
+    session: str = "",
+) -> Response:
+    """Have the run that is asked for kept, in the machine where ``begin`` starts it."""
     service, peer = service_of(request), peer_of(request)
     service.check_taking()
-    query, key = query_of(request, RunQuery), _key(request)
-    body, job = await _job(request, query, RunBody)
+    service.vms.check_room()
+    body, job = await _job(request, query_of(request, query), kind)
+    try:
+        execution = await _begun(service, begin, job, body)
+        terms = Terms(peer.uid, job.stream, job.detached, session)
+        vm = await service.vms.start(execution, terms)
+    except BaseException:
+        body.release()
+        raise
+    record = vm.record()
+    answer = {name: record[name] for name in documents.StartedDocument.model_fields}
+    return json_response(answer, 201, {"location": f"/v1/vms/{vm.id}"})
+
+
+async def answer_run(
+    request: Request,
+    query: type[SessionRunQuery],
+    kind: type[SessionRunBody],
+    begin: Begin,
+) -> Response:
+    """Answer with the result or the events of the run that is asked for; see answer_start."""
+    service = service_of(request)
+    service.check_taking()
+    body, job = await _job(request, query_of(request, query), kind)
     streaming = event_stream.MEDIA_TYPE in request.headers.get("accept", "")
     try:
         if not streaming:
             _check_answer(job)
-        execution = await _begin(service, peer, key, job, body)
+        execution = await _begun(service, begin, job, body)
     except BaseException:
         body.release()
         raise
     if streaming:
         return EventStream(execution)
-    waiting = asyncio.create_task(execution.wait())
-    leaving = asyncio.create_task(client_left(request.receive))
     try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            raise ClientGone
-        return json_response(result_record(await waiting, output=True, files=True))
+        result = await attended(request.receive, execution.wait())
+        return json_response(result_record(result, output=True, files=True))
     finally:
-        for task in (waiting, leaving):
-            task.cancel()
-        await asyncio.gather(waiting, leaving, return_exceptions=True)
         await end(execution)
+
+
+def whose(request: Request) -> str:
+    """The key of a client's choice, so that nobody can take another user's turn.
+
+    Raises:
+        Refusal: it is too long.
+    """
+    key = request.headers.get(KEY_FIELD, "")
+    if len(key) > MAX_KEY:
+        raise Refusal(
+            Problem(
+                422,
+                "input-error",
+                f"{KEY_FIELD} has {len(key)} characters, and at most {MAX_KEY} may be",
+            )
+        )
+    return hashlib.sha256(f"{peer_of(request).uid}/{key}".encode()).hexdigest()
+
+
+def _in_a_new_machine(request: Request) -> Begin:
+    """Starts or queues jobs, each in a machine of its own."""
+    runtime, key = service_of(request).runtime, whose(request)
+
+    async def begin(job: Job) -> LocalExecution:
+        return await runtime.start(
+            job.source, job.language, stdin=job.stdin, key=key, **job.options
+        )
+
+    return begin
 
 
 def _check_answer(job: Job) -> None:
@@ -110,15 +162,9 @@ def _check_answer(job: Job) -> None:
         )
 
 
-async def _begin(service: Service, peer: Peer, key: str, job: Job, body: Body) -> LocalExecution:
+async def _begun(service: Service, begin: Begin, job: Job, body: Body) -> LocalExecution:
     """Start or queue ``job``; at its end its ``body`` is released, and the run counted."""
-    execution = await service.runtime.start(
-        job.source,
-        job.language,
-        stdin=job.stdin,
-        key=_whose(peer, key),
-        **job.options,
-    )
+    execution = await begin(job)
     execution.when_over(lambda _: _count(service.metrics, execution, body))
     return execution
 
@@ -131,26 +177,9 @@ def _count(metrics: Metrics, execution: LocalExecution, body: Body) -> None:
         metrics.failed(execution.language, execution.outcome)
 
 
-def _key(request: Request) -> str:
-    """The key that the client chose. Raises Refusal."""
-    key = request.headers.get(KEY_FIELD, "")
-    if len(key) > MAX_KEY:
-        raise Refusal(
-            Problem(
-                422,
-                "input-error",
-                f"{KEY_FIELD} has {len(key)} characters, and at most {MAX_KEY} may be",
-            )
-        )
-    return key
-
-
-def _whose(peer: Peer, key: str) -> str:
-    """The key of a client's choice, so that nobody can take another user's turn."""
-    return hashlib.sha256(f"{peer.uid}/{key}".encode()).hexdigest()
-
-
-async def _job(request: Request, query: RunQuery, kind: type[RunBody]) -> tuple[Body, Job]:
+async def _job(
+    request: Request, query: SessionRunQuery, kind: type[SessionRunBody]
+) -> tuple[Body, Job]:
     """Read the body, and put the job together."""
     media_type, text = media_type_of(request), True
     if media_type == JSON:
@@ -171,8 +200,8 @@ async def _job(request: Request, query: RunQuery, kind: type[RunBody]) -> tuple[
     try:
         data = body.take()
         if text:
-            return body, models.job_of_text(data, query)
-        return body, models.job_of_json(data, query, kind)
+            return body, jobs.job_of_text(data, query)
+        return body, jobs.job_of_json(data, query, kind)
     except BaseException:
         body.release()
         raise

@@ -17,6 +17,7 @@ from slipway._api.connection import MAX_HEAD, Connection, Gate, GatedConfig, Pac
 from slipway._api.metrics import Metrics
 from slipway._api.run_directory import RunDirectory
 from slipway._api.service import Service
+from slipway._api.sessions import Sessions
 from slipway._api.terms import Patience, Place
 from slipway._api.vms import Vms
 from slipway._request import MIB
@@ -46,7 +47,8 @@ class Settings:
     """What a server is told by whoever starts it. Times in seconds, sizes in bytes.
 
     ``run_directory`` None is beside the socket; ``drain`` is how long runs may go on at the end;
-    ``descriptors`` is how many files this process may have open.
+    ``descriptors`` is how many files this process may have open; ``sessions`` how many sessions
+    may be open, None as many as machines.
     """
 
     api_socket: Path
@@ -58,6 +60,7 @@ class Settings:
     body_limit: int = 64 * MIB
     drain: float = 30.0
     descriptors: int = 1024
+    sessions: int | None = None
 
 
 class Server:
@@ -95,14 +98,18 @@ class Server:
             listener = inherited or paths.listen(BACKLOG)
             place = Place(paths.path, settings.access, settings.allowed)
             vms = Vms(place, settings.patience)
-            metrics = Metrics(lambda: self._runtime.load)
+            sessions = Sessions(settings.allowed, settings.sessions)
+            metrics = Metrics(
+                lambda: self._runtime.load, lambda: len(sessions), lambda: self._runtime.idle
+            )
             bodies = Bodies(settings.pace)
-            service = Service(self._runtime, vms, metrics, bodies, settings.body_limit)
+            service = Service(self._runtime, vms, sessions, metrics, bodies, settings.body_limit)
             http = _Http(self._config(service))
             serving = asyncio.create_task(http.serve(sockets=[listener]))
             watching = asyncio.create_task(self._feed_watchdog())
             try:
                 await _first_of(serving, http.listening.wait())
+                self._runtime.begin()
                 self.ready.set()
                 self._notify("READY=1", f"STATUS=Listening on {paths.api_socket}")
                 log.info("listening on %s", paths.api_socket)

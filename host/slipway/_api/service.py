@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.responses import Response
 
-from slipway._api import models, problems
+from slipway._api import parsing, problems
 from slipway._api.problems import Problem, Refusal
 from slipway._request import MIB
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from slipway._api.bodies import Bodies
     from slipway._api.metrics import Metrics
     from slipway._api.peers import Peer
+    from slipway._api.sessions import Sessions
     from slipway._api.vms import Vms
     from slipway._runtime import AsyncRuntime
 
 JSON = "application/json"
+# Of a JSON body that is no job, in bytes.
+_MAX_BODY = 4096
 
 _Model = TypeVar("_Model", bound="BaseModel")
 
@@ -33,6 +36,7 @@ class Service:
 
     runtime: AsyncRuntime
     vms: Vms
+    sessions: Sessions
     metrics: Metrics
     bodies: Bodies
     body_limit: int = 64 * MIB
@@ -62,7 +66,7 @@ def query_of(request: Request, kind: type[_Model]) -> _Model:
     Raises:
         Refusal: it is none of this ``kind``, or gives something twice.
     """
-    return models.of_query(request.query_params.multi_items(), kind)
+    return parsing.of_query(request.query_params.multi_items(), kind)
 
 
 def media_type_of(request: Request) -> str:
@@ -82,6 +86,27 @@ def media_type_of(request: Request) -> str:
                 )
             )
     return kind
+
+
+async def json_of(request: Request, kind: type[_Model]) -> _Model:
+    """The object in the request's short JSON body.
+
+    Raises:
+        ClientGone: it did not come whole.
+        Refusal: it is none of this ``kind``.
+    """
+    if (media_type := media_type_of(request)) != JSON:
+        raise Refusal(
+            Problem(
+                415, "unsupported-media-type", f"the body is {media_type!r:.80}", f"Send {JSON}."
+            )
+        )
+    length = request.headers.get("content-length")
+    body = await service_of(request).bodies.read(request.receive, length, _MAX_BODY)
+    try:
+        return parsing.parsed(body.take(), kind)
+    finally:
+        body.release()
 
 
 def json_response(

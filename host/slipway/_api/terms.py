@@ -22,11 +22,15 @@ class NoLongerKept(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the one who started a run asked for: ``stream`` is ``raw`` or ``events``."""
+    """What the one who started a run asked for: ``stream`` is ``raw`` or ``events``.
+
+    ``session`` is the id of the one that it runs in; empty where the run has its own machine.
+    """
 
     owner: int
     stream: str = "raw"
     detached: bool = False
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)

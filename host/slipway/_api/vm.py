@@ -134,6 +134,7 @@ class Vm:
             "socket": None if path is None else str(path),
             "stream": self.terms.stream,
             "detached": self.terms.detached,
+            "session": self.terms.session or None,
             "kept_from": self._output.start,
         }
         if self.result is not None:

@@ -7,18 +7,11 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response, StreamingResponse
 
-from slipway._api import models, problems
+from slipway._api import problems
 from slipway._api.commands import signal_number
-from slipway._api.models import ResumeQuery
+from slipway._api.models import ResumeQuery, SignalBody
 from slipway._api.problems import Problem, Refusal
-from slipway._api.service import (
-    JSON,
-    json_response,
-    media_type_of,
-    peer_of,
-    query_of,
-    service_of,
-)
+from slipway._api.service import json_of, json_response, peer_of, query_of, service_of
 from slipway._api.terms import NoLongerKept
 from slipway._errors import InputError
 
@@ -27,8 +20,6 @@ if TYPE_CHECKING:
 
     from slipway._api.vm import Vm
 
-# Of what says which signal.
-_MAX_BODY = 4096
 # Of a file, what is given to a connection at once, in bytes.
 _SLICE = 256 * 1024
 
@@ -73,20 +64,8 @@ async def _slices(data: bytes) -> AsyncIterator[memoryview]:
 
 async def signal(request: Request, id: str) -> Response:
     """POST /v1/vms/{id}/signal."""
-    vm, service = _find(request, id), service_of(request)
-    if (media_type := media_type_of(request)) != JSON:
-        raise Refusal(
-            Problem(
-                415, "unsupported-media-type", f"the body is {media_type!r:.80}", f"Send {JSON}."
-            )
-        )
-    length = request.headers.get("content-length")
-    body = await service.bodies.read(request.receive, length, _MAX_BODY)
-    try:
-        told = models.parsed(body.take(), models.SignalBody).signal
-    finally:
-        body.release()
-    number = signal_number(told)
+    vm = _find(request, id)
+    number = signal_number((await json_of(request, SignalBody)).signal)
     try:
         await vm.signal(number)
     except InputError as error:  # the number is one; so there is nobody to send it to

@@ -9,7 +9,7 @@ from __future__ import annotations
 from slipway._wire.errors import MAX_RETRY, broken, error_of, error_record
 from slipway._wire.events import event_of, event_record, event_records
 from slipway._wire.fields import MAX_LINE, Fields, data_of, data_record, line, parse
-from slipway._wire.job import job_record
+from slipway._wire.job import job_record, session_record
 from slipway._wire.reader import MAX_OUTPUT, EventReader
 from slipway._wire.results import result_of, result_record
 
@@ -32,4 +32,5 @@ __all__ = [
     "parse",
     "result_of",
     "result_record",
+    "session_record",
 ]

@@ -16,28 +16,22 @@ _SCALARS = (
     "timeout", "build_timeout", "cpu_time", "memory", "memory_limit", "processes", "output_limit",
     "kill_on_output", "cpus", "machine",
 )  # fmt: skip
+_MACHINE = ("memory", "cpus", "machine")
 
 
 def job_record(
-    source: bytes, language: str, options: Options, stdin: bytes | None
+    source: bytes, language: str | None, options: Options, stdin: bytes | None
 ) -> dict[str, Any]:
     """The body of ``POST /v1/start`` for a checked source, to be answered by a stream of events.
 
-    ``stdin`` is None where it comes as commands.
+    ``stdin`` is None where it comes as commands; ``language`` where a session has one.
 
     Raises:
         InputError: an option is no business of a server's, or a text is no Unicode.
     """
-    for scalar in ("kernel", "boot_log"):
-        if getattr(options, scalar):
-            raise InputError(
-                f"{scalar} is for machines that this process starts itself, not for a server's",
-                f"Leave {scalar} out, or run without a server.",
-            )
-    name, _, version = language.partition("@")
+    _check_local(options)
     record: dict[str, Any] = {
         "source": source.decode("utf-8"),
-        "language": name if version else language,
         "stream": "events",
         "arguments": list(options.arguments),
         "environment": dict(options.environment),
@@ -47,22 +41,53 @@ def job_record(
         ],
         "outputs": list(options.outputs),
     }
-    if version:
-        record["version"] = version
+    if language is not None:
+        record |= _language_record(language)
     if stdin is None:
         record["interactive"] = True
     elif stdin:
         record["stdin"] = data_record(stdin)
-    for scalar in _SCALARS:
-        if (value := getattr(options, scalar)) != getattr(_DEFAULTS, scalar):
-            record[scalar] = value
-    for text in _texts(language, options):
+    for text in _texts(options):
         _check_unicode(text)
-    return record
+    return record | _scalars_record(options, _SCALARS)
 
 
-def _texts(language: str, options: Options) -> Iterator[str]:
-    yield language
+def session_record(language: str, options: Options, idle_seconds: float) -> dict[str, Any]:
+    """The body of ``POST /v1/sessions``.
+
+    Raises:
+        InputError: an option is no business of a server's, or a text is no Unicode.
+    """
+    _check_local(options)
+    return {
+        **_language_record(language),
+        **_scalars_record(options, _MACHINE),
+        "idle": idle_seconds,
+    }
+
+
+def _check_local(options: Options) -> None:
+    for scalar in ("kernel", "boot_log"):
+        if getattr(options, scalar):
+            raise InputError(
+                f"{scalar} is for machines that this process starts itself, not for a server's",
+                f"Leave {scalar} out, or run without a server.",
+            )
+
+
+def _language_record(language: str) -> dict[str, str]:
+    _check_unicode(language)
+    name, _, version = language.partition("@")
+    return {"language": name, "version": version} if version else {"language": language}
+
+
+def _scalars_record(options: Options, names: tuple[str, ...]) -> dict[str, Any]:
+    """Those that are not as they are where nobody says anything."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(_DEFAULTS, name)}
+
+
+def _texts(options: Options) -> Iterator[str]:
     yield from options.arguments
     for pair in options.environment:
         yield from pair

@@ -10,10 +10,10 @@ from slipway._result import Captured, PhaseResult, Provenance, Result, Timing, U
 LOAD = Load(Capacity(vms=4, memory=1000, cpus=8, queue=16), vms=1, waiting=2, memory=300, cpus=3)
 
 
-def result(*, machine: str = "kvm", **seconds: float) -> Result:
+def result(*, machine: str = "kvm", start: str = "cold", **seconds: float) -> Result:
     usage = Usage(0.1, 0.1, 0.1, 1, 1)
     run = PhaseResult(Verdict.TIMED_OUT, 0, 9, usage, Captured(), Captured())
-    provenance = Provenance(machine, "6.1", "rust", "0", "1", 1, 1)
+    provenance = Provenance(machine, "6.1", "rust", "0", "1", 1, 1, start=start)
     return Result("rust", None, run, (), Timing(**seconds), provenance)
 
 
@@ -30,10 +30,12 @@ def labels(**told: str) -> frozenset[tuple[str, str]]:
 
 
 def test_tells_the_load_of_the_moment() -> None:
-    told = samples(Metrics(lambda: LOAD))
+    told = samples(Metrics(lambda: LOAD, lambda: 2, lambda: 3))
 
     assert {name: value for (name, _), value in told.items() if value} == {
         "slipway_vms": 1,
+        "slipway_sessions": 2,
+        "slipway_pool_idle": 3,
         "slipway_vms_max": 4,
         "slipway_queue_length": 2,
         "slipway_queue_max": 16,
@@ -45,7 +47,7 @@ def test_tells_the_load_of_the_moment() -> None:
 
 
 def test_counts_runs_and_measures_the_phases_that_there_were() -> None:
-    metrics = Metrics(lambda: LOAD)
+    metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
 
     metrics.ended(result(boot=0.2, run=3.0))
     metrics.ended(result(machine=""))
@@ -58,8 +60,19 @@ def test_counts_runs_and_measures_the_phases_that_there_were() -> None:
     assert ("slipway_phase_seconds_sum", labels(phase="build", language="rust")) not in told
 
 
+def test_counts_where_machines_came_from() -> None:
+    metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
+
+    metrics.ended(result(start="pool"))
+    metrics.ended(result(start="pool"))
+    metrics.ended(result(machine=""))
+
+    starts = {key: value for key, value in samples(metrics).items() if "starts_total" in key[0]}
+    assert starts == {("slipway_starts_total", labels(language="rust", start="pool")): 2}
+
+
 def test_counts_runs_without_a_result() -> None:
-    metrics = Metrics(lambda: LOAD)
+    metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
 
     metrics.failed("c", UnknownOutcome("lost"))
     metrics.failed("c", HostError("no room"))
@@ -71,7 +84,10 @@ def test_counts_runs_without_a_result() -> None:
 
 
 def test_has_a_registry_of_its_own() -> None:
-    first, second = Metrics(lambda: LOAD), Metrics(lambda: LOAD)
+    first, second = (
+        Metrics(lambda: LOAD, lambda: 2, lambda: 3),
+        Metrics(lambda: LOAD, lambda: 2, lambda: 3),
+    )
 
     first.refused("busy")
 

@@ -7,11 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway._api import models
-from slipway._api.models import Job, RunQuery, StartBody, StartQuery
+from slipway._api import jobs
+from slipway._api.jobs import Job, language_of
+from slipway._api.models import (
+    RunQuery,
+    SessionBody,
+    SessionRunBody,
+    SessionRunQuery,
+    StartBody,
+    StartQuery,
+)
+from slipway._api.parsing import parsed
 from slipway._api.problems import Refusal
 from slipway._request import InputFile, Options
-from slipway._wire import job_record
+from slipway._wire import job_record, session_record
 
 
 def query(**told: str) -> StartQuery:
@@ -19,7 +28,7 @@ def query(**told: str) -> StartQuery:
 
 
 def job(told: object, **in_query: str) -> Job:
-    return models.job_of_json(json.dumps(told).encode(), query(**in_query), StartBody)
+    return jobs.job_of_json(json.dumps(told).encode(), query(**in_query), StartBody)
 
 
 def refusal(told: object, **in_query: str) -> str:
@@ -29,13 +38,13 @@ def refusal(told: object, **in_query: str) -> str:
 
 
 def test_makes_a_job_of_a_source_and_a_query() -> None:
-    made = models.job_of_text(b"source", query(language="rust", timeout="2.5", cpus="2"))
+    made = jobs.job_of_text(b"source", query(language="rust", timeout="2.5", cpus="2"))
 
     assert made == Job(b"source", "rust", b"", {"timeout": 2.5, "cpus": 2})
 
 
 def test_puts_language_and_version_together() -> None:
-    made = models.job_of_text(b"source", query(language="rust", version="1.80"))
+    made = jobs.job_of_text(b"source", query(language="rust", version="1.80"))
 
     assert made.language == "rust@1.80"
 
@@ -98,12 +107,53 @@ def test_understands_what_our_own_client_sends() -> None:
     )
     record = job_record(b"source", "rust@1.80", options, b"\xfe")
 
-    made = models.job_of_json(json.dumps(record).encode(), query(), StartBody)
+    made = jobs.job_of_json(json.dumps(record).encode(), query(), StartBody)
 
     assert made.language == "rust@1.80"
     assert made.stdin == b"\xfe"
     assert made.stream == "events"
     assert Options(**made.options) == options
+
+
+def test_makes_a_job_without_a_language_for_a_session() -> None:
+    query = SessionRunQuery.model_validate({"timeout": "2"})
+    body = b'{"source": "x", "cpu_time": 1}'
+
+    of_json = jobs.job_of_json(body, query, SessionRunBody)
+    of_text = jobs.job_of_text(b"x", query)
+
+    assert (of_json.language, of_json.options["timeout"], of_json.options["cpu_time"]) == ("", 2, 1)
+    assert of_text == Job(b"x", "", b"", {"timeout": 2.0})
+
+
+@pytest.mark.parametrize("name", jobs.MACHINE_OPTIONS)
+def test_says_whose_a_machine_option_is_that_a_run_in_a_session_is_given(name: str) -> None:
+    body = json.dumps({"source": "x", name: 1}).encode()
+
+    with pytest.raises(Refusal) as caught:
+        jobs.job_of_json(body, SessionRunQuery.model_validate({}), SessionRunBody)
+
+    assert caught.value.problem.status == 422
+    assert "POST /v1/sessions" in caught.value.problem.hint
+
+
+def test_understands_what_our_own_client_sends_for_a_session() -> None:
+    record = session_record("rust@1.80", Options(memory=2**28, machine="qemu"), 5.0)
+
+    told = parsed(json.dumps(record).encode(), SessionBody)
+
+    assert (told.language, told.version) == ("rust", "1.80")
+    assert told.model_dump(include=told.model_fields_set - {"language", "version"}) == {
+        "memory": 2**28, "machine": "qemu", "idle": 5.0,
+    }  # fmt: skip
+
+
+@given(st.binary(max_size=200) | st.text(max_size=50).map(str.encode))
+def test_makes_a_session_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
+    with pytest.raises(Refusal) as caught:
+        language_of(parsed(body, SessionBody).language, None)
+
+    assert caught.value.problem.status in {400, 422}
 
 
 @pytest.mark.parametrize("value", ["1", "yes", "True", "on", ""])
@@ -123,7 +173,7 @@ _names = st.sampled_from([*StartBody.model_fields, "other"])
 
 def outcome(told: object) -> Job | Refusal:
     try:
-        return models.job_of_json(json.dumps(told).encode(), C, StartBody)
+        return jobs.job_of_json(json.dumps(told).encode(), C, StartBody)
     except Refusal as refusal:
         return refusal
 
@@ -143,6 +193,6 @@ def test_makes_a_job_or_says_what_is_wrong_whatever_the_body_is(told: object) ->
 @given(st.binary(max_size=200))
 def test_makes_a_job_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
     with pytest.raises(Refusal) as caught:
-        models.job_of_json(body, C, StartBody)
+        jobs.job_of_json(body, C, StartBody)
 
     assert caught.value.problem.status in {400, 422}
