@@ -20,7 +20,7 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
-.PHONY: run test images behaviour-ways mixed-jobs killed-server lint fuzz bench bench-lab lab \
+.PHONY: run test images behaviour-ways mixed-jobs killed-server many-runs many-clones lint fuzz bench bench-lab lab \
 	lab-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
@@ -36,15 +36,21 @@ images: ## make the images of all languages, and two of a registry
 	@.venv/bin/slipway image build --source debian all
 	@.venv/bin/python tests/loopback_images.py
 
-behaviour-ways: images ## all behaviours of all languages by library, server and command line: half an hour
-	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --through runtime --through client \
-		--through cli
+behaviour-ways: images ## all behaviours of all languages by clones, library, server and command line
+	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --through clone --through runtime \
+		--through client --through cli
 
 mixed-jobs: images ## 50 jobs of all languages at once on a server that may have two machines
 	@SLIPWAY_TEST_JOBS=50 .venv/bin/python -m pytest tests/behaviour/test_mixed_jobs.py
 
 killed-server: images ## kill the server at 200 random times; SLIPWAY_TEST_SEED repeats them
 	@SLIPWAY_TEST_KILLS=200 .venv/bin/python -m pytest tests/behaviour/test_killed_server.py
+
+many-runs: images ## 1,000 runs through the pool, and nothing is left of any
+	@SLIPWAY_TEST_RUNS=1000 .venv/bin/python -m pytest tests/behaviour/test_many_runs.py
+
+many-clones: images ## 100 clones of one machine, and no two alike
+	@SLIPWAY_TEST_CLONES=100 .venv/bin/python -m pytest tests/behaviour/test_pool.py
 
 lint:
 	@.ci/setup test
@@ -64,6 +70,7 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/throughput.py
 	@.venv/bin/python bench/images.py
 	@.venv/bin/python bench/api.py
+	@.venv/bin/python bench/clones.py
 	@test ! -w /dev/kvm || .venv/bin/python bench/vmm_start.py
 
 lab: images ## pass the tests that need KVM, in a machine that has it

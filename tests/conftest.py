@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Those of support/ways.py, which imports more than most tests need.
-WAYS = ("guest", "runtime", "client", "cli")
+WAYS = ("guest", "clone", "runtime", "client", "cli")
 
 # The suite is to do the same whether or not this machine reaches Docker Hub.
 os.environ.setdefault("SLIPWAY_SOURCE", "debian")
@@ -32,8 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         choices=WAYS,
         help="how the behaviour suite's programs get to a machine; may be given again. guest: all"
-        " of a language to one machine, directly; runtime, client and cli: as users do it, each to"
-        " a machine of its own (default: guest for all languages, the others for few)",
+        " of a language to one machine, directly; clone: each to a clone of a ready one; runtime,"
+        " client and cli: as users do it, each to a machine of its own (default: guest for all"
+        " languages, the others for few)",
     )
 
 

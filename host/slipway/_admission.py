@@ -71,6 +71,10 @@ class Admission:
         self._running: Counter[str] = Counter()
         self._memory = 0
         self._cpus = 0
+        self._reserved = 0
+        self._reclaiming = False
+        self.reclaim: Callable[[int], object] | None = None
+        """Told how many bytes a run lacks of the memory that is reserved; frees what it can."""
 
     @property
     def load(self) -> Load:
@@ -139,12 +143,43 @@ class Admission:
         ticket.position = None
         self._admit()
 
+    def reserve(self, memory: int) -> bool:
+        """Take ``memory`` bytes for what is no run and makes way for one, if there is room.
+
+        Whoever's turn it is has to fit beside it: else it would be taken back at once.
+        """
+        turns = self._turns()
+        needs = turns[0].needs if turns else None
+        wanted = memory + (needs.memory if needs is not None else 0)
+        if self._memory + self._reserved + wanted > self.capacity.memory:
+            return False
+        self._reserved += memory
+        return True
+
+    def free(self, memory: int) -> None:
+        """Give back what was reserved."""
+        self._reserved -= memory
+        self.settle()
+
+    def settle(self) -> None:
+        """What is reserved can make way now, and could not before: admit whom that lets in."""
+        if not self._reclaiming:
+            self._admit()
+
     def _fits(self, needs: Needs) -> bool:
-        return (
-            self._running.total() < self.capacity.vms
-            and self._memory + needs.memory <= self.capacity.memory
-            and self._cpus + needs.cpus <= self.capacity.cpus
-        )
+        if (
+            self._running.total() >= self.capacity.vms
+            or self._cpus + needs.cpus > self.capacity.cpus
+        ):
+            return False
+        room = self.capacity.memory - self._memory - needs.memory
+        if 0 <= room < self._reserved and self.reclaim is not None:
+            self._reclaiming = True
+            try:
+                self.reclaim(self._reserved - room)
+            finally:
+                self._reclaiming = False
+        return room >= self._reserved
 
     def _admit(self) -> None:
         """Admit all whose turn it is, and tell the others their new places."""

@@ -199,8 +199,12 @@ def _machine_memory(image: Image, wanted: int | None) -> int:
     return wanted
 
 
-async def start_machine(assets: Assets, options: Options) -> tuple[Machine, str]:
+async def start_machine(
+    assets: Assets, options: Options, *, template: bool = False
+) -> tuple[Machine, str]:
     """Start the machine that ``options`` ask for on ``assets``; it, and why it is that one.
+
+    ``template`` as in :class:`slipway.machine.MachineSpec`.
 
     Raises:
         HostError: this host cannot run it.
@@ -217,6 +221,7 @@ async def start_machine(assets: Assets, options: Options) -> tuple[Machine, str]
         cpus=options.cpus,
         serial_port=assets.other_kernel is not None,
         boot_log=options.boot_log,
+        template=template,
     )
     machine, reason = choose(options.machine, assets.state)
     return await machine.start(spec), reason

@@ -4,47 +4,68 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from slipway._assets import start_machine
-from slipway._errors import HostError, UnknownOutcome
-from slipway._request import MIB, InputFile
-from slipway._result import Captured, OutputFile, PhaseResult, Usage, Verdict
+from slipway._errors import HostError, ImageError, UnknownOutcome
+from slipway._jobs import describe_job
+from slipway._request import MIB, Options
 from slipway._session import Session
-from slipway_initramfs.languages import ENVIRONMENT
-from slipway_protocol import messages as m
+from slipway._text import plain
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from slipway._assets import Assets
-    from slipway._conversation import JobReport, PhaseReport, Sink
+    from slipway._conversation import JobReport, Sink
     from slipway._outlet import Watcher
-    from slipway._request import Options
     from slipway.machine import Machine
-    from slipway_initramfs.languages import Language, Limits
+    from slipway_initramfs.languages import Language
+    from slipway_protocol import messages as m
 
 # A loaded host that emulates a guest in software needs most of it; nothing waits for it otherwise.
 BOOT_SECONDS = 180.0
+# A clone's agent answers within a second on a loaded host; more is a machine that does not go on.
+RESTORE_SECONDS = 60.0
+# By how much a guest's clock may be late. On a busy host a greeting may take longer, and so may the
+# next one.
+CLOCK_SECONDS = 0.010
+MAX_GREETINGS = 4
 # The agent ends a phase that reached its limit. Where it is the agent that no longer answers, the
 # host ends the machine this much later.
 GRACE_SECONDS = 20.0
 # The slowest that files may go into a guest; a loaded host that emulates manages ten times as much.
 TRANSFER_RATE = MIB
+# Of what a sample program says before it fails.
+SAID = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a guest came from, as :class:`slipway._result.Provenance` has it."""
+
+    start: str = "cold"
+    start_reason: str = ""
+    machine_reason: str = ""
 
 
 class Guest:
     """A machine, its session, and what the agent said when it was ready."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, origin: Origin | None = None) -> None:
         self.machine = machine
+        self.origin = origin or Origin()
         # When the machine's process was there: the end of all preparation.
         self.began = time.monotonic()
         self._session = Session(machine)
         self.ready: m.Ready | None = None
+        # No job is under way, and none was left in the middle: it may be given another.
+        self.idle = True
         self.boot_seconds = 0.0
         self.ready_seconds = 0.0
+        self.restore_seconds = 0.0
 
     @classmethod
     async def start(cls, assets: Assets, options: Options) -> Guest:
@@ -79,6 +100,120 @@ class Guest:
         self.ready_seconds = time.monotonic() - self._session.awake_at
         return self.ready
 
+    async def wait_restored(self, *, clone: bool) -> m.Ready:
+        """Until the agent of a machine that did not boot answers; see :meth:`Session.hello`.
+
+        ``clone``: nobody has spoken to it since it was cloned.
+
+        Raises:
+            HostError: it does not.
+        """
+        try:
+            async with asyncio.timeout(RESTORE_SECONDS):
+                self.ready = await self._greeted(clone)
+        except TimeoutError:
+            words = await self.machine.last_words()
+            raise HostError(
+                f"the agent did not go on within {RESTORE_SECONDS:g} s after it was cloned"
+                + (f" ({words})" if words else "")
+            ) from None
+        except UnknownOutcome as error:  # it has had jobs, but none is under way
+            raise HostError(error.message, error.hint) from None
+        self.restore_seconds = time.monotonic() - self.began
+        return self.ready
+
+    async def _greeted(self, clone: bool) -> m.Ready:
+        """Say hello until the time that it is told is still right when it has answered."""
+        for _ in range(MAX_GREETINGS - 1):
+            began = time.monotonic()
+            ready = await self._session.hello(clone=clone)
+            # The first that a clone hears was sent before it was restored.
+            if not clone and time.monotonic() - began <= CLOCK_SECONDS:
+                return ready
+            clone = False
+        return await self._session.hello()
+
+    async def rehearse(self, language: Language) -> None:
+        """Run the language's sample program, if there is one: what has run once is faster.
+
+        Raises:
+            HostError: the guest ended.
+            ImageError: the program failed.
+        """
+        if not language.sample:
+            return
+        said = bytearray()
+
+        async def listen(_phase: m.Phase, _stream: m.Stream, data: bytes) -> None:
+            said.extend(data)
+            del said[:-SAID]
+
+        try:
+            report = await self.run(language, language.sample.encode(), Options(), listen)
+        except UnknownOutcome as error:
+            raise HostError(f"the sample program of {language.name}: {error.message}") from None
+        if not report.succeeded:
+            words = " ".join(plain(said.decode("utf-8", "replace")).split())
+            raise ImageError(
+                f"the sample program of {language.name} fails: {words or 'it said nothing'}",
+                "See what it says: slipway run; it is 'sample' of the language file.",
+            )
+
+    async def prepare(self, language: Language) -> None:
+        """Do before the next job what can be: its interpreter is started, where it has one.
+
+        Raises:
+            HostError: the guest ended.
+        """
+        # Code that is translated as it runs has to be run once; compilers are left out, since they
+        # take seconds.
+        if self.machine.translates and language.build is None:
+            await self._start_ahead(language)
+            await self.rehearse(language)
+            await self.wait_restored(clone=False)
+        await self._start_ahead(language)
+
+    async def _start_ahead(self, language: Language) -> None:
+        if language.run.spare:
+            job, _ = describe_job(language, b"", Options(), False)
+            try:
+                await self._session.prepare(job.run, language.source)
+            except UnknownOutcome as error:
+                raise HostError(error.message, error.hint) from None
+
+    def taken(self, origin: Origin) -> None:
+        """It has been waiting; what comes is timed from now on."""
+        self.began = time.monotonic()
+        self.origin = origin
+        self.boot_seconds = self.ready_seconds = self.restore_seconds = 0.0
+
+    async def fork(self, state: Path) -> Guest:
+        """A guest that begins as this one is now, between two jobs.
+
+        ``state`` as in :class:`slipway.machine.MachineSpec`.
+
+        Raises:
+            HostError: it cannot be cloned; this one may have ended as well.
+        """
+        machine = self.machine
+        snapshot = await machine.snapshot()
+        try:
+            await machine.resume()
+        except BaseException:
+            snapshot.close()
+            raise
+        template = await type(machine).template(snapshot, state)
+        try:
+            guest = Guest(await template.clone(), replace(self.origin, start="session"))
+        finally:
+            await template.close()
+        try:
+            await guest.wait_restored(clone=True)
+        except BaseException:
+            await guest.stop()
+            raise
+        return guest
+
     async def run(
         self,
         language: Language,
@@ -87,24 +222,32 @@ class Guest:
         sink: Sink,
         stdin: AsyncIterator[bytes] | None = None,
         watcher: Watcher | None = None,
+        *,
+        keep: bool = False,
     ) -> JobReport:
         """Run ``source`` and wait for its end; see :meth:`slipway._session.Session.run`.
+
+        With ``keep`` it finds the files of the last such run, and leaves its own to the next.
 
         Raises:
             UnknownOutcome: the guest ended, or misbehaved.
         """
         job, files = describe_job(language, source, options, stdin is not None)
+        job = replace(job, keep=keep)
         walls = [c.limits.wall_ms / 1000 for c in (job.build, job.run) if c is not None]
         transfer = sum(len(file.data) for file in files) / TRANSFER_RATE
+        self.idle = False
         try:
             async with asyncio.timeout(sum(walls) + transfer + GRACE_SECONDS) as deadline:
                 patient = unhurried(sink, deadline)
-                return await self._session.run(job, files, patient, stdin, watcher)
+                report = await self._session.run(job, files, patient, stdin, watcher)
         except TimeoutError:
             raise UnknownOutcome(
                 f"the job did not end within its time limits and {GRACE_SECONDS:g} s more",
                 "The output until then has been passed on. Allow more time, or more memory.",
             ) from None
+        self.idle = True
+        return report
 
     async def signal(self, number: int) -> None:
         """Send signal ``number`` to the program that runs; raises UnknownOutcome."""
@@ -145,102 +288,3 @@ def unhurried(sink: Sink, deadline: asyncio.Timeout) -> Sink:
                 deadline.reschedule(clock() + rest)
 
     return take
-
-
-def describe_job(
-    language: Language, source: bytes, options: Options, with_stdin: bool
-) -> tuple[m.Job, tuple[InputFile, ...]]:
-    """The job and its files as the protocol has them."""
-    environment = {**ENVIRONMENT, **language.environment, **dict(options.environment)}
-    build = None
-    if language.build is not None:
-        build = m.Command(
-            language.build.command,
-            tuple(environment.items()),
-            _limits(language.build.limits, options.build_timeout),
-        )
-    run = m.Command(
-        (*language.run.command, *options.arguments),
-        tuple(environment.items()),
-        _run_limits(language.run.limits, options),
-        stdin=with_stdin,
-    )
-    files = (InputFile(language.source, source), *options.files)
-    return m.Job(0, build, run, options.outputs, 0), files
-
-
-def _limits(default: Limits, wall: float | None) -> m.Limits:
-    """A language's limits (seconds and MiB) in the protocol's units."""
-    return m.Limits(
-        wall_ms=_milliseconds(default.wall if wall is None else wall),
-        cpu_ms=_milliseconds(default.cpu) if default.cpu else 0,
-        memory_bytes=default.memory * MIB,
-        processes=default.processes,
-        file_bytes=default.file_size * MIB,
-        open_files=default.open_files,
-        output_bytes=default.output * MIB,
-    )
-
-
-def _run_limits(default: Limits, options: Options) -> m.Limits:
-    limits = _limits(default, options.timeout)
-    asked = {
-        "cpu_ms": None if options.cpu_time is None else _milliseconds(options.cpu_time),
-        "memory_bytes": options.memory_limit,
-        "processes": options.processes,
-        "output_bytes": options.output_limit,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    return replace(limits, kill_on_output=options.kill_on_output, **given)
-
-
-def _milliseconds(seconds: float) -> int:
-    """At least one: zero would mean that there is no limit."""
-    return max(1, round(1000 * seconds))
-
-
-def phase_results(
-    report: JobReport, captured: Mapping[tuple[m.Phase, m.Stream], bytes | bytearray]
-) -> dict[m.Phase, PhaseResult]:
-    """The report's phases, with what was captured of their output."""
-    return {
-        phase: phase_result(told, {s: captured.get((phase, s), b"") for s in m.Stream})
-        for phase, told in report.phases.items()
-    }
-
-
-def phase_result(told: PhaseReport, data: Mapping[m.Stream, bytes | bytearray]) -> PhaseResult:
-    """What was told of one phase, with the output that was captured."""
-    streams = [
-        Captured(bytes(data.get(s, b"")), told.sent[s] + told.dropped[s], told.dropped[s])
-        for s in (m.Stream.STDOUT, m.Stream.STDERR)
-    ]
-    usage = told.done.usage
-    return PhaseResult(
-        verdict=Verdict[told.done.verdict.name],
-        code=told.done.code,
-        signal=told.done.signal,
-        usage=Usage(
-            usage.wall_us / 1e6,
-            usage.user_us / 1e6,
-            usage.system_us / 1e6,
-            usage.memory_peak_bytes,
-            usage.processes_peak,
-        ),
-        stdout=streams[0],
-        stderr=streams[1],
-        detail=told.done.detail,
-    )
-
-
-def output_files(report: JobReport, wanted: tuple[str, ...]) -> tuple[OutputFile, ...]:
-    """The files fetched back, in the order in which they were asked for."""
-    files = []
-    for path in wanted:
-        if path in report.files:
-            mode, data = report.files[path]
-            files.append(OutputFile(path, mode, data))
-        else:
-            reason = report.missing.get(path, "the program did not run")
-            files.append(OutputFile(path, missing=reason))
-    return tuple(files)

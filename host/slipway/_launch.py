@@ -44,13 +44,17 @@ class Launcher(Protocol):
         """Whether :meth:`find` has nothing to make that takes long."""
         ...
 
-    async def launch(self, assets: Assets, options: Options) -> tuple[Guest, str]:
-        """A guest whose agent is ready, and why it is on this machine.
+    async def launch(self, assets: Assets, options: Options) -> Guest:
+        """A guest whose agent is ready, and that nobody else has.
 
         Raises:
             DamagedImage: it was booted from what is damaged.
             HostError: this host cannot run it.
         """
+        ...
+
+    async def release(self, guest: Guest) -> None:
+        """The run in ``guest``, which :meth:`launch` gave, is over."""
         ...
 
 
@@ -76,19 +80,25 @@ class ColdLauncher:
         except ImageCorrupted:
             return False
 
-    async def launch(self, assets: Assets, options: Options) -> tuple[Guest, str]:
-        """Boot; see :meth:`Launcher.launch`."""
-        machine, reason = await start_machine(assets, options)
+    async def launch(
+        self, assets: Assets, options: Options, start_reason: str = "", *, template: bool = False
+    ) -> Guest:
+        """Boot; see :meth:`Launcher.launch`. ``start_reason``: why it is not cloned."""
+        machine, reason = await start_machine(assets, options, template=template)
         try:
             # Imported while the guest boots; nothing before it needs them.
-            from slipway._guest import Guest
+            from slipway._guest import Guest, Origin
 
-            guest = Guest(machine)
+            guest = Guest(machine, Origin("cold", start_reason, reason))
             await self._boot(guest, assets)
         except BaseException:
             await machine.stop()
             raise
-        return guest, reason
+        return guest
+
+    async def release(self, guest: Guest) -> None:
+        """End it."""
+        await guest.stop()
 
     async def _boot(self, guest: Guest, assets: Assets) -> None:
         """Wait for the agent while the bytes that boot are checked against their digests."""

@@ -119,15 +119,17 @@ class Timing:
     """Where the wall-clock time went, in seconds, each from the end of the one before.
 
     ``queue`` is what a run waits for room in a runtime, ``prepare`` ends when the machine's process
-    exists, ``boot`` when the agent has opened its port,
-    ``ready`` when it has answered; ``build`` and ``run`` include the transfer of what they need;
-    ``teardown`` ends when nothing of the machine is left.
+    exists, ``boot`` when the agent has opened its port, ``ready`` when it has answered. A machine
+    that did not boot has ``restore`` instead of these two, which ends when the agent of the clone
+    has answered. ``build`` and ``run`` include the transfer of what they need; ``teardown`` ends
+    when nothing of the machine is left.
     """
 
     queue: float = 0.0
     prepare: float = 0.0
     boot: float = 0.0
     ready: float = 0.0
+    restore: float = 0.0
     build: float = 0.0
     run: float = 0.0
     teardown: float = 0.0
@@ -135,7 +137,12 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the run ran on; ``machine_reason`` says why it was that machine."""
+    """What the run ran on; ``machine_reason`` says why it was that machine.
+
+    ``start`` is where the machine came from: ``cold`` it booted, ``snapshot`` it was cloned,
+    ``pool`` the clone waited already, ``session`` it has had runs before. ``start_reason`` says why
+    it was not faster, where there is something to say.
+    """
 
     machine: str
     kernel: str
@@ -145,6 +152,8 @@ class Provenance:
     memory: int
     cpus: int
     machine_reason: str = ""
+    start: str = "cold"
+    start_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,13 +147,16 @@ class Run:
         *,
         progress: Progress | None = None,
         began: float | None = None,
+        keep: bool = False,
     ) -> None:
+        """``keep``: its files stay for the next run in the same guest."""
         check_source(source)
         check_options(options, language.source)
         self.language = language
         self._source = source
         self.options = options
         self._launcher = launcher
+        self._keep = keep
         self.progress: Progress = progress or (lambda line: None)
         self.assets: Assets | None = None
         self._guest: Guest | None = None
@@ -234,18 +237,19 @@ class Run:
             else:
                 await on_output(phase.name.lower(), stream.name.lower(), data)
 
-        guest, reason = await self._launcher.launch(assets, self.options)
+        guest = await self._launcher.launch(assets, self.options)
         self._guest = guest
         self._seconds |= {
             "prepare": guest.began - self._mark,
             "boot": guest.boot_seconds,
             "ready": guest.ready_seconds,
+            "restore": guest.restore_seconds,
         }
         try:
             if watcher is not None:
                 watcher.booted(guest.machine.name)
             report = await guest.run(
-                assets.language, self._source, self.options, sink, stdin, watcher
+                assets.language, self._source, self.options, sink, stdin, watcher, keep=self._keep
             )
         except UnknownOutcome as error:
             for (phase, stream), data in captured.items():
@@ -255,19 +259,18 @@ class Run:
         finally:
             self._guest = None
             self._lap()
-            await uninterrupted(guest.stop())
+            await uninterrupted(self._launcher.release(guest))
         self._seconds["teardown"] = self._lap()
-        return self._result(assets, guest, reason, report, captured)
+        return self._result(assets, guest, report, captured)
 
     def _result(
         self,
         assets: Assets,
         guest: Guest,
-        reason: str,
         report: JobReport,
         captured: Capture,
     ) -> Result:
-        from slipway._guest import output_files, phase_results
+        from slipway._reports import output_files, phase_results
         from slipway._result import Provenance, Result, Timing
         from slipway_protocol.messages import Phase
 
@@ -289,7 +292,9 @@ class Run:
                 agent=guest.ready.agent_version,
                 memory=assets.memory,
                 cpus=self.options.cpus,
-                machine_reason=reason,
+                machine_reason=guest.origin.machine_reason,
+                start=guest.origin.start,
+                start_reason=guest.origin.start_reason,
             ),
         )
 

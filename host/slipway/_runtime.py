@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from slipway._admission import Admission, Capacity
 from slipway._assets import find_language
 from slipway._errors import Busy, InputError
 from slipway._events import Output
-from slipway._launch import ColdLauncher
 from slipway._local_execution import OVERHEAD, LocalExecution
+from slipway._local_session import LocalSession
 from slipway._making import Makings
+from slipway._memory import free_memory
 from slipway._request import options_of
 from slipway._run import Run
+from slipway._session_place import Home, Terms
+from slipway._sessions import DEFAULT_IDLE_SECONDS, check_idle_seconds, session_options
+from slipway._stock import Stock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
     from types import TracebackType
 
     from slipway._admission import Load
@@ -60,13 +63,17 @@ class AsyncRuntime:
         memory_budget: bytes that all machines may have together; None: most of what is free now.
         cpus: vCPUs that all machines may have together; None: as many as this process has.
         queue: how many runs may wait for room.
-        launcher: where machines come from; None: each run boots its own.
+        pool: how many clones of a language's machine may wait for runs; 0: none waits, and
+            snapshots are used where there are some, but not made.
+        cold: boot a machine for each run, whatever snapshots there are.
+        warm: languages whose clones are to wait before their first run.
+        launcher: where machines come from, instead of all that.
 
     Raises:
         InputError: one of them is out of its bounds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # keywords, each with a default
         self,
         *,
         store: Path | None = None,
@@ -75,6 +82,9 @@ class AsyncRuntime:
         memory_budget: int | None = None,
         cpus: int | None = None,
         queue: int = DEFAULT_QUEUE,
+        pool: int = 0,
+        cold: bool = False,
+        warm: Iterable[str] = (),
         launcher: Launcher | None = None,
     ) -> None:
         from slipway_initramfs.store import ImageStore
@@ -85,16 +95,23 @@ class AsyncRuntime:
             vms=_bounded("max_vms", MAX_VMS if max_vms is None else max_vms, 1),
             memory=_bounded(
                 "memory_budget",
-                int(_free_memory() * SHARE_OF_MEMORY) if memory_budget is None else memory_budget,
+                int(free_memory() * SHARE_OF_MEMORY) if memory_budget is None else memory_budget,
                 OVERHEAD,
             ),
             cpus=_bounded("cpus", len(os.sched_getaffinity(0)) if cpus is None else cpus, 1),
             queue=_bounded("queue", queue, 0),
         )
         self._admission = Admission(capacity)
-        self._launcher = launcher or ColdLauncher(self._store)
+        if launcher is not None:
+            self._stock = Stock.of_launcher(launcher)
+        else:
+            self._stock = Stock.of_store(
+                self._store, self._admission, pool=pool, cold=cold, warm=warm
+            )
+        self._launcher = self._stock.launcher
         self._makings = Makings(self._launcher)
         self._executions: set[LocalExecution] = set()
+        self._home = Home(self._admission, self._launcher, self._makings, set(), self._check_open)
         self._closing = ""
 
     @property
@@ -125,17 +142,15 @@ class AsyncRuntime:
             Busy: there is no room in the queue, or the runtime is being closed.
             HostError: this host lacks something.
         """
-        if self._closing:
-            raise Busy(self._closing, "Try again when it has started anew.", 10.0)
-        if len(key) > MAX_KEY:
-            raise InputError(f"the key has {len(key)} characters, and at most {MAX_KEY} may be")
+        self._check_open()
+        self.begin()
+        _check_key(key)
         options.setdefault("machine", self._machine)
         run = self._checked(source, language, options)
         execution = LocalExecution(run, self._admission, self._makings, key, stdin)
         # An image that has to be made is made behind the handle, which tells of it.
         await asyncio.to_thread(self._prepare_if_built, run)
-        if self._closing:
-            raise Busy(self._closing, "Try again when it has started anew.", 10.0)
+        self._check_open()
         execution.begin()
         self._executions.add(execution)
         execution.when_over(self._executions.discard)
@@ -169,6 +184,34 @@ class AsyncRuntime:
                         await on_output(event.phase, event.stream, event.data)
             return await execution.wait()
 
+    def session(
+        self,
+        language: str,
+        *,
+        key: str = "",
+        idle_seconds: float = DEFAULT_IDLE_SECONDS,
+        **options: Any,
+    ) -> LocalSession:
+        """A machine for several runs, which keeps their files; it opens as a context manager does.
+
+        It has its place among the runs from its opening to its end.
+
+        Args:
+            language: a language's name, for example ``python`` or ``rust@1.80``.
+            key: whose session it is, for fairness.
+            idle_seconds: without a run for so long, it ends by itself.
+            options: ``memory``, ``cpus``, ``machine``, ``kernel`` and ``boot_log`` of
+                :class:`slipway.Options`; the others belong to its runs.
+
+        Raises:
+            InputError: it cannot be as it stands.
+        """
+        _check_key(key)
+        check_idle_seconds(idle_seconds)
+        found = find_language(language, self._store)
+        checked = session_options({"machine": self._machine, **options}, found.source)
+        return LocalSession(self._home, Terms(found, checked, key, idle_seconds))
+
     async def languages(self) -> tuple[LanguageInfo, ...]:
         """What can be run here."""
         return await asyncio.to_thread(self._languages)
@@ -177,6 +220,7 @@ class AsyncRuntime:
         """Start nothing more; wait up to ``seconds`` for what there is, then cancel the rest."""
         self._closing = "the runtime is about to end"
         waiting = [asyncio.ensure_future(e.over()) for e in self._executions]
+        waiting += [asyncio.ensure_future(session.drain()) for session in self._home.sessions]
         if waiting:
             await asyncio.wait(waiting, timeout=seconds)
         await self.aclose()
@@ -185,9 +229,24 @@ class AsyncRuntime:
     async def aclose(self) -> None:
         """Cancel what runs, and wait until nothing of it is left."""
         self._closing = self._closing or "the runtime has been closed"
-        await asyncio.gather(*(execution.cancel() for execution in list(self._executions)))
+        await asyncio.gather(
+            *(execution.cancel() for execution in list(self._executions)),
+            *(session.close() for session in list(self._home.sessions)),
+        )
+        await self._stock.close()
+
+    @property
+    def idle(self) -> int:
+        """How many clones wait for runs."""
+        return self._stock.idle
+
+    def begin(self) -> None:
+        """Begin to make what is to be warm; the first run does so as well."""
+        if not self._closing:
+            self._stock.begin(self._makings, self._machine)
 
     async def __aenter__(self) -> Self:
+        self.begin()
         return self
 
     async def __aexit__(
@@ -197,6 +256,11 @@ class AsyncRuntime:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def _check_open(self) -> None:
+        """Check that it is not being closed. Raises Busy."""
+        if self._closing:
+            raise Busy(self._closing, "Try again when it has started anew.", 10.0)
 
     def _prepare_if_built(self, run: Run) -> None:
         if self._launcher.is_built(run.language):
@@ -226,24 +290,14 @@ class AsyncRuntime:
         )
 
 
+def _check_key(key: str) -> None:
+    if not isinstance(key, str):
+        raise InputError(f"the key is of type {type(key).__name__}", "Give a text.")
+    if len(key) > MAX_KEY:
+        raise InputError(f"the key has {len(key)} characters, and at most {MAX_KEY} may be")
+
+
 def _bounded(name: str, value: int, least: int) -> int:
     if value < least:
         raise InputError(f"{name} is {value}, and must be at least {least}")
     return value
-
-
-def _free_memory() -> int:
-    """Bytes that machines can have now: what the host has free, within our cgroups' limits."""
-    import psutil
-
-    free: int = psutil.virtual_memory().available
-    for line in Path("/proc/self/cgroup").read_text("ascii").splitlines():
-        # cgroup v2 is hierarchy 0; the limit of each level holds for all below it (cgroups(7)).
-        if line.startswith("0::/"):
-            group = Path("/sys/fs/cgroup") / line[4:]
-            for level in (group, *group.parents):
-                with suppress(OSError, ValueError):  # "max", or no such file: no limit here
-                    limit = int((level / "memory.max").read_text("ascii"))
-                    used = int((level / "memory.current").read_text("ascii"))
-                    free = min(free, max(limit - used, 0))
-    return free

@@ -42,13 +42,16 @@ class Session:
         self._conversation: Conversation | None = None
         self.awake_at: float | None = None
 
-    async def hello(self) -> m.Ready:
+    async def hello(self, *, clone: bool = False) -> m.Ready:
         """Open the conversation; waits until the guest has booted.
+
+        ``clone``: the machine has been cloned, and this is the first that it hears. Without it, to
+        a guest that is ready already, it only sets the clock and stirs the random state.
 
         Raises:
             HostError: the guest ended, or the agent in it refuses.
         """
-        await self.send(self._greeting())
+        await self.send(self._greeting(clone))
         while True:
             message = await self.receive()
             match message:
@@ -60,7 +63,7 @@ class Session:
                             "Rebuild the agent: slipway image prune",
                         )
                     # A serial port forgets what came before it was opened.
-                    await self.send(self._greeting())
+                    await self.send(self._greeting(clone))
                 case m.Ready():
                     self.awake_at = self.awake_at or time.monotonic()
                     return replace(
@@ -75,8 +78,16 @@ class Session:
                 case _:
                     raise HostError(f"{type(message).__name__} came before the agent was ready")
 
-    def _greeting(self) -> m.Hello:
-        return m.Hello(VERSION, (), time.time_ns(), os.urandom(32))
+    def _greeting(self, clone: bool) -> m.Hello:
+        return m.Hello(VERSION, (), time.time_ns(), os.urandom(32), clone)
+
+    async def prepare(self, command: m.Command, path: str) -> None:
+        """Have the program ``command`` started ahead of its job, up to where it reads ``path``.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        await self.send(m.Spare(command, path))
 
     async def run(
         self,

@@ -70,11 +70,11 @@ def booted(
     pytest groups tests by this parameter and ends one guest before the next boots.
     """
     machine, way, language = request.param
-    runner = Microvm(language, machine) if way == "guest" else open_way(way, language, machine)
+    runner = open_way(way, language, machine)
 
     def alive() -> Runner:
-        if isinstance(runner, Microvm) and not runner.alive:
-            runner.boot(progress)
+        if isinstance(runner, Microvm):
+            runner.fresh(progress)
         return runner
 
     yield alive

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
@@ -141,8 +143,12 @@ class Guest:
 
     async def hello(self) -> m.Ready:
         await self.until(m.Awake)
-        await self.send(m.Hello(VERSION, (), time.time_ns(), os.urandom(32)))
-        ready = (await self.until(m.Ready))[-1]
+        return await self.greet()
+
+    async def greet(self, *, clone: bool = False) -> m.Ready:
+        """The answer to a Hello, before which the agent has nothing to complain of."""
+        await self.send(m.Hello(VERSION, (), time.time_ns(), os.urandom(32), clone))
+        (ready,) = await self.until(m.Ready)
         assert isinstance(ready, m.Ready)
         return ready
 
@@ -217,6 +223,36 @@ async def test_shell_script_on_a_root(boot: Boot, roots: Roots, kind: str) -> No
     assert output[m.Stream.STDERR].endswith(b"oops\n")
     assert (done.verdict, done.code) == (m.Verdict.FAILED, 3)
     assert done.usage.user_us + done.usage.system_us > 0
+
+
+async def test_clone_is_a_machine_of_its_own(boot: Boot, roots: Roots) -> None:
+    root = roots.alpine()
+    for name in ("etc/hosts", "etc/hostname"):
+        root.add_file(name, b"of the image\n")
+    who = (
+        b"#!/bin/sh\ncat /proc/sys/kernel/hostname /etc/hostname /etc/hosts"
+        b" /proc/sys/kernel/random/boot_id\n"
+        b"echo mine > /etc/hosts || echo mine > /proc/sys/kernel/random/boot_id"
+    )
+
+    async with boot(root) as guest:
+        await guest.hello()
+        told = [(await guest.run(("./who",), {"who": who}))[0]]
+        await guest.greet()
+        told.append((await guest.run(("./who",), {"who": who}))[0])
+        for _ in range(2):
+            await guest.greet(clone=True)
+            told.append((await guest.run(("./who",), {"who": who}))[0])
+
+    outputs = [output[m.Stream.STDOUT].decode().split() for output in told]
+    names = [words[0] for words in outputs]
+    assert all(re.fullmatch("slipway-[0-9a-f]{8}", name) for name in names)
+    for name, *words, boot_id in outputs:
+        assert words == [name, "127.0.0.1", "localhost", name, "::1", "localhost"]
+        assert UUID(boot_id).version == 4
+    assert outputs[0] == outputs[1]
+    assert len(set(names)) == len({words[-1] for words in outputs}) == 3
+    assert told[3][m.Stream.STDERR].count(b"Permission denied") == 2
 
 
 async def test_static_program_on_an_empty_root(boot: Boot, roots: Roots) -> None:

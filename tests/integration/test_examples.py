@@ -161,5 +161,6 @@ def test_code_in_the_description_of_the_sdk_runs() -> None:
     assert printed[1:] == [
         "heard you\nthe program ended well b'done\\n'\n",
         "0\n1\n2\n",
+        "one\n--\none\ntwo\n",
         "ok\nthere\n\n",
     ]

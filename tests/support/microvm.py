@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from slipway._assets import find_assets, find_language
 from slipway._errors import UnknownOutcome
-from slipway._guest import Guest, output_files, phase_results
+from slipway._guest import Guest
+from slipway._reports import output_files, phase_results
 from slipway._request import Options, check_source
+from slipway._template_making import take
+from slipway.machine import choose
 from slipway_initramfs.store import ImageStore
 from slipway_protocol.messages import Cancel, Phase, Stream
 from support.programs import Outcome, Runner, load, patient
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._assets import Assets
+    from slipway.machine import Template
     from slipway_initramfs.languages import Language
 
 _T = TypeVar("_T")
@@ -166,6 +170,11 @@ class Microvm(Runner):
         """End the guest; :meth:`boot` makes another."""
         self.call(self.lose())
 
+    def fresh(self, progress: Callable[[str], None]) -> None:
+        """See to it that there is a guest that can take a job."""
+        if not self.alive:
+            self.boot(progress)
+
     def close(self) -> None:
         """End the guest and its thread."""
         self.halt()
@@ -209,3 +218,34 @@ class Microvm(Runner):
         self.language = assets.language
         self._guest = await Guest.start(assets, self._options)
         await self._guest.wait_ready()
+
+
+class CloneVm(Microvm):
+    """The same with a new clone for each program, as runs of a pool have it.
+
+    The template is this object's own: it is not kept in the store.
+    """
+
+    _template: Template | None = None
+
+    def fresh(self, progress: Callable[[str], None]) -> None:
+        """End the last clone, and make another."""
+        self.halt()
+        self.boot(progress)
+
+    def close(self) -> None:
+        """End all."""
+        if self._template is not None:
+            self.call(self._template.close())
+        super().close()
+
+    async def _boot(self, assets: Assets) -> None:
+        self.language = assets.language
+        if self._template is None:
+            store = ImageStore()
+            kind, _ = choose(self._options.machine, store.root)
+            snapshot = await take(assets, self._options, store, lambda line: None)
+            self._template = await kind.template(snapshot, assets.state)
+        self._guest = Guest(await self._template.clone())
+        await self._guest.wait_restored(clone=True)
+        await self._guest.prepare(assets.language)

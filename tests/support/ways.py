@@ -1,8 +1,9 @@
 """The ways to Slipway that a user has: the behaviour suite goes each of them.
 
 ``runtime`` and ``client`` are the library without and with a server, ``cli`` is the command
-line. Each program has a machine of its own; ``guest`` is :class:`support.microvm.Microvm`, where
-one machine takes all of a language's programs and no way to it is tried.
+line. Each program has a machine of its own. So it has with ``clone``, which is a clone of a ready
+machine, directly; ``guest`` is :class:`support.microvm.Microvm`, where one machine takes all of a
+language's programs and no way to it is tried.
 """
 
 from __future__ import annotations
@@ -21,21 +22,26 @@ from slipway._wire.fields import Fields
 from slipway._wire.results import read_phase
 from support.commands import PATIENCE as COMMAND_PATIENCE
 from support.commands import Commands
+from support.microvm import CloneVm, Microvm
 from support.programs import Outcome, Runner, load, patient
 from support.serving import Server
 
 if TYPE_CHECKING:
     import subprocess
 
-    from slipway._blocking import Execution
+    from slipway._blocking_handles import Execution
 
 SIZES = {"memory", "memory_limit", "output_limit"}
-WAYS = ("runtime", "client", "cli")
+WAYS = ("clone", "runtime", "client", "cli")
 _RUN_SECONDS = re.compile(rb"\brun (\d+\.\d+)")
 
 
 def open_way(way: str, language: str, machine: str) -> Runner:
     """A runner for ``language``, for example ``rust@1.80``, on ``machine``."""
+    if way == "guest":
+        return Microvm(language, machine)
+    if way == "clone":
+        return CloneVm(language, machine)
     if way == "cli":
         return CommandRunner(language, machine)
     return ClientRunner(language, machine) if way == "client" else RuntimeRunner(language, machine)

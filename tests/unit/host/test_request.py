@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slipway
-from slipway._guest import describe_job
+from slipway._jobs import describe_job
 from slipway._request import (
     MAX_ARGUMENT_BYTES,
     MAX_ENVIRONMENT_BYTES,

@@ -1,0 +1,242 @@
+"""Machines that do not boot: cold, cloned and taken from a pool, side by side in one run.
+
+::
+
+    python bench/clones.py latency   launch of a machine to the first byte of a hello world's output
+    python bench/clones.py memory    what clones that wait have of their own, and 40 at once
+    python bench/clones.py compilers what is added to the compiler's own time in the guest
+
+Without an argument all three. They run in this process, without a server, on the machine that
+``auto`` takes, and use a store of their own snapshots: those of the default store are made where
+they are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import statistics
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from side_by_side import table
+from slipway._admission import Admission, Capacity
+from slipway._assets import find_assets, find_language
+from slipway._launch import ColdLauncher
+from slipway._pool import Pool
+from slipway._request import Options
+from slipway._template_making import make
+from slipway._templates import Templates
+from slipway_initramfs.store import ImageStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from slipway._assets import Assets
+    from slipway._guest import Guest
+    from slipway._snapshots import Shape
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+HELLO = {
+    "python": b'print("hello")\n',
+    "rust": b'fn main() {\n    println!("hello");\n}\n',
+    "go": b'package main\n\nimport "fmt"\n\nfunc main() {\n\tfmt.Println("hello")\n}\n',
+}
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """One language, ready to be cloned."""
+
+    assets: Assets
+    options: Options
+    shape: Shape
+    store: ImageStore
+    templates: Templates
+    admission: Admission
+
+
+@asynccontextmanager
+async def ground(name: str, machine: str) -> AsyncIterator[Ground]:
+    """Find what ``name`` boots from, and its snapshot; make what is missing."""
+    store, options = ImageStore(), Options(machine=machine)
+    assets = await asyncio.to_thread(find_assets, find_language(name, store), options, store, print)
+    admission = Admission(Capacity(vms=64, memory=20 * GIB, cpus=64, queue=64))
+    templates = Templates(store, admission)
+    shape = templates.shape(assets, options)
+    if isinstance(shape, str):
+        raise SystemExit(shape)
+    if not templates.has(shape):
+        await make(assets, options, store, print)
+    try:
+        yield Ground(assets, options, shape, store, templates, admission)
+    finally:
+        await templates.close()
+
+
+async def first_byte(on: Ground, launch: Callable[[], Awaitable[Guest]]) -> float:
+    """Seconds from asking for a machine to the first byte that its hello world writes."""
+    began = time.perf_counter()
+    guest = await launch()
+    try:
+        return await first_output(guest, on) - began
+    finally:
+        await guest.stop()
+
+
+async def first_output(guest: Guest, on: Ground) -> float:
+    """When the first byte came that a hello world in ``guest`` wrote."""
+    came: list[float] = []
+
+    async def sink(_phase: object, _stream: object, _data: bytes) -> None:
+        came.append(time.perf_counter())
+
+    language = on.assets.language
+    report = await guest.run(language, HELLO[language.name], on.options, sink)
+    if not report.succeeded or not came:
+        raise SystemExit(f"the hello world of {language.name} failed")
+    return came[0]
+
+
+async def cloned(on: Ground) -> Guest:
+    """A clone, made now."""
+    guest = await on.templates.clone(on.shape, on.assets, on.options)
+    if isinstance(guest, str):
+        raise SystemExit(guest)
+    return guest
+
+
+async def filled(pool: Pool, count: int) -> None:
+    """Until so many clones wait."""
+    while pool.idle < count:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)  # their interpreters start
+
+
+async def latency(rounds: int, machine: str) -> None:
+    """Python's hello world by all three ways."""
+    async with ground("python", machine) as on:
+        cold = ColdLauncher(on.store)
+        seconds: dict[str, list[float]] = {"cold boot": [], "clone": [], "pool": []}
+        for number in range(rounds + 1):
+            times = [
+                await first_byte(on, lambda: cold.launch(on.assets, on.options)),
+                await first_byte(on, lambda: cloned(on)),
+                await from_pool(on),
+            ]
+            for row, value in zip(seconds.values(), times, strict=True):
+                if number:  # the first round warms caches
+                    row.append(value)
+    table(f"launch to a Python hello's first byte, {rounds} rounds", seconds)
+    medians = [statistics.median(row) for row in seconds.values()]
+    print(f"a clone is {medians[0] / medians[1]:.0f} times, the pool {medians[0] / medians[2]:.0f}")
+    print("times as fast as a cold boot")
+
+
+async def from_pool(on: Ground) -> float:
+    """The same from a pool with one clone in it."""
+    pool = Pool(on.store, on.templates, on.admission, 1)
+    try:
+        pool.want(on.shape, on.assets, on.options)
+        await filled(pool, 1)
+
+        async def taken() -> Guest:
+            guest = await pool.take(on.shape, on.assets, on.options)
+            assert guest is not None
+            return guest
+
+        return await first_byte(on, taken)
+    finally:
+        await pool.close()
+
+
+async def memory(count: int, machine: str) -> None:
+    """Unshared memory of clones: fresh from their template, and waiting in a pool."""
+    async with ground("python", machine) as on:
+        fresh = [await cloned(on) for _ in range(4)]
+        own = [unshared(guest.machine.pid) for guest in fresh]
+        await asyncio.gather(*(guest.stop() for guest in fresh))
+        pool = Pool(on.store, on.templates, on.admission, 4)
+        pool.want(on.shape, on.assets, on.options)
+        await filled(pool, 4)
+        waiting = [unshared(idle.guest.machine.pid) for idle in pool._shelves[on.shape].ready]
+        await pool.close()
+        print("\nunshared memory of one clone's process, MiB (Private_Clean + Private_Dirty)")
+        print(f"agent ready                 {statistics.median(own) / MIB:8.1f}")
+        print(f"and an interpreter waiting  {statistics.median(waiting) / MIB:8.1f}")
+        began = time.perf_counter()
+        guests = await asyncio.gather(*(cloned(on) for _ in range(count)))
+        ready = time.perf_counter() - began
+        came = await asyncio.gather(*(first_output(guest, on) for guest in guests))
+        print(
+            f"\n{count} clones at once: all agents answered after {ready:.1f} s, all hello worlds"
+        )
+        print(f"after {max(came) - began:.1f} s")
+        print(f"then unshared: {sum(unshared(g.machine.pid) for g in guests) / MIB:.0f} MiB in all")
+        await asyncio.gather(*(guest.stop() for guest in guests))
+
+
+def unshared(pid: int) -> int:
+    """Bytes that only the process ``pid`` has."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
+    fields = dict(line.split(":", 1) for line in text.splitlines() if line.startswith("Private_"))
+    return sum(int(fields[name].split()[0]) * 1024 for name in ("Private_Clean", "Private_Dirty"))
+
+
+async def compilers(rounds: int, machine: str) -> None:
+    """From the launch of a clone to the first byte, beside what the guest's own clock counted."""
+    print("\nhello world from a clone: seconds to the first byte, of it in the guest's")
+    print("build and run by its own clock, and what is added to that")
+    for name in ("rust", "go"):
+        rows = []
+        async with ground(name, machine) as on:
+            for _ in range(rounds):
+                rows.append(await compiled(on))
+        total = statistics.median(row[0] for row in rows)
+        guest = statistics.median(row[1] for row in rows)
+        added = statistics.median((all_of_it - its) / its for all_of_it, its in rows)
+        print(f"{name:<8} {total:8.2f} {guest:8.2f} {added:8.1%}")
+
+
+async def compiled(on: Ground) -> tuple[float, float]:
+    """Seconds to the first byte, and those of the phases as the guest's agent counted them."""
+    came: list[float] = []
+
+    async def sink(_phase: object, _stream: object, _data: bytes) -> None:
+        came.append(time.perf_counter())
+
+    began = time.perf_counter()
+    guest = await cloned(on)
+    try:
+        language = on.assets.language
+        report = await guest.run(language, HELLO[language.name], on.options, sink)
+    finally:
+        await guest.stop()
+    walls = [told.done.usage.wall_us / 1e6 for told in report.phases.values()]
+    return came[0] - began, sum(walls)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("part", nargs="?", choices=("latency", "memory", "compilers"))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--clones", type=int, default=40)
+    parser.add_argument("--machine", default="auto")
+    parsed = parser.parse_args()
+    with contextlib.suppress(KeyboardInterrupt):
+        if parsed.part in {None, "latency"}:
+            asyncio.run(latency(parsed.rounds, parsed.machine))
+        if parsed.part in {None, "memory"}:
+            asyncio.run(memory(parsed.clones, parsed.machine))
+        if parsed.part in {None, "compilers"}:
+            asyncio.run(compilers(3, parsed.machine))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,572 @@
+"""The pool of clones that wait: who gets one, how many there are, and what is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from slipway import _pool, _shelf
+from slipway._admission import Admission, Capacity, Needs
+from slipway._assets import find_language
+from slipway._errors import HostError, ImageError
+from slipway._pool import IDLE_MEMORY, Pool
+from slipway._request import MIB, InputFile, Options
+from slipway._shapes import Shape
+from slipway_initramfs.store import ImageStore
+from support.fake_machine import FakeLauncher, FakeMachine
+from support.fake_templates import FakeTemplates, hush
+from support.sessions import open_files, settled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from slipway._assets import Assets
+    from slipway._guest import Guest
+
+SHAPE = Shape("bash", "fake", 128 * MIB, 1, "ab" * 32)
+ANEW = replace(SHAPE, inputs="cd" * 32)
+OTHER = replace(SHAPE, image="python")
+CAPACITY = Capacity(vms=100, memory=64 * IDLE_MEMORY, cpus=100, queue=100)
+
+
+class Ground:
+    """A pool, and all that it stands on."""
+
+    def __init__(self, store: ImageStore, capacity: Capacity = CAPACITY, size: int = 2) -> None:
+        self.launcher = FakeLauncher()
+        self.admission = Admission(capacity)
+        self.templates = FakeTemplates(self.launcher, self.admission)
+        self.pool = Pool(store, self.templates, self.admission, size)  # type: ignore[arg-type]
+        assets = self.launcher.find(find_language("bash"), Options(), print)
+        self.assets = replace(
+            assets, image=replace(assets.image, manifest={"memory": 0, "workload": 0})
+        )
+        self.guests: list[Guest] = []
+
+    async def take(self, shape: Shape = SHAPE) -> Guest | None:
+        """What a run gets; stopped at the test's end."""
+        guest = await self.pool.take(shape, self.assets, Options())
+        if guest is not None:
+            self.guests.append(guest)
+        return guest
+
+    def want(self, shape: Shape = SHAPE) -> None:
+        self.pool.want(shape, self.assets, Options())
+
+    async def filled(self, count: int) -> None:
+        """Until so many clones wait."""
+        await settled(lambda: self.pool.idle == count)
+
+    def waiting(self, shape: Shape = SHAPE) -> list[Any]:
+        """The machines that wait, the oldest first."""
+        shelf = self.pool._shelves.get(shape)
+        return [idle.guest.machine for idle in shelf.ready] if shelf is not None else []
+
+    def target(self, shape: Shape = SHAPE) -> int:
+        return self.pool._shelves[shape].target
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pool, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
+
+
+@pytest_asyncio.fixture
+async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+    before = open_files()
+    made = Ground(ImageStore(tmp_path))
+    yield made
+    await end(made)
+    await settled(lambda: open_files() <= before)
+
+
+async def end(ground: Ground) -> None:
+    """Close it; nothing is left."""
+    for guest in ground.guests:
+        await guest.stop()
+    await ground.pool.close()
+    nothing_left(ground)
+
+
+def nothing_left(ground: Ground) -> None:
+    assert not ground.launcher.machines
+    assert ground.pool.idle == 0
+    assert ground.admission._reserved == 0
+    assert [t for t in asyncio.all_tasks() if t is not asyncio.current_task()] == []
+
+
+# --- Taking -----------------------------------------------------------------------------------
+
+
+async def test_first_run_finds_none_and_the_next_the_one_made_for_it(ground: Ground) -> None:
+    first = await ground.take()
+    await ground.filled(1)
+    (waiting,) = ground.waiting()
+
+    second = await ground.take()
+
+    assert first is None
+    assert second is not None
+    assert second.machine == waiting
+    assert (second.origin.start, second.origin.machine_reason) == ("pool", "a test's")
+    assert waiting.agent.hellos[:3] == [True, False, False]
+
+
+async def test_oldest_is_taken_first_and_replaced(ground: Ground) -> None:
+    ground.want()
+    await ground.filled(2)
+    oldest, newer = ground.waiting()
+
+    taken = await ground.take()
+    await ground.filled(2)
+
+    assert taken is not None
+    assert taken.machine is oldest
+    assert ground.waiting()[0] is newer
+    assert ground.templates.made == 3
+
+
+async def test_there_come_to_be_as_many_as_are_wanted_at_once(ground: Ground) -> None:
+    targets = []
+
+    for _ in range(4):
+        await ground.take()
+        targets.append(ground.target())
+
+    await ground.filled(2)
+    assert targets == [1, 2, 2, 2]
+
+
+async def test_one_is_enough_for_who_wants_one_after_the_other(ground: Ground) -> None:
+    await ground.take()
+
+    for _ in range(5):
+        await ground.filled(1)
+        assert await ground.take() is not None
+
+    assert ground.target() == 1
+
+
+async def test_each_shape_has_its_own(ground: Ground) -> None:
+    await ground.take()
+    await ground.take(OTHER)
+    await ground.filled(2)
+
+    assert [len(ground.waiting(shape)) for shape in (SHAPE, OTHER)] == [1, 1]
+
+
+async def test_image_that_is_made_anew_replaces_what_waits(ground: Ground) -> None:
+    ground.want()
+    await ground.filled(2)
+    old = ground.waiting()
+
+    first = await ground.take(ANEW)
+    await settled(lambda: len(ground.waiting(ANEW)) == 2)
+
+    assert first is None
+    assert not ground.launcher.machines & set(old)
+    assert ground.waiting() == []
+    assert ground.templates.dropped == [SHAPE]
+    assert (ground.target(ANEW), ground.pool._shelves[ANEW].least) == (2, 2)
+
+
+async def test_nothing_of_a_run_is_kept_with_the_clones_for_others(ground: Ground) -> None:
+    options = Options(files=(InputFile("secret", b"x"),), environment=(("SECRET", "x"),), cpus=1)
+
+    await ground.pool.take(SHAPE, ground.assets, options)
+
+    assert ground.pool._shelves[SHAPE].options == Options()
+
+
+# --- Clones that fail ---------------------------------------------------------------------------
+
+
+async def test_clone_that_dies_while_it_waits_is_replaced(ground: Ground) -> None:
+    ground.want()
+    await ground.filled(2)
+    first, second = ground.waiting()
+
+    first._end()
+    await settled(lambda: ground.templates.made == 3 and ground.pool.idle == 2)
+
+    assert first not in ground.waiting()
+    assert ground.waiting()[0] is second
+
+
+async def test_clone_that_has_just_died_is_not_given_out(ground: Ground) -> None:
+    ground.want()
+    await ground.filled(2)
+    first, second = ground.waiting()
+
+    first._end()
+    taken = await ground.take()
+
+    assert taken is not None
+    assert taken.machine is second
+
+
+async def test_pause_grows_while_clones_die_and_ends_with_one_that_is_of_use(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.001)
+    await ground.take()
+    shelf = ground.pool._shelves[SHAPE]
+    pauses: list[float] = []
+
+    for _ in range(4):
+        await ground.filled(1)
+        ground.waiting()[0]._end()
+        await settled(lambda: shelf.pause not in [0, *pauses])
+        pauses.append(shelf.pause)
+    await ground.filled(1)
+    await ground.take()
+
+    assert pauses == [0.001, 0.002, 0.004, 0.008]
+    assert shelf.pause == 0
+
+
+async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pool, "ANSWER_SECONDS", 0.05)
+    ground.want()
+    await ground.filled(2)
+    first, second = ground.waiting()
+    hush(first)
+
+    taken = await ground.take()
+
+    assert taken is not None
+    assert taken.machine is second
+    assert first not in ground.launcher.machines
+
+
+async def test_run_that_is_cancelled_while_it_takes_one_leaves_nothing(ground: Ground) -> None:
+    ground.want()
+    await ground.filled(2)
+    first, _ = ground.waiting()
+    hush(first)
+
+    taking = asyncio.create_task(ground.take())
+    await settled(lambda: first not in ground.waiting())
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+
+    assert taking.cancelled()
+    assert first not in ground.launcher.machines
+
+
+# --- Making -------------------------------------------------------------------------------------
+
+
+async def raising(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", [HostError("no room"), ValueError("a bug")], ids=["host", "bug"])
+async def test_making_that_fails_is_tried_again_later(ground: Ground, error: Exception) -> None:
+    ground.templates.cloning = lambda: raising(error)
+    await ground.take()
+    await settled(lambda: ground.templates.made == 3)
+    ground.templates.cloning = None
+
+    await ground.filled(1)
+
+    assert await ground.take() is not None
+
+
+async def test_reason_against_a_clone_is_logged_and_not_the_end(
+    ground: Ground, caplog: pytest.LogCaptureFixture
+) -> None:
+    ground.templates.reasons = ["the snapshot is damaged"]
+
+    with caplog.at_level(logging.WARNING, "slipway.pool"):
+        await ground.take()
+        await ground.filled(1)
+
+    assert "the snapshot is damaged" in caplog.text
+
+
+async def test_bug_of_the_pool_itself_is_not_its_end(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> bool:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(_pool, "_short_of_memory", broken)
+    await ground.take()
+    await asyncio.sleep(0.05)
+    monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
+
+    await ground.filled(1)
+
+
+async def test_clone_that_nobody_wants_any_more_is_ended(ground: Ground) -> None:
+    going_on = asyncio.Event()
+    ground.templates.cloning = lambda: wait_for(going_on)
+    await ground.take()
+    await settled(lambda: ground.templates.made == 1)
+
+    ground.templates.cloning = None
+    await ground.take(ANEW)
+    going_on.set()
+    await settled(lambda: ground.waiting(ANEW))
+
+    assert ground.launcher.machines == set(ground.waiting(ANEW))
+    assert ground.admission._reserved == IDLE_MEMORY
+
+
+async def wait_for(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+class Making:
+    """Takes the place of the making of snapshots."""
+
+    def __init__(self, ground: Ground, error: Exception | None = None) -> None:
+        self.ground = ground
+        self.error = error
+        self.calls = 0
+        self.reserved = 0
+        ground.templates.there = False
+
+    async def __call__(self, assets: Assets, *_: object) -> None:
+        self.calls += 1
+        self.reserved = self.ground.admission._reserved
+        if self.error is not None:
+            raise self.error
+        self.ground.templates.there = True
+
+
+async def test_snapshot_that_is_missing_is_made_once(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making = Making(ground)
+    monkeypatch.setattr(_pool, "make", making)
+    ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
+
+    ground.want()
+    await ground.filled(2)
+
+    assert making.calls == 1
+    assert making.reserved > ground.assets.memory
+
+
+async def test_snapshot_of_a_size_that_somebody_chose_is_not_made(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making = Making(ground)
+    monkeypatch.setattr(_pool, "make", making)
+    ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory + MIB)
+
+    for _ in range(3):
+        await ground.take()
+        await settled(lambda: ground.target() == 0)
+
+    assert making.calls == 0
+
+
+async def test_snapshot_that_cannot_be_made_is_tried_again_later(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making = Making(ground, ImageError("the sample fails"))
+    monkeypatch.setattr(_pool, "make", making)
+    ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
+
+    await ground.take()
+    await settled(lambda: making.calls == 2)
+    making.error = None
+
+    await ground.filled(1)
+
+
+# --- Memory -------------------------------------------------------------------------------------
+
+
+async def test_run_that_lacks_memory_takes_it_from_what_waits(ground: Ground) -> None:
+    ground.want()
+    await ground.filled(2)
+    needs = Needs(CAPACITY.memory - IDLE_MEMORY, 1)
+
+    ticket = ground.admission.enter("", needs)
+
+    assert ticket.admitted.is_set()
+    assert (ground.pool.idle, ground.admission._reserved) == (1, IDLE_MEMORY)
+    ground.admission.leave(ticket)
+
+
+async def test_those_used_longest_ago_give_way_first(ground: Ground) -> None:
+    ground.want(OTHER)
+    ground.want(SHAPE)
+    await ground.filled(4)
+
+    ticket = ground.admission.enter("", Needs(CAPACITY.memory - 2 * IDLE_MEMORY, 1))
+
+    assert [len(ground.waiting(shape)) for shape in (OTHER, SHAPE)] == [0, 2]
+    ground.admission.leave(ticket)
+
+
+async def test_what_gave_way_and_is_to_be_warm_comes_back(ground: Ground) -> None:
+    ground.want()
+    await ground.filled(2)
+    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
+    idle = ground.pool.idle
+
+    ground.admission.leave(ticket)
+    await ground.filled(2)
+
+    assert idle == 0
+
+
+async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: Ground) -> None:
+    going_on = asyncio.Event()
+    ground.templates.cloning = lambda: wait_for(going_on)
+    await ground.take()
+    await settled(lambda: ground.templates.made == 1)
+    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
+    at_once = ticket.admitted.is_set()
+
+    going_on.set()
+    await ticket.admitted.wait()
+
+    assert not at_once
+    assert ground.pool.idle == 0
+    ground.admission.leave(ticket)
+
+
+async def test_nothing_is_made_without_room_and_is_when_there_is(ground: Ground) -> None:
+    ticket = ground.admission.enter("", Needs(CAPACITY.memory - IDLE_MEMORY + 1, 1))
+    await ground.take()
+    await asyncio.sleep(0.1)
+    made = ground.templates.made
+
+    ground.admission.leave(ticket)
+    await ground.filled(1)
+
+    assert made == 0
+
+
+async def test_host_that_is_short_of_memory_gets_all_of_it(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.want()
+    await ground.filled(2)
+
+    monkeypatch.setattr(_pool, "_short_of_memory", lambda: True)
+    await settled(lambda: not ground.launcher.machines and ground.templates.asked)
+    nothing_made = await ground.take() is None
+    monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
+    await ground.filled(2)
+
+    assert nothing_made
+    assert ground.templates.asked[0] >= CAPACITY.memory
+
+
+async def test_unused_ones_become_fewer_and_warm_ones_do_not(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.want(OTHER)
+    await ground.take()
+    await ground.filled(3)
+
+    monkeypatch.setattr(_pool, "UNUSED_SECONDS", 0.02)
+    await settled(lambda: SHAPE not in ground.pool._shelves)
+    await asyncio.sleep(0.1)
+
+    assert len(ground.waiting(OTHER)) == 2
+    assert ground.launcher.machines == set(ground.waiting(OTHER))
+
+
+# --- The end ------------------------------------------------------------------------------------
+
+
+async def test_closing_in_the_middle_of_a_making_leaves_nothing(ground: Ground) -> None:
+    ground.templates.cloning = lambda: wait_for(asyncio.Event())
+    await ground.take()
+    await settled(lambda: ground.templates.made == 1)
+
+    await ground.pool.close()
+
+    nothing_left(ground)
+
+
+async def test_closing_in_the_middle_of_making_a_snapshot_leaves_nothing(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def make(*_: object) -> None:
+        begun.set()
+        await wait_for(asyncio.Event())
+
+    ground.templates.there = False
+    ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
+    monkeypatch.setattr(_pool, "make", make)
+    await ground.take()
+    await begun.wait()
+
+    await ground.pool.close()
+
+    nothing_left(ground)
+
+
+async def test_pool_that_is_closed_makes_nothing_more(ground: Ground) -> None:
+    await ground.pool.close()
+
+    assert await ground.take() is None
+    await asyncio.sleep(0.05)
+
+    assert ground.templates.made == 0
+
+
+async def test_closed_at_any_moment_nothing_is_left(tmp_path: Path) -> None:
+    for steps in range(60):
+        ground = Ground(ImageStore(tmp_path))
+        ground.want()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+
+        await ground.pool.close()
+
+        await settled(lambda g=ground: not g.launcher.machines)  # type: ignore[misc]
+        nothing_left(ground)
+
+
+async def test_a_thousand_runs_leave_nothing(ground: Ground) -> None:
+    async def run(_number: int) -> str:
+        ticket = ground.admission.enter("", Needs(IDLE_MEMORY, 1))
+        await ticket.admitted.wait()
+        guest = await ground.pool.take(SHAPE, ground.assets, Options())
+        if guest is None:
+            answer = await ground.templates.clone(SHAPE, ground.assets, Options())
+            assert not isinstance(answer, str)
+            guest = answer
+        assert isinstance(guest.machine, FakeMachine)
+        try:
+            told = str(id(guest.machine))
+        finally:
+            await guest.stop()
+            ground.admission.leave(ticket)
+        return told
+
+    numbers = iter(range(1000))
+    done = 0
+
+    async def worker() -> None:
+        nonlocal done
+        for number in numbers:
+            await run(number)
+            done += 1
+
+    await asyncio.gather(*(worker() for _ in range(4)))
+
+    assert done == 1000
+    assert ground.admission.load.memory == 0

@@ -1,0 +1,180 @@
+"""Where a run's machine comes from: the pool, a snapshot, or a boot; and what it says of that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from slipway import _templates
+from slipway._assets import find_language
+from slipway._errors import HostError
+from slipway._guest import Guest, Origin
+from slipway._request import Options
+from slipway._shapes import Shape
+from slipway._snapshot_launch import SnapshotLauncher
+from slipway._snapshots import SnapshotStore
+from slipway_initramfs.store import ImageStore
+from support.fake_machine import FakeLauncher
+from support.fake_templates import MEMORY, FakeTemplates, StoredMachine, stored_snapshot
+from support.stores import put_image
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from slipway._assets import Assets
+
+SHAPE = Shape("bash", "fake", MEMORY, 1, "ab" * 32)
+
+
+class Cold:
+    """Takes the place of what boots."""
+
+    def __init__(self, launcher: FakeLauncher) -> None:
+        self.launcher = launcher
+        self.guests: list[Guest] = []
+
+    async def launch(self, assets: Assets, options: Options, start_reason: str = "") -> Guest:
+        guest = await self.launcher.launch(assets, options)
+        guest.origin = Origin("cold", start_reason, "a test's")
+        self.guests.append(guest)
+        return guest
+
+
+class Templates(FakeTemplates):
+    """Those of one process, with a shape for every run."""
+
+    def shape(self, assets: Assets, options: Options) -> Shape | str:
+        return "it boots a kernel of its own" if assets.other_kernel is not None else SHAPE
+
+
+class Pool:
+    """Has one clone, or none."""
+
+    def __init__(self) -> None:
+        self.guest: Guest | None = None
+
+    async def take(self, *_: object) -> Guest | None:
+        return self.guest
+
+
+class Ground:
+    def __init__(self, root: Path) -> None:
+        self.machines = FakeLauncher()
+        self.store = ImageStore(root)
+        self.templates = Templates(self.machines)
+        self.pool = Pool()
+        self.assets = self.machines.find(find_language("bash"), Options(), print)
+        self.guests: list[Guest] = []
+
+    def launcher(self, *, templates: bool = True, pool: bool = True) -> SnapshotLauncher:
+        launcher = SnapshotLauncher(
+            self.store,
+            self.templates if templates else None,  # type: ignore[arg-type]
+            self.pool if pool else None,  # type: ignore[arg-type]
+        )
+        launcher._cold = Cold(self.machines)  # type: ignore[assignment]
+        return launcher
+
+    async def launch(self, launcher: SnapshotLauncher) -> Origin:
+        guest = await launcher.launch(self.assets, Options())
+        await launcher.release(guest)
+        return guest.origin
+
+
+@pytest_asyncio.fixture
+async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+    made = Ground(tmp_path)
+    yield made
+    assert not made.machines.machines
+
+
+async def test_clone_of_the_pool_is_taken_first(ground: Ground) -> None:
+    ground.pool.guest = await ground.machines.launch(ground.assets, Options())
+
+    guest = await ground.launcher().launch(ground.assets, Options())
+
+    assert guest is ground.pool.guest
+    assert ground.templates.made == 0
+    await guest.stop()
+
+
+async def test_clone_is_made_where_none_waits(ground: Ground) -> None:
+    with_pool = await ground.launch(ground.launcher())
+    without = await ground.launch(ground.launcher(pool=False))
+
+    assert with_pool == Origin("snapshot", "no clone waited in the pool", "a test's")
+    assert without == Origin("snapshot", "", "a test's")
+
+
+@pytest.mark.parametrize("reason", ["there is no snapshot", "the snapshot cannot be used: damaged"])
+async def test_run_boots_where_nothing_can_be_cloned_and_says_why(
+    ground: Ground, reason: str
+) -> None:
+    ground.templates.reasons = [reason]
+
+    origin = await ground.launch(ground.launcher())
+
+    assert origin == Origin("cold", reason, "a test's")
+
+
+async def test_kernel_of_the_callers_own_is_booted(ground: Ground) -> None:
+    ground.assets = replace(ground.assets, other_kernel=Path("/vmlinux"))
+
+    shared = await ground.launch(ground.launcher())
+    alone = await ground.launch(ground.launcher(templates=False, pool=False))
+
+    assert shared == alone == Origin("cold", "it boots a kernel of its own", "a test's")
+    assert ground.templates.made == 0
+
+
+async def test_boot_that_is_to_be_seen_is_a_boot(ground: Ground) -> None:
+    launcher = ground.launcher(templates=False, pool=False)
+
+    guest = await launcher.launch(ground.assets, Options(boot_log=True))
+
+    assert guest.origin == Origin("cold", "its boot is to be seen", "a test's")
+    await launcher.release(guest)
+
+
+async def test_store_without_snapshots_is_not_asked_for_one(ground: Ground) -> None:
+    origin = await ground.launch(ground.launcher(templates=False, pool=False))
+
+    assert origin == Origin("cold", "there is no snapshot", "a test's")
+
+
+async def test_one_users_template_is_closed_with_its_run(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = StoredMachine.kind()
+    monkeypatch.setattr(_templates, "choose", lambda *_: (kind, "a test's"))
+    image = put_image(ground.store)
+    ground.assets = replace(ground.assets, image=image, memory=MEMORY, state=ground.store.root)
+    snapshot = stored_snapshot()
+    shape = Shape.of(ground.assets, kind, 1)  # type: ignore[arg-type]
+    SnapshotStore(ground.store).save(shape, snapshot)
+    snapshot.close()
+    launcher = ground.launcher(templates=False, pool=False)
+
+    guest = await launcher.launch(ground.assets, Options())
+    (template,) = kind.templates
+    open_meanwhile = template.is_open
+    await launcher.release(guest)
+
+    assert guest.origin == Origin("snapshot", "", "a test's")
+    assert open_meanwhile
+    assert not template.is_open
+    assert not kind.launcher.machines
+
+
+async def test_store_that_cannot_be_read_is_told(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ground.store.root / "refs").mkdir(parents=True)
+    (ground.store.root / "refs" / "snapshot").write_text("a file")
+
+    with pytest.raises(HostError, match="cannot read the image store"):
+        await ground.launch(ground.launcher(templates=False, pool=False))

@@ -1,0 +1,545 @@
+"""Templates: what becomes of snapshots that are missing, damaged, or cannot be cloned."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from slipway import _template_making, _templates
+from slipway._admission import Admission, Capacity, Needs
+from slipway._assets import find_language
+from slipway._errors import HostError, ImageError
+from slipway._guest import Guest, Origin
+from slipway._request import Options
+from slipway._shapes import Shape
+from slipway._snapshots import SnapshotStore
+from slipway._templates import Templates, make
+from slipway_initramfs.store import ImageStore
+from support.fake_machine import _transports
+from support.fake_templates import MEMORY, MIB, StoredMachine, stored_snapshot
+from support.sessions import open_files, settled
+from support.stores import put_image
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from slipway._assets import Assets
+    from slipway._snapshots import StoredSnapshot
+    from slipway.machine import Snapshot
+    from support.fake_machine import FakeLauncher
+
+CAPACITY = Capacity(vms=10, memory=100 * MIB, cpus=10, queue=10)
+
+
+class Ground:
+    """A store with one snapshot, and a machine of which it is."""
+
+    def __init__(self, root: Path) -> None:
+        self.images = ImageStore(root)
+        self.kind = StoredMachine.kind()
+        self.launcher: FakeLauncher = self.kind.launcher
+        self.admission = Admission(CAPACITY)
+        self.options = Options()
+        image = put_image(self.images)
+        assets = self.launcher.find(find_language("bash"), self.options, print)
+        self.assets: Assets = replace(assets, image=image, memory=MEMORY, state=root)
+        self.shape = Shape.of(self.assets, self.kind, 1)  # type: ignore[arg-type]
+        self.store = SnapshotStore(self.images)
+        snapshot = stored_snapshot()
+        self.stored: StoredSnapshot = self.store.save(self.shape, snapshot)
+        snapshot.close()
+        self.templates: Templates
+
+    def open(self, *, shared: bool) -> Templates:
+        self.templates = Templates(self.images, self.admission if shared else None)
+        return self.templates
+
+    async def clone(self) -> Guest | str:
+        return await self.templates.clone(self.shape, self.assets, self.options)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the store has the snapshot still."""
+        return self.store.find(self.shape) is not None
+
+    def damage(self, part: str) -> None:
+        """Flip one bit of its ``part``."""
+        path = getattr(self.stored, part).path
+        with path.open("r+b") as file:
+            (byte,) = file.read(1)
+            file.seek(0)
+            file.write(bytes([byte ^ 4]))
+
+
+@pytest_asyncio.fixture
+async def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
+    made = Ground(tmp_path)
+    for module in (_templates, _template_making):
+        monkeypatch.setattr(module, "choose", lambda *_: (made.kind, "a test's"))
+    made.open(shared=True)
+    await asyncio.to_thread(lambda: None)  # the loop's threads have files of their own
+    before = open_files()
+    yield made
+    await made.templates.close()
+    assert not made.launcher.machines
+    assert made.admission._reserved == 0
+    assert not [template for template in made.kind.templates if template.is_open]
+    await settled(lambda: open_files() <= before)
+    await settled(lambda: len(asyncio.all_tasks()) == 1)
+
+
+both = pytest.mark.parametrize("shared", [True, False], ids=["shared", "alone"])
+
+
+async def raising(error: Exception) -> None:
+    raise error
+
+
+async def never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+# --- What is sound ------------------------------------------------------------------------------
+
+
+@both
+async def test_clone_of_what_is_sound_answers(ground: Ground, shared: bool) -> None:
+    ground.open(shared=shared)
+
+    guest = await ground.clone()
+
+    assert isinstance(guest, Guest)
+    assert guest.origin == Origin("snapshot", "", "a test's")
+    assert guest.ready is not None
+    assert ground.is_there
+    await guest.stop()
+
+
+async def test_first_clones_at_once_open_the_template_once(ground: Ground) -> None:
+    guests = await asyncio.gather(*(ground.clone() for _ in range(5)))
+
+    assert all(isinstance(guest, Guest) for guest in guests)
+    assert len(ground.kind.templates) == 1
+    assert ground.admission._reserved == ground.stored.disk_bytes
+    for guest in guests:
+        assert isinstance(guest, Guest)
+        await guest.stop()
+
+
+async def test_nothing_is_remembered_of_shapes_that_have_no_snapshot(ground: Ground) -> None:
+    for cpus in range(2, 10):
+        shape = Shape.of(ground.assets, ground.kind, cpus)  # type: ignore[arg-type]
+        assert await ground.templates.clone(shape, ground.assets, ground.options) == (
+            "there is no snapshot"
+        )
+
+    assert not ground.templates._opening
+    assert not ground.templates._failures
+
+
+async def test_without_room_there_is_no_template(ground: Ground) -> None:
+    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
+
+    reason = await ground.clone()
+
+    assert reason == "there is no room for the snapshot among the runs"
+    assert ground.is_there
+    ground.admission.leave(ticket)
+
+
+async def test_host_without_room_for_a_copy_keeps_the_snapshot(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_store: SnapshotStore, _stored: StoredSnapshot) -> Snapshot:
+        raise HostError("no space")
+
+    monkeypatch.setattr(SnapshotStore, "load", full)
+
+    reasons = [await ground.clone() for _ in range(3)]
+
+    assert reasons == ["there is no room for the snapshot: no space"] * 3
+    assert ground.is_there
+
+
+# --- What is not --------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("part", ["memory", "state"])
+async def test_damaged_snapshot_is_told_and_removed(
+    ground: Ground, shared: bool, part: str
+) -> None:
+    ground.open(shared=shared)
+    ground.damage(part)
+
+    reason = await ground.clone()
+
+    assert isinstance(reason, str)
+    assert "is damaged" in reason
+    assert not ground.is_there
+
+
+@both
+async def test_snapshot_that_has_lost_a_file_is_told_and_removed(
+    ground: Ground, shared: bool
+) -> None:
+    ground.open(shared=shared)
+    ground.stored.state.path.unlink()
+
+    reason = await ground.clone()
+
+    assert isinstance(reason, str)
+    assert "was removed" in reason
+    assert not ground.is_there
+
+
+@pytest.mark.parametrize("mood", ["", "silent", "dies"])
+async def test_damage_that_is_found_after_the_clone_ran_ends_it(ground: Ground, mood: str) -> None:
+    ground.open(shared=False)
+    ground.damage("memory")
+    ground.kind.moods[:] = [mood]
+
+    reason = await ground.clone()
+
+    assert isinstance(reason, str)
+    assert "is damaged" in reason
+    assert not ground.launcher.machines
+
+
+async def test_damage_explains_what_the_machine_cannot_read(ground: Ground) -> None:
+    ground.open(shared=False)
+    ground.damage("state")
+    ground.kind.opening = lambda: raising(HostError("what is this"))
+
+    reason = await ground.clone()
+
+    assert isinstance(reason, str)
+    assert "is damaged" in reason
+
+
+@both
+async def test_snapshot_that_its_machine_refuses_is_removed(ground: Ground, shared: bool) -> None:
+    ground.open(shared=shared)
+    ground.kind.opening = lambda: raising(HostError("what is this"))
+
+    reasons = [await ground.clone() for _ in range(2 if shared else 1)]
+
+    assert reasons[-1] == "the snapshot cannot be used, and was removed: what is this"
+    assert not ground.is_there
+
+
+async def test_clone_that_fails_once_has_the_template_opened_anew(ground: Ground) -> None:
+    ground.launcher.cloning = lambda: raising(HostError("no process"))
+    reason = await ground.clone()
+    ground.launcher.cloning = None
+
+    guest = await ground.clone()
+
+    assert reason == "the snapshot could not be cloned: no process"
+    assert isinstance(guest, Guest)
+    assert len(ground.kind.templates) == 2
+    assert ground.is_there
+    await guest.stop()
+
+
+async def test_clones_that_fail_twice_in_a_row_have_the_snapshot_removed(ground: Ground) -> None:
+    ground.launcher.cloning = lambda: raising(HostError("no process"))
+
+    reasons = [await ground.clone() for _ in range(3)]
+
+    assert reasons == [
+        "the snapshot could not be cloned: no process",
+        "the snapshot could not be cloned, and was removed: no process",
+        "there is no snapshot",
+    ]
+
+
+async def test_success_between_two_failures_forgives_the_first(ground: Ground) -> None:
+    for mood in ("dies", "", "dies", ""):
+        ground.kind.moods[:] = [mood]
+        guest = await ground.clone()
+        if isinstance(guest, Guest):
+            await guest.stop()
+
+    assert ground.is_there
+
+
+async def test_clones_that_fail_together_count_once(ground: Ground) -> None:
+    ground.kind.moods[:] = ["dies"] * 4
+
+    reasons = await asyncio.gather(*(ground.clone() for _ in range(4)))
+
+    assert all(isinstance(reason, str) for reason in reasons)
+    assert ground.is_there
+
+
+async def test_clone_that_dies_at_restore_is_told(ground: Ground) -> None:
+    ground.kind.moods[:] = ["dies", "dies"]
+
+    reasons = [await ground.clone() for _ in range(2)]
+
+    assert all("was of no use" in str(reason) for reason in reasons)
+    assert not ground.is_there
+
+
+async def test_clone_of_one_user_that_dies_is_enough(ground: Ground) -> None:
+    ground.open(shared=False)
+    ground.kind.moods[:] = ["dies"]
+
+    reason = await ground.clone()
+
+    assert "was of no use, and was removed" in str(reason)
+    assert not ground.is_there
+
+
+async def test_failure_of_one_does_not_close_the_template_under_another(ground: Ground) -> None:
+    going_on = asyncio.Event()
+    ground.launcher.cloning = going_on.wait  # type: ignore[assignment]
+    slow = asyncio.create_task(ground.clone())
+    await settled(lambda: ground.templates._opened)
+    ground.launcher.cloning = None
+    ground.kind.moods[:] = ["dies"]
+
+    failed = await ground.clone()
+    going_on.set()
+    guest = await slow
+
+    assert isinstance(failed, str)
+    assert isinstance(guest, Guest)
+    await guest.stop()
+    await settled(lambda: not ground.kind.templates[0].is_open)
+
+
+# --- Making way ---------------------------------------------------------------------------------
+
+
+async def test_run_that_lacks_memory_takes_that_of_a_template(ground: Ground) -> None:
+    guest = await ground.clone()
+    assert isinstance(guest, Guest)
+
+    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
+
+    assert ticket.admitted.is_set()
+    assert ground.admission._reserved == 0
+    ground.admission.leave(ticket)
+    await guest.stop()
+
+
+async def test_template_in_use_makes_way_when_it_is_not_any_more(ground: Ground) -> None:
+    going_on = asyncio.Event()
+    ground.launcher.cloning = going_on.wait  # type: ignore[assignment]
+    cloning = asyncio.create_task(ground.clone())
+    await settled(lambda: ground.templates._opened)
+
+    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
+    at_once = ticket.admitted.is_set()
+    going_on.set()
+    guest = await cloning
+
+    assert isinstance(guest, Guest)
+    assert not at_once
+    assert ticket.admitted.is_set()
+    ground.admission.leave(ticket)
+    await guest.stop()
+
+
+async def test_template_that_made_way_is_opened_again(ground: Ground) -> None:
+    first = await ground.clone()
+    ground.templates.give_way(1)
+    second = await ground.clone()
+
+    assert len(ground.kind.templates) == 2
+    for guest in (first, second):
+        assert isinstance(guest, Guest)
+        await guest.stop()
+
+
+# --- Cancelling ---------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("where", ["opening", "cloning", "answering"])
+async def test_run_that_is_cancelled_leaves_nothing(
+    ground: Ground, shared: bool, where: str
+) -> None:
+    ground.open(shared=shared)
+    if where == "opening":
+        ground.kind.opening = never
+    elif where == "cloning":
+        ground.launcher.cloning = never
+    else:
+        ground.kind.moods[:] = ["silent"]
+    cloning = asyncio.create_task(ground.clone())
+    await asyncio.sleep(0.1)
+
+    cloning.cancel()
+    await asyncio.gather(cloning, return_exceptions=True)
+
+    assert cloning.cancelled()
+    assert not ground.launcher.machines
+    assert ground.is_there
+
+
+async def test_run_that_is_cancelled_while_the_copy_is_read_leaves_nothing(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, going_on = threading.Event(), threading.Event()
+    load = SnapshotStore.load
+
+    def slow(store: SnapshotStore, stored: StoredSnapshot) -> Snapshot:
+        reading.set()
+        going_on.wait()
+        return load(store, stored)
+
+    monkeypatch.setattr(SnapshotStore, "load", slow)
+    before = open_files()
+    cloning = asyncio.create_task(ground.clone())
+    await settled(reading.is_set)
+
+    cloning.cancel()
+    await asyncio.sleep(0.01)
+    going_on.set()
+    await asyncio.gather(cloning, return_exceptions=True)
+
+    assert cloning.cancelled()
+    assert ground.admission._reserved == 0
+    assert open_files() == before
+
+
+@both
+async def test_cancelled_at_any_moment_nothing_is_left(ground: Ground, shared: bool) -> None:
+    await asyncio.to_thread(lambda: None)
+    before = open_files()
+    for steps in range(60):
+        ground.open(shared=shared)
+        cloning = asyncio.create_task(ground.clone())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        cloning.cancel()
+        (ended,) = await asyncio.gather(cloning, return_exceptions=True)
+        if isinstance(ended, Guest):
+            await ended.stop()
+        await ground.templates.close()
+
+        assert not ground.launcher.machines
+        assert ground.admission._reserved == 0
+        await settled(lambda: open_files() <= before)
+
+
+# --- Making -------------------------------------------------------------------------------------
+
+
+class Booting:
+    """Takes the place of the launcher that boots templates."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+
+    def __call__(self, _store: ImageStore) -> Booting:
+        return self
+
+    async def launch(self, assets: Assets, options: Options, *, template: bool) -> Guest:
+        assert template
+        ours, theirs = await _transports()
+        guest = Guest(self.ground.kind(ours, theirs, self.ground.launcher))  # type: ignore[arg-type]
+        try:
+            await guest.wait_ready()
+        except BaseException:
+            await guest.stop()
+            raise
+        return guest
+
+
+@pytest.fixture
+def making(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Ground:
+    """A store whose snapshot has to be made."""
+    monkeypatch.setattr(_template_making, "ColdLauncher", Booting(ground))
+    ground.assets = replace(
+        ground.assets, language=replace(ground.assets.language, sample="print hello")
+    )
+    ground.shape = Shape.of(ground.assets, ground.kind, 1)  # type: ignore[arg-type]
+    assert not ground.is_there
+    return ground
+
+
+async def make_it(ground: Ground) -> StoredSnapshot:
+    return await make(ground.assets, ground.options, ground.images, lambda line: None)
+
+
+async def test_what_is_made_is_found_and_can_be_cloned(making: Ground) -> None:
+    stored = await make_it(making)
+    guest = await making.clone()
+
+    assert stored.shape == making.shape
+    assert isinstance(guest, Guest)
+    await guest.stop()
+
+
+async def test_sample_that_fails_makes_no_snapshot(making: Ground) -> None:
+    language = replace(making.assets.language, sample="error oh no\nexit 3")
+    making.assets = replace(making.assets, language=language)
+
+    with pytest.raises(ImageError, match="sample program of bash fails: oh no"):
+        await make_it(making)
+
+    assert not making.is_there
+
+
+@pytest.mark.parametrize("mood", ["dies", "refused", "uncloned"])
+async def test_what_cannot_be_cloned_is_not_kept(making: Ground, mood: str) -> None:
+    making.kind.moods[:] = [mood]
+    if mood == "refused":
+        making.kind.opening = lambda: raising(HostError("what is this"))
+    if mood == "uncloned":
+        making.launcher.cloning = lambda: raising(HostError("no process"))
+
+    with pytest.raises(HostError):
+        await make_it(making)
+
+    assert not making.is_there
+
+
+async def test_making_that_is_cancelled_while_it_saves_closes_no_file_too_early(
+    making: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving, going_on = threading.Event(), threading.Event()
+    save, sizes = SnapshotStore.save, []
+
+    def slow(store: SnapshotStore, shape: Shape, snapshot: Snapshot) -> StoredSnapshot:
+        saving.set()
+        going_on.wait()
+        sizes.append(os.fstat(snapshot.memory).st_size)
+        return save(store, shape, snapshot)
+
+    monkeypatch.setattr(SnapshotStore, "save", slow)
+    task = asyncio.create_task(make_it(making))
+    await settled(saving.is_set)
+
+    task.cancel()
+    await asyncio.sleep(0.01)
+    going_on.set()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert task.cancelled()
+    assert sizes == [MEMORY]
+
+
+async def test_making_that_is_cancelled_at_any_moment_leaves_nothing(making: Ground) -> None:
+    await asyncio.to_thread(lambda: None)
+    before = open_files()
+    for steps in range(0, 120, 2):
+        task = asyncio.create_task(make_it(making))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+        assert not making.launcher.machines
+        await settled(lambda: open_files() <= before)
