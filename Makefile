@@ -85,6 +85,9 @@ bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual
 	@kernel=$$(.venv/bin/python bench/kvm_boot.py --print-kernel) && for bench in kvm_boot kvm_serial; do \
 		.venv/bin/python tests/lab run --icount --memory 2048 --python $(LAB_QEMU) --include $$kernel \
 			-- .venv/bin/python bench/$$bench.py --kernel $$kernel; done
+	@files=$$(.venv/bin/python bench/kvm_clone.py --print files) && \
+		eval .venv/bin/python tests/lab run --icount --memory 3072 --python $$files -- \
+		.venv/bin/python bench/kvm_clone.py $$(.venv/bin/python bench/kvm_clone.py --print arguments)
 
 clean: ## remove what was set up here; the image store stays (slipway image prune)
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

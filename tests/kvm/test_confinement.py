@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvm.test_machine import echo, exit_count, more_exits
+from slipway.machine.kvm import KvmMachine
 from support.bare_metal import PATIENCE
 from support.machine_code import COM1, Code
 
@@ -213,6 +214,31 @@ async def test_each_thread_of_a_vmm_is_confined(boot: Boot) -> None:
         assert {int(now[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
     limits = (process / "limits").read_text().splitlines()
     assert ["0", "0"] in [line.split()[3:5] for line in limits if line.startswith("Max open files")]
+
+
+async def test_clone_is_confined_like_any_vmm(boot: Boot) -> None:
+    machine = await boot(echo(), serial_port=True, cpus=2)
+    template = await KvmMachine.template(await machine.snapshot(), Path())
+    clone = await template.clone()
+    try:
+        await clone.exits()
+        process = Path(f"/proc/{clone.pid}")
+        everything = [status(task) for task in (process / "task").iterdir()]
+        limits = (process / "limits").read_text().splitlines()
+        descriptors = {fd.resolve().name for fd in (process / "fd").iterdir()}
+        zygote = {fd.resolve().name for fd in Path(f"/proc/{template.pid}/fd").iterdir()}
+    finally:
+        await template.close()
+        await clone.stop()
+
+    tasks = [now for now in everything if not now["Name"].startswith("kvm-")]
+    assert len(tasks) == 1 + 2
+    for now in tasks:
+        assert (now["Seccomp"], now["NoNewPrivs"]) == ("2", "1")
+        assert {int(now[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
+    assert ["0", "0"] in [line.split()[3:5] for line in limits if line.startswith("Max open files")]
+    # Of what was the zygote's it has /dev/null only; neither snapshot nor channel.
+    assert {name for name in descriptors & zygote if name.startswith(("socket", "memfd"))} == set()
 
 
 @pytest.mark.parametrize("cpus", [1, 4])

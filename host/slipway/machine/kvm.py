@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._errors import HostError, InputError, SlipwayError
 from slipway._text import plain
-from slipway.machine.child import ChildMachine, open_pair
+from slipway.machine import kvm_snapshot
+from slipway.machine.child import ChildMachine
 from slipway.machine.console import Console
-from slipway.machine.kernel_arguments import command_line
+from slipway.machine.kvm_parts import Shape, Sockets, seconds, start_message
+from slipway.machine.model import Snapshot
 from slipway.machine.process import Process
-from slipway.vmm import arch, control
+from slipway.vmm import control
 from slipway.vmm.kvm import usability
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from slipway.machine.kvm_template import KvmTemplate
     from slipway.machine.model import MachineSpec
 
 # A host that is so loaded that this is not enough could not run the guest either.
@@ -28,22 +34,28 @@ ANSWER_SECONDS = 30.0
 
 # -I and -S: nothing of the user's and of the site's is imported; so what is needed has to be named.
 _PROGRAM = "import sys; sys.path[:0] = sys.argv[1:2]; from slipway.vmm.process import main; main()"
-_PACKAGES = str(Path(__file__).parents[2])
+PACKAGES = str(Path(__file__).parents[2])
 
 
 class KvmMachine(ChildMachine):
     """A VMM's process, and the channel to control it."""
 
     name = "kvm"
+    translates = False
 
-    def __init__(self, process: Process, channel: socket.socket, console: Console) -> None:
-        super().__init__(process, console)
+    def __init__(
+        self, process: Process, channel: socket.socket, shape: Shape, *, boot_log: bool
+    ) -> None:
+        super().__init__(process, Console(echo=boot_log))
         self._channel = channel
+        self._shape = shape
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
         self._asking = asyncio.Lock()
         self._words = ""
-        # CPU time that the VMM took from its start to the first KVM_RUN, in seconds.
+        # Until the first KVM_RUN, in seconds: the CPU time that the VMM's process took, and of a
+        # clone the time that passed since its fork.
         self.start_cpu_seconds = 0.0
+        self.start_seconds = 0.0
 
     @classmethod
     def check(cls, state: Path) -> None:
@@ -64,47 +76,43 @@ class KvmMachine(ChildMachine):
             HostError: this host cannot run it.
         """
         cls.check(spec.state)
+        shape = Shape(spec.memory_bytes, spec.cpus, spec.serial_port)
         with ExitStack() as ours:
             with ExitStack() as theirs:
-                channel, channel_fd = open_pair(control.pair, ours, theirs)
-                agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
-                console, console_fd = open_pair(socket.socketpair, ours, theirs)
-                fds = (channel_fd, agent_fd, console_fd)
-                numbers = map(str, (os.getpid(), *fds))
-                argv = [sys.executable, "-IS", "-c", _PROGRAM, _PACKAGES, *numbers]
+                sockets = Sockets.open(ours, theirs)
+                numbers = map(str, (os.getpid(), *sockets.theirs))
+                argv = [sys.executable, "-IS", "-c", _PROGRAM, PACKAGES, *numbers]
                 # It guards itself: two programs less to execute.
-                process = Process.start(argv, pass_fds=fds, guarded=False)
-            machine = cls(process, channel, Console(echo=spec.boot_log))
-            try:
-                channel.setblocking(False)
-                await machine.connect(agent, console)
-                await machine._begin(spec)
-            except BaseException:  # cancelled, perhaps, and nobody else knows of the process yet
-                await machine.stop()
-                raise
+                process = Process.start(argv, pass_fds=sockets.theirs, guarded=False)
+            machine = cls(process, sockets.channel, shape, boot_log=spec.boot_log)
+            await machine.take(sockets, spec)
             ours.pop_all()
         return machine
 
-    async def _begin(self, spec: MachineSpec) -> None:
+    async def take(self, sockets: Sockets, spec: MachineSpec | None = None) -> None:
+        """Wait until the VM runs, which boots what ``spec`` says, if it has to be told.
+
+        Raises:
+            HostError: it does not. Then nothing of it is left.
+        """
+        try:
+            await self.connect(sockets.agent, sockets.console)
+            await self._begin(spec)
+        except BaseException:  # cancelled, perhaps, and nobody else knows of the process yet
+            await self.stop()
+            raise
+
+    async def _begin(self, spec: MachineSpec | None) -> None:
         """Tell the VMM what to boot, and wait until it does."""
         started = self._expect(control.RUNNING)
         asyncio.get_running_loop().add_reader(self._channel, self._hear)
-        message = control.encode(
-            control.START,
-            kernel=os.fspath(spec.kernel),
-            initramfs=os.fspath(spec.initrd),
-            memory=str(spec.memory_bytes),
-            command_line=command_line(spec, arch.of_host().KERNEL_ARGUMENTS),
-            cpus=str(spec.cpus),
-            virtio=str(int(not spec.serial_port)),
-        )
-        if len(message) >= control.MAX_MESSAGE:
-            raise InputError("the kernel's command line is too long")
-        with suppress(OSError):  # a VMM that is gone is heard of
-            self._channel.send(message)
+        if spec is not None:
+            message = start_message(spec)
+            with suppress(OSError):  # a VMM that is gone is heard of
+                self._channel.send(message)
         texts = await self._answer(started, START_SECONDS)
-        cpu = texts.get("cpu_us", "")
-        self.start_cpu_seconds = int(cpu) / 1e6 if cpu.isdecimal() and len(cpu) < 16 else 0.0
+        self.start_cpu_seconds = seconds(texts.get("cpu_us", ""))
+        self.start_seconds = seconds(texts.get("start_us", ""))
 
     def _expect(self, verb: str) -> asyncio.Future[dict[str, str]]:
         future: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
@@ -130,6 +138,9 @@ class KvmMachine(ChildMachine):
             return
         except OSError:
             message = b""
+        self._understand(message)
+
+    def _understand(self, message: bytes) -> None:
         verb, texts = control.decode(message)
         if verb in self._answers:
             future = self._answers.pop(verb)
@@ -165,6 +176,62 @@ class KvmMachine(ChildMachine):
             except OSError:
                 raise HostError("the VMM has ended") from None
             return await self._answer(self._expect(answer), ANSWER_SECONDS)
+
+    async def snapshot(self) -> Snapshot:
+        """What the VM is now; see :meth:`slipway.machine.Machine.snapshot`."""
+        shape = self._shape
+        async with self._asking:
+            loop = asyncio.get_running_loop()
+            if self._channel.fileno() < 0:
+                raise HostError("the VMM has ended")
+            loop.remove_reader(self._channel)
+            try:
+                self._channel.send(control.encode(control.SNAPSHOT))
+                memory, state = await kvm_snapshot.receive(self._channel, shape, self._understand)
+            except OSError:
+                raise HostError("the VMM has ended") from None
+            finally:
+                if self._channel.fileno() >= 0:  # else it was stopped meanwhile
+                    loop.add_reader(self._channel, self._hear)
+        return Snapshot(self.name, shape.memory_bytes, shape.cpus, shape.serial_port, memory, state)
+
+    @classmethod
+    async def template(cls, snapshot: Snapshot, state: Path) -> KvmTemplate:
+        """A zygote for ``snapshot``; see :meth:`slipway.machine.Machine.template`."""
+        from slipway.machine.kvm_template import KvmTemplate
+
+        try:
+            cls.check(state)
+        except BaseException:
+            snapshot.close()
+            raise
+        return await KvmTemplate.of(snapshot)
+
+    @classmethod
+    def fingerprint(cls) -> str:
+        """A digest of this host's KVM; see :meth:`slipway.machine.Machine.fingerprint`."""
+        from slipway.machine.kvm_fingerprint import fingerprint
+
+        return fingerprint()
+
+    async def touched(self) -> list[tuple[int, int]]:
+        """Of a clone: what of its memory it has written to, as (start, end) in bytes of its RAM.
+
+        It can be asked once. For :meth:`with_working_set`, after a clone's first answer.
+        """
+        told = (await self._ask(control.TOUCHED, control.TOUCHED)).get("ranges", "")
+        return kvm_snapshot.ranges_of(told, self._shape.memory_bytes)
+
+    @staticmethod
+    def with_working_set(snapshot: Snapshot, ranges: Sequence[tuple[int, int]]) -> Snapshot:
+        """``snapshot``, taken over, of whose memory each clone gets ``ranges`` when it is made.
+
+        Raises:
+            HostError: the snapshot or the ranges are none; then the snapshot is still open.
+        """
+        state = kvm_snapshot.with_working_set(snapshot.state, ranges)
+        os.close(snapshot.state)
+        return replace(snapshot, state=state)
 
     async def pause(self) -> None:
         """Stop the vCPUs between two instructions."""

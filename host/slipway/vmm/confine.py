@@ -15,14 +15,14 @@ refused, so that on another architecture than x86-64 it is in that user's networ
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
 import struct
 from contextlib import suppress
 
-from slipway.vmm import seccomp
+from slipway.vmm import pagemap, seccomp
+from slipway.vmm.libc import libc
 
 # include/uapi/linux/prctl.h, include/uapi/linux/sched.h
 PR_SET_PDEATHSIG = 1
@@ -40,28 +40,31 @@ _NO_CAPABILITIES = bytes(2 * 3 * 4)
 
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when ``parent`` dies, which may have happened already."""
-    libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def give_up() -> None:
+def give_up(address: int = 0) -> int:
     """Drop it, before the vCPUs' threads start; what only root may do is left where it is refused.
 
-    All that will be imported, opened or made has to be there.
+    All that will be imported, opened or made has to be there. On the way the pagemap is opened, to
+    be read from ``address`` on; returns its descriptor (see :mod:`slipway.vmm.pagemap`), or -1.
 
     Raises:
         HostError: the kernel cannot filter system calls.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    # Nobody of the same user may look into the guest's memory, and no core file is written.
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     # Only root may.
     libc.unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS)
     with suppress(OSError):
         os.chdir("/")
+    # Nothing is gained by it, so that the kernel does not take back the death with the parent.
+    libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), _NO_CAPABILITIES)
+    descriptor = pagemap.open_pagemap(address)
+    # Nobody of the same user may look into the guest's memory, and no core file is written. An
+    # ordinary user's process itself is in the way of its own /proc from here on.
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     for limit, value in (
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
@@ -71,6 +74,5 @@ def give_up() -> None:
     ):
         with suppress(OSError, ValueError):
             resource.setrlimit(limit, (value, value))
-    # Nothing is gained by it, so that the kernel does not take back the death with the parent.
-    libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), _NO_CAPABILITIES)
     seccomp.install()
+    return descriptor

@@ -43,6 +43,11 @@ class AgentLink:
         self._blocked = False
         self._feeding = False
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is on its way that one side has given and the other not taken."""
+        return not self._pending and not self._blocked
+
     def send(self, data: bytes | memoryview) -> int:
         """Take bytes of the guest's; returns how many."""
         try:

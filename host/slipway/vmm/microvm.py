@@ -6,8 +6,12 @@ import os
 import threading
 import time
 
+from slipway._errors import HostError
 from slipway.vmm import arch
 from slipway.vmm.bus import Bus
+from slipway.vmm.devices.uart import Uart
+from slipway.vmm.devices.virtio_console import VirtioConsole
+from slipway.vmm.keeper import Keeper
 from slipway.vmm.kvm.system import Kvm
 from slipway.vmm.link import AgentLink, ConsoleLink
 from slipway.vmm.memory import GuestMemory
@@ -17,9 +21,20 @@ from slipway.vmm.vcpu import Ending, VcpuThread, accept_kicks
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Protocol
 
+    from slipway.vmm.arch import Stateful
     from slipway.vmm.devices.model import Trigger
     from slipway.vmm.kvm.vm import Vm
+    from slipway.vmm.snapshot import Saved
+
+    class Shape(Protocol):
+        """What a VM is made of whatever it boots: a :class:`Spec` or what was saved of one."""
+
+        memory: int
+        cpus: int
+        virtio: bool
+
 
 CONSOLE = 0
 AGENT = 1
@@ -46,28 +61,46 @@ class MicroVm:
     ``agent`` and ``console`` are descriptors of stream sockets.
     """
 
-    def __init__(self, spec: Spec, agent: int, console: int) -> None:
-        """Make the VM up to where its vCPUs may start.
+    def __init__(
+        self, shape: Shape, agent: int, console: int, memory: GuestMemory | None = None
+    ) -> None:
+        """Make a VM that is to be booted or restored; ``memory``, if its content is there already.
 
         Raises:
-            InputError: what it shall boot is not fit to be booted.
             HostError: this host cannot run it.
         """
         self.lock = threading.Lock()
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         self.ending: Ending | None = None
         self.link = AgentLink(agent)
+        self._shape = shape
         self._arch = arch.of_host()
         self._bus = Bus()
         self._console = ConsoleLink(console)
         self._kvm = Kvm()
-        self._memory = GuestMemory(self._arch.memory_regions(spec.memory))
+        self._memory = memory or GuestMemory(self._arch.memory_regions(shape.memory))
         self._vm = self._kvm.create_vm(self._arch.MACHINE_TYPE)
         for slot, region in enumerate(self._memory.regions):
             host_address = self._memory.host_address + region.offset
             self._vm.set_memory(slot, region.address, region.size, host_address)
         self._arch.create_interrupts(self._vm)
-        self._attach(spec)
+        self._devices: dict[str, Stateful] = {}
+        self._triggers: dict[str, Trigger] = {}
+        self._attach(shape)
+        self._vcpus = [self._vm.create_vcpu(number) for number in range(shape.cpus)]
+        self._threads = [VcpuThread(v, self._bus, self.lock, self._end) for v in self._vcpus]
+        # Made before the VM is confined, like all else.
+        self._keeper = Keeper(
+            self._arch, self._kvm, self._vm, self._vcpus, self._devices, self._memory
+        )
+
+    def boot(self, spec: Spec) -> None:
+        """Put into memory what ``spec`` boots, and the vCPUs to where they begin with it.
+
+        Raises:
+            InputError: what it shall boot is not fit to be booted.
+            HostError: KVM refuses something.
+        """
         plan = arch.Plan(
             spec.command_line,
             spec.cpus,
@@ -75,29 +108,40 @@ class MicroVm:
             virtio=int(spec.virtio),
         )
         entry = self._arch.load(self._memory, spec.kernel, spec.initramfs, plan)
-        vcpus = [self._vm.create_vcpu(number) for number in range(spec.cpus)]
-        for vcpu in vcpus:
+        for vcpu in self._vcpus:
             self._arch.prepare_vcpu(self._kvm, vcpu, spec.cpus, entry)
-        self._threads = [VcpuThread(v, self._bus, self.lock, self._end) for v in vcpus]
 
-    def _attach(self, spec: Spec) -> None:
-        from slipway.vmm.devices.uart import Uart
+    def restore(self, saved: Saved) -> None:
+        """Become what ``saved`` says, whose memory is there.
 
+        Raises:
+            HostError: it cannot.
+        """
+        self._memory.populate(saved.working_set)
+        for name in self._keeper.restore(saved):
+            self._triggers[name]()
+        assert self.link.port is not None
+        self.link.port.drain()
+
+    def _attach(self, shape: Shape) -> None:
         vm, bus = self._vm, self._bus
-        console = Uart(self._trigger(vm, self._arch.serial_line(CONSOLE)), self._console)
+        trigger = self._trigger(vm, self._arch.serial_line(CONSOLE))
+        console = Uart(trigger, self._console)
         self._arch.attach_serial(vm, bus, CONSOLE, console)
-        if spec.virtio:
-            from slipway.vmm.devices.virtio_console import VirtioConsole
-
+        self._triggers["console"] = trigger
+        self._devices["console"] = console
+        port: VirtioConsole | Uart
+        if shape.virtio:
             trigger = self._trigger(vm, self._arch.virtio_line(0))
-            console_port = VirtioConsole(self._memory, trigger, self.link)
-            self._arch.attach_virtio(bus, 0, console_port)
-            self.link.port = console_port
+            port = VirtioConsole(self._memory, trigger, self.link)
+            self._arch.attach_virtio(bus, 0, port)
         else:
-            uart = Uart(self._trigger(vm, self._arch.serial_line(AGENT)), self.link)
-            self._arch.attach_serial(vm, bus, AGENT, uart)
-            self.link.port = uart
-        self._arch.attach_board(bus, self._reset, time.time)
+            trigger = self._trigger(vm, self._arch.serial_line(AGENT))
+            port = Uart(trigger, self.link)
+            self._arch.attach_serial(vm, bus, AGENT, port)
+        self._triggers["agent"] = trigger
+        self.link.port = self._devices["agent"] = port
+        self._devices |= self._arch.attach_board(bus, self._reset, time.time)
 
     @staticmethod
     def _trigger(vm: Vm, line: int) -> Trigger:
@@ -135,6 +179,25 @@ class MicroVm:
         """End all vCPUs for good."""
         for thread in self._threads:
             thread.stop()
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory."""
+        return self._memory
+
+    def save(self, channel: int) -> None:
+        """Write all that the VM is to ``channel``; it stands still from then on.
+
+        Raises:
+            HostError: it cannot be taken down now.
+        """
+        self.pause()
+        with self.lock:
+            if self.ending is not None or self.link.ended:
+                raise HostError("the guest has ended")
+            if not self.link.quiet:
+                raise HostError("there are bytes on their way to or from the agent")
+            self._keeper.save(self._shape, channel)
 
     def agent_ready(self) -> None:
         """The agent's socket has become readable or writable."""

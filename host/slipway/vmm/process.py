@@ -11,36 +11,70 @@ import select
 import sys
 import time
 
-from slipway._errors import InputError, SlipwayError
+from slipway._errors import HostError, InputError, SlipwayError
 from slipway.vmm import confine, control
 from slipway.vmm.microvm import MicroVm, Spec
+from slipway.vmm.pagemap import read_own
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from slipway.vmm.pagemap import Range
+
+# With all digits they still fit into a message.
+MAX_RANGES = 3000
 _WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
-def main() -> None:
-    """Run one VM to its end. Never returns."""
+def main() -> NoReturn:
+    """Run one VM to its end."""
     parent, channel, agent, console = map(int, sys.argv[-4:])
     confine.die_with(parent)
+    live(channel, lambda: Process(channel, agent, _booted(channel, agent, console)).run())
+
+
+def _booted(channel: int, agent: int, console: int) -> MicroVm:
+    """The VM that the parent asks for."""
+    verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
+    if verb != control.START:
+        os._exit(1)  # the parent died before it said what to do
+    spec = Spec(
+        texts["kernel"],
+        texts["initramfs"].split("\n"),
+        int(texts["memory"]),
+        texts["command_line"],
+        cpus=int(texts["cpus"]),
+        virtio=texts["virtio"] == "1",
+    )
+    vm = MicroVm(spec, agent, console)
+    vm.boot(spec)
+    return vm
+
+
+def live(channel: int, life: Callable[[], int]) -> NoReturn:
+    """End this process as ``life`` does; what it raises is told on ``channel``."""
     try:
-        code = Process(channel, agent, console).run()
+        code = life()
     except SlipwayError as error:
         kind = "input" if isinstance(error, InputError) else "host"
-        _tell(channel, control.FAILED, kind=kind, message=error.message, hint=error.hint)
+        tell(channel, control.FAILED, kind=kind, message=error.message, hint=error.hint)
         code = 1
     except OSError as error:
         message = f"this host refuses something that a VM needs: {error.strerror or error}"
-        _tell(channel, control.FAILED, kind="host", message=message, hint="")
+        tell(channel, control.FAILED, kind="host", message=message, hint="")
         code = 1
     except MemoryError:
-        _tell(channel, control.FAILED, kind="host", message="there is no memory left", hint="")
+        tell(channel, control.FAILED, kind="host", message="there is no memory left", hint="")
         code = 1
     # No destructors: the kernel takes the guest's memory back faster than we can unmap it.
     sys.stderr.flush()
     os._exit(code)
 
 
-def _tell(channel: int, verb: str, **texts: str) -> None:
+def tell(channel: int, verb: str, **texts: str) -> None:
+    """Say something to the parent; without one, this process ends."""
     try:
         os.write(channel, control.encode(verb, **texts))
     except OSError:
@@ -50,21 +84,13 @@ def _tell(channel: int, verb: str, **texts: str) -> None:
 class Process:
     """The main thread: what comes from the parent, and the end of the VM."""
 
-    def __init__(self, channel: int, agent: int, console: int) -> None:
+    def __init__(self, channel: int, agent: int, vm: MicroVm, began_ns: int = 0) -> None:
+        """``began_ns``: when that did which led to here, by ``time.monotonic_ns``."""
         self._channel = channel
-        verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
-        if verb != control.START:
-            os._exit(1)  # the parent died before it said what to do
-        spec = Spec(
-            texts["kernel"],
-            texts["initramfs"].split("\n"),
-            int(texts["memory"]),
-            texts["command_line"],
-            cpus=int(texts["cpus"]),
-            virtio=texts["virtio"] == "1",
-        )
-        self._vm = MicroVm(spec, agent, console)
         self._agent = agent
+        self._vm = vm
+        self._began_ns = began_ns
+        self._pagemap = -1
 
     def run(self) -> int:
         """Until the VM, or the parent, has ended; the exit status."""
@@ -74,8 +100,12 @@ class Process:
         poll.register(self._channel, select.EPOLLIN)
         poll.register(vm.link.wake, select.EPOLLIN)
         poll.register(vm.ended, select.EPOLLIN)
-        confine.give_up()  # nothing is imported, opened or made from here on
-        _tell(self._channel, control.RUNNING, cpu_us=str(time.process_time_ns() // 1000))
+        self._pagemap = confine.give_up(
+            vm.memory.host_address
+        )  # nothing is imported, opened or made any more
+        elapsed = time.monotonic_ns() - self._began_ns if self._began_ns else 0
+        cpu_us, start_us = time.process_time_ns() // 1000, elapsed // 1000
+        tell(self._channel, control.RUNNING, cpu_us=str(cpu_us), start_us=str(start_us))
         vm.start()
         while vm.ending is None and not vm.link.ended:
             for descriptor, _ in poll.poll():
@@ -91,7 +121,7 @@ class Process:
         text = ending.text
         if not ending.wanted:
             text = "\n".join([text, *vm.describe(), *vm.exits()[:4]])
-        _tell(self._channel, control.ENDED, text=text, wanted=str(int(ending.wanted)))
+        tell(self._channel, control.ENDED, text=text, wanted=str(int(ending.wanted)))
         return 0 if ending.wanted else 1
 
     def _obey(self) -> bool:
@@ -100,10 +130,35 @@ class Process:
         verb, _ = control.decode(os.read(self._channel, control.MAX_MESSAGE))
         if verb == control.PAUSE:
             vm.pause()
-            _tell(self._channel, control.PAUSED)
+            tell(self._channel, control.PAUSED)
         elif verb == control.RESUME:
             vm.resume()
-            _tell(self._channel, control.RESUMED)
+            tell(self._channel, control.RESUMED)
         elif verb == control.REPORT:
-            _tell(self._channel, control.REPORT, exits="\n".join(vm.exits()))
+            tell(self._channel, control.REPORT, exits="\n".join(vm.exits()))
+        elif verb == control.SNAPSHOT:
+            self._save()
+        elif verb == control.TOUCHED:
+            self._tell_touched()
         return bool(verb)
+
+    def _tell_touched(self) -> None:
+        """What the guest has written to until now; once, since the pagemap cannot be wound back."""
+        ranges: list[Range] = []
+        if self._pagemap >= 0:
+            ranges = read_own(self._pagemap, self._vm.memory.size)
+            os.close(self._pagemap)
+            self._pagemap = -1
+        # What does not fit into a message comes page by page, as without all this.
+        text = " ".join(f"{start:x}-{end:x}" for start, end in ranges[:MAX_RANGES])
+        tell(self._channel, control.TOUCHED, ranges=text)
+
+    def _save(self) -> None:
+        try:
+            self._vm.save(self._channel)
+        except HostError as error:
+            tell(self._channel, control.REFUSED, message=error.message, hint=error.hint)
+        except (OSError, MemoryError) as error:
+            tell(self._channel, control.REFUSED, message=str(error) or "there is no memory left")
+        else:
+            tell(self._channel, control.SAVED)

@@ -17,7 +17,8 @@ import os
 import struct
 
 from slipway._errors import HostError
-from slipway.vmm.kvm import abi, x86_64
+from slipway.vmm.kvm import abi, x86_64_state
+from slipway.vmm.libc import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,8 +76,9 @@ class _Table:
 _TABLES = {
     "x86_64": _Table(
         0xC000003E,  # AUDIT_ARCH_X86_64, include/uapi/linux/audit.h
-        # To run, and for the report of an end. None of those that make something.
-        (abi.KVM_RUN, x86_64.KVM_GET_REGS, x86_64.KVM_GET_SREGS),
+        # To run; for the report of an end and for a snapshot, to read. None that make, connect or
+        # set something.
+        (abi.KVM_RUN, *x86_64_state.READING),
         {  # arch/x86/entry/syscalls/syscall_64.tbl
             # An exit and its device
             "ioctl": 16,
@@ -112,7 +114,7 @@ _TABLES = {
             # Ends, with glibc's last words
             "getrandom": 318,
             "close": 3,
-            "writev": 20,
+            "writev": 20,  # and a snapshot's pages, each with its place before it
             "exit_group": 231,
         },
     ),
@@ -168,9 +170,8 @@ def install() -> bool:
     code = program(os.uname().machine, os.getpid())
     if code is None:
         return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    filter_program = _PROGRAM.pack(len(code) // _INSTRUCTION.size, ctypes.addressof(buffer))
+    address = ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p).value
+    filter_program = _PROGRAM.pack(len(code) // _INSTRUCTION.size, address)
     if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filter_program, 0, 0):
         raise HostError(
             f"the VMM cannot be confined: {os.strerror(ctypes.get_errno())}",

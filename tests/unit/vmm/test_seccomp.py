@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from slipway.vmm import seccomp
-from slipway.vmm.kvm import abi, x86_64
+from slipway.vmm.kvm import abi, x86_64, x86_64_state
 
 PROCESS = 4711
 X86_64, I386, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7
@@ -95,7 +95,7 @@ def test_call_of_another_architecture_kills(architecture: int, number: int) -> N
     assert judged(number, architecture=architecture) == KILL
 
 
-@pytest.mark.parametrize("request_", [abi.KVM_RUN, x86_64.KVM_GET_REGS, x86_64.KVM_GET_SREGS])
+@pytest.mark.parametrize("request_", [abi.KVM_RUN, *x86_64_state.READING])
 def test_vcpu_may_be_run_and_looked_at(request_: int) -> None:
     assert judged(16, 9, request_) == ALLOW
 
@@ -105,6 +105,9 @@ def test_vcpu_may_be_run_and_looked_at(request_: int) -> None:
     [
         *(abi.KVM_CREATE_VM, abi.KVM_CREATE_VCPU, abi.KVM_SET_USER_MEMORY_REGION, abi.KVM_IRQFD),
         *(x86_64.KVM_SET_SREGS, x86_64.KVM_SET_MSRS, 0xC00CAEE0),  # KVM_CREATE_DEVICE
+        *(x86_64.KVM_SET_REGS, x86_64.KVM_SET_LAPIC, x86_64.KVM_SET_CPUID2),
+        *(x86_64_state.KVM_SET_IRQCHIP, x86_64_state.KVM_SET_CLOCK, x86_64_state.KVM_SET_XSAVE),
+        *(x86_64_state.KVM_SET_TSC_KHZ, x86_64_state.KVM_SET_VCPU_EVENTS),
         *(
             0x5401,
             0x5412,

@@ -14,7 +14,7 @@ from slipway.vmm.record import record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from slipway.vmm.bus import Bus
     from slipway.vmm.devices.model import Device
@@ -74,13 +74,49 @@ if TYPE_CHECKING:
 
         def attach_board(
             self, bus: Bus, reset: Callable[[], None], clock: Callable[[], float]
-        ) -> None:
-            """Put the small devices of the board where they belong."""
+        ) -> dict[str, Stateful]:
+            """Put the small devices of the board where they belong; which those are, by names."""
             ...
 
         def describe_vcpu(self, vcpu: Vcpu, memory: GuestMemory) -> list[str]:
             """Registers and instruction bytes of a vCPU that does not run, in lines."""
             ...
+
+        def keeper(self, kvm: Kvm) -> Keeper:
+            """What takes down, and sets, the processors of a VM."""
+            ...
+
+        def restore_board(self, devices: dict[str, Stateful], states: dict[str, Any]) -> None:
+            """Make the devices of the board what ``states`` say; ValueError if those are none."""
+            ...
+
+    class Keeper(Protocol):
+        """Knows what this host's KVM can tell of a vCPU; asked before the VM is confined."""
+
+        def save(self, vm: Vm, vcpus: Sequence[Vcpu]) -> tuple[list[Parts], Parts]:
+            """All of the vCPUs, which stand still, and of the VM around them.
+
+            Raises:
+                HostError: KVM refuses.
+            """
+            ...
+
+        def restore(self, vm: Vm, vcpus: Sequence[Vcpu], saved: tuple[list[Parts], Parts]) -> None:
+            """Make a VM whose vCPUs are new what :meth:`save` gave of another.
+
+            Raises:
+                HostError: that was none of this host.
+            """
+            ...
+
+    class Stateful(Protocol):
+        """A device whose state can be taken down."""
+
+        def state(self) -> object:
+            """A copy of the state as it is."""
+            ...
+
+    Parts = dict[str, bytes | int]
 
 
 @record

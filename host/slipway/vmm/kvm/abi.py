@@ -119,6 +119,7 @@ class Capability(IntEnum):
     TSC_DEADLINE_TIMER = 72
     IMMEDIATE_EXIT = 136
     COALESCED_PIO = 162
+    XSAVE2 = 208
 
 
 # What a machine cannot do without, and what each is for; a kernel of 4.20 or later has them all.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import struct
 
 from slipway.vmm.kvm.failure import explained
+from slipway.vmm.libc import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,13 +173,10 @@ def place_real_mode_pages(vm: Vm, identity_map: int, task_state: int) -> None:
 
     It runs real mode with them where the processor cannot. ``task_state`` is three pages long.
     """
-    import ctypes
-
     with explained("KVM_SET_IDENTITY_MAP_ADDR"):
         fcntl.ioctl(vm.fd, KVM_SET_IDENTITY_MAP_ADDR, struct.pack("=Q", identity_map))
     with explained("KVM_SET_TSS_ADDR"):
         # Above 2 GiB, which fcntl takes for no int.
-        libc = ctypes.CDLL(None, use_errno=True)
         argument = ctypes.c_ulong(task_state)
         if libc.ioctl(vm.fd, ctypes.c_ulong(KVM_SET_TSS_ADDR), argument):
             raise OSError(ctypes.get_errno(), "the address is refused")

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from slipway._errors import InputError
 from slipway.vmm.arch.x86_64 import acpi, boot, layout, processor
+from slipway.vmm.arch.x86_64.keeper import Keeper
 from slipway.vmm.arch.x86_64.kernel import open_kernel
+from slipway.vmm.devices import saved
+from slipway.vmm.devices.i8042 import I8042
+from slipway.vmm.devices.rtc import Rtc
 from slipway.vmm.kvm.x86_64 import place_real_mode_pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
-    from slipway.vmm.arch import Plan
+    from slipway.vmm.arch import Plan, Stateful
     from slipway.vmm.bus import Bus
     from slipway.vmm.devices.model import Device
     from slipway.vmm.devices.uart import Uart
+    from slipway.vmm.kvm.system import Kvm
     from slipway.vmm.kvm.vm import Vm
     from slipway.vmm.memory import GuestMemory
 
@@ -136,10 +142,22 @@ def attach_virtio(bus: Bus, number: int, device: Device) -> None:
     bus.add_memory(_virtio_address(number), layout.VIRTIO_SIZE, device)
 
 
-def attach_board(bus: Bus, reset: Callable[[], None], clock: Callable[[], float]) -> None:
+def attach_board(
+    bus: Bus, reset: Callable[[], None], clock: Callable[[], float]
+) -> dict[str, Stateful]:
     """Keyboard controller and real-time clock."""
-    from slipway.vmm.devices.i8042 import I8042
-    from slipway.vmm.devices.rtc import Rtc
+    keyboard, rtc = I8042(reset), Rtc(clock)
+    bus.add_port(layout.KEYBOARD, layout.KEYBOARD_PORTS, keyboard)
+    bus.add_port(layout.RTC, layout.RTC_PORTS, rtc)
+    return {"keyboard": keyboard, "clock": rtc}
 
-    bus.add_port(layout.KEYBOARD, layout.KEYBOARD_PORTS, I8042(reset))
-    bus.add_port(layout.RTC, layout.RTC_PORTS, Rtc(clock))
+
+def restore_board(devices: dict[str, Any], states: dict[str, Any]) -> None:
+    """Those two."""
+    devices["keyboard"].restore(saved.keyboard(states.get("keyboard")))
+    devices["clock"].restore(saved.clock(states.get("clock")))
+
+
+def keeper(kvm: Kvm) -> Keeper:
+    """Of vCPUs, PIC, IOAPIC and the clock."""
+    return Keeper(kvm)

@@ -1,0 +1,111 @@
+"""A clone of the kvm machine against its cold boot: from asking for it to its agent's answer.
+
+The same kernel, initramfs and memory. Meant for the lab under ``--icount``, where time follows the
+count of instructions and repeats to the digit: ``make bench-lab``. There is no store in that lab:
+kernel, initrd and arguments are named; ``--print`` tells those of Bash's image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shlex
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._assets import find_assets, find_language
+from slipway._guest import Guest
+from slipway._request import Options
+from slipway.machine import MachineSpec
+from slipway.machine.kvm import KvmMachine
+from slipway_initramfs.store import ImageStore
+
+if TYPE_CHECKING:
+    from slipway.machine import Template
+
+
+def show(what: str) -> None:
+    """Print what to measure with, as arguments of this program or of the lab."""
+    store = ImageStore()
+    assets = find_assets(find_language("bash"), Options(), store, lambda line: None)
+    if what == "files":
+        print("--include", assets.kernel_path, "--include", assets.initrd)
+        return
+    print(
+        *("--kernel", shlex.quote(str(assets.kernel_path))),
+        *("--initrd", shlex.quote(str(assets.initrd))),
+        *("--memory", assets.memory >> 20),
+        f"--arguments={shlex.quote(assets.agent.kernel_arguments)}",
+    )
+
+
+async def boot(spec: MachineSpec) -> float:
+    """Seconds to the answer of an agent that boots."""
+    began = time.monotonic()
+    guest = Guest(await KvmMachine.start(spec))
+    try:
+        await guest.wait_ready()
+        return time.monotonic() - began
+    finally:
+        await guest.stop()
+
+
+async def template(spec: MachineSpec) -> Template:
+    """A machine whose agent is ready, to be cloned."""
+    guest = Guest(await KvmMachine.start(spec))
+    try:
+        await guest.wait_ready()
+        snapshot = await guest.machine.snapshot()
+    finally:
+        await guest.stop()
+    return await KvmMachine.template(snapshot, spec.state)
+
+
+async def clone(of: Template) -> float:
+    """Seconds to the answer of a clone's agent."""
+    began = time.monotonic()
+    guest = Guest(await of.clone())
+    try:
+        await guest.wait_restored(clone=True)
+        return time.monotonic() - began
+    finally:
+        await guest.stop()
+
+
+async def measure(spec: MachineSpec, rounds: int) -> None:
+    """Measure both, and print them."""
+    cold = [await boot(spec) for _ in range(rounds)]
+    made = await template(spec)
+    cloned = [await clone(made) for _ in range(rounds + 1)][1:]
+    await made.close()
+    for name, seconds in (("boot", cold), ("clone", cloned)):
+        shown = " ".join(f"{value:.4f}" for value in seconds)
+        print(f"{name:<8} {statistics.median(seconds):.4f} s   ({shown})")
+    print(f"ratio    {statistics.median(cloned) / statistics.median(cold):.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kernel", type=Path)
+    parser.add_argument("--initrd", type=Path)
+    parser.add_argument("--arguments", default="", help="for the kernel")
+    parser.add_argument("--memory", type=int, default=256, metavar="MIB")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--print", choices=("arguments", "files"), help="what to use, and end")
+    parsed = parser.parse_args()
+    if parsed.print:
+        show(parsed.print)
+        return
+    if parsed.kernel is None or parsed.initrd is None:
+        parser.error("--kernel and --initrd are needed")
+    with tempfile.TemporaryDirectory() as state:
+        memory = parsed.memory << 20
+        spec = MachineSpec(parsed.kernel, parsed.initrd, parsed.arguments, memory, Path(state))
+        asyncio.run(measure(spec, parsed.rounds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A process that a zygote has forked for us: no child of ours, but ours to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from slipway._text import plain
+from slipway.machine.process import Process
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Parent(Protocol):
+        """What stands for the zygote."""
+
+        def released(self, process: ClonedProcess) -> None:
+            """The process has ended."""
+            ...
+
+        async def settled(self) -> None:
+            """Until what follows from that is done."""
+            ...
+
+
+_WORDS_BYTES = 4096
+
+
+class ClonedProcess(Process):
+    """Seen by a descriptor (pidfd), since its number may become another's.
+
+    Its parent tells how it ended: :meth:`ended`. Where that is gone, so is this one, killed.
+    """
+
+    def __init__(self, number: int, pidfd: int, errors: int, parent: Parent) -> None:
+        """Take over the descriptors of the process and of what it writes to standard error."""
+        self._number = number
+        self._pidfd = pidfd
+        self._errors = errors
+        self._parent = parent
+        self._words = ""
+        self._ended = asyncio.get_running_loop().create_future()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._number
+
+    def ended(self, code: int) -> None:
+        """It has, with this exit status; negative for a signal."""
+        if not self._ended.done():
+            os.close(self._pidfd)
+            self._ended.set_result(code)
+            self._parent.released(self)
+
+    def orphaned(self) -> None:
+        """Its parent is gone, and the kernel kills it."""
+        if not self._ended.done():
+            asyncio.get_running_loop().add_reader(self._pidfd, self._vanished)
+
+    def _vanished(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self.ended(-signal.SIGKILL)
+
+    async def last_words(self) -> str:
+        """What it wrote to its standard error before it ended; empty while it runs."""
+        try:
+            async with asyncio.timeout(1):
+                await self.wait()
+        except TimeoutError:
+            return ""
+        self._read_words()
+        return self._words
+
+    def _read_words(self) -> None:
+        if self._errors >= 0:
+            os.set_blocking(self._errors, False)
+            with suppress(OSError):
+                text = os.read(self._errors, _WORDS_BYTES).decode("utf-8", "replace")
+                self._words = " ".join(plain(text).split())
+            os.close(self._errors)
+            self._errors = -1
+
+    async def kill(self) -> None:
+        """Kill it and wait for its end."""
+        if not self._ended.done():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        await self.wait()
+        self._read_words()
+        await self._parent.settled()

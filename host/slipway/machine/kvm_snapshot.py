@@ -1,0 +1,189 @@
+"""What a VMM tells of its VM, as the files of a snapshot.
+
+The VMM may have been taken over by its guest: the parent makes the files, and writes there what
+comes, in bounds and in order. It holds the memory of one piece at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import time
+from typing import TYPE_CHECKING
+
+from slipway._errors import HostError
+from slipway._text import plain
+from slipway.machine import memory_files
+from slipway.machine.kvm_parts import Shape
+from slipway.vmm import control, snapshot
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from slipway.vmm.pagemap import Range
+
+SAVE_SECONDS = 120.0
+_MEMORY_NAME, _STATE_NAME = "slipway-memory", "slipway-state"
+
+
+class Receiver:
+    """Takes one snapshot from a VMM's ``channel`` (a copy of it), in a thread."""
+
+    def __init__(self, channel: socket.socket, memory_bytes: int) -> None:
+        """Raises HostError where there is no room for the files."""
+        self._channel = channel
+        self._deadline = time.monotonic() + SAVE_SECONDS
+        self._size = memory_bytes
+        self._written = 0
+        self._state = bytearray()
+        # What came that is no part of the snapshot, and ended it; empty where the VMM has.
+        self.message = b""
+        self.memory = memory_files.create(_MEMORY_NAME, memory_bytes)
+
+    def receive(self) -> None:
+        """Until the VMM says something else than a piece.
+
+        Raises:
+            HostError: what it says is no snapshot, or it says nothing any more.
+        """
+        buffer = bytearray(control.MAX_MESSAGE)
+        view = memoryview(buffer)
+        try:
+            while size := self._next(buffer):
+                if buffer[0] not in (control.OF_MEMORY, control.OF_STATE):
+                    self.message = bytes(view[:size])
+                    return
+                if size <= control.PIECE.size:
+                    raise _nonsense()
+                kind, start = control.PIECE.unpack_from(buffer)
+                self._take(kind, start, view[control.PIECE.size : size])
+        except OSError as error:
+            raise HostError(f"a snapshot cannot be taken: {error.strerror}") from None
+
+    def _next(self, buffer: bytearray) -> int:
+        """The next message's length; 0 at the end."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        while True:
+            rest = self._deadline - time.monotonic()
+            if rest <= 0 or not poll.poll(rest * 1000):
+                raise HostError(f"the VMM did not send its snapshot within {SAVE_SECONDS:g} s")
+            try:
+                return self._channel.recv_into(buffer)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                return 0
+
+    def _take(self, kind: int, start: int, data: memoryview) -> None:
+        if kind == control.OF_STATE:
+            if start != len(self._state) or start + len(data) > snapshot.MAX_BYTES:
+                raise _nonsense()
+            self._state += data
+            return
+        # In ascending order, so that it ends.
+        if start < self._written or start + len(data) > self._size:
+            raise _nonsense()
+        self._written = start + len(data)
+        while data:
+            count = os.pwrite(self.memory, data, start)
+            start, data = start + count, data[count:]
+
+    def state(self, shape: Shape) -> int:
+        """The file of the state, once all has come; both are sealed.
+
+        Raises:
+            HostError: it is not the state of such a VM.
+        """
+        body = bytes(self._state)
+        saved = snapshot.decode_body(body)
+        if Shape(saved.memory, saved.cpus, not saved.virtio) != shape:
+            raise _nonsense()
+        memory_files.seal(self.memory)
+        return sealed_file(snapshot.seal(body))
+
+
+def _nonsense() -> HostError:
+    return HostError("the VMM sent what is no snapshot of its machine")
+
+
+def sealed_file(data: bytes) -> int:
+    """The descriptor of a file that holds the state ``data`` for good.
+
+    Raises:
+        HostError: there is no room for it.
+    """
+    descriptor = memory_files.create(_STATE_NAME)
+    try:
+        os.pwrite(descriptor, data, 0)
+        memory_files.seal(descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise HostError(f"a snapshot cannot be kept in memory: {error.strerror}") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+async def receive(
+    channel: socket.socket, shape: Shape, understand: Callable[[bytes], None]
+) -> tuple[int, int]:
+    """Descriptors of memory and state, as they come by ``channel``.
+
+    What the VMM says instead goes to ``understand``.
+
+    Raises:
+        HostError: the VMM refuses, says nonsense, or has ended.
+    """
+    try:
+        copy = channel.dup()
+    except OSError as error:
+        raise HostError(f"a snapshot cannot be taken: {error.strerror}") from None
+    with copy:
+        receiver = Receiver(copy, shape.memory_bytes)
+        try:
+            # A thread cannot be cancelled; it ends when the VMM does, at the latest.
+            receiving = asyncio.create_task(asyncio.to_thread(receiver.receive))
+            try:
+                await asyncio.shield(receiving)
+            except asyncio.CancelledError:
+                await asyncio.wait([receiving])
+                receiving.exception()
+                raise
+            verb, texts = control.decode(receiver.message)
+            if verb == control.SAVED:
+                return receiver.memory, receiver.state(shape)
+            if verb == control.REFUSED:
+                raise HostError(plain(texts.get("message", "")), plain(texts.get("hint", "")))
+            understand(receiver.message)
+            raise HostError("the VMM has ended")
+        except BaseException:
+            os.close(receiver.memory)
+            raise
+
+
+def ranges_of(text: str, size: int) -> list[Range]:
+    """Ranges of a memory of ``size`` bytes as a VMM tells them; none where it tells nonsense."""
+    ranges = []
+    for word in text.split(" ")[: snapshot.MAX_RANGES]:
+        first, _, second = word.partition("-")
+        try:
+            start, end = int(first, 16), int(second, 16)
+        except ValueError:
+            return []
+        if not 0 <= start < end <= size:
+            return []
+        ranges.append((start, end))
+    return ranges
+
+
+def with_working_set(state: int, ranges: Sequence[Range]) -> int:
+    """The descriptor of a state's file like the file ``state``, of a snapshot that has ``ranges``.
+
+    Raises:
+        HostError: that is none, or there is no room for it.
+    """
+    return sealed_file(snapshot.with_working_set(snapshot.read(state), ranges))

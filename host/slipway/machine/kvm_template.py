@@ -1,0 +1,235 @@
+"""Clones of a kvm machine's snapshot: children of a zygote, a process that is ready to be one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections import deque
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from slipway._errors import HostError
+from slipway._text import plain
+from slipway.machine.child import open_pair
+from slipway.machine.cloned_process import ClonedProcess
+from slipway.machine.kvm import ANSWER_SECONDS, PACKAGES, START_SECONDS, KvmMachine
+from slipway.machine.kvm_parts import Shape, Sockets
+from slipway.machine.process import Process
+from slipway.vmm import control
+from slipway.vmm import snapshot as states
+
+if TYPE_CHECKING:
+    from slipway.machine.model import Snapshot
+
+_AGAIN = "Make the template again."
+_PROGRAM = "import sys; sys.path[:0] = sys.argv[1:2]; from slipway.vmm.zygote import main; main()"
+
+
+class KvmTemplate:
+    """A zygote's process, the channel to it, and its children."""
+
+    def __init__(self, process: Process, channel: socket.socket, snapshot: Snapshot) -> None:
+        self._process = process
+        self._channel = channel
+        self._shape = Shape(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port)
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Who waits for a clone, in the order of asking, and what it will write its complaints to.
+        self._asked: deque[tuple[asyncio.Future[ClonedProcess], int]] = deque()
+        self._clones: dict[int, ClonedProcess] = {}
+        self._closed = self._dead = False
+        self._ending: asyncio.Task[None] | None = None
+        self._killing: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def of(cls, snapshot: Snapshot) -> KvmTemplate:
+        """What clones ``snapshot``, which it takes over; see :meth:`Machine.template`.
+
+        Raises:
+            HostError: the snapshot cannot be used.
+        """
+        try:
+            _check(snapshot)
+            with ExitStack() as ours:
+                with ExitStack() as theirs:
+                    channel, channel_fd = open_pair(control.pair, ours, theirs)
+                    fds = (channel_fd, snapshot.memory, snapshot.state)
+                    numbers = map(str, (os.getpid(), *fds))
+                    argv = [sys.executable, "-IS", "-c", _PROGRAM, PACKAGES, *numbers]
+                    process = Process.start(argv, pass_fds=fds, guarded=False)
+                template = cls(process, channel, snapshot)
+                try:
+                    await template._begin()
+                except BaseException:
+                    await template._end()
+                    raise
+                ours.pop_all()
+        finally:
+            snapshot.close()
+        return template
+
+    @property
+    def pid(self) -> int:
+        """The zygote's process id."""
+        return self._process.pid
+
+    async def _begin(self) -> None:
+        self._channel.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._channel, self._hear)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._ready
+        except TimeoutError:
+            raise HostError(f"the zygote did not answer within {START_SECONDS:g} s") from None
+        except EOFError:
+            words = await self._process.last_words()
+            raise HostError(f"the zygote ended before it answered: {words or 'silently'}") from None
+
+    async def clone(self, *, boot_log: bool = False) -> KvmMachine:
+        """Have a child forked, and wait until its VM runs; see :meth:`Template.clone`.
+
+        Raises:
+            HostError: it cannot be made, or cannot restore what the snapshot holds.
+        """
+        self._check_open()
+        with ExitStack() as ours:
+            with ExitStack() as theirs:
+                sockets = Sockets.open(ours, theirs)
+                try:
+                    reader, writer = os.pipe2(os.O_CLOEXEC)
+                except OSError as error:
+                    raise HostError(f"a clone cannot be made: {error.strerror}") from None
+                theirs.callback(os.close, writer)
+                asked = self._ask([*sockets.theirs, writer], reader)
+            process = await self._answer(asked)
+            machine = KvmMachine(process, sockets.channel, self._shape, boot_log=boot_log)
+            await machine.take(sockets)
+            ours.pop_all()
+        return machine
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise HostError("the template is closed")
+        if self._dead:
+            raise HostError("the process that makes clones has ended", _AGAIN)
+
+    def _ask(self, descriptors: list[int], errors: int) -> asyncio.Future[ClonedProcess]:
+        """Ask for a child that has copies of ``descriptors``; takes ``errors`` over."""
+        asked: asyncio.Future[ClonedProcess] = asyncio.get_running_loop().create_future()
+        try:
+            socket.send_fds(self._channel, [control.encode(control.CLONE)], descriptors)
+        except OSError as error:
+            os.close(errors)
+            raise HostError(f"a clone cannot be asked for: {error.strerror}") from None
+        self._asked.append((asked, errors))
+        return asked
+
+    async def _answer(self, asked: asyncio.Future[ClonedProcess]) -> ClonedProcess:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                try:
+                    return await asyncio.shield(asked)
+                except asyncio.CancelledError:  # what has been asked for comes all the same
+                    with suppress(HostError):
+                        await (await asked).kill()
+                    raise
+        except TimeoutError:
+            raise HostError(f"no clone was made within {ANSWER_SECONDS:g} s") from None
+
+    def _hear(self) -> None:
+        """One message of the zygote's, or its end."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._channel, control.MAX_MESSAGE, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, descriptors = b"", []
+        verb, texts = control.decode(message)
+        number = int(texts.get("process", 0))
+        if verb == control.CLONED and descriptors:
+            self._adopt(number, descriptors[0])
+        elif verb == control.EXITED and number in self._clones:
+            self._clones[number].ended(int(texts["code"]))
+        elif verb == control.RUNNING:
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif verb in {control.REFUSED, control.FAILED}:
+            self._refuse(HostError(plain(texts.get("message", "")), plain(texts.get("hint", ""))))
+        elif not message:
+            self._lose()
+
+    def _adopt(self, number: int, pidfd: int) -> None:
+        asked, errors = self._asked.popleft()
+        process = ClonedProcess(number, pidfd, errors, self)
+        self._clones[number] = process
+        if asked.done():  # nobody waits for it any more
+            self._killing.add(task := asyncio.ensure_future(process.kill()))
+            task.add_done_callback(self._killing.discard)
+        else:
+            asked.set_result(process)
+
+    def _refuse(self, error: HostError) -> None:
+        """It cannot begin, or not make the clone that was asked for first."""
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        elif self._asked:
+            asked, errors = self._asked.popleft()
+            os.close(errors)
+            if not asked.done():
+                asked.set_exception(error)
+
+    def _lose(self) -> None:
+        """The zygote has ended, and with it all its children do."""
+        self._dead = True
+        self._hang_up()
+        if not self._ready.done():
+            self._ready.set_exception(EOFError())
+        while self._asked:
+            self._refuse(HostError("the process that makes clones has ended", _AGAIN))
+        for process in list(self._clones.values()):
+            process.orphaned()
+
+    def _hang_up(self) -> None:
+        if self._channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._channel.close()
+
+    def released(self, process: ClonedProcess) -> None:
+        """See :class:`slipway.machine.cloned_process.Parent`."""
+        self._clones.pop(process.pid, None)
+        if self._closed and not self._clones and self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+
+    async def settled(self) -> None:
+        """See :class:`slipway.machine.cloned_process.Parent`."""
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        await self._process.kill()
+        self._lose()
+
+    async def close(self) -> None:
+        """Make no more clones; see :meth:`Template.close`. May be called again.
+
+        The zygote stays as long as it has children, and ends by itself after the last.
+        """
+        self._closed = True
+        with suppress(OSError):
+            self._channel.send(control.encode(control.CLOSE))
+        if not self._clones and not self._asked:
+            await self._end()
+
+
+def _check(snapshot: Snapshot) -> None:
+    """Raises HostError for what cannot be a snapshot of this machine."""
+    if snapshot.machine != KvmMachine.name:
+        raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for KVM")
+    saved = states.decode(states.read(snapshot.state))
+    shape = Shape(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port)
+    if Shape(saved.memory, saved.cpus, not saved.virtio) != shape:
+        raise HostError("the snapshot is damaged: its state is of another machine")
+    size = os.fstat(snapshot.memory).st_size
+    if size != saved.memory:
+        raise HostError(f"the snapshot is damaged: its memory has {size} bytes, not {saved.memory}")

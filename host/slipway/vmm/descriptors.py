@@ -1,0 +1,47 @@
+"""Descriptors over a Unix socket (SCM_RIGHTS), with what the socket module is made of.
+
+That module's own functions for it cost its import.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+from array import array
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_INT_BYTES = array("i").itemsize
+
+
+def receive(channel: _socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
+    """A message of at most ``size`` bytes with at most ``count`` descriptors.
+
+    All are dropped of a message that came with another number of them.
+
+    Raises:
+        OSError: the other end is broken.
+    """
+    room = _socket.CMSG_SPACE(count * _INT_BYTES)
+    message, ancillary, flags, _ = channel.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
+    descriptors = array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+            descriptors.frombytes(data[: len(data) // _INT_BYTES * _INT_BYTES])
+    if len(descriptors) == count and not flags & _socket.MSG_CTRUNC:
+        return message, list(descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return message, []
+
+
+def send(channel: _socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
+    """Send a message and copies of ``descriptors``.
+
+    Raises:
+        OSError: the other end is broken, or gone.
+    """
+    rights = array("i", descriptors).tobytes()
+    channel.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])

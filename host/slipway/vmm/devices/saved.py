@@ -1,0 +1,144 @@
+"""The states of devices as plain values and back, with the bounds of each field.
+
+What is read here becomes a device that a guest then uses, and may come from a VMM that its guest
+has taken over: a field that a device could not have is refused.
+"""
+
+from __future__ import annotations
+
+from slipway.vmm.devices.i8042 import I8042State
+from slipway.vmm.devices.rtc import RtcState
+from slipway.vmm.devices.uart import UartState
+from slipway.vmm.devices.virtio_console import ConsoleState, VirtioConsole
+from slipway.vmm.devices.virtio_mmio import MmioState
+from slipway.vmm.devices.virtqueue import QueueState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+    Check = Callable[[Any], Any]
+
+_FIFO = 64  # the longest of a serial port's
+
+
+def _integer(maximum: int) -> Check:
+    def check(value: Any) -> int:
+        if type(value) is not int or not 0 <= value <= maximum:
+            raise ValueError("a number out of its bounds")
+        return value
+
+    return check
+
+
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("neither true nor false")
+    return value
+
+
+def _data(minimum: int, maximum: int) -> Check:
+    def check(value: Any) -> bytearray:
+        if type(value) is not bytes or not minimum <= len(value) <= maximum:
+            raise ValueError("data of a wrong length")
+        return bytearray(value)
+
+    return check
+
+
+def _optional(inner: Check) -> Check:
+    return lambda value: None if value is None else inner(value)
+
+
+def _areas(value: Any) -> tuple[int, int, int]:
+    if type(value) is not list or len(value) != 3:
+        raise ValueError("a queue has three parts")
+    first, second, third = map(_U64, value)
+    return first, second, third
+
+
+def _queues(value: Any) -> list[QueueState]:
+    if type(value) is not list or len(value) != len(VirtioConsole.QUEUE_SIZES):
+        raise ValueError("a wrong number of queues")
+    return [_decode(QueueState, item) for item in value]
+
+
+def _transport(value: Any) -> MmioState:
+    return _decode(MmioState, value)
+
+
+_BIT5, _BIT7, _U8, _U16, _U32, _U64 = (_integer((1 << n) - 1) for n in (5, 7, 8, 16, 32, 64))
+
+_FIELDS: dict[type, dict[str, Check]] = {
+    UartState: {
+        **dict.fromkeys(("ier", "fcr", "lcr"), _U8),
+        "mcr": _BIT5,
+        **dict.fromkeys(("scr", "dll", "dlm", "errors", "deltas"), _U8),
+        **dict.fromkeys(("thre", "asserted"), _boolean),
+        "received": _data(0, _FIFO),
+        "breaks": _U64,
+        "unsent": _data(0, _FIFO),
+    },
+    I8042State: dict.fromkeys(("status", "control", "output", "command"), _U8),
+    RtcState: {"index": _BIT7, "cells": _data(128, 128)},
+    QueueState: {
+        "size": _U32,
+        "areas": _areas,
+        "ready": _boolean,
+        **dict.fromkeys(("next_available", "next_used", "told"), _U16),
+    },
+    MmioState: {
+        "status": _U8,
+        "driver_features": _U64,
+        **dict.fromkeys(("device_features_select", "driver_features_select", "queue_select"), _U32),
+        "interrupt_status": _U32,
+        "postponed": _optional(_U32),
+        "queues": _queues,
+    },
+    ConsoleState: {
+        "transport": _transport,
+        **dict.fromkeys(("host_open", "ready", "opened", "starved"), _boolean),
+        "pending": _integer(7),
+        "sent": _U32,
+    },
+}
+
+
+def encode(state: object) -> Any:
+    """A state as maps, lists, numbers and bytes."""
+    if type(state) in _FIELDS:
+        return {name: encode(getattr(state, name)) for name in _FIELDS[type(state)]}
+    if isinstance(state, list | tuple):
+        return [encode(item) for item in state]
+    if isinstance(state, bytearray):
+        return bytes(state)
+    return state
+
+
+def uart(value: Any) -> UartState:
+    """The state of a serial port; raises ValueError if ``value`` is none."""
+    return _decode(UartState, value)
+
+
+def keyboard(value: Any) -> I8042State:
+    """The state of a keyboard controller; raises ValueError if ``value`` is none."""
+    return _decode(I8042State, value)
+
+
+def clock(value: Any) -> RtcState:
+    """The state of a real-time clock; raises ValueError if ``value`` is none."""
+    return _decode(RtcState, value)
+
+
+def console(value: Any) -> ConsoleState:
+    """The state of a virtio console; raises ValueError if ``value`` is none."""
+    return _decode(ConsoleState, value)
+
+
+def _decode(kind: type[T], value: Any) -> T:
+    fields = _FIELDS[kind]
+    if type(value) is not dict or value.keys() != fields.keys():
+        raise ValueError(f"not the fields of {kind.__name__}")
+    return kind(**{name: check(value[name]) for name, check in fields.items()})

@@ -1,0 +1,269 @@
+"""All that a vCPU and a VM of KVM are on x86-64, to be taken down and set again.
+
+The structures stay the bytes that KVM gave (arch/x86/include/uapi/asm/kvm.h); it checks them itself
+when they are set.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+
+from slipway._errors import HostError
+from slipway.vmm.kvm import x86_64
+from slipway.vmm.kvm.abi import Capability
+from slipway.vmm.kvm.failure import explained
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slipway.vmm.kvm.system import Kvm
+    from slipway.vmm.kvm.vcpu import Vcpu
+    from slipway.vmm.kvm.vm import Vm
+
+KVM_GET_MSR_INDEX_LIST = 0xC004AE02
+KVM_GET_IRQCHIP = 0xC208AE62
+KVM_SET_IRQCHIP = 0x8208AE63
+KVM_SET_CLOCK = 0x4030AE7B
+KVM_GET_CLOCK = 0x8030AE7C
+KVM_GET_MSRS = 0xC008AE88
+KVM_GET_CPUID2 = 0xC008AE91
+KVM_GET_MP_STATE = 0x8004AE98
+KVM_SET_MP_STATE = 0x4004AE99
+KVM_GET_VCPU_EVENTS = 0x8040AE9F
+KVM_SET_VCPU_EVENTS = 0x4040AEA0
+KVM_GET_DEBUGREGS = 0x8080AEA1
+KVM_SET_DEBUGREGS = 0x4080AEA2
+KVM_SET_TSC_KHZ = 0xAEA2
+KVM_GET_TSC_KHZ = 0xAEA3
+KVM_GET_XSAVE = 0x9000AEA4
+KVM_SET_XSAVE = 0x5000AEA5
+KVM_GET_XCRS = 0x8188AEA6
+KVM_SET_XCRS = 0x4188AEA7
+KVM_GET_XSAVE2 = 0x9000AECF
+
+# What has to be asked to take a VM down: all of it reads, and nothing changes or makes anything.
+READING = (
+    x86_64.KVM_GET_REGS,
+    x86_64.KVM_GET_SREGS,
+    x86_64.KVM_GET_LAPIC,
+    KVM_GET_IRQCHIP,
+    KVM_GET_CLOCK,
+    KVM_GET_MSRS,
+    KVM_GET_CPUID2,
+    KVM_GET_MP_STATE,
+    KVM_GET_VCPU_EVENTS,
+    KVM_GET_DEBUGREGS,
+    KVM_GET_TSC_KHZ,
+    KVM_GET_XSAVE,
+    KVM_GET_XSAVE2,
+    KVM_GET_XCRS,
+)
+
+# struct kvm_xsave is this long, and longer only where a guest has got more (AMX).
+XSAVE_SIZE = 4096
+MAX_XSAVE_SIZE = 64 * 1024
+# struct kvm_irqchip: chip_id, pad, and the chip, of which there are master, slave and IOAPIC.
+IRQCHIP_SIZE = 520
+IRQCHIPS = 3
+# struct kvm_clock_data: clock, flags, pad, realtime, host_tsc, pad[4]. Without flags, only the
+# first is taken, in ns.
+CLOCK = struct.Struct("=Q40x")
+MAX_MSRS = 1024
+
+_TSC, _TSC_DEADLINE = 0x10, 0x6E0
+# KVM keeps the memory types but does not list them: IA32_MTRR_DEF_TYPE, the fixed ranges and
+# eight variable ones.
+_MTRRS = (0x2FF, 0x250, 0x258, 0x259, *range(0x268, 0x270), *range(0x200, 0x210))
+# Hyper-V's: no guest is told of them.
+_UNUSED = range(0x4000_0000, 0x4000_0200)
+
+# Name, to read, to set, size; in the order in which they are set. The segments and CR4 come before
+# what depends on them, the local APIC before the deadline of its timer, which is an MSR.
+_FIXED = {
+    "sregs": (x86_64.KVM_GET_SREGS, x86_64.KVM_SET_SREGS, x86_64.SREGS_SIZE),
+    "xcrs": (KVM_GET_XCRS, KVM_SET_XCRS, 0x188),
+    "xsave": (KVM_GET_XSAVE, KVM_SET_XSAVE, XSAVE_SIZE),
+    "regs": (x86_64.KVM_GET_REGS, x86_64.KVM_SET_REGS, x86_64.REGS.size),
+    "debug": (KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, 0x80),
+    "lapic": (x86_64.KVM_GET_LAPIC, x86_64.KVM_SET_LAPIC, x86_64.LAPIC_SIZE),
+}
+_LAST = {
+    "mp_state": (KVM_GET_MP_STATE, KVM_SET_MP_STATE, 4),
+    "events": (KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, 0x40),
+}
+
+
+def msr_indices(kvm: Kvm) -> list[int]:
+    """The model-specific registers that make up a vCPU, in the order in which to set them."""
+    buffer = bytearray(struct.pack("=I", MAX_MSRS) + bytes(4 * MAX_MSRS))
+    with explained("KVM_GET_MSR_INDEX_LIST"):
+        fcntl.ioctl(kvm.fd, KVM_GET_MSR_INDEX_LIST, buffer)
+    (count,) = struct.unpack_from("=I", buffer)
+    listed = struct.unpack_from(f"={count}I", buffer, 4)
+    ends = (_TSC, _TSC_DEADLINE)  # the deadline is a time of the TSC
+    rest = [index for index in (*listed, *_MTRRS) if index not in ends and index not in _UNUSED]
+    return [_TSC, *dict.fromkeys(rest), _TSC_DEADLINE]
+
+
+def xsave_size(kvm: Kvm) -> int:
+    """How many bytes the floating-point and vector registers take."""
+    return max(XSAVE_SIZE, kvm.capability(Capability.XSAVE2))
+
+
+def save_vcpu(vcpu: Vcpu, msrs: Sequence[int], xsave: int) -> dict[str, bytes | int]:
+    """All of ``vcpu``, which stands still.
+
+    Raises:
+        HostError: KVM refuses.
+    """
+    parts: dict[str, bytes | int] = {}
+    # The state of its start first: KVM takes events in by that, which may change the rest.
+    for name, (get, _, size) in (_LAST | _FIXED).items():
+        if name == "xsave" and xsave > XSAVE_SIZE:
+            get, size = KVM_GET_XSAVE2, xsave  # noqa: PLW2901 (the one that is longer)
+        parts[name] = bytes(_ask(vcpu, name, get, bytearray(size)))
+    parts["msrs"] = read_msrs(vcpu, msrs)
+    header = x86_64.CPUID_HEADER.pack(x86_64.CPUID_MAX_ENTRIES)
+    room = bytes(x86_64.CPUID_MAX_ENTRIES * x86_64.CPUID_ENTRY.size)
+    cpuid = _ask(vcpu, "cpuid", KVM_GET_CPUID2, bytearray(header + room))
+    (count,) = x86_64.CPUID_HEADER.unpack_from(cpuid)
+    entries = cpuid[len(header) :]
+    parts["cpuid"] = bytes(entries[: count * x86_64.CPUID_ENTRY.size])
+    parts["tsc_khz"] = tsc_khz(vcpu)
+    return parts
+
+
+def _ask(vcpu: Vcpu, name: str, request: int, buffer: bytearray) -> bytearray:
+    with explained(f"reading a vCPU's {name}"):
+        fcntl.ioctl(vcpu.fd, request, buffer)
+    return buffer
+
+
+def tsc_khz(vcpu: Vcpu) -> int:
+    """The rate of the guest's time stamp counter."""
+    with explained("KVM_GET_TSC_KHZ"):
+        return fcntl.ioctl(vcpu.fd, KVM_GET_TSC_KHZ, 0)
+
+
+def read_msrs(vcpu: Vcpu, indices: Sequence[int]) -> bytes:
+    """As struct kvm_msr_entry each; those that KVM does not let be read are left out."""
+    entries = b""
+    rest = list(indices)
+    while rest:
+        packed = b"".join(x86_64.MSR_ENTRY.pack(index, 0) for index in rest)
+        buffer = bytearray(x86_64.MSR_HEADER.pack(len(rest)) + packed)
+        with explained("KVM_GET_MSRS"):
+            done = fcntl.ioctl(vcpu.fd, KVM_GET_MSRS, buffer)
+        begin = x86_64.MSR_HEADER.size
+        entries += buffer[begin : begin + done * x86_64.MSR_ENTRY.size]
+        rest = rest[done + 1 :]
+    return entries
+
+
+def restore_vcpu(vcpu: Vcpu, parts: dict[str, bytes | int], xsave: int) -> None:
+    """Make ``vcpu``, which is new, what :func:`save_vcpu` gave of another.
+
+    Raises:
+        HostError: those are not the parts of a vCPU, or not of one of this host.
+    """
+    sizes = {name: size for name, (_, _, size) in (_FIXED | _LAST).items()} | {"xsave": xsave}
+    for name, size in sizes.items():
+        if len(_bytes(parts, name)) != size:
+            raise _unfit(f"its {name} have another size than here")
+    cpuid, msrs = _bytes(parts, "cpuid"), _bytes(parts, "msrs")
+    entries, cut = divmod(len(cpuid), x86_64.CPUID_ENTRY.size)
+    if cut or entries > x86_64.CPUID_MAX_ENTRIES:
+        raise _unfit("its CPUID is none")
+    header = x86_64.CPUID_HEADER.pack(entries)
+    _set(vcpu, "cpuid", x86_64.KVM_SET_CPUID2, header + cpuid)
+    _set_rate(vcpu, parts.get("tsc_khz"))
+    for name, (_, request, _) in _FIXED.items():
+        _set(vcpu, name, request, _bytes(parts, name))
+    _set_msrs(vcpu, msrs)
+    for name, (_, request, _) in _LAST.items():
+        _set(vcpu, name, request, _bytes(parts, name))
+
+
+def _bytes(parts: dict[str, bytes | int], name: str) -> bytes:
+    part = parts.get(name)
+    if type(part) is not bytes:
+        raise _unfit(f"it has no {name}")
+    return part
+
+
+def _unfit(reason: str) -> HostError:
+    return HostError(f"the snapshot is not of this host: {reason}", "Make it again.")
+
+
+def _set(vcpu: Vcpu, name: str, request: int, data: bytes) -> None:
+    with explained(f"setting a vCPU's {name}"):
+        fcntl.ioctl(vcpu.fd, request, bytearray(data))
+
+
+def _set_rate(vcpu: Vcpu, khz: bytes | int | None) -> None:
+    """A host measures its rate anew at each boot: KVM takes what is near, or scales."""
+    if type(khz) is not int or not 0 < khz < 1 << 31:
+        raise _unfit("it has no rate of its TSC")
+    if khz != tsc_khz(vcpu):
+        with explained("setting the rate of a vCPU's TSC"):
+            fcntl.ioctl(vcpu.fd, KVM_SET_TSC_KHZ, khz)
+
+
+def _set_msrs(vcpu: Vcpu, entries: bytes) -> None:
+    """What is refused has to have its value already: there are some that only tell something."""
+    size = x86_64.MSR_ENTRY.size
+    if len(entries) % size or len(entries) > MAX_MSRS * size:
+        raise _unfit("its MSRs are none")
+    rest = entries
+    while rest:
+        buffer = bytearray(x86_64.MSR_HEADER.pack(len(rest) // size) + rest)
+        with explained("KVM_SET_MSRS"):
+            done = fcntl.ioctl(vcpu.fd, x86_64.KVM_SET_MSRS, buffer)
+        rest = rest[done * size :]
+        if rest:
+            refused, rest = rest[:size], rest[size:]
+            index, _ = x86_64.MSR_ENTRY.unpack(refused)
+            if read_msrs(vcpu, [index]) != refused:
+                raise _unfit(f"its MSR {index:#x} cannot be set")
+
+
+def save_vm(vm: Vm) -> dict[str, bytes | int]:
+    """The interrupt controllers and the clock of ``vm``, whose vCPUs stand still.
+
+    Raises:
+        HostError: KVM refuses.
+    """
+    parts: dict[str, bytes | int] = {}
+    for chip in range(IRQCHIPS):
+        buffer = bytearray(struct.pack("=I", chip).ljust(IRQCHIP_SIZE, b"\0"))
+        with explained("KVM_GET_IRQCHIP"):
+            fcntl.ioctl(vm.fd, KVM_GET_IRQCHIP, buffer)
+        parts[f"irqchip{chip}"] = bytes(buffer)
+    buffer = bytearray(CLOCK.size)
+    with explained("KVM_GET_CLOCK"):
+        fcntl.ioctl(vm.fd, KVM_GET_CLOCK, buffer)
+    parts["clock"] = CLOCK.unpack(buffer)[0]
+    return parts
+
+
+def restore_vm(vm: Vm, parts: dict[str, bytes | int]) -> None:
+    """Make ``vm``, whose vCPUs are restored, what :func:`save_vm` gave of another.
+
+    The guest's clock goes on from where it stood: the time in between is for the host to tell.
+
+    Raises:
+        HostError: those are not the parts of a VM, or KVM refuses.
+    """
+    for chip in range(IRQCHIPS):
+        data = _bytes(parts, f"irqchip{chip}")
+        if len(data) != IRQCHIP_SIZE or data[:4] != struct.pack("=I", chip):
+            raise _unfit("its interrupt controllers are none")
+        with explained("KVM_SET_IRQCHIP"):
+            fcntl.ioctl(vm.fd, KVM_SET_IRQCHIP, bytearray(data))
+    clock = parts.get("clock")
+    if type(clock) is not int:
+        raise _unfit("it has no clock")
+    with explained("KVM_SET_CLOCK"):
+        fcntl.ioctl(vm.fd, KVM_SET_CLOCK, CLOCK.pack(clock))

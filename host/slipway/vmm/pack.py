@@ -1,0 +1,143 @@
+"""What a snapshot's state is written in: the part of msgpack that it needs, and in one form only.
+
+None, booleans, integers from 0 to 2**64-1, bytes, text, lists, and maps whose keys are text. Not
+the msgpack package: a VMM has to know this before it gives up importing, and starts once for each
+VM. What is read here may come from a VMM that its guest has taken over.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Deeper than anything of ours; recursion that a stranger decides on needs an end.
+MAX_DEPTH = 8
+
+_NIL, _FALSE, _TRUE = 0xC0, 0xC2, 0xC3
+_FIXED_MAP, _FIXED_LIST, _FIXED_TEXT = 0x80, 0x90, 0xA0
+# The bytes that announce a length, or a number, of 1, 2, 4 and 8 bytes; 0 where there is none.
+_NUMBERS = (0xCC, 0xCD, 0xCE, 0xCF)
+_BYTES = (0xC4, 0xC5, 0xC6, 0)
+_TEXTS = (0xD9, 0xDA, 0xDB, 0)
+_LISTS = (0, 0xDC, 0xDD, 0)
+_MAPS = (0, 0xDE, 0xDF, 0)
+_SIZED = {
+    code: (kinds, 1 << power)
+    for kinds in (_NUMBERS, _BYTES, _TEXTS, _LISTS, _MAPS)
+    for power, code in enumerate(kinds)
+    if code
+}
+
+
+def pack(value: Any) -> bytes:
+    """The bytes of ``value``.
+
+    Raises:
+        TypeError, ValueError: it holds something that is not of the kinds above.
+    """
+    parts: list[bytes] = []
+    _pack(value, parts.append)
+    return b"".join(parts)
+
+
+def _pack(value: Any, put: Any) -> None:
+    if value is None:
+        put(bytes((_NIL,)))
+    elif type(value) is bool:
+        put(bytes((_TRUE if value else _FALSE,)))
+    elif isinstance(value, int):
+        put(bytes((value,)) if 0 <= value < _FIXED_MAP else _sized(_NUMBERS, int(value)))
+    elif isinstance(value, str):
+        data = value.encode()
+        size = len(data)
+        put((bytes((_FIXED_TEXT | size,)) if size < 0x20 else _sized(_TEXTS, size)) + data)
+    elif isinstance(value, bytes | bytearray):
+        put(_sized(_BYTES, len(value)))
+        put(bytes(value))
+    elif isinstance(value, list | tuple):
+        size = len(value)
+        put(bytes((_FIXED_LIST | size,)) if size < 0x10 else _sized(_LISTS, size))
+        for item in value:
+            _pack(item, put)
+    elif isinstance(value, dict):
+        size = len(value)
+        put(bytes((_FIXED_MAP | size,)) if size < 0x10 else _sized(_MAPS, size))
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise TypeError("a key that is not text")
+            _pack(name, put)
+            _pack(item, put)
+    else:
+        raise TypeError(f"{type(value).__name__} cannot be packed")
+
+
+def _sized(codes: tuple[int, ...], number: int) -> bytes:
+    """The shortest form of a number or length."""
+    for power, code in enumerate(codes):
+        if code and 0 <= number < 1 << (8 << power):
+            return bytes((code,)) + number.to_bytes(1 << power, "big")
+    raise ValueError(f"{number} cannot be packed")
+
+
+def unpack(data: bytes) -> Any:
+    """The value that ``data`` is, all of it, in the form that :func:`pack` gives it.
+
+    Raises:
+        ValueError: it is none. Nothing that ``data`` may hold raises another exception.
+    """
+    value, end = _unpack(data, 0, MAX_DEPTH)
+    # One form for each value: then two readers cannot make different things of the same bytes.
+    if end != len(data) or pack(value) != data:
+        raise ValueError("it is not in the form that it was written in")
+    return value
+
+
+def _unpack(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    """A value and where it ends."""
+    if at >= len(data):
+        raise ValueError("it ends too early")
+    code = data[at]
+    at += 1
+    if code < _FIXED_MAP:
+        return code, at
+    if code < _NIL:
+        if code < _FIXED_TEXT:
+            kinds = _MAPS if code < _FIXED_LIST else _LISTS
+            return _items(kinds, data, at, code & 0x0F, depth)
+        return _run(_TEXTS, data, at, code & 0x1F), at + (code & 0x1F)
+    if code in (_NIL, _FALSE, _TRUE):
+        return {_NIL: None, _FALSE: False, _TRUE: True}[code], at
+    if code not in _SIZED:
+        raise ValueError(f"there is nothing that begins with {code:#x}")
+    kinds, width = _SIZED[code]
+    number = int.from_bytes(_run(_BYTES, data, at, width), "big")
+    at += width
+    if kinds is _NUMBERS:
+        return number, at
+    if kinds in (_BYTES, _TEXTS):
+        return _run(kinds, data, at, number), at + number
+    return _items(kinds, data, at, number, depth)
+
+
+def _run(kinds: tuple[int, ...], data: bytes, at: int, size: int) -> Any:
+    run = data[at : at + size]
+    if len(run) != size:
+        raise ValueError("it ends too early")
+    return run.decode() if kinds is _TEXTS else run
+
+
+def _items(kinds: tuple[int, ...], data: bytes, at: int, count: int, depth: int) -> tuple[Any, int]:
+    if not depth:
+        raise ValueError("it is nested too deeply")
+    items: list[Any] = []
+    # Each item takes a byte at least: a count that lies ends with the data.
+    for _ in range(count * 2 if kinds is _MAPS else count):
+        item, at = _unpack(data, at, depth - 1)
+        items.append(item)
+    if kinds is _LISTS:
+        return items, at
+    names = items[::2]
+    if not all(type(name) is str for name in names):
+        raise ValueError("a key that is not text")
+    return dict(zip(names, items[1::2], strict=True)), at

@@ -1,0 +1,61 @@
+"""Which pages of the guest's memory this process has written to, as the kernel tells it.
+
+After Documentation/admin-guide/mm/pagemap.rst of Linux: eight bytes for each page. The file is
+opened when the process has no capability any more, since to who had one it would tell physical
+addresses as well; and where it shall be read it stands already, since a VMM may only read.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Range = tuple[int, int]
+    """First and end, of bytes from the start of the guest's memory."""
+
+PATH = "/proc/self/pagemap"
+PAGE = 4096
+_ENTRY = 8
+_AT_ONCE = 256 * 1024  # bytes, of 128 MiB of the guest's
+_THERE = 1 << 63 | 1 << 62  # present, or swapped out
+_OF_A_FILE = 1 << 61
+
+
+def open_pagemap(address: int) -> int:
+    """A descriptor that stands at ``address``, or -1 where the kernel does not tell."""
+    try:
+        descriptor = os.open(PATH, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    os.lseek(descriptor, address // PAGE * _ENTRY, os.SEEK_SET)
+    return descriptor
+
+
+def read_own(descriptor: int, size: int) -> list[Range]:
+    """Of ``size`` bytes from where ``descriptor`` stands: what is this process's own, no file's."""
+    ranges: list[Range] = []
+    page, pages = 0, size // PAGE
+    while page < pages:
+        data = os.read(descriptor, min((pages - page) * _ENTRY, _AT_ONCE))
+        entries = memoryview(data)[: len(data) // _ENTRY * _ENTRY].cast("Q")
+        if not entries:
+            break
+        for number, entry in enumerate(entries, page):
+            if entry & _THERE and not entry & _OF_A_FILE:
+                ranges.append((number * PAGE, (number + 1) * PAGE))
+        page += len(entries)
+    return merged(ranges)
+
+
+def merged(ranges: Iterable[Range], gap: int = 0) -> list[Range]:
+    """``ranges`` in order, as one where no more than ``gap`` bytes are between two."""
+    result: list[Range] = []
+    for start, end in sorted(ranges):
+        if result and start <= result[-1][1] + gap:
+            result[-1] = result[-1][0], max(end, result[-1][1])
+        else:
+            result.append((start, end))
+    return result
