@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from slipway._assets import Assets, Progress
     from slipway._request import Options
     from slipway._snapshots import StoredSnapshot
-    from slipway.machine import Machine, Snapshot
+    from slipway.machine import Snapshot
     from slipway_initramfs.store import ImageStore
 
 
@@ -65,28 +65,29 @@ async def take(assets: Assets, options: Options, store: ImageStore, progress: Pr
     except BaseException:
         await uninterrupted(guest.stop())
         raise
+    compiled = assets.language.build is not None
     try:
         await uninterrupted(guest.stop())
         progress(f"making a snapshot of {assets.image.name}: trying a clone")
-        await _try_clone(type(guest.machine), snapshot, assets)
+        template = await type(guest.machine).template(duplicate(snapshot), assets.state)
+        try:
+            clone = Guest(await template.clone())
+            try:
+                await clone.wait_restored(clone=True)
+                if not compiled:
+                    await clone.rehearse(assets.language)
+                # Not what a compiler touches: clones that wait would all have that.
+                snapshot = await clone.machine.noted(snapshot)
+                if compiled:
+                    await clone.rehearse(assets.language)
+            finally:
+                await uninterrupted(clone.stop())
+        finally:
+            await uninterrupted(template.close())
     except BaseException:
         snapshot.close()
         raise
     return snapshot
-
-
-async def _try_clone(kind: type[Machine], snapshot: Snapshot, assets: Assets) -> None:
-    """Have a clone of ``snapshot`` run the sample: what cannot be cloned is not kept."""
-    template = await kind.template(duplicate(snapshot), assets.state)
-    try:
-        guest = Guest(await template.clone())
-        try:
-            await guest.wait_restored(clone=True)
-            await guest.rehearse(assets.language)
-        finally:
-            await uninterrupted(guest.stop())
-    finally:
-        await uninterrupted(template.close())
 
 
 def duplicate(snapshot: Snapshot) -> Snapshot:

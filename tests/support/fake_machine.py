@@ -131,6 +131,10 @@ class FakeMachine:
         self._check_alive()
         self.stands_still = False
 
+    async def noted(self, snapshot: Snapshot) -> Snapshot:
+        """As it is."""
+        return snapshot
+
     @classmethod
     async def template(cls, snapshot: Snapshot, state: Path) -> FakeTemplate:
         """What makes clones of ``snapshot``."""

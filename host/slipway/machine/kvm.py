@@ -222,6 +222,10 @@ class KvmMachine(ChildMachine):
         told = (await self._ask(control.TOUCHED, control.TOUCHED)).get("ranges", "")
         return kvm_snapshot.ranges_of(told, self._shape.memory_bytes)
 
+    async def noted(self, snapshot: Snapshot) -> Snapshot:
+        """With its working set; see :meth:`slipway.machine.Machine.noted`."""
+        return self.with_working_set(snapshot, await self.touched())
+
     @staticmethod
     def with_working_set(snapshot: Snapshot, ranges: Sequence[tuple[int, int]]) -> Snapshot:
         """``snapshot``, taken over, of whose memory each clone gets ``ranges`` when it is made.

@@ -133,6 +133,16 @@ class Machine(Protocol):
         """
         ...
 
+    async def noted(self, snapshot: Snapshot) -> Snapshot:
+        """``snapshot``, taken over, with a note of what this clone of it has touched since.
+
+        Its next clones get that at once. A machine that can note nothing gives it back as it is.
+
+        Raises:
+            HostError: the machine has ended; then the snapshot is still open.
+        """
+        ...
+
     @classmethod
     async def template(cls, snapshot: Snapshot, state: Path) -> Template:
         """What makes clones of ``snapshot``, which it takes over, whatever happens.
