@@ -7,10 +7,12 @@ RAM where that is shared with us already.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from slipway._errors import HostError
 from slipway._text import plain
+from slipway._threads import uninterrupted
 
 if TYPE_CHECKING:
     from slipway.machine.qmp import Monitor
@@ -20,6 +22,8 @@ STATE_BYTES = 64 * 1024 * 1024
 # Saving 100 MB of RAM takes a tenth of a second; loading it, too.
 SAVE_SECONDS = 60.0
 LOAD_SECONDS = 60.0
+BREAK_OFF_SECONDS = 10.0
+_OVER = (None, "none", "completed", "failed", "cancelled")
 _POLL_SECONDS = 0.002
 # Both ends of a migration have to say so.
 _IGNORE_SHARED = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
@@ -32,28 +36,49 @@ _SHOWN = 300
 async def save(monitor: Monitor, state: int) -> None:
     """Have QEMU write all but shared memory to the file ``state``; the guest stands still after.
 
+    Cancelled, it breaks that off: QEMU lets no guest go on meanwhile, and would stop it at the end.
+
     Raises:
         HostError: it cannot, or has ended.
     """
     await monitor.ask("migrate-set-capabilities", _IGNORE_SHARED)
     await monitor.ask("migrate-set-parameters", _UNLIMITED)
     await monitor.ask("getfd", {"fdname": "state"}, files=(state,))
-    await monitor.ask("migrate", {"uri": "fd:state"})
     try:
+        await monitor.ask("migrate", {"uri": "fd:state"})
         async with asyncio.timeout(SAVE_SECONDS):
             while not await _is_saved(monitor):
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
+        await uninterrupted(_break_off(monitor))
         raise HostError(f"QEMU did not save the machine within {SAVE_SECONDS:g} s") from None
+    except asyncio.CancelledError:
+        await uninterrupted(_break_off(monitor))
+        raise
+
+
+async def _break_off(monitor: Monitor) -> None:
+    """Until QEMU saves nothing more, or does not answer."""
+    with suppress(HostError, TimeoutError):
+        async with asyncio.timeout(BREAK_OFF_SECONDS):
+            await monitor.ask("migrate_cancel")
+            while (await _told(monitor)).get("status") not in _OVER:
+                await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _is_saved(monitor: Monitor) -> bool:
-    told = await monitor.ask("query-migrate")
-    status = told.get("status") if isinstance(told, dict) else None
+    told = await _told(monitor)
+    status = told.get("status")
     if status in ("failed", "cancelled"):
         reason = plain(str(told.get("error-desc", "it does not say why"))[:_SHOWN])
         raise HostError(f"QEMU could not save the machine: {reason}")
     return status == "completed"
+
+
+async def _told(monitor: Monitor) -> dict[str, Any]:
+    """What QEMU says of its migration; nothing where there has been none."""
+    told = await monitor.ask("query-migrate")
+    return told if isinstance(told, dict) else {}
 
 
 def load(monitor: Monitor, state: int) -> None:

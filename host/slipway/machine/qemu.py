@@ -49,6 +49,8 @@ VIRTIO_PORT = (
 )
 SERIAL_PORT = ("-device", "isa-serial,index=1,chardev=agent")
 
+# QEMU rounds a machine's memory up to a multiple of this, in bytes, but not what that is made of.
+RAM_STEP = 8192
 # A triple fault is what ends this board.
 REBOOT = "reboot=t"
 
@@ -177,11 +179,12 @@ class QemuMachine(ChildMachine):
                 f"the rate of this host's TSC cannot be measured: {error.strerror}",
                 "Measuring takes a page of memory that is executable; allow it to this process.",
             ) from None
-        board = Board(spec.memory_bytes, spec.cpus, spec.serial_port)
+        size = -(-spec.memory_bytes // RAM_STEP) * RAM_STEP
+        board = Board(size, spec.cpus, spec.serial_port)
         rest = boot_arguments(spec, khz)
         if not spec.template:
             return await cls.launch(board, "memory-backend-ram", rest, boot_log=spec.boot_log)
-        memory = memory_files.create("slipway-memory", spec.memory_bytes)
+        memory = memory_files.create("slipway-memory", size)
         try:
             ram = ram_of_file(memory, share=True)
             machine = await cls.launch(board, ram, rest, (memory,), boot_log=spec.boot_log)
@@ -252,6 +255,10 @@ class QemuMachine(ChildMachine):
     async def resume(self) -> None:
         """Go on after a snapshot; see :meth:`slipway.machine.Machine.resume`."""
         await self.monitor.ask("cont")
+
+    async def noted(self, snapshot: Snapshot) -> Snapshot:
+        """As it is; see :meth:`slipway.machine.Machine.noted`."""
+        return snapshot
 
     @classmethod
     async def template(cls, snapshot: Snapshot, state: Path) -> Template:

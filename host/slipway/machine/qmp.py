@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 # The greeting is the longest line that QEMU has for us, a third of a KiB; a query's answer is less.
 MAX_LINE = 64 * 1024
+# A piece is read at a time and QEMU is left alone after so many lines that are nothing: one that
+# writes without end must not keep all other machines of this process waiting.
+MAX_NOISE = 256
+_PIECE = 4096
 # A host that is so loaded that this is not enough could not run the guest either.
 ANSWER_SECONDS = 30.0
 # Enough of an error for a person to read.
@@ -36,6 +40,7 @@ class Monitor:
         self._number = 0
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._told: set[int] = set()
+        self._noise = 0
         # What QEMU refused of that which it was told; empty if nothing.
         self.complaint = ""
         self.resumed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -96,7 +101,7 @@ class Monitor:
 
     def _hear(self) -> None:
         try:
-            data = self._socket.recv(MAX_LINE)
+            data = self._socket.recv(_PIECE)
         except BlockingIOError:
             return
         except OSError:
@@ -106,7 +111,7 @@ class Monitor:
         self._buffer = rest
         for line in lines:
             self._take(line)
-        if not data or len(rest) > MAX_LINE:
+        if not data or len(rest) > MAX_LINE or self._noise > MAX_NOISE:
             self.close()
 
     def _take(self, line: bytearray) -> None:
@@ -114,8 +119,9 @@ class Monitor:
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
-            return
+            message = None
         if not isinstance(message, dict):
+            self._noise += 1
             return
         number = message.get("id")
         if message.get("event") == "RESUME" and not self.resumed.done():
