@@ -4,11 +4,14 @@ FILE ?= examples/hello.py
 ARGS ?=
 TESTS ?= tests
 # What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
-# guests, the board, every language once, and all behaviours of the language that boots fastest.
+# guests, the board, every language once, and all behaviours of the language that boots fastest, each
+# in a clone.
 LAB_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
-	--machine kvm --through guest -k "not test_languages or says_hello or kvm-bash"
+	--machine kvm --through guest --through clone \
+	-k "not test_languages or (says_hello and not clone) or kvm-clone-bash"
 LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
-	tests/behaviour/test_hostile.py --machine kvm --through guest
+	tests/behaviour/test_hostile.py tests/behaviour/test_clones.py tests/behaviour/test_sessions.py \
+	--machine kvm --through guest --through clone
 LAB_TIMEOUT ?= 3600
 FUZZ_SECONDS ?= 600
 # What the lab's benchmarks take along besides Python and this project.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     class Machine(Ground, Protocol):
         """What the conversation needs of the machine besides its jobs."""
 
-        def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
+        def take_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
             """Set the clock and the random state. Raises OSError."""
 
         def take_identity(self, *, clone: bool) -> None:
@@ -148,7 +148,7 @@ class Agent:
         if hello.clone:
             self._disks.end_spare()  # its clones would all have its random seeds
         try:
-            self._machine.take_time_and_entropy(hello.time_ns, hello.entropy)
+            self._machine.take_time_and_entropy(hello.time_ns, hello.entropy, clone=hello.clone)
         except OSError as error:
             if hello.clone:
                 self.fault(f"a clone cannot be told from its like: {error}", fatal=True)

@@ -29,6 +29,8 @@ DISK_SHARE = 2
 RNDADDENTROPY = 0x40085203
 RNDRESEEDCRNG = 0x5207
 RANDOM_DEVICE = "/dev/urandom"
+# By how much the time of a greeting may be behind for having been on its way.
+UNDERWAY_NS = 1_000_000_000
 
 
 class Machine:
@@ -41,14 +43,17 @@ class Machine:
         self._cpu_us = _cpu_us()
         self._controllers = controllers
         self._identity = Identity()
+        self._clock_is_set = False
 
-    def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
+    def take_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
         """Set the wall clock, mix ``entropy`` into the random state and make it take effect.
 
         Raises:
             OSError: the kernel refuses.
         """
-        time.clock_settime_ns(time.CLOCK_REALTIME, time_ns)
+        if clone or not self._clock_is_set or is_wrong(time.time_ns(), time_ns):
+            time.clock_settime_ns(time.CLOCK_REALTIME, time_ns)
+            self._clock_is_set = True
         fd = os.open(RANDOM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
         try:
             if entropy:
@@ -121,6 +126,15 @@ class Machine:
             os.close(fd)
         available = int(text.partition(b"MemAvailable:")[2].split(maxsplit=1)[0]) * 1024
         return max(available - RESERVE_BYTES, 0)
+
+
+def is_wrong(now_ns: int, told_ns: int) -> bool:
+    """Whether a clock that says ``now_ns`` and was set once is wrong when ``told_ns`` arrives.
+
+    What is told was right when it was sent. So a clock that is behind it is wrong, and one that is
+    a little ahead may be the better of the two: each greeting can make it better, and none worse.
+    """
+    return not 0 <= now_ns - told_ns < UNDERWAY_NS
 
 
 def _cpu_us() -> int:

@@ -119,7 +119,10 @@ class ScriptPipe:
         self._queue.clear()
 
     def _be_opened(self, _events: int) -> None:
-        os.read(self._watch, _EVENTS)
+        try:
+            os.read(self._watch, _EVENTS)
+        except BlockingIOError:
+            return  # an event of another pipe, whose descriptor had this number
         self._opened = True
         # With the only reader being the program, the pipe breaks when it ends.
         for fd in (self._watch, self._fds[0]):

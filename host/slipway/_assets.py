@@ -186,6 +186,7 @@ def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
 
 
 def _machine_memory(image: Image, wanted: int | None) -> int:
+    """What the machine has: whole MiB, which all machines can have and snapshots are named by."""
     if wanted is None:
         return image.default_memory
     if wanted < image.minimum_memory:
@@ -196,7 +197,7 @@ def _machine_memory(image: Image, wanted: int | None) -> int:
             f"Give at least {minimum} MiB ({minimum * MIB} bytes); "
             f"the default is {image.default_memory // MIB} MiB.",
         )
-    return wanted
+    return -(-wanted // MIB) * MIB
 
 
 async def start_machine(

@@ -15,6 +15,8 @@ from typing import Final
 _SETTLED: Final = 2_000_000_000
 """Nanoseconds after which a write is sure to give a file another time: the clocks of some file
 systems are as coarse as that."""
+# Not to wait for somebody who reads or writes where a file should be.
+_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class CheckedFile:
@@ -30,8 +32,11 @@ class CheckedFile:
         if not self._note:
             return False
         try:
-            with self._memo.open("rb") as file:
-                return file.read(len(self._note) + 1) == self._note
+            memo = os.open(self._memo, os.O_RDONLY | _FLAGS)
+            try:
+                return os.read(memo, len(self._note) + 1) == self._note
+            finally:
+                os.close(memo)
         except OSError:
             return False
 
@@ -41,7 +46,11 @@ class CheckedFile:
             # One short write: a reader sees all of it or nothing.
             with suppress(OSError):
                 self._memo.parent.mkdir(exist_ok=True)
-                self._memo.write_bytes(self._note)
+                memo = os.open(self._memo, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o666)
+                try:
+                    os.write(memo, self._note)
+                finally:
+                    os.close(memo)
 
 
 def _note(descriptor: int) -> bytes:

@@ -62,7 +62,7 @@ class Forking:
         try:
             await self._go_on(resume=False)
         except BaseException:
-            await clone.stop()
+            await uninterrupted(clone.stop())
             raise
         return clone
 

@@ -13,6 +13,7 @@ from slipway._jobs import describe_job
 from slipway._request import MIB, Options
 from slipway._session import Session
 from slipway._text import plain
+from slipway._threads import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,7 +33,7 @@ RESTORE_SECONDS = 60.0
 # By how much a guest's clock may be late. On a busy host a greeting may take longer, and so may the
 # next one.
 CLOCK_SECONDS = 0.010
-MAX_GREETINGS = 4
+MAX_GREETINGS = 3
 # The agent ends a phase that reached its limit. Where it is the agent that no longer answers, the
 # host ends the machine this much later.
 GRACE_SECONDS = 20.0
@@ -123,15 +124,18 @@ class Guest:
         return self.ready
 
     async def _greeted(self, clone: bool) -> m.Ready:
-        """Say hello until the time that it is told is still right when it has answered."""
-        for _ in range(MAX_GREETINGS - 1):
+        """Say hello; to a clone until the time that it is told is still right when it has answered.
+
+        The first that it hears was sent before it was restored. Each of the others makes its clock
+        better, and none worse; one that has been greeted so needs no more than one.
+        """
+        ready = await self._session.hello(clone=clone)
+        for _ in range(MAX_GREETINGS if clone else 0):
             began = time.monotonic()
-            ready = await self._session.hello(clone=clone)
-            # The first that a clone hears was sent before it was restored.
-            if not clone and time.monotonic() - began <= CLOCK_SECONDS:
-                return ready
-            clone = False
-        return await self._session.hello()
+            ready = await self._session.hello()
+            if time.monotonic() - began <= CLOCK_SECONDS:
+                break
+        return ready
 
     async def rehearse(self, language: Language) -> None:
         """Run the language's sample program, if there is one: what has run once is faster.
@@ -205,12 +209,14 @@ class Guest:
         template = await type(machine).template(snapshot, state)
         try:
             guest = Guest(await template.clone(), replace(self.origin, start="session"))
-        finally:
-            await template.close()
+        except BaseException:
+            await uninterrupted(template.close())
+            raise
         try:
+            await uninterrupted(template.close())
             await guest.wait_restored(clone=True)
         except BaseException:
-            await guest.stop()
+            await uninterrupted(guest.stop())
             raise
         return guest
 

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.pool")
 log.addHandler(logging.NullHandler())
 
-# What a clone that waits has of its own. Of QEMU's 30 to 45 MiB were measured, of our VMM's less
-# than half (bench/clones.py); the rest it shares with its template.
-IDLE_MEMORY = 64 * MIB
+# What a clone that waits has of its own. Of QEMU's 72 MiB were measured, most of it translated code,
+# of our VMM's a fraction (bench/clones.py); the rest it shares with its template.
+IDLE_MEMORY = 96 * MIB
 # How often what waits is looked at: whether it is still wanted, and may still be there. Where there
 # was no room, it is looked for again.
 TICK_SECONDS = 5.0
@@ -122,7 +122,7 @@ class Pool:
             options = Options(memory=options.memory, cpus=options.cpus, machine=options.machine)
             shelf = Shelf(shape, assets, options)
             # An image that was made anew has another shape; what waits of the old is not wanted.
-            for other in [s for s in self._shelves.values() if s.shape.key == shape.key]:
+            for other in [s for s in self._shelves.values() if s.shape.is_same_machine(shape)]:
                 shelf.target = shelf.least = other.least
                 self._clear(other)
                 del self._shelves[other.shape]

@@ -49,9 +49,9 @@ class InputFile:
 class Options:
     """How to run. Times in seconds, sizes in bytes; None is the language's default.
 
-    ``memory`` is the machine's, ``memory_limit`` the program's share of it (None: all that the
-    system leaves). ``output_limit`` holds for each of stdout and stderr; what is over is dropped,
-    counted and marked, and with ``kill_on_output`` ends the program.
+    ``memory`` is the machine's, rounded up to whole MiB, ``memory_limit`` the program's share of it
+    (None: all that the system leaves). ``output_limit`` holds for each of stdout and stderr; what
+    is over is dropped, counted and marked, and with ``kill_on_output`` ends the program.
     """
 
     arguments: tuple[str, ...] = ()

@@ -59,6 +59,11 @@ class Shape:
         inputs = digest_of([assets.image.name, name, memory, cpus, parts])
         return cls(assets.image.name, name, memory, cpus, inputs, tuple(parts.items()))
 
+    def is_same_machine(self, other: Shape) -> bool:
+        """Whether ``other`` differs at most in what it is made of: one takes the other's place."""
+        names = ("image", "machine", "memory_bytes", "cpus")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     @property
     def key(self) -> str:
         """The name in the store."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from slipway._assets import errors_told_to_callers
 from slipway._launch import ColdLauncher
+from slipway._threads import uninterrupted
 
 if TYPE_CHECKING:
     from slipway._assets import Assets, Progress
@@ -58,12 +59,20 @@ class SnapshotLauncher:
             from slipway._templates import Templates
 
             self._templates = Templates(self._store)
-        shape = self._templates.shape(assets, options)
+        try:
+            return await self._cloned(self._templates, assets, options)
+        except BaseException:  # there will be no release
+            if self._own:
+                await uninterrupted(self._templates.close())
+            raise
+
+    async def _cloned(self, templates: Templates, assets: Assets, options: Options) -> Guest:
+        shape = templates.shape(assets, options)
         if isinstance(shape, str):
             return await self._cold.launch(assets, options, shape)
         if self._pool is not None and (guest := await self._pool.take(shape, assets, options)):
             return guest
-        found = await self._templates.clone(shape, assets, options)
+        found = await templates.clone(shape, assets, options)
         if isinstance(found, str):
             return await self._cold.launch(assets, options, found)
         if self._pool is not None:

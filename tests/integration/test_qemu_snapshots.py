@@ -79,6 +79,24 @@ async def test_nobody_can_change_a_snapshot(booting: MachineSpec, template: bool
     assert empty != template
 
 
+@pytest.mark.parametrize("template", [True, False])
+async def test_memory_of_any_size_can_be_cloned(booting: MachineSpec, template: bool) -> None:
+    size = booting.memory_bytes + 1
+    snapshot = await snapshot_of(replace(booting, memory_bytes=size, template=template))
+    cloning = await QemuMachine.template(snapshot, booting.state)
+    try:
+        clone = await cloning.clone()
+        assert isinstance(clone, QemuMachine)
+        try:
+            await migration.loaded(clone.monitor)
+        finally:
+            await clone.stop()
+    finally:
+        await cloning.close()
+
+    assert snapshot.memory_bytes >= size
+
+
 async def test_template_has_ended_once_there_is_its_snapshot(booting: MachineSpec) -> None:
     machine = await QemuMachine.start(replace(booting, template=True))
     try:
@@ -106,6 +124,30 @@ async def test_machine_that_stands_still_is_not_saved_twice(booting: MachineSpec
         (await machine.snapshot()).close()
     finally:
         await machine.stop()
+
+
+async def test_machine_whose_saving_was_cancelled_goes_on(
+    booting: MachineSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = await QemuMachine.start(booting)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(migration, "_UNLIMITED", {"max-bandwidth": 65536})
+            saving = asyncio.create_task(machine.snapshot())
+            while (await machine.monitor.ask("query-migrate")).get("status") != "active":
+                await asyncio.sleep(0.01)
+
+            saving.cancel()
+            await asyncio.wait([saving])
+
+        await machine.resume()
+        told = await machine.monitor.ask("query-migrate"), await machine.monitor.ask("query-status")
+        (await machine.snapshot()).close()
+    finally:
+        await machine.stop()
+
+    assert saving.cancelled()
+    assert [status["status"] for status in told] == ["cancelled", "running"]
 
 
 async def test_machine_that_dies_while_it_is_saved_is_told(booting: MachineSpec) -> None:

@@ -10,7 +10,7 @@ import pytest
 from slipway._errors import HostError, InputError
 from slipway._events import Output, PhaseStarted
 from slipway._runtime import AsyncRuntime
-from support.fake_machine import MEMORY, FakeLauncher
+from support.fake_machine import MEMORY, FakeLauncher, FakeTemplate
 from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime, until
 
 if TYPE_CHECKING:
@@ -261,6 +261,30 @@ async def test_closing_during_a_fork_leaves_nothing(
 
     assert isinstance(outcome, InputError)
     assert "has been closed" in outcome.message
+    nothing_left(runtime, launcher)
+
+
+async def test_closing_when_the_clone_of_a_fork_is_there_already_leaves_nothing(
+    runtime: AsyncRuntime,
+    session: LocalSession,
+    launcher: FakeLauncher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reached, close = asyncio.Event(), FakeTemplate.close
+
+    async def close_slowly(template: FakeTemplate) -> None:
+        reached.set()
+        await asyncio.sleep(0.1)
+        await close(template)
+
+    monkeypatch.setattr(FakeTemplate, "close", close_slowly)
+    forking = asyncio.create_task(session.fork())
+    await reached.wait()
+
+    await session.close()
+    (outcome,) = await asyncio.gather(forking, return_exceptions=True)
+
+    assert isinstance(outcome, InputError)
     nothing_left(runtime, launcher)
 
 

@@ -60,7 +60,7 @@ class Machine:
     def __init__(self, directory: str) -> None:
         self._directory = directory
 
-    def take_time_and_entropy(self, time_ns: int, entropy: bytes) -> None:
+    def take_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
         if entropy == ENTROPY_REFUSED:
             raise PermissionError("the clock is not yours")
 

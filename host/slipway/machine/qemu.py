@@ -121,7 +121,7 @@ def program() -> str:
 
 
 def fingerprint() -> str:
-    """What a snapshot depends on: QEMU, the machine it makes, and the rate of this CPU's TSC."""
+    """What a snapshot depends on: QEMU, the machine that it makes, and this host's processor."""
     path = program()
     try:
         status = Path(path).stat()

@@ -236,10 +236,20 @@ def test_program_that_died_before_its_job_is_not_missed(host: Host) -> None:
     assert story.stdout != b"%d\n" % pid
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_program_that_dies_between_job_and_start_is_not_missed(host: Host) -> None:
     pid = prepare(host)
     host.send(job(command()), m.File(1, SCRIPT, 0o644, len(WHO)), m.FileData(1, WHO))
     psutil.Process(pid).kill()
+    while is_running(pid):  # the signal takes its time to arrive
+        time.sleep(0.001)
 
     host.send(m.Start(1))
     messages, _ = host.until(m.JobDone)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from slipway._errors import HostError
 from slipway.machine import migration
-from slipway.machine.qmp import MAX_LINE, Monitor
+from slipway.machine.qmp import MAX_LINE, MAX_NOISE, Monitor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -183,6 +183,22 @@ async def test_line_without_end_is_not_kept(qemu: tuple[Monitor, Qemu]) -> None:
     with suppress(BrokenPipeError):
         while True:
             await played_qemu.say(b"x" * MAX_LINE)
+
+    with pytest.raises(HostError, match="ended"):
+        await asked
+
+
+@pytest.mark.parametrize("noise", [b"\n", b"{\n", b"7\n"])
+async def test_noise_without_end_is_not_listened_to(
+    qemu: tuple[Monitor, Qemu], noise: bytes
+) -> None:
+    monitor, played_qemu = qemu
+    asked = asyncio.create_task(monitor.ask("cont"))
+    await played_qemu.hear()
+
+    with suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            await played_qemu.say(noise * MAX_NOISE)
 
     with pytest.raises(HostError, match="ended"):
         await asked

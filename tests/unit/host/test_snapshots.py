@@ -706,6 +706,21 @@ def test_other_memo_says_nothing(checked: Path, change: Callable[[bytes], bytes]
     assert not is_known(checked)
 
 
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("obstacle", [os.mkfifo, os.mkdir, lambda memo: memo.symlink_to("other")])
+def test_what_is_no_memo_is_neither_waited_for_nor_followed(
+    checked: Path, obstacle: Callable[[Path], None]
+) -> None:
+    (checked.parent / "verified").mkdir()
+    memo = checked.parent / "verified" / "memo"
+    obstacle(memo)
+
+    remember(checked)
+
+    assert not is_known(checked)
+    assert not memo.is_file()
+
+
 def test_file_that_was_just_written_is_not_remembered(checked: Path) -> None:
     remember(checked)
 

@@ -1,0 +1,186 @@
+"""Clones of one template: each has its own randomness, names, addresses, and the right time.
+
+An emulated clone of Python takes half a second, of two processors. So every run of the tests has a
+few, and ``SLIPWAY_TEST_CLONES=100`` has as many as are promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from dataclasses import dataclass
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slipway._admission import Admission, Capacity
+from slipway._assets import find_assets, find_language
+from slipway._guest import Guest
+from slipway._request import MIB, Options
+from slipway._session import Session
+from slipway._templates import Templates, make
+from slipway_initramfs.store import ImageStore
+from slipway_protocol.messages import Stream
+from support.programs import patient
+from support.writable_stores import writable_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from slipway_protocol.messages import Phase, Ready
+
+CLONES = int(os.environ.get("SLIPWAY_TEST_CLONES", "20"))
+AT_ONCE = 2
+EXCHANGES = 3
+# Seconds that the clock of a clone may be off. What its last greeting and the question for the time
+# took comes to that: on a loaded host anything, but not for most of the clones.
+CLOCK = 0.010
+
+PYTHON = find_language("python")
+TELL = dedent("""
+    import json, os, random, socket, subprocess, sys, time, uuid
+
+    def read(path):
+        return open(path).read().strip()
+
+    def addresses(maps):
+        found = {}
+        for line in maps.splitlines():
+            area, *_, name = line.split(None, 5)
+            found.setdefault(os.path.basename(name), area.partition("-")[0])
+        return {name: found[name] for name in ("[stack]", "[vdso]", "libc.so.6")}
+
+    own = addresses(read("/proc/self/maps"))
+    other = addresses(subprocess.run(["cat", "/proc/self/maps"], stdout=-1, text=True).stdout)
+    print(json.dumps({
+        "urandom": os.urandom(16).hex(),
+        "getrandom": os.getrandom(16).hex(),
+        "kernel uuid": read("/proc/sys/kernel/random/uuid"),
+        "boot id": read("/proc/sys/kernel/random/boot_id"),
+        "host name": socket.gethostname(),
+        "uuid4": str(uuid.uuid4()),
+        "hash": hash("x"),
+        "random": random.random(),
+        "stack": own["[stack]"],
+        "libc": own["libc.so.6"],
+        "vdso": own["[vdso]"],
+        "id": id(own),
+        "stack of another": other["[stack]"],
+        "libc of another": other["libc.so.6"],
+    }), flush=True)
+    for line in sys.stdin:
+        print(time.time(), flush=True)
+    """)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a clone said of itself.
+
+    ``clock_error``: by how much its clock was wrong at the most; ``greeting``: what the last one
+    took. Both in seconds.
+    """
+
+    values: dict[str, Any]
+    clock_error: float
+    greeting: float
+
+
+@pytest.fixture
+def greetings(monkeypatch: pytest.MonkeyPatch) -> dict[Session, float]:
+    """How long the last greeting of each session took, in seconds."""
+    seconds: dict[Session, float] = {}
+    hello = Session.hello
+
+    async def timed(self: Session, *, clone: bool = False) -> Ready:
+        began = time.monotonic()
+        ready = await hello(self, clone=clone)
+        seconds[self] = time.monotonic() - began
+        return ready
+
+    monkeypatch.setattr(Session, "hello", timed)
+    return seconds
+
+
+async def interview(guest: Guest, greetings: dict[Session, float]) -> Told:
+    """Have a program tell what it sees, and then the time, whenever it is asked."""
+    lines: asyncio.Queue[tuple[float, str]] = asyncio.Queue()
+    told: list[str] = []
+    errors: list[float] = []
+    said = bytearray()
+
+    async def sink(_phase: Phase, stream: Stream, data: bytes) -> None:
+        received = time.time()
+        assert stream is Stream.STDOUT, data
+        said.extend(data)
+        while b"\n" in said:
+            line, _, rest = bytes(said).partition(b"\n")
+            said[:] = rest
+            lines.put_nowait((received, line.decode()))
+
+    async def questions() -> AsyncIterator[bytes]:
+        told.append((await lines.get())[1])
+        for _ in range(EXCHANGES):
+            asked = time.time()
+            yield b"\n"
+            received, answer = await lines.get()
+            guests = float(answer)
+            errors.append(max(asked - guests, guests - received, 0.0))
+
+    options = Options(**patient((), (), {}))
+    report = await guest.run(PYTHON, TELL.encode(), options, sink, questions())
+    assert report.succeeded
+    return Told(json.loads(told[0]), max(errors), greetings[guest._session])
+
+
+@pytest.mark.timeout(240 + 5 * CLONES)
+async def test_clones_differ_in_all_that_is_random_and_have_the_time(
+    machine: str,
+    tmp_path: Path,
+    progress: Callable[[str], None],
+    greetings: dict[Session, float],
+) -> None:
+    store, options = (
+        ImageStore(writable_store("python", tmp_path / "store")),
+        Options(machine=machine),
+    )
+    assets = await asyncio.to_thread(find_assets, PYTHON, options, store, progress)
+    templates = Templates(store, Admission(Capacity(AT_ONCE, 4096 * MIB, AT_ONCE, 0)))
+    shape = templates.shape(assets, options)
+    assert not isinstance(shape, str)
+    if not templates.has(shape):
+        await make(assets, options, store, progress)
+    numbers = iter(range(CLONES))
+    told: list[Told] = []
+
+    async def interview_some() -> None:
+        for number in numbers:
+            guest = await templates.clone(shape, assets, options)
+            assert isinstance(guest, Guest), guest
+            try:
+                # Every second one has its interpreter started ahead, as those of a pool have.
+                if number % 2:
+                    await guest.prepare(assets.language)
+                told.append(await interview(guest, greetings))
+            finally:
+                await guest.stop()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(interview_some())
+    finally:
+        await templates.close()
+
+    assert len(told) == CLONES
+    different = {name: len({each.values[name] for each in told}) for name in told[0].values}
+    assert different == dict.fromkeys(told[0].values, CLONES)
+    errors = sorted(each.clock_error for each in told)
+    middle, worst = errors[CLONES // 2], errors[-1]
+    progress(f"clocks of {CLONES} clones: off by {1e3 * middle:.1f} ms, at most {1e3 * worst:.1f}")
+    assert middle <= CLOCK
+    assert [each for each in told if each.clock_error > CLOCK + each.greeting] == []

@@ -1,0 +1,133 @@
+"""Runs of several shapes in too little memory, with clones that fail: all end, nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway import _guest, _pool, _shelf, _template_making, _templates
+from slipway._admission import Admission, Capacity, Needs
+from slipway._assets import find_language
+from slipway._guest import Origin
+from slipway._pool import Pool
+from slipway._request import Options
+from slipway._shapes import Shape
+from slipway._snapshot_launch import SnapshotLauncher
+from slipway._snapshots import SnapshotStore
+from slipway._templates import Templates
+from slipway_initramfs.store import ImageStore
+from support.fake_templates import MEMORY, MIB, StoredMachine, stored_snapshot
+from support.sessions import open_files, settled
+from support.stores import put_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from slipway._assets import Assets
+    from slipway._guest import Guest
+
+LANGUAGES = ("bash", "python", "c")
+RUNS = 120
+NEEDS = Needs(2 * MIB, 1)
+# A run, a clone that waits and no template; or a run and all templates.
+CAPACITY = Capacity(vms=4, memory=NEEDS.memory + MIB, cpus=4, queue=RUNS)
+
+
+class Cold:
+    """Takes the place of what boots."""
+
+    def __init__(self, kind: type[StoredMachine]) -> None:
+        self.kind = kind
+
+    async def launch(self, assets: Assets, options: Options, start_reason: str = "") -> Guest:
+        guest = await self.kind.launcher.launch(assets, options)
+        guest.origin = Origin("cold", start_reason)
+        return guest
+
+
+@pytest.fixture
+def kind(monkeypatch: pytest.MonkeyPatch) -> type[StoredMachine]:
+    """A machine of the test's own, quick pauses, and a host that has memory."""
+    made = StoredMachine.kind()
+    for module in (_templates, _template_making):
+        monkeypatch.setattr(module, "choose", lambda *_: (made, "a test's"))
+    monkeypatch.setattr(_guest, "RESTORE_SECONDS", 0.05)
+    monkeypatch.setattr(_pool, "IDLE_MEMORY", MIB)
+    monkeypatch.setattr(_pool, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
+    monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_shelf, "LONGEST_PAUSE", 0.01)
+    return made
+
+
+def keep_snapshots(store: ImageStore, kind: type[StoredMachine]) -> dict[str, Assets]:
+    """What the languages run on; there is a snapshot of each."""
+    assets = {}
+    for name in LANGUAGES:
+        found = kind.launcher.find(find_language(name), Options(), print)
+        image = put_image(store, name)
+        assets[name] = replace(found, image=image, memory=MEMORY, state=store.root)
+        shape = Shape.of(assets[name], kind, 1)  # type: ignore[arg-type]
+        snapshot = stored_snapshot()
+        SnapshotStore(store).save(shape, snapshot)
+        snapshot.close()
+    return assets
+
+
+def mood_of(choice: random.Random) -> str:
+    return choice.choices(("", "dies", "silent"), (60, 2, 1))[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_all_runs_end_and_nothing_is_left(
+    seed: int, kind: type[StoredMachine], tmp_path: Path, progress: Callable[[str], None]
+) -> None:
+    choice = random.Random(seed)
+    store = ImageStore(tmp_path)
+    assets = keep_snapshots(store, kind)
+    await asyncio.to_thread(lambda: None)
+    before = open_files()
+    kind.moods[:] = [mood_of(choice) for _ in range(10 * RUNS)]
+    admission = Admission(CAPACITY)
+    templates = Templates(store, admission)
+    pool = Pool(store, templates, admission, 2)
+    launcher = SnapshotLauncher(store, templates, pool)
+    launcher._cold = Cold(kind)  # type: ignore[assignment]
+    starts: list[str] = []
+
+    async def run(language: str) -> None:
+        ticket = admission.enter(language, NEEDS)
+        try:
+            await ticket.admitted.wait()
+            assert admission.load.memory + admission._reserved <= CAPACITY.memory
+            guest = await launcher.launch(assets[language], Options())
+            starts.append(guest.origin.start)
+            await launcher.release(guest)
+        finally:
+            admission.leave(ticket)
+
+    runs = []
+    for _ in range(RUNS):
+        runs.append(asyncio.create_task(run(choice.choice(LANGUAGES))))
+        if not choice.randrange(3):
+            await asyncio.sleep(choice.random() / 100)
+        if not choice.randrange(8):
+            runs[choice.randrange(len(runs))].cancel()
+    ended = await asyncio.gather(*runs, return_exceptions=True)
+    await pool.close()
+    await templates.close()
+
+    progress(f"storm {seed}: { ({start: starts.count(start) for start in set(starts)}) }")
+    assert [e for e in ended if e is not None and not isinstance(e, asyncio.CancelledError)] == []
+    assert not kind.launcher.machines
+    load = admission.load
+    assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
+    assert admission._reserved == 0
+    assert not [template for template in kind.templates if template.is_open]
+    await settled(lambda: len(asyncio.all_tasks()) == 1)
+    await settled(lambda: open_files() <= before)
