@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.pool")
 log.addHandler(logging.NullHandler())
 
-# What a clone that waits has of its own. Of QEMU's 72 MiB were measured, most of it translated code,
-# of our VMM's a fraction (bench/clones.py); the rest it shares with its template.
+# What a clone that waits has of its own. Of QEMU's 72 MiB were measured (bench/clones.py), most of
+# it translated code; the rest it shares with its template.
 IDLE_MEMORY = 96 * MIB
 # How often what waits is looked at: whether it is still wanted, and may still be there. Where there
 # was no room, it is looked for again.
