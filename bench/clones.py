@@ -7,8 +7,7 @@
     python bench/clones.py compilers what is added to the compiler's own time in the guest
 
 Without an argument all three. They run in this process, without a server, on the machine that
-``auto`` takes, and use a store of their own snapshots: those of the default store are made where
-they are missing.
+``auto`` takes; snapshots that are missing in the default store are made.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ import statistics
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from process_tree import private_bytes
 from side_by_side import table
 from slipway._admission import Admission, Capacity
 from slipway._assets import find_assets, find_language
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from slipway._guest import Guest
     from slipway._snapshots import Shape
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 HELLO = {
     "python": b'print("hello")\n',
     "rust": b'fn main() {\n    println!("hello");\n}\n',
@@ -160,15 +158,15 @@ async def memory(count: int, machine: str) -> None:
     """Unshared memory of clones: fresh from their template, and waiting in a pool."""
     async with ground("python", machine) as on:
         fresh = [await cloned(on) for _ in range(4)]
-        own = [unshared(guest.machine.pid) for guest in fresh]
+        ready_ones = [private_bytes(guest.machine.pid) for guest in fresh]
         await asyncio.gather(*(guest.stop() for guest in fresh))
         pool = Pool(on.store, on.templates, on.admission, 4)
         pool.want(on.shape, on.assets, on.options)
         await filled(pool, 4)
-        waiting = [unshared(idle.guest.machine.pid) for idle in pool._shelves[on.shape].ready]
+        waiting = [private_bytes(idle.guest.machine.pid) for idle in pool._shelves[on.shape].ready]
         await pool.close()
         print("\nunshared memory of one clone's process, MiB (Private_Clean + Private_Dirty)")
-        print(f"agent ready                 {statistics.median(own) / MIB:8.1f}")
+        print(f"agent ready                 {statistics.median(ready_ones) / MIB:8.1f}")
         print(f"and an interpreter waiting  {statistics.median(waiting) / MIB:8.1f}")
         began = time.perf_counter()
         guests = await asyncio.gather(*(cloned(on) for _ in range(count)))
@@ -178,15 +176,9 @@ async def memory(count: int, machine: str) -> None:
             f"\n{count} clones at once: all agents answered after {ready:.1f} s, all hello worlds"
         )
         print(f"after {max(came) - began:.1f} s")
-        print(f"then unshared: {sum(unshared(g.machine.pid) for g in guests) / MIB:.0f} MiB in all")
+        own = sum(private_bytes(guest.machine.pid) for guest in guests)
+        print(f"then unshared: {own / MIB:.0f} MiB in all")
         await asyncio.gather(*(guest.stop() for guest in guests))
-
-
-def unshared(pid: int) -> int:
-    """Bytes that only the process ``pid`` has."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
-    fields = dict(line.split(":", 1) for line in text.splitlines() if line.startswith("Private_"))
-    return sum(int(fields[name].split()[0]) * 1024 for name in ("Private_Clean", "Private_Dirty"))
 
 
 async def compilers(rounds: int, machine: str) -> None:

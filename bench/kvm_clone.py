@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from process_tree import private_bytes
 from slipway._assets import find_assets, find_language
 from slipway._guest import Guest
 from slipway._request import Options
@@ -25,6 +26,8 @@ from slipway_initramfs.store import ImageStore
 
 if TYPE_CHECKING:
     from slipway.machine import Template
+
+TOGETHER = 4
 
 
 def show(what: str) -> None:
@@ -75,16 +78,30 @@ async def clone(of: Template) -> float:
         await guest.stop()
 
 
+async def unshared(of: Template) -> float:
+    """MiB that only one of several clones has, when their agents have answered."""
+    guests = [Guest(await of.clone()) for _ in range(TOGETHER)]
+    try:
+        for guest in guests:
+            await guest.wait_restored(clone=True)
+        return statistics.median(private_bytes(guest.machine.pid) for guest in guests) / (1 << 20)
+    finally:
+        for guest in guests:
+            await guest.stop()
+
+
 async def measure(spec: MachineSpec, rounds: int) -> None:
     """Measure both, and print them."""
     cold = [await boot(spec) for _ in range(rounds)]
     made = await template(spec)
     cloned = [await clone(made) for _ in range(rounds + 1)][1:]
+    own = await unshared(made)
     await made.close()
     for name, seconds in (("boot", cold), ("clone", cloned)):
         shown = " ".join(f"{value:.4f}" for value in seconds)
         print(f"{name:<8} {statistics.median(seconds):.4f} s   ({shown})")
     print(f"ratio    {statistics.median(cloned) / statistics.median(cold):.3f}")
+    print(f"unshared memory of one of {TOGETHER} clones: {own:.1f} MiB")
 
 
 def main() -> None:

@@ -65,6 +65,13 @@ def measure(command: Sequence[str]) -> Cost:
     return Cost(wall, usage.ru_utime + usage.ru_stime, largest, together)
 
 
+def private_bytes(pid: int) -> int:
+    """Bytes of memory that only the process ``pid`` has."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
+    fields = dict(line.split(":", 1) for line in text.splitlines() if line.startswith("Private_"))
+    return sum(int(fields[name].split()[0]) * 1024 for name in ("Private_Clean", "Private_Dirty"))
+
+
 def _memory(top: int) -> Iterator[tuple[int, int]]:
     """Give the resident set and its peak so far of a process and each of its descendants."""
     waiting = [top]

@@ -19,7 +19,7 @@ from slipway._guest import Origin
 from slipway._local_execution import OVERHEAD
 from slipway._request import MIB, Options
 from slipway._shelf import Idle, Shelf
-from slipway._templates import make
+from slipway._template_making import make
 from slipway._threads import uninterrupted
 
 if TYPE_CHECKING:

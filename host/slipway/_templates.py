@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from slipway._errors import HostError, ImageError, SlipwayError
 from slipway._guest import Guest, Origin
 from slipway._snapshots import Shape, SnapshotStore, reason_against
-from slipway._template_making import duplicate, make, make_snapshot, take
+from slipway._template_making import duplicate
 from slipway._threads import uninterrupted
 from slipway.machine import choose
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from slipway._snapshots import StoredSnapshot
     from slipway.machine import Machine, Snapshot, Template
     from slipway_initramfs.store import ImageStore
-
-__all__ = ["Templates", "make", "make_snapshot", "take"]
 
 # A snapshot that cannot be cloned so often, one time after the other, is made anew.
 MAX_FAILURES = 2

@@ -21,7 +21,8 @@ from slipway._assets import find_assets, find_language
 from slipway._guest import Guest
 from slipway._request import MIB, Options
 from slipway._session import Session
-from slipway._templates import Templates, make
+from slipway._template_making import make
+from slipway._templates import Templates
 from slipway_initramfs.store import ImageStore
 from slipway_protocol.messages import Stream
 from support.programs import patient

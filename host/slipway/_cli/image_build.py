@@ -133,7 +133,7 @@ def _snapshot_options(
 def _make_snapshot(language: Language, options: Options, store: ImageStore) -> None:
     """Make the snapshot of the image that is in the store, and say so."""
     from slipway._assets import find_assets
-    from slipway._templates import make_snapshot
+    from slipway._template_making import make_snapshot
 
     progress = Progress()
     began = time.monotonic()

@@ -19,7 +19,8 @@ from slipway._guest import Guest, Origin
 from slipway._request import Options
 from slipway._shapes import Shape
 from slipway._snapshots import SnapshotStore
-from slipway._templates import Templates, make
+from slipway._template_making import make
+from slipway._templates import Templates
 from slipway_initramfs.store import ImageStore
 from support.fake_machine import _transports
 from support.fake_templates import MEMORY, MIB, StoredMachine, stored_snapshot
