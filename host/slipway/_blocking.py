@@ -148,7 +148,7 @@ class Runtime(_Blocking["AsyncRuntime"]):
         warm: Iterable[str] = (),
         launcher: Launcher | None = None,
     ) -> None:
-        languages = tuple(warm)
+        languages = warm if isinstance(warm, str) else tuple(warm)
         super().__init__(
             AsyncRuntime(
                 store=store,
@@ -171,12 +171,20 @@ class Runtime(_Blocking["AsyncRuntime"]):
         """What runs and waits now, and how much may."""
         return self._thread.call(self._load)
 
+    @property
+    def idle(self) -> int:
+        """How many clones wait for runs."""
+        return self._thread.call(self._idle)
+
     def drain(self, seconds: float) -> None:
         """Start nothing more, wait up to ``seconds`` for what there is, and cancel the rest."""
         self._thread.call(lambda: self._runs.drain(seconds))
 
     async def _begin(self) -> None:
         self._runs.begin()
+
+    async def _idle(self) -> int:
+        return self._runs.idle
 
     async def _load(self) -> Load:
         return self._runs.load

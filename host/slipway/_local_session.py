@@ -265,7 +265,7 @@ class LocalSession(AsyncSession):
         def why() -> HostError:
             return HostError(
                 f"the session has ended: it had no run for {self._terms.idle_seconds:g} s",
-                "Open another, with more idle_seconds.",
+                "Open another, with a longer idle time (idle_seconds).",
             )
 
         self._expiry = asyncio.create_task(self._finish(why))

@@ -121,7 +121,7 @@ class Place:
         ):
             raise InputError(
                 "there is never room for this session and a fork of it at once",
-                "Give the runtime more max_vms, memory_budget or cpus.",
+                "It takes a runtime or server with more max_vms, memory_budget or cpus.",
             )
         return other
 

@@ -44,7 +44,9 @@ def command(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="slipway doctor", description="Check what this host has and lacks.", allow_abbrev=False
     )
-    parser.add_argument("--store", type=Path, metavar="DIR", help="the image store")
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
+    )
     parser.add_argument("--json", action="store_true", help="print records")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parsed = parser.parse_args(arguments)

@@ -39,7 +39,9 @@ def command(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--store", type=Path, metavar="DIR", help="the image store")
+    common.add_argument(
+        "--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
+    )
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser = argparse.ArgumentParser(
         prog="slipway image", description="Language images and their store.", allow_abbrev=False

@@ -48,7 +48,11 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     add("--compression", choices=_COMPRESSIONS, help="of the archive (default: lz4)")
     add("--arch", choices=_ARCHITECTURES, help="(default: this machine's)")
     add("--refresh", action="store_true", help="ask the source for something newer")
-    add("--snapshot", action="store_true", help="also make what machines are cloned from")
+    add(
+        "--snapshot",
+        action="store_true",
+        help="also make a snapshot, for runs to begin in clones of",
+    )
     add("--machine", metavar="NAME", help="of the snapshot: auto (default), kvm or qemu")
 
 

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-sock", type=Path, metavar="PATH", help="run on the server at PATH (slipway serve)")
     add("--machine", default="auto", choices=("auto", *MACHINES), help="what to run on")
     add("--max-vms", type=int, metavar="N", help="machines at once (default: as the host allows)")
-    add("--store", type=Path, metavar="DIR", help="the image store")
+    add("--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)")
     add("--debug", action="store_true", help="show the traceback of an error, and a log")
     return parser
 

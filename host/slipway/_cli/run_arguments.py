@@ -21,7 +21,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slipway run",
         usage="slipway run [options] FILE [-- ARGS]",
-        description="Run a program in a virtual machine of its own. Its stdin is yours.",
+        description="Run a program in a virtual machine of its own. Its stdin is yours.\n"
+        "Times, sizes and counts that are not given are the language's.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add("--memory", type=_size, metavar="MIB", help="of the machine (also 512M, 2G)")
     add("--memory-limit", type=_size, metavar="MIB", help="of the program, less than the machine's")
     add("--processes", type=int, metavar="N", help="processes and threads of the program")
-    add("--cpus", type=int, default=1, metavar="N", help="of the machine, 1 to 8")
+    add("--cpus", type=int, default=1, metavar="N", help="of the machine, 1 to 8 (default: 1)")
     add("--output-limit", type=_size, metavar="MIB", help="of each stream (also 64K, 1G)")
     add("--kill-on-output", action="store_true", help="end a program that reaches that limit")
     add("--env", action="append", default=[], metavar="K=V", help="for build and program")
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--machine", default="auto", metavar="NAME", help="auto (default), kvm or qemu")
     add("--cold", action="store_true", help="boot the machine, even where it could be cloned")
     add("--kernel", type=Path, metavar="PATH", help="another kernel, a vmlinux or bzImage")
-    add("--store", type=Path, metavar="DIR", help="the image store")
+    add("--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)")
     add("--boot-log", action="store_true", help="show the guest's console on stderr")
     add("-v", "--verbose", action="store_true", help="show where the time went, on stderr")
     add("--debug", action="store_true", help="show the traceback of an error")

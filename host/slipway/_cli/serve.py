@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Serve HTTP/1.1 on a Unix socket: start runs, and give their output through sockets of their own.
 The server ends on SIGTERM or Ctrl-C when what runs has ended, and at once when it is told again.
+What is in parentheses is used where an option is left out.
 """
 
 
@@ -63,14 +64,14 @@ def _parser() -> argparse.ArgumentParser:
         "--memory-budget",
         type=size,
         metavar="SIZE",
-        help="of all machines (MiB, or 512M, 8G; 80%% of what is free)",
+        help="of all machines, in MiB, or 512M, 8G (80%% of what is free)",
     )
     add("--cpus", type=int, metavar="N", help="vCPUs of all machines (as this host has)")
     add(
         "--max-sessions",
         type=int,
         metavar="N",
-        help="sessions at once, to leave room for other runs (as machines)",
+        help="sessions at once, to leave room for other runs (as many as machines)",
     )
     add("--queue", type=int, default=64, metavar="N", help="runs that may wait (64)")
     add("--machine", type=_machine, default="auto", metavar="NAME", help="kvm or qemu (auto)")
@@ -78,17 +79,17 @@ def _parser() -> argparse.ArgumentParser:
         "--pool",
         type=int,
         metavar="N",
-        help="clones of each language's machine that may wait for runs (1)",
+        help="clones of each language's machine that may wait for runs; 0 for none (1)",
     )
     add(
         "--warm",
         action="append",
         default=[],
         metavar="LANGUAGE",
-        help="have clones wait before the first run; needs --pool; may be given again",
+        help="have clones wait before the first run, --pool of them; may be given again",
     )
     add("--cold", action="store_true", help="boot a machine for each run: no snapshots, no pool")
-    add("--store", type=Path, metavar="DIR", help="the image store")
+    add("--store", type=Path, metavar="DIR", help="the image store (~/.cache/slipway)")
     add("--run-dir", type=Path, metavar="DIR", help="of the output sockets (PATH.d)")
     add("--body-limit", type=size, default=size("64"), metavar="SIZE", help="of a job (64M)")
     add("--reconnect", type=seconds, default=10, metavar="S", help="for a client that left (10)")
@@ -187,6 +188,11 @@ def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
     if parsed.cold and parsed.pool:
         raise InputError(
             f"--cold has no snapshots, and --pool {parsed.pool} is to be of their clones",
+            "Leave one of them out.",
+        )
+    if parsed.warm and not _pool(parsed):
+        raise InputError(
+            f"no clone waits with {'--cold' if parsed.cold else '--pool 0'}, and --warm is given",
             "Leave one of them out.",
         )
     path = inherited or parsed.api_sock
