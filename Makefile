@@ -40,8 +40,8 @@ images: ## make the images of all languages, and two of a registry
 	@.venv/bin/python tests/loopback_images.py
 
 behaviour-ways: images ## all behaviours of all languages by clones, library, server and command line
-	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --through clone --through runtime \
-		--through client --through cli
+	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --through guest --through clone \
+		--through runtime --through client --through cli
 
 mixed-jobs: images ## 50 jobs of all languages at once on a server that may have two machines
 	@SLIPWAY_TEST_JOBS=50 .venv/bin/python -m pytest tests/behaviour/test_mixed_jobs.py
