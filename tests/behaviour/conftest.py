@@ -60,9 +60,10 @@ def ways_and_languages(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
     through: list[str] | None = metafunc.config.getoption("through")
     names = languages.args
     if not through and metafunc.definition.get_closest_marker("every_image") is None:
-        # Those of a registry differ by toolchain and libc, and compiling takes an emulated machine
-        # a quarter of a minute: where no ways are told, few tests stand for the others.
-        names = tuple(name for name in names if "@" not in name)
+        # C++ is beside C, and those of a registry differ by toolchain and libc. Compiling takes an
+        # emulated machine up to a quarter of a minute: where no ways are told, few tests stand for
+        # the others.
+        names = tuple(name for name in names if "@" not in name and name != "c++")
     wanted = [("guest", language) for language in names]
     if every_way is not None:
         some = names if through else every_way.args

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from slipway_protocol.messages import Phase, Ready
 
-CLONES = int(os.environ.get("SLIPWAY_TEST_CLONES", "20"))
+CLONES = int(os.environ.get("SLIPWAY_TEST_CLONES", "8"))
 AT_ONCE = 2
 EXCHANGES = 3
 # Seconds that the clock of a clone may be off. What its last greeting and the question for the time

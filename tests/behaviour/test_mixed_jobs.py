@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PROGRAMS = Path(__file__).with_name("programs")
 LANGUAGES = ("bash", "python", "javascript", "c", "c++", "go", "rust")
-JOBS = int(os.environ.get("SLIPWAY_TEST_JOBS", "8"))
+JOBS = int(os.environ.get("SLIPWAY_TEST_JOBS", "7"))
 MAX_VMS = 2
 
 

@@ -80,7 +80,10 @@ _FILES: dict[type, st.SearchStrategy[Any]] = {
 }
 HOST_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     **_FILES,
-    m.Hello: st.builds(m.Hello, numbers(U32), _names, numbers(U63), st.binary(max_size=64)),
+    m.Hello: st.builds(
+        m.Hello, numbers(U32), _names, numbers(U63), st.binary(max_size=64), st.booleans()
+    ),
+    m.Spare: st.builds(m.Spare, commands, paths),
     m.Job: st.builds(
         m.Job,
         _jobs,
@@ -89,6 +92,7 @@ HOST_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
         st.lists(paths, max_size=5).map(tuple),
         numbers(U32),
         numbers(U63),
+        st.booleans(),
     ),
     m.Start: st.builds(m.Start, _jobs),
     m.Input: st.builds(m.Input, _jobs, data),

@@ -295,7 +295,7 @@ def test_two_at_once_do_not_disturb_each_other(commands: Commands, here: Path) -
 
 def test_json_tells_of_a_machine_that_was_lost(commands: Commands, tmp_path: Path) -> None:
     source = write(tmp_path / "wait.sh", "sleep 60\n")
-    process = commands.start("vmm-run", "--json", source, stdin=subprocess.DEVNULL)
+    process = commands.start("vmm-run", "--cold", "--json", source, stdin=subprocess.DEVNULL)
     machines: list[psutil.Process] = []
     while not machines:
         children = psutil.Process(process.pid).children()
