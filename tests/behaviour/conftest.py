@@ -30,9 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "every_way(*names): go the ways that users have as well; unless told, for these languages",
     )
     config.addinivalue_line(
-        "markers",
-        "every_image: run in images of a registry (name@version) where nothing is told, too",
+        "markers", "fewer(*names): where no ways are told, run only every_language's tests in these"
     )
+    config.addinivalue_line("markers", "every_language: see fewer")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -59,11 +59,10 @@ def ways_and_languages(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
     every_way = metafunc.definition.get_closest_marker("every_way")
     through: list[str] | None = metafunc.config.getoption("through")
     names = languages.args
-    if not through and metafunc.definition.get_closest_marker("every_image") is None:
-        # C++ is beside C, and those of a registry differ by toolchain and libc. Compiling takes an
-        # emulated machine up to a quarter of a minute: where no ways are told, few tests stand for
-        # the others.
-        names = tuple(name for name in names if "@" not in name and name != "c++")
+    fewer = metafunc.definition.get_closest_marker("fewer")
+    stands_for_all = metafunc.definition.get_closest_marker("every_language") is not None
+    if fewer is not None and not through and not stands_for_all:
+        names = tuple(name for name in names if name not in fewer.args)
     wanted = [("guest", language) for language in names]
     if every_way is not None:
         some = names if through else every_way.args
