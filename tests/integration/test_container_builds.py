@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(300)
 
-KILLS = 50
+KILLS = int(os.environ.get("SLIPWAY_TEST_KILLS", "20"))
 MAX_ROOT = 1 << 28
 NOISE = random.Random(4).randbytes(6 << 20)
 """What no compressor makes smaller: a download that takes a moment."""
