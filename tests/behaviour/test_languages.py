@@ -43,7 +43,7 @@ DIALECTS = {
 # Compiling takes an emulated machine up to a quarter of a minute, so that C stands for what does.
 pytestmark = [
     pytest.mark.languages(*DIALECTS, "rust@loopback", "go@loopback"),
-    pytest.mark.fewer("c++", "rust", "go", "rust@loopback", "go@loopback"),
+    pytest.mark.fewer("c++", "javascript", "rust", "go", "rust@loopback", "go@loopback"),
     pytest.mark.every_way("bash"),
 ]
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from slipway._result import Result
 
-RUNS = int(os.environ.get("SLIPWAY_TEST_RUNS", "8"))
+RUNS = int(os.environ.get("SLIPWAY_TEST_RUNS", "5"))
 # Of so many runs, one is of Python.
 PYTHON_EACH = 10
 # Runs before the first look at what this process has: what is allocated once is there then.

@@ -288,7 +288,7 @@ def test_full_disk_is_told_and_no_snapshot_is_left(
     assert commands.leftovers() == []
 
 
-@pytest.mark.parametrize("part", ["memory", "state"])
+@pytest.mark.parametrize("part", ["state"])  # the memory: tests/behaviour/test_pool.py
 def test_damaged_snapshot_is_removed_and_the_run_boots(
     commands: Commands, store: ImageStore, hello: Path, part: str
 ) -> None:
