@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._assets import errors_told_to_callers
 from slipway._cli.image_build import add_build_options, build
 from slipway._cli.terminal import emit, say
+from slipway._cli.verbs import Verbs
 from slipway._errors import InputError
 from slipway._request import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import argparse
 
     from slipway_initramfs.records import Image
     from slipway_initramfs.store import ImageStore
@@ -29,30 +27,15 @@ def command(arguments: list[str]) -> int:
     Raises:
         SlipwayError: it could not be done.
     """
-    from slipway_initramfs.store import ImageStore
-
-    parsed = _parser().parse_args(arguments)
-    verb: Callable[[argparse.Namespace, ImageStore], int] = parsed.verb
-    with errors_told_to_callers():
-        return verb(parsed, ImageStore(parsed.store))
+    return _verbs().run(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
+def _verbs() -> Verbs:
+    verbs = Verbs(
+        "image",
+        "Language images and their store.",
     )
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser = argparse.ArgumentParser(
-        prog="slipway image", description="Language images and their store.", allow_abbrev=False
-    )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    def add(name: str, verb: Callable[..., int], text: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, parents=[common], help=text, description=text)
-        made.set_defaults(verb=verb)
-        return made
-
+    add = verbs.add
     make = add("build", build, "make images, and what they boot with")
     make.add_argument(
         "languages",
@@ -70,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     remove = add("remove", _remove, "remove images, and the snapshots of them")
     remove.add_argument("images", nargs="+", metavar="IMAGE", help=_IMAGE)
     add("prune", _prune, "remove downloads, stale snapshots and what nothing refers to any more")
-    return parser
+    return verbs
 
 
 def _list(parsed: argparse.Namespace, store: ImageStore) -> int:

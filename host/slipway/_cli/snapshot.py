@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._assets import errors_told_to_callers
 from slipway._cli.terminal import emit, say
+from slipway._cli.verbs import Verbs
 from slipway._errors import HostError, InputError
 from slipway._request import MIB
 from slipway._shapes import FORMAT, digest_of, language_digest
 from slipway._snapshots import SnapshotStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import argparse
 
     from slipway._snapshots import StoredSnapshot
     from slipway_initramfs.store import ImageStore
@@ -28,39 +26,22 @@ def command(arguments: list[str]) -> int:
     Raises:
         SlipwayError: it could not be done.
     """
-    from slipway_initramfs.store import ImageStore
-
-    parsed = _parser().parse_args(arguments)
-    verb: Callable[[argparse.Namespace, ImageStore], int] = parsed.verb
-    with errors_told_to_callers():
-        return verb(parsed, ImageStore(parsed.store))
+    return _verbs().run(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
-    )
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser = argparse.ArgumentParser(
-        prog="slipway snapshot",
-        description="Snapshots, from which machines are cloned instead of booted."
+def _verbs() -> Verbs:
+    verbs = Verbs(
+        "snapshot",
+        "Snapshots, from which machines are cloned instead of booted."
         " They are made by: slipway image build --snapshot LANGUAGE",
-        allow_abbrev=False,
     )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    def add(name: str, verb: Callable[..., int], text: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, parents=[common], help=text, description=text)
-        made.set_defaults(verb=verb)
-        return made
-
+    add = verbs.add
     listing = add("list", _list, "what is there, and whether it is of use on this host today")
     listing.add_argument("--json", action="store_true", help="print records")
     remove = add("remove", _remove, "remove snapshots; machines cloned from them go on")
     remove.add_argument("keys", nargs="*", metavar="KEY", help="as the list shows it")
     remove.add_argument("--all", action="store_true", help="remove all of them")
-    return parser
+    return verbs
 
 
 def _list(parsed: argparse.Namespace, store: ImageStore) -> int:

@@ -1,0 +1,50 @@
+"""Commands that have verbs of their own and work on the image store: image, snapshot."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._assets import errors_told_to_callers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway_initramfs.store import ImageStore
+
+
+class Verbs:
+    """The parser of ``slipway <name>``; each verb takes what was parsed, and the store."""
+
+    def __init__(self, name: str, description: str) -> None:
+        self._common = argparse.ArgumentParser(add_help=False)
+        self._common.add_argument(
+            "--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
+        )
+        self._common.add_argument(
+            "--debug", action="store_true", help="show the traceback of an error"
+        )
+        self._parser = argparse.ArgumentParser(
+            prog=f"slipway {name}", description=description, allow_abbrev=False
+        )
+        self._verbs = self._parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(self, name: str, verb: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        """Add a verb; its own arguments are the caller's to add."""
+        made = self._verbs.add_parser(name, parents=[self._common], help=text, description=text)
+        made.set_defaults(verb=verb)
+        return made
+
+    def run(self, arguments: list[str]) -> int:
+        """Run the verb that ``arguments`` name.
+
+        Raises:
+            SlipwayError: it could not be done.
+        """
+        from slipway_initramfs.store import ImageStore
+
+        parsed = self._parser.parse_args(arguments)
+        verb: Callable[[argparse.Namespace, ImageStore], int] = parsed.verb
+        with errors_told_to_callers():
+            return verb(parsed, ImageStore(parsed.store))
