@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from slipway._assets import Assets
     from slipway._guest import Guest
-    from slipway._snapshots import Shape
+    from slipway._shapes import Shape
 
 HELLO = {
     "python": b'print("hello")\n',

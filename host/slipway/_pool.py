@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slipway._admission import Admission
     from slipway._assets import Assets
     from slipway._guest import Guest
-    from slipway._snapshots import Shape
+    from slipway._shapes import Shape
     from slipway._templates import Templates
     from slipway_initramfs.store import ImageStore
 

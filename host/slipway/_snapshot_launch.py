@@ -47,7 +47,8 @@ class SnapshotLauncher:
     async def launch(self, assets: Assets, options: Options) -> Guest:
         """Clone, or boot; see :meth:`Launcher.launch`."""
         if self._templates is None:
-            from slipway._snapshots import KIND, reason_against
+            from slipway._shapes import reason_against
+            from slipway._snapshots import KIND
 
             # What a clone needs is imported where there is something to clone.
             if reason := reason_against(assets, options):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from slipway._assets import errors_told_to_callers
 from slipway._errors import HostError, ImageError
 from slipway._request import MAX_CPUS, MAX_MEMORY, MIB
-from slipway._shapes import Shape, reason_against
+from slipway._shapes import Shape
 from slipway.machine.model import Snapshot
 from slipway_initramfs import records
 from slipway_initramfs.errors import ImageCorrupted
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.records import Blob
     from slipway_initramfs.store import ImageStore
-
-__all__ = ["Shape", "SnapshotStore", "StoredSnapshot", "reason_against"]
 
 KIND: Final = "snapshot"
 MAX_STATE: Final = 256 * MIB

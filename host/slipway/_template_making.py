@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from slipway._errors import HostError
 from slipway._guest import Guest
 from slipway._launch import ColdLauncher
-from slipway._snapshots import Shape, SnapshotStore, reason_against
+from slipway._shapes import Shape, reason_against
+from slipway._snapshots import SnapshotStore
 from slipway._threads import uninterrupted
 from slipway.machine import choose
 

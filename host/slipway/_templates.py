@@ -15,7 +15,8 @@ from weakref import WeakValueDictionary
 
 from slipway._errors import HostError, ImageError, SlipwayError
 from slipway._guest import Guest, Origin
-from slipway._snapshots import Shape, SnapshotStore, reason_against
+from slipway._shapes import Shape, reason_against
+from slipway._snapshots import SnapshotStore
 from slipway._template_making import duplicate
 from slipway._threads import uninterrupted
 from slipway.machine import choose

@@ -13,7 +13,8 @@ import pytest
 
 from slipway._assets import find_assets, find_language
 from slipway._request import Options
-from slipway._snapshots import Shape, SnapshotStore
+from slipway._shapes import Shape
+from slipway._snapshots import SnapshotStore
 from slipway.machine import Snapshot, memory_files
 from slipway.machine.qemu import QemuMachine
 from support.stores import names, put_image

@@ -21,7 +21,8 @@ from slipway._assets import Assets
 from slipway._checked_files import CheckedFile
 from slipway._errors import HostError, ImageError
 from slipway._request import MIB, Options
-from slipway._snapshots import Shape, SnapshotStore, reason_against
+from slipway._shapes import Shape, reason_against
+from slipway._snapshots import SnapshotStore
 from slipway.machine import Snapshot, memory_files
 from slipway_initramfs import languages
 from slipway_initramfs.freeze import Agent
@@ -419,7 +420,8 @@ SAVER = """
 import os, sys
 from pathlib import Path
 from slipway._errors import ImageError
-from slipway._snapshots import Shape, SnapshotStore
+from slipway._shapes import Shape
+from slipway._snapshots import SnapshotStore
 from slipway.machine import Snapshot, memory_files
 from slipway_initramfs.store import ImageStore
 from support.stores import put_image
@@ -575,7 +577,8 @@ def test_looking_up_imports_nothing_of_making(images: ImageStore, shape: Shape) 
     slow = ("hashlib", "asyncio", "tempfile", "socket", "slipway._sparse_files", "subprocess")
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from slipway._snapshots import Shape, SnapshotStore\n"
+        "from slipway._shapes import Shape\n"
+        "from slipway._snapshots import SnapshotStore\n"
         "from slipway_initramfs.store import ImageStore\n"
         f"store = SnapshotStore(ImageStore(Path({str(images.root)!r})))\n"
         f"store.find(Shape('toy', 'qemu', {MEMORY}, 1, {shape.inputs!r}))\n"
