@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipway._errors import InputError, SlipwayError
 from slipway._remote_execution import RemoteExecution
-from slipway._request import check_options, check_source, options_of
+from slipway._request import check_source, options_of
 from slipway._wire import job_record
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _checked(
     text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
     check_source(text)
     checked = options_of(options)
-    check_options(checked, "")  # only the server knows what the source will be called
+    checked.check("")  # only the server knows what the source will be called
     return checked, text
 
 

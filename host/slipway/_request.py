@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from slipway._errors import InputError
+from slipway._values import Bounds, check_bounds, convert, declarations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import os
+    from collections.abc import Iterable, Mapping
 
 MIB = 1024 * 1024
 MAX_SOURCE = 4 * MIB
@@ -36,13 +37,29 @@ MAX_OUTPUT_PATH_BYTES = 4 * 1024
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass(frozen=True, slots=True)
+# What an option is declared as is what its values are held to: see slipway._values.
+Seconds = Annotated[float, Bounds(0, MAX_SECONDS, above=True)]
+Size = Annotated[int, Bounds(0, MAX_MEMORY, above=True)]
+Count = Annotated[int, Bounds(0, MAX_PROCESSES, above=True)]
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class InputFile:
-    """A file for the working directory: ``path`` there, and its bytes."""
+    """A file for the working directory: ``path`` there, and its bytes, or a text.
+
+    Raises:
+        InputError: one of them is of another type.
+    """
 
     path: str
     data: bytes
-    mode: int = 0o644
+    mode: int
+
+    def __init__(self, path: str | os.PathLike[str], data: bytes | str, mode: int = 0o644) -> None:
+        given = {"path": path, "data": data, "mode": mode}
+        for name, kind in declarations(InputFile).items():
+            value = convert(f"{name} of an InputFile", kind, given[name])
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,24 +69,33 @@ class Options:
     ``memory`` is the machine's, rounded up to whole MiB, ``memory_limit`` the program's share of it
     (None: all that the system leaves). ``output_limit`` holds for each of stdout and stderr; what
     is over is dropped, counted and marked, and with ``kill_on_output`` ends the program.
+
+    Lists do for tuples, a mapping for the pairs of ``environment``, and a text for a path.
+
+    Raises:
+        InputError: a value is of another type than its field is declared to be.
     """
 
     arguments: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     files: tuple[InputFile, ...] = ()
     outputs: tuple[str, ...] = ()
-    timeout: float | None = None
-    build_timeout: float | None = None
-    cpu_time: float | None = None
-    memory: int | None = None
-    memory_limit: int | None = None
-    processes: int | None = None
-    output_limit: int | None = None
+    timeout: Seconds | None = None
+    build_timeout: Seconds | None = None
+    cpu_time: Seconds | None = None
+    memory: Size | None = None
+    memory_limit: Size | None = None
+    processes: Count | None = None
+    output_limit: Size | None = None
     kill_on_output: bool = False
-    cpus: int = 1
+    cpus: Annotated[int, Bounds(1, MAX_CPUS)] = 1
     machine: str = "auto"
     kernel: Path | None = None
     boot_log: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in declarations(Options).items():
+            object.__setattr__(self, name, convert(name, kind, getattr(self, name)))
 
     def check(self, source_name: str) -> None:
         """Check every bound that does not depend on the image.
@@ -77,18 +103,8 @@ class Options:
         Raises:
             InputError: the first that does not hold.
         """
-        for name in ("timeout", "build_timeout", "cpu_time"):
-            _check_seconds(name, getattr(self, name))
-        for name in ("memory", "memory_limit", "processes", "output_limit"):
-            value = getattr(self, name)
-            most = MAX_PROCESSES if name == "processes" else MAX_MEMORY
-            if value is not None and not 0 < value <= most:
-                raise InputError(
-                    f"{name} is {value}, and must be more than 0 and at most {most}",
-                    f"Leave {name} out for the default.",
-                )
-        if not 1 <= self.cpus <= MAX_CPUS:
-            raise InputError(f"cpus is {self.cpus}, and must be from 1 to {MAX_CPUS}")
+        for name, kind in declarations(Options).items():
+            check_bounds(name, kind, getattr(self, name))
         _check_arguments(self.arguments)
         _check_environment(self.environment)
         _check_files(self.files, source_name)
@@ -96,37 +112,18 @@ class Options:
 
 
 def options_of(given: Mapping[str, Any]) -> Options:
-    """The options that a caller names; an environment may be a mapping as well.
+    """The options that a caller names.
 
     Raises:
-        InputError: there is no such option, or a text stands where several belong.
+        InputError: one is unknown, or has a value of the wrong type.
     """
-    try:
-        options = Options(**given)
-    except TypeError as error:
-        raise InputError(f"no such option: {error}", "See slipway.Options.") from None
-    for name in ("arguments", "outputs"):
-        if isinstance(getattr(options, name), str | bytes):
-            raise InputError(f"{name} is one text, and has to be several", f"Write {name}=(text,).")
-    if isinstance(options.environment, Mapping):
-        return replace(options, environment=tuple(options.environment.items()))
-    return options
-
-
-def check_options(options: Options, source_name: str) -> None:
-    """Check ``options``, which may hold anything: they come from a caller without types.
-
-    Raises:
-        InputError: the first bound that does not hold, or a value of the wrong type.
-    """
-    try:
-        options.check(source_name)
-    except InputError:
-        raise
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"an option has a value of the wrong type: {error}", "See slipway.Options."
-        ) from None
+    known = declarations(Options)
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else "See slipway.Options."
+            raise InputError(f"there is no option {name!r:.60}", hint)
+    return Options(**given)
 
 
 def check_source(source: bytes) -> None:
@@ -205,16 +202,6 @@ def check_guest_path(path: str) -> None:
         )
     if len(path) > 4096 or any(_size([part]) > 255 for part in parts):
         raise InputError(f"the path {path[:40]!r}... is too long")
-
-
-def _check_seconds(name: str, value: float | None) -> None:
-    if value is None:
-        return
-    if math.isnan(value) or not 0 < value <= MAX_SECONDS:
-        raise InputError(
-            f"{name} is {value:g} s, and must be more than 0 and at most {MAX_SECONDS:g} s",
-            f"Leave {name} out for the default.",
-        )
 
 
 def _check_arguments(arguments: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from slipway._assets import find_language
 from slipway._errors import InputError, UnknownOutcome
 from slipway._launch import ColdLauncher, DamagedImage
 from slipway._outlet import Watcher
-from slipway._request import check_options, check_source, options_of
+from slipway._request import check_source, options_of
 from slipway._threads import call_in_daemon, uninterrupted
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Run:
     ) -> None:
         """``keep``: its files stay for the next run in the same guest."""
         check_source(source)
-        check_options(options, language.source)
+        options.check(language.source)
         self.language = language
         self._source = source
         self.options = options

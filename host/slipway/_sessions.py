@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import abc
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from slipway._errors import InputError
 from slipway._events import Output
-from slipway._request import Options, check_options, options_of
+from slipway._request import options_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
 
     from slipway._execution import AsyncExecution
+    from slipway._request import Options
     from slipway._result import Result
     from slipway._run import OnOutput
 
@@ -151,15 +151,7 @@ def session_options(given: Mapping[str, Any], source_name: str) -> Options:
         raise InputError(
             f"{foreign[0]} is an option of a run, not of a session", "Give it to each run."
         )
-    check_options(options, source_name)
-    kinds = {"memory": int | None, "cpus": int, "machine": str, "kernel": Path | None}
-    for name, kind in kinds.items():
-        value = getattr(options, name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(
-                f"{name} has a value of the wrong type: {type(value).__name__}",
-                "See slipway.Options.",
-            )
+    options.check(source_name)
     return options
 
 

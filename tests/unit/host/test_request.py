@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,9 +30,6 @@ from slipway_initramfs import languages
 from slipway_protocol.codec import decode, encode
 from slipway_protocol.messages import File
 from slipway_protocol.schema import HOST_TO_AGENT
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def check(**options: Any) -> None:
@@ -214,10 +214,118 @@ def test_local_file_that_cannot_be_read(tmp_path: Path) -> None:
             read_local(path, 5, "input")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"timeout": "5"}, {"environment": 7}, {"arguments": (1,)}, {"cpus": None}, {"files": ("x",)}],
+class Hostile:
+    """Nothing of it can be asked for."""
+
+    def __repr__(self) -> str:
+        raise AssertionError
+
+    __str__ = __repr__
+
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, 5, -1, 0, 10**5000, 2.5, float("nan"), float("inf"), 1j, Decimal(5)),
+    *("5", "", "a\0b", "\ud800", b"5", bytearray(b"5"), Path("5"), Hostile(), object, [], (), {}),
+    *(["a"], ("a", b"b"), [["A", "b"]], [("A", 5)], [(1, "b")], [("A",)], {"A": "b"}, {"A": 5}),
+    *({1: "b"}, {"a", "b"}, count(), [InputFile("a", b"")], ["a", None], [None]),
 )
-def test_option_of_the_wrong_type_is_the_callers_mistake(options: dict[str, Any]) -> None:
-    with pytest.raises(slipway.InputError, match="wrong type"):
+
+
+# What the errors about one of several call it.
+WORDS = {
+    "arguments": "argument",
+    "environment": "environment|is not a name for|the value of",
+    "outputs": "outputs|path|file",
+}
+
+
+@pytest.mark.parametrize("name", Options.__dataclass_fields__)
+@pytest.mark.parametrize("number", range(len(VALUES)))
+def test_value_of_any_type_is_taken_or_told_by_the_options_name(name: str, number: int) -> None:
+    options = {name: VALUES[number]}
+    try:
+        slipway.Options(**options).check("main.py")
+    except slipway.InputError:
+        with pytest.raises(slipway.InputError, match=WORDS.get(name, name)) as caught:
+            slipway.Options(**options).check("main.py")
+        assert len(caught.value.message) < 300
+    else:
+        job, _ = describe_job(
+            languages.by_name("rust"), b"x", slipway.Options(**options), with_stdin=True
+        )
+        assert decode(encode(job), HOST_TO_AGENT) == job
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"timeout": "5"}, "timeout is '5', and must be a number"),
+        ({"timeout": True}, "timeout is True, and must be a number"),
+        ({"cpu_time": 10**400}, "cpu_time is inf, and must be more than 0"),
+        ({"memory": 2.5}, "memory is 2.5, and must be an integer"),
+        ({"memory": 10**5000}, "memory is an integer of 16610 bits"),
+        ({"processes": False}, "processes is False"),
+        ({"cpus": None}, "cpus is None, and must be an integer"),
+        ({"kill_on_output": 1}, "kill_on_output is 1, and must be True or False"),
+        ({"kernel": str}, "kernel is of type type, and must be a path"),
+        ({"kernel": "a\0"}, "kernel is 'a.x00', which is no path"),
+        ({"machine": None}, "machine is None, and must be a text"),
+        ({"arguments": "text"}, "arguments is one text"),
+        ({"arguments": 7}, "arguments is 7, and must be a list or a tuple"),
+        ({"arguments": ["a", 1]}, r"arguments\[1\] is 1, and must be a text"),
+        ({"arguments": [b"a"]}, r"arguments\[0\] is of type bytes"),
+        ({"arguments": count()}, "arguments has more than"),
+        ({"environment": 7}, "environment is 7"),
+        ({"environment": {"A": 5}}, r"environment\['A'\] is 5, and must be a text"),
+        ({"environment": [("A", 5)]}, r"environment\[0\]\[1\] is 5, and must be a text"),
+        ({"environment": [("A",)]}, r"environment\[0\] has 1 items, and must have 2"),
+        ({"files": ["x"]}, r"files\[0\] is 'x', and must be an InputFile"),
+        ({"files": InputFile("a", b"")}, "files is of type InputFile, and must be a list"),
+        ({"speed": 11}, "there is no option 'speed'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_wrong_value_is_the_callers_mistake(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(slipway.InputError, match=words) as caught:
         slipway.run("print(1)", "python", **options)
+    assert caught.value.hint
+
+
+def test_option_that_is_nearly_right_is_meant() -> None:
+    with pytest.raises(slipway.InputError) as caught:
+        slipway.run("print(1)", "python", time_out=5)
+    assert caught.value.hint == "Did you mean 'timeout'?"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((1, b""), "path of an InputFile is 1, and must be a text"),
+        (("a", 1), "data of an InputFile is 1, and must be bytes or a text"),
+        (("a", Path("local")), "data of an InputFile is of type"),
+        (("a", "\ud800"), "data of an InputFile cannot be encoded"),
+        (("a", b"", "644"), "mode of an InputFile is '644', and must be an integer"),
+    ],
+    ids=repr,
+)
+def test_file_of_the_wrong_type_cannot_be(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(slipway.InputError, match=words):
+        InputFile(*arguments)
+
+
+def test_values_are_taken_as_what_is_meant() -> None:
+    assert InputFile(Path("a/b"), "é\udcff") == InputFile("a/b", b"\xc3\xa9\xff", 0o644)
+    options = slipway.Options(
+        arguments=["a", Path("b")],  # type: ignore[arg-type]
+        environment={"A": "b"},  # type: ignore[arg-type]
+        outputs=iter([Path("c/d")]),  # type: ignore[arg-type]
+        kernel="vmlinux",  # type: ignore[arg-type]
+        timeout=5,
+    )
+    assert options == slipway.Options(
+        arguments=("a", "b"),
+        environment=(("A", "b"),),
+        outputs=("c/d",),
+        kernel=Path("vmlinux"),
+        timeout=5.0,
+    )
