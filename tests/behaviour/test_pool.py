@@ -63,6 +63,11 @@ def idle_machine(runtime: AsyncRuntime) -> int:
     return idle.guest.machine.pid
 
 
+def waits_anew(pid: int, runtime: AsyncRuntime) -> bool:
+    """Whether a clone waits that is not the process ``pid``."""
+    return runtime.idle == 1 and idle_machine(runtime) != pid
+
+
 async def hello(runtime: AsyncRuntime) -> Result:
     """A run that cannot fail."""
     result = await runtime.run(HELLO, "bash", **PATIENCE)  # type: ignore[arg-type]
@@ -86,20 +91,18 @@ async def test_runs_at_once_get_what_there_is_and_the_others_clone(
     async with runtime_with(1, machine, root) as runtime:
         results = await asyncio.gather(*(hello(runtime) for _ in range(2)))
 
+    # The clone's successor may wait before the second run looks for it.
     starts = sorted(result.provenance.start for result in results)
-    assert starts == ["pool", "snapshot"]
+    assert starts in (["pool", "snapshot"], ["pool", "pool"])
 
 
 async def test_clone_that_is_killed_while_it_waits_is_replaced(machine: str, root: Path) -> None:
     async with runtime_with(1, machine, root) as runtime:
         killed = idle_machine(runtime)
         os.kill(killed, signal.SIGKILL)
-        await settled(lambda: not runtime.idle)
-        await settled(lambda: runtime.idle)
-        replaced = idle_machine(runtime)
+        await settled(lambda: waits_anew(killed, runtime))
         result = await hello(runtime)
 
-    assert replaced != killed
     assert result.provenance.start == "pool"
 
 
@@ -117,11 +120,15 @@ async def test_clone_that_hangs_is_not_given_out(
 ) -> None:
     monkeypatch.setattr("slipway._pool.ANSWER_SECONDS", 0.5)
     async with runtime_with(1, machine, root) as runtime:
-        os.kill(idle_machine(runtime), signal.SIGSTOP)
+        hung = idle_machine(runtime)
+        os.kill(hung, signal.SIGSTOP)
 
         result = await hello(runtime)
+        gone = not psutil.pid_exists(hung)
 
-    assert result.provenance.start == "snapshot"
+    # By then a successor may wait, or one is made for the run.
+    assert result.provenance.start in {"pool", "snapshot"}
+    assert gone
 
 
 async def test_clone_that_is_killed_under_a_run_is_lost_alone(machine: str, root: Path) -> None:

@@ -105,7 +105,8 @@ async def test_cancels_the_run_of_a_client_that_reads_no_events(hasty: Served) -
         client.connect(str(hasty.path))
 
         client.sendall(run(b"flood 100000000", EVENTS))
-        await until_running(hasty)
+        while not hasty.launcher.launched:
+            await asyncio.sleep(0.01)
 
         await until_no_machine(hasty)
 

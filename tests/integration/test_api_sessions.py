@@ -13,6 +13,7 @@ import pytest
 from slipway._api.connection import Pace
 from slipway._api.peers import AllowList
 from support.api_server import Served, served
+from support.clock import Clock
 from support.fake_machine import FakeLauncher
 
 if TYPE_CHECKING:
@@ -249,7 +250,9 @@ async def test_delete_ends_what_runs_and_leaves_its_output(
 
 
 async def test_session_without_runs_ends_and_says_why(api: Served, http: httpx.AsyncClient) -> None:
-    place = await opened(http, idle=0.05)
+    clock = Clock()
+    place = await opened(http, idle=20)
+    clock.advance(20)
     await until(http, place, "ended")
 
     answers = [
@@ -261,7 +264,7 @@ async def test_session_without_runs_ends_and_says_why(api: Served, http: httpx.A
 
     assert [answer.status_code for answer in answers] == [410, 410, 410]
     assert answers[0].json()["type"] == "urn:slipway:session-ended"
-    assert "no run for 0.05 s" in answers[0].json()["detail"]
+    assert "no run for 20 s" in answers[0].json()["detail"]
     assert "slipway_sessions 0.0" in metrics.text
     assert deleted.status_code == 204
     assert not api.launcher.machines

@@ -10,6 +10,7 @@ import pytest
 from slipway._errors import HostError, InputError
 from slipway._events import Output, PhaseStarted
 from slipway._runtime import AsyncRuntime
+from support.clock import Clock
 from support.fake_machine import MEMORY, FakeLauncher, FakeTemplate
 from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime, until
 
@@ -291,12 +292,16 @@ async def test_closing_when_the_clone_of_a_fork_is_there_already_leaves_nothing(
 async def test_session_is_not_idle_while_it_is_forked(
     runtime: AsyncRuntime, launcher: FakeLauncher
 ) -> None:
+    clock = Clock()
+
     async def wait() -> None:
-        await asyncio.sleep(0.3)
+        clock.advance(30)
+        await asyncio.sleep(0)  # what is due by then is run before the fork goes on
+        await asyncio.sleep(0)
 
     launcher.cloning = wait
     async with (
-        runtime.session("bash", idle_seconds=0.1) as session,
+        runtime.session("bash", idle_seconds=20) as session,
         await session.fork() as fork,
     ):
         both = await asyncio.gather(session.run("print x"), fork.run("print x"))

@@ -14,6 +14,7 @@ from slipway._local_execution import OVERHEAD
 from slipway._local_session import QUEUE
 from slipway._request import MIB, InputFile
 from slipway._runtime import AsyncRuntime
+from support.clock import Clock
 from support.fake_machine import MEMORY, FakeLauncher
 from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime, until
 
@@ -564,12 +565,14 @@ async def test_closing_that_is_cancelled_closes_all_the_same(
 async def test_session_without_runs_ends_by_itself(
     runtime: AsyncRuntime, launcher: FakeLauncher
 ) -> None:
-    session = runtime.session("bash", idle_seconds=0.05)
+    clock = Clock()
+    session = runtime.session("bash", idle_seconds=60)
     await session.open()
 
+    clock.advance(60)
     await settled(lambda: session.state == "ended")
 
-    with pytest.raises(HostError, match=r"it had no run for 0\.05 s") as error:
+    with pytest.raises(HostError, match="it had no run for 60 s") as error:
         await session.run("print x")
     assert "idle_seconds" in error.value.hint
     await settled(lambda: not launcher.machines)
@@ -578,10 +581,16 @@ async def test_session_without_runs_ends_by_itself(
 
 
 async def test_run_that_lasts_is_no_idleness(runtime: AsyncRuntime) -> None:
-    async with runtime.session("bash", idle_seconds=0.05) as session:
-        result = await session.run("sleep 0.3\nprint x")
+    clock = Clock()
+    async with runtime.session("bash", idle_seconds=60) as session:
+        execution = await session.start("read 1\nprint x", stdin=None, timeout=600)
+        await until(execution, PhaseStarted)
 
-    assert result.stdout == "x\n"
+        clock.advance(120)
+        await execution.stdin.write(b"\n")
+        result = await execution.wait()
+
+    assert result.stdout == "\nx\n"
 
 
 async def test_runtime_that_is_closed_closes_its_sessions(

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 DAEMON = """
 import os, time
+reader, writer = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         print(os.getpid(), flush=True)
+        os.write(writer, b"x")
         time.sleep(1000)
     os._exit(0)
-time.sleep(0.3)
+os.read(reader, 1)
 """
 
 

@@ -276,10 +276,12 @@ def test_spare_that_cannot_be_started_is_none(host: Host, argv: tuple[str, ...])
     assert list(host.directory.iterdir()) == []
 
 
-def test_program_that_ends_without_its_script_is_replaced(host: Host) -> None:
-    quick = m.Command((sys.executable, "-c", "print('quick')", SCRIPT), (), m.Limits())
+def test_program_that_ends_without_its_script_is_replaced(host: Host, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    source = f"open({str(begun)!r}, 'w').close(); print('quick')"
+    quick = m.Command((sys.executable, "-c", source, SCRIPT), (), m.Limits())
     host.send(m.Spare(quick, SCRIPT))
-    while not processes(host):
+    while not begun.exists():
         time.sleep(0.01)
     while processes(host):
         time.sleep(0.01)
@@ -363,9 +365,10 @@ def test_cpu_time_before_the_job_does_not_count(host: Host) -> None:
 
 
 def test_spare_in_the_middle_of_a_job_is_refused(host: Host) -> None:
-    host.start(job(command()), [(SCRIPT, b"import time; time.sleep(0.5)")])
+    host.start(job(command()), [(SCRIPT, b"import time; time.sleep(1000)")])
     host.send(m.Spare(command(), SCRIPT))
     _, fault = host.until(m.Fault)
+    host.send(m.Cancel(1))
 
     assert not fault.fatal
     host.until(m.JobDone)

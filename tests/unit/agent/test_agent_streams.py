@@ -123,8 +123,7 @@ def test_program_that_closes_stdin(host: Host) -> None:
 
 
 def test_input_without_credit_is_refused_and_survived(host: Host) -> None:
-    source = "import time; time.sleep(1)"
-    host.start(job(python(source, stdin=True)))
+    host.start(job(python("import time; time.sleep(1000)", stdin=True)))
     for _ in range(1 + PIPE_SIZE // MAX_DATA + 1 + INPUT_WINDOW // MAX_DATA):
         host.send(m.Input(1, bytes(MAX_DATA)))
     before, fault = host.until(m.Fault)
@@ -132,6 +131,7 @@ def test_input_without_credit_is_refused_and_survived(host: Host) -> None:
     assert not fault.fatal
     assert "credit" in fault.text
     assert Story(before).all(m.Credit)[0].count == INPUT_WINDOW
+    host.send(m.Cancel(1))
     host.until(m.JobDone)
 
 

@@ -14,10 +14,11 @@ from slipway import _pool, _shelf
 from slipway._admission import Admission, Capacity, Needs
 from slipway._assets import find_language
 from slipway._errors import HostError, ImageError
-from slipway._pool import IDLE_MEMORY, Pool
+from slipway._pool import ANSWER_SECONDS, IDLE_MEMORY, Pool
 from slipway._request import MIB, InputFile, Options
 from slipway._shapes import Shape
 from slipway_initramfs.store import ImageStore
+from support.clock import Clock
 from support.fake_machine import FakeLauncher, FakeMachine
 from support.fake_templates import FakeTemplates, hush
 from support.sessions import open_files, settled
@@ -233,16 +234,17 @@ async def test_pause_grows_while_clones_die_and_ends_with_one_that_is_of_use(
     assert shelf.pause == 0
 
 
-async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_pool, "ANSWER_SECONDS", 0.05)
+async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: Ground) -> None:
+    clock = Clock()
     ground.want()
     await ground.filled(2)
     first, second = ground.waiting()
     hush(first)
 
-    taken = await ground.take()
+    taking = asyncio.create_task(ground.take())
+    await settled(lambda: first not in ground.waiting())
+    clock.advance(ANSWER_SECONDS)
+    taken = await taking
 
     assert taken is not None
     assert taken.machine is second
