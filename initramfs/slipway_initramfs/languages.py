@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 
 LANGUAGE_KIND = "language"
 """The store's kind of record for a language file that it was given."""
+_PAGE = "docs/adding-a-language.md"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+# Languages that are none of ours, and their suffixes: whoever names one has made no slip.
+_OTHERS = """
+ada .adb basic .bas clojure .clj cobol .cob crystal .cr csharp .cs c# .cs d .d dart .dart
+elixir .ex elixir .exs erlang .erl fish .fish fortran .f90 fsharp .fs f# .fs groovy .groovy
+haskell .hs java .java jsx .jsx julia .jl kotlin .kt kotlin .kts lisp .lisp lua .lua matlab .m
+nim .nim objective-c .m ocaml .ml pascal .pas perl .pl php .php powershell .ps1 prolog .pro r .r
+racket .rkt raku .raku ruby .rb scala .scala scheme .scm sql .sql swift .swift tcl .tcl
+typescript .ts tsx .tsx v .v zig .zig zsh .zsh
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +277,9 @@ def _plain(value: Any) -> Any:
 def _unknown(message: str, wanted: str, known: list[str]) -> ImageError:
     import difflib
 
-    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
-    if near:
+    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
+    if near and wanted not in _OTHERS.split():
         return UnknownLanguage(message, f"Did you mean {' or '.join(near)}?")
-    return UnknownLanguage(message, f"Known are {', '.join(sorted(known))}.")
+    return UnknownLanguage(
+        message, f"Known are {', '.join(sorted(known))}. Another is one small file: see {_PAGE}."
+    )

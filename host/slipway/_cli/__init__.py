@@ -6,70 +6,33 @@ import signal
 import sys
 import time
 
-TYPE_CHECKING = False  # before anything else that is slow to import, which typing is
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 BEGAN = time.monotonic()
 
-USAGE = """\
-usage: slipway VERB ...
-
-  run FILE [-- ARGS]   run a program in a machine of its own (also: vmm-run FILE)
-  serve ...            offer running programs as an API on a Unix socket
-  image ...            build, list, inspect, choose, remove and prune language images
-  snapshot ...         list and remove what machines are cloned from
-  mcp                  offer running code to a language model, as an MCP server on stdin and stdout
-  doctor               check what this host has, and how to mend what it lacks
-
-'slipway VERB --help' tells more.
-"""
+# Each is a module here, with ``parser(prog)`` and ``command(arguments, prog)``.
+VERBS = {
+    "run": "run a program in a machine of its own (also: vmm-run FILE)",
+    "serve": "offer running programs as an API on a Unix socket",
+    "image": "build, list, inspect, choose, remove and prune language images",
+    "snapshot": "list and remove what machines are cloned from",
+    "mcp": "offer running code to a language model, as an MCP server on stdin and stdout",
+    "doctor": "check what this host has, and how to mend what it lacks",
+}
 
 
 def main() -> None:
     """The ``slipway`` program."""
     _end_silently()
-    arguments = sys.argv[1:]
-    verb = arguments[0] if arguments else ""
-    if verb == "run":
-        vmm_run(arguments[1:])
-    elif verb == "serve":
-        from slipway._cli import serve
+    from slipway._cli.terminal import guarded
 
-        _guarded(serve.command, arguments[1:])
-    elif verb == "image":
-        from slipway._cli import image
-
-        _guarded(image.command, arguments[1:])
-    elif verb == "snapshot":
-        from slipway._cli import snapshot
-
-        _guarded(snapshot.command, arguments[1:])
-    elif verb == "mcp":
-        from slipway._cli import mcp
-
-        _guarded(mcp.command, arguments[1:])
-    elif verb == "doctor":
-        from slipway._cli import doctor
-
-        _guarded(doctor.command, arguments[1:])
-    elif verb in {"-h", "--help", "help"}:
-        sys.stdout.write(USAGE)
-    elif verb in {"-V", "--version"}:
-        from slipway_protocol import __version__
-
-        sys.stdout.write(f"slipway {__version__}\n")
-    else:
-        sys.stderr.write(f"slipway: there is no verb {verb!r}\n{USAGE}" if verb else USAGE)
-        sys.exit(2)
+    guarded(_command, sys.argv[1:])
 
 
 def vmm_run(arguments: list[str] | None = None) -> None:
     """The ``vmm-run`` program."""
     _end_silently()
-    from slipway._cli import run
+    from slipway._cli.terminal import guarded
 
-    _guarded(run.command, sys.argv[1:] if arguments is None else arguments)
+    guarded(_run, sys.argv[1:] if arguments is None else arguments)
 
 
 def _end_silently() -> None:
@@ -77,7 +40,60 @@ def _end_silently() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _guarded(command: Callable[[list[str]], int], arguments: list[str]) -> None:
-    from slipway._cli.terminal import guarded
+def _run(arguments: list[str]) -> int:
+    from slipway._cli import run
+    from slipway._cli.parsers import typed_name
 
-    guarded(command, arguments)
+    return run.command(arguments, typed_name())
+
+
+def _command(arguments: list[str]) -> int:
+    """Run the verb that comes first.
+
+    Raises:
+        SlipwayError: it could not be done.
+    """
+    from importlib import import_module
+
+    from slipway._cli.parsers import mean, typed_name
+    from slipway._cli.terminal import EXIT_USAGE, emit, show
+    from slipway._errors import InputError
+
+    name = typed_name()
+    verb, *others = arguments or [""]
+    if verb == "help" and others and others[0] not in {"-h", "--help", "help"}:
+        verb, *others = [*others, "--help"]
+    if verb in VERBS:
+        code: int = import_module(f"slipway._cli.{verb}").command(others, f"{name} {verb}")
+        return code
+    if verb in {"-h", "--help", "help"}:
+        emit(_usage(name))
+        return 0
+    if verb in {"-V", "--version", "version"}:
+        emit(version())
+        return 0
+    if not verb:
+        show(_usage(name))
+        return EXIT_USAGE
+    if verb.startswith("-"):
+        raise InputError(f"unknown option {verb[:80]!r}", f"See: {name} --help")
+    raise InputError(
+        f"unknown verb {verb[:80]!r}",
+        mean(verb, VERBS) or f"Verbs: {', '.join(VERBS)}. See: {name} --help",
+    )
+
+
+def version() -> str:
+    """Return the line that tells this version."""
+    from slipway_protocol import __version__
+
+    return f"slipway {__version__}\n"
+
+
+def _usage(name: str) -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
+    return (
+        f"usage: {name} VERB ...\n\n{verbs}\n\n"
+        f"'{name} help VERB' tells more, '{name} --version' which version this is.\n"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import shutil
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slipway._cli.parsers import Parser
 from slipway._cli.terminal import emit
 from slipway._request import MIB
 
@@ -39,17 +39,20 @@ class Finding:
     needed: bool = True
 
 
-def command(arguments: list[str]) -> int:
-    """Print all findings; 0 where every need is met, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="slipway doctor", description="Check what this host has and lacks.", allow_abbrev=False
-    )
+def parser(prog: str) -> Parser:
+    """Return the parser of the options."""
+    parser = Parser(prog=prog, description="Check what this host has and lacks.")
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
     )
     parser.add_argument("--json", action="store_true", help="print records")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parsed = parser.parse_args(arguments)
+    return parser
+
+
+def command(arguments: list[str], prog: str) -> int:
+    """Print all findings; 0 where every need is met, else 1."""
+    parsed = parser(prog).parse_args(arguments)
     from slipway_initramfs.store import ImageStore
 
     findings = list(examine(ImageStore(parsed.store)))

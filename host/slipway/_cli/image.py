@@ -15,24 +15,30 @@ from slipway._request import MIB
 if TYPE_CHECKING:
     import argparse
 
+    from slipway._cli.parsers import Parser
     from slipway_initramfs.records import Image
     from slipway_initramfs.store import ImageStore
 
 _IMAGE = "rust, rust@1.80, or the start of a digest"
 
 
-def command(arguments: list[str]) -> int:
+def command(arguments: list[str], prog: str) -> int:
     """Run one verb of ``slipway image``.
 
     Raises:
         SlipwayError: it could not be done.
     """
-    return _verbs().run(arguments)
+    return _verbs(prog).run(arguments)
 
 
-def _verbs() -> Verbs:
+def parser(prog: str) -> Parser:
+    """Return the parser of the verbs."""
+    return _verbs(prog).parser
+
+
+def _verbs(prog: str) -> Verbs:
     verbs = Verbs(
-        "image",
+        prog,
         "Language images and their store.",
     )
     add = verbs.add

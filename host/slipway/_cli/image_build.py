@@ -16,6 +16,7 @@ from slipway._request import MIB
 if TYPE_CHECKING:
     import argparse
 
+    from slipway._cli.parsers import Parser
     from slipway._request import Options
     from slipway_initramfs.languages import Language
     from slipway_initramfs.source import Choices
@@ -25,7 +26,7 @@ _COMPRESSIONS = ("lz4", "zstd", "gzip", "none")
 _ARCHITECTURES = ("amd64", "arm64")
 
 
-def add_build_options(parser: argparse.ArgumentParser) -> None:
+def add_build_options(parser: Parser) -> None:
     """Add what can be chosen."""
     add = parser.add_argument
     add(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slipway._cli.parsers import Parser
+from slipway._cli.quantities import count
 from slipway._cli.terminal import DescriptorWorker, run_interruptible, write_all
 from slipway._errors import HostError, InputError
 from slipway._request import MIB
 from slipway.machine import MACHINES
 
 if TYPE_CHECKING:
+    import argparse
+
     from slipway._client import AsyncClient
     from slipway._runtime import AsyncRuntime
 
@@ -23,13 +26,13 @@ READ_SIZE = 64 * 1024
 MAX_MESSAGE = 64 * MIB
 
 
-def command(arguments: list[str]) -> int:
+def command(arguments: list[str], prog: str) -> int:
     """Serve until the client has gone.
 
     Raises:
         SlipwayError: it cannot be served.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = parser(prog).parse_args(arguments)
     if parsed.api_sock is not None and (parsed.store is not None or parsed.max_vms is not None):
         raise InputError(
             "--store and --max-vms are for machines of this process, not for a server's",
@@ -49,17 +52,17 @@ def command(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="slipway mcp",
+def parser(prog: str) -> Parser:
+    """Return the parser of the options."""
+    parser = Parser(
+        prog=prog,
         description="Serve the tools run_code and list_languages by the Model Context Protocol,"
         " on stdin and stdout: an MCP client starts this program. It ends with its stdin.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--api-sock", type=Path, metavar="PATH", help="run on the server at PATH (slipway serve)")
     add("--machine", default="auto", choices=("auto", *MACHINES), help="what to run on")
-    add("--max-vms", type=int, metavar="N", help="machines at once (default: as the host allows)")
+    add("--max-vms", type=count, metavar="N", help="machines at once (default: as the host allows)")
     add("--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)")
     add("--debug", action="store_true", help="show the traceback of an error, and a log")
     return parser

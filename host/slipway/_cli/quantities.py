@@ -1,32 +1,65 @@
-"""Times and sizes as a person writes them on a command line."""
+"""Times, sizes and counts as a person writes them on a command line."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 
 from slipway._request import MIB
 
-_UNITS = {"K": 1024, "M": MIB, "G": 1024 * MIB}
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*", re.ASCII)
+_TIMES = {
+    **dict.fromkeys(("", "s", "sec"), 1.0),
+    "ms": 0.001,
+    **dict.fromkeys(("m", "min"), 60.0),
+    "h": 3600.0,
+}
+# A GB has 1024 MB here as the GiB has, which is how memory is counted.
+_SIZES = {"": MIB, "b": 1} | {
+    f"{letter}{end}": 1024**power
+    for power, letter in enumerate("kmgt", 1)
+    for end in ("", "b", "ib")
+}
 
 
 def seconds(text: str) -> float:
-    """A number of seconds, not negative."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a number of seconds")
+    """Read a number of seconds, or a time with a unit: ``5``, ``5s``, ``500ms``, ``2m``."""
+    value = _read(text, _TIMES)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a time such as 5, 500ms or 2m")
+    return value
+
+
+def duration(text: str) -> float:
+    """Read a time that is not negative."""
+    value = seconds(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is a negative time")
     return value
 
 
 def size(text: str) -> int:
-    """Bytes, from a number of MiB or one with a unit."""
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "M")
+    """Read bytes, from a number of MiB or one with a unit: ``512``, ``64K``, ``512MiB``, ``2G``."""
+    value = _read(text, _SIZES)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a size such as 64K, 512 or 2GiB")
+    return round(value)
+
+
+def count(text: str) -> int:
+    """Read a whole number."""
     try:
-        return round(float(number) * _UNITS[unit])
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r:.80} is not a size such as 64K, 512 or 2G"
-        ) from None
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a whole number") from None
+
+
+def _read(text: str, units: dict[str, float] | dict[str, int]) -> float | None:
+    """Return the number in ``text`` times its unit; nothing where it is no such quantity."""
+    found = _NUMBER.fullmatch(text)
+    unit = None if found is None else units.get(found[2].lower())
+    if found is None or unit is None:
+        return None
+    value = float(found[1]) * unit
+    return value if math.isfinite(value) else None

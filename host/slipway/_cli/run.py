@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipway._cli import BEGAN
-from slipway._cli.run_arguments import check_language_known, options_of, parser, read_source
+from slipway._cli.run_arguments import options_of, parse, parser, read_source
 from slipway._cli.run_files import destinations, save
 from slipway._cli.run_streams import StandardOutput, no_input, standard_input
 from slipway._cli.terminal import (
@@ -21,6 +21,8 @@ from slipway._cli.terminal import (
 )
 from slipway._errors import InputError, SlipwayError, UnknownOutcome
 
+__all__ = ["command", "parser"]
+
 if TYPE_CHECKING:
     import argparse
 
@@ -31,18 +33,18 @@ if TYPE_CHECKING:
     from slipway_initramfs.store import ImageStore
 
 
-def command(arguments: list[str]) -> int:
+def command(arguments: list[str], prog: str) -> int:
     """Run and return the exit code.
 
     Raises:
         SlipwayError: nothing could be run.
     """
     ours, program_arguments = split_arguments(arguments)
-    parsed = parser().parse_args(ours)
     try:
+        parsed = parse(ours, prog)
         return _command(parsed, tuple(program_arguments))
     except SlipwayError as error:
-        if parsed.json:
+        if "--json" in ours:
             emit(json.dumps(_error_record(error)) + "\n")
         raise
 
@@ -77,7 +79,6 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
 
     store = ImageStore(parsed.store)
     launcher = ColdLauncher(store) if parsed.cold else SnapshotLauncher(store)
-    check_language_known(parsed)
     language, source = _language(parsed, store), read_source(parsed)
     progress = Progress()
     run = Run(language, source, options, launcher, progress=progress, began=BEGAN)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from pathlib import Path
 
+from slipway._cli import version
+from slipway._cli.parsers import Parser
+from slipway._cli.quantities import count, seconds, size
 from slipway._errors import InputError
-from slipway._request import MAX_FILE_BYTES, MAX_SOURCE, MIB, InputFile, Options, read_local
+from slipway._request import MAX_FILE_BYTES, MAX_SOURCE, InputFile, Options, read_local
 
 EXIT_CODES = """\
 exit codes: the program's own; 128+N when signal N ended it; 124 when its time was over;
@@ -16,28 +21,32 @@ exit codes: the program's own; 128+N when signal N ended it; 124 when its time w
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options, without the program's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="slipway run",
-        usage="slipway run [options] FILE [-- ARGS]",
+def parser(prog: str) -> Parser:
+    """Return the parser of the options, without the program's arguments."""
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [options] FILE [-- ARGS]\n"
+        f"       {prog} [options] --language NAME -c CODE [-- ARGS]",
         description="Run a program in a virtual machine of its own. Its stdin is yours.\n"
-        "Times, sizes and counts that are not given are the language's.",
+        "Times, sizes and counts that are not given are the language's. A time is a number of\n"
+        "seconds, or 500ms, 5s, 2m; a size a number of MiB, or 64K, 512MiB, 2G.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        takes_strays=True,
+        stray_hint=f"What is for the program comes after '--': {prog} FILE -- ARGS",
     )
     add = parser.add_argument
-    add("source", metavar="FILE", help="the source file, or - for standard input")
+    add("source", nargs="?", metavar="FILE", help="the source file, or - for standard input")
+    add("-c", dest="code", metavar="CODE", help="the source itself, instead of a file")
     add("--language", metavar="NAME", help="instead of by the suffix; also NAME@VERSION")
-    add("--timeout", type=_seconds, metavar="S", help="wall-clock time of the program")
-    add("--build-timeout", type=_seconds, metavar="S", help="wall-clock time of the build")
-    add("--cpu-time", type=_seconds, metavar="S", help="CPU time of the program")
-    add("--memory", type=_size, metavar="MIB", help="of the machine (also 512M, 2G)")
-    add("--memory-limit", type=_size, metavar="MIB", help="of the program, less than the machine's")
-    add("--processes", type=int, metavar="N", help="processes and threads of the program")
-    add("--cpus", type=int, default=1, metavar="N", help="of the machine, 1 to 8 (default: 1)")
-    add("--output-limit", type=_size, metavar="MIB", help="of each stream (also 64K, 1G)")
+    add("--timeout", type=seconds, metavar="TIME", help="wall-clock time of the program")
+    add("--build-timeout", type=seconds, metavar="TIME", help="wall-clock time of the build")
+    add("--cpu-time", type=seconds, metavar="TIME", help="CPU time of the program")
+    add("--memory", type=size, metavar="SIZE", help="of the machine")
+    add("--memory-limit", type=size, metavar="SIZE", help="of the program, less than the machine's")
+    add("--processes", type=count, metavar="N", help="processes and threads of the program")
+    add("--cpus", type=count, default=1, metavar="N", help="of the machine, 1 to 8 (default: 1)")
+    add("--output-limit", type=size, metavar="SIZE", help="of each stream")
     add("--kill-on-output", action="store_true", help="end a program that reaches that limit")
     add("--env", action="append", default=[], metavar="K=V", help="for build and program")
     add("--file", action="append", default=[], metavar="LOCAL[:GUEST]", help="put a file beside it")
@@ -51,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--boot-log", action="store_true", help="show the guest's console on stderr")
     add("-v", "--verbose", action="store_true", help="show where the time went, on stderr")
     add("--debug", action="store_true", help="show the traceback of an error")
+    add("--version", action="version", version=version().rstrip(), help="show which this is")
     return parser
 
 
@@ -62,32 +72,25 @@ def options_of(
     Raises:
         InputError: one of them cannot be read, or a value has not its form.
     """
+    # An option of the command line that is called as one of a run is that one.
+    same = {name: getattr(parsed, name) for name in Options.__slots__ if hasattr(parsed, name)}
     return Options(
         arguments=program_arguments,
         environment=tuple(_environment(text) for text in parsed.env),
         files=tuple(_input_file(text) for text in parsed.file),
         outputs=outputs,
-        timeout=parsed.timeout,
-        build_timeout=parsed.build_timeout,
-        cpu_time=parsed.cpu_time,
-        memory=parsed.memory,
-        memory_limit=parsed.memory_limit,
-        processes=parsed.processes,
-        output_limit=parsed.output_limit,
-        kill_on_output=parsed.kill_on_output,
-        cpus=parsed.cpus,
-        machine=parsed.machine,
-        kernel=parsed.kernel,
-        boot_log=parsed.boot_log,
+        **same,
     )
 
 
 def read_source(parsed: argparse.Namespace) -> bytes:
-    """The source file's bytes, or those of standard input.
+    """The bytes of the source file, of standard input, or of ``-c``.
 
     Raises:
         InputError: it cannot be read.
     """
+    if parsed.code is not None:
+        return os.fsencode(parsed.code)
     if parsed.source != "-":
         return read_local(Path(parsed.source), MAX_SOURCE, "source")
     try:
@@ -96,14 +99,40 @@ def read_source(parsed: argparse.Namespace) -> bytes:
         raise InputError(f"cannot read the source on stdin: {error.strerror}") from None
 
 
-def check_language_known(parsed: argparse.Namespace) -> None:
-    """Check that there is a name of the language, or a suffix that tells it.
+def parse(arguments: list[str], prog: str) -> argparse.Namespace:
+    """Parse what is ours of a command line.
 
     Raises:
-        InputError: there is neither.
+        InputError: something is missing, unknown or has not its form.
     """
-    if parsed.source == "-" and parsed.language is None:
-        raise InputError("the source on stdin has no suffix", "Name its --language.")
+    parsed: argparse.Namespace
+    parsed, strays = parser(prog).parse_known_args(arguments)
+    _check_source_named(parsed, prog)
+    if strays:
+        source = "-c CODE" if parsed.source is None else shlex.quote(parsed.source)
+        raise InputError(
+            f"{strays[0]!r:.80} is an argument too many",
+            f"What is for the program comes after '--': {prog} {source} -- {shlex.join(strays)}",
+        )
+    return parsed
+
+
+def _check_source_named(parsed: argparse.Namespace, prog: str) -> None:
+    """Check that one source is named, and its language or a suffix that tells it.
+
+    Raises:
+        InputError: none or two are, or the language is unknown.
+    """
+    if parsed.code is not None and parsed.source is not None:
+        raise InputError(
+            f"two sources are given: -c and {parsed.source!r:.80}",
+            f"Leave one out. What is for the program comes after '--': {prog} -c CODE -- ARGS",
+        )
+    if parsed.code is None and parsed.source is None:
+        raise InputError("FILE is missing", f"Name a source file: {prog} FILE. See: {prog} --help")
+    if parsed.language is None and (parsed.code is not None or parsed.source == "-"):
+        where = "on stdin" if parsed.code is None else "of -c"
+        raise InputError(f"the source {where} has no suffix", "Name its --language.")
 
 
 def pair(text: str, option: str, form: str) -> tuple[str, str]:
@@ -116,25 +145,6 @@ def pair(text: str, option: str, form: str) -> tuple[str, str]:
     if not first or (colon and not second):
         raise InputError(f"{option} {text!r} lacks a name", f"Write {option} {form}.")
     return first, second or first
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-
-
-_UNITS = {"K": 1024, "M": MIB, "G": 1024 * MIB}
-
-
-def _size(text: str) -> int:
-    """Bytes, from a number of MiB or one with a unit."""
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "M")
-    try:
-        return round(float(number) * _UNITS[unit])
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 64K, 512 or 2G") from None
 
 
 def _environment(text: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._cli.run_arguments import check_language_known, read_source
+from slipway._cli.run_arguments import read_source
 from slipway._cli.run_streams import StandardOutput, no_input, standard_input
 from slipway._cli.terminal import Progress, run_interruptible
 from slipway._client import AsyncClient
@@ -34,7 +34,6 @@ def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
                 f"{name} says nothing to a server, which has its own machines",
                 f"Leave out {name} or --api-sock.",
             )
-    check_language_known(parsed)
     source = read_source(parsed)
     result: Result = run_interruptible(lambda: _run(parsed, source, options))
     return result

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._cli.quantities import seconds, size
+from slipway._cli.parsers import Parser
+from slipway._cli.quantities import count, duration, size
 from slipway._errors import InputError
 
 if TYPE_CHECKING:
@@ -28,25 +29,25 @@ What is in parentheses is used where an option is left out.
 """
 
 
-def command(arguments: list[str]) -> int:
+def command(arguments: list[str], prog: str) -> int:
     """Serve until a signal comes; 0.
 
     Raises:
         SlipwayError: it cannot be served.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = parser(prog).parse_args(arguments)
     _log(parsed.debug)
     asyncio.run(_serve(parsed, os.environ))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="slipway serve",
-        usage="slipway serve --api-sock PATH [options]",
+def parser(prog: str) -> Parser:
+    """Return the parser of the options."""
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} --api-sock PATH [options]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--api-sock", type=Path, metavar="PATH", help="the socket; systemd may give one instead")
@@ -59,25 +60,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHO",
         help="USER, @GROUP or *: who may connect beside root and this user; may be given again",
     )
-    add("--max-vms", type=int, metavar="N", help="machines at once (as CPUs and memory allow)")
+    add("--max-vms", type=count, metavar="N", help="machines at once (as CPUs and memory allow)")
     add(
         "--memory-budget",
         type=size,
         metavar="SIZE",
         help="of all machines, in MiB, or 512M, 8G (80%% of what is free)",
     )
-    add("--cpus", type=int, metavar="N", help="vCPUs of all machines (as this host has)")
+    add("--cpus", type=count, metavar="N", help="vCPUs of all machines (as this host has)")
     add(
         "--max-sessions",
-        type=int,
+        type=count,
         metavar="N",
         help="sessions at once, to leave room for other runs (as many as machines)",
     )
-    add("--queue", type=int, default=64, metavar="N", help="runs that may wait (64)")
+    add("--queue", type=count, default=64, metavar="N", help="runs that may wait (64)")
     add("--machine", type=_machine, default="auto", metavar="NAME", help="kvm or qemu (auto)")
     add(
         "--pool",
-        type=int,
+        type=count,
         metavar="N",
         help="clones of each language's machine that may wait for runs; 0 for none (1)",
     )
@@ -92,10 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--store", type=Path, metavar="DIR", help="the image store (~/.cache/slipway)")
     add("--run-dir", type=Path, metavar="DIR", help="of the output sockets (PATH.d)")
     add("--body-limit", type=size, default=size("64"), metavar="SIZE", help="of a job (64M)")
-    add("--reconnect", type=seconds, default=10, metavar="S", help="for a client that left (10)")
-    add("--grace", type=seconds, default=60, metavar="S", help="for unread output (60)")
-    add("--stall", type=seconds, default=300, metavar="S", help="for a blocked program (300)")
-    add("--drain", type=seconds, default=30, metavar="S", help="for runs at the end (30)")
+    add("--reconnect", type=duration, default=10, metavar="S", help="for a client that left (10)")
+    add("--grace", type=duration, default=60, metavar="S", help="for unread output (60)")
+    add("--stall", type=duration, default=300, metavar="S", help="for a blocked program (300)")
+    add("--drain", type=duration, default=30, metavar="S", help="for runs at the end (30)")
     add("--debug", action="store_true", help="log more, and show the traceback of an error")
     return parser
 

@@ -16,22 +16,28 @@ from slipway._snapshots import SnapshotStore
 if TYPE_CHECKING:
     import argparse
 
+    from slipway._cli.parsers import Parser
     from slipway._snapshots import StoredSnapshot
     from slipway_initramfs.store import ImageStore
 
 
-def command(arguments: list[str]) -> int:
+def command(arguments: list[str], prog: str) -> int:
     """Run one verb of ``slipway snapshot``.
 
     Raises:
         SlipwayError: it could not be done.
     """
-    return _verbs().run(arguments)
+    return _verbs(prog).run(arguments)
 
 
-def _verbs() -> Verbs:
+def parser(prog: str) -> Parser:
+    """Return the parser of the verbs."""
+    return _verbs(prog).parser
+
+
+def _verbs(prog: str) -> Verbs:
     verbs = Verbs(
-        "snapshot",
+        prog,
         "Snapshots, from which machines are cloned instead of booted."
         " They are made by: slipway image build --snapshot LANGUAGE",
     )

@@ -31,6 +31,11 @@ class Interrupted(BaseException):
         self.number = number
 
 
+def show(text: str) -> None:
+    """Text for the person at the terminal."""
+    _write(text)
+
+
 def say(line: str) -> None:
     """One line for the person at the terminal."""
     _write(f"slipway: {line}\n")
@@ -106,6 +111,8 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoRetu
         code = command(arguments)
     except Interrupted as interruption:
         code = 128 + interruption.number
+    except SystemExit as ended:  # argparse, after its help
+        code = ended.code if isinstance(ended.code, int) else 0
     except KeyboardInterrupt:  # an event loop that ends sets Python's own handler again
         code = 128 + signal.SIGINT
     except BrokenPipeError:

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._assets import errors_told_to_callers
+from slipway._cli.parsers import Parser
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from slipway_initramfs.store import ImageStore
 
 
 class Verbs:
-    """The parser of ``slipway <name>``; each verb takes what was parsed, and the store."""
+    """The ``parser`` of a command; each verb takes what was parsed, and the store."""
 
-    def __init__(self, name: str, description: str) -> None:
-        self._common = argparse.ArgumentParser(add_help=False)
+    def __init__(self, prog: str, description: str) -> None:
+        self._common = Parser(add_help=False)
         self._common.add_argument(
             "--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
         )
         self._common.add_argument(
             "--debug", action="store_true", help="show the traceback of an error"
         )
-        self._parser = argparse.ArgumentParser(
-            prog=f"slipway {name}", description=description, allow_abbrev=False
-        )
-        self._verbs = self._parser.add_subparsers(required=True, metavar="VERB")
+        self.parser = Parser(prog=prog, description=description)
+        self._verbs = self.parser.add_subparsers(required=True, metavar="VERB")
 
-    def add(self, name: str, verb: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    def add(self, name: str, verb: Callable[..., int], text: str) -> Parser:
         """Add a verb; its own arguments are the caller's to add."""
         made = self._verbs.add_parser(name, parents=[self._common], help=text, description=text)
         made.set_defaults(verb=verb)
@@ -44,7 +43,7 @@ class Verbs:
         """
         from slipway_initramfs.store import ImageStore
 
-        parsed = self._parser.parse_args(arguments)
+        parsed = self.parser.parse_args(arguments)
         verb: Callable[[argparse.Namespace, ImageStore], int] = parsed.verb
         with errors_told_to_callers():
             return verb(parsed, ImageStore(parsed.store))
