@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from slipway._events import Started as Started
     from slipway._execution import AsyncExecution as AsyncExecution
     from slipway._execution import AsyncStdin as AsyncStdin
+    from slipway._known_languages import LanguageInfo as LanguageInfo
     from slipway._request import InputFile as InputFile
     from slipway._request import Options as Options
     from slipway._result import Captured as Captured
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
     from slipway._run import run as run
     from slipway._run import run_async as run_async
     from slipway._runtime import AsyncRuntime as AsyncRuntime
-    from slipway._runtime import LanguageInfo as LanguageInfo
     from slipway._sessions import AsyncSession as AsyncSession
 
 # Imported when first asked for: the command line starts QEMU before it needs most of them.
@@ -101,7 +101,7 @@ _HOMES = {
     "run": "_run",
     "run_async": "_run",
     "AsyncRuntime": "_runtime",
-    "LanguageInfo": "_runtime",
+    "LanguageInfo": "_known_languages",
     "AsyncSession": "_sessions",
 }
 

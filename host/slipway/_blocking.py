@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from slipway._admission import Load
     from slipway._blocking_handles import Execution, OnOutput
     from slipway._client import AsyncClient, Health
+    from slipway._known_languages import LanguageInfo
     from slipway._launch import Launcher
     from slipway._result import Result
-    from slipway._runtime import LanguageInfo
 
 _Runs = TypeVar("_Runs", bound="AsyncRuntime | AsyncClient")
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 from slipway._calls import Calls
 from slipway._errors import InputError
 from slipway._events import Output
+from slipway._known_languages import LanguageInfo
 from slipway._remote_session import RemoteSession
 from slipway._remote_starts import RemoteStarts
-from slipway._runtime import LanguageInfo
 from slipway._sessions import DEFAULT_IDLE_SECONDS, check_idle_seconds, session_options
 from slipway._wire import Fields, broken, session_record
 
@@ -214,4 +214,6 @@ def _language(fields: Fields) -> LanguageInfo:
         fields.texts("suffixes", MAX_LANGUAGES),
         fields.texts("versions", MAX_LANGUAGES),
         fields.flag("built"),
+        fields.line("toolchain"),
+        fields.lines("toolchains", MAX_LANGUAGES),
     )

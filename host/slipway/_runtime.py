@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from slipway._admission import Admission, Capacity
 from slipway._assets import find_language
 from slipway._errors import Busy, InputError
 from slipway._events import Output
+from slipway._known_languages import list_languages
 from slipway._local_execution import OVERHEAD, LocalExecution
 from slipway._local_session import LocalSession
 from slipway._making import Makings
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from slipway._admission import Load
+    from slipway._known_languages import LanguageInfo
     from slipway._launch import Launcher
     from slipway._result import Result
     from slipway._run import OnOutput
@@ -37,20 +38,6 @@ DEFAULT_QUEUE = 64
 # Not a bound of ours: memory and CPUs are what runs out. It keeps descriptors and processes finite.
 MAX_VMS = 256
 MAX_KEY = 128
-
-
-@dataclass(frozen=True, slots=True)
-class LanguageInfo:
-    """A language that can be run.
-
-    ``built`` says whether its image is there; ``versions`` are the others that have one.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    suffixes: tuple[str, ...]
-    versions: tuple[str, ...]
-    built: bool
 
 
 class AsyncRuntime:
@@ -214,7 +201,7 @@ class AsyncRuntime:
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
         """What can be run here."""
-        return await asyncio.to_thread(self._languages)
+        return await asyncio.to_thread(list_languages, self._store)
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more; wait up to ``seconds`` for what there is, then cancel the rest."""
@@ -270,24 +257,6 @@ class AsyncRuntime:
         checked = options_of(options)
         text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
         return Run(find_language(language, self._store), text, checked, self._launcher)
-
-    def _languages(self) -> tuple[LanguageInfo, ...]:
-        from slipway_initramfs.languages import known_languages
-
-        built: dict[str, list[str]] = {}
-        for image in self._store.images():
-            name, _, version = image.name.partition("@")
-            built.setdefault(name, []).append(version)
-        return tuple(
-            LanguageInfo(
-                language.name,
-                language.aliases,
-                language.suffixes,
-                tuple(sorted(set(built.get(language.name, ())) - {""})),
-                "" in built.get(language.name, ()),
-            )
-            for language in sorted(known_languages(self._store).values(), key=lambda x: x.name)
-        )
 
 
 def _check_key(key: str) -> None:

@@ -20,6 +20,7 @@ from slipway_initramfs.languages import (
     RegistryRecipe,
     WarmUp,
 )
+from slipway_initramfs.toolchains import PLACE, Toolchain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,6 +172,7 @@ def _language(table: _Table) -> Language:
         debian=_debian(image.table("debian"), workload) if "debian" in image else None,
         registry=_registry(image.table("registry"), workload),
         sample=table.text("sample", ""),
+        toolchain=_toolchain(image.table("toolchain")) if "toolchain" in image else Toolchain(),
     )
     image.done()
     table.done()
@@ -240,6 +242,14 @@ def _registry(table: _Table, workload: int) -> RegistryRecipe:
         raise table.wrong("version", "is missing: the reference has a place for it")
     table.done()
     return recipe
+
+
+def _toolchain(table: _Table) -> Toolchain:
+    toolchain = Toolchain(table.text("text"), table.text("package", ""), table.text("variable", ""))
+    if PLACE not in toolchain.text or len(toolchain.text) > 64 or not toolchain.text.isprintable():
+        raise table.wrong("text", f"has to be a short line with {PLACE} in it")
+    table.done()
+    return toolchain
 
 
 def _warm_up(table: _Table) -> WarmUp:

@@ -7,13 +7,14 @@ Each is one TOML file: those that come with Slipway, and those that a store was 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError, InvalidLanguage, UnknownLanguage
+from slipway_initramfs.toolchains import Toolchain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -135,8 +136,8 @@ class Language:
     """One language: ``source`` is the name under which the source file is put.
 
     ``sample`` is a program that ends well and takes little: it is run once in a machine whose
-    clones are to find everything warm. ``version`` is the one that was asked for, empty for the
-    default.
+    clones are to find everything warm. ``toolchain`` tells what compiles or interprets it.
+    ``version`` is the one that was asked for, empty for the default.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Language:
     registry: RegistryRecipe
     version: str = ""
     sample: str = ""
+    toolchain: Toolchain = field(default_factory=Toolchain)
 
     @property
     def image(self) -> str:

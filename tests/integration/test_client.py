@@ -225,8 +225,9 @@ async def test_program_waits_for_whoever_reads_slowly(client: AsyncClient) -> No
 
 
 async def test_languages_and_health_are_told(client: AsyncClient) -> None:
-    languages = {language.name for language in await client.languages()}
+    languages = {language.name: language for language in await client.languages()}
     health = await client.health()
 
-    assert languages >= {"bash", "python", "rust"}
+    assert languages.keys() >= {"bash", "python", "rust"}
+    assert languages["bash"].toolchain.startswith("bash 5.")
     assert (health.status, health.vms, health.waiting) == ("ok", 0, 0)

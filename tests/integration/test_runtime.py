@@ -25,10 +25,13 @@ from slipway._local_execution import KEPT_OUTPUT, OVERHEAD
 from slipway._request import MIB, InputFile
 from slipway._result import Result
 from slipway._runtime import AsyncRuntime
+from slipway_initramfs.store import ImageStore, machine_architecture
 from support.fake_machine import MEMORY, FakeLauncher, FakeMachine
+from support.stores import put_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from slipway._events import Event
     from slipway._execution import AsyncExecution
@@ -601,6 +604,25 @@ async def test_languages_are_listed(runtime: AsyncRuntime) -> None:
     assert listed.keys() >= {"bash", "c", "c++", "go", "javascript", "python", "rust"}
     assert "py" in listed["python"].aliases
     assert ".py" in listed["python"].suffixes
+
+
+async def test_languages_tell_the_toolchains_of_their_images(
+    launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    store = ImageStore(tmp_path / "store")
+    debian = {"packages": [{"name": "rustc", "version": "1.63.0+dfsg1-2"}]}
+    registry = {"config": {"environment": {"RUST_VERSION": "1.80.1"}}}
+    put_image(store, "rust", architecture=machine_architecture(), told=debian)
+    put_image(store, "rust@1.80", architecture=machine_architecture(), told=registry)
+    runtime = AsyncRuntime(store=store.root, launcher=launcher)
+
+    before = {language.name: language for language in await runtime.languages()}["rust"]
+    store.set_default("rust@1.80")
+    after = {language.name: language for language in await runtime.languages()}["rust"]
+
+    assert before.versions == after.versions == ("1.80",)
+    assert (before.toolchain, before.toolchains) == ("rustc 1.63.0", {"1.80": "rustc 1.80.1"})
+    assert (after.toolchain, after.built) == ("rustc 1.80.1", True)
 
 
 async def test_real_machine_runs_and_is_cancelled() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from slipway_initramfs.records import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any, BinaryIO
 
@@ -48,8 +48,9 @@ def put_image(
     name: str = "toy",
     root: bytes = b"root archive",
     architecture: str = "amd64",
+    told: Mapping[str, Any] | None = None,
 ) -> Image:
-    """Put an image into a store, with an archive of these bytes."""
+    """Put an image into a store, with an archive of these bytes; ``told`` is in its record too."""
     with store.building(f"image-{name}-{architecture}"):
         blob = store.put_blob(writer(root))
         manifest: dict[str, Any] = {
@@ -63,6 +64,7 @@ def put_image(
             "memory": 100 * MIB,
             "trimmed": 0,
             "workload": 64 * MIB,
+            **(told or {}),
         }
         store.put_record("image", f"{name}-{architecture}", manifest)
     image = store.image(name, architecture)

@@ -187,6 +187,10 @@ class LanguageDocument(BaseModel):
     suffixes: list[str]
     versions: list[str]
     built: bool = Field(description="Whether its first run has no image to make.")
+    toolchain: str = Field(
+        description="What compiles or runs it, such as `rustc 1.63.0`; empty where it is unknown."
+    )
+    toolchains: dict[str, str] = Field(description="The same for each of `versions`.")
 
 
 class LanguagesDocument(BaseModel):

@@ -65,7 +65,7 @@ def _verbs(prog: str) -> Verbs:
 def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     images = store.images()
     if parsed.json:
-        emit(json.dumps([_record(image) for image in images], indent=1) + "\n")
+        emit(json.dumps([_record(image, store) for image in images], indent=1) + "\n")
         return 0
     if not images:
         say("there are no images yet; make some: slipway image build python")
@@ -73,12 +73,16 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     defaults = {store.default(image.language) for image in images}
     names = [image.name + "*" * (image.name in defaults) for image in images]
     width = max(14, *map(len, names))
-    row = f"{{:<{width}}} {{:<6}} {{:<12}} {{:>6}} {{:>8}} {{:>7}} {{:>6}}  {{}}\n"
-    emit(row.format("IMAGE", "ARCH", "DIGEST", "MIB", "UNPACKED", "MIN-MEM", "MEMORY", "SOURCE"))
-    for image, name in zip(images, names, strict=True):
+    toolchains = [_toolchain(image, store) or "?" for image in images]
+    wide = max(14, *map(len, toolchains))
+    row = f"{{:<{width}}} {{:<{wide}}} {{:<6}} {{:<12}} {{:>6}} {{:>8}} {{:>7}} {{:>6}}  {{}}\n"
+    heading = ("IMAGE", "TOOLCHAIN", "ARCH", "DIGEST")
+    emit(row.format(*heading, "MIB", "UNPACKED", "MIN-MEM", "MEMORY", "SOURCE"))
+    for image, name, toolchain in zip(images, names, toolchains, strict=True):
         emit(
             row.format(
                 name,
+                toolchain,
                 image.architecture,
                 image.digest[:12],
                 _mib(image.root.size),
@@ -93,7 +97,8 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 def _inspect(parsed: argparse.Namespace, store: ImageStore) -> int:
     image = _find(store, parsed.image)
-    emit(json.dumps({**_record(image), "built": store.built(image), **image.manifest}, indent=1))
+    told = {**_record(image, store), "built": store.built(image), **image.manifest}
+    emit(json.dumps(told, indent=1))
     emit("\n")
     return 0
 
@@ -153,15 +158,27 @@ def _find(store: ImageStore, name: str) -> Image:
     raise InputError(f"there is no image {name[:80]!r}", "See: slipway image list")
 
 
-def _record(image: Image) -> dict[str, Any]:
+def _record(image: Image, store: ImageStore) -> dict[str, Any]:
     return {
         "name": image.name,
+        "toolchain": _toolchain(image, store),
         "architecture": image.architecture,
         "digest": image.digest,
         "bytes": image.root.size,
         "minimum_memory": image.minimum_memory,
         "default_memory": image.default_memory,
     }
+
+
+def _toolchain(image: Image, store: ImageStore) -> str:
+    """What compiles or interprets in it; "" where that is unknown, as of a forgotten language."""
+    from slipway_initramfs import languages
+    from slipway_initramfs.errors import UnknownLanguage
+
+    try:
+        return languages.by_name(image.language, store).toolchain.of(image)
+    except UnknownLanguage:
+        return ""
 
 
 def _mib(size: int) -> int:

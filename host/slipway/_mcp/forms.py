@@ -121,6 +121,8 @@ class LanguageForm(BaseModel):
     aliases: list[str]
     versions: list[str] = Field(description="Others than the default one: run NAME@VERSION.")
     ready: bool = Field(description="False: its first run takes minutes, to make its image.")
+    toolchain: str = Field(description="Such as rustc 1.63.0; empty where it is unknown.")
+    toolchains: dict[str, str] = Field(description="The same for each of the versions.")
 
 
 def outcome(result: Result, heard: dict[str, Excerpt]) -> Outcome:

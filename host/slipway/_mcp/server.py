@@ -143,6 +143,8 @@ class _Tools:
                     aliases=list(language.aliases),
                     versions=list(language.versions),
                     ready=language.built,
+                    toolchain=language.toolchain,
+                    toolchains=dict(language.toolchains),
                 )
                 for language in await self._runtime.languages()
             ]

@@ -93,6 +93,14 @@ class Fields:
             raise self._wrong(name, "a list of strings")
         return tuple(value)
 
+    def lines(self, name: str, most: int) -> dict[str, str]:
+        """An object of at most ``most`` strings for people, by name."""
+        value = self._record.get(name)
+        if not isinstance(value, dict) or len(value) > most:
+            raise self._wrong(name, f"an object of at most {most}")
+        fields = Fields(value, f"{self._where}.{name}")
+        return {key: fields.line(key) for key in value}
+
     def data(self) -> bytes:
         """The bytes in ``text`` or ``base64``, of which there is one."""
         if ("text" in self) == ("base64" in self):
