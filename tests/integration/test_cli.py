@@ -44,6 +44,7 @@ def test_program_gets_all_that_the_command_line_gives_it(commands: Commands, her
         echo "arguments: $#: $*"
         echo "colour: $COLOUR"
         echo "data: $(cat data/in.txt)"
+        echo "tree: $(find tree -type f -printf '%m %p ' | sort)$(cat tree/deep/*)"
         echo "stdin: $(cat)" >&2
         echo "result" >result.txt
         chmod 640 result.txt
@@ -51,9 +52,13 @@ def test_program_gets_all_that_the_command_line_gives_it(commands: Commands, her
         """,
     )
     write(here / "local.txt", "from the host")
+    (here / "tree/deep").mkdir(parents=True)
+    write(here / "tree/deep/caf\udce9 ü", "deep").chmod(0o751)
+    write(here / "tree/top", "").chmod(0o600)
 
     ended = commands(
         *("vmm-run", "--env", "COLOUR=blue=green", "--file", "local.txt:data/in.txt"),
+        *("--file", "tree/"),
         *(
             "--get",
             "result.txt:fetched.txt",
@@ -68,10 +73,11 @@ def test_program_gets_all_that_the_command_line_gives_it(commands: Commands, her
     )
 
     assert ended.code == 3
-    assert ended.stdout.decode().splitlines() == [
+    assert ended.stdout.decode("utf-8", "surrogateescape").splitlines() == [
         "arguments: 3: --json  two words",
         "colour: blue=green",
         "data: from the host",
+        "tree: 600 tree/top 751 tree/deep/caf\udce9 ü deep",
     ]
     stdin, budget, start = ended.stderr.splitlines()
     assert stdin == "stdin: from a pipe"

@@ -11,8 +11,9 @@ from pathlib import Path
 from slipway._cli import version
 from slipway._cli.parsers import Parser
 from slipway._cli.quantities import count, seconds, size
+from slipway._cli.run_inputs import input_files
 from slipway._errors import InputError
-from slipway._request import MAX_FILE_BYTES, MAX_SOURCE, InputFile, Options, read_local
+from slipway._request import MAX_SOURCE, Options, read_local
 
 EXIT_CODES = """\
 exit codes: the program's own; 128+N when signal N ended it; 124 when its time was over;
@@ -49,7 +50,13 @@ def parser(prog: str) -> Parser:
     add("--output-limit", type=size, metavar="SIZE", help="of each stream")
     add("--kill-on-output", action="store_true", help="end a program that reaches that limit")
     add("--env", action="append", default=[], metavar="K=V", help="for build and program")
-    add("--file", action="append", default=[], metavar="LOCAL[:GUEST]", help="put a file beside it")
+    add(
+        "--file",
+        action="append",
+        default=[],
+        metavar="LOCAL[:GUEST]",
+        help="put a file, or a directory's files, beside it",
+    )
     add("--get", action="append", default=[], metavar="GUEST[:LOCAL]", help="fetch a file after it")
     add("--json", action="store_true", help="print one record instead of the output")
     add("--api-sock", metavar="PATH", help="run it on the server that listens there")
@@ -77,7 +84,7 @@ def options_of(
     return Options(
         arguments=program_arguments,
         environment=tuple(_environment(text) for text in parsed.env),
-        files=tuple(_input_file(text) for text in parsed.file),
+        files=input_files(parsed.file),
         outputs=outputs,
         **same,
     )
@@ -135,28 +142,8 @@ def _check_source_named(parsed: argparse.Namespace, prog: str) -> None:
         raise InputError(f"the source {where} has no suffix", "Name its --language.")
 
 
-def pair(text: str, option: str, form: str) -> tuple[str, str]:
-    """``A:B``, or ``A`` for both.
-
-    Raises:
-        InputError: one of them is empty.
-    """
-    first, colon, second = text.partition(":")
-    if not first or (colon and not second):
-        raise InputError(f"{option} {text!r} lacks a name", f"Write {option} {form}.")
-    return first, second or first
-
-
 def _environment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--env {text!r} has no '='", "Write --env NAME=VALUE.")
     return name, value
-
-
-def _input_file(text: str) -> InputFile:
-    # Where no name is given, a file keeps the one that was written: --file ../x is an error.
-    local, guest = pair(text, "--file", "LOCAL or LOCAL:GUEST")
-    path = Path(local)
-    data = read_local(path, MAX_FILE_BYTES, "input")
-    return InputFile(guest, data, path.stat().st_mode & 0o777)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._cli.run_arguments import pair
+from slipway._cli.run_inputs import pair
 from slipway._cli.terminal import say
 from slipway._errors import HostError, InputError
 
