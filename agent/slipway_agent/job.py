@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slipway_agent.disks import NoDisk
 from slipway_agent.files import FileError, IncomingFile, OutgoingFile
-from slipway_agent.phase import Phase
+from slipway_agent.phase import Phase, reads_input
 from slipway_agent.pipes import INPUT_WINDOW, InputPipe
 from slipway_agent.spare import MAX_SCRIPT, Script
 from slipway_protocol import messages as m
@@ -56,6 +56,7 @@ class Job:
             stream: SendWindow(spec.window_bytes) for stream in (m.Stream.STDOUT, m.Stream.STDERR)
         }
         self._stdin = InputPipe(loop, self._give_credit)
+        self._size = spec.run.tty
         self._wanted: list[str] | None = None  # the last one first
         self._outgoing: OutgoingFile | None = None
 
@@ -128,7 +129,7 @@ class Job:
         if self._file is not None:
             self._file_error = self._file_error or "the last one ends too early"
         spec = self._spec
-        if spec.run.stdin or (spec.build is not None and spec.build.stdin):
+        if reads_input(spec.run) or (spec.build is not None and reads_input(spec.build)):
             self._give_credit(INPUT_WINDOW)
         if spec.build is not None:
             self._begin(m.Phase.BUILD, spec.build)
@@ -154,6 +155,13 @@ class Job:
     def _signal(self, message: m.Signal) -> None:
         if self._phase is not None:
             self._phase.signal(message.number)
+
+    def _resize(self, message: m.Resize) -> None:
+        if self._size is None:
+            raise ProtocolError("the program has no terminal")
+        self._size = message.tty
+        if self._phase is not None:
+            self._phase.resize(message.tty)
 
     def _cancel(self, _message: m.Cancel) -> None:
         self._cancelled = True
@@ -197,6 +205,8 @@ class Job:
             self._stdin,
             self._phase_done,
         )
+        if kind is m.Phase.RUN and self._size is not None and self._size != self._spec.run.tty:
+            phase.resize(self._size)  # it was told during the build
 
     def _take_over(self, spare: Spare) -> None:
         assert self._script is not None
@@ -274,4 +284,5 @@ _HANDLERS: dict[type[m.Message], Callable[[Job, Any], None]] = {
     m.Credit: Job._receive_credit,
     m.Signal: Job._signal,
     m.Cancel: Job._cancel,
+    m.Resize: Job._resize,
 }

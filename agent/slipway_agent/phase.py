@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slipway_agent.process import Process
     from slipway_agent.program import Launcher
     from slipway_agent.spare import ScriptPipe, Spare
+    from slipway_agent.terminal import Terminal
     from slipway_protocol.flow import SendWindow
 
 # How late a phase may be found over its CPU limit, where it has but one CPU.
@@ -32,6 +33,11 @@ _DETAILS = {
     m.Verdict.OUTPUT_EXCEEDED: "the output passed the limit of {} bytes",
     m.Verdict.CANCELLED: "the job was cancelled",
 }
+
+
+def reads_input(command: m.Command) -> bool:
+    """Whether the job's Input is for ``command``."""
+    return command.stdin or command.tty is not None
 
 
 class Phase:
@@ -57,6 +63,7 @@ class Phase:
         self._outputs: list[OutputPipe] = []
         self._input: InputPipe | None = None
         self._script: ScriptPipe | None = None
+        self._terminal: Terminal | None = None
         self._reason: m.Verdict | None = None
         self._exited = False
         self._code = 0
@@ -121,13 +128,16 @@ class Phase:
     ) -> None:
         self._pid = program.pid
         limits = self._command.limits
-        if self._command.stdin:
+        self._terminal = program.terminal
+        if reads_input(self._command):
             assert program.stdin is not None
             stdin.attach(program.stdin)
             self._input = stdin
         elif program.stdin is not None:
-            os.close(program.stdin)
+            os.close(program.stdin.fd)
         for stream, fd in ((m.Stream.STDOUT, program.stdout), (m.Stream.STDERR, program.stderr)):
+            if fd is None:
+                continue
             pipe = OutputPipe(self._loop, fd, stream, windows[stream], limits.output_bytes)
             pipe.on_data = self._pass_on
             pipe.on_excess = self._excess
@@ -181,6 +191,11 @@ class Phase:
             except OSError:
                 pass  # it has left its group, or the kernel knows no such signal
 
+    def resize(self, size: m.Tty) -> None:
+        """Give the program's terminal another size."""
+        if self._terminal is not None and not self._alone:
+            self._terminal.resize(size)
+
     def credit_given(self) -> None:
         """A window of the host has opened."""
         for pipe in self._outputs:
@@ -202,6 +217,8 @@ class Phase:
             self._input.detach()
         if self._script is not None:
             self._script.close()
+        if self._terminal is not None:
+            self._terminal.abandon()
         for pipe in self._outputs:
             pipe.writers_gone()
         self._finish_if_over()
@@ -222,6 +239,8 @@ class Phase:
 
     def _stream_ended(self, pipe: OutputPipe) -> None:
         self._send(m.OutputEnd(self._job, pipe.stream, pipe.sent, pipe.dropped))
+        if self._terminal is not None:
+            self._send(m.OutputEnd(self._job, m.Stream.STDERR, 0, 0))
         self._finish_if_over()
 
     def _time_out(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import select
 from collections import deque
-from struct import unpack
 
 from slipway_agent.loop import READABLE, WRITABLE
 from slipway_protocol.flow import ReceiveWindow, SendWindow
@@ -14,15 +15,26 @@ from slipway_protocol.schema import MAX_DATA
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from slipway_agent.loop import Loop
     from slipway_protocol.messages import Stream
 
+    class Writer(Protocol):
+        """How a program's stdin is written to."""
+
+        fd: int
+
+        def write(self, data: bytes) -> int:
+            """Write some of ``data``; returns how much. Raises OSError."""
+
+        def end(self) -> None:
+            """Say that nothing follows, before ``fd`` is closed. Raises OSError."""
+
+
 # One wake-up of the agent then moves many writes of the program.
 PIPE_SIZE = 1024 * 1024
 INPUT_WINDOW = 64 * 1024
-# include/uapi/asm-generic/ioctls.h
-FIONREAD = 0x541B
 
 
 def make_pipe() -> tuple[int, int]:
@@ -41,7 +53,7 @@ def widen(fd: int) -> None:
 
 
 class OutputPipe:
-    """Reads one output stream of a program while the host gives credit for it.
+    """Reads one output stream of a program, or its terminal, while the host gives credit for it.
 
     What is over ``limit`` bytes (0: no limit) is dropped and counted, without credit.
     """
@@ -117,12 +129,24 @@ class OutputPipe:
             if not self._step():
                 self._end()
         # The end takes no credit.
-        if not self.ended and not self._waiting_bytes():
+        if not self.ended and self._empty():
             self._end()
 
-    def _waiting_bytes(self) -> int:
-        (count,) = unpack("i", fcntl.ioctl(self._fd, FIONREAD, bytes(4)))
-        return int(count)
+    def _empty(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return not any(events & select.POLLIN for _, events in poll.poll(0))
+
+    def _read(self, size: int) -> bytes | None:
+        """Read up to ``size`` bytes; None if there are none at the moment."""
+        try:
+            return os.read(self._fd, size)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return b""  # the end of a terminal
 
     def _step(self) -> bool:
         """Pass on or drop one piece; False if there is none at the moment."""
@@ -131,9 +155,8 @@ class OutputPipe:
         size = min(self._window.available, MAX_DATA)
         if self._limit:
             size = min(size, self._limit - self.sent)
-        try:
-            data = os.read(self._fd, size)
-        except BlockingIOError:
+        data = self._read(size)
+        if data is None:
             return False
         if not data:
             self._end()
@@ -144,15 +167,14 @@ class OutputPipe:
         return True
 
     def _drop(self) -> bool:
-        try:
-            count = len(os.read(self._fd, PIPE_SIZE))
-        except BlockingIOError:
+        data = self._read(PIPE_SIZE)
+        if data is None:
             return False
-        if not count:
+        if not data:
             self._end()
             return True
         first = not self.dropped
-        self.dropped += count
+        self.dropped += len(data)
         if first:
             self.on_excess()
         return True
@@ -163,6 +185,24 @@ class OutputPipe:
             self.on_end(self)
 
 
+class PipeWriter:
+    """Writes to a pipe, whose end is that it is closed."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def write(self, data: bytes) -> int:
+        """Write some of ``data``; returns how much.
+
+        Raises:
+            OSError: the pipe is full, or nobody reads it any more.
+        """
+        return os.write(self.fd, data)
+
+    def end(self) -> None:
+        """There is nothing to say."""
+
+
 class InputPipe:
     """Feeds a program's stdin and takes no more from the host than the program reads."""
 
@@ -171,22 +211,22 @@ class InputPipe:
         self._on_credit = on_credit
         self._window = ReceiveWindow(INPUT_WINDOW)
         self._queue: deque[bytes] = deque()
-        self._fd: int | None = None
+        self._writer: Writer | None = None
         self._watched = False
         self._finished = False
 
-    def attach(self, fd: int) -> None:
-        """Write to ``fd`` from now on; the pipe owns it."""
-        os.set_blocking(fd, False)
-        self._fd = fd
+    def attach(self, writer: Writer) -> None:
+        """Write by ``writer`` from now on; its descriptor is ours to close."""
+        os.set_blocking(writer.fd, False)
+        self._writer = writer
         self._write(0)
 
     def detach(self) -> None:
         """The program is gone."""
-        if self._fd is not None:
-            self._loop.forget(self._fd)
-            os.close(self._fd)
-            self._fd = None
+        if self._writer is not None:
+            self._loop.forget(self._writer.fd)
+            os.close(self._writer.fd)
+            self._writer = None
             self._watched = False
 
     def receive(self, data: bytes) -> None:
@@ -209,19 +249,34 @@ class InputPipe:
             self._write(0)
 
     def _write(self, _events: int) -> None:
-        if self._fd is None:
+        writer = self._writer
+        if writer is None:
             return
+        wanted = False
+        try:
+            self._write_queue(writer)
+            if self._finished:
+                writer.end()
+        except BlockingIOError:
+            wanted = True
+        except BrokenPipeError:
+            # The program has closed its stdin: what follows is of no use to anybody.
+            self._finished = True
+            self._queue.clear()
+        if wanted != self._watched:
+            self._watched = wanted
+            if wanted:
+                self._loop.watch(writer.fd, WRITABLE, self._write)
+            else:
+                self._loop.forget(writer.fd)
+        if self._finished and not wanted:
+            self.detach()
+
+    def _write_queue(self, writer: Writer) -> None:
+        """Write what came. Raises OSError where not all of it can be written now."""
         while self._queue:
             data = self._queue[0]
-            try:
-                written = os.write(self._fd, data)
-            except BlockingIOError:
-                break
-            except BrokenPipeError:
-                # The program has closed its stdin: what follows is of no use to anybody.
-                self._finished = True
-                self._queue.clear()
-                break
+            written = writer.write(data)
             if written == len(data):
                 self._queue.popleft()
             else:
@@ -229,12 +284,3 @@ class InputPipe:
             credit = self._window.consumed(written)
             if credit:
                 self._on_credit(credit)
-        wanted = bool(self._queue)
-        if wanted != self._watched:
-            self._watched = wanted
-            if wanted:
-                self._loop.watch(self._fd, WRITABLE, self._write)
-            else:
-                self._loop.forget(self._fd)
-        if self._finished and not wanted:
-            self.detach()

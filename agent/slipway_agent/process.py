@@ -1,36 +1,56 @@
-"""A program that runs, and the agent's ends of its pipes."""
+"""A program that runs, and the agent's ends of its pipes or its terminal."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
-from slipway_agent.pipes import make_pipe
+from slipway_agent.pipes import PipeWriter, make_pipe
+from slipway_agent.terminal import Keyboard, Terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway_agent.cgroup import Group
+    from slipway_agent.pipes import Writer
     from slipway_agent.program import Launcher
-    from slipway_protocol.messages import Command
+    from slipway_protocol.messages import Command, Tty
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """``stdin`` is None where it is empty; whoever has the process closes the descriptors."""
+    """Whoever has the process closes the descriptors.
+
+    ``stdin`` is None where it is empty, ``stderr`` where a ``terminal`` is all three.
+    """
 
     pid: int
-    stdin: int | None
+    stdin: Writer | None
     stdout: int
-    stderr: int
+    stderr: int | None
+    terminal: Terminal | None = None
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        if self.stdin is not None:
+            os.close(self.stdin.fd)
+        for fd in (self.stdout, self.stderr):
+            if fd is not None:
+                os.close(fd)
+        if self.terminal is not None:
+            self.terminal.abandon()
 
 
 def start(launcher: Launcher, command: Command, group: Group, *, stdin: bool) -> Process:
-    """Start ``command`` in ``group``, with a pipe or else nothing as its stdin.
+    """Start ``command`` in ``group``, in a terminal or with pipes.
+
+    Without ``stdin`` and terminal, its stdin is empty.
 
     Raises:
         StartError: it cannot be executed.
         OSError: no process could be made for it.
     """
+    if command.tty is not None:
+        return _start_in_terminal(launcher, command, group, command.tty)
     feeder = None
     ours: list[int] = []
     theirs: list[int] = []
@@ -54,4 +74,21 @@ def start(launcher: Launcher, command: Command, group: Group, *, stdin: bool) ->
     finally:
         for fd in theirs:
             os.close(fd)
-    return Process(pid, feeder, *ours[-2:])
+    stdout, stderr = ours[-2:]
+    return Process(pid, None if feeder is None else PipeWriter(feeder), stdout, stderr)
+
+
+def _start_in_terminal(launcher: Launcher, command: Command, group: Group, size: Tty) -> Process:
+    terminal = Terminal(size)
+    ours = [terminal.ours]
+    try:
+        # One loop watches a descriptor for one thing: another to write, of the same terminal.
+        ours.append(os.dup(terminal.ours))
+        if launcher.user_id is not None:
+            os.fchown(terminal.theirs, launcher.user_id, launcher.user_id)
+        pid = launcher.start(command, group.enter, (terminal.theirs,) * 3)
+    except BaseException:
+        for fd in (*ours, terminal.theirs):
+            os.close(fd)
+        raise
+    return Process(pid, Keyboard(ours[1], terminal), terminal.ours, None, terminal)

@@ -7,6 +7,7 @@ import os
 import signal
 
 from slipway_agent import syscalls
+from slipway_agent.terminal import take_control
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 USER = "runner"
 USER_ID = 1000
+# What nearly all who show a terminal understand, a browser's xterm.js among them.
+TERMINAL = "xterm-256color"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STACK_BYTES = 64 * 1024 * 1024
 MAX_OPEN_FILES = 1024 * 1024  # the kernel's own bound, fs.nr_open
@@ -82,6 +85,8 @@ class Launcher:
             "USER": USER,
             "LOGNAME": USER,
         }
+        if command.tty is not None:
+            environment["TERM"] = TERMINAL
         environment.update(command.environment)
         return environment
 
@@ -100,6 +105,8 @@ class Launcher:
             # Below 3 all descriptors are taken, so no dup2 overwrites one that is still needed.
             for number, fd in enumerate(fds):
                 os.dup2(fd, number)
+            if command.tty is not None:
+                take_control(0)
             os.chdir(self.directory)
             os.umask(0o022)
             self.limit(command.limits)

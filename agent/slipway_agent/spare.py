@@ -191,6 +191,7 @@ class Spare:
             self._runs()
             and job.build is None
             and not job.keep
+            and job.run.tty is None
             and job.run.argv == self._command.argv
             and job.run.environment == self._command.environment
         )
@@ -234,9 +235,7 @@ class Spare:
             pass
         self.group.remove()
         self.pipe.close()
-        for fd in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if fd is not None:
-                os.close(fd)
+        self.process.close()
 
     def remove(self) -> None:
         """End the program and remove every trace of it."""

@@ -69,13 +69,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Tty:
+    """The size of a terminal, in characters."""
+
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run: argument vector, environment, limits, and whether it gets stdin."""
+    """A program to run: argument vector, environment, limits, and whether it gets stdin.
+
+    With ``tty`` a terminal of that size is its stdin, stdout and stderr, and all that it writes
+    there is told as stdout.
+    """
 
     argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
     limits: Limits
     stdin: bool = False
+    tty: Tty | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +222,14 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Resize:
+    """The terminal of the job's program has another size from now on."""
+
+    job: int
+    tty: Tty
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """End the machine."""
 
@@ -338,6 +359,7 @@ HostMessage = (
     | Credit
     | Signal
     | Cancel
+    | Resize
     | Shutdown
 )
 AgentMessage = (

@@ -153,12 +153,14 @@ _phase = member(m.Phase)
 _names = sequence(text(64), 64)
 
 _limits = record(m.Limits, _u32, _u32, _u63, _u32, _u63, _u32, _u63, boolean)
+_tty = record(m.Tty, integer(U16), integer(U16))
 _command = record(
     m.Command,
     sequence(text(MAX_ARGUMENT)),
     sequence(pair(text(MAX_TEXT), text(MAX_ARGUMENT))),
     _limits,
     boolean,
+    optional(_tty),
 )
 _usage = record(m.Usage, _u63, _u63, _u63, _u63, _u32)
 
@@ -184,6 +186,7 @@ HOST_TO_AGENT: Table = {
     10: (m.Cancel, (_u32,)),
     11: (m.Shutdown, ()),
     12: (m.Spare, (_command, path)),
+    13: (m.Resize, (_u32, _tty)),
 }
 
 AGENT_TO_HOST: Table = {

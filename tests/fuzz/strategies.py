@@ -64,12 +64,14 @@ limits = st.builds(
     numbers(U63),
     st.booleans(),
 )
+ttys = st.builds(m.Tty, numbers(U16), numbers(U16))
 commands = st.builds(
     m.Command,
     st.lists(text(200), max_size=6).map(tuple),
     st.lists(st.tuples(text(50), text(200)), max_size=6).map(tuple),
     limits,
     st.booleans(),
+    st.none() | ttys,
 )
 usages = st.builds(m.Usage, numbers(U63), numbers(U63), numbers(U63), numbers(U63), numbers(U32))
 
@@ -99,6 +101,7 @@ HOST_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.InputEnd: st.builds(m.InputEnd, _jobs),
     m.Signal: st.builds(m.Signal, _jobs, numbers(64)),
     m.Cancel: st.builds(m.Cancel, _jobs),
+    m.Resize: st.builds(m.Resize, _jobs, ttys),
     m.Shutdown: st.builds(m.Shutdown),
 }
 AGENT_MESSAGES: dict[type, st.SearchStrategy[Any]] = {

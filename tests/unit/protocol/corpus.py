@@ -73,15 +73,15 @@ EXAMPLES = (
     Example(
         TO_AGENT,
         m.Job(7, _BUILD, _RUN, ("out/a.txt",), 1 << 20, 64 << 20),
-        "9802079494a26363a22d6fa5612e6f7574a66d61696e2e639192a450415448ad2f7573722f62696e"
-        "3a2f62696e9800000000000000c2c29492a72e2f612e6f7574a1e99292a450415448ad2f7573722f"
-        "62696e3a2f62696e92a44c414e47a7432e5554462d3898cd2710cd1388ce1000000040cf00000001"
-        "00000000cd0100ce00100000c3c391a96f75742f612e747874ce00100000ce04000000c2",
+        "9802079594a26363a22d6fa5612e6f7574a66d61696e2e639192a450415448ad2f7573722f62696e"
+        "3a2f62696e9800000000000000c2c2c09592a72e2f612e6f7574a1e99292a450415448ad2f757372"
+        "2f62696e3a2f62696e92a44c414e47a7432e5554462d3898cd2710cd1388ce1000000040cf000000"
+        "0100000000cd0100ce00100000c3c3c091a96f75742f612e747874ce00100000ce04000000c2",
     ),
     Example(
         TO_AGENT,
         m.Job(8, None, m.Command(("sh",), (), m.Limits()), (), 0, keep=True),
-        "980208c09491a27368909800000000000000c2c2900000c3",
+        "980208c09591a27368909800000000000000c2c2c0900000c3",
     ),
     Example(
         BOTH,
@@ -99,11 +99,17 @@ EXAMPLES = (
     Example(BOTH, m.Credit(7, m.Stream.STDOUT, 0xFFFF_FFFF), "94080701ceffffffff"),
     Example(TO_AGENT, m.Signal(7, 15), "9309070f"),
     Example(TO_AGENT, m.Cancel(7), "920a07"),
+    Example(
+        TO_AGENT,
+        m.Job(9, None, m.Command(("sh",), (), m.Limits(), tty=m.Tty(24, 80)), (), 0),
+        "980209c09591a27368909800000000000000c2c2921850900000c2",
+    ),
+    Example(TO_AGENT, m.Resize(7, m.Tty(50, 132)), "930d079232cc84"),
     Example(TO_AGENT, m.Shutdown(), "910b"),
     Example(
         TO_AGENT,
         m.Spare(m.Command(("sh", "main.sh"), (("LANG", "C"),), m.Limits()), "main.sh"),
-        "930c9492a27368a76d61696e2e73689192a44c414e47a1439800000000000000c2c2a76d61696e2e7368",
+        "930c9592a27368a76d61696e2e73689192a44c414e47a1439800000000000000c2c2c0a76d61696e2e7368",
     ),
     Example(TO_HOST, m.Awake(1), "922001"),
     Example(

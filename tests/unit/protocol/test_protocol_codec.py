@@ -44,13 +44,14 @@ def test_message_that_lacks_a_field_is_refused(example: Example) -> None:
 
 def test_fields_of_a_newer_peer_are_ignored_in_nested_values() -> None:
     limits = [*[0] * 7, False, "newer"]
-    command = [["sh"], [["A", "b"]], limits, True, "newer"]
+    command = [["sh"], [["A", "b"]], limits, True, [24, 80, "newer"], "newer"]
     done = [38, 7, 2, 0, 0, 0, [1, 2, 3, 4, 5, "newer"], ""]
 
     job = decode(packed([2, 7, None, command, [], 0, 0, False]), HOST_TO_AGENT)
     phase_done = decode(packed(done), AGENT_TO_HOST)
 
-    assert job == m.Job(7, None, m.Command(("sh",), (("A", "b"),), m.Limits(), True), (), 0)
+    run = m.Command(("sh",), (("A", "b"),), m.Limits(), True, m.Tty(24, 80))
+    assert job == m.Job(7, None, run, (), 0)
     assert phase_done == m.PhaseDone(7, m.Phase.RUN, m.Verdict.OK, 0, 0, m.Usage(1, 2, 3, 4, 5))
 
 
@@ -102,7 +103,7 @@ def test_message_longer_than_a_frame_is_not_sent() -> None:
     with pytest.raises(ProtocolError) as caught:
         encode(job)
 
-    assert caught.value.message == f"Job has 80033 bytes; at most {MAX_MESSAGE} are allowed"
+    assert caught.value.message == f"Job has 80034 bytes; at most {MAX_MESSAGE} are allowed"
 
 
 @pytest.mark.parametrize(
