@@ -16,6 +16,8 @@ VERBS = {
     "snapshot": "list and remove what machines are cloned from",
     "mcp": "offer running code to a language model, as an MCP server on stdin and stdout",
     "doctor": "check what this host has, and how to mend what it lacks",
+    "completion": "print what lets bash, zsh or fish complete these commands",
+    "man": "print manual pages",
 }
 
 

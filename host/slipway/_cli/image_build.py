@@ -12,6 +12,7 @@ from slipway._cli.downloads import Downloads
 from slipway._cli.terminal import Progress, say
 from slipway._errors import InputError
 from slipway._request import MIB
+from slipway.machine import MACHINES
 
 if TYPE_CHECKING:
     import argparse
@@ -54,7 +55,7 @@ def add_build_options(parser: Parser) -> None:
         action="store_true",
         help="also make a snapshot, for runs to begin in clones of",
     )
-    add("--machine", metavar="NAME", help="of the snapshot: auto (default), kvm or qemu")
+    add("--machine", choices=("auto", *MACHINES), help="of the snapshot (default: auto)")
 
 
 def build(parsed: argparse.Namespace, store: ImageStore) -> int:

@@ -14,6 +14,7 @@ from slipway._cli.quantities import count, seconds, size
 from slipway._cli.run_inputs import input_files
 from slipway._errors import InputError
 from slipway._request import MAX_SOURCE, Options, read_local
+from slipway.machine import MACHINES
 
 EXIT_CODES = """\
 exit codes: the program's own; 128+N when signal N ended it; 124 when its time was over;
@@ -39,7 +40,7 @@ def parser(prog: str) -> Parser:
     add = parser.add_argument
     add("source", nargs="?", metavar="FILE", help="the source file, or - for standard input")
     add("-c", dest="code", metavar="CODE", help="the source itself, instead of a file")
-    add("--language", metavar="NAME", help="instead of by the suffix; also NAME@VERSION")
+    add("--language", metavar="LANGUAGE", help="instead of by the suffix; also rust@1.80")
     add("--timeout", type=seconds, metavar="TIME", help="wall-clock time of the program")
     add("--build-timeout", type=seconds, metavar="TIME", help="wall-clock time of the build")
     add("--cpu-time", type=seconds, metavar="TIME", help="CPU time of the program")
@@ -60,7 +61,7 @@ def parser(prog: str) -> Parser:
     add("--get", action="append", default=[], metavar="GUEST[:LOCAL]", help="fetch a file after it")
     add("--json", action="store_true", help="print one record instead of the output")
     add("--api-sock", metavar="PATH", help="run it on the server that listens there")
-    add("--machine", default="auto", metavar="NAME", help="auto (default), kvm or qemu")
+    add("--machine", default="auto", choices=("auto", *MACHINES), help="(default: auto)")
     add("--cold", action="store_true", help="boot the machine, even where it could be cloned")
     add("--kernel", type=Path, metavar="PATH", help="another kernel, a vmlinux or bzImage")
     add("--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from slipway._cli.parsers import Parser
 from slipway._cli.quantities import count, duration, size
 from slipway._errors import InputError
+from slipway.machine import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -75,7 +76,7 @@ def parser(prog: str) -> Parser:
         help="sessions at once, to leave room for other runs (as many as machines)",
     )
     add("--queue", type=count, default=64, metavar="N", help="runs that may wait (64)")
-    add("--machine", type=_machine, default="auto", metavar="NAME", help="kvm or qemu (auto)")
+    add("--machine", default="auto", choices=("auto", *MACHINES), help="what to run on (auto)")
     add(
         "--pool",
         type=count,
@@ -109,15 +110,6 @@ def _mode(text: str) -> int:
     if not 0 <= mode <= 0o777:
         raise argparse.ArgumentTypeError(f"{text!r:.80} is not a mode such as 0660")
     return mode
-
-
-def _machine(text: str) -> str:
-    from slipway.machine import MACHINES
-
-    if text not in {"auto", *MACHINES}:
-        known = ", ".join(["auto", *MACHINES])
-        raise argparse.ArgumentTypeError(f"there is no machine {text!r:.80}; use one of: {known}")
-    return text
 
 
 def _log(debug: bool) -> None:
