@@ -28,6 +28,7 @@ from slipway._errors import (
     SlipwayError,
     UnknownOutcome,
 )
+from slipway_protocol import __version__
 
 # Not from typing, whose import is a tenth of the start of a VMM.
 TYPE_CHECKING = False
@@ -144,6 +145,7 @@ __all__ = [
     "UnknownOutcome",
     "Usage",
     "Verdict",
+    "__version__",
     "run",
     "run_async",
 ]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from slipway._blocking_handles import Session, finished, pieces_of, started
+from slipway._arguments import check_blocking_listener, open_blocking_stdin
+from slipway._blocking_handles import Session, finished, started
 from slipway._loop_thread import LoopThread
 from slipway._runtime import DEFAULT_QUEUE, AsyncRuntime
 from slipway._sessions import DEFAULT_IDLE_SECONDS
+from slipway._values import take
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
-    from pathlib import Path
     from types import TracebackType
 
     from slipway._admission import Load
+    from slipway._arguments import BlockingStdin, Source
     from slipway._blocking_handles import Execution, OnOutput
     from slipway._client import AsyncClient, Health
     from slipway._known_languages import LanguageInfo
@@ -34,18 +36,19 @@ class _Blocking(Generic[_Runs]):
 
     def start(
         self,
-        source: str | bytes,
-        language: str,
+        source: Source,
+        language: str | None = None,
         *,
-        stdin: bytes | Iterable[bytes] | None = b"",
+        stdin: BlockingStdin | None = b"",
         key: str = "",
         **options: Any,
     ) -> Execution:
         """Start ``source``, or queue it.
 
         Args:
-            source: the program's text.
-            language: a language's name, for example ``python`` or ``rust@1.80``.
+            source: the program's text, or the Path of its file.
+            language: a language's name, for example ``python`` or ``rust@1.80``; where it is left
+                out, the suffix of the Path tells it.
             stdin: what the program reads, at once or piece by piece; with None it is open, for the
                 handle's ``stdin``. An iterator is asked in other threads than this one.
             key: whose run it is, for fairness.
@@ -57,18 +60,19 @@ class _Blocking(Generic[_Runs]):
             HostError: this host lacks something, or no server listens.
             UnknownOutcome: the server went away before it had told what it did.
         """
+        opened = open_blocking_stdin(stdin)
         return started(
             self._thread,
-            lambda: self._runs.start(source, language, stdin=pieces_of(stdin), key=key, **options),
+            lambda: self._runs.start(source, language, stdin=opened, key=key, **options),
             self,
         )
 
     def run(
         self,
-        source: str | bytes,
-        language: str,
+        source: Source,
+        language: str | None = None,
         *,
-        stdin: bytes | Iterable[bytes] = b"",
+        stdin: BlockingStdin = b"",
         on_output: OnOutput | None = None,
         key: str = "",
         **options: Any,
@@ -76,8 +80,8 @@ class _Blocking(Generic[_Runs]):
         """Run ``source`` and wait for its end; see :meth:`start`.
 
         Args:
-            source: the program's text.
-            language: a language's name.
+            source: the program's text, or the Path of its file.
+            language: a language's name, where the suffix of the Path does not tell it.
             stdin: what the program reads.
             on_output: called as ``on_output(phase, stream, data)`` in this thread while the output
                 comes. The result holds the output only where this is not given.
@@ -89,6 +93,7 @@ class _Blocking(Generic[_Runs]):
             HostError: this host lacks something, or no server listens.
             UnknownOutcome: the machine or the server was lost under the program.
         """
+        check_blocking_listener(on_output)
         execution = self.start(source, language, stdin=stdin, key=key, **options)
         return finished(execution, on_output)
 
@@ -137,7 +142,7 @@ class Runtime(_Blocking["AsyncRuntime"]):
     def __init__(  # noqa: PLR0913  # keywords, each with a default
         self,
         *,
-        store: Path | None = None,
+        store: str | os.PathLike[str] | None = None,
         machine: str = "auto",
         max_vms: int | None = None,
         memory_budget: int | None = None,
@@ -148,7 +153,7 @@ class Runtime(_Blocking["AsyncRuntime"]):
         warm: Iterable[str] = (),
         launcher: Launcher | None = None,
     ) -> None:
-        languages = warm if isinstance(warm, str) else tuple(warm)
+        languages = take("warm", tuple[str, ...], warm)
         super().__init__(
             AsyncRuntime(
                 store=store,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+from slipway._arguments import check_blocking_listener, open_blocking_stdin
 from slipway._errors import InputError
 from slipway._events import Output
-from slipway._threads import call_in_daemon
+from slipway._values import Bounds, take
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
     from types import TracebackType
 
+    from slipway._arguments import BlockingStdin, Source
     from slipway._events import Event
     from slipway._execution import AsyncExecution
     from slipway._loop_thread import LoopThread
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from slipway._sessions import AsyncSession
 
 OnOutput = Callable[[str, str, bytes], object]
+_SECONDS = Annotated[float, Bounds(0, math.inf)] | None
 
 
 class Stdin:
@@ -29,7 +33,7 @@ class Stdin:
         self._stdin = execution.stdin
         self._thread = thread
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | str) -> None:
         """Give ``data`` to the program; see :meth:`slipway.AsyncStdin.write`.
 
         Raises:
@@ -91,7 +95,8 @@ class Execution:
             HostError: this host lacks something.
             UnknownOutcome: the machine was lost under the program.
         """
-        return self._thread.call(self._execution.wait, timeout)
+        seconds = take("timeout", _SECONDS, timeout)
+        return self._thread.call(self._execution.wait, seconds)
 
     def files(self) -> tuple[OutputFile, ...]:
         """Wait for the end, and the files that were asked for. Raises what :meth:`wait` raises."""
@@ -167,12 +172,12 @@ class Session:
             raise
 
     def start(
-        self, source: str | bytes, *, stdin: bytes | Iterable[bytes] | None = b"", **options: Any
+        self, source: Source, *, stdin: BlockingStdin | None = b"", **options: Any
     ) -> Execution:
         """Start ``source``, or queue it behind the session's other runs.
 
         Args:
-            source: the program's text.
+            source: the program's text, or the Path of its file.
             stdin: as for :meth:`slipway.Runtime.start`.
             options: the fields of :class:`slipway.Options` without those that make a machine.
 
@@ -181,17 +186,16 @@ class Session:
             Busy: too many runs wait already.
             HostError: the session's machine was lost, or had no run for too long.
         """
+        opened = open_blocking_stdin(stdin)
         return started(
-            self._thread,
-            lambda: self._session.start(source, stdin=pieces_of(stdin), **options),
-            self,
+            self._thread, lambda: self._session.start(source, stdin=opened, **options), self
         )
 
     def run(
         self,
-        source: str | bytes,
+        source: Source,
         *,
-        stdin: bytes | Iterable[bytes] = b"",
+        stdin: BlockingStdin = b"",
         on_output: OnOutput | None = None,
         **options: Any,
     ) -> Result:
@@ -204,6 +208,7 @@ class Session:
             HostError: the session's machine was lost before, or had no run for too long.
             UnknownOutcome: the machine was lost under the program; the session is lost with it.
         """
+        check_blocking_listener(on_output)
         return finished(self.start(source, stdin=stdin, **options), on_output)
 
     def fork(self) -> Session:
@@ -272,22 +277,3 @@ def finished(execution: Execution, on_output: OnOutput | None) -> Result:
                 if isinstance(event, Output):
                     on_output(event.phase, event.stream, event.data)
         return execution.wait()
-
-
-def pieces_of(
-    stdin: bytes | Iterable[bytes] | None,
-) -> bytes | AsyncIterator[bytes] | None:
-    """``stdin`` for a loop. Raises InputError."""
-    if stdin is None or isinstance(stdin, bytes):
-        return stdin
-    if isinstance(stdin, str | bytearray | memoryview) or not isinstance(stdin, Iterable):
-        raise InputError(
-            f"stdin is of type {type(stdin).__name__}", "Give bytes, or an iterable of them."
-        )
-    return _pulled(iter(stdin))
-
-
-async def _pulled(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    # Not in the loop's thread: what somebody types is waited for.
-    while (piece := await call_in_daemon(lambda: next(pieces, None))) is not None:
-        yield piece

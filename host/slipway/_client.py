@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+from slipway._arguments import check_language, check_listener, finish
 from slipway._calls import Calls
 from slipway._errors import InputError
-from slipway._events import Output
 from slipway._known_languages import LanguageInfo
 from slipway._remote_session import RemoteSession
 from slipway._remote_starts import RemoteStarts
-from slipway._sessions import DEFAULT_IDLE_SECONDS, check_idle_seconds, session_options
+from slipway._sessions import DEFAULT_IDLE_SECONDS, checked_idle_seconds, session_options
+from slipway._values import Bounds, convert, take
 from slipway._wire import Fields, broken, session_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import os
+    from collections.abc import Iterable
     from types import TracebackType
 
+    from slipway._arguments import OnOutput, Source, Stdin
     from slipway._execution import AsyncExecution
     from slipway._result import Result
-    from slipway._run import OnOutput
     from slipway._sessions import AsyncSession
 
 DEFAULT_TIMEOUT = 30.0
 MAX_KEY = 128
 MAX_LANGUAGES = 1000
+# A day; more is no timeout.
+_TIMEOUT = Annotated[float, Bounds(0, 86_400, above=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +62,16 @@ class AsyncClient:
     def __init__(
         self, path: str | os.PathLike[str], *, key: str = "", timeout: float = DEFAULT_TIMEOUT
     ) -> None:
-        if not timeout > 0:
-            raise InputError(f"timeout is {timeout!r}, and must be more than 0 s")
         self._key = _checked_key(key)
-        self._calls = Calls(os.fspath(path), timeout)
+        self._calls = Calls(str(take("path", Path, path)), take("timeout", _TIMEOUT, timeout))
         self._starts = RemoteStarts(self._calls)
 
     async def start(
         self,
-        source: str | bytes,
-        language: str,
+        source: Source,
+        language: str | None = None,
         *,
-        stdin: bytes | AsyncIterator[bytes] | None = b"",
+        stdin: Stdin | None = b"",
         key: str = "",
         **options: Any,
     ) -> AsyncExecution:
@@ -84,14 +86,17 @@ class AsyncClient:
             UnknownOutcome: the server went away before it had told what it did.
         """
         headers = self._headers(key)
+        if check_language(language, source) is None:
+            path = convert("source", Path, source)
+            language = language_of_suffix(path, await self.languages())
         return await self._starts.start("/v1/start", source, language, stdin, options, headers)
 
     async def run(
         self,
-        source: str | bytes,
-        language: str,
+        source: Source,
+        language: str | None = None,
         *,
-        stdin: bytes | AsyncIterator[bytes] = b"",
+        stdin: Stdin = b"",
         on_output: OnOutput | None = None,
         key: str = "",
         **options: Any,
@@ -99,11 +104,11 @@ class AsyncClient:
         """Run ``source`` and wait for its end; see :meth:`start`.
 
         Args:
-            source: the program's text.
-            language: a language's name.
+            source: the program's text, or the Path of its file.
+            language: a language's name; where it is left out, the suffix of the Path tells it.
             stdin: what the program reads.
-            on_output: called as ``await on_output(phase, stream, data)`` while the output comes.
-                The result holds the output only where this is not given.
+            on_output: called as ``on_output(phase, stream, data)`` while the output comes, and
+                awaited where it can be. The result holds the output only where this is not given.
             key: whose run it is.
             options: the fields of :class:`slipway.Options`.
 
@@ -112,12 +117,9 @@ class AsyncClient:
             HostError: no server listens, or its host lacks something.
             UnknownOutcome: the server or the machine was lost under the program.
         """
-        async with await self.start(source, language, stdin=stdin, key=key, **options) as execution:
-            if on_output is not None:
-                async for event in execution:
-                    if isinstance(event, Output):
-                        await on_output(event.phase, event.stream, event.data)
-            return await execution.wait()
+        check_listener(on_output)
+        execution = await self.start(source, language, stdin=stdin, key=key, **options)
+        return await finish(execution, on_output)
 
     def session(
         self,
@@ -135,11 +137,10 @@ class AsyncClient:
             InputError: there can be no such session.
         """
         self._starts.check_open()
-        if not isinstance(language, str):
-            raise InputError(f"language is of type {type(language).__name__}")
-        check_idle_seconds(idle_seconds)
-        body = session_record(language, session_options(options, ""), float(idle_seconds))
-        return RemoteSession(self._starts, language, "/v1/sessions", body, self._headers(key))
+        name = convert("language", str, language)
+        seconds = checked_idle_seconds(idle_seconds)
+        body = session_record(name, session_options(options, ""), seconds)
+        return RemoteSession(self._starts, name, "/v1/sessions", body, self._headers(key))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
         """What the server can run.
@@ -198,10 +199,27 @@ class AsyncClient:
         return {"Slipway-Key": key} if key else None
 
 
+def language_of_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
+    """The name of the language whose suffix ``path`` has.
+
+    Raises:
+        InputError: none has it.
+    """
+    names = {suffix: info.name for info in languages for suffix in info.suffixes}
+    # ".C" is C++ by an old custom; else case means nothing.
+    found = names.get(path.suffix) or names.get(path.suffix.lower())
+    if found is None:
+        what = f"the suffix {path.suffix[:40]!r}" if path.suffix else "a file without a suffix"
+        known = ", ".join(sorted(set(names.values())))
+        raise InputError(f"no language of the server has {what}", f"Name the language: {known}.")
+    return found
+
+
 def _checked_key(key: str) -> str:
+    key = convert("key", str, key)
     if len(key) > MAX_KEY or not key.isascii() or not (key.isprintable() and key == key.strip()):
         raise InputError(
-            f"the key {key!r:.60} is no text that a header can have",
+            f"key is {key[:60]!r}, which is no text that a header can have",
             f"Use up to {MAX_KEY} letters and digits.",
         )
     return key

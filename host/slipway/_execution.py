@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from slipway._errors import InputError, SlipwayError, UnknownOutcome
 from slipway._events import Ended, Output, PhaseEnded, PhaseStarted, Preparing, Queued, Started
+from slipway._values import convert, shown
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,7 +27,10 @@ def check_signal(number: object) -> None:
         InputError: there is none.
     """
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_SIGNAL:
-        raise InputError(f"there is no signal {number!r:.40}", f"Signals are 1 to {MAX_SIGNAL}.")
+        raise InputError(
+            f"there is no signal {shown(number)}",
+            f"Signals are 1 to {MAX_SIGNAL}, for example signal.SIGINT.",
+        )
 
 
 class AsyncStdin:
@@ -35,7 +39,7 @@ class AsyncStdin:
     def __init__(self, execution: AsyncExecution) -> None:
         self._execution = execution
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | str) -> None:
         """Give ``data`` to the program; waits while it does not read.
 
         What comes after the program's end is dropped, as no program can read it.
@@ -43,8 +47,8 @@ class AsyncStdin:
         Raises:
             InputError: stdin was given with the run, or has been closed.
         """
-        if data:
-            await self._execution._write(data)
+        if octets := convert("data", bytes, data):
+            await self._execution._write(octets)
 
     async def close(self) -> None:
         """End of file; may be called again."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from slipway._result import OutputFile, Provenance, Result, Timing
 from slipway._run import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from slipway._admission import Admission, Ticket
     from slipway._conversation import PhaseReport
@@ -46,9 +45,6 @@ class LocalExecution(AsyncExecution):
 
     ``stdin`` None is open for the handle's. ``kept``: the machine is for other runs as well, and is
     ended only where the agent does not end this one.
-
-    Raises:
-        InputError: ``stdin`` is nothing that can be read.
     """
 
     def __init__(
@@ -61,11 +57,6 @@ class LocalExecution(AsyncExecution):
         *,
         kept: bool = False,
     ) -> None:
-        if not (stdin is None or isinstance(stdin, bytes | AsyncIterator)):
-            raise InputError(
-                f"stdin is of type {type(stdin).__name__}",
-                "Give bytes, or an async iterator of them.",
-            )
         super().__init__(secrets.token_hex(16), run.language.name)
         self._run = run
         self._admission = admission

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from slipway._admission import Admission, Capacity, Needs
+from slipway._arguments import open_stdin, read_source
 from slipway._errors import HostError, InputError, SlipwayError
 from slipway._forking import Forking
 from slipway._local_execution import LocalExecution
@@ -18,8 +19,9 @@ from slipway._sessions import MACHINE_OPTIONS, AsyncSession, check_run_options
 from slipway._threads import uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
+    from slipway._arguments import Source, Stdin
     from slipway._assets import Assets, Progress
     from slipway._guest import Guest
     from slipway._request import Options
@@ -99,9 +101,9 @@ class LocalSession(AsyncSession):
 
     async def start(
         self,
-        source: str | bytes,
+        source: Source,
         *,
-        stdin: bytes | AsyncIterator[bytes] | None = b"",
+        stdin: Stdin | None = b"",
         **options: Any,
     ) -> LocalExecution:
         """Start ``source``, or queue it; see :meth:`AsyncSession.start`."""
@@ -109,13 +111,13 @@ class LocalSession(AsyncSession):
         check_run_options(options)
         mine = {name: getattr(self._terms.options, name) for name in MACHINE_OPTIONS}
         checked = options_of({**options, **mine})
-        text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
-        if not isinstance(text, bytes):
-            raise InputError(f"the source is of type {type(source).__name__}", "Give its text.")
+        opened = open_stdin(stdin)
+        text = await read_source(source)
+        self._check_open()
         launcher = _Launcher(self, self._place.assets)
         run = Run(self._terms.language, text, checked, launcher, keep=True)
         run.prepare()
-        execution = LocalExecution(run, self._turns, self._home.makings, "", stdin, kept=True)
+        execution = LocalExecution(run, self._turns, self._home.makings, "", opened, kept=True)
         execution.begin()
         self._executions.add(execution)
         self._rest()

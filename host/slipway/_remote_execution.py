@@ -265,11 +265,8 @@ class RemoteExecution(AsyncExecution):
                     return
                 await self._write(data)
             await self._end_input()
-        except Exception as error:
-            self._input_failure = InputError(
-                f"the iterator of stdin raised {type(error).__name__}: {error!s:.200}"
-            )
-            self._input_failure.__cause__ = error
+        except InputError as error:
+            self._input_failure = error
             try:
                 with suppress(SlipwayError):
                     await self._calls.ask("DELETE", f"/v1/vms/{self.id}")

@@ -15,8 +15,9 @@ from slipway._threads import uninterrupted
 from slipway._wire import Fields, broken
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
+    from slipway._arguments import Source, Stdin
     from slipway._execution import AsyncExecution
     from slipway._remote_starts import RemoteStarts
 
@@ -70,9 +71,9 @@ class RemoteSession(AsyncSession):
 
     async def start(
         self,
-        source: str | bytes,
+        source: Source,
         *,
-        stdin: bytes | AsyncIterator[bytes] | None = b"",
+        stdin: Stdin | None = b"",
         **options: Any,
     ) -> AsyncExecution:
         """Start ``source``, or have it queued; see :meth:`AsyncSession.start`.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from slipway._arguments import open_stdin, read_source
 from slipway._errors import InputError, SlipwayError
 from slipway._remote_execution import RemoteExecution
 from slipway._request import check_source, options_of
 from slipway._wire import job_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
+    from slipway._arguments import Source, Stdin
     from slipway._calls import Calls
     from slipway._remote_session import RemoteSession
     from slipway._request import Options
@@ -42,9 +43,9 @@ class RemoteStarts:
     async def start(
         self,
         target: str,
-        source: str | bytes,
+        source: Source,
         language: str | None,
-        stdin: bytes | AsyncIterator[bytes] | None,
+        stdin: Stdin | None,
         options: dict[str, Any],
         headers: Mapping[str, str] | None = None,
     ) -> RemoteExecution:
@@ -55,8 +56,10 @@ class RemoteStarts:
             SlipwayError: the one that the server tells, or what :meth:`Calls.ask` raises.
         """
         self.check_open()
-        checked, text = _checked(source, language, stdin, options)
-        inline = stdin if isinstance(stdin, bytes) and len(stdin) <= INLINE_STDIN else None
+        opened = open_stdin(stdin)
+        checked, text = _checked(await read_source(source), options)
+        self.check_open()
+        inline = opened if isinstance(opened, bytes) and len(opened) <= INLINE_STDIN else None
         body = job_record(text, language, checked, inline)
         asked = asyncio.ensure_future(self.calls.ask("POST", target, body, headers))
         try:
@@ -71,7 +74,7 @@ class RemoteStarts:
             if inline is not None:
                 await execution.begin(None, interactive=False)
             else:
-                feed = _chunks(stdin) if isinstance(stdin, bytes) else stdin
+                feed = _chunks(opened) if isinstance(opened, bytes) else opened
                 await execution.begin(feed, interactive=True)
         except BaseException:
             await execution.cancel()
@@ -97,21 +100,14 @@ class RemoteStarts:
         return execution
 
 
-def _checked(
-    source: str | bytes, language: str | None, stdin: object, options: dict[str, Any]
-) -> tuple[Options, bytes]:
+def _checked(source: bytes, options: dict[str, Any]) -> tuple[Options, bytes]:
     """What a run in this process would be refused for as well. Raises InputError."""
     if "store" in options:
         raise InputError("store is the server's: it has one of its own", "Leave store out.")
-    named = isinstance(language, str | None)
-    if not named or not isinstance(stdin, bytes | AsyncIterator | None):
-        wrong, value = ("stdin", stdin) if named else ("language", language)
-        raise InputError(f"{wrong} is of type {type(value).__name__}", "See AsyncClient.start.")
-    text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
-    check_source(text)
+    check_source(source)
     checked = options_of(options)
     checked.check("")  # only the server knows what the source will be called
-    return checked, text
+    return checked, source
 
 
 async def _chunks(data: bytes) -> AsyncIterator[bytes]:

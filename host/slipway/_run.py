@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from slipway._assets import find_language
+from slipway._arguments import (
+    check_listener,
+    language_of,
+    open_stdin,
+    read_source,
+    source_bytes,
+    tell,
+)
 from slipway._errors import InputError, UnknownOutcome
 from slipway._launch import ColdLauncher, DamagedImage
 from slipway._outlet import Watcher
 from slipway._request import check_source, options_of
 from slipway._threads import call_in_daemon, uninterrupted
+from slipway._values import take
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
+    from collections.abc import AsyncIterator
 
+    from slipway._arguments import OnOutput, Source, Stdin
     from slipway._assets import Assets, Progress
     from slipway._conversation import JobReport
     from slipway._guest import Guest
@@ -29,10 +39,8 @@ if TYPE_CHECKING:
 
     Capture = dict[tuple[Phase, Stream], bytearray]
 
-OnOutput = Callable[[str, str, bytes], Awaitable[None]]
 
-
-def run(source: str | bytes, language: str, **arguments: Any) -> Result:
+def run(source: Source, language: str | None = None, **arguments: Any) -> Result:
     """Run ``source`` in a new machine and wait for its end.
 
     ``arguments`` are those of :func:`run_async`.
@@ -52,31 +60,33 @@ def run(source: str | bytes, language: str, **arguments: Any) -> Result:
             "Use: await slipway.run_async(...)",
         )
     on_output = arguments.pop("on_output", None)
-    request, stdin = _request(source, language, **arguments)
+    check_listener(on_output)
+    request, stdin = _request(source, source_bytes(source), language, **arguments)
     # Here and not in a thread of a loop's: making an image takes long, and Ctrl-C is to end it.
     request.prepare()
     return asyncio.run(request.execute(stdin, on_output))
 
 
 async def run_async(
-    source: str | bytes,
-    language: str,
+    source: Source,
+    language: str | None = None,
     *,
-    stdin: bytes | AsyncIterator[bytes] = b"",
+    stdin: Stdin = b"",
     on_output: OnOutput | None = None,
-    store: Path | None = None,
+    store: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Result:
     """Run ``source`` in a new machine.
 
     Args:
-        source: the program's text.
-        language: a language's name, for example ``python``.
+        source: the program's text, or the Path of its file.
+        language: a language's name, for example ``python``; where it is left out, the suffix of
+            the Path tells it.
         stdin: what the program reads on its stdin.
-        on_output: called as ``await on_output(phase, stream, data)`` with ``build`` or ``run`` and
-            ``stdout`` or ``stderr`` while the output comes. While it waits, so does the program.
-            The result holds the output only where this is not given.
+        on_output: called as ``on_output(phase, stream, data)`` with ``build`` or ``run`` and
+            ``stdout`` or ``stderr`` while the output comes, and awaited where it can be. While it
+            waits, so does the program. The result holds the output only where this is not given.
         store: the directory of the image store.
         progress: called with a line for people when an image has to be made first.
         options: the fields of :class:`slipway.Options`.
@@ -86,40 +96,40 @@ async def run_async(
         HostError: this host lacks something.
         UnknownOutcome: the machine was lost under the program.
     """
+    check_listener(on_output)
+    text = await read_source(source)
     request, chunks = _request(
-        source, language, stdin=stdin, store=store, progress=progress, **options
+        source, text, language, stdin=stdin, store=store, progress=progress, **options
     )
     await asyncio.to_thread(request.prepare)
     return await request.execute(chunks, on_output)
 
 
 def _request(
-    source: str | bytes,
-    language: str,
+    source: Source,
+    text: bytes,
+    language: str | None,
     *,
-    stdin: bytes | AsyncIterator[bytes] = b"",
-    store: Path | None = None,
+    stdin: Stdin = b"",
+    store: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> tuple[Run, AsyncIterator[bytes]]:
-    """Check what a caller asks for. Raises InputError."""
+    """Check what a caller asks for; ``text`` is what was read of ``source``. Raises InputError."""
     checked = options_of(options)
-    if not isinstance(stdin, bytes | AsyncIterator):
+    opened = open_stdin(stdin)
+    if opened is None:
         raise InputError(
-            f"stdin is of type {type(stdin).__name__}", "Give bytes, or an async iterator of them."
+            "stdin is None, and there is no handle to write to", "Give it, or use a Runtime."
         )
+    if progress is not None and not callable(progress):
+        raise InputError("progress is no function", "It takes a line of text.")
     from slipway_initramfs.store import ImageStore
 
-    images = ImageStore(store)
-    request = Run(
-        find_language(language, images),
-        # What is no UTF-8 is for the check to tell, with its line.
-        source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source,
-        checked,
-        ColdLauncher(images),
-        progress=progress,
-    )
-    return request, chunks(stdin) if isinstance(stdin, bytes) else stdin
+    images = ImageStore(take("store", Path | None, store))
+    language_found = language_of(language, source, images)
+    request = Run(language_found, text, checked, ColdLauncher(images), progress=progress)
+    return request, chunks(opened) if isinstance(opened, bytes) else opened
 
 
 async def chunks(data: bytes) -> AsyncIterator[bytes]:
@@ -235,7 +245,7 @@ class Run:
             if on_output is None:
                 captured.setdefault((phase, stream), bytearray()).extend(data)
             else:
-                await on_output(phase.name.lower(), stream.name.lower(), data)
+                await tell(on_output, phase.name.lower(), stream.name.lower(), data)
 
         guest = await self._launcher.launch(assets, self.options)
         self._guest = guest

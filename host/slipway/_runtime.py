@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._admission import Admission, Capacity
-from slipway._assets import find_language
+from slipway._arguments import check_listener, finish, language_of, open_stdin, read_source
 from slipway._errors import Busy, InputError
-from slipway._events import Output
 from slipway._known_languages import list_languages
 from slipway._local_execution import OVERHEAD, LocalExecution
 from slipway._local_session import LocalSession
@@ -18,19 +19,19 @@ from slipway._memory import free_memory
 from slipway._request import options_of
 from slipway._run import Run
 from slipway._session_place import Home, Terms
-from slipway._sessions import DEFAULT_IDLE_SECONDS, check_idle_seconds, session_options
+from slipway._sessions import DEFAULT_IDLE_SECONDS, checked_idle_seconds, session_options
 from slipway._stock import Stock
+from slipway._values import Bounds, convert, take
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
-    from pathlib import Path
+    from collections.abc import Iterable
     from types import TracebackType
 
     from slipway._admission import Load
+    from slipway._arguments import OnOutput, Source, Stdin
     from slipway._known_languages import LanguageInfo
     from slipway._launch import Launcher
     from slipway._result import Result
-    from slipway._run import OnOutput
 
 # What is left to the host itself and to other programs, of what is free when we start.
 SHARE_OF_MEMORY = 0.8
@@ -38,6 +39,10 @@ DEFAULT_QUEUE = 64
 # Not a bound of ours: memory and CPUs are what runs out. It keeps descriptors and processes finite.
 MAX_VMS = 256
 MAX_KEY = 128
+_Some = Annotated[int, Bounds(1, math.inf)]
+_Maybe = Annotated[int, Bounds(0, math.inf)]
+_Budget = Annotated[int, Bounds(OVERHEAD, math.inf)]
+_Seconds = Annotated[float, Bounds(0, math.inf)]
 
 
 class AsyncRuntime:
@@ -63,7 +68,7 @@ class AsyncRuntime:
     def __init__(  # noqa: PLR0913  # keywords, each with a default
         self,
         *,
-        store: Path | None = None,
+        store: str | os.PathLike[str] | None = None,
         machine: str = "auto",
         max_vms: int | None = None,
         memory_budget: int | None = None,
@@ -76,24 +81,25 @@ class AsyncRuntime:
     ) -> None:
         from slipway_initramfs.store import ImageStore
 
-        self._store = ImageStore(store)
-        self._machine = machine
+        self._store = ImageStore(take("store", Path | None, store))
+        self._machine = convert("machine", str, machine)
+        vms = take("max_vms", _Some | None, max_vms)
+        memory = take("memory_budget", _Budget | None, memory_budget)
+        vcpus = take("cpus", _Some | None, cpus)
         capacity = Capacity(
-            vms=_bounded("max_vms", MAX_VMS if max_vms is None else max_vms, 1),
-            memory=_bounded(
-                "memory_budget",
-                int(free_memory() * SHARE_OF_MEMORY) if memory_budget is None else memory_budget,
-                OVERHEAD,
-            ),
-            cpus=_bounded("cpus", len(os.sched_getaffinity(0)) if cpus is None else cpus, 1),
-            queue=_bounded("queue", queue, 0),
+            vms=MAX_VMS if vms is None else vms,
+            memory=int(free_memory() * SHARE_OF_MEMORY) if memory is None else memory,
+            cpus=len(os.sched_getaffinity(0)) if vcpus is None else vcpus,
+            queue=take("queue", _Maybe, queue),
         )
+        warm_names = take("warm", tuple[str, ...], warm)
+        pool, cold = take("pool", _Maybe, pool), take("cold", bool, cold)
         self._admission = Admission(capacity)
         if launcher is not None:
             self._stock = Stock.of_launcher(launcher)
         else:
             self._stock = Stock.of_store(
-                self._store, self._admission, pool=pool, cold=cold, warm=warm
+                self._store, self._admission, pool=pool, cold=cold, warm=warm_names
             )
         self._launcher = self._stock.launcher
         self._makings = Makings(self._launcher)
@@ -108,18 +114,19 @@ class AsyncRuntime:
 
     async def start(
         self,
-        source: str | bytes,
-        language: str,
+        source: Source,
+        language: str | None = None,
         *,
-        stdin: bytes | AsyncIterator[bytes] | None = b"",
+        stdin: Stdin | None = b"",
         key: str = "",
         **options: Any,
     ) -> LocalExecution:
         """Start ``source``, or queue it.
 
         Args:
-            source: the program's text.
-            language: a language's name, for example ``python`` or ``rust@1.80``.
+            source: the program's text, or the Path of its file.
+            language: a language's name, for example ``python`` or ``rust@1.80``; where it is left
+                out, the suffix of the Path tells it.
             stdin: what the program reads; with None it is open, for the handle's ``stdin``.
             key: whose run it is, for fairness among those who share this runtime.
             options: the fields of :class:`slipway.Options`.
@@ -131,10 +138,12 @@ class AsyncRuntime:
         """
         self._check_open()
         self.begin()
-        _check_key(key)
-        options.setdefault("machine", self._machine)
-        run = self._checked(source, language, options)
-        execution = LocalExecution(run, self._admission, self._makings, key, stdin)
+        key = _checked_key(key)
+        checked = options_of({"machine": self._machine, **options})
+        opened = open_stdin(stdin)
+        text = await read_source(source)
+        run = Run(language_of(language, source, self._store), text, checked, self._launcher)
+        execution = LocalExecution(run, self._admission, self._makings, key, opened)
         # An image that has to be made is made behind the handle, which tells of it.
         await asyncio.to_thread(self._prepare_if_built, run)
         self._check_open()
@@ -145,31 +154,27 @@ class AsyncRuntime:
 
     async def run(
         self,
-        source: str | bytes,
-        language: str,
+        source: Source,
+        language: str | None = None,
         *,
-        stdin: bytes | AsyncIterator[bytes] = b"",
+        stdin: Stdin = b"",
         on_output: OnOutput | None = None,
         key: str = "",
         **options: Any,
     ) -> Result:
         """Run ``source`` and wait for its end; the arguments are those of :meth:`start`.
 
-        Where there is ``on_output``, it is called as ``await on_output(phase, stream, data)`` while
-        the output comes, and the result does not hold the output.
+        Where there is ``on_output``, it is called as ``on_output(phase, stream, data)`` while the
+        output comes, and awaited where it can be; the result does not hold the output then.
 
         Raises:
             InputError: the request cannot be run as it stands; nothing was started.
             HostError: this host lacks something.
             UnknownOutcome: the machine was lost under the program.
         """
+        check_listener(on_output)
         execution = await self.start(source, language, stdin=stdin, key=key, **options)
-        async with execution:
-            if on_output is not None:
-                async for event in execution:
-                    if isinstance(event, Output):
-                        await on_output(event.phase, event.stream, event.data)
-            return await execution.wait()
+        return await finish(execution, on_output)
 
     def session(
         self,
@@ -193,9 +198,9 @@ class AsyncRuntime:
         Raises:
             InputError: it cannot be as it stands.
         """
-        _check_key(key)
-        check_idle_seconds(idle_seconds)
-        found = find_language(language, self._store)
+        key = _checked_key(key)
+        idle_seconds = checked_idle_seconds(idle_seconds)
+        found = language_of(language, None, self._store)
         checked = session_options({"machine": self._machine, **options}, found.source)
         return LocalSession(self._home, Terms(found, checked, key, idle_seconds))
 
@@ -205,6 +210,7 @@ class AsyncRuntime:
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more; wait up to ``seconds`` for what there is, then cancel the rest."""
+        seconds = take("seconds", _Seconds, seconds)
         self._closing = "the runtime is about to end"
         waiting = [asyncio.ensure_future(e.over()) for e in self._executions]
         waiting += [asyncio.ensure_future(session.drain()) for session in self._home.sessions]
@@ -253,20 +259,11 @@ class AsyncRuntime:
         if self._launcher.is_built(run.language):
             run.prepare()
 
-    def _checked(self, source: str | bytes, language: str, options: dict[str, Any]) -> Run:
-        checked = options_of(options)
-        text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
-        return Run(find_language(language, self._store), text, checked, self._launcher)
 
-
-def _check_key(key: str) -> None:
-    if not isinstance(key, str):
-        raise InputError(f"the key is of type {type(key).__name__}", "Give a text.")
-    if len(key) > MAX_KEY:
-        raise InputError(f"the key has {len(key)} characters, and at most {MAX_KEY} may be")
-
-
-def _bounded(name: str, value: int, least: int) -> int:
-    if value < least:
-        raise InputError(f"{name} is {value}, and must be at least {least}")
-    return value
+def _checked_key(key: object) -> str:
+    text: str = convert("key", str, key)
+    if len(text) > MAX_KEY:
+        raise InputError(
+            f"key has {len(text)} characters, and at most {MAX_KEY} may be", "Give its hash."
+        )
+    return text

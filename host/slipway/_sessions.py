@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import abc
-import math
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+from slipway._arguments import check_listener, finish
 from slipway._errors import InputError
-from slipway._events import Output
 from slipway._request import options_of
+from slipway._values import Bounds, take
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
+    from slipway._arguments import OnOutput, Source, Stdin
     from slipway._execution import AsyncExecution
     from slipway._request import Options
     from slipway._result import Result
-    from slipway._run import OnOutput
 
 DEFAULT_IDLE_SECONDS = 600.0
 # A day: a machine that nobody has used for so long has been forgotten.
 MAX_IDLE_SECONDS = 86_400.0
+_IDLE = Annotated[float, Bounds(0, MAX_IDLE_SECONDS, above=True)]
 MACHINE_OPTIONS = ("memory", "cpus", "machine", "kernel", "boot_log")
 """The fields of :class:`slipway.Options` that make a machine: a session has them, not its runs."""
 
@@ -63,15 +64,15 @@ class AsyncSession(abc.ABC):
     @abc.abstractmethod
     async def start(
         self,
-        source: str | bytes,
+        source: Source,
         *,
-        stdin: bytes | AsyncIterator[bytes] | None = b"",
+        stdin: Stdin | None = b"",
         **options: Any,
     ) -> AsyncExecution:
         """Start ``source``, or queue it behind the session's other runs.
 
         Args:
-            source: the program's text.
+            source: the program's text, or the Path of its file.
             stdin: what the program reads; with None it is open, for the handle's ``stdin``.
             options: the fields of :class:`slipway.Options` without those that make a machine.
 
@@ -83,9 +84,9 @@ class AsyncSession(abc.ABC):
 
     async def run(
         self,
-        source: str | bytes,
+        source: Source,
         *,
-        stdin: bytes | AsyncIterator[bytes] = b"",
+        stdin: Stdin = b"",
         on_output: OnOutput | None = None,
         **options: Any,
     ) -> Result:
@@ -99,13 +100,8 @@ class AsyncSession(abc.ABC):
             HostError: the session's machine was lost before, or had no run for too long.
             UnknownOutcome: the machine was lost under the program; the session is lost with it.
         """
-        execution = await self.start(source, stdin=stdin, **options)
-        async with execution:
-            if on_output is not None:
-                async for event in execution:
-                    if isinstance(event, Output):
-                        await on_output(event.phase, event.stream, event.data)
-            return await execution.wait()
+        check_listener(on_output)
+        return await finish(await self.start(source, stdin=stdin, **options), on_output)
 
     @abc.abstractmethod
     async def fork(self) -> AsyncSession:
@@ -169,17 +165,11 @@ def check_run_options(given: Mapping[str, Any]) -> None:
             )
 
 
-def check_idle_seconds(seconds: float) -> None:
-    """Check how long a session may go without a run; it may be anything.
+def checked_idle_seconds(seconds: object) -> float:
+    """How long a session may go without a run.
 
     Raises:
         InputError: it is no number of seconds, or out of bounds.
     """
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or math.isnan(seconds):
-        raise InputError(f"idle_seconds is {seconds!r:.40}, and must be a number of seconds")
-    if not 0 < seconds <= MAX_IDLE_SECONDS:
-        raise InputError(
-            f"idle_seconds is {seconds:g}, and must be more than 0 and at most "
-            f"{MAX_IDLE_SECONDS:g}",
-            f"Leave it out for the default of {DEFAULT_IDLE_SECONDS:g}.",
-        )
+    taken: float = take("idle_seconds", _IDLE, seconds)
+    return taken

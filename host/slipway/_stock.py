@@ -59,11 +59,7 @@ class Stock:
             InputError: the arguments do not fit together, or there is no such language.
         """
         stock = cls()
-        if isinstance(warm, str):
-            raise InputError("warm is one text", "Give a list of languages, if only of one.")
         stock._warm = tuple(find_language(name, store) for name in warm)
-        if pool < 0:
-            raise InputError(f"pool is {pool}, and must be at least 0", "0 is for none.")
         if cold and (pool or stock._warm):
             raise InputError(
                 "machines that boot for each run do not wait in a pool",

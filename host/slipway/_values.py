@@ -211,9 +211,17 @@ def _path(name: str, value: object) -> Path:
     found = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(found, str):
         raise wrong(name, value, "a path", "Give a str or a Path.")
-    if not found or "\0" in found:
+    if not found or "\0" in found or not _encodable(found):
         raise InputError(f"{name} is {found[:60]!r}, which is no path", "Give a str or a Path.")
     return Path(found)
+
+
+def _encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _instance_of(kind: type) -> Any:

@@ -350,10 +350,10 @@ async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
         ({"memory": 1024 * MIB}, r"needs 1152 MiB of memory.*may have 512"),
         ({"cpus": 5}, "asks for 5 CPUs"),
         ({"memory": MIB}, "MiB of memory to boot"),
-        ({"colour": "red"}, "no such option"),
-        ({"timeout": "soon"}, "wrong type"),
-        ({"files": ("a",)}, "wrong type"),
-        ({"environment": ("abc",)}, "wrong type"),
+        ({"colour": "red"}, "there is no option"),
+        ({"timeout": "soon"}, "timeout is 'soon'"),
+        ({"files": ("a",)}, r"files\[0\] is 'a'"),
+        ({"environment": ("abc",)}, r"environment\[0\] is one text"),
         ({"arguments": "abc"}, "arguments is one text"),
         ({"outputs": "abc"}, "outputs is one text"),
         ({"machine": "toaster"}, "no machine 'toaster'"),
@@ -384,7 +384,7 @@ async def test_unknown_language_is_refused(runtime: AsyncRuntime) -> None:
 
 
 async def test_key_is_bounded(runtime: AsyncRuntime) -> None:
-    with pytest.raises(InputError, match="the key has 129 characters"):
+    with pytest.raises(InputError, match="key has 129 characters"):
         await runtime.start("print x", "bash", key="k" * 129)
 
 

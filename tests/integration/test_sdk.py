@@ -37,8 +37,8 @@ async def test_run_in_an_event_loop_points_to_the_other_one() -> None:
 
 
 def test_stdin_that_is_no_bytes_starts_nothing() -> None:
-    with pytest.raises(slipway.InputError, match="stdin is of type str"):
-        slipway.run("true", language="bash", stdin="text")
+    with pytest.raises(slipway.InputError, match="stdin is 5"):
+        slipway.run("true", language="bash", stdin=5)
 
 
 def test_run_waits_for_the_whole_result() -> None:

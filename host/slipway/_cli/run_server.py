@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slipway._cli.run_arguments import read_source
 from slipway._cli.run_streams import StandardOutput, no_input, standard_input
 from slipway._cli.terminal import Progress, run_interruptible
-from slipway._client import AsyncClient
+from slipway._client import AsyncClient, language_of_suffix
 from slipway._errors import InputError
 from slipway._events import Ended, Output, Preparing, Queued, Started
 
@@ -41,7 +41,9 @@ def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
 
 async def _run(parsed: argparse.Namespace, source: bytes, options: Options) -> Result:
     async with AsyncClient(parsed.api_sock) as client:
-        language = parsed.language or await _language_of_file(client, Path(parsed.source))
+        language = parsed.language or language_of_suffix(
+            Path(parsed.source), await client.languages()
+        )
         fields = {name: getattr(options, name) for name in options.__slots__}
         stdin = no_input() if parsed.source == "-" else standard_input()
         async with await client.start(source, language, stdin=stdin, **fields) as execution:
@@ -75,16 +77,3 @@ def _show(progress: Progress, event: Event) -> None:
             progress(detail)
         case Started():
             progress.done()
-
-
-async def _language_of_file(client: AsyncClient, path: Path) -> str:
-    """The server's language whose suffix ``path`` has. Raises InputError."""
-    languages = await client.languages()
-    suffixes = {suffix: info.name for info in languages for suffix in info.suffixes}
-    # ".C" is C++ by an old custom; else case means nothing.
-    found = suffixes.get(path.suffix) or suffixes.get(path.suffix.lower())
-    if found is None:
-        what = f"the suffix {path.suffix[:40]!r}" if path.suffix else "a file without a suffix"
-        names = ", ".join(info.name for info in languages)
-        raise InputError(f"no language of the server has {what}", f"Name a --language: {names}.")
-    return found

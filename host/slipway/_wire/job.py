@@ -47,8 +47,8 @@ def job_record(
         record["interactive"] = True
     elif stdin:
         record["stdin"] = data_record(stdin)
-    for text in _texts(options):
-        _check_unicode(text)
+    for name, text in _texts(options):
+        _check_unicode(name, text)
     return record | _scalars_record(options, _SCALARS)
 
 
@@ -76,7 +76,7 @@ def _check_local(options: Options) -> None:
 
 
 def _language_record(language: str) -> dict[str, str]:
-    _check_unicode(language)
+    _check_unicode("language", language)
     name, _, version = language.partition("@")
     return {"language": name, "version": version} if version else {"language": language}
 
@@ -87,21 +87,24 @@ def _scalars_record(options: Options, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(_DEFAULTS, name)}
 
 
-def _texts(options: Options) -> Iterator[str]:
-    yield from options.arguments
+def _texts(options: Options) -> Iterator[tuple[str, str]]:
+    """All texts of a caller's, each with the name of its option."""
+    for name in ("arguments", "outputs"):
+        for text in getattr(options, name):
+            yield name, text
     for pair in options.environment:
-        yield from pair
-    yield from options.outputs
+        for text in pair:
+            yield "environment", text
     for file in options.files:
-        yield file.path
+        yield "files", file.path
 
 
-def _check_unicode(text: str) -> None:
+def _check_unicode(name: str, text: str) -> None:
     """Refuse what a command line made of bytes that are not UTF-8: JSON has no form for it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(
-            f"{text!r:.60} is not Unicode, and a server is told of it in JSON",
+            f"{name} has {text[:60]!r}, which is not Unicode, and a server is told of it in JSON",
             "Give it another name or value, or run without a server.",
         ) from None

@@ -103,11 +103,11 @@ def test_stdin_may_be_an_iterable_that_waits(runtime: Runtime) -> None:
     assert heard == b"first second"
 
 
-@pytest.mark.parametrize("stdin", ["text", bytearray(b"x"), 1], ids=repr)
+@pytest.mark.parametrize("stdin", [1, Path("x"), object], ids=repr)
 def test_stdin_that_is_no_bytes_starts_nothing(
     runtime: Runtime, launcher: FakeLauncher, stdin: object
 ) -> None:
-    with pytest.raises(slipway.InputError, match=f"stdin is of type {type(stdin).__name__}"):
+    with pytest.raises(slipway.InputError, match="stdin is "):
         runtime.run("echo", "bash", stdin=stdin)  # type: ignore[arg-type]
 
     assert launcher.launched == 0
