@@ -37,9 +37,17 @@ PIPE_SIZE = 1024 * 1024
 INPUT_WINDOW = 64 * 1024
 
 
-def make_pipe() -> tuple[int, int]:
-    """A close-on-exec pipe, as large as the kernel gives: read end, write end."""
+def make_pipe(owner: int | None) -> tuple[int, int]:
+    """A close-on-exec pipe, as large as the kernel gives: read end, write end.
+
+    ``owner`` may open it by a name such as /dev/stdin; None leaves it to the agent's own user. Both
+    ends are one inode, so that a program can take back what it has written and write to its own
+    stdin, as it can at home. Whatever it does with them, the agent's ends are its own (they never
+    block), and no phase ends by end of file.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    if owner is not None:
+        os.fchown(writer, owner, owner)
     widen(writer)
     return reader, writer
 

@@ -56,13 +56,13 @@ def start(launcher: Launcher, command: Command, group: Group, *, stdin: bool) ->
     theirs: list[int] = []
     try:
         if stdin:
-            reader, feeder = make_pipe()
+            reader, feeder = make_pipe(launcher.user_id)
             ours.append(feeder)
         else:
             reader = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         theirs.append(reader)
         for _ in ("stdout", "stderr"):
-            source, writer = make_pipe()
+            source, writer = make_pipe(launcher.user_id)
             ours.append(source)
             theirs.append(writer)
         stdin_fd, stdout_fd, stderr_fd = theirs

@@ -81,6 +81,14 @@ def test_reads_stdin_to_its_end(vm: Runner) -> None:
     assert outcome.stdout == b"%d bytes, 10000 lines\n" % len(stdin)
 
 
+def test_opens_its_standard_streams_by_name(vm: Runner) -> None:
+    outcome = vm.run(program(vm, "named_streams"), stdin=b"all of its stdin\n")
+
+    assert outcome.stderr == b"and an error\n"
+    assert outcome.stdout == b"all of its stdin\nby a descriptor\n"
+    assert outcome.program.verdict == "ok"
+
+
 def test_ends_with_its_exit_code(vm: Runner) -> None:
     outcome = vm.run(program(vm, "exit_code"))
 

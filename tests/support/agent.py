@@ -1,7 +1,8 @@
 """The agent as an ordinary process, without a virtual machine and without root.
 
 It speaks over a socket instead of a port, its jobs' disk is a temporary directory, its programs run
-as whoever runs the tests, and their group is all that descends from it.
+as whoever runs the tests unless that is root and has told their user, and their group is all that
+descends from it.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ ENTROPY_REFUSED = b"refuse"
 
 
 class Disk:
-    def __init__(self, parent: str, size: int) -> None:
+    def __init__(self, parent: str, size: int, owner: int) -> None:
         self.directory = tempfile.mkdtemp(dir=parent)
         self.size = size or DISK_BYTES
+        os.chown(self.directory, owner, owner)
 
     def resize(self, size: int) -> None:
         self.size = size
@@ -57,8 +59,9 @@ class Disk:
 class Machine:
     """Takes the place of slipway_agent.machine.Machine."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, user: int | None) -> None:
         self._directory = directory
+        self._user = user
 
     def take_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
         if entropy == ENTROPY_REFUSED:
@@ -71,38 +74,43 @@ class Machine:
         return m.Ready(VERSION, "test", ("plain",), "none", 1, 0, 1, 1)
 
     def make_disk(self, size: int) -> Disk:
-        return Disk(self._directory, size)
+        return Disk(self._directory, size, self.owner())
 
     def make_group(self, phase: m.Phase, limits: m.Limits) -> Descendants:
         return Descendants()
 
     def launcher(self, directory: str) -> Launcher:
-        return Launcher(directory, None)
+        return Launcher(directory, self._user)
 
     def owner(self) -> int:
-        return os.geteuid()
+        return os.geteuid() if self._user is None else self._user
 
 
 def main() -> None:
     fd, directory = int(sys.argv[1]), sys.argv[2]
+    user = int(sys.argv[3]) if sys.argv[3:] else None
     syscalls.control_process(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.set_inheritable(fd, False)
     with suppress(PortClosedError):
-        Agent(Machine(directory), Port(fd, "socket")).run()
+        Agent(Machine(directory, user), Port(fd, "socket")).run()
 
 
 class Host:
     """The other end: sends messages and waits for answers, one at a time."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, user: int | None = None) -> None:
+        """``user`` is that of the agent's programs; None is its own."""
         self.directory = directory
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(PATIENCE)
         self._connection = Connection.host()
         self._events: deque[Event] = deque()
         with theirs:
+            arguments = [str(theirs.fileno()), str(directory)]
+            if user is not None:
+                arguments.append(str(user))
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "support.agent", str(theirs.fileno()), str(directory)],
+                [sys.executable, "-m", "support.agent", *arguments],
                 pass_fds=[theirs.fileno()],
                 cwd=Path(__file__).parents[1],
             )
