@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from slipway._known_languages import LanguageInfo as LanguageInfo
     from slipway._request import InputFile as InputFile
     from slipway._request import Options as Options
+    from slipway._request import Tty as Tty
     from slipway._result import Captured as Captured
     from slipway._result import OutputFile as OutputFile
     from slipway._result import PhaseResult as PhaseResult
@@ -91,6 +92,7 @@ _HOMES = {
     "AsyncStdin": "_execution",
     "InputFile": "_request",
     "Options": "_request",
+    "Tty": "_request",
     "Captured": "_result",
     "OutputFile": "_result",
     "PhaseResult": "_result",
@@ -142,6 +144,7 @@ __all__ = [
     "Started",
     "Stdin",
     "Timing",
+    "Tty",
     "UnknownOutcome",
     "Usage",
     "Verdict",

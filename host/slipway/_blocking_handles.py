@@ -80,6 +80,15 @@ class Execution:
         """
         self._thread.call(lambda: self._execution.signal(number))
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the program's terminal another size; it hears SIGWINCH. Nothing after its end.
+
+        Raises:
+            InputError: it has no terminal, or none can have that size.
+            UnknownOutcome: the machine was lost.
+        """
+        self._thread.call(lambda: self._execution.resize(rows, columns))
+
     def cancel(self) -> None:
         """End the run, and wait until its machine is gone; one that has ended is left as it is."""
         self._thread.call(self._execution.cancel)

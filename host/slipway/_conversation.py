@@ -105,6 +105,7 @@ class Conversation:
         self._stdin_credit = 0
         self._stdin_open = asyncio.Event()
         self._started = asyncio.Event()
+        self._size: m.Tty | None = None
 
     async def run(
         self, files: tuple[InputFile, ...], stdin: AsyncIterator[bytes] | None
@@ -120,6 +121,12 @@ class Conversation:
         """Have the agent end the job; raises UnknownOutcome where the machine has ended."""
         self._cancelled = True
         await self._line.send(m.Cancel(self._id))
+
+    async def resize(self, size: m.Tty) -> None:
+        """Give the program's terminal another size; raises UnknownOutcome."""
+        self._size = size
+        if self._started.is_set():
+            await self._line.send(m.Resize(self._id, size))
 
     async def _converse(
         self, files: tuple[InputFile, ...], stdin: AsyncIterator[bytes] | None
@@ -150,6 +157,8 @@ class Conversation:
                 await send(m.FileData(self._id, file.data[start : start + MAX_DATA]))
         await send(m.Start(self._id))
         self._started.set()
+        if self._size is not None:  # it was told before the agent knew the job
+            await send(m.Resize(self._id, self._size))
 
     async def _drain(self, outlet: Outlet) -> None:
         while (piece := await outlet.take()) is not None:

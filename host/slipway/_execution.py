@@ -104,6 +104,15 @@ class AsyncExecution(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def resize(self, rows: int, columns: int) -> None:
+        """Give the program's terminal another size; it hears SIGWINCH. Nothing after its end.
+
+        Raises:
+            InputError: it has no terminal, or none can have that size.
+            UnknownOutcome: the machine was lost.
+        """
+
+    @abc.abstractmethod
     async def cancel(self) -> None:
         """End the run, and wait until its machine is gone. Its verdict is then ``cancelled``.
 

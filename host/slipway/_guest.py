@@ -259,6 +259,10 @@ class Guest:
         """Send signal ``number`` to the program that runs; raises UnknownOutcome."""
         await self._session.signal(number)
 
+    async def resize(self, size: m.Tty) -> None:
+        """Give the program's terminal another size; raises UnknownOutcome."""
+        await self._session.resize(size)
+
     async def cancel(self) -> None:
         """Have the agent end the job; raises UnknownOutcome."""
         await self._session.cancel()

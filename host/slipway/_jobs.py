@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._request import MIB, InputFile
+from slipway._request import MIB, InputFile, Tty
 from slipway_initramfs.languages import ENVIRONMENT
 from slipway_protocol import messages as m
 
@@ -31,9 +31,15 @@ def describe_job(
         tuple(environment.items()),
         _run_limits(language.run.limits, options),
         stdin=with_stdin,
+        tty=terminal_size(options.tty) if isinstance(options.tty, Tty) else None,
     )
     files = (InputFile(language.source, source), *options.files)
     return m.Job(0, build, run, options.outputs, 0), files
+
+
+def terminal_size(tty: Tty) -> m.Tty:
+    """The size of a terminal as the protocol has it."""
+    return m.Tty(tty.rows, tty.columns)
 
 
 def _limits(default: Limits, wall: float | None) -> m.Limits:

@@ -14,7 +14,7 @@ from slipway._errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._events import Ended, Output, PhaseEnded, PhaseStarted, Preparing, Queued, Started
 from slipway._execution import AsyncExecution, check_signal
 from slipway._pipes import EventQueue, StdinPipe
-from slipway._request import MIB
+from slipway._request import MIB, Tty
 from slipway._result import OutputFile, Provenance, Result, Timing
 from slipway._run import chunks
 
@@ -124,6 +124,12 @@ class LocalExecution(AsyncExecution):
             )
         await self._run.signal(number)
 
+    async def resize(self, rows: int, columns: int) -> None:
+        """Tell the agent, or change what it will be told; see :meth:`AsyncExecution.resize`."""
+        size = Tty(rows, columns)
+        if not self._over.is_set():
+            await self._run.resize(size)
+
     async def cancel(self) -> None:
         """Ask the agent, and then end the machine; see :meth:`AsyncExecution.cancel`."""
         if not self._cancelled and not self._over.is_set():
@@ -218,6 +224,7 @@ class LocalExecution(AsyncExecution):
             files=tuple(OutputFile(path, missing=missing) for path in options.outputs),
             timing=Timing(),
             provenance=Provenance("", "", image, "", "", 0, options.cpus),
+            tty=bool(options.tty),
         )
 
     async def _output(self, phase: str, stream: str, data: bytes) -> None:

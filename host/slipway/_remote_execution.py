@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections import deque
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from slipway._calls import UnknownRun
@@ -13,6 +14,7 @@ from slipway._errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._events import Event, Output
 from slipway._execution import AsyncExecution, check_signal
 from slipway._line_socket import LineSocket
+from slipway._request import Tty
 from slipway._wire import MAX_OUTPUT, EventReader, Fields, broken, data_record, line, parse
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class RemoteExecution(AsyncExecution):
         except InputError as error:
             raise broken(error.message) from None
         self._calls = calls
+        self._has_terminal = bool(options.tty)
         limit = max(options.output_limit or 0, MAX_OUTPUT)
         self._reader = EventReader(options.outputs, limit)
         self._socket: LineSocket | None = None
@@ -83,6 +86,15 @@ class RemoteExecution(AsyncExecution):
         """Have the server send it; see :meth:`AsyncExecution.signal`."""
         check_signal(number)
         await self._calls.ask("POST", f"/v1/vms/{self.id}/signal", {"signal": int(number)})
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Have the server do it; see :meth:`AsyncExecution.resize`."""
+        size = Tty(rows, columns)
+        if not self._has_terminal:
+            raise InputError("the program has no terminal", "Start it with tty=True.")
+        if not self._over:
+            with suppress(UnknownRun):  # it has ended, and is forgotten
+                await self._calls.ask("POST", f"/v1/vms/{self.id}/resize", asdict(size))
 
     async def cancel(self) -> None:
         """Have the server end it, and take what is left; see :meth:`AsyncExecution.cancel`.

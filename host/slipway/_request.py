@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from slipway._errors import InputError
-from slipway._values import Bounds, check_bounds, convert, declarations
+from slipway._values import Bounds, check_bounds, convert, declarations, take
 
 if TYPE_CHECKING:
     import os
@@ -22,6 +22,8 @@ MAX_CPUS = 8
 MAX_MEMORY = 64 * 1024 * MIB
 # The most process ids that Linux has (PID_MAX_LIMIT).
 MAX_PROCESSES = 4 * 1024 * 1024
+# Linux counts the rows and columns of a terminal in 16 bits.
+MAX_CHARACTERS = 0xFFFF
 # An hour: a machine that is meant to live longer is not what a snippet needs.
 MAX_SECONDS = 3600.0
 # Together with both phases' environments and the wanted paths these fit into one message of the
@@ -61,13 +63,31 @@ class InputFile:
             object.__setattr__(self, name, value)
 
 
+@dataclass(frozen=True, slots=True)
+class Tty:
+    """The size of a program's terminal, in characters.
+
+    Raises:
+        InputError: one of them is no number, or out of its bounds.
+    """
+
+    rows: Annotated[int, Bounds(1, MAX_CHARACTERS)] = 24
+    columns: Annotated[int, Bounds(1, MAX_CHARACTERS)] = 80
+
+    def __post_init__(self) -> None:
+        for name, kind in declarations(Tty).items():
+            value = take(f"{name} of a terminal", kind, getattr(self, name))
+            object.__setattr__(self, name, value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How to run. Times in seconds, sizes in bytes; None is the language's default.
 
     ``memory`` is the machine's, rounded up to whole MiB, ``memory_limit`` the program's share of it
     (None: all that the system leaves). ``output_limit`` holds for each of stdout and stderr; what
-    is over is dropped, counted and marked, and with ``kill_on_output`` ends the program.
+    is over is dropped, counted and marked, and with ``kill_on_output`` ends the program. With
+    ``tty`` the program has a terminal; True is one of 24 rows and 80 columns.
 
     Lists do for tuples, a mapping for the pairs of ``environment``, and a text for a path.
 
@@ -87,6 +107,7 @@ class Options:
     processes: Count | None = None
     output_limit: Size | None = None
     kill_on_output: bool = False
+    tty: bool | Tty = False
     cpus: Annotated[int, Bounds(1, MAX_CPUS)] = 1
     machine: str = "auto"
     kernel: Path | None = None
@@ -95,6 +116,8 @@ class Options:
     def __post_init__(self) -> None:
         for name, kind in declarations(Options).items():
             object.__setattr__(self, name, convert(name, kind, getattr(self, name)))
+        if self.tty is True:
+            object.__setattr__(self, "tty", Tty())
 
     def check(self, source_name: str) -> None:
         """Check every bound that does not depend on the image.

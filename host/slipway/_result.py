@@ -161,7 +161,8 @@ class Result:
     """The outcome of one run.
 
     ``build`` is None where the language has no build phase; so is ``run`` where the build failed.
-    Both are None where the run was cancelled before anything of it began.
+    Both are None where the run was cancelled before anything of it began. With ``tty`` the program
+    had a terminal, and all that it wrote there is its stdout.
     """
 
     language: str
@@ -171,6 +172,7 @@ class Result:
     timing: Timing
     provenance: Provenance
     warnings: tuple[str, ...] = field(default=())
+    tty: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -265,5 +267,6 @@ class Result:
             ],
             "timing": asdict(self.timing),
             "warnings": list(self.warnings),
+            "tty": self.tty,
             **asdict(self.provenance),
         }

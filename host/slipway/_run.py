@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from slipway._conversation import JobReport
     from slipway._guest import Guest
     from slipway._launch import Launcher
-    from slipway._request import Options
+    from slipway._request import Options, Tty
     from slipway._result import Result
     from slipway_initramfs.languages import Language
     from slipway_protocol.messages import Phase, Stream
@@ -223,6 +223,21 @@ class Run:
         if self._guest is not None:
             await self._guest.signal(number)
 
+    async def resize(self, size: Tty) -> None:
+        """Give the program's terminal another size, now or from its beginning.
+
+        Raises:
+            InputError: it has none.
+            UnknownOutcome: the machine has ended.
+        """
+        from slipway._jobs import terminal_size
+
+        if not self.options.tty:
+            raise InputError("the program has no terminal", "Start it with tty=True.")
+        self.options = replace(self.options, tty=size)
+        if self._guest is not None:
+            await self._guest.resize(terminal_size(size))
+
     async def cancel(self) -> None:
         """Have the agent end the job, if there is a machine with one.
 
@@ -293,6 +308,7 @@ class Run:
             build=phases.get(Phase.BUILD),
             run=phases.get(Phase.RUN),
             files=output_files(report, self.options.outputs),
+            tty=bool(self.options.tty),
             timing=Timing(**self._seconds),
             provenance=Provenance(
                 machine=guest.machine.name,

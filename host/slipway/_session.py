@@ -117,6 +117,15 @@ class Session:
         """
         await self.send(m.Signal(self._jobs, number))
 
+    async def resize(self, size: m.Tty) -> None:
+        """Give the terminal of the job's program another size.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        if self._conversation is not None:
+            await self._conversation.resize(size)
+
     async def cancel(self) -> None:
         """Have the agent end the job.
 

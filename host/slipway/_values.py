@@ -1,8 +1,8 @@
 """Values of a caller's, who may have no types, taken as what a declaration says of them.
 
 A declaration is a type: text, bytes, a number, a path, a class of ours, several of those, or None.
-``Annotated[int, Bounds(1, 8)]`` says within which bounds. All that is wrong is an InputError that
-names the value.
+``Annotated[int, Bounds(1, 8)]`` says within which bounds. Of ``bool | Tty``, what is no bool is
+taken as the last. All that is wrong is an InputError that names the value.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def convert(name: str, kind: Any, value: object) -> Any:
     if origin in {Union, UnionType}:
         if value is None and NoneType in parts:
             return None
-        (kind,) = (part for part in parts if part is not NoneType)
+        *others, kind = (part for part in parts if part is not NoneType)
+        if any(isinstance(value, other) for other in others):
+            return value
         return convert(name, kind, value)
     if origin is tuple:
         return _several(name, parts, value)

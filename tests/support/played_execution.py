@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from slipway._errors import InputError
 from slipway._events import Ended, Output, PhaseEnded, PhaseStarted, Started
 from slipway._execution import AsyncExecution
+from slipway._request import Tty
 from slipway._result import (
     Captured,
     OutputFile,
@@ -53,7 +54,8 @@ class PlayedExecution(AsyncExecution):
     """Gives ``events``, then raises ``failure``; without an end it runs until it is cancelled.
 
     ``given`` counts the events that were taken, ``written`` is what came for stdin, ``signals`` the
-    signals that were sent. While ``reading`` is not set, the program does not read.
+    signals that were sent, ``sizes`` those that its terminal was given. While ``reading`` is not
+    set, the program does not read.
     """
 
     def __init__(self, events: Iterable[Event] = (), failure: Exception | None = None) -> None:
@@ -66,6 +68,7 @@ class PlayedExecution(AsyncExecution):
         self.written = b""
         self.input_ended = False
         self.signals: list[int] = []
+        self.sizes: list[Tty] = []
         self.cancels = 0
         self.reading = asyncio.Event()
         self.reading.set()
@@ -78,6 +81,9 @@ class PlayedExecution(AsyncExecution):
     def end(self) -> None:
         """Be over, although nobody has taken all events: the machine is gone."""
         self._state = "ended"
+
+    async def resize(self, rows: int, columns: int) -> None:
+        self.sizes.append(Tty(rows, columns))
 
     async def signal(self, number: int) -> None:
         if self._state != "running":

@@ -122,6 +122,16 @@ def _add_routes(app: FastAPI) -> None:
         openapi_extra=openapi.json_body(models.SignalBody),
     )
     add(
+        "/v1/vms/{id}/resize",
+        vm_routes.resize,
+        methods=["POST"],
+        summary="Give the program's terminal another size",
+        status_code=204,
+        response_class=Response,
+        responses=problem(404, 408, 409, 413, 415, 422, 429, 502),
+        openapi_extra=openapi.json_body(models.TerminalSize),
+    )
+    add(
         "/v1/vms/{id}/resume",
         vm_routes.resume,
         methods=["POST"],

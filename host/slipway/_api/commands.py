@@ -28,6 +28,9 @@ class Commanded(Protocol):
     async def signal(self, number: int) -> None:
         """Send a signal to the program; raises SlipwayError."""
 
+    async def resize(self, rows: Any, columns: Any) -> None:
+        """Give the program's terminal another size; raises SlipwayError."""
+
     async def cancel(self) -> None:
         """End the run."""
 
@@ -88,6 +91,8 @@ class Commands:
                 await self._commanded.stdin.close()
             case "signal":
                 await self._commanded.signal(signal_number(command.get("signal")))
+            case "resize":
+                await self._commanded.resize(command.get("rows"), command.get("columns"))
             case "cancel":
                 await self._commanded.cancel()
             case other:

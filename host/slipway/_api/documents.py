@@ -111,6 +111,7 @@ class ResultDocument(BaseModel):
     files: list[FileDocument]
     timing: TimingDocument
     warnings: list[str]
+    tty: bool
     machine: str
     kernel: str
     image: str

@@ -7,10 +7,10 @@ import binascii
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slipway._api.models import Limits, Setting, StartQuery
+from slipway._api.models import Limits, Setting, StartQuery, TerminalSize
 from slipway._api.parsing import parsed, unfit
 from slipway._api.problems import Refusal
-from slipway._request import InputFile, Options
+from slipway._request import InputFile, Options, Tty
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Job:
 
 MACHINE_OPTIONS = tuple(sorted(set(Setting.model_fields) - {"language", "version"}))
 """Fields of :class:`slipway.Options` that make a machine; in a session, they are the session's."""
-_SCALAR_OPTIONS = (*Limits.model_fields, *MACHINE_OPTIONS, "kill_on_output")
+_SCALAR_OPTIONS = (*Limits.model_fields, *MACHINE_OPTIONS, "kill_on_output", "tty")
 _SCALAR_NAMES = frozenset(StartQuery.model_fields)
 
 
@@ -113,6 +113,8 @@ def _job(
     if interactive and stream != "events":
         raise Refusal(unfit("interactive needs stream=events: a raw stream takes no commands"))
     given = {name: scalars[name] for name in _SCALAR_OPTIONS if scalars.get(name) is not None}
+    if isinstance(size := scalars.get("tty"), TerminalSize):
+        given["tty"] = Tty(size.rows, size.columns)
     return Job(
         source,
         language,

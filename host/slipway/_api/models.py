@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from slipway._request import (
     MAX_ARGUMENTS,
+    MAX_CHARACTERS,
     MAX_CPUS,
     MAX_FILES,
     MAX_MEMORY,
@@ -70,6 +71,7 @@ class SessionRunQuery(Limits):
     model_config = _TEXTUAL
 
     kill_on_output: Flag = Field(False, description="End a program that passes its output limit.")
+    tty: Flag = Field(False, description="The program has a terminal of 24 rows and 80 columns.")
 
 
 class SessionStartQuery(SessionRunQuery):
@@ -104,6 +106,15 @@ class NoQuery(BaseModel):
     model_config = _TEXTUAL
 
 
+class TerminalSize(BaseModel):
+    """The size of a program's terminal, in characters; also the body of a resize."""
+
+    model_config = _STRICT
+
+    rows: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
+    columns: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
+
+
 class Data(BaseModel):
     """Bytes: ``text`` where they are UTF-8, else ``base64`` (RFC 4648); one of the two."""
 
@@ -126,6 +137,9 @@ class SessionRunBody(Limits):
     model_config = _STRICT
 
     kill_on_output: bool = False
+    tty: bool | TerminalSize = Field(
+        False, description="The program has a terminal; true is one of 24 rows and 80 columns."
+    )
     source: str = absent("The program; this or source_base64.")
     source_base64: str = absent()
     arguments: Annotated[list[str], Field(max_length=MAX_ARGUMENTS)] = []

@@ -55,7 +55,7 @@ _MEANINGS = {
     403: "The client's user may not use this server.",
     404: "There is no such run or session, or it is none of the client's.",
     408: "The request came too slowly.",
-    409: "Nothing runs that could take a signal; or there is a session of this id.",
+    409: "Nothing runs that could take it, or without a terminal; or the session's id is taken.",
     410: "This part of the stream is no longer kept; or the session has ended.",
     413: "The body is too large.",
     415: "The body is of another type.",

@@ -174,6 +174,10 @@ class Vm:
         """Send a signal to the program of the phase that runs; raises SlipwayError."""
         await self.execution.signal(number)
 
+    async def resize(self, rows: int, columns: int) -> None:
+        """Give the program's terminal another size; raises SlipwayError."""
+        await self.execution.resize(rows, columns)
+
     async def cancel(self) -> None:
         """End the run, and wait until its machine is gone.
 

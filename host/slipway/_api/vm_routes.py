@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 
 from slipway._api import problems
 from slipway._api.commands import signal_number
-from slipway._api.models import ResumeQuery, SignalBody
+from slipway._api.models import ResumeQuery, SignalBody, TerminalSize
 from slipway._api.problems import Problem, Refusal
 from slipway._api.service import json_of, json_response, peer_of, query_of, service_of
 from slipway._api.terms import NoLongerKept
@@ -69,6 +69,17 @@ async def signal(request: Request, id: str) -> Response:
     try:
         await vm.signal(number)
     except InputError as error:  # the number is one; so there is nobody to send it to
+        raise Refusal(Problem(409, "conflict", error.message, error.hint)) from None
+    return Response(status_code=204)
+
+
+async def resize(request: Request, id: str) -> Response:
+    """The program hears SIGWINCH. A run that has ended is left as it is."""
+    vm = _find(request, id)
+    size = await json_of(request, TerminalSize)
+    try:
+        await vm.resize(size.rows, size.columns)
+    except InputError as error:  # the size is one; so there is no terminal
         raise Refusal(Problem(409, "conflict", error.message, error.hint)) from None
     return Response(status_code=204)
 

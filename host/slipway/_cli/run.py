@@ -100,7 +100,15 @@ def _language(parsed: argparse.Namespace, store: ImageStore) -> Language:
 
 async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
     stdin = no_input() if parsed.source == "-" else standard_input()
-    return await run.execute(stdin, None if parsed.json else StandardOutput().write)
+    if parsed.json:
+        return await run.execute(stdin, None)
+    output = StandardOutput()
+    if not parsed.tty:
+        return await run.execute(stdin, output.write)
+    from slipway._cli.run_terminal import LocalTerminal, PhaseWatcher
+
+    with LocalTerminal(run.resize).lent() as terminal:
+        return await run.execute(stdin, output.write, PhaseWatcher(terminal))
 
 
 def _error_record(error: SlipwayError) -> dict[str, Any]:

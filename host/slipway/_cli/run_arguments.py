@@ -50,6 +50,7 @@ def parser(prog: str) -> Parser:
     add("--cpus", type=count, default=1, metavar="N", help="of the machine, 1 to 8 (default: 1)")
     add("--output-limit", type=size, metavar="SIZE", help="of each stream")
     add("--kill-on-output", action="store_true", help="end a program that reaches that limit")
+    add("-t", "--tty", action="store_true", help="give it a terminal, as large as yours")
     add("--env", action="append", default=[], metavar="K=V", help="for build and program")
     add(
         "--file",
@@ -82,6 +83,10 @@ def options_of(
     """
     # An option of the command line that is called as one of a run is that one.
     same = {name: getattr(parsed, name) for name in Options.__slots__ if hasattr(parsed, name)}
+    if parsed.tty:
+        from slipway._cli.run_terminal import local_size
+
+        same["tty"] = local_size()
     return Options(
         arguments=program_arguments,
         environment=tuple(_environment(text) for text in parsed.env),

@@ -10,14 +10,23 @@ from slipway._cli.run_streams import StandardOutput, no_input, standard_input
 from slipway._cli.terminal import Progress, run_interruptible
 from slipway._client import AsyncClient, language_of_suffix
 from slipway._errors import InputError
-from slipway._events import Ended, Output, Preparing, Queued, Started
+from slipway._events import (
+    Ended,
+    Output,
+    PhaseEnded,
+    PhaseStarted,
+    Preparing,
+    Queued,
+    Started,
+)
 
 if TYPE_CHECKING:
     import argparse
 
+    from slipway._cli.run_terminal import LocalTerminal
     from slipway._events import Event
     from slipway._execution import AsyncExecution
-    from slipway._request import Options
+    from slipway._request import Options, Tty
     from slipway._result import Result
 
 
@@ -47,15 +56,32 @@ async def _run(parsed: argparse.Namespace, source: bytes, options: Options) -> R
         fields = {name: getattr(options, name) for name in options.__slots__}
         stdin = no_input() if parsed.source == "-" else standard_input()
         async with await client.start(source, language, stdin=stdin, **fields) as execution:
-            return await _follow(execution, streaming=not parsed.json)
+            if not parsed.tty or parsed.json:
+                return await _follow(execution, streaming=not parsed.json)
+            return await _in_terminal(execution)
 
 
-async def _follow(execution: AsyncExecution, *, streaming: bool) -> Result:
+async def _in_terminal(execution: AsyncExecution) -> Result:
+    """Follow it with our terminal lent to the program while that runs."""
+    from slipway._cli.run_terminal import LocalTerminal
+
+    async def resize(size: Tty) -> None:
+        await execution.resize(size.rows, size.columns)
+
+    with LocalTerminal(resize).lent() as terminal:
+        return await _follow(execution, streaming=True, terminal=terminal)
+
+
+async def _follow(
+    execution: AsyncExecution, *, streaming: bool, terminal: LocalTerminal | None = None
+) -> Result:
     progress = Progress()
     output = StandardOutput()
     try:
         async for event in execution:
             _show(progress, event)
+            if terminal is not None:
+                _lend(terminal, event)
             if isinstance(event, Output):
                 await output.write(event.phase, event.stream, event.data)
             elif isinstance(event, Ended):
@@ -65,6 +91,14 @@ async def _follow(execution: AsyncExecution, *, streaming: bool) -> Result:
         return await execution.wait()
     finally:
         progress.done()
+
+
+def _lend(terminal: LocalTerminal, event: Event) -> None:
+    match event:
+        case PhaseStarted(phase="run"):
+            terminal.take()
+        case PhaseEnded():
+            terminal.give_back()
 
 
 def _show(progress: Progress, event: Event) -> None:

@@ -62,6 +62,11 @@ class Job(_Given):
     timeout: float | None = Field(default=None, description="Its wall-clock time, in seconds.")
     build_timeout: float | None = Field(default=None, description="The compiler's, in seconds.")
     memory_limit: int | None = Field(default=None, description="Its memory, in bytes.")
+    tty: bool = Field(
+        default=False,
+        description="Run it in a terminal: what it wrote before a crash is there, a prompt comes "
+        "before its input, stdin is echoed, and all is in stdout.",
+    )
 
     def options(self) -> dict[str, Any]:
         """As the fields of :class:`slipway.Options`; raises InputError."""
@@ -73,6 +78,7 @@ class Job(_Given):
             "timeout": self.timeout,
             "build_timeout": self.build_timeout,
             "memory_limit": self.memory_limit,
+            "tty": self.tty,
         }
 
 

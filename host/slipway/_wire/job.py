@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from slipway._errors import InputError
-from slipway._request import Options
+from slipway._request import Options, Tty
 from slipway._wire.fields import data_record
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def job_record(
         record["stdin"] = data_record(stdin)
     for name, text in _texts(options):
         _check_unicode(name, text)
+    if isinstance(options.tty, Tty):
+        record["tty"] = asdict(options.tty)
     return record | _scalars_record(options, _SCALARS)
 
 

@@ -72,6 +72,7 @@ def read_result(record: Fields, contents: Mapping[str, OutputFile]) -> Result:
         timing=Timing(**{name: timing.number(name) for name in given if name in timing}),
         provenance=Provenance(**provenance),
         warnings=record.texts("warnings", MAX_WARNINGS),
+        tty=record.flag("tty"),
     )
 
 

@@ -75,6 +75,33 @@ def test_time_that_is_none(name: str, value: float) -> None:
         check(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((0, 80), "rows of a terminal is 0"),
+        ((24, 65536), "columns of a terminal is 65536"),
+        (("24", 80), "rows of a terminal is '24', and must be an integer"),
+        ((24, True), "columns of a terminal is True"),
+        ((24, None), "columns of a terminal is None"),
+    ],
+)
+def test_size_of_a_terminal_that_is_none(size: Any, words: str) -> None:
+    with pytest.raises(slipway.InputError, match=words):
+        slipway.Tty(*size)
+
+
+@pytest.mark.parametrize("value", [1, None, "80x24", (24, 80)])
+def test_terminal_that_is_none(value: Any) -> None:
+    with pytest.raises(slipway.InputError, match=r"tty is .*, and must be a Tty"):
+        check(tty=value)
+
+
+def test_terminal_as_it_is_asked_for() -> None:
+    assert Options(tty=True).tty == slipway.Tty(24, 80)
+    assert Options(tty=slipway.Tty(columns=132)).tty == slipway.Tty(24, 132)
+    assert Options(tty=False) == Options()
+
+
 @pytest.mark.parametrize("name", ["memory", "memory_limit", "processes", "output_limit"])
 @pytest.mark.parametrize("value", [0, -1, 1 << 60])
 def test_size_that_is_none(name: str, value: int) -> None:

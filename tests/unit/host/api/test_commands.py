@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slipway._api.commands import Commands, signal_number
 from slipway._errors import InputError, SlipwayError
+from slipway._request import Tty
 from slipway._wire import MAX_LINE, data_record
 from support.played_execution import PlayedExecution, writing
 
@@ -33,6 +34,9 @@ class Played:
 
     async def signal(self, number: int) -> None:
         await self.execution.signal(number)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        await self.execution.resize(rows, columns)
 
     async def cancel(self) -> None:
         await self.execution.cancel()
@@ -87,6 +91,7 @@ async def test_carries_out_every_command() -> None:
         + _line(type="stdin_end")
         + _line(type="signal", signal=10)
         + _line(type="signal", signal="SIGTERM")
+        + _line(type="resize", rows=30, columns=100)
         + _line(type="cancel")
     )
 
@@ -94,6 +99,7 @@ async def test_carries_out_every_command() -> None:
     assert played.execution.written == b"a"
     assert played.execution.input_ended
     assert played.execution.signals == [10, signal.SIGTERM]
+    assert played.execution.sizes == [Tty(30, 100)]
     assert played.execution.cancels == 1
 
 
@@ -120,6 +126,12 @@ async def test_carries_out_every_command() -> None:
         b'{"type": "signal", "signal": 65}',
         b'{"type": "signal", "signal": "KILL"}',
         b'{"type": "signal", "signal": 1e99}',
+        b'{"type": "resize"}',
+        b'{"type": "resize", "rows": 24}',
+        b'{"type": "resize", "rows": 24, "columns": 0}',
+        b'{"type": "resize", "rows": 24, "columns": 65536}',
+        b'{"type": "resize", "rows": true, "columns": 80}',
+        b'{"type": "resize", "rows": "24", "columns": 80}',
     ],
 )
 async def test_refuses_what_is_no_command_and_goes_on(line: bytes) -> None:

@@ -19,7 +19,7 @@ from slipway._api.models import (
 )
 from slipway._api.parsing import parsed
 from slipway._api.problems import Refusal
-from slipway._request import InputFile, Options
+from slipway._request import InputFile, Options, Tty
 from slipway._wire import job_record, session_record
 
 
@@ -43,6 +43,13 @@ def test_makes_a_job_of_a_source_and_a_query() -> None:
     assert made == Job(b"source", "rust", b"", {"timeout": 2.5, "cpus": 2})
 
 
+@pytest.mark.parametrize(
+    ("told", "size"), [(True, True), (False, False), ({"rows": 5, "columns": 9}, Tty(5, 9))]
+)
+def test_takes_the_size_of_a_terminal(told: object, size: object) -> None:
+    assert job({"source": "x", "tty": told}, language="c").options["tty"] == size
+
+
 def test_puts_language_and_version_together() -> None:
     made = jobs.job_of_text(b"source", query(language="rust", version="1.80"))
 
@@ -62,7 +69,7 @@ def test_takes_each_thing_from_the_query_or_the_body() -> None:
 def test_names_what_is_in_the_query_and_in_the_body(name: str) -> None:
     values: dict[str, Any] = {
         "language": "c", "version": "1", "machine": "kvm", "stream": "raw",
-        "kill_on_output": True, "interactive": True, "detached": True,
+        "kill_on_output": True, "interactive": True, "detached": True, "tty": True,
     }  # fmt: skip
     value = values.get(name, 1)
     text = "true" if value is True else str(value)

@@ -1,0 +1,116 @@
+"""Our terminal while a program with ``slipway run --tty`` has it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import termios
+import tty
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from slipway._errors import InputError, SlipwayError
+from slipway._request import Tty
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from slipway._conversation import PhaseReport
+    from slipway_protocol.messages import Phase
+
+    Resize = Callable[[Tty], Awaitable[None]]
+
+
+def local_size() -> Tty:
+    """Return the size of our terminal, or that which a terminal has where it is not known."""
+    for descriptor in range(3):
+        try:
+            size = os.get_terminal_size(descriptor)
+            return Tty(size.lines, size.columns)
+        except (OSError, InputError):  # it is none, or none that knows its size
+            continue
+    return Tty()
+
+
+class LocalTerminal:
+    """Our stdin where it is a terminal: raw while the program has it, and else as it was.
+
+    What is typed then goes to the program's terminal byte for byte, Ctrl-C as well; that one echoes
+    and edits. ``resize`` is told of each new size.
+    """
+
+    def __init__(self, resize: Resize) -> None:
+        self._resize = resize
+        self._saved: list[Any] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def lent(self) -> Iterator[LocalTerminal]:
+        """Follow its size; whatever happens, it is given back in the end."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGWINCH, self._follow)
+        loop.add_signal_handler(signal.SIGTSTP, self._pause)
+        try:
+            yield self
+        finally:
+            self.give_back()
+            loop.remove_signal_handler(signal.SIGTSTP)
+            loop.remove_signal_handler(signal.SIGWINCH)
+
+    def take(self) -> None:
+        """The program has it from now on."""
+        if self._saved is None and os.isatty(0):
+            with suppress(termios.error):
+                saved = termios.tcgetattr(0)
+                tty.setraw(0, termios.TCSADRAIN)
+                self._saved = saved
+
+    def give_back(self) -> None:
+        """It is as it was; may be called again."""
+        if self._saved is not None:
+            saved, self._saved = self._saved, None
+            with suppress(termios.error):  # it has hung up
+                termios.tcsetattr(0, termios.TCSADRAIN, saved)
+
+    def _follow(self) -> None:
+        task = asyncio.ensure_future(self._tell(local_size()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell(self, size: Tty) -> None:
+        with suppress(SlipwayError):  # the run tells of it by itself
+            await self._resize(size)
+
+    def _pause(self) -> None:
+        """Stop, with the terminal as it was for whoever has stopped us."""
+        had = self._saved is not None
+        self.give_back()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if had:
+            self.take()
+
+
+class PhaseWatcher:
+    """Lends ``terminal`` to the program for as long as it runs.
+
+    Before, while its machine boots and it is built, Ctrl-C is ours.
+    """
+
+    def __init__(self, terminal: LocalTerminal) -> None:
+        self._terminal = terminal
+
+    def booted(self, machine: str) -> None:
+        """Nothing runs yet."""
+
+    def began(self, phase: Phase) -> None:
+        """The program, or its build, has begun."""
+        if phase.name == "RUN":
+            self._terminal.take()
+
+    def ended(self, phase: Phase, report: PhaseReport) -> None:
+        """It has ended, and all of its output has been written."""
+        self._terminal.give_back()
+
+    def done(self) -> None:
+        """Its output may still have to be written."""
