@@ -52,7 +52,7 @@ SHELLS = {
         slipway completion fish | source
         while read --local --delimiter \\n line
             set words (complete -C $line | string split --fields 1 \\t)
-            echo (string trim --right --chars / $words)
+            echo (string trim --right --chars / -- $words)
         end
     """,
 }
