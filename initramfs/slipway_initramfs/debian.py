@@ -246,12 +246,17 @@ class DebianSource:
         for package in packages:
             target = partial / package.sha256
             arguments += [package.uri, str(target), f"SHA256:{package.sha256}"]
-        self._apt((str(helper), "download-file", *arguments), "download packages", follow=True)
+        self._apt(
+            (str(helper), "download-file", *arguments), "download packages", follow=len(packages)
+        )
         for package in packages:
             (partial / package.sha256).replace(self.path(package))
 
-    def _apt(self, command: Sequence[str], purpose: str, *, follow: bool = False) -> str:
-        """Run an apt program with the private configuration and return what it says."""
+    def _apt(self, command: Sequence[str], purpose: str, *, follow: int = 0) -> str:
+        """Run an apt program with the private configuration and return what it says.
+
+        ``follow`` is how many packages it downloads, each of which is reported.
+        """
         environment = {
             **os.environ,
             "APT_CONFIG": str((self._state / "apt.conf").resolve()),
@@ -264,7 +269,7 @@ class DebianSource:
         return done.stdout
 
     def _run(
-        self, command: Sequence[str], environment: dict[str, str], *, follow: bool = False
+        self, command: Sequence[str], environment: dict[str, str], *, follow: int = 0
     ) -> subprocess.CompletedProcess[str]:
         with subprocess.Popen(
             command,
@@ -279,16 +284,18 @@ class DebianSource:
             if not follow:
                 stdout, stderr = process.communicate()
             else:
-                stdout, stderr = self._follow(process), ""
+                stdout, stderr = self._follow(process, follow), ""
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
-    def _follow(self, process: subprocess.Popen[str]) -> str:
-        """Report each package as it comes; return the lines that are worth keeping."""
+    def _follow(self, process: subprocess.Popen[str], packages: int) -> str:
+        """Report each of the ``packages`` as it comes; return the lines that are worth keeping."""
         kept: list[str] = []
+        number = 0
         for line in process.stdout or ():
             if line.startswith("Get:"):
                 name = unquote(line.split()[1].rpartition("/")[2])
-                self._progress(f"downloading {name}")
+                number = min(number + 1, packages)  # apt tries again what broke off
+                self._progress(f"downloading {number}/{packages} {name}")
             elif len(kept) < 100:
                 kept.append(line)
         return "".join(kept)

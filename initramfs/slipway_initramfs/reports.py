@@ -17,7 +17,8 @@ def _to_nobody(*_: object) -> None:
 class Reports:
     """Three listeners, each of which may be left out; they are called from several threads.
 
-    ``step`` gets a short sentence for each step, ``notice`` one that is worth keeping, ``transfer``
+    ``step`` gets a short sentence for each step ("packing 431 files"), which for one of many says
+    which it is ("unpacking 3/57 bash"), ``notice`` one that is worth keeping, ``transfer``
     what of a download has come: its name, the bytes that are there, and those it has in total.
     """
 

@@ -210,7 +210,7 @@ def test_wrong_calls_of_build_are_refused_before_any_work(
     store = ("--store", tmp_path / "none")
     calls = {
         ("--machine", "qemu"): "without --snapshot",
-        ("--snapshot", "--machine", "vax"): "no machine 'vax'",
+        ("--snapshot", "--machine", "vax"): "--machine is 'vax'",
         ("--snapshot", "--arch", "arm64"): "this host is amd64",
     }
     for arguments, message in calls.items():
@@ -319,7 +319,7 @@ def test_plain_run_imports_no_more_than_it_needs(store: ImageStore, hello: Path)
     code = (
         "import os, sys\n"
         "from slipway._cli import run\n"
-        f"sys.exit(run.command({['--store', str(store.root), str(hello)]!r})"
+        f"sys.exit(run.command({['--store', str(store.root), str(hello)]!r}, 'vmm-run')"
         f" or sorted(set({unwanted!r}) & set(sys.modules)))"
     )
 

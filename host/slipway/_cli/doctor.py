@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._cli.parsers import Parser
+from slipway._cli.screen import paint, width_of
 from slipway._cli.terminal import emit
 from slipway._request import MIB
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # The largest image with its downloads, unpacked and concatenated.
 DISK_WANTED = 2 * 1024 * MIB
 MEMORY_WANTED = 512 * MIB
+_INDENT = 19
+_WIDEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +66,34 @@ def command(arguments: list[str], prog: str) -> int:
         emit(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
     else:
         for finding in findings:
-            emit(_line(finding))
+            emit(_lines(finding))
     return 0 if all(f.met for f in findings if f.needed) else 1
 
 
-def _line(finding: Finding) -> str:
-    mark = "ok  " if finding.met else "LACK" if finding.needed else "note"
-    line = f"{mark}  {finding.need:<12} {finding.found}\n"
+def _lines(finding: Finding) -> str:
+    """Return what is told of ``finding``, within the terminal's width."""
+    import textwrap
+
+    mark, colour = ("ok", "green") if finding.met else ("note", "yellow")
+    if not finding.met and finding.needed:
+        mark, colour = "LACK", "red"
+    told = [finding.found]
     if finding.mend and not finding.met:
-        line += f"{'':<6}{'':<12} mend: {finding.mend}\n"
-    return line
+        told.append(f"mend: {finding.mend}")
+    width = min(width_of(sys.stdout), _WIDEST)
+    indent = " " * (_INDENT if width > 2 * _INDENT else 2)
+    wrapper = textwrap.TextWrapper(
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    lines = [line for text in told for line in wrapper.wrap(text)]
+    first = f"{'':{6 - len(mark)}}{finding.need}"
+    if len(indent) == _INDENT:
+        first = f"{first:<{_INDENT - len(mark)}}{lines.pop(0).strip()}"
+    return "".join(f"{line}\n" for line in (paint(mark, colour, sys.stdout) + first, *lines))
 
 
 def examine(store: ImageStore) -> Iterator[Finding]:
@@ -162,7 +183,9 @@ def _store(store: ImageStore) -> Iterator[Finding]:
         yield Finding("images", False, "none made yet", build, needed=False)
     for image in images:
         yield _sound(
-            "image", f"{image.name} {image.digest[:12]}, {image.root.size // MIB} MiB", image.verify
+            "image",
+            f"{image.name} {image.digest[:12]}, {round(image.root.size / MIB)} MiB",
+            image.verify,
         )
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
+from slipway._cli.screen import is_screen
 from slipway._cli.terminal import say
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Downloads:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._terminal = sys.stderr.isatty()
+        self._terminal = is_screen(sys.stderr)
         self._lock = threading.Lock()
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
@@ -66,11 +67,19 @@ class Downloads:
 def _bars() -> Any:
     # A third of a second to import, and only where somebody watches a download.
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TransferSpeedColumn,
+    )
 
     return Progress(
         TextColumn("slipway: layer {task.description}"),
         BarColumn(),
+        TaskProgressColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         console=Console(stderr=True),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from slipway._cli.image_build import add_build_options, build
+from slipway._cli.screen import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
 from slipway._errors import InputError
@@ -71,27 +73,26 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
         say("there are no images yet; make some: slipway image build python")
         return 0
     defaults = {store.default(image.language) for image in images}
-    names = [image.name + "*" * (image.name in defaults) for image in images]
-    width = max(14, *map(len, names))
-    toolchains = [_toolchain(image, store) or "?" for image in images]
-    wide = max(14, *map(len, toolchains))
-    row = f"{{:<{width}}} {{:<{wide}}} {{:<6}} {{:<12}} {{:>6}} {{:>8}} {{:>7}} {{:>6}}  {{}}\n"
-    heading = ("IMAGE", "TOOLCHAIN", "ARCH", "DIGEST")
-    emit(row.format(*heading, "MIB", "UNPACKED", "MIN-MEM", "MEMORY", "SOURCE"))
-    for image, name, toolchain in zip(images, names, toolchains, strict=True):
-        emit(
-            row.format(
-                name,
-                toolchain,
-                image.architecture,
-                image.digest[:12],
-                _mib(image.root.size),
-                _mib(image.manifest["root"]),
-                _mib(image.minimum_memory),
-                _mib(image.default_memory),
-                image.source.get("requested") or image.source.get("kind"),
-            )
+    columns = (
+        *(Column("IMAGE"), Column("TOOLCHAIN", cut=True), Column("ARCH"), Column("DIGEST")),
+        *(Column(name, right=True) for name in ("MIB", "UNPACKED", "MIN-MEM", "MEMORY")),
+        Column("SOURCE", cut=True),
+    )
+    rows = [
+        (
+            image.name + "*" * (image.name in defaults),
+            _toolchain(image, store) or "?",
+            image.architecture,
+            image.digest[:12],
+            _mib(image.root.size),
+            _mib(image.manifest["root"]),
+            _mib(image.minimum_memory),
+            _mib(image.default_memory),
+            image.source.get("requested") or image.source.get("kind"),
         )
+        for image in images
+    ]
+    emit(table(columns, rows, sys.stdout))
     return 0
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from slipway._cli.screen import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
 from slipway._errors import HostError, InputError
@@ -59,24 +61,18 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     if not snapshots:
         say("there are no snapshots yet; make one: slipway image build --snapshot python")
         return 0
-    width = max(len(snapshot.shape.key) for snapshot in snapshots)
-    image = max(6, *(len(snapshot.shape.image) for snapshot in snapshots))
-    row = f"{{:<{width}}} {{:<{image}}} {{:<7}} {{:>6}} {{:>4}} {{:>5}} {{:<20}}  {{}}\n"
-    emit(row.format("KEY", "IMAGE", "MACHINE", "MEMORY", "CPUS", "MIB", "MADE", "STATE"))
+    columns = (
+        *(Column("KEY"), Column("IMAGE", cut=True), Column("MACHINE")),
+        *(Column(name, right=True) for name in ("MEMORY", "CPUS", "MIB")),
+        *(Column("MADE", cut=True), Column("STATE", cut=True)),
+    )
+    rows = []
     for snapshot in snapshots:
         shape, stale = snapshot.shape, staleness(snapshot, store)
-        emit(
-            row.format(
-                shape.key,
-                shape.image,
-                shape.machine,
-                _mib(shape.memory_bytes),
-                shape.cpus,
-                _mib(snapshot.disk_bytes),
-                snapshot.made,
-                f"stale: {stale}" if stale else "current",
-            )
-        )
+        size = (_mib(shape.memory_bytes), shape.cpus, _mib(snapshot.disk_bytes))
+        state = f"stale: {stale}" if stale else "current"
+        rows.append((shape.key, shape.image, shape.machine, *size, snapshot.made, state))
+    emit(table(columns, rows, sys.stdout))
     return 0
 
 

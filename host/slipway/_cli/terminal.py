@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from slipway._cli.screen import bar, is_screen, paint, width_of
 from slipway._errors import HostError, InputError, SlipwayError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._terminal = is_screen(sys.stderr)
         self._shown_at = 0.0
         self._kind = ""
         self._pending = False
@@ -75,8 +75,7 @@ class Progress:
         kind, now = line.partition(" ")[0], time.monotonic()
         if self._terminal:
             # Of a line that wraps only its last part would be overwritten.
-            width = shutil.get_terminal_size().columns - 1
-            _write(f"\r\x1b[K{f'slipway: {line}'[:width]}")
+            _write(f"\r\x1b[K{bar(line, width_of(sys.stderr) - 1)}")
             self._pending = True
         elif kind != self._kind or now - self._shown_at >= 1:
             self._kind, self._shown_at = kind, now
@@ -96,9 +95,9 @@ def _write(text: str) -> None:
 
 
 def _complain(error: SlipwayError) -> None:
-    say(f"error: {error.message}")
+    say(f"{paint('error:', 'red', sys.stderr)} {error.message}")
     if error.hint:
-        say(f"hint: {error.hint}")
+        say(f"{paint('hint:', 'cyan', sys.stderr)} {error.hint}")
 
 
 def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:

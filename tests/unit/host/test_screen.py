@@ -1,0 +1,106 @@
+"""What is fitted to a terminal: tables, colours, bars."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+
+from slipway._cli.screen import Column, bar, paint, table
+
+COLUMNS = (Column("NAME"), Column("SOURCE", cut=True), Column("MIB", right=True))
+ROWS = [("rust@1.80", "docker://registry.example/library/rust:1.80", 148), ("c", "debian", 7)]
+
+
+class Screen(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def test_table_in_a_pipe_is_as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+
+    assert table(COLUMNS, ROWS, io.StringIO()).splitlines() == [
+        "NAME       SOURCE                                       MIB",
+        "rust@1.80  docker://registry.example/library/rust:1.80  148",
+        "c          debian                                         7",
+    ]
+
+
+@pytest.mark.parametrize("width", range(27, 70))
+def test_table_on_a_terminal_fits_it(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    lines = table(COLUMNS, ROWS, Screen()).splitlines()
+
+    assert max(map(len, lines)) == min(width, 59)
+    assert lines[1].startswith("rust@1.80  docker:")
+    assert lines[1].endswith("  148")
+    assert ("…" in lines[1]) == (width < 59)
+
+
+def test_table_without_room_becomes_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    assert table(COLUMNS, ROWS[1:], Screen()) == table(COLUMNS, ROWS[1:], Screen())
+    assert table(COLUMNS, ROWS, Screen()).splitlines() == [
+        "rust@1.80",
+        "  SOURCE docker://registry.example/library/rust:1.80",
+        "  MIB 148",
+        "",
+        "c",
+        "  SOURCE debian",
+        "  MIB 7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stream", "variables", "coloured"),
+    [
+        (Screen(), {}, True),
+        (Screen(), {"NO_COLOR": "1"}, False),
+        (Screen(), {"NO_COLOR": ""}, True),
+        (Screen(), {"TERM": "dumb"}, False),
+        (Screen(), {"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+        (io.StringIO(), {}, False),
+        (io.StringIO(), {"FORCE_COLOR": "1"}, True),
+        (io.StringIO(), {"FORCE_COLOR": "0"}, False),
+    ],
+)
+def test_colours_are_for_whoever_wants_them(
+    monkeypatch: pytest.MonkeyPatch,
+    stream: io.StringIO,
+    variables: dict[str, str],
+    coloured: bool,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setitem(os.environ, name, value)
+
+    assert paint("text", "red", stream) == ("\x1b[31mtext\x1b[0m" if coloured else "text")
+
+
+@pytest.mark.parametrize(
+    ("step", "shown"),
+    [
+        ("packing 431 files", "slipway: packing 431 files"),
+        ("unpacking 1/4 bash", "slipway: #####...............  25% unpacking 1/4 bash"),
+        ("unpacking 4/4 libc6", "slipway: #################### 100% unpacking 4/4 libc6"),
+        ("unpacking 0/0 x", "slipway: unpacking 0/0 x"),
+        ("unpacking 9/4 x", "slipway: #################### 100% unpacking 9/4 x"),
+    ],
+)
+def test_step_of_many_has_a_bar(step: str, shown: str) -> None:
+    assert bar(step, 79) == shown
+    assert bar(step, 12) == shown[:12]
