@@ -200,17 +200,22 @@ class AsyncClient:
 
 
 def language_of_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
-    """The name of the language whose suffix ``path`` has.
+    """The name of the language whose suffix ``path`` has, by that suffix where it is an alias.
 
     Raises:
         InputError: none has it.
     """
-    names = {suffix: info.name for info in languages for suffix in info.suffixes}
+    # "mjs" says more than "javascript".
+    names = {
+        suffix: suffix[1:] if suffix[1:] in info.aliases else info.name
+        for info in languages
+        for suffix in info.suffixes
+    }
     # ".C" is C++ by an old custom; else case means nothing.
     found = names.get(path.suffix) or names.get(path.suffix.lower())
     if found is None:
         what = f"the suffix {path.suffix[:40]!r}" if path.suffix else "a file without a suffix"
-        known = ", ".join(sorted(set(names.values())))
+        known = ", ".join(sorted(info.name for info in languages))
         raise InputError(f"no language of the server has {what}", f"Name the language: {known}.")
     return found
 

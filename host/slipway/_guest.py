@@ -64,6 +64,8 @@ class Guest:
         self.ready: m.Ready | None = None
         # No job is under way, and none was left in the middle: it may be given another.
         self.idle = True
+        # Of files and directories that its session's runs have brought.
+        self.names: frozenset[str] = frozenset()
         self.boot_seconds = 0.0
         self.ready_seconds = 0.0
         self.restore_seconds = 0.0
@@ -209,6 +211,7 @@ class Guest:
         template = await type(machine).template(snapshot, state)
         try:
             guest = Guest(await template.clone(), replace(self.origin, start="session"))
+            guest.names = self.names
         except BaseException:
             await uninterrupted(template.close())
             raise
@@ -238,8 +241,10 @@ class Guest:
         Raises:
             UnknownOutcome: the guest ended, or misbehaved.
         """
-        job, files = describe_job(language, source, options, stdin is not None)
-        job = replace(job, keep=keep)
+        job, files = describe_job(language, source, options, stdin is not None, self.names)
+        if keep:
+            job = replace(job, keep=True)
+            self.names |= {file.path.partition("/")[0] for file in options.files}
         walls = [c.limits.wall_ms / 1000 for c in (job.build, job.run) if c is not None]
         transfer = sum(len(file.data) for file in files) / TRANSFER_RATE
         self.idle = False

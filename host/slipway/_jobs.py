@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._request import MIB, InputFile, Tty
+from slipway._sources import arrange
 from slipway_initramfs.languages import ENVIRONMENT
 from slipway_protocol import messages as m
 
@@ -15,25 +16,33 @@ if TYPE_CHECKING:
 
 
 def describe_job(
-    language: Language, source: bytes, options: Options, with_stdin: bool
+    language: Language,
+    source: bytes,
+    options: Options,
+    with_stdin: bool,
+    taken: frozenset[str] = frozenset(),
 ) -> tuple[m.Job, tuple[InputFile, ...]]:
-    """The job and its files as the protocol has them."""
+    """The job and its files as the protocol has them.
+
+    ``taken`` are the names that earlier jobs have brought into its directory.
+    """
+    arranged = arrange(language, source, options.files, taken)
     environment = {**ENVIRONMENT, **language.environment, **dict(options.environment)}
     build = None
     if language.build is not None:
         build = m.Command(
-            language.build.command,
+            arranged.fill(language.build.command),
             tuple(environment.items()),
             _limits(language.build.limits, options.build_timeout),
         )
     run = m.Command(
-        (*language.run.command, *options.arguments),
+        (*arranged.fill(language.run.command), *options.arguments),
         tuple(environment.items()),
         _run_limits(language.run.limits, options),
         stdin=with_stdin,
         tty=terminal_size(options.tty) if isinstance(options.tty, Tty) else None,
     )
-    files = (InputFile(language.source, source), *options.files)
+    files = (InputFile(arranged.source, source), *options.files, *arranged.files)
     return m.Job(0, build, run, options.outputs, 0), files
 
 

@@ -151,43 +151,19 @@ def options_of(given: Mapping[str, Any]) -> Options:
 
 
 def check_source(source: bytes) -> None:
-    """Check that ``source`` can be a program's text.
+    """Check that ``source`` is not too long.
+
+    What is in it is for the language's own tools to judge: an empty program, another encoding than
+    UTF-8, bytes that are no text at all.
 
     Raises:
-        InputError: it is empty, binary, too long or not UTF-8.
+        InputError: it is too long.
     """
-    if not source.strip():
-        raise InputError("the source is empty", "Give a file with a program in it.")
     if len(source) > MAX_SOURCE:
         raise InputError(
             f"the source has {len(source)} bytes, and at most {MAX_SOURCE} are allowed",
             "Pass data as a file beside the source (--file) or on stdin.",
         )
-    if b"\0" in source:
-        raise InputError(
-            f"the source is binary: it has a NUL at byte {source.index(0)}",
-            "Give the program's source text, not a compiled program.",
-        )
-    try:
-        source.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = source.count(b"\n", 0, error.start) + 1
-        byte = source[error.start]
-        raise InputError(
-            f"the source is not UTF-8: byte {error.start} (line {line}) is 0x{byte:02x}",
-            "Save it as UTF-8.",
-        ) from None
-
-
-def read_source(path: Path) -> bytes:
-    """The source text in the file ``path``.
-
-    Raises:
-        InputError: it cannot be read, or is no source text.
-    """
-    source = read_local(path, MAX_SOURCE, "source")
-    check_source(source)
-    return source
 
 
 def read_local(path: Path, limit: int, what: str) -> bytes:

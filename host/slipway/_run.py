@@ -20,6 +20,7 @@ from slipway._errors import InputError, UnknownOutcome
 from slipway._launch import ColdLauncher, DamagedImage
 from slipway._outlet import Watcher
 from slipway._request import check_source, options_of
+from slipway._sources import check_source_names
 from slipway._threads import call_in_daemon, uninterrupted
 from slipway._values import take
 
@@ -162,6 +163,7 @@ class Run:
         """``keep``: its files stay for the next run in the same guest."""
         check_source(source)
         options.check(language.source)
+        check_source_names(language, options.files)
         self.language = language
         self._source = source
         self.options = options

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from slipway_initramfs.errors import InvalidLanguage
 from slipway_initramfs.languages import (
+    RULES,
     DebianRecipe,
     Language,
     Limits,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _MAX_FILE = 1 << 20
+_SUFFIX = "{suffix}"
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+#-.")
 BUILD_LIMITS = Limits(120, 120, 0, 512, 512, 1024, 1)
 RUN_LIMITS = Limits(30, 30, 0, 128, 256, 512, 16)
@@ -146,12 +148,20 @@ def _language(table: _Table) -> Language:
     name = table.text("name")
     if not is_name(name):
         raise table.wrong("name", "has to be of small letters, digits, '+', '#', '-' and '.'")
+    suffixes = table.texts("suffixes", required=True)
+    sources = table.texts("sources")
+    for key, given in (("suffixes", suffixes), ("sources", sources)):
+        if not all(suffix.startswith(".") and len(suffix) > 1 for suffix in given):
+            raise table.wrong(key, "have to begin with a dot")
     source = table.text("source")
+    keeps_suffix = source.endswith(_SUFFIX)
+    if keeps_suffix:
+        source = source.removesuffix(_SUFFIX) + suffixes[0]
     if not source or "/" in source or source in (".", ".."):
         raise table.wrong("source", "has to be a file name")
-    suffixes = table.texts("suffixes", required=True)
-    if not all(suffix.startswith(".") and len(suffix) > 1 for suffix in suffixes):
-        raise table.wrong("suffixes", "have to begin with a dot")
+    rules = table.text("rules", "")
+    if rules and rules not in RULES:
+        raise table.wrong("rules", f"has to be one of {', '.join(RULES)}")
     aliases = table.texts("aliases")
     if any(not is_name(alias) for alias in aliases):
         raise table.wrong("aliases", "have to be such as the name may be")
@@ -173,6 +183,9 @@ def _language(table: _Table) -> Language:
         registry=_registry(image.table("registry"), workload),
         sample=table.text("sample", ""),
         toolchain=_toolchain(image.table("toolchain")) if "toolchain" in image else Toolchain(),
+        keeps_suffix=keeps_suffix,
+        sources=sources,
+        rules=rules,
     )
     image.done()
     table.done()
@@ -184,7 +197,7 @@ def _run(table: _Table, source: str, *, built: bool) -> Phase:
     if spare and built:
         raise table.wrong("spare", "is for programs that need no build")
     phase = replace(_phase(table, RUN_LIMITS), spare=spare)
-    if spare and source not in phase.command:
+    if spare and not {source, "{source}"} & set(phase.command):
         raise table.wrong("spare", f"needs a command with the source {source!r} as an argument")
     return phase
 

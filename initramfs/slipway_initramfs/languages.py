@@ -55,6 +55,8 @@ class Limits:
     output: int
 
 
+RULES = ("include", "go", "node")
+"""The rules by which the files of a job are chosen and named; see ``docs/languages.md``."""
 ENVIRONMENT = MappingProxyType({"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"})
 """Variables of every language; images and language files may give them other values."""
 
@@ -135,6 +137,9 @@ class RegistryRecipe(Recipe):
 class Language:
     """One language: ``source`` is the name under which the source file is put.
 
+    With ``keeps_suffix`` it has the suffix of the caller's file. ``sources`` are the suffixes of
+    the files that the build is told of, chosen by ``rules``, which is one of RULES.
+
     ``sample`` is a program that ends well and takes little: it is run once in a machine whose
     clones are to find everything warm. ``toolchain`` tells what compiles or interprets it.
     ``version`` is the one that was asked for, empty for the default.
@@ -152,6 +157,15 @@ class Language:
     version: str = ""
     sample: str = ""
     toolchain: Toolchain = field(default_factory=Toolchain)
+    keeps_suffix: bool = False
+    sources: tuple[str, ...] = ()
+    rules: str = ""
+
+    def with_suffix(self, suffix: str) -> Language:
+        """Return it as it is for a source file with ``suffix``, which is one of its own."""
+        if not self.keeps_suffix:
+            return self
+        return replace(self, source=self.source.rpartition(".")[0] + suffix)
 
     @property
     def image(self) -> str:
@@ -204,7 +218,11 @@ def by_name(name: str, store: ImageStore | None = None) -> Language:
     known |= {language.name: language for language in languages}
     if wanted not in known:
         raise _unknown(f"unknown language {name[:40]!r}", wanted, list(known))
-    return replace(known[wanted], version=version) if version else known[wanted]
+    found = known[wanted]
+    # An alias such as "mjs" is the language in a file with this suffix.
+    if wanted in found.aliases and f".{wanted}" in found.suffixes:
+        found = found.with_suffix(f".{wanted}")
+    return replace(found, version=version) if version else found
 
 
 def by_suffix(path: str | Path, store: ImageStore | None = None) -> Language:
@@ -214,11 +232,12 @@ def by_suffix(path: str | Path, store: ImageStore | None = None) -> Language:
     for language in _known(store):
         known |= dict.fromkeys(language.suffixes, language)
     # ".C" is C++ by an old custom; else case means nothing.
-    found = known.get(suffix) or known.get(suffix.lower())
+    suffix_known = suffix if suffix in known else suffix.lower()
+    found = known.get(suffix_known)
     if found is None:
         what = f"the suffix {suffix[:40]!r}" if suffix else "a file without a suffix"
         raise _unknown(f"no language has {what}", suffix.lower(), list(known))
-    return found
+    return found.with_suffix(suffix_known)
 
 
 def load(path: Path) -> Language:

@@ -159,10 +159,41 @@ def test_output_over_the_limit_is_cut_and_counted(vm: Runner) -> None:
 
 
 @pytest.mark.every_language
-def test_uses_a_second_file_beside_it(vm: Runner) -> None:
-    outcome = vm.run(program(vm, "two_files"))
+def test_is_made_of_all_the_files_that_it_brings(vm: Runner) -> None:
+    # In directories, one of which has the program's usual name; some are no part of it.
+    outcome = vm.run(program(vm, "several_files"))
 
-    assert outcome.stdout == f"greetings from two files of {vm.language.name}\n".encode()
+    assert outcome.stdout.decode() == (
+        f"greetings from several files of {vm.language.name}, in a directory called main\n"
+    )
+
+
+@pytest.mark.languages("python", "c", "bash")
+@pytest.mark.fewer
+@pytest.mark.every_way("bash")
+def test_source_in_another_encoding_is_taken_as_it_is(vm: Runner) -> None:
+    sources = {
+        "python": b"# coding: latin-1\nprint(ascii('caf\xe9'))\n",
+        "c": b'#include <stdio.h>\n// caf\xe9\nint main(void) { puts("caf\xe9"); }\n',
+        "bash": b"# caf\xe9\necho 'caf\xe9'\n",
+    }
+
+    outcome = vm.run(sources[vm.language.name])
+
+    assert outcome.stdout in {b"caf\xe9\n", rb"'caf\xe9'" + b"\n"}
+
+
+@pytest.mark.languages("python", "c", "bash")
+@pytest.mark.fewer
+def test_source_that_is_no_program_gets_the_tools_own_verdict(vm: Runner) -> None:
+    empty, binary = vm.run(b""), vm.run(b"\x7fELF\0\n")
+
+    for outcome in (empty, binary) if vm.language.build else (binary,):
+        failed = outcome.build if vm.language.build else outcome.run
+        assert failed is not None
+        assert (failed.verdict, bool(failed.stderr.data)) == ("failed", True)
+    if vm.language.build is None:
+        assert (empty.program.verdict, empty.stdout, empty.stderr) == ("ok", b"", b"")
 
 
 def test_file_that_it_wrote_is_fetched(vm: Runner) -> None:

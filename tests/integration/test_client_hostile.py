@@ -13,6 +13,7 @@ import pytest
 
 import slipway
 from slipway import AsyncClient, Output, PhaseEnded, PhaseStarted, Queued, Started, _wire
+from slipway._request import MAX_SOURCE
 from slipway._result import Captured, Provenance, Timing, Usage
 from support.scripted_server import STARTED, ScriptedServer, listening, saying
 
@@ -186,7 +187,7 @@ async def test_refusal_without_a_problem_is_told_by_its_status(directory: Path) 
 @pytest.mark.parametrize(
     ("source", "arguments", "message"),
     [
-        ("", {}, "the source is empty"),
+        ("x" * (MAX_SOURCE + 1), {}, "the source has"),
         ("x", {"stdin": 5}, "stdin is 5"),
         ("x", {"store": "/tmp"}, "store is the server's"),
         ("x", {"boot_log": True}, "not for a server's"),

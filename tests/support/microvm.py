@@ -149,7 +149,7 @@ class Microvm(Runner):
 
     def begin(
         self,
-        source: str | Path,
+        source: str | bytes | Path,
         *arguments: str,
         read_stdout: bool = True,
         **options: Any,
@@ -184,7 +184,7 @@ class Microvm(Runner):
 
     def _run(
         self,
-        source: str | Path,
+        source: str | bytes | Path,
         arguments: tuple[str, ...],
         stdin: bytes,
         options: dict[str, Any],

@@ -74,7 +74,7 @@ class Runner(abc.ABC):
         self._usual_seconds: float | None = None
 
     @abc.abstractmethod
-    def begin(self, source: str | Path, *arguments: str, **options: Any) -> Job:
+    def begin(self, source: str | bytes | Path, *arguments: str, **options: Any) -> Job:
         """Start a program: its text, its file, or a directory with ``main.*`` and what it needs.
 
         ``options`` are fields of :class:`slipway.Options` that hold for the job.
@@ -85,7 +85,7 @@ class Runner(abc.ABC):
         """Leave nothing behind."""
 
     def run(
-        self, source: str | Path, *arguments: str, stdin: bytes = b"", **options: Any
+        self, source: str | bytes | Path, *arguments: str, stdin: bytes = b"", **options: Any
     ) -> Outcome:
         """Run a program to its end; see :meth:`begin`."""
         outcome = self._run(source, arguments, stdin, options)
@@ -102,7 +102,7 @@ class Runner(abc.ABC):
     @abc.abstractmethod
     def _run(
         self,
-        source: str | Path,
+        source: str | bytes | Path,
         arguments: tuple[str, ...],
         stdin: bytes,
         options: dict[str, Any],
@@ -110,15 +110,18 @@ class Runner(abc.ABC):
         """Run a program to its end."""
 
 
-def load(source: str | Path) -> tuple[bytes, tuple[InputFile, ...]]:
+def load(source: str | bytes | Path) -> tuple[bytes, tuple[InputFile, ...]]:
     """A program's text, and the files beside it."""
-    if isinstance(source, str):
-        return source.encode(), ()
+    if isinstance(source, str | bytes):
+        return source.encode() if isinstance(source, str) else source, ()
     if source.is_file():
         return source.read_bytes(), ()
-    files = [path for path in source.iterdir() if path.is_file()]  # not what Python caches there
+    # Not what Python caches there.
+    files = [path for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     main, *beside = sorted(files, key=lambda path: (path.stem != "main", path.name))
-    return main.read_bytes(), tuple(InputFile(path.name, path.read_bytes()) for path in beside)
+    return main.read_bytes(), tuple(
+        InputFile(str(path.relative_to(source)), path.read_bytes()) for path in beside
+    )
 
 
 def patient(

@@ -91,7 +91,7 @@ class LibraryRunner(Runner):
         self._machine = machine
         self._library = library
 
-    def begin(self, source: str | Path, *arguments: str, **options: Any) -> LibraryJob:
+    def begin(self, source: str | bytes | Path, *arguments: str, **options: Any) -> LibraryJob:
         """See :meth:`Runner.begin`."""
         text, beside = load(source)
         checked = patient(arguments, beside, options)
@@ -106,7 +106,7 @@ class LibraryRunner(Runner):
 
     def _run(
         self,
-        source: str | Path,
+        source: str | bytes | Path,
         arguments: tuple[str, ...],
         stdin: bytes,
         options: dict[str, Any],
@@ -202,7 +202,7 @@ class CommandRunner(Runner):
         temporary.mkdir()
         self._commands = Commands(temporary)
 
-    def begin(self, source: str | Path, *arguments: str, **options: Any) -> CommandJob:
+    def begin(self, source: str | bytes | Path, *arguments: str, **options: Any) -> CommandJob:
         """See :meth:`Runner.begin`."""
         command = self._command(source, arguments, options)
         return CommandJob(self._commands.start("slipway", "run", "--verbose", *command))
@@ -214,7 +214,7 @@ class CommandRunner(Runner):
 
     def _run(
         self,
-        source: str | Path,
+        source: str | bytes | Path,
         arguments: tuple[str, ...],
         stdin: bytes,
         options: dict[str, Any],
@@ -231,7 +231,7 @@ class CommandRunner(Runner):
         return Outcome(build, run, self._fetched(record["files"]))
 
     def _command(
-        self, source: str | Path, arguments: tuple[str, ...], options: dict[str, Any]
+        self, source: str | bytes | Path, arguments: tuple[str, ...], options: dict[str, Any]
     ) -> list[str]:
         """The arguments that say what ``options`` do; files are put where they name them."""
         text, beside = load(source)

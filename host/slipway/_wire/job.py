@@ -32,7 +32,7 @@ def job_record(
     """
     _check_local(options)
     record: dict[str, Any] = {
-        "source": source.decode("utf-8"),
+        **_source_record(source),
         "stream": "events",
         "arguments": list(options.arguments),
         "environment": dict(options.environment),
@@ -67,6 +67,12 @@ def session_record(language: str, options: Options, idle_seconds: float) -> dict
         **_scalars_record(options, _MACHINE),
         "idle": idle_seconds,
     }
+
+
+def _source_record(source: bytes) -> dict[str, str]:
+    """The source as text, or as base64 where it is not UTF-8: JSON has no bytes."""
+    encoded = data_record(source)
+    return {"source" if form == "text" else f"source_{form}": encoded[form] for form in encoded}
 
 
 def _check_local(options: Options) -> None:

@@ -1,0 +1,242 @@
+"""Go: packages as ``go build`` would find them, for the compiler and the linker by themselves.
+
+The go command would need a second or more of an emulated machine for what is done here. Other than
+it, this neither downloads modules nor has cgo.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import posixpath
+import re
+import shlex
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
+
+from slipway._sources.go_text import Head, read_head
+from slipway._sources.words import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slipway._request import InputFile
+    from slipway_initramfs.languages import Language
+
+MAX_REASON: Final = 1000
+# All of it is one message's, with arguments and variables of the caller's.
+MAX_TOLD: Final = 12 * 1024
+MAX_EMBEDDED: Final = 2048
+# As go/build knows them; a file's name ends with one of each, or with either.
+SYSTEMS: Final = words(
+    "aix android darwin dragonfly freebsd hurd illumos ios js linux nacl netbsd openbsd plan9 "
+    "solaris wasip1 windows zos"
+)
+ARCHITECTURES: Final = words(
+    "386 amd64 amd64p32 arm armbe arm64 arm64be loong64 mips mipsle mips64 mips64le mips64p32 "
+    "mips64p32le ppc ppc64 ppc64le riscv riscv64 s390 s390x sparc sparc64 wasm"
+)
+_MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+# That of Debian's package, where nothing else says which.
+_MINOR: Final = 19
+_MODULE = re.compile(r'^module[ \t]+"?([^\s"]+)', re.MULTILINE)
+_GO = re.compile(r"^go[ \t]+1\.(\d{1,3})\b", re.MULTILINE)
+_IMPORT_PATH = re.compile(r"[A-Za-z0-9._~+-]+(?:/[A-Za-z0-9._~+-]+)*")
+_WITHOUT_CGO: Final = {
+    "C": "cgo needs a C compiler, which this image has not",
+    "plugin": "plugins need cgo, and so a C compiler, which this image has not",
+}
+
+
+class Unbuildable(Exception):  # told as the compiler's errors are
+    """The job's packages cannot be built; the text says why in the words of an error of go's."""
+
+
+@dataclass(slots=True)
+class Package:
+    """The sources in one directory, by their paths."""
+
+    directory: str
+    heads: dict[str, Head] = field(default_factory=dict)
+
+    def imports(self) -> Iterator[tuple[str, str]]:
+        """What its sources import, each with the source."""
+        for path, head in self.heads.items():
+            for target in head.imports:
+                yield path, target
+
+
+def packages(language: Language, source: bytes, files: tuple[InputFile, ...]) -> tuple[str, ...]:
+    """The packages of the program, each as one argument of build-go; those first that others need.
+
+    Raises:
+        Unbuildable: they cannot be built, and the compiler would not say why.
+    """
+    job = _Job(language, source, files)
+    told = tuple(job.describe(path, package) for path, package in job.ordered())
+    if len(told) > 1 and sum(map(len, told)) > MAX_TOLD:
+        raise Unbuildable("the program has too many packages and sources: their names are too long")
+    return told
+
+
+def fits_name(name: str, architecture: str) -> bool:
+    """Whether a file called so is for Linux on ``architecture``."""
+    parts = name.partition(".")[0].split("_")[1:]
+    system, machine = ([""] * 2 + parts)[-2:]
+    if machine in ARCHITECTURES:
+        return machine == architecture and (system not in SYSTEMS or system == "linux")
+    return machine not in SYSTEMS or machine == "linux"
+
+
+class _Job:
+    """The files of a job, sorted into packages."""
+
+    def __init__(self, language: Language, source: bytes, files: tuple[InputFile, ...]) -> None:
+        self._paths = [file.path for file in files]
+        self._minor = _minor(language)
+        architecture = _MACHINES.get(platform.machine(), platform.machine())
+        tags = frozenset({"linux", "unix", "gc", architecture}) | {
+            f"go1.{minor}" for minor in range(1, self._minor + 1)
+        }
+        self._main = Package("", {language.source: read_head(source)})
+        self._packages = {"": self._main}
+        module_file = ""
+        for file in sorted(files, key=lambda file: file.path):
+            if file.path == "go.mod":
+                module_file = file.data[:65536].decode("utf-8", "replace")
+            directory, name = posixpath.split(file.path)
+            ignored = any(part.startswith(("_", ".")) for part in file.path.split("/"))
+            if ignored or not name.endswith(".go") or name.endswith("_test.go"):
+                continue
+            if fits_name(name, architecture):
+                head = read_head(file.data)
+                if head.constraint(tags):
+                    package = self._packages.setdefault(directory, Package(directory))
+                    package.heads[file.path] = head
+        named = _MODULE.search(module_file)
+        self._module = named[1] if named else ""
+        wanted = _GO.search(module_file)
+        self._language_minor = int(wanted[1]) if wanted else 0
+
+    def ordered(self) -> list[tuple[str, Package]]:
+        """Packages with their import paths, in the order in which they are compiled."""
+        done: dict[str, Package] = {}
+        path: list[str] = []  # from main to where we are
+        waiting = [("main", self._main, self._needs(self._main))]
+        while waiting:
+            name, package, needs = waiting[-1]
+            path = [each for each, _, _ in waiting]
+            following = next(needs, None)
+            if following is None:
+                done[name] = package
+                waiting.pop()
+            elif following[0] in path:
+                circle = " imports ".join([*path[path.index(following[0]) :], following[0]])
+                raise Unbuildable(f"import cycle not allowed: {circle}")
+            elif following[0] not in done:
+                waiting.append((*following, self._needs(following[1])))
+        return list(done.items())
+
+    def describe(self, name: str, package: Package) -> str:
+        """One argument of build-go."""
+        flags = []
+        # A newer one than the compiler's is tried as it is, as the go command does.
+        if 0 < self._language_minor <= self._minor:
+            flags = [f"-lang=go1.{self._language_minor}"]
+        sources = [f"./{path}" for path in package.heads]
+        return shlex.join([name, self._embedding(package), *flags, *sources])
+
+    def _needs(self, package: Package) -> Iterator[tuple[str, Package]]:
+        """The job's own packages that ``package`` imports."""
+        for source, target in package.imports():
+            found = self._find(source, target)
+            if found is not None:
+                yield target, found
+
+    def _find(self, source: str, target: str) -> Package | None:
+        """The package that ``source`` imports; none where that is the standard library's."""
+        if target in _WITHOUT_CGO:
+            raise Unbuildable(f"{source}: cannot import {target!r}: {_WITHOUT_CGO[target]}")
+        if target.startswith((".", "/")):
+            raise Unbuildable(
+                f"{source}: cannot import {target!r}: import packages by the path of the module, "
+                f"which go.mod names"
+            )
+        directory = self._directory(target)
+        if directory is not None and _IMPORT_PATH.fullmatch(target) and ".." not in target:
+            package = self._packages.get(directory)
+            if package is not None and directory:
+                return package
+            raise Unbuildable(
+                f"{source}: cannot import {target!r}: it is the main package"
+                if not directory
+                else f"{source}: cannot import {target!r}: no Go files for this system in "
+                f"{directory}/ among those that were sent"
+            )
+        if "." in target.partition("/")[0]:
+            raise Unbuildable(
+                f"{source}: cannot import {target!r}: modules are not downloaded here; send its "
+                f"sources as vendor/{target}/*.go"
+            )
+        if target in self._packages:
+            raise Unbuildable(
+                f"{source}: cannot import {target!r}: to import packages from directories, send a "
+                f"go.mod with 'module example', and import 'example/{target}'"
+            )
+        return None
+
+    def _directory(self, target: str) -> str | None:
+        """Where the package of this import path is, if it is the job's own."""
+        if self._module and target == self._module:
+            return ""
+        if self._module and target.startswith(f"{self._module}/"):
+            return target.removeprefix(f"{self._module}/")
+        vendored = f"vendor/{target}"
+        return vendored if vendored in self._packages else None
+
+    def _embedding(self, package: Package) -> str:
+        """The compiler's table of embedded files, or nothing."""
+        patterns = {pattern for head in package.heads.values() for pattern in head.embedded}
+        if not patterns:
+            return ""
+        found = {pattern: self._embedded(package.directory, pattern) for pattern in patterns}
+        names = {name for matching in found.values() for name in matching}
+        table = {
+            "Patterns": {pattern: found[pattern] for pattern in sorted(patterns)},
+            "Files": {name: posixpath.join(package.directory, name) for name in sorted(names)},
+        }
+        text = json.dumps(table, separators=(",", ":"))
+        if len(text) > MAX_EMBEDDED:
+            raise Unbuildable("//go:embed: too many files are embedded; pack them into one")
+        return text
+
+    def _embedded(self, directory: str, pattern: str) -> list[str]:
+        """The files that ``pattern`` stands for, relative to ``directory``."""
+        hidden = pattern.startswith("all:")
+        wanted = pattern.removeprefix("all:").rstrip("/").replace("[^", "[!").split("/")
+        prefix = f"{directory}/" if directory else ""
+        found = []
+        for path in self._paths:
+            parts = path.removeprefix(prefix).split("/")
+            inside, rest = parts[: len(wanted)], parts[len(wanted) :]
+            if not path.startswith(prefix) or (wanted != ["."] and not _matches(inside, wanted)):
+                continue
+            rest = parts if wanted == ["."] else rest
+            if hidden or not any(part.startswith((".", "_")) for part in rest):
+                found.append("/".join(parts))
+        if not found:
+            raise Unbuildable(f"//go:embed {pattern}: no matching files found among those sent")
+        return sorted(found)
+
+
+def _matches(parts: list[str], patterns: list[str]) -> bool:
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+
+
+def _minor(language: Language) -> int:
+    """N of the compiler's version 1.N, as far as it is known."""
+    for told in (language.environment.get("GOLANG_VERSION", ""), language.version):
+        if found := re.match(r"1\.(\d{1,3})", told):
+            return int(found[1])
+    return _MINOR

@@ -1,0 +1,142 @@
+"""What the head of a Go source says: its package, what it imports, embeds, and is built for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Of each file; imports stand before all else.
+MAX_READ: Final = 256 * 1024
+MAX_NESTED: Final = 100
+_PIECE = re.compile(
+    r"""
+    [ \t\r\n;]+
+    | //(?P<comment>[^\n]*)
+    | /\*.*?(?:\*/|\Z)
+    | "(?P<string>[^"\\\n]*)"
+    | `(?P<raw>[^`]*)`
+    | (?P<word>\w+)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_CONSTRAINT_PIECE = re.compile(r"\s*(&&|\|\||[!()]|[\w.]+)")
+_EMBED = re.compile(r"^//go:embed[ \t]+(.*)$", re.MULTILINE)
+_PATTERN = re.compile(r'"([^"]*)"|`([^`]*)`|(\S+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The beginning of a source file; ``constraint`` says whether it is for a system with tags."""
+
+    imports: tuple[str, ...]
+    constraint: Callable[[frozenset[str]], bool]
+    embedded: tuple[str, ...]
+
+
+def read_head(data: bytes) -> Head:
+    """Read as much as there is: what is no Go is for the compiler to tell."""
+    text = data[:MAX_READ].decode("utf-8", "replace")
+    imports: list[str] = []
+    comments: list[str] = []
+    expected = "package"
+    for match in _PIECE.finditer(text):
+        kind = match.lastgroup
+        if kind is None:
+            continue
+        value = match[kind]
+        if kind == "comment":
+            comments += [value] if expected == "package" else ()
+        elif expected in {"package", "name"}:
+            if expected == "package" and value != "package":
+                break
+            expected = "name" if expected == "package" else "import"
+        elif kind in {"string", "raw"} and expected != "import":
+            imports.append(value)
+            expected = expected if expected == "more" else "import"
+        elif expected == "import":
+            if value != "import":
+                break
+            expected = "one"
+        elif value == "(":
+            expected = "more"
+        elif value == ")":
+            expected = "import"
+        # Else the name that an import is given: a word, a dot.
+    embedded = _embedded(text) if "embed" in imports else ()
+    return Head(tuple(imports), _constraint(comments), embedded)
+
+
+def _embedded(text: str) -> tuple[str, ...]:
+    lines = _EMBED.findall(text)
+    return tuple("".join(found) for line in lines for found in _PATTERN.findall(line))
+
+
+def _constraint(comments: list[str]) -> Callable[[frozenset[str]], bool]:
+    """Of the comments above the package clause; the newer form counts where there are both."""
+    for comment in comments:
+        if comment.startswith("go:build "):
+            return lambda tags: evaluate(comment.removeprefix("go:build "), tags)
+    lines = [c.split()[1:] for c in comments if c.split()[:1] == ["+build"]]
+
+    def holds(tags: frozenset[str]) -> bool:
+        return all(
+            any(
+                all(
+                    (term.lstrip("!") in tags) != term.startswith("!") for term in option.split(",")
+                )
+                for option in line
+            )
+            for line in lines
+        )
+
+    return holds
+
+
+def evaluate(expression: str, tags: frozenset[str]) -> bool:
+    """Whether ``expression`` holds where ``tags`` are; one that is none does not."""
+    pieces = _CONSTRAINT_PIECE.findall(expression.partition("//")[0])
+    position = 0
+
+    def peek() -> str:
+        return pieces[position] if position < len(pieces) else ""
+
+    def take() -> str:
+        nonlocal position
+        position += 1
+        return pieces[position - 1] if position <= len(pieces) else ""
+
+    def either(depth: int) -> bool:
+        value = both(depth)
+        while peek() == "||":
+            take()
+            value = both(depth) or value
+        return value
+
+    def both(depth: int) -> bool:
+        value = term(depth)
+        while peek() == "&&":
+            take()
+            value = term(depth) and value
+        return value
+
+    def term(depth: int) -> bool:
+        if depth > MAX_NESTED:
+            raise ValueError
+        piece = take()
+        if piece == "!":
+            return not term(depth + 1)
+        if piece != "(":
+            return piece in tags
+        value = either(depth + 1)
+        take()
+        return value
+
+    try:
+        return either(0)
+    except ValueError:
+        return False

@@ -1,0 +1,3 @@
+source ./parts/greeting.sh
+
+text bash

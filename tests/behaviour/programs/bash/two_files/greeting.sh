@@ -1,3 +1,0 @@
-text() {
-    echo "greetings from two files of $1"
-}

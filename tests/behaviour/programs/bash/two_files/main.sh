@@ -1,3 +1,0 @@
-source ./greeting.sh
-
-text bash

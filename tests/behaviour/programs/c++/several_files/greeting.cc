@@ -1,0 +1,8 @@
+#include "greeting.hpp"
+
+#include <cstdio>
+
+void greet(const char *name)
+{
+    std::printf("greetings from several files of %s, %s\n", name, word().c_str());
+}

@@ -1,0 +1,6 @@
+#pragma once
+
+#include <string>
+
+std::string word();
+void greet(const char *name);

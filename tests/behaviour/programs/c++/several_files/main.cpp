@@ -1,0 +1,7 @@
+#include "greeting.hpp"
+#include "language.cpp"
+
+int main()
+{
+    greet(language);
+}

@@ -1,6 +1,0 @@
-#include "greeting.hpp"
-
-int main()
-{
-    greet("c++");
-}

@@ -1,0 +1,5 @@
+#define GREETING "greetings from several files of %s, %s"
+
+const char *word(void);
+
+#include "functions.c"

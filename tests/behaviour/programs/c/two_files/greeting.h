@@ -1,1 +1,0 @@
-#define GREETING "greetings from two files of %s"

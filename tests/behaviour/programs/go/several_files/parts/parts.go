@@ -1,0 +1,5 @@
+package parts
+
+import "example.com/several/parts/signs"
+
+var Joint = signs.Comma + " "

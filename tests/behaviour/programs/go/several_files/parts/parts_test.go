@@ -1,0 +1,5 @@
+package parts_test
+
+import "testing"
+
+func TestJoint(t *testing.T) {}

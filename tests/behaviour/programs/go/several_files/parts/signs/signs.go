@@ -1,0 +1,3 @@
+package signs
+
+const Comma = ","

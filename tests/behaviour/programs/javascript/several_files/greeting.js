@@ -1,0 +1,1 @@
+export const text = (name, joint, word) => `greetings from several files of ${name}${joint}${word}`;

@@ -1,1 +1,0 @@
-exports.text = (name) => `greetings from two files of ${name}`;

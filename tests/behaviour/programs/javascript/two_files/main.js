@@ -1,3 +1,0 @@
-const { text } = require("./greeting");
-
-console.log(text("javascript"));

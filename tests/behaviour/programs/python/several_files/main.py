@@ -1,0 +1,4 @@
+import greeting
+from parts.word import word
+
+print(greeting.text("python", word()))

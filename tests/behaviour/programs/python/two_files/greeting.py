@@ -1,2 +1,0 @@
-def text(name: str) -> str:
-    return f"greetings from two files of {name}"

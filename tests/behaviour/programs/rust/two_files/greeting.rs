@@ -1,3 +1,0 @@
-pub fn text(name: &str) -> String {
-    format!("greetings from two files of {name}")
-}

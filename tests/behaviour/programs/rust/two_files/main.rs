@@ -1,5 +1,0 @@
-mod greeting;
-
-fn main() {
-    println!("{}", greeting::text("rust"));
-}

@@ -1,0 +1,186 @@
+"""Which files of a job its build is told of, and what source and program are called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pytest
+
+import slipway
+from slipway._jobs import describe_job
+from slipway._request import MAX_FILES, InputFile, Options
+from slipway._sources import MAX_SOURCE_NAMES, check_source_names
+from slipway._sources.include import MAX_READ, find_included
+from slipway_initramfs import languages
+from slipway_protocol.codec import encode
+from slipway_protocol.schema import MAX_MESSAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+C = languages.by_name("c")
+
+
+def built(
+    language: str,
+    source: str,
+    files: Mapping[str, str] = MappingProxyType({}),
+    taken: frozenset[str] = frozenset(),
+) -> tuple[str, ...]:
+    """The build's command for a source with files."""
+    beside = tuple(InputFile(path, text.encode()) for path, text in files.items())
+    options = Options(files=beside)
+    job, _ = describe_job(languages.by_name(language), source.encode(), options, False, taken)
+    assert job.build is not None
+    return job.build.argv
+
+
+def sources(language: str, source: str, files: Mapping[str, str]) -> list[str]:
+    """What the build is told of: what stands where it does for a source alone."""
+    alone = built(language, "")
+    argv = built(language, source, files)
+    at = next(number for number, word in enumerate(alone) if word.startswith("main."))
+    return list(argv[at : len(argv) - len(alone) + at + 1])
+
+
+# --- C and C++ -----------------------------------------------------------------------------------
+
+
+def test_all_sources_of_a_job_are_compiled_wherever_they_are() -> None:
+    files = {"b.c": "", "a.c": "", "lib/c.c": "", "d.h": "", "e.cc": "", "notes.c.txt": ""}
+
+    assert sources("c", "", files) == ["main.c", "a.c", "b.c", "lib/c.c"]
+
+
+@pytest.mark.parametrize("suffix", [".cpp", ".cc", ".cxx", ".c++", ".cp", ".C"])
+def test_each_suffix_of_cpp_is_compiled(suffix: str) -> None:
+    assert sources("c++", "", {f"more{suffix}": ""}) == ["main.cpp", f"more{suffix}"]
+
+
+@pytest.mark.parametrize("name", ["-x.c", "@list.c", "-directory/x.c"])
+def test_name_that_looks_like_an_option_is_none(name: str) -> None:
+    assert sources("c", "", {name: ""}) == ["main.c", f"./{name}"]
+
+
+def test_name_with_spaces_is_one_argument() -> None:
+    assert sources("c", "", {"two words.c": ""}) == ["main.c", "two words.c"]
+
+
+@pytest.mark.parametrize(
+    ("source", "files"),
+    [
+        ('#include "x.c"', {}),
+        (' # include\t"./x.c"', {}),
+        ('#include "all.h"', {"all.h": '#include "x.c"'}),
+        ('#include "d/all.h"', {"d/all.h": '#include "../x.c"'}),
+        ("", {"y.c": '#include "x.c"\n'}),
+        ('char *s = "/*"; // src/*.c\n#include "x.c"', {}),
+        ('char c = \'"\';\n#include "x.c"', {}),
+    ],
+)
+def test_source_that_another_includes_is_no_source_of_its_own(
+    source: str, files: dict[str, str]
+) -> None:
+    assert "x.c" not in sources("c", source, {"x.c": "int x;", **files})
+
+
+@pytest.mark.parametrize(
+    ("source", "files"),
+    [
+        ('// #include "x.c"', {}),
+        ('/*\n#include "x.c"\n*/', {}),
+        ('char *s = "\\\n#include \\"x.c\\"";', {}),
+        ("#include <x.c>", {}),
+        ("", {"README.md": '#include "x.c"'}),
+        ("", {"d/y.c": '#include "x.c"'}),
+        ('#include "../x.c"', {}),
+    ],
+)
+def test_source_that_none_includes_is_compiled(source: str, files: dict[str, str]) -> None:
+    assert "x.c" in sources("c", source, {"x.c": "int x;", **files})
+
+
+def test_main_source_is_compiled_even_if_it_is_included() -> None:
+    assert sources("c", '#include "a.c"', {"a.c": '#include "main.c"'}) == ["main.c"]
+
+
+@pytest.mark.parametrize(
+    "text", [b"/*", b'"', b"'", b'"\\', b"//", b"#include ", b'#include "', b'\\"']
+)
+def test_hostile_text_takes_no_longer_than_other_text(text: bytes) -> None:
+    data = b"include" + text * (MAX_READ // len(text))
+
+    assert find_included(["a"], {"a": data}) == frozenset()
+
+
+def test_of_all_text_only_so_much_is_read() -> None:
+    late = {"main.c": b" " * MAX_READ + b'\n#include "x.c"', "x.c": b""}
+
+    assert find_included(["main.c"], late) == frozenset()
+
+
+# --- Names ---------------------------------------------------------------------------------------
+
+
+def test_program_has_a_name_that_is_not_taken() -> None:
+    def program(*names: str, taken: frozenset[str] = frozenset()) -> str:
+        argv = built("c", "", dict.fromkeys(names, ""), taken)
+        return argv[argv.index("-o") + 1]
+
+    assert program() == "main"
+    assert program("main/x") == "main-1"
+    assert program("main", taken=frozenset({"main-1"})) == "main-2"
+
+
+def test_run_is_of_the_program_that_was_built() -> None:
+    job, _ = describe_job(C, b"", Options(files=(InputFile("main", b""),)), False)
+
+    assert job.run.argv == ("./main-1",)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("a.cc", "main.cc"), ("a.CPP", "main.cpp"), ("a.C", "main.C")]
+)
+def test_source_keeps_its_suffix(path: str, name: str) -> None:
+    job, files = describe_job(languages.by_suffix(path), b"", Options(), False)
+
+    assert files[0].path == name
+    assert job.build is not None
+    assert name in job.build.argv
+
+
+@pytest.mark.parametrize("name", ["cc", "cxx", "mjs", "cjs"])
+def test_suffix_is_a_name_of_the_language(name: str) -> None:
+    assert languages.by_name(name).source == f"main.{name}"
+
+
+# --- Bounds --------------------------------------------------------------------------------------
+
+
+def test_names_of_sources_that_fit_do_so_with_all_else() -> None:
+    # The longest that each may be, as far as one message is concerned.
+    size = MAX_SOURCE_NAMES // MAX_FILES - 8
+    files = tuple(InputFile(f"{number:0{size - 2}}.c", b"") for number in range(MAX_FILES))
+    options = Options(
+        arguments=("x" * 32,) * 512,
+        environment=tuple((f"V{number}", "x" * 80) for number in range(128)),
+        files=files,
+        outputs=tuple(f"{number:064}" for number in range(63)),
+    )
+    options.check(C.source)
+    check_source_names(C, files)
+
+    job, _ = describe_job(C, b"", options, True)
+
+    assert len(encode(job)) <= MAX_MESSAGE
+
+
+def test_names_of_sources_that_are_too_long_are_refused() -> None:
+    files = tuple(InputFile(f"{number:0100}.c", b"") for number in range(100))
+
+    with pytest.raises(slipway.InputError, match=r"names of the \.c files"):
+        check_source_names(C, files)
+    check_source_names(languages.by_name("python"), files)
+    check_source_names(C, tuple(replace(file, path=f"{file.path}.h") for file in files))
