@@ -217,7 +217,7 @@ async def test_gets_on_with_curl_and_large_bodies(api: Served, size: int) -> Non
         ("language=bash&detached=yes", "detached"),
         ("language=bash&interactive=true", "interactive"),
         ("language=bash&version=/etc", "/etc"),
-        ("language=bash@5&version=5", "version"),
+        ("language=bash@5&version=6", "version"),
         ("language=bash&memory=1", "memory"),
         ("language=%00%ff", "language"),
     ],
@@ -299,8 +299,27 @@ async def test_refuses_a_body_that_is_no_source(http: httpx.AsyncClient, source:
 
 
 @pytest.mark.parametrize(
-    "kind", ["application/x-www-form-urlencoded", "text/plain; charset=utf-16", "x", ""]
+    "kind", ["application/x-www-form-urlencoded", "text/x-c; charset=UTF-8", "x", ""]
 )
+async def test_body_that_is_no_json_is_the_source(http: httpx.AsyncClient, kind: str) -> None:
+    answer = await http.post(
+        "/v1/run?language=bash", content=b"print 1+1%20\n", headers={"content-type": kind}
+    )
+
+    assert answer.json()["run"]["stdout"]["text"] == "1+1%20\n"
+
+
+async def test_body_of_a_type_that_is_json_is_a_job(http: httpx.AsyncClient) -> None:
+    answer = await http.post(
+        "/v1/run",
+        content=b'{"source": "print x", "language": "bash"}',
+        headers={"content-type": "application/vnd.job+json"},
+    )
+
+    assert answer.json()["run"]["stdout"]["text"] == "x\n"
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "text/plain; charset=utf-16"])
 async def test_refuses_a_body_of_another_type(http: httpx.AsyncClient, kind: str) -> None:
     answer = await http.post("/v1/run?language=bash", content=b"x", headers={"content-type": kind})
 

@@ -62,6 +62,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/start",
         run_routes.start,
+        tags=["runs"],
         methods=["POST"],
         summary="Start a run, whose output comes from a socket of its own",
         status_code=201,
@@ -72,6 +73,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/run",
         run_routes.run,
+        tags=["runs"],
         methods=["POST"],
         summary="Run to the end, and answer with the result or a stream of events",
         response_model=documents.ResultDocument,
@@ -81,6 +83,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/vms",
         vm_routes.listing,
+        tags=["vms"],
         methods=["GET"],
         summary="The runs that the client may see",
         response_model=documents.VmsDocument,
@@ -89,6 +92,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/vms/{id}",
         vm_routes.vm,
+        tags=["vms"],
         methods=["GET"],
         summary="One run",
         response_model=documents.VmDocument,
@@ -97,6 +101,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/vms/{id}",
         vm_routes.remove,
+        tags=["vms"],
         methods=["DELETE"],
         summary="End a run; its output can still be read",
         status_code=204,
@@ -106,6 +111,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/vms/{id}/files/{path:path}",
         vm_routes.file,
+        tags=["vms"],
         methods=["GET"],
         summary="A file that was fetched, once the run has ended",
         response_class=vm_routes.Octets,
@@ -114,6 +120,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/vms/{id}/signal",
         vm_routes.signal,
+        tags=["vms"],
         methods=["POST"],
         summary="Send a signal to the program of the phase that runs",
         status_code=204,
@@ -124,6 +131,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/vms/{id}/resize",
         vm_routes.resize,
+        tags=["vms"],
         methods=["POST"],
         summary="Give the program's terminal another size",
         status_code=204,
@@ -134,6 +142,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/vms/{id}/resume",
         vm_routes.resume,
+        tags=["vms"],
         methods=["POST"],
         summary="Choose where in the stream the next connection to the output socket begins",
         response_model=documents.ResumedDocument,
@@ -144,6 +153,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/languages",
         _languages,
+        tags=["server"],
         methods=["GET"],
         summary="What can be run",
         response_model=documents.LanguagesDocument,
@@ -152,6 +162,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/v1/health",
         _health,
+        tags=["server"],
         methods=["GET"],
         summary="Whether the server takes runs; 503 while it drains",
         response_model=documents.HealthDocument,
@@ -160,6 +171,7 @@ def _add_routes(app: FastAPI) -> None:
     add(
         "/metrics",
         _metrics,
+        tags=["server"],
         methods=["GET"],
         summary="Counts and times, for Prometheus",
         response_class=_MetricsText,

@@ -56,11 +56,14 @@ def job_of_json(body: bytes, query: SessionRunQuery, kind: type[SessionRunBody])
         Refusal: it is no JSON, not of that form, or contradicts the query.
     """
     told = parsed(body, kind)
-    both = query.model_fields_set & told.model_fields_set
-    if both:
-        raise Refusal(
-            unfit(f"{min(both)} is given in the query and in the body", "Give it in one of them.")
-        )
+    for name in sorted(query.model_fields_set & told.model_fields_set):
+        if getattr(query, name) != getattr(told, name):
+            raise Refusal(
+                unfit(
+                    f"{name} is given in the query and in the body, and they differ",
+                    "Give it in one of them.",
+                )
+            )
     if (told.source is None) == (told.source_base64 is None):
         raise Refusal(unfit("the body has to have source or source_base64, and not both"))
     source = _bytes(told.source, told.source_base64, "source_base64")
@@ -91,9 +94,12 @@ def language_of(language: str | None, version: str | None) -> str:
         raise Refusal(unfit("language is missing", "Name one of: GET /v1/languages"))
     if version is None:
         return language
-    if "@" in language:
-        raise Refusal(unfit("the version is given in version and in language", "Give it once."))
-    return f"{language}@{version}"
+    name, at, other = language.partition("@")
+    if at and other != version:
+        raise Refusal(
+            unfit("version is given in version and in language, and they differ", "Give it once.")
+        )
+    return f"{name}@{version}"
 
 
 def _language(query: SessionRunQuery, scalars: dict[str, Any]) -> str:

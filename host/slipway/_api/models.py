@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from slipway._request import (
     MAX_ARGUMENTS,
@@ -19,12 +20,11 @@ from slipway._request import (
 )
 from slipway._sessions import MAX_IDLE_SECONDS
 
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _TEXTUAL = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def absent(description: str | None = None) -> Any:
-    """A field that need not be there. It is None then; null itself cannot be sent."""
+    """A field that need not be there. It is None then."""
     return Field(None, description=description)
 
 
@@ -32,6 +32,46 @@ def _flag(value: object) -> object:
     if value in {"true", "false"}:
         return value == "true"
     raise ValueError("must be true or false")
+
+
+def _tell_nulls(schema: dict[str, Any]) -> None:
+    """Have a schema say of fields that need not be there that null is as good as nothing.
+
+    It tells no default as ``default``: there are generated clients that send each of those, and
+    others that have their users give them.
+    """
+    required = schema.get("required", ())
+    for name, told in schema.get("properties", {}).items():
+        if name in required:
+            continue
+        tell_default(told)
+        words = {key: told.pop(key) for key in ("title", "description") if key in told}
+        kinds = told.pop("anyOf", None) or [dict(told)]
+        told.clear()
+        told |= {"anyOf": [*kinds, {"type": "null"}], **words}
+
+
+def tell_default(told: dict[str, Any]) -> None:
+    """Tell in words what a field is where it is left out."""
+    default = told.pop("default", None)
+    if default not in (None, "", [], {}):
+        text = json.dumps(default) if not isinstance(default, str) else default
+        told["description"] = f"{told.get('description', '')} Default: {text}.".strip()
+
+
+class Body(BaseModel):
+    """What is sent as JSON. A field that is null has not been given."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_tell_nulls
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: part for name, part in value.items() if part is not None}
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
@@ -106,19 +146,15 @@ class NoQuery(BaseModel):
     model_config = _TEXTUAL
 
 
-class TerminalSize(BaseModel):
+class TerminalSize(Body):
     """The size of a program's terminal, in characters; also the body of a resize."""
-
-    model_config = _STRICT
 
     rows: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
     columns: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
 
 
-class Data(BaseModel):
+class Data(Body):
     """Bytes: ``text`` where they are UTF-8, else ``base64`` (RFC 4648); one of the two."""
-
-    model_config = _STRICT
 
     text: str = absent()
     base64: str = absent()
@@ -131,10 +167,8 @@ class File(Data):
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
 
 
-class SessionRunBody(Limits):
+class SessionRunBody(Body, Limits):
     """The JSON body of ``POST /v1/sessions/{id}/run``: a whole job."""
-
-    model_config = _STRICT
 
     kill_on_output: bool = False
     tty: bool | TerminalSize = Field(
@@ -167,19 +201,15 @@ class StartBody(SessionStartBody, Setting):
     """The JSON body of ``POST /v1/start``: a whole job."""
 
 
-class SessionBody(Setting):
+class SessionBody(Body, Setting):
     """The JSON body of ``POST /v1/sessions``."""
-
-    model_config = _STRICT
 
     idle: Annotated[float, Field(gt=0, le=MAX_IDLE_SECONDS)] = absent(
         "Without a run for so long, the session ends by itself."
     )
 
 
-class SignalBody(BaseModel):
+class SignalBody(Body):
     """The body of ``POST /v1/vms/{id}/signal``."""
-
-    model_config = _STRICT
 
     signal: Annotated[int, Field(ge=1, le=64)] | Annotated[str, Field(pattern="^(SIG)?[A-Z0-9]+$")]

@@ -17,6 +17,7 @@ from slipway._api.models import (
     Setting,
     SignalBody,
     StartBody,
+    tell_default,
 )
 from slipway._api.problems import MEDIA_TYPE
 from slipway._api.run_routes import KEY_FIELD
@@ -34,6 +35,18 @@ _DESCRIPTION = """\
 Runs untrusted code in microVMs. HTTP/1.1 over a Unix socket. Sizes are in bytes, times in seconds;
 every error is application/problem+json with a hint.
 """
+_SERVERS: list[dict[str, Any]] = [
+    {
+        "url": "http://localhost",
+        "description": "Whatever listens on the Unix socket; the host's name says nothing.",
+    }
+]
+TAGS = {
+    "runs": "Start a run, or wait for its end.",
+    "vms": "What has been started: look, signal, resume, end, and fetch files.",
+    "sessions": "Machines that are kept for several runs.",
+    "server": "The server itself.",
+}
 _FIELDS: dict[str, dict[str, Any]] = {
     KEY_FIELD: {
         "name": KEY_FIELD,
@@ -58,7 +71,7 @@ _MEANINGS = {
     409: "Nothing runs that could take it, or without a terminal; or the session's id is taken.",
     410: "This part of the stream is no longer kept; or the session has ended.",
     413: "The body is too large.",
-    415: "The body is of another type.",
+    415: "The body is of a type that is not taken.",
     422: "Something in the request cannot be; the detail names it.",
     429: "There is no room; Retry-After says when there may be.",
     500: "A bug of the server's.",
@@ -79,6 +92,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
     """The parameters of a route with this query."""
     schema = query.model_json_schema()
+    for told in schema["properties"].values():
+        tell_default(told)
     return [
         {
             "name": name,
@@ -129,7 +144,12 @@ def event_stream_too() -> dict[str, Any]:
 def document(app: FastAPI) -> dict[str, Any]:
     """The document of ``app``."""
     made = get_openapi(
-        title="Slipway", version=__version__, description=_DESCRIPTION, routes=app.routes
+        title="Slipway",
+        version=__version__,
+        description=_DESCRIPTION,
+        routes=app.routes,
+        servers=_SERVERS,
+        tags=[{"name": name, "description": told} for name, told in TAGS.items()],
     )
     _, ours = models_json_schema(
         [(kind, "validation") for kind in (ProblemDocument, *_BODIES)],

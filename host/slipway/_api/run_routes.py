@@ -14,7 +14,7 @@ from slipway._api.models import RunBody, RunQuery, StartBody, StartQuery
 from slipway._api.presence import attended
 from slipway._api.problems import Problem, Refusal
 from slipway._api.service import (
-    JSON,
+    is_json,
     json_response,
     media_type_of,
     peer_of,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
     Begin = Callable[[Job], Awaitable[LocalExecution]]
 
-_TEXT = {"text/plain", "application/octet-stream"}
 KEY_FIELD = "Slipway-Key"
 # Bytes of output, of each stream, that an answer may hold: it is put together in memory.
 MAX_ANSWERED = 16 * MIB
@@ -53,7 +52,7 @@ MAX_ANSWERED = 16 * MIB
 async def start(request: Request) -> Response:
     """The body is the source, or JSON: a whole job.
 
-    A thing that is given in the query is not to be given in the body as well.
+    A thing that is given in the query and in the body as well has to be the same in both.
     """
     return await answer_start(request, StartQuery, StartBody, _in_a_new_machine(request))
 
@@ -181,17 +180,16 @@ async def _job(
     request: Request, query: SessionRunQuery, kind: type[SessionRunBody]
 ) -> tuple[Body, Job]:
     """Read the body, and put the job together."""
-    media_type, text = media_type_of(request), True
-    if media_type == JSON:
-        text = False
-    elif media_type not in _TEXT:
+    media_type = media_type_of(request)
+    # A form's type is what curl says of each body that it is not told of.
+    text = not is_json(media_type)
+    if media_type.startswith("multipart/"):
         raise Refusal(
             Problem(
                 415,
                 "unsupported-media-type",
-                f"the body is {media_type!r:.80}",
-                "Send a source as text/plain or application/octet-stream, a job as "
-                f"{JSON}: curl -H 'Content-Type: text/plain' --data-binary @FILE",
+                f"the body is {media_type!r:.80}, and has to be the source alone",
+                "curl --data-binary @FILE sends it as it is; files beside it go in a job as JSON.",
             )
         )
     service = service_of(request)

@@ -88,6 +88,11 @@ def media_type_of(request: Request) -> str:
     return kind
 
 
+def is_json(media_type: str) -> bool:
+    """Whether a body of this type is JSON (RFC 6839 3.1)."""
+    return media_type in {JSON, "text/json"} or media_type.endswith("+json")
+
+
 async def json_of(request: Request, kind: type[_Model]) -> _Model:
     """The object in the request's short JSON body.
 
@@ -95,7 +100,7 @@ async def json_of(request: Request, kind: type[_Model]) -> _Model:
         ClientGone: it did not come whole.
         Refusal: it is none of this ``kind``.
     """
-    if (media_type := media_type_of(request)) != JSON:
+    if not is_json(media_type := media_type_of(request)):
         raise Refusal(
             Problem(
                 415, "unsupported-media-type", f"the body is {media_type!r:.80}", f"Send {JSON}."

@@ -20,6 +20,7 @@ def add_session_routes(add: Callable[..., None]) -> None:
     add(
         "/v1/sessions",
         session_routes.begin,
+        tags=["sessions"],
         methods=["POST"],
         name="open_session",
         summary="Open a session: a machine for several runs",
@@ -34,6 +35,7 @@ def add_session_routes(add: Callable[..., None]) -> None:
     add(
         "/v1/sessions",
         session_routes.listing,
+        tags=["sessions"],
         methods=["GET"],
         name="sessions",
         summary="The sessions that the client may see",
@@ -43,6 +45,7 @@ def add_session_routes(add: Callable[..., None]) -> None:
     add(
         "/v1/sessions/{id}",
         session_routes.session,
+        tags=["sessions"],
         methods=["GET"],
         name="session",
         summary="One session",
@@ -52,6 +55,7 @@ def add_session_routes(add: Callable[..., None]) -> None:
     add(
         "/v1/sessions/{id}",
         session_routes.remove,
+        tags=["sessions"],
         methods=["DELETE"],
         name="close_session",
         summary="End a session and what runs in it",
@@ -62,6 +66,7 @@ def add_session_routes(add: Callable[..., None]) -> None:
     add(
         "/v1/sessions/{id}/fork",
         session_routes.fork,
+        tags=["sessions"],
         methods=["POST"],
         name="fork_session",
         summary="Open another session that begins as this one is now",
@@ -73,6 +78,7 @@ def add_session_routes(add: Callable[..., None]) -> None:
     add(
         "/v1/sessions/{id}/start",
         session_routes.start,
+        tags=["sessions"],
         methods=["POST"],
         name="start_in_session",
         summary="Start a run in a session, whose output comes from a socket of its own",
@@ -84,6 +90,7 @@ def add_session_routes(add: Callable[..., None]) -> None:
     add(
         "/v1/sessions/{id}/run",
         session_routes.run,
+        tags=["sessions"],
         methods=["POST"],
         name="run_in_session",
         summary="Run in a session, and answer with the result or a stream of events",

@@ -66,17 +66,41 @@ def test_takes_each_thing_from_the_query_or_the_body() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(StartQuery.model_fields))
-def test_names_what_is_in_the_query_and_in_the_body(name: str) -> None:
-    values: dict[str, Any] = {
-        "language": "c", "version": "1", "machine": "kvm", "stream": "raw",
-        "kill_on_output": True, "interactive": True, "detached": True, "tty": True,
+def test_query_and_body_may_say_the_same_and_not_two_things(name: str) -> None:
+    values: dict[str, tuple[Any, Any]] = {
+        "language": ("c", "rust"), "version": ("1", "2"), "machine": ("kvm", "qemu"),
+        "stream": ("events", "raw"),
     }  # fmt: skip
-    value = values.get(name, 1)
+    flag = name in {"kill_on_output", "interactive", "detached", "tty"}
+    value, other = values.get(name, (True, False) if flag else (1, 2))
     text = "true" if value is True else str(value)
+    more = {} if name == "language" else {"language": "c"}
+    more |= {"stream": "events"} if name == "interactive" else {}
 
-    detail = refusal({"source": "x", name: value}, **{name: text})
+    made = job({"source": "x", name: value, **more}, **{name: text}, **more)
 
-    assert detail.startswith(name)
+    assert made == job({"source": "x", name: value, **more})
+    detail = refusal({"source": "x", name: other, **more}, **{name: text})
+    assert detail.startswith(f"{name} is given in the query and in the body, and they differ")
+
+
+def test_version_may_be_said_twice() -> None:
+    assert job({"source": "x", "language": "rust@1.80", "version": "1.80"}).language == "rust@1.80"
+    assert refusal({"source": "x", "language": "rust@1.80", "version": "1"}).startswith("version")
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    names = set(StartBody.model_fields) - {"source", "language"}
+    said = {"source": "x", "language": "c"}
+    file = {"path": "a", "text": "t", "base64": None, "mode": None}
+
+    made = job({**said, **dict.fromkeys(names), "files": [file]})
+
+    assert made == job({**said, "files": [{"path": "a", "text": "t"}]})
+    assert refusal({"source": None, "language": "c"}).endswith(
+        "source or source_base64, and not both"
+    )
+    assert "path" in refusal({**said, "files": [{**file, "path": None}]})
 
 
 def test_has_stdin_come_later_where_the_run_is_interactive() -> None:

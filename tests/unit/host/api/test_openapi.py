@@ -23,6 +23,33 @@ def test_every_answer_that_is_an_error_is_a_problem() -> None:
                     assert list(answer["content"]) == ["application/problem+json"]
 
 
+def test_requests_have_no_default_that_a_generated_client_would_send() -> None:
+    told = json.loads(document())
+    schemas = told["components"]["schemas"]
+    named = {name for name in schemas if name.endswith("Body")} | {"Data", "File"}
+
+    for name in named:
+        required = schemas[name].get("required", [])
+        for field, kind in schemas[name]["properties"].items():
+            assert "default" not in kind
+            assert ({"type": "null"} in kind.get("anyOf", [])) == (field not in required)
+    for methods in told["paths"].values():
+        for operation in methods.values():
+            for parameter in operation.get("parameters", ()):
+                assert "default" not in parameter["schema"]
+
+
+def test_operations_have_tags_and_the_document_a_server() -> None:
+    told = json.loads(document())
+    known = {tag["name"] for tag in told["tags"]}
+
+    assert told["servers"]
+    for methods in told["paths"].values():
+        for operation in methods.values():
+            (tag,) = operation["tags"]
+            assert tag in known
+
+
 def test_every_schema_that_is_named_is_there() -> None:
     text = document().decode()
     schemas = json.loads(text)["components"]["schemas"]
