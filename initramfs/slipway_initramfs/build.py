@@ -110,6 +110,7 @@ def build_kernel(
         if arch not in kernel.PACKAGES:
             raise BuildFailed(f"no kernel for the architecture {arch!r}")
         package = kernel.choose(source.resolve([kernel.PACKAGES[arch]], refresh=refresh))
+        source.check_room([package], store.temporary, "the kernel")
         source.fetch([package])
         report(f"unpacking the kernel {package.version}")
         unpacked = kernel.KernelPackage(source.open(package, store.temporary), arch)

@@ -63,7 +63,14 @@ def prune(store: ImageStore) -> int:
         freed += _clear(store.layers)
         if store.apt.is_symlink():
             return freed  # another store's: not this one's to empty
-        return freed + _clear(store.apt / "downloads")
+        halves = sum(map(_clear, store.apt.glob("*/partial")))
+        return freed + halves + _clear(store.apt / "downloads")
+
+
+def downloads(store: ImageStore) -> list[Path]:
+    """Return the files that were fetched, whole and in part, and can be fetched again."""
+    places = [store.layers, store.apt / "downloads", *store.apt.glob("*/partial")]
+    return [Path(entry.path) for place in places for entry in _entries(place) if entry.is_file()]
 
 
 def tidy(store: ImageStore) -> None:

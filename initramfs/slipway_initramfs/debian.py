@@ -11,28 +11,25 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from slipway_initramfs import locks
+from slipway_initramfs import locks, room
+from slipway_initramfs.apt_sources import FALLBACK, RELEASE, read_sources
 from slipway_initramfs.archives import unpack
-from slipway_initramfs.errors import BuildFailed, ImageCorrupted
-from slipway_initramfs.process import die_with_parent
+from slipway_initramfs.errors import BuildFailed, ImageCorrupted, SourceUnavailable
+from slipway_initramfs.process import Attention, Finished, Hung, run
 from slipway_initramfs.spool import disk_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from slipway_initramfs.spool import Spool
 
-RELEASE = "bookworm"
-"""The Debian release that images are made of, whatever the machine itself runs."""
 ARCHITECTURES = ("amd64", "arm64")
 KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
@@ -40,14 +37,16 @@ KEYRINGS = (
 )
 INDEX_AGE = 24 * 3600
 """Seconds after which the package lists are fetched anew."""
+LISTS = 128 << 20
+"""Bytes that fetching the package lists takes: 90 MB measured, and what is fetched is packed."""
 HELPERS = (Path("/usr/lib/apt/apt-helper"),)
 
-_SUITES = (RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security")
-_FALLBACK = (
-    ("http://deb.debian.org/debian", RELEASE),
-    ("http://deb.debian.org/debian", f"{RELEASE}-updates"),
-    ("http://deb.debian.org/debian-security", f"{RELEASE}-security"),
-)
+_UNPACKED = 6
+"""Times its size that a package takes, where it does not say itself how much that is."""
+_LOCAL = 600.0
+_REMOTE = 3600.0
+_SLOWEST = 16_000
+"""Bytes a second below which a mirror is as good as none."""
 # How the machine reaches its mirrors; all its other apt settings (hooks, pins) stay out.
 _NETWORK = re.compile(
     r"Acquire::(?:https?(?:::|\s)|Check-Valid-Until|Check-Date|ForceIPv[46]|Proxy-Auto-Detect)"
@@ -116,7 +115,8 @@ class DebianSource:
                     raise
                 self._progress(f"package lists are a day old or more: {error.message}")
         options = ("-qq", "-y", "-o", "Acquire::ForceHash=SHA256", "--print-uris", "install")
-        output = self._apt(("apt-get", *options, "--", *names), "resolve the packages")
+        command = ("apt-get", *options, "--", *names)
+        output = self._apt(command, "resolve the packages", Attention(_LOCAL))
         return tuple(_parse_uri(line) for line in output.splitlines() if line.startswith("'"))
 
     def fetch(self, packages: Iterable[Package]) -> list[Path]:
@@ -133,6 +133,32 @@ class DebianSource:
                 self._progress(f"downloading {len(missing)} packages, {total / 1e6:.0f} MB")
                 self._download(missing)
         return [self.path(package) for package in wanted]
+
+    def check_room(self, packages: Iterable[Package], temporary: Path, what: str) -> None:
+        """Raise BuildFailed if the disk has no room for what making ``what`` of them takes.
+
+        That is: downloads that are not there yet, all packages unpacked in ``temporary``, and the
+        archive that is made of them.
+        """
+        wanted = list(packages)
+        missing = sum(package.size for package in wanted if not self._have(package))
+        unpacked = self._unpacked(wanted)
+        room.check(
+            f"making {what}", (self._directory, missing), (temporary, unpacked + unpacked // 2)
+        )
+
+    def _unpacked(self, packages: list[Package]) -> int:
+        """Return the bytes that packages unpack to, as they say themselves."""
+        names = [f"{package.name}={package.version}" for package in packages]
+        command = ("apt-cache", "show", "--no-all-versions", "--", *names)
+        try:
+            with self._turn():
+                self._prepare()
+                told = self._apt(command, "ask for the packages' sizes", Attention(_LOCAL))
+        except BuildFailed:
+            return _UNPACKED * sum(package.size for package in packages)
+        sizes = re.findall(r"^Installed-Size: (\d{1,9})$", told, re.MULTILINE)
+        return sum(map(int, sizes)) << 10
 
     def open(self, package: Package, spool_directory: Path | None = None) -> Spool:
         """Return the package's files as a tar archive; a damaged download is removed and raised.
@@ -188,10 +214,8 @@ class DebianSource:
         for name in ("lists/partial", "archives/partial", "partial"):
             (self._state / name).mkdir(parents=True, exist_ok=True)
         self._downloads.mkdir(parents=True, exist_ok=True)
-        for leftover in (self._state / "partial").iterdir():
-            leftover.unlink()
         (self._state / "status").touch()
-        sources = _read_sources(Path("/etc/apt")) or _FALLBACK
+        sources = read_sources(Path("/etc/apt")) or FALLBACK
         (self._state / "sources.list").write_text(
             "".join(f"deb [signed-by={keyring}] {uri} {suite} main\n" for uri, suite in sources)
         )
@@ -199,7 +223,9 @@ class DebianSource:
         self._ready = True
 
     def _configuration(self) -> str:
-        dumped = self._run(("apt-config", "dump"), dict(os.environ, LC_ALL="C"))
+        environment = dict(os.environ, LC_ALL="C")
+        command = ("apt-config", "dump")
+        dumped = self._run(command, environment, "read apt's settings", Attention(_LOCAL))
         network = [line for line in dumped.stdout.splitlines() if _NETWORK.match(line)]
         state = self._state.resolve()
         settings = {
@@ -234,7 +260,14 @@ class DebianSource:
 
     def _update(self) -> None:
         self._progress(f"fetching Debian's package lists for {self.architecture}")
-        self._apt(("apt-get", "-qq", "update"), "fetch Debian's package lists")
+        room.check("fetching Debian's package lists", (self._state, LISTS))
+        command = ("apt-get", "-qq", "update")
+        try:
+            self._apt(command, "fetch Debian's package lists", Attention(_REMOTE))
+        except BaseException:
+            # Half a list is of no use to the next try, and may be what has filled the disk.
+            _clear(self._state / "lists" / "partial")
+            raise
         self._stamp.touch()
 
     def _download(self, packages: list[Package]) -> None:
@@ -242,63 +275,99 @@ class DebianSource:
         if helper is None:
             raise BuildFailed("this machine's apt has no apt-helper", "Install the package apt.")
         partial = self._state / "partial"
+        # What an earlier try has left of these is gone on with.
+        _clear(partial, keep={package.sha256 for package in packages})
         arguments: list[str] = []
         for package in packages:
             target = partial / package.sha256
             arguments += [package.uri, str(target), f"SHA256:{package.sha256}"]
-        self._apt(
-            (str(helper), "download-file", *arguments), "download packages", follow=len(packages)
-        )
+        seconds = _REMOTE + sum(package.size for package in packages) / _SLOWEST
+        try:
+            self._apt(
+                (str(helper), "download-file", *arguments),
+                "download packages",
+                Attention(seconds, listen=_Counter(len(packages), self._progress)),
+            )
+        except BuildFailed as error:
+            self._keep_whole(packages)
+            if not isinstance(error, SourceUnavailable):
+                # What was wrong, or did not fit, is not to be in the way of the next try.
+                _clear(partial)
+            raise
+        finally:
+            self._keep_whole(packages)
+
+    def _keep_whole(self, packages: list[Package]) -> None:
+        """Keep what has come as a whole, however the others ended; ``open`` checks its digest."""
         for package in packages:
-            (partial / package.sha256).replace(self.path(package))
+            with suppress(FileNotFoundError):
+                found = self._state / "partial" / package.sha256
+                if found.stat().st_size == package.size:
+                    found.replace(self.path(package))
 
-    def _apt(self, command: Sequence[str], purpose: str, *, follow: int = 0) -> str:
-        """Run an apt program with the private configuration and return what it says.
-
-        ``follow`` is how many packages it downloads, each of which is reported.
-        """
+    def _apt(self, command: Sequence[str], purpose: str, attention: Attention) -> str:
+        """Run an apt program with the private configuration and return what it says."""
         environment = {
             **os.environ,
             "APT_CONFIG": str((self._state / "apt.conf").resolve()),
             "LC_ALL": "C",
             "DEBIAN_FRONTEND": "noninteractive",
         }
-        done = self._run(command, environment, follow=follow)
-        if done.returncode:
-            raise _failure(purpose, done.stderr or done.stdout, self.architecture)
+        watched = replace(attention, watch=self._watch)
+        done = self._run(command, environment, purpose, watched)
+        if done.code:
+            output = f"{done.stderr}\n{done.stdout}"
+            if "No space left on device" in output:
+                raise room.full(self._state)
+            raise _failure(purpose, output, self.architecture)
         return done.stdout
 
     def _run(
-        self, command: Sequence[str], environment: dict[str, str], *, follow: int = 0
-    ) -> subprocess.CompletedProcess[str]:
-        with subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if follow else subprocess.PIPE,
-            text=True,
-            errors="replace",
-            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (ctypes is loaded before the fork)
-        ) as process:
-            if not follow:
-                stdout, stderr = process.communicate()
-            else:
-                stdout, stderr = self._follow(process, follow), ""
-        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        purpose: str,
+        attention: Attention,
+    ) -> Finished:
+        try:
+            return run(command, environment, attention)
+        except Hung as error:
+            raise SourceUnavailable(
+                f"cannot {purpose}: {command[0]} {error}, and was ended",
+                "Check the network, the Debian mirror and apt's proxy settings, and try again.",
+            ) from None
 
-    def _follow(self, process: subprocess.Popen[str], packages: int) -> str:
-        """Report each of the ``packages`` as it comes; return the lines that are worth keeping."""
-        kept: list[str] = []
-        number = 0
-        for line in process.stdout or ():
-            if line.startswith("Get:"):
-                name = unquote(line.split()[1].rpartition("/")[2])
-                number = min(number + 1, packages)  # apt tries again what broke off
-                self._progress(f"downloading {number}/{packages} {name}")
-            elif len(kept) < 100:
-                kept.append(line)
-        return "".join(kept)
+    def _watch(self) -> int:
+        """Return how much has come; raises BuildFailed when the disk is full, where apt hangs."""
+        room.check_left(self._state)
+        come = 0
+        for directory in (self._state / "partial", self._state / "lists" / "partial"):
+            for path in directory.glob("*"):
+                with suppress(FileNotFoundError):  # apt has given it its name
+                    come += path.stat().st_size
+        return come
+
+
+class _Counter:
+    """Reports each of so many packages as it comes."""
+
+    def __init__(self, packages: int, progress: Callable[[str], None]) -> None:
+        self._packages = packages
+        self._progress = progress
+        self._number = 0
+
+    def __call__(self, line: str) -> None:
+        if line.startswith("Get:"):
+            name = unquote(line.split()[1].rpartition("/")[2])
+            # apt tries again what broke off.
+            self._number = min(self._number + 1, self._packages)
+            self._progress(f"downloading {self._number}/{self._packages} {name}")
+
+
+def _clear(directory: Path, keep: Collection[str] = ()) -> None:
+    for path in directory.glob("*"):
+        if path.name not in keep and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _parse_uri(line: str) -> Package:
@@ -319,80 +388,9 @@ def _failure(purpose: str, output: str, architecture: str) -> BuildFailed:
             f"Debian {RELEASE} has no package {unknown[1]!r} for {architecture}",
             "Check the packages in the language file.",
         )
-    if "No space left on device" in output:
-        return BuildFailed(
-            f"cannot {purpose}: no space left on the store's disk",
-            "Free some space, or choose another place with --store.",
-        )
     if _NO_NETWORK.search(output):
-        return BuildFailed(
+        return SourceUnavailable(
             f"cannot {purpose}: no connection to the Debian mirror ({text[:160]})",
             "Check the network and apt's proxy settings.",
         )
     return BuildFailed(f"cannot {purpose}: {text[:400]}")
-
-
-def _read_sources(directory: Path) -> tuple[tuple[str, str], ...]:
-    """Return (URI, suite) of the Debian mirrors that the machine uses for RELEASE."""
-    found: list[tuple[str, str]] = []
-    files = [directory / "sources.list", *sorted((directory / "sources.list.d").glob("*"))]
-    for path in files:
-        try:
-            text = path.read_text(errors="replace")
-        except OSError:
-            continue
-        if path.suffix == ".sources":
-            found += _parse_deb822(text)
-        elif path.suffix == ".list":
-            found += _parse_one_line(text)
-    chosen = tuple(dict.fromkeys(pair for pair in found if _is_debian(*pair)))
-    return chosen if any(suite == RELEASE for _, suite in chosen) else ()
-
-
-def _parse_deb822(text: str) -> list[tuple[str, str]]:
-    found = []
-    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    for stanza in re.split(r"\n\s*\n", lines):
-        fields = {
-            key.lower(): value
-            for key, _, value in (line.partition(":") for line in stanza.splitlines())
-        }
-        words = {key: value.split() for key, value in fields.items()}
-        if (
-            "deb" in words.get("types", [])
-            and "main" in words.get("components", [])
-            and words.get("enabled", ["yes"]) != ["no"]
-            and "debian" in fields.get("signed-by", "debian")
-        ):
-            found += [(uri, suite) for uri in words.get("uris", []) for suite in words["suites"]]
-    return found
-
-
-def _parse_one_line(text: str) -> list[tuple[str, str]]:
-    found = []
-    for line in text.splitlines():
-        match = re.match(r"\s*deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.*)", line)
-        if match is None or "main" not in match[4].partition("#")[0].split():
-            continue
-        if "signed-by=" not in (match["options"] or "") or "debian" in match["options"]:
-            found.append((match[2], match[3]))
-    return found
-
-
-def _is_debian(uri: str, suite: str) -> bool:
-    """Whether this looks like a mirror of Debian itself.
-
-    The signature decides in the end; but a third party's repository would make the update fail.
-    """
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return False
-    last = parts.path.rstrip("/").rpartition("/")[2]
-    official = (parts.hostname or "").endswith(".debian.org")
-    return (
-        suite.rstrip("/") in _SUITES
-        and parts.scheme in ("http", "https")
-        and (official or last.startswith("debian"))
-        and not re.search(r"[\s\"'\[\]]", uri)
-    )

@@ -38,5 +38,9 @@ class SourceUnavailable(BuildFailed):
     """A registry does not answer, or not now; another source may do."""
 
 
+class DiskFull(BuildFailed):
+    """A disk has less room than is needed, or none any more."""
+
+
 class InvalidReference(ImageError):
     """What names an image, or where to look for it, breaks the rules of such names."""

@@ -213,6 +213,7 @@ def _unpack(
     source = DebianSource(store.apt, architecture, progress)
     wanted = contents["packages"]
     packages = [p for p in source.resolve(wanted) if p.name in wanted]
+    source.check_room(packages, store.temporary, "the agent")
     source.fetch(packages)
     tree = Tree()
     base.prepare(tree, architecture)

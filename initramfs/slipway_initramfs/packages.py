@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs import base, bytecode
-from slipway_initramfs.debian import RELEASE, DebianSource
+from slipway_initramfs.apt_sources import RELEASE
+from slipway_initramfs.debian import DebianSource
 from slipway_initramfs.errors import BuildFailed
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class DebianPackages:
         source = DebianSource(store.apt, architecture, reports.step)
         packages = _select(source, recipe, refresh=refresh)
         _check_version(language, recipe, packages)
+        source.check_room(packages, store.temporary, f"the image {language.image}")
         try:
             source.fetch(packages)
         except BuildFailed as error:

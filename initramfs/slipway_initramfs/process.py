@@ -1,14 +1,86 @@
-"""What child processes of a build have in common."""
+"""Programs of the host that a build runs: bounded in time, and gone when they are not wanted."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import selectors
 import signal
+import subprocess
+from collections import deque
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+QUIET = 150.0
+"""Seconds without a sign of life after which a program is given up.
+
+More than apt itself waits for a mirror that has fallen silent: 30 seconds, three times.
+"""
+MAX_OUTPUT = 8 << 20
+"""Bytes kept of each stream, the last ones."""
+
+_TICK = 0.25
+_GRACE = 2.0
 _PR_SET_PDEATHSIG = 1
 # Loaded here: between fork and exec, where it is called, nothing may take a lock.
 _libc = ctypes.CDLL(None)
+
+
+class Hung(Exception):
+    """A program took too long, or did nothing for too long, and was ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a program that has ended has said; ``code`` is 0 for success."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """How a program is looked after while it runs.
+
+    It may take ``seconds``, and be ``quiet`` for so many. ``watch`` is called now and then: what it
+    returns is another value whenever something has been done, and what it raises ends the program.
+    ``listen`` gets each line of stdout.
+    """
+
+    seconds: float
+    quiet: float = QUIET
+    watch: Callable[[], object] = lambda: None
+    listen: Callable[[str], None] = lambda _: None
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], attention: Attention) -> Finished:
+    """Run a program with nothing on its stdin; raises Hung, and what ``attention`` raises.
+
+    The program gets a process group of its own, of which nothing is left when this returns or
+    raises: neither what it has started itself, nor if a signal of the terminal interrupts us.
+    """
+    process = subprocess.Popen(
+        command,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+        preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (ctypes is loaded before the fork)
+    )
+    try:
+        stdout, stderr = _Run(process, attention).attend()
+    finally:
+        _end(process)
+    return Finished(process.returncode, stdout, stderr)
 
 
 def die_with_parent(parent: int) -> None:
@@ -19,3 +91,105 @@ def die_with_parent(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """The last bytes of a stream, in lines."""
+
+    chunks: deque[bytes] = field(default_factory=deque)
+    size: int = 0
+    line: bytes = b""
+
+    def add(self, data: bytes) -> list[bytes]:
+        self.chunks.append(data)
+        self.size += len(data)
+        while self.size - len(self.chunks[0]) > MAX_OUTPUT:
+            self.size -= len(self.chunks.popleft())
+        *lines, self.line = (self.line + data).split(b"\n")
+        self.line = self.line[-4096:]
+        return lines
+
+    def text(self) -> str:
+        return b"".join(self.chunks).decode("utf-8", "replace")
+
+
+class _Run:
+    """A program under way; its end is seen without reaping it, so that its group stays its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], attention: Attention) -> None:
+        self._process = process
+        self._attention = attention
+        self._streams = (_Stream(), _Stream())
+        self._ended = False
+
+    def attend(self) -> tuple[str, str]:
+        """Wait for the program's end; return its output."""
+        with selectors.DefaultSelector() as selector:
+            for file, stream in zip(
+                (self._process.stdout, self._process.stderr), self._streams, strict=True
+            ):
+                assert file is not None
+                selector.register(file, selectors.EVENT_READ, stream)
+            with _end_of(self._process) as ending:
+                selector.register(ending, selectors.EVENT_READ)
+                self._attend(selector)
+        stdout, stderr = self._streams
+        return stdout.text(), stderr.text()
+
+    def _attend(self, selector: selectors.BaseSelector) -> None:
+        began = alive = monotonic()
+        sign: object = None
+        while selector.get_map():
+            ready = [key for key, _ in selector.select(_TICK)]
+            for key in ready:
+                self._take(key, selector)
+            now, seen = monotonic(), self._attention.watch()
+            if ready or seen != sign:
+                alive, sign = now, seen
+            elif self._ended:
+                return  # something that it has left behind holds the pipes
+            if now - began > self._attention.seconds:
+                raise Hung(f"took more than {self._attention.seconds:.0f} seconds")
+            if now - alive > self._attention.quiet:
+                raise Hung(f"did nothing for {self._attention.quiet:.0f} seconds")
+
+    def _take(self, key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
+        if key.data is None:
+            self._ended = True
+            selector.unregister(key.fileobj)
+        elif not (data := os.read(key.fd, 1 << 16)):
+            selector.unregister(key.fileobj)
+        else:
+            for line in key.data.add(data):
+                if key.data is self._streams[0]:
+                    self._attention.listen(line.decode("utf-8", "replace"))
+
+
+@contextmanager
+def _end_of(process: subprocess.Popen[bytes]) -> Iterator[int]:
+    """Give a descriptor that becomes readable when the program has ended."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a program's whole process group, and wait for the program."""
+    try:
+        with _end_of(process) as ending, selectors.DefaultSelector() as selector:
+            selector.register(ending, selectors.EVENT_READ)
+            if not selector.select(0):
+                # Asked first: apt notes the time of a half download, by which it can be resumed.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+                selector.select(_GRACE)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()

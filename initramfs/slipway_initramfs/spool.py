@@ -10,13 +10,14 @@ import errno
 import os
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from slipway_initramfs import room
 from slipway_initramfs.errors import BuildFailed, ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CHUNK = 1 << 20
 """Bytes moved at a time."""
@@ -90,10 +91,10 @@ class Extent:
 
 def disk_error(error: OSError, where: Path | None) -> BuildFailed:
     """Turn a failed write into the sentence that a user can act on."""
-    place = where or tempfile.gettempdir()
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    hint = "Free some space there, or choose" if full else "Choose"
+    place = where or Path(tempfile.gettempdir())
+    reason = error.strerror or str(error)
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return room.full(place, reason)
     return BuildFailed(
-        f"cannot write below {place}: {error.strerror or error}",
-        f"{hint} another place with --store.",
+        f"cannot write below {place}: {reason}", "Choose another place with --store."
     )

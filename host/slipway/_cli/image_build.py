@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._cli.downloads import Downloads
+from slipway._cli.interruption import interruption_told
 from slipway._cli.terminal import Progress, say
 from slipway._errors import InputError
 from slipway._request import MIB
@@ -82,7 +83,7 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
     architecture = choices.architecture or machine_architecture()
     snapshot_options = _snapshot_options(parsed, store, architecture)
     progress = Progress()
-    with Downloads(progress) as downloads:
+    with interruption_told(store, progress), Downloads(progress) as downloads:
         reports = Reports(progress, downloads.notice, downloads.transfer)
         kernel = build_kernel(store, architecture=architecture, progress=progress)
         frozen = agent(store, architecture, progress)

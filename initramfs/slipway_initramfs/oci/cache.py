@@ -19,7 +19,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
-from slipway_initramfs.errors import ImageCorrupted
+from slipway_initramfs.errors import DiskFull, ImageCorrupted
 from slipway_initramfs.spool import CHUNK, disk_error
 
 if TYPE_CHECKING:
@@ -102,6 +102,14 @@ class BlobCache:
                     thread.join(max(0.0, end - monotonic()))
         return [paths[number] for number in range(len(descriptors))]
 
+    def missing(self, descriptors: Sequence[Descriptor]) -> int:
+        """Return the bytes of those blobs that are not there as a whole."""
+        return sum(
+            descriptor.size
+            for descriptor in {descriptor.digest: descriptor for descriptor in descriptors}.values()
+            if not _is_whole(self._path(descriptor), descriptor)
+        )
+
     def discard(self, descriptor: Descriptor) -> None:
         """Remove a blob that has turned out to be damaged."""
         with _disk(self._directory):
@@ -123,7 +131,8 @@ class BlobCache:
                     )
                     try:
                         download.run()
-                    except ImageCorrupted:
+                    except (ImageCorrupted, DiskFull):
+                        # Half a blob that does not fit is not to keep the disk full.
                         partial.unlink(missing_ok=True)
                         raise
                     with _disk(self._directory):

@@ -7,10 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from slipway_initramfs import base
+from slipway_initramfs import base, room
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.oci.cache import BlobCache
 from slipway_initramfs.oci.layout import open_archive, open_layout
+from slipway_initramfs.oci.manifests import LAYER_COMPRESSIONS
 from slipway_initramfs.oci.platforms import resolve_image
 from slipway_initramfs.oci.registry import Registry
 from slipway_initramfs.oci.unpacking import unpack_layer
@@ -35,6 +36,8 @@ MAX_UNPACKED = 8 << 30
 
 _UNPACKERS = 2
 _AHEAD = 3
+_UNPACKED = 3
+"""Times its size that a compressed layer takes, or somewhat less."""
 # What the agent sets for each job; an image's own would lead programs to places not theirs.
 _OURS = frozenset({"HOME", "HOSTNAME", "LOGNAME", "PWD", "TMPDIR", "USER"})
 
@@ -59,6 +62,7 @@ class ContainerImage:
         self._reference = reference
         self._repository = repository
         self._image = image
+        self._directory = store.layers
         self._cache = BlobCache(store.layers)
         self._temporary = store.temporary
         self._reports = reports
@@ -104,6 +108,7 @@ class ContainerImage:
             raise ImageError(
                 f"the layers of the image have {total >> 20} MiB, more than {MAX_UNPACKED >> 20}"
             )
+        self._check_room(layers)
         if not self._repository.local:
             self._fetch(layers, total)
         with ThreadPoolExecutor(_UNPACKERS) as pool:
@@ -123,6 +128,17 @@ class ContainerImage:
                     yield f"layer {layer.label}", spool
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _check_room(self, layers: tuple[Descriptor, ...]) -> None:
+        """Raise DiskFull if the disk has no room for downloads, unpacked layers and archive."""
+        archive = unpacked = 0
+        for layer in layers:
+            plain = LAYER_COMPRESSIONS.get(layer.media_type) == "none"
+            unpacked += max(0, layer.size) * (1 if plain else _UNPACKED)
+            archive += max(0, layer.size) // (2 if plain else 1)
+        fetched = 0 if self._repository.local else self._cache.missing(layers)
+        purpose = f"unpacking the image {self._reference}"
+        room.check(purpose, (self._directory, fetched), (self._temporary, unpacked + archive))
 
     def prepare(self, tree: Tree) -> None:
         """Lay out nothing: the lowest layer is a whole root."""

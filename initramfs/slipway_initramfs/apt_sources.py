@@ -1,0 +1,90 @@
+"""Debian's mirrors, as the machine's own apt is configured to use them.
+
+Third-party repositories are left out: they may carry packages of the same names.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RELEASE = "bookworm"
+"""The Debian release that images are made of, whatever the machine itself runs."""
+SUITES = (RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security")
+"""Parts of Debian's archive that a release is made of."""
+FALLBACK = (
+    ("http://deb.debian.org/debian", RELEASE),
+    ("http://deb.debian.org/debian", f"{RELEASE}-updates"),
+    ("http://deb.debian.org/debian-security", f"{RELEASE}-security"),
+)
+"""What is asked where the machine has no mirror of the release."""
+
+
+def read_sources(directory: Path) -> tuple[tuple[str, str], ...]:
+    """Return (URI, suite) of the Debian mirrors that a machine's ``/etc/apt`` has for RELEASE."""
+    found: list[tuple[str, str]] = []
+    files = [directory / "sources.list", *sorted((directory / "sources.list.d").glob("*"))]
+    for path in files:
+        try:
+            text = path.read_text(errors="replace")
+        except OSError:
+            continue
+        if path.suffix == ".sources":
+            found += _parse_deb822(text)
+        elif path.suffix == ".list":
+            found += _parse_one_line(text)
+    chosen = tuple(dict.fromkeys(pair for pair in found if _is_debian(*pair)))
+    return chosen if any(suite == RELEASE for _, suite in chosen) else ()
+
+
+def _parse_deb822(text: str) -> list[tuple[str, str]]:
+    found = []
+    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    for stanza in re.split(r"\n\s*\n", lines):
+        fields = {
+            key.lower(): value
+            for key, _, value in (line.partition(":") for line in stanza.splitlines())
+        }
+        words = {key: value.split() for key, value in fields.items()}
+        if (
+            "deb" in words.get("types", [])
+            and "main" in words.get("components", [])
+            and words.get("enabled", ["yes"]) != ["no"]
+            and "debian" in fields.get("signed-by", "debian")
+        ):
+            found += [(uri, suite) for uri in words.get("uris", []) for suite in words["suites"]]
+    return found
+
+
+def _parse_one_line(text: str) -> list[tuple[str, str]]:
+    found = []
+    for line in text.splitlines():
+        match = re.match(r"\s*deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.*)", line)
+        if match is None or "main" not in match[4].partition("#")[0].split():
+            continue
+        if "signed-by=" not in (match["options"] or "") or "debian" in match["options"]:
+            found.append((match[2], match[3]))
+    return found
+
+
+def _is_debian(uri: str, suite: str) -> bool:
+    """Whether this looks like a mirror of Debian itself.
+
+    The signature decides in the end; but a third party's repository would make the update fail.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return False
+    last = parts.path.rstrip("/").rpartition("/")[2]
+    official = (parts.hostname or "").endswith(".debian.org")
+    return (
+        suite.rstrip("/") in SUITES
+        and parts.scheme in ("http", "https")
+        and (official or last.startswith("debian"))
+        and not re.search(r"[\s\"'\[\]]", uri)
+    )

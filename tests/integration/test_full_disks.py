@@ -1,0 +1,155 @@
+"""Stores on a disk that is full: each writer says so at once, and leaves what was there.
+
+The disk is a tmpfs in a mount namespace of its own, which an ordinary user can have as well where
+the kernel lets them make user namespaces.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slipway._assets import Assets
+    from support.commands import Commands
+
+NAMESPACES = "-m" if os.geteuid() == 0 else "-Urm"
+
+
+def small_disk(place: Path, size: str, then: str = ":") -> tuple[str, ...]:
+    """What is put before a command that is to find a tmpfs at ``place``."""
+    place.mkdir(exist_ok=True)
+    mount = f'mount -t tmpfs -o size={size} none {place} && {then} && "$@"'
+    return ("unshare", NAMESPACES, "sh", "-c", mount, "sh")
+
+
+def test_a_build_on_a_full_disk_is_refused_at_once(commands: Commands, tmp_path: Path) -> None:
+    # Here apt would wait for ever for the program that was to check what it had fetched.
+    disk = tmp_path / "disk"
+    commands.prefix = small_disk(disk, "2m")
+
+    ended = commands("slipway", "image", "build", "--source", "debian", "--store", disk / "s", "c")
+
+    assert ended.code == 125
+    assert "fetching Debian's package lists takes about" in ended.stderr
+    assert f"the file system of {disk} has 2 MB free" in ended.stderr
+    assert "hint: Free " in ended.stderr
+    assert "--store" in ended.stderr
+
+
+def test_what_an_image_takes_is_known_before_anything_is_fetched(
+    commands: Commands, bash: Assets, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    apt = bash.state / "apt"
+    # The lists only: everything else would have to come over the network.
+    keep = tmp_path / "apt"
+    shutil.copytree(apt, keep, ignore=shutil.ignore_patterns("*.deb"))
+    link = f"mkdir -p {disk}/s && ln -s {keep} {disk}/s/apt"
+    commands.prefix = small_disk(disk, "24m", link)
+
+    ended = commands("slipway", "image", "build", "--source", "debian", "--store", disk / "s", "c")
+
+    assert ended.code == 125
+    assert "making the kernel takes about" in ended.stderr
+    assert f"the file system of {disk} has" in ended.stderr
+    assert "downloading" not in ended.stderr
+    assert list((keep / "downloads").iterdir()) == []
+
+
+APT = """
+import sys
+from pathlib import Path
+from slipway_initramfs import room
+from slipway_initramfs.debian import DebianSource
+from slipway_initramfs.errors import BuildFailed
+room.check = lambda *_: None  # as if others had filled the disk since
+try:
+    DebianSource(Path(sys.argv[1]), "amd64", print).resolve(["gcc"])
+except BuildFailed as error:
+    print(error.message, error.hint)
+"""
+
+
+def test_apt_is_ended_when_the_disk_becomes_full(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    command = [*small_disk(disk, "2m"), sys.executable, "-c", APT, str(disk / "apt")]
+
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "No space left on device" in ended.stdout or "no connection" in ended.stdout
+    assert "--store" in ended.stdout or "network" in ended.stdout
+
+
+BLOBS = """
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from slipway_initramfs.errors import BuildFailed
+from slipway_initramfs.oci.cache import BlobCache
+from slipway_initramfs.oci.repository import Descriptor
+
+class Endless:
+    local = False
+    @contextmanager
+    def blob(self, descriptor, start=0):
+        yield iter(lambda: bytes(65536), b"")
+
+place = Path(sys.argv[1])
+(place / "whole").write_bytes(b"whole")
+try:
+    BlobCache(place).fetch(Descriptor("x", "sha256:" + "0" * 64, 1 << 30), Endless(), print)
+except BuildFailed as error:
+    print(error.message, error.hint)
+print(sorted(path.name for path in place.iterdir()))
+"""
+
+
+def test_half_a_layer_does_not_keep_the_disk_full(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    command = [*small_disk(disk, "2m"), sys.executable, "-c", BLOBS, str(disk)]
+
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "No space left on device" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "['whole']"
+
+
+INITRD = """
+import sys
+from pathlib import Path
+from slipway_initramfs.errors import BuildFailed
+from slipway_initramfs.initrds import find_initrd
+from slipway_initramfs.store import ImageStore
+from support.stores import put_agent, put_image, put_kernel
+
+store = ImageStore(Path(sys.argv[1]))
+image, kernel, agent = put_image(store, root=bytes(3 << 19)), put_kernel(store), put_agent(store)
+before = sorted(path for path in store.root.rglob("*") if path.is_file() and path.stat().st_size)
+try:
+    find_initrd(store, image, kernel, agent.path)
+except BuildFailed as error:
+    print(error.message, error.hint)
+after = sorted(path for path in store.root.rglob("*") if path.is_file() and path.stat().st_size)
+image.verify()
+print(before == after)
+"""
+
+
+def test_an_initrd_that_does_not_fit_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    command = [*small_disk(disk, "2m"), sys.executable, "-c", INITRD, str(disk / "s")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "No space left on device" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "True"
