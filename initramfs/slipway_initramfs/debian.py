@@ -342,9 +342,11 @@ class DebianSource:
         room.check_left(self._state)
         come = 0
         for directory in (self._state / "partial", self._state / "lists" / "partial"):
-            for path in directory.glob("*"):
-                with suppress(FileNotFoundError):  # apt has given it its name
-                    come += path.stat().st_size
+            # Both directories and files come and go while apt is at work.
+            with suppress(OSError), os.scandir(directory) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        come += entry.stat().st_size
         return come
 
 
