@@ -8,9 +8,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from slipway._errors import ProgramError
+from slipway._text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+# Of files that are missing, in a sentence.
+NAMES_SHOWN = 3
+NAME_SHOWN = 80
 
 
 class Verdict(StrEnum):
@@ -189,6 +194,11 @@ class Result:
         return self.verdict is Verdict.OK
 
     @property
+    def missing(self) -> tuple[str, ...]:
+        """The paths of the files that were asked for and are not there."""
+        return tuple(file.path for file in self.files if file.data is None)
+
+    @property
     def code(self) -> int:
         """The exit code of the last phase that ran."""
         return self._last.code
@@ -239,7 +249,7 @@ class Result:
             return "the run was cancelled before it began"
         subject = "the program" if self.run is not None else "the build"
         how = {
-            Verdict.OK: "ended well",
+            Verdict.OK: f"ended well{self._lacking()}",
             Verdict.FAILED: f"ended with exit code {last.code}",
             Verdict.SIGNALED: f"was ended by signal {last.signal}",
             Verdict.TIMED_OUT: "reached its time limit",
@@ -250,6 +260,14 @@ class Result:
             Verdict.INTERNAL_ERROR: "could not be run",
         }[last.verdict]
         return f"{subject} {how}" + (f": {last.detail}" if last.detail else "")
+
+    def _lacking(self) -> str:
+        """What a program that ended well did not leave, as the end of a sentence."""
+        if not self.missing:
+            return ""
+        names = ", ".join(plain(path[:NAME_SHOWN]) for path in self.missing[:NAMES_SHOWN])
+        more = len(self.missing) - NAMES_SHOWN
+        return f", but did not leave {names}" + (f" and {more} more" if more > 0 else "")
 
     def record(self) -> dict[str, Any]:
         """The whole result for JSON."""

@@ -258,6 +258,29 @@ def test_fetched_file_does_not_change_the_mode_of_what_is_no_file(
     os.close(reader)
 
 
+def test_fetched_files_have_modes_as_the_umask_leaves_them_and_missing_ones_are_no_success(
+    commands: Commands, here: Path
+) -> None:
+    write(here / "make.sh", "echo made | tee new old >/dev/null; chmod 777 new old")
+    write(here / "old", "").chmod(0o640)
+    gets = [word for name in ("new", "old", "gone") for word in ("--get", name)]
+    script = 'umask 027; exec "$0" "$@"'
+
+    ended = subprocess.run(
+        ["sh", "-c", script, commands.path("vmm-run"), *gets, "make.sh"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env=commands.environment,
+    )
+
+    assert (ended.returncode, ended.stdout) == (123, b"")
+    assert ended.stderr == b"slipway: cannot fetch gone (--get): it does not exist\n"
+    modes = [(here / name).stat().st_mode & 0o777 for name in ("new", "old")]
+    assert modes == [0o750, 0o640]
+    assert (here / "old").read_bytes() == b"made\n"
+
+
 def test_boot_log_shows_the_console(commands: Commands, here: Path) -> None:
     write(here / "hello.sh", "echo hello")
 

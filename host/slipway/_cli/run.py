@@ -12,6 +12,7 @@ from slipway._cli.run_arguments import options_of, parse, parser, read_source
 from slipway._cli.run_files import destinations, save
 from slipway._cli.run_streams import StandardOutput, no_input, standard_input
 from slipway._cli.terminal import (
+    EXIT_MISSING,
     EXIT_TIMEOUT,
     Progress,
     emit,
@@ -150,7 +151,7 @@ def exit_code(result: Result) -> int:
     if result.verdict is Verdict.BUILD_FAILED:
         return 1
     codes = {
-        Verdict.OK: 0,
+        Verdict.OK: EXIT_MISSING if result.missing else 0,
         Verdict.FAILED: result.code,
         Verdict.SIGNALED: 128 + result.signal,
         Verdict.TIMED_OUT: EXIT_TIMEOUT,

@@ -18,7 +18,8 @@ from slipway.machine import MACHINES
 
 EXIT_CODES = """\
 exit codes: the program's own; 128+N when signal N ended it; 124 when its time was over;
-1 with the compiler's output when the build fails; 2 for a wrong call; 125 when Slipway failed.
+123 when it ended well without a file that --get names; 1 with the compiler's output when the build
+fails; 2 for a wrong call; 125 when Slipway failed.
 --json tells them apart where a program's own code is one of these.
 """
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from slipway._cli.run_inputs import pair
 from slipway._cli.terminal import say
 from slipway._errors import HostError, InputError
+from slipway._text import plain
 
 if TYPE_CHECKING:
     from slipway._result import OutputFile
@@ -41,7 +42,7 @@ def save(files: tuple[OutputFile, ...], locals_of: dict[str, str]) -> None:
     """
     for file in files:
         if file.data is None:
-            say(f"no file {file.path}: {file.missing}")
+            say(f"cannot fetch {plain(file.path)} (--get): {plain(file.missing)}")
         else:
             _write(locals_of[file.path], file.mode, file.data)
 
@@ -61,10 +62,12 @@ def _check(local: str) -> None:
 
 
 def _write(local: str, mode: int, data: bytes) -> None:
-    path = Path(local)
+    # As cp does: a new file has its mode as the umask leaves it, one that is there keeps its own.
+    def open_new(path: str, flags: int) -> int:
+        return os.open(path, flags, mode & 0o777 | 0o600)
+
     try:
-        path.write_bytes(data)
-        if path.is_file():  # /dev/null keeps its mode
-            path.chmod(mode & 0o777 | 0o600)
+        with open(local, "wb", opener=open_new) as file:
+            file.write(data)
     except OSError as error:
         raise HostError(f"cannot write {local}: {error.strerror}") from None

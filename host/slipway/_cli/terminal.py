@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXIT_USAGE = 2
+EXIT_MISSING = 123
 EXIT_TIMEOUT = 124
 EXIT_OURS = 125
 

@@ -23,12 +23,14 @@ def phase(
 
 
 def result(
-    run: slipway.PhaseResult | None, build: slipway.PhaseResult | None = None
+    run: slipway.PhaseResult | None,
+    build: slipway.PhaseResult | None = None,
+    *missing: str,
 ) -> slipway.Result:
     provenance = Provenance("qemu", "6.1", "python", "abc", "0.1", 1 << 28, 1)
     files = (
         slipway.OutputFile("there", 0o644, b"data"),
-        slipway.OutputFile("gone", missing="it does not exist"),
+        *(slipway.OutputFile(path, missing="it does not exist") for path in missing),
     )
     return slipway.Result("python", build, run, files, Timing(), provenance)
 
@@ -37,7 +39,9 @@ def result(
     ("ended", "verdict", "code"),
     [
         (result(phase(Verdict.OK)), "ok", 0),
+        (result(phase(Verdict.OK), None, "gone"), "ok", 123),
         (result(phase(Verdict.FAILED, 3)), "failed", 3),
+        (result(phase(Verdict.FAILED, 3), None, "gone"), "failed", 3),
         (result(phase(Verdict.SIGNALED, signal=11)), "signaled", 139),
         (result(phase(Verdict.TIMED_OUT, signal=9)), "timed_out", 124),
         (result(phase(Verdict.CPU_EXCEEDED, signal=9)), "cpu_exceeded", 124),
@@ -77,6 +81,17 @@ def test_run_that_was_cancelled_early_says_how_far_it_came() -> None:
     assert (unbegun.code, unbegun.signal, unbegun.stdout, unbegun.stderr) == (0, 0, "", "")
 
 
+def test_summary_names_the_files_that_are_missing() -> None:
+    names = ("gone", "a\nb", "x" * 100, "fourth", "fifth")
+    one, many = result(phase(Verdict.OK), None, "gone"), result(phase(Verdict.OK), None, *names)
+
+    assert one.summary() == "the program ended well, but did not leave gone"
+    assert many.summary().endswith(f"{'x' * 80} and 2 more")
+    assert "\n" not in many.summary()
+    assert many.missing == names
+    assert one.check() is one
+
+
 def test_check_raises_what_is_not_well() -> None:
     well = result(phase(Verdict.OK))
     assert well.check() is well
@@ -87,7 +102,7 @@ def test_check_raises_what_is_not_well() -> None:
 
 
 def test_record_is_json_that_tells_text_from_bytes() -> None:
-    ended = result(phase(Verdict.FAILED, 3, stderr=b"\xff\0", detail="why"))
+    ended = result(phase(Verdict.FAILED, 3, stderr=b"\xff\0", detail="why"), None, "gone")
 
     record = json.loads(json.dumps(ended.record()))
 
