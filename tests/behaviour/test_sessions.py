@@ -11,7 +11,7 @@ import pytest
 
 from slipway import AsyncRuntime, Output, UnknownOutcome
 from slipway._assets import find_assets, find_language
-from slipway._request import Options
+from slipway._request import InputFile, Options
 from slipway_initramfs.store import ImageStore
 
 # Seconds, for a loaded host that emulates.
@@ -70,6 +70,21 @@ async def test_files_stay_and_nothing_else_does(runtime: AsyncRuntime) -> None:
     assert result.stdout == "kept\nkept\nd\n[] argument\n"
     assert (result.code, result.files[0].data) == (3, b"kept\n")
     assert result.provenance.start == "session"
+
+
+async def test_each_run_compiles_the_sources_that_it_brings(runtime: AsyncRuntime) -> None:
+    # A file and a directory of the first one are in the second one's way, if that looks for them.
+    given = (InputFile("f.c", b"int f(void) { return 3; }"), InputFile("main/data", b""))
+    async with runtime.session("c") as session:
+        codes = [
+            (await session.run(source, files=files, timeout=PATIENCE, build_timeout=PATIENCE)).code
+            for source, files in (
+                ("int f(void); int main(void) { return f(); }", given),
+                ("int f(void) { return 4; } int main(void) { return f(); }", ()),
+            )
+        ]
+
+    assert codes == [3, 4]
 
 
 async def test_limits_are_those_of_each_run_and_a_cancelled_one_leaves_the_session(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import shutil
@@ -101,6 +102,17 @@ async def test_texts_may_be_long_and_have_what_looks_like_structure(
     answer = await http.post("/v1/run", json={"language": "bash", "source": source})
 
     assert answer.json()["run"]["stdout"]["text"] == "hi\n"
+
+
+@pytest.mark.parametrize("source", [b"", b"print caf\xe9\n", b"print \0\n"])
+async def test_source_may_be_any_bytes(http: httpx.AsyncClient, source: bytes) -> None:
+    encoded = base64.b64encode(source).decode("ascii")
+
+    raw = await http.post("/v1/run?language=bash", content=source, headers=TEXT)
+    told = await http.post("/v1/run", json={"language": "bash", "source_base64": encoded})
+
+    assert raw.json()["verdict"] == told.json()["verdict"] == "ok"
+    assert raw.json()["run"]["stdout"] == told.json()["run"]["stdout"]
 
 
 async def test_refuses_more_output_than_an_answer_holds(http: httpx.AsyncClient) -> None:

@@ -187,6 +187,19 @@ async def test_files_go_there_and_come_back(client: AsyncClient) -> None:
     assert files["other"].missing
 
 
+@pytest.mark.parametrize(
+    ("source", "output"), [(b"", b""), (b"print caf\xe9", b"caf\xe9\n"), (b"print a\0b", b"a\0b\n")]
+)
+async def test_source_may_be_any_bytes(client: AsyncClient, source: bytes, output: bytes) -> None:
+    result = await client.run(source, "bash")
+    async with AsyncRuntime(launcher=FakeLauncher()) as runtime:
+        there = await runtime.run(source, "bash")
+
+    for ended in (result, there):
+        assert ended.run is not None
+        assert (ended.verdict, ended.run.stdout.data) == ("ok", output)
+
+
 async def test_machine_that_dies_is_an_unknown_outcome_with_the_output(
     client: AsyncClient,
 ) -> None:

@@ -165,7 +165,7 @@ async def test_cuts_long_output_and_says_so(commands: Commands) -> None:
         ({"language": "bash", "source": 3}, "the argument 'source' is wrong"),
         ({"language": "bash", "source": "true", "network": True}, "no argument 'network'"),
         ({"language": "cobol", "source": "true"}, "unknown language 'cobol'"),
-        ({"language": "bash", "source": "true", "timeout": -1}, "timeout is -1 s"),
+        ({"language": "bash", "source": "true", "timeout": -1}, "timeout is -1"),
         ({"language": "bash", "source": "true", "files": [{"path": "x"}]}, "text and base64"),
         ({"language": "bash", "source": "x", "files": [{"path": "x", "base64": "?"}]}, "base64"),
         ({"language": "bash", "source": "true", "outputs": ["/etc/passwd"]}, "working directory"),

@@ -22,6 +22,11 @@ exit codes: the program's own; 128+N when signal N ended it; 124 when its time w
 fails; 2 for a wrong call; 125 when Slipway failed.
 --json tells them apart where a program's own code is one of these.
 """
+FILES = """\
+All C, C++ and Go sources among the files are compiled with FILE, but of C and C++ those that
+another one includes, and of Go those that go build leaves out. See docs/languages.md.
+
+"""
 
 
 def parser(prog: str) -> Parser:
@@ -33,7 +38,7 @@ def parser(prog: str) -> Parser:
         description="Run a program in a virtual machine of its own. Its stdin is yours.\n"
         "Times, sizes and counts that are not given are the language's. A time is a number of\n"
         "seconds, or 500ms, 5s, 2m; a size a number of MiB, or 64K, 512MiB, 2G.",
-        epilog=EXIT_CODES,
+        epilog=FILES + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         takes_strays=True,
         stray_hint=f"What is for the program comes after '--': {prog} FILE -- ARGS",
