@@ -218,6 +218,19 @@ def test_output_of_a_program_of_seconds_arrives_while_it_runs(vm: Runner) -> Non
     assert outcome.program.usage.wall >= 6 * 0.4
 
 
+def test_talks_in_a_terminal(vm: Runner) -> None:
+    # Nothing is flushed: a prompt comes before its input, and what was written before a crash is
+    # there.
+    job = vm.begin(program(vm, "terminal"), tty=True)
+    job.until(b"guess: ")
+    job.write(b"3\n")
+    outcome = job.outcome()
+
+    assert outcome.stdout == b"guess: 3\r\n111 in 24x80: 3\r\n"
+    assert outcome.stderr == b""
+    assert outcome.program.signal or outcome.program.code > 128
+
+
 def test_examples_of_the_language_run(vm: Runner) -> None:
     # Those that use Slipway themselves are for the host.
     examples = [

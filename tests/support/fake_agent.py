@@ -11,6 +11,7 @@ A program is text; each line is one command. It is read as bytes, so that any so
     sleep S         wait S seconds                      cat PATH      a file of the job to stdout
     forever         wait for a signal                   write PATH TEXT   make a file to be fetched
     die             the whole machine ends at once      lie           break the protocol
+    size            the terminal's rows and columns     resized       wait for another size
     trap N          from now on signal N does not end the program; while it waits for stdin or
                     for ever, it prints "signal N" instead
     build-print TEXT, build-error TEXT, build-sleep S   what the build does, where there is one
@@ -160,6 +161,8 @@ class _Job:
         self._traps: set[int] = set()
         self._trapped: list[int] = []
         self._input = _Input()
+        self._size = spec.run.tty
+        self._resized = asyncio.Event()
         self._streams: dict[m.Stream, _Sent] = {}
         self._credit = asyncio.Event()
         self._windows = {
@@ -191,6 +194,9 @@ class _Job:
                 self._input.changed.set()
             case m.Signal(number=number) if number and number not in _IGNORED:
                 self._end_program(_Stopped(m.Verdict.SIGNALED, number=number))
+            case m.Resize(tty=size):
+                self._size = size
+                self._resized.set()
             case m.Cancel():
                 self._cancelled = True
                 self._end_program(_Stopped(m.Verdict.CANCELLED))
@@ -211,7 +217,7 @@ class _Job:
 
     async def _run(self) -> None:
         spec, lines = self._spec, bytes(self._files[self._source][1]).splitlines()
-        if spec.run.stdin:
+        if spec.run.stdin or spec.run.tty is not None:
             self._agent.send(m.Credit(self._number, m.Stream.STDIN, INPUT_WINDOW))
         verdict = m.Verdict.OK
         if spec.build is not None:
@@ -308,6 +314,13 @@ class _Job:
                     self._files[path.decode()] = (0o644, bytearray(content))
                 case "trap":
                     self._traps.add(int(rest))
+                case "size":
+                    size = self._size
+                    told = f"{size.rows}x{size.columns}\n" if size is not None else "no terminal\n"
+                    await self._out(limits, m.Stream.STDOUT, told.encode())
+                case "resized":
+                    await self._resized.wait()
+                    self._resized.clear()
                 case "sleep":
                     await asyncio.sleep(float(rest))
                 case "forever":
@@ -325,8 +338,8 @@ class _Job:
                 case _:
                     raise ValueError("no such command")
         except (ValueError, KeyError) as error:
-            told = f"{verb}: {error}\n".encode("utf-8", "replace")
-            await self._out(limits, m.Stream.STDERR, told)
+            words = f"{verb}: {error}\n".encode("utf-8", "replace")
+            await self._out(limits, m.Stream.STDERR, words)
             raise _Stopped(m.Verdict.FAILED, 127) from None
 
     async def _read(self, limits: m.Limits, most: int) -> bytes:

@@ -248,7 +248,9 @@ class CommandRunner(Runner):
             command += ["--get", f"{path}:{place / f'fetched{number}'}"]
         self._place_of_outputs = place
         for name, value in options.items():
-            if name in SIZES:
+            if value is True:
+                command.append(_flag(name))
+            elif name in SIZES:
                 command += [_flag(name), f"{value / 1024!r}K"]
             elif name != "arguments":
                 command += [_flag(name), str(value)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,25 @@ def test_standard_streams_can_be_opened_by_name(host: Host, ahead: bool, stdin: 
         + (b"what was sent\n" if stdin else b"")
     )
     assert story.one(m.PhaseDone).verdict is m.Verdict.OK
+
+
+def test_terminal_is_the_program_s_own(host: Host) -> None:
+    source = """
+import os
+assert os.getuid() == os.stat(os.ttyname(0)).st_uid == 1000
+for name in ("/dev/stdin", "/dev/stdout", "/dev/fd/2", "/dev/tty", os.ttyname(0)):
+    with open(name, "r+b", buffering=0) as file:
+        file.write(name.encode() + b"\\n")
+os.system("stty rows 5 columns 9 && stty size </dev/stdin")
+"""
+    host.start(job(replace(python_of_user(source), tty=m.Tty())))
+    messages, _ = host.until(m.JobDone)
+    name = Story(messages).stdout.split()[-3]
+
+    assert name.startswith(b"/dev/pts/")
+    assert Story(messages).stdout.split() == [
+        b"/dev/stdin", b"/dev/stdout", b"/dev/fd/2", b"/dev/tty", name, b"5", b"9",
+    ]  # fmt: skip
 
 
 def test_output_that_is_taken_back_is_not_sent(host: Host) -> None:

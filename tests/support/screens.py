@@ -1,0 +1,83 @@
+"""A terminal of a test's own, for commands that look at theirs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import struct
+import termios
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from support.commands import PATIENCE
+
+if TYPE_CHECKING:
+    import subprocess
+    from types import TracebackType
+
+    from support.commands import Commands
+
+
+class Screen:
+    """Starts commands on a terminal of 30 rows and 100 columns, types, and reads what is shown."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = os.openpty()
+        self.resize(30, 100)
+        self.shown = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._theirs)
+        os.close(self._ours)
+
+    @property
+    def state(self) -> list[Any]:
+        """What tcgetattr(3) tells of it."""
+        return termios.tcgetattr(self._theirs)
+
+    @property
+    def raw(self) -> bool:
+        """Whether it neither echoes nor gathers lines nor makes signals of characters."""
+        wanted = termios.ECHO | termios.ICANON | termios.ISIG
+        return not self.state[3] & wanted
+
+    def start(
+        self, commands: Commands, program: str, *arguments: Any, **popen: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a command that has it as its controlling terminal and all of its streams."""
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), self._theirs)
+        return commands.start(
+            program, *arguments, preexec_fn=self._take_control, **{**streams, **popen}
+        )
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give it another size."""
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, data: bytes) -> None:
+        """Type ``data``."""
+        os.write(self._ours, data)
+
+    def until(self, text: bytes) -> None:
+        """Read until ``text`` has been shown."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.shown:
+            ready, _, _ = select.select([self._ours], [], [], deadline - time.monotonic())
+            assert ready, f"no {text!r} came: {self.shown!r}"
+            self.shown += os.read(self._ours, 65536)
+
+    def _take_control(self) -> None:
+        os.setsid()
+        fcntl.ioctl(self._theirs, termios.TIOCSCTTY, 0)
+        # A command is not to be ended by what its starter was told to ignore.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
