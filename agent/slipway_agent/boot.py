@@ -25,6 +25,11 @@ IFF_UP_RUNNING = 0x41
 OOM_NEVER = b"-1000"
 # What only root and old programs need, and what would outlive a job.
 _SETTINGS = (
+    # Memory is what a program touches, and its group's limit bounds that. No allocation is refused
+    # for what the kernel guesses of others.
+    ("/proc/sys/vm/overcommit_memory", b"1"),
+    # The kernel allows as many threads as fit into an eighth of the memory; groups have their own.
+    ("/proc/sys/kernel/threads-max", b"16384"),
     ("/proc/sys/user/max_user_namespaces", b"0"),
     ("/proc/sys/kernel/keys/maxkeys", b"1"),
     ("/proc/sys/kernel/dmesg_restrict", b"1"),

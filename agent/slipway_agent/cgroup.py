@@ -36,7 +36,7 @@ if TYPE_CHECKING:
             """Look at the counters of which the kernel keeps no maximum."""
 
         def out_of_memory(self) -> bool:
-            """Whether the kernel has killed a process inside for want of memory."""
+            """Whether the kernel has refused memory, or killed processes inside for want of it."""
 
         def cpu_us(self) -> tuple[int, int]:
             """User and system CPU time so far, in microseconds."""
@@ -163,8 +163,11 @@ class Cgroup:
             self._processes_peak = max(self._processes_peak, now)
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel has killed a process inside for want of memory."""
-        return self._memory and _table(f"{self._path}/memory.events")["oom_kill"] > 0
+        """Whether the kernel has refused memory, or killed the processes inside for want of it."""
+        if not self._memory:
+            return False
+        events = _table(f"{self._path}/memory.events")
+        return events["oom"] > 0 or events["oom_kill"] > 0
 
     def cpu_us(self) -> tuple[int, int]:
         """User and system CPU time so far, in microseconds."""

@@ -29,7 +29,6 @@ CPU_STEP_SECONDS = 0.005
 _DETAILS = {
     m.Verdict.TIMED_OUT: "the time limit of {} ms passed",
     m.Verdict.CPU_EXCEEDED: "the CPU time limit of {} ms was used up",
-    m.Verdict.MEMORY_EXCEEDED: "the memory ran out",
     m.Verdict.OUTPUT_EXCEEDED: "the output passed the limit of {} bytes",
     m.Verdict.CANCELLED: "the job was cancelled",
 }
@@ -144,6 +143,8 @@ class Phase:
             pipe.on_end = self._stream_ended
             self._outputs.append(pipe)
         self._send(m.PhaseStarted(self._job, self.kind))
+        # The last one is stderr, or a terminal, which is all of them.
+        self._outputs[-1].keeps_tail = bool(self._command.out_of_memory)
         for pipe in self._outputs:
             pipe.update()
         if limits.wall_ms:
@@ -284,22 +285,38 @@ class Phase:
             m.Verdict.CPU_EXCEEDED: limits.cpu_ms,
             m.Verdict.OUTPUT_EXCEEDED: limits.output_bytes,
         }
-        self._group.remove()
         detail = _DETAILS.get(verdict, "").format(figures.get(verdict))
+        if verdict is m.Verdict.MEMORY_EXCEEDED:
+            detail = self._tell_memory()
+        self._group.remove()
         self._done(verdict, self._code, self._signal, usage, detail)
 
     def _judge(self, cpu_us: int) -> m.Verdict:
         if self._reason is not None:
             return self._reason
+        if not self._signal and not self._code:
+            return m.Verdict.OK  # whatever became of others: it has come to terms with it
         if self._group.out_of_memory():
             return m.Verdict.MEMORY_EXCEEDED
         limit = self._command.limits.cpu_ms
-        if self._signal:
-            # RLIMIT_CPU can be the first to notice.
-            if limit and cpu_us >= limit * 1000:
-                return m.Verdict.CPU_EXCEEDED
-            return m.Verdict.SIGNALED
-        return m.Verdict.FAILED if self._code else m.Verdict.OK
+        # RLIMIT_CPU can be the first to notice.
+        if self._signal and limit and cpu_us >= limit * 1000:
+            return m.Verdict.CPU_EXCEEDED
+        if self._last_words():
+            return m.Verdict.MEMORY_EXCEEDED
+        return m.Verdict.SIGNALED if self._signal else m.Verdict.FAILED
+
+    def _last_words(self) -> str:
+        """What the program's runtime has said of the memory at the end, if it has."""
+        tail = self._outputs[-1].tail
+        words = self._command.out_of_memory
+        return next((w for w in words if w.encode("utf-8", "surrogateescape") in tail), "")
+
+    def _tell_memory(self) -> str:
+        if not self._group.out_of_memory():
+            return f"it was refused memory, as it says itself: {self._last_words()}"
+        limit = self._command.limits.memory_bytes
+        return f"the limit is {limit} bytes" if limit else "the machine has no more"
 
     def _done(
         self, verdict: m.Verdict, code: int, number: int, usage: m.Usage, detail: str

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # One wake-up of the agent then moves many writes of the program.
 PIPE_SIZE = 1024 * 1024
 INPUT_WINDOW = 64 * 1024
+# What is kept of the end of a stream: a runtime that gives up tells of all its threads after why.
+TAIL = 16 * 1024
 
 
 def make_pipe(owner: int | None) -> tuple[int, int]:
@@ -72,6 +74,8 @@ class OutputPipe:
         self.sent = 0
         self.dropped = 0
         self.ended = False
+        self.keeps_tail = False
+        self.tail = b""
         self._loop = loop
         self._fd = fd
         self._window = window
@@ -148,13 +152,16 @@ class OutputPipe:
     def _read(self, size: int) -> bytes | None:
         """Read up to ``size`` bytes; None if there are none at the moment."""
         try:
-            return os.read(self._fd, size)
+            data = os.read(self._fd, size)
         except BlockingIOError:
             return None
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
             return b""  # the end of a terminal
+        if self.keeps_tail:
+            self.tail = (self.tail + data)[-TAIL:] if len(data) < TAIL else data[-TAIL:]
+        return data
 
     def _step(self) -> bool:
         """Pass on or drop one piece; False if there is none at the moment."""

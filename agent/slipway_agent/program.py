@@ -150,7 +150,8 @@ class Launcher:
             files = min(files or MAX_OPEN_FILES, MAX_OPEN_FILES)
             bounds.append((syscalls.RLIMIT_STACK, STACK_BYTES, syscalls.RLIM_INFINITY))
         if files:
-            bounds.append((syscalls.RLIMIT_NOFILE, files, files))
+            soft = min(limits.soft_open_files or files, files)
+            bounds.append((syscalls.RLIMIT_NOFILE, soft, files))
         for resource, soft, hard in bounds:
             syscalls.limit_resource(resource, soft, hard, pid)
 

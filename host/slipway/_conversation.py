@@ -51,9 +51,13 @@ Sink = Callable[[m.Phase, m.Stream, bytes], Awaitable[None]]
 
 @dataclass(slots=True)
 class PhaseReport:
-    """What the agent said of one phase; ``seconds`` is the host's own measure of it."""
+    """What the agent said of one phase, and the ``limits`` that it was given.
+
+    ``seconds`` is the host's own measure of it.
+    """
 
     done: m.PhaseDone
+    limits: m.Limits
     sent: dict[m.Stream, int]
     dropped: dict[m.Stream, int]
     seconds: float
@@ -250,14 +254,14 @@ class Conversation:
             raise UnknownOutcome(f"the guest broke the protocol: {error.message}") from None
         state.received += len(data)
         # The agent keeps the limit; who collects the output relies on it.
-        if (limit := self._output_limit(self._phase)) and state.received > limit:
+        if (limit := self._limits(self._phase).output_bytes) and state.received > limit:
             raise UnknownOutcome(f"the guest sent more than the output limit of {limit} bytes")
         state.outlet.put(self._phase, stream, data)
 
-    def _output_limit(self, phase: m.Phase) -> int:
+    def _limits(self, phase: m.Phase) -> m.Limits:
         build = self._job.build
         command = build if build is not None and phase is m.Phase.BUILD else self._job.run
-        return command.limits.output_bytes
+        return command.limits
 
     def _output_end(self, message: m.OutputEnd) -> None:
         state = self._streams.get(message.stream)
@@ -275,6 +279,7 @@ class Conversation:
         now = time.monotonic()
         self._report.phases[done.phase] = PhaseReport(
             replace(done, detail=plain(done.detail)),
+            self._limits(done.phase),
             {name: stream.received for name, stream in self._streams.items()},
             {name: stream.dropped for name, stream in self._streams.items()},
             now - self._phase_began,

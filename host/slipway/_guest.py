@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from slipway._assets import start_machine
 from slipway._errors import HostError, ImageError, UnknownOutcome
-from slipway._jobs import describe_job
+from slipway._jobs import Place, describe_job
 from slipway._request import MIB, Options
 from slipway._session import Session
 from slipway._text import plain
@@ -62,6 +62,9 @@ class Guest:
         self.began = time.monotonic()
         self._session = Session(machine)
         self.ready: m.Ready | None = None
+        # What its first answer said that jobs have. Later ones say a little less or more, and the
+        # command of a program that was started ahead has to be that of its job.
+        self._memory = 0
         # No job is under way, and none was left in the middle: it may be given another.
         self.idle = True
         # Of files and directories that its session's runs have brought.
@@ -98,6 +101,7 @@ class Guest:
                 + (f"; its console said:\n  {lines}" if lines else "; its console is empty"),
                 "See how far the guest boots: slipway run --boot-log",
             ) from None
+        self._memory = self._memory or self.ready.memory_bytes
         assert self._session.awake_at is not None
         self.boot_seconds = self._session.awake_at - self.began
         self.ready_seconds = time.monotonic() - self._session.awake_at
@@ -122,6 +126,7 @@ class Guest:
             ) from None
         except UnknownOutcome as error:  # it has had jobs, but none is under way
             raise HostError(error.message, error.hint) from None
+        self._memory = self._memory or self.ready.memory_bytes
         self.restore_seconds = time.monotonic() - self.began
         return self.ready
 
@@ -181,7 +186,7 @@ class Guest:
 
     async def _start_ahead(self, language: Language) -> None:
         if language.run.spare:
-            job, _ = describe_job(language, b"", Options(), False)
+            job, _ = describe_job(language, b"", Options(), False, Place(memory=self._memory))
             try:
                 await self._session.prepare(job.run, language.source)
             except UnknownOutcome as error:
@@ -241,7 +246,9 @@ class Guest:
         Raises:
             UnknownOutcome: the guest ended, or misbehaved.
         """
-        job, files = describe_job(language, source, options, stdin is not None, self.names)
+        cpus = self.ready.cpus if self.ready is not None else options.cpus
+        place = Place(cpus, self._memory, self.names)
+        job, files = describe_job(language, source, options, stdin is not None, place)
         if keep:
             job = replace(job, keep=True)
             self.names |= {file.path.partition("/")[0] for file in options.files}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from slipway._request import MIB, InputFile, Tty
 from slipway._sources import arrange
@@ -15,32 +15,57 @@ if TYPE_CHECKING:
     from slipway_initramfs.languages import Language, Limits
 
 
+_T = TypeVar("_T", int, float)
+
+# What a program begins with on any Linux; it may raise it to the limit.
+SOFT_OPEN_FILES = 1024
+# Stands in a language's command for the program's memory in MiB, for runtimes that want to be told.
+MEMORY = "{memory}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job is to run.
+
+    ``cpus`` are the machine's, ``memory`` is what it leaves its jobs; ``taken`` are the names that
+    earlier jobs have brought into its directory.
+    """
+
+    cpus: int = 1
+    memory: int = 0
+    taken: frozenset[str] = frozenset()
+
+
 def describe_job(
     language: Language,
     source: bytes,
     options: Options,
     with_stdin: bool,
-    taken: frozenset[str] = frozenset(),
+    place: Place | None = None,
 ) -> tuple[m.Job, tuple[InputFile, ...]]:
-    """The job and its files as the protocol has them.
-
-    ``taken`` are the names that earlier jobs have brought into its directory.
-    """
-    arranged = arrange(language, source, options.files, taken)
+    """The job and its files as the protocol has them."""
+    place = place or Place()
+    arranged = arrange(language, source, options.files, place.taken)
     environment = {**ENVIRONMENT, **language.environment, **dict(options.environment)}
     build = None
     if language.build is not None:
         build = m.Command(
             arranged.fill(language.build.command),
             tuple(environment.items()),
-            _limits(language.build.limits, options.build_timeout),
+            _limits(language.build.limits, _build_demands(options), place.cpus),
+            out_of_memory=language.build.out_of_memory,
         )
+    limits = _limits(language.run.limits, _demands(options), place.cpus)
+    mebibytes = str((limits.memory_bytes or place.memory) // MIB)
+    filled = arranged.fill(language.run.command)
+    command = (part.replace(MEMORY, mebibytes) for part in filled)
     run = m.Command(
-        (*arranged.fill(language.run.command), *options.arguments),
+        (*command, *options.arguments),
         tuple(environment.items()),
-        _run_limits(language.run.limits, options),
+        replace(limits, kill_on_output=options.kill_on_output),
         stdin=with_stdin,
         tty=terminal_size(options.tty) if isinstance(options.tty, Tty) else None,
+        out_of_memory=language.run.out_of_memory,
     )
     files = (InputFile(arranged.source, source), *options.files, *arranged.files)
     return m.Job(0, build, run, options.outputs, 0), files
@@ -51,29 +76,65 @@ def terminal_size(tty: Tty) -> m.Tty:
     return m.Tty(tty.rows, tty.columns)
 
 
-def _limits(default: Limits, wall: float | None) -> m.Limits:
-    """A language's limits (seconds and MiB) in the protocol's units."""
-    return m.Limits(
-        wall_ms=_milliseconds(default.wall if wall is None else wall),
-        cpu_ms=_milliseconds(default.cpu) if default.cpu else 0,
-        memory_bytes=default.memory * MIB,
-        processes=default.processes,
-        file_bytes=default.file_size * MIB,
-        open_files=default.open_files,
-        output_bytes=default.output * MIB,
+@dataclass(frozen=True, slots=True)
+class _Demands:
+    """What a caller says of one phase's limits; None is the language's."""
+
+    wall: float | None
+    cpu: float | None
+    memory: int | None
+    processes: int | None = None
+    open_files: int | None = None
+    file_size: int | None = None
+    output: int | None = None
+
+
+def _build_demands(options: Options) -> _Demands:
+    return _Demands(options.build_timeout, options.build_cpu_time, options.build_memory_limit)
+
+
+def _demands(options: Options) -> _Demands:
+    return _Demands(
+        options.timeout,
+        options.cpu_time,
+        options.memory_limit,
+        options.processes,
+        options.open_files,
+        options.file_size,
+        options.output_limit,
     )
 
 
-def _run_limits(default: Limits, options: Options) -> m.Limits:
-    limits = _limits(default, options.timeout)
-    asked = {
-        "cpu_ms": None if options.cpu_time is None else _milliseconds(options.cpu_time),
-        "memory_bytes": options.memory_limit,
-        "processes": options.processes,
-        "output_bytes": options.output_limit,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    return replace(limits, kill_on_output=options.kill_on_output, **given)
+def _limits(default: Limits, asked: _Demands, cpus: int) -> m.Limits:
+    """A language's limits (seconds and MiB), or those that are asked for, as the protocol has them.
+
+    Open files are limited softly where nobody asks: programs that count on many know how to.
+    """
+    cpu = _cpu_seconds(default, asked, cpus)
+    hard = _first(asked.open_files, default.open_files)
+    return m.Limits(
+        wall_ms=_milliseconds(_first(asked.wall, default.wall)),
+        cpu_ms=_milliseconds(cpu) if cpu else 0,
+        memory_bytes=_first(asked.memory, default.memory * MIB),
+        processes=_first(asked.processes, default.processes),
+        file_bytes=_first(asked.file_size, default.file_size * MIB),
+        open_files=hard,
+        output_bytes=_first(asked.output, default.output * MIB),
+        soft_open_files=min(hard, SOFT_OPEN_FILES) if asked.open_files is None else 0,
+    )
+
+
+def _cpu_seconds(default: Limits, asked: _Demands, cpus: int) -> float:
+    """The limit of CPU time: never one that cuts into a wall-clock time that was asked for."""
+    if asked.cpu is not None:
+        return asked.cpu
+    if asked.wall is None or not default.cpu:
+        return default.cpu
+    return max(default.cpu, asked.wall * cpus)
+
+
+def _first(asked: _T | None, default: _T) -> _T:
+    return default if asked is None else asked
 
 
 def _milliseconds(seconds: float) -> int:

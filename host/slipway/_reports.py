@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slipway._result import Captured, OutputFile, PhaseResult, Usage, Verdict
+from slipway._result import Captured, OutputFile, PhaseLimits, PhaseResult, Usage, Verdict
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
@@ -44,6 +44,20 @@ def phase_result(told: PhaseReport, data: Mapping[m.Stream, bytes | bytearray]) 
         stdout=streams[0],
         stderr=streams[1],
         detail=told.done.detail,
+        limits=_limits(told.limits),
+    )
+
+
+def _limits(limits: m.Limits) -> PhaseLimits:
+    """The limits of a phase by their options' names; zero is none."""
+    return PhaseLimits(
+        timeout=limits.wall_ms / 1000 or None,
+        cpu_time=limits.cpu_ms / 1000 or None,
+        memory_limit=limits.memory_bytes or None,
+        processes=limits.processes or None,
+        open_files=limits.open_files or None,
+        file_size=limits.file_bytes or None,
+        output_limit=limits.output_bytes or None,
     )
 
 

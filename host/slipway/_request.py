@@ -24,6 +24,10 @@ MAX_MEMORY = 64 * 1024 * MIB
 MAX_PROCESSES = 4 * 1024 * 1024
 # Linux counts the rows and columns of a terminal in 16 bits.
 MAX_CHARACTERS = 0xFFFF
+# The most that Linux lets a process open (fs.nr_open).
+MAX_OPEN_FILES = 1024 * 1024
+# With less not even the smallest program starts.
+MIN_MEMORY_LIMIT = 4 * MIB
 # An hour: a machine that is meant to live longer is not what a snippet needs.
 MAX_SECONDS = 3600.0
 # Together with both phases' environments and the wanted paths these fit into one message of the
@@ -41,6 +45,7 @@ _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What an option is declared as is what its values are held to: see slipway._values.
 Seconds = Annotated[float, Bounds(0, MAX_SECONDS, above=True)]
 Size = Annotated[int, Bounds(0, MAX_MEMORY, above=True)]
+Share = Annotated[int, Bounds(MIN_MEMORY_LIMIT, MAX_MEMORY)]
 Count = Annotated[int, Bounds(0, MAX_PROCESSES, above=True)]
 
 
@@ -85,9 +90,12 @@ class Options:
     """How to run. Times in seconds, sizes in bytes; None is the language's default.
 
     ``memory`` is the machine's, rounded up to whole MiB, ``memory_limit`` the program's share of it
-    (None: all that the system leaves). ``output_limit`` holds for each of stdout and stderr; what
-    is over is dropped, counted and marked, and with ``kill_on_output`` ends the program. With
-    ``tty`` the program has a terminal; True is one of 24 rows and 80 columns.
+    (None: all that the system leaves), ``build_memory_limit`` the build's. Without ``memory`` the
+    machine is as large as they need. A ``timeout`` that is longer than the language's raises
+    ``cpu_time``, where that is not given, to what all ``cpus`` do meanwhile; so it is with those
+    of the build. ``output_limit`` holds for each of stdout and stderr; what is over is dropped,
+    counted and marked, and with ``kill_on_output`` ends the program.
+    With ``tty`` the program has a terminal; True is one of 24 rows and 80 columns.
 
     Lists do for tuples, a mapping for the pairs of ``environment``, and a text for a path.
 
@@ -102,9 +110,13 @@ class Options:
     timeout: Seconds | None = None
     build_timeout: Seconds | None = None
     cpu_time: Seconds | None = None
+    build_cpu_time: Seconds | None = None
     memory: Size | None = None
-    memory_limit: Size | None = None
+    memory_limit: Share | None = None
+    build_memory_limit: Share | None = None
     processes: Count | None = None
+    open_files: Annotated[int, Bounds(0, MAX_OPEN_FILES, above=True)] | None = None
+    file_size: Size | None = None
     output_limit: Size | None = None
     kill_on_output: bool = False
     tty: bool | Tty = False

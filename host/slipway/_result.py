@@ -45,6 +45,23 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseLimits:
+    """What bounded a phase, by the names of the options: seconds, bytes and counts.
+
+    None is no bound but the machine's. ``open_files`` is what the program may raise its own limit
+    to.
+    """
+
+    timeout: float | None = None
+    cpu_time: float | None = None
+    memory_limit: int | None = None
+    processes: int | None = None
+    open_files: int | None = None
+    file_size: int | None = None
+    output_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Captured:
     """One output stream: the bytes kept, how many there were, how many were over the limit."""
 
@@ -82,6 +99,7 @@ class PhaseResult:
     stdout: Captured
     stderr: Captured
     detail: str = ""
+    limits: PhaseLimits = PhaseLimits()
 
     def with_output(self, phase: str, captured: Mapping[tuple[str, str], bytes]) -> PhaseResult:
         """This result with the output of ``phase`` that was collected."""
@@ -99,6 +117,7 @@ class PhaseResult:
             "signal": self.signal,
             "detail": self.detail,
             "usage": asdict(self.usage),
+            "limits": asdict(self.limits),
             "stdout": self.stdout.record(),
             "stderr": self.stderr.record(),
         }

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _MAX_FILE = 1 << 20
 _SUFFIX = "{suffix}"
+# Of words that the agent is told, and of the letters of each.
+_MAX_WORDS = 64
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+#-.")
-BUILD_LIMITS = Limits(120, 120, 0, 512, 512, 1024, 1)
-RUN_LIMITS = Limits(30, 30, 0, 128, 256, 512, 16)
+BUILD_LIMITS = Limits(120, 120, 0, 1024, 0, 65536, 1)
+RUN_LIMITS = Limits(30, 30, 0, 1024, 0, 65536, 16)
 """What holds where a language file says nothing."""
 
 
@@ -102,6 +104,12 @@ class _Table:
         if required and not values:
             raise self.wrong(key, "is empty")
         return tuple(values)
+
+    def words(self, key: str) -> tuple[str, ...]:
+        words = self.texts(key)
+        if len(words) > _MAX_WORDS or any(len(word) > _MAX_WORDS for word in words):
+            raise self.wrong(key, f"has to be at most {_MAX_WORDS} texts of so many letters")
+        return words
 
     def mapping(self, key: str) -> Mapping[str, str]:
         values = self.take(key, dict, {})
@@ -212,10 +220,11 @@ def _phase(table: _Table, default: Limits) -> Phase:
             cpu=limits.number("cpu", default.cpu),
             memory=limits.count("memory", default.memory, least=0),
             processes=limits.count("processes", default.processes),
-            file_size=limits.count("file_size", default.file_size),
+            file_size=limits.count("file_size", default.file_size, least=0),
             open_files=limits.count("open_files", default.open_files),
             output=limits.count("output", default.output),
         ),
+        out_of_memory=table.words("out_of_memory"),
     )
     limits.done()
     table.done()

@@ -42,8 +42,8 @@ typescript .ts tsx .tsx v .v zig .zig zsh .zsh
 class Limits:
     """Bounds of one phase, as a language suggests them.
 
-    ``wall`` and ``cpu`` are seconds; ``memory`` (0: what the VM has), ``file_size`` and ``output``
-    (of each stream) are MiB; ``processes`` counts threads as well.
+    ``wall`` and ``cpu`` are seconds; ``memory`` (0: what the VM has), ``file_size`` (0: what the
+    disk has) and ``output`` (of each stream) are MiB; ``processes`` counts threads as well.
     """
 
     wall: float
@@ -66,11 +66,14 @@ class Phase:
     """A command, run in the job's directory, where the source file lies; and its bounds.
 
     A ``spare`` one may be started before there is a source file, and waits where it opens that.
+    ``out_of_memory`` are words of its runtime's: near the end of what it says before it fails, they
+    tell that it failed for want of memory.
     """
 
     command: tuple[str, ...]
     limits: Limits
     spare: bool = False
+    out_of_memory: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

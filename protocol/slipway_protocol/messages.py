@@ -61,11 +61,13 @@ class Limits:
     memory_bytes: int = 0
     processes: int = 0
     file_bytes: int = 0
-    open_files: int = 0
+    open_files: int = 0  # what the program may raise its own limit to
     # Of each of stdout and stderr; what is over is dropped and counted.
     output_bytes: int = 0
     # Ends the phase as OUTPUT_EXCEEDED when a stream passes output_bytes.
     kill_on_output: bool = False
+    # The limit of open files that the program begins with; zero: open_files.
+    soft_open_files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ class Command:
     """A program to run: argument vector, environment, limits, and whether it gets stdin.
 
     With ``tty`` a terminal of that size is its stdin, stdout and stderr, and all that it writes
-    there is told as stdout.
+    there is told as stdout. ``out_of_memory`` are words that its runtime says on stderr when it
+    ends for want of memory.
     """
 
     argv: tuple[str, ...]
@@ -89,6 +92,7 @@ class Command:
     limits: Limits
     stdin: bool = False
     tty: Tty | None = None
+    out_of_memory: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ _stream = member(m.Stream)
 _phase = member(m.Phase)
 _names = sequence(text(64), 64)
 
-_limits = record(m.Limits, _u32, _u32, _u63, _u32, _u63, _u32, _u63, boolean)
+_limits = record(m.Limits, _u32, _u32, _u63, _u32, _u63, _u32, _u63, boolean, _u32)
 _tty = record(m.Tty, integer(U16), integer(U16))
 _command = record(
     m.Command,
@@ -161,6 +161,7 @@ _command = record(
     _limits,
     boolean,
     optional(_tty),
+    _names,
 )
 _usage = record(m.Usage, _u63, _u63, _u63, _u63, _u32)
 

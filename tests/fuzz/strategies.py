@@ -63,6 +63,7 @@ limits = st.builds(
     numbers(U32),
     numbers(U63),
     st.booleans(),
+    numbers(U32),
 )
 ttys = st.builds(m.Tty, numbers(U16), numbers(U16))
 commands = st.builds(
@@ -72,6 +73,7 @@ commands = st.builds(
     limits,
     st.booleans(),
     st.none() | ttys,
+    _names,
 )
 usages = st.builds(m.Usage, numbers(U63), numbers(U63), numbers(U63), numbers(U63), numbers(U32))
 

@@ -54,6 +54,18 @@ class UsageDocument(BaseModel):
     processes_peak: int
 
 
+class LimitsDocument(BaseModel):
+    """What bounded a phase, by the names of the options; null is no bound but the machine's."""
+
+    timeout: float | None
+    cpu_time: float | None
+    memory_limit: int | None
+    processes: int | None
+    open_files: int | None = Field(description="What the program may raise its own limit to.")
+    file_size: int | None
+    output_limit: int | None
+
+
 class CapturedDocument(BaseModel):
     """One output stream; what was kept of it is text where it is UTF-8."""
 
@@ -72,6 +84,7 @@ class PhaseDocument(BaseModel):
     signal: int
     detail: str
     usage: UsageDocument
+    limits: LimitsDocument
     stdout: CapturedDocument
     stderr: CapturedDocument
 

@@ -13,10 +13,12 @@ from slipway._request import (
     MAX_CPUS,
     MAX_FILES,
     MAX_MEMORY,
+    MAX_OPEN_FILES,
     MAX_OUTPUTS,
     MAX_PROCESSES,
     MAX_SECONDS,
     MAX_VARIABLES,
+    MIN_MEMORY_LIMIT,
 )
 from slipway._sessions import MAX_IDLE_SECONDS
 
@@ -77,6 +79,7 @@ class Body(BaseModel):
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 Size = Annotated[int, Field(gt=0, le=MAX_MEMORY)]
+Share = Annotated[int, Field(ge=MIN_MEMORY_LIMIT, le=MAX_MEMORY)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Machine = Literal["auto", "kvm", "qemu"]
 StreamName = Literal["raw", "events"]
@@ -87,11 +90,19 @@ class Limits(BaseModel):
 
     timeout: Seconds = absent("Wall-clock time of the program.")
     build_timeout: Seconds = absent("Wall-clock time of the build.")
-    cpu_time: Seconds = absent("CPU time of the program.")
-    memory_limit: Size = absent("The program's share of the machine's memory.")
+    cpu_time: Seconds = absent(
+        "CPU time of the program; no less than timeout times cpus where only that is given."
+    )
+    build_cpu_time: Seconds = absent("CPU time of the build, likewise.")
+    memory_limit: Share = absent("The program's share of the machine's memory.")
+    build_memory_limit: Share = absent("The build's share of the machine's memory.")
     processes: Annotated[int, Field(gt=0, le=MAX_PROCESSES)] = absent(
         "Processes and threads of the program."
     )
+    open_files: Annotated[int, Field(gt=0, le=MAX_OPEN_FILES)] = absent(
+        "What a process of the program may have open at once."
+    )
+    file_size: Size = absent("Of each file that the program writes.")
     output_limit: Size = absent("Of each of stdout and stderr.")
 
 

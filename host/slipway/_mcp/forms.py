@@ -15,6 +15,10 @@ from slipway._result import OutputFile, Result
 
 # All fetched files together.
 FILES_SHOWN = 32 * KIB
+_LIMITS = (
+    "timeout", "build_timeout", "cpu_time", "build_cpu_time", "memory_limit", "build_memory_limit",
+    "processes", "open_files", "file_size",
+)  # fmt: skip
 _DECODER = codecs.getincrementaldecoder("utf-8")
 
 
@@ -61,7 +65,13 @@ class Job(_Given):
     )
     timeout: float | None = Field(default=None, description="Its wall-clock time, in seconds.")
     build_timeout: float | None = Field(default=None, description="The compiler's, in seconds.")
+    cpu_time: float | None = Field(default=None, description="Its CPU time, in seconds.")
+    build_cpu_time: float | None = Field(default=None, description="The compiler's, in seconds.")
     memory_limit: int | None = Field(default=None, description="Its memory, in bytes.")
+    build_memory_limit: int | None = Field(default=None, description="The compiler's, in bytes.")
+    processes: int | None = Field(default=None, description="Its processes and threads at once.")
+    open_files: int | None = Field(default=None, description="What it may have open at once.")
+    file_size: int | None = Field(default=None, description="Of a file it writes, in bytes.")
     tty: bool = Field(
         default=False,
         description="Run it in a terminal: what it wrote before a crash is there, a prompt comes "
@@ -75,9 +85,7 @@ class Job(_Given):
             "environment": tuple(self.environment.items()),
             "files": tuple(file.file() for file in self.files),
             "outputs": tuple(self.outputs),
-            "timeout": self.timeout,
-            "build_timeout": self.build_timeout,
-            "memory_limit": self.memory_limit,
+            **{name: getattr(self, name) for name in _LIMITS},
             "tty": self.tty,
         }
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 _DEFAULTS = Options()
 _SCALARS = (
-    "timeout", "build_timeout", "cpu_time", "memory", "memory_limit", "processes", "output_limit",
-    "kill_on_output", "cpus", "machine",
+    "timeout", "build_timeout", "cpu_time", "build_cpu_time", "memory", "memory_limit",
+    "build_memory_limit", "processes", "open_files", "file_size", "output_limit", "kill_on_output",
+    "cpus", "machine",
 )  # fmt: skip
 _MACHINE = ("memory", "cpus", "machine")
 

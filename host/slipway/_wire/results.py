@@ -10,6 +10,7 @@ from slipway._request import MAX_FILE_BYTES, MAX_OUTPUTS
 from slipway._result import (
     Captured,
     OutputFile,
+    PhaseLimits,
     PhaseResult,
     Provenance,
     Result,
@@ -96,7 +97,21 @@ def read_phase(record: Fields) -> PhaseResult:
         stdout=_captured(record.fields("stdout")),
         stderr=_captured(record.fields("stderr")),
         detail=record.line("detail"),
+        limits=_limits(record.fields("limits")),
     )
+
+
+def _limits(record: Fields) -> PhaseLimits:
+    given: dict[str, Any] = {
+        field.name: (
+            record.number(field.name)
+            if field.name in {"timeout", "cpu_time"}
+            else record.integer(field.name)
+        )
+        for field in fields(PhaseLimits)
+        if field.name in record
+    }
+    return PhaseLimits(**given)
 
 
 def _captured(record: Fields) -> Captured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,6 +92,49 @@ except OSError as error:
     story = host.run(job(python(source, file_bytes=50_000, open_files=32)))
 
     assert story.stdout == b"File too large\nToo many open files\n"
+
+
+def test_limit_of_open_files_can_be_raised_to_the_hard_one(host: Host) -> None:
+    source = """
+import os, resource
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+print(len([os.dup(1) for _ in range(50)]))
+"""
+    story = host.run(job(python(source, open_files=64, soft_open_files=32)))
+
+    assert story.stdout == b"32 64\n50\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "verdict"),
+    [
+        ("os.write(2, b'NoMemory'); sys.exit(1)", "MEMORY_EXCEEDED"),
+        ("os.write(2, b'NoMemory'); os.abort()", "MEMORY_EXCEEDED"),
+        ("os.write(2, b'NoMemory'); os.write(2, b'x' * 10_000); os.abort()", "MEMORY_EXCEEDED"),
+        ("os.write(2, b'NoMemory'); os.write(2, b'x' * 100_000); os.abort()", "SIGNALED"),
+        ("os.write(2, b'NoMemory')", "OK"),
+        ("print('NoMemory'); sys.exit(1)", "FAILED"),
+        ("os.write(2, b'Memory'); sys.exit(1)", "FAILED"),
+    ],
+)
+def test_last_words_of_a_runtime_tell_that_it_had_no_memory(
+    host: Host, source: str, verdict: str
+) -> None:
+    command = python(f"import os, sys; {source}")
+    # Also where what it says is over the limit and dropped.
+    command = replace(command, out_of_memory=("Other", "NoMemory"), limits=m.Limits(output_bytes=5))
+    done = host.run(job(command)).one(m.PhaseDone)
+
+    assert done.verdict is m.Verdict[verdict]
+    assert ("NoMemory" in done.detail) == (verdict == "MEMORY_EXCEEDED")
+
+
+def test_last_words_of_a_build(host: Host) -> None:
+    build = replace(python("raise MemoryError"), out_of_memory=("MemoryError",))
+    done = host.run(job(python("print(1)"), build=build)).one(m.PhaseDone)
+
+    assert (done.phase, done.verdict) == (m.Phase.BUILD, m.Verdict.MEMORY_EXCEEDED)
 
 
 def test_cancel_ends_the_phase_and_skips_the_next(host: Host) -> None:

@@ -54,7 +54,7 @@ def test_source_whose_bytes_are_for_its_own_tools_to_judge(source: bytes) -> Non
 # --- Options -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["timeout", "build_timeout", "cpu_time"])
+@pytest.mark.parametrize("name", ["timeout", "build_timeout", "cpu_time", "build_cpu_time"])
 @pytest.mark.parametrize("value", [0, -1, -0.001, float("nan"), float("inf"), MAX_SECONDS * 1.001])
 def test_time_that_is_none(name: str, value: float) -> None:
     with pytest.raises(slipway.InputError, match=name):
@@ -88,7 +88,11 @@ def test_terminal_as_it_is_asked_for() -> None:
     assert Options(tty=False) == Options()
 
 
-@pytest.mark.parametrize("name", ["memory", "memory_limit", "processes", "output_limit"])
+@pytest.mark.parametrize(
+    "name",
+    ["memory", "memory_limit", "build_memory_limit", "processes", "open_files", "file_size",
+     "output_limit"],
+)  # fmt: skip
 @pytest.mark.parametrize("value", [0, -1, 1 << 60])
 def test_size_that_is_none(name: str, value: int) -> None:
     with pytest.raises(slipway.InputError, match=name):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import slipway
-from slipway._jobs import describe_job
+from slipway._jobs import Place, describe_job
 from slipway._request import MAX_FILES, InputFile, Options
 from slipway._sources import MAX_SOURCE_NAMES, check_source_names
 from slipway._sources.include import MAX_READ, find_included
@@ -32,7 +32,9 @@ def built(
     """The build's command for a source with files."""
     beside = tuple(InputFile(path, text.encode()) for path, text in files.items())
     options = Options(files=beside)
-    job, _ = describe_job(languages.by_name(language), source.encode(), options, False, taken)
+    job, _ = describe_job(
+        languages.by_name(language), source.encode(), options, False, Place(taken=taken)
+    )
     assert job.build is not None
     return job.build.argv
 

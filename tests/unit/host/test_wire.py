@@ -349,7 +349,7 @@ def test_job_says_all_that_was_asked_for() -> None:
         files=(slipway.InputFile("f", b"\xff", 0o600),),
         outputs=("o",),
         cpu_time=1.5,
-        memory_limit=1 << 20,
+        memory_limit=1 << 24,
         processes=7,
         kill_on_output=True,
         machine="qemu",
@@ -362,7 +362,7 @@ def test_job_says_all_that_was_asked_for() -> None:
     assert job["environment"] == {"K": "v"}
     assert job["files"] == [{"path": "f", "mode": 0o600, "base64": "/w=="}]
     assert job["outputs"] == ["o"]
-    assert (job["cpu_time"], job["memory_limit"], job["processes"]) == (1.5, 1 << 20, 7)
+    assert (job["cpu_time"], job["memory_limit"], job["processes"]) == (1.5, 1 << 24, 7)
     assert (job["kill_on_output"], job["machine"]) == (True, "qemu")
 
 

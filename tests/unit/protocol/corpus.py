@@ -55,8 +55,10 @@ _RUN = m.Command(
         open_files=256,
         output_bytes=1 << 20,
         kill_on_output=True,
+        soft_open_files=64,
     ),
     stdin=True,
+    out_of_memory=("full",),
 )
 
 EXAMPLES = (
@@ -73,15 +75,16 @@ EXAMPLES = (
     Example(
         TO_AGENT,
         m.Job(7, _BUILD, _RUN, ("out/a.txt",), 1 << 20, 64 << 20),
-        "9802079594a26363a22d6fa5612e6f7574a66d61696e2e639192a450415448ad2f7573722f62696e"
-        "3a2f62696e9800000000000000c2c2c09592a72e2f612e6f7574a1e99292a450415448ad2f757372"
-        "2f62696e3a2f62696e92a44c414e47a7432e5554462d3898cd2710cd1388ce1000000040cf000000"
-        "0100000000cd0100ce00100000c3c3c091a96f75742f612e747874ce00100000ce04000000c2",
+        "9802079694a26363a22d6fa5612e6f7574a66d61696e2e639192a450415448ad2f7573722f62696e"
+        "3a2f62696e9900000000000000c200c2c0909692a72e2f612e6f7574a1e99292a450415448ad2f75"
+        "73722f62696e3a2f62696e92a44c414e47a7432e5554462d3899cd2710cd1388ce1000000040cf00"
+        "00000100000000cd0100ce00100000c340c3c091a466756c6c91a96f75742f612e747874ce001000"
+        "00ce04000000c2",
     ),
     Example(
         TO_AGENT,
         m.Job(8, None, m.Command(("sh",), (), m.Limits()), (), 0, keep=True),
-        "980208c09591a27368909800000000000000c2c2c0900000c3",
+        "980208c09691a27368909900000000000000c200c2c090900000c3",
     ),
     Example(
         BOTH,
@@ -102,14 +105,15 @@ EXAMPLES = (
     Example(
         TO_AGENT,
         m.Job(9, None, m.Command(("sh",), (), m.Limits(), tty=m.Tty(24, 80)), (), 0),
-        "980209c09591a27368909800000000000000c2c2921850900000c2",
+        "980209c09691a27368909900000000000000c200c292185090900000c2",
     ),
     Example(TO_AGENT, m.Resize(7, m.Tty(50, 132)), "930d079232cc84"),
     Example(TO_AGENT, m.Shutdown(), "910b"),
     Example(
         TO_AGENT,
         m.Spare(m.Command(("sh", "main.sh"), (("LANG", "C"),), m.Limits()), "main.sh"),
-        "930c9592a27368a76d61696e2e73689192a44c414e47a1439800000000000000c2c2c0a76d61696e2e7368",
+        "930c9692a27368a76d61696e2e73689192a44c414e47a1439900000000000000c200c2c090a76d61696e2e"
+        "7368",
     ),
     Example(TO_HOST, m.Awake(1), "922001"),
     Example(

@@ -43,8 +43,8 @@ def test_message_that_lacks_a_field_is_refused(example: Example) -> None:
 
 
 def test_fields_of_a_newer_peer_are_ignored_in_nested_values() -> None:
-    limits = [*[0] * 7, False, "newer"]
-    command = [["sh"], [["A", "b"]], limits, True, [24, 80, "newer"], "newer"]
+    limits = [*[0] * 7, False, 0, "newer"]
+    command = [["sh"], [["A", "b"]], limits, True, [24, 80, "newer"], [], "newer"]
     done = [38, 7, 2, 0, 0, 0, [1, 2, 3, 4, 5, "newer"], ""]
 
     job = decode(packed([2, 7, None, command, [], 0, 0, False]), HOST_TO_AGENT)
@@ -103,7 +103,7 @@ def test_message_longer_than_a_frame_is_not_sent() -> None:
     with pytest.raises(ProtocolError) as caught:
         encode(job)
 
-    assert caught.value.message == f"Job has 80034 bytes; at most {MAX_MESSAGE} are allowed"
+    assert caught.value.message == f"Job has 80036 bytes; at most {MAX_MESSAGE} are allowed"
 
 
 @pytest.mark.parametrize(

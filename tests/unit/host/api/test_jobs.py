@@ -70,6 +70,7 @@ def test_query_and_body_may_say_the_same_and_not_two_things(name: str) -> None:
     values: dict[str, tuple[Any, Any]] = {
         "language": ("c", "rust"), "version": ("1", "2"), "machine": ("kvm", "qemu"),
         "stream": ("events", "raw"),
+        "memory_limit": (5 << 20, 6 << 20), "build_memory_limit": (5 << 20, 6 << 20),
     }  # fmt: skip
     flag = name in {"kill_on_output", "interactive", "detached", "tty"}
     value, other = values.get(name, (True, False) if flag else (1, 2))
