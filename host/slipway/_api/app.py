@@ -77,7 +77,7 @@ def _add_routes(app: FastAPI) -> None:
         methods=["POST"],
         summary="Run to the end, and answer with the result or a stream of events",
         response_model=documents.ResultDocument,
-        responses={200: openapi.event_stream_too(), **problem(408, 413, 415, 422, 429, 502)},
+        responses=problem(408, 413, 415, 422, 429, 502),
         openapi_extra=openapi.source_or(RunBody, RunQuery),
     )
     add(

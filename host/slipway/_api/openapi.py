@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from slipway._api import event_stream
 from slipway._api.documents import ProblemDocument
 from slipway._api.models import (
     RunBody,
@@ -108,7 +107,6 @@ def parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
 
 def source_or(kind: type[BaseModel], query: type[BaseModel]) -> dict[str, Any]:
     """What a route takes that takes a source, or a whole job of ``kind``."""
-    text = {"schema": {"type": "string"}}
     octets = {"schema": {"type": "string", "format": "binary"}}
     # A session was opened for somebody, and its runs are his.
     keys = [_FIELDS[KEY_FIELD]] if issubclass(query, Setting) else []
@@ -116,9 +114,8 @@ def source_or(kind: type[BaseModel], query: type[BaseModel]) -> dict[str, Any]:
         "parameters": [*parameters(query), *keys],
         "requestBody": {
             "required": True,
-            "description": "The source; or as JSON the whole job.",
+            "description": "The source, of any type that is not JSON; or as JSON the whole job.",
             "content": {
-                "text/plain": text,
                 "application/octet-stream": octets,
                 **_json(kind),
             },
@@ -134,11 +131,6 @@ def json_body(kind: type[BaseModel]) -> dict[str, Any]:
 def headers(*names: str) -> dict[str, Any]:
     """The header parameters of a route that takes those fields, of which it needs none."""
     return {"parameters": [_FIELDS[name] for name in names]}
-
-
-def event_stream_too() -> dict[str, Any]:
-    """What a response may be beside JSON."""
-    return {"content": {event_stream.MEDIA_TYPE: {"schema": {"type": "string"}}}}
 
 
 def document(app: FastAPI) -> dict[str, Any]:

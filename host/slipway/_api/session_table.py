@@ -95,9 +95,6 @@ def add_session_routes(add: Callable[..., None]) -> None:
         name="run_in_session",
         summary="Run in a session, and answer with the result or a stream of events",
         response_model=documents.ResultDocument,
-        responses={
-            200: openapi.event_stream_too(),
-            **problem(404, 408, 410, 413, 415, 422, 429, 502),
-        },
+        responses=problem(404, 408, 410, 413, 415, 422, 429, 502),
         openapi_extra=openapi.source_or(models.SessionRunBody, models.SessionRunQuery),
     )
