@@ -20,7 +20,7 @@ from slipway_initramfs.errors import BuildFailed, ImageCorrupted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slipway_initramfs.records import Archive
+    from slipway_initramfs.records import Archive, Blob
     from slipway_initramfs.store import ImageStore
     from slipway_initramfs.tree import Tree
 
@@ -45,6 +45,7 @@ DEVICES: Final = {
 }
 # -X utf8: the guest has no locale, and paths are bytes all the same.
 PYTHON_OPTIONS: Final = "-ISB -X utf8 -X frozen_modules=on"
+_SOURCES: Final = (".py", ".toml")
 FORMER_SECONDS: Final = 3600
 MAX_SOURCE: Final = 4 << 20
 
@@ -96,6 +97,29 @@ def agent(
     return Agent(archive, archive.path, archive.blob.digest, sources.version(), arguments)
 
 
+def sources_digest() -> str:
+    """Return a digest of what the agent is made of but Debian's packages, the same everywhere."""
+    import hashlib
+
+    sources = _Sources()
+    digest = hashlib.sha256()
+    for path in (*sources.files(), sources.sliplib / "slip.py", Path(__file__)):
+        data = path.read_bytes()
+        digest.update(f"{path.parent.name}/{path.name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
+
+
+def adopt(store: ImageStore, architecture: str, blob: Blob) -> None:
+    """Let ``blob``, made elsewhere of these sources, be the agent if the store has no sound one.
+
+    Call within ``building``.
+    """
+    key = f"{architecture}-{_Sources().fingerprint()}"
+    if _stored(store, key, verify=True) is None:
+        manifest = {"archive": {"digest": blob.digest, "size": blob.size}}
+        store.put_record(f"archive-{KIND}", key, manifest)
+
+
 def _stored(store: ImageStore, key: str, *, verify: bool) -> Archive | None:
     """Return the archive of this key if there is a sound one."""
     try:
@@ -134,11 +158,10 @@ class _Sources:
         from _blake2 import blake2b
 
         digest = blake2b(digest_size=16)
-        directories = [self.agent, self.protocol, self.freeze, self.freeze / "slim"]
-        for directory in directories:
+        for directory in self._directories():
             with os.scandir(directory) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    if entry.name.endswith((".py", ".toml")):
+                    if entry.name.endswith(_SOURCES):
                         status = entry.stat()
                         note = f"{entry.name} {status.st_size} {status.st_mtime_ns}\n"
                         digest.update(note.encode())
@@ -146,6 +169,18 @@ class _Sources:
             status = path.stat()
             digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+    def files(self) -> list[Path]:
+        """All files of the directories that decide what the agent is."""
+        return [
+            path
+            for directory in self._directories()
+            for path in sorted(directory.iterdir())
+            if path.name.endswith(_SOURCES)
+        ]
+
+    def _directories(self) -> tuple[Path, ...]:
+        return self.agent, self.protocol, self.freeze, self.freeze / "slim"
 
     def version(self) -> str:
         """The version that the agent reports."""

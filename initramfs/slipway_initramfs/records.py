@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway_initramfs.languages import Language
+    from slipway_initramfs.store import ImageStore
 
 FORMAT: Final = 2
 """Version of the manifests' format; others are treated as absent."""
@@ -218,6 +219,21 @@ class Kernel:
         """Raise ImageCorrupted if the files' bytes are not those of the manifest."""
         self.image.verify()
         self.modules.verify()
+
+
+def encode(kind: str, manifest: dict[str, Any]) -> bytes:
+    """Return the bytes of a record's manifest, by whose digest it is named."""
+    whole = {**manifest, "format": FORMAT, "kind": kind}
+    return json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def blobs_of(store: ImageStore, kind: str, manifest: dict[str, Any]) -> list[Blob]:
+    """Return what a record of an image or a kernel names; raises ImageCorrupted."""
+    names = {"image": ("archive", "warm"), "kernel": ("image", "modules")}[kind]
+    found = [manifest[name] for name in names if name != "warm" or name in manifest]
+    if not all(isinstance(entry, dict) for entry in found):
+        raise ImageCorrupted("a manifest in the store does not name its files")
+    return [store.blob(text(entry, "digest"), count(entry, "size")) for entry in found]
 
 
 def parse(data: bytes, kind: str) -> dict[str, Any]:

@@ -140,7 +140,10 @@ class ImageStore:
         digest = self.reference("kernel", architecture or machine_architecture())
         if digest is None:
             return None
-        manifest = self.manifest("kernel", digest)
+        return self.kernel_of(self.manifest("kernel", digest), digest)
+
+    def kernel_of(self, manifest: dict[str, Any], digest: str) -> Kernel:
+        """Return the kernel of this record; raises ImageCorrupted if it is none."""
         return Kernel(
             architecture=records.text(manifest, "architecture"),
             version=records.text(manifest, "version"),
@@ -186,7 +189,10 @@ class ImageStore:
         return Blob(self.root / "blobs" / digest, digest, size)
 
     def _load_image(self, digest: str) -> Image:
-        manifest = self.manifest("image", digest)
+        return self.image_of(self.manifest("image", digest), digest)
+
+    def image_of(self, manifest: dict[str, Any], digest: str) -> Image:
+        """Return the image of this record; raises ImageCorrupted if it is none."""
         for key in ("memory", "workload", "files", "trimmed", "root"):
             records.count(manifest, key)
         if not isinstance(manifest.get("source"), dict):
@@ -260,14 +266,12 @@ class ImageStore:
     def put_record(self, kind: str, key: str, manifest: dict[str, Any]) -> str:
         """Store a manifest and let ``key`` name it; return its digest. Call within ``building``."""
         import hashlib
-        import json
 
         from slipway_initramfs import files
 
         if not records.is_key(key):
             raise ImageError(f"{key!r} cannot be a name in the store")
-        whole = {"format": records.FORMAT, "kind": kind, **manifest}
-        data = json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n"
+        data = records.encode(kind, manifest)
         digest = hashlib.sha256(data).hexdigest()
         aside = files.write_aside(self, lambda file: file.write(data))
         files.publish(self, aside, self.root / "manifests" / f"{digest}.json")

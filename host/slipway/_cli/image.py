@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from slipway._cli.image_build import add_build_options, build
+from slipway._cli.image_transfer import export_image, import_image
 from slipway._cli.screen import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
@@ -60,6 +61,13 @@ def _verbs(prog: str) -> Verbs:
     default.add_argument("image", metavar="IMAGE", help="rust@1.80; or rust, to take that back")
     remove = add("remove", _remove, "remove images, and the snapshots of them")
     remove.add_argument("images", nargs="+", metavar="IMAGE", help=_IMAGE)
+    sending = add("export", _export, "write an image as one file, with all that it boots from")
+    sending.add_argument("image", metavar="IMAGE", help=_IMAGE)
+    sending.add_argument("file", metavar="FILE", help="what is written; -: stdout")
+    sending.add_argument("--json", action="store_true", help="print a record")
+    taking = add("import", import_image, "take an image that was exported, on another machine too")
+    taking.add_argument("file", metavar="FILE", help="what is read; -: stdin")
+    taking.add_argument("--json", action="store_true", help="print a record")
     add("prune", _prune, "remove downloads, stale snapshots and what nothing refers to any more")
     return verbs
 
@@ -126,6 +134,10 @@ def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
     for digest, image in images.items():
         say(f"{image.name} ({image.architecture}): {_mib(remove_image(store, digest))} MiB freed")
     return 0
+
+
+def _export(parsed: argparse.Namespace, store: ImageStore) -> int:
+    return export_image(parsed, _find(store, parsed.image), store)
 
 
 def _prune(_parsed: argparse.Namespace, store: ImageStore) -> int:

@@ -1,0 +1,154 @@
+"""``slipway image export`` and ``import`` between stores, through files and pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway_initramfs.collection import try_tidy
+from slipway_initramfs.store import ImageStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slipway._assets import Assets
+    from support.commands import Commands
+
+# A network namespace of its own, in which there is not even a loopback interface.
+OFFLINE = ("unshare", "-n" if os.geteuid() == 0 else "-rn")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> ImageStore:
+    return ImageStore(tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def exported(commands: Commands, store: ImageStore, tmp_path: Path) -> Path:
+    file = tmp_path / "bash.slipway"
+    assert commands("slipway", "image", "export", "--store", store.root, "sh", file).code == 0
+    return file
+
+
+def test_an_image_runs_where_there_is_no_network(
+    commands: Commands, exported: Path, bash: Assets, elsewhere: ImageStore, tmp_path: Path
+) -> None:
+    (tmp_path / "hello.sh").write_text("echo hello")
+    commands.prefix = OFFLINE
+    where = ("--store", elsewhere.root)
+
+    imported = commands("slipway", "image", "import", "--json", *where, exported)
+    listed = commands("slipway", "image", "list", "--json", *where)
+    ended = commands("vmm-run", *where, tmp_path / "hello.sh")
+
+    assert imported.code == 0, imported.stderr
+    told = json.loads(imported.stdout)
+    assert told["digest"] == bash.image.digest
+    assert (told["name"], told["replaced"], told["agent"]) == ("bash", False, True)
+    assert [image["digest"] for image in json.loads(listed.stdout)] == [bash.image.digest]
+    assert (ended.code, ended.stdout) == (0, b"hello\n"), ended.stderr
+    assert commands.leftovers() == []
+
+
+def test_an_image_goes_through_pipes(
+    commands: Commands, store: ImageStore, exported: Path, elsewhere: ImageStore, bash: Assets
+) -> None:
+    sent = commands("slipway", "image", "export", "--store", store.root, "bash", "-")
+    taken = commands(
+        "slipway", "image", "import", "--store", elsewhere.root, "-", stdin=sent.stdout
+    )
+
+    assert sent.stdout == exported.read_bytes()
+    assert bash.image.digest in sent.stderr
+    assert taken.code == 0, taken.stderr
+    assert bash.image.digest in taken.stderr
+    assert elsewhere.image("bash") is not None
+
+
+def test_a_file_appears_when_it_is_whole(
+    commands: Commands, store: ImageStore, exported: Path, tmp_path: Path
+) -> None:
+    before = sorted(path.name for path in tmp_path.iterdir())
+    image = store.image("bash")
+    assert image is not None
+    sound = exported.read_bytes()
+    with image.root_archive.open("r+b") as file:
+        file.write(b"damage")
+
+    again = commands("slipway", "image", "export", "--store", store.root, "bash", exported)
+
+    assert again.code == 125
+    assert "is damaged" in again.stderr
+    assert exported.read_bytes() == sound
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("export", "nope", "x"), 2, "'nope'"),
+        (("export", "bash", "/dev/full"), 125, "No space left on device"),
+        (("export", "bash", "/nowhere/x"), 125, "cannot write /nowhere/x"),
+        (("export", "bash", "/"), 2, "is a directory"),
+        (("export", "--json", "bash", "-"), 2, "--json"),
+        (("import", "/nowhere/x"), 2, "cannot read '/nowhere/x'"),
+        (("import", "/"), 2, "cannot read '/'"),
+        (("import", "/dev/null"), 125, "/dev/null: the archive is cut short"),
+        (("import", "/dev/zero"), 125, "no archive of 'slipway image export'"),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    commands: Commands, store: ImageStore, arguments: tuple[str, ...], code: int, word: str
+) -> None:
+    verb, *rest = arguments
+
+    ended = commands("slipway", "image", verb, "--store", store.root, *rest)
+
+    assert (ended.code, ended.stdout) == (code, b"")
+    assert word in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_ends_in_the_middle_of_an_import_leaves_nothing(
+    commands: Commands, exported: Path, elsewhere: ImageStore, number: signal.Signals
+) -> None:
+    data = exported.read_bytes()
+    with commands.start("slipway", "image", "import", "--store", elsewhere.root, "-") as process:
+        assert process.stdin is not None
+        # More than the first files; and as much as the pipe holds, so that it has been read.
+        process.stdin.write(data[: len(data) - 1024 - (1 << 20)])
+        process.stdin.flush()
+        process.send_signal(number)
+        process.wait(60)
+    process.stdin.close()
+    if number == signal.SIGKILL:
+        try_tidy(elsewhere)
+
+    assert elsewhere.images() == []
+    assert elsewhere.kernel() is None
+    left = [path for path in elsewhere.root.rglob("*") if path.is_file() and path.stat().st_size]
+    assert left == []
+    assert commands.leftovers() == []
+
+
+def test_what_is_killed_in_the_middle_of_an_export_leaves_no_file(
+    commands: Commands, store: ImageStore, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    with commands.start(
+        "slipway", "image", "export", "--store", store.root, "bash", target / "bash.slipway"
+    ) as process:
+        assert process.stderr is not None
+        while b"writing" not in process.stderr.readline():
+            assert process.poll() is None
+        process.kill()
+        process.wait(60)
+
+    # It may have been done already; half a file there is not.
+    assert [path.name for path in target.iterdir()] in ([], ["bash.slipway"])
