@@ -5,8 +5,9 @@
     python bench/clones.py latency   launch of a machine to the first byte of a hello world's output
     python bench/clones.py memory    what clones that wait have of their own, and 40 at once
     python bench/clones.py compilers what is added to the compiler's own time in the guest
+    python bench/clones.py languages each language's hello world, by a clone and from the pool
 
-Without an argument all three. They run in this process, without a server, on the machine that
+Without an argument all four. They run in this process, without a server, on the machine that
 ``auto`` takes; snapshots that are missing in the default store are made.
 """
 
@@ -44,6 +45,9 @@ HELLO = {
     "rust": b'fn main() {\n    println!("hello");\n}\n',
     "go": b'package main\n\nimport "fmt"\n\nfunc main() {\n\tfmt.Println("hello")\n}\n',
 }
+LANGUAGES = ("bash", "python", "javascript", "c", "c++", "go", "rust")
+SETTLED = 3.0
+"""Seconds that an interpreter has to come to where it waits; node takes two."""
 GIB = 1 << 30
 MIB = 1 << 20
 
@@ -96,7 +100,8 @@ async def first_output(guest: Guest, on: Ground) -> float:
         came.append(time.perf_counter())
 
     language = on.assets.language
-    report = await guest.run(language, HELLO[language.name], on.options, sink)
+    source = HELLO.get(language.name, language.sample.encode())
+    report = await guest.run(language, source, on.options, sink)
     if not report.succeeded or not came:
         raise SystemExit(f"the hello world of {language.name} failed")
     return came[0]
@@ -114,7 +119,7 @@ async def filled(pool: Pool, count: int) -> None:
     """Until so many clones wait."""
     while pool.idle < count:
         await asyncio.sleep(0.05)
-    await asyncio.sleep(0.5)  # their interpreters start
+    await asyncio.sleep(SETTLED)  # their interpreters start
 
 
 async def latency(rounds: int, machine: str) -> None:
@@ -126,7 +131,7 @@ async def latency(rounds: int, machine: str) -> None:
             times = [
                 await first_byte(on, lambda: cold.launch(on.assets, on.options)),
                 await first_byte(on, lambda: cloned(on)),
-                await from_pool(on),
+                (await from_pool(on))[0],
             ]
             for row, value in zip(seconds.values(), times, strict=True):
                 if number:  # the first round warms caches
@@ -137,19 +142,21 @@ async def latency(rounds: int, machine: str) -> None:
     print("times as fast as a cold boot")
 
 
-async def from_pool(on: Ground) -> float:
-    """The same from a pool with one clone in it."""
+async def from_pool(on: Ground) -> tuple[float, float]:
+    """The same from a pool with one clone in it; and what that had of its own, in bytes."""
     pool = Pool(on.store, on.templates, on.admission, 1)
     try:
         pool.want(on.shape, on.assets, on.options)
         await filled(pool, 1)
+        (idle,) = pool._shelves[on.shape].ready
+        own = private_bytes(idle.guest.machine.pid)
 
         async def taken() -> Guest:
             guest = await pool.take(on.shape, on.assets, on.options)
             assert guest is not None
             return guest
 
-        return await first_byte(on, taken)
+        return await first_byte(on, taken), own
     finally:
         await pool.close()
 
@@ -179,6 +186,23 @@ async def memory(count: int, machine: str) -> None:
         own = sum(private_bytes(guest.machine.pid) for guest in guests)
         print(f"then unshared: {own / MIB:.0f} MiB in all")
         await asyncio.gather(*(guest.stop() for guest in guests))
+
+
+async def languages(rounds: int, machine: str) -> None:
+    """Each language by both ways in turn, and what a clone that waits has of its own."""
+    print(
+        "\nmedian seconds to a hello world's first byte: from a clone, from the pool; MiB unshared"
+    )
+    for name in LANGUAGES:
+        clones, pooled, own = [], [], []
+        async with ground(name, machine) as on:
+            for _ in range(rounds):
+                clones.append(await first_byte(on, lambda: cloned(on)))
+                seconds, memory = await from_pool(on)
+                pooled.append(seconds)
+                own.append(memory / MIB)
+        row = [statistics.median(values) for values in (clones, pooled, own)]
+        print(f"{name:<12} {row[0]:8.2f} {row[1]:8.3f} {row[2]:8.0f}", flush=True)
 
 
 async def compilers(rounds: int, machine: str) -> None:
@@ -216,7 +240,7 @@ async def compiled(on: Ground) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", nargs="?", choices=("latency", "memory", "compilers"))
+    parser.add_argument("part", nargs="?", choices=("latency", "memory", "compilers", "languages"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--clones", type=int, default=40)
     parser.add_argument("--machine", default="auto")
@@ -228,6 +252,8 @@ def main() -> None:
             asyncio.run(memory(parsed.clones, parsed.machine))
         if parsed.part in {None, "compilers"}:
             asyncio.run(compilers(3, parsed.machine))
+        if parsed.part in {None, "languages"}:
+            asyncio.run(languages(3, parsed.machine))
 
 
 if __name__ == "__main__":

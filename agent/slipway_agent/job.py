@@ -82,7 +82,9 @@ class Job:
 
     def _begin_file(self, message: m.File) -> IncomingFile | Script:
         spare = self._spare
-        if spare is not None and message.path == spare.path and self._script is None:
+        if spare is not None and message.path in spare.unless:
+            self._dismiss(spare)
+        elif spare is not None and message.path == spare.path and self._script is None:
             if message.size <= MAX_SCRIPT:
                 self._script = Script(message)
                 return self._script
@@ -104,6 +106,14 @@ class Job:
         except OSError as error:
             self._file_error = f"{spare.path} cannot be stored: {error.strerror}"
         return None
+
+    def _dismiss(self, spare: Spare) -> None:
+        """End the program: it has begun without a file that it may have looked for."""
+        self._spare = None
+        try:
+            spare.refuse(self._script)
+        except OSError as error:
+            self._file_error = f"{spare.path} cannot be stored: {error.strerror}"
 
     def _receive_data(self, message: m.FileData) -> None:
         self._expect_files()

@@ -161,6 +161,7 @@ class Spare:
             OSError: the kernel refuses.
         """
         self.path = spec.path
+        self.unless = frozenset(spec.unless)
         self._command = spec.run
         self._owner = ground.owner()
         self._alive = True
@@ -216,11 +217,19 @@ class Spare:
                 self.end()
                 raise
             return True
+        self.refuse(script)
+        return False
+
+    def refuse(self, script: Script | None) -> None:
+        """End the program and store ``script`` for another, if it has come.
+
+        Raises:
+            OSError: the script cannot be stored.
+        """
         self.end()
         remove_file(self.disk.directory, self.path)
         if script is not None:
             self._store(script)
-        return False
 
     def end(self) -> None:
         """End the program and wait until nothing of it is left but the disk."""

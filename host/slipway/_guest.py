@@ -14,6 +14,7 @@ from slipway._request import MIB, Options
 from slipway._session import Session
 from slipway._text import plain
 from slipway._threads import uninterrupted
+from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from slipway._outlet import Watcher
     from slipway.machine import Machine
     from slipway_initramfs.languages import Language
-    from slipway_protocol import messages as m
 
 # A loaded host that emulates a guest in software needs most of it; nothing waits for it otherwise.
 BOOT_SECONDS = 180.0
@@ -176,9 +176,8 @@ class Guest:
         Raises:
             HostError: the guest ended.
         """
-        # Code that is translated as it runs has to be run once; compilers are left out, since they
-        # take seconds.
-        if self.machine.translates and language.build is None:
+        # Code that is translated as it runs has to be run once.
+        if self.machine.translates:
             await self._start_ahead(language)
             await self.rehearse(language)
             await self.wait_restored(clone=False)
@@ -188,7 +187,8 @@ class Guest:
         if language.run.spare:
             job, _ = describe_job(language, b"", Options(), False, Place(memory=self._memory))
             try:
-                await self._session.prepare(job.run, language.source)
+                spare = m.Spare(job.run, language.source, language.run.spare_unless)
+                await self._session.prepare(spare)
             except UnknownOutcome as error:
                 raise HostError(error.message, error.hint) from None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from slipway._assets import find_assets, start_machine, verify
 from slipway._errors import ImageError
+from slipway.machine import choose
 
 if TYPE_CHECKING:
     from slipway._assets import Assets, Progress
@@ -44,6 +45,14 @@ class Launcher(Protocol):
         """Whether :meth:`find` has nothing to make that takes long."""
         ...
 
+    def overhead(self, options: Options) -> int:
+        """Bytes that a machine for such a run takes at most beside its guest's memory.
+
+        Raises:
+            InputError: there is no such machine.
+        """
+        ...
+
     async def launch(self, assets: Assets, options: Options) -> Guest:
         """A guest whose agent is ready, and that nobody else has.
 
@@ -79,6 +88,10 @@ class ColdLauncher:
             return image is not None and image.is_current(language) and bool(self._store.kernel())
         except ImageCorrupted:
             return False
+
+    def overhead(self, options: Options) -> int:
+        """That of the machine which would be chosen; see :meth:`Launcher.overhead`."""
+        return choose(options.machine, self._store.root)[0].overhead
 
     async def launch(
         self, assets: Assets, options: Options, start_reason: str = "", *, template: bool = False

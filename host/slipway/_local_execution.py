@@ -33,9 +33,6 @@ log.addHandler(logging.NullHandler())
 
 # Output that waits for whoever takes the events. Behind it the agent's credit holds as much again.
 KEPT_OUTPUT = MIB
-# What a machine takes beside its guest's memory. Of QEMU 85 MiB were measured, most of it the cache
-# of translated code (machine/qemu.py); of our VMM 12. The page cache shares images and kernels.
-OVERHEAD = 128 * MIB
 # An agent ends a job within milliseconds; one that does not is not asked any longer.
 CANCEL_SECONDS = 5.0
 
@@ -208,7 +205,7 @@ class LocalExecution(AsyncExecution):
 
     def _needs(self) -> Needs:
         assert self._run.assets is not None
-        needs = Needs(self._run.assets.memory + OVERHEAD, self._run.options.cpus)
+        needs = Needs(self._run.footprint, self._run.options.cpus)
         self._admission.check(needs)
         return needs
 

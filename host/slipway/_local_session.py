@@ -288,6 +288,9 @@ class _Launcher:
     def is_built(self, language: Language) -> bool:
         return True
 
+    def overhead(self, options: Options) -> int:
+        return 0  # the machine has its place already
+
     async def launch(self, assets: Assets, options: Options) -> Guest:
         return self._session._lend()
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from slipway._errors import SlipwayError
 from slipway._guest import Origin
-from slipway._local_execution import OVERHEAD
 from slipway._request import MIB, Options
 from slipway._shelf import Idle, Shelf
 from slipway._template_making import make
@@ -33,9 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.pool")
 log.addHandler(logging.NullHandler())
 
-# What a clone that waits has of its own. Of QEMU's 72 MiB were measured (bench/clones.py), most of
-# it translated code; the rest it shares with its template.
-IDLE_MEMORY = 96 * MIB
+# What a clone that waits may come to have beyond what it had for itself when it was ready.
+SLACK = 16 * MIB
 # How often what waits is looked at: whether it is still wanted, and may still be there. Where there
 # was no room, it is looked for again.
 TICK_SECONDS = 5.0
@@ -136,8 +134,8 @@ class Pool:
 
     # --- What waits ----------------------------------------------------------------------------
 
-    def _shelve(self, guest: Guest, shelf: Shelf) -> None:
-        idle = Idle(guest, asyncio.create_task(guest.machine.wait()))
+    def _shelve(self, guest: Guest, shelf: Shelf, memory: int) -> None:
+        idle = Idle(guest, asyncio.create_task(guest.machine.wait()), memory)
         shelf.ready.append(idle)
         idle.watch.add_done_callback(lambda watch: self._ended(idle, shelf, watch))
 
@@ -151,7 +149,7 @@ class Pool:
     def _unshelve(self, idle: Idle, shelf: Shelf) -> Guest:
         shelf.ready.remove(idle)
         idle.watch.cancel()
-        self._admission.free(IDLE_MEMORY)
+        self._admission.free(idle.memory)
         return idle.guest
 
     def _end(self, idle: Idle, shelf: Shelf) -> None:
@@ -167,8 +165,8 @@ class Pool:
         """A run needs ``memory`` bytes that clones have which nobody has taken yet."""
         for shelf in sorted(self._shelves.values(), key=lambda shelf: shelf.used):
             while shelf.ready and memory > 0:
+                memory -= shelf.ready[0].memory
                 self._end(shelf.ready[0], shelf)
-                memory -= IDLE_MEMORY
                 shelf.target = max(shelf.target - 1, shelf.least)
                 shelf.rest(TICK_SECONDS)
         self._templates.give_way(memory)
@@ -223,7 +221,8 @@ class Pool:
             self._clear(shelf)
 
     async def _add(self, shelf: Shelf) -> None:
-        if not self._admission.reserve(IDLE_MEMORY):
+        memory = self._templates.idle_memory(shelf.shape)
+        if not self._admission.reserve(memory):
             shelf.rest(TICK_SECONDS)
             return
         guest = None
@@ -236,9 +235,11 @@ class Pool:
                 guest = None
         finally:
             if guest is None:
-                self._admission.free(IDLE_MEMORY)
+                self._admission.free(memory)
         if guest is not None:
-            self._shelve(guest, shelf)
+            needed = min(memory, _unshared(guest.machine.pid, memory) + SLACK)
+            self._admission.free(memory - needed)
+            self._shelve(guest, shelf, needed)
             # A run may have come that lacks just this, and had nothing to take it from.
             self._admission.settle()
 
@@ -271,7 +272,7 @@ class Pool:
         if assets.memory != assets.image.default_memory or options.cpus != 1:
             shelf.target = 0
             return False
-        needs = assets.memory + OVERHEAD
+        needs = assets.memory + self._templates.overhead(shelf.shape)
         if not self._admission.reserve(needs):
             shelf.rest(TICK_SECONDS)
             return False
@@ -280,6 +281,16 @@ class Pool:
         finally:
             self._admission.free(needs)
         return True
+
+
+def _unshared(pid: int, most: int) -> int:
+    """Bytes that the process ``pid`` has for itself; ``most`` where the kernel does not tell."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_full_info().uss)
+    except psutil.Error:  # it has ended, or is not dumpable and we are not root
+        return most
 
 
 def _short_of_memory() -> bool:

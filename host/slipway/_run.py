@@ -194,6 +194,12 @@ class Run:
             await call_in_daemon(lambda: self._find(repair=True))
             return await self._in_guest(self.prepare(), stdin, on_output, watcher)
 
+    @property
+    def footprint(self) -> int:
+        """Bytes that its machine takes of the host at most; known when it is prepared."""
+        assert self.assets is not None
+        return self.assets.memory + self._launcher.overhead(self.options)
+
     def prepare(self) -> Assets:
         """Find what to boot; where the image is not there yet, make it, which takes its time.
 

@@ -12,7 +12,7 @@ from slipway._admission import Admission, Capacity
 from slipway._arguments import check_listener, finish, language_of, open_stdin, read_source
 from slipway._errors import Busy, InputError
 from slipway._known_languages import list_languages
-from slipway._local_execution import OVERHEAD, LocalExecution
+from slipway._local_execution import LocalExecution
 from slipway._local_session import LocalSession
 from slipway._making import Makings
 from slipway._memory import free_memory
@@ -41,7 +41,8 @@ MAX_VMS = 256
 MAX_KEY = 128
 _Some = Annotated[int, Bounds(1, math.inf)]
 _Maybe = Annotated[int, Bounds(0, math.inf)]
-_Budget = Annotated[int, Bounds(OVERHEAD, math.inf)]
+# Less is room for no machine.
+_Budget = Annotated[int, Bounds(128 << 20, math.inf)]
 _Seconds = Annotated[float, Bounds(0, math.inf)]
 
 

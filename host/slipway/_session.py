@@ -81,13 +81,13 @@ class Session:
     def _greeting(self, clone: bool) -> m.Hello:
         return m.Hello(VERSION, (), time.time_ns(), os.urandom(32), clone)
 
-    async def prepare(self, command: m.Command, path: str) -> None:
-        """Have the program ``command`` started ahead of its job, up to where it reads ``path``.
+    async def prepare(self, spare: m.Spare) -> None:
+        """Have a program started ahead of its job, up to where it reads its script.
 
         Raises:
             UnknownOutcome: the machine has ended.
         """
-        await self.send(m.Spare(command, path))
+        await self.send(spare)
 
     async def run(
         self,

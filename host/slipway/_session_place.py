@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from slipway._admission import Needs
 from slipway._errors import InputError
 from slipway._launch import DamagedImage
-from slipway._local_execution import OVERHEAD
 from slipway._threads import call_in_daemon
 
 if TYPE_CHECKING:
@@ -126,7 +125,9 @@ class Place:
         return other
 
     def _needs(self) -> Needs:
-        return Needs(self._times * self.assets.memory + OVERHEAD, self._terms.options.cpus)
+        options = self._terms.options
+        memory = self._times * self.assets.memory + self._home.launcher.overhead(options)
+        return Needs(memory, options.cpus)
 
     def _find(self, *, repair: bool = False) -> Assets:
         terms = self._terms

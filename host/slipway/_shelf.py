@@ -22,10 +22,11 @@ LONGEST_PAUSE = 300.0
 
 @dataclass(eq=False, slots=True)
 class Idle:
-    """A clone that waits, and who looks after it."""
+    """A clone that waits, who looks after it, and the bytes that are reserved for it."""
 
     guest: Guest
     watch: asyncio.Task[int]
+    memory: int
 
 
 @dataclass(eq=False, slots=True)

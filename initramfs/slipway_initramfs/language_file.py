@@ -204,7 +204,12 @@ def _run(table: _Table, source: str, *, built: bool) -> Phase:
     spare = table.take("spare", bool, False)
     if spare and built:
         raise table.wrong("spare", "is for programs that need no build")
-    phase = replace(_phase(table, RUN_LIMITS), spare=spare)
+    unless = table.texts("spare_unless")
+    if unless and not spare:
+        raise table.wrong("spare_unless", "is for a program with 'spare'")
+    if any("/" in name or name in {"", ".", ".."} for name in unless):
+        raise table.wrong("spare_unless", "has to hold file names")
+    phase = replace(_phase(table, RUN_LIMITS), spare=spare, spare_unless=unless)
     if spare and not {source, "{source}"} & set(phase.command):
         raise table.wrong("spare", f"needs a command with the source {source!r} as an argument")
     return phase

@@ -149,13 +149,14 @@ class Job:
 class Spare:
     """Start ``run`` before there is a job for it, up to where it reads its script ``path``.
 
-    The next job takes the program over if it has no build, the same argument vector and environment
-    and a file of that path; any other job ends it. Its limits are those of the job. There is no
-    answer: a spare that cannot be started is none.
+    The next job takes the program over if it has no build, the same argument vector and
+    environment, a file of that path, and no file of a path in ``unless``; any other job ends it.
+    Its limits are those of the job. There is no answer: a spare that cannot be started is none.
     """
 
     run: Command
     path: str
+    unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

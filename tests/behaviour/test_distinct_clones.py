@@ -78,6 +78,10 @@ TELL = dedent("""
     """)
 
 
+# The qemu machine lays all programs out alike: docs/decisions/qemu-options.md.
+SAME_ADDRESSES = {"id", "libc", "vdso", "libc of another", "stack", "stack of another"}
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a clone said of itself.
@@ -179,7 +183,8 @@ async def test_clones_differ_in_all_that_is_random_and_have_the_time(
 
     assert len(told) == CLONES
     different = {name: len({each.values[name] for each in told}) for name in told[0].values}
-    assert different == dict.fromkeys(told[0].values, CLONES)
+    same = SAME_ADDRESSES if machine == "qemu" else set()
+    assert different == {name: 1 if name in same else CLONES for name in told[0].values}
     errors = sorted(each.clock_error for each in told)
     middle, worst = errors[CLONES // 2], errors[-1]
     progress(f"clocks of {CLONES} clones: off by {1e3 * middle:.1f} ms, at most {1e3 * worst:.1f}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._jobs import describe_job
-from slipway._request import MIB, Options
+from slipway._request import MIB, InputFile, Options
 
 if TYPE_CHECKING:
     from support.microvm import Microvm
@@ -107,3 +107,39 @@ def test_traceback_has_its_lines(vm: Microvm) -> None:
 
     assert run(vm, source).stderr == vm.run(source).stderr
     assert b"raise ValueError('so')" in run(vm, source).stderr
+
+
+NODE = """
+const fs = require("fs");
+console.log(fs.fstatSync(0).isFIFO());
+console.log(__filename.endsWith("/main.js"), process.argv.length, require.main === module);
+undefined_name();
+"""
+
+
+@pytest.mark.languages("javascript")
+def test_node_gets_its_script_when_the_job_comes(vm: Microvm) -> None:
+    said: list[list[bytes]] = []
+
+    async def sink(_phase: object, _stream: object, data: bytes) -> None:
+        said[-1].append(data)
+
+    for _ in range(2):
+        said.append([])
+        vm.call(vm.guest.run(vm.language, NODE.encode(), Options(), sink))
+        vm.call(vm.guest.prepare(vm.language))
+
+    # What waits does not know whether it gets stdin, and so has a pipe for it.
+    alone, ahead = (b"".join(chunks) for chunks in said)
+    assert alone.startswith(b"false\ntrue 2 true\n")
+    assert ahead == alone.replace(b"false", b"true", 1)
+    assert b"main.js:5" in ahead
+
+
+@pytest.mark.languages("javascript")
+def test_node_that_waits_is_not_for_a_job_that_says_what_its_script_is(vm: Microvm) -> None:
+    files = (InputFile("package.json", b'{"type": "module"}'),)
+
+    outcome = run(vm, "import fs from 'fs'; console.log(typeof fs.readSync)", files=files)
+
+    assert (outcome.stdout, outcome.stderr) == (b"function\n", b"")

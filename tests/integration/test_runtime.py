@@ -21,12 +21,12 @@ from slipway._events import (
     Queued,
     Started,
 )
-from slipway._local_execution import KEPT_OUTPUT, OVERHEAD
+from slipway._local_execution import KEPT_OUTPUT
 from slipway._request import MIB, InputFile
 from slipway._result import Result
 from slipway._runtime import AsyncRuntime
 from slipway_initramfs.store import ImageStore, machine_architecture
-from support.fake_machine import MEMORY, FakeLauncher, FakeMachine
+from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher, FakeMachine
 from support.stores import put_image
 
 if TYPE_CHECKING:

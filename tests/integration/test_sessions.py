@@ -10,12 +10,11 @@ import pytest
 from slipway._errors import Busy, HostError, InputError, UnknownOutcome
 from slipway._events import Output, PhaseStarted, Queued
 from slipway._launch import DamagedImage
-from slipway._local_execution import OVERHEAD
 from slipway._local_session import QUEUE
 from slipway._request import MIB, InputFile
 from slipway._runtime import AsyncRuntime
 from support.clock import Clock
-from support.fake_machine import MEMORY, FakeLauncher
+from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime, until
 
 if TYPE_CHECKING:

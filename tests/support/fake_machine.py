@@ -48,6 +48,8 @@ MIB = 1024 * 1024
 MEMORY = 128 * MIB
 """What a machine has that was not asked for more or less, in bytes."""
 MINIMUM_MEMORY = 16 * MIB
+OVERHEAD = 128 * MIB
+"""What a machine takes beside its guest's memory, in bytes."""
 _BLOB = Blob(Path("/nonexistent"), "0" * 64, 0)
 
 
@@ -195,6 +197,10 @@ class FakeLauncher:
                 f"Use {MINIMUM_MEMORY} bytes or more.",
             )
         return _assets(language, options.memory or MEMORY)
+
+    def overhead(self, options: Options) -> int:
+        """The same for all; see :class:`slipway._launch.Launcher`."""
+        return OVERHEAD
 
     def is_built(self, language: Language) -> bool:
         """Whether there is nothing to wait for."""

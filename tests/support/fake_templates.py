@@ -19,7 +19,7 @@ from slipway._errors import HostError
 from slipway._guest import Guest, Origin
 from slipway.machine import Snapshot, Transport, memory_files
 from support.fake_agent import FakeAgent
-from support.fake_machine import FakeLauncher, FakeMachine, _transports
+from support.fake_machine import OVERHEAD, FakeLauncher, FakeMachine, _transports
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +34,8 @@ MIB = 1024 * 1024
 ORIGIN = Origin("snapshot", "", "a test's")
 MEMORY = MIB
 """What the snapshots here have, in bytes."""
+IDLE_MEMORY = 96 * MIB
+"""What a clone that waits has at most, in bytes."""
 
 
 def hush(machine: FakeMachine) -> None:
@@ -56,6 +58,14 @@ class FakeTemplates:
         """How many bytes they were to give."""
         if admission is not None:
             admission.reclaim = self.give_way
+
+    def overhead(self, shape: Shape) -> int:
+        """As that of the other fake machines."""
+        return OVERHEAD
+
+    def idle_memory(self, shape: Shape) -> int:
+        """The same for all."""
+        return IDLE_MEMORY
 
     def has(self, shape: Shape) -> bool:
         """Whether there is a snapshot."""
@@ -90,6 +100,8 @@ class FakeTemplates:
 class StoredMachine(FakeMachine):
     """See this module's text. A test has a subclass of its own, by :meth:`kind`."""
 
+    overhead = OVERHEAD
+    idle_memory = MIB
     launcher: ClassVar[FakeLauncher]
     moods: ClassVar[list[str]]
     templates: ClassVar[list[StoredTemplate]]

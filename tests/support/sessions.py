@@ -7,9 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._local_execution import OVERHEAD
 from slipway._runtime import AsyncRuntime
-from support.fake_machine import MEMORY, FakeLauncher
+from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -23,6 +23,7 @@ __all__ = [
     "Template",
     "Transport",
     "choose",
+    "find",
 ]
 
 MACHINES = ("kvm", "qemu")
@@ -42,13 +43,22 @@ def choose(name: str, state: Path | None = None) -> tuple[type[Machine], str]:
 
         usable, found = usability.examine(state)
         name, reason = ("kvm" if usable else "qemu"), f"KVM: {found}"
+    return find(name), reason
+
+
+def find(name: str) -> type[Machine]:
+    """The machine called ``name``.
+
+    Raises:
+        InputError: there is no such machine.
+    """
     if name == "kvm":
         from slipway.machine.kvm import KvmMachine
 
-        return KvmMachine, reason
+        return KvmMachine
     if name == "qemu":
         from slipway.machine.qemu import QemuMachine
 
-        return QemuMachine, reason
+        return QemuMachine
     known = ", ".join(["auto", *MACHINES])
     raise InputError(f"there is no machine {name!r}", f"Use one of: {known}.")

@@ -70,6 +70,10 @@ class Machine(Protocol):
     name: str
     translates: bool
     """Whether code of the guest's is translated as it runs, so that its first run is slow."""
+    overhead: int
+    """Bytes that a machine takes at most beside its guest's memory."""
+    idle_memory: int
+    """Bytes that a clone which waits for a job has at most for itself."""
     console: Console
 
     @classmethod

@@ -43,9 +43,14 @@ def waits_for_script(process: psutil.Process) -> bool:
         return False
 
 
-def prepare(host: Host, run: m.Command | None = None, path: str = SCRIPT) -> int:
+def prepare(
+    host: Host,
+    run: m.Command | None = None,
+    path: str = SCRIPT,
+    unless: tuple[str, ...] = (),
+) -> int:
     """Have a spare program wait for its script; returns its pid."""
-    host.send(m.Spare(run or command(), path))
+    host.send(m.Spare(run or command(), path, unless))
     while True:
         for process in processes(host):
             if waits_for_script(process):
@@ -265,6 +270,29 @@ def test_second_spare_takes_the_place_of_the_first(host: Host) -> None:
 
     assert second != first
     assert not psutil.pid_exists(first)
+
+
+@pytest.mark.parametrize("first", ["settings.json", SCRIPT])
+def test_job_with_a_file_that_the_program_looked_for_runs_without(host: Host, first: str) -> None:
+    pid = prepare(host, unless=("other", "settings.json"))
+    script = b"import os; print(os.getpid(), open('settings.json').read())"
+    files = [("settings.json", b"{}"), (SCRIPT, script)]
+
+    story = host.run(job(command()), files if first == "settings.json" else files[::-1])
+
+    number, settings = story.stdout.split()
+    assert settings == b"{}"
+    assert int(number) != pid
+    assert not psutil.pid_exists(pid)
+    assert list(host.directory.iterdir()) == []
+
+
+def test_job_with_other_files_gets_the_program(host: Host) -> None:
+    pid = prepare(host, unless=("settings.json",))
+
+    story = host.run(job(command()), [("data.json", b"{}"), (SCRIPT, WHO)])
+
+    assert story.stdout == b"%d\n" % pid
 
 
 @pytest.mark.parametrize("argv", [("no-such-program",), (), ("/",)])

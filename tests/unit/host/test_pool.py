@@ -14,13 +14,13 @@ from slipway import _pool, _shelf
 from slipway._admission import Admission, Capacity, Needs
 from slipway._assets import find_language
 from slipway._errors import HostError, ImageError
-from slipway._pool import ANSWER_SECONDS, IDLE_MEMORY, Pool
+from slipway._pool import ANSWER_SECONDS, SLACK, Pool
 from slipway._request import MIB, InputFile, Options
 from slipway._shapes import Shape
 from slipway_initramfs.store import ImageStore
 from support.clock import Clock
 from support.fake_machine import FakeLauncher, FakeMachine
-from support.fake_templates import FakeTemplates, hush
+from support.fake_templates import IDLE_MEMORY, FakeTemplates, hush
 from support.sessions import open_files, settled
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pool, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
+    monkeypatch.setattr(_pool, "_unshared", lambda _pid, most: most)
 
 
 @pytest_asyncio.fixture
@@ -442,6 +443,31 @@ async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: Grou
     assert not at_once
     assert ground.pool.idle == 0
     ground.admission.leave(ticket)
+
+
+async def test_clone_that_waits_has_reserved_what_it_has_for_itself(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pool, "_unshared", lambda _pid, _most: 20 * MIB)
+
+    ground.want()
+    await ground.filled(2)
+    waiting = ground.admission._reserved
+    await ground.take()
+    await ground.filled(2)
+
+    assert waiting == ground.admission._reserved == 2 * (20 * MIB + SLACK)
+
+
+async def test_clone_that_has_more_than_was_reserved_keeps_what_was(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pool, "_unshared", lambda _pid, most: 2 * most)
+
+    await ground.take()
+    await ground.filled(1)
+
+    assert ground.admission._reserved == IDLE_MEMORY
 
 
 async def test_nothing_is_made_without_room_and_is_when_there_is(ground: Ground) -> None:

@@ -57,7 +57,8 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> type[StoredMachine]:
     for module in (_templates, _template_making):
         monkeypatch.setattr(module, "choose", lambda *_: (made, "a test's"))
     monkeypatch.setattr(_guest, "RESTORE_SECONDS", 0.05)
-    monkeypatch.setattr(_pool, "IDLE_MEMORY", MIB)
+    monkeypatch.setattr(_pool, "_unshared", lambda _pid, most: most)
+    monkeypatch.setattr(_templates, "find", lambda _name: made)
     monkeypatch.setattr(_pool, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
     monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.001)
