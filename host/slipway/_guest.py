@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from slipway._assets import Assets
     from slipway._conversation import JobReport, Sink
     from slipway._outlet import Watcher
+    from slipway._request import InputFile
     from slipway.machine import Machine
     from slipway_initramfs.languages import Language
 
@@ -39,6 +40,8 @@ MAX_GREETINGS = 3
 GRACE_SECONDS = 20.0
 # The slowest that files may go into a guest; a loaded host that emulates manages ten times as much.
 TRANSFER_RATE = MIB
+# Of sources, in the event loop: some milliseconds.
+MAX_READ_AT_ONCE = 64 * 1024
 # Of what a sample program says before it fails.
 SAID = 2000
 
@@ -246,9 +249,7 @@ class Guest:
         Raises:
             UnknownOutcome: the guest ended, or misbehaved.
         """
-        cpus = self.ready.cpus if self.ready is not None else options.cpus
-        place = Place(cpus, self._memory, self.names)
-        job, files = describe_job(language, source, options, stdin is not None, place)
+        job, files = await self._describe(language, source, options, stdin is not None)
         if keep:
             job = replace(job, keep=True)
             self.names |= {file.path.partition("/")[0] for file in options.files}
@@ -266,6 +267,17 @@ class Guest:
             ) from None
         self.idle = True
         return report
+
+    async def _describe(
+        self, language: Language, source: bytes, options: Options, with_stdin: bool
+    ) -> tuple[m.Job, tuple[InputFile, ...]]:
+        """The job and its files; what takes long to read is no reason for other runs to wait."""
+        cpus = self.ready.cpus if self.ready is not None else options.cpus
+        told = language, source, options, with_stdin, Place(cpus, self._memory, self.names)
+        size = len(source) + sum(len(file.data) for file in options.files)
+        if language.rules and size > MAX_READ_AT_ONCE:
+            return await asyncio.to_thread(describe_job, *told)
+        return describe_job(*told)
 
     async def signal(self, number: int) -> None:
         """Send signal ``number`` to the program that runs; raises UnknownOutcome."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from slipway._errors import InputError
 from slipway._sources import go, include, node
+from slipway._text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,13 +48,14 @@ def arrange(
     names = taken | {file.path.partition("/")[0] for file in files}
     program = _program(names)
     if language.rules == "node":
-        name, more = node.name_source(language.source, source, files)
+        name, more = node.name_source(language.source, source, files, names)
         return Arrangement(name, program, (), more)
     if language.rules == "go":
         try:
             sources = go.packages(language, source, files)
         except go.Unbuildable as error:
-            return Arrangement(language.source, "-e", (str(error)[: go.MAX_REASON],))
+            why = plain(str(error))[: go.MAX_REASON]
+            return Arrangement(language.source, "-e", (why,))
         return Arrangement(language.source, program, sources)
     others = sorted(file.path for file in files if file.path.endswith(language.sources))
     if others and language.rules == "include":

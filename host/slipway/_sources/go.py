@@ -28,6 +28,9 @@ MAX_REASON: Final = 1000
 # All of it is one message's, with arguments and variables of the caller's.
 MAX_TOLD: Final = 12 * 1024
 MAX_EMBEDDED: Final = 2048
+MAX_PATTERNS: Final = 64
+# Of all heads: callers' files are read while others wait.
+MAX_READ_TOGETHER: Final = 1024 * 1024
 # As go/build knows them; a file's name ends with one of each, or with either.
 SYSTEMS: Final = words(
     "aix android darwin dragonfly freebsd hurd illumos ios js linux nacl netbsd openbsd plan9 "
@@ -75,7 +78,8 @@ def packages(language: Language, source: bytes, files: tuple[InputFile, ...]) ->
     """
     job = _Job(language, source, files)
     told = tuple(job.describe(path, package) for path, package in job.ordered())
-    if len(told) > 1 and sum(map(len, told)) > MAX_TOLD:
+    size = sum(len(each.encode("utf-8", "surrogateescape")) for each in told)
+    if len(told) > 1 and size > MAX_TOLD:
         raise Unbuildable("the program has too many packages and sources: their names are too long")
     return told
 
@@ -99,7 +103,8 @@ class _Job:
         tags = frozenset({"linux", "unix", "gc", architecture}) | {
             f"go1.{minor}" for minor in range(1, self._minor + 1)
         }
-        self._main = Package("", {language.source: read_head(source)})
+        self._left = MAX_READ_TOGETHER
+        self._main = Package("", {language.source: self._read(source)})
         self._packages = {"": self._main}
         module_file = ""
         for file in sorted(files, key=lambda file: file.path):
@@ -110,7 +115,7 @@ class _Job:
             if ignored or not name.endswith(".go") or name.endswith("_test.go"):
                 continue
             if fits_name(name, architecture):
-                head = read_head(file.data)
+                head = self._read(file.data)
                 if head.constraint(tags):
                     package = self._packages.setdefault(directory, Package(directory))
                     package.heads[file.path] = head
@@ -137,6 +142,13 @@ class _Job:
             elif following[0] not in done:
                 waiting.append((*following, self._needs(following[1])))
         return list(done.items())
+
+    def _read(self, data: bytes) -> Head:
+        head = read_head(data)
+        self._left -= head.size
+        if self._left < 0:
+            raise Unbuildable("the sources have too much text before and among their imports")
+        return head
 
     def describe(self, name: str, package: Package) -> str:
         """One argument of build-go."""
@@ -200,6 +212,8 @@ class _Job:
         patterns = {pattern for head in package.heads.values() for pattern in head.embedded}
         if not patterns:
             return ""
+        if len(patterns) > MAX_PATTERNS:
+            raise Unbuildable(f"//go:embed: there are more than {MAX_PATTERNS} patterns")
         found = {pattern: self._embedded(package.directory, pattern) for pattern in patterns}
         names = {name for matching in found.values() for name in matching}
         table = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Of each file; imports stand before all else.
+# Of each file; imports stand before all else, and are read no further.
 MAX_READ: Final = 256 * 1024
 MAX_NESTED: Final = 100
 _PIECE = re.compile(
@@ -31,11 +31,15 @@ _PATTERN = re.compile(r'"([^"]*)"|`([^`]*)`|(\S+)')
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The beginning of a source file; ``constraint`` says whether it is for a system with tags."""
+    """The first ``size`` characters of a source file.
+
+    ``constraint`` says whether it is for a system with tags.
+    """
 
     imports: tuple[str, ...]
     constraint: Callable[[frozenset[str]], bool]
     embedded: tuple[str, ...]
+    size: int
 
 
 def read_head(data: bytes) -> Head:
@@ -44,7 +48,9 @@ def read_head(data: bytes) -> Head:
     imports: list[str] = []
     comments: list[str] = []
     expected = "package"
+    size = 0
     for match in _PIECE.finditer(text):
+        size = match.end()
         kind = match.lastgroup
         if kind is None:
             continue
@@ -68,7 +74,7 @@ def read_head(data: bytes) -> Head:
             expected = "import"
         # Else the name that an import is given: a word, a dot.
     embedded = _embedded(text) if "embed" in imports else ()
-    return Head(tuple(imports), _constraint(comments), embedded)
+    return Head(tuple(imports), _constraint(comments), embedded, size)
 
 
 def _embedded(text: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 # A caller's files are read while others wait: what is included stands near the beginning.
 MAX_READ: Final = 1024 * 1024
-MAX_READ_TOGETHER: Final = 8 * 1024 * 1024
+MAX_READ_TOGETHER: Final = 4 * 1024 * 1024
 # Each alternative takes all that it has looked at, closed or not: no text costs more than another.
 _TOKEN = re.compile(
     rb"""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
 
 import slipway
+from slipway._client import language_of_suffix
 from slipway._jobs import Place, describe_job
 from slipway._request import MAX_FILES, InputFile, Options
 from slipway._sources import MAX_SOURCE_NAMES, check_source_names
@@ -156,6 +158,18 @@ def test_source_keeps_its_suffix(path: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["cc", "cxx", "mjs", "cjs"])
 def test_suffix_is_a_name_of_the_language(name: str) -> None:
     assert languages.by_name(name).source == f"main.{name}"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("a.mjs", "mjs"), ("a.cc", "cc"), ("a.C", "c++"), ("a.bash", "bash")]
+)
+def test_server_is_told_the_suffix_by_the_name_of_the_language(path: str, name: str) -> None:
+    known = [
+        slipway.LanguageInfo(language.name, language.aliases, language.suffixes, (), True, "", {})
+        for language in languages.all_languages().values()
+    ]
+
+    assert language_of_suffix(Path(path), known) == name
 
 
 # --- Bounds --------------------------------------------------------------------------------------

@@ -154,6 +154,27 @@ def test_what_cannot_be_built_is_told(target: str, files: dict[str, str], words:
     assert words in error(target, **files)
 
 
+def test_error_is_one_line_of_text_whatever_the_source_says() -> None:
+    assert error("github.com/a\0b\x1b[1m") == (
+        "main.go: cannot import 'github.com/a\\x00b\\x1b[1m': modules are not downloaded here; "
+        "send its sources as vendor/github.com/a b [1m/*.go"
+    )
+
+
+def test_of_all_heads_only_so_much_is_read() -> None:
+    many = {f"{number}.go": "/*" + " " * 200_000 + "*/ package main" for number in range(9)}
+
+    assert "too much text" in error(**many)
+    assert packages(**dict(list(many.items())[:3]))[0][0] == "main"
+
+
+def test_patterns_are_not_too_many() -> None:
+    patterns = " ".join(f"x{number}" for number in range(100))
+    files = {"a.go": f'package main\nimport _ "embed"\n//go:embed {patterns}\nvar f string\n'}
+
+    assert "more than 64 patterns" in error(**files)
+
+
 def test_what_is_embedded() -> None:
     files = {
         "go.mod": MODULE,

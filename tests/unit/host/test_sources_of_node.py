@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway._jobs import describe_job
+from slipway._jobs import Place, describe_job
 from slipway._request import InputFile, Options
 from slipway._sources.node_text import MAX_READ, is_module
 from slipway_initramfs import languages
@@ -131,12 +131,17 @@ def test_any_text_has_an_answer(text: str) -> None:
         ("javascript", "import 'fs'", ["package.json"], "main.js", False),
         ("javascript", "import 'fs'", ["module.js", "package.json"], "main.js", False),
         ("javascript", "import 'fs'", ["main.mjs"], "main.js", False),
+        ("javascript", "import 'fs'", ["lib/package.json", "lib/module.js"], "main.mjs", False),
+        ("javascript", "1", ["node_modules/x/module.js"], "main.js", False),
+        ("javascript", "1", ["lib/module.js"], "main.cjs", True),
         ("mjs", "console.log(this)", [], "main.mjs", False),
         ("cjs", "import 'fs'", [], "main.cjs", False),
     ],
 )
 def test_names(told: str, source: str, beside: list[str], name: str, more: bool) -> None:
-    files = tuple(InputFile(path, FILES.get(path, "").encode()) for path in beside)
+    files = tuple(
+        InputFile(path, FILES.get(path.rpartition("/")[2], "").encode()) for path in beside
+    )
     options = Options(files=files)
 
     job, (first, *others) = describe_job(languages.by_name(told), source.encode(), options, False)
@@ -144,3 +149,12 @@ def test_names(told: str, source: str, beside: list[str], name: str, more: bool)
     assert (job.run.argv[0], job.run.argv[-1]) == ("node", name)
     assert (first.path, first.data) == (name, source.encode())
     assert [file.path for file in others] == [*beside, *(["package.json"] if more else [])]
+
+
+def test_package_of_an_earlier_run_is_left_alone() -> None:
+    options = Options(files=(InputFile("module.js", FILES["module.js"].encode()),))
+
+    place = Place(taken=frozenset({"package.json"}))
+    _, files = describe_job(languages.by_name("js"), b"import 'fs'", options, False, place)
+
+    assert [file.path for file in files] == ["main.js", "module.js"]
