@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     Progress = Callable[[str], None]
 
 
+# ELF, the header of a bzImage, and that of arm64's Image.
+_KERNEL_MAGICS = ((0, b"\x7fELF"), (0x202, b"HdrS"), (0x38, b"ARM\x64"))
+_KERNEL_HEAD = 0x206
+
+
 @dataclass(frozen=True, slots=True)
 class Assets:
     """Everything that a machine is started from.
@@ -104,9 +109,8 @@ def find_assets(
     """
     from slipway_initramfs.errors import ImageCorrupted
 
-    # os.path says no where a name is too long or a directory may not be searched; Path raises.
-    if options.kernel is not None and not os.path.isfile(options.kernel):  # noqa: PTH113
-        raise InputError(f"there is no kernel {options.kernel}", "Name a vmlinux or bzImage file.")
+    if options.kernel is not None:
+        _check_kernel(options.kernel)
     with errors_told_to_callers():
         try:
             image = None if repair else store.image(language.image)
@@ -119,6 +123,25 @@ def find_assets(
         except ImageCorrupted:
             image = _build(language, store, progress)
             return _boot_assets(image, language, options, store, progress, verified=True)
+
+
+def _check_kernel(kernel: Path) -> None:
+    """Check that a caller's ``kernel`` looks like one: QEMU takes anything, and does not say so.
+
+    Raises:
+        InputError: it does not, or cannot be read.
+    """
+    hint = "Name a vmlinux or bzImage file."
+    # os.path says no where a name is too long or a directory may not be searched; Path raises.
+    if not os.path.isfile(kernel):  # noqa: PTH113
+        raise InputError(f"there is no kernel {kernel}", hint)
+    try:
+        with kernel.open("rb") as file:
+            head = file.read(_KERNEL_HEAD)
+    except OSError as error:
+        raise InputError(f"cannot read the kernel {kernel}: {error.strerror}") from None
+    if not any(head[at:].startswith(magic) for at, magic in _KERNEL_MAGICS):
+        raise InputError(f"{kernel} is no Linux kernel", hint)
 
 
 def boot_assets(

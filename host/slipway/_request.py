@@ -195,7 +195,7 @@ def read_local(path: Path, limit: int, what: str) -> bytes:
         raise InputError(f"cannot read {str(path)!r}: {error}") from None
     if len(data) > limit:
         raise InputError(
-            f"{path} has more than {limit} bytes, the most that a {what} file may have"
+            f"{path} has more than {limit} bytes, the most that a file of this kind may have"
         )
     return data
 

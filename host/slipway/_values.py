@@ -43,7 +43,7 @@ class Bounds:
         low = value > self.least if self.above else value >= self.least
         if low and value <= self.most:
             return
-        least = f"more than {self.least:g}" if self.above else f"at least {self.least:g}"
+        least = f"more than {self.least:.15g}" if self.above else f"at least {self.least:.15g}"
         most = f" and at most {self.most:.15g}" if math.isfinite(self.most) else ""
         raise InputError(
             f"{name} is {shown(value)}, and must be {least}{most}",

@@ -303,7 +303,8 @@ def _plain(value: Any) -> Any:
 def _unknown(message: str, wanted: str, known: list[str]) -> ImageError:
     import difflib
 
-    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
+    cutoff = 0.75 if wanted.startswith(".") else 0.6
+    near = difflib.get_close_matches(wanted, known, n=3, cutoff=cutoff)
     if near and wanted not in _OTHERS.split():
         return UnknownLanguage(message, f"Did you mean {' or '.join(near)}?")
     return UnknownLanguage(

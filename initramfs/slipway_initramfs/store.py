@@ -126,9 +126,15 @@ class ImageStore:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise ImageError(f"cannot read the image store: {error}") from error
+            raise self._unreadable(error) from error
         # Network file systems leave files of their own there.
         return sorted(filter(records.is_key, found))
+
+    def _unreadable(self, error: OSError) -> ImageError:
+        return ImageError(
+            f"cannot read the image store {self.root}: {error.strerror}",
+            "Choose another place with --store, or XDG_CACHE_HOME.",
+        )
 
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
         """Return a record's manifest; ImageCorrupted if it is damaged."""
@@ -171,7 +177,7 @@ class ImageStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ImageError(f"cannot read the image store: {error}") from error
+            raise self._unreadable(error) from error
         return digest if records.is_digest(digest) else None
 
     def manifest(self, kind: str, digest: str) -> dict[str, Any]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from slipway._assets import find_assets, find_language
 from slipway._request import Options
+from slipway.vmm.kvm import usability
 from support.commands import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from slipway._assets import Assets
     from slipway_initramfs.store import ImageStore
@@ -106,6 +107,21 @@ def test_doctor_finds_this_host_well(commands: Commands, store: ImageStore) -> N
     needs = {finding["need"] for finding in findings}
     assert needs >= {"qemu", "kvm", "memory", "disk", "store", "kernel", "image"}
     assert all(finding["met"] for finding in findings if finding["needed"])
+
+
+@pytest.mark.skipif(usability.examine()[0], reason="this host's KVM is of use")
+def test_unusable_kvm_is_told_in_plain_words(commands: Commands, store: ImageStore) -> None:
+    found = commands("slipway", "doctor", "--store", store.root)
+    source = ("--language", "sh", "-c", "echo")
+    refused = commands("vmm-run", "--store", store.root, "--machine", "kvm", *source)
+
+    assert found.code == 0
+    (note,) = (line for line in found.stdout.decode().splitlines() if line.startswith("note  kvm"))
+    assert "mend: nothing need be: programs run on QEMU" in found.stdout.decode()
+    assert refused.code == 125
+    assert "KVM cannot be used here: " in refused.stderr
+    assert note.split(maxsplit=2)[2].split()[:3] == refused.stderr.split(": ")[3].split()[:3]
+    assert "or name qemu" in refused.stderr
 
 
 def test_doctor_names_the_package_that_is_missing(
@@ -205,7 +221,45 @@ def test_store_below_a_file_is_told(commands: Commands, hello: Path) -> None:
     ended = commands("vmm-run", "--store", hello / "store", hello)
 
     assert (ended.code, ended.stdout) == (125, b"")
-    assert f"cannot read the image store: [Errno 20] Not a directory: '{hello}" in ended.stderr
+    assert f"cannot read the image store {hello}/store: Not a directory" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("vmm-run", "--language", "sh", "-c", "echo"),
+        ("slipway", "image", "list"),
+        ("slipway", "image", "prune"),
+        ("slipway", "snapshot", "list"),
+        ("slipway", "serve", "--api-sock", "/nowhere"),
+        ("slipway", "mcp"),
+    ],
+    ids=" ".join,
+)
+def test_store_that_is_no_directory_is_told_by_every_verb(
+    commands: Commands, hello: Path, command: tuple[str, ...]
+) -> None:
+    ended = commands(*command, "--store", hello)
+
+    assert (ended.code, ended.stdout) == (125, b"")
+    error, hint = ended.stderr.splitlines()
+    assert error == f"slipway: error: cannot read the image store {hello}: Not a directory"
+    assert "--store" in hint
+
+
+def test_doctor_tells_of_a_store_that_it_may_not_search(commands: Commands, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        commands.prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        closed = Path("/root/slipway")
+    else:
+        closed = tmp_path / "closed" / "slipway"
+        closed.parent.mkdir(mode=0)
+
+    ended = commands("slipway", "doctor", "--store", closed)
+
+    assert ended.code == 1
+    assert "LACK  store" in ended.stdout.decode()
+    assert "bug" not in ended.stderr
 
 
 def test_store_of_somebody_else_is_used_without_writing_to_it(

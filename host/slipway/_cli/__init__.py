@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -79,6 +80,8 @@ def _command(arguments: list[str]) -> int:
         return EXIT_USAGE
     if verb.startswith("-"):
         raise InputError(f"unknown option {verb[:80]!r}", f"See: {name} --help")
+    if os.path.isfile(verb):  # noqa: PTH113 - pathlib is for those who run something
+        raise InputError(f"unknown verb {verb[:80]!r}", f"To run that file: {name} run {verb}")
     raise InputError(
         f"unknown verb {verb[:80]!r}",
         mean(verb, VERBS) or f"Verbs: {', '.join(VERBS)}. See: {name} --help",

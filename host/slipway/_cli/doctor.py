@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._cli.parsers import Parser
+from slipway._cli.parsers import Parser, add_store
 from slipway._cli.screen import paint, width_of
 from slipway._cli.terminal import emit
 from slipway._request import MIB
@@ -45,9 +44,7 @@ class Finding:
 def parser(prog: str) -> Parser:
     """Return the parser of the options."""
     parser = Parser(prog=prog, description="Check what this host has and lacks.")
-    parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
-    )
+    add_store(parser)
     parser.add_argument("--json", action="store_true", help="print records")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -140,7 +137,8 @@ def _host_resources(store: ImageStore) -> Iterator[Finding]:
         f"free some: a small machine takes {MEMORY_WANTED // MIB} MiB",
     )
     place = store.root
-    while not place.exists():
+    # os.path says no where a directory may not be searched; Path raises.
+    while not os.path.exists(place) and place.parent != place:  # noqa: PTH110
         place = place.parent
     free = shutil.disk_usage(place).free
     yield Finding(
@@ -162,7 +160,8 @@ def _kvm() -> Finding:
     from slipway.vmm.kvm.usability import examine as examine_kvm
 
     usable, reason = examine_kvm()
-    return Finding("kvm", usable, reason, needed=False)
+    mend = "nothing need be: programs run on QEMU, more slowly; bare metal and nested VMs have KVM"
+    return Finding("kvm", usable, reason, mend, needed=False)
 
 
 def _store(store: ImageStore) -> Iterator[Finding]:

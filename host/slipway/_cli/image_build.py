@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._cli.downloads import Downloads
 from slipway._cli.interruption import interruption_told
+from slipway._cli.quantities import file_path
 from slipway._cli.terminal import Progress, say
 from slipway._errors import InputError
 from slipway._request import MIB
@@ -17,6 +17,7 @@ from slipway.machine import MACHINES
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from slipway._cli.parsers import Parser
     from slipway._request import Options
@@ -41,13 +42,13 @@ def add_build_options(parser: Parser) -> None:
         help="docker://HOST/NAME:TAG, oci:PATH[:TAG] or docker-archive:PATH[:NAME:TAG]",
     )  # fmt: skip
     add("--name", metavar="NAME", help="of the language that --language-file describes")
-    add("--language-file", type=Path, metavar="FILE", help="describes a language of one's own")
+    add("--language-file", type=file_path, metavar="FILE", help="describes a language of one's own")
     add(
         "--registry", metavar="HOST",
         help="instead of Docker Hub where a language names that (default: SLIPWAY_REGISTRY)",
     )  # fmt: skip
     add("--insecure", action="store_true", help="let a registry without TLS speak plain http")
-    add("--ca", type=Path, metavar="FILE", help="certificates to trust as well, PEM")
+    add("--ca", type=file_path, metavar="FILE", help="certificates to trust as well, PEM")
     add("--compression", choices=_COMPRESSIONS, help="of the archive (default: lz4)")
     add("--arch", choices=_ARCHITECTURES, help="(default: this machine's)")
     add("--refresh", action="store_true", help="ask the source for something newer")

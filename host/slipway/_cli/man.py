@@ -6,11 +6,11 @@ import argparse
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._cli import VERBS
 from slipway._cli.parsers import Parser
+from slipway._cli.quantities import file_path
 from slipway._cli.terminal import emit
 from slipway._errors import HostError
 
@@ -30,7 +30,7 @@ def parser(prog: str) -> Parser:
     )
     add = parser.add_argument
     add("verb", nargs="?", choices=tuple(VERBS), metavar="VERB", help="of this verb")
-    add("--output", type=Path, metavar="DIR", help="write all pages there")
+    add("--output", type=file_path, metavar="DIR", help="write all pages there")
     return parser
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._cli.parsers import Parser
-from slipway._cli.quantities import count
+from slipway._assets import errors_told_to_callers
+from slipway._cli.parsers import Parser, add_store, options_named
+from slipway._cli.quantities import count, file_path
 from slipway._cli.terminal import DescriptorWorker, run_interruptible, write_all
 from slipway._errors import HostError, InputError
 from slipway._request import MIB
@@ -32,7 +32,8 @@ def command(arguments: list[str], prog: str) -> int:
     Raises:
         SlipwayError: it cannot be served.
     """
-    parsed = parser(prog).parse_args(arguments)
+    described = parser(prog)
+    parsed = described.parse_args(arguments)
     if parsed.api_sock is not None and (parsed.store is not None or parsed.max_vms is not None):
         raise InputError(
             "--store and --max-vms are for machines of this process, not for a server's",
@@ -48,7 +49,10 @@ def command(arguments: list[str], prog: str) -> int:
         import logging
 
         logging.basicConfig(level=logging.DEBUG, format="slipway: %(name)s: %(message)s")
-    run_interruptible(lambda: _serve(parsed))
+    with options_named(described):
+        if parsed.api_sock is None:
+            _check_host(parsed)
+        run_interruptible(lambda: _serve(parsed))
     return 0
 
 
@@ -60,12 +64,32 @@ def parser(prog: str) -> Parser:
         " on stdin and stdout: an MCP client starts this program. It ends with its stdin.",
     )
     add = parser.add_argument
-    add("--api-sock", type=Path, metavar="PATH", help="run on the server at PATH (slipway serve)")
+    add(
+        "--api-sock",
+        type=file_path,
+        metavar="PATH",
+        help="run on the server at PATH (slipway serve)",
+    )
     add("--machine", default="auto", choices=("auto", *MACHINES), help="what to run on")
     add("--max-vms", type=count, metavar="N", help="machines at once (default: as the host allows)")
-    add("--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)")
+    add_store(parser)
     add("--debug", action="store_true", help="show the traceback of an error, and a log")
     return parser
+
+
+def _check_host(parsed: argparse.Namespace) -> None:
+    """Check what no run could do without, before a client asks for the first.
+
+    Raises:
+        HostError: the store cannot be read, or this host cannot run that machine.
+    """
+    from slipway.machine import choose
+    from slipway_initramfs.store import ImageStore
+
+    store = ImageStore(parsed.store)
+    with errors_told_to_callers():
+        store.images()
+    choose(parsed.machine, store.root)[0].check(store.root)
 
 
 async def _serve(parsed: argparse.Namespace) -> None:

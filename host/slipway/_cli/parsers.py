@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from slipway._cli.quantities import file_path
 from slipway._errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d")
 
@@ -36,6 +38,8 @@ class Parser(argparse.ArgumentParser):
         """
         if self._subparsers is None:
             self._check_options(args)
+        else:
+            self._check_order(args)
         try:
             parsed, strays = super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
@@ -100,13 +104,24 @@ class Parser(argparse.ArgumentParser):
                 hint = " ".join(filter(None, (near, self._stray_hint))) or self._see_help()
                 raise InputError(f"unknown option {name[:80]!r}", hint)
 
-    def _verbs(self) -> list[str]:
-        return [
-            verb
-            for action in self._actions
-            if isinstance(action, argparse._SubParsersAction)
-            for verb in action.choices
-        ]
+    def _check_order(self, args: Sequence[str] | None) -> None:
+        """Tell what comes before the verb and is an option of verbs."""
+        for text in sys.argv[1:] if args is None else args:
+            name = text.partition("=")[0]
+            if text[:1] != "-" or name in self._option_string_actions:
+                return
+            if any(name in verb._option_string_actions for verb in self._verbs().values()):
+                raise InputError(
+                    f"{name} is an option of verbs, and comes after the verb",
+                    f"Write: {self.prog} VERB {name}",
+                )
+            raise InputError(f"unknown option {name[:80]!r}", self._see_help())
+
+    def _verbs(self) -> dict[str, argparse.ArgumentParser]:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return dict(action.choices)
+        return {}
 
     def _see_help(self) -> str:
         return f"See: {self.prog} --help"
@@ -116,6 +131,28 @@ class Parser(argparse.ArgumentParser):
         from slipway._cli.terminal import emit
 
         emit(message)
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the image store."""
+    parser.add_argument(
+        "--store", type=file_path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
+    )
+
+
+@contextmanager
+def options_named(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Name options in errors as they are typed: the library's ``max_vms`` is ``--max-vms``."""
+    try:
+        yield
+    except InputError as error:
+        name = error.message.partition(" ")[0]
+        for action in parser._actions:
+            if action.dest == name and action.option_strings:
+                word = re.compile(rf"(?<![-\w]){name}(?!\w)")
+                error.message = word.sub(action.option_strings[-1], error.message)
+                error.hint = word.sub(action.option_strings[-1], error.hint)
+        raise
 
 
 def mean(text: str, known: Iterable[str]) -> str:

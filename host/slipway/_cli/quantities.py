@@ -1,10 +1,11 @@
-"""Times, sizes and counts as a person writes them on a command line."""
+"""Times, sizes, counts and paths as a person writes them on a command line."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
+from pathlib import Path
 
 from slipway._request import MIB
 
@@ -45,6 +46,13 @@ def size(text: str) -> int:
     if value is None:
         raise argparse.ArgumentTypeError(f"{text!r:.80} is not a size such as 64K, 512 or 2GiB")
     return round(value)
+
+
+def file_path(text: str) -> Path:
+    """Read the name of a file or directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no path")
+    return Path(text)
 
 
 def count(text: str) -> int:

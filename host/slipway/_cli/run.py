@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipway._cli import BEGAN
+from slipway._cli.parsers import options_named
 from slipway._cli.run_arguments import options_of, parse, parser, read_source
 from slipway._cli.run_files import destinations, save
 from slipway._cli.run_streams import StandardOutput, no_input, standard_input
@@ -42,8 +43,9 @@ def command(arguments: list[str], prog: str) -> int:
     """
     ours, program_arguments = split_arguments(arguments)
     try:
-        parsed = parse(ours, prog)
-        return _command(parsed, tuple(program_arguments))
+        described = parser(prog)
+        with options_named(described):
+            return _command(parse(ours, described), tuple(program_arguments))
     except SlipwayError as error:
         if "--json" in ours:
             emit(json.dumps(_error_record(error)) + "\n")

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from slipway._cli import version
-from slipway._cli.parsers import Parser
-from slipway._cli.quantities import count, seconds, size
+from slipway._cli.parsers import Parser, add_store
+from slipway._cli.quantities import count, file_path, seconds, size
 from slipway._cli.run_inputs import input_files
 from slipway._errors import InputError
 from slipway._request import MAX_SOURCE, Options, read_local
@@ -74,8 +74,8 @@ def parser(prog: str) -> Parser:
     add("--api-sock", metavar="PATH", help="run it on the server that listens there")
     add("--machine", default="auto", choices=("auto", *MACHINES), help="(default: auto)")
     add("--cold", action="store_true", help="boot the machine, even where it could be cloned")
-    add("--kernel", type=Path, metavar="PATH", help="another kernel, a vmlinux or bzImage")
-    add("--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)")
+    add("--kernel", type=file_path, metavar="PATH", help="another kernel, a vmlinux or bzImage")
+    add_store(parser)
     add("--boot-log", action="store_true", help="show the guest's console on stderr")
     add("-v", "--verbose", action="store_true", help="show where the time went, on stderr")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -122,14 +122,15 @@ def read_source(parsed: argparse.Namespace) -> bytes:
         raise InputError(f"cannot read the source on stdin: {error.strerror}") from None
 
 
-def parse(arguments: list[str], prog: str) -> argparse.Namespace:
-    """Parse what is ours of a command line.
+def parse(arguments: list[str], described: Parser) -> argparse.Namespace:
+    """Parse what is ours of a command line that ``described`` describes.
 
     Raises:
         InputError: something is missing, unknown or has not its form.
     """
     parsed: argparse.Namespace
-    parsed, strays = parser(prog).parse_known_args(arguments)
+    parsed, strays = described.parse_known_args(arguments)
+    prog = described.prog
     _check_source_named(parsed, prog)
     if strays:
         source = "-c CODE" if parsed.source is None else shlex.quote(parsed.source)
@@ -153,6 +154,8 @@ def _check_source_named(parsed: argparse.Namespace, prog: str) -> None:
         )
     if parsed.code is None and parsed.source is None:
         raise InputError("FILE is missing", f"Name a source file: {prog} FILE. See: {prog} --help")
+    if parsed.source == "":
+        raise InputError("FILE is ''", f"Name a source file: {prog} FILE")
     if parsed.language is None and (parsed.code is not None or parsed.source == "-"):
         where = "on stdin" if parsed.code is None else "of -c"
         raise InputError(f"the source {where} has no suffix", "Name its --language.")

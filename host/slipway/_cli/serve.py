@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._cli.parsers import Parser
-from slipway._cli.quantities import count, duration, size
+from slipway._cli.parsers import Parser, add_store, options_named
+from slipway._cli.quantities import count, duration, file_path, size
 from slipway._errors import InputError
 from slipway.machine import MACHINES
 
@@ -36,9 +36,11 @@ def command(arguments: list[str], prog: str) -> int:
     Raises:
         SlipwayError: it cannot be served.
     """
-    parsed = parser(prog).parse_args(arguments)
+    described = parser(prog)
+    parsed = described.parse_args(arguments)
     _log(parsed.debug)
-    asyncio.run(_serve(parsed, os.environ))
+    with options_named(described):
+        asyncio.run(_serve(parsed, os.environ))
     return 0
 
 
@@ -51,7 +53,12 @@ def parser(prog: str) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--api-sock", type=Path, metavar="PATH", help="the socket; systemd may give one instead")
+    add(
+        "--api-sock",
+        type=file_path,
+        metavar="PATH",
+        help="the socket; systemd may give one instead",
+    )
     add("--mode", type=_mode, default=0o600, metavar="OCTAL", help="of the sockets (0600)")
     add("--owner", metavar="USER[:GROUP]", help="of the sockets, where this user may give them")
     add(
@@ -91,8 +98,8 @@ def parser(prog: str) -> Parser:
         help="have clones wait before the first run, --pool of them; may be given again",
     )
     add("--cold", action="store_true", help="boot a machine for each run: no snapshots, no pool")
-    add("--store", type=Path, metavar="DIR", help="the image store (~/.cache/slipway)")
-    add("--run-dir", type=Path, metavar="DIR", help="of the output sockets (PATH.d)")
+    add_store(parser)
+    add("--run-dir", type=file_path, metavar="DIR", help="of the output sockets (PATH.d)")
     add("--body-limit", type=size, default=size("64"), metavar="SIZE", help="of a job (64M)")
     add("--reconnect", type=duration, default=10, metavar="S", help="for a client that left (10)")
     add("--grace", type=duration, default=60, metavar="S", help="for unread output (60)")
@@ -124,6 +131,7 @@ def _log(debug: bool) -> None:
 async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, str]) -> None:
     from slipway._api.server import Server
     from slipway._api.systemd import Notifier, inherited_socket
+    from slipway._assets import errors_told_to_callers
     from slipway._runtime import AsyncRuntime
     from slipway.machine import choose
     from slipway_initramfs.store import ImageStore
@@ -132,8 +140,10 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     inherited = inherited_socket(environment)
     path = None if inherited is None else _path(inherited.getsockname())
     settings = _settings(parsed, path)
-    state = ImageStore(parsed.store).root
-    choose(parsed.machine, state)[0].check(state)
+    store = ImageStore(parsed.store)
+    with errors_told_to_callers():
+        store.images()
+    choose(parsed.machine, store.root)[0].check(store.root)
     runtime = AsyncRuntime(
         store=parsed.store,
         machine=parsed.machine,
@@ -176,8 +186,10 @@ def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
 
     if parsed.max_sessions is not None and parsed.max_sessions < 0:
         raise InputError(
-            f"--max-sessions is {parsed.max_sessions}, and must be at least 0", "0 is for none."
+            f"max_sessions is {parsed.max_sessions}, and must be at least 0", "0 is for none."
         )
+    if parsed.body_limit <= 0:
+        raise InputError(f"body_limit is {parsed.body_limit}, and must be more than 0")
     if parsed.cold and parsed.pool:
         raise InputError(
             f"--cold has no snapshots, and --pool {parsed.pool} is to be of their clones",

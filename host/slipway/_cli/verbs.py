@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._assets import errors_told_to_callers
-from slipway._cli.parsers import Parser
+from slipway._cli.parsers import Parser, add_store
 
 if TYPE_CHECKING:
     import argparse
@@ -20,9 +19,7 @@ class Verbs:
 
     def __init__(self, prog: str, description: str) -> None:
         self._common = Parser(add_help=False)
-        self._common.add_argument(
-            "--store", type=Path, metavar="DIR", help="the image store (default: ~/.cache/slipway)"
-        )
+        add_store(self._common)
         self._common.add_argument(
             "--debug", action="store_true", help="show the traceback of an error"
         )

@@ -67,7 +67,7 @@ class KvmMachine(ChildMachine):
         if not usable:
             raise HostError(
                 f"KVM cannot be used here: {reason}",
-                "Use the machine qemu, or auto; 'slipway doctor' tells what this host can do.",
+                "Leave out --machine, or name qemu, which runs the same programs more slowly.",
             )
 
     @classmethod

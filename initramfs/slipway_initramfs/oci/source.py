@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ class ContainerImage:
         self._directory = store.layers
         self._cache = BlobCache(store.layers)
         self._temporary = store.temporary
+        self._where = f"{reference.path}: " if reference.path else ""
         self._reports = reports
 
     @classmethod
@@ -78,6 +80,18 @@ class ContainerImage:
     ) -> ContainerImage:
         """Find the image for ``architecture``. Raises ImageError (SourceUnavailable, ...)."""
         reports.step(f"asking for {reference}")
+        with _file_named(reference):
+            return cls._resolve(reference, store, access, architecture, reports)
+
+    @classmethod
+    def _resolve(
+        cls,
+        reference: Reference,
+        store: ImageStore,
+        access: Access,
+        architecture: str,
+        reports: Reports,
+    ) -> ContainerImage:
         repository: Repository
         if reference.transport == "docker":
             repository = Registry(reference, access)
@@ -125,7 +139,7 @@ class ContainerImage:
                     left -= spool.size
                     if left < 0:
                         raise ImageError(f"the image unpacks to more than {MAX_UNPACKED >> 20} MiB")
-                    yield f"layer {layer.label}", spool
+                    yield f"{self._where}layer {layer.label}", spool
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -193,7 +207,7 @@ class ContainerImage:
             return unpack_layer(chunks, layer, diff_id, directory=self._temporary, limit=limit)
 
         if self._repository.local:
-            with self._repository.blob(layer) as chunks:
+            with _file_named(self._reference), self._repository.blob(layer) as chunks:
                 return unpacked(chunks)
         path = self._cache.fetch(layer, self._repository, self._reports.transfer)
         try:
@@ -203,6 +217,17 @@ class ContainerImage:
             self._cache.discard(layer)
             self._cache.fetch(layer, self._repository, self._reports.transfer)
             return unpacked(_chunks(path))
+
+
+@contextmanager
+def _file_named(reference: Reference) -> Iterator[None]:
+    """Have each error name the file that ``reference`` names, whatever it is about in there."""
+    try:
+        yield
+    except ImageError as error:
+        if reference.path is None or str(reference.path) in error.message:
+            raise
+        raise type(error)(f"{reference.path}: {error.message}", error.hint) from error
 
 
 def _path(reference: Reference) -> Path:

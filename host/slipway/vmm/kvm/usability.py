@@ -55,7 +55,10 @@ def examine(state: Path | None = None) -> tuple[bool, str]:
         return False, error.message
     nanoseconds = picoseconds / 1000
     if nanoseconds > SLOW_NANOSECONDS:
-        return False, f"interprets guest code ({nanoseconds:.0f} ns a loop turn): not usable"
+        return False, (
+            f"it interprets guest code ({nanoseconds:.0f} ns a loop turn) for want of hardware"
+            " virtualisation, and Linux does not boot on that"
+        )
     return True, f"usable ({nanoseconds:.1f} ns a loop turn)"
 
 
