@@ -28,6 +28,8 @@ _SETTINGS = (
     # Memory is what a program touches, and its group's limit bounds that. No allocation is refused
     # for what the kernel guesses of others.
     ("/proc/sys/vm/overcommit_memory", b"1"),
+    # With huge pages, which it has from 512 MiB on, the kernel keeps up to 67 MiB free for them.
+    ("/proc/sys/vm/min_free_kbytes", b"4096"),
     # The kernel allows as many threads as fit into an eighth of the memory; groups have their own.
     ("/proc/sys/kernel/threads-max", b"16384"),
     ("/proc/sys/user/max_user_namespaces", b"0"),

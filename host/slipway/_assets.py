@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from slipway._errors import ImageError, InputError
-from slipway._request import MIB
+from slipway._sizing import machine_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,7 +179,7 @@ def _boot_assets(
         from slipway_initramfs.build import build_kernel
 
         kernel = build_kernel(store, progress=progress)
-    memory = _machine_memory(image, options.memory)
+    memory = machine_memory(image, language, options)
     agent = freeze_agent(store, image.architecture, progress, verify=verified)
     # The modules are the kernel's: another kernel takes none of them.
     initrd = find_initrd(store, image, kernel if options.kernel is None else None, agent.path)
@@ -206,21 +206,6 @@ def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
         reports=Reports(progress, progress, transfer),
         warmer=warmer(store, progress),
     )
-
-
-def _machine_memory(image: Image, wanted: int | None) -> int:
-    """What the machine has: whole MiB, which all machines can have and snapshots are named by."""
-    if wanted is None:
-        return image.default_memory
-    if wanted < image.minimum_memory:
-        minimum = -(-image.minimum_memory // MIB)
-        given = f"{wanted // MIB} MiB" if wanted >= MIB else f"{wanted} bytes"
-        raise InputError(
-            f"{image.name} needs {minimum} MiB of memory to boot, and {given} are given",
-            f"Give at least {minimum} MiB ({minimum * MIB} bytes); "
-            f"the default is {image.default_memory // MIB} MiB.",
-        )
-    return -(-wanted // MIB) * MIB
 
 
 async def start_machine(

@@ -56,7 +56,7 @@ def describe_job(
             out_of_memory=language.build.out_of_memory,
         )
     limits = _limits(language.run.limits, _demands(options), place.cpus)
-    mebibytes = str((limits.memory_bytes or place.memory) // MIB)
+    mebibytes = str(_told_memory(limits, place) // MIB)
     filled = arranged.fill(language.run.command)
     command = (part.replace(MEMORY, mebibytes) for part in filled)
     run = m.Command(
@@ -122,6 +122,15 @@ def _limits(default: Limits, asked: _Demands, cpus: int) -> m.Limits:
         output_bytes=_first(asked.output, default.output * MIB),
         soft_open_files=min(hard, SOFT_OPEN_FILES) if asked.open_files is None else 0,
     )
+
+
+def _told_memory(limits: m.Limits, place: Place) -> int:
+    """What a runtime is told to have: the machine's memory, while the limit is not far below.
+
+    So the command is that of a program that was started ahead.
+    """
+    limit = limits.memory_bytes
+    return limit if limit and (limit < place.memory // 2 or not place.memory) else place.memory
 
 
 def _cpu_seconds(default: Limits, asked: _Demands, cpus: int) -> float:

@@ -20,6 +20,7 @@ from slipway._errors import InputError, UnknownOutcome
 from slipway._launch import ColdLauncher, DamagedImage
 from slipway._outlet import Watcher
 from slipway._request import check_source, options_of
+from slipway._sizing import check_room
 from slipway._sources import check_source_names
 from slipway._threads import call_in_daemon, uninterrupted
 from slipway._values import take
@@ -205,13 +206,15 @@ class Run:
 
         Raises:
             ImageError: it cannot be made.
-            InputError: the machine would have too little memory.
+            InputError: the machine would have too little memory for it.
         """
         return self.assets or self._find(repair=False)
 
     def _find(self, *, repair: bool) -> Assets:
-        self.assets = self._launcher.find(self.language, self.options, self.progress, repair=repair)
-        return self.assets
+        assets = self._launcher.find(self.language, self.options, self.progress, repair=repair)
+        check_room(assets, self.options, len(self._source))
+        self.assets = assets
+        return assets
 
     def forget(self) -> None:
         """Drop the source and the files; it cannot be executed again."""

@@ -82,7 +82,9 @@ def test_command_tells_a_runtime_its_memory() -> None:
         return job.run.argv[1:]
 
     assert told(100 * MIB) == ("--max-old-space-size=100", "main.js", "{memory}")
-    assert told(100 * MIB, memory_limit=64 * MIB)[0] == "--max-old-space-size=64"
+    assert told(100 * MIB, memory_limit=64 * MIB)[0] == "--max-old-space-size=100"
+    assert told(100 * MIB, memory_limit=40 * MIB)[0] == "--max-old-space-size=40"
+    assert told(0, memory_limit=40 * MIB)[0] == "--max-old-space-size=40"
 
 
 def test_result_tells_the_limits_that_were_in_force() -> None:
