@@ -4,14 +4,18 @@ python examples/playground.py                     # a program that asks and answ
 python examples/playground.py examples/queens.cpp
 python examples/playground.py --language python -c 'print(input())'
 python examples/playground.py --api-sock /run/slipway/api
+python examples/playground.py --tty examples/queens.cpp   # in a terminal of its own
 """
 
 import argparse
 import contextlib
 import os
 import pathlib
+import signal
 import sys
+import termios
 import threading
+import tty
 
 import slipway
 
@@ -29,6 +33,7 @@ def parse():
     parser.add_argument("--api-sock", metavar="PATH", help="of a server; else machines of its own")
     parser.add_argument("--language", metavar="NAME", help="instead of by the file's suffix")
     parser.add_argument("-c", dest="source", metavar="TEXT", help="the program itself")
+    parser.add_argument("--tty", action="store_true", help="give the program a terminal")
     parser.add_argument("file", nargs="?", type=pathlib.Path, help="a file with the program")
     return parser.parse_args()
 
@@ -44,6 +49,32 @@ def program(parsed, runs):
     if parsed.language is None:
         sys.exit(f"no language has files like {parsed.file}: use --language")
     return parsed.file.read_bytes(), parsed.language
+
+
+@contextlib.contextmanager
+def terminal(execution):
+    """Leave echo, lines and Ctrl-C to the program's terminal, and tell it our size."""
+    saved = termios.tcgetattr(0)
+    tty.setraw(0)
+    raw = termios.tcgetattr(0)
+    raw[1] = saved[1]  # we write lines of our own
+    termios.tcsetattr(0, termios.TCSADRAIN, raw)
+
+    def follow(*_):
+        threading.Thread(target=execution.resize, args=size(), daemon=True).start()
+
+    signal.signal(signal.SIGWINCH, follow)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, signal.SIG_DFL)
+        termios.tcsetattr(0, termios.TCSADRAIN, saved)
+
+
+def size():
+    """Rows and columns of our terminal."""
+    columns, rows = os.get_terminal_size(0)
+    return rows, columns
 
 
 def type_in(stdin):
@@ -74,15 +105,19 @@ def show(execution):
 
 def main():
     parsed = parse()
+    if parsed.tty and not os.isatty(0):
+        sys.exit("--tty is for those who sit at a terminal")
     with slipway.Client(parsed.api_sock) if parsed.api_sock else slipway.Runtime() as runs:
         source, language = program(parsed, runs)
-        with runs.start(source, language, stdin=None) as execution:
+        options = {"tty": slipway.Tty(*size())} if parsed.tty else {}
+        with runs.start(source, language, stdin=None, **options) as execution:
             threading.Thread(target=type_in, args=[execution.stdin], daemon=True).start()
-            try:
-                result = show(execution)
-            except KeyboardInterrupt:
-                execution.cancel()
-                result = show(execution)
+            with terminal(execution) if parsed.tty else contextlib.nullcontext():
+                try:
+                    result = show(execution)
+                except KeyboardInterrupt:
+                    execution.cancel()
+                    result = show(execution)
     print(f"[{result.summary()}]", file=sys.stderr)
     return 130 if result.verdict == "cancelled" else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +22,6 @@ from support.screens import Screen
 from support.serving import Server
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
 
     from slipway_initramfs.store import ImageStore
@@ -195,6 +195,19 @@ def test_command_without_a_terminal_of_its_own(server: Server, commands: Command
 
     assert (ended.code, ended.stdout) == (0, b"24x80\ntyped")
     assert json.loads(told.stdout)["tty"] is True
+
+
+def test_playground_lends_its_terminal(server: Server, screen: Screen) -> None:
+    example = TESTS.parent / "examples" / "playground.py"
+    program = "size\nresized\nsize\nread 3\nexit 3"
+    command = (sys.executable, example, "--api-sock", server.path, "--tty", "--language", "bash")
+    with subprocess.Popen([*command, "-c", program], **screen.popen) as process:
+        screen.until(b"30x100\r\n")
+        screen.resize(40, 90)
+        screen.until(b"40x90\r\n")
+        screen.type(b"\3ab")
+        screen.until(b"[the program ended with exit code 3]\r\n")
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize(

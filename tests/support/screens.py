@@ -51,14 +51,15 @@ class Screen:
         wanted = termios.ECHO | termios.ICANON | termios.ISIG
         return not self.state[3] & wanted
 
-    def start(
-        self, commands: Commands, program: str, *arguments: Any, **popen: Any
-    ) -> subprocess.Popen[bytes]:
-        """Start a command that has it as its controlling terminal and all of its streams."""
+    @property
+    def popen(self) -> dict[str, Any]:
+        """What gives a process it as its controlling terminal and all of its streams."""
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), self._theirs)
-        return commands.start(
-            program, *arguments, preexec_fn=self._take_control, **{**streams, **popen}
-        )
+        return {**streams, "preexec_fn": self._take_control}
+
+    def start(self, commands: Commands, program: str, *arguments: Any) -> subprocess.Popen[bytes]:
+        """Start a command of ours on it."""
+        return commands.start(program, *arguments, **self.popen)
 
     def resize(self, rows: int, columns: int) -> None:
         """Give it another size."""
