@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway_initramfs import files, locks
+from slipway_initramfs import files, locks, records
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from slipway_initramfs.store import ImageStore
 
@@ -58,13 +59,38 @@ def prune(store: ImageStore) -> int:
 
     Raises ImageError if another process is building.
     """
-    with _alone(store):
-        freed = _collect(store)
-        freed += _clear(store.layers)
-        if store.apt.is_symlink():
-            return freed  # another store's: not this one's to empty
-        halves = sum(map(_clear, store.apt.glob("*/partial")))
-        return freed + halves + _clear(store.apt / "downloads")
+    with _alone(store) as swept:
+        return swept + _collect(store) + sum(map(_remove, _prunable_downloads(store)))
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """A file that a prune would remove, and the bytes that it takes."""
+
+    path: Path
+    size: int
+
+
+def doomed(store: ImageStore, without: Collection[tuple[str, str]] = ()) -> list[Doomed]:
+    """Return what ``prune`` would remove, were the records ``without`` (kind, key) gone.
+
+    Nothing is changed. Raises ImageError if another process is building: what it has made so far
+    has no name yet.
+    """
+    with _nobody_else(store):
+        _, orphans = _find_orphans(store, without)
+        left = [Path(e.path) for e in _entries(store.temporary) if e.is_file(follow_symlinks=False)]
+        found = [*orphans, *left, *_prunable_downloads(store)]
+        return [Doomed(path, allocated(path)) for path in found]
+
+
+def allocated(path: Path) -> int:
+    """Return the bytes that a file takes on its disk, where holes take none; 0 if it is gone."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return min(found.st_size, found.st_blocks * 512)
 
 
 def downloads(store: ImageStore) -> list[Path]:
@@ -87,25 +113,57 @@ def try_tidy(store: ImageStore) -> None:
 
 
 @contextmanager
-def _alone(store: ImageStore) -> Iterator[None]:
+def _alone(store: ImageStore) -> Iterator[int]:
+    """Keep others from building; give the bytes that killed writers had left."""
     files.make_directory(store, store.temporary)
     with locks.opened(store.root / "lock") as lock:
         if not locks.try_exclusive(lock):
-            raise ImageError("another process is making an image", "Try again when it is done.")
-        _sweep(store)
+            raise _busy()
+        yield _sweep(store)
+
+
+@contextmanager
+def _nobody_else(store: ImageStore) -> Iterator[None]:
+    """Keep others from building, without changing anything; a store that is not ours nobody can."""
+    path = store.root / "lock"
+    if not os.access(path, os.W_OK):
+        yield
+        return
+    with locks.opened(path) as lock:
+        if not locks.try_exclusive(lock):
+            raise _busy()
         yield
 
 
-def _sweep(store: ImageStore) -> None:
+def _busy() -> ImageError:
+    return ImageError("another process is making an image", "Try again when it is done.")
+
+
+def _sweep(store: ImageStore) -> int:
     """Remove what killed writers left; the caller knows that nobody is writing."""
-    _clear(store.temporary)
-    _clear(store.root / "locks")
+    return sum(
+        _remove(Path(entry.path))
+        for directory in (store.temporary, store.root / "locks")
+        for entry in _entries(directory)
+        if entry.is_file(follow_symlinks=False)
+    )
 
 
 def _collect(store: ImageStore) -> int:
     """Remove manifests, blobs and initrds that no reference leads to; return the bytes freed."""
+    references, orphans = _find_orphans(store)
+    for path in references:
+        path.unlink(missing_ok=True)
+    return sum(map(_remove, orphans))
+
+
+def _find_orphans(
+    store: ImageStore, without: Collection[tuple[str, str]] = ()
+) -> tuple[list[Path], list[Path]]:
+    """Return the references that lead to nothing of use, and the files that none leads to."""
     digests: set[str] = set()
     blobs: set[str] = set()
+    dead: list[Path] = []
     # In this order: a snapshot is of no use without its image.
     for kind in sorted(entry.name for entry in _entries(store.root / "refs")):
         for key in store.names(kind):
@@ -114,37 +172,42 @@ def _collect(store: ImageStore) -> int:
                 manifest = store.manifest(kind, digest) if digest else None
             except ImageCorrupted:
                 manifest = None
-            if manifest is None:
+            if (
                 # Damaged, or of another version's format: what it names cannot be kept for it.
-                (store.root / "refs" / kind / key).unlink(missing_ok=True)
-                continue
-            if kind == "snapshot" and f"{manifest.get('image_digest')}.json" not in digests:
-                (store.root / "refs" / kind / key).unlink(missing_ok=True)
+                manifest is None
+                or (kind == "snapshot" and f"{manifest.get('image_digest')}.json" not in digests)
+                or (kind, key) in without
+            ):
+                dead.append(store.root / "refs" / kind / key)
                 continue
             digests.add(f"{digest}.json")
-            blobs.update(
-                entry["digest"]
-                for entry in manifest.values()
-                if isinstance(entry, dict) and isinstance(entry.get("digest"), str)
-            )
+            blobs |= records.digests_in(manifest)
     parts = {blob[:32] for blob in blobs}
-    return (
-        _clear(store.root / "manifests", digests.__contains__)
-        + _clear(store.root / "blobs", blobs.__contains__)
-        + _clear(store.root / "verified", blobs.__contains__)
-        + _clear(store.root / "initrds", lambda name: parts.issuperset(name.split("-")))
-    )
+    keepers: dict[str, Callable[[str], bool]] = {
+        "manifests": digests.__contains__,
+        "blobs": blobs.__contains__,
+        "verified": blobs.__contains__,
+        "initrds": lambda name: parts.issuperset(name.split("-")),
+    }
+    orphans = [
+        Path(entry.path)
+        for directory, keep in keepers.items()
+        for entry in _entries(store.root / directory)
+        if entry.is_file(follow_symlinks=False) and not keep(entry.name)
+    ]
+    return dead, orphans
 
 
-def _clear(directory: Path, keep: Callable[[str], bool] = lambda _: False) -> int:
-    """Remove the files of a directory but those to keep; return the bytes freed."""
-    freed = 0
-    for entry in _entries(directory):
-        if entry.is_file(follow_symlinks=False) and not keep(entry.name):
-            found = entry.stat(follow_symlinks=False)
-            # Holes take no room.
-            freed += min(found.st_size, found.st_blocks * 512)
-            Path(entry.path).unlink(missing_ok=True)
+def _prunable_downloads(store: ImageStore) -> list[Path]:
+    """Return the downloads that are this store's own, and not of another one that it links to."""
+    own = not store.apt.is_symlink()
+    return [path for path in downloads(store) if own or path.parent == store.layers]
+
+
+def _remove(path: Path) -> int:
+    """Remove a file; return the bytes freed."""
+    freed = allocated(path)
+    path.unlink(missing_ok=True)
     return freed
 
 

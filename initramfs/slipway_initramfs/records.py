@@ -260,6 +260,12 @@ def blobs_of(store: ImageStore, kind: str, manifest: dict[str, Any]) -> list[Blo
     return [store.blob(text(entry, "digest"), count(entry, "size")) for entry in found]
 
 
+def digests_in(manifest: dict[str, Any]) -> set[str]:
+    """Return the digests of all blobs that a record of any kind names."""
+    entries = (entry for entry in manifest.values() if isinstance(entry, dict))
+    return {entry["digest"] for entry in entries if isinstance(entry.get("digest"), str)}
+
+
 def parse(data: bytes, kind: str) -> dict[str, Any]:
     """Return the manifest in ``data`` if it is one of this kind and format.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -116,6 +117,52 @@ def test_nothing_is_removed_where_one_name_is_wrong(
     assert refused.code == 2
     assert "'go'" in refused.stderr
     assert names(image("list")) == ["bash"]
+
+
+# --- What takes space --------------------------------------------------------------------------
+
+
+def test_what_takes_space_is_shown(image: Callable[..., Ended], toys: ImageStore) -> None:
+    put_image(toys, "bash", bytes(3 << 20), architecture=OURS)
+    toys.layers.mkdir()
+    (toys.layers / "x").write_bytes(bytes(range(256)) * (5 << 12))
+
+    shown = image("du")
+    told = json.loads(image("du", "--json").stdout)
+
+    rows = [line.split() for line in shown.stdout.decode().splitlines()]
+    assert rows[0][:3] == ["WHAT", "NAME", "MIB"]
+    assert ["image", f"bash-{OURS}", "3", "0", "slipway", "image", "remove", "bash"] in rows
+    assert ["layers", "5", "0", "slipway", "image", "prune"] in rows
+    assert rows[-1][:2] == ["total", "8"]
+    assert "slipway image prune would free 5 MiB" in shown.stderr
+    assert told["prunable"] == 5 << 20
+    assert {use["kind"] for use in told["uses"]} >= {"image", "layers"}
+
+
+def test_a_prune_can_be_tried_first(image: Callable[..., Ended], toys: ImageStore) -> None:
+    put_image(toys, "bash", b"1" * (3 << 20), architecture=OURS)
+    put_image(toys, "bash", b"2", architecture=OURS)
+    before = {path for path in toys.root.rglob("*") if "locks" not in path.parts}
+
+    tried = image("prune", "--dry-run")
+    told = json.loads(image("prune", "--dry-run", "--json").stdout)
+    unchanged = {path for path in toys.root.rglob("*") if "locks" not in path.parts}
+    done = json.loads(image("prune", "--json").stdout)
+
+    assert unchanged == before
+    assert ["blobs", "1", "3"] in [line.split() for line in tried.stdout.decode().splitlines()]
+    assert "3 MiB would be freed; nothing was removed" in tried.stderr
+    assert {file["path"] for file in told["files"]} <= {str(path) for path in before}
+    assert told["bytes"] == done["bytes"] >= 3 << 20
+
+
+def test_a_store_that_is_not_there_takes_no_space_and_is_not_made(
+    image: Callable[..., Ended], toys: ImageStore
+) -> None:
+    assert json.loads(image("du", "--json").stdout)["bytes"] == 0
+    assert json.loads(image("prune", "--dry-run", "--json").stdout)["bytes"] == 0
+    assert not toys.root.exists()
 
 
 # --- What a bare name stands for -------------------------------------------------------------

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from slipway._cli.image_build import add_build_options, build
+from slipway._cli.image_space import prune, show_use
 from slipway._cli.image_transfer import export_image, import_image
 from slipway._cli.screen import Column, table
 from slipway._cli.terminal import emit, say
@@ -68,7 +69,11 @@ def _verbs(prog: str) -> Verbs:
     taking = add("import", import_image, "take an image that was exported, on another machine too")
     taking.add_argument("file", metavar="FILE", help="what is read; -: stdin")
     taking.add_argument("--json", action="store_true", help="print a record")
-    add("prune", _prune, "remove downloads, stale snapshots and what nothing refers to any more")
+    use = add("du", show_use, "what takes space in the store, and how to remove it")
+    use.add_argument("--json", action="store_true", help="print records")
+    pruning = add("prune", prune, "remove downloads, stale snapshots and what nothing refers to")
+    pruning.add_argument("--dry-run", action="store_true", help="only say what that would be")
+    pruning.add_argument("--json", action="store_true", help="print a record")
     return verbs
 
 
@@ -138,14 +143,6 @@ def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 def _export(parsed: argparse.Namespace, store: ImageStore) -> int:
     return export_image(parsed, _find(store, parsed.image), store)
-
-
-def _prune(_parsed: argparse.Namespace, store: ImageStore) -> int:
-    from slipway._cli.snapshot import remove_stale
-    from slipway_initramfs.collection import prune
-
-    say(f"{_mib(remove_stale(store) + prune(store))} MiB freed")
-    return 0
 
 
 def _find(store: ImageStore, name: str) -> Image:

@@ -108,8 +108,17 @@ def remove_stale(store: ImageStore) -> int:
         ImageError: another process is writing to the store.
     """
     snapshots = SnapshotStore(store)
-    stale = [found for found in snapshots.list() if staleness(found, store)]
-    return sum(snapshots.remove(found.shape.key) for found in stale)
+    return sum(snapshots.remove(key) for key in stale_keys(store))
+
+
+def stale_keys(store: ImageStore) -> list[str]:
+    """Return the keys of the snapshots that are of no use any more.
+
+    Raises:
+        ImageError: the store cannot be read.
+    """
+    snapshots = SnapshotStore(store).list()
+    return [found.shape.key for found in snapshots if staleness(found, store)]
 
 
 def staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
