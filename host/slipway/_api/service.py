@@ -73,13 +73,14 @@ def media_type_of(request: Request) -> str:
     """The request body's type; octets where it is not said (RFC 9110 8.3).
 
     Raises:
-        Refusal: it is text in another encoding than UTF-8.
+        Refusal: it is JSON in another encoding than UTF-8. A source may be in any.
     """
     told = request.headers.get("content-type", "application/octet-stream")
     kind, *parameters = (part.strip().lower() for part in told.split(";"))
     for parameter in parameters:
         name, _, value = parameter.partition("=")
-        if name == "charset" and value.strip('"') not in {"utf-8", "utf8", "us-ascii"}:
+        encoded = name == "charset" and value.strip('"') not in {"utf-8", "utf8", "us-ascii"}
+        if encoded and is_json(kind):
             raise Refusal(
                 Problem(
                     415, "unsupported-media-type", f"the body is in {value!r:.80}", "Send UTF-8."
