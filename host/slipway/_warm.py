@@ -66,7 +66,17 @@ async def _warm(
         run=Command(warm_up.command, limits),
         environment={},
         debian=None,
-        registry=RegistryRecipe((), {}, {}, 0, "", "", None),
+        registry=RegistryRecipe(
+            trim=(),
+            links={},
+            files={},
+            warm=None,
+            tools=False,
+            programs=(),
+            workload=0,
+            reference="",
+            version="",
+        ),
     )
     options = Options(
         outputs=(OUTPUT,),

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from slipway_initramfs import tar
 from slipway_initramfs.decompression import READERS, DamagedStream
 from slipway_initramfs.errors import ImageCorrupted
 from slipway_initramfs.spool import Spool
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_UNPACKED = 4 << 30
 """Most bytes that one package may unpack to."""
+MAX_SCRIPT = 1 << 20
+"""Most bytes of a maintainer script that are read."""
 
 _MAGIC = b"!<arch>\n"
 _HEADER = 60
@@ -53,6 +56,24 @@ def unpack(path: Path, sha256: str, directory: Path | None = None) -> Spool:
 
 def read_data(file: BinaryIO, name: str, directory: Path | None = None) -> Spool:
     """Find a package's data archive in ``file`` and decompress it; ``name`` is for messages."""
+    return _read_member(file, "data.tar", name, directory)
+
+
+def read_script(path: Path, script: str) -> str:
+    """Return a maintainer script of a package, such as ``postinst``; nothing if it has none.
+
+    Raises ImageCorrupted, and ImageError for what is no sound archive.
+    """
+    with path.open("rb") as file:
+        spool = _read_member(file, "control.tar", path.name, None)
+    for member in tar.read_members(spool):
+        if member.name.removeprefix("./") == script and member.kind == tar.FILE:
+            data = spool.read_at(member.offset, min(member.size, MAX_SCRIPT))
+            return data.decode("utf-8", "replace")
+    return ""
+
+
+def _read_member(file: BinaryIO, wanted: str, name: str, directory: Path | None) -> Spool:
     file.seek(0, 2)
     end = file.tell()
     file.seek(0)
@@ -67,17 +88,18 @@ def read_data(file: BinaryIO, name: str, directory: Path | None = None) -> Spool
         if not (digits.isascii() and digits.isdigit()) or int(digits) > end - file.tell():
             raise ImageCorrupted(f"package {name} is cut short in its member {member!r}")
         size = int(digits)
-        if member.startswith("data.tar"):
-            return _decompress(_Slice(file, size), member.removeprefix("data.tar"), name, directory)
+        if member.startswith(wanted):
+            return _decompress(_Slice(file, size), member, name, directory)
         file.seek(size + size % 2, 1)
-    raise ImageCorrupted(f"package {name} has no data.tar among its first {_MAX_MEMBERS} members")
+    raise ImageCorrupted(f"package {name} has no {wanted} among its first {_MAX_MEMBERS} members")
 
 
-def _decompress(source: _Slice, suffix: str, name: str, directory: Path | None) -> Spool:
+def _decompress(source: _Slice, member: str, name: str, directory: Path | None) -> Spool:
+    suffix = member.partition(".tar")[2]
     if suffix not in _COMPRESSIONS:
-        raise ImageCorrupted(f"package {name}: data.tar{suffix} has an unknown compression")
+        raise ImageCorrupted(f"package {name}: {member} has an unknown compression")
     try:
         reader = READERS[_COMPRESSIONS[suffix]](source)
         return Spool(directory).fill(reader, limit=MAX_UNPACKED, what=f"package {name}")
     except DamagedStream as error:
-        raise ImageCorrupted(f"package {name}: damaged data.tar{suffix}: {error}") from error
+        raise ImageCorrupted(f"package {name}: damaged {member}: {error}") from error

@@ -9,7 +9,11 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
+from slipway_initramfs import alternatives
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from slipway_initramfs.tree import Tree
 
 SENTINEL = ".slipway-complete"
@@ -50,38 +54,58 @@ _DIRECTORIES = {
     "work": 0o755,
     "home": 0o755,
 }
-# What the scripts of these packages would make; only where the target is there.
-_ALTERNATIVES = {
+# What no script says in words that stand there as they are; only where the target is there.
+_LINKS = {
     "usr/bin/sh": "dash",
-    "usr/bin/awk": "mawk",
-    "usr/bin/cc": "gcc",
-    "usr/bin/c++": "g++",
     "usr/bin/c99": "gcc",
     "usr/bin/nodejs": "node",
-    "usr/bin/pager": "more",
 }
 
-PACKAGES = ("base-files", "coreutils", "dash", "libc-bin")
-"""In every image, beside the recipe's own."""
+# fmt: off
+LEAST = ("base-files", "coreutils", "dash", "libc-bin")
+"""In every image of Debian's packages, also of a recipe that wants no tools."""
+TOOLS = (
+    *LEAST,
+    "bash", "bsdextrautils", "bsdutils", "debianutils", "diffutils", "findutils", "grep", "gzip",
+    "hostname", "media-types", "ncurses-base", "ncurses-bin", "netbase", "perl-base", "procps",
+    "sed", "sysvinit-utils", "tar", "tzdata", "util-linux",
+)
+# fmt: on
+"""What programs and scripts take for granted on any Debian, in every image whatever its origin.
+
+That is: what Debian calls essential but for the package manager and the start of a machine, the
+commands to look at processes, time zones, terminals, services by name and media types by suffix.
+"""
 
 # fmt: off
 EXCLUDE = frozenset([
-    "adduser", "debconf", "debianutils", "dpkg", "init-system-helpers", "libcom-err2",
-    "libdb5.3", "libfile-find-rule-perl", "libgdbm-compat4", "libgdbm6", "libgssapi-krb5-2",
-    "libk5crypto3", "libkeyutils1", "libkrb5-3", "libkrb5support0", "libnsl2",
-    "libnumber-compare-perl", "libperl5.36", "libtext-glob-perl", "libtirpc-common",
-    "libtirpc3", "media-types", "openssl", "passwd", "perl", "perl-base", "perl-modules-5.36",
-    "readline-common", "tar", "ucf", "usrmerge",
+    "adduser", "debconf", "dpkg", "init-system-helpers", "passwd", "readline-common", "ucf",
+    "usrmerge", "util-linux-extra",
 ])
 # fmt: on
-"""Left out unless a recipe names them: packages that only maintainer scripts or NIS need."""
+"""Packages that only maintainer scripts and the start of a machine need.
+
+They are left out, and with them what nothing else needs, unless a recipe names them.
+"""
+C_LIBRARY_PACKAGES = ("libc6", "libc-bin")
+"""What fits one version of the C library only, and stays out where an image has its own."""
 
 TRIM: tuple[str, ...] = (
     "usr/share/{doc,info,man,locale,lintian,bug,menu,linda,doc-base,gdb,pixmaps,applications}",
     "usr/share/{bash-completion,zsh,fish,debconf,common-licenses,polkit-1,gcc,binfmts}",
     "usr/share/{i18n,metainfo,keyrings,perl5/Debconf}",
     "usr/lib/{apt,dpkg,systemd,tmpfiles.d,sysusers.d,udev}",
-    "usr/lib/{x86_64,aarch64}-linux-gnu/{gconv,audit,security,perl-base,e2fsprogs}",
+    "usr/lib/{x86_64,aarch64}-linux-gnu/{audit,security,e2fsprogs}",
+    # What mainframes write in; and each zone again, with leap seconds and without.
+    "usr/lib/*/gconv/{EBCDIC*,IBM0*,IBM1*,IBM2*,IBM42*,IBM49*,IBM5*,IBM80*,IBM880*,IBM90*}",
+    "usr/lib/*/gconv/{IBM4517,IBM4899,IBM870,IBM871,IBM875,IBM918,IBM930,IBM933,IBM935,IBM937,IBM939,INIS*}.so",
+    "usr/share/zoneinfo/{posix,right}",
+    # What starts and partitions a machine.
+    "usr/sbin/{agetty,blk*,chcpu,chmem,ctrlaltdel,findfs,fsck*,fsfreeze,fstrim,getty,isosize}",
+    "usr/sbin/{ldattach,mkfs*,mkswap,pivot_root,readprofile,rtcwake,runuser,sulogin,swaplabel}",
+    "usr/sbin/{switch_root,wipefs,zramctl,installkernel,fstab-decode}",
+    "usr/lib/init",
+    "usr/bin/{addpart,delpart,partx,resizepart,wdctl,utmpdump,su,wall}",
     "var/{cache,lib,log,backups,mail,spool}/**",
     "etc/{apt,dpkg,cron*,init.d,default,logrotate.d,pam.d,security,skel,update-motd.d,systemd}",
     "etc/{rc*.d,kernel,alternatives,gprofng.rc,debconf.conf,selinux}",
@@ -102,23 +126,34 @@ CONTAINER_TRIM: tuple[str, ...] = (
 """Left out of every container image: what no program reads. Whatever its maker put there stays."""
 
 
+def merged(architecture: str) -> tuple[str, ...]:
+    """Return the directories of the root that are links into /usr in a Debian."""
+    return _MERGED[architecture]
+
+
 def prepare(tree: Tree, architecture: str) -> None:
     """Lay out the merged /usr that Debian's packages expect, before the first of them."""
-    for name in _MERGED[architecture]:
+    for name in merged(architecture):
         tree.add_directory(f"usr/{name}")
         tree.add_symlink(name, f"usr/{name}")
 
 
-def complete_packages(tree: Tree) -> None:
-    """Add users, name lookup, mount points, alternatives and certificates."""
+def complete_packages(tree: Tree, scripts: Iterable[str]) -> None:
+    """Add users, name lookup, mount points, certificates, and the ``scripts``' alternatives."""
     for path, text in _FILES.items():
         tree.add_file(path, text.encode())
     add_mount_points(tree)
-    for path, target in _ALTERNATIVES.items():
+    add_alternatives(tree, scripts)
+    _add_certificates(tree)
+
+
+def add_alternatives(tree: Tree, scripts: Iterable[str]) -> None:
+    """Add the names that the packages' maintainer ``scripts`` would give to programs."""
+    for path, target in _LINKS.items():
         parent = path.rpartition("/")[0]
         if tree.find(path, follow=False) is None and tree.find(f"{parent}/{target}") is not None:
             tree.add_symlink(path, target)
-    _add_certificates(tree)
+    alternatives.add(tree, (found for script in scripts for found in alternatives.read(script)))
 
 
 def complete_container(tree: Tree) -> None:

@@ -8,11 +8,12 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from slipway_initramfs import base, freeze, kernel, warming
+from slipway_initramfs import base, freeze, kernel, loader_cache, programs, warming
 from slipway_initramfs.compression import compressor
 from slipway_initramfs.cpio import write_tree
 from slipway_initramfs.debian import DebianSource
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
+from slipway_initramfs.languages import ENVIRONMENT
 from slipway_initramfs.layers import apply_layer
 from slipway_initramfs.records import BUILDER, MIB, Image, Kernel
 from slipway_initramfs.reports import Reports
@@ -62,9 +63,7 @@ def build_image(
             return sound
         source = choose(language, store, chosen, arch, existing, told)
         with closing(source):
-            recipe = language.recipe(source.kind)
-            assert recipe is not None
-            maker = _Maker(store, arch, source, recipe, chosen.compression or COMPRESSION, told)
+            maker = _Maker(store, arch, source, language, chosen.compression or COMPRESSION, told)
             key = maker.key()
             if sound is not None and sound.manifest.get("build_key") == key:
                 # The same content, though perhaps by another name.
@@ -75,7 +74,7 @@ def build_image(
                 manifest = {
                     "name": language.image,
                     "language": language.name,
-                    "workload": recipe.workload * MIB,
+                    "workload": maker.recipe.workload * MIB,
                     **maker.make(warmer, existing),
                 }
         store.put_record("image", name, manifest)
@@ -179,14 +178,17 @@ class _Maker:
         store: ImageStore,
         architecture: str,
         source: Source,
-        recipe: Recipe,
+        language: Language,
         compression: str,
         reports: Reports,
     ) -> None:
         self._store = store
         self._architecture = architecture
         self._source = source
-        self._recipe = recipe
+        recipe = language.recipe(source.kind)
+        assert recipe is not None
+        self.recipe: Recipe = recipe
+        self._environment = language.environment
         self._compression = compression
         self._step = reports.step
 
@@ -196,7 +198,7 @@ class _Maker:
             "builder": BUILDER,
             "architecture": self._architecture,
             "compression": self._compression,
-            "recipe": self._recipe.plain(),
+            "recipe": self.recipe.plain(),
             **self._source.key(),
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -223,13 +225,16 @@ class _Maker:
             )
         warnings += self._add(tree)
         warmth = warming.warm(
-            tree, self._recipe, lambda: self._trial(tree), warmer, existing, self._store
+            tree, self.recipe, lambda: self._trial(tree), warmer, existing, self._store
         )
-        removed += tree.remove(self._recipe.trim).size
+        removed += tree.remove(self.recipe.trim).size
+        loader_cache.add(tree, self._architecture)
+        told = self._source.manifest()
+        self._check_programs(tree, told)
         manifest = {
             **self._pack(tree, self._compression, self.key()),
-            **self._source.manifest(),
-            "recipe": self._recipe.plain(),
+            **told,
+            "recipe": self.recipe.plain(),
             "trimmed": removed,
             "warnings": warnings + warmth.warnings,
         }
@@ -239,7 +244,7 @@ class _Maker:
 
     def _add(self, tree: Tree) -> list[str]:
         """Add the recipe's own links and files; return warnings."""
-        for path, target in self._recipe.links.items():
+        for path, target in self.recipe.links.items():
             if "*" not in target:
                 tree.add_symlink(path, target)
                 continue
@@ -253,14 +258,19 @@ class _Maker:
             for match in found if path.endswith("/") else found[-1:]:
                 name = match.rpartition("/")[2] if path.endswith("/") else ""
                 tree.add_symlink(path + name, f"/{match}")
-        for path, text in self._recipe.files.items():
+        for path, text in self.recipe.files.items():
             mode = 0o755 if text.startswith(_PROGRAM) else 0o644
             tree.add_file(path, text.encode(), mode)
         return [
             f"the link {path} leads to {target}, which is not there"
-            for path, target in self._recipe.links.items()
+            for path, target in self.recipe.links.items()
             if not path.endswith("/") and tree.find(path) is None
         ]
+
+    def _check_programs(self, tree: Tree, manifest: dict[str, Any]) -> None:
+        image = manifest.get("config", {}).get("environment", {})
+        variables = {**ENVIRONMENT, **image, **self._environment}
+        programs.check(tree, self.recipe.programs, variables["PATH"])
 
     def _trial(self, tree: Tree) -> Image:
         """Return the tree as it is as an image that no name refers to, for a machine to boot."""

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from slipway_initramfs import locks, room
+from slipway_initramfs import dependencies, locks, room
 from slipway_initramfs.apt_sources import FALLBACK, RELEASE, read_sources
-from slipway_initramfs.archives import unpack
+from slipway_initramfs.archives import read_script, unpack
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, SourceUnavailable
 from slipway_initramfs.process import Attention, Finished, Hung, run
 from slipway_initramfs.spool import disk_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from slipway_initramfs.spool import Spool
 
@@ -41,6 +41,8 @@ LISTS = 128 << 20
 """Bytes that fetching the package lists takes: 90 MB measured, and what is fetched is packed."""
 HELPERS = (Path("/usr/lib/apt/apt-helper"),)
 
+# What apt-cache would tell beside what a package needs.
+_NO_NEEDS = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 _UNPACKED = 6
 """Times its size that a package takes, where it does not say itself how much that is."""
 _LOCAL = 600.0
@@ -119,6 +121,15 @@ class DebianSource:
         output = self._apt(command, "resolve the packages", Attention(_LOCAL))
         return tuple(_parse_uri(line) for line in output.splitlines() if line.startswith("'"))
 
+    def needs(self, names: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Return what each of these packages, which were resolved, needs of the others."""
+        options = [f"--no-{kind}" for kind in _NO_NEEDS]
+        with self._turn():
+            self._prepare()
+            command = ("apt-cache", "depends", *options, "--", *names)
+            said = self._apt(command, "look for what the packages need", Attention(_LOCAL))
+        return dependencies.parse(said, frozenset(names))
+
     def fetch(self, packages: Iterable[Package]) -> list[Path]:
         """Download what is not there yet; return the files in the order of ``packages``.
 
@@ -173,6 +184,10 @@ class DebianSource:
             raise
         except FileNotFoundError as error:
             raise BuildFailed(f"the download of {package.name} has vanished") from error
+
+    def script(self, package: Package) -> str:
+        """Return what the package, which was fetched, would run once it is unpacked."""
+        return read_script(self.path(package), "postinst")
 
     def path(self, package: Package) -> Path:
         """Return where the package's file is kept."""

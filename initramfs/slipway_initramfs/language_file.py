@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from slipway_initramfs.errors import InvalidLanguage
 from slipway_initramfs.languages import (
@@ -176,19 +176,24 @@ def _language(table: _Table) -> Language:
     environment = table.mapping("environment")
     if any("=" in variable for variable in environment):
         raise table.wrong("environment", "has a name with '='")
-    image = table.table("image")
-    workload = image.count("workload", 64)
     build = _phase(table.table("build"), BUILD_LIMITS) if "build" in table else None
+    run = _run(table.table("run"), source, built=build is not None)
+    image = table.table("image")
+    common = _Common(
+        workload=image.count("workload", 64),
+        tools=image.take("tools", bool, True),
+        programs=tuple(dict.fromkeys(phase.command[0] for phase in (build, run) if phase)),
+    )
     language = Language(
         name=name,
         aliases=aliases,
         suffixes=suffixes,
         source=source,
         build=build,
-        run=_run(table.table("run"), source, built=build is not None),
+        run=run,
         environment=environment,
-        debian=_debian(image.table("debian"), workload) if "debian" in image else None,
-        registry=_registry(image.table("registry"), workload),
+        debian=_debian(image.table("debian"), common) if "debian" in image else None,
+        registry=_registry(image.table("registry"), common),
         sample=table.text("sample", ""),
         toolchain=_toolchain(image.table("toolchain")) if "toolchain" in image else Toolchain(),
         keeps_suffix=keeps_suffix,
@@ -236,17 +241,47 @@ def _phase(table: _Table, default: Limits) -> Phase:
     return phase
 
 
-def _debian(table: _Table, workload: int) -> DebianRecipe:
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What the recipes of all sources share."""
+
+    workload: int
+    tools: bool
+    programs: tuple[str, ...]
+
+
+class _Shared(TypedDict):
+    """The fields of every recipe."""
+
+    trim: tuple[str, ...]
+    links: Mapping[str, str]
+    files: Mapping[str, str]
+    warm: WarmUp | None
+    tools: bool
+    programs: tuple[str, ...]
+    workload: int
+
+
+def _shared(table: _Table, common: _Common) -> _Shared:
+    return _Shared(
+        trim=table.paths("trim"),
+        links=table.path_mapping("links"),
+        files=table.path_mapping("files"),
+        warm=_warm_up(table.table("warm")) if "warm" in table else None,
+        tools=common.tools,
+        programs=common.programs,
+        workload=common.workload,
+    )
+
+
+def _debian(table: _Table, common: _Common) -> DebianRecipe:
     packages = table.texts("packages", required=True)
     for package in packages:
         # Whatever else apt would understand (options, versions, patterns) is no package name.
         if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
             raise table.wrong("packages", f"has {package!r}, which is no package name")
     recipe = DebianRecipe(
-        trim=table.paths("trim"),
-        links=table.path_mapping("links"),
-        files=table.path_mapping("files"),
-        workload=workload,
+        **_shared(table, common),
         packages=packages,
         exclude=table.texts("exclude"),
         bytecode=table.take("bytecode", bool, False),
@@ -255,15 +290,11 @@ def _debian(table: _Table, workload: int) -> DebianRecipe:
     return recipe
 
 
-def _registry(table: _Table, workload: int) -> RegistryRecipe:
+def _registry(table: _Table, common: _Common) -> RegistryRecipe:
     recipe = RegistryRecipe(
-        trim=table.paths("trim"),
-        links=table.path_mapping("links"),
-        files=table.path_mapping("files"),
-        workload=workload,
+        **_shared(table, common),
         reference=table.text("reference", ""),
         version=table.text("version", ""),
-        warm=_warm_up(table.table("warm")) if "warm" in table else None,
     )
     if "{version}" in recipe.reference and not recipe.version:
         raise table.wrong("version", "is missing: the reference has a place for it")

@@ -99,13 +99,18 @@ class Recipe:
     """What is done with the layers of an image, wherever they come from.
 
     ``links`` (path -> target) and ``files`` (path -> text) are added, a file that begins with
-    ``#!`` as a program; ``trim`` are globs of what is removed at the end; ``workload`` is the
-    memory in MiB that a usual program needs on top of the image.
+    ``#!`` as a program; ``warm`` is run once; ``trim`` are globs of what is removed at the end.
+    ``tools`` says whether the base set of tools is added, ``programs`` are those that the
+    language's commands begin with, which have to be there at the end. ``workload`` is the memory in
+    MiB that a usual program needs on top of the image.
     """
 
     trim: tuple[str, ...]
     links: Mapping[str, str]
     files: Mapping[str, str]
+    warm: WarmUp | None
+    tools: bool
+    programs: tuple[str, ...]
     workload: int
 
     def plain(self) -> dict[str, Any]:
@@ -135,7 +140,6 @@ class RegistryRecipe(Recipe):
 
     reference: str
     version: str
-    warm: WarmUp | None
 
 
 @dataclass(frozen=True, slots=True)

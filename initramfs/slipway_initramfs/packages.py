@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from slipway_initramfs import base, bytecode
+from slipway_initramfs import base, bytecode, dependencies
 from slipway_initramfs.apt_sources import RELEASE
 from slipway_initramfs.debian import DebianSource
 from slipway_initramfs.errors import BuildFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from slipway_initramfs.debian import Package
     from slipway_initramfs.languages import DebianRecipe, Language
@@ -24,6 +26,95 @@ if TYPE_CHECKING:
 _UNPACKERS = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Packages ``wanted`` with what they need, but for what only ``excluded`` ones need."""
+
+    wanted: tuple[str, ...]
+    excluded: frozenset[str]
+
+    def select(self, source: DebianSource, *, refresh: bool) -> tuple[Package, ...]:
+        """Resolve the choice. Raises BuildFailed."""
+        resolved = source.resolve(self.wanted, refresh=refresh)
+        needs = source.needs([package.name for package in resolved])
+        kept = dependencies.reach(self.wanted, self.excluded.difference(self.wanted), needs)
+        return tuple(package for package in resolved if package.name in kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Packages of one architecture that were resolved."""
+
+    choice: Choice
+    source: DebianSource
+    packages: tuple[Package, ...]
+    temporary: Path
+    step: Callable[[str], None]
+
+    @classmethod
+    def resolve(
+        cls, choice: Choice, store: ImageStore, architecture: str, refresh: bool, reports: Reports
+    ) -> Selection:
+        """Resolve a choice. Raises BuildFailed."""
+        source = DebianSource(store.apt, architecture, reports.step)
+        packages = choice.select(source, refresh=refresh)
+        return cls(choice, source, packages, store.temporary, reports.step)
+
+    def fetch(self, what: str) -> Selection:
+        """Download the packages; return them, or newer ones in their places.
+
+        Raises BuildFailed, also where the disk has no room to make ``what`` of them.
+        """
+        self.source.check_room(self.packages, self.temporary, what)
+        try:
+            self.source.fetch(self.packages)
+        except BuildFailed as error:
+            # An index of yesterday may name a version that an update has replaced since.
+            self.step(f"{error.message}; trying again with new package lists")
+            newer = replace(self, packages=self.choice.select(self.source, refresh=True))
+            self.source.fetch(newer.packages)
+            return newer
+        return self
+
+    @property
+    def architecture(self) -> str:
+        """The packages' architecture."""
+        return self.source.architecture
+
+    def digests(self) -> list[str]:
+        """Return the packages' digests."""
+        return [package.sha256 for package in self.packages]
+
+    def layers(self) -> Iterator[tuple[Package, Spool]]:
+        """Give each package's files, decompressed by several threads ahead."""
+        with ThreadPoolExecutor(_UNPACKERS) as pool:
+            spools = pool.map(lambda p: self.source.open(p, self.temporary), self.packages)
+            try:
+                for number, (package, spool) in enumerate(
+                    zip(self.packages, spools, strict=True), 1
+                ):
+                    self.step(f"unpacking {number}/{len(self.packages)} {package.name}")
+                    yield package, spool
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def scripts(self) -> Iterator[str]:
+        """Give the script of each package that would run once it is unpacked."""
+        return map(self.source.script, self.packages)
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """Return what a manifest says about the packages."""
+        return [
+            {
+                "name": package.name,
+                "version": package.version,
+                "size": package.size,
+                "sha256": package.sha256,
+            }
+            for package in self.packages
+        ]
+
+
 class DebianPackages:
     """The packages of one language for one architecture, downloaded."""
 
@@ -31,20 +122,10 @@ class DebianPackages:
     dialect: Dialect = "deb"
     trim: tuple[str, ...] = base.TRIM
 
-    def __init__(
-        self,
-        source: DebianSource,
-        recipe: DebianRecipe,
-        packages: tuple[Package, ...],
-        store: ImageStore,
-        reports: Reports,
-    ) -> None:
-        self._source = source
-        self._packages = packages
+    def __init__(self, selection: Selection, recipe: DebianRecipe) -> None:
+        self._selection = selection
         self._recipe = recipe
-        self._temporary = store.temporary
-        self._step = reports.step
-        self._interpreter = _interpreter(recipe, packages)
+        self._interpreter = _interpreter(recipe, selection.packages)
 
     @classmethod
     def resolve(
@@ -62,51 +143,36 @@ class DebianPackages:
                 f"no Debian packages are known for {language.name}",
                 "Its language file has no [image.debian]; take a container image: --from REFERENCE",
             )
-        source = DebianSource(store.apt, architecture, reports.step)
-        packages = _select(source, recipe, refresh=refresh)
-        _check_version(language, recipe, packages)
-        source.check_room(packages, store.temporary, f"the image {language.image}")
-        try:
-            source.fetch(packages)
-        except BuildFailed as error:
-            # An index of yesterday may name a version that an update has replaced since.
-            reports.step(f"{error.message}; trying again with new package lists")
-            packages = _select(source, recipe, refresh=True)
-            source.fetch(packages)
-        return cls(source, recipe, packages, store, reports)
+        usual = base.TOOLS if recipe.tools else base.LEAST
+        choice = Choice((*usual, *recipe.packages), base.EXCLUDE | set(recipe.exclude))
+        selection = Selection.resolve(choice, store, architecture, refresh, reports)
+        _check_version(language, recipe, selection.packages)
+        what = f"the image {language.image}"
+        return cls(selection.fetch(what), recipe)
 
     def key(self) -> dict[str, Any]:
         """Return the packages' digests and who compiles Python's modules."""
         return {
-            "packages": [package.sha256 for package in self._packages],
+            "packages": self._selection.digests(),
             "bytecode": self._interpreter[2] if self._interpreter else None,
         }
 
     def layers(self) -> Iterator[tuple[str, Spool]]:
-        """Give each package's files, decompressed by several threads ahead."""
-        with ThreadPoolExecutor(_UNPACKERS) as pool:
-            spools = pool.map(lambda p: self._source.open(p, self._temporary), self._packages)
-            try:
-                for number, (package, spool) in enumerate(
-                    zip(self._packages, spools, strict=True), 1
-                ):
-                    self._step(f"unpacking {number}/{len(self._packages)} {package.name}")
-                    yield f"package {package.name}", spool
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        """Give each package's files."""
+        return ((f"package {found.name}", spool) for found, spool in self._selection.layers())
 
     def prepare(self, tree: Tree) -> None:
         """Lay out the merged /usr that packages expect."""
-        base.prepare(tree, self._source.architecture)
+        base.prepare(tree, self._selection.architecture)
 
     def complete(self, tree: Tree) -> list[str]:
         """Do what maintainer scripts would have done."""
-        base.complete_packages(tree)
+        base.complete_packages(tree, self._selection.scripts())
         if not self._recipe.bytecode:
             return []
         if self._interpreter is None:
             return ["no Python of the image's version on this machine: no bytecode files"]
-        self._step("compiling Python's modules")
+        self._selection.step("compiling Python's modules")
         bytecode.compile_all(tree, self._interpreter[0], self._interpreter[1])
         return []
 
@@ -117,23 +183,8 @@ class DebianPackages:
         """Return the release and the packages."""
         return {
             "source": {"kind": self.kind, "release": RELEASE},
-            "packages": [
-                {
-                    "name": package.name,
-                    "version": package.version,
-                    "size": package.size,
-                    "sha256": package.sha256,
-                }
-                for package in self._packages
-            ],
+            "packages": self._selection.manifest(),
         }
-
-
-def _select(source: DebianSource, recipe: DebianRecipe, *, refresh: bool) -> tuple[Package, ...]:
-    wanted = (*base.PACKAGES, *recipe.packages)
-    excluded = (base.EXCLUDE | set(recipe.exclude)) - set(wanted)
-    resolved = source.resolve(wanted, refresh=refresh)
-    return tuple(package for package in resolved if package.name not in excluded)
 
 
 def _check_version(language: Language, recipe: DebianRecipe, packages: tuple[Package, ...]) -> None:

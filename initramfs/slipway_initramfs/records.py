@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 2
 """Version of the manifests' format; others are treated as absent."""
-BUILDER: Final = 4
+BUILDER: Final = 5
 """Raised whenever the same recipe and packages come to give another image."""
 MAX_MANIFEST: Final = 4 << 20
 MIB: Final = 1 << 20

@@ -135,11 +135,16 @@ class _Chooser:
 
     def container(self, reference: Reference, why: str, *, chosen: bool) -> Source:
         from slipway_initramfs.oci.source import ContainerImage
+        from slipway_initramfs.tools import Tools
 
         found = ContainerImage.resolve(
             reference, self.store, self.choices.access, self.architecture, self.reports
         )
         found.chosen = chosen
+        if self.language.registry.tools:
+            found.tools = Tools.resolve(
+                self.store, self.architecture, self.choices.refresh, self.reports
+            )
         self.reports.notice(f"{self.language.image}: from {reference} ({why})")
         return found
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs import base
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
-from slipway_initramfs.languages import RegistryRecipe
 from slipway_initramfs.layers import apply_layer
 from slipway_initramfs.spool import Spool
 from slipway_initramfs.store import machine_architecture
@@ -53,7 +52,7 @@ def warm(
     ``trial`` makes an image of the tree; what an ``existing`` image got by the same command on the
     same root is taken again, without a machine. Raises BuildFailed if the command fails.
     """
-    warm_up = recipe.warm if isinstance(recipe, RegistryRecipe) else None
+    warm_up = recipe.warm
     if warm_up is None or (warm_up.unless and tree.glob(warm_up.unless)):
         return Warmth()
     image = trial()

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._request import MIB
+from slipway._request import MIB, InputFile
 
 if TYPE_CHECKING:
     from support.programs import Runner
 
 PROGRAMS = Path(__file__).with_name("programs")
 EXAMPLES = Path(__file__).parents[2] / "examples"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,28 @@ def test_source_that_is_no_program_gets_the_tools_own_verdict(vm: Runner) -> Non
         assert (failed.verdict, bool(failed.stderr.data)) == ("failed", True)
     if vm.language.build is None:
         assert (empty.program.verdict, empty.stdout, empty.stderr) == ("ok", b"", b"")
+
+
+@pytest.mark.languages("bash", "python", "c", "go", "javascript", "go@loopback", "rust@loopback")
+@pytest.mark.every_language
+@pytest.mark.every_way("bash")
+def test_finds_the_base_set_of_tools_time_zones_and_names(vm: Runner) -> None:
+    files = (
+        InputFile("base_set.sh", (PROGRAMS / "base_set.sh").read_bytes()),
+        InputFile("commands", base_commands()),
+    )
+
+    outcome = vm.run(program(vm, "base_set"), files=files)
+
+    assert outcome.stdout.decode().splitlines() == ["1969-12-31 19:00 EST", "checked"]
+    assert outcome.stderr == b""
+
+
+def base_commands() -> bytes:
+    """The commands that docs/images.md promises, a word each."""
+    section = (DOCS / "images.md").read_text().partition("## The base set of tools")[2]
+    (commands,) = re.findall(r"^    \[ .*\n(?:    .*\n)+", section, re.MULTILINE)
+    return " ".join(commands.split()).encode()
 
 
 def test_file_that_it_wrote_is_fetched(vm: Runner) -> None:

@@ -87,7 +87,7 @@ class Roots:
             source.fetch(packages)
             for package in packages:
                 apply_layer(tree, source.open(package, self._store.temporary), "deb")
-        base.complete_packages(tree)
+        base.complete_packages(tree, ())
         return tree
 
     def alpine(self) -> Tree:

@@ -50,6 +50,7 @@ run = { command = ["sh", "main.ash"] }
 
 [image]
 workload = 32
+tools = false
 
 [image.registry]
 reference = "toys/ash:{version}"

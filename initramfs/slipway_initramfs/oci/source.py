@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from slipway_initramfs.reports import Reports
     from slipway_initramfs.spool import Spool
     from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.tools import Tools
     from slipway_initramfs.tree import Tree
 
 MAX_UNPACKED = 8 << 30
@@ -60,6 +61,8 @@ class ContainerImage:
     ) -> None:
         self.chosen = False
         """Whether somebody named this image, rather than the language."""
+        self.tools: Tools | None = None
+        """What is added of the base set of tools."""
         self._reference = reference
         self._repository = repository
         self._image = image
@@ -111,8 +114,12 @@ class ContainerImage:
         self._repository.close()
 
     def key(self) -> dict[str, Any]:
-        """Return the layers' content and the configuration."""
-        return {"layers": list(self._image.config.diff_ids), "config": self._config()}
+        """Return the layers' content, the configuration and the tools that are added."""
+        return {
+            "layers": list(self._image.config.diff_ids),
+            "config": self._config(),
+            "tools": self.tools.key() if self.tools else [],
+        }
 
     def layers(self) -> Iterator[tuple[str, Spool]]:
         """Give each layer: fetched all at once, decompressed by several threads ahead."""
@@ -158,12 +165,13 @@ class ContainerImage:
         """Lay out nothing: the lowest layer is a whole root."""
 
     def complete(self, tree: Tree) -> list[str]:
-        """Add what a container's runtime would have mounted."""
+        """Add what a container's runtime would have mounted, and tools that are missing."""
         base.complete_container(tree)
-        return []
+        path = self._config()["environment"].get("PATH", "")
+        return self.tools.add(tree, path) if self.tools else []
 
     def manifest(self) -> dict[str, Any]:
-        """Return the references, by name and by digest, the layers and the configuration."""
+        """Return the references, by name and by digest, layers, configuration and tools."""
         source: dict[str, Any] = {
             "kind": self.kind,
             "requested": str(self._reference),
@@ -183,6 +191,7 @@ class ContainerImage:
                 )
             ],
             "config": self._config(),
+            **(self.tools.manifest() if self.tools else {}),
         }
 
     def _config(self) -> dict[str, Any]:

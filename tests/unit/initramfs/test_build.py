@@ -43,7 +43,8 @@ TOY = """
 name = "toy"
 suffixes = [".toy"]
 source = "main.toy"
-run = { command = ["toy", "main.toy"] }
+run = { command = ["./main.toy"] }
+image.tools = false
 """
 
 
@@ -296,3 +297,48 @@ def test_layers_are_not_unpacked_far_ahead_of_their_use(store: ImageStore, tmp_p
 def test_a_layer_that_has_vanished_is_fetched_again_and_no_bug(tmp_path: Path) -> None:
     with pytest.raises(ImageCorrupted, match="cannot read the layer abc: No such file"):
         list(oci_source._chunks(tmp_path / "abc"))
+
+
+# --- Programs that commands begin with -------------------------------------------------------
+
+
+def runs(command: str, *, environment: str = "") -> Language:
+    """A language whose command begins with this program."""
+    text = TOY.replace('["./main.toy"]', f'["{command}"]') + environment
+    return language_file.parse(text.encode(), "toy.toml")
+
+
+@pytest.mark.parametrize("program", ["nosuch", "/bin/nosuch", "text", "/bin"])
+def test_an_image_without_the_commands_program_is_not_made(
+    store: ImageStore, tmp_path: Path, program: str
+) -> None:
+    layout = image_of(tmp_path / "image", lambda layer: layer.file("usr/bin/text", "no program"))
+
+    with pytest.raises(BuildFailed, match=f"the image has no program '{program}'") as raised:
+        build(store, runs(program), layout)
+
+    assert "Add the package" in raised.value.hint
+    assert store.images() == []
+
+
+@pytest.mark.parametrize("program", ["there", "/opt/bin/there", "bin/anything", "./main"])
+def test_programs_are_looked_for_as_the_guest_does(
+    store: ImageStore, tmp_path: Path, program: str
+) -> None:
+    def fill(layer: LayerWriter) -> None:
+        layer.directory("opt/bin")
+        layer.file("opt/bin/real", "#!/bin/sh", 0o755)
+        layer.symlink("opt/bin/there", "/opt/bin/real")
+
+    layout = image_of(tmp_path / "image", fill)
+
+    build(store, runs(program, environment='[environment]\nPATH = "/bin:/opt/bin"'), layout)
+
+
+def test_a_command_that_begins_with_another_program_makes_an_image_outdated(
+    store: ImageStore, first: Path
+) -> None:
+    image = build(store, toy(), first)
+
+    assert image.is_current(toy())
+    assert not image.is_current(runs("nosuch"))

@@ -1,0 +1,128 @@
+"""``/etc/ld.so.cache``, which ``ldconfig`` would write: where the loader finds each library.
+
+``ldconfig -p`` reads it for whoever looks for a library by its name, as Python's find_library does;
+and programs start a little faster, as the loader need not try directory after directory. The format
+is glibc's own (sysdeps/generic/dl-cache.h, "cache_file_new"), without its extensions.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slipway_initramfs.nodes import Node
+    from slipway_initramfs.tree import Tree
+
+PATH = "etc/ld.so.cache"
+
+_TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+_LOADERS = {"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}
+# FLAG_ELF_LIBC6 with that of the architecture; e_machine of its files.
+_FLAGS = {"amd64": 0x0303, "arm64": 0x0A03}
+_MACHINES = {"amd64": 62, "arm64": 183}
+_HEADER = struct.Struct("<20sIIB3xI12x")
+_ENTRY = struct.Struct("<iIIIQ")
+_LITTLE_ENDIAN = 2
+_LIBRARY = re.compile(r"(?:lib|ld-)[^/]*\.so(?:\.[^/]*)?")
+_MAX_CONFIGURATION = 1 << 16
+_MAX_DEPTH = 8
+
+
+def triplet(architecture: str) -> str:
+    """Return the name of Debian's directory for the libraries of ``architecture``."""
+    return _TRIPLETS[architecture]
+
+
+def has_loader(tree: Tree, architecture: str) -> bool:
+    """Whether glibc's loader is where programs look for it."""
+    return tree.find(_LOADERS[architecture]) is not None
+
+
+def add(tree: Tree, architecture: str) -> None:
+    """Write the cache of what is in ``tree``, if programs there are run by glibc's loader."""
+    if not has_loader(tree, architecture):
+        return
+    found = list(_libraries(tree, architecture))
+    # The loader searches by halves, in falling order; the first of several equal ones is taken.
+    found.sort(key=lambda entry: _order(entry[0]), reverse=True)
+    strings = bytearray()
+    offsets: dict[str, int] = {}
+    start = _HEADER.size + _ENTRY.size * len(found)
+
+    def place(text: str) -> int:
+        if text not in offsets:
+            offsets[text] = start + len(strings)
+            strings.extend(text.encode("utf-8", "surrogateescape") + b"\0")
+        return offsets[text]
+
+    flags = _FLAGS[architecture]
+    entries = b"".join(_ENTRY.pack(flags, place(name), place(path), 0, 0) for name, path in found)
+    header = _HEADER.pack(b"glibc-ld.so.cache1.1", len(found), len(strings), _LITTLE_ENDIAN, 0)
+    tree.add_file(PATH, header + entries + bytes(strings))
+
+
+def _libraries(tree: Tree, architecture: str) -> Iterator[tuple[str, str]]:
+    """Give name and path of each library, in the order in which directories count."""
+    seen: set[int] = set()
+    for directory in _directories(tree, architecture):
+        node = tree.find(directory)
+        if node is None or not node.is_directory or id(node) in seen:
+            continue
+        seen.add(id(node))
+        # Of a file and a link to it beside it, the link has the name that programs ask for.
+        linked = {child.target for child in node.children.values() if child.is_link}
+        for name in sorted(node.children.keys() - linked):
+            if _LIBRARY.fullmatch(name):
+                library = tree.find(f"{directory}/{name}")
+                if library is not None and _is_library(library, architecture):
+                    yield name, f"/{directory}/{name}"
+
+
+def _is_library(node: Node, architecture: str) -> bool:
+    head = next(node.chunks(), b"") if node.is_file else b""
+    machine = _MACHINES[architecture].to_bytes(2, "little")
+    return head[:5] == b"\x7fELF\x02" and head[18:20] == machine
+
+
+def _directories(tree: Tree, architecture: str) -> list[str]:
+    here = _TRIPLETS[architecture]
+    usual = [f"lib/{here}", f"usr/lib/{here}", "lib", "usr/lib", "lib64", "usr/lib64"]
+    return [*_configured(tree, "etc/ld.so.conf", _MAX_DEPTH), *usual]
+
+
+def _configured(tree: Tree, path: str, depth: int) -> list[str]:
+    node = tree.find(path)
+    if node is None or not node.is_file or node.size > _MAX_CONFIGURATION or not depth:
+        return []
+    found = []
+    for line in node.read(_MAX_CONFIGURATION).decode("utf-8", "replace").splitlines():
+        text = line.partition("#")[0].strip()
+        word, _, pattern = text.partition(" ")
+        if word == "include":
+            for included in _matches(tree, pattern.strip()):
+                found += _configured(tree, included, depth - 1)
+        elif text.startswith("/") and "\0" not in text and ".." not in text.split("/"):
+            found.append(text.strip("/"))
+    return found
+
+
+def _matches(tree: Tree, pattern: str) -> list[str]:
+    directory, _, names = pattern.rpartition("/")
+    directory = directory.strip("/") if pattern.startswith("/") else f"etc/{directory}".rstrip("/")
+    node = tree.find(directory)
+    if node is None or not node.is_directory:
+        return []
+    return [f"{directory}/{name}" for name in sorted(node.children) if fnmatchcase(name, names)]
+
+
+def _order(name: str) -> list[tuple[int, int]]:
+    """Return the key by which the loader compares names: numbers as such, and after letters."""
+    return [
+        (1, int(piece)) if piece.isdecimal() else (0, ord(piece))
+        for piece in re.findall(r"[0-9]+|[^0-9]", name)
+    ]
