@@ -107,6 +107,16 @@ def _wanted_port() -> str | None:
     return None
 
 
+def yield_to_programs() -> None:
+    """Have no wake-up of ours interrupt a program; sched(7), sched_setscheduler(2).
+
+    A program that writes wakes us. On one processor, what it writes in several calls, as an
+    unbuffered ``print`` does, would reach the host in as many pieces, each for the price of two
+    context switches. So it goes on until it waits, or the kernel's next tick, 4 ms at most.
+    """
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 def serve() -> None:
     """Prepare the machine and talk to the host until the machine shall end.
 
@@ -151,6 +161,7 @@ def main() -> None:
     """Run as PID 1. Never returns: the machine ends."""
     hold_standard_descriptors()
     syscalls.keep_heap()
+    yield_to_programs()
     try:
         serve()
     except PortClosedError:

@@ -102,6 +102,8 @@ class Launcher:
         try:
             enter_group()
             os.setsid()
+            # The agent's own is another, and is inherited.
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
             # Below 3 all descriptors are taken, so no dup2 overwrites one that is still needed.
             for number, fd in enumerate(fds):
                 os.dup2(fd, number)

@@ -4,7 +4,7 @@
 
     Queued*  Preparing*  Started  (PhaseStarted  Output*  PhaseEnded){0,2}  Ended
 
-Output of stdout and stderr is interleaved as it came. A failure is no event: it is raised.
+Output of stdout and stderr is interleaved as the agent read it. A failure is raised, and no event.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ LOOK = dedent("""
         [str(signal.getsignal(number)) for number in range(1, 32)],
         [line for line in lines("/proc/self/status") if line[:3] in ("Sig", "Shd", "Cap", "NoN")],
     )
+    seen["agent"] = os.sched_getscheduler(1)
     seen["ports"] = []
     for port in (4711, 4712):
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
@@ -168,6 +170,9 @@ def test_first_job_finds_an_empty_place(vm: Microvm) -> None:
     assert seen["processes"] == 1
     assert [len(seen[table]) for table in ("shm", "sem", "msg")] == [1, 1, 1]
     assert seen["ports"] == []
+    # What a program writes in several calls is not torn apart by an agent that interrupts it.
+    assert seen["agent"] == os.SCHED_BATCH
+    assert seen["self"][6] == os.SCHED_OTHER
 
 
 @pytest.mark.languages("python")
