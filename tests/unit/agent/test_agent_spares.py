@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,8 +198,9 @@ def test_script_in_a_directory(host: Host) -> None:
         job(command(), build=m.Command(("true",), (), m.Limits())),
         job(command(), keep=True),
         job(m.Command((sys.executable, SCRIPT), (), m.Limits())),
+        job(replace(command(), tty=m.Tty())),
     ],
-    ids=["arguments", "build", "keep", "environment"],
+    ids=["arguments", "build", "keep", "environment", "terminal"],
 )
 def test_job_of_another_kind_ends_the_program(host: Host, other: m.Job) -> None:
     pid = prepare(host)
@@ -357,6 +359,7 @@ def test_cancel_before_the_start_ends_the_program(host: Host) -> None:
 def test_limits_are_those_of_the_job(host: Host) -> None:
     script = b"""
 import os
+from dataclasses import replace
 try:
     open("large", "wb").write(bytes(100_000))
 except OSError as error:
