@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._assets import Assets
+    from slipway_initramfs.store import ImageStore
     from support.commands import Commands
 
 NAMESPACES = "-m" if os.geteuid() == 0 else "-Urm"
@@ -40,6 +41,36 @@ def test_a_build_on_a_full_disk_is_refused_at_once(commands: Commands, tmp_path:
     assert f"the file system of {disk} has 2 MB free" in ended.stderr
     assert "hint: Free " in ended.stderr
     assert "--store" in ended.stderr
+
+
+def test_a_disk_without_any_room_is_told(commands: Commands, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    # Directories could still be made where the disk is only full.
+    fill = f"for n in $(seq 200); do mkdir {disk}/$n || break; done 2>/dev/null"
+    commands.prefix = small_disk(disk, "1m,nr_inodes=60", fill)
+
+    ended = commands("slipway", "image", "build", "--source", "debian", "--store", disk / "s", "c")
+
+    assert ended.code == 125
+    assert "No space left on device" in ended.stderr
+    assert str(disk) in ended.stderr
+    assert "bug" not in ended.stderr
+
+
+def test_an_image_is_not_taken_where_it_does_not_fit(
+    commands: Commands, store: ImageStore, tmp_path: Path
+) -> None:
+    disk, file = tmp_path / "disk", tmp_path / "bash.slipway"
+    sent = commands("slipway", "image", "export", "--store", store.root, "bash", file)
+    commands.prefix = small_disk(disk, "20m")
+
+    taken = commands("slipway", "image", "import", "--store", disk / "s", file)
+    not_sent = commands("slipway", "image", "export", "--store", store.root, "bash", disk / "b")
+
+    assert (sent.code, taken.code, not_sent.code) == (0, 125, 125)
+    assert "importing the image takes about" in taken.stderr
+    assert f"the file system of {disk} has" in taken.stderr
+    assert f"cannot write {disk}/b: No space left on device" in not_sent.stderr
 
 
 def test_what_an_image_takes_is_known_before_anything_is_fetched(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway_initramfs import apt as apt_programs
 from slipway_initramfs import debian
 from slipway_initramfs.apt_sources import read_sources
 from slipway_initramfs.debian import DebianSource, Package
@@ -111,7 +112,7 @@ def test_a_machine_without_this_release_falls_back_to_debians_mirror(
     ],
 )
 def test_what_apt_says_becomes_one_sentence(output: str, message: str) -> None:
-    assert message in debian._failure("do it", output, "amd64").message
+    assert message in apt_programs._failure("do it", output, "amd64").message
 
 
 def test_a_line_without_a_digest_is_not_believed() -> None:
@@ -161,7 +162,7 @@ def test_without_a_network_the_error_says_so(
 ) -> None:
     # Port 9 of the loopback interface: refused at once, here and everywhere.
     monkeypatch.setattr(
-        debian, "read_sources", lambda _: (("http://127.0.0.1:9/debian", "bookworm"),)
+        apt_programs, "read_sources", lambda _: (("http://127.0.0.1:9/debian", "bookworm"),)
     )
     for variable in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(variable, raising=False)
