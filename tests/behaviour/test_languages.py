@@ -146,6 +146,28 @@ def test_memory_hog_exceeds_its_memory_and_its_output_is_kept(vm: Runner) -> Non
     assert 64 * MIB < outcome.program.usage.memory_peak < 129 * MIB
 
 
+@pytest.mark.languages("python", "c", "c++", "go", "rust", "javascript")
+@pytest.mark.every_way
+@pytest.mark.parametrize("wanted", ["whole", "refused"])
+def test_memory_is_what_is_touched_and_any_lack_of_it_is_told(vm: Runner, wanted: str) -> None:
+    # An array of 800 MB of which little is touched runs in less; then all of it is touched, or more
+    # is asked for than the address space or the runtime's heap can hold.
+    outcome = vm.run(program(vm, "large_arrays"), wanted)
+
+    assert outcome.stdout == b"sparse\n"
+    assert outcome.program.verdict == "memory_exceeded"
+
+
+@pytest.mark.languages("python", "c", "go")
+@pytest.mark.every_way
+def test_has_room_for_many_threads_and_files_and_for_large_ones(vm: Runner) -> None:
+    outcome = vm.run(program(vm, "many_of_all"))
+
+    assert outcome.stderr == b""
+    assert outcome.stdout == b"200 threads, 900 files, 1 GiB\n"
+    assert outcome.program.limits.processes == 1024
+
+
 def test_output_over_the_limit_is_cut_and_counted(vm: Runner) -> None:
     whole = b"".join(b"line %06d\n" % number for number in range(20_000))
 
