@@ -73,6 +73,9 @@ class Apt:
             )
         for name in ("lists/partial", "archives/partial", "partial"):
             (self._state / name).mkdir(parents=True, exist_ok=True)
+        # What an apt that was killed has left.
+        shutil.rmtree(self._state / "tmp", ignore_errors=True)
+        (self._state / "tmp").mkdir()
         (self._state / "status").touch()
         sources = read_sources(Path("/etc/apt")) or FALLBACK
         (self._state / "sources.list").write_text(
@@ -173,6 +176,8 @@ class Apt:
         environment = {
             **os.environ,
             "APT_CONFIG": str((self._state / "apt.conf").resolve()),
+            # An apt that is killed with us removes nothing of its own.
+            "TMPDIR": str((self._state / "tmp").resolve()),
             "LC_ALL": "C",
             "DEBIAN_FRONTEND": "noninteractive",
         }

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +13,6 @@ from slipway_initramfs import debian
 from slipway_initramfs.apt_sources import read_sources
 from slipway_initramfs.debian import DebianSource, Package
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 apt = pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed")
 
@@ -194,3 +191,15 @@ def test_a_child_dies_with_the_process_that_started_it() -> None:
 
     assert select.select([descriptor], [], [], 30)[0] == [descriptor]
     os.close(descriptor)
+
+
+def test_what_a_killed_apt_has_left_goes_with_the_next(tmp_path: Path) -> None:
+    first = apt_programs.Apt(tmp_path, "amd64", print)
+    first.prepare()
+    left = first.ask("mktemp", purpose="leave a file").strip()
+    second = apt_programs.Apt(tmp_path, "amd64", print)
+
+    assert Path(left).is_relative_to(tmp_path)
+    assert Path(left).exists()
+    second.prepare()
+    assert not Path(left).exists()
