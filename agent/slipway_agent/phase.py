@@ -8,6 +8,7 @@ from time import monotonic
 from slipway_agent import process
 from slipway_agent.pipes import OutputPipe
 from slipway_agent.program import StartError
+from slipway_agent.terminal import Display
 from slipway_protocol import messages as m
 
 TYPE_CHECKING = False
@@ -137,7 +138,8 @@ class Phase:
         for stream, fd in ((m.Stream.STDOUT, program.stdout), (m.Stream.STDERR, program.stderr)):
             if fd is None:
                 continue
-            pipe = OutputPipe(self._loop, fd, stream, windows[stream], limits.output_bytes)
+            kind = OutputPipe if program.terminal is None else Display
+            pipe = kind(self._loop, fd, stream, windows[stream], limits.output_bytes)
             pipe.on_data = self._pass_on
             pipe.on_excess = self._excess
             pipe.on_end = self._stream_ended

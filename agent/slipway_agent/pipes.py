@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import select
@@ -63,7 +62,7 @@ def widen(fd: int) -> None:
 
 
 class OutputPipe:
-    """Reads one output stream of a program, or its terminal, while the host gives credit for it.
+    """Reads one output stream of a program while the host gives credit for it.
 
     What is over ``limit`` bytes (0: no limit) is dropped and counted, without credit.
     """
@@ -151,17 +150,16 @@ class OutputPipe:
 
     def _read(self, size: int) -> bytes | None:
         """Read up to ``size`` bytes; None if there are none at the moment."""
-        try:
-            data = os.read(self._fd, size)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return b""  # the end of a terminal
-        if self.keeps_tail:
+        data = self._take(size)
+        if data and self.keeps_tail:
             self.tail = (self.tail + data)[-TAIL:] if len(data) < TAIL else data[-TAIL:]
         return data
+
+    def _take(self, size: int) -> bytes | None:
+        try:
+            return os.read(self._fd, size)
+        except BlockingIOError:
+            return None
 
     def _step(self) -> bool:
         """Pass on or drop one piece; False if there is none at the moment."""

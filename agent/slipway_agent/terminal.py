@@ -5,9 +5,12 @@ Numbers are of include/uapi/asm-generic/ioctls.h and termbits.h, which x86-64 an
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from struct import pack, pack_into, unpack_from
+
+from slipway_agent.pipes import OutputPipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +86,25 @@ class Terminal:
 def take_control(fd: int) -> None:
     """Make the terminal ``fd`` that of the calling process, which leads a new session."""
     fcntl.ioctl(fd, _TIOCSCTTY, 0)
+
+
+class Display(OutputPipe):
+    """Reads what is shown on a terminal, whose end is an error."""
+
+    def _take(self, size: int) -> bytes | None:
+        # Linux gives 4 KiB at a time, and each message costs the agent and the host.
+        data = self._take_once(size)
+        while data and len(data) < size and (more := self._take_once(size - len(data))):
+            data += more
+        return data
+
+    def _take_once(self, size: int) -> bytes | None:
+        try:
+            return super()._take(size)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return b""
 
 
 class Keyboard:
