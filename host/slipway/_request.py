@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  # the declarations of options are looked up
 from typing import TYPE_CHECKING, Annotated, Any
 
 from slipway._errors import InputError
+from slipway._request_bounds import (
+    check_arguments,
+    check_environment,
+    check_files,
+    check_outputs,
+)
 from slipway._values import Bounds, check_bounds, convert, declarations, take
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 MIB = 1024 * 1024
 MAX_SOURCE = 4 * MIB
-MAX_FILES = 256
-MAX_FILE_BYTES = 256 * MIB
 MAX_CPUS = 8
 MAX_MEMORY = 64 * 1024 * MIB
 # The most process ids that Linux has (PID_MAX_LIMIT).
@@ -30,17 +33,6 @@ MAX_OPEN_FILES = 1024 * 1024
 MIN_MEMORY_LIMIT = 4 * MIB
 # An hour: a machine that is meant to live longer is not what a snippet needs.
 MAX_SECONDS = 3600.0
-# Together with both phases' environments and the wanted paths these fit into one message of the
-# protocol, which has at most 64 KiB.
-MAX_ARGUMENTS = 512
-MAX_ARGUMENT_BYTES = 16 * 1024
-MAX_VARIABLES = 128
-MAX_ENVIRONMENT_BYTES = 12 * 1024
-MAX_OUTPUTS = 64
-MAX_OUTPUT_PATH_BYTES = 4 * 1024
-
-_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
 
 # What an option is declared as is what its values are held to: see slipway._values.
 Seconds = Annotated[float, Bounds(0, MAX_SECONDS, above=True)]
@@ -139,10 +131,10 @@ class Options:
         """
         for name, kind in declarations(Options).items():
             check_bounds(name, kind, getattr(self, name))
-        _check_arguments(self.arguments)
-        _check_environment(self.environment)
-        _check_files(self.files, source_name)
-        _check_outputs(self.outputs)
+        check_arguments(self.arguments)
+        check_environment(self.environment)
+        check_files(self.files, source_name)
+        check_outputs(self.outputs)
 
 
 def options_of(given: Mapping[str, Any]) -> Options:
@@ -198,92 +190,3 @@ def read_local(path: Path, limit: int, what: str) -> bytes:
             f"{path} has more than {limit} bytes, the most that a file of this kind may have"
         )
     return data
-
-
-def check_guest_path(path: str) -> None:
-    """Check that ``path`` names something inside the working directory.
-
-    Raises:
-        InputError: it does not.
-    """
-    parts = path.split("/")
-    if path.startswith("/") or any(p in {"", ".", ".."} or "\0" in p for p in parts):
-        raise InputError(
-            f"{path!r} is not a path inside the working directory",
-            "Use a relative path without '.' and '..' parts.",
-        )
-    if len(path) > 4096 or any(_size([part]) > 255 for part in parts):
-        raise InputError(f"the path {path[:40]!r}... is too long")
-
-
-def _check_arguments(arguments: tuple[str, ...]) -> None:
-    if len(arguments) > MAX_ARGUMENTS:
-        raise InputError(f"{len(arguments)} arguments are more than {MAX_ARGUMENTS}")
-    if any("\0" in argument for argument in arguments):
-        raise InputError("an argument has a NUL")
-    if _size(arguments) > MAX_ARGUMENT_BYTES:
-        raise InputError(
-            f"the arguments have more than {MAX_ARGUMENT_BYTES} bytes together",
-            "Pass long input on stdin or as a file.",
-        )
-
-
-def _check_environment(environment: tuple[tuple[str, str], ...]) -> None:
-    for name, value in environment:
-        if not _ENVIRONMENT_NAME.fullmatch(name) or len(name) > 255:
-            raise InputError(f"{name!r:.80} is not a name for an environment variable")
-        if "\0" in value:
-            raise InputError(f"the value of {name} has a NUL")
-    if len(environment) > MAX_VARIABLES:
-        raise InputError(f"{len(environment)} environment variables are more than {MAX_VARIABLES}")
-    if _size([text for pair in environment for text in pair]) > MAX_ENVIRONMENT_BYTES:
-        raise InputError(f"the environment has more than {MAX_ENVIRONMENT_BYTES} bytes")
-
-
-def _check_outputs(paths: tuple[str, ...]) -> None:
-    for path in paths:
-        check_guest_path(path)
-    if len(set(paths)) < len(paths):
-        raise InputError("a file is asked for twice", "Name each wanted path once.")
-    if len(paths) > MAX_OUTPUTS or _size(paths) > MAX_OUTPUT_PATH_BYTES:
-        raise InputError(
-            f"more than {MAX_OUTPUTS} files, or {MAX_OUTPUT_PATH_BYTES} bytes of paths, are wanted",
-            "Let the program pack them into one archive.",
-        )
-
-
-def _size(texts: Iterable[str]) -> int:
-    """Their bytes as they travel.
-
-    Raises:
-        InputError: one has a surrogate that stands for no byte.
-    """
-    try:
-        return sum(len(text.encode("utf-8", "surrogateescape")) for text in texts)
-    except UnicodeEncodeError as error:
-        raise InputError(f"{error.object!r:.60} cannot be encoded as UTF-8") from None
-
-
-def _check_files(files: tuple[InputFile, ...], source_name: str) -> None:
-    if len(files) > MAX_FILES:
-        raise InputError(f"{len(files)} files are more than {MAX_FILES}")
-    if sum(len(file.data) for file in files) > MAX_FILE_BYTES:
-        raise InputError(f"the files have more than {MAX_FILE_BYTES} bytes together")
-    taken = {source_name: "the source"}
-    for file in files:
-        check_guest_path(file.path)
-        if not 0 <= file.mode <= 0o777:
-            raise InputError(
-                f"the mode of {file.path!r} is {file.mode:o}, and must be from 0 to 777",
-                "Give the permission bits only: stat.S_IMODE(mode) & 0o777.",
-            )
-        if file.path in taken:
-            raise InputError(
-                f"{file.path!r} is the name of two files: {taken[file.path]} and another",
-                "Give one of them another name: --file LOCAL:GUEST",
-            )
-        taken[file.path] = "a file"
-    for path in taken:
-        parents = {str(p) for p in Path(path).parents} & taken.keys()
-        if parents:
-            raise InputError(f"{path!r} needs a directory where {parents.pop()!r} is a file")

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parents[1]
 DOCUMENT = TESTS.parent / "docs" / "openapi.json"
 TYPESCRIPT = TESTS / "typescript"
 BIN = Path(sys.executable).parent
-PROGRAM = ["failed", 3, "hello\ncontent\n"]
+PROGRAM = ["failed", 3, "hello\ncontent\nnamed\n"]
 LANGUAGES = ["bash", "c", "c++", "go", "javascript", "python", "rust"]
 
 

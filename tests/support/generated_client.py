@@ -15,7 +15,7 @@ import httpx
 from slipway_api import Client
 from slipway_api.api.runs import run
 from slipway_api.api.server import languages
-from slipway_api.models import File, RunBody
+from slipway_api.models import File, RunBody, RunBodyEnvironmentType0
 from slipway_api.types import File as Octets
 
 
@@ -27,7 +27,8 @@ def main() -> None:
         # What is None has not been given, and the query may say the same as the body.
         body = RunBody(
             language="bash",
-            source="echo hello; cat data; exit 3",
+            source="echo hello; cat data; printenv my.variable-1; exit 3",
+            environment=RunBodyEnvironmentType0.from_dict({"my.variable-1": "named"}),
             files=[File(path="data", text="content\n")],
             timeout=60,
             memory=None,

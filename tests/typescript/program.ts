@@ -13,7 +13,8 @@ const client = createClient<paths>({
 // Nothing but what a job needs: whatever else there is may be left out.
 const least: components["schemas"]["RunBody"] = {
   language: "bash",
-  source: "echo hello; cat data; exit 3",
+  source: "echo hello; cat data; printenv my.variable-1; exit 3",
+  environment: { "my.variable-1": "named" },
   files: [{ path: "data", text: "content\n" }],
 };
 // What is null has not been given, and the query may say the same as the body.

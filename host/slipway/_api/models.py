@@ -8,18 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from slipway._request import (
-    MAX_ARGUMENTS,
     MAX_CHARACTERS,
     MAX_CPUS,
-    MAX_FILES,
     MAX_MEMORY,
     MAX_OPEN_FILES,
-    MAX_OUTPUTS,
     MAX_PROCESSES,
     MAX_SECONDS,
-    MAX_VARIABLES,
     MIN_MEMORY_LIMIT,
 )
+from slipway._request_bounds import MAX_ARGUMENTS, MAX_FILES, MAX_OUTPUTS, MAX_VARIABLES
 from slipway._sessions import MAX_IDLE_SECONDS
 
 _TEXTUAL = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -13,7 +13,16 @@ from slipway._cli.parsers import Parser, add_store
 from slipway._cli.quantities import count, file_path, seconds, size
 from slipway._cli.run_inputs import input_files
 from slipway._errors import InputError
-from slipway._request import MAX_SOURCE, Options, read_local
+from slipway._request import MAX_SOURCE, MIB, Options, read_local
+from slipway._request_bounds import (
+    MAX_ARGUMENT_BYTES,
+    MAX_ARGUMENTS,
+    MAX_ENVIRONMENT_BYTES,
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    MAX_OUTPUTS,
+    MAX_VARIABLES,
+)
 from slipway.machine import MACHINES
 
 EXIT_CODES = """\
@@ -21,6 +30,13 @@ exit codes: the program's own; 128+N when signal N ended it; 124 when its time w
 123 when it ended well without a file that --get names; 1 with the compiler's output when the build
 fails; 2 for a wrong call; 125 when Slipway failed.
 --json tells them apart where a program's own code is one of these.
+"""
+BOUNDS = f"""\
+A run may have {MAX_ARGUMENTS} arguments of {MAX_ARGUMENT_BYTES // 1024} KiB together, \
+{MAX_VARIABLES} variables of {MAX_ENVIRONMENT_BYTES // 1024} KiB, {MAX_FILES} files of
+{MAX_FILE_BYTES // MIB} MiB, a source of {MAX_SOURCE // MIB} MiB, and {MAX_OUTPUTS} files to
+fetch. See docs/sdk.md.
+
 """
 FILES = """\
 All C, C++ and Go sources among the files are compiled with FILE, but of C and C++ those that
@@ -38,7 +54,7 @@ def parser(prog: str) -> Parser:
         description="Run a program in a virtual machine of its own. Its stdin is yours.\n"
         "Times, sizes and counts that are not given are the language's. A time is a number of\n"
         "seconds, or 500ms, 5s, 2m; a size a number of MiB, or 64K, 512MiB, 2G.",
-        epilog=FILES + EXIT_CODES,
+        epilog=FILES + BOUNDS + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         takes_strays=True,
         stray_hint=f"What is for the program comes after '--': {prog} FILE -- ARGS",

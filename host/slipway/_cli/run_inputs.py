@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._errors import InputError
-from slipway._request import MAX_FILE_BYTES, MAX_FILES, InputFile, read_local
+from slipway._request import InputFile, read_local
+from slipway._request_bounds import MAX_FILE_BYTES, MAX_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

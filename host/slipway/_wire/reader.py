@@ -13,7 +13,8 @@ from slipway._events import (
     Queued,
     Started,
 )
-from slipway._request import MAX_FILE_BYTES, MIB
+from slipway._request import MIB
+from slipway._request_bounds import MAX_FILE_BYTES
 from slipway._result import OutputFile
 from slipway._wire.errors import broken, error_of
 from slipway._wire.events import read_event

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from slipway._errors import InputError
-from slipway._request import MAX_FILE_BYTES, MAX_OUTPUTS
+from slipway._request_bounds import MAX_FILE_BYTES, MAX_OUTPUTS
 from slipway._result import (
     Captured,
     OutputFile,

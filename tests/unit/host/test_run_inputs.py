@@ -9,7 +9,7 @@ import pytest
 
 from slipway._cli.run_inputs import input_files
 from slipway._errors import InputError
-from slipway._request import MAX_FILES
+from slipway._request_bounds import MAX_FILES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,8 @@ import pytest
 import slipway
 from slipway._client import language_of_suffix
 from slipway._jobs import Place, describe_job
-from slipway._request import MAX_FILES, InputFile, Options
+from slipway._request import InputFile, Options
+from slipway._request_bounds import MAX_FILES
 from slipway._sources import MAX_SOURCE_NAMES, check_source_names
 from slipway._sources.include import MAX_READ, find_included
 from slipway_initramfs import languages

@@ -1,0 +1,44 @@
+"""docs/sdk.md names what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slipway import _request, _request_bounds
+from slipway._request import MIB, Options
+
+PAGE = (Path(__file__).parents[3] / "docs" / "sdk.md").read_text("utf-8")
+BOUNDS = PAGE.partition("\n## Bounds\n")[2].partition("\n## ")[0]
+# How the page writes a bound that is no plain number.
+WRITTEN = {
+    "MAX_SOURCE": (MIB, "MiB"),
+    "MAX_FILE_BYTES": (MIB, "MiB"),
+    "MAX_MEMORY": (1024 * MIB, "GiB"),
+    "MIN_MEMORY_LIMIT": (MIB, "MiB"),
+    "MAX_ARGUMENT_BYTES": (1024, "KiB"),
+    "MAX_ENVIRONMENT_BYTES": (1024, "KiB"),
+    "MAX_OUTPUT_PATH_BYTES": (1024, "KiB"),
+    "MAX_SECONDS": (1, "s"),
+}
+
+
+@pytest.mark.parametrize("field", Options.__dataclass_fields__)
+def test_names_every_option(field: str) -> None:
+    assert f"`{field}`" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for module in (_request, _request_bounds)
+        for name, value in vars(module).items()
+        if name.startswith(("MAX_", "MIN_")) and name != "MAX_CHARACTERS"  # of a terminal
+    ],
+)
+def test_tells_every_bound(name: str, value: float) -> None:
+    unit, word = WRITTEN.get(name, (1, ""))
+    assert value % unit == 0
+    assert f"{int(value // unit)} {word}".rstrip() in BOUNDS
