@@ -236,6 +236,8 @@ def test_script_that_is_too_large_to_hold_is_run_without(host: Host) -> None:
 def test_program_that_died_before_its_job_is_not_missed(host: Host) -> None:
     pid = prepare(host)
     psutil.Process(pid).kill()
+    while is_running(pid):  # the signal takes its time to arrive
+        time.sleep(0.001)
 
     story = run(host, WHO)
 
