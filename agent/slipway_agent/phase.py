@@ -6,6 +6,7 @@ import os
 from time import monotonic
 
 from slipway_agent import process
+from slipway_agent.judgement import Ending, judge
 from slipway_agent.pipes import OutputPipe
 from slipway_agent.program import StartError
 from slipway_agent.terminal import Display
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
 
 # How late a phase may be found over its CPU limit, where it has but one CPU.
 CPU_STEP_SECONDS = 0.005
-
-_DETAILS = {
-    m.Verdict.TIMED_OUT: "the time limit of {} ms passed",
-    m.Verdict.CPU_EXCEEDED: "the CPU time limit of {} ms was used up",
-    m.Verdict.OUTPUT_EXCEEDED: "the output passed the limit of {} bytes",
-    m.Verdict.CANCELLED: "the job was cancelled",
-}
 
 
 def reads_input(command: m.Command) -> bool:
@@ -145,7 +139,6 @@ class Phase:
             pipe.on_end = self._stream_ended
             self._outputs.append(pipe)
         self._send(m.PhaseStarted(self._job, self.kind))
-        # The last one is stderr, or a terminal, which is all of them.
         self._outputs[-1].keeps_tail = bool(self._command.out_of_memory)
         for pipe in self._outputs:
             pipe.update()
@@ -280,45 +273,13 @@ class Phase:
             self._group.memory_peak_bytes(),
             self._group.processes_peak(),
         )
-        verdict = self._judge(user + system)
-        limits = self._command.limits
-        figures = {
-            m.Verdict.TIMED_OUT: limits.wall_ms,
-            m.Verdict.CPU_EXCEEDED: limits.cpu_ms,
-            m.Verdict.OUTPUT_EXCEEDED: limits.output_bytes,
-        }
-        detail = _DETAILS.get(verdict, "").format(figures.get(verdict))
-        if verdict is m.Verdict.MEMORY_EXCEEDED:
-            detail = self._tell_memory()
+        refused = self._group.out_of_memory()
+        # The last stream is stderr, or a terminal, which is all of them.
+        tail = self._outputs[-1].tail
+        ending = Ending(self._code, self._signal, user + system, refused, tail)
+        verdict, detail = judge(self._command, ending, self._reason)
         self._group.remove()
         self._done(verdict, self._code, self._signal, usage, detail)
-
-    def _judge(self, cpu_us: int) -> m.Verdict:
-        if self._reason is not None:
-            return self._reason
-        if not self._signal and not self._code:
-            return m.Verdict.OK  # whatever became of others: it has come to terms with it
-        if self._group.out_of_memory():
-            return m.Verdict.MEMORY_EXCEEDED
-        limit = self._command.limits.cpu_ms
-        # RLIMIT_CPU can be the first to notice.
-        if self._signal and limit and cpu_us >= limit * 1000:
-            return m.Verdict.CPU_EXCEEDED
-        if self._last_words():
-            return m.Verdict.MEMORY_EXCEEDED
-        return m.Verdict.SIGNALED if self._signal else m.Verdict.FAILED
-
-    def _last_words(self) -> str:
-        """What the program's runtime has said of the memory at the end, if it has."""
-        tail = self._outputs[-1].tail
-        words = self._command.out_of_memory
-        return next((w for w in words if w.encode("utf-8", "surrogateescape") in tail), "")
-
-    def _tell_memory(self) -> str:
-        if not self._group.out_of_memory():
-            return f"it was refused memory, as it says itself: {self._last_words()}"
-        limit = self._command.limits.memory_bytes
-        return f"the limit is {limit} bytes" if limit else "the machine has no more"
 
     def _done(
         self, verdict: m.Verdict, code: int, number: int, usage: m.Usage, detail: str

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from slipway._request import Tty as Tty
     from slipway._result import Captured as Captured
     from slipway._result import OutputFile as OutputFile
+    from slipway._result import PhaseLimits as PhaseLimits
     from slipway._result import PhaseResult as PhaseResult
     from slipway._result import Provenance as Provenance
     from slipway._result import Result as Result
@@ -95,6 +96,7 @@ _HOMES = {
     "Tty": "_request",
     "Captured": "_result",
     "OutputFile": "_result",
+    "PhaseLimits": "_result",
     "PhaseResult": "_result",
     "Provenance": "_result",
     "Result": "_result",
@@ -131,6 +133,7 @@ __all__ = [
     "Output",
     "OutputFile",
     "PhaseEnded",
+    "PhaseLimits",
     "PhaseResult",
     "PhaseStarted",
     "Preparing",

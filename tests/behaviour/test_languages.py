@@ -6,7 +6,7 @@ import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -156,6 +156,41 @@ def test_memory_is_what_is_touched_and_any_lack_of_it_is_told(vm: Runner, wanted
 
     assert outcome.stdout == b"sparse\n"
     assert outcome.program.verdict == "memory_exceeded"
+
+
+@pytest.mark.languages("c", "c++", "go", "rust")
+@pytest.mark.every_way
+@pytest.mark.parametrize(
+    ("limit", "verdict"),
+    [
+        ({"build_memory_limit": 8 * MIB}, "memory_exceeded"),
+        ({"build_cpu_time": 0.02}, "cpu_exceeded"),
+    ],
+    ids=["memory", "time"],
+)
+def test_build_is_held_by_its_own_limits(vm: Runner, limit: dict[str, Any], verdict: str) -> None:
+    outcome = vm.run(program(vm, "hello"), **limit)
+
+    assert outcome.run is None
+    assert outcome.build is not None
+    assert outcome.build.verdict == verdict
+
+
+@pytest.mark.languages("bash")
+@pytest.mark.every_way("bash")
+def test_limits_that_are_asked_for_are_the_programs(vm: Runner) -> None:
+    outcome = vm.run(
+        "ulimit -u; ulimit -Sn; ulimit -Hn; ulimit -f",
+        processes=99,
+        open_files=2000,
+        file_size=MIB,
+        memory_limit=32 * MIB,
+    )
+
+    assert outcome.stdout == b"99\n2000\n2000\n1024\n"
+    limits = outcome.program.limits
+    assert (limits.processes, limits.open_files, limits.file_size) == (99, 2000, MIB)
+    assert limits.memory_limit == 32 * MIB
 
 
 @pytest.mark.languages("python", "c", "go")

@@ -188,6 +188,11 @@ def test_record_tells_all(commands: Commands, here: Path, bash: Assets) -> None:
     assert run["stderr"] == {"bytes": 1, "dropped": 0, "truncated": False, "base64": "/w=="}
     assert set(run["usage"]) == {"wall", "user", "system", "memory_peak", "processes_peak"}
     assert run["usage"]["memory_peak"] > 0
+    # The CPU time follows the wall-clock time, and what was not said is the language's.
+    assert run["limits"] == {
+        **{"timeout": 60.0, "cpu_time": 60.0, "memory_limit": None, "processes": 1024},
+        **{"open_files": 65536, "file_size": None, "output_limit": 2 << 20},
+    }
     assert record["files"][0] == {"path": "made", "bytes": 2}
     assert record["files"][1]["path"] == "gone"
     assert record["files"][1]["missing"]

@@ -32,6 +32,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in SOURCES.items():
         (directory / name).write_bytes(content)
     (tmp_path / "above").write_bytes(b"data")
+    with (directory / "large").open("wb") as file:
+        file.truncate(240 << 20)
     monkeypatch.chdir(directory)
     return directory
 
@@ -101,6 +103,16 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
         (["--memory", "nan", "good.sh"], ["nan"]),
         (["--memory", "99999G", "good.sh"], ["memory"]),
         (["--memory", "much", "good.sh"], ["much"]),
+        (["--memory-limit", "9999b", "good.sh"], ["memory-limit is 9999", "at least 4194304"]),
+        (["--memory-limit", "64G", "good.sh"], ["memory-limit of 65536 MiB", "this host has"]),
+        (
+            ["--memory-limit", "4G", "--memory", "500", "good.sh"],
+            ["memory-limit is 4096 MiB", "memory is 500 MiB", "Give a memory of"],
+        ),
+        (["--file", "large", "good.sh"], ["input files take 240.0 MiB", "--memory"]),
+        (["--open-files", "0", "good.sh"], ["open-files"]),
+        (["--file-size", "-1", "good.sh"], ["file-size"]),
+        (["--build-cpu-time", "0", "good.sh"], ["build-cpu-time"]),
         (["--timeout", "0", "good.sh"], ["timeout"]),
         (["--timeout", "-1", "good.sh"], ["timeout"]),
         (["--timeout", "nan", "good.sh"], ["timeout"]),

@@ -109,6 +109,15 @@ async def test_limits_are_those_of_each_run(session: LocalSession) -> None:
     assert (late.verdict, len(long.stdout), len(good.stdout)) == ("timed_out", 10, 1000)
 
 
+async def test_limit_that_does_not_fit_the_machine_of_the_session_is_refused(
+    session: LocalSession,
+) -> None:
+    with pytest.raises(InputError, match=r"memory_limit is 4096 MiB, .* memory is \d+ MiB"):
+        await session.run("print x", memory_limit=4096 * MIB)
+
+    assert (await session.run("print x")).ok
+
+
 async def test_machine_is_as_the_session_was_asked_for(runtime: AsyncRuntime) -> None:
     async with runtime.session("bash", memory=64 * MIB, cpus=2) as session:
         load = runtime.load

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from slipway._blocking_handles import Execution
 
-SIZES = {"memory", "memory_limit", "output_limit"}
+SIZES = {"memory", "memory_limit", "build_memory_limit", "file_size", "output_limit"}
 WAYS = ("clone", "runtime", "client", "cli")
 _RUN_SECONDS = re.compile(rb"\brun (\d+\.\d+)")
 
