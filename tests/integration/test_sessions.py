@@ -11,7 +11,7 @@ from slipway._errors import Busy, HostError, InputError, UnknownOutcome
 from slipway._events import Output, PhaseStarted, Queued
 from slipway._launch import DamagedImage
 from slipway._local_session import QUEUE
-from slipway._request import MIB, InputFile
+from slipway._request import MAX_SOURCE, MIB, InputFile
 from slipway._runtime import AsyncRuntime
 from support.clock import Clock
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
@@ -499,10 +499,9 @@ async def test_unknown_language_starts_nothing(runtime: AsyncRuntime) -> None:
 @pytest.mark.parametrize(
     ("source", "options"),
     [
-        ("", {}),
+        pytest.param("x" * (MAX_SOURCE + 1), {}, id="long"),
         (None, {}),
         (7, {}),
-        ("a\0b", {}),
         ("print x", {"timeout": "long"}),
         ("print x", {"timeout": -1}),
         ("print x", {"arguments": "text"}),

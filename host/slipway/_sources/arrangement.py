@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from slipway._errors import InputError
-from slipway._sources import go, include, node
 from slipway._text import plain
 
 if TYPE_CHECKING:
@@ -45,12 +43,18 @@ def arrange(
     language: Language, source: bytes, files: tuple[InputFile, ...], taken: frozenset[str]
 ) -> Arrangement:
     """Choose and name the files of a job; ``taken`` are names that its directory has already."""
+    # Patterns take longer to compile than a small program's names to choose: each rule's when it
+    # is needed.
     names = taken | {file.path.partition("/")[0] for file in files}
     program = _program(names)
     if language.rules == "node":
+        from slipway._sources import node
+
         name, more = node.name_source(language.source, source, files, names)
         return Arrangement(name, program, (), more)
     if language.rules == "go":
+        from slipway._sources import go
+
         try:
             sources = go.packages(language, source, files)
         except go.Unbuildable as error:
@@ -59,6 +63,8 @@ def arrange(
         return Arrangement(language.source, program, sources)
     others = sorted(file.path for file in files if file.path.endswith(language.sources))
     if others and language.rules == "include":
+        from slipway._sources import include
+
         by_path = {language.source: source, **{file.path: file.data for file in files}}
         included = include.find_included((language.source, *others), by_path)
         others = [path for path in others if path not in included]
@@ -73,8 +79,10 @@ def check_source_names(language: Language, files: tuple[InputFile, ...]) -> None
     Raises:
         InputError: their names are too long together.
     """
-    if not language.sources:
+    if not language.sources or not files:
         return
+    import shlex
+
     size = sum(
         len(shlex.quote(file.path).encode("utf-8", "surrogateescape")) + 8
         for file in files

@@ -7,7 +7,7 @@ it, this neither downloads modules nor has cgo.
 from __future__ import annotations
 
 import json
-import platform
+import os
 import posixpath
 import re
 import shlex
@@ -99,7 +99,8 @@ class _Job:
     def __init__(self, language: Language, source: bytes, files: tuple[InputFile, ...]) -> None:
         self._paths = [file.path for file in files]
         self._minor = _minor(language)
-        architecture = _MACHINES.get(platform.machine(), platform.machine())
+        machine = os.uname().machine
+        architecture = _MACHINES.get(machine, machine)
         tags = frozenset({"linux", "unix", "gc", architecture}) | {
             f"go1.{minor}" for minor in range(1, self._minor + 1)
         }

@@ -59,7 +59,7 @@ def test_all_sources_of_a_job_are_compiled_wherever_they_are() -> None:
     assert sources("c", "", files) == ["main.c", "a.c", "b.c", "lib/c.c"]
 
 
-@pytest.mark.parametrize("suffix", [".cpp", ".cc", ".cxx", ".c++", ".cp", ".C"])
+@pytest.mark.parametrize("suffix", [".cpp", ".cc", ".cxx", ".c++", ".cp", ".C", ".c"])
 def test_each_suffix_of_cpp_is_compiled(suffix: str) -> None:
     assert sources("c++", "", {f"more{suffix}": ""}) == ["main.cpp", f"more{suffix}"]
 

@@ -239,3 +239,12 @@ def test_head_of_anything_can_be_read(data: bytes) -> None:
 @given(st.text(st.sampled_from("()!&| linux"), max_size=40))
 def test_any_constraint_has_an_answer(expression: str) -> None:
     assert evaluate(expression, frozenset({"linux"})) in {True, False}
+
+
+def test_both_kinds_of_images_build_alike() -> None:
+    assert GO.debian is not None
+    scripts = [recipe.files["usr/lib/slipway/build-go"] for recipe in (GO.debian, GO.registry)]
+
+    shared = {script[script.index("program=$1") :] for script in scripts}
+
+    assert len(shared) == 1

@@ -86,6 +86,19 @@ def test_a_minimal_file_gets_the_default_limits_and_environment(tmp_path: Path) 
     assert toy.environment == {}
 
 
+def test_a_source_may_have_the_suffix_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_text(
+        MINIMAL.replace('[".toy"]', '[".toy", ".t"]').replace("main.toy", "x.y{suffix}")
+    )
+
+    toy = languages.load(path)
+
+    assert toy.source == "x.y.toy"
+    assert toy.with_suffix(".t").source == "x.y.t"
+    assert languages.by_name("c").with_suffix(".t").source == "main.c"
+
+
 @pytest.mark.parametrize("kind", ["debian", "registry"])
 def test_a_recipe_is_equal_to_itself_after_a_manifest(kind: str) -> None:
     for language in languages.all_languages().values():
@@ -181,6 +194,9 @@ def test_a_given_language_cannot_have_the_name_of_one_that_is_there(name: str) -
         (('name = "toy"', 'name = "toy"\nbuild = { }'), "build.command"),
         (('name = "toy"', 'name = "toy"\naliases = ["Toy"]'), "aliases"),
         (('name = "toy"', 'name = "toy"\ncolour = "red"'), "colour"),
+        (('name = "toy"', 'name = "toy"\nsources = ["toy"]'), "sources"),
+        (('name = "toy"', 'name = "toy"\nrules = "make"'), "rules"),
+        (('source = "main.toy"', 'source = "a/{suffix}"'), "source"),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_file_and_key(
