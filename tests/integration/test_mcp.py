@@ -17,6 +17,9 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 
+from slipway._api.models import RunBody
+from slipway._mcp.forms import Job
+from slipway._request import MAX_SOURCE
 from support.commands import PATIENCE
 from support.serving import Server
 
@@ -158,28 +161,63 @@ async def test_cuts_long_output_and_says_so(commands: Commands) -> None:
     assert (binary["text"], binary["truncated"]) == ("", True)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"source": "true"}, "the argument 'language' is wrong: field required"),
-        ({"language": "bash", "source": 3}, "the argument 'source' is wrong"),
-        ({"language": "bash", "source": "true", "network": True}, "no argument 'network'"),
-        ({"language": "cobol", "source": "true"}, "unknown language 'cobol'"),
-        ({"language": "bash", "source": "true", "timeout": -1}, "timeout is -1"),
-        ({"language": "bash", "source": "true", "files": [{"path": "x"}]}, "text and base64"),
-        ({"language": "bash", "source": "x", "files": [{"path": "x", "base64": "?"}]}, "base64"),
-        ({"language": "bash", "source": "true", "outputs": ["/etc/passwd"]}, "working directory"),
-    ],
-)
-async def test_wrong_call_is_an_error_of_the_tool(
-    commands: Commands, arguments: dict[str, Any], message: str
-) -> None:
-    async with client(commands) as mcp:
-        result = await mcp.call_tool("run_code", arguments)
+FILE = {"path": "x", "text": "x"}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"language": None}, "the argument 'language' is wrong: field required"),
+    ({"language": 3}, "the argument 'language' is wrong: should be a valid string"),
+    ({"language": ""}, "the argument 'language' is wrong"),
+    ({"language": "cobol"}, "unknown language 'cobol'"),
+    ({"source": None}, "the argument 'source' is wrong: field required"),
+    ({"source": 3}, "the argument 'source' is wrong"),
+    ({"source": ["true"]}, "the argument 'source' is wrong"),
+    ({"source": "x" * (MAX_SOURCE + 1)}, "the source has"),
+    ({"network": True}, "no argument 'network'"),
+    ({"time_out": 5}, "Did you mean 'timeout'?"),
+    ({"timeout": -1}, "the argument 'timeout' is wrong: should be greater than 0"),
+    ({"timeout": "5"}, "the argument 'timeout' is wrong: should be a valid number"),
+    ({"timeout": True}, "the argument 'timeout' is wrong"),
+    ({"memory_limit": 10**5}, "the argument 'memory_limit' is wrong"),
+    ({"memory_limit": 1.5}, "the argument 'memory_limit' is wrong"),
+    ({"cpus": 99}, "the argument 'cpus' is wrong"),
+    ({"kill_on_output": 1}, "the argument 'kill_on_output' is wrong"),
+    ({"tty": {"rows": 0, "columns": 80}}, "the argument 'tty"),
+    ({"stdin": 5}, "the argument 'stdin"),
+    ({"stdin": {"base64": "?"}}, "the base64 of stdin is none"),
+    ({"arguments": "text"}, "the argument 'arguments' is wrong"),
+    ({"arguments": [1]}, "the argument 'arguments.0' is wrong"),
+    ({"arguments": ["x"] * 513}, "the argument 'arguments' is wrong"),
+    ({"arguments": ["a\0"]}, "arguments[0] has a NUL"),
+    ({"environment": {"A": 1}}, "the argument 'environment.A' is wrong"),
+    ({"environment": {"=": "x"}}, "environment has the name '='"),
+    ({"files": FILE}, "the argument 'files' is wrong"),
+    ({"files": [{"path": "x"}]}, "text and base64"),
+    ({"files": [{**FILE, "base64": "eA=="}]}, "text and base64"),
+    ({"files": [{"path": "x", "base64": "?"}]}, "the base64 of the file 'x' is none"),
+    ({"files": [{**FILE, "mode": 512}]}, "the argument 'files.0.mode' is wrong"),
+    ({"files": [FILE, FILE]}, "the name of two files"),
+    ({"outputs": ["/etc/passwd"]}, "working directory"),
+]
 
-    assert result.is_error
-    assert message in text(result)
-    assert "Traceback" not in text(result)
+
+async def test_wrong_call_is_an_error_of_the_tool(commands: Commands) -> None:
+    async with client(commands) as mcp:
+        for arguments, message in WRONG:
+            result = await mcp.call_tool(
+                "run_code", {"language": "bash", "source": "true", **arguments}
+            )
+            said = text(result)
+            assert result.is_error
+            assert message in said
+            assert "\n" in said  # what to do about it
+            assert "Traceback" not in said
+
+
+async def test_takes_the_fields_of_a_job_of_the_api() -> None:
+    of_the_api = set(RunBody.model_fields) - {"version", "machine", "source_base64"}
+    assert set(Job.model_fields) == of_the_api
+    nothing = dict.fromkeys(of_the_api - {"language", "source"})
+    job = Job.model_validate({"language": "bash", "source": "true", **nothing})
+    assert (job.options(), job.input()) == ({"files": ()}, b"")
 
 
 async def test_unknown_tool_is_an_error_of_the_protocol(commands: Commands) -> None:

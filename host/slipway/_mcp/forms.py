@@ -4,90 +4,87 @@
 import base64
 import binascii
 import codecs
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from slipway._api.models import Body, Data, File, Limits, Name, Size, TerminalSize, absent
 from slipway._errors import InputError
 from slipway._mcp.excerpt import KIB, Excerpt
-from slipway._request import InputFile
+from slipway._request import MAX_CPUS, InputFile, Options, Tty
+from slipway._request_bounds import MAX_ARGUMENTS, MAX_FILES, MAX_OUTPUTS, MAX_VARIABLES
 from slipway._result import OutputFile, Result
 
 # All fetched files together.
 FILES_SHOWN = 32 * KIB
-_LIMITS = (
-    "timeout", "build_timeout", "cpu_time", "build_cpu_time", "memory_limit", "build_memory_limit",
-    "processes", "open_files", "file_size",
-)  # fmt: skip
 _DECODER = codecs.getincrementaldecoder("utf-8")
 
 
-class _Given(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class Job(Body, Limits):
+    """The arguments of ``run_code``. Times in seconds, sizes in bytes."""
 
-
-class GivenFile(_Given):
-    """A file for the program: its content as text, or as base64."""
-
-    path: str = Field(description="Relative to the program's working directory.")
-    text: str | None = Field(default=None, description="The content, as text.")
-    base64: str | None = Field(default=None, description="The content, where it is not text.")
-
-    def file(self) -> InputFile:
-        """It, decoded; raises InputError."""
-        if (self.text is None) == (self.base64 is None):
-            raise InputError(
-                f"the file {self.path!r:.80} has not one of text and base64",
-                "Give its content as text, or as base64 where it is not text.",
-            )
-        if self.text is not None:
-            return InputFile(self.path, self.text.encode("utf-8", "surrogatepass"))
-        assert self.base64 is not None
-        try:
-            return InputFile(self.path, base64.b64decode(self.base64, validate=True))
-        except (binascii.Error, ValueError):
-            raise InputError(f"the content of the file {self.path!r:.80} is not base64") from None
-
-
-class Job(_Given):
-    """The arguments of ``run_code``."""
-
-    language: str = Field(
+    language: Name = Field(
         description="A name that list_languages tells, e.g. python, or rust@1.80 for a version."
     )
     source: str = Field(description="The whole program.")
-    stdin: str = Field(default="", description="What it reads on its standard input.")
-    arguments: list[str] = Field(default=[], description="Its command line arguments.")
-    environment: dict[str, str] = Field(default={}, description="Environment variables.")
-    files: list[GivenFile] = Field(default=[], description="Files in its working directory.")
-    outputs: list[str] = Field(
-        default=[], description="Paths of files that it writes and that are to be given back."
+    stdin: str | Data = Field("", description="What it reads on its standard input.")
+    arguments: Annotated[list[str], Field(max_length=MAX_ARGUMENTS)] = Field(
+        [], description="Its command line arguments."
     )
-    timeout: float | None = Field(default=None, description="Its wall-clock time, in seconds.")
-    build_timeout: float | None = Field(default=None, description="The compiler's, in seconds.")
-    cpu_time: float | None = Field(default=None, description="Its CPU time, in seconds.")
-    build_cpu_time: float | None = Field(default=None, description="The compiler's, in seconds.")
-    memory_limit: int | None = Field(default=None, description="Its memory, in bytes.")
-    build_memory_limit: int | None = Field(default=None, description="The compiler's, in bytes.")
-    processes: int | None = Field(default=None, description="Its processes and threads at once.")
-    open_files: int | None = Field(default=None, description="What it may have open at once.")
-    file_size: int | None = Field(default=None, description="Of a file it writes, in bytes.")
-    tty: bool = Field(
-        default=False,
+    environment: Annotated[dict[str, str], Field(max_length=MAX_VARIABLES)] = Field(
+        {}, description="Environment variables."
+    )
+    files: Annotated[list[File], Field(max_length=MAX_FILES)] = Field(
+        [], description="Files in its working directory: each with text, or base64."
+    )
+    outputs: Annotated[list[str], Field(max_length=MAX_OUTPUTS)] = Field(
+        [], description="Paths of files that it writes and that are to be given back."
+    )
+    memory: Size = absent("Of the machine; mostly memory_limit is what is meant.")
+    cpus: Annotated[int, Field(ge=1, le=MAX_CPUS)] = absent("Of the machine.")
+    kill_on_output: bool = Field(False, description="End a program that passes its output limit.")
+    tty: bool | TerminalSize = Field(
+        False,
         description="Run it in a terminal: what it wrote before a crash is there, a prompt comes "
         "before its input, stdin is echoed, and all is in stdout.",
     )
 
+    def input(self) -> bytes:
+        """What the program reads; raises InputError."""
+        if isinstance(self.stdin, str):
+            return self.stdin.encode("utf-8", "surrogatepass")
+        return _bytes_of(self.stdin, "stdin")
+
     def options(self) -> dict[str, Any]:
         """As the fields of :class:`slipway.Options`; raises InputError."""
-        return {
-            "arguments": tuple(self.arguments),
-            "environment": tuple(self.environment.items()),
-            "files": tuple(file.file() for file in self.files),
-            "outputs": tuple(self.outputs),
-            **{name: getattr(self, name) for name in _LIMITS},
-            "tty": self.tty,
-        }
+        given = {name: getattr(self, name) for name in self.model_fields_set & _OPTIONS}
+        if isinstance(self.tty, TerminalSize):
+            given["tty"] = Tty(self.tty.rows, self.tty.columns)
+        given["files"] = tuple(
+            InputFile(file.path, _bytes_of(file, f"the file {file.path!r:.80}"), file.mode)
+            for file in self.files
+        )
+        return given
+
+
+_OPTIONS = Job.model_fields.keys() & Options.__dataclass_fields__.keys()
+
+
+def _bytes_of(data: Data, where: str) -> bytes:
+    if (data.text is None) == (data.base64 is None):
+        raise InputError(
+            f"{where} has not one of text and base64",
+            "Give its content as text, or as base64 where it is not text.",
+        )
+    if data.text is not None:
+        return data.text.encode("utf-8", "surrogatepass")
+    assert data.base64 is not None
+    try:
+        return base64.b64decode(data.base64, validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError(
+            f"the base64 of {where} is none", "See RFC 4648, section 4; give text as text."
+        ) from None
 
 
 class FetchedFile(BaseModel):

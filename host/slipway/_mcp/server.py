@@ -6,6 +6,7 @@ Of a runtime in this process or a client of a server, which have the same method
 from __future__ import annotations
 
 import logging
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -48,6 +49,7 @@ INSTRUCTIONS = (
     "Runs programs in virtual machines of their own, which have no network and are thrown away "
     "after each run: nothing is kept from one run to the next. Read the verdict first."
 )
+SEE = "See the input schema of run_code."
 RUN_CODE = (
     "Compile and run a program in a new virtual machine without a network, and give its output, "
     "exit code and verdict. Of stdout, stderr and the compiler's output at most 32 KiB each are "
@@ -135,7 +137,7 @@ class _Tools:
 
     async def _list_languages(self, _context: Context, arguments: dict[str, Any]) -> BaseModel:
         if arguments:
-            raise InputError("list_languages takes no arguments")
+            raise InputError("list_languages takes no arguments", "Leave them out.")
         return Languages(
             languages=[
                 LanguageForm(
@@ -155,7 +157,7 @@ class _Tools:
         execution = await self._runtime.start(
             job.source,
             job.language,
-            stdin=job.stdin.encode("utf-8", "surrogatepass"),
+            stdin=job.input(),
             **self._options,
             **job.options(),
         )
@@ -198,12 +200,12 @@ def _job(arguments: dict[str, Any]) -> Job:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        what = (
-            f"run_code has no argument {where!r:.80}"
-            if first["type"] == "extra_forbidden"
-            else f"the argument {where!r:.80} is wrong: {first['msg'][:200].lower()}"
-        )
-        raise InputError(what, "See the input schema of run_code.") from None
+        if first["type"] == "extra_forbidden":
+            near = get_close_matches(where[:80], Job.model_fields, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else SEE
+            raise InputError(f"run_code has no argument {where!r:.80}", hint) from None
+        what = first["msg"][:200].lower().removeprefix("input ")
+        raise InputError(f"the argument {where!r:.80} is wrong: {what}", SEE) from None
 
 
 def _failed(error: SlipwayError) -> CallToolResult:
