@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._request import MIB, InputFile
+from slipway_initramfs.store import ImageStore
 
 if TYPE_CHECKING:
     from support.programs import Runner
@@ -102,6 +103,15 @@ def test_writes_stdout_and_stderr_apart(vm: Runner) -> None:
 
     assert outcome.stdout == b"out 0\nout 1\nout 2\n"
     assert outcome.stderr == b"err 0\nerr 1\nerr 2\n"
+
+
+def test_its_toolchain_is_of_the_version_that_is_listed(vm: Runner) -> None:
+    image = ImageStore().image(vm.language.image)
+    assert image is not None
+
+    outcome = vm.run(program(vm, "version"))
+
+    assert outcome.stdout.decode() == f"{vm.language.toolchain.of(image)}\n"
 
 
 @pytest.mark.every_language
