@@ -279,6 +279,17 @@ def test_finds_the_base_set_of_tools_time_zones_and_names(vm: Runner) -> None:
     assert outcome.stderr == b""
 
 
+@pytest.mark.languages("rust")
+@pytest.mark.every_language
+@pytest.mark.every_way
+def test_a_backtrace_of_rust_names_the_functions(vm: Runner) -> None:
+    outcome = vm.run(program(vm, "panic"), environment={"RUST_BACKTRACE": "1"})
+
+    told = outcome.stderr.decode()
+    assert "main.rs:3:5" in told
+    assert re.search(r"\d: .*panic_bounds_check\n.* main::look_up\n.* main::main\n", told)
+
+
 def base_commands() -> bytes:
     """The commands that docs/images.md promises, a word each."""
     section = (DOCS / "images.md").read_text().partition("## The base set of tools")[2]

@@ -82,6 +82,8 @@ def shell() -> Layer:
         layer.file("bin/busybox", Path(busybox).read_bytes(), 0o755)
         for applet in ("sh", "cat", "echo", "env", "id", "ls", "mkdir", "tar"):
             layer.symlink(f"bin/{applet}", "busybox")
+        # What JavaScript's commands begin with; it is not run.
+        layer.symlink("bin/node", "busybox")
         layer.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nsomebody:x:1000:1000::/:/bin/sh\n")
         layer.file("etc/old", "old")
 
@@ -111,7 +113,9 @@ def ash(*more: Layer, compression: str = "gzip") -> ContainerImage:
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A layout with the image ``toys/ash`` in the versions 1 and 2, and for another machine."""
     directory = tmp_path_factory.mktemp("layout")
-    arm = ContainerImage((of_files(etc__machine="arm"),), architecture="arm64", variant="v8")
+    arm = ContainerImage(
+        (of_files(etc__machine="arm"), shell()), architecture="arm64", variant="v8"
+    )
     write_layout(directory, [ash(of_files("none", opt__noise=NOISE), compression="zstd"), arm], "1")
     write_layout(directory, [ash(of_files(etc__version="2"))], "2")
     return directory
@@ -355,12 +359,14 @@ def test_the_registry_is_asked_before_debian(
     build: Callable[..., Ended],
     commands: Commands,
     store: ImageStore,
+    apt: Path,
     layout: Path,
     registry: DockerRegistry,
 ) -> None:
     del commands.environment["SLIPWAY_SOURCE"]
     commands.environment["SLIPWAY_REGISTRY"] = registry.host
     registry.push(f"oci:{layout}:2", "library/node:22-slim")
+    store.apt.symlink_to(apt)
 
     ended = build("javascript")
 
