@@ -13,7 +13,7 @@ BEGAN = time.monotonic()
 VERBS = {
     "run": "run a program in a machine of its own (also: vmm-run FILE)",
     "serve": "offer running programs as an API on a Unix socket",
-    "image": "build, list, inspect, choose, remove and prune language images",
+    "image": "build, list, inspect, choose, carry and remove language images",
     "snapshot": "list and remove what machines are cloned from",
     "mcp": "offer running code to a language model, as an MCP server on stdin and stdout",
     "doctor": "check what this host has, and how to mend what it lacks",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slipway._cli.image_build import add_build_options, build
 from slipway._cli.image_space import prune, show_use
 from slipway._cli.image_transfer import export_image, import_image
-from slipway._cli.screen import Column, table
+from slipway._cli.tables import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
 from slipway._errors import InputError

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from slipway._cli.screen import Column, table
+from slipway._cli.tables import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._request import MIB
 

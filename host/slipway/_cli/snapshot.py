@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slipway._cli.screen import Column, table
+from slipway._cli.tables import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
 from slipway._errors import HostError, InputError

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from slipway._cli.screen import Column, bar, paint, table
+from slipway._cli.screen import bar, paint
+from slipway._cli.tables import Column, table
 
 COLUMNS = (Column("NAME"), Column("SOURCE", cut=True), Column("MIB", right=True))
 ROWS = [("rust@1.80", "docker://registry.example/library/rust:1.80", 148), ("c", "debian", 7)]
