@@ -173,7 +173,7 @@ def test_memory_is_what_is_touched_and_any_lack_of_it_is_told(vm: Runner, wanted
 @pytest.mark.parametrize(
     ("limit", "verdict"),
     [
-        ({"build_memory_limit": 8 * MIB}, "memory_exceeded"),
+        ({"build_memory_limit": 4 * MIB}, "memory_exceeded"),
         ({"build_cpu_time": 0.02}, "cpu_exceeded"),
     ],
     ids=["memory", "time"],

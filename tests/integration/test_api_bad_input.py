@@ -231,6 +231,9 @@ async def test_gets_on_with_curl_and_large_bodies(api: Served, size: int) -> Non
         ("language=bash&version=/etc", "/etc"),
         ("language=bash@5&version=6", "version"),
         ("language=bash&memory=1", "memory"),
+        ("language=bash&memory_limit=9999", "memory_limit"),
+        ("language=bash&memory_limit=4294967296&memory=524288000", "memory_limit is 4096 MiB, and"),
+        ("language=bash&open_files=0", "open_files"),
         ("language=%00%ff", "language"),
     ],
 )

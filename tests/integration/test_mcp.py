@@ -178,6 +178,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"timeout": True}, "the argument 'timeout' is wrong"),
     ({"memory_limit": 10**5}, "the argument 'memory_limit' is wrong"),
     ({"memory_limit": 1.5}, "the argument 'memory_limit' is wrong"),
+    ({"build_memory_limit": 9999}, "the argument 'build_memory_limit' is wrong"),
     ({"cpus": 99}, "the argument 'cpus' is wrong"),
     ({"kill_on_output": 1}, "the argument 'kill_on_output' is wrong"),
     ({"tty": {"rows": 0, "columns": 80}}, "the argument 'tty"),
