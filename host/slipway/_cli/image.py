@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slipway._cli.image_build import add_build_options, build
 from slipway._cli.image_space import prune, show_use
 from slipway._cli.image_transfer import export_image, import_image
+from slipway._cli.quantities import file_name
 from slipway._cli.tables import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
@@ -64,10 +65,10 @@ def _verbs(prog: str) -> Verbs:
     remove.add_argument("images", nargs="+", metavar="IMAGE", help=_IMAGE)
     sending = add("export", _export, "write an image as one file, with all that it boots from")
     sending.add_argument("image", metavar="IMAGE", help=_IMAGE)
-    sending.add_argument("file", metavar="FILE", help="what is written; -: stdout")
+    sending.add_argument("file", type=file_name, metavar="FILE", help="what is written; -: stdout")
     sending.add_argument("--json", action="store_true", help="print a record")
     taking = add("import", import_image, "take an image that was exported, on another machine too")
-    taking.add_argument("file", metavar="FILE", help="what is read; -: stdin")
+    taking.add_argument("file", type=file_name, metavar="FILE", help="what is read; -: stdin")
     taking.add_argument("--json", action="store_true", help="print a record")
     use = add("du", show_use, "what takes space in the store, and how to remove it")
     use.add_argument("--json", action="store_true", help="print records")

@@ -8,8 +8,9 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from slipway._cli.quantities import file_path
+from slipway._cli.quantities import duration, file_path, seconds, size
 from slipway._errors import InputError
+from slipway._request import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -150,9 +151,19 @@ def options_named(parser: argparse.ArgumentParser) -> Iterator[None]:
         for action in parser._actions:
             if action.dest == name and action.option_strings:
                 word = re.compile(rf"(?<![-\w]){name}(?!\w)")
-                error.message = word.sub(action.option_strings[-1], error.message)
+                said = _with_units(error.message, action)
+                error.message = word.sub(action.option_strings[-1], said)
                 error.hint = word.sub(action.option_strings[-1], error.hint)
         raise
+
+
+def _with_units(message: str, action: argparse.Action) -> str:
+    """Give the library's seconds and bytes the units in which a person writes them."""
+    if action.type in (seconds, duration):
+        return re.sub(r"-?\d+(\.\d+)?", lambda found: f"{float(found[0]):g} s", message)
+    if action.type is size:
+        return re.sub(r"\d{7,}", lambda found: f"{int(found[0]) / MIB:g} MiB", message)
+    return message
 
 
 def mean(text: str, known: Iterable[str]) -> str:

@@ -55,6 +55,11 @@ def file_path(text: str) -> Path:
     return Path(text)
 
 
+def file_name(text: str) -> str:
+    """Read the name of a file, or ``-`` for a standard stream."""
+    return text if text == "-" else str(file_path(text))
+
+
 def count(text: str) -> int:
     """Read a whole number."""
     try:
