@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from slipway._errors import UnknownOutcome
+from slipway._errors import InputError, UnknownOutcome
 from slipway._outlet import Outlet
 from slipway._text import plain
 from slipway_protocol import messages as m
@@ -65,11 +65,12 @@ class PhaseReport:
 
 @dataclass(slots=True)
 class JobReport:
-    """What the agent said of one job."""
+    """What the agent said of one job. ``failure``: the caller's stdin failed, which ended it."""
 
     phases: dict[m.Phase, PhaseReport] = field(default_factory=dict)
     files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    failure: InputError | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -174,16 +175,21 @@ class Conversation:
     async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
         # An empty stdin is at its end at once: the agent would not know of which job.
         await self._started.wait()
-        async for data in stdin:
-            rest = memoryview(data)
-            while rest:
-                while not self._stdin_credit:
-                    self._stdin_open.clear()
-                    await self._stdin_open.wait()
-                count = min(len(rest), self._stdin_credit, MAX_DATA)
-                self._stdin_credit -= count
-                await self._line.send(m.Input(self._id, bytes(rest[:count])))
-                rest = rest[count:]
+        try:
+            async for data in stdin:
+                rest = memoryview(data)
+                while rest:
+                    while not self._stdin_credit:
+                        self._stdin_open.clear()
+                        await self._stdin_open.wait()
+                    count = min(len(rest), self._stdin_credit, MAX_DATA)
+                    self._stdin_credit -= count
+                    await self._line.send(m.Input(self._id, bytes(rest[:count])))
+                    rest = rest[count:]
+        except InputError as error:  # the caller's iterator: its program would wait for more
+            self._report.failure = error
+            await self.cancel()
+            return
         await self._line.send(m.InputEnd(self._id))
 
     def _handle(self, message: Message) -> bool:

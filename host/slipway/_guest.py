@@ -247,6 +247,7 @@ class Guest:
         With ``keep`` it finds the files of the last such run, and leaves its own to the next.
 
         Raises:
+            InputError: ``stdin`` failed, and the program was ended.
             UnknownOutcome: the guest ended, or misbehaved.
         """
         job, files = await self._describe(language, source, options, stdin is not None)
@@ -266,6 +267,8 @@ class Guest:
                 "The output until then has been passed on. Allow more time, or more memory.",
             ) from None
         self.idle = True
+        if report.failure is not None:
+            raise report.failure
         return report
 
     async def _describe(

@@ -291,7 +291,8 @@ async def test_stdin_that_fails_ends_its_run(session: LocalSession) -> None:
     with pytest.raises(InputError, match="it broke"):
         await session.run("echo", stdin=broken())
 
-    assert session.state == "lost"
+    assert session.state == "open"
+    assert (await session.run("print x")).stdout == "x\n"
 
 
 # --- Opening --------------------------------------------------------------------------------
