@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _COLOURS = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
-# "unpacking 3/57 bash": a step that tells which of how many it is.
-_COUNTED = re.compile(r"(\w+) (\d{1,9})/(\d{1,9}) (.*)", re.DOTALL)
+# "unpacking 3/57 bash", "downloading sha256:12: 3.4 of 57 MB": steps that tell how far they are.
+_COUNTED = re.compile(
+    r"\w+ (?:(\d{1,9})/(\d{1,9}) .*|\S+ (\d{1,9}(?:\.\d)?) of (\d{1,9}(?:\.\d)?) MB)", re.DOTALL
+)
 _BAR = 20
 
 
@@ -42,8 +44,11 @@ def width_of(stream: TextIO) -> int:
 def bar(step: str, width: int) -> str:
     """Return ``step`` in one line, with a bar and per cent where it is one of several."""
     counted = _COUNTED.fullmatch(step)
-    if counted is None or not int(counted[3]):
+    done, total = (
+        (float(number) for number in counted.groups() if number) if counted else (0.0, 0.0)
+    )
+    if not total:
         return f"slipway: {step}"[:width]
-    part = min(1.0, int(counted[2]) / int(counted[3]))
+    part = min(1.0, done / total)
     filled = "#" * round(part * _BAR)
     return f"slipway: {filled:.<{_BAR}} {part:4.0%} {step}"[:width]
