@@ -12,6 +12,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -33,6 +34,8 @@ HELPERS = (Path("/usr/lib/apt/apt-helper"),)
 
 _LOCAL = 600.0
 _REMOTE = 3600.0
+_PATIENCE = 10.0
+"""Seconds without progress after which a disk with little room is what holds apt up."""
 _SLOWEST = 16_000
 """Bytes a second below which a mirror is as good as none."""
 # How the machine reaches its mirrors; all its other apt settings (hooks, pins) stay out.
@@ -55,6 +58,7 @@ class Apt:
         self._progress = progress
         self._partial = state / "partial"
         self._ready = False
+        self._come, self._come_at = 0, 0.0
 
     def prepare(self) -> None:
         """Make the configuration, once; raises BuildFailed without apt or Debian's keys."""
@@ -181,6 +185,7 @@ class Apt:
             "LC_ALL": "C",
             "DEBIAN_FRONTEND": "noninteractive",
         }
+        self._come, self._come_at = -1, monotonic()
         watched = replace(attention, watch=self._watch)
         done = self._run(command, environment, purpose, watched)
         if done.code:
@@ -215,6 +220,11 @@ class Apt:
                 for entry in entries:
                     with suppress(FileNotFoundError):
                         come += entry.stat().st_size
+        if come != self._come:
+            self._come, self._come_at = come, monotonic()
+        elif monotonic() - self._come_at > _PATIENCE and room.is_low(self._state):
+            # apt has removed what did not fit, and waits for it.
+            raise room.full(self._state, "too little room is left for apt")
         return come
 
 

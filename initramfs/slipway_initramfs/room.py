@@ -58,6 +58,12 @@ def check_left(directory: Path) -> None:
         raise full(directory)
 
 
+def is_low(directory: Path) -> bool:
+    """Whether the file system of ``directory`` has less than twice what is left for others."""
+    free = _free(directory)
+    return free is not None and free < 2 * MARGIN
+
+
 def full(directory: Path, reason: str = "No space left on device") -> DiskFull:
     """Return the error for a disk that does not take any more."""
     return DiskFull(
