@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import termios
 from contextlib import closing
 from fcntl import ioctl
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -116,3 +118,28 @@ def test_steps_of_many_show_a_bar_with_per_cent(on_terminal: Callable[..., str])
         f"slipway: packing files with a long name {'x' * 100}"[:59],
         "",
     ]
+
+
+PRINTING = (
+    ("help",),
+    ("doctor", "--json"),
+    ("image", "list"),
+    ("snapshot", "list", "--json"),
+    ("completion", "fish"),
+    ("man",),
+)
+
+
+@pytest.mark.usefixtures("bash")
+def test_full_disk_and_missing_reader_are_told_by_every_verb(commands: Commands) -> None:
+    for arguments in PRINTING:
+        with Path("/dev/full").open("wb") as full:
+            told = commands("slipway", *arguments, stdout=full)
+        reader, writer = os.pipe()
+        os.close(reader)
+        unread = commands("slipway", *arguments, stdout=writer)
+        os.close(writer)
+
+        assert (arguments, told.code) == (arguments, 125)
+        assert told.stderr == "slipway: error: cannot write to stdout: No space left on device\n"
+        assert (arguments, unread.code, unread.stderr) == (arguments, 128 + signal.SIGPIPE, "")
