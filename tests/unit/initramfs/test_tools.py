@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
 from slipway_initramfs import base, tools
+from slipway_initramfs.debian import Package
+from slipway_initramfs.reports import Reports
 from slipway_initramfs.tree import Tree
+from support.layers import file, layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+    from slipway_initramfs.spool import Spool
+    from slipway_initramfs.store import ImageStore
 
 TRIPLET = "x86_64-linux-gnu"
 LIBC = b"\x7fELF GNU C Library (Debian GLIBC) stable release version %d.%d.\n"
@@ -101,3 +115,84 @@ def test_the_version_of_an_images_c_library_is_read() -> None:
     tree.add_file(f"usr/lib/{TRIPLET}/libc.so.6", LIBC % (2, 31))
     assert tools._version(tree, "amd64") == (2, 31)
     assert tools._version(tree, "amd64") < tools.C_LIBRARY
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """Packages with these files each, by their names."""
+
+    files: dict[str, tuple[str, ...]]
+    architecture: str = "amd64"
+
+    def layers(self) -> Iterator[tuple[Package, Spool]]:
+        for name, paths in self.files.items():
+            spool = layer(*(file(path, b"ours") for path in paths))
+            yield Package(name, "1", "amd64", "", 0, ""), spool
+
+    def scripts(self) -> Iterator[str]:
+        yield "update-alternatives --install /usr/bin/which which /usr/bin/which.debianutils 0"
+
+
+DOWNLOADED = Downloaded(
+    {
+        "libc6": (f"usr/lib/{TRIPLET}/libc.so.6", f"usr/lib/{TRIPLET}/gconv/SJIS.so"),
+        "perl-base": ("usr/bin/perl", f"usr/lib/{TRIPLET}/perl-base/strict.pm"),
+        "debianutils": ("usr/bin/which.debianutils",),
+        "tzdata": ("usr/share/zoneinfo/Asia/Tokyo",),
+    }
+)
+
+
+def completed(tree: Tree) -> tuple[set[str], list[str]]:
+    """Add what was downloaded; return all paths, and the warnings."""
+    warnings = tools.Tools(cast("Any", DOWNLOADED)).add(tree, "/usr/bin:/bin")
+    return {path for path, node in tree.walk() if not node.is_directory}, warnings
+
+
+def glibc(major: int, minor: int) -> Tree:
+    tree = Tree()
+    tree.add_file("lib64/ld-linux-x86-64.so.2", b"theirs")
+    tree.add_file(f"usr/lib/{TRIPLET}/libc.so.6", LIBC % (major, minor))
+    return tree
+
+
+def test_what_fits_one_c_library_only_comes_where_there_is_none() -> None:
+    paths, warnings = completed(Tree())
+    assert {f"usr/lib/{TRIPLET}/gconv/SJIS.so", "usr/bin/which", "usr/bin/perl"} <= paths
+    assert warnings == []
+
+    paths, warnings = completed(glibc(2, 41))
+    assert f"usr/lib/{TRIPLET}/gconv/SJIS.so" not in paths
+    assert {"usr/bin/which", "usr/bin/perl"} <= paths
+    assert warnings == []
+
+
+def test_an_image_with_an_older_c_library_gets_data_and_a_warning() -> None:
+    paths, (warning,) = completed(glibc(2, 31))
+
+    assert "usr/share/zoneinfo/Asia/Tokyo" in paths
+    assert not {"usr/bin/which", "usr/bin/perl"} & paths
+    assert "they need glibc 2.36, and that of the image is 2.31" in warning
+
+
+def test_perl_of_the_image_is_not_mixed_with_our_modules() -> None:
+    tree = Tree()
+    tree.add_file("usr/bin/perl", b"theirs")
+
+    paths, _ = completed(tree)
+
+    assert f"usr/lib/{TRIPLET}/perl-base/strict.pm" not in paths
+    assert content(tree, "usr/bin/perl") == b"theirs"
+
+
+def test_where_packages_cannot_be_had_an_image_is_made_without_them_and_says_so(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    found = tools.Tools.resolve(store, "amd64", False, Reports())
+
+    (warning,) = found.add(Tree(), "")
+    assert warning.startswith("without the base set of tools: ")
+    assert "apt-get" in warning
+    assert found.manifest() == {"tools": []}
