@@ -168,7 +168,8 @@ async def _pieces(stdin: AsyncIterable[object]) -> AsyncIterator[bytes]:
         raise
     except Exception as error:
         raise InputError(
-            f"the iterator of stdin raised {type(error).__name__}: {error!s:.200}"
+            f"the iterator of stdin raised {type(error).__name__}: {error!s:.200}",
+            "The program was ended. The cause is the error's __cause__.",
         ) from error
 
 

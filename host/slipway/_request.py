@@ -182,11 +182,16 @@ def read_local(path: Path, limit: int, what: str) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(
+            f"cannot read {path}: {error.strerror}", f"Name a {what} file that can be read."
+        ) from None
     except ValueError as error:  # a NUL in the path
-        raise InputError(f"cannot read {str(path)!r}: {error}") from None
+        raise InputError(
+            f"cannot read {str(path)!r}: {error}", f"Name a {what} file that can be read."
+        ) from None
     if len(data) > limit:
         raise InputError(
-            f"{path} has more than {limit} bytes, the most that a file of this kind may have"
+            f"{path} has more than {limit} bytes, the most that a file of this kind may have",
+            "Compress it, or have the program make what it can.",
         )
     return data

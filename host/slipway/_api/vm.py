@@ -167,7 +167,10 @@ class Vm:
                 f"The oldest one kept is {self._output.start}.",
             )
         if not 0 <= offset <= self._output.end:
-            raise InputError(f"byte {offset} is beyond the stream's end, {self._output.end}")
+            raise InputError(
+                f"byte {offset} is beyond the stream's end, {self._output.end}",
+                "Resume at the number of bytes that have come.",
+            )
         self._socket.resume(offset)
 
     async def signal(self, number: int) -> None:

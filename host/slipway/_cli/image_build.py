@@ -165,7 +165,9 @@ def _languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> li
             )
         return [_described(parsed, text)]
     if parsed.name is not None:
-        raise InputError("--name is given without a --language-file")
+        raise InputError(
+            "--name is given without a --language-file", "It is for a language of your own."
+        )
     if not parsed.languages:
         raise InputError("no language is given", "See: slipway image build --help")
     if "all" in parsed.languages:
@@ -201,7 +203,9 @@ def _choices(parsed: argparse.Namespace, wanted: list[Language], *, emulated: bo
         if len(wanted) > 1:
             raise InputError("--from is given for several languages", "Build one at a time.")
         if parsed.source == "debian":
-            raise InputError("--from and --source debian exclude each other")
+            raise InputError(
+                "--from and --source debian exclude each other", "Leave out one of them."
+            )
         reference = Reference.parse(parsed.reference)
     return Choices.of_environment(
         os.environ,

@@ -99,7 +99,10 @@ async def _serve(parsed: argparse.Namespace) -> None:
     async with _runtime(parsed) as runtime:
         await serve(runtime, wire, wire, {"machine": parsed.machine})
     if wire.too_long:
-        raise InputError(f"the client sent a message of more than {MAX_MESSAGE} bytes")
+        raise InputError(
+            f"the client sent a message of more than {MAX_MESSAGE} bytes",
+            "Send fewer or smaller files with a call.",
+        )
 
 
 def _runtime(parsed: argparse.Namespace) -> AsyncRuntime | AsyncClient:

@@ -135,7 +135,9 @@ def read_source(parsed: argparse.Namespace) -> bytes:
     try:
         return sys.stdin.buffer.read(MAX_SOURCE + 1)
     except OSError as error:
-        raise InputError(f"cannot read the source on stdin: {error.strerror}") from None
+        raise InputError(
+            f"cannot read the source on stdin: {error.strerror}", "Name a file instead of -."
+        ) from None
 
 
 def parse(arguments: list[str], described: Parser) -> argparse.Namespace:

@@ -33,7 +33,7 @@ def input_files(wanted: list[str]) -> tuple[InputFile, ...]:
             data = read_local(path, MAX_FILE_BYTES, "input")
             room -= len(data)
             if room < 0:
-                raise InputError(f"the files have more than {MAX_FILE_BYTES} bytes together")
+                raise InputError(f"the files have more than {MAX_FILE_BYTES} bytes together", _PACK)
             files.append(InputFile(name, data, path.stat().st_mode & 0o777))
     return tuple(files)
 
@@ -91,7 +91,9 @@ def _files_below(directory: Path) -> Iterator[Path]:
                 waiting += sorted(path.iterdir(), reverse=True)
                 continue
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
+            raise InputError(
+                f"cannot read {path}: {error.strerror}", "See its rights: ls -ld."
+            ) from None
         if stat.S_ISLNK(mode):
             target = Path(os.path.realpath(path))
             if not target.is_relative_to(root) or not target.is_file():

@@ -189,7 +189,10 @@ def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
             f"max_sessions is {parsed.max_sessions}, and must be at least 0", "0 is for none."
         )
     if parsed.body_limit <= 0:
-        raise InputError(f"body_limit is {parsed.body_limit}, and must be more than 0")
+        raise InputError(
+            f"body_limit is {parsed.body_limit}, and must be more than 0",
+            "Leave out --body-limit for 64M.",
+        )
     if parsed.cold and parsed.pool:
         raise InputError(
             f"--cold has no snapshots, and --pool {parsed.pool} is to be of their clones",
