@@ -483,7 +483,7 @@ async def test_sessions_that_ended_long_ago_are_forgotten(
         ("", 400, "JSON"),
         ('{"language": "cobol"}', 422, "cobol"),
         ('{"language": 1}', 422, "language"),
-        ('{"language": "bash@5", "version": "5"}', 422, "version"),
+        ('{"language": "bash@5", "version": "6"}', 422, "version"),
         ('{"language": "bash", "memory": 1}', 422, "memory"),
         ('{"language": "bash", "memory": "1G"}', 422, "memory"),
         ('{"language": "bash", "memory": 60000000000}', 422, "memory"),
@@ -492,7 +492,6 @@ async def test_sessions_that_ended_long_ago_are_forgotten(
         ('{"language": "bash", "idle": 0}', 422, "idle"),
         ('{"language": "bash", "idle": 1e9}', 422, "idle"),
         ('{"language": "bash", "idle": NaN}', 422, "idle"),
-        ('{"language": "bash", "idle": null}', 422, "idle"),
         ('{"language": "bash", "timeout": 1}', 422, "timeout"),
         ('{"language": "bash", "source": "x"}', 422, "source"),
         ('{"language": "' + "b" * 5000 + '"}', 413, "4096"),
@@ -563,11 +562,11 @@ async def test_knows_no_session_of_another_id(http: httpx.AsyncClient, identifie
 async def test_a_bad_run_leaves_the_session_as_it_was(http: httpx.AsyncClient) -> None:
     place = await opened(http)
 
-    empty = await http.post(f"{place}/run", content=b"", headers=TEXT)
+    number = await http.post(f"{place}/run", json={"source": 1})
     large = await http.post(f"{place}/run", json={"source": "x", "output_limit": 2**30})
     outside = await http.post(f"{place}/run", json={"source": "x", "outputs": ["/etc/shadow"]})
 
-    assert [answer.status_code for answer in (empty, large, outside)] == [422] * 3
+    assert [answer.status_code for answer in (number, large, outside)] == [422] * 3
     assert await output(http, place, b"print hi") == "hi\n"
 
 

@@ -103,7 +103,7 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
         (["--memory", "nan", "good.sh"], ["nan"]),
         (["--memory", "99999G", "good.sh"], ["memory"]),
         (["--memory", "much", "good.sh"], ["much"]),
-        (["--memory-limit", "9999b", "good.sh"], ["memory-limit is 9999", "at least 4194304"]),
+        (["--memory-limit", "9999b", "good.sh"], ["memory-limit is 9999", "at least 4 MiB"]),
         (["--memory-limit", "64G", "good.sh"], ["memory-limit of 65536 MiB", "this host has"]),
         (
             ["--memory-limit", "4G", "--memory", "500", "good.sh"],
