@@ -163,6 +163,20 @@ def test_failed_build_ends_with_1_and_the_compilers_words(commands: Commands, he
     assert "undeclared_name" in ended.stderr
 
 
+def test_machine_is_as_large_as_a_memory_limit_needs(
+    commands: Commands, here: Path, bash: Assets
+) -> None:
+    limit = bash.image.room(bash.memory) + (200 << 20)
+    write(here / "large.sh", f"dd if=/dev/zero of=/dev/null bs={limit - (8 << 20)} count=1")
+
+    ended = commands("vmm-run", "--json", "--memory-limit", f"{limit}b", "large.sh")
+
+    record = json.loads(ended.stdout)
+    assert (ended.code, record["verdict"]) == (0, "ok")
+    assert record["memory"] > bash.memory
+    assert limit - (16 << 20) < record["run"]["usage"]["memory_peak"] <= limit
+
+
 def test_record_tells_all(commands: Commands, here: Path, bash: Assets) -> None:
     write(here / "some.sh", "printf out; printf '\\377' >&2; echo x >made; exit 4")
 
