@@ -162,7 +162,7 @@ def _with_units(message: str, action: argparse.Action) -> str:
     if action.type in (seconds, duration):
         return re.sub(r"-?\d+(\.\d+)?", lambda found: f"{float(found[0]):g} s", message)
     if action.type is size:
-        return re.sub(r"\d{7,}", lambda found: f"{int(found[0]) / MIB:g} MiB", message)
+        return re.sub(r"\d{7,}", lambda found: f"{int(found[0]) / MIB:.12g} MiB", message)
     return message
 
 
