@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import slipway
 from slipway._client import language_of_suffix
@@ -17,8 +19,8 @@ from slipway._request_bounds import MAX_FILES
 from slipway._sources import MAX_SOURCE_NAMES, check_source_names
 from slipway._sources.include import MAX_READ, find_included
 from slipway_initramfs import languages
-from slipway_protocol.codec import encode
-from slipway_protocol.schema import MAX_MESSAGE
+from slipway_protocol.codec import decode, encode
+from slipway_protocol.schema import HOST_TO_AGENT, MAX_MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -201,3 +203,41 @@ def test_names_of_sources_that_are_too_long_are_refused() -> None:
         check_source_names(C, files)
     check_source_names(languages.by_name("python"), files)
     check_source_names(C, tuple(replace(file, path=f"{file.path}.h") for file in files))
+
+
+PIECES = st.sampled_from(
+    [
+        *("package main\n", 'import "C"', 'import "example.com/', 'import "embed"\n', '#include "'),
+        *("//go:embed ", "//go:build ", "import x from '", "export {", "await ", "/*", "`", "${"),
+        *("a", "b", "/", ".", "..", '"', "'", "\n", "\0", "\udcff", "\\", " ", "*", "[^", "!", "("),
+    ]
+)
+TEXTS = st.lists(PIECES, max_size=12).map(
+    lambda pieces: "".join(pieces).encode("utf-8", "surrogateescape")
+)
+NAMES = st.text(st.sampled_from("ab/_-'$ \u00e9\udcff"), max_size=8).flatmap(
+    lambda stem: st.sampled_from([".c", ".go", ".js", ".h", "", "/go.mod", "_test.go"]).map(
+        lambda suffix: stem + suffix
+    )
+)
+
+
+@given(
+    st.sampled_from(["c", "c++", "go", "javascript", "mjs"]),
+    TEXTS,
+    st.dictionaries(NAMES | st.just("go.mod"), TEXTS, max_size=4),
+)
+def test_any_job_has_a_command_that_can_be_sent(
+    name: str, source: bytes, files: dict[str, bytes]
+) -> None:
+    language = languages.by_name(name)
+    options = Options(files=tuple(InputFile(path, text) for path, text in files.items()))
+    try:
+        options.check(language.source)
+    except slipway.InputError:
+        return
+
+    job, sent = describe_job(language, source, options, False)
+
+    assert decode(encode(job), HOST_TO_AGENT) == job
+    assert len({file.path for file in sent}) == len(sent)

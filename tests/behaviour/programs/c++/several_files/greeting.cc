@@ -4,5 +4,5 @@
 
 void greet(const char *name)
 {
-    std::printf("greetings from several files of %s, %s\n", name, word().c_str());
+    std::printf("greetings from several files of %s%s%s\n", name, joint(), word().c_str());
 }

@@ -2,5 +2,6 @@
 
 #include <string>
 
+const char *joint(void);
 std::string word();
 void greet(const char *name);

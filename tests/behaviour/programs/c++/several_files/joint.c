@@ -1,0 +1,4 @@
+const char *joint(void)
+{
+    return ", ";
+}
