@@ -31,7 +31,9 @@ def parser(prog: str) -> Parser:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", metavar="SHELL", nargs="?", choices=SHELLS, help="of these three")
+    parser.add_argument(
+        "shell", metavar="SHELL", nargs="?", choices=SHELLS, help="bash, zsh or fish"
+    )
     parser.add_argument("--words", choices=tuple(_WORDS.values()), help=argparse.SUPPRESS)
     return parser
 

@@ -60,9 +60,10 @@ def command(arguments: list[str], prog: str) -> int:
 def _show(page: str) -> None:
     """Print the page; to a person it is shown, where that can be done."""
     if sys.stdout.isatty() and shutil.which("man"):
-        subprocess.run(["man", "-l", "-"], input=page.encode(), check=False)
-    else:
-        emit(page)
+        shown = subprocess.run(["man", "-l", "-"], input=page.encode(), check=False)
+        if shown.returncode == 0:
+            return
+    emit(page)
 
 
 def page(verb: str) -> str:

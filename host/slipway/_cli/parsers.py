@@ -15,6 +15,8 @@ from slipway._request import MIB
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+# Fields of the library whose options have shorter names.
+_TYPED = {"environment": "env", "files": "file", "outputs": "get"}
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d")
 
 
@@ -149,7 +151,7 @@ def options_named(parser: argparse.ArgumentParser) -> Iterator[None]:
     except InputError as error:
         name = error.message.partition(" ")[0]
         for action in parser._actions:
-            if action.dest == name and action.option_strings:
+            if action.dest == _TYPED.get(name, name) and action.option_strings:
                 word = re.compile(rf"(?<![-\w]){name}(?!\w)")
                 said = _with_units(error.message, action)
                 error.message = word.sub(action.option_strings[-1], said)

@@ -50,6 +50,7 @@ from slipway._errors import InputError
         ("vmm-run --memory 99T -c 1 --language sh", "at most 65536 MiB", "Leave --memory"),
         ("slipway image import --json=", "--json takes no value", "See: slipway image import"),
         ("slipway image export bash --store x", "FILE is missing", "See: slipway image export"),
+        ("vmm-run --env =x -c 1 --language sh", "--env has the name ''", "A name has"),
         ("vmm-run --timeout 5x a.py", "'5x' is not a time", "See: vmm-run --help"),
         ("vmm-run --memory 5Q a.py", "'5Q' is not a size", "See: vmm-run --help"),
         ("vmm-run --language ruby a.py", "'ruby'", "Known are bash, "),
