@@ -187,7 +187,7 @@ def test_build_is_held_by_its_own_limits(vm: Runner, limit: dict[str, Any], verd
 
 
 @pytest.mark.languages("bash")
-@pytest.mark.every_way("bash")
+@pytest.mark.every_way
 def test_limits_that_are_asked_for_are_the_programs(vm: Runner) -> None:
     outcome = vm.run(
         "ulimit -u; ulimit -Sn; ulimit -Hn; ulimit -f",
