@@ -116,7 +116,7 @@ def options_of(
     return Options(
         arguments=program_arguments,
         environment=tuple(_environment(text) for text in parsed.env),
-        files=input_files(parsed.file),
+        files=input_files(parsed.file, parsed.source),
         outputs=outputs,
         **same,
     )

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 _PACK = "Pack them into one archive, and let the program unpack it."
 
 
-def input_files(wanted: list[str]) -> tuple[InputFile, ...]:
+def input_files(wanted: list[str], source: str | None = None) -> tuple[InputFile, ...]:
     """Read the files, and all files below the directories, that ``wanted`` names.
+
+    Below a directory, the ``source`` itself is left out: it goes by its own name, and would be
+    compiled twice.
 
     Raises:
         InputError: one cannot be read, or they are too many or too large.
@@ -28,6 +31,8 @@ def input_files(wanted: list[str]) -> tuple[InputFile, ...]:
     for text in wanted:
         local, guest = pair(text, "--file", "LOCAL or LOCAL:GUEST")
         for path, name in _named(local, guest):
+            if path != Path(local) and _is_same(path, source):
+                continue
             if len(files) == MAX_FILES:
                 raise InputError(f"--file names more than {MAX_FILES} files", _PACK)
             data = read_local(path, MAX_FILE_BYTES, "input")
@@ -72,6 +77,15 @@ def _named(local: str, guest: str) -> Iterator[tuple[Path, str]]:
         yield found, name if prefix == "." else f"{prefix}/{name}"
     if found is None:
         raise InputError(f"--file {local} is a directory without files", "Leave it out.")
+
+
+def _is_same(path: Path, source: str | None) -> bool:
+    if source in {None, "-"}:
+        return False
+    try:
+        return path.samefile(str(source))
+    except (OSError, ValueError):  # a source that cannot be read is told of where it is
+        return False
 
 
 def _files_below(directory: Path) -> Iterator[Path]:

@@ -103,3 +103,15 @@ def test_walk_ends_where_files_are_too_many(here: Path) -> None:
         input_files(["tree"])
 
     assert "archive" in refusal.value.hint
+
+
+@pytest.mark.parametrize("source", ["tree/b", "./tree/../tree/b"])
+def test_source_is_left_out_of_its_directory_alone(source: str) -> None:
+    files = input_files(["tree", "tree/b:data"], source)
+
+    assert [file.path for file in files] == ["tree/.hidden", "tree/a/deep/file", "data"]
+
+
+@pytest.mark.parametrize("source", [None, "-", "missing", "nul\0"])
+def test_source_that_is_elsewhere_leaves_nothing_out(source: str | None) -> None:
+    assert len(input_files(["tree"], source)) == 3
