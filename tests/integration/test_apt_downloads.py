@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -131,6 +132,7 @@ def test_an_interrupted_download_says_what_is_kept_and_is_gone_on_with(
         partial = store / "apt" / "amd64" / "partial"
         while len(HALF) // 2 not in sizes(partial):
             assert process.poll() is None
+            time.sleep(0.01)
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         process.send_signal(number)

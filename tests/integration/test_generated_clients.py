@@ -71,8 +71,7 @@ def test_python_client_runs_a_program(server: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("bash")
 def test_typescript_client_runs_a_program(server: Path, tmp_path: Path) -> None:
     packages = TYPESCRIPT / "node_modules"
-    if not packages.is_dir():
-        pytest.skip("tests/typescript has no node_modules: .ci/setup test could not fetch them")
+    assert packages.is_dir(), "tests/typescript has no node_modules: run .ci/setup test"
     for name in ("package.json", "tsconfig.json", "program.ts", "unix_fetch.js"):
         shutil.copy(TYPESCRIPT / name, tmp_path)
     (tmp_path / "node_modules").symlink_to(packages)

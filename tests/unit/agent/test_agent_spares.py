@@ -361,7 +361,6 @@ def test_cancel_before_the_start_ends_the_program(host: Host) -> None:
 def test_limits_are_those_of_the_job(host: Host) -> None:
     script = b"""
 import os
-from dataclasses import replace
 try:
     open("large", "wb").write(bytes(100_000))
 except OSError as error:

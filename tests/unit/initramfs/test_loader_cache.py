@@ -5,8 +5,6 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-import pytest
-
 from slipway_initramfs import loader_cache
 from slipway_initramfs.tree import Tree
 
@@ -44,7 +42,6 @@ def names(tree: Tree, directory: Path) -> list[tuple[str, str]]:
     return re.findall(r"^\t(\S+) \(libc6,x86-64\) => (\S+)$", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.skipif(LDCONFIG is None, reason="ldconfig is not installed")
 def test_ldconfig_reads_what_is_written_in_the_loaders_order(tmp_path: Path) -> None:
     tree = glibc(*(f"usr/lib/{TRIPLET}/libx.so.{number}" for number in (2, 10, 9)))
     tree.add_file(f"usr/lib/{TRIPLET}/libz.so.1.2.13", elf())
@@ -62,7 +59,6 @@ def test_ldconfig_reads_what_is_written_in_the_loaders_order(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.skipif(LDCONFIG is None, reason="ldconfig is not installed")
 def test_configured_directories_come_first_and_others_libraries_not_at_all(tmp_path: Path) -> None:
     tree = glibc("opt/lib/libx.so.1", f"usr/lib/{TRIPLET}/libx.so.1")
     tree.add_file("etc/ld.so.conf", b"include ld.so.conf.d/*.conf # more\ninclude ld.so.conf\n")
