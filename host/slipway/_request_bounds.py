@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from slipway._errors import InputError
@@ -104,11 +104,13 @@ def check_files(files: tuple[InputFile, ...], source_name: str) -> None:
                 "Give one of them another name: --file LOCAL:GUEST",
             )
         taken[file.path] = "a file"
-    for path in taken:
-        parents = {str(p) for p in Path(path).parents} & taken.keys()
-        if parents:
+    # What lies below a file follows it.
+    ordered = sorted(path.split("/") for path in taken)
+    for above, below in pairwise(ordered):
+        if below[: len(above)] == above:
             raise InputError(
-                f"{path!r} needs a directory where {parents.pop()!r} is a file",
+                f"{'/'.join(below)!r:.200} needs a directory where {'/'.join(above)!r:.200} is a "
+                "file",
                 "Give one of them another name.",
             )
 

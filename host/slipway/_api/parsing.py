@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,8 +28,7 @@ def of_query(items: Sequence[tuple[str, str]], kind: type[_Model]) -> _Model:
     """
     told = dict(items)
     if len(told) < len(items):
-        names = [name for name, _ in items]
-        twice = next(name for name in names if names.count(name) > 1)
+        ((twice, _),) = Counter(name for name, _ in items).most_common(1)
         raise Refusal(unfit(f"{twice!r:.80} is given twice in the query", "Give it once."))
     try:
         return kind.model_validate(told)

@@ -105,6 +105,7 @@ class _Job:
             f"go1.{minor}" for minor in range(1, self._minor + 1)
         }
         self._left = MAX_READ_TOGETHER
+        self._patterns = 0
         self._main = Package("", {language.source: self._read(source)})
         self._packages = {"": self._main}
         module_file = ""
@@ -128,20 +129,21 @@ class _Job:
     def ordered(self) -> list[tuple[str, Package]]:
         """Packages with their import paths, in the order in which they are compiled."""
         done: dict[str, Package] = {}
-        path: list[str] = []  # from main to where we are
         waiting = [("main", self._main, self._needs(self._main))]
+        begun = {"main"}
         while waiting:
             name, package, needs = waiting[-1]
-            path = [each for each, _, _ in waiting]
             following = next(needs, None)
             if following is None:
                 done[name] = package
                 waiting.pop()
-            elif following[0] in path:
+            elif following[0] not in begun:
+                begun.add(following[0])
+                waiting.append((*following, self._needs(following[1])))
+            elif following[0] not in done:
+                path = [each for each, _, _ in waiting]
                 circle = " imports ".join([*path[path.index(following[0]) :], following[0]])
                 raise Unbuildable(f"import cycle not allowed: {circle}")
-            elif following[0] not in done:
-                waiting.append((*following, self._needs(following[1])))
         return list(done.items())
 
     def _read(self, data: bytes) -> Head:
@@ -213,16 +215,24 @@ class _Job:
         patterns = {pattern for head in package.heads.values() for pattern in head.embedded}
         if not patterns:
             return ""
-        if len(patterns) > MAX_PATTERNS:
+        self._patterns += len(patterns)
+        if self._patterns > MAX_PATTERNS:
             raise Unbuildable(f"//go:embed: there are more than {MAX_PATTERNS} patterns")
-        found = {pattern: self._embedded(package.directory, pattern) for pattern in patterns}
+        # All of it is in the table: what is too long is not even looked for.
+        size = sum(map(len, patterns))
+        found: dict[str, list[str]] = {}
+        for pattern in sorted(patterns):
+            if size > MAX_EMBEDDED:
+                break
+            found[pattern] = self._embedded(package.directory, pattern)
+            size += sum(map(len, found[pattern]))
         names = {name for matching in found.values() for name in matching}
         table = {
-            "Patterns": {pattern: found[pattern] for pattern in sorted(patterns)},
+            "Patterns": found,
             "Files": {name: posixpath.join(package.directory, name) for name in sorted(names)},
         }
         text = json.dumps(table, separators=(",", ":"))
-        if len(text) > MAX_EMBEDDED:
+        if max(size, len(text)) > MAX_EMBEDDED:
             raise Unbuildable("//go:embed: too many files are embedded; pack them into one")
         return text
 
@@ -233,9 +243,11 @@ class _Job:
         prefix = f"{directory}/" if directory else ""
         found = []
         for path in self._paths:
+            if not path.startswith(prefix):
+                continue
             parts = path.removeprefix(prefix).split("/")
             inside, rest = parts[: len(wanted)], parts[len(wanted) :]
-            if not path.startswith(prefix) or (wanted != ["."] and not _matches(inside, wanted)):
+            if wanted != ["."] and not _matches(inside, wanted):
                 continue
             rest = parts if wanted == ["."] else rest
             if hidden or not any(part.startswith((".", "_")) for part in rest):

@@ -24,14 +24,14 @@ _PIECE = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_CONSTRAINT_PIECE = re.compile(r"\s*(&&|\|\||[!()]|[\w.]+)")
+_CONSTRAINT_PIECE = re.compile(r"&&|\|\||[!()]|[\w.]+")
 _EMBED = re.compile(r"^//go:embed[ \t]+(.*)$", re.MULTILINE)
 _PATTERN = re.compile(r'"([^"]*)"|`([^`]*)`|(\S+)')
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first ``size`` characters of a source file.
+    """The first characters of a source file, of which ``size`` were read.
 
     ``constraint`` says whether it is for a system with tags.
     """
@@ -73,8 +73,10 @@ def read_head(data: bytes) -> Head:
         elif value == ")":
             expected = "import"
         # Else the name that an import is given: a word, a dot.
-    embedded = _embedded(text) if "embed" in imports else ()
-    return Head(tuple(imports), _constraint(comments), embedded, size)
+    embedded: tuple[str, ...] = ()
+    if "embed" in imports:
+        embedded, size = _embedded(text), len(text)
+    return Head(tuple(dict.fromkeys(imports)), _constraint(comments), embedded, size)
 
 
 def _embedded(text: str) -> tuple[str, ...]:

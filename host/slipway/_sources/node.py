@@ -5,7 +5,6 @@ Node 22 finds out by itself; node 18 goes by names, and by the package.json that
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Final
 
 from slipway._request import InputFile
@@ -39,11 +38,10 @@ def name_source(
 
 def _has_modules(files: tuple[InputFile, ...]) -> bool:
     """Whether one of ``files`` is a module, for which the nearest package.json would be ours."""
-    described = {file.path.rpartition("/")[0] for file in files if _name(file) == _PACKAGE}
+    described = tuple(file.path.removesuffix(_PACKAGE) for file in files if _name(file) == _PACKAGE)
     left = MAX_READ_BESIDE
     for file in files:
-        parents = {str(parent) for parent in PurePosixPath(file.path).parents}
-        foreign = parents & described or "node_modules" in file.path.split("/")
+        foreign = file.path.startswith(described) or "node_modules" in file.path.split("/")
         if _name(file).endswith(".js") and not foreign:
             data = file.data[: min(MAX_READ, left)]
             left -= len(data)

@@ -19,6 +19,7 @@ from slipway._request_bounds import (
     MAX_ARGUMENT_BYTES,
     MAX_ENVIRONMENT_BYTES,
     MAX_FILES,
+    check_files,
     check_guest_path,
 )
 from slipway_initramfs import languages
@@ -163,6 +164,20 @@ def test_unknown_language_is_told_with_the_nearest() -> None:
 def test_path_that_leaves_the_directory_or_is_none(path: str) -> None:
     with pytest.raises(slipway.InputError):
         check_guest_path(path)
+
+
+@pytest.mark.parametrize("below", ["a/b", "main.py/x", "d/e/f/x/y"])
+def test_file_cannot_lie_below_another(below: str) -> None:
+    files = tuple(InputFile(path, b"") for path in ("a", "a-b", "d/e/f", "d/e/f.x", below))
+
+    with pytest.raises(slipway.InputError, match="needs a directory where"):
+        check_files(files, "main.py")
+
+
+def test_files_with_like_names_go_together() -> None:
+    names = ("a-b", "a/b", "a/b-c", "a/bc/d", "a.b", "main.py-x/y")
+
+    check_files(tuple(InputFile(path, b"") for path in names), "main.py")
 
 
 @given(st.text(st.sampled_from("ab./\0é\udcff\ud800 -"), max_size=12))

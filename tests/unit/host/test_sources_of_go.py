@@ -175,6 +175,38 @@ def test_patterns_are_not_too_many() -> None:
     assert "more than 64 patterns" in error(**files)
 
 
+def test_patterns_of_all_packages_are_not_too_many() -> None:
+    embedding = 'import _ "embed"\n//go:embed {}\nvar f string\n'
+    names = [" ".join(f"{letter}{number}" for number in range(40)) for letter in "ab"]
+    files = {
+        "go.mod": MODULE,
+        "a.go": f"package main\n{embedding.format(names[0])}",
+        "p/b.go": f"package p\n{embedding.format(names[1])}",
+        **dict.fromkeys(names[0].split(), ""),
+        **{f"p/{name}": "" for name in names[1].split()},
+    }
+
+    assert "more than 64 patterns" in error("example.com/app/p", **files)
+
+
+def test_long_pattern_is_not_looked_for() -> None:
+    hostile = "[" * 200_000
+    files = {"a.go": f'package main\nimport _ "embed"\n//go:embed {hostile}\nvar f string\n'}
+
+    assert "too many files are embedded" in error(**files)
+
+
+def test_what_is_looked_through_for_patterns_counts_as_read() -> None:
+    text = 'package main\nimport _ "embed"\n' + "var f string\n" * 15_000
+    many = {f"{number}.go": text for number in range(9)}
+
+    assert "too much text" in error(**many)
+
+
+def test_import_that_is_repeated_is_one() -> None:
+    assert read_head(b'package a\nimport ("b"; x "b"; "c"; "b")').imports == ("b", "c")
+
+
 def test_what_is_embedded() -> None:
     files = {
         "go.mod": MODULE,
@@ -225,6 +257,8 @@ def test_names_for_other_machines(name: str) -> None:
         ("!" * 5000 + "linux", False),
         ("", False),
         ("&& ||", False),
+        ("linux &&" + " " * 250_000 + "#", False),
+        (" #" * 100_000 + "linux", True),
     ],
 )
 def test_constraint(expression: str, holds: bool) -> None:
