@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slipway._cli.parsers import Parser, add_store
+from slipway._cli.quantities import mebibytes
 from slipway._cli.screen import paint, width_of
 from slipway._cli.terminal import emit
 from slipway._request import MIB
@@ -183,7 +184,7 @@ def _store(store: ImageStore) -> Iterator[Finding]:
     for image in images:
         yield _sound(
             "image",
-            f"{image.name} {image.digest[:12]}, {round(image.root.size / MIB)} MiB",
+            f"{image.name} {image.digest[:12]}, {mebibytes(image.root.size)} MiB",
             image.verify,
         )
 

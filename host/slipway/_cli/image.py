@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from slipway._cli.image_build import add_build_options, build
 from slipway._cli.image_space import prune, show_use
 from slipway._cli.image_transfer import export_image, import_image
-from slipway._cli.quantities import file_name
+from slipway._cli.quantities import file_name, mebibytes
 from slipway._cli.tables import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
 from slipway._errors import InputError
-from slipway._request import MIB
 
 if TYPE_CHECKING:
     import argparse
@@ -98,10 +97,10 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
             _toolchain(image, store) or "?",
             image.architecture,
             image.digest[:12],
-            _mib(image.root.size),
-            _mib(image.manifest["root"]),
-            _mib(image.minimum_memory),
-            _mib(image.default_memory),
+            mebibytes(image.root.size),
+            mebibytes(image.manifest["root"]),
+            mebibytes(image.minimum_memory),
+            mebibytes(image.default_memory),
             image.source.get("requested") or image.source.get("kind"),
         )
         for image in images
@@ -138,7 +137,8 @@ def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
 
     images = {image.digest: image for image in (_find(store, name) for name in parsed.images)}
     for digest, image in images.items():
-        say(f"{image.name} ({image.architecture}): {_mib(remove_image(store, digest))} MiB freed")
+        freed = mebibytes(remove_image(store, digest))
+        say(f"{image.name} ({image.architecture}): {freed} MiB freed")
     return 0
 
 
@@ -190,7 +190,3 @@ def _toolchain(image: Image, store: ImageStore) -> str:
         return languages.by_name(image.language, store).toolchain.of(image)
     except UnknownLanguage:
         return ""
-
-
-def _mib(size: int) -> int:
-    return round(size / MIB)

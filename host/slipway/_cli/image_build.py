@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.downloads import Downloads
 from slipway._cli.interruption import interruption_told
-from slipway._cli.quantities import file_path
+from slipway._cli.quantities import file_path, mebibytes
 from slipway._cli.terminal import Progress, say
 from slipway._errors import InputError
-from slipway._request import MIB
 from slipway.machine import MACHINES
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
                 downloads.notice(f"{image.name}: {warning}")
             seconds = time.monotonic() - began
             downloads.notice(
-                f"{image.name}: {round(image.root.size / MIB)} MiB, {image.digest[:12]},"
+                f"{image.name}: {mebibytes(image.root.size)} MiB, {image.digest[:12]},"
                 f" {seconds:.1f} s"
             )
     if file is not None:
@@ -151,7 +150,7 @@ def _make_snapshot(language: Language, options: Options, store: ImageStore) -> N
     finally:
         progress.done()
     seconds = time.monotonic() - began
-    say(f"snapshot {stored.shape.key}: {round(stored.disk_bytes / MIB)} MiB, {seconds:.1f} s")
+    say(f"snapshot {stored.shape.key}: {mebibytes(stored.disk_bytes)} MiB, {seconds:.1f} s")
 
 
 def _languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> list[Language]:

@@ -7,9 +7,9 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from slipway._cli.quantities import mebibytes
 from slipway._cli.tables import Column, table
 from slipway._cli.terminal import emit, say
-from slipway._request import MIB
 
 if TYPE_CHECKING:
     import argparse
@@ -53,11 +53,12 @@ def show_use(parsed: argparse.Namespace, store: ImageStore) -> int:
         *(Column("MIB", right=True), Column("SHARED", right=True), Column("REMOVED BY", cut=True)),
     )
     rows = [
-        (use.kind, use.name, _mib(use.size), _mib(use.shared), _remover(use)) for use in found.uses
+        (use.kind, use.name, mebibytes(use.size), mebibytes(use.shared), _remover(use))
+        for use in found.uses
     ]
-    emit(table(columns, [*rows, ("total", "", _mib(found.total), "", "")], sys.stdout))
+    emit(table(columns, [*rows, ("total", "", mebibytes(found.total), "", "")], sys.stdout))
     if found.prunable:
-        say(f"slipway image prune would free {_mib(found.prunable)} MiB")
+        say(f"slipway image prune would free {mebibytes(found.prunable)} MiB")
     return 0
 
 
@@ -75,7 +76,7 @@ def prune(parsed: argparse.Namespace, store: ImageStore) -> int:
         if parsed.json:
             emit(json.dumps({"bytes": freed}) + "\n")
         else:
-            say(f"{_mib(freed)} MiB freed")
+            say(f"{mebibytes(freed)} MiB freed")
         return 0
     keys = stale_keys(store)
     doomed = collection.doomed(store, {("snapshot", key) for key in keys})
@@ -93,10 +94,10 @@ def prune(parsed: argparse.Namespace, store: ImageStore) -> int:
         sizes[place] += found.size
         numbers[place] += 1
     columns = (Column("BELOW"), Column("FILES", right=True), Column("MIB", right=True))
-    rows = [(place, numbers[place], _mib(sizes[place])) for place in sorted(sizes)]
+    rows = [(place, numbers[place], mebibytes(sizes[place])) for place in sorted(sizes)]
     if rows:
         emit(table(columns, rows, sys.stdout))
-    say(f"{_mib(total)} MiB would be freed; nothing was removed")
+    say(f"{mebibytes(total)} MiB would be freed; nothing was removed")
     return 0
 
 
@@ -105,7 +106,3 @@ def _remover(use: Use) -> str:
     # The name of an image has its architecture at its end.
     name = use.name.rpartition("-")[0] if use.kind == "image" else use.name
     return f"{_REMOVERS[use.kind]} {name}".strip() if use.kind in _REMOVERS else ""
-
-
-def _mib(size: int) -> int:
-    return round(size / MIB)

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from slipway._cli.quantities import mebibytes
 from slipway._cli.terminal import Progress, emit, say
 from slipway._errors import HostError, InputError
-from slipway._request import MIB
 
 if TYPE_CHECKING:
     import argparse
@@ -51,7 +51,9 @@ def export_image(parsed: argparse.Namespace, image: Image, store: ImageStore) ->
         emit(json.dumps({**_record(image), "bytes": size, "file": parsed.file}) + "\n")
     else:
         where = "stdout" if piped else parsed.file
-        say(f"{image.name} ({image.architecture}), {image.digest}: {_mib(size)} MiB to {where}")
+        say(
+            f"{image.name} ({image.architecture}), {image.digest}: {mebibytes(size)} MiB to {where}"
+        )
     return 0
 
 
@@ -87,7 +89,7 @@ def import_image(parsed: argparse.Namespace, store: ImageStore) -> int:
         )
         return 0
     say(
-        f"{image.name} ({image.architecture}), {image.digest}: {_mib(image.root.size)} MiB"
+        f"{image.name} ({image.architecture}), {image.digest}: {mebibytes(image.root.size)} MiB"
         + (", in place of another" if found.replaced else "")
     )
     if not found.agent:
@@ -170,7 +172,3 @@ def _input(name: str) -> Iterator[BinaryIO]:
         raise InputError(f"cannot read {name[:200]!r}: {reason}") from None
     with file:
         yield file
-
-
-def _mib(size: int) -> int:
-    return round(size / MIB)

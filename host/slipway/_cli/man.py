@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from slipway._cli import VERBS
-from slipway._cli.parsers import Parser
+from slipway._cli.parsers import Parser, verbs_of
 from slipway._cli.quantities import file_path
 from slipway._cli.terminal import emit
 from slipway._errors import HostError
@@ -68,7 +68,7 @@ def _show(page: str) -> None:
 
 def page(verb: str) -> str:
     """Return the manual page of a verb, or that of ``slipway``, in the language of man(7)."""
-    from slipway._cli.tree import slipway_parser, verb_parser, verbs_of
+    from slipway._cli.tree import slipway_parser, verb_parser
     from slipway_protocol import __version__
 
     parsed = verb_parser(verb) if verb else slipway_parser()

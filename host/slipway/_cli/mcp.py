@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway._assets import errors_told_to_callers
+from slipway._cli.host_check import check_host
 from slipway._cli.parsers import Parser, add_store, options_named
 from slipway._cli.quantities import count, file_path
 from slipway._cli.terminal import DescriptorWorker, run_interruptible, write_all
@@ -51,7 +51,7 @@ def command(arguments: list[str], prog: str) -> int:
         logging.basicConfig(level=logging.DEBUG, format="slipway: %(name)s: %(message)s")
     with options_named(described):
         if parsed.api_sock is None:
-            _check_host(parsed)
+            check_host(parsed.store, parsed.machine)
         run_interruptible(lambda: _serve(parsed))
     return 0
 
@@ -75,21 +75,6 @@ def parser(prog: str) -> Parser:
     add_store(parser)
     add("--debug", action="store_true", help="show the traceback of an error, and a log")
     return parser
-
-
-def _check_host(parsed: argparse.Namespace) -> None:
-    """Check what no run could do without, before a client asks for the first.
-
-    Raises:
-        HostError: the store cannot be read, or this host cannot run that machine.
-    """
-    from slipway.machine import choose
-    from slipway_initramfs.store import ImageStore
-
-    store = ImageStore(parsed.store)
-    with errors_told_to_callers():
-        store.images()
-    choose(parsed.machine, store.root)[0].check(store.root)
 
 
 async def _serve(parsed: argparse.Namespace) -> None:

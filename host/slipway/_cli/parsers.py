@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         missing = message.partition("are required: ")[2]
         if not missing:
             raise InputError(message, self._see_help())
-        verbs = self._verbs()
+        verbs = verbs_of(self)
         raise InputError(
             f"{missing} is missing" if ", " not in missing else f"{missing} are missing",
             f"Verbs: {', '.join(verbs)}. {self._see_help()}" if verbs else self._see_help(),
@@ -113,18 +113,12 @@ class Parser(argparse.ArgumentParser):
             name = text.partition("=")[0]
             if text[:1] != "-" or name in self._option_string_actions:
                 return
-            if any(name in verb._option_string_actions for verb in self._verbs().values()):
+            if any(name in verb._option_string_actions for verb in verbs_of(self).values()):
                 raise InputError(
                     f"{name} is an option of verbs, and comes after the verb",
                     f"Write: {self.prog} VERB {name}",
                 )
             raise InputError(f"unknown option {name[:80]!r}", self._see_help())
-
-    def _verbs(self) -> dict[str, argparse.ArgumentParser]:
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                return dict(action.choices)
-        return {}
 
     def _see_help(self) -> str:
         return f"See: {self.prog} --help"
@@ -134,6 +128,14 @@ class Parser(argparse.ArgumentParser):
         from slipway._cli.terminal import emit
 
         emit(message)
+
+
+def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the verbs that ``parser`` has, by their names."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Times, sizes, counts and paths as a person writes them on a command line."""
+"""Times, sizes, counts and paths as a person writes them on a command line, or reads them."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ def count(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r:.80} is not a whole number") from None
+
+
+def mebibytes(size: int) -> int:
+    """Return bytes as a person is told of them: in whole MiB."""
+    return round(size / MIB)
 
 
 def _read(text: str, units: dict[str, float] | dict[str, int]) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -151,6 +150,8 @@ def parse(arguments: list[str], described: Parser) -> argparse.Namespace:
     prog = described.prog
     _check_source_named(parsed, prog)
     if strays:
+        import shlex
+
         source = "-c CODE" if parsed.source is None else shlex.quote(parsed.source)
         raise InputError(
             f"{strays[0]!r:.80} is an argument too many",

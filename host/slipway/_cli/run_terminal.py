@@ -47,7 +47,7 @@ class LocalTerminal:
 
     @contextmanager
     def lent(self) -> Iterator[LocalTerminal]:
-        """Follow its size; whatever happens, it is given back in the end."""
+        """Follow its size, and give it back in the end, whatever happens."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGWINCH, self._follow)
         loop.add_signal_handler(signal.SIGTSTP, self._pause)
@@ -59,7 +59,7 @@ class LocalTerminal:
             loop.remove_signal_handler(signal.SIGWINCH)
 
     def take(self) -> None:
-        """The program has it from now on."""
+        """Give it to the program."""
         if self._saved is None and os.isatty(0):
             with suppress(termios.error):
                 saved = termios.tcgetattr(0)
@@ -67,7 +67,7 @@ class LocalTerminal:
                 self._saved = saved
 
     def give_back(self) -> None:
-        """It is as it was; may be called again."""
+        """Make it as it was; may be called again."""
         if self._saved is not None:
             saved, self._saved = self._saved, None
             with suppress(termios.error):  # it has hung up
@@ -101,16 +101,16 @@ class PhaseWatcher:
         self._terminal = terminal
 
     def booted(self, machine: str) -> None:
-        """Nothing runs yet."""
+        """Do nothing: no program runs yet."""
 
     def began(self, phase: Phase) -> None:
-        """The program, or its build, has begun."""
+        """Lend the terminal to a program that has begun; its build gets none."""
         if phase.name == "RUN":
             self._terminal.take()
 
     def ended(self, phase: Phase, report: PhaseReport) -> None:
-        """It has ended, and all of its output has been written."""
+        """Take it back: the phase has ended, and all of its output has been written."""
         self._terminal.give_back()
 
     def done(self) -> None:
-        """Its output may still have to be written."""
+        """Do nothing: output may still have to be written."""

@@ -131,19 +131,14 @@ def _log(debug: bool) -> None:
 async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, str]) -> None:
     from slipway._api.server import Server
     from slipway._api.systemd import Notifier, inherited_socket
-    from slipway._assets import errors_told_to_callers
+    from slipway._cli.host_check import check_host
     from slipway._runtime import AsyncRuntime
-    from slipway.machine import choose
-    from slipway_initramfs.store import ImageStore
 
     notify = Notifier(environment)
     inherited = inherited_socket(environment)
     path = None if inherited is None else _path(inherited.getsockname())
     settings = _settings(parsed, path)
-    store = ImageStore(parsed.store)
-    with errors_told_to_callers():
-        store.images()
-    choose(parsed.machine, store.root)[0].check(store.root)
+    check_host(parsed.store, parsed.machine)
     runtime = AsyncRuntime(
         store=parsed.store,
         machine=parsed.machine,

@@ -7,11 +7,11 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from slipway._cli.quantities import mebibytes
 from slipway._cli.tables import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
 from slipway._errors import HostError, InputError
-from slipway._request import MIB
 from slipway._shapes import FORMAT, digest_of, language_digest
 from slipway._snapshots import SnapshotStore
 
@@ -69,7 +69,7 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     rows = []
     for snapshot in snapshots:
         shape, stale = snapshot.shape, staleness(snapshot, store)
-        size = (_mib(shape.memory_bytes), shape.cpus, _mib(snapshot.disk_bytes))
+        size = (mebibytes(shape.memory_bytes), shape.cpus, mebibytes(snapshot.disk_bytes))
         state = f"stale: {stale}" if stale else "current"
         rows.append((shape.key, shape.image, shape.machine, *size, snapshot.made, state))
     emit(table(columns, rows, sys.stdout))
@@ -89,7 +89,7 @@ def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
         if key not in known:
             raise _unknown(key, known)
     for key in dict.fromkeys(known if parsed.all else parsed.keys):
-        say(f"{key}: {_mib(snapshots.remove(key))} MiB freed")
+        say(f"{key}: {mebibytes(snapshots.remove(key))} MiB freed")
     return 0
 
 
@@ -193,7 +193,3 @@ def _record(snapshot: StoredSnapshot, stale: str) -> dict[str, Any]:
         "current": not stale,
         "stale": stale,
     }
-
-
-def _mib(size: int) -> int:
-    return round(size / MIB)

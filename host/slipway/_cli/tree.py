@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from slipway._cli import VERBS
-from slipway._cli.parsers import Parser
+from slipway._cli.parsers import Parser, verbs_of
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
 
@@ -31,14 +31,6 @@ def verb_parser(verb: str, prog: str = "") -> Parser:
     """Return the parser of one verb."""
     parser: Parser = import_module(f"slipway._cli.{verb}").parser(prog or f"slipway {verb}")
     return parser
-
-
-def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of the verbs that ``parser`` has, by their names."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
-    return {}
 
 
 def walk(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -1,0 +1,25 @@
+"""What is looked at before a server serves, since no run could do without it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slipway._assets import errors_told_to_callers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def check_host(store: Path | None, machine: str) -> None:
+    """Check that the image store can be read, and that this host can run the machine.
+
+    Raises:
+        HostError: one of them is not so.
+    """
+    from slipway.machine import choose
+    from slipway_initramfs.store import ImageStore
+
+    images = ImageStore(store)
+    with errors_told_to_callers():
+        images.images()
+    choose(machine, images.root)[0].check(images.root)
