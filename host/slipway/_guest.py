@@ -12,6 +12,7 @@ from slipway._errors import HostError, ImageError, UnknownOutcome
 from slipway._jobs import Place, describe_job
 from slipway._request import MIB, Options
 from slipway._session import Session
+from slipway._sources import keep_names
 from slipway._text import plain
 from slipway._threads import uninterrupted
 from slipway_protocol import messages as m
@@ -70,7 +71,7 @@ class Guest:
         self._memory = 0
         # No job is under way, and none was left in the middle: it may be given another.
         self.idle = True
-        # Of files and directories that its session's runs have brought.
+        # Of files and directories that its session's runs have brought: see keep_names.
         self.names: frozenset[str] = frozenset()
         self.boot_seconds = 0.0
         self.ready_seconds = 0.0
@@ -253,7 +254,7 @@ class Guest:
         job, files = await self._describe(language, source, options, stdin is not None)
         if keep:
             job = replace(job, keep=True)
-            self.names |= {file.path.partition("/")[0] for file in options.files}
+            self.names = keep_names(self.names, language, options.files)
         walls = [c.limits.wall_ms / 1000 for c in (job.build, job.run) if c is not None]
         transfer = sum(len(file.data) for file in files) / TRANSFER_RATE
         self.idle = False

@@ -39,8 +39,15 @@ def input_files(wanted: list[str], source: str | None = None) -> tuple[InputFile
             room -= len(data)
             if room < 0:
                 raise InputError(f"the files have more than {MAX_FILE_BYTES} bytes together", _PACK)
-            files.append(InputFile(name, data, path.stat().st_mode & 0o777))
+            files.append(InputFile(name, data, _mode(path)))
     return tuple(files)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode & 0o777
+    except OSError as error:  # it was removed meanwhile
+        raise InputError(f"cannot read {path}: {error.strerror}", "Run it again.") from None
 
 
 def pair(text: str, option: str, form: str) -> tuple[str, str]:
@@ -104,13 +111,14 @@ def _files_below(directory: Path) -> Iterator[Path]:
             if stat.S_ISDIR(mode):
                 waiting += sorted(path.iterdir(), reverse=True)
                 continue
+            target = Path(os.path.realpath(path))
+            leads_out = not target.is_relative_to(root) or not target.is_file()
         except OSError as error:
             raise InputError(
                 f"cannot read {path}: {error.strerror}", "See its rights: ls -ld."
             ) from None
         if stat.S_ISLNK(mode):
-            target = Path(os.path.realpath(path))
-            if not target.is_relative_to(root) or not target.is_file():
+            if leads_out:
                 raise InputError(
                     f"{path} is a link to {target}, which is no file of {directory}",
                     "Remove it, or give what it points to with a --file of its own.",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._cli.screen import bar, is_screen, paint, width_of
 from slipway._errors import HostError, InputError, SlipwayError
+from slipway._text import plain, plain_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +39,8 @@ def show(text: str) -> None:
 
 
 def say(line: str) -> None:
-    """One line for the person at the terminal."""
-    _write(f"slipway: {line}\n")
+    """One line for the person at the terminal; names of files in it may be anybody's."""
+    _write(f"slipway: {plain_lines(line)}\n")
 
 
 def emit(text: str) -> None:
@@ -76,7 +77,7 @@ class Progress:
         kind, now = line.partition(" ")[0], time.monotonic()
         if self._terminal:
             # Of a line that wraps only its last part would be overwritten.
-            _write(f"\r\x1b[K{bar(line, width_of(sys.stderr) - 1)}")
+            _write(f"\r\x1b[K{bar(plain(line), width_of(sys.stderr) - 1)}")
             self._pending = True
         elif kind != self._kind or now - self._shown_at >= 1:
             self._kind, self._shown_at = kind, now
@@ -96,9 +97,9 @@ def _write(text: str) -> None:
 
 
 def _complain(error: SlipwayError) -> None:
-    say(f"{paint('error:', 'red', sys.stderr)} {error.message}")
-    if error.hint:
-        say(f"{paint('hint:', 'cyan', sys.stderr)} {error.hint}")
+    for word, colour, text in (("error:", "red", error.message), ("hint:", "cyan", error.hint)):
+        if text:
+            _write(f"slipway: {paint(word, colour, sys.stderr)} {plain_lines(text)}\n")
 
 
 def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:

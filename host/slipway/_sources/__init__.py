@@ -12,6 +12,7 @@ from slipway._sources.arrangement import (
     Arrangement,
     arrange,
     check_source_names,
+    keep_names,
 )
 
-__all__ = ["MAX_SOURCE_NAMES", "Arrangement", "arrange", "check_source_names"]
+__all__ = ["MAX_SOURCE_NAMES", "Arrangement", "arrange", "check_source_names", "keep_names"]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 # Their names travel in one message, beside all that a caller may give: see slipway._request.
 MAX_SOURCE_NAMES: Final = 8 * 1024
+# Of a session, which may have runs without end.
+MAX_KEPT_NAMES: Final = 4096
+_PROGRAM: Final = "main"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,15 @@ def arrange(
     )
 
 
+def keep_names(
+    kept: frozenset[str], language: Language, files: tuple[InputFile, ...]
+) -> frozenset[str]:
+    """``kept`` with those names of ``files`` that ours in a later run could be as well."""
+    ours = (_PROGRAM, language.source.rpartition(".")[0] or language.source, "package.json")
+    names = {file.path.partition("/")[0] for file in files if file.path.startswith(ours)}
+    return kept | names if len(kept) < MAX_KEPT_NAMES else kept
+
+
 def check_source_names(language: Language, files: tuple[InputFile, ...]) -> None:
     """Check that the build can be told of all its sources.
 
@@ -99,11 +111,11 @@ def check_source_names(language: Language, files: tuple[InputFile, ...]) -> None
 def _program(names: Iterable[str]) -> str:
     """``main``, or what comes nearest where that is the name of a file or directory."""
     taken = frozenset(names)
-    program = "main"
+    program = _PROGRAM
     number = 0
     while program in taken:
         number += 1
-        program = f"main-{number}"
+        program = f"{_PROGRAM}-{number}"
     return program
 
 

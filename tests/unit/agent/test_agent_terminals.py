@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -327,6 +328,28 @@ os.write(1, b"never")
     host.send(m.InputEnd(1), m.Cancel(1))
     assert typist.wait().one(m.PhaseDone).verdict is m.Verdict.CANCELLED
     assert host.run(job(in_terminal("print(1)"), number=2)).stdout == b"1\r\n"
+
+
+def test_other_discipline_of_the_terminal(host: Host, typist: Typist) -> None:
+    """One that has no lines, and does not even say what state it is in."""
+    source = f"""
+import fcntl, signal, struct
+{NO_ECHO}
+signal.signal(signal.SIGWINCH, lambda *_: None)
+fcntl.ioctl(0, 0x5423, struct.pack("i", 27))  # TIOCSETD, N_NULL
+open("set", "w").close()
+signal.pause()
+fcntl.ioctl(0, 0x5423, struct.pack("i", 0))
+print("over")
+"""
+    host.start(job(in_terminal(source)))
+    typist.until(b"ready\r\n")
+    while not list(host.directory.glob("*/set")):
+        time.sleep(0.01)
+    typist.write(LONG * 2)
+    host.send(m.InputEnd(1), m.Resize(1, m.Tty(10, 10)))
+
+    assert typist.wait().stdout.endswith(b"over\r\n")
 
 
 def test_nothing_stays_open(host: Host) -> None:

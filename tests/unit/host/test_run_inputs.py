@@ -72,6 +72,26 @@ def test_link_to_anything_else_is_refused(here: Path, target: str) -> None:
     assert "--file" in refusal.value.hint
 
 
+def test_file_that_goes_while_it_is_read_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_and_remove(path: Path, *_: object) -> bytes:
+        path.unlink()
+        return b""
+
+    monkeypatch.setattr("slipway._cli.run_inputs.read_local", read_and_remove)
+
+    with pytest.raises(InputError, match="cannot read single: No such file"):
+        input_files(["single"])
+
+
+def test_link_whose_target_cannot_be_looked_at_is_told(here: Path) -> None:
+    (here / "tree/link").symlink_to("x" * 300)
+
+    with pytest.raises(InputError, match="tree/link"):
+        input_files(["tree"])
+
+
 def test_what_is_no_file_is_refused(here: Path) -> None:
     os.mkfifo(here / "tree/fifo")
 

@@ -9,6 +9,8 @@ import pytest
 
 from slipway._cli.screen import bar, paint
 from slipway._cli.tables import Column, table
+from slipway._cli.terminal import guarded, say
+from slipway._errors import InputError
 
 COLUMNS = (Column("NAME"), Column("SOURCE", cut=True), Column("MIB", right=True))
 ROWS = [("rust@1.80", "docker://registry.example/library/rust:1.80", 148), ("c", "debian", 7)]
@@ -107,3 +109,22 @@ def test_colours_are_for_whoever_wants_them(
 def test_step_of_many_has_a_bar(step: str, shown: str) -> None:
     assert bar(step, 79) == shown
     assert bar(step, 12) == shown[:12]
+
+
+def test_lines_for_a_person_have_nothing_that_a_terminal_obeys(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of files are anybody's: those of a directory that was fetched from elsewhere."""
+
+    def command(_arguments: list[str]) -> int:
+        raise InputError("cannot read a\x1b]0;b\x07\r.py;\n  and more", "See \x9b2J.")
+
+    monkeypatch.setattr(os, "_exit", lambda code: None)
+    say("a\x1b[2J\u202eb")
+    guarded(command, [])
+
+    assert capsys.readouterr().err == (
+        "slipway: a [2J b\n"
+        "slipway: error: cannot read a ]0;b  .py;\n  and more\n"
+        "slipway: hint: See  2J.\n"
+    )

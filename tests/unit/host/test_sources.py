@@ -16,7 +16,8 @@ from slipway._client import language_of_suffix
 from slipway._jobs import Place, describe_job
 from slipway._request import InputFile, Options
 from slipway._request_bounds import MAX_FILES
-from slipway._sources import MAX_SOURCE_NAMES, check_source_names
+from slipway._sources import MAX_SOURCE_NAMES, check_source_names, keep_names
+from slipway._sources.arrangement import MAX_KEPT_NAMES
 from slipway._sources.include import MAX_READ, find_included
 from slipway_initramfs import languages
 from slipway_protocol.codec import decode, encode
@@ -129,6 +130,24 @@ def test_of_all_text_only_so_much_is_read() -> None:
 
 
 # --- Names ---------------------------------------------------------------------------------------
+
+
+def test_of_a_sessions_files_only_names_that_could_be_ours_are_kept() -> None:
+    names = ("main/a", "main-2", "main.mjs", "package.json", "data", "parts/main")
+    beside = tuple(InputFile(name, b"") for name in names)
+
+    kept = keep_names(frozenset({"main-1"}), languages.by_name("javascript"), beside)
+
+    assert kept == {"main-1", "main", "main-2", "main.mjs", "package.json"}
+
+
+def test_names_of_a_session_without_end_are_bounded() -> None:
+    kept: frozenset[str] = frozenset()
+    for run in range(100):
+        files = (InputFile(f"main-{run}-{number}", b"") for number in range(MAX_FILES))
+        kept = keep_names(kept, C, tuple(files))
+
+    assert len(kept) <= MAX_KEPT_NAMES + MAX_FILES
 
 
 def test_program_has_a_name_that_is_not_taken() -> None:
