@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slipway._api.models import Limits, Setting, StartQuery, TerminalSize
 from slipway._api.parsing import parsed, unfit
 from slipway._api.problems import Refusal
-from slipway._request import InputFile, Options, Tty
+from slipway._request import InputFile, Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +120,7 @@ def _job(
         raise Refusal(unfit("interactive needs stream=events: a raw stream takes no commands"))
     given = {name: scalars[name] for name in _SCALAR_OPTIONS if scalars.get(name) is not None}
     if isinstance(size := scalars.get("tty"), TerminalSize):
-        given["tty"] = Tty(size.rows, size.columns)
+        given["tty"] = size.tty()
     return Job(
         source,
         language,

@@ -15,6 +15,7 @@ from slipway._request import (
     MAX_PROCESSES,
     MAX_SECONDS,
     MIN_MEMORY_LIMIT,
+    Tty,
 )
 from slipway._request_bounds import MAX_ARGUMENTS, MAX_FILES, MAX_OUTPUTS, MAX_VARIABLES
 from slipway._sessions import MAX_IDLE_SECONDS
@@ -160,6 +161,10 @@ class TerminalSize(Body):
     rows: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
     columns: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
 
+    def tty(self) -> Tty:
+        """Return the option that says so."""
+        return Tty(self.rows, self.columns)
+
 
 class Data(Body):
     """Bytes: ``text`` where they are UTF-8, else ``base64`` (RFC 4648); one of the two."""
@@ -175,22 +180,35 @@ class File(Data):
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
 
 
-class SessionRunBody(Body, Limits):
+class Details(Body, Limits):
+    """A job's fields beside its source and its language, here and in the tool for models."""
+
+    kill_on_output: bool = Field(False, description="End a program that passes its output limit.")
+    tty: bool | TerminalSize = Field(
+        False,
+        description="Run it in a terminal, of 24 rows and 80 columns if true: what it wrote before "
+        "a crash is there, a prompt comes before its input, stdin is echoed, and all is in stdout.",
+    )
+    arguments: Annotated[list[str], Field(max_length=MAX_ARGUMENTS)] = Field(
+        [], description="Command line arguments of the program."
+    )
+    environment: Annotated[dict[str, str], Field(max_length=MAX_VARIABLES)] = Field(
+        {}, description="Environment variables of build and program."
+    )
+    files: Annotated[list[File], Field(max_length=MAX_FILES)] = Field(
+        [], description="Files in the working directory: each with text, or base64."
+    )
+    outputs: Annotated[list[str], Field(max_length=MAX_OUTPUTS)] = Field(
+        [], description="Paths of files that the program writes and that are wanted back."
+    )
+    stdin: str | Data = Field("", description="What the program reads on its standard input.")
+
+
+class SessionRunBody(Details):
     """The JSON body of ``POST /v1/sessions/{id}/run``: a whole job."""
 
-    kill_on_output: bool = False
-    tty: bool | TerminalSize = Field(
-        False, description="The program has a terminal; true is one of 24 rows and 80 columns."
-    )
     source: str = absent("The program; this or source_base64.")
     source_base64: str = absent()
-    arguments: Annotated[list[str], Field(max_length=MAX_ARGUMENTS)] = []
-    environment: Annotated[dict[str, str], Field(max_length=MAX_VARIABLES)] = {}
-    files: Annotated[list[File], Field(max_length=MAX_FILES)] = []
-    outputs: Annotated[list[str], Field(max_length=MAX_OUTPUTS)] = Field(
-        [], description="Paths of files that are wanted back."
-    )
-    stdin: str | Data = ""
 
 
 class SessionStartBody(SessionRunBody):

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from slipway._api.models import Body, Data, File, Limits, Name, Size, TerminalSize, absent
+from slipway._api.models import Data, Details, Name, Size, TerminalSize, absent
 from slipway._errors import InputError
 from slipway._mcp.excerpt import KIB, Excerpt
-from slipway._request import MAX_CPUS, InputFile, Options, Tty
-from slipway._request_bounds import MAX_ARGUMENTS, MAX_FILES, MAX_OUTPUTS, MAX_VARIABLES
+from slipway._request import MAX_CPUS, InputFile, Options
 from slipway._result import OutputFile, Result
 
 # All fetched files together.
@@ -20,29 +19,15 @@ FILES_SHOWN = 32 * KIB
 _DECODER = codecs.getincrementaldecoder("utf-8")
 
 
-class Job(Body, Limits):
+class Job(Details):
     """The arguments of ``run_code``. Times in seconds, sizes in bytes."""
 
     language: Name = Field(
         description="A name that list_languages tells, e.g. python, or rust@1.80 for a version."
     )
     source: str = Field(description="The whole program.")
-    stdin: str | Data = Field("", description="What it reads on its standard input.")
-    arguments: Annotated[list[str], Field(max_length=MAX_ARGUMENTS)] = Field(
-        [], description="Its command line arguments."
-    )
-    environment: Annotated[dict[str, str], Field(max_length=MAX_VARIABLES)] = Field(
-        {}, description="Environment variables."
-    )
-    files: Annotated[list[File], Field(max_length=MAX_FILES)] = Field(
-        [], description="Files in its working directory: each with text, or base64."
-    )
-    outputs: Annotated[list[str], Field(max_length=MAX_OUTPUTS)] = Field(
-        [], description="Paths of files that it writes and that are to be given back."
-    )
     memory: Size = absent("Of the machine; mostly memory_limit is what is meant.")
     cpus: Annotated[int, Field(ge=1, le=MAX_CPUS)] = absent("Of the machine.")
-    kill_on_output: bool = Field(False, description="End a program that passes its output limit.")
     tty: bool | TerminalSize = Field(
         False,
         description="Run it in a terminal: what it wrote before a crash is there, a prompt comes "
@@ -59,7 +44,7 @@ class Job(Body, Limits):
         """As the fields of :class:`slipway.Options`; raises InputError."""
         given = {name: getattr(self, name) for name in self.model_fields_set & _OPTIONS}
         if isinstance(self.tty, TerminalSize):
-            given["tty"] = Tty(self.tty.rows, self.tty.columns)
+            given["tty"] = self.tty.tty()
         given["files"] = tuple(
             InputFile(file.path, _bytes_of(file, f"the file {file.path!r:.80}"), file.mode)
             for file in self.files

@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DEFAULTS = Options()
-_SCALARS = (
-    "timeout", "build_timeout", "cpu_time", "build_cpu_time", "memory", "memory_limit",
-    "build_memory_limit", "processes", "open_files", "file_size", "output_limit", "kill_on_output",
-    "cpus", "machine",
-)  # fmt: skip
+# Of this process alone; a server has its own.
+_LOCAL = ("kernel", "boot_log")
+_COMPOUND = ("arguments", "environment", "files", "outputs", "tty")
+_SCALARS = tuple(name for name in Options.__slots__ if name not in (*_LOCAL, *_COMPOUND))
 _MACHINE = ("memory", "cpus", "machine")
 
 
@@ -77,7 +76,7 @@ def _source_record(source: bytes) -> dict[str, str]:
 
 
 def _check_local(options: Options) -> None:
-    for scalar in ("kernel", "boot_log"):
+    for scalar in _LOCAL:
         if getattr(options, scalar):
             raise InputError(
                 f"{scalar} is for machines that this process starts itself, not for a server's",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -10,16 +10,19 @@ from hypothesis import strategies as st
 from slipway._api import jobs
 from slipway._api.jobs import Job, language_of
 from slipway._api.models import (
+    Limits,
     RunQuery,
     SessionBody,
     SessionRunBody,
     SessionRunQuery,
+    Setting,
     StartBody,
     StartQuery,
 )
 from slipway._api.parsing import parsed
 from slipway._api.problems import Refusal
 from slipway._request import InputFile, Options, Tty
+from slipway._values import Bounds, declarations
 from slipway._wire import job_record, session_record
 
 
@@ -228,3 +231,19 @@ def test_makes_a_job_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
         jobs.job_of_json(body, C, StartBody)
 
     assert caught.value.problem.status in {400, 422}
+
+
+@pytest.mark.parametrize("name", sorted({*Limits.model_fields, "memory", "cpus"}))
+def test_bounds_are_those_that_the_option_declares(name: str) -> None:
+    (bounds,) = declared_bounds(declarations(Options)[name])
+    told = (Limits if name in Limits.model_fields else Setting).model_json_schema()
+    field = told["properties"][name]
+
+    assert field["maximum"] == bounds.most
+    assert field["exclusiveMinimum" if bounds.above else "minimum"] == bounds.least
+
+
+def declared_bounds(kind: Any) -> list[Bounds]:
+    """Those in a declaration, wherever they stand in it."""
+    found = [note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Bounds)]
+    return found + [each for part in get_args(kind) for each in declared_bounds(part)]
