@@ -131,7 +131,7 @@ ENDINGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "exits": ("", {}, "ok"),
     "is killed": ("os.kill(0, 9)", {}, "signaled"),
     "times out": ("time.sleep(1000)", {"timeout": 5.0}, "timed_out"),
-    "runs out of memory": ("x = bytearray(1 << 40)", {"memory_limit": 64 * MIB}, "failed"),
+    "runs out of memory": ("x = bytearray(1 << 40)", {"memory_limit": 64 * MIB}, "memory_exceeded"),
     "eats all memory": (
         "x = []\nwhile True: x.append(bytearray(1 << 20))",
         {"memory_limit": 64 * MIB},
