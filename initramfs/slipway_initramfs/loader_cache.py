@@ -30,7 +30,11 @@ _ENTRY = struct.Struct("<iIIIQ")
 _LITTLE_ENDIAN = 2
 _LIBRARY = re.compile(r"(?:lib|ld-)[^/]*\.so(?:\.[^/]*)?")
 _MAX_CONFIGURATION = 1 << 16
-_MAX_DEPTH = 8
+# Of all configuration together: an image may have files include each other without end.
+_MAX_INCLUDES = 64
+_MAX_FILES = 256
+_MAX_DIRECTORIES = 1024
+_MAX_PATTERN = 255
 
 
 def triplet(architecture: str) -> str:
@@ -69,8 +73,9 @@ def add(tree: Tree, architecture: str) -> None:
 def _libraries(tree: Tree, architecture: str) -> Iterator[tuple[str, str]]:
     """Give name and path of each library, in the order in which directories count."""
     seen: set[int] = set()
+    judged: dict[int, bool] = {}
     for directory in _directories(tree, architecture):
-        node = tree.find(directory)
+        node = tree.find_told(directory)
         if node is None or not node.is_directory or id(node) in seen:
             continue
         seen.add(id(node))
@@ -78,8 +83,12 @@ def _libraries(tree: Tree, architecture: str) -> Iterator[tuple[str, str]]:
         linked = {child.target for child in node.children.values() if child.is_link}
         for name in sorted(node.children.keys() - linked):
             if _LIBRARY.fullmatch(name):
-                library = tree.find(f"{directory}/{name}")
-                if library is not None and _is_library(library, architecture):
+                library = tree.find_told(f"{directory}/{name}")
+                if library is None:
+                    continue
+                if id(library) not in judged:
+                    judged[id(library)] = _is_library(library, architecture)
+                if judged[id(library)]:
                     yield name, f"/{directory}/{name}"
 
 
@@ -92,32 +101,49 @@ def _is_library(node: Node, architecture: str) -> bool:
 def _directories(tree: Tree, architecture: str) -> list[str]:
     here = _TRIPLETS[architecture]
     usual = [f"lib/{here}", f"usr/lib/{here}", "lib", "usr/lib", "lib64", "usr/lib64"]
-    return [*_configured(tree, "etc/ld.so.conf", _MAX_DEPTH), *usual]
+    return [*_Configuration(tree).directories(), *usual]
 
 
-def _configured(tree: Tree, path: str, depth: int) -> list[str]:
-    node = tree.find(path)
-    if node is None or not node.is_file or node.size > _MAX_CONFIGURATION or not depth:
-        return []
-    found = []
-    for line in node.read(_MAX_CONFIGURATION).decode("utf-8", "replace").splitlines():
-        text = line.partition("#")[0].strip()
-        word, _, pattern = text.partition(" ")
-        if word == "include":
-            for included in _matches(tree, pattern.strip()):
-                found += _configured(tree, included, depth - 1)
-        elif text.startswith("/") and "\0" not in text and ".." not in text.split("/"):
-            found.append(text.strip("/"))
-    return found
+class _Configuration:
+    """``/etc/ld.so.conf`` with all that it includes, each file once."""
 
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._read: set[str] = set()
+        self._includes = 0
+        self._found: list[str] = []
 
-def _matches(tree: Tree, pattern: str) -> list[str]:
-    directory, _, names = pattern.rpartition("/")
-    directory = directory.strip("/") if pattern.startswith("/") else f"etc/{directory}".rstrip("/")
-    node = tree.find(directory)
-    if node is None or not node.is_directory:
-        return []
-    return [f"{directory}/{name}" for name in sorted(node.children) if fnmatchcase(name, names)]
+    def directories(self) -> list[str]:
+        """Return the directories that it names."""
+        self._take("etc/ld.so.conf")
+        return self._found
+
+    def _take(self, path: str) -> None:
+        node = self._tree.find_told(path)
+        if node is None or not node.is_file or node.size > _MAX_CONFIGURATION:
+            return
+        if path in self._read or len(self._read) == _MAX_FILES:
+            return
+        self._read.add(path)
+        for line in node.read(_MAX_CONFIGURATION).decode("utf-8", "replace").splitlines():
+            text = line.partition("#")[0].strip()
+            word, _, pattern = text.partition(" ")
+            if word == "include":
+                self._include(pattern.strip())
+            elif text.startswith("/") and len(self._found) < _MAX_DIRECTORIES:
+                self._found.append(text.strip("/"))
+
+    def _include(self, pattern: str) -> None:
+        self._includes += 1
+        if self._includes > _MAX_INCLUDES:
+            return
+        directory, _, names = pattern.rpartition("/")
+        directory = directory.strip("/") if pattern.startswith("/") else f"etc/{directory}"
+        node = self._tree.find_told(directory)
+        if node is None or len(names) > _MAX_PATTERN:
+            return
+        for name in sorted(child for child in node.children if fnmatchcase(child, names)):
+            self._take(f"{directory.rstrip('/')}/{name}")
 
 
 def _order(name: str) -> list[tuple[int, int]]:

@@ -39,5 +39,5 @@ def _is_absolute(program: str) -> bool:
 
 
 def _is_program(tree: Tree, path: str) -> bool:
-    node = tree.find(path.strip("/"))
+    node = tree.find_told(path)
     return node is not None and node.is_file and bool(node.mode & 0o111)

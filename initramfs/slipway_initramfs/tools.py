@@ -33,7 +33,7 @@ _WHOLE = {"perl-base": "perl"}
 _DATA = re.compile(r"(?:etc|usr/share|usr/lib/terminfo)/.*", re.DOTALL)
 _LIBRARY = re.compile(r"(?P<stem>.+?\.so(?:\.[0-9]+)?)(?:\..*)?")
 _MAX_LIBRARY = 1 << 26
-_RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version ([0-9]+)\.([0-9]+)")
+_RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version ([0-9]{1,4})\.([0-9]{1,4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +122,15 @@ class _Image:
         self.libraries = self._names([f"lib/{triplet}", f"usr/lib/{triplet}"])
 
     def _names(self, directories: list[str]) -> dict[str, str]:
+        # Links may make many places of one.
+        nodes = {
+            id(node): (directory, node)
+            for directory in directories
+            if (node := self.tree.find_told(directory)) is not None
+        }
         return {
             name: f"{directory}/{name}"
-            for directory in directories
-            if (node := self.tree.find(directory)) is not None
+            for directory, node in nodes.values()
             for name in node.children
         }
 
@@ -181,7 +186,7 @@ def _version(tree: Tree, architecture: str) -> tuple[int, ...]:
     """Return the version of the image's glibc, nothing if it does not say."""
     triplet = loader_cache.triplet(architecture)
     for directory in (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib"):
-        node = tree.find(f"{directory}/libc.so.6")
+        node = tree.find_told(f"{directory}/libc.so.6")
         if node is not None and node.is_file and node.size <= _MAX_LIBRARY:
             match = _RELEASE.search(node.read(_MAX_LIBRARY))
             return (int(match[1]), int(match[2])) if match else ()

@@ -115,6 +115,13 @@ class Tree:
         """Return the node at ``path`` (a last symbolic link is followed on demand), or None."""
         return self.locate(split(path), follow=follow)
 
+    def find_told(self, path: str) -> Node | None:
+        """Do as ``find`` with a path that an image tells: None where no way could lead there."""
+        try:
+            return self.find(path.strip("/"))
+        except ImageError:
+            return None
+
     def walk(self) -> Iterator[tuple[str, Node]]:
         """Give every path (relative, without the root) and node: parents first, sorted by bytes.
 

@@ -77,6 +77,16 @@ def test_configured_directories_come_first_and_others_libraries_not_at_all(tmp_p
     assert len(found) == 4
 
 
+def test_hostile_configuration_is_read_once_and_in_part(tmp_path: Path) -> None:
+    tree = glibc("opt/lib/libx.so.1")
+    tree.add_symlink(f"usr/lib/{TRIPLET}/libloop.so.1", "libloop.so.1")
+    tree.add_file("etc/ld.so.conf", b"/opt/lib\n" + b"include *\n" * 3000)
+    tree.add_file("etc/other.conf", b"/a/../..\n/\0\n" + b"include ../x/*\ninclude /etc/*\n" * 1000)
+    tree.add_file("etc/long.conf", b"include " + b"[" * 60_000 + b"\n/" + b"x/" * 5000 + b"\n")
+
+    assert ("libx.so.1", "/opt/lib/libx.so.1") in names(tree, tmp_path)
+
+
 def test_where_programs_have_another_loader_nothing_is_written() -> None:
     tree = Tree()
     tree.add_file("lib/ld-musl-x86_64.so.1", elf())

@@ -117,6 +117,18 @@ def test_the_version_of_an_images_c_library_is_read() -> None:
     assert tools._version(tree, "amd64") < tools.C_LIBRARY
 
 
+def test_hostile_library_and_search_path_are_those_of_an_image_without() -> None:
+    tree = Tree()
+    tree.add_file("usr/bin/which", b"theirs", 0o755)
+    tree.add_file(f"usr/lib/{TRIPLET}/libc.so.6", LIBC.replace(b"%d", b"9" * 5000))
+    tree.add_symlink("loop", "loop")
+
+    assert tools._version(tree, "amd64") == ()
+    assert "usr/bin/bash" in add(tree, "opt/../../bin", "a\0b", "loop", "x/" * 3000)
+    assert programs._is_there(tree, "which", "/../bin:/loop:/usr/bin")
+    assert not programs._is_there(tree, "which", "/../bin:/loop:/a\0b")
+
+
 @dataclass(frozen=True, slots=True)
 class Downloaded:
     """Packages with these files each, by their names."""
