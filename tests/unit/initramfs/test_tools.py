@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from slipway_initramfs import base, tools
+from slipway_initramfs import base, programs, tools
 from slipway_initramfs.debian import Package
 from slipway_initramfs.reports import Reports
 from slipway_initramfs.tree import Tree
