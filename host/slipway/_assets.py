@@ -139,9 +139,7 @@ def _check_kernel(kernel: Path) -> None:
         with kernel.open("rb") as file:
             head = file.read(_KERNEL_HEAD)
     except OSError as error:
-        raise InputError(
-            f"cannot read the kernel {kernel}: {error.strerror}", "Name a vmlinux or bzImage file."
-        ) from None
+        raise InputError(f"cannot read the kernel {kernel}: {error.strerror}", hint) from None
     if not any(head[at:].startswith(magic) for at, magic in _KERNEL_MAGICS):
         raise InputError(f"{kernel} is no Linux kernel", hint)
 

@@ -12,6 +12,7 @@ from slipway._errors import InputError
 from slipway._known_languages import LanguageInfo
 from slipway._remote_session import RemoteSession
 from slipway._remote_starts import RemoteStarts
+from slipway._request_bounds import MAX_KEY
 from slipway._sessions import DEFAULT_IDLE_SECONDS, checked_idle_seconds, session_options
 from slipway._values import Bounds, convert, take
 from slipway._wire import Fields, broken, session_record
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from slipway._sessions import AsyncSession
 
 DEFAULT_TIMEOUT = 30.0
-MAX_KEY = 128
 MAX_LANGUAGES = 1000
 # A day; more is no timeout.
 _TIMEOUT = Annotated[float, Bounds(0, 86_400, above=True)]

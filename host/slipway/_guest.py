@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from slipway._assets import start_machine
 from slipway._errors import HostError, ImageError, UnknownOutcome
-from slipway._jobs import Place, describe_job
+from slipway._jobs import Surroundings, describe_job
 from slipway._request import MIB, Options
 from slipway._session import Session
 from slipway._sources import keep_names
@@ -189,7 +189,9 @@ class Guest:
 
     async def _start_ahead(self, language: Language) -> None:
         if language.run.spare:
-            job, _ = describe_job(language, b"", Options(), False, Place(memory=self._memory))
+            job, _ = describe_job(
+                language, b"", Options(), False, Surroundings(memory=self._memory)
+            )
             try:
                 spare = m.Spare(job.run, language.source, language.run.spare_unless)
                 await self._session.prepare(spare)
@@ -277,7 +279,7 @@ class Guest:
     ) -> tuple[m.Job, tuple[InputFile, ...]]:
         """The job and its files; what takes long to read is no reason for other runs to wait."""
         cpus = self.ready.cpus if self.ready is not None else options.cpus
-        told = language, source, options, with_stdin, Place(cpus, self._memory, self.names)
+        told = language, source, options, with_stdin, Surroundings(cpus, self._memory, self.names)
         size = len(source) + sum(len(file.data) for file in options.files)
         if language.rules and size > MAX_READ_AT_ONCE:
             return await asyncio.to_thread(describe_job, *told)

@@ -24,7 +24,7 @@ MEMORY = "{memory}"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Surroundings:
     """Where a job is to run.
 
     ``cpus`` are the machine's, ``memory`` is what it leaves its jobs; ``taken`` are the names that
@@ -41,22 +41,22 @@ def describe_job(
     source: bytes,
     options: Options,
     with_stdin: bool,
-    place: Place | None = None,
+    surroundings: Surroundings | None = None,
 ) -> tuple[m.Job, tuple[InputFile, ...]]:
     """The job and its files as the protocol has them."""
-    place = place or Place()
-    arranged = arrange(language, source, options.files, place.taken)
+    surroundings = surroundings or Surroundings()
+    arranged = arrange(language, source, options.files, surroundings.taken)
     environment = {**ENVIRONMENT, **language.environment, **dict(options.environment)}
     build = None
     if language.build is not None:
         build = m.Command(
             arranged.fill(language.build.command),
             tuple(environment.items()),
-            _limits(language.build.limits, _build_demands(options), place.cpus),
+            _limits(language.build.limits, _build_demands(options), surroundings.cpus),
             out_of_memory=language.build.out_of_memory,
         )
-    limits = _limits(language.run.limits, _demands(options), place.cpus)
-    mebibytes = str(_told_memory(limits, place) // MIB)
+    limits = _limits(language.run.limits, _demands(options), surroundings.cpus)
+    mebibytes = str(_told_memory(limits, surroundings.memory) // MIB)
     filled = arranged.fill(language.run.command)
     command = (part.replace(MEMORY, mebibytes) for part in filled)
     run = m.Command(
@@ -124,13 +124,13 @@ def _limits(default: Limits, asked: _Demands, cpus: int) -> m.Limits:
     )
 
 
-def _told_memory(limits: m.Limits, place: Place) -> int:
+def _told_memory(limits: m.Limits, memory: int) -> int:
     """What a runtime is told to have: the machine's memory, while the limit is not far below.
 
     So the command is that of a program that was started ahead.
     """
     limit = limits.memory_bytes
-    return limit if limit and (limit < place.memory // 2 or not place.memory) else place.memory
+    return limit if limit and (limit < memory // 2 or not memory) else memory
 
 
 def _cpu_seconds(default: Limits, asked: _Demands, cpus: int) -> float:

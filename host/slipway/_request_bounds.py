@@ -25,6 +25,8 @@ MAX_OUTPUT_PATH_BYTES = 4 * 1024
 # Of a part of a path (NAME_MAX), and of a variable's name.
 MAX_NAME = 255
 MAX_PATH = 4096
+# Characters of what says whose run it is.
+MAX_KEY = 128
 
 _PACK = "Pack them into one archive, which the program unpacks."
 _LONG_INPUT = "Pass long input on stdin or as a file."

@@ -212,7 +212,7 @@ class Run:
 
     def _find(self, *, repair: bool) -> Assets:
         assets = self._launcher.find(self.language, self.options, self.progress, repair=repair)
-        check_room(assets, self.options, len(self._source))
+        check_room(assets.image, self.language, assets.memory, self.options, len(self._source))
         self.assets = assets
         return assets
 

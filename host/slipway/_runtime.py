@@ -17,6 +17,7 @@ from slipway._local_session import LocalSession
 from slipway._making import Makings
 from slipway._memory import free_memory
 from slipway._request import options_of
+from slipway._request_bounds import MAX_KEY
 from slipway._run import Run
 from slipway._session_place import Home, Terms
 from slipway._sessions import DEFAULT_IDLE_SECONDS, checked_idle_seconds, session_options
@@ -38,7 +39,6 @@ SHARE_OF_MEMORY = 0.8
 DEFAULT_QUEUE = 64
 # Not a bound of ours: memory and CPUs are what runs out. It keeps descriptors and processes finite.
 MAX_VMS = 256
-MAX_KEY = 128
 _Some = Annotated[int, Bounds(1, math.inf)]
 _Maybe = Annotated[int, Bounds(0, math.inf)]
 # Less is room for no machine.

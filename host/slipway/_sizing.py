@@ -9,7 +9,6 @@ from slipway._errors import InputError
 from slipway._request import MAX_MEMORY, MIB
 
 if TYPE_CHECKING:
-    from slipway._assets import Assets
     from slipway._request import Options
     from slipway_initramfs.languages import Language
     from slipway_initramfs.records import Image
@@ -51,19 +50,20 @@ def machine_memory(image: Image, language: Language, options: Options) -> int:
     return memory
 
 
-def check_room(assets: Assets, options: Options, source_size: int) -> None:
-    """Check that the machine has room for the limits and the files of a run.
+def check_room(
+    image: Image, language: Language, has: int, options: Options, source_size: int
+) -> None:
+    """Check that a machine of ``has`` bytes has room for the limits and the files of a run.
 
     Raises:
         InputError: it has not.
     """
-    image = assets.image
-    name, limit = _largest_limit(assets.language, options)
-    room = image.room(assets.memory)
+    name, limit = _largest_limit(language, options)
+    room = image.room(has)
     if limit > room:
         memory = image.memory_for(limit) // MIB
         raise InputError(
-            f"{name} is {_mib(limit)}, and of a machine whose memory is {_mib(assets.memory)} "
+            f"{name} is {_mib(limit)}, and of a machine whose memory is {_mib(has)} "
             f"its programs can have {room // MIB} MiB",
             f"Give a memory of {memory} MiB or more, or a smaller {name}.",
         )
@@ -74,7 +74,7 @@ def check_room(assets: Assets, options: Options, source_size: int) -> None:
         memory = image.memory_for(DISK_SHARE * size) // MIB
         raise InputError(
             f"the input files take {size / MIB:.1f} MiB, and the disk of a machine whose memory is "
-            f"{_mib(assets.memory)} has {room / DISK_SHARE / MIB:.1f} MiB",
+            f"{_mib(has)} has {room / DISK_SHARE / MIB:.1f} MiB",
             f"Give the machine more memory: --memory {memory} (the option memory, in bytes: "
             f"{memory * MIB}).",
         )

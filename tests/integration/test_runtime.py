@@ -658,6 +658,7 @@ while True:
     assert (result.stderr, result.code) == ("caught\n", 1)
 
 
+@pytest.mark.usefixtures("bash")
 async def test_host_error_is_raised_by_the_handle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     async with AsyncRuntime(machine="qemu") as runtime:

@@ -21,7 +21,7 @@ from slipway._api.models import (
 from slipway._api.problems import MEDIA_TYPE
 from slipway._api.run_routes import KEY_FIELD
 from slipway._api.session_routes import ID_FIELD
-from slipway._runtime import MAX_KEY
+from slipway._request_bounds import MAX_KEY
 from slipway_protocol import __version__
 
 if TYPE_CHECKING:

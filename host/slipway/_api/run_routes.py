@@ -23,8 +23,8 @@ from slipway._api.service import (
 )
 from slipway._api.terms import Terms
 from slipway._request import MAX_SOURCE, MIB
+from slipway._request_bounds import MAX_KEY
 from slipway._result import Result
-from slipway._runtime import MAX_KEY
 from slipway._wire import result_record
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slipway._conversation import PhaseReport
-from slipway._jobs import Place, describe_job
+from slipway._jobs import Surroundings, describe_job
 from slipway._reports import phase_result
 from slipway._request import MIB, Options
 from slipway._result import PhaseLimits
@@ -24,7 +24,7 @@ BUILD = m.Limits(120_000, 120_000, 0, 1024, 0, 65536, MIB, soft_open_files=1024)
 def limits(cpus: int = 1, **options: Any) -> tuple[m.Limits, m.Limits]:
     """Those of the build and of the program."""
     language = languages.by_name("rust")
-    job, _ = describe_job(language, b"x", Options(**options), False, Place(cpus))
+    job, _ = describe_job(language, b"x", Options(**options), False, Surroundings(cpus))
     assert job.build is not None
     return job.build.limits, job.run.limits
 
@@ -77,7 +77,11 @@ def test_command_tells_a_runtime_its_memory() -> None:
 
     def told(memory: int, **options: Any) -> tuple[str, ...]:
         job, _ = describe_job(
-            language, b"x", Options(arguments=("{memory}",), **options), False, Place(memory=memory)
+            language,
+            b"x",
+            Options(arguments=("{memory}",), **options),
+            False,
+            Surroundings(memory=memory),
         )
         return job.run.argv[1:]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,20 +17,10 @@ from slipway._sizing import check_room, machine_memory
 from slipway_initramfs import languages
 from slipway_initramfs.records import LOW_MEMORY, Blob, Image
 
-if TYPE_CHECKING:
-    from slipway._assets import Assets
-
 BLOB = Blob(Path("/nonexistent"), "0" * 64, 20 * MIB)
 IMAGE = Image("toy", "amd64", "0" * 64, BLOB, {"memory": 0, "workload": 64 * MIB})
 RUST = languages.by_name("rust")
 DEFAULT = IMAGE.default_memory
-
-
-class SomeAssets:
-    """As far as they are looked at."""
-
-    def __init__(self, memory: int) -> None:
-        self.image, self.language, self.memory = IMAGE, RUST, memory
 
 
 def memory_of(**options: Any) -> int:
@@ -38,7 +28,7 @@ def memory_of(**options: Any) -> int:
 
 
 def check(has: int, **options: Any) -> None:
-    check_room(cast("Assets", SomeAssets(has)), Options(**options), 10)
+    check_room(IMAGE, RUST, has, Options(**options), 10)
 
 
 @pytest.mark.parametrize("more", [0, 1, 4096, MIB - 1])

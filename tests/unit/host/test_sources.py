@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import slipway
 from slipway._client import language_of_suffix
-from slipway._jobs import Place, describe_job
+from slipway._jobs import Surroundings, describe_job
 from slipway._request import InputFile, Options
 from slipway._request_bounds import MAX_FILES
 from slipway._sources import MAX_SOURCE_NAMES, check_source_names, keep_names
@@ -39,7 +39,7 @@ def built(
     beside = tuple(InputFile(path, text.encode()) for path, text in files.items())
     options = Options(files=beside)
     job, _ = describe_job(
-        languages.by_name(language), source.encode(), options, False, Place(taken=taken)
+        languages.by_name(language), source.encode(), options, False, Surroundings(taken=taken)
     )
     assert job.build is not None
     return job.build.argv

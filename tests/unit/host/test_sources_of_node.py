@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway._jobs import Place, describe_job
+from slipway._jobs import Surroundings, describe_job
 from slipway._request import InputFile, Options
 from slipway._sources.node_text import MAX_READ, is_module
 from slipway_initramfs import languages
@@ -154,7 +154,7 @@ def test_names(told: str, source: str, beside: list[str], name: str, more: bool)
 def test_package_of_an_earlier_run_is_left_alone() -> None:
     options = Options(files=(InputFile("module.js", FILES["module.js"].encode()),))
 
-    place = Place(taken=frozenset({"package.json"}))
+    place = Surroundings(taken=frozenset({"package.json"}))
     _, files = describe_job(languages.by_name("js"), b"import 'fs'", options, False, place)
 
     assert [file.path for file in files] == ["main.js", "module.js"]
