@@ -66,10 +66,10 @@ if TYPE_CHECKING:
     from slipway._result import Timing as Timing
     from slipway._result import Usage as Usage
     from slipway._result import Verdict as Verdict
-    from slipway._run import run as run
-    from slipway._run import run_async as run_async
     from slipway._runtime import AsyncRuntime as AsyncRuntime
     from slipway._sessions import AsyncSession as AsyncSession
+    from slipway._single_run import run as run
+    from slipway._single_run import run_async as run_async
 
 # Imported when first asked for: the command line starts QEMU before it needs most of them.
 _HOMES = {
@@ -103,8 +103,8 @@ _HOMES = {
     "Timing": "_result",
     "Usage": "_result",
     "Verdict": "_result",
-    "run": "_run",
-    "run_async": "_run",
+    "run": "_single_run",
+    "run_async": "_single_run",
     "AsyncRuntime": "_runtime",
     "LanguageInfo": "_known_languages",
     "AsyncSession": "_sessions",

@@ -97,6 +97,12 @@ def open_blocking_stdin(stdin: object) -> bytes | AsyncIterator[bytes] | None:
     return _octets(stdin, "Give bytes, a str, or an iterable of them.")
 
 
+async def chunks(data: bytes) -> AsyncIterator[bytes]:
+    """``data`` as a stream."""
+    if data:
+        yield data
+
+
 def check_listener(on_output: object) -> None:
     """Check that ``on_output`` can be called, if it is there.
 

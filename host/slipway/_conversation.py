@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from slipway._errors import InputError, UnknownOutcome
+from slipway._job_report import JobReport, PhaseReport
 from slipway._outlet import Outlet
 from slipway._text import plain
 from slipway_protocol import messages as m
@@ -47,35 +48,6 @@ WINDOW = 1024 * 1024
 MAX_FETCHED = 256 * 1024 * 1024
 
 Sink = Callable[[m.Phase, m.Stream, bytes], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class PhaseReport:
-    """What the agent said of one phase, and the ``limits`` that it was given.
-
-    ``seconds`` is the host's own measure of it.
-    """
-
-    done: m.PhaseDone
-    limits: m.Limits
-    sent: dict[m.Stream, int]
-    dropped: dict[m.Stream, int]
-    seconds: float
-
-
-@dataclass(slots=True)
-class JobReport:
-    """What the agent said of one job. ``failure``: the caller's stdin failed, which ended it."""
-
-    phases: dict[m.Phase, PhaseReport] = field(default_factory=dict)
-    files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    failure: InputError | None = None
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether all phases ended as they should."""
-        return all(told.done.verdict is m.Verdict.OK for told in self.phases.values())
 
 
 class Conversation:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._assets import Assets
-    from slipway._conversation import JobReport, Sink
+    from slipway._conversation import Sink
+    from slipway._job_report import JobReport
     from slipway._outlet import Watcher
     from slipway._request import InputFile
     from slipway.machine import Machine

@@ -10,20 +10,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._admission import Needs
+from slipway._arguments import chunks
 from slipway._errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._events import Ended, Output, PhaseEnded, PhaseStarted, Preparing, Queued, Started
 from slipway._execution import AsyncExecution, check_signal
 from slipway._pipes import EventQueue, StdinPipe
 from slipway._request import MIB, Tty
 from slipway._result import OutputFile, Provenance, Result, Timing
-from slipway._run import chunks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from slipway._admission import Admission, Ticket
-    from slipway._conversation import PhaseReport
     from slipway._events import Event
+    from slipway._job_report import PhaseReport
     from slipway._making import Makings
     from slipway._run import Run
     from slipway_protocol.messages import Phase

@@ -11,7 +11,7 @@ from slipway_protocol.schema import MAX_DATA
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway._conversation import PhaseReport
+    from slipway._job_report import PhaseReport
     from slipway_protocol.messages import Phase, Stream
 
     Piece = tuple[Phase, Stream, bytes]

@@ -7,14 +7,14 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._arguments import open_stdin, read_source
+from slipway._arguments import chunks, open_stdin, read_source
 from slipway._errors import InputError, SlipwayError
 from slipway._remote_execution import RemoteExecution
 from slipway._request import check_source, options_of
 from slipway._wire import job_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from slipway._arguments import Source, Stdin
     from slipway._calls import Calls
@@ -74,7 +74,7 @@ class RemoteStarts:
             if inline is not None:
                 await execution.begin(None, interactive=False)
             else:
-                feed = _chunks(opened) if isinstance(opened, bytes) else opened
+                feed = chunks(opened) if isinstance(opened, bytes) else opened
                 await execution.begin(feed, interactive=True)
         except BaseException:
             await execution.cancel()
@@ -108,7 +108,3 @@ def _checked(source: bytes, options: dict[str, Any]) -> tuple[Options, bytes]:
     checked = options_of(options)
     checked.check("")  # only the server knows what the source will be called
     return checked, source
-
-
-async def _chunks(data: bytes) -> AsyncIterator[bytes]:
-    yield data

@@ -10,7 +10,7 @@ from slipway_protocol import messages as m
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slipway._conversation import JobReport, PhaseReport
+    from slipway._job_report import JobReport, PhaseReport
 
 
 def phase_results(

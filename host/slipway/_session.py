@@ -20,7 +20,8 @@ from slipway_protocol.schema import VERSION
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from slipway._conversation import JobReport, Sink
+    from slipway._conversation import Sink
+    from slipway._job_report import JobReport
     from slipway._outlet import Watcher
     from slipway._request import InputFile
     from slipway.machine import Machine

@@ -16,7 +16,8 @@ from slipway_protocol.schema import VERSION
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from slipway._conversation import JobReport, Sink
+    from slipway._conversation import Sink
+    from slipway._job_report import JobReport
     from slipway._request import InputFile
     from slipway_protocol.messages import Job, Message
 

@@ -16,7 +16,7 @@ from slipway._request import Tty
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from slipway._conversation import PhaseReport
+    from slipway._job_report import PhaseReport
     from slipway_protocol.messages import Phase
 
     Resize = Callable[[Tty], Awaitable[None]]

@@ -19,7 +19,7 @@ from support.scripted_agent import READY, connect, play
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from slipway._conversation import JobReport
+    from slipway._job_report import JobReport
     from support.scripted_agent import ScriptedAgent
 
 OUT, ERR, IN = m.Stream.STDOUT, m.Stream.STDERR, m.Stream.STDIN

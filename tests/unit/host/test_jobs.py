@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slipway._conversation import PhaseReport
+from slipway._job_report import PhaseReport
 from slipway._jobs import Surroundings, describe_job
 from slipway._reports import phase_result
 from slipway._request import MIB, Options

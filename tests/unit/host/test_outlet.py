@@ -14,7 +14,7 @@ from slipway_protocol.schema import MAX_DATA
 from support.scripted_agent import connect
 
 if TYPE_CHECKING:
-    from slipway._conversation import JobReport, PhaseReport
+    from slipway._job_report import JobReport, PhaseReport
     from support.scripted_agent import ScriptedAgent
 
 OUT, ERR = m.Stream.STDOUT, m.Stream.STDERR
