@@ -12,7 +12,7 @@ from slipway._text import plain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.languages import WarmUp
+    from slipway_initramfs.recipes import WarmUp
     from slipway_initramfs.records import Image
     from slipway_initramfs.store import ImageStore
     from slipway_initramfs.warming import Warmer
@@ -52,8 +52,9 @@ async def _warm(
     from slipway._assets import boot_assets
     from slipway._guest import Guest
     from slipway._request import MAX_CPUS, MIB, Options
-    from slipway_initramfs.languages import Language, Limits, RegistryRecipe
-    from slipway_initramfs.languages import Phase as Command
+    from slipway_initramfs.languages import Language
+    from slipway_initramfs.recipes import Limits, RegistryRecipe
+    from slipway_initramfs.recipes import Phase as Command
     from slipway_initramfs.warming import OUTPUT
 
     limits = Limits(SECONDS, SECONDS, 0, 512, 1024, 1024, 1)
@@ -66,17 +67,7 @@ async def _warm(
         run=Command(warm_up.command, limits),
         environment={},
         debian=None,
-        registry=RegistryRecipe(
-            trim=(),
-            links={},
-            files={},
-            warm=None,
-            tools=False,
-            programs=(),
-            workload=0,
-            reference="",
-            version="",
-        ),
+        registry=RegistryRecipe(),
     )
     options = Options(
         outputs=(OUTPUT,),

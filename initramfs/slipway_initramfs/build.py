@@ -24,7 +24,8 @@ from slipway_initramfs.tree import Tree
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.languages import Language, Recipe
+    from slipway_initramfs.languages import Language
+    from slipway_initramfs.recipes import Recipe
     from slipway_initramfs.source import Source
     from slipway_initramfs.store import ImageStore
     from slipway_initramfs.warming import Warmer

@@ -6,7 +6,8 @@ import hashlib
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
-from slipway_initramfs import freeze, portable, records
+from slipway_initramfs import portable, records
+from slipway_initramfs.agent_sources import AgentSources
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.languages import LANGUAGE_KIND
 from slipway_initramfs.portable import Index, Part
@@ -60,7 +61,7 @@ def export_image(
         keys,
         {kind: Part(hashlib.sha256(text).hexdigest(), len(text)) for kind, text in texts.items()},
         Part(agent.blob.digest, agent.blob.size),
-        freeze.sources_digest(),
+        AgentSources().digest(),
         tuple(Part(blob.digest, blob.size) for blob in blobs.values()),
     )
     with ExitStack() as opened:

@@ -7,18 +7,18 @@ under emulation would spend longer on unpacking than on reading it.
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from slipway_initramfs.agent_sources import AgentSources
+from slipway_initramfs.architectures import LOADERS, TRIPLETS
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from slipway_initramfs.records import Archive, Blob
     from slipway_initramfs.store import ImageStore
@@ -30,8 +30,6 @@ KIND: Final = "agent"
 ROOT: Final = ".agent"
 PYTHON: Final = "3.11"
 LIBRARY: Final = f"lib/python{PYTHON}"
-TRIPLETS: Final = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
-LOADERS: Final = {"amd64": "ld-linux-x86-64.so.2", "arm64": "ld-linux-aarch64.so.1"}
 # The loader would take these from the image: libraries of another libc, or of somebody's choice.
 FOREIGN: Final = b"/etc/ld.so."
 NOWHERE: Final = b"/.ag/ld.so."
@@ -45,7 +43,6 @@ DEVICES: Final = {
 }
 # -X utf8: the guest has no locale, and paths are bytes all the same.
 PYTHON_OPTIONS: Final = "-ISB -X utf8 -X frozen_modules=on"
-_SOURCES: Final = (".py", ".toml")
 FORMER_SECONDS: Final = 3600
 MAX_SOURCE: Final = 4 << 20
 
@@ -73,7 +70,7 @@ def agent(
     With ``verify`` every byte of one that is there is checked, else only its length. Raises
     ImageError (mostly BuildFailed).
     """
-    sources = _Sources()
+    sources = AgentSources()
     key = f"{architecture}-{sources.fingerprint()}"
     archive = _stored(store, key, verify=verify)
     if archive is None:
@@ -89,7 +86,7 @@ def agent(
 
         archive = store.put_archive(KIND, key, write)
         _forget_former(store, architecture, key)
-    loader = f"/{ROOT}/lib/{LOADERS[architecture]}"
+    loader = f"/{ROOT}/lib/{loader_name(architecture)}"
     arguments = (
         f"rdinit={loader} -- --inhibit-cache --library-path /{ROOT}/lib"
         f" /{ROOT}/bin/python3 {PYTHON_OPTIONS} /{ROOT}/agent.pyc"
@@ -97,27 +94,20 @@ def agent(
     return Agent(archive, archive.path, archive.blob.digest, sources.version(), arguments)
 
 
-def sources_digest() -> str:
-    """Return a digest of what the agent is made of but Debian's packages, the same everywhere."""
-    import hashlib
-
-    sources = _Sources()
-    digest = hashlib.sha256()
-    for path in (*sources.files(), sources.sliplib / "slip.py", Path(__file__)):
-        data = path.read_bytes()
-        digest.update(f"{path.parent.name}/{path.name} {len(data)}\n".encode() + data)
-    return digest.hexdigest()
-
-
 def adopt(store: ImageStore, architecture: str, blob: Blob) -> None:
     """Let ``blob``, made elsewhere of these sources, be the agent if the store has no sound one.
 
     Call within ``building``.
     """
-    key = f"{architecture}-{_Sources().fingerprint()}"
+    key = f"{architecture}-{AgentSources().fingerprint()}"
     if _stored(store, key, verify=True) is None:
         manifest = {"archive": {"digest": blob.digest, "size": blob.size}}
         store.put_record(f"archive-{KIND}", key, manifest)
+
+
+def loader_name(architecture: str) -> str:
+    """Return what the file of the agent's own loader is called."""
+    return LOADERS[architecture].rpartition("/")[2]
 
 
 def _stored(store: ImageStore, key: str, *, verify: bool) -> Archive | None:
@@ -143,68 +133,9 @@ def _forget_former(store: ImageStore, architecture: str, key: str) -> None:
                 path.unlink()
 
 
-class _Sources:
-    """Where our part of the agent lies: in a checkout or in an installed distribution."""
-
-    def __init__(self) -> None:
-        self.agent = _package("slipway_agent")
-        self.protocol = _package("slipway_protocol")
-        self.sliplib = _package("sliplib")
-        inside, beside = self.agent / "freeze", self.agent.parent / "freeze"
-        self.freeze = inside if inside.is_dir() else beside
-
-    def fingerprint(self) -> str:
-        """Names, sizes and times of all files that decide what the agent is."""
-        from _blake2 import blake2b
-
-        digest = blake2b(digest_size=16)
-        for directory in self._directories():
-            with os.scandir(directory) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    if entry.name.endswith(_SOURCES):
-                        status = entry.stat()
-                        note = f"{entry.name} {status.st_size} {status.st_mtime_ns}\n"
-                        digest.update(note.encode())
-        for path in (self.sliplib / "slip.py", Path(__file__)):
-            status = path.stat()
-            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
-
-    def files(self) -> list[Path]:
-        """All files of the directories that decide what the agent is."""
-        return [
-            path
-            for directory in self._directories()
-            for path in sorted(directory.iterdir())
-            if path.name.endswith(_SOURCES)
-        ]
-
-    def _directories(self) -> tuple[Path, ...]:
-        return self.agent, self.protocol, self.freeze, self.freeze / "slim"
-
-    def version(self) -> str:
-        """The version that the agent reports."""
-        text = (self.protocol / "__init__.py").read_text(encoding="utf-8")
-        return text.partition('__version__ = "')[2].partition('"')[0]
-
-    def contents(self) -> dict[str, Any]:
-        """What is taken from where: contents.toml."""
-        import tomllib
-
-        return tomllib.loads((self.freeze / "contents.toml").read_text(encoding="utf-8"))
-
-
-def _package(name: str) -> Path:
-    spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise BuildFailed(
-            f"the package {name} is not installed, without which the agent cannot be frozen",
-            "Install Slipway again: pip install slipway-vmm",
-        )
-    return Path(spec.submodule_search_locations[0])
-
-
-def assemble(sources: _Sources, store: ImageStore, architecture: str, progress: Progress) -> Tree:
+def assemble(
+    sources: AgentSources, store: ImageStore, architecture: str, progress: Progress
+) -> Tree:
     """Return the tree of the archive. Raises ImageError; the caller holds the store's lock."""
     from slipway_initramfs.tree import Tree
 
@@ -220,7 +151,7 @@ def assemble(sources: _Sources, store: ImageStore, architecture: str, progress: 
     for name in contents["libraries"]:
         data = _find_library(debian, triplet, name)
         tree.add_file(f"{ROOT}/lib/{name}", data, 0o755)
-    name = LOADERS[architecture]
+    name = loader_name(architecture)
     loader = _find_library(debian, triplet, name)
     tree.add_file(f"{ROOT}/lib/{name}", _isolate(loader), 0o755)
     extensions = {}
@@ -281,7 +212,7 @@ def _isolate(loader: bytes) -> bytes:
 
 def _add_modules(
     tree: Tree,
-    sources: _Sources,
+    sources: AgentSources,
     debian: Tree,
     contents: dict[str, Any],
     extensions: dict[str, str],
@@ -331,7 +262,7 @@ def _compiled(tree: Tree, path: str) -> bytes:
 
 
 def _bundled(
-    sources: _Sources, debian: Tree, contents: dict[str, Any]
+    sources: AgentSources, debian: Tree, contents: dict[str, Any]
 ) -> Iterator[tuple[str, bytes]]:
     """Path and source of each module that goes into the one file; later ones replace earlier."""
     yield "loader.py", (sources.freeze / "loader.py").read_bytes()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slipway_initramfs import freeze, language_file, languages, records, room
+from slipway_initramfs.agent_sources import AgentSources
 from slipway_initramfs.collection import try_tidy
 from slipway_initramfs.debian import ARCHITECTURES
 from slipway_initramfs.errors import ImageCorrupted, ImageError, InvalidLanguage, UnknownLanguage
@@ -91,7 +92,7 @@ class _Archive:
         architecture = keys["kernel"]
         if not _is_sound(lambda: store.kernel(architecture)):
             store.put_record("kernel", architecture, self._manifests["kernel"])
-        same_agent = self._index.agent_sources == freeze.sources_digest()
+        same_agent = self._index.agent_sources == AgentSources().digest()
         if same_agent:
             agent = self._index.agent
             freeze.adopt(store, architecture, store.blob(agent.digest, agent.size))

@@ -9,15 +9,15 @@ import re
 import tomllib
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slipway_initramfs.errors import InvalidLanguage
-from slipway_initramfs.languages import (
-    RULES,
+from slipway_initramfs.languages import RULES, Language
+from slipway_initramfs.recipes import (
     DebianRecipe,
-    Language,
     Limits,
     Phase,
+    Recipe,
     RegistryRecipe,
     WarmUp,
 )
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _T = TypeVar("_T")
+_R = TypeVar("_R", bound=Recipe)
 _MAX_FILE = 1 << 20
 _SUFFIX = "{suffix}"
 # Of words that the agent is told, and of the letters of each.
@@ -250,20 +251,10 @@ class _Common:
     programs: tuple[str, ...]
 
 
-class _Shared(TypedDict):
-    """The fields of every recipe."""
-
-    trim: tuple[str, ...]
-    links: Mapping[str, str]
-    files: Mapping[str, str]
-    warm: WarmUp | None
-    tools: bool
-    programs: tuple[str, ...]
-    workload: int
-
-
-def _shared(table: _Table, common: _Common) -> _Shared:
-    return _Shared(
+def _with_common(recipe: _R, table: _Table, common: _Common) -> _R:
+    """Return ``recipe`` with the fields that all of them have; nothing else may be in ``table``."""
+    whole = replace(
+        recipe,
         trim=table.paths("trim"),
         links=table.path_mapping("links"),
         files=table.path_mapping("files"),
@@ -272,6 +263,8 @@ def _shared(table: _Table, common: _Common) -> _Shared:
         programs=common.programs,
         workload=common.workload,
     )
+    table.done()
+    return whole
 
 
 def _debian(table: _Table, common: _Common) -> DebianRecipe:
@@ -281,25 +274,21 @@ def _debian(table: _Table, common: _Common) -> DebianRecipe:
         if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
             raise table.wrong("packages", f"has {package!r}, which is no package name")
     recipe = DebianRecipe(
-        **_shared(table, common),
         packages=packages,
         exclude=table.texts("exclude"),
         bytecode=table.take("bytecode", bool, False),
     )
-    table.done()
-    return recipe
+    return _with_common(recipe, table, common)
 
 
 def _registry(table: _Table, common: _Common) -> RegistryRecipe:
     recipe = RegistryRecipe(
-        **_shared(table, common),
         reference=table.text("reference", ""),
         version=table.text("version", ""),
     )
     if "{version}" in recipe.reference and not recipe.version:
         raise table.wrong("version", "is missing: the reference has a place for it")
-    table.done()
-    return recipe
+    return _with_common(recipe, table, common)
 
 
 def _toolchain(table: _Table) -> Toolchain:

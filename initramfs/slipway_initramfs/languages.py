@@ -7,11 +7,11 @@ Each is one TOML file: those that come with Slipway, and those that a store was 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError, InvalidLanguage, UnknownLanguage
 from slipway_initramfs.toolchains import Toolchain
@@ -19,6 +19,7 @@ from slipway_initramfs.toolchains import Toolchain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from slipway_initramfs.recipes import DebianRecipe, Phase, Recipe, RegistryRecipe
     from slipway_initramfs.store import ImageStore
 
 LANGUAGE_KIND = "language"
@@ -38,108 +39,10 @@ typescript .ts tsx .tsx v .v zig .zig zsh .zsh
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one phase, as a language suggests them.
-
-    ``wall`` and ``cpu`` are seconds; ``memory`` (0: what the VM has), ``file_size`` (0: what the
-    disk has) and ``output`` (of each stream) are MiB; ``processes`` counts threads as well.
-    """
-
-    wall: float
-    cpu: float
-    memory: int
-    processes: int
-    file_size: int
-    open_files: int
-    output: int
-
-
 RULES = ("include", "go", "node")
 """The rules by which the files of a job are chosen and named; see ``docs/languages.md``."""
 ENVIRONMENT = MappingProxyType({"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"})
 """Variables of every language; images and language files may give them other values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A command, run in the job's directory, where the source file lies; and its bounds.
-
-    A ``spare`` one may be started before there is a source file, and waits where it opens that; not
-    for a job that brings one of the files ``spare_unless``. ``out_of_memory`` are words of its
-    runtime's: near the end of what it says before it fails, they tell that it failed for want of
-    memory.
-    """
-
-    command: tuple[str, ...]
-    limits: Limits
-    spare: bool = False
-    out_of_memory: tuple[str, ...] = ()
-    spare_unless: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WarmUp:
-    """What an image runs once, in a machine of its own, so that each program starts fast.
-
-    ``command`` leaves ``warm.tar`` in its working directory, which is unpacked over the root. It is
-    left out where something matches the glob ``unless`` already (may be empty). ``memory`` is what
-    it needs beside the image, in MiB, its files included; one that is ``slow`` takes a minute of
-    processor time or more, and so many where a machine is emulated.
-    """
-
-    command: tuple[str, ...]
-    unless: str
-    memory: int
-    slow: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What is done with the layers of an image, wherever they come from.
-
-    ``links`` (path -> target) and ``files`` (path -> text) are added, a file that begins with
-    ``#!`` as a program; ``warm`` is run once; ``trim`` are globs of what is removed at the end.
-    ``tools`` says whether the base set of tools is added, ``programs`` are those that the
-    language's commands begin with, which have to be there at the end. ``workload`` is the memory in
-    MiB that a usual program needs on top of the image.
-    """
-
-    trim: tuple[str, ...]
-    links: Mapping[str, str]
-    files: Mapping[str, str]
-    warm: WarmUp | None
-    tools: bool
-    programs: tuple[str, ...]
-    workload: int
-
-    def plain(self) -> dict[str, Any]:
-        """Return the recipe in the form in which a manifest keeps and compares it."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-
-@dataclass(frozen=True, slots=True)
-class DebianRecipe(Recipe):
-    """An image made of Debian packages: ``packages`` and all they depend on but ``exclude``.
-
-    ``bytecode`` has Python's modules compiled.
-    """
-
-    packages: tuple[str, ...]
-    exclude: tuple[str, ...]
-    bytecode: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryRecipe(Recipe):
-    """An image made of a container image.
-
-    ``reference`` has ``{version}`` where the version goes, ``version`` is the one that is taken
-    where none is asked for. Without a reference only an image that a caller names can be taken.
-    """
-
-    reference: str
-    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,15 +196,6 @@ def _given(store: ImageStore) -> dict[str, Language]:
             # again, and no reason to refuse all others.
             continue
     return given
-
-
-def _plain(value: Any) -> Any:
-    """Return a recipe's value in JSON's types."""
-    if isinstance(value, tuple):
-        return list(value)
-    if isinstance(value, WarmUp):
-        return {name.name: _plain(getattr(value, name.name)) for name in fields(value)}
-    return value if isinstance(value, (int, str, type(None))) else dict(value)
 
 
 def _unknown(message: str, wanted: str, known: list[str]) -> ImageError:

@@ -12,6 +12,8 @@ import struct
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from slipway_initramfs.architectures import LOADERS, TRIPLETS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 PATH = "etc/ld.so.cache"
 
-_TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
-_LOADERS = {"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}
 # FLAG_ELF_LIBC6 with that of the architecture; e_machine of its files.
 _FLAGS = {"amd64": 0x0303, "arm64": 0x0A03}
 _MACHINES = {"amd64": 62, "arm64": 183}
@@ -37,14 +37,9 @@ _MAX_DIRECTORIES = 1024
 _MAX_PATTERN = 255
 
 
-def triplet(architecture: str) -> str:
-    """Return the name of Debian's directory for the libraries of ``architecture``."""
-    return _TRIPLETS[architecture]
-
-
 def has_loader(tree: Tree, architecture: str) -> bool:
     """Whether glibc's loader is where programs look for it."""
-    return tree.find(_LOADERS[architecture]) is not None
+    return tree.find(LOADERS[architecture]) is not None
 
 
 def add(tree: Tree, architecture: str) -> None:
@@ -99,7 +94,7 @@ def _is_library(node: Node, architecture: str) -> bool:
 
 
 def _directories(tree: Tree, architecture: str) -> list[str]:
-    here = _TRIPLETS[architecture]
+    here = TRIPLETS[architecture]
     usual = [f"lib/{here}", f"usr/lib/{here}", "lib", "usr/lib", "lib64", "usr/lib64"]
     return [*_Configuration(tree).directories(), *usual]
 

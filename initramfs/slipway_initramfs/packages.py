@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway_initramfs.debian import Package
-    from slipway_initramfs.languages import DebianRecipe, Language
+    from slipway_initramfs.languages import Language
     from slipway_initramfs.layers import Dialect
+    from slipway_initramfs.recipes import DebianRecipe
     from slipway_initramfs.reports import Reports
     from slipway_initramfs.spool import Spool
     from slipway_initramfs.store import ImageStore

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs import base, loader_cache
+from slipway_initramfs.architectures import TRIPLETS
 from slipway_initramfs.errors import DiskFull, ImageError
 from slipway_initramfs.layers import apply_layer
 from slipway_initramfs.nodes import Node
@@ -117,7 +118,7 @@ class _Image:
     libraries: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        triplet = loader_cache.triplet(self.architecture)
+        triplet = TRIPLETS[self.architecture]
         self.commands = self._names(sorted(self.places))
         self.libraries = self._names([f"lib/{triplet}", f"usr/lib/{triplet}"])
 
@@ -159,7 +160,7 @@ class _Image:
             if name in self.commands:
                 # Scripts name programs by the place where a Debian has them.
                 node = Node(stat.S_IFLNK | 0o777, target=f"/{self.commands[name]}")
-        elif directory == f"usr/lib/{loader_cache.triplet(self.architecture)}":
+        elif directory == f"usr/lib/{TRIPLETS[self.architecture]}":
             match = _LIBRARY.fullmatch(name)
             there = (match["stem"] if match else name) in self.libraries
         if there:
@@ -184,7 +185,7 @@ class _Image:
 
 def _version(tree: Tree, architecture: str) -> tuple[int, ...]:
     """Return the version of the image's glibc, nothing if it does not say."""
-    triplet = loader_cache.triplet(architecture)
+    triplet = TRIPLETS[architecture]
     for directory in (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib"):
         node = tree.find_told(f"{directory}/libc.so.6")
         if node is not None and node.is_file and node.size <= _MAX_LIBRARY:

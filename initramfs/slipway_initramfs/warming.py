@@ -19,7 +19,7 @@ from slipway_initramfs.spool import Spool
 from slipway_initramfs.store import machine_architecture
 
 if TYPE_CHECKING:
-    from slipway_initramfs.languages import Recipe, WarmUp
+    from slipway_initramfs.recipes import Recipe, WarmUp
     from slipway_initramfs.records import Blob, Image
     from slipway_initramfs.store import ImageStore
     from slipway_initramfs.tree import Tree

@@ -71,8 +71,8 @@ def test_every_program_and_library_is_of_the_architecture(
     assert {name.rpartition("/")[2] for name in programs} >= {"python3", "libc.so.6", "_ctypes.so"}
     machines = {name: int.from_bytes(data[18:20], "little") for name, data in programs.items()}
     assert set(machines.values()) == {MACHINES[architecture]}
-    assert f"/.agent/lib/{freeze.LOADERS[architecture]}" in agent.kernel_arguments
-    assert f".agent/lib/{freeze.LOADERS[architecture]}" in programs
+    assert f"/.agent/lib/{freeze.loader_name(architecture)}" in agent.kernel_arguments
+    assert f".agent/lib/{freeze.loader_name(architecture)}" in programs
     assert entries["dev/console"][0] == 0o020666
     assert entries[".agent"][0] == 0o040700
 
@@ -136,7 +136,7 @@ def test_frozen_tree_imports_all_that_it_may_need(
             path.chmod(mode & 0o777)
     root = tmp_path / ".agent"
 
-    loader = [str(root / "lib" / freeze.LOADERS["amd64"]), "--inhibit-cache", "--library-path"]
+    loader = [str(root / "lib" / freeze.loader_name("amd64")), "--inhibit-cache", "--library-path"]
     python = [str(root / "lib"), str(root / "bin" / "python3"), *freeze.PYTHON_OPTIONS.split()]
 
     done = subprocess.run(

@@ -14,12 +14,12 @@ from slipway_initramfs import language_file
 from slipway_initramfs.build import build_image
 from slipway_initramfs.compression import unpack_lz4
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError, InvalidReference
-from slipway_initramfs.languages import WarmUp
 from slipway_initramfs.oci import source as oci_source
 from slipway_initramfs.oci.layout import open_layout
 from slipway_initramfs.oci.platforms import resolve_image
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.source import ContainerImage as Layers
+from slipway_initramfs.recipes import WarmUp
 from slipway_initramfs.reports import Reports
 from slipway_initramfs.source import Choices, choose
 from slipway_initramfs.store import machine_architecture

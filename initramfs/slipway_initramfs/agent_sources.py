@@ -1,0 +1,83 @@
+"""What the agent is frozen from (freeze.py), and whether that has changed."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from slipway_initramfs.errors import BuildFailed
+
+_SOURCES: Final = (".py", ".toml")
+
+
+class AgentSources:
+    """Where our part of the agent lies: in a checkout or in an installed distribution."""
+
+    def __init__(self) -> None:
+        self.agent = _package("slipway_agent")
+        self.protocol = _package("slipway_protocol")
+        self.sliplib = _package("sliplib")
+        inside, beside = self.agent / "freeze", self.agent.parent / "freeze"
+        self.freeze = inside if inside.is_dir() else beside
+
+    def fingerprint(self) -> str:
+        """Names, sizes and times of all files that decide what the agent is."""
+        from _blake2 import blake2b
+
+        digest = blake2b(digest_size=16)
+        for directory in self._directories():
+            with os.scandir(directory) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.name.endswith(_SOURCES):
+                        status = entry.stat()
+                        note = f"{entry.name} {status.st_size} {status.st_mtime_ns}\n"
+                        digest.update(note.encode())
+        for path in self._files_beside():
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def digest(self) -> str:
+        """A digest of what the agent is made of but Debian's packages, the same everywhere."""
+        import hashlib
+
+        files = [
+            path
+            for directory in self._directories()
+            for path in sorted(directory.iterdir())
+            if path.name.endswith(_SOURCES)
+        ]
+        digest = hashlib.sha256()
+        for path in (*files, *self._files_beside()):
+            data = path.read_bytes()
+            digest.update(f"{path.parent.name}/{path.name} {len(data)}\n".encode() + data)
+        return digest.hexdigest()
+
+    def _directories(self) -> tuple[Path, ...]:
+        return self.agent, self.protocol, self.freeze, self.freeze / "slim"
+
+    def _files_beside(self) -> tuple[Path, ...]:
+        return self.sliplib / "slip.py", Path(__file__).with_name("freeze.py")
+
+    def version(self) -> str:
+        """The version that the agent reports."""
+        text = (self.protocol / "__init__.py").read_text(encoding="utf-8")
+        return text.partition('__version__ = "')[2].partition('"')[0]
+
+    def contents(self) -> dict[str, Any]:
+        """What is taken from where: contents.toml."""
+        import tomllib
+
+        return tomllib.loads((self.freeze / "contents.toml").read_text(encoding="utf-8"))
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise BuildFailed(
+            f"the package {name} is not installed, without which the agent cannot be frozen",
+            "Install Slipway again: pip install slipway-vmm",
+        )
+    return Path(spec.submodule_search_locations[0])

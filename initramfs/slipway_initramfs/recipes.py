@@ -1,0 +1,116 @@
+"""What a language file says of commands and images: phases with their limits, and recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one phase, as a language suggests them.
+
+    ``wall`` and ``cpu`` are seconds; ``memory`` (0: what the VM has), ``file_size`` (0: what the
+    disk has) and ``output`` (of each stream) are MiB; ``processes`` counts threads as well.
+    """
+
+    wall: float
+    cpu: float
+    memory: int
+    processes: int
+    file_size: int
+    open_files: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A command, run in the job's directory, where the source file lies; and its bounds.
+
+    A ``spare`` one may be started before there is a source file, and waits where it opens that; not
+    for a job that brings one of the files ``spare_unless``. ``out_of_memory`` are words of its
+    runtime's: near the end of what it says before it fails, they tell that it failed for want of
+    memory.
+    """
+
+    command: tuple[str, ...]
+    limits: Limits
+    spare: bool = False
+    out_of_memory: tuple[str, ...] = ()
+    spare_unless: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """What an image runs once, in a machine of its own, so that each program starts fast.
+
+    ``command`` leaves ``warm.tar`` in its working directory, which is unpacked over the root. It is
+    left out where something matches the glob ``unless`` already (may be empty). ``memory`` is what
+    it needs beside the image, in MiB, its files included; one that is ``slow`` takes a minute of
+    processor time or more, and so many where a machine is emulated.
+    """
+
+    command: tuple[str, ...]
+    unless: str
+    memory: int
+    slow: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is done with the layers of an image, wherever they come from.
+
+    ``links`` (path -> target) and ``files`` (path -> text) are added, a file that begins with
+    ``#!`` as a program; ``warm`` is run once; ``trim`` are globs of what is removed at the end.
+    ``tools`` says whether the base set of tools is added, ``programs`` are those that the
+    language's commands begin with, which have to be there at the end. ``workload`` is the memory in
+    MiB that a usual program needs on top of the image.
+    """
+
+    trim: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    warm: WarmUp | None = None
+    tools: bool = False
+    programs: tuple[str, ...] = ()
+    workload: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """Return the recipe in the form in which a manifest keeps and compares it."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DebianRecipe(Recipe):
+    """An image made of Debian packages: ``packages`` and all they depend on but ``exclude``.
+
+    ``bytecode`` has Python's modules compiled.
+    """
+
+    packages: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    bytecode: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryRecipe(Recipe):
+    """An image made of a container image.
+
+    ``reference`` has ``{version}`` where the version goes, ``version`` is the one that is taken
+    where none is asked for. Without a reference only an image that a caller names can be taken.
+    """
+
+    reference: str = ""
+    version: str = ""
+
+
+def _plain(value: Any) -> Any:
+    """Return a recipe's value in JSON's types."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, WarmUp):
+        return {name.name: _plain(getattr(value, name.name)) for name in fields(value)}
+    return value if isinstance(value, (int, str, type(None))) else dict(value)
