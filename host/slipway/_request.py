@@ -176,18 +176,19 @@ def read_local(path: Path, limit: int, what: str) -> bytes:
     Raises:
         InputError: it cannot be read, is no file, or is longer.
     """
+    named = f"{'an' if what[0] in 'aeiou' else 'a'} {what} file"
     try:
         if path.is_dir():
-            raise InputError(f"{path} is a directory", f"Name a {what} file.")
+            raise InputError(f"{path} is a directory", f"Name {named}.")
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise InputError(
-            f"cannot read {path}: {error.strerror}", f"Name a {what} file that can be read."
+            f"cannot read {path}: {error.strerror}", f"Name {named} that can be read."
         ) from None
     except ValueError as error:  # a NUL in the path
         raise InputError(
-            f"cannot read {str(path)!r}: {error}", f"Name a {what} file that can be read."
+            f"cannot read {str(path)!r}: {error}", f"Name {named} that can be read."
         ) from None
     if len(data) > limit:
         raise InputError(

@@ -129,7 +129,7 @@ def check_guest_path(path: str) -> None:
             f"{path[:200]!r} is not a path inside the working directory",
             "Use a relative path without '.' and '..' parts.",
         )
-    if len(path) > MAX_PATH or any(_size("path", [part]) > MAX_NAME for part in parts):
+    if len(path) > MAX_PATH or max(map(len, _octets("path", path).split(b"/"))) > MAX_NAME:
         raise InputError(
             f"the path {path[:40]!r}... is too long",
             f"A path has at most {MAX_PATH} characters, and each part of it {MAX_NAME} bytes.",
@@ -147,15 +147,18 @@ def _check_size(name: str, texts: Iterable[str], most: int, hint: str) -> None:
 
 
 def _size(name: str, texts: Iterable[str]) -> int:
-    """Their bytes as they travel.
+    return sum(len(_octets(name, text)) for text in texts)
+
+
+def _octets(name: str, text: str) -> bytes:
+    """The bytes of ``text`` as they travel.
 
     Raises:
-        InputError: one has a surrogate that stands for no byte.
+        InputError: it has a surrogate that stands for no byte.
     """
     try:
-        return sum(len(text.encode("utf-8", "surrogateescape")) for text in texts)
-    except UnicodeEncodeError as error:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
         raise InputError(
-            f"{name}: {error.object[:60]!r} cannot be encoded as UTF-8",
-            "Leave out lone surrogates.",
+            f"{name}: {text[:60]!r} cannot be encoded as UTF-8", "Leave out lone surrogates."
         ) from None
