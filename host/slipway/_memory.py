@@ -1,4 +1,4 @@
-"""What memory this host has left for machines."""
+"""Memory of this host: what is left for machines, and what one of them has."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def free_memory() -> int:
                     used = int((level / "memory.current").read_text("ascii"))
                     free = min(free, max(limit - used, 0))
     return free
+
+
+def unshared_bytes(pid: int, most: int) -> int:
+    """Bytes that the process ``pid`` has for itself; ``most`` where the kernel does not tell."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_full_info().uss)
+    except psutil.Error:  # it has ended, or is not dumpable and we are not root
+        return most

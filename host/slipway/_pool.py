@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from slipway._errors import SlipwayError
 from slipway._guest import Origin
+from slipway._memory import unshared_bytes
 from slipway._request import MIB, Options
 from slipway._shelf import Idle, Shelf
 from slipway._template_making import make
@@ -237,7 +238,7 @@ class Pool:
             if guest is None:
                 self._admission.free(memory)
         if guest is not None:
-            needed = min(memory, _unshared(guest.machine.pid, memory) + SLACK)
+            needed = min(memory, unshared_bytes(guest.machine.pid, memory) + SLACK)
             self._admission.free(memory - needed)
             self._shelve(guest, shelf, needed)
             # A run may have come that lacks just this, and had nothing to take it from.
@@ -281,16 +282,6 @@ class Pool:
         finally:
             self._admission.free(needs)
         return True
-
-
-def _unshared(pid: int, most: int) -> int:
-    """Bytes that the process ``pid`` has for itself; ``most`` where the kernel does not tell."""
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_full_info().uss)
-    except psutil.Error:  # it has ended, or is not dumpable and we are not root
-        return most
 
 
 def _short_of_memory() -> bool:

@@ -126,14 +126,14 @@ CONTAINER_TRIM: tuple[str, ...] = (
 """Left out of every container image: what no program reads. Whatever its maker put there stays."""
 
 
-def merged(architecture: str) -> tuple[str, ...]:
+def merged_directories(architecture: str) -> tuple[str, ...]:
     """Return the directories of the root that are links into /usr in a Debian."""
     return _MERGED[architecture]
 
 
 def prepare(tree: Tree, architecture: str) -> None:
     """Lay out the merged /usr that Debian's packages expect, before the first of them."""
-    for name in merged(architecture):
+    for name in merged_directories(architecture):
         tree.add_directory(f"usr/{name}")
         tree.add_symlink(name, f"usr/{name}")
 

@@ -71,7 +71,7 @@ class Doomed:
     size: int
 
 
-def doomed(store: ImageStore, without: Collection[tuple[str, str]] = ()) -> list[Doomed]:
+def find_doomed(store: ImageStore, without: Collection[tuple[str, str]] = ()) -> list[Doomed]:
     """Return what ``prune`` would remove, were the records ``without`` (kind, key) gone.
 
     Nothing is changed. Raises ImageError if another process is building: what it has made so far
@@ -81,10 +81,10 @@ def doomed(store: ImageStore, without: Collection[tuple[str, str]] = ()) -> list
         _, orphans = _find_orphans(store, without)
         left = [Path(e.path) for e in _entries(store.temporary) if e.is_file(follow_symlinks=False)]
         found = [*orphans, *left, *_prunable_downloads(store)]
-        return [Doomed(path, allocated(path)) for path in found]
+        return [Doomed(path, allocated_bytes(path)) for path in found]
 
 
-def allocated(path: Path) -> int:
+def allocated_bytes(path: Path) -> int:
     """Return the bytes that a file takes on its disk, where holes take none; 0 if it is gone."""
     try:
         found = path.lstat()
@@ -206,7 +206,7 @@ def _prunable_downloads(store: ImageStore) -> list[Path]:
 
 def _remove(path: Path) -> int:
     """Remove a file; return the bytes freed."""
-    freed = allocated(path)
+    freed = allocated_bytes(path)
     path.unlink(missing_ok=True)
     return freed
 

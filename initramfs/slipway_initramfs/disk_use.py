@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from slipway_initramfs import records
-from slipway_initramfs.collection import allocated, doomed, downloads
+from slipway_initramfs.collection import allocated_bytes, downloads, find_doomed
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def measure(store: ImageStore) -> DiskUse:
     Raises ImageError if it cannot be read.
     """
     try:
-        sizes = {path: allocated(path) for path in _walk(store.root)}
+        sizes = {path: allocated_bytes(path) for path in _walk(store.root)}
     except OSError as error:
         raise ImageError(f"cannot read the image store: {error}") from error
     groups = {**_records(store), **_rest(store, sizes)}
@@ -112,7 +112,7 @@ def _below(sizes: dict[Path, int], directory: Path) -> set[Path]:
 
 def _prunable(store: ImageStore) -> int | None:
     try:
-        return sum(found.size for found in doomed(store))
+        return sum(found.size for found in find_doomed(store))
     except ImageError:
         return None
 

@@ -137,7 +137,7 @@ class _Image:
 
     def add_all(self, own: Tree, only: re.Pattern[str] | None = None) -> None:
         """Add what is missing of ``own``, which has a merged /usr, and of that what matches."""
-        merged = base.merged(self.architecture)
+        merged = base.merged_directories(self.architecture)
         for name in merged:
             if self.tree.find(name, follow=False) is None:
                 self.tree.add_directory(f"usr/{name}")

@@ -79,7 +79,7 @@ def prune(parsed: argparse.Namespace, store: ImageStore) -> int:
             say(f"{mebibytes(freed)} MiB freed")
         return 0
     keys = stale_keys(store)
-    doomed = collection.doomed(store, {("snapshot", key) for key in keys})
+    doomed = collection.find_doomed(store, {("snapshot", key) for key in keys})
     total = sum(found.size for found in doomed)
     if parsed.json:
         files = [{"path": str(found.path), "bytes": found.size} for found in doomed]

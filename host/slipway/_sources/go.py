@@ -77,7 +77,7 @@ def packages(language: Language, source: bytes, files: tuple[InputFile, ...]) ->
         Unbuildable: they cannot be built, and the compiler would not say why.
     """
     job = _Job(language, source, files)
-    told = tuple(job.describe(path, package) for path, package in job.ordered())
+    told = tuple(job.describe(path, package) for path, package in job.order())
     size = sum(len(each.encode("utf-8", "surrogateescape")) for each in told)
     if len(told) > 1 and size > MAX_TOLD:
         raise Unbuildable("the program has too many packages and sources: their names are too long")
@@ -126,7 +126,7 @@ class _Job:
         wanted = _GO.search(module_file)
         self._language_minor = int(wanted[1]) if wanted else 0
 
-    def ordered(self) -> list[tuple[str, Package]]:
+    def order(self) -> list[tuple[str, Package]]:
         """Packages with their import paths, in the order in which they are compiled."""
         done: dict[str, Package] = {}
         waiting = [("main", self._main, self._needs(self._main))]

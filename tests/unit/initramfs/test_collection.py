@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.collection import doomed, prune, remove_image
+from slipway_initramfs.collection import find_doomed, prune, remove_image
 from slipway_initramfs.disk_use import measure
 from slipway_initramfs.errors import ImageError
 from support.stores import names, put_agent, put_image, put_kernel, writer
@@ -62,7 +62,7 @@ def test_what_a_prune_would_remove_is_told_and_nothing_is_changed(store: ImageSt
     (store.temporary / "left").write_bytes(b"x")
     before = sorted(path for path in store.root.rglob("*"))
 
-    found = doomed(store)
+    found = find_doomed(store)
 
     assert sorted(path for path in store.root.rglob("*")) == before
     size = prune(store)
@@ -79,8 +79,8 @@ def test_without_a_snapshot_its_files_go_as_well(store: ImageStore) -> None:
         part = {"digest": blob.digest, "size": blob.size}
         store.put_record("snapshot", "toy-1", {"memory": part, "image_digest": image.digest})
 
-    assert doomed(store) == []
-    assert blob.path in {each.path for each in doomed(store, {("snapshot", "toy-1")})}
+    assert find_doomed(store) == []
+    assert blob.path in {each.path for each in find_doomed(store, {("snapshot", "toy-1")})}
 
 
 def test_the_downloads_of_another_store_are_nobodys_to_prune(
@@ -91,7 +91,7 @@ def test_the_downloads_of_another_store_are_nobodys_to_prune(
     put_image(store, "toy")
     store.apt.symlink_to(tmp_path / "apt")
 
-    assert doomed(store) == []
+    assert find_doomed(store) == []
     prune(store)
 
     assert names(tmp_path / "apt" / "downloads") == ["x.deb"]
