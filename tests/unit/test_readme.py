@@ -16,9 +16,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.S | re.M)
 COMMANDS = [
     line.removeprefix("$ ")
-    for block in re.findall(
-        r"^```console\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M
-    )
+    for block in BLOCK.findall((ROOT / "README.md").read_text())
     for line in block.splitlines()
     if line.startswith("$ ")
 ]

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway import InputError
+from slipway import InputError, _sizing
 from slipway._request import MAX_MEMORY, MIB, InputFile, Options
 from slipway._shapes import Shape
 from slipway._sizing import check_room, machine_memory
+from slipway_agent import machine
 from slipway_initramfs import languages
 from slipway_initramfs.records import LOW_MEMORY, Blob, Image
 
@@ -105,3 +106,7 @@ def test_files_that_do_not_fit_are_refused_with_the_memory_that_they_need() -> N
 
     enough = int(caught.value.hint.split("--memory ")[1].split()[0]) * MIB
     check(enough, files=(InputFile("a", bytes(half // 2)), InputFile("b", bytes(half // 2))))
+
+
+def test_disk_is_as_large_as_the_agent_makes_it() -> None:
+    assert _sizing.DISK_SHARE == machine.DISK_SHARE
