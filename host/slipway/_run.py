@@ -59,6 +59,7 @@ class Run:
         self.language = language
         self._source = source
         self.options = options
+        self._size: Tty | None = None
         self._launcher = launcher
         self._keep = keep
         self.progress: Progress = progress or (lambda line: None)
@@ -136,7 +137,8 @@ class Run:
 
         if not self.options.tty:
             raise InputError("the program has no terminal", "Start it with tty=True.")
-        self.options = replace(self.options, tty=size)
+        # Not into the options yet, all of which would be checked anew for each of many sizes.
+        self._size = size
         if self._guest is not None:
             await self._guest.resize(terminal_size(size))
 
@@ -175,6 +177,8 @@ class Run:
         try:
             if watcher is not None:
                 watcher.booted(guest.machine.name)
+            if self._size is not None:
+                self.options = replace(self.options, tty=self._size)
             report = await guest.run(
                 assets.language, self._source, self.options, sink, stdin, watcher, keep=self._keep
             )

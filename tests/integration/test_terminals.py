@@ -135,7 +135,11 @@ async def test_size_that_is_told_before_there_is_a_machine() -> None:
         first = await runtime.start("forever", "bash")
         second = await runtime.start("size", "bash", tty=True)
         assert second.state == "queued"
+        options = second._run.options
+        await second.resize(1, 1)
         await second.resize(7, 8)
+        # A client may ask for many: no reason to look at all that its run has each time.
+        assert second._run.options is options
         await first.cancel()
 
         assert (await second.wait()).stdout == "7x8\n"
