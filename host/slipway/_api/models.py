@@ -124,7 +124,7 @@ class SessionRunQuery(Limits):
 
 
 class SessionStartQuery(SessionRunQuery):
-    """The query of ``POST /v1/sessions/{id}/vms``."""
+    """The query of ``POST /v1/sessions/{id}/start``."""
 
     stream: StreamName = Field("raw", description="What the output socket gives.")
     interactive: Flag = Field(False, description="Stdin comes as commands on the output socket.")
@@ -212,7 +212,7 @@ class SessionRunBody(Details):
 
 
 class SessionStartBody(SessionRunBody):
-    """The JSON body of ``POST /v1/sessions/{id}/vms``: a whole job."""
+    """The JSON body of ``POST /v1/sessions/{id}/start``: a whole job."""
 
     stream: StreamName = "raw"
     interactive: bool = False

@@ -79,7 +79,7 @@ async def resize(request: Request, id: str) -> Response:
     size = await json_of(request, TerminalSize)
     try:
         await vm.resize(size.rows, size.columns)
-    except InputError as error:  # the size is one; so there is no terminal
+    except InputError as error:  # the size has been checked: it is the terminal that is missing
         raise Refusal(Problem(409, "conflict", error.message, error.hint)) from None
     return Response(status_code=204)
 
