@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import struct
-import termios
-from contextlib import closing
-from fcntl import ioctl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from support.screens import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,20 +26,11 @@ def on_terminal(commands: Commands) -> Callable[..., str]:
     commands.environment["TERM"] = "xterm"
 
     def show(columns: int, program: str, *arguments: str) -> str:
-        ours, theirs = os.openpty()
-        with closing(os.fdopen(ours, "rb", buffering=0)) as screen:
-            ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-            descriptors = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-            with commands.start(program, *arguments, **descriptors) as process:
-                os.close(theirs)
-                shown = b""
-                try:
-                    while data := screen.read(65536):
-                        shown += data
-                except OSError:  # EIO: the last that had it open has ended
-                    pass
-                process.wait()
-        return shown.decode().replace("\r\n", "\n")
+        with (
+            Screen(24, columns) as screen,
+            screen.start(commands, program, *arguments) as process,
+        ):
+            return screen.rest(process).decode().replace("\r\n", "\n")
 
     return show
 

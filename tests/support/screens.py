@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """Starts commands on a terminal of 30 rows and 100 columns, types, and reads what is shown."""
+    """Starts commands on a terminal, types, and reads what is shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int = 30, columns: int = 100) -> None:
         self._ours, self._theirs = os.openpty()
-        self.resize(30, 100)
+        self.resize(rows, columns)
         self.shown = b""
 
     def __enter__(self) -> Self:
@@ -76,6 +76,16 @@ class Screen:
             ready, _, _ = select.select([self._ours], [], [], deadline - time.monotonic())
             assert ready, f"no {text!r} came: {self.shown!r}"
             self.shown += os.read(self._ours, 65536)
+
+    def rest(self, process: subprocess.Popen[bytes]) -> bytes:
+        """All that has been shown when the process has ended."""
+        while True:
+            ended = process.poll() is not None
+            ready, _, _ = select.select([self._ours], [], [], 0 if ended else 0.05)
+            if ready:
+                self.shown += os.read(self._ours, 65536)
+            elif ended:
+                return self.shown
 
     def _take_control(self) -> None:
         os.setsid()
