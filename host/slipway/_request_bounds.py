@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from slipway._errors import InputError
+from slipway._values import text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -151,14 +152,4 @@ def _size(name: str, texts: Iterable[str]) -> int:
 
 
 def _octets(name: str, text: str) -> bytes:
-    """The bytes of ``text`` as they travel.
-
-    Raises:
-        InputError: it has a surrogate that stands for no byte.
-    """
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{name}: {text[:60]!r} cannot be encoded as UTF-8", "Leave out lone surrogates."
-        ) from None
+    return text_bytes(name, text, "Leave out lone surrogates.")

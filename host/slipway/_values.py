@@ -106,7 +106,7 @@ def check_bounds(name: str, kind: Any, value: Any) -> None:
             check_bounds(name, part, value)
 
 
-def text_bytes(name: str, text: str) -> bytes:
+def text_bytes(name: str, text: str, hint: str = "Give the bytes that are meant.") -> bytes:
     """``text`` in UTF-8; what Python made of bytes that are none (PEP 383) is those bytes.
 
     Raises:
@@ -116,8 +116,7 @@ def text_bytes(name: str, text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{name} cannot be encoded as UTF-8: character {error.start} is a lone surrogate",
-            "Give the bytes that are meant.",
+            f"{name} cannot be encoded as UTF-8: character {error.start} is a lone surrogate", hint
         ) from None
 
 

@@ -57,7 +57,6 @@ def test_table_without_room_becomes_a_list(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("NO_COLOR", "1")
 
-    assert table(COLUMNS, ROWS[1:], Screen()) == table(COLUMNS, ROWS[1:], Screen())
     assert table(COLUMNS, ROWS, Screen()).splitlines() == [
         "rust@1.80",
         "  SOURCE docker://registry.example/library/rust:1.80",

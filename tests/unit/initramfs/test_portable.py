@@ -310,7 +310,7 @@ def test_records_that_do_not_fit_are_refused(
         (LANGUAGE, "bash", "comes with Slipway"),
         (LANGUAGE, "py", "comes with Slipway"),
         (b"name = ", "toy", "bad language file"),
-        (LANGUAGE.replace(b"[image]", b""), "other", "no language file"),
+        (LANGUAGE, "other", "no language file"),
     ],
 )
 def test_language_files_that_do_not_fit_are_refused(
