@@ -146,10 +146,9 @@ def options_of(given: Mapping[str, Any]) -> Options:
     known = declarations(Options)
     for name in given:
         if name not in known:
-            from difflib import get_close_matches
+            from slipway._slips import hint_at
 
-            near = get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "See slipway.Options."
+            hint = hint_at(name, known, "See slipway.Options.")
             raise InputError(f"there is no option {name!r:.60}", hint)
     return Options(**given)
 

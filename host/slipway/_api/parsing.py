@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from slipway._api.models import Limits, Setting, StartBody
 from slipway._api.problems import SEE, Problem, Refusal
+from slipway._slips import hint_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,8 +100,7 @@ def _meant(name: str, kind: type[BaseModel]) -> str:
         return "A session has its own, from its beginning: POST /v1/sessions"
     if name in StartBody.model_fields:
         return "It is for another request. See: GET /openapi.json"
-    near = get_close_matches(name[:80], kind.model_fields, n=1)
-    return f"Did you mean {near[0]!r}?" if near else SEE
+    return hint_at(name, kind.model_fields, SEE)
 
 
 def _sentence(text: str) -> str:

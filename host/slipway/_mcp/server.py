@@ -6,7 +6,6 @@ Of a runtime in this process or a client of a server, which have the same method
 from __future__ import annotations
 
 import logging
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -29,6 +28,7 @@ from slipway._errors import HostError, InputError, SlipwayError
 from slipway._events import Ended, Output, PhaseStarted, Preparing, Queued, Started
 from slipway._mcp.excerpt import Excerpt
 from slipway._mcp.forms import Job, LanguageForm, Languages, Outcome, outcome
+from slipway._slips import hint_at
 from slipway_protocol import __version__
 
 if TYPE_CHECKING:
@@ -201,8 +201,7 @@ def _job(arguments: dict[str, Any]) -> Job:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            near = get_close_matches(where[:80], Job.model_fields, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else SEE
+            hint = hint_at(where, Job.model_fields, SEE)
             raise InputError(f"run_code has no argument {where!r:.80}", hint) from None
         what = first["msg"][:200].lower().removeprefix("input ")
         raise InputError(f"the argument {where!r:.80} is wrong: {what}", SEE) from None
