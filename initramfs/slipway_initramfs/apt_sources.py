@@ -53,6 +53,7 @@ def _parse_deb822(text: str) -> list[tuple[str, str]]:
         if (
             "deb" in words.get("types", [])
             and "main" in words.get("components", [])
+            and "suites" in words
             and words.get("enabled", ["yes"]) != ["no"]
             and "debian" in fields.get("signed-by", "debian")
         ):

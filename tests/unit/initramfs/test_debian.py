@@ -67,6 +67,12 @@ def test_of_deb822_sources_only_debians_own_are_taken(tmp_path: Path) -> None:
     )
 
 
+def test_deb822_source_without_suites_is_none(tmp_path: Path) -> None:
+    damaged = "Types: deb\nURIs: http://damaged.example/debian\nComponents: main\n"
+
+    assert len(sources(tmp_path, debian_sources=f"{damaged}\n{DEB822}")) == 3
+
+
 def test_of_one_line_sources_only_debians_own_are_taken(tmp_path: Path) -> None:
     text = (
         "deb http://ftp.de.debian.org/debian bookworm main non-free # comment\n"
