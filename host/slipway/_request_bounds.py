@@ -74,7 +74,7 @@ def check_outputs(paths: tuple[str, ...]) -> None:
     """
     hint = "Let the program pack them into one archive."
     for path in paths:
-        check_guest_path(path)
+        check_guest_path("outputs", path)
     if len(set(paths)) < len(paths):
         raise InputError("outputs has a file twice", "Name each wanted path once.")
     _check_count("outputs", len(paths), MAX_OUTPUTS, hint)
@@ -95,31 +95,32 @@ def check_files(files: tuple[InputFile, ...], source_name: str) -> None:
         )
     taken = {source_name: "the source"}
     for file in files:
-        check_guest_path(file.path)
+        check_guest_path("files", file.path)
         if not 0 <= file.mode <= 0o777:
             raise InputError(
-                f"the mode of {file.path!r} is {file.mode:o}"[:200] + ", and must be from 0 to 777",
+                f"files has {file.path!r:.200} with the mode {file.mode:o}, which must be from "
+                "0 to 777",
                 "Give the permission bits only: stat.S_IMODE(mode) & 0o777.",
             )
         if file.path in taken:
             raise InputError(
-                f"{file.path!r} is the name of two files: {taken[file.path]} and another",
+                f"files has {file.path!r:.200}, which is the name of {taken[file.path]} already",
                 "Give one of them another name: --file LOCAL:GUEST",
             )
-        taken[file.path] = "a file"
+        taken[file.path] = "another file"
     # What lies below a file follows it.
     ordered = sorted(path.split("/") for path in taken)
     for above, below in pairwise(ordered):
         if below[: len(above)] == above:
             raise InputError(
-                f"{'/'.join(below)!r:.200} needs a directory where {'/'.join(above)!r:.200} is a "
-                "file",
+                f"files has {'/'.join(below)!r:.200}, which needs a directory where "
+                f"{'/'.join(above)!r:.200} is a file",
                 "Give one of them another name.",
             )
 
 
-def check_guest_path(path: str) -> None:
-    """Check that ``path`` names something inside the working directory.
+def check_guest_path(field: str, path: str) -> None:
+    """Check that ``path``, which a ``field`` of the request has, lies in the working directory.
 
     Raises:
         InputError: it does not.
@@ -127,12 +128,12 @@ def check_guest_path(path: str) -> None:
     parts = path.split("/")
     if path.startswith("/") or any(p in {"", ".", ".."} or "\0" in p for p in parts):
         raise InputError(
-            f"{path[:200]!r} is not a path inside the working directory",
+            f"{field} has {path[:200]!r}, which is not a path inside the working directory",
             "Use a relative path without '.' and '..' parts.",
         )
-    if len(path) > MAX_PATH or max(map(len, _octets("path", path).split(b"/"))) > MAX_NAME:
+    if len(path) > MAX_PATH or max(map(len, _octets(field, path).split(b"/"))) > MAX_NAME:
         raise InputError(
-            f"the path {path[:40]!r}... is too long",
+            f"{field} has the path {path[:40]!r}..., which is too long",
             f"A path has at most {MAX_PATH} characters, and each part of it {MAX_NAME} bytes.",
         )
 

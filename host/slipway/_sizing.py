@@ -46,7 +46,7 @@ def machine_memory(image: Image, language: Language, options: Options) -> int:
         told, name = f"memory is {_mib(memory)}", "memory"
     most = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), MAX_MEMORY)
     if memory > most and memory > image.default_memory:
-        raise InputError(f"{told}, and this host has {_mib(most)}", f"Give less {name}.")
+        raise InputError(f"{told}, and this host has {most // MIB} MiB", f"Give less {name}.")
     return memory
 
 
@@ -65,7 +65,8 @@ def check_room(
         raise InputError(
             f"{name} is {_mib(limit)}, and of a machine whose memory is {_mib(has)} "
             f"its programs can have {room // MIB} MiB",
-            f"Give a memory of {memory} MiB or more, or a smaller {name}.",
+            f"Give the machine more memory: --memory {memory} (the option memory, in bytes: "
+            f"{memory * MIB}). Or give a smaller {name}.",
         )
     if not options.files:
         return

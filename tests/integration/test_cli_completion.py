@@ -136,6 +136,7 @@ def test_manual_page_tells_what_the_help_tells(commands: Commands) -> None:
         if word.startswith("--"):
             assert word.strip(",.;") in text
     assert "slipway-run - run a program" in text
+    assert commands("slipway", "man", "vmm-run").stdout == page.stdout
     assert "125 when Slipway failed" in " ".join(text.split())
 
 

@@ -89,6 +89,9 @@ def _of_errors(error: ValidationError, where: str, kind: type[BaseModel]) -> Pro
     if first["type"].startswith("int_"):
         hint = "Sizes are in bytes, such as 536870912."
         return unfit(f"{name:.80} in the {where} should be a whole number", hint)
+    if first["type"].startswith("float_"):
+        hint = "Times are in seconds, such as 5 or 0.25."
+        return unfit(f"{name:.80} in the {where} should be a number", hint)
     return unfit(f"{name:.80} in the {where}: {_sentence(first['msg'])}")
 
 

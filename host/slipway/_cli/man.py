@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SECTION = 1
+# The name that the verb ``run`` has by itself.
+_RUN = "vmm-run"
 
 
 def parser(prog: str) -> Parser:
@@ -29,7 +31,8 @@ def parser(prog: str) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("verb", nargs="?", choices=tuple(VERBS), metavar="VERB", help="of this verb")
+    verbs = (*VERBS, _RUN)
+    add("verb", nargs="?", choices=verbs, metavar="VERB", help=f"of this verb, or {_RUN}")
     add("--output", type=file_path, metavar="DIR", help="write all pages there")
     return parser
 
@@ -42,14 +45,14 @@ def command(arguments: list[str], prog: str) -> int:
     """
     parsed = parser(prog).parse_args(arguments)
     if parsed.output is None:
-        _show(page(parsed.verb or ""))
+        _show(page("run" if parsed.verb == _RUN else parsed.verb or ""))
         return 0
     try:
         parsed.output.mkdir(parents=True, exist_ok=True)
         for verb in ("", *VERBS):
             name = f"slipway-{verb}" if verb else "slipway"
             (parsed.output / f"{name}.{_SECTION}").write_text(page(verb), encoding="utf-8")
-        link = parsed.output / f"vmm-run.{_SECTION}"
+        link = parsed.output / f"{_RUN}.{_SECTION}"
         link.unlink(missing_ok=True)
         link.symlink_to(f"slipway-run.{_SECTION}")
     except OSError as error:

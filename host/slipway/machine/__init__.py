@@ -61,4 +61,7 @@ def find(name: str) -> type[Machine]:
 
         return QemuMachine
     known = ", ".join(["auto", *MACHINES])
-    raise InputError(f"there is no machine {name!r}", f"Use one of: {known}.")
+    raise InputError(
+        f"machine is {name!r:.80}, and must be one of: {known}",
+        "auto takes the first that can run.",
+    )

@@ -230,7 +230,7 @@ def test_machines_are_known_by_name() -> None:
     assert choose("kvm") == (KvmMachine, "asked for")
     with pytest.raises(InputError, match="nonsense") as caught:
         choose("nonsense")
-    assert "qemu" in caught.value.hint
+    assert "qemu" in caught.value.message
 
 
 # --- The time stamp counter ---------------------------------------------------------------------
