@@ -149,7 +149,7 @@ def options_of(given: Mapping[str, Any]) -> Options:
             from slipway._slips import hint_at
 
             hint = hint_at(name, known, "See slipway.Options.")
-            raise InputError(f"there is no option {name!r:.60}", hint)
+            raise InputError(f"unknown option {name!r:.60}", hint)
     return Options(**given)
 
 

@@ -132,7 +132,7 @@ def shown(value: object) -> str:
 
 
 def wrong(name: str, value: object, wanted: str, hint: str = "") -> InputError:
-    """The error of a value that is none of those that are ``wanted``."""
+    """The error of a value that is not what is ``wanted``."""
     return InputError(f"{name} is {shown(value)}, and must be {wanted}", hint)
 
 

@@ -350,7 +350,7 @@ async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
         ({"memory": 1024 * MIB}, r"needs 1152 MiB of memory.*may have 512"),
         ({"cpus": 5}, "asks for 5 CPUs"),
         ({"memory": MIB}, "MiB of memory to boot"),
-        ({"colour": "red"}, "there is no option"),
+        ({"colour": "red"}, "unknown option 'colour'"),
         ({"timeout": "soon"}, "timeout is 'soon'"),
         ({"files": ("a",)}, r"files\[0\] is 'a'"),
         ({"environment": ("abc",)}, r"environment\[0\] is one text"),

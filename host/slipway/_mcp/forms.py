@@ -68,7 +68,7 @@ def _bytes_of(data: Data, where: str) -> bytes:
         return base64.b64decode(data.base64, validate=True)
     except (binascii.Error, ValueError):
         raise InputError(
-            f"the base64 of {where} is none", "See RFC 4648, section 4; give text as text."
+            f"{where} has invalid base64", "See RFC 4648, section 4; give text as text."
         ) from None
 
 

@@ -106,7 +106,7 @@ def _constraint(comments: list[str]) -> Callable[[frozenset[str]], bool]:
 
 
 def evaluate(expression: str, tags: frozenset[str]) -> bool:
-    """Whether ``expression`` holds where ``tags`` are; one that is none does not."""
+    """Whether ``expression`` holds where ``tags`` are; with a mistake in it, it does not."""
     pieces = _CONSTRAINT_PIECE.findall(expression.partition("//")[0])
     position = 0
 

@@ -2,7 +2,7 @@
 
 It is where it has what the older kind of script, CommonJS, cannot have: import and export
 declarations, ``import.meta``, and ``await`` outside of functions. Where something else can be meant
-it is none, so that no script is taken for a module.
+it is a script, so that no script is taken for a module.
 """
 
 from __future__ import annotations

@@ -314,7 +314,7 @@ def test_value_of_any_type_is_taken_or_told_by_the_options_name(name: str, numbe
         ({"environment": [("A",)]}, r"environment\[0\] has 1 items, and must have 2"),
         ({"files": ["x"]}, r"files\[0\] is 'x', and must be an InputFile"),
         ({"files": InputFile("a", b"")}, "files is of type InputFile, and must be a list"),
-        ({"speed": 11}, "there is no option 'speed'"),
+        ({"speed": 11}, "unknown option 'speed'"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
