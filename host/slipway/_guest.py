@@ -74,6 +74,8 @@ class Guest:
         self.idle = True
         # Of files and directories that its session's runs have brought: see keep_names.
         self.names: frozenset[str] = frozenset()
+        # Of the terminal of the job that is about to begin, where another is told.
+        self._size: m.Tty | None = None
         self.boot_seconds = 0.0
         self.ready_seconds = 0.0
         self.restore_seconds = 0.0
@@ -254,7 +256,10 @@ class Guest:
             InputError: ``stdin`` failed, and the program was ended.
             UnknownOutcome: the guest ended, or misbehaved.
         """
+        self._size = None
         job, files = await self._describe(language, source, options, stdin is not None)
+        if self._size is not None:  # it was told meanwhile
+            job = replace(job, run=replace(job.run, tty=self._size))
         if keep:
             job = replace(job, keep=True)
             self.names = keep_names(self.names, language, options.files)
@@ -292,6 +297,7 @@ class Guest:
 
     async def resize(self, size: m.Tty) -> None:
         """Give the program's terminal another size; raises UnknownOutcome."""
+        self._size = size
         await self._session.resize(size)
 
     async def cancel(self) -> None:

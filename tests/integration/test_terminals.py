@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 import slipway
+from slipway._guest import MAX_READ_AT_ONCE
+from slipway._jobs import describe_job
 from slipway._runtime import AsyncRuntime
 from support.commands import PATIENCE, Commands
 from support.fake_machine import FakeLauncher
@@ -143,6 +147,25 @@ async def test_size_that_is_told_before_there_is_a_machine() -> None:
         await first.cancel()
 
         assert (await second.wait()).stdout == "7x8\n"
+
+
+async def test_size_that_is_told_while_sources_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, told = threading.Event(), threading.Event()
+
+    def describe(*job: Any) -> Any:
+        begun.set()
+        told.wait(PATIENCE)
+        return describe_job(*job)
+
+    monkeypatch.setattr("slipway._guest.describe_job", describe)
+    files = [slipway.InputFile("large", bytes(MAX_READ_AT_ONCE))]
+    async with AsyncRuntime(launcher=FakeLauncher()) as runtime:
+        execution = await runtime.start("size", "javascript", tty=True, files=files)
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        await execution.resize(7, 8)
+        told.set()
+
+        assert (await execution.wait()).stdout == "7x8\n"
 
 
 @pytest.mark.parametrize(
