@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 PLACE: Final = "{version}"
 """Where the version stands in what a toolchain says of itself."""
 
-_VERSION: Final = re.compile(r"[0-9][0-9A-Za-z.]{0,39}(-[0-9A-Za-z.]{1,24})?")
-_UPSTREAM: Final = re.compile(r"(?:[0-9]+:)?([0-9][0-9A-Za-z.]*)")
+# Compiled when they are needed: each run imports this module.
+_VERSION: Final = r"[0-9][0-9A-Za-z.]{0,39}(-[0-9A-Za-z.]{1,24})?"
+_UPSTREAM: Final = r"(?:[0-9]+:)?([0-9][0-9A-Za-z.]*)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,11 @@ class Toolchain:
         for package in packages if isinstance(packages, list) and self.package else ():
             if isinstance(package, dict) and fnmatchcase(str(package.get("name")), self.package):
                 # "4:12.2.0-3" and "18.20.4+dfsg-1~deb12u3" are 12.2.0 and 18.20.4 to their makers.
-                match = _UPSTREAM.match(str(package.get("version")))
+                match = re.match(_UPSTREAM, str(package.get("version")))
                 return match[1] if match else ""
         return ""
 
     def _told(self, image: Image) -> str:
         # An image may say whatever it likes; only what looks like a version gets on.
         told = image.environment.get(self.variable, "") if self.variable else ""
-        return told if _VERSION.fullmatch(told) else ""
+        return told if re.fullmatch(_VERSION, told) else ""

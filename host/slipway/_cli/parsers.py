@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # Fields of the library whose options have shorter names.
 _TYPED = {"environment": "env", "files": "file", "outputs": "get"}
-_NEGATIVE_NUMBER = re.compile(r"-\.?\d")
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,7 +98,7 @@ class Parser(argparse.ArgumentParser):
             if text == "--":
                 return
             # A text with a space is no option to argparse either: it may be code, or a sentence.
-            if text[:1] != "-" or text == "-" or " " in text or _NEGATIVE_NUMBER.match(text):
+            if text[:1] != "-" or text == "-" or " " in text or _begins_number(text[1:]):
                 continue
             name = text.partition("=")[0]
             if name not in known and (text.startswith("--") or text[:2] not in known):
@@ -128,6 +127,10 @@ class Parser(argparse.ArgumentParser):
         from slipway._cli.terminal import emit
 
         emit(message)
+
+
+def _begins_number(text: str) -> bool:
+    return text.removeprefix(".")[:1].isdecimal()
 
 
 def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from slipway._request import MIB
 
-_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*", re.ASCII)
+# Patterns are compiled when they are needed: most runs name no quantity.
+_NUMBER = r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*"
 _TIMES = {
     **dict.fromkeys(("", "s", "sec"), 1.0),
     "ms": 0.001,
@@ -75,7 +76,7 @@ def mebibytes(size: int) -> int:
 
 def _read(text: str, units: dict[str, float] | dict[str, int]) -> float | None:
     """Return the number in ``text`` times its unit; nothing where it is no such quantity."""
-    found = _NUMBER.fullmatch(text)
+    found = re.fullmatch(_NUMBER, text, re.ASCII)
     unit = None if found is None else units.get(found[2].lower())
     if found is None or unit is None:
         return None

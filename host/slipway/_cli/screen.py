@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 _COLOURS = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 # "unpacking 3/57 bash", "downloading sha256:12: 3.4 of 57 MB": steps that tell how far they are.
-_COUNTED = re.compile(
-    r"\w+ (?:(\d{1,9})/(\d{1,9}) .*|\S+ (\d{1,9}(?:\.\d)?) of (\d{1,9}(?:\.\d)?) MB)", re.DOTALL
-)
+_COUNTED = r"(?s)\w+ (?:(\d{1,9})/(\d{1,9}) .*|\S+ (\d{1,9}(?:\.\d)?) of (\d{1,9}(?:\.\d)?) MB)"
 _BAR = 20
 
 
@@ -43,7 +41,7 @@ def width_of(stream: TextIO) -> int:
 
 def bar(step: str, width: int) -> str:
     """Return ``step`` in one line, with a bar and per cent where it is one of several."""
-    counted = _COUNTED.fullmatch(step)
+    counted = re.fullmatch(_COUNTED, step)
     done, total = (
         (float(number) for number in counted.groups() if number) if counted else (0.0, 0.0)
     )
