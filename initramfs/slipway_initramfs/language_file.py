@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -180,7 +180,7 @@ def _language(table: _Table) -> Language:
     build = _phase(table.table("build"), BUILD_LIMITS) if "build" in table else None
     run = _run(table.table("run"), source, built=build is not None)
     image = table.table("image")
-    common = _Common(
+    common = Recipe(
         workload=image.count("workload", 64),
         tools=image.take("tools", bool, True),
         programs=tuple(dict.fromkeys(phase.command[0] for phase in (build, run) if phase)),
@@ -242,16 +242,7 @@ def _phase(table: _Table, default: Limits) -> Phase:
     return phase
 
 
-@dataclass(frozen=True, slots=True)
-class _Common:
-    """What the recipes of all sources share."""
-
-    workload: int
-    tools: bool
-    programs: tuple[str, ...]
-
-
-def _with_common(recipe: _R, table: _Table, common: _Common) -> _R:
+def _with_common(recipe: _R, table: _Table, common: Recipe) -> _R:
     """Return ``recipe`` with the fields that all of them have; nothing else may be in ``table``."""
     whole = replace(
         recipe,
@@ -267,7 +258,7 @@ def _with_common(recipe: _R, table: _Table, common: _Common) -> _R:
     return whole
 
 
-def _debian(table: _Table, common: _Common) -> DebianRecipe:
+def _debian(table: _Table, common: Recipe) -> DebianRecipe:
     packages = table.texts("packages", required=True)
     for package in packages:
         # Whatever else apt would understand (options, versions, patterns) is no package name.
@@ -281,7 +272,7 @@ def _debian(table: _Table, common: _Common) -> DebianRecipe:
     return _with_common(recipe, table, common)
 
 
-def _registry(table: _Table, common: _Common) -> RegistryRecipe:
+def _registry(table: _Table, common: Recipe) -> RegistryRecipe:
     recipe = RegistryRecipe(
         reference=table.text("reference", ""),
         version=table.text("version", ""),
