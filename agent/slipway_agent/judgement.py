@@ -38,7 +38,7 @@ def judge(command: m.Command, ending: Ending, reason: m.Verdict | None) -> tuple
         return m.Verdict.OK, ""
     if ending.refused_memory:
         limit = limits.memory_bytes
-        told = f"the limit is {limit} bytes" if limit else "the machine has no more"
+        told = f"the limit is {_size(limit)}" if limit else "the machine has no more"
         return m.Verdict.MEMORY_EXCEEDED, told
     if out_of_time:
         return m.Verdict.CPU_EXCEEDED, _detail_of(m.Verdict.CPU_EXCEEDED, limits)
@@ -51,9 +51,21 @@ def judge(command: m.Command, ending: Ending, reason: m.Verdict | None) -> tuple
 
 def _detail_of(verdict: m.Verdict, limits: m.Limits) -> str:
     if verdict is m.Verdict.TIMED_OUT:
-        return f"the time limit of {limits.wall_ms} ms passed"
+        return f"the time limit of {_seconds(limits.wall_ms)} passed"
     if verdict is m.Verdict.CPU_EXCEEDED:
-        return f"the CPU time limit of {limits.cpu_ms} ms was used up"
+        return f"the CPU time limit of {_seconds(limits.cpu_ms)} was used up"
     if verdict is m.Verdict.OUTPUT_EXCEEDED:
-        return f"the output passed the limit of {limits.output_bytes} bytes"
+        return f"the output passed the limit of {_size(limits.output_bytes)}"
     return "the job was cancelled"
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:.10g} s"
+
+
+def _size(octets: int) -> str:
+    """As a person writes it, where that is exact."""
+    for bits, unit in ((20, "MiB"), (10, "KiB")):
+        if octets and not octets % (1 << bits):
+            return f"{octets >> bits} {unit}"
+    return f"{octets} bytes"

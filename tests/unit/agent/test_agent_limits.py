@@ -21,7 +21,7 @@ def test_wall_time_keeps_the_output_so_far(host: Host) -> None:
 
     done = story.one(m.PhaseDone)
     assert (done.verdict, done.signal) == (m.Verdict.TIMED_OUT, 9)
-    assert "700 ms" in done.detail
+    assert done.detail == "the time limit of 0.7 s passed"
     assert story.stdout == b"begun\n"
 
 
@@ -45,6 +45,7 @@ while True:
     done = host.run(job(python(source, cpu_ms=300))).one(m.PhaseDone)
 
     assert done.verdict is m.Verdict.CPU_EXCEEDED
+    assert done.detail == "the CPU time limit of 0.3 s was used up"
     assert done.usage.user_us + done.usage.system_us >= 300_000
 
 
@@ -61,12 +62,16 @@ def test_surplus_output_is_dropped_and_counted_without_credit(host: Host) -> Non
     assert story.one(m.PhaseDone).verdict is m.Verdict.OK
 
 
-def test_surplus_output_can_end_the_program(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("limit", "told"), [(10_000, "10000 bytes"), (10_240, "10 KiB"), (1 << 20, "1 MiB")]
+)
+def test_surplus_output_can_end_the_program(host: Host, limit: int, told: str) -> None:
     source = "import os\nwhile True: os.write(1, b'x' * 1000)"
-    story = host.run(job(python(source, output_bytes=10_000, kill_on_output=True)))
+    story = host.run(job(python(source, output_bytes=limit, kill_on_output=True)))
 
-    assert story.stdout == b"x" * 10_000
+    assert story.stdout == b"x" * limit
     assert story.one(m.PhaseDone).verdict is m.Verdict.OUTPUT_EXCEEDED
+    assert story.one(m.PhaseDone).detail == f"the output passed the limit of {told}"
 
 
 def test_output_of_exactly_the_limit_is_no_surplus(host: Host) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from slipway import _request, _request_bounds
 from slipway._request import MIB, Options
+from slipway._result import OutputFile, PhaseResult, Result, Usage, Verdict
 
 PAGE = (Path(__file__).parents[3] / "docs" / "sdk.md").read_text("utf-8")
 BOUNDS = PAGE.partition("\n## Bounds\n")[2].partition("\n## ")[0]
+RESULT = PAGE.partition("\n## The result\n")[2].partition("\n## ")[0]
 # How the page writes a bound that is no plain number.
 WRITTEN = {
     "MAX_SOURCE": (MIB, "MiB"),
@@ -27,6 +30,18 @@ WRITTEN = {
 @pytest.mark.parametrize("field", Options.__dataclass_fields__)
 def test_names_every_option(field: str) -> None:
     assert f"`{field}`" in PAGE
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in dir(Result) if not name.startswith("_") and name != "with_output"),
+        *(name for kind in (PhaseResult, Usage, OutputFile) for name in kind.__dataclass_fields__),
+        *Verdict,
+    ],
+)
+def test_tells_what_a_result_has(name: str) -> None:
+    assert re.search(rf"`{name}(\(\))?`", RESULT)
 
 
 @pytest.mark.parametrize(
