@@ -61,24 +61,28 @@ def check_room(
     name, limit = _largest_limit(language, options)
     room = image.room(has)
     if limit > room:
-        memory = image.memory_for(limit) // MIB
         raise InputError(
             f"{name} is {_mib(limit)}, and of a machine whose memory is {_mib(has)} "
             f"its programs can have {room // MIB} MiB",
-            f"Give the machine more memory: --memory {memory} (the option memory, in bytes: "
-            f"{memory * MIB}). Or give a smaller {name}.",
+            f"{_hint_at_memory(image, limit)} Or give a smaller {name}.",
         )
     if not options.files:
         return
     size = _size_of_files(options, source_size)
     if size > room // DISK_SHARE:
-        memory = image.memory_for(DISK_SHARE * size) // MIB
         raise InputError(
             f"the input files take {size / MIB:.1f} MiB, and the disk of a machine whose memory is "
             f"{_mib(has)} has {room / DISK_SHARE / MIB:.1f} MiB",
-            f"Give the machine more memory: --memory {memory} (the option memory, in bytes: "
-            f"{memory * MIB}).",
+            _hint_at_memory(image, DISK_SHARE * size),
         )
+
+
+def _hint_at_memory(image: Image, room: int) -> str:
+    memory = image.memory_for(room)
+    return (
+        f"Give the machine more memory: --memory {memory // MIB} (the option memory, in bytes: "
+        f"{memory})."
+    )
 
 
 def _largest_limit(language: Language, options: Options) -> tuple[str, int]:

@@ -86,7 +86,8 @@ def test_pair_that_does_not_fit_is_refused_by_both_names(name: str) -> None:
     with pytest.raises(InputError, match=rf"^{name} is 300 MiB, .* memory is \d+ MiB") as caught:
         check(DEFAULT, **{name: 300 * MIB, "memory": DEFAULT})
 
-    enough = int(caught.value.hint.split(" MiB")[0].split()[-1])
+    enough = int(caught.value.hint.split("--memory ")[1].split()[0])
+    assert f"a smaller {name}" in caught.value.hint
     check(enough * MIB, **{name: 300 * MIB})
 
 
