@@ -28,7 +28,6 @@ from slipway._errors import (
     SlipwayError,
     UnknownOutcome,
 )
-from slipway_protocol import __version__
 
 # Not from typing, whose import is a tenth of the start of a VMM.
 TYPE_CHECKING = False
@@ -70,8 +69,10 @@ if TYPE_CHECKING:
     from slipway._sessions import AsyncSession as AsyncSession
     from slipway._single_run import run as run
     from slipway._single_run import run_async as run_async
+    from slipway_protocol import __version__ as __version__
 
-# Imported when first asked for: the command line starts QEMU before it needs most of them.
+# Imported when first asked for: the command line starts QEMU before it needs most of them, and the
+# process of our VMM, which has this package on its path and no other, never does.
 _HOMES = {
     "Load": "_admission",
     "Client": "_blocking",
@@ -162,4 +163,8 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return getattr(import_module(f"slipway.{_HOMES[name]}"), name)
+    if name == "__version__":
+        from slipway_protocol import __version__
+
+        return __version__
     raise AttributeError(f"module 'slipway' has no attribute {name!r}")
