@@ -29,6 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current directory with sources of all kinds."""
     directory = tmp_path / "here"
     (directory / "directory.sh").mkdir(parents=True)
+    (directory / "sub dir").mkdir()
     for name, content in SOURCES.items():
         (directory / name).write_bytes(content)
     (tmp_path / "above").write_bytes(b"data")
@@ -83,7 +84,7 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
     [
         (["missing.sh"], ["missing.sh", "No such file"]),
         (["directory.sh"], ["directory.sh", "directory"]),
-        (["."], [". is a directory", "vmm-run --file . FILE"]),
+        (["sub dir/"], ["sub dir/ is a directory", "--file 'sub dir':. 'sub dir'/FILE"]),
         (["long.sh"], ["long.sh", "bytes"]),
         (["no_suffix"], ["suffix"]),
         (["good.pyy"], [".pyy", "mean", ".py"]),

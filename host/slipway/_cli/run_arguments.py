@@ -176,9 +176,12 @@ def _check_source_named(parsed: argparse.Namespace, prog: str) -> None:
     if parsed.source == "":
         raise InputError("FILE is ''", f"Name a source file: {prog} FILE")
     if parsed.source is not None and os.path.isdir(parsed.source):  # noqa: PTH112 - as in _named
+        import shlex
+
+        named = shlex.quote(parsed.source.rstrip("/") or "/")
         raise InputError(
             f"{parsed.source} is a directory",
-            f"Name the source file in it, and bring the others: {prog} --file . FILE",
+            f"Name a source file in it, and bring the others: {prog} --file {named}:. {named}/FILE",
         )
     if parsed.language is None and (parsed.code is not None or parsed.source == "-"):
         where = "on stdin" if parsed.code is None else "of -c"
