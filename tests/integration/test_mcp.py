@@ -195,7 +195,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"files": [{**FILE, "base64": "eA=="}]}, "text and base64"),
     ({"files": [{"path": "x", "base64": "?"}]}, "the file 'x' has invalid base64"),
     ({"files": [{**FILE, "mode": 512}]}, "the argument 'files.0.mode' is wrong"),
-    ({"files": [FILE, FILE]}, "the name of two files"),
+    ({"files": [FILE, FILE]}, "files has 'x', which is the name of another file"),
     ({"outputs": ["/etc/passwd"]}, "working directory"),
 ]
 
