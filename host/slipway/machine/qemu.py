@@ -156,7 +156,7 @@ class QemuMachine(ChildMachine):
     name = "qemu"
     translates = True
     # Measured (bench/clones.py): 85 MiB beside the guest's memory with a cache of 64; unshared of a
-    # clone that waits 75 (Bash) to 420 (Rust), with the compiler's translated code.
+    # clone that waits 95 (Bash) to 435 (Rust), with the compiler's translated code.
     overhead = (CACHE_MIB + 64) << 20
     idle_memory = 448 << 20
 
