@@ -125,7 +125,7 @@ def test_unusable_kvm_is_told_in_plain_words(commands: Commands, store: ImageSto
 
     assert found.code == 0
     (note,) = (line for line in found.stdout.decode().splitlines() if line.startswith("note  kvm"))
-    assert "mend: nothing need be: programs run on QEMU" in found.stdout.decode()
+    assert "mend: optional: without it programs run on QEMU" in found.stdout.decode()
     assert refused.code == 125
     assert "KVM cannot be used here: " in refused.stderr
     assert note.split(maxsplit=2)[2].split()[:3] == refused.stderr.split(": ")[3].split()[:3]

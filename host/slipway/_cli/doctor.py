@@ -161,7 +161,7 @@ def _kvm() -> Finding:
     from slipway.vmm.kvm.usability import examine as examine_kvm
 
     usable, reason = examine_kvm()
-    mend = "nothing need be: programs run on QEMU, more slowly; bare metal and nested VMs have KVM"
+    mend = "optional: without it programs run on QEMU, slower; bare metal and nested VMs have KVM"
     return Finding("kvm", usable, reason, mend, needed=False)
 
 
