@@ -19,7 +19,7 @@ from slipway._shapes import Shape, reason_against
 from slipway._snapshots import SnapshotStore
 from slipway._template_making import duplicate
 from slipway._threads import uninterrupted
-from slipway.machine import choose, find
+from slipway.machine import choose, find_machine
 
 if TYPE_CHECKING:
     from slipway._admission import Admission
@@ -82,11 +82,11 @@ class Templates:
 
     def overhead(self, shape: Shape) -> int:
         """Bytes that a machine of this kind takes at most beside its guest's memory."""
-        return find(shape.machine).overhead
+        return find_machine(shape.machine).overhead
 
     def idle_memory(self, shape: Shape) -> int:
         """Bytes that a clone has at most for itself while it waits for a job."""
-        return find(shape.machine).idle_memory
+        return find_machine(shape.machine).idle_memory
 
     def has(self, shape: Shape) -> bool:
         """Whether there is a snapshot of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from slipway._assets import find_assets, find_language
 from slipway._request import Options
 from slipway_initramfs.store import ImageStore, default_root
 from support.commands import Commands
+from support.serving import Server
 from support.stores import copy_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from slipway._assets import Assets
 
@@ -66,3 +68,13 @@ def pristine_store(bash: Assets, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def store(pristine_store: Path, tmp_path: Path) -> ImageStore:
     """A store of the test's own that has bash."""
     return ImageStore(shutil.copytree(pristine_store, tmp_path / "store"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server of fake machines, in a process of its own; it leaves nothing."""
+    # Not pytest's directory: its path may be too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
+        with Server(Path(directory), "--max-vms", "2", "--cpus", "8", fake=True) as made:
+            yield made
+        assert not made.leftovers()

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from support.commands import PATIENCE, Commands
-from support.serving import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
+    from support.serving import Server
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    # Not pytest's directory: its path may be too long for a socket.
-    with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
-        with Server(Path(directory), "--max-vms", "2", "--cpus", "8", fake=True) as made:
-            yield made
-        assert not made.leftovers()
+    pass
 
 
 @pytest.fixture

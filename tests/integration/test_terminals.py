@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,12 @@ from slipway._runtime import AsyncRuntime
 from support.commands import PATIENCE, Commands
 from support.fake_machine import FakeLauncher
 from support.screens import Screen
-from support.serving import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slipway_initramfs.store import ImageStore
+    from support.serving import Server
 
 SIZES = "size\nresized\nsize"
 TESTS = Path(__file__).parents[1]
@@ -63,15 +62,6 @@ echo "hello $name"
 sleep 1000 &
 while :; do wait $!; done
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    # Not pytest's directory: its path may be too long for a socket.
-    with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
-        with Server(Path(directory), "--max-vms", "2", "--cpus", "8", fake=True) as made:
-            yield made
-        assert not made.leftovers()
 
 
 @pytest.fixture

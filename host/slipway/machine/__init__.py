@@ -23,7 +23,7 @@ __all__ = [
     "Template",
     "Transport",
     "choose",
-    "find",
+    "find_machine",
 ]
 
 MACHINES = ("kvm", "qemu")
@@ -43,10 +43,10 @@ def choose(name: str, state: Path | None = None) -> tuple[type[Machine], str]:
 
         usable, found = usability.examine(state)
         name, reason = ("kvm" if usable else "qemu"), f"KVM: {found}"
-    return find(name), reason
+    return find_machine(name), reason
 
 
-def find(name: str) -> type[Machine]:
+def find_machine(name: str) -> type[Machine]:
     """The machine called ``name``.
 
     Raises:

@@ -58,7 +58,7 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> type[StoredMachine]:
         monkeypatch.setattr(module, "choose", lambda *_: (made, "a test's"))
     monkeypatch.setattr(_guest, "RESTORE_SECONDS", 0.05)
     monkeypatch.setattr(_pool, "unshared_bytes", lambda _pid, most: most)
-    monkeypatch.setattr(_templates, "find", lambda _name: made)
+    monkeypatch.setattr(_templates, "find_machine", lambda _name: made)
     monkeypatch.setattr(_pool, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
     monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.001)
