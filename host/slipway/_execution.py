@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from slipway._errors import InputError, SlipwayError, UnknownOutcome
 from slipway._events import Ended, Output, PhaseEnded, PhaseStarted, Preparing, Queued, Started
-from slipway._values import convert, shown
+from slipway._values import convert, describe_value
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,7 +28,7 @@ def check_signal(number: object) -> None:
     """
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_SIGNAL:
         raise InputError(
-            f"there is no signal {shown(number)}",
+            f"there is no signal {describe_value(number)}",
             f"Signals are 1 to {MAX_SIGNAL}, for example signal.SIGINT.",
         )
 

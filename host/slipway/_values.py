@@ -46,7 +46,7 @@ class Bounds:
         least = f"more than {self.least:.15g}" if self.above else f"at least {self.least:.15g}"
         most = f" and at most {self.most:.15g}" if math.isfinite(self.most) else ""
         raise InputError(
-            f"{name} is {shown(value)}, and must be {least}{most}",
+            f"{name} is {describe_value(value)}, and must be {least}{most}",
             f"Leave {name} out for the default.",
         )
 
@@ -120,7 +120,7 @@ def text_bytes(name: str, text: str, hint: str = "Give the bytes that are meant.
         ) from None
 
 
-def shown(value: object) -> str:
+def describe_value(value: object) -> str:
     """A value of any size for a sentence."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MAX_BITS:
         return f"an integer of {value.bit_length()} bits"
@@ -133,7 +133,7 @@ def shown(value: object) -> str:
 
 def wrong(name: str, value: object, wanted: str, hint: str = "") -> InputError:
     """The error of a value that is not what is ``wanted``."""
-    return InputError(f"{name} is {shown(value)}, and must be {wanted}", hint)
+    return InputError(f"{name} is {describe_value(value)}, and must be {wanted}", hint)
 
 
 def _several(name: str, parts: tuple[Any, ...], value: object) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ def export_image(
         tuple(Part(blob.digest, blob.size) for blob in blobs.values()),
     )
     with ExitStack() as opened:
-        sources = [(blob, opened.enter_context(_opened(blob))) for blob in blobs.values()]
+        sources = [(blob, opened.enter_context(_open_blob(blob))) for blob in blobs.values()]
         _write(output, portable.INDEX, index.encode())
         for kind, part in index.records.items():
             _write(output, f"manifests/{part.digest}", texts[kind])
@@ -77,7 +77,7 @@ def export_image(
     return index
 
 
-def _opened(blob: Blob) -> BinaryIO:
+def _open_blob(blob: Blob) -> BinaryIO:
     blob.quick_check()
     try:
         return blob.path.open("rb")

@@ -32,9 +32,9 @@ class Arrangement:
 
     def fill(self, command: Iterable[str]) -> tuple[str, ...]:
         """``command`` with its placeholders replaced."""
-        return tuple(self._filled(command))
+        return tuple(self._fill_parts(command))
 
-    def _filled(self, command: Iterable[str]) -> Iterator[str]:
+    def _fill_parts(self, command: Iterable[str]) -> Iterator[str]:
         for word in command:
             if word == "{sources}":
                 yield from self.sources
