@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Self
 
 import psutil
 
-from slipway._events import Output
-from slipway._runtime import AsyncRuntime
+from slipway._local.runtime import AsyncRuntime
+from slipway._model.events import Output
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -38,7 +38,7 @@ from support.serving import Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from slipway._execution import AsyncExecution
+    from slipway._model.execution import AsyncExecution
 
 MEGABYTE = 1_000_000
 GIB = 1 << 30

@@ -25,20 +25,21 @@ from typing import TYPE_CHECKING
 from process_tree import private_bytes
 from side_by_side import table
 from slipway._admission import Admission, Capacity
-from slipway._assets import find_assets, find_language
-from slipway._launch import ColdLauncher
-from slipway._pool import Pool
-from slipway._request import Options
-from slipway._template_making import make
-from slipway._templates import Templates
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
+from slipway._run.launcher import ColdLauncher
+from slipway._snapshots.create import make
+from slipway._snapshots.pool import Pool
+from slipway._snapshots.templates import Templates
 from slipway_initramfs.store import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from slipway._assets import Assets
-    from slipway._guest import Guest
-    from slipway._shapes import Shape
+    from slipway._run.assets import Assets
+    from slipway._run.guest import Guest
+    from slipway._snapshots.key import Shape
 
 HELLO = {
     "python": b'print("hello")\n',

@@ -12,14 +12,15 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._assets import find_assets, language_of_file
-from slipway._guest import Guest
-from slipway._request import Options
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.guest import Guest
+from slipway._run.languages import language_of_file
 from slipway.machine.kvm import KvmMachine
 from slipway_initramfs.store import ImageStore
 
 if TYPE_CHECKING:
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
     from slipway_protocol.messages import Phase, Stream
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "hello.py"

@@ -17,9 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from slipway._assets import find_assets, find_language
-from slipway._guest import Guest
-from slipway._request import Options
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.guest import Guest
+from slipway._run.languages import find_language
 from slipway_initramfs.store import ImageStore
 
 ROUNDS = 9

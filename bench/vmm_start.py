@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from slipway._assets import find_assets, find_language
-from slipway._request import Options
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
 from slipway.machine import MachineSpec
 from slipway.machine.kvm import KvmMachine
 from slipway.vmm.kvm import usability

@@ -19,12 +19,11 @@ All raise what is drawn in :class:`SlipwayError`'s module, never anything else o
 
 from __future__ import annotations
 
-from slipway._errors import (
+from slipway._model.errors import (
     Busy,
     HostError,
     ImageError,
     InputError,
-    ProgramError,
     SlipwayError,
     UnknownOutcome,
 )
@@ -35,80 +34,82 @@ if TYPE_CHECKING:
     from typing import Any
 
     from slipway._admission import Load as Load
-    from slipway._blocking import Client as Client
-    from slipway._blocking import Runtime as Runtime
-    from slipway._blocking_handles import Execution as Execution
-    from slipway._blocking_handles import Session as Session
-    from slipway._blocking_handles import Stdin as Stdin
-    from slipway._client import AsyncClient as AsyncClient
-    from slipway._client import Health as Health
-    from slipway._events import Ended as Ended
-    from slipway._events import Event as Event
-    from slipway._events import Output as Output
-    from slipway._events import PhaseEnded as PhaseEnded
-    from slipway._events import PhaseStarted as PhaseStarted
-    from slipway._events import Preparing as Preparing
-    from slipway._events import Queued as Queued
-    from slipway._events import Started as Started
-    from slipway._execution import AsyncExecution as AsyncExecution
-    from slipway._execution import AsyncStdin as AsyncStdin
-    from slipway._known_languages import LanguageInfo as LanguageInfo
-    from slipway._request import InputFile as InputFile
-    from slipway._request import Options as Options
-    from slipway._request import Tty as Tty
-    from slipway._result import Captured as Captured
-    from slipway._result import OutputFile as OutputFile
-    from slipway._result import PhaseLimits as PhaseLimits
-    from slipway._result import PhaseResult as PhaseResult
-    from slipway._result import Provenance as Provenance
-    from slipway._result import Result as Result
-    from slipway._result import Timing as Timing
-    from slipway._result import Usage as Usage
-    from slipway._result import Verdict as Verdict
-    from slipway._runtime import AsyncRuntime as AsyncRuntime
-    from slipway._sessions import AsyncSession as AsyncSession
-    from slipway._single_run import run as run
-    from slipway._single_run import run_async as run_async
+    from slipway._blocking.handles import Execution as Execution
+    from slipway._blocking.handles import Session as Session
+    from slipway._blocking.handles import Stdin as Stdin
+    from slipway._blocking.runtime import Client as Client
+    from slipway._blocking.runtime import Runtime as Runtime
+    from slipway._local.one_run import run as run
+    from slipway._local.one_run import run_async as run_async
+    from slipway._local.runtime import AsyncRuntime as AsyncRuntime
+    from slipway._model.events import Ended as Ended
+    from slipway._model.events import Event as Event
+    from slipway._model.events import Output as Output
+    from slipway._model.events import PhaseEnded as PhaseEnded
+    from slipway._model.events import PhaseStarted as PhaseStarted
+    from slipway._model.events import Preparing as Preparing
+    from slipway._model.events import Queued as Queued
+    from slipway._model.events import Started as Started
+    from slipway._model.execution import AsyncExecution as AsyncExecution
+    from slipway._model.execution import AsyncStdin as AsyncStdin
+    from slipway._model.input_file import InputFile as InputFile
+    from slipway._model.language_info import LanguageInfo as LanguageInfo
+    from slipway._model.options import Options as Options
+    from slipway._model.options import Tty as Tty
+    from slipway._model.result import Captured as Captured
+    from slipway._model.result import OutputFile as OutputFile
+    from slipway._model.result import PhaseLimits as PhaseLimits
+    from slipway._model.result import PhaseResult as PhaseResult
+    from slipway._model.result import ProgramError as ProgramError
+    from slipway._model.result import Provenance as Provenance
+    from slipway._model.result import Result as Result
+    from slipway._model.result import Timing as Timing
+    from slipway._model.result import Usage as Usage
+    from slipway._model.result import Verdict as Verdict
+    from slipway._model.session import AsyncSession as AsyncSession
+    from slipway._remote.client import AsyncClient as AsyncClient
+    from slipway._remote.client import Health as Health
     from slipway_protocol import __version__ as __version__
 
 # Imported when first asked for: the command line starts QEMU before it needs most of them, and the
 # process of our VMM, which has this package on its path and no other, never does.
 _HOMES = {
     "Load": "_admission",
-    "Client": "_blocking",
-    "Runtime": "_blocking",
-    "Execution": "_blocking_handles",
-    "Session": "_blocking_handles",
-    "Stdin": "_blocking_handles",
-    "AsyncClient": "_client",
-    "Health": "_client",
-    "Ended": "_events",
-    "Event": "_events",
-    "Output": "_events",
-    "PhaseEnded": "_events",
-    "PhaseStarted": "_events",
-    "Preparing": "_events",
-    "Queued": "_events",
-    "Started": "_events",
-    "AsyncExecution": "_execution",
-    "AsyncStdin": "_execution",
-    "InputFile": "_request",
-    "Options": "_request",
-    "Tty": "_request",
-    "Captured": "_result",
-    "OutputFile": "_result",
-    "PhaseLimits": "_result",
-    "PhaseResult": "_result",
-    "Provenance": "_result",
-    "Result": "_result",
-    "Timing": "_result",
-    "Usage": "_result",
-    "Verdict": "_result",
-    "run": "_single_run",
-    "run_async": "_single_run",
-    "AsyncRuntime": "_runtime",
-    "LanguageInfo": "_known_languages",
-    "AsyncSession": "_sessions",
+    "Client": "_blocking.runtime",
+    "Runtime": "_blocking.runtime",
+    "Execution": "_blocking.handles",
+    "Session": "_blocking.handles",
+    "Stdin": "_blocking.handles",
+    "AsyncClient": "_remote.client",
+    "Health": "_remote.client",
+    "Ended": "_model.events",
+    "Event": "_model.events",
+    "Output": "_model.events",
+    "PhaseEnded": "_model.events",
+    "PhaseStarted": "_model.events",
+    "Preparing": "_model.events",
+    "Queued": "_model.events",
+    "Started": "_model.events",
+    "AsyncExecution": "_model.execution",
+    "AsyncStdin": "_model.execution",
+    "InputFile": "_model.input_file",
+    "Options": "_model.options",
+    "Tty": "_model.options",
+    "Captured": "_model.result",
+    "OutputFile": "_model.result",
+    "PhaseLimits": "_model.result",
+    "PhaseResult": "_model.result",
+    "ProgramError": "_model.result",
+    "Provenance": "_model.result",
+    "Result": "_model.result",
+    "Timing": "_model.result",
+    "Usage": "_model.result",
+    "Verdict": "_model.result",
+    "run": "_local.one_run",
+    "run_async": "_local.one_run",
+    "AsyncRuntime": "_local.runtime",
+    "LanguageInfo": "_model.language_info",
+    "AsyncSession": "_model.session",
 }
 
 __all__ = [

@@ -13,8 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from slipway._errors import Busy, InputError
-from slipway._request import MIB
+from slipway._model.errors import Busy, InputError
+from slipway._model.options import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable

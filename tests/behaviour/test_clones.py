@@ -14,10 +14,12 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from slipway._assets import find_assets, find_language, start_machine
-from slipway._errors import HostError, UnknownOutcome
-from slipway._guest import Guest
-from slipway._request import Options
+from slipway._model.errors import HostError, UnknownOutcome
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.guest import Guest
+from slipway._run.languages import find_language
+from slipway._run.start_machine import start_machine
 from slipway.machine import Machine, MachineSpec, Snapshot, Template, choose
 from slipway_initramfs.store import ImageStore
 from slipway_protocol.messages import Stream
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
     from slipway_protocol.messages import Phase
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._admission import Admission, Capacity
-from slipway._assets import find_assets, find_language
-from slipway._guest import Guest
-from slipway._request import MIB, Options
-from slipway._session import Session
-from slipway._template_making import make
-from slipway._templates import Templates
+from slipway._model.options import MIB, Options
+from slipway._run.agent_connection import Session
+from slipway._run.find_assets import find_assets
+from slipway._run.guest import Guest
+from slipway._run.languages import find_language
+from slipway._snapshots.create import make
+from slipway._snapshots.templates import Templates
 from slipway_initramfs.store import ImageStore
 from slipway_protocol.messages import Stream
 from support.programs import patient

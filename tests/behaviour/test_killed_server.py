@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._client import AsyncClient
-from slipway._errors import SlipwayError
-from slipway._events import Output, PhaseStarted, Queued
+from slipway._model.errors import SlipwayError
+from slipway._model.events import Output, PhaseStarted, Queued
+from slipway._remote.client import AsyncClient
 from support.serving import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slipway._events import Event
-    from slipway._execution import AsyncExecution
+    from slipway._model.events import Event
+    from slipway._model.execution import AsyncExecution
 
 KILLS = int(os.environ.get("SLIPWAY_TEST_KILLS", "8"))
 SEED = int(os.environ.get("SLIPWAY_TEST_SEED", "0")) or random.randrange(1, 1 << 32)

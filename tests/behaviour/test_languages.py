@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._request import MIB, InputFile
+from slipway._model.input_file import InputFile
+from slipway._model.options import MIB
 from slipway_initramfs.store import ImageStore
 
 if TYPE_CHECKING:

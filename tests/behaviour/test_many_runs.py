@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from slipway._assets import find_assets, find_language
-from slipway._request import MIB, Options
-from slipway._runtime import AsyncRuntime
+from slipway._local.runtime import AsyncRuntime
+from slipway._model.options import MIB, Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
 from slipway_initramfs.store import ImageStore
 from support.programs import PATIENCE
 from support.sessions import settled
@@ -30,7 +31,7 @@ from support.stores import copy_store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway._result import Result
+    from slipway._model.result import Result
 
 RUNS = int(os.environ.get("SLIPWAY_TEST_RUNS", "5"))
 # Of so many runs, one is of Python.

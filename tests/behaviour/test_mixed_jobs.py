@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._client import AsyncClient
+from slipway._remote.client import AsyncClient
 from support.programs import PATIENCE
 from support.serving import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slipway._result import Result
+    from slipway._model.result import Result
 
 PROGRAMS = Path(__file__).with_name("programs")
 LANGUAGES = ("bash", "python", "javascript", "c", "c++", "go", "rust")

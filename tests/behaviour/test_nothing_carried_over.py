@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._request import MIB, Options
+from slipway._model.options import MIB, Options
 
 if TYPE_CHECKING:
     from support.microvm import Microvm

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from slipway._assets import find_assets, find_language
-from slipway._errors import UnknownOutcome
-from slipway._events import Output
-from slipway._request import Options
-from slipway._runtime import AsyncRuntime
-from slipway._snapshots import SnapshotStore
+from slipway._local.runtime import AsyncRuntime
+from slipway._model.errors import UnknownOutcome
+from slipway._model.events import Output
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
+from slipway._snapshots.store import SnapshotStore
 from slipway_initramfs.store import ImageStore
 from support.programs import PATIENCE
 from support.sessions import open_files, settled
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from slipway._result import Result
+    from slipway._model.result import Result
 
 HELLO = "echo hello"
 
@@ -118,7 +119,7 @@ async def test_clone_that_was_killed_just_now_is_not_given_out(machine: str, roo
 async def test_clone_that_hangs_is_not_given_out(
     machine: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slipway._pool.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("slipway._snapshots.pool.ANSWER_SECONDS", 0.5)
     async with runtime_with(1, machine, root) as runtime:
         hung = idle_machine(runtime)
         os.kill(hung, signal.SIGSTOP)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from slipway._assets import find_assets, find_language
-from slipway._errors import UnknownOutcome
-from slipway._guest import Guest
-from slipway._request import Options
+from slipway._model.errors import UnknownOutcome
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.guest import Guest
+from slipway._run.languages import find_language
 from slipway.machine.kvm import KvmMachine
 from slipway_initramfs.store import ImageStore
 from support.microvm import Microvm
@@ -20,7 +21,7 @@ from support.microvm import Microvm
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
 
 COUNT = "grep -c ^processor /proc/cpuinfo"
 # Every line is a step of the guest's own; nothing else makes it print.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._jobs import describe_job
-from slipway._request import MIB, InputFile, Options
+from slipway._model.input_file import InputFile
+from slipway._model.options import MIB, Options
+from slipway._run.job_message import describe_job
 
 if TYPE_CHECKING:
     from support.microvm import Microvm

@@ -10,8 +10,10 @@ import psutil
 import pytest
 
 from slipway import AsyncRuntime, Output, UnknownOutcome
-from slipway._assets import find_assets, find_language
-from slipway._request import InputFile, Options
+from slipway._model.input_file import InputFile
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
 from slipway_initramfs.store import ImageStore
 
 # Seconds, for a loaded host that emulates.
@@ -20,7 +22,7 @@ PATIENCE = 120.0
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from slipway._execution import AsyncExecution
+    from slipway._model.execution import AsyncExecution
 
 
 def children() -> set[int]:

@@ -18,8 +18,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from slipway._api.app import document
-from slipway._api.terms import Patience
+from slipway._server.http.app import document
+from slipway._server.kept.retention import Patience
 from support.api_server import served
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._assets import find_assets, find_language
-from slipway._request import Options
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
 from slipway_initramfs.store import ImageStore, default_root
 from support.commands import Commands
 from support.serving import Server
@@ -20,7 +21,7 @@ from support.stores import copy_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from slipway._api.connection import MAX_HEAD
-from slipway._request import MAX_SOURCE
+from slipway._model.options import MAX_SOURCE
+from slipway._server.http.connection import MAX_HEAD
 from support.api_server import MIB, Served, served
 
 if TYPE_CHECKING:
@@ -390,7 +390,7 @@ async def test_tells_a_client_nothing_of_a_bug_but_that_there_is_one(
     async def broken(_runtime: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("slipway._runtime.AsyncRuntime.languages", broken)
+    monkeypatch.setattr("slipway._local.runtime.AsyncRuntime.languages", broken)
 
     with caplog.at_level(logging.ERROR):
         answer = await http.get("/v1/languages?password=secret")

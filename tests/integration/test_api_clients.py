@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._api.connection import Pace
-from slipway._api.systemd import raise_descriptor_limit
+from slipway._server.http.connection import Pace
+from slipway._server.systemd import raise_descriptor_limit
 from support.api_server import Served, served
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._api.connection import Pace
-from slipway._api.peers import AllowList
+from slipway._server.http.connection import Pace
+from slipway._server.peers import AllowList
 from support.api_server import Served, served
 from support.clock import Clock
 from support.fake_machine import FakeLauncher
@@ -460,7 +460,7 @@ async def test_forks_are_bounded_by_the_machines_and_the_queue() -> None:
 async def test_sessions_that_ended_long_ago_are_forgotten(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slipway._api.sessions.MAX_ENDED", 2)
+    monkeypatch.setattr("slipway._server.kept.kept_sessions.MAX_ENDED", 2)
     places = [await opened(http, idle=0.01) for _ in range(4)]
     while any(
         one["state"] != "ended" for one in (await http.get("/v1/sessions")).json()["sessions"]

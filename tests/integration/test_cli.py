@@ -15,7 +15,7 @@ from slipway_protocol import __version__
 from support.commands import Ended
 
 if TYPE_CHECKING:
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
     from support.commands import Commands
 
 pytestmark = pytest.mark.usefixtures("bash")

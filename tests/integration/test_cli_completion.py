@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._cli import VERBS
+from slipway._cli.program import VERBS
 from support.commands import Commands
 
 if TYPE_CHECKING:

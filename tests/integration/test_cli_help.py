@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._cli import VERBS
+from slipway._cli.program import VERBS
 from slipway_protocol import __version__
 from support.commands import Ended
 

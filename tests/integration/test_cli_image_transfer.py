@@ -15,7 +15,7 @@ from slipway_initramfs.store import ImageStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
     from support.commands import Commands
 
 # A network namespace of its own, in which there is not even a loopback interface.

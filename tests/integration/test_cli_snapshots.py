@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._assets import find_assets, find_language
-from slipway._request import Options
-from slipway._shapes import Shape
-from slipway._snapshots import SnapshotStore
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
+from slipway._snapshots.key import Shape
+from slipway._snapshots.store import SnapshotStore
 from slipway.machine import Snapshot, memory_files
 from slipway.machine.qemu import QemuMachine
 from support.stores import names, put_image
@@ -22,7 +23,7 @@ from support.stores import names, put_image
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
     from slipway_initramfs.store import ImageStore
     from support.commands import Commands
 
@@ -314,7 +315,7 @@ def test_damaged_snapshot_is_removed_and_the_run_boots(
 
 
 def test_plain_run_imports_no_more_than_it_needs(store: ImageStore, hello: Path) -> None:
-    unwanted = ("fastapi", "uvicorn", "pydantic", "httpx", "mcp", "slipway._templates",
+    unwanted = ("fastapi", "uvicorn", "pydantic", "httpx", "mcp", "slipway._snapshots.templates",
                 "slipway._cli.snapshot", "slipway._cli.image")  # fmt: skip
     code = (
         "import os, sys\n"

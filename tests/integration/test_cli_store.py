@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._assets import find_assets, find_language
-from slipway._request import Options
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
 from slipway.vmm.kvm import usability
 from support.commands import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
     from slipway_initramfs.store import ImageStore
     from support.commands import Commands
 

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._client import AsyncClient
-from slipway._errors import Busy, InputError, UnknownOutcome
-from slipway._events import Ended, Output, PhaseEnded, PhaseStarted, Queued, Started
-from slipway._request import MIB, InputFile
-from slipway._runtime import AsyncRuntime
+from slipway._local.runtime import AsyncRuntime
+from slipway._model.errors import Busy, InputError, UnknownOutcome
+from slipway._model.events import Ended, Output, PhaseEnded, PhaseStarted, Queued, Started
+from slipway._model.input_file import InputFile
+from slipway._model.options import MIB
+from slipway._remote.client import AsyncClient
 from support.api_server import served
 from support.fake_machine import FakeLauncher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from slipway._events import Event
-    from slipway._execution import AsyncExecution
+    from slipway._model.events import Event
+    from slipway._model.execution import AsyncExecution
     from support.api_server import Served
 
 

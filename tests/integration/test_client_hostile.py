@@ -13,8 +13,8 @@ import pytest
 
 import slipway
 from slipway import AsyncClient, Output, PhaseEnded, PhaseStarted, Queued, Started, _wire
-from slipway._request import MAX_SOURCE
-from slipway._result import Captured, Provenance, Timing, Usage
+from slipway._model.options import MAX_SOURCE
+from slipway._model.result import Captured, Provenance, Timing, Usage
 from support.scripted_server import STARTED, ScriptedServer, listening, saying
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from slipway import AsyncSession
-    from slipway._events import Event
+    from slipway._model.events import Event
     from support.api_server import Served
 
 OPEN = {"id": "session-1", "language": "bash", "state": "open"}

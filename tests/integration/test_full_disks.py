@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
     from slipway_initramfs.store import ImageStore
     from support.commands import Commands
 

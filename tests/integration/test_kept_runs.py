@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._api import vms
-from slipway._api.access import Access
-from slipway._api.output_log import AHEAD
-from slipway._api.peers import AllowList, Peer
-from slipway._api.terms import NoLongerKept, Patience, Place, Terms
-from slipway._api.vms import Vms
-from slipway._errors import Busy, HostError, UnknownOutcome
-from slipway._result import OutputFile, Verdict
+from slipway._model.errors import Busy, HostError, UnknownOutcome
+from slipway._model.result import OutputFile, Verdict
+from slipway._server.kept import kept_runs as vms
+from slipway._server.kept.kept_runs import Vms
+from slipway._server.kept.output_log import AHEAD
+from slipway._server.kept.retention import NoLongerKept, Patience, Place, Terms
+from slipway._server.peers import AllowList, Peer
+from slipway._server.socket_access import Access
 from support.kept_runs import MIB, US, command, keeping, lines, pieces_of, until
 from support.output_clients import connect, read_all, read_exactly, whole
 from support.played_execution import PlayedExecution, printing, writing

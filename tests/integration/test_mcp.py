@@ -17,9 +17,9 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 
-from slipway._api.models import RunBody
 from slipway._mcp.forms import Job
-from slipway._request import MAX_SOURCE
+from slipway._model.options import MAX_SOURCE
+from slipway._wire.request_models import RunBody
 from support.commands import PATIENCE
 from support.serving import Server
 

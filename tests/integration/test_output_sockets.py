@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._api import output_connection
-from slipway._api.output_log import AHEAD, BEHIND
-from slipway._api.terms import NoLongerKept, Terms
-from slipway._errors import InputError
-from slipway._events import Ended, Event, Output
-from slipway._result import OutputFile
+from slipway._model.errors import InputError
+from slipway._model.events import Ended, Event, Output
+from slipway._model.result import OutputFile
+from slipway._server.kept import output_connection
+from slipway._server.kept.output_log import AHEAD, BEHIND
+from slipway._server.kept.retention import NoLongerKept, Terms
 from slipway._wire import EventReader
 from support.kept_runs import MIB, US, command, keeping, lines, pieces_of, until
 from support.output_clients import connect, read_all, read_exactly, whole
@@ -23,7 +23,7 @@ from support.played_execution import PlayedExecution, printing, writing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from slipway._api.vms import Vms
+    from slipway._server.kept.kept_runs import Vms
 
 
 @pytest.fixture

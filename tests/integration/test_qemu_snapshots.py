@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from slipway._assets import find_assets, find_language
-from slipway._errors import HostError
-from slipway._request import Options
+from slipway._model.errors import HostError
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
 from slipway.machine import MachineSpec, memory_files, migration
 from slipway.machine.qemu import QemuMachine
 from slipway_initramfs.store import ImageStore

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._api.access import Access
-from slipway._api.run_directory import MAX_PATH, RunDirectory
-from slipway._errors import HostError, InputError
+from slipway._model.errors import HostError, InputError
+from slipway._server.run_directory import MAX_PATH, RunDirectory
+from slipway._server.socket_access import Access
 from support.output_clients import connect, short_directory
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def test_replaces_a_socket_on_which_nobody_listens(api: Path) -> None:
 def test_a_start_after_kill_9_cleans_up(api: Path) -> None:
     program = (
         "import os, signal, socket, sys; from pathlib import Path;"
-        "from slipway._api.run_directory import RunDirectory;"
+        "from slipway._server.run_directory import RunDirectory;"
         "d = RunDirectory(Path(sys.argv[1])).__enter__(); l = d.listen(8);"
         f"p = d.path / '{ID}'; p.mkdir(); s = socket.socket(socket.AF_UNIX);"
         "s.bind(str(p / 'output')); os.kill(os.getpid(), signal.SIGKILL)"
@@ -271,8 +271,8 @@ def test_a_missing_parent_is_told_with_what_to_do(tmp_path: Path) -> None:
 def test_an_unwritable_parent_is_told(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path;"
-        "from slipway._api.run_directory import RunDirectory;"
-        "from slipway._errors import HostError;"
+        "from slipway._server.run_directory import RunDirectory;"
+        "from slipway._model.errors import HostError;"
         "os.setgid(12345); os.setuid(12345)\n"
         "try: RunDirectory(Path('/proc/1/api'), None).__enter__()\n"
         "except HostError as error: print(error.message)\n"
@@ -307,8 +307,8 @@ def test_refuses_a_lock_that_is_a_link(api: Path) -> None:
 
 def test_of_many_servers_that_start_at_once_one_listens(api: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from slipway._errors import HostError;"
-        "from slipway._api.run_directory import RunDirectory\n"
+        "import sys, time; from pathlib import Path; from slipway._model.errors import HostError;"
+        "from slipway._server.run_directory import RunDirectory\n"
         "sys.stdin.readline(); wins = 0\n"
         "for _ in range(200):\n"
         "    try:\n"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._conversation import WINDOW
-from slipway._errors import Busy, HostError, InputError, UnknownOutcome
-from slipway._events import (
+from slipway._local.execution import KEPT_OUTPUT
+from slipway._local.runtime import AsyncRuntime
+from slipway._model.errors import Busy, HostError, InputError, UnknownOutcome
+from slipway._model.events import (
     Ended,
     Output,
     PhaseEnded,
@@ -21,10 +22,10 @@ from slipway._events import (
     Queued,
     Started,
 )
-from slipway._local_execution import KEPT_OUTPUT
-from slipway._request import MIB, InputFile
-from slipway._result import Result
-from slipway._runtime import AsyncRuntime
+from slipway._model.input_file import InputFile
+from slipway._model.options import MIB
+from slipway._model.result import Result
+from slipway._run.job_exchange import WINDOW
 from slipway_initramfs.store import ImageStore, machine_architecture
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher, FakeMachine
 from support.stores import put_image
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from slipway._events import Event
-    from slipway._execution import AsyncExecution
+    from slipway._model.events import Event
+    from slipway._model.execution import AsyncExecution
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._errors import HostError, InputError
-from slipway._events import Output, PhaseStarted
-from slipway._runtime import AsyncRuntime
+from slipway._local.runtime import AsyncRuntime
+from slipway._model.errors import HostError, InputError
+from slipway._model.events import Output, PhaseStarted
 from support.clock import Clock
 from support.fake_machine import MEMORY, FakeLauncher, FakeTemplate
 from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime, until
@@ -17,7 +17,7 @@ from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime,
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from slipway._local_session import LocalSession
+    from slipway._local.session import LocalSession
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ async def test_fork_that_does_not_come_to_its_end_is_broken_off(
         reached.set()
         await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr("slipway._forking.FORK_SECONDS", 0.05)
+    monkeypatch.setattr("slipway._local.session_fork.FORK_SECONDS", 0.05)
     setattr(launcher, at, wait)
     forking = asyncio.create_task(session.fork())
     await reached.wait()

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway._errors import SlipwayError
-from slipway._runtime import AsyncRuntime
+from slipway._local.runtime import AsyncRuntime
+from slipway._model.errors import SlipwayError
 from support.fake_machine import FakeLauncher
 from support.sessions import nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from slipway._local_session import LocalSession
+    from slipway._local.session import LocalSession
 
 ACTS = ("open", "run", "last", "cancel", "fork", "close", "kill", "die", "forget")
 # What is done, to which of the sessions, and how many steps of the loop later.

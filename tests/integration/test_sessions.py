@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._errors import Busy, HostError, InputError, UnknownOutcome
-from slipway._events import Output, PhaseStarted, Queued
-from slipway._launch import DamagedImage
-from slipway._local_session import QUEUE
-from slipway._request import MAX_SOURCE, MIB, InputFile
-from slipway._runtime import AsyncRuntime
+from slipway._local.runtime import AsyncRuntime
+from slipway._local.session import QUEUE
+from slipway._model.errors import Busy, HostError, InputError, UnknownOutcome
+from slipway._model.events import Output, PhaseStarted, Queued
+from slipway._model.input_file import InputFile
+from slipway._model.options import MAX_SOURCE, MIB
+from slipway._run.launcher import DamagedImage
 from support.clock import Clock
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime, until
@@ -20,11 +21,11 @@ from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime,
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from slipway._assets import Assets, Progress
-    from slipway._execution import AsyncExecution
-    from slipway._guest import Guest
-    from slipway._local_session import LocalSession
-    from slipway._request import Options
+    from slipway._local.session import LocalSession
+    from slipway._model.execution import AsyncExecution
+    from slipway._model.options import Options
+    from slipway._run.assets import Assets, Progress
+    from slipway._run.guest import Guest
     from slipway_initramfs.languages import Language
 
 
@@ -229,7 +230,7 @@ async def test_caller_that_is_cancelled_cancels_its_run_alone(session: LocalSess
 async def test_run_whose_cancel_is_not_answered_loses_the_session(
     session: LocalSession, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slipway._local_execution.CANCEL_SECONDS", 0.1)
+    monkeypatch.setattr("slipway._local.execution.CANCEL_SECONDS", 0.1)
     monkeypatch.setattr("support.fake_agent._Job._end_program", lambda *_: None)
     execution = await session.start("forever")
     await until(execution, PhaseStarted)

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 import slipway
-from slipway._guest import MAX_READ_AT_ONCE
-from slipway._jobs import describe_job
-from slipway._runtime import AsyncRuntime
+from slipway._local.runtime import AsyncRuntime
+from slipway._run.guest import MAX_READ_AT_ONCE
+from slipway._run.job_message import describe_job
 from support.commands import PATIENCE, Commands
 from support.fake_machine import FakeLauncher
 from support.screens import Screen
@@ -36,7 +36,7 @@ LENDER = """
 import asyncio, os, signal, sys
 from slipway._cli.run_terminal import LocalTerminal
 from slipway._cli.terminal import guarded, run_interruptible
-from slipway._errors import UnknownOutcome
+from slipway._model.errors import UnknownOutcome
 
 async def resize(size):
     print(f"[{size.rows}x{size.columns}]", flush=True)
@@ -147,7 +147,7 @@ async def test_size_that_is_told_while_sources_are_read(monkeypatch: pytest.Monk
         told.wait(PATIENCE)
         return describe_job(*job)
 
-    monkeypatch.setattr("slipway._guest.describe_job", describe)
+    monkeypatch.setattr("slipway._run.guest.describe_job", describe)
     files = [slipway.InputFile("large", bytes(MAX_READ_AT_ONCE))]
     async with AsyncRuntime(launcher=FakeLauncher()) as runtime:
         execution = await runtime.start("size", "javascript", tty=True, files=files)

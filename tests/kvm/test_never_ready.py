@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from slipway import HostError, _guest
-from slipway._guest import Guest
+from slipway import HostError
+from slipway._run import guest as _guest
+from slipway._run.guest import Guest
 from support.machine_code import COM1, Code
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from lab.files import UNNEEDED, host_files, python_paths
 from lab.image import LabImage, lab_image
 from lab.job import Job
 from lab.machine import LabSpec, run
-from slipway._errors import HostError, SlipwayError
+from slipway._model.errors import HostError, SlipwayError
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.store import ImageStore
 

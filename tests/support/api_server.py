@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from slipway._api.peers import AllowList
-from slipway._api.server import Server, Settings
-from slipway._api.systemd import Notifier, raise_descriptor_limit
-from slipway._runtime import AsyncRuntime
+from slipway._local.runtime import AsyncRuntime
+from slipway._server.peers import AllowList
+from slipway._server.server import Server, Settings
+from slipway._server.systemd import Notifier, raise_descriptor_limit
 from support.fake_machine import FakeLauncher
 
 if TYPE_CHECKING:

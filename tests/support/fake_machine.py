@@ -27,9 +27,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._assets import Assets
-from slipway._errors import HostError, InputError
-from slipway._guest import Guest, Origin
+from slipway._model.errors import HostError, InputError
+from slipway._run.assets import Assets
+from slipway._run.guest import Guest, Origin
 from slipway.machine import Snapshot, Transport
 from slipway.machine.console import Console
 from slipway_initramfs.freeze import Agent
@@ -39,7 +39,7 @@ from support.fake_agent import FakeAgent
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from slipway._request import Options
+    from slipway._model.options import Options
     from slipway_initramfs.languages import Language
 
     Progress = Callable[[str], None]
@@ -199,7 +199,7 @@ class FakeLauncher:
         return _assets(language, options.memory or MEMORY)
 
     def overhead(self, options: Options) -> int:
-        """The same for all; see :class:`slipway._launch.Launcher`."""
+        """The same for all; see :class:`slipway._run.launcher.Launcher`."""
         return OVERHEAD
 
     def is_built(self, language: Language) -> bool:

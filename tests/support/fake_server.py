@@ -16,10 +16,13 @@ def main() -> None:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     del sys.argv[0]
 
-    from slipway._stock import Stock
+    from slipway._local.machine_supply import Stock
     from support.fake_machine import FakeLauncher
 
-    with patch("slipway._stock.Stock.of_store", lambda *_, **__: Stock.of_launcher(FakeLauncher())):
+    with patch(
+        "slipway._local.machine_supply.Stock.of_store",
+        lambda *_, **__: Stock.of_launcher(FakeLauncher()),
+    ):
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -1,8 +1,8 @@
 """Templates and snapshots of machines that are none: what pools and launchers are tried with.
 
-``FakeTemplates`` takes the place of :class:`slipway._templates.Templates` under a pool. Its
-machines are those of :mod:`support.fake_machine`; ``cloning`` is awaited before each clone, and may
-raise; ``reasons`` are given instead of clones, one each, as long as there are some.
+``FakeTemplates`` takes the place of :class:`slipway._snapshots.templates.Templates` under a pool.
+Its machines are those of :mod:`support.fake_machine`; ``cloning`` is awaited before each clone, and
+may raise; ``reasons`` are given instead of clones, one each, as long as there are some.
 
 ``StoredMachine`` is a machine that can be cloned from a snapshot that lies in a real store, by the
 real templates. What becomes of its clones, in the order in which they are made, ``moods`` says:
@@ -15,8 +15,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, ClassVar
 
-from slipway._errors import HostError
-from slipway._guest import Guest, Origin
+from slipway._model.errors import HostError
+from slipway._run.guest import Guest, Origin
 from slipway.machine import Snapshot, Transport, memory_files
 from support.fake_agent import FakeAgent
 from support.fake_machine import OVERHEAD, FakeLauncher, FakeMachine, _transports
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._admission import Admission
-    from slipway._assets import Assets
-    from slipway._request import Options
-    from slipway._shapes import Shape
+    from slipway._model.options import Options
+    from slipway._run.assets import Assets
+    from slipway._snapshots.key import Shape
 
 MIB = 1024 * 1024
 ORIGIN = Origin("snapshot", "", "a test's")

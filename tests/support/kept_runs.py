@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._api.access import Access
-from slipway._api.peers import AllowList
-from slipway._api.terms import Patience, Place
-from slipway._api.vms import Vms
+from slipway._server.kept.kept_runs import Vms
+from slipway._server.kept.retention import Patience, Place
+from slipway._server.peers import AllowList
+from slipway._server.socket_access import Access
 from support.output_clients import short_directory
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from slipway._assets import find_assets, find_language
-from slipway._errors import UnknownOutcome
-from slipway._guest import Guest
-from slipway._reports import output_files, phase_results
-from slipway._request import Options, check_source
-from slipway._template_making import take
+from slipway._model.errors import UnknownOutcome
+from slipway._model.options import Options, check_source
+from slipway._run.find_assets import find_assets
+from slipway._run.guest import Guest
+from slipway._run.languages import find_language
+from slipway._run.results import output_files, phase_results
+from slipway._snapshots.create import take
 from slipway.machine import choose
 from slipway_initramfs.store import ImageStore
 from slipway_protocol.messages import Cancel, Phase, Stream
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
     from slipway.machine import Template
     from slipway_initramfs.languages import Language
 

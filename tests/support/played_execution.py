@@ -6,11 +6,11 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
-from slipway._errors import InputError
-from slipway._events import Ended, Output, PhaseEnded, PhaseStarted, Started
-from slipway._execution import AsyncExecution
-from slipway._request import Tty
-from slipway._result import (
+from slipway._model.errors import InputError
+from slipway._model.events import Ended, Output, PhaseEnded, PhaseStarted, Started
+from slipway._model.execution import AsyncExecution
+from slipway._model.options import Tty
+from slipway._model.result import (
     Captured,
     OutputFile,
     PhaseResult,
@@ -24,7 +24,7 @@ from slipway._result import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from slipway._events import Event
+    from slipway._model.events import Event
 
 _PHASE = PhaseResult(Verdict.OK, 0, 0, Usage(0.1, 0.1, 0.0, 1, 1), Captured(), Captured())
 _PROVENANCE = Provenance("fake", "", "python", "", "", 0, 1)

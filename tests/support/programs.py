@@ -6,12 +6,12 @@ import abc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from slipway._request import InputFile
+from slipway._model.input_file import InputFile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway._result import OutputFile, PhaseResult, Result
+    from slipway._model.result import OutputFile, PhaseResult, Result
     from slipway_initramfs.languages import Language
 
 # Seconds. A guest that a loaded host emulates takes long, and counts as CPU time what its host has

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
-from slipway._session import Session
+from slipway._run.agent_connection import Session
 from slipway.machine import Transport
 from slipway.machine.console import Console
 from slipway_protocol.connection import Connection
@@ -16,9 +16,9 @@ from slipway_protocol.schema import VERSION
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from slipway._conversation import Sink
-    from slipway._job_report import JobReport
-    from slipway._request import InputFile
+    from slipway._model.input_file import InputFile
+    from slipway._run.job_exchange import Sink
+    from slipway._run.job_report import JobReport
     from slipway_protocol.messages import Job, Message
 
     Script = Callable[["ScriptedAgent"], Awaitable[None]]

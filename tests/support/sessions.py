@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._runtime import AsyncRuntime
+from slipway._local.runtime import AsyncRuntime
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from slipway._execution import AsyncExecution
-    from slipway._local_session import LocalSession
+    from slipway._local.session import LocalSession
+    from slipway._model.execution import AsyncExecution
 
 MACHINE = MEMORY + OVERHEAD
 """What a session takes of a runtime's memory, in bytes."""

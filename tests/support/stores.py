@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, BinaryIO
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
     from slipway_initramfs.records import Archive, Image, Kernel
     from slipway_initramfs.store import ImageStore
 

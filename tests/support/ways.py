@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._assets import find_language
-from slipway._blocking import Client, Runtime
-from slipway._events import Output
-from slipway._result import Captured, OutputFile, PhaseResult, Usage, Verdict
+from slipway._blocking.runtime import Client, Runtime
+from slipway._model.events import Output
+from slipway._model.result import Captured, OutputFile, PhaseResult, Usage, Verdict
+from slipway._run.languages import find_language
 from slipway._wire.fields import Fields
 from slipway._wire.results import read_phase
 from support.commands import PATIENCE as COMMAND_PATIENCE
@@ -29,7 +29,7 @@ from support.serving import Server
 if TYPE_CHECKING:
     import subprocess
 
-    from slipway._blocking_handles import Execution
+    from slipway._blocking.handles import Execution
 
 SIZES = {"memory", "memory_limit", "build_memory_limit", "file_size", "output_limit"}
 WAYS = ("clone", "runtime", "client", "cli")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from slipway._assets import find_assets, find_language
-from slipway._request import Options
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
 from slipway_initramfs.store import ImageStore
 from support.stores import copy_store
 

@@ -5,21 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 
-BEGAN = time.monotonic()
-
-# Each is a module here, with ``parser(prog)`` and ``command(arguments, prog)``.
-VERBS = {
-    "run": "run a program in a machine of its own (also: vmm-run FILE)",
-    "serve": "offer running programs as an API on a Unix socket",
-    "image": "build, list, inspect, choose, carry and remove language images",
-    "snapshot": "list and remove what machines are cloned from",
-    "mcp": "offer running code to a language model, as an MCP server on stdin and stdout",
-    "doctor": "check what this host has, and how to mend what it lacks",
-    "completion": "print what lets bash, zsh or fish complete these commands",
-    "man": "print manual pages",
-}
+from slipway._cli.program import VERBS, version
 
 
 def main() -> None:
@@ -60,7 +47,7 @@ def _command(arguments: list[str]) -> int:
 
     from slipway._cli.parsers import mean, typed_name
     from slipway._cli.terminal import EXIT_USAGE, emit, show
-    from slipway._errors import InputError
+    from slipway._model.errors import InputError
 
     name = typed_name()
     verb, *others = arguments or [""]
@@ -86,13 +73,6 @@ def _command(arguments: list[str]) -> int:
         f"unknown verb {verb[:80]!r}",
         mean(verb, VERBS) or f"Verbs: {', '.join(VERBS)}. See: {name} --help",
     )
-
-
-def version() -> str:
-    """Return the line that tells this version."""
-    from slipway_protocol import __version__
-
-    return f"slipway {__version__}\n"
 
 
 def _usage(name: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from slipway._cli import VERBS
 from slipway._cli.parsers import Parser
+from slipway._cli.program import VERBS
 from slipway._cli.terminal import emit
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _tell_completion(action: argparse.Action) -> None:
 
 def _words(what: str) -> Iterable[str]:
     """Return what there is of it in the store."""
-    from slipway._assets import errors_told_to_callers
+    from slipway._run.image_errors import errors_told_to_callers
     from slipway_initramfs import languages
     from slipway_initramfs.store import ImageStore
 

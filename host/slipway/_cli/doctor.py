@@ -14,7 +14,7 @@ from slipway._cli.parsers import Parser, add_store
 from slipway._cli.quantities import mebibytes
 from slipway._cli.screen import paint, width_of
 from slipway._cli.terminal import emit
-from slipway._request import MIB
+from slipway._model.options import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slipway._assets import errors_told_to_callers
+from slipway._run.image_errors import errors_told_to_callers
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from slipway._cli.quantities import file_name, mebibytes
 from slipway._cli.tables import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
-from slipway._errors import InputError
+from slipway._model.errors import InputError
 
 if TYPE_CHECKING:
     import argparse

@@ -11,7 +11,7 @@ from slipway._cli.downloads import Downloads
 from slipway._cli.interruption import interruption_told
 from slipway._cli.quantities import file_path, mebibytes
 from slipway._cli.terminal import Progress, say
-from slipway._errors import InputError
+from slipway._model.errors import InputError
 from slipway.machine import MACHINES
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._cli.parsers import Parser
-    from slipway._request import Options
+    from slipway._model.options import Options
     from slipway_initramfs.languages import Language
     from slipway_initramfs.source import Choices
     from slipway_initramfs.store import ImageStore
@@ -67,7 +67,7 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
         HostError: a snapshot cannot be made.
         ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be made.
     """
-    from slipway._warm import is_emulated, warmer
+    from slipway._run.image_warmup import is_emulated, warmer
     from slipway_initramfs import language_file, languages
     from slipway_initramfs.build import build_image, build_kernel
     from slipway_initramfs.freeze import agent
@@ -119,7 +119,7 @@ def _snapshot_options(
         InputError: the arguments do not fit together.
         HostError: this host cannot run that machine.
     """
-    from slipway._request import Options
+    from slipway._model.options import Options
     from slipway.machine import choose
     from slipway_initramfs.store import machine_architecture
 
@@ -139,8 +139,8 @@ def _snapshot_options(
 
 def _make_snapshot(language: Language, options: Options, store: ImageStore) -> None:
     """Make the snapshot of the image that is in the store, and say so."""
-    from slipway._assets import find_assets
-    from slipway._template_making import make_snapshot
+    from slipway._run.find_assets import find_assets
+    from slipway._snapshots.create import make_snapshot
 
     progress = Progress()
     began = time.monotonic()

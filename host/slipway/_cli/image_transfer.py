@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from slipway._cli.quantities import mebibytes
 from slipway._cli.terminal import Progress, emit, say
-from slipway._errors import HostError, InputError
+from slipway._model.errors import HostError, InputError
 
 if TYPE_CHECKING:
     import argparse

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from slipway._cli import VERBS
 from slipway._cli.parsers import Parser, verbs_of
+from slipway._cli.program import VERBS
 from slipway._cli.quantities import file_path
 from slipway._cli.terminal import emit
-from slipway._errors import HostError
+from slipway._model.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

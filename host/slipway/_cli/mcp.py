@@ -11,15 +11,15 @@ from slipway._cli.host_check import check_host
 from slipway._cli.parsers import Parser, add_store, options_named
 from slipway._cli.quantities import count, file_path
 from slipway._cli.terminal import DescriptorWorker, run_interruptible, write_all
-from slipway._errors import HostError, InputError
-from slipway._request import MIB
+from slipway._model.errors import HostError, InputError
+from slipway._model.options import MIB
 from slipway.machine import MACHINES
 
 if TYPE_CHECKING:
     import argparse
 
-    from slipway._client import AsyncClient
-    from slipway._runtime import AsyncRuntime
+    from slipway._local.runtime import AsyncRuntime
+    from slipway._remote.client import AsyncClient
 
 READ_SIZE = 64 * 1024
 # Of one message; a job with its files is one.
@@ -92,10 +92,10 @@ async def _serve(parsed: argparse.Namespace) -> None:
 
 def _runtime(parsed: argparse.Namespace) -> AsyncRuntime | AsyncClient:
     if parsed.api_sock is not None:
-        from slipway._client import AsyncClient
+        from slipway._remote.client import AsyncClient
 
         return AsyncClient(parsed.api_sock)
-    from slipway._runtime import AsyncRuntime
+    from slipway._local.runtime import AsyncRuntime
 
     return AsyncRuntime(store=parsed.store, max_vms=parsed.max_vms)
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._cli.quantities import duration, file_path, seconds, size
-from slipway._errors import InputError
-from slipway._request import MIB
+from slipway._model.errors import InputError
+from slipway._model.options import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

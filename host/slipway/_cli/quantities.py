@@ -7,7 +7,7 @@ import math
 import re
 from pathlib import Path
 
-from slipway._request import MIB
+from slipway._model.options import MIB
 
 # Patterns are compiled when they are needed: most runs name no quantity.
 _NUMBER = r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*"

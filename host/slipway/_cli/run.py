@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._cli import BEGAN
 from slipway._cli.parsers import options_named
+from slipway._cli.program import BEGAN
 from slipway._cli.run_arguments import options_of, parse, parser, read_source
 from slipway._cli.run_files import destinations, save
 from slipway._cli.run_streams import StandardOutput, no_input, standard_input
@@ -21,16 +21,16 @@ from slipway._cli.terminal import (
     say,
     split_arguments,
 )
-from slipway._errors import InputError, SlipwayError, UnknownOutcome
+from slipway._model.errors import InputError, SlipwayError, UnknownOutcome
 
 __all__ = ["command", "parser"]
 
 if TYPE_CHECKING:
     import argparse
 
-    from slipway._request import Options
-    from slipway._result import Result
-    from slipway._run import Run
+    from slipway._model.options import Options
+    from slipway._model.result import Result
+    from slipway._run.run import Run
     from slipway_initramfs.languages import Language
     from slipway_initramfs.store import ImageStore
 
@@ -75,9 +75,9 @@ def _command(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> 
 
 def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
     """Run it in a machine that this process starts."""
-    from slipway._launch import ColdLauncher
-    from slipway._run import Run
-    from slipway._snapshot_launch import SnapshotLauncher
+    from slipway._run.launcher import ColdLauncher
+    from slipway._run.run import Run
+    from slipway._snapshots.launcher import SnapshotLauncher
     from slipway_initramfs.store import ImageStore
 
     store = ImageStore(parsed.store)
@@ -94,7 +94,7 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
 
 
 def _language(parsed: argparse.Namespace, store: ImageStore) -> Language:
-    from slipway._assets import find_language, language_of_file
+    from slipway._run.languages import find_language, language_of_file
 
     if parsed.language is None:
         return language_of_file(Path(parsed.source), store)
@@ -148,7 +148,7 @@ def _report(result: Result, verbose: bool) -> None:
 
 def exit_code(result: Result) -> int:
     """The exit code that tells ``result``; see EXIT_CODES."""
-    from slipway._result import Verdict
+    from slipway._model.result import Verdict
 
     if result.verdict is Verdict.BUILD_FAILED:
         return 1

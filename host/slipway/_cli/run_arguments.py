@@ -7,13 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from slipway._cli import version
 from slipway._cli.parsers import Parser, add_store
+from slipway._cli.program import version
 from slipway._cli.quantities import count, file_path, seconds, size
 from slipway._cli.run_inputs import input_files
-from slipway._errors import InputError
-from slipway._request import MAX_SOURCE, MIB, Options, read_local
-from slipway._request_bounds import (
+from slipway._model.bounds import (
     MAX_ARGUMENT_BYTES,
     MAX_ARGUMENTS,
     MAX_ENVIRONMENT_BYTES,
@@ -22,6 +20,8 @@ from slipway._request_bounds import (
     MAX_OUTPUTS,
     MAX_VARIABLES,
 )
+from slipway._model.errors import InputError
+from slipway._model.options import MAX_SOURCE, MIB, Options, read_local
 from slipway.machine import MACHINES
 
 EXIT_CODES = """\

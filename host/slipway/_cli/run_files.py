@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.run_inputs import pair
 from slipway._cli.terminal import say
-from slipway._errors import HostError, InputError
-from slipway._text import plain
+from slipway._model.errors import HostError, InputError
+from slipway._util.text import plain
 
 if TYPE_CHECKING:
-    from slipway._result import OutputFile
+    from slipway._model.result import OutputFile
 
 _HINT = "Write --get GUEST:LOCAL."
 

@@ -7,9 +7,10 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._errors import InputError
-from slipway._request import InputFile, read_local
-from slipway._request_bounds import MAX_FILE_BYTES, MAX_FILES
+from slipway._model.bounds import MAX_FILE_BYTES, MAX_FILES
+from slipway._model.errors import InputError
+from slipway._model.input_file import InputFile
+from slipway._model.options import read_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

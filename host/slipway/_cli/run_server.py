@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from slipway._cli.run_arguments import read_source
 from slipway._cli.run_streams import StandardOutput, no_input, standard_input
 from slipway._cli.terminal import Progress, run_interruptible
-from slipway._client import AsyncClient, language_of_suffix
-from slipway._errors import InputError
-from slipway._events import (
+from slipway._model.errors import InputError
+from slipway._model.events import (
     Ended,
     Output,
     PhaseEnded,
@@ -19,15 +18,16 @@ from slipway._events import (
     Queued,
     Started,
 )
+from slipway._remote.client import AsyncClient, language_of_suffix
 
 if TYPE_CHECKING:
     import argparse
 
     from slipway._cli.run_terminal import LocalTerminal
-    from slipway._events import Event
-    from slipway._execution import AsyncExecution
-    from slipway._request import Options, Tty
-    from slipway._result import Result
+    from slipway._model.events import Event
+    from slipway._model.execution import AsyncExecution
+    from slipway._model.options import Options, Tty
+    from slipway._model.result import Result
 
 
 def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:

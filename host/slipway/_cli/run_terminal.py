@@ -10,13 +10,13 @@ import tty
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._errors import InputError, SlipwayError
-from slipway._request import Tty
+from slipway._model.errors import InputError, SlipwayError
+from slipway._model.options import Tty
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from slipway._job_report import PhaseReport
+    from slipway._run.job_report import PhaseReport
     from slipway_protocol.messages import Phase
 
     Resize = Callable[[Tty], Awaitable[None]]

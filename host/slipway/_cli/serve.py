@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.parsers import Parser, add_store, options_named
 from slipway._cli.quantities import count, duration, file_path, size
-from slipway._errors import InputError
+from slipway._model.errors import InputError
 from slipway.machine import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-    from slipway._api.access import Access
-    from slipway._api.server import Settings
+    from slipway._server.server import Settings
+    from slipway._server.socket_access import Access
 
 DESCRIPTION = """\
 Serve HTTP/1.1 on a Unix socket: start runs, and give their output through sockets of their own.
@@ -129,10 +129,10 @@ def _log(debug: bool) -> None:
 
 
 async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, str]) -> None:
-    from slipway._api.server import Server
-    from slipway._api.systemd import Notifier, inherited_socket
     from slipway._cli.host_check import check_host
-    from slipway._runtime import AsyncRuntime
+    from slipway._local.runtime import AsyncRuntime
+    from slipway._server.server import Server
+    from slipway._server.systemd import Notifier, inherited_socket
 
     notify = Notifier(environment)
     inherited = inherited_socket(environment)
@@ -162,7 +162,7 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
 
 
 def _path(name: object) -> Path:
-    from slipway._api.systemd import path_of
+    from slipway._server.systemd import path_of
 
     return Path(path_of(name))
 
@@ -174,10 +174,10 @@ def _pool(parsed: argparse.Namespace) -> int:
 
 
 def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
-    from slipway._api.peers import AllowList
-    from slipway._api.server import Settings
-    from slipway._api.systemd import raise_descriptor_limit
-    from slipway._api.terms import Patience
+    from slipway._server.kept.retention import Patience
+    from slipway._server.peers import AllowList
+    from slipway._server.server import Settings
+    from slipway._server.systemd import raise_descriptor_limit
 
     if parsed.max_sessions is not None and parsed.max_sessions < 0:
         raise InputError(
@@ -220,8 +220,8 @@ def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
 
 
 def _access(parsed: argparse.Namespace) -> Access:
-    from slipway._api.access import UNCHANGED, Access
-    from slipway._api.peers import group_id, user_id
+    from slipway._server.peers import group_id, user_id
+    from slipway._server.socket_access import UNCHANGED, Access
 
     user, _, group = (parsed.owner or "").partition(":")
     return Access(

@@ -11,15 +11,15 @@ from slipway._cli.quantities import mebibytes
 from slipway._cli.tables import Column, table
 from slipway._cli.terminal import emit, say
 from slipway._cli.verbs import Verbs
-from slipway._errors import HostError, InputError
-from slipway._shapes import FORMAT, digest_of, language_digest
-from slipway._snapshots import SnapshotStore
+from slipway._model.errors import HostError, InputError
+from slipway._snapshots.key import FORMAT, digest_of, language_digest
+from slipway._snapshots.store import SnapshotStore
 
 if TYPE_CHECKING:
     import argparse
 
     from slipway._cli.parsers import Parser
-    from slipway._snapshots import StoredSnapshot
+    from slipway._snapshots.store import StoredSnapshot
     from slipway_initramfs.store import ImageStore
 
 

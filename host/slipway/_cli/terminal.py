@@ -13,8 +13,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._cli.screen import bar, is_screen, paint, width_of
-from slipway._errors import HostError, InputError, SlipwayError
-from slipway._text import plain, plain_lines
+from slipway._model.errors import HostError, InputError, SlipwayError
+from slipway._util.text import plain, plain_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable

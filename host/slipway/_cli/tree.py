@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from slipway._cli import VERBS
 from slipway._cli.parsers import Parser, verbs_of
+from slipway._cli.program import VERBS
 
 if TYPE_CHECKING:
     import argparse

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slipway._assets import errors_told_to_callers
 from slipway._cli.parsers import Parser, add_store
+from slipway._run.image_errors import errors_told_to_callers
 
 if TYPE_CHECKING:
     import argparse

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from slipway._api.models import Data, Details, Name, Size, TerminalSize, absent
-from slipway._errors import InputError
 from slipway._mcp.excerpt import KIB, Excerpt
-from slipway._request import MAX_CPUS, InputFile, Options
-from slipway._result import OutputFile, Result
+from slipway._model.errors import InputError
+from slipway._model.input_file import InputFile
+from slipway._model.options import MAX_CPUS, Options
+from slipway._model.result import OutputFile, Result
+from slipway._wire.request_models import Data, Details, Name, Size, TerminalSize, absent
 
 # All fetched files together.
 FILES_SHOWN = 32 * KIB

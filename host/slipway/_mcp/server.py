@@ -24,21 +24,21 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
-from slipway._errors import HostError, InputError, SlipwayError
-from slipway._events import Ended, Output, PhaseStarted, Preparing, Queued, Started
 from slipway._mcp.excerpt import Excerpt
 from slipway._mcp.forms import Job, LanguageForm, Languages, Outcome, outcome
-from slipway._slips import hint_at
+from slipway._model.errors import HostError, InputError, SlipwayError
+from slipway._model.events import Ended, Output, PhaseStarted, Preparing, Queued, Started
+from slipway._util.near_names import hint_at
 from slipway_protocol import __version__
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
     from pydantic import BaseModel
 
-    from slipway._client import AsyncClient
-    from slipway._events import Event
-    from slipway._result import Result
-    from slipway._runtime import AsyncRuntime
+    from slipway._local.runtime import AsyncRuntime
+    from slipway._model.events import Event
+    from slipway._model.result import Result
+    from slipway._remote.client import AsyncClient
 
     Context = ServerRequestContext[dict[str, Any], Any]
 

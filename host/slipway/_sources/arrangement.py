@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from slipway._errors import InputError
-from slipway._text import plain
+from slipway._model.errors import InputError
+from slipway._util.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from slipway._request import InputFile
+    from slipway._model.input_file import InputFile
     from slipway_initramfs.languages import Language
 
-# Their names travel in one message, beside all that a caller may give: see slipway._request.
+# Their names travel in one message, beside all that a caller may give: see slipway._model.options.
 MAX_SOURCE_NAMES: Final = 8 * 1024
 # Of a session, which may have runs without end.
 MAX_KEPT_NAMES: Final = 4096

@@ -21,7 +21,7 @@ from slipway._sources.words import words
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slipway._request import InputFile
+    from slipway._model.input_file import InputFile
     from slipway_initramfs.languages import Language
 
 MAX_REASON: Final = 1000

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from slipway._request import InputFile
+from slipway._model.input_file import InputFile
 from slipway._sources.node_text import MAX_READ, is_module
 
 _PACKAGE: Final = "package.json"

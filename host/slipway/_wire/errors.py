@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from slipway import _errors
-from slipway._errors import Busy, InputError, ProgramError, SlipwayError, UnknownOutcome
-from slipway._text import plain
+from slipway._model import errors
+from slipway._model.errors import Busy, InputError, SlipwayError, UnknownOutcome
+from slipway._util.text import plain
 from slipway._wire.fields import Fields
 
 # Seconds. Who is told to come back later than this is told nonsense.
 MAX_RETRY = 24 * 3600.0
 
-# A ProgramError has a result, and is raised only where somebody asks.
 _ERRORS: dict[str, type[SlipwayError]] = {
     name: kind
-    for name, kind in vars(_errors).items()
-    if isinstance(kind, type) and issubclass(kind, SlipwayError) and kind is not ProgramError
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, SlipwayError)
 }
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-from slipway._errors import InputError
-from slipway._events import (
+from slipway._model.errors import InputError
+from slipway._model.events import (
     Ended,
     Event,
     Output,
@@ -21,7 +21,7 @@ from slipway._events import (
     Queued,
     Started,
 )
-from slipway._text import plain
+from slipway._util.text import plain
 from slipway._wire.errors import broken
 from slipway._wire.fields import Fields, data_record
 from slipway._wire.results import phase_record, read_phase, read_result, result_record
@@ -29,7 +29,7 @@ from slipway._wire.results import phase_record, read_phase, read_result, result_
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from slipway._result import OutputFile
+    from slipway._model.result import OutputFile
 
 # Of a file, in one line: 64 KiB as base64.
 FILE_PIECE = 48 * 1024

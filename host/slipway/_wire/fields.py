@@ -7,8 +7,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from slipway._errors import InputError
-from slipway._text import plain
+from slipway._model.errors import InputError
+from slipway._util.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

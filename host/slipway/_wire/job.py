@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from slipway._errors import InputError
-from slipway._request import Options, Tty
+from slipway._model.errors import InputError
+from slipway._model.options import Options, Tty
 from slipway._wire.fields import data_record
 
 if TYPE_CHECKING:

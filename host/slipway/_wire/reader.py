@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from slipway._errors import InputError
-from slipway._events import (
+from slipway._model.bounds import MAX_FILE_BYTES
+from slipway._model.errors import InputError
+from slipway._model.events import (
     Ended,
     Event,
     Output,
@@ -13,9 +14,8 @@ from slipway._events import (
     Queued,
     Started,
 )
-from slipway._request import MIB
-from slipway._request_bounds import MAX_FILE_BYTES
-from slipway._result import OutputFile
+from slipway._model.options import MIB
+from slipway._model.result import OutputFile
 from slipway._wire.errors import broken, error_of
 from slipway._wire.events import read_event
 from slipway._wire.fields import Fields

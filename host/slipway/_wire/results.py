@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from slipway._errors import InputError
-from slipway._request_bounds import MAX_FILE_BYTES, MAX_OUTPUTS
-from slipway._result import (
+from slipway._model.bounds import MAX_FILE_BYTES, MAX_OUTPUTS
+from slipway._model.errors import InputError
+from slipway._model.result import (
     Captured,
     OutputFile,
     PhaseLimits,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slipway._errors import InputError
+from slipway._model.errors import InputError
 from slipway.machine.model import Machine, MachineSpec, Snapshot, Template, Transport
 
 if TYPE_CHECKING:

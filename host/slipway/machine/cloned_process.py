@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway._text import plain
+from slipway._util.text import plain
 from slipway.machine.process import Process
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._errors import HostError, InputError, SlipwayError
-from slipway._text import plain
+from slipway._model.errors import HostError, InputError, SlipwayError
+from slipway._util.text import plain
 from slipway.machine import kvm_snapshot
 from slipway.machine.child import ChildMachine
 from slipway.machine.console import Console

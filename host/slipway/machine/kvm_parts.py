@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slipway._errors import InputError
+from slipway._model.errors import InputError
 from slipway.machine.child import open_pair
 from slipway.machine.kernel_arguments import command_line
 from slipway.vmm import arch, control

@@ -12,8 +12,8 @@ import select
 import time
 from typing import TYPE_CHECKING
 
-from slipway._errors import HostError
-from slipway._text import plain
+from slipway._model.errors import HostError
+from slipway._util.text import plain
 from slipway.machine import memory_files
 from slipway.machine.kvm_parts import Shape
 from slipway.vmm import control, snapshot

@@ -10,8 +10,8 @@ from collections import deque
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from slipway._errors import HostError
-from slipway._text import plain
+from slipway._model.errors import HostError
+from slipway._util.text import plain
 from slipway.machine.child import open_pair
 from slipway.machine.cloned_process import ClonedProcess
 from slipway.machine.kvm import ANSWER_SECONDS, PACKAGES, START_SECONDS, KvmMachine

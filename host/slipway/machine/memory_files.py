@@ -7,7 +7,7 @@ import fcntl
 import os
 from contextlib import suppress
 
-from slipway._errors import HostError
+from slipway._model.errors import HostError
 
 # A process that got hold of the file can neither change nor shorten it (fcntl(2)): a clone that was
 # taken over by its guest cannot reach its siblings by it.

@@ -10,9 +10,9 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._errors import HostError
-from slipway._text import plain
-from slipway._threads import uninterrupted
+from slipway._model.errors import HostError
+from slipway._util.text import plain
+from slipway._util.threads import uninterrupted
 
 if TYPE_CHECKING:
     from slipway.machine.qmp import Monitor

@@ -11,8 +11,8 @@ import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway._errors import HostError
-from slipway._text import plain
+from slipway._model.errors import HostError
+from slipway._util.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

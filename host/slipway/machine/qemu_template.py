@@ -11,9 +11,9 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._errors import HostError
-from slipway._text import plain
-from slipway._threads import uninterrupted
+from slipway._model.errors import HostError
+from slipway._util.text import plain
+from slipway._util.threads import uninterrupted
 from slipway.machine import memory_files, migration
 from slipway.machine.qemu import Board, QemuMachine, ram_of_file
 

@@ -12,8 +12,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._errors import HostError
-from slipway._text import plain
+from slipway._model.errors import HostError
+from slipway._util.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import mmap
 import time
 from typing import TYPE_CHECKING
 
-from slipway._memo import once_per_boot
+from slipway._util.once_per_boot import once_per_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable

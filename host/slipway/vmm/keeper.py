@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from slipway._errors import HostError
+from slipway._model.errors import HostError
 from slipway.vmm import control, snapshot
 from slipway.vmm.devices import saved as states
 from slipway.vmm.devices.uart import Uart

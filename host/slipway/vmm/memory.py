@@ -7,7 +7,7 @@ import mmap
 import os
 from contextlib import suppress
 
-from slipway._errors import HostError
+from slipway._model.errors import HostError
 from slipway.vmm.libc import libc
 from slipway.vmm.pagemap import PAGE, merged
 

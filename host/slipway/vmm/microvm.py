@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from slipway._errors import HostError
+from slipway._model.errors import HostError
 from slipway.vmm import arch
 from slipway.vmm.bus import Bus
 from slipway.vmm.devices.uart import Uart

@@ -11,7 +11,7 @@ import select
 import sys
 import time
 
-from slipway._errors import HostError, InputError, SlipwayError
+from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway.vmm import confine, control
 from slipway.vmm.microvm import MicroVm, Spec
 from slipway.vmm.pagemap import read_own

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 
-from slipway._errors import HostError
+from slipway._model.errors import HostError
 from slipway.vmm import pack
 from slipway.vmm.pagemap import PAGE, merged
 from slipway.vmm.record import record, replace

@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 
-from slipway._errors import HostError
+from slipway._model.errors import HostError
 from slipway.vmm import arch, confine, control, descriptors, snapshot
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.microvm import MicroVm

@@ -26,7 +26,7 @@ def test_names_every_field_of_a_job(field: str) -> None:
 
 
 def test_names_every_type_of_problem() -> None:
-    sources = (DOCS.parent / "host" / "slipway" / "_api").glob("*.py")
+    sources = (DOCS.parent / "host" / "slipway" / "_server").rglob("*.py")
     text = "\n".join(source.read_text("utf-8") for source in sources)
     kinds = set(re.findall(r"Problem\(\s*(?:4|5)\d\d,\s*\"([a-z-]+)\"", text))
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._conversation import MAX_FETCHED, WINDOW
-from slipway._errors import HostError, UnknownOutcome
-from slipway._guest import unhurried
-from slipway._request import InputFile
+from slipway._model.errors import HostError, UnknownOutcome
+from slipway._model.input_file import InputFile
+from slipway._run.guest import unhurried
+from slipway._run.job_exchange import MAX_FETCHED, WINDOW
 from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
 from slipway_protocol.schema import MAX_DATA, VERSION
@@ -19,7 +19,7 @@ from support.scripted_agent import READY, connect, play
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from slipway._job_report import JobReport
+    from slipway._run.job_report import JobReport
     from support.scripted_agent import ScriptedAgent
 
 OUT, ERR, IN = m.Stream.STDOUT, m.Stream.STDERR, m.Stream.STDIN

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from slipway._job_report import PhaseReport
-from slipway._jobs import Surroundings, describe_job
-from slipway._reports import phase_result
-from slipway._request import MIB, Options
-from slipway._result import PhaseLimits
+from slipway._model.options import MIB, Options
+from slipway._model.result import PhaseLimits
+from slipway._run.job_message import Surroundings, describe_job
+from slipway._run.job_report import PhaseReport
+from slipway._run.results import phase_result
 from slipway._wire.fields import Fields
 from slipway._wire.results import phase_record, read_phase
 from slipway_initramfs import languages

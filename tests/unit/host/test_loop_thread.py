@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from slipway._errors import InputError
-from slipway._loop_thread import LoopThread
+from slipway._blocking.loop_thread import LoopThread
+from slipway._model.errors import InputError
 
 
 class Owner:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slipway._errors import HostError, InputError
+from slipway._model.errors import HostError, InputError
 from slipway.machine import MachineSpec, choose
 from slipway.machine.console import KEPT_BYTES, Console
 from slipway.machine.kvm import KvmMachine

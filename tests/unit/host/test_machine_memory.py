@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway import InputError, _sizing
-from slipway._request import MAX_MEMORY, MIB, InputFile, Options
-from slipway._shapes import Shape
-from slipway._sizing import check_room, machine_memory
+from slipway import InputError
+from slipway._model.input_file import InputFile
+from slipway._model.options import MAX_MEMORY, MIB, Options
+from slipway._run import sizing as _sizing
+from slipway._run.sizing import check_room, machine_memory
+from slipway._snapshots.key import Shape
 from slipway_agent import machine
 from slipway_initramfs import languages
 from slipway_initramfs.records import LOW_MEMORY, Blob, Image

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._conversation import WINDOW
-from slipway._errors import UnknownOutcome
+from slipway._model.errors import UnknownOutcome
+from slipway._run.job_exchange import WINDOW
 from slipway_protocol import messages as m
 from slipway_protocol.schema import MAX_DATA
 from support.scripted_agent import connect
 
 if TYPE_CHECKING:
-    from slipway._job_report import JobReport, PhaseReport
+    from slipway._run.job_report import JobReport, PhaseReport
     from support.scripted_agent import ScriptedAgent
 
 OUT, ERR = m.Stream.STDOUT, m.Stream.STDERR

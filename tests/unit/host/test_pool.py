@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from slipway import _pool, _shelf
 from slipway._admission import Admission, Capacity, Needs
-from slipway._assets import find_language
-from slipway._errors import HostError, ImageError
-from slipway._pool import ANSWER_SECONDS, SLACK, Pool
-from slipway._request import MIB, InputFile, Options
-from slipway._shapes import Shape
+from slipway._model.errors import HostError, ImageError
+from slipway._model.input_file import InputFile
+from slipway._model.options import MIB, Options
+from slipway._run.languages import find_language
+from slipway._snapshots import pool as _pool
+from slipway._snapshots import pool_entry as _shelf
+from slipway._snapshots.key import Shape
+from slipway._snapshots.pool import ANSWER_SECONDS, SLACK, Pool
 from slipway_initramfs.store import ImageStore
 from support.clock import Clock
 from support.fake_machine import FakeLauncher, FakeMachine
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from slipway._assets import Assets
-    from slipway._guest import Guest
+    from slipway._run.assets import Assets
+    from slipway._run.guest import Guest
 
 SHAPE = Shape("bash", "fake", 128 * MIB, 1, "ab" * 32)
 ANEW = replace(SHAPE, inputs="cd" * 32)

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway import _guest, _pool, _shelf, _template_making, _templates
 from slipway._admission import Admission, Capacity, Needs
-from slipway._assets import find_language
-from slipway._guest import Origin
-from slipway._pool import Pool
-from slipway._request import Options
-from slipway._shapes import Shape
-from slipway._snapshot_launch import SnapshotLauncher
-from slipway._snapshots import SnapshotStore
-from slipway._templates import Templates
+from slipway._model.options import Options
+from slipway._run import guest as _guest
+from slipway._run.guest import Origin
+from slipway._run.languages import find_language
+from slipway._snapshots import create as _template_making
+from slipway._snapshots import pool as _pool
+from slipway._snapshots import pool_entry as _shelf
+from slipway._snapshots import templates as _templates
+from slipway._snapshots.key import Shape
+from slipway._snapshots.launcher import SnapshotLauncher
+from slipway._snapshots.pool import Pool
+from slipway._snapshots.store import SnapshotStore
+from slipway._snapshots.templates import Templates
 from slipway_initramfs.store import ImageStore
 from support.fake_templates import MEMORY, MIB, StoredMachine, stored_snapshot
 from support.sessions import open_files, settled
@@ -28,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from slipway._assets import Assets
-    from slipway._guest import Guest
+    from slipway._run.assets import Assets
+    from slipway._run.guest import Guest
 
 LANGUAGES = ("bash", "python", "c")
 RUNS = 120

@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from slipway._cli.quantities import duration, seconds, size
-from slipway._request import MIB
+from slipway._model.options import MIB
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slipway
-from slipway._jobs import describe_job
-from slipway._request import MAX_SECONDS, MAX_SOURCE, InputFile, Options, check_source, read_local
-from slipway._request_bounds import (
+from slipway._model.bounds import (
     MAX_ARGUMENT_BYTES,
     MAX_ENVIRONMENT_BYTES,
     MAX_FILES,
     check_files,
     check_guest_path,
 )
+from slipway._model.input_file import InputFile
+from slipway._model.options import MAX_SECONDS, MAX_SOURCE, Options, check_source, read_local
+from slipway._run.job_message import describe_job
 from slipway_initramfs import languages
 from slipway_protocol.codec import decode, encode
 from slipway_protocol.messages import File

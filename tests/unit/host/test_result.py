@@ -9,7 +9,7 @@ import pytest
 
 import slipway
 from slipway._cli.run import exit_code
-from slipway._result import Captured, Provenance, Timing, Usage, Verdict
+from slipway._model.result import Captured, Provenance, Timing, Usage, Verdict
 
 USAGE = Usage(1.0, 0.5, 0.25, 1024, 2)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway._cli.run_inputs import input_files
-from slipway._errors import InputError
-from slipway._request_bounds import MAX_FILES
+from slipway._model.bounds import MAX_FILES
+from slipway._model.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path

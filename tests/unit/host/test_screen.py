@@ -10,7 +10,7 @@ import pytest
 from slipway._cli.screen import bar, paint
 from slipway._cli.tables import Column, table
 from slipway._cli.terminal import guarded, say
-from slipway._errors import InputError
+from slipway._model.errors import InputError
 
 COLUMNS = (Column("NAME"), Column("SOURCE", cut=True), Column("MIB", right=True))
 ROWS = [("rust@1.80", "docker://registry.example/library/rust:1.80", 148), ("c", "debian", 7)]

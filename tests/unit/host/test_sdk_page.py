@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from slipway import _request, _request_bounds
-from slipway._request import MIB, Options
-from slipway._result import OutputFile, PhaseResult, Result, Usage, Verdict
+from slipway._model import bounds as _request_bounds
+from slipway._model import options as _request
+from slipway._model.options import MIB, Options
+from slipway._model.result import OutputFile, PhaseResult, Result, Usage, Verdict
 
 PAGE = (Path(__file__).parents[3] / "docs" / "sdk.md").read_text("utf-8")
 BOUNDS = PAGE.partition("\n## Bounds\n")[2].partition("\n## ")[0]

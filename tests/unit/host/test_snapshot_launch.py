@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from slipway import _templates
-from slipway._assets import find_language
-from slipway._errors import HostError
-from slipway._guest import Guest, Origin
-from slipway._request import Options
-from slipway._shapes import Shape
-from slipway._snapshot_launch import SnapshotLauncher
-from slipway._snapshots import SnapshotStore
+from slipway._model.errors import HostError
+from slipway._model.options import Options
+from slipway._run.guest import Guest, Origin
+from slipway._run.languages import find_language
+from slipway._snapshots import templates as _templates
+from slipway._snapshots.key import Shape
+from slipway._snapshots.launcher import SnapshotLauncher
+from slipway._snapshots.store import SnapshotStore
 from slipway_initramfs.store import ImageStore
 from support.fake_machine import FakeLauncher
 from support.fake_templates import MEMORY, FakeTemplates, StoredMachine, stored_snapshot
@@ -25,7 +25,7 @@ from support.stores import put_image
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from slipway._assets import Assets
+    from slipway._run.assets import Assets
 
 SHAPE = Shape("bash", "fake", MEMORY, 1, "ab" * 32)
 

@@ -16,13 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slipway import _checked_files, _sparse_files
-from slipway._assets import Assets
-from slipway._checked_files import CheckedFile
-from slipway._errors import HostError, ImageError
-from slipway._request import MIB, Options
-from slipway._shapes import Shape, reason_against
-from slipway._snapshots import SnapshotStore
+from slipway._model.errors import HostError, ImageError
+from slipway._model.options import MIB, Options
+from slipway._run.assets import Assets
+from slipway._snapshots import sparse_files as _sparse_files
+from slipway._snapshots import verified_files as _checked_files
+from slipway._snapshots.key import Shape, reason_against
+from slipway._snapshots.store import SnapshotStore
+from slipway._snapshots.verified_files import CheckedFile
 from slipway.machine import Snapshot, memory_files
 from slipway_initramfs import languages
 from slipway_initramfs.freeze import Agent
@@ -32,7 +33,7 @@ from support.stores import names, put_agent, put_image, put_kernel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slipway._snapshots import StoredSnapshot
+    from slipway._snapshots.store import StoredSnapshot
     from slipway.machine import Machine
 
 MEMORY = 16 * MIB
@@ -419,9 +420,9 @@ def test_record_of_another_name_is_none(
 SAVER = """
 import os, sys
 from pathlib import Path
-from slipway._errors import ImageError
-from slipway._shapes import Shape
-from slipway._snapshots import SnapshotStore
+from slipway._model.errors import ImageError
+from slipway._snapshots.key import Shape
+from slipway._snapshots.store import SnapshotStore
 from slipway.machine import Snapshot, memory_files
 from slipway_initramfs.store import ImageStore
 from support.stores import put_image
@@ -574,11 +575,18 @@ def test_reading_a_snapshot_does_not_move_its_offsets(
 
 
 def test_looking_up_imports_nothing_of_making(images: ImageStore, shape: Shape) -> None:
-    slow = ("hashlib", "asyncio", "tempfile", "socket", "slipway._sparse_files", "subprocess")
+    slow = (
+        "hashlib",
+        "asyncio",
+        "tempfile",
+        "socket",
+        "slipway._snapshots.sparse_files",
+        "subprocess",
+    )
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from slipway._shapes import Shape\n"
-        "from slipway._snapshots import SnapshotStore\n"
+        "from slipway._snapshots.key import Shape\n"
+        "from slipway._snapshots.store import SnapshotStore\n"
         "from slipway_initramfs.store import ImageStore\n"
         f"store = SnapshotStore(ImageStore(Path({str(images.root)!r})))\n"
         f"store.find(Shape('toy', 'qemu', {MEMORY}, 1, {shape.inputs!r}))\n"

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slipway
-from slipway._client import language_of_suffix
-from slipway._jobs import Surroundings, describe_job
-from slipway._request import InputFile, Options
-from slipway._request_bounds import MAX_FILES
+from slipway._model.bounds import MAX_FILES
+from slipway._model.input_file import InputFile
+from slipway._model.options import Options
+from slipway._remote.client import language_of_suffix
+from slipway._run.job_message import Surroundings, describe_job
 from slipway._sources import MAX_SOURCE_NAMES, check_source_names, keep_names
 from slipway._sources.arrangement import MAX_KEPT_NAMES
 from slipway._sources.include import MAX_READ, find_included

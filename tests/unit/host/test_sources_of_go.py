@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway._request import InputFile
+from slipway._model.input_file import InputFile
 from slipway._sources import arrange
 from slipway._sources.go import fits_name
 from slipway._sources.go_text import evaluate, read_head

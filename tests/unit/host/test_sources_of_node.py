@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway._jobs import Surroundings, describe_job
-from slipway._request import InputFile, Options
+from slipway._model.input_file import InputFile
+from slipway._model.options import Options
+from slipway._run.job_message import Surroundings, describe_job
 from slipway._sources.node_text import MAX_READ, is_module
 from slipway_initramfs import languages
 

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from slipway import _template_making, _templates
 from slipway._admission import Admission, Capacity, Needs
-from slipway._assets import find_language
-from slipway._errors import HostError, ImageError
-from slipway._guest import Guest, Origin
-from slipway._request import Options
-from slipway._shapes import Shape
-from slipway._snapshots import SnapshotStore
-from slipway._template_making import make
-from slipway._templates import Templates
+from slipway._model.errors import HostError, ImageError
+from slipway._model.options import Options
+from slipway._run.guest import Guest, Origin
+from slipway._run.languages import find_language
+from slipway._snapshots import create as _template_making
+from slipway._snapshots import templates as _templates
+from slipway._snapshots.create import make
+from slipway._snapshots.key import Shape
+from slipway._snapshots.store import SnapshotStore
+from slipway._snapshots.templates import Templates
 from slipway_initramfs.store import ImageStore
 from support.fake_machine import _transports
 from support.fake_templates import MEMORY, MIB, StoredMachine, stored_snapshot
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from slipway._assets import Assets
-    from slipway._snapshots import StoredSnapshot
+    from slipway._run.assets import Assets
+    from slipway._snapshots.store import StoredSnapshot
     from slipway.machine import Snapshot
     from support.fake_machine import FakeLauncher
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from slipway._warm import _failure
+from slipway._run.image_warmup import _failure
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import slipway
 from slipway import _wire
-from slipway._errors import Busy
-from slipway._events import (
+from slipway._model.errors import Busy
+from slipway._model.events import (
     Ended,
     Event,
     Output,
@@ -23,7 +23,15 @@ from slipway._events import (
     Queued,
     Started,
 )
-from slipway._result import Captured, OutputFile, PhaseResult, Provenance, Result, Timing, Usage
+from slipway._model.result import (
+    Captured,
+    OutputFile,
+    PhaseResult,
+    Provenance,
+    Result,
+    Timing,
+    Usage,
+)
 
 counts = st.integers(0, 2**63 - 1)
 seconds = st.floats(0, 1e9)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from slipway._errors import HostError
+from slipway._model.errors import HostError
 from slipway.vmm.record import record
 
 TYPE_CHECKING = False

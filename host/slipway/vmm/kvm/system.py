@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 
-from slipway._errors import HostError
+from slipway._model.errors import HostError
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.failure import explained
 from slipway.vmm.kvm.vm import Vm

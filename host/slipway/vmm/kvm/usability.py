@@ -14,8 +14,8 @@ import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from slipway._errors import HostError
-from slipway._memo import once_per_boot
+from slipway._model.errors import HostError
+from slipway._util.once_per_boot import once_per_boot
 from slipway.vmm.kvm import abi, x86_64
 from slipway.vmm.kvm.system import Kvm, why_not_open
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from slipway._api.bodies import Bodies, ClientGone
-from slipway._api.connection import Pace
-from slipway._api.problems import Refusal
+from slipway._server.http.connection import Pace
+from slipway._server.http.request_bodies import Bodies, ClientGone
+from slipway._server.problems import Refusal
 
 
 class Sender:

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway._api.commands import Commands, signal_number
-from slipway._errors import InputError, SlipwayError
-from slipway._request import Tty
+from slipway._model.errors import InputError, SlipwayError
+from slipway._model.options import Tty
+from slipway._server.kept.commands import Commands, signal_number
 from slipway._wire import MAX_LINE, data_record
 from support.played_execution import PlayedExecution, writing
 
 if TYPE_CHECKING:
-    from slipway._execution import AsyncStdin
+    from slipway._model.execution import AsyncStdin
 
 
 class Played:

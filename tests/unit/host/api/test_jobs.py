@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway._api import jobs
-from slipway._api.jobs import Job, language_of
-from slipway._api.models import (
+from slipway._model.input_file import InputFile
+from slipway._model.options import Options, Tty
+from slipway._model.values import Bounds, declarations
+from slipway._server.http import job_request as jobs
+from slipway._server.http.job_request import Job, language_of
+from slipway._server.http.request_parsing import parsed
+from slipway._server.problems import Refusal
+from slipway._wire import job_record, session_record
+from slipway._wire.request_models import (
     Limits,
     RunQuery,
     SessionBody,
@@ -19,11 +25,6 @@ from slipway._api.models import (
     StartBody,
     StartQuery,
 )
-from slipway._api.parsing import parsed
-from slipway._api.problems import Refusal
-from slipway._request import InputFile, Options, Tty
-from slipway._values import Bounds, declarations
-from slipway._wire import job_record, session_record
 
 
 def query(**told: str) -> StartQuery:

@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from slipway._api.app import document
+from slipway._server.http.app import document
 
 KEPT = Path(__file__).parents[4] / "docs" / "openapi.json"
-HOW = "write it anew: python -m slipway._api.app > docs/openapi.json"
+HOW = "write it anew: python -m slipway._server.http.app > docs/openapi.json"
 
 
 def test_the_document_in_the_tree_is_that_of_the_code() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway._api.output_log import AHEAD, BEHIND, OutputLog
+from slipway._server.kept.output_log import AHEAD, BEHIND, OutputLog
 
 _AHEAD, _BEHIND = 200_000, 150_000
 # Around the sizes at which pieces are gathered, and cut.

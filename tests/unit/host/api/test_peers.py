@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from slipway._api.peers import AllowList, Peer, group_id, peer_of, user_id
-from slipway._errors import InputError
+from slipway._model.errors import InputError
+from slipway._server.peers import AllowList, Peer, group_id, peer_of, user_id
 
 OWNER = 1000
 

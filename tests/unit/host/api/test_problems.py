@@ -4,8 +4,15 @@ import json
 
 import pytest
 
-from slipway._api.problems import MAX_TEXT, Problem, bug, problem_of
-from slipway._errors import Busy, HostError, ImageError, InputError, SlipwayError, UnknownOutcome
+from slipway._model.errors import (
+    Busy,
+    HostError,
+    ImageError,
+    InputError,
+    SlipwayError,
+    UnknownOutcome,
+)
+from slipway._server.problems import MAX_TEXT, Problem, bug, problem_of
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._api.systemd import Notifier, inherited_socket, path_of
-from slipway._errors import InputError
+from slipway._model.errors import InputError
+from slipway._server.systemd import Notifier, inherited_socket, path_of
 
 if TYPE_CHECKING:
     from pathlib import Path

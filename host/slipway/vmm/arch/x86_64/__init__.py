@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slipway._errors import InputError
+from slipway._model.errors import InputError
 from slipway.vmm.arch.x86_64 import acpi, boot, layout, processor
 from slipway.vmm.arch.x86_64.keeper import Keeper
 from slipway.vmm.arch.x86_64.kernel import open_kernel

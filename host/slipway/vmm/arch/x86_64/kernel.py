@@ -16,7 +16,7 @@ import os
 import stat
 import struct
 
-from slipway._errors import InputError
+from slipway._model.errors import InputError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

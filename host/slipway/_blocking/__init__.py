@@ -1,0 +1,1 @@
+"""The blocking forms of runtimes, clients, runs and sessions."""

@@ -1,0 +1,115 @@
+"""``slipway.run`` and ``slipway.run_async``: one run without a runtime."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slipway._model.arguments import check_listener, chunks, open_stdin, read_source, source_bytes
+from slipway._model.errors import InputError
+from slipway._model.options import options_of
+from slipway._model.values import take
+from slipway._run.languages import language_of
+from slipway._run.launcher import ColdLauncher
+from slipway._run.run import Run
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator
+
+    from slipway._model.arguments import OnOutput, Source, Stdin
+    from slipway._model.result import Result
+    from slipway._run.assets import Progress
+
+
+def run(source: Source, language: str | None = None, **arguments: Any) -> Result:
+    """Run ``source`` in a new machine and wait for its end.
+
+    ``arguments`` are those of :func:`run_async`.
+
+    Raises:
+        InputError: the request cannot be run as it stands; nothing was started.
+        HostError: this host lacks something.
+        UnknownOutcome: the machine was lost under the program.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise InputError(
+            "run() would block the event loop that it is called in",
+            "Use: await slipway.run_async(...)",
+        )
+    on_output = arguments.pop("on_output", None)
+    check_listener(on_output)
+    request, stdin = _request(source, source_bytes(source), language, **arguments)
+    # Here and not in a thread of a loop's: making an image takes long, and Ctrl-C is to end it.
+    request.prepare()
+    return asyncio.run(request.execute(stdin, on_output))
+
+
+async def run_async(
+    source: Source,
+    language: str | None = None,
+    *,
+    stdin: Stdin = b"",
+    on_output: OnOutput | None = None,
+    store: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Result:
+    """Run ``source`` in a new machine.
+
+    Args:
+        source: the program's text, or the Path of its file.
+        language: a language's name, for example ``python``; where it is left out, the suffix of
+            the Path tells it.
+        stdin: what the program reads on its stdin.
+        on_output: called as ``on_output(phase, stream, data)`` with ``build`` or ``run`` and
+            ``stdout`` or ``stderr`` while the output comes, and awaited where it can be. While it
+            waits, so does the program. The result holds the output only where this is not given.
+        store: the directory of the image store.
+        progress: called with a line for people when an image has to be made first.
+        options: the fields of :class:`slipway.Options`.
+
+    Raises:
+        InputError: the request cannot be run as it stands; nothing was started.
+        HostError: this host lacks something.
+        UnknownOutcome: the machine was lost under the program.
+    """
+    check_listener(on_output)
+    text = await read_source(source)
+    request, chunks = _request(
+        source, text, language, stdin=stdin, store=store, progress=progress, **options
+    )
+    await asyncio.to_thread(request.prepare)
+    return await request.execute(chunks, on_output)
+
+
+def _request(
+    source: Source,
+    text: bytes,
+    language: str | None,
+    *,
+    stdin: Stdin = b"",
+    store: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[Run, AsyncIterator[bytes]]:
+    """Check what a caller asks for; ``text`` is what was read of ``source``. Raises InputError."""
+    checked = options_of(options)
+    opened = open_stdin(stdin)
+    if opened is None:
+        raise InputError(
+            "stdin is None, and there is no handle to write to", "Give it, or use a Runtime."
+        )
+    if progress is not None and not callable(progress):
+        raise InputError("progress is no function", "It takes a line of text.")
+    from slipway_initramfs.store import ImageStore
+
+    images = ImageStore(take("store", Path | None, store))
+    language_found = language_of(language, source, images)
+    request = Run(language_found, text, checked, ColdLauncher(images), progress=progress)
+    return request, chunks(opened) if isinstance(opened, bytes) else opened

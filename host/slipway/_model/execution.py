@@ -1,0 +1,216 @@
+"""A run that has been started: its events, its stdin, its end. The same in process and remote."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, Self
+
+from slipway._model.errors import InputError, SlipwayError, UnknownOutcome
+from slipway._model.events import (
+    Ended,
+    Output,
+    PhaseEnded,
+    PhaseStarted,
+    Preparing,
+    Queued,
+    Started,
+)
+from slipway._model.values import convert, describe_value
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from slipway._model.events import Event
+    from slipway._model.result import OutputFile, Result
+
+
+# The last of the real-time ones: signal(7).
+MAX_SIGNAL = 64
+
+
+def check_signal(number: object) -> None:
+    """Check that there is a signal ``number``.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_SIGNAL:
+        raise InputError(
+            f"there is no signal {describe_value(number)}",
+            f"Signals are 1 to {MAX_SIGNAL}, for example signal.SIGINT.",
+        )
+
+
+class AsyncStdin:
+    """The program's standard input, where it was left open."""
+
+    def __init__(self, execution: AsyncExecution) -> None:
+        self._execution = execution
+
+    async def write(self, data: bytes | str) -> None:
+        """Give ``data`` to the program; waits while it does not read.
+
+        What comes after the program's end is dropped, as no program can read it.
+
+        Raises:
+            InputError: stdin was given with the run, or has been closed.
+        """
+        if octets := convert("data", bytes, data):
+            await self._execution._write(octets)
+
+    async def close(self) -> None:
+        """End of file; may be called again."""
+        await self._execution._end_input()
+
+
+class AsyncExecution(abc.ABC):
+    """A run under way.
+
+    It is an asynchronous iterator over :mod:`slipway._model.events`. While nobody takes them, about
+    1 MiB of output waits, and then the program does. As a context manager it cancels at its end
+    what is still running.
+    """
+
+    def __init__(self, identifier: str, language: str) -> None:
+        self.id = identifier
+        self.language = language
+        self.stdin = AsyncStdin(self)
+        self._state = "queued"
+        self._position: int | None = None
+        self._captured: dict[tuple[str, str], bytearray] = {}
+        self._result: Result | None = None
+        self._failure: SlipwayError | None = None
+        self._taking = False
+
+    @property
+    def state(self) -> str:
+        """One of queued, preparing, booting, building, running, ended."""
+        return self._state
+
+    @property
+    def position(self) -> int | None:
+        """How many are started before this run, while it is queued."""
+        return self._position
+
+    @property
+    def outcome(self) -> Result | SlipwayError | None:
+        """How it ended, as soon as that is known; None before."""
+        return self._result or self._failure
+
+    @property
+    def untaken(self) -> int:
+        """Bytes of output and files that wait here for whoever takes the events."""
+        return 0
+
+    @abc.abstractmethod
+    async def signal(self, number: int) -> None:
+        """Send signal ``number`` to the program of the phase that runs.
+
+        Raises:
+            InputError: no phase runs, or there is no such signal.
+            UnknownOutcome: the machine was lost.
+        """
+
+    @abc.abstractmethod
+    async def resize(self, rows: int, columns: int) -> None:
+        """Give the program's terminal another size; it hears SIGWINCH. Nothing after its end.
+
+        Raises:
+            InputError: it has no terminal, or none can have that size.
+            UnknownOutcome: the machine was lost.
+        """
+
+    @abc.abstractmethod
+    async def cancel(self) -> None:
+        """End the run, and wait until its machine is gone. Its verdict is then ``cancelled``.
+
+        One that has ended is left as it is.
+        """
+
+    @abc.abstractmethod
+    async def _next(self) -> Event:
+        """The next event; StopAsyncIteration after the last. Raises SlipwayError."""
+
+    @abc.abstractmethod
+    async def _write(self, data: bytes) -> None:
+        """Write to stdin."""
+
+    @abc.abstractmethod
+    async def _end_input(self) -> None:
+        """End stdin."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._result is not None:
+            raise StopAsyncIteration
+        if self._failure is not None:
+            raise self._failure
+        if self._taking:
+            raise InputError(
+                "two tasks take the events of one run",
+                "Let one of them iterate, or wait().",
+            )
+        self._taking = True
+        try:
+            event = await self._next()
+        except SlipwayError as error:
+            if isinstance(error, UnknownOutcome):
+                error.stdout = bytes(self._captured.get(("run", "stdout"), b""))
+                error.stderr = bytes(self._captured.get(("run", "stderr"), b""))
+            self._failure = error
+            raise
+        finally:
+            self._taking = False
+        if isinstance(event, Ended):
+            self._result = event.result
+        return event
+
+    async def wait(self) -> Result:
+        """Wait for the end. The result has the output that was not taken as events before.
+
+        Raises:
+            HostError: this host lacks something.
+            UnknownOutcome: the machine was lost under the program.
+        """
+        async for event in self:
+            if isinstance(event, Output):
+                key = (event.phase, event.stream)
+                self._captured.setdefault(key, bytearray()).extend(event.data)
+        assert self._result is not None
+        return self._result.with_output({key: bytes(data) for key, data in self._captured.items()})
+
+    async def files(self) -> tuple[OutputFile, ...]:
+        """Wait for the end, and the files that were asked for.
+
+        Raises what :meth:`wait` raises.
+        """
+        return (await self.wait()).files
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.cancel()
+
+    def _follow(self, event: Event) -> None:
+        """Keep state and position in step with what is told."""
+        match event:
+            case Queued(position=position):
+                self._state, self._position = "queued", position
+            case Preparing():
+                self._state, self._position = "preparing", None
+            case Started():
+                self._state, self._position = "booting", None
+            case PhaseStarted(phase=phase):
+                self._state = "building" if phase == "build" else "running"
+            case PhaseEnded(phase="build"):
+                self._state = "running"
+            case Ended():
+                self._state, self._position = "ended", None

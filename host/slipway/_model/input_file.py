@@ -1,0 +1,30 @@
+"""A file that a run is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slipway._model.values import convert, declarations
+
+if TYPE_CHECKING:
+    import os
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class InputFile:
+    """A file for the working directory: ``path`` there, and its bytes, or a text.
+
+    Raises:
+        InputError: one of them is of another type.
+    """
+
+    path: str
+    data: bytes
+    mode: int
+
+    def __init__(self, path: str | os.PathLike[str], data: bytes | str, mode: int = 0o644) -> None:
+        given = {"path": path, "data": data, "mode": mode}
+        for name, kind in declarations(InputFile).items():
+            value = convert(f"{name} of an InputFile", kind, given[name])
+            object.__setattr__(self, name, value)

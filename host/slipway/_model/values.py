@@ -1,0 +1,247 @@
+"""Values of a caller's, who may have no types, taken as what a declaration says of them.
+
+A declaration is a type: text, bytes, a number, a path, a class of ours, several of those, or None.
+``Annotated[int, Bounds(1, 8)]`` says within which bounds. Of ``bool | Tty``, what is no bool is
+taken as the last. All that is wrong is an InputError that names the value.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, SupportsIndex, Union, get_args, get_origin, get_type_hints
+
+from slipway._model.errors import InputError
+
+# An iterator may have no end. No option takes nearly so many.
+MAX_ITEMS = 10_000
+# No number that means anything has more; to print one of millions of digits takes minutes.
+_MAX_BITS = 128
+_SEE = "See slipway.Options."
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """From ``least`` to ``most``; with ``above``, more than ``least``."""
+
+    least: float
+    most: float
+    above: bool = False
+
+    def check(self, name: str, value: float) -> None:
+        """Check that ``value`` is within.
+
+        Raises:
+            InputError: it is not, or is no number at all.
+        """
+        low = value > self.least if self.above else value >= self.least
+        if low and value <= self.most:
+            return
+        least = f"more than {self.least:.15g}" if self.above else f"at least {self.least:.15g}"
+        most = f" and at most {self.most:.15g}" if math.isfinite(self.most) else ""
+        raise InputError(
+            f"{name} is {describe_value(value)}, and must be {least}{most}",
+            f"Leave {name} out for the default.",
+        )
+
+
+def take(name: str, kind: Any, value: object) -> Any:
+    """``value`` as the declaration ``kind`` has it, within its bounds.
+
+    Raises:
+        InputError: it is of another type, or out of its bounds.
+    """
+    taken = convert(name, kind, value)
+    check_bounds(name, kind, taken)
+    return taken
+
+
+@cache
+def declarations(kind: type) -> Mapping[str, Any]:
+    """The declared types of the fields of a dataclass, bounds and all."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def convert(name: str, kind: Any, value: object) -> Any:
+    """``value`` as the declaration ``kind`` has it, wherever its bounds are.
+
+    Raises:
+        InputError: it is of another type.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return convert(name, parts[0], value)
+    if origin in {Union, UnionType}:
+        if value is None and NoneType in parts:
+            return None
+        *others, kind = (part for part in parts if part is not NoneType)
+        if any(isinstance(value, other) for other in others):
+            return value
+        return convert(name, kind, value)
+    if origin is tuple:
+        return _several(name, parts, value)
+    return _TAKERS.get(kind, _instance_of(kind))(name, value)
+
+
+def check_bounds(name: str, kind: Any, value: Any) -> None:
+    """Check a converted ``value`` for the bounds that its declaration ``kind`` has.
+
+    Raises:
+        InputError: it is out of them.
+    """
+    if value is None:
+        return
+    if get_origin(kind) is Annotated:
+        for note in kind.__metadata__:
+            if isinstance(note, Bounds):
+                note.check(name, value)
+    elif get_origin(kind) in {Union, UnionType}:
+        for part in get_args(kind):
+            check_bounds(name, part, value)
+
+
+def text_bytes(name: str, text: str, hint: str = "Give the bytes that are meant.") -> bytes:
+    """``text`` in UTF-8; what Python made of bytes that are none (PEP 383) is those bytes.
+
+    Raises:
+        InputError: it has a surrogate that stands for no byte.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} cannot be encoded as UTF-8: character {error.start} is a lone surrogate", hint
+        ) from None
+
+
+def describe_value(value: object) -> str:
+    """A value of any size for a sentence."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MAX_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    if value is None or isinstance(value, bool | int | float):
+        return f"{value!r:.60}"
+    if isinstance(value, str):
+        return f"{value[:60]!r}"
+    return f"of type {type(value).__name__}"
+
+
+def wrong(name: str, value: object, wanted: str, hint: str = "") -> InputError:
+    """The error of a value that is not what is ``wanted``."""
+    return InputError(f"{name} is {describe_value(value)}, and must be {wanted}", hint)
+
+
+def _several(name: str, parts: tuple[Any, ...], value: object) -> tuple[Any, ...]:
+    """``tuple[X, ...]``, or a tuple that has its length; pairs may be a mapping."""
+    endless = parts[-1] is ...
+    if endless and get_origin(parts[0]) is tuple and isinstance(value, Mapping):
+        return _pairs(name, get_args(parts[0]), value)
+    if isinstance(value, str | bytes | bytearray):
+        raise InputError(f"{name} is one text, and has to be several", f"Write {name}=[text].")
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise wrong(name, value, "a list or a tuple", _SEE)
+    items = tuple(islice(value, MAX_ITEMS + 1))
+    if len(items) > MAX_ITEMS:
+        raise InputError(f"{name} has more than {MAX_ITEMS} items", "Give fewer.")
+    if not endless and len(items) != len(parts):
+        raise InputError(f"{name} has {len(items)} items, and must have {len(parts)}", _SEE)
+    kinds = parts[:1] * len(items) if endless else parts
+    return tuple(
+        convert(f"{name}[{at}]", kind, item)
+        for at, (kind, item) in enumerate(zip(kinds, items, strict=True))
+    )
+
+
+def _pairs(
+    name: str, kinds: tuple[Any, ...], value: Mapping[Any, Any]
+) -> tuple[tuple[Any, Any], ...]:
+    first, second = kinds
+    return tuple(
+        (convert(f"a name in {name}", first, key), convert(f"{name}[{key!r:.60}]", second, item))
+        for key, item in value.items()
+    )
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        return str(value)
+    hint = "Decode it: os.fsdecode(...)." if isinstance(value, bytes | bytearray) else ""
+    raise wrong(name, value, "a text", hint or "Give a str.")
+
+
+def _octets(name: str, value: object) -> bytes:
+    if isinstance(value, str):
+        return text_bytes(name, value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    hint = (
+        "Read the file: .read_bytes()." if isinstance(value, os.PathLike) else "Give bytes or str."
+    )
+    raise wrong(name, value, "bytes or a text", hint)
+
+
+def _flag(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise wrong(name, value, "True or False", "Give a bool.")
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        return value.__index__()
+    raise wrong(name, value, "an integer", "Give an int; sizes are in bytes.")
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, float | SupportsIndex) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:  # Bounds tell of it
+            return math.inf
+    raise wrong(name, value, "a number", "Give an int or a float; times are in seconds.")
+
+
+def _path(name: str, value: object) -> Path:
+    found = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(found, str):
+        raise wrong(name, value, "a path", "Give a str or a Path.")
+    if not found or "\0" in found or not _encodable(found):
+        raise InputError(f"{name} is {found[:60]!r}, which is no path", "Give a str or a Path.")
+    return Path(found)
+
+
+def _encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _instance_of(kind: type) -> Any:
+    def taken(name: str, value: object) -> object:
+        if isinstance(value, kind):
+            return value
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise wrong(
+            name, value, f"{article} {kind.__name__}", f"Give a slipway.{kind.__name__}(...)."
+        )
+
+    return taken
+
+
+_TAKERS: Mapping[Any, Any] = {
+    str: _text,
+    bytes: _octets,
+    bool: _flag,
+    int: _integer,
+    float: _number,
+    Path: _path,
+}

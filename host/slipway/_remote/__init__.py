@@ -1,0 +1,1 @@
+"""Runs and sessions on a server, over its HTTP API."""

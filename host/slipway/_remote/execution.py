@@ -1,0 +1,296 @@
+"""A run in a machine of a server's."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from slipway._model.errors import HostError, InputError, SlipwayError, UnknownOutcome
+from slipway._model.events import Event, Output
+from slipway._model.execution import AsyncExecution, check_signal
+from slipway._model.options import Tty
+from slipway._remote.http import UnknownRun
+from slipway._remote.line_socket import LineSocket
+from slipway._wire import MAX_OUTPUT, EventReader, Fields, broken, data_record, line, parse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+    from slipway._model.options import Options
+    from slipway._remote.http import Calls
+
+STATES = ("queued", "preparing", "booting", "building", "running", "ended")
+# Of stdin in one command: a line of 64 KiB where it goes as base64.
+STDIN_PIECE = 48 * 1024
+# How often one is tried that breaks without a single line between.
+ATTEMPTS = 5
+# What may wait in a server when a run is cancelled is about a MiB.
+MAX_REST = 16 * 1024 * 1024
+# sockaddr_un.sun_path, without the NUL; unix(7).
+_MAX_SOCKET_PATH = 107
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+class RemoteExecution(AsyncExecution):
+    """The run that ``answer``, to ``POST /v1/start``, tells of.
+
+    Raises:
+        UnknownOutcome: it tells of none.
+    """
+
+    def __init__(self, calls: Calls, answer: object, options: Options) -> None:
+        try:
+            fields = Fields(answer, "the answer")
+            identifier, self._path = fields.text("id"), _socket_path(fields)
+            if not _IDENTIFIER.fullmatch(identifier):
+                raise InputError(f"{identifier!r:.60} is no id of a run")
+            super().__init__(identifier, fields.line("language"))
+            self._state = fields.choice("state", STATES)
+            self._position = fields.integer("position") if "position" in fields else None
+        except InputError as error:
+            raise broken(error.message) from None
+        self._calls = calls
+        self._has_terminal = bool(options.tty)
+        limit = max(options.output_limit or 0, MAX_OUTPUT)
+        self._reader = EventReader(options.outputs, limit)
+        self._socket: LineSocket | None = None
+        # Bytes of whole lines that have been handled, of the stream since its beginning.
+        self._offset = 0
+        self._attempts = 0
+        # Events that came while the run was cancelled; one receives at a time.
+        self._rest: deque[Event | SlipwayError] = deque()
+        self._receiving = asyncio.Lock()
+        self._over = False
+        self._input: bool | None = None
+        self._written = False
+        self._feeder: asyncio.Task[None] | None = None
+        self._input_failure: InputError | None = None
+
+    async def begin(self, stdin: AsyncIterator[bytes] | None, *, interactive: bool) -> None:
+        """Connect; feed ``stdin`` to the program, or leave it open where there is none.
+
+        Raises:
+            UnknownOutcome: the server went away.
+        """
+        self._input = interactive or None
+        await self._connect()
+        if stdin is not None:
+            self._feeder = asyncio.create_task(self._feed(stdin), name=f"slipway-stdin-{self.id}")
+
+    async def signal(self, number: int) -> None:
+        """Have the server send it; see :meth:`AsyncExecution.signal`."""
+        check_signal(number)
+        await self._calls.ask("POST", f"/v1/vms/{self.id}/signal", {"signal": int(number)})
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Have the server do it; see :meth:`AsyncExecution.resize`."""
+        size = Tty(rows, columns)
+        if not self._has_terminal:
+            raise InputError("the program has no terminal", "Start it with tty=True.")
+        if not self._over:
+            with suppress(UnknownRun):  # it has ended, and is forgotten
+                await self._calls.ask("POST", f"/v1/vms/{self.id}/resize", asdict(size))
+
+    async def cancel(self) -> None:
+        """Have the server end it, and take what is left; see :meth:`AsyncExecution.cancel`.
+
+        Raises:
+            UnknownOutcome: the server does not answer.
+        """
+        if self._over:
+            return
+        try:
+            # No such run, or no server: then there is no machine of it either.
+            with suppress(UnknownRun, HostError):
+                await self._calls.ask("DELETE", f"/v1/vms/{self.id}")
+            if self._socket is not None:
+                await self._take_rest()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Leave no socket open, and no task behind."""
+        self._over = True
+        if self._feeder is not None:
+            self._feeder.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, traceback)
+        finally:
+            self.close()
+
+    async def _next(self) -> Event:
+        async with self._receiving:
+            if not self._rest:
+                return await self._receive()
+            item = self._rest.popleft()
+        if isinstance(item, SlipwayError):
+            raise item
+        return item
+
+    async def _receive(self) -> Event:
+        """The next event from the server. May be cancelled without loss."""
+        try:
+            while True:
+                event = self._handle(await self._line())
+                if event is not None:
+                    self._follow(event)
+                    if self._reader.ended:
+                        self.close()
+                    return event
+        except SlipwayError:
+            self._state, self._position = "ended", None
+            self.close()
+            raise
+
+    def _handle(self, text: bytes) -> Event | None:
+        self._offset += len(text)
+        self._attempts = 0
+        try:
+            record = parse(text)
+        except InputError as error:
+            raise broken(error.message) from None
+        return self._reader.feed(record)
+
+    async def _line(self) -> bytes:
+        while True:
+            if self._input_failure is not None and self._feeder is not None:
+                await asyncio.wait([self._feeder])  # it ends the run
+                raise self._input_failure
+            if self._over:
+                raise UnknownOutcome("the handle of the run was closed before the run had ended")
+            assert self._socket is not None
+            text = await self._socket.read_line()
+            if self._input_failure is not None:
+                continue
+            if text is not None:
+                return text
+            if not self._over:
+                await self._reconnect()
+
+    async def _reconnect(self) -> None:
+        """Go on where the stream broke."""
+        if self._written:
+            raise UnknownOutcome(
+                "the connection to the run broke, and what it got of its stdin is not known",
+                "The program may have run, in part or whole; see whether the server still does.",
+            )
+        if self._attempts == ATTEMPTS:
+            raise broken(f"the output ended {ATTEMPTS} times before the run did")
+        self._attempts += 1
+        try:
+            answer = await self._calls.ask(
+                "POST", f"/v1/vms/{self.id}/resume?offset={self._offset}"
+            )
+            fields = Fields(answer, "the answer")
+            if fields.integer("offset") != self._offset:
+                raise broken("it resumes the output somewhere else")
+            self._path = _socket_path(fields)
+        except HostError:
+            raise self._gone() from None
+        except InputError as error:
+            raise UnknownOutcome(f"the server has lost the run: {error.message}") from None
+        await self._connect()
+
+    async def _connect(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        try:
+            async with asyncio.timeout(self._calls.timeout):
+                self._socket = await LineSocket.connect(self._path)
+        except OSError as error:  # TimeoutError is one
+            reason = error.strerror or "it does not accept"
+            raise UnknownOutcome(
+                f"cannot connect to the output of the run at {self._path!r:.120}: {reason}",
+                "The server may have ended, or may not let you in.",
+            ) from None
+
+    def _gone(self) -> UnknownOutcome:
+        doing = {"building": "was being built", "running": "ran"}.get(
+            self._state, f"was {self._state}"
+        )
+        return UnknownOutcome(
+            f"the server at {self._calls.path} went away while the program {doing}",
+            "What it ran has ended with it.",
+        )
+
+    async def _take_rest(self) -> None:
+        """Keep what a cancelled run has still said, for whoever asks."""
+        size = 0
+        try:
+            async with asyncio.timeout(self._calls.timeout):
+                while not self._reader.ended and size < MAX_REST:
+                    async with self._receiving:
+                        if self._reader.ended:
+                            return
+                        event = await self._receive()
+                        self._rest.append(event)
+                    size += len(event.data) if isinstance(event, Output) else 1
+        except TimeoutError:
+            self._rest.append(UnknownOutcome("the server did not tell the end of a cancelled run"))
+        except SlipwayError as error:
+            self._rest.append(error)
+        else:
+            if not self._reader.ended:
+                self._rest.append(broken("it sends output of a cancelled run without end"))
+
+    async def _write(self, data: bytes) -> None:
+        if self._input is None:
+            raise InputError(
+                "stdin was given with the run", "Start it with stdin=None to write to it."
+            )
+        if not self._input:
+            raise InputError("stdin has been closed", "Write before you close it.")
+        for start in range(0, len(data), STDIN_PIECE):
+            await self._command({"type": "stdin", **data_record(data[start : start + STDIN_PIECE])})
+
+    async def _end_input(self) -> None:
+        if self._input:
+            self._input = False
+            await self._command({"type": "stdin_end"})
+
+    async def _command(self, record: dict[str, str]) -> None:
+        if self._socket is None or self._over:
+            return
+        self._written = True
+        # A run that has ended reads no more; one whose server has gone is for the reader to tell.
+        with suppress(OSError):
+            await self._socket.write(line(record))
+
+    async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
+        try:
+            async for data in stdin:
+                if self._over:
+                    return
+                await self._write(data)
+            await self._end_input()
+        except InputError as error:
+            self._input_failure = error
+            try:
+                with suppress(SlipwayError):
+                    await self._calls.ask("DELETE", f"/v1/vms/{self.id}")
+            finally:
+                if self._socket is not None:
+                    self._socket.close()
+
+
+def _socket_path(fields: Fields) -> str:
+    path = fields.text("socket")
+    size = len(path.encode("utf-8", "replace"))
+    # As it will be bound and no other: a relative one would be anybody's.
+    if not path.startswith("/") or not path.isprintable() or size > _MAX_SOCKET_PATH:
+        raise InputError(f"{path!r:.120} is no path of a socket")
+    return path

@@ -1,0 +1,1 @@
+"""One run: image, machine, agent, job, output, result."""

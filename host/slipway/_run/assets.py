@@ -1,0 +1,107 @@
+"""Kernel, initramfs and agent that a machine boots."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from slipway._run.image_errors import errors_told_to_callers
+from slipway._run.sizing import machine_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from slipway._model.options import Options
+    from slipway_initramfs.freeze import Agent
+    from slipway_initramfs.languages import Language
+    from slipway_initramfs.records import Image, Kernel
+    from slipway_initramfs.store import ImageStore
+
+    Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Assets:
+    """Everything that a machine is started from.
+
+    ``language`` is as this image has it, with the variables that the image sets; ``memory`` is the
+    machine's, in bytes; ``other_kernel`` the caller's own kernel, if it has one; ``state`` the
+    store's directory.
+    """
+
+    language: Language
+    image: Image
+    kernel: Kernel
+    agent: Agent
+    initrd: Path
+    other_kernel: Path | None
+    memory: int
+    state: Path
+
+    @property
+    def kernel_path(self) -> Path:
+        """The kernel that boots."""
+        return self.other_kernel or self.kernel.path
+
+
+def boot_assets(
+    image: Image, language: Language, options: Options, store: ImageStore, progress: Progress
+) -> Assets:
+    """What ``image`` boots from, with kernel and agent made where they are missing.
+
+    Raises:
+        ImageError: they cannot be made.
+        InputError: the machine would have too little memory.
+    """
+    with errors_told_to_callers():
+        return assets_of_image(image, language, options, store, progress, verified=False)
+
+
+def assets_of_image(
+    image: Image,
+    language: Language,
+    options: Options,
+    store: ImageStore,
+    progress: Progress,
+    *,
+    verified: bool,
+) -> Assets:
+    """As :func:`boot_assets`, with the errors of image making.
+
+    With ``verified`` every byte of kernel and agent is checked as well.
+    """
+    from slipway_initramfs.errors import ImageCorrupted
+    from slipway_initramfs.freeze import agent as freeze_agent
+    from slipway_initramfs.initrds import find_initrd
+
+    kernel = None
+    if not verified:
+        with suppress(ImageCorrupted):
+            kernel = store.kernel()
+    if kernel is None:
+        from slipway_initramfs.build import build_kernel
+
+        kernel = build_kernel(store, progress=progress)
+    memory = machine_memory(image, language, options)
+    agent = freeze_agent(store, image.architecture, progress, verify=verified)
+    # The modules are the kernel's: another kernel takes none of them.
+    initrd = find_initrd(store, image, kernel if options.kernel is None else None, agent.path)
+    adapted = replace(language, environment={**image.environment, **language.environment})
+    return Assets(adapted, image, kernel, agent, initrd, options.kernel, memory, store.root)
+
+
+def verify(assets: Assets, store: ImageStore) -> None:
+    """Check every byte of what is being booted against its digest.
+
+    Raises:
+        ImageCorrupted: of :mod:`slipway_initramfs.errors`; what is damaged is made again by
+            :func:`find_assets` with ``repair``.
+    """
+    from slipway_initramfs.initrds import verify_initrd
+
+    kernel = assets.kernel if assets.other_kernel is None else None
+    verify_initrd(store, assets.image, kernel, assets.agent.archive)
+    if kernel is not None:
+        kernel.image.verify()

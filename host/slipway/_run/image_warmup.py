@@ -1,0 +1,99 @@
+"""Warming an image up: one command in a machine of the image itself, and the file it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from slipway._model.errors import ImageError, SlipwayError
+from slipway._util.text import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway_initramfs.recipes import WarmUp
+    from slipway_initramfs.records import Image
+    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.warming import Warmer
+    from slipway_protocol.messages import Phase, Stream
+
+# Compiling a standard library takes an emulated machine a quarter of an hour.
+SECONDS = 3600
+_SAID = 2000
+
+
+def is_emulated(store: ImageStore) -> bool:
+    """Whether the machines of this host are emulated in software, by ``auto``'s choice."""
+    from slipway.vmm.kvm import usability
+
+    return not usability.examine(store.root)[0]
+
+
+def warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
+    """What runs warm-ups on a machine of this host, with the kernel and the agent of ``store``."""
+
+    def warm(image: Image, warm_up: WarmUp) -> bytes:
+        from slipway_initramfs.errors import BuildFailed
+
+        try:
+            return asyncio.run(_warm(image, warm_up, store, progress))
+        except SlipwayError as error:
+            raise BuildFailed(
+                f"the image cannot be warmed up: {error.message}", error.hint
+            ) from error
+
+    return warm
+
+
+async def _warm(
+    image: Image, warm_up: WarmUp, store: ImageStore, progress: Callable[[str], None]
+) -> bytes:
+    from slipway._model.options import MAX_CPUS, MIB, Options
+    from slipway._run.assets import boot_assets
+    from slipway._run.guest import Guest
+    from slipway_initramfs.languages import Language
+    from slipway_initramfs.recipes import Limits, RegistryRecipe
+    from slipway_initramfs.recipes import Phase as Command
+    from slipway_initramfs.warming import OUTPUT
+
+    limits = Limits(SECONDS, SECONDS, 0, 512, 1024, 1024, 1)
+    language = Language(
+        name="warming",
+        aliases=(),
+        suffixes=(),
+        source=".warming",
+        build=None,
+        run=Command(warm_up.command, limits),
+        environment={},
+        debian=None,
+        registry=RegistryRecipe(),
+    )
+    options = Options(
+        outputs=(OUTPUT,),
+        memory=image.minimum_memory + warm_up.memory * MIB,
+        cpus=min(os.cpu_count() or 1, MAX_CPUS),
+    )
+    assets = await asyncio.to_thread(boot_assets, image, language, options, store, progress)
+    said = bytearray()
+
+    async def listen(_phase: Phase, _stream: Stream, data: bytes) -> None:
+        said.extend(data)
+        del said[:-_SAID]
+
+    progress("warming the image up in a machine of its own")
+    guest = await Guest.start(assets, options)
+    try:
+        await guest.wait_ready()
+        report = await guest.run(assets.language, b"", options, listen)
+    finally:
+        await guest.stop()
+    if OUTPUT in report.files and report.succeeded:
+        return report.files[OUTPUT][1]
+    raise _failure(warm_up.command[0], bytes(said), report.missing.get(OUTPUT, ""))
+
+
+def _failure(program: str, said: bytes, missing: str) -> ImageError:
+    """The error for a program of the image that left nothing; its words are as hostile as it is."""
+    words = " ".join(plain(said.decode("utf-8", "replace")).split())
+    return ImageError(f"{program} failed in the image: {words or missing or 'it said nothing'}")

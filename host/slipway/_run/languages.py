@@ -1,0 +1,85 @@
+"""Languages by name and suffix, and the images that they have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._model.arguments import check_language
+from slipway._model.language_info import LanguageInfo
+from slipway._model.values import convert
+from slipway._run.image_errors import errors_told_to_callers
+
+if TYPE_CHECKING:
+    from slipway_initramfs.languages import Language
+    from slipway_initramfs.store import ImageStore
+
+
+def find_language(name: str, store: ImageStore | None = None) -> Language:
+    """The language called ``name``, or ``name@version``, that Slipway has or ``store`` was given.
+
+    Raises:
+        InputError: there is none; the hint has the nearest names.
+    """
+    from slipway_initramfs import languages
+
+    with errors_told_to_callers():
+        return languages.by_name(name, store)
+
+
+def language_of_file(path: Path, store: ImageStore | None = None) -> Language:
+    """The language whose suffix ``path`` has.
+
+    Raises:
+        InputError: none has it.
+    """
+    from slipway_initramfs import languages
+
+    with errors_told_to_callers():
+        return languages.by_suffix(path, store)
+
+
+def language_of(language: object, source: object, store: ImageStore) -> Language:
+    """The language that is named, or that the suffix of ``source`` tells, a path.
+
+    Raises:
+        InputError: there is none.
+    """
+    name = check_language(language, source)
+    if name is not None:
+        return find_language(name, store)
+    return language_of_file(convert("source", Path, source), store)
+
+
+def list_languages(store: ImageStore) -> tuple[LanguageInfo, ...]:
+    """All languages that Slipway has or ``store`` was given, by name.
+
+    Raises:
+        ImageError: the store cannot be read.
+    """
+    from slipway_initramfs.languages import known_languages
+    from slipway_initramfs.store import machine_architecture
+
+    with errors_told_to_callers():
+        known = known_languages(store)
+        found: dict[str, dict[str, str]] = {name: {} for name in known}
+        for image in store.images():
+            if image.architecture == machine_architecture() and image.language in known:
+                version = image.name.partition("@")[2]
+                found[image.language][version] = known[image.language].toolchain.of(image)
+        return tuple(_info(known[name], found[name], store) for name in sorted(known))
+
+
+def _info(language: Language, found: dict[str, str], store: ImageStore) -> LanguageInfo:
+    # What a bare name stands for may be one of the versions.
+    meant = store.default(language.name).partition("@")[2]
+    others = {version: text for version, text in found.items() if version}
+    return LanguageInfo(
+        language.name,
+        language.aliases,
+        language.suffixes,
+        tuple(others),
+        meant in found,
+        found.get(meant, ""),
+        others,
+    )

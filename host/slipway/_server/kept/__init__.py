@@ -1,0 +1,1 @@
+"""Runs and sessions that the server keeps after their request, and their output."""

@@ -1,0 +1,59 @@
+"""From the events of a run to the stream that clients read."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from slipway._model.errors import HostError, SlipwayError
+from slipway._model.events import Output
+from slipway._wire import error_record, event_records, line
+
+if TYPE_CHECKING:
+    from slipway._model.events import Event
+    from slipway._model.execution import AsyncExecution
+    from slipway._server.kept.output_log import OutputLog
+
+log = logging.getLogger("slipway.api")
+
+
+class Pump:
+    """Takes the events of ``execution`` as fast as ``output`` has room for them.
+
+    A ``raw`` stream has the output and ends, however the run does. One of ``events`` has a line for
+    each event, and ends in ``ended`` or ``failed``.
+    """
+
+    def __init__(
+        self,
+        execution: AsyncExecution,
+        output: OutputLog,
+        stream: str,
+    ) -> None:
+        self._execution = execution
+        self._output = output
+        self._stream = stream
+
+    async def run(self) -> None:
+        """Go on until the last event; closes the stream."""
+        try:
+            async for event in self._execution:
+                await self._tell(event)
+        except SlipwayError as error:
+            await self._fail(error)
+        except Exception:
+            log.exception("the run %s was lost by a bug", self._execution.id)
+            await self._fail(HostError("the server lost this run", "This is a bug of ours."))
+        finally:
+            self._output.close()
+
+    async def _tell(self, event: Event) -> None:
+        if self._stream == "events":
+            for record in event_records(event):
+                await self._output.append(line(record))
+        elif isinstance(event, Output):
+            await self._output.append(event.data)
+
+    async def _fail(self, error: SlipwayError) -> None:
+        if self._stream == "events":
+            await self._output.append(line({"type": "failed", **error_record(error)}))

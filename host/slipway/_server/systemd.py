@@ -1,0 +1,112 @@
+"""Socket activation and notification by systemd: sd_listen_fds(3) and sd_notify(3).
+
+Both protocols are a few lines, and documented as stable. The libraries for them are no longer kept
+up, or need libsystemd and a compiler; so this is our own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from slipway._model.errors import HostError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+FIRST_DESCRIPTOR = 3
+
+
+def inherited_socket(
+    environment: MutableMapping[str, str], first: int = FIRST_DESCRIPTOR
+) -> socket.socket | None:
+    """The listening Unix socket that systemd gave us, if it gave one.
+
+    The variables are taken out of ``environment``, as they are not for our children.
+
+    Raises:
+        InputError: it is no listening Unix stream socket, or there are several.
+    """
+    pid = environment.pop("LISTEN_PID", "")
+    count = environment.pop("LISTEN_FDS", "")
+    environment.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count:
+        return None
+    if count != "1":
+        raise InputError(
+            f"systemd passes {count[:20]} sockets, and one is served",
+            "Have one ListenStream= in the socket unit.",
+        )
+    os.set_inheritable(first, False)
+    inherited = socket.socket(fileno=first)
+    listens = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if (inherited.family, inherited.type) != (socket.AF_UNIX, socket.SOCK_STREAM) or not listens:
+        inherited.close()
+        raise InputError(
+            "what systemd passes is no listening Unix stream socket",
+            "Have ListenStream=/an/absolute/path and Accept=no in the socket unit.",
+        )
+    return inherited
+
+
+def path_of(name: object) -> str:
+    """The path in a socket's ``name``, as getsockname(2) gives it.
+
+    Raises:
+        InputError: it has none: output sockets would have no place.
+    """
+    if not isinstance(name, str) or not name.startswith("/"):
+        raise InputError(
+            f"the socket that systemd passes is bound to {name!r:.80}, not to an absolute path",
+            "Have ListenStream=/an/absolute/path in the socket unit.",
+        )
+    return name
+
+
+class Notifier:
+    """Tells the service manager how we are; without one it tells nobody."""
+
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        """Take the manager's address out of ``environment``: it is not for our children."""
+        self._address = environment.pop("NOTIFY_SOCKET", "")
+        usec = environment.pop("WATCHDOG_USEC", "")
+        pid = environment.pop("WATCHDOG_PID", str(os.getpid()))
+        self.watchdog_seconds: float | None = None
+        if self._address and usec.isdigit() and int(usec) and pid == str(os.getpid()):
+            # sd_watchdog_enabled(3): "recommended ... every half of the time".
+            self.watchdog_seconds = int(usec) / 2e6
+
+    def __call__(self, *lines: str) -> None:
+        """Send ``lines`` such as ``READY=1``; one that does not listen is none of our care."""
+        if not self._address:
+            return
+        address = self._address
+        if address.startswith("@"):  # the abstract namespace, unix(7)
+            address = "\0" + address[1:]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
+            sender.setblocking(False)
+            sender.sendto("\n".join(lines).encode(), address)
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one, and return it (getrlimit(2)).
+
+    Raises:
+        HostError: it is too low to serve anybody.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 20
+    if soft < 128:
+        raise HostError(
+            f"{soft} open files are too few for a server", "Raise the limit: ulimit -n 65536"
+        )
+    return soft

@@ -1,0 +1,1 @@
+"""Ready machines: the store of snapshots, templates, and the pool of idle clones."""

@@ -1,0 +1,110 @@
+"""Making templates: a machine is booted, warmed, stopped, and tried before it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from slipway._model.errors import HostError
+from slipway._run.guest import Guest
+from slipway._run.launcher import ColdLauncher
+from slipway._snapshots.key import Shape, reason_against
+from slipway._snapshots.store import SnapshotStore
+from slipway._util.threads import uninterrupted
+from slipway.machine import choose
+
+if TYPE_CHECKING:
+    from slipway._model.options import Options
+    from slipway._run.assets import Assets, Progress
+    from slipway._snapshots.store import StoredSnapshot
+    from slipway.machine import Snapshot
+    from slipway_initramfs.store import ImageStore
+
+
+def make_snapshot(
+    assets: Assets, options: Options, store: ImageStore, progress: Progress
+) -> StoredSnapshot:
+    """Make the snapshot of a machine that runs what ``assets`` are, and keep it in ``store``.
+
+    Raises:
+        HostError: this host cannot run such a machine, or not clone it.
+        ImageError: the language's sample program fails, or the disk is full.
+    """
+    return asyncio.run(make(assets, options, store, progress))
+
+
+async def make(
+    assets: Assets, options: Options, store: ImageStore, progress: Progress
+) -> StoredSnapshot:
+    """Do what :func:`make_snapshot` does. Cancelled, it leaves no machine and no open file."""
+    if reason := reason_against(assets, options):
+        raise HostError(f"no snapshot can be made: {reason}")
+    kind, _ = choose(options.machine, assets.state)
+    shape = Shape.of(assets, kind, options.cpus)
+    snapshot = await take(assets, options, store, progress)
+    try:
+        # The thread goes on with the files, whoever is cancelled.
+        return await uninterrupted(asyncio.to_thread(SnapshotStore(store).save, shape, snapshot))
+    finally:
+        snapshot.close()
+
+
+async def take(assets: Assets, options: Options, store: ImageStore, progress: Progress) -> Snapshot:
+    """The snapshot of a machine that is ready and warm, and of which a clone has been tried.
+
+    Raises:
+        HostError, ImageError: as :func:`make_snapshot` does.
+    """
+    progress(f"making a snapshot of {assets.image.name}: booting it")
+    guest = await ColdLauncher(store).launch(assets, options, template=True)
+    try:
+        progress(f"making a snapshot of {assets.image.name}: running its sample program")
+        await guest.rehearse(assets.language)
+        snapshot = await guest.machine.snapshot()
+    except BaseException:
+        await uninterrupted(guest.stop())
+        raise
+    compiled = assets.language.build is not None
+    try:
+        await uninterrupted(guest.stop())
+        progress(f"making a snapshot of {assets.image.name}: trying a clone")
+        template = await type(guest.machine).template(duplicate(snapshot), assets.state)
+        try:
+            clone = Guest(await template.clone())
+            try:
+                await clone.wait_restored(clone=True)
+                if not compiled:
+                    await clone.rehearse(assets.language)
+                # Not what a compiler touches: clones that wait would all have that.
+                snapshot = await clone.machine.noted(snapshot)
+                if compiled:
+                    await clone.rehearse(assets.language)
+            finally:
+                await uninterrupted(clone.stop())
+        finally:
+            await uninterrupted(template.close())
+    except BaseException:
+        snapshot.close()
+        raise
+    return snapshot
+
+
+def duplicate(snapshot: Snapshot) -> Snapshot:
+    """Another owner's descriptors of the same files.
+
+    Raises:
+        HostError: there may be no more of them.
+    """
+    memory = -1
+    try:
+        memory = os.dup(snapshot.memory)
+        return replace(snapshot, memory=memory, state=os.dup(snapshot.state))
+    except OSError as error:
+        if memory >= 0:
+            os.close(memory)
+        raise HostError(
+            f"a snapshot cannot be opened again: {error.strerror}",
+            "Raise the limit of open files (ulimit -n).",
+        ) from None

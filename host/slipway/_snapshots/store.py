@@ -1,0 +1,277 @@
+"""The store of snapshots: what machines are cloned from, kept on disk between processes.
+
+A snapshot is a record of kind ``snapshot`` in the image store that names two blobs, the guest's
+memory and all else. Its name, the key, says what it is of; its ``inputs`` stand for all that it
+depends on, and where they differ it is of no use. Blobs of snapshots have holes and are named by
+:func:`slipway._snapshots.sparse_files.digest`.
+
+Finding one is on the way of every run: what only writers need is imported when they write.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from slipway._model.errors import HostError, ImageError
+from slipway._model.options import MAX_CPUS, MAX_MEMORY, MIB
+from slipway._run.image_errors import errors_told_to_callers
+from slipway._snapshots.key import Shape
+from slipway.machine.model import Snapshot
+from slipway_initramfs import records
+from slipway_initramfs.errors import ImageCorrupted
+from slipway_initramfs.errors import ImageError as BuildError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slipway_initramfs.records import Blob
+    from slipway_initramfs.store import ImageStore
+
+KIND: Final = "snapshot"
+MAX_STATE: Final = 256 * MIB
+_LATEST: Final = 253402300799
+"""The last second of the year 9999."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A snapshot in the store, whose files may be lost or damaged.
+
+    ``made`` is when (ISO 8601, UTC), ``disk_bytes`` what it takes there; ``record`` is the digest
+    of its record.
+    """
+
+    shape: Shape
+    memory: Blob
+    state: Blob
+    made: str
+    disk_bytes: int
+    record: str
+
+
+class SnapshotStore:
+    """The snapshots in an image store.
+
+    Errors of the store are ImageError of :mod:`slipway._model.errors`.
+    """
+
+    def __init__(self, images: ImageStore) -> None:
+        self._images = images
+
+    # -- looking up ------------------------------------------------------------------------------
+
+    def find(self, shape: Shape) -> StoredSnapshot | None:
+        """The snapshot of this shape; None where there is none, or no sound record of it."""
+        stored = self._stored(shape.key)
+        return stored if stored is not None and stored.shape == shape else None
+
+    def list(self) -> list[StoredSnapshot]:
+        """All snapshots, sorted by key; damaged records are left out.
+
+        Raises:
+            ImageError: the store cannot be read.
+        """
+        with errors_told_to_callers():
+            names = self._images.names(KIND)
+        return [stored for name in names if (stored := self._stored(name)) is not None]
+
+    def _stored(self, key: str) -> StoredSnapshot | None:
+        with suppress(BuildError):
+            if (record := self._images.reference(KIND, key)) is not None:
+                return self._parse(key, record)
+        return None
+
+    def _parse(self, key: str, record: str) -> StoredSnapshot:
+        """The snapshot of this record. Raises ImageCorrupted."""
+        manifest = self._images.manifest(KIND, record)
+        made = records.count(manifest, "made")
+        parts = manifest.get("parts")
+        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+            raise ImageCorrupted("a snapshot in the store does not say what it depends on")
+        image, machine, inputs = (
+            records.text(manifest, name) for name in ("image", "machine", "inputs")
+        )
+        memory_bytes, cpus = (records.count(manifest, name) for name in ("memory_bytes", "cpus"))
+        shape = Shape(image, machine, memory_bytes, cpus, inputs, tuple(parts.items()))
+        memory, state = (self._blob(manifest, name) for name in ("memory", "state"))
+        if (
+            shape.key != key
+            or not 1 <= shape.cpus <= MAX_CPUS
+            or not 0 < memory.size == shape.memory_bytes <= MAX_MEMORY
+            or not 0 < state.size <= MAX_STATE
+            or made > _LATEST
+        ):
+            raise ImageCorrupted("a snapshot in the store contradicts itself")
+        written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+        disk = _allocated(memory.path) + _allocated(state.path)
+        return StoredSnapshot(shape, memory, state, written, disk, record)
+
+    def _blob(self, manifest: dict[str, Any], name: str) -> Blob:
+        entry = manifest.get(name)
+        if not isinstance(entry, dict):
+            raise ImageCorrupted(f"a snapshot in the store has no {name}")
+        return self._images.blob(records.text(entry, "digest"), records.count(entry, "size"))
+
+    # -- using -----------------------------------------------------------------------------------
+
+    def open(self, stored: StoredSnapshot) -> Snapshot:
+        """The store's files themselves, to be read only; their lengths are checked.
+
+        Raises:
+            ImageError: one is lost, or of another length; the snapshot is forgotten then.
+        """
+        with ExitStack() as opened:
+            descriptors = []
+            for blob in (stored.memory, stored.state):
+                try:
+                    # Not to wait for somebody who writes where a file should be.
+                    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+                    descriptors.append(os.open(blob.path, flags))
+                except OSError as error:
+                    self._discard(stored, f"has lost a file: {error.strerror}")
+                opened.callback(os.close, descriptors[-1])
+                found = os.fstat(descriptors[-1])
+                if not stat.S_ISREG(found.st_mode) or found.st_size != blob.size:
+                    self._discard(stored, f"has {found.st_size} bytes instead of {blob.size}")
+            opened.pop_all()
+        shape = stored.shape
+        return Snapshot(shape.machine, shape.memory_bytes, shape.cpus, False, *descriptors)
+
+    def verify(self, stored: StoredSnapshot, snapshot: Snapshot) -> None:
+        """Check every byte of ``snapshot``, which is ``stored`` opened, once per boot of the host.
+
+        Raises:
+            ImageError: it is damaged; the snapshot is forgotten then.
+            HostError: it cannot be checked.
+        """
+        from slipway._snapshots.verified_files import CheckedFile
+
+        pairs = ((stored.memory, snapshot.memory), (stored.state, snapshot.state))
+        for blob, descriptor in pairs:
+            file = CheckedFile(descriptor, self._images.root / "verified" / blob.digest)
+            if not file.is_known:
+                self._check(stored, blob, descriptor)
+                file.remember()
+
+    def load(self, stored: StoredSnapshot) -> Snapshot:
+        """A copy of the snapshot in memory, checked, that nobody can change.
+
+        Raises:
+            ImageError: it is lost or damaged; the snapshot is forgotten then.
+            HostError: the host has no room for it.
+        """
+        from slipway.machine.memory_files import sealed_copy
+
+        files = self.open(stored)
+        try:
+            with ExitStack() as copies:
+                copied = []
+                for blob, file in ((stored.memory, files.memory), (stored.state, files.state)):
+                    copied.append(sealed_copy("slipway-snapshot", file))
+                    copies.callback(os.close, copied[-1])
+                    self._check(stored, blob, copied[-1])
+                copies.pop_all()
+        finally:
+            files.close()
+        shape = stored.shape
+        return Snapshot(shape.machine, shape.memory_bytes, shape.cpus, False, *copied)
+
+    def _check(self, stored: StoredSnapshot, blob: Blob, descriptor: int) -> None:
+        from slipway._snapshots.sparse_files import digest
+
+        try:
+            found = digest(descriptor)
+        except OSError as error:
+            self._discard(stored, f"cannot be read: {error.strerror}")
+        if found != blob.digest:
+            self._discard(stored, "is damaged")
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def save(self, shape: Shape, snapshot: Snapshot) -> StoredSnapshot:
+        """Keep ``snapshot``, which stays the caller's, in place of what has its key.
+
+        Raises:
+            ImageError: the disk is full, or the store cannot be written; nothing is left then.
+            HostError: the snapshot is not of this shape, or cannot be read.
+        """
+        if snapshot.serial_port or (shape.machine, shape.memory_bytes, shape.cpus) != (
+            snapshot.machine,
+            snapshot.memory_bytes,
+            snapshot.cpus,
+        ):
+            raise HostError(f"the snapshot is of another machine than {shape.key}")
+        from slipway_initramfs.collection import try_tidy
+
+        with errors_told_to_callers():
+            try:
+                with self._images.building(f"{KIND}-{shape.key}"):
+                    return self._parse(shape.key, self._write(shape, snapshot))
+            except BaseException:
+                # Whoever writes to the store next would do it, but room is wanted now.
+                with suppress(BuildError):
+                    try_tidy(self._images)
+                raise
+
+    def _write(self, shape: Shape, snapshot: Snapshot) -> str:
+        from slipway._snapshots import sparse_files as _sparse_files
+
+        blobs = {}
+        for name, source in (("memory", snapshot.memory), ("state", snapshot.state)):
+            blob = self._images.put_blob(
+                lambda file, source=source: _sparse_files.copy(source, file.fileno()),  # type: ignore[misc]
+                _sparse_files.digest,
+            )
+            blobs[name] = {"digest": blob.digest, "size": blob.size}
+        parts = dict(shape.parts)
+        manifest = {
+            **{each.name: getattr(shape, each.name) for each in fields(shape)},
+            "parts": parts,
+            "image_digest": parts.get("image", ""),
+            "made": int(time.time()),
+            **blobs,
+        }
+        return self._images.put_record(KIND, shape.key, manifest)
+
+    def remove(self, key: str) -> int:
+        """Remove a snapshot and return the bytes freed; clones that exist go on.
+
+        Raises:
+            ImageError: there is none of this key, or another process is writing to the store.
+        """
+        from slipway_initramfs.collection import remove_record
+
+        with errors_told_to_callers():
+            return remove_record(self._images, KIND, key)
+
+    def forget(self, shape: Shape) -> None:
+        """Let the snapshot of this shape be found no more, if there is one."""
+        if (stored := self.find(shape)) is not None:
+            self._forget(stored)
+
+    def _forget(self, stored: StoredSnapshot) -> None:
+        """Take its name away, if it still has it; its files go with the next sweep."""
+        key = stored.shape.key
+        with suppress(BuildError, OSError):
+            if self._images.reference(KIND, key) == stored.record:
+                (self._images.root / "refs" / KIND / key).unlink(missing_ok=True)
+
+    def _discard(self, stored: StoredSnapshot, why: str) -> NoReturn:
+        self._forget(stored)
+        raise ImageError(
+            f"the snapshot {stored.shape.key} in the store {why}",
+            f"Make it again: slipway image build --snapshot {stored.shape.image}",
+        )
+
+
+def _allocated(path: Path) -> int:
+    """Bytes that a file takes on its disk; 0 where it is lost."""
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0

@@ -1,0 +1,290 @@
+"""Templates: machines that were ready once, and of which clones are made.
+
+A template is made in the background or when asked for, tried, and kept in the store as a snapshot;
+each process that wants clones opens it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from slipway._model.errors import HostError, ImageError, SlipwayError
+from slipway._run.guest import Guest, Origin
+from slipway._snapshots.create import duplicate
+from slipway._snapshots.key import Shape, reason_against
+from slipway._snapshots.store import SnapshotStore
+from slipway._util.threads import uninterrupted
+from slipway.machine import choose, find_machine
+
+if TYPE_CHECKING:
+    from slipway._admission import Admission
+    from slipway._model.options import Options
+    from slipway._run.assets import Assets
+    from slipway._snapshots.store import StoredSnapshot
+    from slipway.machine import Machine, Snapshot, Template
+    from slipway_initramfs.store import ImageStore
+
+# A snapshot that cannot be cloned so often, one time after the other, is made anew.
+MAX_FAILURES = 2
+
+
+@dataclass(eq=False, slots=True)
+class _Opened:
+    """A template that this process has open.
+
+    ``check`` reads every byte of it, while it is used; ``reserved`` are the bytes that it has in
+    memory; ``users`` count those who are making a clone of it.
+    """
+
+    template: Template
+    check: asyncio.Task[None] | None
+    reserved: int = 0
+    users: int = 0
+
+
+class Templates:
+    """The templates of a process, opened at their first use.
+
+    Those that are shared serve many clones, of people who do not know each other. Their memory is
+    copied, and checked before anything uses it; nothing that breaks out of one clone can change it.
+    Else the store's files are used as they are, and checked meanwhile.
+    """
+
+    def __init__(self, store: ImageStore, admission: Admission | None = None) -> None:
+        """With ``admission``, whose memory they take part of, they are shared."""
+        self._snapshots = SnapshotStore(store)
+        self._admission = admission
+        self._shared = admission is not None
+        self._opened: dict[Shape, _Opened] = {}
+        """Those that were used longest ago come first."""
+        self._opening: WeakValueDictionary[Shape, asyncio.Lock] = WeakValueDictionary()
+        self._failures: Counter[Shape] = Counter()
+        self._closing: set[asyncio.Task[None]] = set()
+        if admission is not None:
+            admission.reclaim = self.give_way
+
+    def shape(self, assets: Assets, options: Options) -> Shape | str:
+        """What a snapshot has to be of to serve this run, or why none can.
+
+        Raises:
+            HostError: this host cannot run such a machine.
+            InputError: there is no such machine.
+        """
+        if reason := reason_against(assets, options):
+            return reason
+        kind, _ = choose(options.machine, assets.state)
+        return Shape.of(assets, kind, options.cpus)
+
+    def overhead(self, shape: Shape) -> int:
+        """Bytes that a machine of this kind takes at most beside its guest's memory."""
+        return find_machine(shape.machine).overhead
+
+    def idle_memory(self, shape: Shape) -> int:
+        """Bytes that a clone has at most for itself while it waits for a job."""
+        return find_machine(shape.machine).idle_memory
+
+    def has(self, shape: Shape) -> bool:
+        """Whether there is a snapshot of it."""
+        return shape in self._opened or self._snapshots.find(shape) is not None
+
+    async def clone(self, shape: Shape, assets: Assets, options: Options) -> Guest | str:
+        """A clone whose agent is ready, or why there is none. What is of no use is discarded."""
+        kind, machine_reason = choose(options.machine, assets.state)
+        try:
+            opened = await self._open(shape, kind, assets)
+        except ImageError as error:  # the store has forgotten it
+            return f"the snapshot cannot be used, and was removed: {error.message}"
+        except HostError as error:
+            removed = self._count(shape, 1 if self._shared else MAX_FAILURES)
+            return f"the snapshot cannot be used{removed}: {error.message}"
+        if isinstance(opened, str):
+            return opened
+        opened.users += 1
+        self._opened[shape] = self._opened.pop(shape)
+        try:
+            return await self._cloned(shape, opened, Origin("snapshot", "", machine_reason))
+        finally:
+            opened.users -= 1
+            if self._opened.get(shape) is not opened:
+                self._close_soon(opened)
+            elif self._admission is not None:
+                self._admission.settle()
+
+    def drop(self, shape: Shape) -> int:
+        """Close this one soon, if it is open; the bytes that it gives back now."""
+        opened = self._opened.pop(shape, None)
+        return self._close_soon(opened) if opened is not None else 0
+
+    def give_way(self, memory: int) -> None:
+        """Close those used longest ago, but none in use, until they have given back ``memory``."""
+        for shape, opened in list(self._opened.items()):
+            if memory > 0 and not opened.users:
+                memory -= self.drop(shape)
+
+    async def close(self) -> None:
+        """Close all. Clones that exist go on."""
+        if self._admission is not None:
+            self._admission.reclaim = None
+        for shape in list(self._opened):
+            self.drop(shape)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    # --- Opening -------------------------------------------------------------------------------
+
+    async def _open(self, shape: Shape, kind: type[Machine], assets: Assets) -> _Opened | str:
+        """The template, or why there is none."""
+        async with self._opening.setdefault(shape, asyncio.Lock()):
+            if shape in self._opened:
+                return self._opened[shape]
+            stored = self._snapshots.find(shape)
+            if stored is None:
+                return "there is no snapshot"
+            opening = self._open_copy if self._shared else self._open_files
+            opened = await opening(stored, kind, assets)
+            if isinstance(opened, _Opened):
+                self._opened[shape] = opened
+            return opened
+
+    async def _open_files(
+        self, stored: StoredSnapshot, kind: type[Machine], assets: Assets
+    ) -> _Opened:
+        snapshot = self._snapshots.open(stored)
+        try:
+            twin = duplicate(snapshot)
+        except BaseException:
+            snapshot.close()
+            raise
+        check = asyncio.create_task(self._verify(stored, twin))
+        check.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            return _Opened(await kind.template(snapshot, assets.state), check)
+        except SlipwayError:
+            # What is damaged is the better explanation of what the machine cannot read.
+            await asyncio.shield(check)
+            raise
+        except BaseException:
+            await uninterrupted(asyncio.wait([check]))
+            raise
+
+    async def _open_copy(
+        self, stored: StoredSnapshot, kind: type[Machine], assets: Assets
+    ) -> _Opened | str:
+        assert self._admission is not None
+        size = stored.disk_bytes
+        if not self._admission.reserve(size):
+            return "there is no room for the snapshot among the runs"
+        try:
+            try:
+                snapshot = await self._loaded(stored)
+            except ImageError:
+                raise
+            except HostError as error:
+                self._admission.free(size)
+                return f"there is no room for the snapshot: {error.message}"
+            return _Opened(await kind.template(snapshot, assets.state), None, size)
+        except BaseException:
+            self._admission.free(size)
+            raise
+
+    async def _loaded(self, stored: StoredSnapshot) -> Snapshot:
+        loaded: list[Snapshot] = []
+
+        async def load() -> None:
+            loaded.append(await asyncio.to_thread(self._snapshots.load, stored))
+
+        try:
+            await uninterrupted(load())  # the thread cannot be broken off, and opens files
+        except BaseException:
+            for snapshot in loaded:
+                snapshot.close()
+            raise
+        return loaded[0]
+
+    async def _verify(self, stored: StoredSnapshot, snapshot: Snapshot) -> None:
+        try:
+            await uninterrupted(asyncio.to_thread(self._snapshots.verify, stored, snapshot))
+        finally:
+            snapshot.close()
+
+    # --- Cloning -------------------------------------------------------------------------------
+
+    async def _cloned(self, shape: Shape, opened: _Opened, origin: Origin) -> Guest | str:
+        try:
+            machine = await opened.template.clone()
+        except HostError as error:  # of this host, most likely: there is no room for a process
+            removed = self._failed(shape, opened, 1)
+            return f"the snapshot could not be cloned{removed}: {error.message}"
+        guest = Guest(machine, origin)
+        try:
+            await _answered(guest, opened.check)
+        except SlipwayError as error:
+            await uninterrupted(guest.stop())
+            removed = self._failed(shape, opened, 1 if self._shared else MAX_FAILURES)
+            return f"the clone of a snapshot was of no use{removed}: {error.message}"
+        except BaseException:
+            await uninterrupted(guest.stop())
+            raise
+        del self._failures[shape]
+        return guest
+
+    def _failed(self, shape: Shape, opened: _Opened, times: int) -> str:
+        """Open it anew next time; see :meth:`_count`."""
+        if self._opened.get(shape) is not opened:
+            return ""  # somebody else's clone of it has failed before, and was counted
+        self.drop(shape)
+        return self._count(shape, times)
+
+    def _count(self, shape: Shape, times: int) -> str:
+        """After ``MAX_FAILURES`` in a row, have it made anew; says that it was removed then."""
+        self._failures[shape] += times
+        if self._failures[shape] < MAX_FAILURES:
+            return ""
+        del self._failures[shape]
+        self._snapshots.forget(shape)
+        return ", and was removed"
+
+    def _close_soon(self, opened: _Opened) -> int:
+        """Close what nobody finds any more, after its last user; the bytes given back now."""
+        if opened.users:
+            return 0
+        self._closing.add(task := asyncio.create_task(_close(opened)))
+        task.add_done_callback(self._closing.discard)
+        if self._admission is not None:
+            self._admission.free(opened.reserved)
+        return opened.reserved
+
+
+async def _answered(guest: Guest, check: asyncio.Task[None] | None) -> None:
+    """Until the clone's agent is ready and what it was cloned from is known to be sound.
+
+    Raises:
+        SlipwayError: one of them is not. What is damaged explains a clone that does not answer,
+            which may take a minute to give up.
+    """
+    if check is None:
+        await guest.wait_restored(clone=True)
+        return
+    answer = asyncio.ensure_future(guest.wait_restored(clone=True))
+    try:
+        await asyncio.wait([answer, check], return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.shield(check)
+        await answer
+    finally:
+        if not answer.done():
+            answer.cancel()
+            await asyncio.wait([answer])
+        elif not answer.cancelled():
+            answer.exception()
+
+
+async def _close(opened: _Opened) -> None:
+    await opened.template.close()
+    if opened.check is not None:
+        with suppress(SlipwayError):
+            await opened.check

@@ -1,0 +1,241 @@
+"""What a request may ask for: the forms of its query and of its JSON body."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from slipway._model.bounds import MAX_ARGUMENTS, MAX_FILES, MAX_OUTPUTS, MAX_VARIABLES
+from slipway._model.options import (
+    MAX_CHARACTERS,
+    MAX_CPUS,
+    MAX_MEMORY,
+    MAX_OPEN_FILES,
+    MAX_PROCESSES,
+    MAX_SECONDS,
+    MIN_MEMORY_LIMIT,
+    Tty,
+)
+from slipway._model.session import MAX_IDLE_SECONDS
+
+_TEXTUAL = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def absent(description: str | None = None) -> Any:
+    """A field that need not be there. It is None then."""
+    return Field(None, description=description)
+
+
+def _flag(value: object) -> object:
+    if value in {"true", "false"}:
+        return value == "true"
+    raise ValueError("must be true or false")
+
+
+def _tell_nulls(schema: dict[str, Any]) -> None:
+    """Have a schema say of fields that need not be there that null is as good as nothing.
+
+    It tells no default as ``default``: there are generated clients that send each of those, and
+    others that have their users give them.
+    """
+    required = schema.get("required", ())
+    for name, told in schema.get("properties", {}).items():
+        if name in required:
+            continue
+        tell_default(told)
+        words = {key: told.pop(key) for key in ("title", "description") if key in told}
+        kinds = told.pop("anyOf", None) or [dict(told)]
+        told.clear()
+        told |= {"anyOf": [*kinds, {"type": "null"}], **words}
+
+
+def tell_default(told: dict[str, Any]) -> None:
+    """Tell in words what a field is where it is left out."""
+    default = told.pop("default", None)
+    if default not in (None, "", [], {}):
+        text = json.dumps(default) if not isinstance(default, str) else default
+        told["description"] = f"{told.get('description', '')} Default: {text}.".strip()
+
+
+class Body(BaseModel):
+    """What is sent as JSON. A field that is null has not been given."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_tell_nulls
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: part for name, part in value.items() if part is not None}
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
+Size = Annotated[int, Field(gt=0, le=MAX_MEMORY)]
+Share = Annotated[int, Field(ge=MIN_MEMORY_LIMIT, le=MAX_MEMORY)]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Machine = Literal["auto", "kvm", "qemu"]
+StreamName = Literal["raw", "events"]
+
+
+class Limits(BaseModel):
+    """What bounds one run. Times in seconds, sizes in bytes."""
+
+    timeout: Seconds = absent("Wall-clock time of the program.")
+    build_timeout: Seconds = absent("Wall-clock time of the build.")
+    cpu_time: Seconds = absent(
+        "CPU time of the program; no less than timeout times cpus where only that is given."
+    )
+    build_cpu_time: Seconds = absent("CPU time of the build, likewise.")
+    memory_limit: Share = absent("The program's share of the machine's memory.")
+    build_memory_limit: Share = absent("The build's share of the machine's memory.")
+    processes: Annotated[int, Field(gt=0, le=MAX_PROCESSES)] = absent(
+        "Processes and threads of the program."
+    )
+    open_files: Annotated[int, Field(gt=0, le=MAX_OPEN_FILES)] = absent(
+        "What a process of the program may have open at once."
+    )
+    file_size: Size = absent("Of each file that the program writes.")
+    output_limit: Size = absent("Of each of stdout and stderr.")
+
+
+class Setting(BaseModel):
+    """What a machine is made for. Sizes in bytes."""
+
+    language: Name = absent("A language's name or alias, or NAME@VERSION.")
+    version: Name = absent("The language's version, instead of @VERSION.")
+    memory: Size = absent("Of the machine.")
+    cpus: Annotated[int, Field(ge=1, le=MAX_CPUS)] = absent("Of the machine.")
+    machine: Machine = absent("Which machine; auto where it is left out.")
+
+
+class SessionRunQuery(Limits):
+    """The query of ``POST /v1/sessions/{id}/run``."""
+
+    model_config = _TEXTUAL
+
+    kill_on_output: Flag = Field(False, description="End a program that passes its output limit.")
+    tty: Flag = Field(False, description="The program has a terminal of 24 rows and 80 columns.")
+
+
+class SessionStartQuery(SessionRunQuery):
+    """The query of ``POST /v1/sessions/{id}/start``."""
+
+    stream: StreamName = Field("raw", description="What the output socket gives.")
+    interactive: Flag = Field(False, description="Stdin comes as commands on the output socket.")
+    detached: Flag = Field(False, description="Goes on when its client leaves.")
+
+
+class RunQuery(SessionRunQuery, Setting):
+    """The query of ``POST /v1/run``."""
+
+
+class StartQuery(SessionStartQuery, Setting):
+    """The query of ``POST /v1/start``."""
+
+
+class ResumeQuery(BaseModel):
+    """The query of ``POST /v1/vms/{id}/resume``."""
+
+    model_config = _TEXTUAL
+
+    offset: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
+        description="The byte of the stream at which the next connection begins."
+    )
+
+
+class NoQuery(BaseModel):
+    """The query of a route that has none."""
+
+    model_config = _TEXTUAL
+
+
+class TerminalSize(Body):
+    """The size of a program's terminal, in characters; also the body of a resize."""
+
+    rows: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
+    columns: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
+
+    def tty(self) -> Tty:
+        """Return the option that says so."""
+        return Tty(self.rows, self.columns)
+
+
+class Data(Body):
+    """Bytes: ``text`` where they are UTF-8, else ``base64`` (RFC 4648); one of the two."""
+
+    text: str = absent()
+    base64: str = absent()
+
+
+class File(Data):
+    """A file for the working directory."""
+
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
+
+
+class Details(Body, Limits):
+    """A job's fields beside its source and its language, here and in the tool for models."""
+
+    kill_on_output: bool = Field(False, description="End a program that passes its output limit.")
+    tty: bool | TerminalSize = Field(
+        False,
+        description="Run it in a terminal, of 24 rows and 80 columns if true: what it wrote before "
+        "a crash is there, a prompt comes before its input, stdin is echoed, and all is in stdout.",
+    )
+    arguments: Annotated[list[str], Field(max_length=MAX_ARGUMENTS)] = Field(
+        [], description="Command line arguments of the program."
+    )
+    environment: Annotated[dict[str, str], Field(max_length=MAX_VARIABLES)] = Field(
+        {}, description="Environment variables of build and program."
+    )
+    files: Annotated[list[File], Field(max_length=MAX_FILES)] = Field(
+        [], description="Files in the working directory: each with text, or base64."
+    )
+    outputs: Annotated[list[str], Field(max_length=MAX_OUTPUTS)] = Field(
+        [], description="Paths of files that the program writes and that are wanted back."
+    )
+    stdin: str | Data = Field("", description="What the program reads on its standard input.")
+
+
+class SessionRunBody(Details):
+    """The JSON body of ``POST /v1/sessions/{id}/run``: a whole job."""
+
+    source: str = absent("The program; this or source_base64.")
+    source_base64: str = absent()
+
+
+class SessionStartBody(SessionRunBody):
+    """The JSON body of ``POST /v1/sessions/{id}/start``: a whole job."""
+
+    stream: StreamName = "raw"
+    interactive: bool = False
+    detached: bool = False
+
+
+class RunBody(SessionRunBody, Setting):
+    """The JSON body of ``POST /v1/run``: a whole job."""
+
+
+class StartBody(SessionStartBody, Setting):
+    """The JSON body of ``POST /v1/start``: a whole job."""
+
+
+class SessionBody(Body, Setting):
+    """The JSON body of ``POST /v1/sessions``."""
+
+    idle: Annotated[float, Field(gt=0, le=MAX_IDLE_SECONDS)] = absent(
+        "Without a run for so long, the session ends by itself."
+    )
+
+
+class SignalBody(Body):
+    """The body of ``POST /v1/vms/{id}/signal``."""
+
+    signal: Annotated[int, Field(ge=1, le=64)] | Annotated[str, Field(pattern="^(SIG)?[A-Z0-9]+$")]

@@ -1,0 +1,453 @@
+"""Programs that are started before their job: everything is as without, but they are there."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from slipway_agent.spare import MAX_SCRIPT, can_be_piped
+from slipway_protocol import messages as m
+from slipway_protocol.schema import VERSION
+from support.agent import Story, job
+
+if TYPE_CHECKING:
+    from support.agent import Host
+
+SCRIPT = "main.py"
+WHO = b"import os; print(os.getpid())"
+ENVIRONMENT = (("PYTHONDONTWRITEBYTECODE", "1"), ("COLOUR", "red"))
+
+
+def command(*arguments: str, stdin: bool = False, **limits: Any) -> m.Command:
+    return m.Command((sys.executable, SCRIPT, *arguments), ENVIRONMENT, m.Limits(**limits), stdin)
+
+
+def processes(host: Host) -> list[psutil.Process]:
+    return psutil.Process(host.process.pid).children(recursive=True)
+
+
+def waits_for_script(process: psutil.Process) -> bool:
+    """Whether it has opened the FIFO."""
+    try:
+        return any(
+            link.name != "0" and link.is_fifo() and link.readlink().name == SCRIPT
+            for link in Path(f"/proc/{process.pid}/fd").iterdir()
+        )
+    except FileNotFoundError:
+        return False
+
+
+def prepare(
+    host: Host,
+    run: m.Command | None = None,
+    path: str = SCRIPT,
+    unless: tuple[str, ...] = (),
+) -> int:
+    """Have a spare program wait for its script; returns its pid."""
+    host.send(m.Spare(run or command(), path, unless))
+    while True:
+        for process in processes(host):
+            if waits_for_script(process):
+                return process.pid
+        time.sleep(0.01)
+
+
+def run(host: Host, script: bytes, number: int = 1, **kind: Any) -> Story:
+    return host.run(job(command(**kind), number=number), [(SCRIPT, script)])
+
+
+def anywhere(output: bytes) -> bytes:
+    """``output`` without the names of directories and the addresses of objects."""
+    return re.sub(rb"/[^ '\"]*/tmp\w{8}/| at 0x[0-9a-f]+", b"", output)
+
+
+def told(story: Story) -> tuple[object, ...]:
+    """All of a story that does not depend on time and place."""
+    done = story.one(m.PhaseDone)
+    kinds = [kind for kind in story.kinds if kind not in ("Output", "Exited", "OutputEnd")]
+    dropped = {(end.stream, end.dropped) for end in story.all(m.OutputEnd)}
+    return (
+        anywhere(story.stdout),
+        anywhere(story.stderr),
+        (done.verdict, done.code, done.signal, done.detail),
+        kinds,
+        dropped,
+    )
+
+
+def test_job_gets_the_program_that_waits(host: Host) -> None:
+    pid = prepare(host)
+
+    story = run(host, WHO)
+
+    assert story.stdout == b"%d\n" % pid
+    assert story.one(m.PhaseDone).verdict is m.Verdict.OK
+    assert list(host.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        b"",
+        b"\n",
+        b"print('no newline at the end')",
+        b"print('lines of DOS')\r\nprint(2)\r\n",
+        b"print('\xc3\xa4')",
+        b"#!/usr/bin/env python3\nprint(__name__, __doc__)",
+        b"'''text'''\nprint(__doc__, __spec__, __builtins__, __loader__)",
+        b"import sys; print(sys.argv, __file__, len(sys.path), sys.path[0][-4:] != 'main')",
+        b"import sys; print(sys.path[0] == __import__('os').getcwd(), sys.flags)",
+        b"import os; print(sorted(os.environ.items() - {('HOME', os.environ['HOME'])}))",
+        b"import os; print(os.listdir(), os.environ['HOME'] == os.getcwd())",
+        b"import os, stat; print(stat.filemode(os.stat('main.py').st_mode), open(__file__).read())",
+        b"import os; print(len(os.listdir('/proc/self/fd')), os.getsid(0) == os.getpid())",
+        b"import resource as r; print([r.getrlimit(n) for n in range(16)])",
+        b"import signal; print([signal.getsignal(n) for n in range(1, 32)])",
+        b"import sys; print(repr(sys.stdin.read()), sys.stdin.isatty())",
+        b"import inspect\ndef f():\n  'doc'\nprint(inspect.getsource(f))",
+        b"import main; print(main.__file__[-8:])",
+        b"def f():\n    raise ValueError('in a function')\nf()",
+        b"x = (1,\n",
+        b"print('a'\nprint('b')",
+        b"if True:\n\tx\n        y",
+        b"print('\xff')",
+        b"# coding: latin-1\nprint(ascii('\xe4'))",
+        b"#!/x\n# -*- coding: utf-8 -*-\nprint(ascii('\xc3\xa4'))",
+        b"# coding: nonsense\n",
+        b"\xef\xbb\xbfprint('with a mark')",
+        b"print(1)\0print(2)",
+        b"raise SystemExit(7)",
+        b"import sys; sys.exit('a message')",
+        b"import os; os.kill(os.getpid(), 9)",
+        b"import os; os._exit(3)",
+        b"import sys; sys.stderr.write('x' * 100000); sys.stdout.write('y' * 100000)",
+        b"print('long')\n" + b"# a comment that fills the pipe\n" * 100_000 + b"print(__file__)",
+        b"x = '" + b"a" * 3_000_000 + b"'\nprint(len(x))",
+    ],
+    ids=lambda script: repr(script[:30]),
+)
+def test_nothing_is_different(host: Host, script: bytes) -> None:
+    without = run(host, script)
+    prepare(host)
+
+    story = run(host, script)
+
+    assert told(story) == told(without)
+
+
+@pytest.mark.parametrize("stdin", [b"", b"a line\n", bytes(range(256)) * 500])
+def test_program_gets_its_stdin(host: Host, stdin: bytes) -> None:
+    prepare(host)
+    script = b"import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"
+    host.start(job(command(stdin=True)), [(SCRIPT, script)])
+    pieces = [stdin[start : start + 30_000] for start in range(0, len(stdin), 30_000)]
+
+    story: list[m.AgentMessage] = []
+    credit = 0
+    while not story or not isinstance(story[-1], m.JobDone):
+        while pieces and credit >= len(pieces[0]):
+            credit -= len(pieces[0])
+            host.send(m.Input(1, pieces.pop(0)))
+            if not pieces:
+                host.send(m.InputEnd(1))
+        if not stdin and not story:
+            host.send(m.InputEnd(1))
+        story.append(host.receive())
+        if isinstance(story[-1], m.Credit):
+            credit += story[-1].count
+
+    assert Story(story).stdout == stdin
+
+
+def test_interpreter_that_is_not_there_yet_finds_its_script(host: Host) -> None:
+    for number in range(1, 11):
+        host.send(m.Spare(command(), SCRIPT))
+        story = run(host, WHO, number)
+
+        assert story.one(m.PhaseDone).verdict is m.Verdict.OK
+        assert story.stdout.strip().isdigit()
+
+
+def test_script_is_there_with_the_other_files(host: Host) -> None:
+    prepare(host)
+    files = [("data/x", b"data"), (SCRIPT, b"print(open('data/x').read())"), ("after", b"")]
+
+    assert host.run(job(command()), files).stdout == b"data\n"
+
+
+def test_script_in_a_directory(host: Host) -> None:
+    wanted = m.Command((sys.executable, f"sub/{SCRIPT}"), (), m.Limits())
+    pid = prepare(host, wanted, f"sub/{SCRIPT}")
+
+    story = host.run(job(wanted), [(f"sub/{SCRIPT}", WHO), ("sub/beside", b"")])
+
+    assert story.stdout == b"%d\n" % pid
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        job(command("argument")),
+        job(command(), build=m.Command(("true",), (), m.Limits())),
+        job(command(), keep=True),
+        job(m.Command((sys.executable, SCRIPT), (), m.Limits())),
+        job(replace(command(), tty=m.Tty())),
+    ],
+    ids=["arguments", "build", "keep", "environment", "terminal"],
+)
+def test_job_of_another_kind_ends_the_program(host: Host, other: m.Job) -> None:
+    pid = prepare(host)
+
+    story = host.run(other, [(SCRIPT, WHO + b"\nprint(os.listdir())")])
+
+    assert not psutil.pid_exists(pid)
+    assert {done.verdict for done in story.all(m.PhaseDone)} == {m.Verdict.OK}
+    assert int(story.stdout.split()[0]) != pid
+    assert b"['main.py']" in story.stdout
+
+
+def test_job_without_the_script_ends_the_program(host: Host) -> None:
+    pid = prepare(host)
+
+    story = host.run(job(command()), [("other.py", WHO)])
+
+    assert not psutil.pid_exists(pid)
+    assert b"can't open file" in story.stderr
+    assert story.one(m.PhaseDone).code == 2
+
+
+def test_script_that_is_too_large_to_hold_is_run_without(host: Host) -> None:
+    pid = prepare(host)
+
+    story = run(host, WHO + b"\n" + b"#" * MAX_SCRIPT)
+
+    assert story.one(m.PhaseDone).verdict is m.Verdict.OK
+    assert story.stdout != b"%d\n" % pid
+    assert not psutil.pid_exists(pid)
+
+
+def test_program_that_died_before_its_job_is_not_missed(host: Host) -> None:
+    pid = prepare(host)
+    psutil.Process(pid).kill()
+    while is_running(pid):  # the signal takes its time to arrive
+        time.sleep(0.001)
+
+    story = run(host, WHO)
+
+    assert story.one(m.PhaseDone).verdict is m.Verdict.OK
+    assert story.stdout != b"%d\n" % pid
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_program_that_dies_between_job_and_start_is_not_missed(host: Host) -> None:
+    pid = prepare(host)
+    host.send(job(command()), m.File(1, SCRIPT, 0o644, len(WHO)), m.FileData(1, WHO))
+    psutil.Process(pid).kill()
+    while is_running(pid):  # the signal takes its time to arrive
+        time.sleep(0.001)
+
+    host.send(m.Start(1))
+    messages, _ = host.until(m.JobDone)
+
+    assert Story(messages).one(m.PhaseDone).verdict is m.Verdict.OK
+
+
+def test_second_spare_takes_the_place_of_the_first(host: Host) -> None:
+    first = prepare(host)
+    host.send(m.Spare(command(), SCRIPT))
+
+    second = int(run(host, WHO).stdout)
+
+    assert second != first
+    assert not psutil.pid_exists(first)
+
+
+@pytest.mark.parametrize("first", ["settings.json", SCRIPT])
+def test_job_with_a_file_that_the_program_looked_for_runs_without(host: Host, first: str) -> None:
+    pid = prepare(host, unless=("other", "settings.json"))
+    script = b"import os; print(os.getpid(), open('settings.json').read())"
+    files = [("settings.json", b"{}"), (SCRIPT, script)]
+
+    story = host.run(job(command()), files if first == "settings.json" else files[::-1])
+
+    number, settings = story.stdout.split()
+    assert settings == b"{}"
+    assert int(number) != pid
+    assert not psutil.pid_exists(pid)
+    assert list(host.directory.iterdir()) == []
+
+
+def test_job_with_other_files_gets_the_program(host: Host) -> None:
+    pid = prepare(host, unless=("settings.json",))
+
+    story = host.run(job(command()), [("data.json", b"{}"), (SCRIPT, WHO)])
+
+    assert story.stdout == b"%d\n" % pid
+
+
+@pytest.mark.parametrize("argv", [("no-such-program",), (), ("/",)])
+def test_spare_that_cannot_be_started_is_none(host: Host, argv: tuple[str, ...]) -> None:
+    host.send(m.Spare(m.Command(argv, (), m.Limits()), SCRIPT))
+
+    assert host.expect(m.Log).level is m.Level.INFO
+    assert run(host, WHO).one(m.PhaseDone).verdict is m.Verdict.OK
+    assert list(host.directory.iterdir()) == []
+
+
+def test_program_that_ends_without_its_script_is_replaced(host: Host, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    source = f"open({str(begun)!r}, 'w').close(); print('quick')"
+    quick = m.Command((sys.executable, "-c", source, SCRIPT), (), m.Limits())
+    host.send(m.Spare(quick, SCRIPT))
+    while not begun.exists():
+        time.sleep(0.01)
+    while processes(host):
+        time.sleep(0.01)
+
+    assert host.run(job(quick), [(SCRIPT, b"")]).stdout == b"quick\n"
+
+
+def test_files_that_cannot_be_stored_end_the_job_and_the_program(host: Host) -> None:
+    pid = prepare(host)
+
+    story = host.run(job(command()), [(SCRIPT, WHO), ("x", b""), ("x/y", b"")])
+
+    assert story.one(m.PhaseDone).verdict is m.Verdict.INTERNAL_ERROR
+    assert not psutil.pid_exists(pid)
+    assert list(host.directory.iterdir()) == []
+
+
+def test_script_sent_twice_ends_the_job(host: Host) -> None:
+    prepare(host)
+
+    story = host.run(job(command()), [(SCRIPT, WHO), (SCRIPT, WHO)])
+
+    assert story.one(m.PhaseDone).verdict is m.Verdict.INTERNAL_ERROR
+
+
+def test_script_that_never_ends_ends_the_job(host: Host) -> None:
+    prepare(host)
+    host.send(job(command()), m.File(1, SCRIPT, 0o644, 100), m.FileData(1, b"x"), m.Start(1))
+    messages, _ = host.until(m.JobDone)
+
+    assert Story(messages).one(m.PhaseDone).verdict is m.Verdict.INTERNAL_ERROR
+    assert processes(host) == []
+
+
+def test_cancel_before_the_start_ends_the_program(host: Host) -> None:
+    prepare(host)
+    host.send(job(command()), m.File(1, SCRIPT, 0o644, 10), m.Cancel(1))
+
+    host.expect(m.JobDone)
+
+    assert processes(host) == []
+    assert list(host.directory.iterdir()) == []
+
+
+def test_limits_are_those_of_the_job(host: Host) -> None:
+    script = b"""
+import os
+try:
+    open("large", "wb").write(bytes(100_000))
+except OSError as error:
+    print(error.strerror)
+try:
+    [os.dup(1) for _ in range(100)]
+except OSError as error:
+    print(error.strerror)
+"""
+    prepare(host)
+
+    story = run(host, script, file_bytes=50_000, open_files=32)
+
+    assert story.stdout == b"File too large\nToo many open files\n"
+
+
+def test_wall_time_begins_with_the_job(host: Host) -> None:
+    prepare(host)
+    time.sleep(0.5)
+
+    done = run(host, b"import time; time.sleep(1000)", wall_ms=400).one(m.PhaseDone)
+
+    assert done.verdict is m.Verdict.TIMED_OUT
+    assert done.usage.wall_us >= 400_000
+
+
+def test_cpu_time_before_the_job_does_not_count(host: Host) -> None:
+    prepare(host)
+
+    done = run(host, b"while True: pass", cpu_ms=300).one(m.PhaseDone)
+
+    assert done.verdict is m.Verdict.CPU_EXCEEDED
+    assert done.usage.user_us + done.usage.system_us >= 300_000
+
+
+def test_spare_in_the_middle_of_a_job_is_refused(host: Host) -> None:
+    host.start(job(command()), [(SCRIPT, b"import time; time.sleep(1000)")])
+    host.send(m.Spare(command(), SCRIPT))
+    _, fault = host.until(m.Fault)
+    host.send(m.Cancel(1))
+
+    assert not fault.fatal
+    host.until(m.JobDone)
+    assert processes(host) == []
+
+
+def test_clone_has_no_program_of_its_template(host: Host) -> None:
+    pid = prepare(host)
+    host.send(m.Hello(VERSION, (), 1, b"", clone=True))
+    host.expect(m.Ready)
+
+    assert not psutil.pid_exists(pid)
+    assert list(host.directory.iterdir()) == []
+
+
+def test_spares_leak_no_descriptors(host: Host) -> None:
+    def descriptors() -> int:
+        return psutil.Process(host.process.pid).num_fds()
+
+    run(host, WHO)
+    before = descriptors()
+    for number in range(2, 20, 3):
+        prepare(host)
+        run(host, WHO, number)
+        prepare(host)
+        run(host, b"# coding: latin-1", number + 1)
+        host.send(m.Spare(command(), SCRIPT))
+        run(host, b"raise SystemExit", number + 2)
+
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (b"", True),
+        (b"print('coding')\nx = 1\n# coding: latin-1", True),
+        (b"# vim: set fileencoding=latin-1", False),
+        (b"\n# coding: utf-8", False),
+        (b"\r# coding: utf-8", False),
+        (b"\r\n# coding: utf-8\r\n", False),
+        (b"PK\x05\x06", False),
+        (b"\xa7\r\r\n", False),
+        (b"\xef\xbb\xbf", False),
+        (b"a\0", False),
+        ("ä".encode(), True),
+    ],
+)
+def test_what_can_be_piped(script: bytes, expected: bool) -> None:
+    assert can_be_piped(script) is expected
