@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from slipway_initramfs.errors import BuildFailed
 
-_SOURCES: Final = (".py", ".toml")
+_SOURCES = (".py", ".toml")
 
 
 class AgentSources:

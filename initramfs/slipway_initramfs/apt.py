@@ -28,16 +28,16 @@ KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )
+# Bytes that fetching the package lists takes: 90 MB measured, and what is fetched is packed.
 LISTS = 128 << 20
-"""Bytes that fetching the package lists takes: 90 MB measured, and what is fetched is packed."""
 HELPERS = (Path("/usr/lib/apt/apt-helper"),)
 
 _LOCAL = 600.0
 _REMOTE = 3600.0
+# Seconds without progress after which a disk with little room is what holds apt up.
 _PATIENCE = 10.0
-"""Seconds without progress after which a disk with little room is what holds apt up."""
+# Bytes a second below which a mirror is as good as none.
 _SLOWEST = 16_000
-"""Bytes a second below which a mirror is as good as none."""
 # How the machine reaches its mirrors; all its other apt settings (hooks, pins) stay out.
 _NETWORK = re.compile(
     r"Acquire::(?:https?(?:::|\s)|Check-Valid-Until|Check-Date|ForceIPv[46]|Proxy-Auto-Detect)"

@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from pathlib import Path
 
+# The Debian release that images are made of, whatever the machine itself runs.
 RELEASE = "bookworm"
-"""The Debian release that images are made of, whatever the machine itself runs."""
+# Parts of Debian's archive that a release is made of.
 SUITES = (RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security")
-"""Parts of Debian's archive that a release is made of."""
+# What is asked where the machine has no mirror of the release.
 FALLBACK = (
     ("http://deb.debian.org/debian", RELEASE),
     ("http://deb.debian.org/debian", f"{RELEASE}-updates"),
     ("http://deb.debian.org/debian-security", f"{RELEASE}-security"),
 )
-"""What is asked where the machine has no mirror of the release."""
 
 
 def read_sources(directory: Path) -> tuple[tuple[str, str], ...]:

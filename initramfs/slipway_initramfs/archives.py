@@ -14,10 +14,10 @@ from slipway_initramfs.spool import Spool
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Most bytes that one package may unpack to.
 MAX_UNPACKED = 4 << 30
-"""Most bytes that one package may unpack to."""
+# Most bytes of a maintainer script that are read.
 MAX_SCRIPT = 1 << 20
-"""Most bytes of a maintainer script that are read."""
 
 _MAGIC = b"!<arch>\n"
 _HEADER = 60

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.tree import Tree
 
+# The last entry of a root's archive: where it is missing, the kernel ran out of memory.
 SENTINEL = ".slipway-complete"
-"""The last entry of a root's archive: where it is missing, the kernel ran out of memory."""
+# The (uid, gid) of the unprivileged user that programs run as.
 RUNNER = (1000, 1000)
-"""The (uid, gid) of the unprivileged user that programs run as."""
 
 _MAX_CERTIFICATE = 1 << 20
 _MAX_USERS = 1 << 20
@@ -61,9 +61,13 @@ _LINKS = {
     "usr/bin/nodejs": "node",
 }
 
+# In every image of Debian's packages, also of a recipe that wants no tools.
 # fmt: off
 LEAST = ("base-files", "coreutils", "dash", "libc-bin")
-"""In every image of Debian's packages, also of a recipe that wants no tools."""
+# What programs and scripts take for granted on any Debian, in every image whatever its origin.
+#
+# That is: what Debian calls essential but for the package manager and the start of a machine, the
+# commands to look at processes, time zones, terminals, services by name and media types by suffix.
 TOOLS = (
     *LEAST,
     "bash", "bsdextrautils", "bsdutils", "debianutils", "diffutils", "findutils", "grep", "gzip",
@@ -71,25 +75,20 @@ TOOLS = (
     "sed", "sysvinit-utils", "tar", "tzdata", "util-linux",
 )
 # fmt: on
-"""What programs and scripts take for granted on any Debian, in every image whatever its origin.
 
-That is: what Debian calls essential but for the package manager and the start of a machine, the
-commands to look at processes, time zones, terminals, services by name and media types by suffix.
-"""
-
+# Packages that only maintainer scripts and the start of a machine need.
+#
+# They are left out, and with them what nothing else needs, unless a recipe names them.
 # fmt: off
 EXCLUDE = frozenset([
     "adduser", "debconf", "dpkg", "init-system-helpers", "passwd", "readline-common", "ucf",
     "usrmerge", "util-linux-extra",
 ])
 # fmt: on
-"""Packages that only maintainer scripts and the start of a machine need.
-
-They are left out, and with them what nothing else needs, unless a recipe names them.
-"""
+# What fits one version of the C library only, and stays out where an image has its own.
 C_LIBRARY_PACKAGES = ("libc6", "libc-bin")
-"""What fits one version of the C library only, and stays out where an image has its own."""
 
+# Left out of every image of packages: what documents, manages or configures a machine.
 TRIM: tuple[str, ...] = (
     "usr/share/{doc,info,man,locale,lintian,bug,menu,linda,doc-base,gdb,pixmaps,applications}",
     "usr/share/{bash-completion,zsh,fish,debconf,common-licenses,polkit-1,gcc,binfmts}",
@@ -111,8 +110,8 @@ TRIM: tuple[str, ...] = (
     "etc/{rc*.d,kernel,alternatives,gprofng.rc,debconf.conf,selinux}",
     "{boot,media,mnt,srv,opt}",
 )
-"""Left out of every image of packages: what documents, manages or configures a machine."""
 
+# Left out of every container image: what no program reads. Whatever its maker put there stays.
 CONTAINER_TRIM: tuple[str, ...] = (
     "{dev,proc,sys,run,tmp,boot}/**",
     "usr/share/{doc,info,man,lintian,bug,doc-base,gtk-doc,pixmaps}",
@@ -123,7 +122,6 @@ CONTAINER_TRIM: tuple[str, ...] = (
     "root/.{cache,npm,wget-hsts}",
     ".dockerenv",
 )
-"""Left out of every container image: what no program reads. Whatever its maker put there stays."""
 
 
 def merged_directories(architecture: str) -> tuple[str, ...]:

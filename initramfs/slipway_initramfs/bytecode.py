@@ -24,8 +24,8 @@ from slipway_initramfs.process import die_with_parent
 if TYPE_CHECKING:
     from slipway_initramfs.tree import Tree
 
+# The bytecode's version by that of the interpreter (Lib/importlib/_bootstrap_external.py).
 MAGIC = {"3.11": 3495, "3.12": 3531, "3.13": 3571}
-"""The bytecode's version by that of the interpreter (Lib/importlib/_bootstrap_external.py)."""
 MAX_SOURCE = 8 << 20
 _PARTS = 2
 

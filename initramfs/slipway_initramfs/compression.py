@@ -16,21 +16,20 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.cpio import Writable
 
+# Start of a legacy frame (doc/lz4_Frame_format.md of lz4, "Legacy frame").
 LZ4_MAGIC = 0x184C2102
-"""Start of a legacy frame (doc/lz4_Frame_format.md of lz4, "Legacy frame")."""
+# Bytes in each block of a legacy frame but the last; fixed by the format.
 LZ4_BLOCK = 8 << 20
-"""Bytes in each block of a legacy frame but the last; fixed by the format."""
+# Of the slow mode: a fifth smaller than the fast mode for 10 ms per MB, and as fast to unpack.
+#
+# Higher levels gain 3 % more and take three times as long.
 LZ4_LEVEL = 3
-"""Of the slow mode: a fifth smaller than the fast mode for 10 ms per MB, and as fast to unpack.
-
-Higher levels gain 3 % more and take three times as long.
-"""
 ZSTD_LEVEL = 3
 GZIP_LEVEL = 6
+# Bytes that one worker deflates at a time.
 GZIP_BLOCK = 1 << 20
-"""Bytes that one worker deflates at a time."""
+# How far back deflate (RFC 1951) can refer, in bytes.
 GZIP_WINDOW = 32 << 10
-"""How far back deflate (RFC 1951) can refer, in bytes."""
 
 
 class Compressor(Protocol):
@@ -173,13 +172,13 @@ class Zstd:
         self._output.write(self._encoder.flush())
 
 
+# The compressors by the name that a manifest gives them.
 COMPRESSORS: dict[str, Callable[[Writable], Compressor]] = {
     "lz4": Lz4,
     "zstd": Zstd,
     "gzip": Gzip,
     "none": Plain,
 }
-"""The compressors by the name that a manifest gives them."""
 
 
 def compressor(name: str, output: Writable) -> Compressor:

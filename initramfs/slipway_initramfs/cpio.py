@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from slipway_initramfs.nodes import Node
     from slipway_initramfs.tree import Tree
 
+# An archive is padded to this many bytes.
 BLOCK = 512
-"""An archive is padded to this many bytes."""
 TRAILER = "TRAILER!!!"
 
 

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from slipway_initramfs.spool import Spool
 
 ARCHITECTURES = ("amd64", "arm64")
+# Seconds after which the package lists are fetched anew.
 INDEX_AGE = 24 * 3600
-"""Seconds after which the package lists are fetched anew."""
 
 # What apt-cache would tell beside what a package needs.
 _NO_NEEDS = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+# Times its size that a package takes, where it does not say itself how much that is.
 _UNPACKED = 6
-"""Times its size that a package takes, where it does not say itself how much that is."""
 _URI_LINE = re.compile(r"'(?P<uri>[^']+)' (?P<name>\S+) (?P<size>\d+) SHA256:(?P<sha>[0-9a-f]{64})")
 _FILE_NAME = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9.+-]*)_(?P<version>[^_/]+)_(?P<arch>[a-z0-9]+)\.deb"

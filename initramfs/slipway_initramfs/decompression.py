@@ -21,23 +21,22 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.spool import Readable
 
+# Most bytes of memory that a decompressor may ask for; ``xz -9`` takes 65 MiB.
 MAX_DICTIONARY = 256 << 20
-"""Most bytes of memory that a decompressor may ask for; ``xz -9`` takes 65 MiB."""
+# Largest window of a zstd frame, in bytes: that of ``zstd --long``; ``zstd -19`` takes 8 MiB.
 MAX_WINDOW = 128 << 20
-"""Largest window of a zstd frame, in bytes: that of ``zstd --long``; ``zstd -19`` takes 8 MiB."""
+# Most gzip members, or zstd frames and blocks beyond one for each KiB that comes out.
+#
+# Pieces with nothing in them cost time, not memory, and no limit on the output ever ends them.
 MAX_PIECES = 1 << 20
-"""Most gzip members, or zstd frames and blocks beyond one for each KiB that comes out.
 
-Pieces with nothing in them cost time, not memory, and no limit on the output ever ends them.
-"""
-
+# Compressed bytes given to the inflater at once. It copies what it leaves of them.
 _STEP = 64 << 10
-"""Compressed bytes given to the inflater at once. It copies what it leaves of them."""
+# Largest block of a zstd frame, decompressed (RFC 8878, section 3.1.1.2.4).
 _BLOCK = 128 << 10
-"""Largest block of a zstd frame, decompressed (RFC 8878, section 3.1.1.2.4)."""
 _FRAME = 0xFD2FB528
+# Magic numbers of zstd frames; the last four bits of a skippable frame's are free.
 _SKIPPABLE = 0x184D2A50
-"""Magic numbers of zstd frames; the last four bits of a skippable frame's are free."""
 
 
 class DamagedStream(Exception):
@@ -260,10 +259,10 @@ class XzReader:
         return b""
 
 
+# How to read each compression, by name.
 READERS: dict[str, Callable[[Readable], Readable]] = {
     "gzip": GzipReader,
     "zstd": ZstdReader,
     "xz": XzReader,
     "none": lambda source: source,
 }
-"""How to read each compression, by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from slipway_initramfs import records
 from slipway_initramfs.collection import allocated_bytes, downloads, find_doomed
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.store import ImageStore
 
-KINDS: Final = {
+# Kinds of records that name blobs, and what people call them.
+KINDS = {
     "image": "image",
     "kernel": "kernel",
     "archive-agent": "agent",
     "snapshot": "snapshot",
 }
-"""Kinds of records that name blobs, and what people call them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slipway_initramfs.agent_sources import AgentSources
 from slipway_initramfs.architectures import LOADERS, TRIPLETS
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str], None]
 
-KIND: Final = "agent"
-ROOT: Final = ".agent"
-PYTHON: Final = "3.11"
-LIBRARY: Final = f"lib/python{PYTHON}"
+KIND = "agent"
+ROOT = ".agent"
+PYTHON = "3.11"
+LIBRARY = f"lib/python{PYTHON}"
 # The loader would take these from the image: libraries of another libc, or of somebody's choice.
-FOREIGN: Final = b"/etc/ld.so."
-NOWHERE: Final = b"/.ag/ld.so."
-DEVICES: Final = {
+FOREIGN = b"/etc/ld.so."
+NOWHERE = b"/.ag/ld.so."
+DEVICES = {
     "console": (5, 1),
     "null": (1, 3),
     "random": (1, 8),
@@ -42,9 +42,9 @@ DEVICES: Final = {
     "ttyS1": (4, 65),
 }
 # -X utf8: the guest has no locale, and paths are bytes all the same.
-PYTHON_OPTIONS: Final = "-ISB -X utf8 -X frozen_modules=on"
-FORMER_SECONDS: Final = 3600
-MAX_SOURCE: Final = 4 << 20
+PYTHON_OPTIONS = "-ISB -X utf8 -X frozen_modules=on"
+FORMER_SECONDS = 3600
+MAX_SOURCE = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from slipway_initramfs import records
 from slipway_initramfs.errors import ImageCorrupted, ImageError
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from slipway_initramfs.records import Archive, Image, Kernel
     from slipway_initramfs.store import ImageStore
 
-MAX_AGE: Final = 3600
-"""Seconds since its last use after which a newer initrd of the same image replaces one."""
+# Seconds since its last use after which a newer initrd of the same image replaces one.
+MAX_AGE = 3600
 
 
 def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: Path) -> Path:

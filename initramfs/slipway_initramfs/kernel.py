@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from slipway_initramfs.nodes import Node
     from slipway_initramfs.spool import Spool
 
+# The package that depends on the newest kernel of the release, by architecture.
 PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-cloud-arm64"}
-"""The package that depends on the newest kernel of the release, by architecture."""
+# What the agent's port needs; their dependencies come by themselves.
 MODULES = ("virtio_mmio", "virtio_console")
-"""What the agent's port needs; their dependencies come by themselves."""
 MODULES_DIRECTORY = ".agent/modules"
 MAX_KERNEL = 256 << 20
 MAX_MODULE = 16 << 20

@@ -35,8 +35,8 @@ _SUFFIX = "{suffix}"
 _MAX_WORDS = 64
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+#-.")
 BUILD_LIMITS = Limits(120, 120, 0, 1024, 0, 65536, 1)
+# What holds where a language file says nothing.
 RUN_LIMITS = Limits(30, 30, 0, 1024, 0, 65536, 16)
-"""What holds where a language file says nothing."""
 
 
 def read(path: Path) -> bytes:

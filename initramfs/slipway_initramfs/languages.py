@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from slipway_initramfs.recipes import DebianRecipe, Phase, Recipe, RegistryRecipe
     from slipway_initramfs.store import ImageStore
 
+# The store's kind of record for a language file that it was given.
 LANGUAGE_KIND = "language"
-"""The store's kind of record for a language file that it was given."""
 _PAGE = "docs/adding-a-language.md"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -39,10 +39,10 @@ typescript .ts tsx .tsx v .v zig .zig zsh .zsh
 """
 
 
+# The rules by which the files of a job are chosen and named; see ``docs/languages.md``.
 RULES = ("include", "go", "node")
-"""The rules by which the files of a job are chosen and named; see ``docs/languages.md``."""
+# Variables of every language; images and language files may give them other values.
 ENVIRONMENT = MappingProxyType({"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"})
-"""Variables of every language; images and language files may give them other values."""
 
 
 @dataclass(frozen=True, slots=True)

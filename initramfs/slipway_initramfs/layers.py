@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from slipway_initramfs.tree import Tree
 
 Dialect = Literal["deb", "oci"]
+# Most names of extended attributes that a report lists.
 MAX_NAMED_XATTRS = 16
-"""Most names of extended attributes that a report lists."""
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
@@ -77,8 +77,8 @@ class _Application:
         self._tree = tree
         self._spool = spool
         self._dialect = dialect
+        # Directories below which there is nothing old any more.
         self._cleared: set[Node] = set()
-        """Directories below which there is nothing old any more."""
 
     def apply(self, member: tar.Member) -> None:
         parts = split(member.name)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     Content = bytes | Extent | SparseFile
 
+# The (uid, gid) of root.
 ROOT = (0, 0)
-"""The (uid, gid) of root."""
 
 
 @dataclass(slots=True, eq=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from slipway_initramfs.errors import ImageError
 
+# The kernel's PATH_MAX without its NUL: init/initramfs.c skips longer names and link targets.
 MAX_PATH = 4095
-"""The kernel's PATH_MAX without its NUL: init/initramfs.c skips longer names and link targets."""
 MAX_NAME = 255
 
 

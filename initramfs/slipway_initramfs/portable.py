@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slipway_initramfs import records
 from slipway_initramfs.errors import ImageError
@@ -25,18 +25,18 @@ from slipway_initramfs.spool import CHUNK
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FORMAT: Final = 1
-INDEX: Final = "slipway-image.json"
-KINDS: Final = ("image", "kernel", "language")
-"""Kinds of records, in the order in which they come; a language is there if it is one's own."""
-MAX_INDEX: Final = 64 << 10
-MAX_BLOBS: Final = 8
-MAX_BLOB: Final = (8 << 30) - 1
-"""Bytes; the most that ustar's field for a size can say."""
-BLOCK: Final = 512
+FORMAT = 1
+INDEX = "slipway-image.json"
+# Kinds of records, in the order in which they come; a language is there if it is one's own.
+KINDS = ("image", "kernel", "language")
+MAX_INDEX = 64 << 10
+MAX_BLOBS = 8
+# Bytes; the most that ustar's field for a size can say.
+MAX_BLOB = (8 << 30) - 1
+BLOCK = 512
 
-_PACKED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")
-_SIZE: Final = re.compile(rb"[0-7]{11}\0")
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")
+_SIZE = re.compile(rb"[0-7]{11}\0")
 
 
 class UnfitArchive(ImageError):

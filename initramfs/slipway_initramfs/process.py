@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+# Seconds without a sign of life after which a program is given up.
+#
+# More than apt itself waits for a mirror that has fallen silent: 30 seconds, three times.
 QUIET = 150.0
-"""Seconds without a sign of life after which a program is given up.
-
-More than apt itself waits for a mirror that has fallen silent: 30 seconds, three times.
-"""
+# Bytes kept of each stream, the last ones.
 MAX_OUTPUT = 8 << 20
-"""Bytes kept of each stream, the last ones."""
 
 _TICK = 0.25
 _GRACE = 2.0

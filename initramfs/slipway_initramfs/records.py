@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.errors import ImageCorrupted
 
@@ -18,36 +18,32 @@ if TYPE_CHECKING:
     from slipway_initramfs.languages import Language
     from slipway_initramfs.store import ImageStore
 
-FORMAT: Final = 2
-"""Version of the manifests' format; others are treated as absent."""
-BUILDER: Final = 5
-"""Raised whenever the same recipe and packages come to give another image."""
-MAX_MANIFEST: Final = 4 << 20
-MIB: Final = 1 << 20
+# Version of the manifests' format; others are treated as absent.
+FORMAT = 2
+# Raised whenever the same recipe and packages come to give another image.
+BUILDER = 5
+MAX_MANIFEST = 4 << 20
+MIB = 1 << 20
 
-KERNEL_MEMORY: Final = 78 * MIB
-"""Bytes that Debian's cloud kernel 6.1 needs to get to its init, beside root and initrd.
+# Bytes that Debian's cloud kernel 6.1 needs to get to its init, beside root and initrd.
+#
+# Measured, by halving, for four images of 60 to 550 MiB: 77 MiB and 2.5 %. In it are the kernel
+# itself (38 MiB), the 17 MiB that it takes to unpack lz4, and the reserves of its allocator.
+KERNEL_MEMORY = 78 * MIB
+# One byte for this many goes into the kernel's records of pages.
+PAGE_OVERHEAD = 40
+# Room for the frozen agent's archive, in bytes; it is in memory twice while it is unpacked.
+AGENT_ARCHIVE = 16 * MIB
+# One byte for this many that a machine has more goes into the kernel's records and reserves.
+#
+# Measured for Bash's image from 186 to 4266 MiB, and for all others at their default.
+MEMORY_OVERHEAD = 32
+# What a machine may have without memory above 4 GiB, for which the kernel keeps buffers below.
+LOW_MEMORY = 3072 * MIB
+# Bytes of these buffers, and of the reserves of one zone more.
+HIGH_OVERHEAD = 128 * MIB
 
-Measured, by halving, for four images of 60 to 550 MiB: 77 MiB and 2.5 %. In it are the kernel
-itself (38 MiB), the 17 MiB that it takes to unpack lz4, and the reserves of its allocator.
-"""
-PAGE_OVERHEAD: Final = 40
-"""One byte for this many goes into the kernel's records of pages."""
-AGENT_ARCHIVE: Final = 16 * MIB
-"""Room for the frozen agent's archive, in bytes; it is in memory twice while it is unpacked."""
-MEMORY_OVERHEAD: Final = 32
-"""One byte for this many that a machine has more goes into the kernel's records and reserves.
-
-Measured for Bash's image from 186 to 4266 MiB, and for all others at their default.
-"""
-LOW_MEMORY: Final = 3072 * MIB
-"""What a machine may have without memory above 4 GiB, for which the kernel keeps buffers below."""
-HIGH_OVERHEAD: Final = 128 * MIB
-"""Bytes of these buffers, and of the reserves of one zone more."""
-
-_KEY_CHARACTERS: Final = frozenset(
-    "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ.+-_@#"
-)
+_KEY_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ.+-_@#")
 _REBUILD = "Build it again: slipway image build {}"
 
 

@@ -14,10 +14,10 @@ from slipway_initramfs.errors import DiskFull
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Bytes that are left for others.
 MARGIN = 16 << 20
-"""Bytes that are left for others."""
+# Free bytes below which a disk is full to whoever watches it.
 LEAST = 64 << 10
-"""Free bytes below which a disk is full to whoever watches it."""
 _MB = 1_000_000
 
 

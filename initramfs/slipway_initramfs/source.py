@@ -29,8 +29,8 @@ class Source(Protocol):
 
     kind: str
     dialect: Dialect
+    # What is left out of every image of this kind.
     trim: tuple[str, ...]
-    """What is left out of every image of this kind."""
 
     def key(self) -> dict[str, Any]:
         """Return all that the bytes of the layers depend on, in JSON's types."""

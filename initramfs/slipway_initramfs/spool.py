@@ -19,8 +19,8 @@ from slipway_initramfs.errors import BuildFailed, ImageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Bytes moved at a time.
 CHUNK = 1 << 20
-"""Bytes moved at a time."""
 
 
 class Readable(Protocol):

@@ -23,7 +23,7 @@ import os
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slipway_initramfs import records
 from slipway_initramfs.errors import ImageCorrupted, ImageError
@@ -32,9 +32,9 @@ from slipway_initramfs.records import Archive, Blob, Image, Kernel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MIN_PREFIX: Final = 6
-"""Fewest digits of a digest that name an image."""
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+# Fewest digits of a digest that name an image.
+MIN_PREFIX = 6
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def default_root() -> Path:

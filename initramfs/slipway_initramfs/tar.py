@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.tar_headers import Source
 
+# Most extended headers of one entry.
 MAX_EXTENSIONS = 8
-"""Most extended headers of one entry."""
+# Most pieces of data of a sparse file.
 MAX_SEGMENTS = 1 << 16
-"""Most pieces of data of a sparse file."""
 
 FILE, HARDLINK, SYMLINK = b"0", b"1", b"2"
+# Types of entries.
 CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"3", b"4", b"5", b"6"
-"""Types of entries."""
 _HEADER_ONLY = frozenset((HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
 _OLD_FILE, _CONTIGUOUS, _SPARSE = b"\0", b"7", b"S"
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL = b"L", b"K", b"x", b"g"
 _EXTENSIONS = frozenset((_LONG_NAME, _LONG_LINK, _PAX, _GLOBAL))
+# Numbers in one block of the map of an old sparse file.
 _FIELDS = 42
-"""Numbers in one block of the map of an old sparse file."""
+# Most bytes of a number in the map of a newer one, with its newline.
 _DIGITS = 21
-"""Most bytes of a number in the map of a newer one, with its newline."""
 _XATTR = re.compile("(?:SCHILY|LIBARCHIVE)\\.xattr\\.(.+)", re.DOTALL)
 
 

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BLOCK = 512
+# Longest extended header that is read into memory, in bytes.
 MAX_HEADER = 1 << 20
-"""Longest extended header that is read into memory, in bytes."""
+# Most records of pax headers and numbers of sparse maps in an archive, so that reading it ends.
 MAX_DETAILS = 1 << 23
-"""Most records of pax headers and numbers of sparse maps in an archive, so that reading it ends."""
+# What the keys of all records for sparse files begin with.
 SPARSE = "GNU.sparse."
-"""What the keys of all records for sparse files begin with."""
 
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=", re.DOTALL)
 _MEANINGFUL = ("path", "linkpath", "size", "uid", "gid")

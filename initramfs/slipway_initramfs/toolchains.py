@@ -10,17 +10,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slipway_initramfs.records import Image
 
-PLACE: Final = "{version}"
-"""Where the version stands in what a toolchain says of itself."""
+# Where the version stands in what a toolchain says of itself.
+PLACE = "{version}"
 
 # Compiled when they are needed: each run imports this module.
-_VERSION: Final = r"[0-9][0-9A-Za-z.]{0,39}(-[0-9A-Za-z.]{1,24})?"
-_UPSTREAM: Final = r"(?:[0-9]+:)?([0-9][0-9A-Za-z.]*)"
+_VERSION = r"[0-9][0-9A-Za-z.]{0,39}(-[0-9A-Za-z.]{1,24})?"
+_UPSTREAM = r"(?:[0-9]+:)?([0-9][0-9A-Za-z.]*)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from slipway_initramfs.reports import Reports
     from slipway_initramfs.store import ImageStore
 
+# The version of glibc in the release that the tools come from.
 C_LIBRARY = (2, 36)
-"""The version of glibc in the release that the tools come from."""
 
 _PLACES = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin")
 # Programs and files that fit only each other: all of them, or none where this is there.
@@ -113,8 +113,8 @@ class _Image:
     tree: Tree
     architecture: str
     places: set[str]
+    # By name, the path of each program.
     commands: dict[str, str] = field(init=False)
-    """By name, the path of each program."""
     libraries: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:

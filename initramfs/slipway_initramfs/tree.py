@@ -25,19 +25,18 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 500_000
 MAX_DEVICES = 1024
+# Most characters in all paths of a tree together, and in all targets of its links.
+#
+# In a real one there are 80 in each.
 MAX_NAMES = 128 << 20
-"""Most characters in all paths of a tree together, and in all targets of its links.
-
-In a real one there are 80 in each.
-"""
+# Most names that are looked up while a tree is put together, so that it ends.
 MAX_STEPS = 1 << 26
-"""Most names that are looked up while a tree is put together, so that it ends."""
+# Most bytes of holes in all sparse files; in the guest's memory they are zeros like others.
 MAX_HOLES = 1 << 30
-"""Most bytes of holes in all sparse files; in the guest's memory they are zeros like others."""
+# Most pieces of data in all sparse files; each takes memory here.
 MAX_PIECES = 1 << 20
-"""Most pieces of data in all sparse files; each takes memory here."""
+# newc writes sizes as eight hexadecimal digits.
 MAX_FILE_SIZE = (1 << 32) - 1
-"""newc writes sizes as eight hexadecimal digits."""
 MAX_LINK_HOPS = 40
 
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.nodes import Node
 
+# Bytes of an inode and a directory entry in the kernel (608 and 192 in slabs, rounded up).
 ENTRY_MEMORY = 1024
-"""Bytes of an inode and a directory entry in the kernel (608 and 192 in slabs, rounded up)."""
 PAGE = 4096
 
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from slipway_initramfs.store import ImageStore
     from slipway_initramfs.tree import Tree
 
+# The file that the command leaves: a tar archive of what goes over the root.
 OUTPUT = "warm.tar"
-"""The file that the command leaves: a tar archive of what goes over the root."""
 
+# Boots an image, runs a command in it and returns the file OUTPUT; raises ImageError.
 Warmer = Callable[["Image", "WarmUp"], bytes]
-"""Boots an image, runs a command in it and returns the file OUTPUT; raises ImageError."""
 
 
 @dataclass(frozen=True, slots=True)

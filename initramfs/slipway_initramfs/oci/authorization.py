@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from slipway_initramfs.oci.credentials import Credentials
     from slipway_initramfs.oci.reference import Reference
 
+# Most bytes of a token server's answer.
 MAX_ANSWER = 256 << 10
-"""Most bytes of a token server's answer."""
+# Seconds that a token is good for if the server does not say so or says less (specification).
 MIN_LIFETIME = 60
-"""Seconds that a token is good for if the server does not say so or says less (specification)."""
 
 _CLIENT = "slipway"
 _TOKEN = re.compile("[A-Za-z0-9._~+/=-]{1,65536}")  # b64token of RFC 6750, section 2.1

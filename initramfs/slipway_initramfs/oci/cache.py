@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.oci.repository import Descriptor, Repository, Transfers
 
+# Bytes between two reports of a transfer.
 REPORT = 256 << 10
-"""Bytes between two reports of a transfer."""
+# Seconds that threads are given to stop when another one has failed or the user wants no more.
 GRACE = 1.0
-"""Seconds that threads are given to stop when another one has failed or the user wants no more."""
 
 
 class BlobCache:

@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from slipway_initramfs.oci.patience import Patience
 
 MAX_REDIRECTS = 5
+# Most bytes that are read of an answer that is an error.
 MAX_EXCERPT = 64 << 10
-"""Most bytes that are read of an answer that is an error."""
 
+# Seconds in which at least WINDOW_BYTES of a body have to come.
 WINDOW = 60
-"""Seconds in which at least WINDOW_BYTES of a body have to come."""
 WINDOW_BYTES = 64 << 10
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MAY_PASS = {429, 500, 502, 503, 504}
+# What OpenSSL says when the peer's first bytes are no TLS record.
 _NO_TLS = {
     "WRONG_VERSION_NUMBER",
     "HTTP_REQUEST",
     "PACKET_LENGTH_TOO_LONG",
     "RECORD_LAYER_FAILURE",
 }
-"""What OpenSSL says when the peer's first bytes are no TLS record."""
 _HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError)
 
 

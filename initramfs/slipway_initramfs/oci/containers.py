@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+# Most entries of an archive of images.
 MAX_MEMBERS = 1 << 16
-"""Most entries of an archive of images."""
+# Most links from one name to another on the way to a file.
 MAX_LINKS = 8
-"""Most links from one name to another on the way to a file."""
 
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")
 

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.oci.reference import Reference
 
+# Most bytes of a file with credentials.
 MAX_FILE = 1 << 20
-"""Most bytes of a file with credentials."""
+# Seconds that a credential helper may take; it may have to ask a person.
 HELPER_TIME = 60
-"""Seconds that a credential helper may take; it may have to ask a person."""
 
 _HUB_KEY = "https://index.docker.io/v1/"
 _HUB_HOSTS = ("index.docker.io", "registry-1.docker.io")

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.oci.repository import MAX_DOCUMENT
 
+# Longest string that is taken from a document, in characters.
 MAX_TEXT = 32 << 10
-"""Longest string that is taken from a document, in characters."""
+# Largest size of a blob that a descriptor may name, in bytes.
 MAX_BLOB = 1 << 40
-"""Largest size of a blob that a descriptor may name, in bytes."""
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _OTHER_DIGEST = re.compile("[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+")

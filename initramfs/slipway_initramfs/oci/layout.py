@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.oci.containers import Container, Part
 
+# Most images in one archive of ``docker save``.
 MAX_IMAGES = 1024
-"""Most images in one archive of ``docker save``."""
 
+# The media type's end for what a layer begins with; these archives do not say it otherwise.
 _COMPRESSIONS = {b"\x1f\x8b": "+gzip", b"\x28\xb5\x2f\xfd": "+zstd"}
-"""The media type's end for what a layer begins with; these archives do not say it otherwise."""
 _SHOWN = 8
 
 

@@ -25,8 +25,9 @@ DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+# Media types that ``read_document`` understands, for a registry's ``Accept``.
 ACCEPTED = (OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST)
-"""Media types that ``read_document`` understands, for a registry's ``Accept``."""
+# How a layer is compressed, by its media type.
 LAYER_COMPRESSIONS = {
     OCI_LAYER: "none",
     f"{OCI_LAYER}+gzip": "gzip",
@@ -35,15 +36,14 @@ LAYER_COMPRESSIONS = {
     f"{DOCKER_LAYER}.gzip": "gzip",
     f"{DOCKER_LAYER}.zstd": "zstd",
 }
-"""How a layer is compressed, by its media type."""
 
 MAX_LAYERS = 512
 MAX_ENTRIES = 1024
 MAX_VARIABLES = 256
+# Longest name of a variable, in characters.
 MAX_VARIABLE = 256
-"""Longest name of a variable, in characters."""
+# Most bytes of all variables; with the language's and the user's they have to fit into a job.
 MAX_ENVIRONMENT = 8 << 10
-"""Most bytes of all variables; with the language's and the user's they have to fit into a job."""
 
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 _INDEXES = {OCI_INDEX, DOCKER_INDEX}

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from slipway_initramfs.oci.manifests import ImageConfig, Index, Platform
     from slipway_initramfs.oci.repository import Descriptor, Repository
 
+# Most indexes one after the other on the way to a manifest.
 MAX_INDEXES = 2
-"""Most indexes one after the other on the way to a manifest."""
 
+# Variants of an architecture that every machine of it runs, the best one first.
 _VARIANTS = {"amd64": ("", "v1"), "arm64": ("v8", "")}
-"""Variants of an architecture that every machine of it runs, the best one first."""
 _SHOWN = 12
 
 

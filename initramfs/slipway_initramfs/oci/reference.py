@@ -18,10 +18,10 @@ Transport = Literal["docker", "oci", "docker-archive"]
 
 DOCKER_HUB = "docker.io"
 DEFAULT_TAG = "latest"
+# Longest reference, in characters; that of a path.
 MAX_TEXT = 4096
-"""Longest reference, in characters; that of a path."""
+# Longest name of a registry and a repository together, in characters.
 MAX_NAME = 255
-"""Longest name of a registry and a repository together, in characters."""
 
 _HUB_NAMES = {DOCKER_HUB, "index.docker.io", "registry-1.docker.io"}
 _HUB_HOST = "registry-1.docker.io"

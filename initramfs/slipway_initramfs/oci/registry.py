@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Access", "Registry"]
 
+# Bytes after which a transfer that breaks again is a new failure, not the next one in a row.
 PROGRESS = 64 << 10
-"""Bytes after which a transfer that breaks again is a new failure, not the next one in a row."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
 _CONFIGS = {OCI_CONFIG, DOCKER_CONFIG}

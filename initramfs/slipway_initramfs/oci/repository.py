@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    # Called with a blob's short name, the bytes that have come and those that will, in total.
     Transfers = Callable[[str, int, int], None]
-    """Called with a blob's short name, the bytes that have come and those that will, in total."""
 
+# Most bytes of an index, a manifest or a configuration; registries refuse more as well.
 MAX_DOCUMENT = 4 << 20
-"""Most bytes of an index, a manifest or a configuration; registries refuse more as well."""
 
 
 @dataclass(frozen=True, slots=True)

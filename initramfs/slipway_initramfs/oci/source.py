@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from slipway_initramfs.tools import Tools
     from slipway_initramfs.tree import Tree
 
+# Most bytes that the layers of an image may unpack to; the root has to fit into a guest.
 MAX_UNPACKED = 8 << 30
-"""Most bytes that the layers of an image may unpack to; the root has to fit into a guest."""
 
 _UNPACKERS = 2
 _AHEAD = 3
+# Times its size that a compressed layer takes, or somewhat less.
 _UNPACKED = 3
-"""Times its size that a compressed layer takes, or somewhat less."""
 # What the agent sets for each job; an image's own would lead programs to places not theirs.
 _OURS = frozenset({"HOME", "HOSTNAME", "LOGNAME", "PWD", "TMPDIR", "USER"})
 
@@ -59,10 +59,10 @@ class ContainerImage:
         store: ImageStore,
         reports: Reports,
     ) -> None:
+        # Whether somebody named this image, rather than the language.
         self.chosen = False
-        """Whether somebody named this image, rather than the language."""
+        # What is added of the base set of tools.
         self.tools: Tools | None = None
-        """What is added of the base set of tools."""
         self._reference = reference
         self._repository = repository
         self._image = image

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.oci.repository import Descriptor
 
+# Chunks that may wait to be hashed and written while the next one is decompressed.
 _AHEAD = 4
-"""Chunks that may wait to be hashed and written while the next one is decompressed."""
 _HINT = "It will be fetched again at the next try; if that does not help, the image is damaged."
 
 
