@@ -133,7 +133,7 @@ class Agent:
             raise ShutdownError
         elif isinstance(message, m.Job):
             self._begin(message)
-        elif isinstance(message, m.Spare):
+        elif isinstance(message, m.Prestart):
             self._prepare(message)
         elif self._job is not None and message.job == self._job.number:  # type: ignore[union-attr]
             self._job.receive(message)
@@ -146,7 +146,7 @@ class Agent:
             self.fault(f"the agent speaks version {VERSION}, not {hello.version}", fatal=True)
             return
         if hello.clone:
-            self._disks.end_spare()  # its clones would all have its random seeds
+            self._disks.end_prestarted()  # its clones would all have its random seeds
         try:
             self._machine.take_time_and_entropy(hello.time_ns, hello.entropy, clone=hello.clone)
         except OSError as error:
@@ -165,13 +165,13 @@ class Agent:
             raise ProtocolError(f"job {spec.job} came while job {self._job.number} is on")
         self._job = Job(self._loop, self._disks, spec, self.send, self._job_done)
 
-    def _prepare(self, spec: m.Spare) -> None:
+    def _prepare(self, spec: m.Prestart) -> None:
         if self._job is not None:
-            raise ProtocolError(f"a spare program came while job {self._job.number} is on")
+            raise ProtocolError(f"a prestarted program came while job {self._job.number} is on")
         try:
             self._disks.prepare(spec)
         except (OSError, StartError) as error:
-            self.log(m.Level.INFO, f"no spare program could be started: {error}")
+            self.log(m.Level.INFO, f"no prestarted program could be started: {error}")
 
     def _job_done(self) -> None:
         self._job = None

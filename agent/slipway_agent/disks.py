@@ -1,8 +1,8 @@
-"""Whose files a job works on: nobody's, those of its session, or a spare program's."""
+"""Whose files a job works on: nobody's, those of its session, or a prestarted program's."""
 
 from __future__ import annotations
 
-from slipway_agent.spare import Spare
+from slipway_agent.prestart import PrestartedProgram
 from slipway_protocol.errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -62,16 +62,16 @@ class NoDisk:
 
 
 class Disks:
-    """The disk that a session has, or the spare program with its own, between two jobs."""
+    """The disk that a session has, or the prestarted program with its own, between two jobs."""
 
     def __init__(self, loop: Loop, ground: Ground) -> None:
         self.ground = ground
         self._loop = loop
         self._kept: Disk | None = None
-        self._spare: Spare | None = None
+        self._prestarted: PrestartedProgram | None = None
 
-    def prepare(self, spec: m.Spare) -> None:
-        """Start a spare program, in the place of the last one.
+    def prepare(self, spec: m.Prestart) -> None:
+        """Start a prestarted program, in the place of the last one.
 
         Raises:
             ProtocolError: a session has the disk.
@@ -79,30 +79,30 @@ class Disks:
             OSError: the kernel refuses.
         """
         if self._kept is not None:
-            raise ProtocolError("a spare program came in the middle of a session")
-        self.end_spare()
-        self._spare = Spare(self._loop, self.ground, spec)
+            raise ProtocolError("a prestarted program came in the middle of a session")
+        self.end_prestarted()
+        self._prestarted = PrestartedProgram(self._loop, self.ground, spec)
 
-    def end_spare(self) -> None:
-        """Have no spare program any more."""
-        if self._spare is not None:
-            spare, self._spare = self._spare, None
-            spare.remove()
+    def end_prestarted(self) -> None:
+        """Have no prestarted program any more."""
+        if self._prestarted is not None:
+            prestarted, self._prestarted = self._prestarted, None
+            prestarted.remove()
 
     def children_ended(self, children: list[Child]) -> None:
         """Processes have been waited for."""
-        if self._spare is not None:
-            self._spare.children_ended(children)
+        if self._prestarted is not None:
+            self._prestarted.children_ended(children)
 
-    def take(self, job: m.Job) -> tuple[Disk, Spare | None]:
+    def take(self, job: m.Job) -> tuple[Disk, PrestartedProgram | None]:
         """The disk for ``job``, and the program that waits there for its script.
 
         Raises:
             OSError: the kernel refuses.
         """
-        spare = self._take_spare(job)
-        if spare is not None:
-            return spare.disk, spare
+        prestarted = self._take_prestarted(job)
+        if prestarted is not None:
+            return prestarted.disk, prestarted
         if not job.keep:
             self._end_session()
             return self.ground.make_disk(job.disk_bytes), None
@@ -117,18 +117,18 @@ class Disks:
         if disk is not self._kept:
             disk.remove()
 
-    def _take_spare(self, job: m.Job) -> Spare | None:
-        spare, self._spare = self._spare, None
-        if spare is None:
+    def _take_prestarted(self, job: m.Job) -> PrestartedProgram | None:
+        prestarted, self._prestarted = self._prestarted, None
+        if prestarted is None:
             return None
-        if spare.fits(job):
+        if prestarted.fits(job):
             try:
                 if job.disk_bytes:
-                    spare.disk.resize(job.disk_bytes)
-                return spare
+                    prestarted.disk.resize(job.disk_bytes)
+                return prestarted
             except OSError:
                 pass  # a fresh one may have more luck
-        spare.remove()
+        prestarted.remove()
         return None
 
     def _end_session(self) -> None:

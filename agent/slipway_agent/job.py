@@ -6,7 +6,7 @@ from slipway_agent.disks import NoDisk
 from slipway_agent.files import FileError, IncomingFile, OutgoingFile
 from slipway_agent.phase import Phase, reads_input
 from slipway_agent.pipes import INPUT_WINDOW, InputPipe
-from slipway_agent.spare import MAX_SCRIPT, Script
+from slipway_agent.prestart import MAX_SCRIPT, Script
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.flow import SendWindow
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from slipway_agent.disks import Disk, Disks
     from slipway_agent.loop import Child, Loop
-    from slipway_agent.spare import Spare
+    from slipway_agent.prestart import PrestartedProgram
 
 
 class Job:
@@ -42,10 +42,10 @@ class Job:
         self._file: IncomingFile | Script | None = None
         self._file_error = ""
         self._disk: Disk = NoDisk()
-        self._spare: Spare | None = None
+        self._prestarted: PrestartedProgram | None = None
         self._script: Script | None = None
         try:
-            self._disk, self._spare = disks.take(spec)
+            self._disk, self._prestarted = disks.take(spec)
         except OSError as error:
             self._file_error = f"no disk could be made: {error}"
         self._started = False
@@ -81,39 +81,39 @@ class Job:
         self._close_if_complete()
 
     def _begin_file(self, message: m.File) -> IncomingFile | Script:
-        spare = self._spare
-        if spare is not None and message.path in spare.unless:
-            self._dismiss(spare)
-        elif spare is not None and message.path == spare.path and self._script is None:
+        prestarted = self._prestarted
+        if prestarted is not None and message.path in prestarted.unless:
+            self._dismiss(prestarted)
+        elif prestarted is not None and message.path == prestarted.path and self._script is None:
             if message.size <= MAX_SCRIPT:
                 self._script = Script(message)
                 return self._script
-            self._settle(spare)
+            self._settle(prestarted)
         owner = self._disks.ground.owner()
         return IncomingFile(self._disk.directory, message, owner, replace=self._spec.keep)
 
-    def _ready_spare(self) -> Spare | None:
+    def _ready_prestarted(self) -> PrestartedProgram | None:
         """The program that has its script and can begin with it, if there is one."""
-        if self._spare is None or self._file_error:
+        if self._prestarted is None or self._file_error:
             return None
-        return self._settle(self._spare)
+        return self._settle(self._prestarted)
 
-    def _settle(self, spare: Spare) -> Spare | None:
+    def _settle(self, prestarted: PrestartedProgram) -> PrestartedProgram | None:
         """Give the program its script, all of which is there; returns it if it can take that."""
-        self._spare = None
+        self._prestarted = None
         try:
-            return spare if spare.accept(self._script) else None
+            return prestarted if prestarted.accept(self._script) else None
         except OSError as error:
-            self._file_error = f"{spare.path} cannot be stored: {error.strerror}"
+            self._file_error = f"{prestarted.path} cannot be stored: {error.strerror}"
         return None
 
-    def _dismiss(self, spare: Spare) -> None:
+    def _dismiss(self, prestarted: PrestartedProgram) -> None:
         """End the program: it has begun without a file that it may have looked for."""
-        self._spare = None
+        self._prestarted = None
         try:
-            spare.refuse(self._script)
+            prestarted.refuse(self._script)
         except OSError as error:
-            self._file_error = f"{spare.path} cannot be stored: {error.strerror}"
+            self._file_error = f"{prestarted.path} cannot be stored: {error.strerror}"
 
     def _receive_data(self, message: m.FileData) -> None:
         self._expect_files()
@@ -143,8 +143,8 @@ class Job:
             self._give_credit(INPUT_WINDOW)
         if spec.build is not None:
             self._begin(m.Phase.BUILD, spec.build)
-        elif (spare := self._ready_spare()) is not None:
-            self._take_over(spare)
+        elif (prestarted := self._ready_prestarted()) is not None:
+            self._take_over(prestarted)
         else:
             self._begin(m.Phase.RUN, spec.run)
 
@@ -186,8 +186,8 @@ class Job:
         """Processes have been waited for."""
         if self._phase is not None:
             self._phase.children_ended(children)
-        elif self._spare is not None:
-            self._spare.children_ended(children)
+        elif self._prestarted is not None:
+            self._prestarted.children_ended(children)
 
     def hold(self, held: bool) -> None:
         """The queue to the host is long, or short again."""
@@ -218,12 +218,12 @@ class Job:
         if kind is m.Phase.RUN and self._size is not None and self._size != self._spec.run.tty:
             phase.resize(self._size)  # it was told during the build
 
-    def _take_over(self, spare: Spare) -> None:
+    def _take_over(self, prestarted: PrestartedProgram) -> None:
         assert self._script is not None
         phase = Phase(self._loop, self.number, m.Phase.RUN, self._spec.run, self._send)
         self._phase = phase
         script, self._script = self._script.data, None
-        phase.take_over(spare, script, self._windows, self._stdin, self._phase_done)
+        phase.take_over(prestarted, script, self._windows, self._stdin, self._phase_done)
 
     def _phase_done(self, phase: Phase) -> None:
         self._phase = None
@@ -279,9 +279,9 @@ class Job:
         for file in (self._file, self._outgoing):
             if file is not None:
                 file.close()
-        if self._spare is not None:
-            self._spare.end()
-            self._spare = None
+        if self._prestarted is not None:
+            self._prestarted.end()
+            self._prestarted = None
         self._disks.give_back(self._disk)
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from slipway_agent.cgroup import Group
     from slipway_agent.loop import Child, Loop
     from slipway_agent.pipes import InputPipe
+    from slipway_agent.prestart import PrestartedProgram, ScriptPipe
     from slipway_agent.process import Process
     from slipway_agent.program import Launcher
-    from slipway_agent.spare import ScriptPipe, Spare
     from slipway_agent.terminal import Terminal
     from slipway_protocol.flow import SendWindow
 
@@ -92,30 +92,32 @@ class Phase:
 
     def take_over(
         self,
-        spare: Spare,
+        prestarted: PrestartedProgram,
         script: bytearray,
         windows: dict[m.Stream, SendWindow],
         stdin: InputPipe,
         on_done: Callable[[Phase], None],
     ) -> None:
         """Have a program that waits for its script begin with it, as if it started now."""
-        self._group = spare.group
+        self._group = prestarted.group
         self._on_done = on_done
-        self._script = spare.pipe
+        self._script = prestarted.pipe
         self._began = monotonic()
-        self._used_before = spare.group.cpu_us()
+        self._used_before = prestarted.group.cpu_us()
         limits = self._command.limits
         try:
-            spare.group.limit(limits)
-            spare.launcher.limit(limits, spare.process.pid, sum(self._used_before) // 1000)
+            prestarted.group.limit(limits)
+            prestarted.launcher.limit(
+                limits, prestarted.process.pid, sum(self._used_before) // 1000
+            )
         except ProcessLookupError:
             pass  # it has ended just now, which will be told
         except OSError as error:
-            spare.end()
+            prestarted.end()
             self._fail(m.Verdict.INTERNAL_ERROR, 0, f"the program could not be limited: {error}")
             return
-        self._watch(spare.process, windows, stdin)
-        spare.pipe.give(script)
+        self._watch(prestarted.process, windows, stdin)
+        prestarted.pipe.give(script)
 
     def _watch(
         self, program: Process, windows: dict[m.Stream, SendWindow], stdin: InputPipe
@@ -253,7 +255,7 @@ class Phase:
             self._loop.call_at(monotonic() + step, self._check_cpu)
 
     def _cpu_us(self) -> tuple[int, int]:
-        """User and system CPU time of the phase; what a spare program used before does not count.
+        """User and system CPU time of the phase, without that of a prestarted program before it.
 
         The kernel's share of each in the sum is an estimate, and may become smaller.
         """

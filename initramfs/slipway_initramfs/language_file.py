@@ -207,17 +207,17 @@ def _language(table: _Table) -> Language:
 
 
 def _run(table: _Table, source: str, *, built: bool) -> Phase:
-    spare = table.take("spare", bool, False)
-    if spare and built:
-        raise table.wrong("spare", "is for programs that need no build")
-    unless = table.texts("spare_unless")
-    if unless and not spare:
-        raise table.wrong("spare_unless", "is for a program with 'spare'")
+    prestart = table.take("prestart", bool, False)
+    if prestart and built:
+        raise table.wrong("prestart", "is for programs that need no build")
+    unless = table.texts("prestart_unless")
+    if unless and not prestart:
+        raise table.wrong("prestart_unless", "is for a program with 'prestart'")
     if any("/" in name or name in {"", ".", ".."} for name in unless):
-        raise table.wrong("spare_unless", "has to hold file names")
-    phase = replace(_phase(table, RUN_LIMITS), spare=spare, spare_unless=unless)
-    if spare and not {source, "{source}"} & set(phase.command):
-        raise table.wrong("spare", f"needs a command with the source {source!r} as an argument")
+        raise table.wrong("prestart_unless", "has to hold file names")
+    phase = replace(_phase(table, RUN_LIMITS), prestart=prestart, prestart_unless=unless)
+    if prestart and not {source, "{source}"} & set(phase.command):
+        raise table.wrong("prestart", f"needs a command with the source {source!r} as an argument")
     return phase
 
 

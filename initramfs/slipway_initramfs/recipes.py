@@ -30,17 +30,17 @@ class Limits:
 class Phase:
     """A command, run in the job's directory, where the source file lies; and its bounds.
 
-    A ``spare`` one may be started before there is a source file, and waits where it opens that; not
-    for a job that brings one of the files ``spare_unless``. ``out_of_memory`` are words of its
-    runtime's: near the end of what it says before it fails, they tell that it failed for want of
-    memory.
+    With ``prestart`` it may be started before there is a source file, and waits where it opens
+    that; not for a job that brings one of the files ``prestart_unless``. ``out_of_memory`` are
+    words of its runtime's: near the end of what it says before it fails, they tell that it
+    failed for want of memory.
     """
 
     command: tuple[str, ...]
     limits: Limits
-    spare: bool = False
+    prestart: bool = False
     out_of_memory: tuple[str, ...] = ()
-    spare_unless: tuple[str, ...] = ()
+    prestart_unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,12 +146,12 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Spare:
+class Prestart:
     """Start ``run`` before there is a job for it, up to where it reads its script ``path``.
 
     The next job takes the program over if it has no build, the same argument vector and
     environment, a file of that path, and no file of a path in ``unless``; any other job ends it.
-    Its limits are those of the job. There is no answer: a spare that cannot be started is none.
+    Its limits are those of the job. No answer follows, even where the program cannot be started.
     """
 
     run: Command
@@ -354,7 +354,7 @@ class Fault:
 
 HostMessage = (
     Hello
-    | Spare
+    | Prestart
     | Job
     | File
     | FileData

@@ -186,7 +186,7 @@ HOST_TO_AGENT: Table = {
     9: (m.Signal, (_u32, integer(64))),
     10: (m.Cancel, (_u32,)),
     11: (m.Shutdown, ()),
-    12: (m.Spare, (_command, path, sequence(path))),
+    12: (m.Prestart, (_command, path, sequence(path))),
     13: (m.Resize, (_u32, _tty)),
 }
 

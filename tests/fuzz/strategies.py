@@ -87,7 +87,7 @@ HOST_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Hello: st.builds(
         m.Hello, numbers(U32), _names, numbers(U63), st.binary(max_size=64), st.booleans()
     ),
-    m.Spare: st.builds(m.Spare, commands, paths, st.lists(paths, max_size=3).map(tuple)),
+    m.Prestart: st.builds(m.Prestart, commands, paths, st.lists(paths, max_size=3).map(tuple)),
     m.Job: st.builds(
         m.Job,
         _jobs,

@@ -19,7 +19,7 @@ A program is text; each line is one command. It is read as bytes, so that any so
 
 Empty lines and those that begin with ``#`` are nothing; any other is written to stderr and ends the
 program with code 127. Signals, Cancel, credit, wall-clock and output limits, wanted files and Job's
-``keep`` are honoured as the real agent does; Spare is not.
+``keep`` are honoured as the real agent does; Prestart is not.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class FakeAgent:
             case m.Hello(clone=clone):
                 self.hellos.append(clone)
                 self.send(READY)
-            case m.Spare():
+            case m.Prestart():
                 pass
             case m.Job():
                 if job is not None:

@@ -82,13 +82,13 @@ class Session:
     def _greeting(self, clone: bool) -> m.Hello:
         return m.Hello(VERSION, (), time.time_ns(), os.urandom(32), clone)
 
-    async def prepare(self, spare: m.Spare) -> None:
+    async def prepare(self, prestart: m.Prestart) -> None:
         """Have a program started ahead of its job, up to where it reads its script.
 
         Raises:
             UnknownOutcome: the machine has ended.
         """
-        await self.send(spare)
+        await self.send(prestart)
 
     async def run(
         self,

@@ -191,13 +191,13 @@ class Guest:
         await self._start_ahead(language)
 
     async def _start_ahead(self, language: Language) -> None:
-        if language.run.spare:
+        if language.run.prestart:
             job, _ = describe_job(
                 language, b"", Options(), False, Surroundings(memory=self._memory)
             )
             try:
-                spare = m.Spare(job.run, language.source, language.run.spare_unless)
-                await self._session.prepare(spare)
+                prestart = m.Prestart(job.run, language.source, language.run.prestart_unless)
+                await self._session.prepare(prestart)
             except UnknownOutcome as error:
                 raise HostError(error.message, error.hint) from None
 

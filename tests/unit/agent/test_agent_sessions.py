@@ -164,7 +164,7 @@ def test_build_works_on_the_kept_files(host: Host) -> None:
 
 def test_spare_program_in_a_session_is_refused(host: Host) -> None:
     run(host, "open('file', 'w').close()")
-    host.send(m.Spare(python(LIST), "main.py"))
+    host.send(m.Prestart(python(LIST), "main.py"))
 
     assert not host.expect(m.Fault).fatal
     assert run(host, LIST, number=2).stdout == b"['file']\n"

@@ -61,7 +61,7 @@ def command(*, stdin: bool) -> m.Command:
 
 def run_by_name(host: Host, *, ahead: bool, stdin: bool) -> Story:
     if ahead:
-        host.send(m.Spare(command(stdin=False), SCRIPT))
+        host.send(m.Prestart(command(stdin=False), SCRIPT))
     host.start(job(command(stdin=stdin)), [(SCRIPT, BY_NAME)])
     if stdin:
         host.send(m.Input(1, b"what was sent\n"), m.InputEnd(1))

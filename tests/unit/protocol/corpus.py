@@ -111,7 +111,7 @@ EXAMPLES = (
     Example(TO_AGENT, m.Shutdown(), "910b"),
     Example(
         TO_AGENT,
-        m.Spare(m.Command(("sh", "main.sh"), (("LANG", "C"),), m.Limits()), "main.sh", ("a",)),
+        m.Prestart(m.Command(("sh", "main.sh"), (("LANG", "C"),), m.Limits()), "main.sh", ("a",)),
         "940c9692a27368a76d61696e2e73689192a44c414e47a1439900000000000000c200c2c090a76d61696e2e"
         "736891a161",
     ),

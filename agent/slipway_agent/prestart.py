@@ -48,9 +48,9 @@ def can_be_piped(script: bytes | bytearray) -> bool:
 
 
 class Script:
-    """The script of a spare program while it arrives; where it cannot be kept, ``error`` says why.
+    """Script of a prestarted program while it arrives, with the methods of an incoming file.
 
-    It does what an incoming file does.
+    ``error`` says why it cannot be kept.
     """
 
     def __init__(self, spec: m.File) -> None:
@@ -150,10 +150,10 @@ class ScriptPipe:
         self.close()
 
 
-class Spare:
+class PrestartedProgram:
     """The program, with the disk that will be its job's."""
 
-    def __init__(self, loop: Loop, ground: Ground, spec: m.Spare) -> None:
+    def __init__(self, loop: Loop, ground: Ground, spec: m.Prestart) -> None:
         """Start it.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from slipway_agent.spare import MAX_SCRIPT, can_be_piped
+from slipway_agent.prestart import MAX_SCRIPT, can_be_piped
 from slipway_protocol import messages as m
 from slipway_protocol.schema import VERSION
 from support.agent import Story, job
@@ -50,8 +50,8 @@ def prepare(
     path: str = SCRIPT,
     unless: tuple[str, ...] = (),
 ) -> int:
-    """Have a spare program wait for its script; returns its pid."""
-    host.send(m.Spare(run or command(), path, unless))
+    """Have a prestarted program wait for its script; returns its pid."""
+    host.send(m.Prestart(run or command(), path, unless))
     while True:
         for process in processes(host):
             if waits_for_script(process):
@@ -168,7 +168,7 @@ def test_program_gets_its_stdin(host: Host, stdin: bytes) -> None:
 
 def test_interpreter_that_is_not_there_yet_finds_its_script(host: Host) -> None:
     for number in range(1, 11):
-        host.send(m.Spare(command(), SCRIPT))
+        host.send(m.Prestart(command(), SCRIPT))
         story = run(host, WHO, number)
 
         assert story.one(m.PhaseDone).verdict is m.Verdict.OK
@@ -268,7 +268,7 @@ def test_program_that_dies_between_job_and_start_is_not_missed(host: Host) -> No
 
 def test_second_spare_takes_the_place_of_the_first(host: Host) -> None:
     first = prepare(host)
-    host.send(m.Spare(command(), SCRIPT))
+    host.send(m.Prestart(command(), SCRIPT))
 
     second = int(run(host, WHO).stdout)
 
@@ -301,7 +301,7 @@ def test_job_with_other_files_gets_the_program(host: Host) -> None:
 
 @pytest.mark.parametrize("argv", [("no-such-program",), (), ("/",)])
 def test_spare_that_cannot_be_started_is_none(host: Host, argv: tuple[str, ...]) -> None:
-    host.send(m.Spare(m.Command(argv, (), m.Limits()), SCRIPT))
+    host.send(m.Prestart(m.Command(argv, (), m.Limits()), SCRIPT))
 
     assert host.expect(m.Log).level is m.Level.INFO
     assert run(host, WHO).one(m.PhaseDone).verdict is m.Verdict.OK
@@ -312,7 +312,7 @@ def test_program_that_ends_without_its_script_is_replaced(host: Host, tmp_path: 
     begun = tmp_path / "begun"
     source = f"open({str(begun)!r}, 'w').close(); print('quick')"
     quick = m.Command((sys.executable, "-c", source, SCRIPT), (), m.Limits())
-    host.send(m.Spare(quick, SCRIPT))
+    host.send(m.Prestart(quick, SCRIPT))
     while not begun.exists():
         time.sleep(0.01)
     while processes(host):
@@ -398,7 +398,7 @@ def test_cpu_time_before_the_job_does_not_count(host: Host) -> None:
 
 def test_spare_in_the_middle_of_a_job_is_refused(host: Host) -> None:
     host.start(job(command()), [(SCRIPT, b"import time; time.sleep(1000)")])
-    host.send(m.Spare(command(), SCRIPT))
+    host.send(m.Prestart(command(), SCRIPT))
     _, fault = host.until(m.Fault)
     host.send(m.Cancel(1))
 
@@ -427,7 +427,7 @@ def test_spares_leak_no_descriptors(host: Host) -> None:
         run(host, WHO, number)
         prepare(host)
         run(host, b"# coding: latin-1", number + 1)
-        host.send(m.Spare(command(), SCRIPT))
+        host.send(m.Prestart(command(), SCRIPT))
         run(host, b"raise SystemExit", number + 2)
 
     assert descriptors() == before

@@ -18,36 +18,37 @@ image.debian = {{ packages = ["toy"] }}
 
 
 def test_python_can_be_started_ahead() -> None:
-    assert languages.by_name("python").run.spare
+    assert languages.by_name("python").run.prestart
 
 
 @pytest.mark.parametrize("language", languages.all_languages().values(), ids=lambda lang: lang.name)
 def test_no_language_with_a_build_is_started_ahead(language: languages.Language) -> None:
-    assert not (language.run.spare and language.build)
-    assert language.build is None or not language.build.spare
+    assert not (language.run.prestart and language.build)
+    assert language.build is None or not language.build.prestart
 
 
-@pytest.mark.parametrize(("key", "spare"), [("", False), ("spare = true", True)])
-def test_a_program_is_started_ahead_only_if_that_is_said(key: str, spare: bool) -> None:
+@pytest.mark.parametrize(("key", "prestart"), [("", False), ("prestart = true", True)])
+def test_a_program_is_started_ahead_only_if_that_is_said(key: str, prestart: bool) -> None:
     text = TOY.format(f'[run]\ncommand = ["toy", "main.toy"]\n{key}')
 
-    assert parse(text.encode(), "toy.toml").run.spare is spare
+    assert parse(text.encode(), "toy.toml").run.prestart is prestart
 
 
 @pytest.mark.parametrize(
     ("tables", "key"),
     [
-        ('run = { command = ["toy", "main.toy"], spare = 1 }', "run.spare"),
-        ('run = { command = ["toy", "main.toy"], spare = "yes" }', "run.spare"),
-        ('run = { command = ["toy", "./main.toy"], spare = true }', "run.spare"),
+        ('run = { command = ["toy", "main.toy"], prestart = 1 }', "run.prestart"),
+        ('run = { command = ["toy", "main.toy"], prestart = "yes" }', "run.prestart"),
+        ('run = { command = ["toy", "./main.toy"], prestart = true }', "run.prestart"),
         (
-            'run = { command = ["toy", "main.toy"], spare = true }\nbuild = { command = ["make"] }',
-            "run.spare",
+            'run = { command = ["toy", "main.toy"], prestart = true }\n'
+            'build = { command = ["make"] }',
+            "run.prestart",
         ),
         (
             'run = { command = ["toy", "main.toy"] }\n'
-            'build = { command = ["make", "main.toy"], spare = true }',
-            "build.spare",
+            'build = { command = ["make", "main.toy"], prestart = true }',
+            "build.prestart",
         ),
     ],
 )
