@@ -1,0 +1,51 @@
+"""One word, one thing (docs/style.md): the numbers and lists here only become smaller."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.prose import PACKAGES, find_classes, find_participles, is_participle
+
+# Class names that several modules of a package define, each time with the same meaning.
+SHARED_CLASS_NAMES = {
+    "host": (
+        "Board Body File Job Keeper Launcher Line Place Process Segment Session Shape Sockets "
+        "Terms VirtioMmio Vm"
+    ),
+    "initramfs": "Archive Image Index Part Source",
+    "agent": "",
+    "protocol": "",
+}
+# Functions that are named by a bare participle. The aim is 0.
+PARTICIPLES = {"host": 105, "initramfs": 21, "agent": 1, "protocol": 3}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_class_names_have_one_meaning(package: str) -> None:
+    shared = {name: homes for name, homes in find_classes(PACKAGES[package]).items() if homes[1:]}
+
+    unexpected = shared.keys() - set(SHARED_CLASS_NAMES[package].split())
+    assert not unexpected, {name: shared[name] for name in unexpected}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_functions_are_named_by_verbs(package: str) -> None:
+    found = find_participles(PACKAGES[package])
+
+    assert len(found) <= PARTICIPLES[package], "\n".join(["use verb + object:", *found])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("_told", True),
+        ("opened", True),
+        ("made", True),
+        ("feed", False),
+        ("read", False),
+        ("on_ended", False),
+        ("close_all", False),
+    ],
+)
+def test_participles_are_recognised(name: str, expected: bool) -> None:
+    assert is_participle(name) is expected
