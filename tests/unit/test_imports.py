@@ -24,7 +24,7 @@ KNOWN_CIRCLES: list[tuple[str, ...]] = [
     ("slipway.machine.qemu", "slipway.machine.qemu_template"),
     ("slipway.vmm.arch", "slipway.vmm.arch.x86_64", "slipway.vmm.arch.x86_64.keeper"),
     ("slipway.vmm.keeper", "slipway.vmm.microvm"),
-    ("slipway_agent.disks", "slipway_agent.spare"),
+    ("slipway_agent.disks", "slipway_agent.prestart"),
     (
         "slipway_initramfs.collection",
         "slipway_initramfs.files",
