@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import Busy, InputError
 from slipway._model.options import MIB
+from slipway._util.public import public
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,7 @@ class Needs:
     cpus: int
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Load:
     """How much of a capacity is taken now."""

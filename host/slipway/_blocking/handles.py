@@ -10,6 +10,7 @@ from slipway._model.arguments import check_blocking_listener, open_blocking_stdi
 from slipway._model.errors import InputError
 from slipway._model.events import Output
 from slipway._model.values import Bounds, take
+from slipway._util.public import public
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
@@ -26,6 +27,7 @@ OnOutput = Callable[[str, str, bytes], object]
 _SECONDS = Annotated[float, Bounds(0, math.inf)] | None
 
 
+@public
 class Stdin:
     """The program's standard input, where it was left open."""
 
@@ -46,6 +48,7 @@ class Stdin:
         self._thread.call(self._stdin.close)
 
 
+@public
 class Execution:
     """A run under way; see :class:`slipway.AsyncExecution`.
 
@@ -136,6 +139,7 @@ class Execution:
         return await anext(self._execution, None)
 
 
+@public
 class Session:
     """A machine for several runs; see :class:`slipway.AsyncSession`.
 

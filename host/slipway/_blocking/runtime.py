@@ -10,6 +10,7 @@ from slipway._local.runtime import DEFAULT_QUEUE, AsyncRuntime
 from slipway._model.arguments import check_blocking_listener, open_blocking_stdin
 from slipway._model.session import DEFAULT_IDLE_SECONDS
 from slipway._model.values import take
+from slipway._util.public import public
 
 if TYPE_CHECKING:
     import os
@@ -132,6 +133,7 @@ class _Blocking(Generic[_Runs]):
         self.close()
 
 
+@public
 class Runtime(_Blocking["AsyncRuntime"]):
     """Runs programs in machines of their own, in this process; see :class:`slipway.AsyncRuntime`.
 
@@ -195,6 +197,7 @@ class Runtime(_Blocking["AsyncRuntime"]):
         return self._runs.load
 
 
+@public
 class Client(_Blocking["AsyncClient"]):
     """Runs programs on the server that listens at ``path``; see :class:`slipway.AsyncClient`.
 

@@ -13,6 +13,7 @@ from slipway._model.values import take
 from slipway._run.languages import language_of
 from slipway._run.launcher import ColdLauncher
 from slipway._run.run import Run
+from slipway._util.public import public
 
 if TYPE_CHECKING:
     import os
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from slipway._run.assets import Progress
 
 
+@public
 def run(source: Source, language: str | None = None, **arguments: Any) -> Result:
     """Run ``source`` in a new machine and wait for its end.
 
@@ -50,6 +52,7 @@ def run(source: Source, language: str | None = None, **arguments: Any) -> Result
     return asyncio.run(request.execute(stdin, on_output))
 
 
+@public
 async def run_async(
     source: Source,
     language: str | None = None,

@@ -23,6 +23,7 @@ from slipway._run.image_builds import Makings
 from slipway._run.languages import language_of, list_languages
 from slipway._run.run import Run
 from slipway._util.memory import free_memory
+from slipway._util.public import public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +47,7 @@ _Budget = Annotated[int, Bounds(128 << 20, math.inf)]
 _Seconds = Annotated[float, Bounds(0, math.inf)]
 
 
+@public
 class AsyncRuntime:
     """Runs programs in machines of their own, in this process and without a server.
 

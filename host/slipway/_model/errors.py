@@ -15,7 +15,10 @@ Every error is one sentence in ``message`` and, where there is something to do, 
 
 from __future__ import annotations
 
+from slipway._util.public import public
 
+
+@public
 class SlipwayError(Exception):
     """The root of the tree."""
 
@@ -25,18 +28,22 @@ class SlipwayError(Exception):
         self.hint = hint
 
 
+@public
 class InputError(SlipwayError, ValueError):
     """The request cannot be run as it stands; nothing was started."""
 
 
+@public
 class HostError(SlipwayError):
     """This host lacks something that a run needs; nothing of the program has run."""
 
 
+@public
 class ImageError(HostError):
     """An image cannot be made, found or trusted."""
 
 
+@public
 class Busy(HostError):
     """There is no room for another run now; in ``retry_after`` seconds there may be."""
 
@@ -45,6 +52,7 @@ class Busy(HostError):
         self.retry_after = retry_after
 
 
+@public
 class UnknownOutcome(SlipwayError):
     """The machine ended or misbehaved under a job: the program may have run, in part or whole.
 

@@ -10,12 +10,12 @@ Output of stdout and stderr is interleaved as the agent read it. A failure is ra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from slipway._model.result import PhaseResult, Result
+from slipway._model.result import PhaseResult, Result  # noqa: TC001  # types of fields
+from slipway._util.public import public
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Queued:
     """The run waits for room; ``position`` others are started before it."""
@@ -23,6 +23,7 @@ class Queued:
     position: int
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Preparing:
     """An image is being made; ``detail`` is a line for people."""
@@ -30,6 +31,7 @@ class Preparing:
     detail: str
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Started:
     """The machine, ``kvm`` or ``qemu``, has booted and its agent is ready."""
@@ -37,6 +39,7 @@ class Started:
     machine: str
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class PhaseStarted:
     """``phase``, ``build`` or ``run``, has begun."""
@@ -44,6 +47,7 @@ class PhaseStarted:
     phase: str
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Output:
     """Bytes written to ``stream``, ``stdout`` or ``stderr``: from 1 byte to 120 KiB."""
@@ -53,6 +57,7 @@ class Output:
     data: bytes
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class PhaseEnded:
     """``phase`` is over; ``result`` has the sizes of its output, not the output."""
@@ -61,6 +66,7 @@ class PhaseEnded:
     result: PhaseResult
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Ended:
     """All is over and the machine is gone; ``result`` has the files, not the output."""

@@ -16,6 +16,7 @@ from slipway._model.events import (
     Started,
 )
 from slipway._model.values import convert, describe_value
+from slipway._util.public import public
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,6 +42,7 @@ def check_signal(number: object) -> None:
         )
 
 
+@public
 class AsyncStdin:
     """The program's standard input, where it was left open."""
 
@@ -63,6 +65,7 @@ class AsyncStdin:
         await self._execution._end_input()
 
 
+@public
 class AsyncExecution(abc.ABC):
     """A run under way.
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slipway._model.values import convert, declarations
+from slipway._util.public import public
 
 if TYPE_CHECKING:
     import os
 
 
+@public
 @dataclass(frozen=True, slots=True, init=False)
 class InputFile:
     """A file for the working directory: ``path`` there, and its bytes, or a text.

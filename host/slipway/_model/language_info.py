@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003  # type of a field
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from slipway._util.public import public
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class LanguageInfo:
     """A language that can be run.

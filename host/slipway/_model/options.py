@@ -15,6 +15,7 @@ from slipway._model.bounds import (
 from slipway._model.errors import InputError
 from slipway._model.input_file import InputFile  # noqa: TC001  # looked up, as Path is
 from slipway._model.values import Bounds, check_bounds, convert, declarations, take
+from slipway._util.public import public
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,7 @@ Share = Annotated[int, Bounds(MIN_MEMORY_LIMIT, MAX_MEMORY)]
 Count = Annotated[int, Bounds(0, MAX_PROCESSES, above=True)]
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Tty:
     """The size of a program's terminal, in characters.
@@ -58,6 +60,7 @@ class Tty:
             object.__setattr__(self, name, value)
 
 
+@public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How to run. Times in seconds, sizes in bytes; None is the language's default.

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.errors import SlipwayError
+from slipway._util.public import public
 from slipway._util.text import plain
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ NAMES_SHOWN = 3
 NAME_SHOWN = 80
 
 
+@public
 class ProgramError(SlipwayError):
     """The program did not end well; ``result`` holds all that is known."""
 
@@ -26,6 +28,7 @@ class ProgramError(SlipwayError):
         self.result = result
 
 
+@public
 class Verdict(StrEnum):
     """How a phase, or the run as a whole, ended."""
 
@@ -41,6 +44,7 @@ class Verdict(StrEnum):
     BUILD_FAILED = "build_failed"
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a phase used. Times in seconds, memory in bytes."""
@@ -52,6 +56,7 @@ class Usage:
     processes_peak: int
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class PhaseLimits:
     """What bounded a phase, by the names of the options: seconds, bytes and counts.
@@ -69,6 +74,7 @@ class PhaseLimits:
     output_limit: int | None = None
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Captured:
     """One output stream: the bytes kept, how many there were, how many were over the limit."""
@@ -96,6 +102,7 @@ class Captured:
         return record
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class PhaseResult:
     """One phase. ``signal`` is 0 unless a signal ended the program, and then ``code`` is 0."""
@@ -136,6 +143,7 @@ _NOT_BEGUN = PhaseResult(
 )
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class OutputFile:
     """A file fetched back: its bytes, or why there are none."""
@@ -146,6 +154,7 @@ class OutputFile:
     missing: str = ""
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Where the wall-clock time went, in seconds, each from the end of the one before.
@@ -167,6 +176,7 @@ class Timing:
     teardown: float = 0.0
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """What the run ran on; ``machine_reason`` says why it was that machine.
@@ -188,6 +198,7 @@ class Provenance:
     start_reason: str = ""
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Result:
     """The outcome of one run.

@@ -9,6 +9,7 @@ from slipway._model.arguments import check_listener, finish
 from slipway._model.errors import InputError
 from slipway._model.options import options_of
 from slipway._model.values import Bounds, take
+from slipway._util.public import public
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,7 @@ MACHINE_OPTIONS = ("memory", "cpus", "machine", "kernel", "boot_log")
 """The fields of :class:`slipway.Options` that make a machine: a session has them, not its runs."""
 
 
+@public
 class AsyncSession(abc.ABC):
     """A machine that takes runs, one after the other.
 

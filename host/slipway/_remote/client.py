@@ -15,6 +15,7 @@ from slipway._model.values import Bounds, convert, take
 from slipway._remote.http import Calls
 from slipway._remote.runs import RemoteStarts
 from slipway._remote.session import RemoteSession
+from slipway._util.public import public
 from slipway._wire import Fields, broken, session_record
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ MAX_LANGUAGES = 1000
 _TIMEOUT = Annotated[float, Bounds(0, 86_400, above=True)]
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Health:
     """How a server does: its version, how many machines it has, and how many runs wait."""
@@ -43,6 +45,7 @@ class Health:
     waiting: int
 
 
+@public
 class AsyncClient:
     """Runs programs on the server that listens at ``path``; see ``slipway serve``.
 
