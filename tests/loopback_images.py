@@ -40,7 +40,7 @@ def main() -> None:
     missing = [
         language
         for language in wanted
-        if (image := found[language.image]) is None or not image.is_current(language)
+        if (image := found[language.image]) is None or not language.matches(image)
     ]
     if not missing:
         return

@@ -149,7 +149,7 @@ def _existing_image(
 
 def _sound(image: Image | None, language: Language, progress: Progress) -> Image | None:
     """Return the image if it is what would be made today, and undamaged."""
-    if image is None or not image.is_current(language):
+    if image is None or not language.matches(image):
         return None
     try:
         image.verify()

@@ -17,10 +17,10 @@ from slipway_initramfs.errors import ImageCorrupted, ImageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store_reader import StoreReader
 
 
-def remove_image(store: ImageStore, name: str, architecture: str | None = None) -> int:
+def remove_image(store: StoreReader, name: str, architecture: str | None = None) -> int:
     """Remove an image by language or digest prefix; return the bytes freed.
 
     Raises ImageError if there is no such image or if another process is building.
@@ -42,7 +42,7 @@ def remove_image(store: ImageStore, name: str, architecture: str | None = None) 
         return _collect(store)
 
 
-def remove_record(store: ImageStore, kind: str, key: str) -> int:
+def remove_record(store: StoreReader, kind: str, key: str) -> int:
     """Remove a record, sound or not, and what only it names; return the bytes freed.
 
     Raises ImageError if there is no such record or if another process is building.
@@ -54,7 +54,7 @@ def remove_record(store: ImageStore, kind: str, key: str) -> int:
         return _collect(store)
 
 
-def prune(store: ImageStore) -> int:
+def prune(store: StoreReader) -> int:
     """Remove what no name refers to, and the downloads; return the bytes freed.
 
     Raises ImageError if another process is building.
@@ -71,7 +71,7 @@ class Doomed:
     size: int
 
 
-def find_doomed(store: ImageStore, without: Collection[tuple[str, str]] = ()) -> list[Doomed]:
+def find_doomed(store: StoreReader, without: Collection[tuple[str, str]] = ()) -> list[Doomed]:
     """Return what ``prune`` would remove, were the records ``without`` (kind, key) gone.
 
     Nothing is changed. Raises ImageError if another process is building: what it has made so far
@@ -93,19 +93,19 @@ def allocated_bytes(path: Path) -> int:
     return min(found.st_size, found.st_blocks * 512)
 
 
-def downloads(store: ImageStore) -> list[Path]:
+def downloads(store: StoreReader) -> list[Path]:
     """Return the files that were fetched, whole and in part, and can be fetched again."""
     places = [store.layers, store.apt / "downloads", *store.apt.glob("*/partial")]
     return [Path(entry.path) for place in places for entry in _entries(place) if entry.is_file()]
 
 
-def tidy(store: ImageStore) -> None:
+def tidy(store: StoreReader) -> None:
     """Remove what killed writers left and what has been replaced; call with the lock held alone."""
     _sweep(store)
     _collect(store)
 
 
-def try_tidy(store: ImageStore) -> None:
+def try_tidy(store: StoreReader) -> None:
     """Do what :func:`tidy` does, if nobody is writing; raises ImageError."""
     with locks.opened(store.root / "lock") as lock:
         if locks.try_exclusive(lock):
@@ -113,7 +113,7 @@ def try_tidy(store: ImageStore) -> None:
 
 
 @contextmanager
-def _alone(store: ImageStore) -> Iterator[int]:
+def _alone(store: StoreReader) -> Iterator[int]:
     """Keep others from building; give the bytes that killed writers had left."""
     files.make_directory(store, store.temporary)
     with locks.opened(store.root / "lock") as lock:
@@ -123,7 +123,7 @@ def _alone(store: ImageStore) -> Iterator[int]:
 
 
 @contextmanager
-def _nobody_else(store: ImageStore) -> Iterator[None]:
+def _nobody_else(store: StoreReader) -> Iterator[None]:
     """Keep others from building, without changing anything; a store that is not ours nobody can."""
     path = store.root / "lock"
     if not os.access(path, os.W_OK):
@@ -139,7 +139,7 @@ def _busy() -> ImageError:
     return ImageError("another process is making an image", "Try again when it is done.")
 
 
-def _sweep(store: ImageStore) -> int:
+def _sweep(store: StoreReader) -> int:
     """Remove what killed writers left; the caller knows that nobody is writing."""
     return sum(
         _remove(Path(entry.path))
@@ -149,7 +149,7 @@ def _sweep(store: ImageStore) -> int:
     )
 
 
-def _collect(store: ImageStore) -> int:
+def _collect(store: StoreReader) -> int:
     """Remove manifests, blobs and initrds that no reference leads to; return the bytes freed."""
     references, orphans = _find_orphans(store)
     for path in references:
@@ -158,7 +158,7 @@ def _collect(store: ImageStore) -> int:
 
 
 def _find_orphans(
-    store: ImageStore, without: Collection[tuple[str, str]] = ()
+    store: StoreReader, without: Collection[tuple[str, str]] = ()
 ) -> tuple[list[Path], list[Path]]:
     """Return the references that lead to nothing of use, and the files that none leads to."""
     digests: set[str] = set()
@@ -198,7 +198,7 @@ def _find_orphans(
     return dead, orphans
 
 
-def _prunable_downloads(store: ImageStore) -> list[Path]:
+def _prunable_downloads(store: StoreReader) -> list[Path]:
     """Return the downloads that are this store's own, and not of another one that it links to."""
     own = not store.apt.is_symlink()
     return [path for path in downloads(store) if own or path.parent == store.layers]

@@ -52,8 +52,8 @@ def export_image(
     blobs = {
         blob.digest: blob
         for blob in (
-            *records.blobs_of(store, "image", image.manifest),
-            *records.blobs_of(store, "kernel", kernel.manifest),
+            *store.blobs_of("image", image.manifest),
+            *store.blobs_of("kernel", kernel.manifest),
             agent.blob,
         )
     }

@@ -12,10 +12,10 @@ from slipway_initramfs.spool import disk_error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store_reader import StoreReader
 
 
-def write_aside(store: ImageStore, writer: Callable[[BinaryIO], object]) -> Path:
+def write_aside(store: StoreReader, writer: Callable[[BinaryIO], object]) -> Path:
     """Return a synced temporary file with what ``writer`` wrote, to be renamed by the caller.
 
     Raises BuildFailed if the disk does not take it, and what ``writer`` raises.
@@ -37,7 +37,7 @@ def write_aside(store: ImageStore, writer: Callable[[BinaryIO], object]) -> Path
     return path
 
 
-def publish(store: ImageStore, aside: Path, target: Path) -> None:
+def publish(store: StoreReader, aside: Path, target: Path) -> None:
     """Give what was written aside its name; raises BuildFailed, and nothing is left then."""
     try:
         aside.replace(target)
@@ -46,7 +46,7 @@ def publish(store: ImageStore, aside: Path, target: Path) -> None:
         raise disk_error(error, store.root) from error
 
 
-def make_directory(store: ImageStore, directory: Path) -> None:
+def make_directory(store: StoreReader, directory: Path) -> None:
     """Make a directory of the store and those above it; raises BuildFailed."""
     try:
         directory.mkdir(parents=True, exist_ok=True)

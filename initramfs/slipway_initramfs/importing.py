@@ -125,7 +125,7 @@ class _Archive:
             raise UnfitArchive("the archive's records contradict each other")
         _check_words(image)
         language = self._language(image)
-        if not image.is_current(language):
+        if not language.matches(image):
             raise ImageError(
                 f"the image {image.name!r} was made by another version of Slipway, or of its"
                 " language file",
@@ -159,7 +159,7 @@ class _Archive:
         named = {self._index.agent.digest: self._index.agent.size}
         for kind in ("image", "kernel"):
             try:
-                for blob in records.blobs_of(self._store, kind, self._manifests[kind]):
+                for blob in self._store.blobs_of(kind, self._manifests[kind]):
                     if named.setdefault(blob.digest, blob.size) != blob.size:
                         raise UnfitArchive("the archive's records contradict each other")
             except ImageCorrupted as error:

@@ -12,15 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from slipway_initramfs.errors import InvalidLanguage
-from slipway_initramfs.languages import RULES, Language
-from slipway_initramfs.recipes import (
-    DebianRecipe,
-    Limits,
-    Phase,
-    Recipe,
-    RegistryRecipe,
-    WarmUp,
-)
+from slipway_initramfs.language import RULES, Language, Limits, Phase
+from slipway_initramfs.recipes import DebianRecipe, Recipe, RegistryRecipe, WarmUp
 from slipway_initramfs.toolchains import PLACE, Toolchain
 
 if TYPE_CHECKING:

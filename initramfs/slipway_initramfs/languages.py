@@ -7,20 +7,21 @@ Each is one TOML file: those that come with Slipway, and those that a store was 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError, InvalidLanguage, UnknownLanguage
-from slipway_initramfs.toolchains import Toolchain
+from slipway_initramfs.language import ENVIRONMENT, RULES, Language
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from slipway_initramfs.recipes import DebianRecipe, Phase, Recipe, RegistryRecipe
     from slipway_initramfs.store import ImageStore
+
+__all__ = ["ENVIRONMENT", "RULES", "Language"]
 
 # The store's kind of record for a language file that it was given.
 LANGUAGE_KIND = "language"
@@ -37,61 +38,6 @@ nim .nim objective-c .m ocaml .ml pascal .pas perl .pl php .php powershell .ps1 
 racket .rkt raku .raku ruby .rb scala .scala scheme .scm sql .sql swift .swift tcl .tcl
 typescript .ts tsx .tsx v .v zig .zig zsh .zsh
 """
-
-
-# The rules by which the files of a job are chosen and named; see ``docs/languages.md``.
-RULES = ("include", "go", "node")
-# Variables of every language; images and language files may give them other values.
-ENVIRONMENT = MappingProxyType({"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"})
-
-
-@dataclass(frozen=True, slots=True)
-class Language:
-    """One language: ``source`` is the name under which the source file is put.
-
-    With ``keeps_suffix`` it has the suffix of the caller's file. ``sources`` are the suffixes of
-    the files that the build is told of, chosen by ``rules``, which is one of RULES.
-
-    ``sample`` is a program that ends well and takes little: it is run once in a machine whose
-    clones are to find everything warm. ``toolchain`` tells what compiles or interprets it.
-    ``version`` is the one that was asked for, empty for the default.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    suffixes: tuple[str, ...]
-    source: str
-    build: Phase | None
-    run: Phase
-    environment: Mapping[str, str]
-    debian: DebianRecipe | None
-    registry: RegistryRecipe
-    version: str = ""
-    sample: str = ""
-    toolchain: Toolchain = field(default_factory=Toolchain)
-    keeps_suffix: bool = False
-    sources: tuple[str, ...] = ()
-    rules: str = ""
-
-    def with_suffix(self, suffix: str) -> Language:
-        """Return it as it is for a source file with ``suffix``, which is one of its own."""
-        if not self.keeps_suffix:
-            return self
-        return replace(self, source=self.source.rpartition(".")[0] + suffix)
-
-    @property
-    def image(self) -> str:
-        """The name of the image: ``rust``, or ``rust@1.80``."""
-        return f"{self.name}@{self.version}" if self.version else self.name
-
-    def recipe(self, kind: str) -> Recipe | None:
-        """Return the recipe for a source of this kind, ``debian`` or ``registry``."""
-        return {"debian": self.debian, "registry": self.registry}.get(kind)
-
-    def reference(self) -> str:
-        """Return the reference of the container image for this version, or nothing."""
-        version = self.version or self.registry.version
-        return self.registry.reference.replace("{version}", version)
 
 
 def directory() -> Path:

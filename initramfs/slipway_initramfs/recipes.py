@@ -1,4 +1,4 @@
-"""What a language file says of commands and images: phases with their limits, and recipes."""
+"""Recipes of a language file: how the images of a language are made."""
 
 from __future__ import annotations
 
@@ -7,40 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one phase, as a language suggests them.
-
-    ``wall`` and ``cpu`` are seconds; ``memory`` (0: what the VM has), ``file_size`` (0: what the
-    disk has) and ``output`` (of each stream) are MiB; ``processes`` counts threads as well.
-    """
-
-    wall: float
-    cpu: float
-    memory: int
-    processes: int
-    file_size: int
-    open_files: int
-    output: int
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A command, run in the job's directory, where the source file lies; and its bounds.
-
-    With ``prestart`` it may be started before there is a source file, and waits where it opens
-    that; not for a job that brings one of the files ``prestart_unless``. ``out_of_memory`` are
-    words of its runtime's: near the end of what it says before it fails, they tell that it
-    failed for want of memory.
-    """
-
-    command: tuple[str, ...]
-    limits: Limits
-    prestart: bool = False
-    out_of_memory: tuple[str, ...] = ()
-    prestart_unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

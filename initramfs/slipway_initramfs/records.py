@@ -15,9 +15,6 @@ from slipway_initramfs.errors import ImageCorrupted
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.store import ImageStore
-
 # Version of the manifests' format; others are treated as absent.
 FORMAT = 2
 # Raised whenever the same recipe and packages come to give another image.
@@ -177,15 +174,6 @@ class Image:
             return {}
         return {name: value for name, value in told.items() if isinstance(value, str)}
 
-    def is_current(self, language: Language) -> bool:
-        """Whether this version of Slipway would make it from the same recipe today."""
-        recipe = language.recipe(str(self.source.get("kind")))
-        return (
-            self.manifest.get("builder") == BUILDER
-            and recipe is not None
-            and self.manifest.get("recipe") == recipe.plain()
-        )
-
     def quick_check(self) -> None:
         """Raise ImageCorrupted if the archive is missing or of another length."""
         try:
@@ -245,15 +233,6 @@ def encode(kind: str, manifest: dict[str, Any]) -> bytes:
     """Return the bytes of a record's manifest, by whose digest it is named."""
     whole = {**manifest, "format": FORMAT, "kind": kind}
     return json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n"
-
-
-def blobs_of(store: ImageStore, kind: str, manifest: dict[str, Any]) -> list[Blob]:
-    """Return what a record of an image or a kernel names; raises ImageCorrupted."""
-    names = {"image": ("archive", "warm"), "kernel": ("image", "modules")}[kind]
-    found = [manifest[name] for name in names if name != "warm" or name in manifest]
-    if not all(isinstance(entry, dict) for entry in found):
-        raise ImageCorrupted("a manifest in the store does not name its files")
-    return [store.blob(text(entry, "digest"), count(entry, "size")) for entry in found]
 
 
 def digests_in(manifest: dict[str, Any]) -> set[str]:

@@ -25,15 +25,6 @@ KNOWN_CIRCLES: list[tuple[str, ...]] = [
     ("slipway.vmm.arch", "slipway.vmm.arch.x86_64", "slipway.vmm.arch.x86_64.keeper"),
     ("slipway.vmm.keeper", "slipway.vmm.microvm"),
     ("slipway_agent.disks", "slipway_agent.prestart"),
-    (
-        "slipway_initramfs.collection",
-        "slipway_initramfs.files",
-        "slipway_initramfs.language_file",
-        "slipway_initramfs.languages",
-        "slipway_initramfs.records",
-        "slipway_initramfs.store",
-        "slipway_initramfs.toolchains",
-    ),
 ]
 # The public namespace and ``python -m slipway``, which stand above all rooms.
 ABOVE = {"slipway", "slipway.__main__"}

@@ -49,7 +49,7 @@ def find_assets(
             image = None if repair else store.image(language.image)
         except ImageCorrupted:
             image = None
-        if image is None or not image.is_current(language):
+        if image is None or not language.matches(image):
             image = _build(language, store, progress)
         try:
             return assets_of_image(image, language, options, store, progress, verified=repair)

@@ -52,9 +52,10 @@ async def _warm(
     from slipway._model.options import MAX_CPUS, MIB, Options
     from slipway._run.assets import boot_assets
     from slipway._run.guest import Guest
+    from slipway_initramfs.language import Limits
+    from slipway_initramfs.language import Phase as Command
     from slipway_initramfs.languages import Language
-    from slipway_initramfs.recipes import Limits, RegistryRecipe
-    from slipway_initramfs.recipes import Phase as Command
+    from slipway_initramfs.recipes import RegistryRecipe
     from slipway_initramfs.warming import OUTPUT
 
     limits = Limits(SECONDS, SECONDS, 0, 512, 1024, 1024, 1)

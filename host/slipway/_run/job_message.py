@@ -13,8 +13,8 @@ from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
+    from slipway_initramfs.language import Limits
     from slipway_initramfs.languages import Language
-    from slipway_initramfs.recipes import Limits
 
 
 _T = TypeVar("_T", int, float)

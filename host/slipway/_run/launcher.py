@@ -87,7 +87,7 @@ class ColdLauncher:
 
         try:
             image = self._store.image(language.image)
-            return image is not None and image.is_current(language) and bool(self._store.kernel())
+            return image is not None and language.matches(image) and bool(self._store.kernel())
         except ImageCorrupted:
             return False
 

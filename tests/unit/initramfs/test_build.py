@@ -104,7 +104,7 @@ def test_an_outdated_default_is_made_again_and_not_something_else(
 
     image = build(store, outdated)
 
-    assert image.is_current(outdated)
+    assert outdated.matches(image)
     assert [each.name for each in store.images()] == ["toy@2"]
 
 
@@ -340,5 +340,5 @@ def test_a_command_that_begins_with_another_program_makes_an_image_outdated(
 ) -> None:
     image = build(store, toy(), first)
 
-    assert image.is_current(toy())
-    assert not image.is_current(runs("nosuch"))
+    assert toy().matches(image)
+    assert not runs("nosuch").matches(image)
