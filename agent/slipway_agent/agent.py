@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from slipway_agent.disks import Disks
-from slipway_agent.job import Job
+from slipway_agent.job_handler import JobHandler
 from slipway_agent.loop import READABLE, WRITABLE, Loop
-from slipway_agent.program import StartError
+from slipway_agent.program_launcher import StartError
+from slipway_agent.workspaces import Workspaces
 from slipway_protocol import messages as m
 from slipway_protocol.connection import Connection, Violation
 from slipway_protocol.errors import ProtocolError
@@ -16,17 +16,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from slipway_agent.disks import Ground
+    from slipway_agent.job_environment import JobEnvironment
     from slipway_agent.loop import Child
     from slipway_agent.port import Port
 
-    class Machine(Ground, Protocol):
+    class System(JobEnvironment, Protocol):
         """What the conversation needs of the machine besides its jobs."""
 
-        def take_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
+        def set_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
             """Set the clock and the random state. Raises OSError."""
 
-        def take_identity(self, *, clone: bool) -> None:
+        def set_identity(self, *, clone: bool) -> None:
             """Become a machine of its own, anew if it is a ``clone``. Raises OSError."""
 
         def describe(self) -> m.Ready:
@@ -48,17 +48,17 @@ class ShutdownError(Exception):
 class Agent:
     """Answers the host until it says Shutdown or goes away."""
 
-    def __init__(self, machine: Machine, port: Port) -> None:
-        self._machine = machine
+    def __init__(self, system: System, port: Port) -> None:
+        self._system = system
         self._port = port
         self._connection = Connection.agent()
-        self._loop = Loop(self._children_ended)
-        self._disks = Disks(self._loop, machine)
-        self._job: Job | None = None
+        self._loop = Loop(self._handle_ended_children)
+        self._workspaces = Workspaces(self._loop, system)
+        self._job: JobHandler | None = None
         self._noise = 0
-        self._held = False
+        self._paused = False
         self._watched = READABLE
-        self._loop.watch(port.fd, READABLE, self._port_ready)
+        self._loop.watch(port.fd, READABLE, self._read_port)
 
     def run(self) -> None:
         """Serve the host; returns when the machine shall end.
@@ -70,114 +70,116 @@ class Agent:
         self._port.flush()
         try:
             while True:
-                self._loop.turn()
-                self._flush()
+                self._loop.run_once()
+                self._flush_port()
         except ShutdownError:
             return
 
     def send(self, message: m.Message) -> None:
         """Queue ``message``; it goes out at the end of this turn of the loop."""
         self._port.send(self._connection.send(message))
-        if not self._held and self._port.pending > HIGH_WATER:
-            self._hold(True)
+        if not self._paused and self._port.pending > HIGH_WATER:
+            self._set_paused(True)
 
     def log(self, level: m.Level, text: str) -> None:
         """Send a line to the host's log."""
         self.send(m.Log(level, text.replace("\0", "")[:MAX_TEXT]))
 
-    def fault(self, text: str, *, fatal: bool) -> None:
+    def report_fault(self, text: str, *, fatal: bool) -> None:
         """Tell the host what is wrong."""
         self.send(m.Fault(text.replace("\0", "")[:MAX_TEXT], fatal))
 
-    def _hold(self, held: bool) -> None:
-        self._held = held
+    def _set_paused(self, paused: bool) -> None:
+        self._paused = paused
         if self._job is not None:
-            self._job.hold(held)
+            self._job.set_paused(paused)
 
-    def _flush(self) -> None:
+    def _flush_port(self) -> None:
         if self._port.pending:
             self._port.flush()
-        if self._held and self._port.pending <= LOW_WATER:
-            self._hold(False)
+        if self._paused and self._port.pending <= LOW_WATER:
+            self._set_paused(False)
         wanted = READABLE | WRITABLE if self._port.pending else READABLE
         if wanted != self._watched:
             self._watched = wanted
-            self._loop.watch(self._port.fd, wanted, self._port_ready)
+            self._loop.watch(self._port.fd, wanted, self._read_port)
 
-    def _port_ready(self, _events: int) -> None:
+    def _read_port(self, _events: int) -> None:
         # The virtio driver hands out one page at a time.
         for _ in range(READS_PER_TURN):
             data = self._port.read()
             if not data:
                 return
-            self._take(data)
+            self._handle_data(data)
 
-    def _take(self, data: bytes) -> None:
+    def _handle_data(self, data: bytes) -> None:
         for event in self._connection.receive(data):
             if isinstance(event, BadFrame):
                 self._noise += 1
                 if self._noise <= MAX_NOISE_REPORTS:
                     self.log(m.Level.WARNING, f"dropped {event.size} bytes: {event.reason}")
             elif isinstance(event, Violation):
-                self.fault(event.reason, fatal=False)
+                self.report_fault(event.reason, fatal=False)
             else:
                 try:
-                    self._receive(event)
+                    self._handle_message(event)
                 except ProtocolError as error:
-                    self.fault(error.message, fatal=False)
+                    self.report_fault(error.message, fatal=False)
 
-    def _receive(self, message: m.Message) -> None:
+    def _handle_message(self, message: m.Message) -> None:
         if isinstance(message, m.Hello):
-            self._greet(message)
+            self._answer_hello(message)
         elif isinstance(message, m.Shutdown):
             raise ShutdownError
         elif isinstance(message, m.Job):
-            self._begin(message)
+            self._begin_job(message)
         elif isinstance(message, m.Prestart):
-            self._prepare(message)
+            self._prestart(message)
         elif self._job is not None and message.job == self._job.number:  # type: ignore[union-attr]
             self._job.receive(message)
         elif isinstance(message, m.File | m.FileData | m.Start):
             raise ProtocolError(f"{type(message).__name__} for job {message.job}, which is not on")
         # Anything else may have crossed the end of its job.
 
-    def _greet(self, hello: m.Hello) -> None:
+    def _answer_hello(self, hello: m.Hello) -> None:
         if hello.version != VERSION:
-            self.fault(f"the agent speaks version {VERSION}, not {hello.version}", fatal=True)
+            self.report_fault(
+                f"the agent speaks version {VERSION}, not {hello.version}", fatal=True
+            )
             return
         if hello.clone:
-            self._disks.end_prestarted()  # its clones would all have its random seeds
+            self._workspaces.end_prestarted()  # its clones would all have its random seeds
         try:
-            self._machine.take_time_and_entropy(hello.time_ns, hello.entropy, clone=hello.clone)
+            self._system.set_time_and_entropy(hello.time_ns, hello.entropy, clone=hello.clone)
         except OSError as error:
             if hello.clone:
-                self.fault(f"a clone cannot be told from its like: {error}", fatal=True)
+                self.report_fault(f"a clone cannot be told from its like: {error}", fatal=True)
                 return
             self.log(m.Level.WARNING, f"neither clock nor entropy could be set: {error}")
         try:
-            self._machine.take_identity(clone=hello.clone)
+            self._system.set_identity(clone=hello.clone)
         except OSError as error:
             self.log(m.Level.WARNING, f"the machine has no name of its own: {error}")
-        self.send(self._machine.describe())
+        self.send(self._system.describe())
 
-    def _begin(self, spec: m.Job) -> None:
+    def _begin_job(self, spec: m.Job) -> None:
         if self._job is not None:
             raise ProtocolError(f"job {spec.job} came while job {self._job.number} is on")
-        self._job = Job(self._loop, self._disks, spec, self.send, self._job_done)
+        self._job = JobHandler(self._loop, self._workspaces, spec, self.send, self._forget_job)
 
-    def _prepare(self, spec: m.Prestart) -> None:
+    def _prestart(self, spec: m.Prestart) -> None:
         if self._job is not None:
             raise ProtocolError(f"a prestarted program came while job {self._job.number} is on")
         try:
-            self._disks.prepare(spec)
+            self._workspaces.prestart(spec)
         except (OSError, StartError) as error:
             self.log(m.Level.INFO, f"no prestarted program could be started: {error}")
 
-    def _job_done(self) -> None:
+    def _forget_job(self) -> None:
         self._job = None
 
-    def _children_ended(self, children: list[Child]) -> None:
+    def _handle_ended_children(self, children: list[Child]) -> None:
         if self._job is not None:
-            self._job.children_ended(children)
+            self._job.handle_ended_children(children)
         else:
-            self._disks.children_ended(children)
+            self._workspaces.handle_ended_children(children)

@@ -10,7 +10,7 @@ from struct import pack
 
 from slipway_agent import cgroup, syscalls
 from slipway_agent.agent import Agent
-from slipway_agent.machine import Machine
+from slipway_agent.guest_system import GuestSystem
 from slipway_agent.mounts import mount_kernel_file_systems, seal_root
 from slipway_agent.port import PortClosedError, open_port
 from slipway_protocol import messages as m
@@ -40,7 +40,7 @@ _SETTINGS = (
 )
 
 
-def hold_standard_descriptors() -> None:
+def ensure_standard_descriptors() -> None:
     """Make 0, 1 and 2 exist: a machine without console starts PID 1 without them."""
     while True:
         fd = os.open("/dev/null", os.O_RDWR)
@@ -49,7 +49,7 @@ def hold_standard_descriptors() -> None:
             return
 
 
-def prepare() -> list[str]:
+def prepare_guest() -> list[str]:
     """Prepare the machine up to where the port can be opened; returns what went wrong, in lines.
 
     Whatever fails here is reported and survived: a machine that can still talk can say why.
@@ -97,7 +97,7 @@ def _load_modules() -> list[str]:
     return problems
 
 
-def _wanted_port() -> str | None:
+def _read_port_option() -> str | None:
     """The device that the kernel's command line names, if any."""
     with open("/proc/cmdline", "rb", buffering=0) as file:
         words = file.read(65536).decode("utf-8", "replace").split()
@@ -117,53 +117,53 @@ def yield_to_programs() -> None:
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def serve() -> None:
+def serve_host() -> None:
     """Prepare the machine and talk to the host until the machine shall end.
 
     Raises:
         OSError: there is no port.
         PortClosedError: the host is gone.
     """
-    problems = prepare()
-    port = open_port(_wanted_port())
+    problems = prepare_guest()
+    port = open_port(_read_port_option())
     complete = os.path.exists(SENTINEL)
     controllers = None
     try:
-        controllers = cgroup.prepare()
+        controllers = cgroup.make_jobs_group()
     except OSError as error:
         problems.append(f"no cgroup v2: {error.strerror}")
     try:
         seal_root()
     except OSError as error:
         problems.append(f"the root file system cannot be made read-only: {error.strerror}")
-    agent = Agent(Machine(port.kind, controllers), port)
+    agent = Agent(GuestSystem(port.kind, controllers), port)
     for problem in problems:
         agent.log(m.Level.WARNING, problem)
     if not complete:
-        agent.fault(
+        agent.report_fault(
             "the image is incomplete: the machine has too little memory to unpack it, or it was"
             " cut short; give more memory or rebuild the image",
             fatal=True,
         )
-        port.finish()
+        port.flush_and_wait()
         return
     try:
         agent.run()
     except PortClosedError:
         raise
     except Exception as error:
-        agent.fault(f"the agent failed: {type(error).__name__}: {error}", fatal=True)
-        port.finish()
+        agent.report_fault(f"the agent failed: {type(error).__name__}: {error}", fatal=True)
+        port.flush_and_wait()
         raise
 
 
 def main() -> None:
     """Run as PID 1. Never returns: the machine ends."""
-    hold_standard_descriptors()
+    ensure_standard_descriptors()
     syscalls.keep_heap()
     yield_to_programs()
     try:
-        serve()
+        serve_host()
     except PortClosedError:
         pass
     except BaseException:

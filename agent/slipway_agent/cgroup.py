@@ -26,25 +26,25 @@ if TYPE_CHECKING:
         def kill(self) -> None:
             """SIGKILL to every process inside."""
 
-        def empty(self) -> bool:
+        def is_empty(self) -> bool:
             """Whether no process is left inside."""
 
-        def child_ended(self, usage: struct_rusage) -> None:
+        def count_ended_child(self, usage: struct_rusage) -> None:
             """A process that was inside has been waited for."""
 
-        def sample(self) -> None:
+        def sample_counters(self) -> None:
             """Look at the counters of which the kernel keeps no maximum."""
 
-        def out_of_memory(self) -> bool:
+        def is_out_of_memory(self) -> bool:
             """Whether the kernel has refused memory, or killed processes inside for want of it."""
 
-        def cpu_us(self) -> tuple[int, int]:
+        def read_cpu_us(self) -> tuple[int, int]:
             """User and system CPU time so far, in microseconds."""
 
-        def memory_peak_bytes(self) -> int:
+        def read_memory_peak(self) -> int:
             """The most memory that the group had at once."""
 
-        def processes_peak(self) -> int:
+        def read_processes_peak(self) -> int:
             """The most processes that were there at once."""
 
         def remove(self) -> None:
@@ -59,7 +59,7 @@ CONTROLLERS = ("cpu", "memory", "pids")
 MAX_PROCESSES = 8192
 
 
-def _read(path: str) -> str:
+def _read_file(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 65536).decode("ascii", "replace")
@@ -67,7 +67,7 @@ def _read(path: str) -> str:
         os.close(fd)
 
 
-def _write(path: str, value: str) -> None:
+def _write_file(path: str, value: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())
@@ -75,32 +75,34 @@ def _write(path: str, value: str) -> None:
         os.close(fd)
 
 
-def _table(path: str) -> dict[str, int]:
+def _read_table(path: str) -> dict[str, int]:
     """A file of lines "key number"."""
-    return {key: int(value) for key, value in (line.split() for line in _read(path).splitlines())}
+    return {
+        key: int(value) for key, value in (line.split() for line in _read_file(path).splitlines())
+    }
 
 
-def prepare() -> tuple[str, ...]:
+def make_jobs_group() -> tuple[str, ...]:
     """Make the group of all jobs; returns the controllers that it has.
 
     Raises:
         OSError: the file system of cgroup v2 is not there.
     """
-    available = _read(f"{ROOT}/cgroup.controllers").split()
+    available = _read_file(f"{ROOT}/cgroup.controllers").split()
     controllers = tuple(name for name in CONTROLLERS if name in available)
     enable = " ".join(f"+{name}" for name in controllers)
     os.mkdir(JOBS)
     if controllers:
-        _write(f"{ROOT}/cgroup.subtree_control", enable)
-        _write(f"{JOBS}/cgroup.subtree_control", enable)
+        _write_file(f"{ROOT}/cgroup.subtree_control", enable)
+        _write_file(f"{JOBS}/cgroup.subtree_control", enable)
     if "pids" in controllers:
-        _write(f"{JOBS}/pids.max", str(MAX_PROCESSES))
+        _write_file(f"{JOBS}/pids.max", str(MAX_PROCESSES))
     return controllers
 
 
 def limit_jobs(memory_bytes: int) -> None:
     """What a job may have at most, including the pages of its disk."""
-    _write(f"{JOBS}/memory.max", str(memory_bytes))
+    _write_file(f"{JOBS}/memory.max", str(memory_bytes))
 
 
 class Cgroup:
@@ -115,13 +117,13 @@ class Cgroup:
         self._largest_rss = 0
         self._processes_peak = 1
         if self._memory:
-            _write(f"{self._path}/memory.oom.group", "1")
-            self._no_swap()
+            _write_file(f"{self._path}/memory.oom.group", "1")
+            self._forbid_swap()
         self.limit(limits)
 
-    def _no_swap(self) -> None:
+    def _forbid_swap(self) -> None:
         try:
-            _write(f"{self._path}/memory.swap.max", "0")
+            _write_file(f"{self._path}/memory.swap.max", "0")
         except FileNotFoundError:
             pass  # a kernel without swap
 
@@ -136,57 +138,57 @@ class Cgroup:
             OSError: the kernel refuses.
         """
         if self._memory and limits.memory_bytes:
-            _write(f"{self._path}/memory.max", str(limits.memory_bytes))
+            _write_file(f"{self._path}/memory.max", str(limits.memory_bytes))
         if self._pids and limits.processes:
-            _write(f"{self._path}/pids.max", str(limits.processes))
+            _write_file(f"{self._path}/pids.max", str(limits.processes))
 
     def kill(self) -> None:
         """SIGKILL to every process inside."""
         try:
-            _write(f"{self._path}/cgroup.kill", "1")
+            _write_file(f"{self._path}/cgroup.kill", "1")
         except FileNotFoundError:  # before Linux 5.14; called again while the group is not empty
-            for pid in _read(f"{self._path}/cgroup.procs").split():
-                _kill(int(pid))
+            for pid in _read_file(f"{self._path}/cgroup.procs").split():
+                _kill_process(int(pid))
 
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether no process is left inside."""
-        return not _table(f"{self._path}/cgroup.events")["populated"]
+        return not _read_table(f"{self._path}/cgroup.events")["populated"]
 
-    def child_ended(self, usage: struct_rusage) -> None:
+    def count_ended_child(self, usage: struct_rusage) -> None:
         """A process that was inside has been waited for."""
         self._largest_rss = max(self._largest_rss, usage.ru_maxrss * 1024)
 
-    def sample(self) -> None:
+    def sample_counters(self) -> None:
         """Look at the counters of which the kernel keeps no maximum."""
         if self._pids:
-            now = int(_read(f"{self._path}/pids.current"))
+            now = int(_read_file(f"{self._path}/pids.current"))
             self._processes_peak = max(self._processes_peak, now)
 
-    def out_of_memory(self) -> bool:
+    def is_out_of_memory(self) -> bool:
         """Whether the kernel has refused memory, or killed the processes inside for want of it."""
         if not self._memory:
             return False
-        events = _table(f"{self._path}/memory.events")
+        events = _read_table(f"{self._path}/memory.events")
         return events["oom"] > 0 or events["oom_kill"] > 0
 
-    def cpu_us(self) -> tuple[int, int]:
+    def read_cpu_us(self) -> tuple[int, int]:
         """User and system CPU time so far, in microseconds."""
-        table = _table(f"{self._path}/cpu.stat")
+        table = _read_table(f"{self._path}/cpu.stat")
         return table["user_usec"], table["system_usec"]
 
-    def memory_peak_bytes(self) -> int:
+    def read_memory_peak(self) -> int:
         """The most memory that the group had at once."""
         if not self._memory:
             return self._largest_rss
         try:
-            return int(_read(f"{self._path}/memory.peak"))  # since Linux 5.19
+            return int(_read_file(f"{self._path}/memory.peak"))  # since Linux 5.19
         except FileNotFoundError:
-            return int(_read(f"{self._path}/memory.current"))
+            return int(_read_file(f"{self._path}/memory.current"))
 
-    def processes_peak(self) -> int:
+    def read_processes_peak(self) -> int:
         """The most processes that were seen at once."""
         try:
-            return int(_read(f"{self._path}/pids.peak"))  # since Linux 6.11
+            return int(_read_file(f"{self._path}/pids.peak"))  # since Linux 6.11
         except FileNotFoundError:
             return self._processes_peak
 
@@ -196,7 +198,7 @@ class Cgroup:
         os.rmdir(self._path)
 
 
-def _kill(pid: int) -> None:
+def _kill_process(pid: int) -> None:
     try:
         os.kill(pid, 9)
     except ProcessLookupError:
@@ -221,7 +223,7 @@ class Descendants:
         self._memory_peak = 0
         self._processes_peak = 1
 
-    def _members(self) -> list[object]:
+    def _list_members(self) -> list[object]:
         return list(self._agent.children(recursive=True))
 
     def enter(self) -> None:
@@ -241,25 +243,25 @@ class Descendants:
             except self._psutil.NoSuchProcess:
                 pass
 
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether no process is left inside."""
-        return not self._members()
+        return not self._list_members()
 
-    def child_ended(self, usage: struct_rusage) -> None:
+    def count_ended_child(self, usage: struct_rusage) -> None:
         """A process that was inside has been waited for."""
         self._user_us += round(usage.ru_utime * 1e6)
         self._system_us += round(usage.ru_stime * 1e6)
         self._memory_peak = max(self._memory_peak, usage.ru_maxrss * 1024)
 
-    def sample(self) -> None:
+    def sample_counters(self) -> None:
         """Look at the counters of which the kernel keeps no maximum."""
-        self._processes_peak = max(self._processes_peak, len(self._members()))
+        self._processes_peak = max(self._processes_peak, len(self._list_members()))
 
-    def out_of_memory(self) -> bool:
+    def is_out_of_memory(self) -> bool:
         """Whether the kernel has killed a process inside for want of memory."""
         return False
 
-    def cpu_us(self) -> tuple[int, int]:
+    def read_cpu_us(self) -> tuple[int, int]:
         """User and system CPU time so far, in microseconds."""
         user, system = self._user_us, self._system_us
         for process in self._agent.children(recursive=True):
@@ -271,11 +273,11 @@ class Descendants:
             system += round(times.system * 1e6)
         return user, system
 
-    def memory_peak_bytes(self) -> int:
+    def read_memory_peak(self) -> int:
         """The most memory that the group had at once."""
         return self._memory_peak
 
-    def processes_peak(self) -> int:
+    def read_processes_peak(self) -> int:
         """The most processes that were seen at once."""
         return self._processes_peak
 

@@ -20,7 +20,7 @@ class FileError(Exception):
     """A file cannot be sent; the text says why."""
 
 
-def _descend(root: str, parts: list[str], owner: int | None) -> int:
+def _open_directory(root: str, parts: list[str], owner: int | None) -> int:
     """Open the directory ``parts`` below ``root`` without following any link.
 
     With ``owner``, directories that are missing are made for that user.
@@ -48,7 +48,7 @@ def _make_directory(name: str, parent: int, owner: int) -> None:
         os.chown(name, owner, owner, dir_fd=parent, follow_symlinks=False)
 
 
-def _clear(name: str, parent: int) -> None:
+def _remove_entry(name: str, parent: int) -> None:
     """Remove what an earlier program has left in a file's place; only a directory stays."""
     try:
         os.unlink(name, dir_fd=parent)
@@ -56,7 +56,7 @@ def _clear(name: str, parent: int) -> None:
         pass
 
 
-def _create(name: str, parent: int, mode: int, owner: int) -> int:
+def _create_file(name: str, parent: int, mode: int, owner: int) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(name, flags, 0o600, dir_fd=parent)
     try:
@@ -69,7 +69,7 @@ def _create(name: str, parent: int, mode: int, owner: int) -> int:
     return fd
 
 
-def _write(fd: int, data: bytes | bytearray) -> None:
+def _write_all(fd: int, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -83,7 +83,7 @@ def make_fifo(root: str, path: str, owner: int) -> tuple[int, int]:
     """
     *parents, name = path.split("/")
     flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-    parent = _descend(root, parents, owner)
+    parent = _open_directory(root, parents, owner)
     try:
         os.mkfifo(name, 0o600, dir_fd=parent)
         if owner != os.geteuid():
@@ -106,11 +106,11 @@ def replace_file(root: str, path: str, mode: int, data: bytes | bytearray, owner
     """
     *parents, name = path.split("/")
     temporary = f".{os.urandom(16).hex()}"
-    parent = _descend(root, parents, owner)
+    parent = _open_directory(root, parents, owner)
     try:
-        fd = _create(temporary, parent, mode, owner)
+        fd = _create_file(temporary, parent, mode, owner)
         try:
-            _write(fd, data)
+            _write_all(fd, data)
         finally:
             os.close(fd)
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
@@ -125,7 +125,7 @@ def remove_file(root: str, path: str) -> None:
         OSError: it cannot be removed, or was not there.
     """
     *parents, name = path.split("/")
-    parent = _descend(root, parents, None)
+    parent = _open_directory(root, parents, None)
     try:
         os.unlink(name, dir_fd=parent)
     finally:
@@ -146,15 +146,15 @@ class IncomingFile:
         self._fd: int | None = None
         *parents, name = file.path.split("/")
         try:
-            parent = _descend(root, parents, owner)
+            parent = _open_directory(root, parents, owner)
             try:
                 if replace:
-                    _clear(name, parent)
-                self._fd = _create(name, parent, file.mode, owner)
+                    _remove_entry(name, parent)
+                self._fd = _create_file(name, parent, file.mode, owner)
             finally:
                 os.close(parent)
         except OSError as error:
-            self._give_up(error)
+            self._record_failure(error)
 
     def write(self, data: bytes) -> None:
         """Append what came.
@@ -167,9 +167,9 @@ class IncomingFile:
         self.left -= len(data)
         try:
             if self._fd is not None:
-                _write(self._fd, data)
+                _write_all(self._fd, data)
         except OSError as error:
-            self._give_up(error)
+            self._record_failure(error)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -177,7 +177,7 @@ class IncomingFile:
             os.close(self._fd)
             self._fd = None
 
-    def _give_up(self, error: OSError) -> None:
+    def _record_failure(self, error: OSError) -> None:
         self.error = f"{self._path} cannot be stored: {error.strerror}"
         self.close()
 
@@ -194,14 +194,14 @@ class OutgoingFile:
         """
         *parents, name = path.split("/")
         try:
-            parent = _descend(root, parents, None)
+            parent = _open_directory(root, parents, None)
             try:
                 # Neither a FIFO nor a device may make the agent wait.
                 self._fd = os.open(name, _READ | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=parent)
             finally:
                 os.close(parent)
         except OSError as error:
-            raise FileError(_reason(root, path, error)) from None
+            raise FileError(_explain_failure(root, path, error)) from None
         status = os.fstat(self._fd)
         self.mode = stat.S_IMODE(status.st_mode) & 0o777
         self.size = self.left = status.st_size
@@ -229,7 +229,7 @@ class OutgoingFile:
         os.close(self._fd)
 
 
-def _reason(root: str, path: str, error: OSError) -> str:
+def _explain_failure(root: str, path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "it does not exist"
     here = root

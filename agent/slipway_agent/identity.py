@@ -16,13 +16,13 @@ _OPTIONS = "size=64k,nr_inodes=16,mode=755"
 
 
 class Identity:
-    """Files that lie over those of the image and the kernel, once :meth:`take` was called."""
+    """Files that lie over those of the image and the kernel, once :meth:`set_up` was called."""
 
     def __init__(self) -> None:
         self._taken = False
         self._covered: set[str] = set()
 
-    def take(self, *, clone: bool) -> None:
+    def set_up(self, *, clone: bool) -> None:
         """Take a name, unless there is one; a ``clone`` has nothing of its own yet.
 
         The random state has to be the machine's own already.
@@ -34,15 +34,15 @@ class Identity:
             return
         name = f"slipway-{os.urandom(4).hex()}"
         socket.sethostname(name)
-        self._cover(_HOSTS, f"127.0.0.1 localhost {name}\n::1 localhost\n".encode())
-        self._cover(_HOST_NAME, f"{name}\n".encode())
+        self._cover_file(_HOSTS, f"127.0.0.1 localhost {name}\n::1 localhost\n".encode())
+        self._cover_file(_HOST_NAME, f"{name}\n".encode())
         if clone:
             # The kernel makes it once, when it is first read: that may have been in the template.
             with open(_NEW_ID, "rb", buffering=0) as file:
-                self._cover(_BOOT_ID, file.read(64))
+                self._cover_file(_BOOT_ID, file.read(64))
         self._taken = True
 
-    def _cover(self, path: str, text: bytes) -> None:
+    def _cover_file(self, path: str, text: bytes) -> None:
         """Have ``text`` stand at ``path``, where there is a file."""
         if not os.path.isfile(path) or os.path.islink(path):
             return

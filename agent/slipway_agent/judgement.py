@@ -23,7 +23,9 @@ class Ending:
     tail: bytes
 
 
-def judge(command: m.Command, ending: Ending, reason: m.Verdict | None) -> tuple[m.Verdict, str]:
+def judge_ending(
+    command: m.Command, ending: Ending, reason: m.Verdict | None
+) -> tuple[m.Verdict, str]:
     """The verdict on a program that ended, and what there is to say of it.
 
     ``reason`` is why the agent has ended it, if it has.
@@ -32,16 +34,16 @@ def judge(command: m.Command, ending: Ending, reason: m.Verdict | None) -> tuple
     # RLIMIT_CPU can be the first to notice.
     out_of_time = bool(ending.signal and 0 < limits.cpu_ms * 1000 <= ending.cpu_us)
     if reason is not None:
-        return reason, _detail_of(reason, limits)
+        return reason, _describe_reason(reason, limits)
     if not ending.signal and not ending.code:
         # Whatever was refused, or became of its children: it has come to terms with that.
         return m.Verdict.OK, ""
     if ending.refused_memory:
         limit = limits.memory_bytes
-        told = f"the limit is {_size(limit)}" if limit else "the machine has no more"
+        told = f"the limit is {_format_size(limit)}" if limit else "the machine has no more"
         return m.Verdict.MEMORY_EXCEEDED, told
     if out_of_time:
-        return m.Verdict.CPU_EXCEEDED, _detail_of(m.Verdict.CPU_EXCEEDED, limits)
+        return m.Verdict.CPU_EXCEEDED, _describe_reason(m.Verdict.CPU_EXCEEDED, limits)
     for words in command.out_of_memory:
         if words.encode("utf-8", "surrogateescape") in ending.tail:
             told = f"it was refused memory, as it says itself: {words}"
@@ -49,21 +51,21 @@ def judge(command: m.Command, ending: Ending, reason: m.Verdict | None) -> tuple
     return (m.Verdict.SIGNALED if ending.signal else m.Verdict.FAILED), ""
 
 
-def _detail_of(verdict: m.Verdict, limits: m.Limits) -> str:
+def _describe_reason(verdict: m.Verdict, limits: m.Limits) -> str:
     if verdict is m.Verdict.TIMED_OUT:
-        return f"the time limit of {_seconds(limits.wall_ms)} passed"
+        return f"the time limit of {_format_seconds(limits.wall_ms)} passed"
     if verdict is m.Verdict.CPU_EXCEEDED:
-        return f"the CPU time limit of {_seconds(limits.cpu_ms)} was used up"
+        return f"the CPU time limit of {_format_seconds(limits.cpu_ms)} was used up"
     if verdict is m.Verdict.OUTPUT_EXCEEDED:
-        return f"the output passed the limit of {_size(limits.output_bytes)}"
+        return f"the output passed the limit of {_format_size(limits.output_bytes)}"
     return "the job was cancelled"
 
 
-def _seconds(milliseconds: int) -> str:
+def _format_seconds(milliseconds: int) -> str:
     return f"{milliseconds / 1000:.10g} s"
 
 
-def _size(octets: int) -> str:
+def _format_size(octets: int) -> str:
     """As a person writes it, where that is exact."""
     for bits, unit in ((20, "MiB"), (10, "KiB")):
         if octets and not octets % (1 << bits):

@@ -35,9 +35,9 @@ class Loop:
         self._deadlines: dict[Callable[[], None], float] = {}
         self._on_children = on_children
         self._wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, _ignore)
+        signal.signal(signal.SIGCHLD, _ignore_signal)
         signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
-        self.watch(self._wakeup, READABLE, self._reap)
+        self.watch(self._wakeup, READABLE, self._reap_children)
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Call ``handler(events)`` whenever ``fd`` has one of ``events``, or an end or error."""
@@ -56,11 +56,11 @@ class Loop:
         """Call ``callback`` once at ``deadline`` (monotonic seconds); replaces its former one."""
         self._deadlines[callback] = deadline
 
-    def call_off(self, callback: Callable[[], None]) -> None:
+    def cancel_call(self, callback: Callable[[], None]) -> None:
         """Forget the deadline of ``callback``, if it has one."""
         self._deadlines.pop(callback, None)
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Wait for the next event or deadline and handle all that is due."""
         timeout = -1.0
         if self._deadlines:
@@ -76,7 +76,7 @@ class Loop:
                     del self._deadlines[callback]
                     callback()
 
-    def _reap(self, _events: int) -> None:
+    def _reap_children(self, _events: int) -> None:
         os.read(self._wakeup, 4096)
         ended: list[Child] = []
         try:
@@ -88,5 +88,5 @@ class Loop:
             self._on_children(ended)
 
 
-def _ignore(_number: int, _frame: object) -> None:
+def _ignore_signal(_number: int, _frame: object) -> None:
     """A handler has to exist, or the wake-up descriptor is not written to."""

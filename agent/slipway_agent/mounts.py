@@ -94,11 +94,11 @@ def seal_root() -> None:
     mount("", "/", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
-def _bounds(size: int) -> str:
+def _format_bounds(size: int) -> str:
     return f"size={size},nr_inodes={size // _BYTES_PER_INODE + _SPARE_INODES}"
 
 
-class Disk:
+class TmpfsWorkspace:
     """A tmpfs of bounded size behind every place where the program of one job may write."""
 
     def __init__(self, size: int, owner: int) -> None:
@@ -111,7 +111,7 @@ class Disk:
         self.size = size
         self._mounted: list[str] = []
         try:
-            mount("tmpfs", _DISK, "tmpfs", MS_NOSUID | MS_NODEV, f"{_bounds(size)},mode=700")
+            mount("tmpfs", _DISK, "tmpfs", MS_NOSUID | MS_NODEV, f"{_format_bounds(size)},mode=700")
             self._mounted.append(_DISK)
             for target, name in _WRITABLE:
                 # An image may have made one of them a link to another.
@@ -135,7 +135,7 @@ class Disk:
         Raises:
             OSError: more than that is in use.
         """
-        mount("", _DISK, "", MS_REMOUNT | MS_NOSUID | MS_NODEV, _bounds(size))
+        mount("", _DISK, "", MS_REMOUNT | MS_NOSUID | MS_NODEV, _format_bounds(size))
         self.size = size
 
     def renew(self) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         def write(self, data: bytes) -> int:
             """Write some of ``data``; returns how much. Raises OSError."""
 
-        def end(self) -> None:
+        def write_end(self) -> None:
             """Say that nothing follows, before ``fd`` is closed. Raises OSError."""
 
 
@@ -49,11 +49,11 @@ def make_pipe(owner: int | None) -> tuple[int, int]:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     if owner is not None:
         os.fchown(writer, owner, owner)
-    widen(writer)
+    widen_pipe(writer)
     return reader, writer
 
 
-def widen(fd: int) -> None:
+def widen_pipe(fd: int) -> None:
     """Make a pipe as large as the kernel gives."""
     try:
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
@@ -80,38 +80,38 @@ class OutputPipe:
         self._window = window
         self._limit = limit
         self._watched = False
-        self._held = False
+        self._paused = False
         self._writers_gone = False
         self.on_data: Callable[[Stream, bytes], None]
         self.on_excess: Callable[[], None]
         self.on_end: Callable[[OutputPipe], None]
 
-    def update(self) -> None:
+    def update_watch(self) -> None:
         """Watch the pipe exactly while there is something that may be done with its bytes.
 
         A pipe that nobody writes to any more reports that without end, so one that must wait is not
         watched at all.
         """
         if self._writers_gone:
-            self._drain()
-        elif self._readable != self._watched:
+            self._drain_pipe()
+        elif self._is_readable != self._watched:
             self._watched = not self._watched
             if self._watched:
-                self._loop.watch(self._fd, READABLE, self._ready)
+                self._loop.watch(self._fd, READABLE, self._handle_ready)
             else:
                 self._loop.forget(self._fd)
 
-    def hold(self, held: bool) -> None:
+    def set_paused(self, paused: bool) -> None:
         """Stop reading for now, or go on: the queue to the host is long, or short again."""
-        if held != self._held:
-            self._held = held
-            self.update()
+        if paused != self._paused:
+            self._paused = paused
+            self.update_watch()
 
-    def writers_gone(self) -> None:
+    def read_rest(self) -> None:
         """Nobody can write any more: the pipe's end is where it is empty."""
         self._writers_gone = True
         self._loop.forget(self._fd)
-        self._drain()
+        self._drain_pipe()
 
     def close(self) -> None:
         """Drop the pipe with what is in it."""
@@ -121,70 +121,72 @@ class OutputPipe:
             os.close(self._fd)
 
     @property
-    def _full(self) -> bool:
+    def _is_full(self) -> bool:
         return bool(self._limit) and self.sent >= self._limit
 
     @property
-    def _readable(self) -> bool:
+    def _is_readable(self) -> bool:
         """Whether something may be done with bytes of the pipe now: dropping needs no credit."""
-        return not self.ended and (self._full or (self._window.available > 0 and not self._held))
+        return not self.ended and (
+            self._is_full or (self._window.available > 0 and not self._paused)
+        )
 
-    def _ready(self, _events: int) -> None:
-        # A handler before this one may have held the pipe.
-        if self._readable:
-            self._step()
-        self.update()
+    def _handle_ready(self, _events: int) -> None:
+        # A handler before this one may have paused the pipe.
+        if self._is_readable:
+            self._move_piece()
+        self.update_watch()
 
-    def _drain(self) -> None:
-        while self._readable:
-            if not self._step():
-                self._end()
+    def _drain_pipe(self) -> None:
+        while self._is_readable:
+            if not self._move_piece():
+                self._end_stream()
         # The end takes no credit.
-        if not self.ended and self._empty():
-            self._end()
+        if not self.ended and self._is_empty():
+            self._end_stream()
 
-    def _empty(self) -> bool:
+    def _is_empty(self) -> bool:
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         return not any(events & select.POLLIN for _, events in poll.poll(0))
 
-    def _read(self, size: int) -> bytes | None:
+    def _read_piece(self, size: int) -> bytes | None:
         """Read up to ``size`` bytes; None if there are none at the moment."""
-        data = self._take(size)
+        data = self._read_bytes(size)
         if data and self.keeps_tail:
             self.tail = (self.tail + data)[-TAIL:] if len(data) < TAIL else data[-TAIL:]
         return data
 
-    def _take(self, size: int) -> bytes | None:
+    def _read_bytes(self, size: int) -> bytes | None:
         try:
             return os.read(self._fd, size)
         except BlockingIOError:
             return None
 
-    def _step(self) -> bool:
+    def _move_piece(self) -> bool:
         """Pass on or drop one piece; False if there is none at the moment."""
-        if self._full:
-            return self._drop()
+        if self._is_full:
+            return self._drop_piece()
         size = min(self._window.available, MAX_DATA)
         if self._limit:
             size = min(size, self._limit - self.sent)
-        data = self._read(size)
+        data = self._read_piece(size)
         if data is None:
             return False
         if not data:
-            self._end()
+            self._end_stream()
             return True
         self._window.spend(len(data))
         self.sent += len(data)
         self.on_data(self.stream, data)
         return True
 
-    def _drop(self) -> bool:
-        data = self._read(PIPE_SIZE)
+    def _drop_piece(self) -> bool:
+        data = self._read_piece(PIPE_SIZE)
         if data is None:
             return False
         if not data:
-            self._end()
+            self._end_stream()
             return True
         first = not self.dropped
         self.dropped += len(data)
@@ -192,7 +194,7 @@ class OutputPipe:
             self.on_excess()
         return True
 
-    def _end(self) -> None:
+    def _end_stream(self) -> None:
         if not self.ended:
             self.close()
             self.on_end(self)
@@ -212,7 +214,7 @@ class PipeWriter:
         """
         return os.write(self.fd, data)
 
-    def end(self) -> None:
+    def write_end(self) -> None:
         """There is nothing to say."""
 
 
@@ -232,7 +234,7 @@ class InputPipe:
         """Write by ``writer`` from now on; its descriptor is ours to close."""
         os.set_blocking(writer.fd, False)
         self._writer = writer
-        self._write(0)
+        self._write_pending(0)
 
     def detach(self) -> None:
         """The program is gone."""
@@ -248,20 +250,20 @@ class InputPipe:
         Raises:
             ProtocolError: more than it had credit for.
         """
-        self._window.received(len(data))
+        self._window.count_received(len(data))
         if self._finished:
             return
         self._queue.append(data)
         if not self._watched:
-            self._write(0)
+            self._write_pending(0)
 
     def finish(self) -> None:
         """No more comes after what was received."""
         self._finished = True
         if not self._watched:
-            self._write(0)
+            self._write_pending(0)
 
-    def _write(self, _events: int) -> None:
+    def _write_pending(self, _events: int) -> None:
         writer = self._writer
         if writer is None:
             return
@@ -269,7 +271,7 @@ class InputPipe:
         try:
             self._write_queue(writer)
             if self._finished:
-                writer.end()
+                writer.write_end()
         except BlockingIOError:
             wanted = True
         except BrokenPipeError:
@@ -279,7 +281,7 @@ class InputPipe:
         if wanted != self._watched:
             self._watched = wanted
             if wanted:
-                self._loop.watch(writer.fd, WRITABLE, self._write)
+                self._loop.watch(writer.fd, WRITABLE, self._write_pending)
             else:
                 self._loop.forget(writer.fd)
         if self._finished and not wanted:
@@ -294,6 +296,6 @@ class InputPipe:
                 self._queue.popleft()
             else:
                 self._queue[0] = data[written:]
-            credit = self._window.consumed(written)
+            credit = self._window.count_consumed(written)
             if credit:
                 self._on_credit(credit)

@@ -90,7 +90,7 @@ class Port:
                 if not written:
                     return
 
-    def finish(self) -> None:
+    def flush_and_wait(self) -> None:
         """Write all of the queue and wait until it is on its way; the machine ends next."""
         os.set_blocking(self.fd, True)
         try:
@@ -114,14 +114,14 @@ def open_port(wanted: str | None) -> Port:
     if wanted is None and _has_virtio_console():
         deadline = monotonic() + NAME_WAIT_SECONDS
         while monotonic() < deadline:
-            for device in _entries(VIRTIO_CLASS):
-                if _name_of(device) == VIRTIO_NAME:
+            for device in _list_entries(VIRTIO_CLASS):
+                if _read_name(device) == VIRTIO_NAME:
                     return _open_virtio(device)
             sleep(NAME_STEP_SECONDS)
     return _open_serial(SERIAL_DEVICE if wanted is None else f"/dev/{wanted}")
 
 
-def _entries(path: str) -> Iterable[str]:
+def _list_entries(path: str) -> Iterable[str]:
     try:
         return os.listdir(path)
     except FileNotFoundError:
@@ -129,7 +129,7 @@ def _entries(path: str) -> Iterable[str]:
 
 
 def _has_virtio_console() -> bool:
-    for device in _entries(VIRTIO_DEVICES):
+    for device in _list_entries(VIRTIO_DEVICES):
         try:
             with open(f"{VIRTIO_DEVICES}/{device}/device", "rb") as file:
                 if int(file.read(16), 16) == VIRTIO_ID_CONSOLE:
@@ -139,7 +139,7 @@ def _has_virtio_console() -> bool:
     return False
 
 
-def _name_of(device: str) -> str:
+def _read_name(device: str) -> str:
     try:
         with open(f"{VIRTIO_CLASS}/{device}/name", "rb") as file:
             return file.read(64).decode("ascii", "replace").strip()

@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 from collections import deque
 
-from slipway_agent import process, syscalls
+from slipway_agent import syscalls
 from slipway_agent.files import make_fifo, remove_file, replace_file
 from slipway_agent.loop import READABLE, WRITABLE
-from slipway_agent.pipes import widen
+from slipway_agent.pipes import widen_pipe
+from slipway_agent.running_program import start_program
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from slipway_agent.disks import Disk, Ground
+    from slipway_agent.job_environment import JobEnvironment, Workspace
     from slipway_agent.loop import Child, Loop
 
 # The agent holds the script until the job starts, and while the interpreter reads it.
@@ -94,21 +95,21 @@ class ScriptPipe:
             # Our own reading end lets us open the other without waiting for the program.
             self._fds += make_fifo(root, path, owner)
             reader, self._writer = self._fds
-            widen(self._writer)
+            widen_pipe(self._writer)
             self._watch = syscalls.watch_for_opening(reader)
             self._fds.append(self._watch)
         except BaseException:
             for fd in self._fds:
                 os.close(fd)
             raise
-        loop.watch(self._watch, READABLE, self._be_opened)
+        loop.watch(self._watch, READABLE, self._handle_opening)
 
-    def give(self, data: bytearray) -> None:
+    def send_script(self, data: bytearray) -> None:
         """Write ``data`` and then end of file, once the program has opened the pipe."""
         self._queue.append(memoryview(data))
         self._given = True
         if self._opened:
-            self._write(0)
+            self._write_queue(0)
 
     def close(self) -> None:
         """Let go of the pipe, which has no name any more. May be called again."""
@@ -118,7 +119,7 @@ class ScriptPipe:
         self._fds.clear()
         self._queue.clear()
 
-    def _be_opened(self, _events: int) -> None:
+    def _handle_opening(self, _events: int) -> None:
         try:
             os.read(self._watch, _EVENTS)
         except BlockingIOError:
@@ -130,9 +131,9 @@ class ScriptPipe:
             os.close(fd)
             self._fds.remove(fd)
         if self._given:
-            self._write(0)
+            self._write_queue(0)
 
-    def _write(self, _events: int) -> None:
+    def _write_queue(self, _events: int) -> None:
         while self._queue:
             data = self._queue[0]
             try:
@@ -140,7 +141,7 @@ class ScriptPipe:
             except BlockingIOError:
                 if not self._watched:
                     self._watched = True
-                    self._loop.watch(self._writer, WRITABLE, self._write)
+                    self._loop.watch(self._writer, WRITABLE, self._write_queue)
                 return
             except BrokenPipeError:
                 break
@@ -153,7 +154,7 @@ class ScriptPipe:
 class PrestartedProgram:
     """The program, with the disk that will be its job's."""
 
-    def __init__(self, loop: Loop, ground: Ground, spec: m.Prestart) -> None:
+    def __init__(self, loop: Loop, environment: JobEnvironment, spec: m.Prestart) -> None:
         """Start it.
 
         Raises:
@@ -163,19 +164,19 @@ class PrestartedProgram:
         self.path = spec.path
         self.unless = frozenset(spec.unless)
         self._command = spec.run
-        self._owner = ground.owner()
+        self._owner = environment.owner_id
         self._alive = True
-        self.disk: Disk = ground.make_disk(0)
+        self.workspace: Workspace = environment.make_workspace(0)
         try:
-            directory = self.disk.directory
+            directory = self.workspace.directory
             self.pipe = ScriptPipe(loop, directory, spec.path, self._owner)
             try:
-                self.launcher = ground.launcher(directory)
+                self.launcher = environment.make_launcher(directory)
                 # What bounds the job bounds the program when it has one.
                 command = m.Command(spec.run.argv, spec.run.environment, m.Limits())
-                self.group = ground.make_group(m.Phase.RUN, command.limits)
+                self.group = environment.make_group(m.Phase.RUN, command.limits)
                 try:
-                    self.process = process.start(self.launcher, command, self.group, stdin=True)
+                    self.process = start_program(self.launcher, command, self.group, stdin=True)
                 except BaseException:
                     self.group.remove()
                     raise
@@ -183,13 +184,13 @@ class PrestartedProgram:
                 self.pipe.close()
                 raise
         except BaseException:
-            self.disk.remove()
+            self.workspace.remove()
             raise
 
     def fits(self, job: m.Job) -> bool:
         """Whether ``job`` can have the program, as far as can be known without its script."""
         return (
-            self._runs()
+            self._is_waiting()
             and job.build is None
             and not job.keep
             and job.run.tty is None
@@ -197,12 +198,12 @@ class PrestartedProgram:
             and job.run.environment == self._command.environment
         )
 
-    def children_ended(self, children: list[Child]) -> None:
+    def handle_ended_children(self, children: list[Child]) -> None:
         """Processes have been waited for."""
         if any(pid == self.process.pid for pid, _, _ in children):
             self._alive = False
 
-    def accept(self, script: Script | None) -> bool:
+    def accept_script(self, script: Script | None) -> bool:
         """Put ``script`` in its place; whether the program can run it.
 
         If it cannot, it has been ended.
@@ -210,26 +211,26 @@ class PrestartedProgram:
         Raises:
             OSError: the script cannot be stored; the program has been ended.
         """
-        if script is not None and self._runs() and can_be_piped(script.data):
+        if script is not None and self._is_waiting() and can_be_piped(script.data):
             try:
-                self._store(script)
+                self._store_script(script)
             except BaseException:
                 self.end()
                 raise
             return True
-        self.refuse(script)
+        self.end_with_script(script)
         return False
 
-    def refuse(self, script: Script | None) -> None:
+    def end_with_script(self, script: Script | None) -> None:
         """End the program and store ``script`` for another, if it has come.
 
         Raises:
             OSError: the script cannot be stored.
         """
         self.end()
-        remove_file(self.disk.directory, self.path)
+        remove_file(self.workspace.directory, self.path)
         if script is not None:
-            self._store(script)
+            self._store_script(script)
 
     def end(self) -> None:
         """End the program and wait until nothing of it is left but the disk."""
@@ -238,7 +239,7 @@ class PrestartedProgram:
             if self._alive:
                 self._alive = False
                 os.waitpid(self.process.pid, 0)
-            while not self.group.empty():
+            while not self.group.is_empty():
                 os.wait4(-1, 0)  # all have been killed
         except ChildProcessError:
             pass
@@ -249,13 +250,13 @@ class PrestartedProgram:
     def remove(self) -> None:
         """End the program and remove every trace of it."""
         self.end()
-        self.disk.remove()
+        self.workspace.remove()
 
-    def _store(self, script: Script) -> None:
-        directory = self.disk.directory
+    def _store_script(self, script: Script) -> None:
+        directory = self.workspace.directory
         replace_file(directory, self.path, script.mode, script.data, self._owner)
 
-    def _runs(self) -> bool:
+    def _is_waiting(self) -> bool:
         """Whether it waits for its script, as far as can be known: its end may not be told yet."""
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return self._alive and os.waitid(os.P_PID, self.process.pid, flags) is None

@@ -76,27 +76,27 @@ class _Function(CFuncPtr):
 _LIBC = dlopen(None, 0)  # type: ignore[arg-type]  # None is the program itself
 
 
-def _function(name: str, *arguments: type[Any]) -> _Function:
+def _bind_function(name: str, *arguments: type[Any]) -> _Function:
     function = _Function(dlsym(_LIBC, name))
     function.argtypes = arguments
     return function
 
 
-_mount = _function("mount", _Bytes, _Bytes, _Bytes, _Long, _Bytes)
-_umount2 = _function("umount2", _Bytes, _Int)
-_unshare = _function("unshare", _Int)
-_prctl = _function("prctl", _Int, _Long, _Long, _Long, _Long)
-_prlimit = _function("prlimit", _Int, _Int, _Bytes, _Bytes)
-_inotify_init1 = _function("inotify_init1", _Int)
-_inotify_add_watch = _function("inotify_add_watch", _Int, _Bytes, _Int)
-_reboot = _function("reboot", _Int)
-_mallopt = _function("mallopt", _Int, _Int)
+_mount = _bind_function("mount", _Bytes, _Bytes, _Bytes, _Long, _Bytes)
+_umount2 = _bind_function("umount2", _Bytes, _Int)
+_unshare = _bind_function("unshare", _Int)
+_prctl = _bind_function("prctl", _Int, _Long, _Long, _Long, _Long)
+_prlimit = _bind_function("prlimit", _Int, _Int, _Bytes, _Bytes)
+_inotify_init1 = _bind_function("inotify_init1", _Int)
+_inotify_add_watch = _bind_function("inotify_add_watch", _Int, _Bytes, _Int)
+_reboot = _bind_function("reboot", _Int)
+_mallopt = _bind_function("mallopt", _Int, _Int)
 # glibc has no finit_module; its syscall() returns long, of which an int is enough here.
-_syscall = _function("syscall", _Long, _Long, _Bytes, _Long)
+_syscall = _bind_function("syscall", _Long, _Long, _Bytes, _Long)
 _SYS_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 
 
-def _check(result: int, what: str) -> None:
+def _check_result(result: int, what: str) -> None:
     if result < 0:
         number = get_errno()
         raise OSError(number, os.strerror(number), what)
@@ -109,7 +109,7 @@ def mount(source: str, target: str, kind: str, flags: int = 0, options: str = ""
         OSError: it failed; the file name is ``target``.
     """
     encoded = [os.fsencode(text) for text in (source, target, kind, options)]
-    _check(_mount(encoded[0], encoded[1], encoded[2], flags, encoded[3]), target)
+    _check_result(_mount(encoded[0], encoded[1], encoded[2], flags, encoded[3]), target)
 
 
 def unmount(target: str) -> None:
@@ -118,7 +118,7 @@ def unmount(target: str) -> None:
     Raises:
         OSError: it failed; the file name is ``target``.
     """
-    _check(_umount2(os.fsencode(target), MNT_DETACH), target)
+    _check_result(_umount2(os.fsencode(target), MNT_DETACH), target)
 
 
 def load_module(path: str) -> None:
@@ -129,7 +129,7 @@ def load_module(path: str) -> None:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _check(_syscall(_SYS_FINIT_MODULE[os.uname().machine], fd, b"", 0), path)
+        _check_result(_syscall(_SYS_FINIT_MODULE[os.uname().machine], fd, b"", 0), path)
     finally:
         os.close(fd)
 
@@ -140,7 +140,7 @@ def unshare(namespaces: int) -> None:
     Raises:
         OSError: it failed.
     """
-    _check(_unshare(namespaces), "unshare")
+    _check_result(_unshare(namespaces), "unshare")
 
 
 def control_process(option: int, value: int) -> None:
@@ -149,7 +149,7 @@ def control_process(option: int, value: int) -> None:
     Raises:
         OSError: it failed.
     """
-    _check(_prctl(option, value, 0, 0, 0), "prctl")
+    _check_result(_prctl(option, value, 0, 0, 0), "prctl")
 
 
 def limit_resource(resource: int, soft: int, hard: int, pid: int = 0) -> None:
@@ -161,7 +161,7 @@ def limit_resource(resource: int, soft: int, hard: int, pid: int = 0) -> None:
         OSError: it failed.
     """
     # A NUL within does no harm: the bytes object is passed as a pointer.
-    _check(_prlimit(pid, resource, pack("QQ", soft, hard), None), "prlimit")
+    _check_result(_prlimit(pid, resource, pack("QQ", soft, hard), None), "prlimit")
 
 
 def watch_for_opening(fd: int) -> int:
@@ -171,10 +171,10 @@ def watch_for_opening(fd: int) -> int:
         OSError: it failed.
     """
     watch: Any = _inotify_init1(_IN_FLAGS)
-    _check(watch, "inotify_init1")
+    _check_result(watch, "inotify_init1")
     try:
         path = f"/proc/self/fd/{fd}"
-        _check(_inotify_add_watch(watch, os.fsencode(path), IN_OPEN), path)
+        _check_result(_inotify_add_watch(watch, os.fsencode(path), IN_OPEN), path)
     except BaseException:
         os.close(watch)
         raise
@@ -197,4 +197,4 @@ def reboot() -> None:
     Raises:
         OSError: it failed.
     """
-    _check(_reboot(RB_AUTOBOOT), "reboot")
+    _check_result(_reboot(RB_AUTOBOOT), "reboot")

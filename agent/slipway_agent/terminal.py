@@ -52,7 +52,7 @@ class Terminal:
         try:
             self.resize(size)
             # As all who show one do: erasing takes a whole character.
-            state = self._state()
+            state = self._read_state()
             (flags,) = unpack_from("I", state, _INPUT_FLAGS)
             pack_into("I", state, _INPUT_FLAGS, flags | _IUTF8)
             fcntl.ioctl(self.theirs, _TCSETS, state)
@@ -65,10 +65,10 @@ class Terminal:
         """Give it another size, of which its programs hear by SIGWINCH."""
         fcntl.ioctl(self.theirs, _TIOCSWINSZ, pack("HHHH", size.rows, size.columns, 0, 0))
 
-    def end_of_file(self) -> bytes:
+    def read_eof_character(self) -> bytes:
         """What has the line read that was typed so far; nothing where no lines are gathered."""
         try:
-            state = self._state()
+            state = self._read_state()
         except OSError:
             return b""  # the program has set another line discipline, which knows no lines
         (flags,) = unpack_from("I", state, _LOCAL_FLAGS)
@@ -76,17 +76,17 @@ class Terminal:
         # A program may have none: 0 is _POSIX_VDISABLE.
         return bytes([character]) if flags & _ICANON and character else b""
 
-    def abandon(self) -> None:
+    def close_program_side(self) -> None:
         """Close the program's side, once the program is gone: our side ends then."""
         os.close(self.theirs)
 
-    def _state(self) -> bytearray:
+    def _read_state(self) -> bytearray:
         state = bytearray(_TERMIOS_BYTES)
         fcntl.ioctl(self.theirs, _TCGETS, state)
         return state
 
 
-def take_control(fd: int) -> None:
+def set_controlling_terminal(fd: int) -> None:
     """Make the terminal ``fd`` that of the calling process, which leads a new session."""
     fcntl.ioctl(fd, _TIOCSCTTY, 0)
 
@@ -94,16 +94,16 @@ def take_control(fd: int) -> None:
 class Display(OutputPipe):
     """Reads what is shown on a terminal, whose end is an error."""
 
-    def _take(self, size: int) -> bytes | None:
+    def _read_bytes(self, size: int) -> bytes | None:
         # Linux gives 4 KiB at a time, and each message costs the agent and the host.
-        data = self._take_once(size)
-        while data and len(data) < size and (more := self._take_once(size - len(data))):
+        data = self._read_bytes_once(size)
+        while data and len(data) < size and (more := self._read_bytes_once(size - len(data))):
             data += more
         return data
 
-    def _take_once(self, size: int) -> bytes | None:
+    def _read_bytes_once(self, size: int) -> bytes | None:
         try:
-            return super()._take(size)
+            return super()._read_bytes(size)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
@@ -126,24 +126,24 @@ class Keyboard:
             BlockingIOError: the program has to read before.
         """
         if self._typed >= MAX_LINE:
-            self._hand_over()
+            self._submit_line()
         piece = data[: MAX_LINE - self._typed]
         written = os.write(self.fd, piece)
         end = max(piece.rfind(mark, 0, written) for mark in _LINE_ENDS)
         self._typed = self._typed + written if end < 0 else written - end - 1
         return written
 
-    def end(self) -> None:
+    def write_end(self) -> None:
         """Type end of file; behind a part of a line, this needs another to be read.
 
         Raises:
             BlockingIOError: the program has to read before.
         """
         if self._typed:
-            self._hand_over()
-        os.write(self.fd, self._terminal.end_of_file() or _CTRL_D)
+            self._submit_line()
+        os.write(self.fd, self._terminal.read_eof_character() or _CTRL_D)
 
-    def _hand_over(self) -> None:
+    def _submit_line(self) -> None:
         """Have the part of a line read that was typed."""
-        os.write(self.fd, self._terminal.end_of_file())
+        os.write(self.fd, self._terminal.read_eof_character())
         self._typed = 0

@@ -19,7 +19,7 @@ _IDS = {
 }
 
 
-def _fields(value: Any) -> list[Any]:
+def _list_fields(value: Any) -> list[Any]:
     """The fields of a message or of a value nested in one, in wire order."""
     return [getattr(value, name) for name in value.__slots__]
 
@@ -33,8 +33,8 @@ def encode(message: Message) -> bytes:
     try:
         # surrogateescape: arguments and paths of Linux are bytes that need not be UTF-8.
         payload = msgpack.packb(
-            [_IDS[type(message)], *_fields(message)],
-            default=_fields,
+            [_IDS[type(message)], *_list_fields(message)],
+            default=_list_fields,
             unicode_errors="surrogateescape",
         )
     except (AttributeError, TypeError, ValueError, OverflowError) as error:

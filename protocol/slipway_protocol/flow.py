@@ -45,7 +45,7 @@ class ReceiveWindow:
         self._open = size
         self._consumed = 0
 
-    def received(self, count: int) -> None:
+    def count_received(self, count: int) -> None:
         """``count`` bytes came in.
 
         Raises:
@@ -55,7 +55,7 @@ class ReceiveWindow:
             raise ProtocolError(f"{count} bytes received with credit for {self._open}")
         self._open -= count
 
-    def consumed(self, count: int) -> int:
+    def count_consumed(self, count: int) -> int:
         """``count`` bytes were passed on; returns the credit to send now, or 0."""
         self._consumed += count
         if self._consumed * 2 < self.size:

@@ -35,7 +35,7 @@ U32 = 0xFFFF_FFFF
 U63 = 0x7FFF_FFFF_FFFF_FFFF
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """``value`` in short. A list may be nested deeper than repr can follow."""
     return f"a list of {len(value)}" if type(value) is tuple else f"{value!r:.40}"
 
@@ -45,7 +45,7 @@ def integer(maximum: int) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not int or not 0 <= value <= maximum:
-            raise ProtocolError(f"{_shown(value)} is not an integer from 0 to {maximum}")
+            raise ProtocolError(f"{_format_value(value)} is not an integer from 0 to {maximum}")
         return value
 
     return check
@@ -54,7 +54,7 @@ def integer(maximum: int) -> Check:
 def boolean(value: Any) -> Any:
     """True or false."""
     if value is not True and value is not False:
-        raise ProtocolError(f"{_shown(value)} is not a boolean")
+        raise ProtocolError(f"{_format_value(value)} is not a boolean")
     return value
 
 
@@ -63,7 +63,9 @@ def text(maximum: int) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not str or len(value) > maximum or "\0" in value:
-            raise ProtocolError(f"{_shown(value)} is not text of at most {maximum} characters")
+            raise ProtocolError(
+                f"{_format_value(value)} is not text of at most {maximum} characters"
+            )
         return value
 
     return check
@@ -74,7 +76,7 @@ def binary(minimum: int, maximum: int) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not bytes or not minimum <= len(value) <= maximum:
-            raise ProtocolError(f"{_shown(value)} is not {minimum} to {maximum} bytes")
+            raise ProtocolError(f"{_format_value(value)} is not {minimum} to {maximum} bytes")
         return value
 
     return check
@@ -83,7 +85,7 @@ def binary(minimum: int, maximum: int) -> Check:
 def path(value: Any) -> Any:
     """A relative path that stays below its root: no empty, ``.`` or ``..`` part."""
     if type(value) is not str or not 0 < len(value) <= MAX_PATH or "\0" in value:
-        raise ProtocolError(f"{_shown(value)} is not a path")
+        raise ProtocolError(f"{_format_value(value)} is not a path")
     for part in value.split("/"):
         if part in {"", ".", ".."} or len(part) > 255:
             raise ProtocolError(f"{value!r:.80} is not a path inside the working directory")
@@ -96,7 +98,7 @@ def member(kind: type[IntEnum]) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not int or value not in members:
-            raise ProtocolError(f"{_shown(value)} is not a {kind.__name__}")
+            raise ProtocolError(f"{_format_value(value)} is not a {kind.__name__}")
         return members[value]
 
     return check
@@ -107,7 +109,7 @@ def sequence(check_item: Check, maximum: int = MAX_ITEMS) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not tuple or len(value) > maximum:
-            raise ProtocolError(f"{_shown(value)} is not a list of at most {maximum}")
+            raise ProtocolError(f"{_format_value(value)} is not a list of at most {maximum}")
         return tuple([check_item(item) for item in value])
 
     return check
@@ -118,7 +120,7 @@ def pair(first: Check, second: Check) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not tuple or len(value) != 2:
-            raise ProtocolError(f"{_shown(value)} is not a pair")
+            raise ProtocolError(f"{_format_value(value)} is not a pair")
         return first(value[0]), second(value[1])
 
     return check
@@ -129,7 +131,7 @@ def record(kind: type, *checks: Check) -> Check:
 
     def check(value: Any) -> Any:
         if type(value) is not tuple or len(value) < len(checks):
-            raise ProtocolError(f"{_shown(value)} is not a {kind.__name__}")
+            raise ProtocolError(f"{_format_value(value)} is not a {kind.__name__}")
         return kind(*[c(v) for c, v in zip(checks, value, strict=False)])
 
     return check

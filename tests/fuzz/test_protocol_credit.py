@@ -62,7 +62,7 @@ class Conversation:
             if isinstance(event, m.OutputEnd):
                 pipe.ended = event
             else:
-                pipe.receiver.received(len(event.data))
+                pipe.receiver.count_received(len(event.data))
                 pipe.received += len(event.data)
                 pipe.held.append(event.data)
 
@@ -79,7 +79,7 @@ class Conversation:
         if pipe.held:
             piece = pipe.held.popleft()
             pipe.read += piece
-            if grant := pipe.receiver.consumed(len(piece)):
+            if grant := pipe.receiver.count_consumed(len(piece)):
                 self.to_agent += self.host.send(m.Credit(1, stream, grant))
 
     def act(self, action: str, stream: m.Stream, size: int) -> None:
@@ -180,14 +180,14 @@ def test_peer_that_overdraws_is_noticed_at_the_byte(
     for arriving, reading in steps:
         if arriving > allowed:
             with pytest.raises(ProtocolError):
-                receiver.received(arriving)
+                receiver.count_received(arriving)
             return
-        receiver.received(arriving)
+        receiver.count_received(arriving)
         allowed -= arriving
         unread += arriving
         consumed = min(reading, unread)
         unread -= consumed
-        allowed += receiver.consumed(consumed)
+        allowed += receiver.count_consumed(consumed)
 
     with pytest.raises(ProtocolError):
-        receiver.received(allowed + 1)
+        receiver.count_received(allowed + 1)

@@ -22,7 +22,7 @@ from slipway_agent import syscalls
 from slipway_agent.agent import Agent
 from slipway_agent.cgroup import Descendants
 from slipway_agent.port import Port, PortClosedError
-from slipway_agent.program import Launcher
+from slipway_agent.program_launcher import ProgramLauncher
 from slipway_protocol import messages as m
 from slipway_protocol.connection import Connection
 from slipway_protocol.framing import BadFrame
@@ -40,7 +40,7 @@ DISK_BYTES = 64 * 1024 * 1024
 ENTROPY_REFUSED = b"refuse"
 
 
-class Disk:
+class DirectoryWorkspace:
     def __init__(self, parent: str, size: int, owner: int) -> None:
         self.directory = tempfile.mkdtemp(dir=parent)
         self.size = size or DISK_BYTES
@@ -56,33 +56,34 @@ class Disk:
         shutil.rmtree(self.directory)
 
 
-class Machine:
-    """Takes the place of slipway_agent.machine.Machine."""
+class PlainSystem:
+    """Takes the place of slipway_agent.guest_system.GuestSystem."""
 
     def __init__(self, directory: str, user: int | None) -> None:
         self._directory = directory
         self._user = user
 
-    def take_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
+    def set_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
         if entropy == ENTROPY_REFUSED:
             raise PermissionError("the clock is not yours")
 
-    def take_identity(self, *, clone: bool) -> None:
+    def set_identity(self, *, clone: bool) -> None:
         """A process has the name of its host."""
 
     def describe(self) -> m.Ready:
         return m.Ready(VERSION, "test", ("plain",), "none", 1, 0, 1, 1)
 
-    def make_disk(self, size: int) -> Disk:
-        return Disk(self._directory, size, self.owner())
+    def make_workspace(self, size: int) -> DirectoryWorkspace:
+        return DirectoryWorkspace(self._directory, size, self.owner_id)
 
     def make_group(self, phase: m.Phase, limits: m.Limits) -> Descendants:
         return Descendants()
 
-    def launcher(self, directory: str) -> Launcher:
-        return Launcher(directory, self._user)
+    def make_launcher(self, directory: str) -> ProgramLauncher:
+        return ProgramLauncher(directory, self._user)
 
-    def owner(self) -> int:
+    @property
+    def owner_id(self) -> int:
         return os.geteuid() if self._user is None else self._user
 
 
@@ -92,7 +93,7 @@ def main() -> None:
     syscalls.control_process(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.set_inheritable(fd, False)
     with suppress(PortClosedError):
-        Agent(Machine(directory, user), Port(fd, "socket")).run()
+        Agent(PlainSystem(directory, user), Port(fd, "socket")).run()
 
 
 class Host:

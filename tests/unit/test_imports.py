@@ -24,7 +24,6 @@ KNOWN_CIRCLES: list[tuple[str, ...]] = [
     ("slipway.machine.qemu", "slipway.machine.qemu_template"),
     ("slipway.vmm.arch", "slipway.vmm.arch.x86_64", "slipway.vmm.arch.x86_64.keeper"),
     ("slipway.vmm.keeper", "slipway.vmm.microvm"),
-    ("slipway_agent.disks", "slipway_agent.prestart"),
 ]
 # The public namespace and ``python -m slipway``, which stand above all rooms.
 ABOVE = {"slipway", "slipway.__main__"}

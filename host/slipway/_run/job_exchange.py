@@ -141,7 +141,7 @@ class Conversation:
         while (piece := await outlet.take()) is not None:
             phase, stream, data = piece
             await self._sink(phase, stream, data)
-            if grant := self._streams[stream].window.consumed(len(data)):
+            if grant := self._streams[stream].window.count_consumed(len(data)):
                 await self._line.send(m.Credit(self._id, stream, grant))
 
     async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
@@ -227,7 +227,7 @@ class Conversation:
         if state is None or self._phase is None or state.ended:
             raise UnknownOutcome("output came from a stream that is not open")
         try:
-            state.window.received(len(data))
+            state.window.count_received(len(data))
         except ProtocolError as error:
             raise UnknownOutcome(f"the guest broke the protocol: {error.message}") from None
         state.received += len(data)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from slipway_agent.machine import UNDERWAY_NS, is_wrong
+from slipway_agent.guest_system import UNDERWAY_NS, is_clock_wrong
 
 NOW = 1_700_000_000_000_000_000
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 20_000_000, UNDERWAY_NS - 1])
 def test_clock_stays_that_is_ahead_by_what_a_greeting_may_take(ahead: int) -> None:
-    assert not is_wrong(NOW + ahead, NOW)
+    assert not is_clock_wrong(NOW + ahead, NOW)
 
 
 @pytest.mark.parametrize("ahead", [-1, -20_000_000, -UNDERWAY_NS, UNDERWAY_NS, 100 * UNDERWAY_NS])
 def test_clock_is_set_that_is_behind_or_far_ahead(ahead: int) -> None:
-    assert is_wrong(NOW + ahead, NOW)
+    assert is_clock_wrong(NOW + ahead, NOW)

@@ -16,7 +16,7 @@ from slipway._model.options import MAX_MEMORY, MIB, Options
 from slipway._run import sizing as _sizing
 from slipway._run.sizing import check_room, machine_memory
 from slipway._snapshots.key import Shape
-from slipway_agent import machine
+from slipway_agent import guest_system
 from slipway_initramfs import languages
 from slipway_initramfs.records import LOW_MEMORY, Blob, Image
 
@@ -112,4 +112,4 @@ def test_files_that_do_not_fit_are_refused_with_the_memory_that_they_need() -> N
 
 
 def test_disk_is_as_large_as_the_agent_makes_it() -> None:
-    assert _sizing.DISK_SHARE == machine.DISK_SHARE
+    assert _sizing.DISK_SHARE == guest_system.DISK_SHARE

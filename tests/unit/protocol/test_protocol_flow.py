@@ -35,36 +35,36 @@ def test_spending_too_much_spends_nothing() -> None:
 
 def test_receiver_notices_a_peer_that_overdraws() -> None:
     window = ReceiveWindow(10)
-    window.received(7)
+    window.count_received(7)
 
     with pytest.raises(ProtocolError) as caught:
-        window.received(4)
+        window.count_received(4)
 
     assert caught.value.message == "4 bytes received with credit for 3"
 
 
 def test_receiver_grants_in_halves_of_its_window() -> None:
     window = ReceiveWindow(10)
-    window.received(10)
+    window.count_received(10)
 
-    assert [window.consumed(count) for count in (2, 2, 1, 4, 1)] == [0, 0, 5, 0, 5]
+    assert [window.count_consumed(count) for count in (2, 2, 1, 4, 1)] == [0, 0, 5, 0, 5]
 
 
 def test_credit_not_yet_granted_is_not_the_peers() -> None:
     window = ReceiveWindow(10)
-    window.received(10)
-    window.consumed(4)
+    window.count_received(10)
+    window.count_consumed(4)
 
     with pytest.raises(ProtocolError):
-        window.received(1)
+        window.count_received(1)
 
 
 def test_consuming_everything_always_frees_a_sender_that_is_out_of_credit() -> None:
     for size in range(1, 50):
         window = ReceiveWindow(size)
-        window.received(size)
+        window.count_received(size)
 
-        assert sum(window.consumed(1) for _ in range(size)) > 0
+        assert sum(window.count_consumed(1) for _ in range(size)) > 0
 
 
 def test_worked_example_of_the_specification() -> None:
@@ -72,13 +72,13 @@ def test_worked_example_of_the_specification() -> None:
     agent, host = SendWindow(100), ReceiveWindow(100)
 
     agent.spend(60)
-    host.received(60)
-    assert host.consumed(30) == 0
+    host.count_received(60)
+    assert host.count_consumed(30) == 0
     agent.spend(40)
-    host.received(40)
+    host.count_received(40)
     assert agent.available == 0
-    assert host.consumed(30) == 60
+    assert host.count_consumed(30) == 60
     agent.grant(60)
     assert agent.available == 60
     with pytest.raises(ProtocolError):
-        host.received(61)
+        host.count_received(61)

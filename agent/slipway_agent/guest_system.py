@@ -10,8 +10,8 @@ from struct import pack
 
 from slipway_agent import cgroup
 from slipway_agent.identity import Identity
-from slipway_agent.mounts import Disk
-from slipway_agent.program import USER_ID, Launcher
+from slipway_agent.mounts import TmpfsWorkspace
+from slipway_agent.program_launcher import USER_ID, ProgramLauncher
 from slipway_protocol import __version__
 from slipway_protocol import messages as m
 from slipway_protocol.schema import VERSION
@@ -33,25 +33,25 @@ RANDOM_DEVICE = "/dev/urandom"
 UNDERWAY_NS = 1_000_000_000
 
 
-class Machine:
+class GuestSystem:
     """What jobs and the host need of the machine that boot has prepared."""
 
     def __init__(self, port: str, controllers: tuple[str, ...] | None) -> None:
         """``controllers`` are those of cgroup v2, or None where the kernel has no cgroup v2."""
         self._port = port
-        self._start_us = _microseconds_since_exec()
-        self._cpu_us = _cpu_us()
+        self._start_us = _measure_us_since_exec()
+        self._cpu_us = _read_cpu_us()
         self._controllers = controllers
         self._identity = Identity()
         self._clock_is_set = False
 
-    def take_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
+    def set_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
         """Set the wall clock, mix ``entropy`` into the random state and make it take effect.
 
         Raises:
             OSError: the kernel refuses.
         """
-        if clone or not self._clock_is_set or is_wrong(time.time_ns(), time_ns):
+        if clone or not self._clock_is_set or is_clock_wrong(time.time_ns(), time_ns):
             time.clock_settime_ns(time.CLOCK_REALTIME, time_ns)
             self._clock_is_set = True
         fd = os.open(RANDOM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -63,13 +63,13 @@ class Machine:
         finally:
             os.close(fd)
 
-    def take_identity(self, *, clone: bool) -> None:
+    def set_identity(self, *, clone: bool) -> None:
         """Have a host name, and as a ``clone`` a boot id, that no other machine has.
 
         Raises:
             OSError: the kernel refuses.
         """
-        self._identity.take(clone=clone)
+        self._identity.set_up(clone=clone)
 
     def describe(self) -> m.Ready:
         """The answer to Hello."""
@@ -82,21 +82,21 @@ class Machine:
             tuple(capabilities),
             os.uname().release,
             os.cpu_count() or 1,
-            self._memory_bytes(),
-            self._start_us + _cpu_us() - self._cpu_us,
+            self._read_available_memory(),
+            self._start_us + _read_cpu_us() - self._cpu_us,
             time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000,
         )
 
-    def make_disk(self, size: int) -> Disk:
+    def make_workspace(self, size: int) -> TmpfsWorkspace:
         """A fresh disk for a job.
 
         Raises:
             OSError: the kernel refuses.
         """
-        memory = self._memory_bytes()
+        memory = self._read_available_memory()
         if self._controllers is not None and "memory" in self._controllers:
             cgroup.limit_jobs(memory)
-        return Disk(size or memory // DISK_SHARE, USER_ID)
+        return TmpfsWorkspace(size or memory // DISK_SHARE, USER_ID)
 
     def make_group(self, phase: m.Phase, limits: m.Limits) -> Group:
         """A fresh group of processes.
@@ -108,16 +108,17 @@ class Machine:
             return cgroup.Descendants()
         return cgroup.Cgroup(phase.name.lower(), limits, self._controllers)
 
-    def launcher(self, directory: str) -> Launcher:
+    def make_launcher(self, directory: str) -> ProgramLauncher:
         """Starts programs in ``directory`` as the unprivileged user."""
-        return Launcher(directory, USER_ID)
+        return ProgramLauncher(directory, USER_ID)
 
-    def owner(self) -> int:
+    @property
+    def owner_id(self) -> int:
         """The unprivileged user."""
         return USER_ID
 
     @staticmethod
-    def _memory_bytes() -> int:
+    def _read_available_memory() -> int:
         """What a job can have: all that could be freed, without the reserve."""
         fd = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -128,7 +129,7 @@ class Machine:
         return max(available - RESERVE_BYTES, 0)
 
 
-def is_wrong(now_ns: int, told_ns: int) -> bool:
+def is_clock_wrong(now_ns: int, told_ns: int) -> bool:
     """Whether a clock that says ``now_ns`` and was set once is wrong when ``told_ns`` arrives.
 
     What is told was right when it was sent. So a clock that is behind it is wrong, and one that is
@@ -137,11 +138,11 @@ def is_wrong(now_ns: int, told_ns: int) -> bool:
     return not 0 <= now_ns - told_ns < UNDERWAY_NS
 
 
-def _cpu_us() -> int:
+def _read_cpu_us() -> int:
     return time.clock_gettime_ns(time.CLOCK_PROCESS_CPUTIME_ID) // 1000
 
 
-def _microseconds_since_exec() -> int:
+def _measure_us_since_exec() -> int:
     """Elapsed time since the kernel started the agent, to 4 ms.
 
     The CPU clock of PID 1 is of no use for that: it has run since the kernel began its own set-up.
@@ -150,4 +151,4 @@ def _microseconds_since_exec() -> int:
     """
     began = os.stat(sys.executable).st_atime_ns
     elapsed = (time.clock_gettime_ns(time.CLOCK_REALTIME) - began) // 1000
-    return elapsed if 0 < elapsed < _cpu_us() else _cpu_us()
+    return elapsed if 0 < elapsed < _read_cpu_us() else _read_cpu_us()

@@ -7,7 +7,7 @@ import os
 import signal
 
 from slipway_agent import syscalls
-from slipway_agent.terminal import take_control
+from slipway_agent.terminal import set_controlling_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class StartError(Exception):
         self.detail = detail
 
 
-class Launcher:
+class ProgramLauncher:
     """How programs are started: where, and as whom.
 
     ``user_id`` None keeps the agent's own user, for running on a development machine.
@@ -57,12 +57,12 @@ class Launcher:
             StartError: it cannot be executed.
             OSError: no process could be made for it.
         """
-        environment = self._environment(command)
+        environment = self._build_environment(command)
         report, child_report = os.pipe2(os.O_CLOEXEC)
         try:
             pid = os.fork()
             if pid == 0:
-                self._become(command, environment, enter_group, fds, child_report)
+                self._exec_program(command, environment, enter_group, fds, child_report)
         except BaseException:
             os.close(report)
             raise
@@ -77,7 +77,7 @@ class Launcher:
             raise StartError(int(code), detail)
         return pid
 
-    def _environment(self, command: Command) -> dict[str, str]:
+    def _build_environment(self, command: Command) -> dict[str, str]:
         environment = {
             "PATH": DEFAULT_PATH,
             "HOME": self.directory,
@@ -90,7 +90,7 @@ class Launcher:
         environment.update(command.environment)
         return environment
 
-    def _become(
+    def _exec_program(
         self,
         command: Command,
         environment: dict[str, str],
@@ -108,10 +108,10 @@ class Launcher:
             for number, fd in enumerate(fds):
                 os.dup2(fd, number)
             if command.tty is not None:
-                take_control(0)
+                set_controlling_terminal(0)
             os.chdir(self.directory)
             os.umask(0o022)
-            self.limit(command.limits)
+            self.limit_process(command.limits)
             if self.user_id is not None:
                 with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
                     file.write(b"0")
@@ -122,7 +122,7 @@ class Launcher:
             syscalls.control_process(syscalls.PR_SET_NO_NEW_PRIVS, 1)
             for number in _IGNORED_BY_PYTHON:
                 signal.signal(number, signal.SIG_DFL)
-            code, detail = _execute(command.argv, environment)
+            code, detail = _try_candidates(command.argv, environment)
         except BaseException as error:
             code, detail = NOT_EXECUTABLE, f"the program could not be prepared: {error}"
         try:
@@ -130,7 +130,7 @@ class Launcher:
         finally:
             os._exit(code)
 
-    def limit(self, limits: Limits, pid: int = 0, used_ms: int = 0) -> None:
+    def limit_process(self, limits: Limits, pid: int = 0, used_ms: int = 0) -> None:
         """Set the resource limits of the calling process, or of ``pid``.
 
         ``used_ms`` is CPU time that does not count.
@@ -158,7 +158,7 @@ class Launcher:
             syscalls.limit_resource(resource, soft, hard, pid)
 
 
-def _execute(argv: tuple[str, ...], environment: dict[str, str]) -> tuple[int, str]:
+def _try_candidates(argv: tuple[str, ...], environment: dict[str, str]) -> tuple[int, str]:
     """Try every place where the program may be; returns only if all fail: exit code and reason."""
     if not argv or not argv[0]:
         return NOT_FOUND, "the command is empty"

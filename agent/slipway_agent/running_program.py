@@ -12,12 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway_agent.cgroup import Group
     from slipway_agent.pipes import Writer
-    from slipway_agent.program import Launcher
+    from slipway_agent.program_launcher import ProgramLauncher
     from slipway_protocol.messages import Command, Tty
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class RunningProgram:
     """Whoever has the process closes the descriptors.
 
     ``stdin`` is None where it is empty, ``stderr`` where a ``terminal`` is all three.
@@ -37,10 +37,12 @@ class Process:
             if fd is not None:
                 os.close(fd)
         if self.terminal is not None:
-            self.terminal.abandon()
+            self.terminal.close_program_side()
 
 
-def start(launcher: Launcher, command: Command, group: Group, *, stdin: bool) -> Process:
+def start_program(
+    launcher: ProgramLauncher, command: Command, group: Group, *, stdin: bool
+) -> RunningProgram:
     """Start ``command`` in ``group``, in a terminal or with pipes.
 
     Without ``stdin`` and terminal, its stdin is empty.
@@ -75,10 +77,12 @@ def start(launcher: Launcher, command: Command, group: Group, *, stdin: bool) ->
         for fd in theirs:
             os.close(fd)
     stdout, stderr = ours[-2:]
-    return Process(pid, None if feeder is None else PipeWriter(feeder), stdout, stderr)
+    return RunningProgram(pid, None if feeder is None else PipeWriter(feeder), stdout, stderr)
 
 
-def _start_in_terminal(launcher: Launcher, command: Command, group: Group, size: Tty) -> Process:
+def _start_in_terminal(
+    launcher: ProgramLauncher, command: Command, group: Group, size: Tty
+) -> RunningProgram:
     terminal = Terminal(size)
     ours = [terminal.ours]
     try:
@@ -91,4 +95,4 @@ def _start_in_terminal(launcher: Launcher, command: Command, group: Group, size:
         for fd in (*ours, terminal.theirs):
             os.close(fd)
         raise
-    return Process(pid, Keyboard(ours[1], terminal), terminal.ours, None, terminal)
+    return RunningProgram(pid, Keyboard(ours[1], terminal), terminal.ours, None, terminal)

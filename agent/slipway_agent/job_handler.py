@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from slipway_agent.disks import NoDisk
 from slipway_agent.files import FileError, IncomingFile, OutgoingFile
-from slipway_agent.phase import Phase, reads_input
+from slipway_agent.phase_runner import PhaseRunner, reads_input
 from slipway_agent.pipes import INPUT_WINDOW, InputPipe
 from slipway_agent.prestart import MAX_SCRIPT, Script
+from slipway_agent.workspaces import NoWorkspace
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.flow import SendWindow
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from slipway_agent.disks import Disk, Disks
+    from slipway_agent.job_environment import Workspace
     from slipway_agent.loop import Child, Loop
     from slipway_agent.prestart import PrestartedProgram
+    from slipway_agent.workspaces import Workspaces
 
 
-class Job:
+class JobHandler:
     """Takes what the host says about one job and answers it; ``on_done`` after its last word."""
 
     def __init__(
         self,
         loop: Loop,
-        disks: Disks,
+        workspaces: Workspaces,
         spec: m.Job,
         send: Callable[[m.Message], None],
         on_done: Callable[[], None],
@@ -35,23 +36,23 @@ class Job:
         """Make room for the job; where that fails, its first phase says so."""
         self.number = spec.job
         self._loop = loop
-        self._disks = disks
+        self._workspaces = workspaces
         self._spec = spec
         self._send = send
         self._on_done = on_done
         self._file: IncomingFile | Script | None = None
         self._file_error = ""
-        self._disk: Disk = NoDisk()
+        self._workspace: Workspace = NoWorkspace()
         self._prestarted: PrestartedProgram | None = None
         self._script: Script | None = None
         try:
-            self._disk, self._prestarted = disks.take(spec)
+            self._workspace, self._prestarted = workspaces.take(spec)
         except OSError as error:
             self._file_error = f"no disk could be made: {error}"
         self._started = False
         self._cancelled = False
-        self._held = False
-        self._phase: Phase | None = None
+        self._paused = False
+        self._phase: PhaseRunner | None = None
         self._windows = {
             stream: SendWindow(spec.window_bytes) for stream in (m.Stream.STDOUT, m.Stream.STDERR)
         }
@@ -83,35 +84,35 @@ class Job:
     def _begin_file(self, message: m.File) -> IncomingFile | Script:
         prestarted = self._prestarted
         if prestarted is not None and message.path in prestarted.unless:
-            self._dismiss(prestarted)
+            self._end_prestarted(prestarted)
         elif prestarted is not None and message.path == prestarted.path and self._script is None:
             if message.size <= MAX_SCRIPT:
                 self._script = Script(message)
                 return self._script
-            self._settle(prestarted)
-        owner = self._disks.ground.owner()
-        return IncomingFile(self._disk.directory, message, owner, replace=self._spec.keep)
+            self._hand_over_script(prestarted)
+        owner = self._workspaces.environment.owner_id
+        return IncomingFile(self._workspace.directory, message, owner, replace=self._spec.keep)
 
-    def _ready_prestarted(self) -> PrestartedProgram | None:
+    def _use_prestarted(self) -> PrestartedProgram | None:
         """The program that has its script and can begin with it, if there is one."""
         if self._prestarted is None or self._file_error:
             return None
-        return self._settle(self._prestarted)
+        return self._hand_over_script(self._prestarted)
 
-    def _settle(self, prestarted: PrestartedProgram) -> PrestartedProgram | None:
+    def _hand_over_script(self, prestarted: PrestartedProgram) -> PrestartedProgram | None:
         """Give the program its script, all of which is there; returns it if it can take that."""
         self._prestarted = None
         try:
-            return prestarted if prestarted.accept(self._script) else None
+            return prestarted if prestarted.accept_script(self._script) else None
         except OSError as error:
             self._file_error = f"{prestarted.path} cannot be stored: {error.strerror}"
         return None
 
-    def _dismiss(self, prestarted: PrestartedProgram) -> None:
+    def _end_prestarted(self, prestarted: PrestartedProgram) -> None:
         """End the program: it has begun without a file that it may have looked for."""
         self._prestarted = None
         try:
-            prestarted.refuse(self._script)
+            prestarted.end_with_script(self._script)
         except OSError as error:
             self._file_error = f"{prestarted.path} cannot be stored: {error.strerror}"
 
@@ -132,7 +133,7 @@ class Job:
         if self._started:
             raise ProtocolError("a file came after the job was started")
 
-    def _start(self, _message: m.Start) -> None:
+    def _start_job(self, _message: m.Start) -> None:
         if self._started:
             raise ProtocolError("the job was started twice")
         self._started = True
@@ -142,11 +143,11 @@ class Job:
         if reads_input(spec.run) or (spec.build is not None and reads_input(spec.build)):
             self._give_credit(INPUT_WINDOW)
         if spec.build is not None:
-            self._begin(m.Phase.BUILD, spec.build)
-        elif (prestarted := self._ready_prestarted()) is not None:
-            self._take_over(prestarted)
+            self._begin_phase(m.Phase.BUILD, spec.build)
+        elif (prestarted := self._use_prestarted()) is not None:
+            self._adopt_program(prestarted)
         else:
-            self._begin(m.Phase.RUN, spec.run)
+            self._begin_phase(m.Phase.RUN, spec.run)
 
     def _receive_input(self, message: m.Input) -> None:
         self._stdin.receive(message.data)
@@ -160,76 +161,80 @@ class Job:
             raise ProtocolError("credit for stdin is the agent's to give")
         window.grant(message.count)
         if self._phase is not None:
-            self._phase.credit_given()
+            self._phase.use_credit()
 
-    def _signal(self, message: m.Signal) -> None:
+    def _send_signal(self, message: m.Signal) -> None:
         if self._phase is not None:
-            self._phase.signal(message.number)
+            self._phase.send_signal(message.number)
 
-    def _resize(self, message: m.Resize) -> None:
+    def _resize_terminal(self, message: m.Resize) -> None:
         if self._size is None:
             raise ProtocolError("the program has no terminal")
         self._size = message.tty
         if self._phase is not None:
-            self._phase.resize(message.tty)
+            self._phase.resize_terminal(message.tty)
 
-    def _cancel(self, _message: m.Cancel) -> None:
+    def _cancel_job(self, _message: m.Cancel) -> None:
         self._cancelled = True
         if self._phase is not None:
             self._phase.kill(m.Verdict.CANCELLED)
         elif not self._started:
-            self._finish()
+            self._finish_job()
 
     # --- Phases -----------------------------------------------------------------------------
 
-    def children_ended(self, children: list[Child]) -> None:
+    def handle_ended_children(self, children: list[Child]) -> None:
         """Processes have been waited for."""
         if self._phase is not None:
-            self._phase.children_ended(children)
+            self._phase.handle_ended_children(children)
         elif self._prestarted is not None:
-            self._prestarted.children_ended(children)
+            self._prestarted.handle_ended_children(children)
 
-    def hold(self, held: bool) -> None:
+    def set_paused(self, paused: bool) -> None:
         """The queue to the host is long, or short again."""
-        self._held = held
+        self._paused = paused
         if self._phase is not None:
-            self._phase.hold(held)
+            self._phase.set_paused(paused)
         elif self._wanted is not None:
             self._send_files()
 
-    def _begin(self, kind: m.Phase, command: m.Command) -> None:
-        phase = Phase(self._loop, self.number, kind, command, self._send)
+    def _begin_phase(self, kind: m.Phase, command: m.Command) -> None:
+        phase = PhaseRunner(self._loop, self.number, kind, command, self._send)
         self._phase = phase
         if self._file_error:
-            phase.refuse(f"the job's files are not there: {self._file_error}", self._phase_done)
+            phase.report_failure(
+                f"the job's files are not there: {self._file_error}", self._handle_phase_end
+            )
             return
         try:
-            group = self._disks.ground.make_group(kind, command.limits)
+            group = self._workspaces.environment.make_group(kind, command.limits)
         except OSError as error:
-            phase.refuse(f"no group of processes could be made: {error}", self._phase_done)
+            phase.report_failure(
+                f"no group of processes could be made: {error}", self._handle_phase_end
+            )
             return
-        phase.start(
-            self._disks.ground.launcher(self._disk.directory),
+        phase.start_program(
+            self._workspaces.environment.make_launcher(self._workspace.directory),
             group,
             self._windows,
             self._stdin,
-            self._phase_done,
+            self._handle_phase_end,
         )
         if kind is m.Phase.RUN and self._size is not None and self._size != self._spec.run.tty:
-            phase.resize(self._size)  # it was told during the build
+            phase.resize_terminal(self._size)  # it was told during the build
 
-    def _take_over(self, prestarted: PrestartedProgram) -> None:
+    def _adopt_program(self, prestarted: PrestartedProgram) -> None:
         assert self._script is not None
-        phase = Phase(self._loop, self.number, m.Phase.RUN, self._spec.run, self._send)
+        phase = PhaseRunner(self._loop, self.number, m.Phase.RUN, self._spec.run, self._send)
         self._phase = phase
         script, self._script = self._script.data, None
-        phase.take_over(prestarted, script, self._windows, self._stdin, self._phase_done)
+        phase.adopt(prestarted, script, self._windows, self._stdin, self._handle_phase_end)
 
-    def _phase_done(self, phase: Phase) -> None:
+    def _handle_phase_end(self, phase: PhaseRunner) -> None:
         self._phase = None
         build = phase.kind is m.Phase.BUILD
         if build and phase.verdict is m.Verdict.OK and not self._cancelled:
-            self._begin(m.Phase.RUN, self._spec.run)
+            self._begin_phase(m.Phase.RUN, self._spec.run)
             return
         self._wanted = list(reversed(self._spec.outputs))
         self._send_files()
@@ -238,19 +243,19 @@ class Job:
 
     def _send_files(self) -> None:
         """Send until all is sent, or the queue to the host is long."""
-        while not self._held and self._wanted is not None:
+        while not self._paused and self._wanted is not None:
             if self._outgoing is not None:
                 self._send_data(self._outgoing)
             elif self._wanted:
                 self._open_file(self._wanted.pop())
             else:
-                self._finish()
+                self._finish_job()
 
     def _open_file(self, path: str) -> None:
         try:
             if self._cancelled:
                 raise FileError("the job was cancelled")
-            file = OutgoingFile(self._disk.directory, path, self._disk.size)
+            file = OutgoingFile(self._workspace.directory, path, self._workspace.size)
         except FileError as error:
             self._send(m.FileMissing(self.number, path, str(error)))
             return
@@ -267,7 +272,7 @@ class Job:
     def _give_credit(self, count: int) -> None:
         self._send(m.Credit(self.number, m.Stream.STDIN, count))
 
-    def _finish(self) -> None:
+    def _finish_job(self) -> None:
         self._wanted = None
         self.close()
         self._send(m.JobDone(self.number))
@@ -282,17 +287,17 @@ class Job:
         if self._prestarted is not None:
             self._prestarted.end()
             self._prestarted = None
-        self._disks.give_back(self._disk)
+        self._workspaces.give_back(self._workspace)
 
 
-_HANDLERS: dict[type[m.Message], Callable[[Job, Any], None]] = {
-    m.File: Job._receive_file,
-    m.FileData: Job._receive_data,
-    m.Start: Job._start,
-    m.Input: Job._receive_input,
-    m.InputEnd: Job._end_input,
-    m.Credit: Job._receive_credit,
-    m.Signal: Job._signal,
-    m.Cancel: Job._cancel,
-    m.Resize: Job._resize,
+_HANDLERS: dict[type[m.Message], Callable[[JobHandler, Any], None]] = {
+    m.File: JobHandler._receive_file,
+    m.FileData: JobHandler._receive_data,
+    m.Start: JobHandler._start_job,
+    m.Input: JobHandler._receive_input,
+    m.InputEnd: JobHandler._end_input,
+    m.Credit: JobHandler._receive_credit,
+    m.Signal: JobHandler._send_signal,
+    m.Cancel: JobHandler._cancel_job,
+    m.Resize: JobHandler._resize_terminal,
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from time import monotonic
 
-from slipway_agent import process
-from slipway_agent.judgement import Ending, judge
+from slipway_agent.judgement import Ending, judge_ending
 from slipway_agent.pipes import OutputPipe
-from slipway_agent.program import StartError
+from slipway_agent.program_launcher import StartError
+from slipway_agent.running_program import start_program
 from slipway_agent.terminal import Display
 from slipway_protocol import messages as m
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from slipway_agent.loop import Child, Loop
     from slipway_agent.pipes import InputPipe
     from slipway_agent.prestart import PrestartedProgram, ScriptPipe
-    from slipway_agent.process import Process
-    from slipway_agent.program import Launcher
+    from slipway_agent.program_launcher import ProgramLauncher
+    from slipway_agent.running_program import RunningProgram
     from slipway_agent.terminal import Terminal
     from slipway_protocol.flow import SendWindow
 
@@ -34,7 +34,7 @@ def reads_input(command: m.Command) -> bool:
     return command.stdin or command.tty is not None
 
 
-class Phase:
+class PhaseRunner:
     """Runs ``command`` until nothing of it is left, then calls ``on_done``."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Phase:
         self._send = send
         self._pid = 0
         self._group: Group
-        self._on_done: Callable[[Phase], None]
+        self._on_done: Callable[[PhaseRunner], None]
         self._outputs: list[OutputPipe] = []
         self._input: InputPipe | None = None
         self._script: ScriptPipe | None = None
@@ -67,60 +67,64 @@ class Phase:
         self._used_before = 0, 0
         self._wall_us = 0
 
-    def start(
+    def start_program(
         self,
-        launcher: Launcher,
+        launcher: ProgramLauncher,
         group: Group,
         windows: dict[m.Stream, SendWindow],
         stdin: InputPipe,
-        on_done: Callable[[Phase], None],
+        on_done: Callable[[PhaseRunner], None],
     ) -> None:
         """Start the program, or report at once that this was not possible."""
         self._group = group
         self._on_done = on_done
         self._began = monotonic()
         try:
-            started = process.start(launcher, self._command, group, stdin=self._command.stdin)
+            started = start_program(launcher, self._command, group, stdin=self._command.stdin)
         except StartError as error:
             group.remove()
-            self._fail(m.Verdict.FAILED, error.code, error.detail)
+            self._report_no_program(m.Verdict.FAILED, error.code, error.detail)
         except OSError as error:
             group.remove()
-            self._fail(m.Verdict.INTERNAL_ERROR, 0, f"the program could not be started: {error}")
+            self._report_no_program(
+                m.Verdict.INTERNAL_ERROR, 0, f"the program could not be started: {error}"
+            )
         else:
-            self._watch(started, windows, stdin)
+            self._watch_program(started, windows, stdin)
 
-    def take_over(
+    def adopt(
         self,
         prestarted: PrestartedProgram,
         script: bytearray,
         windows: dict[m.Stream, SendWindow],
         stdin: InputPipe,
-        on_done: Callable[[Phase], None],
+        on_done: Callable[[PhaseRunner], None],
     ) -> None:
         """Have a program that waits for its script begin with it, as if it started now."""
         self._group = prestarted.group
         self._on_done = on_done
         self._script = prestarted.pipe
         self._began = monotonic()
-        self._used_before = prestarted.group.cpu_us()
+        self._used_before = prestarted.group.read_cpu_us()
         limits = self._command.limits
         try:
             prestarted.group.limit(limits)
-            prestarted.launcher.limit(
+            prestarted.launcher.limit_process(
                 limits, prestarted.process.pid, sum(self._used_before) // 1000
             )
         except ProcessLookupError:
             pass  # it has ended just now, which will be told
         except OSError as error:
             prestarted.end()
-            self._fail(m.Verdict.INTERNAL_ERROR, 0, f"the program could not be limited: {error}")
+            self._report_no_program(
+                m.Verdict.INTERNAL_ERROR, 0, f"the program could not be limited: {error}"
+            )
             return
-        self._watch(prestarted.process, windows, stdin)
-        prestarted.pipe.give(script)
+        self._watch_program(prestarted.process, windows, stdin)
+        prestarted.pipe.send_script(script)
 
-    def _watch(
-        self, program: Process, windows: dict[m.Stream, SendWindow], stdin: InputPipe
+    def _watch_program(
+        self, program: RunningProgram, windows: dict[m.Stream, SendWindow], stdin: InputPipe
     ) -> None:
         self._pid = program.pid
         limits = self._command.limits
@@ -136,35 +140,35 @@ class Phase:
                 continue
             kind = OutputPipe if program.terminal is None else Display
             pipe = kind(self._loop, fd, stream, windows[stream], limits.output_bytes)
-            pipe.on_data = self._pass_on
-            pipe.on_excess = self._excess
-            pipe.on_end = self._stream_ended
+            pipe.on_data = self._send_output
+            pipe.on_excess = self._handle_excess
+            pipe.on_end = self._report_stream_end
             self._outputs.append(pipe)
         self._send(m.PhaseStarted(self._job, self.kind))
         self._outputs[-1].keeps_tail = bool(self._command.out_of_memory)
         for pipe in self._outputs:
-            pipe.update()
+            pipe.update_watch()
         if limits.wall_ms:
-            self._loop.call_at(self._began + limits.wall_ms / 1000, self._time_out)
+            self._loop.call_at(self._began + limits.wall_ms / 1000, self._end_for_time)
         if limits.cpu_ms:
             self._check_cpu()
 
-    def refuse(self, detail: str, on_done: Callable[[Phase], None]) -> None:
+    def report_failure(self, detail: str, on_done: Callable[[PhaseRunner], None]) -> None:
         """Report that the phase cannot even begin."""
         self._on_done = on_done
-        self._fail(m.Verdict.INTERNAL_ERROR, 0, detail)
+        self._report_no_program(m.Verdict.INTERNAL_ERROR, 0, detail)
 
-    def children_ended(self, children: list[Child]) -> None:
+    def handle_ended_children(self, children: list[Child]) -> None:
         """Processes have been waited for: the program, or orphans of it."""
-        self._group.sample()
+        self._group.sample_counters()
         for pid, status, usage in children:
-            self._group.child_ended(usage)
+            self._group.count_ended_child(usage)
             if pid == self._pid and not self._exited:
-                self._program_ended(status)
+                self._record_exit(status)
         if self._exited and not self._alone:
             self._end_group()
 
-    def _program_ended(self, status: int) -> None:
+    def _record_exit(self, status: int) -> None:
         self._exited = True
         self._wall_us = round((monotonic() - self._began) * 1e6)
         if os.WIFSIGNALED(status):
@@ -172,16 +176,16 @@ class Phase:
         else:
             self._code = os.WEXITSTATUS(status)
         self._send(m.Exited(self._job, self.kind, self._code, self._signal))
-        self._loop.call_off(self._time_out)
+        self._loop.cancel_call(self._end_for_time)
 
     def kill(self, reason: m.Verdict) -> None:
         """End the phase now with ``reason``, unless it is ending already."""
         if self._reason is None and not self._exited:
             self._reason = reason
-            self._group.sample()
+            self._group.sample_counters()
             self._group.kill()
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send a signal to the program's process group; a program that has ended gets none."""
         if not self._exited and self._pid:
             try:
@@ -189,77 +193,77 @@ class Phase:
             except OSError:
                 pass  # it has left its group, or the kernel knows no such signal
 
-    def resize(self, size: m.Tty) -> None:
+    def resize_terminal(self, size: m.Tty) -> None:
         """Give the program's terminal another size."""
         if self._terminal is not None and not self._alone:
             self._terminal.resize(size)
 
-    def credit_given(self) -> None:
+    def use_credit(self) -> None:
         """A window of the host has opened."""
         for pipe in self._outputs:
-            pipe.update()
+            pipe.update_watch()
 
-    def hold(self, held: bool) -> None:
+    def set_paused(self, paused: bool) -> None:
         """Stop reading output for now, or go on."""
         for pipe in self._outputs:
-            pipe.hold(held)
+            pipe.set_paused(paused)
 
     def _end_group(self) -> None:
         """The program has ended: nothing that it has left behind may go on."""
-        if not self._group.empty():
+        if not self._group.is_empty():
             self._group.kill()
             return  # each death is reported, and this is called again
         self._alone = True
-        self._loop.call_off(self._check_cpu)
+        self._loop.cancel_call(self._check_cpu)
         if self._input is not None:
             self._input.detach()
         if self._script is not None:
             self._script.close()
         if self._terminal is not None:
-            self._terminal.abandon()
+            self._terminal.close_program_side()
         for pipe in self._outputs:
-            pipe.writers_gone()
+            pipe.read_rest()
         self._finish_if_over()
 
-    def _fail(self, verdict: m.Verdict, code: int, detail: str) -> None:
+    def _report_no_program(self, verdict: m.Verdict, code: int, detail: str) -> None:
         """There is no program: its streams end empty."""
         self._send(m.PhaseStarted(self._job, self.kind))
         for stream in (m.Stream.STDOUT, m.Stream.STDERR):
             self._send(m.OutputEnd(self._job, stream, 0, 0))
-        self._done(verdict, code, 0, m.Usage(), detail)
+        self._report_done(verdict, code, 0, m.Usage(), detail)
 
-    def _pass_on(self, stream: m.Stream, data: bytes) -> None:
+    def _send_output(self, stream: m.Stream, data: bytes) -> None:
         self._send(m.Output(self._job, stream, data))
 
-    def _excess(self) -> None:
+    def _handle_excess(self) -> None:
         if self._command.limits.kill_on_output:
             self.kill(m.Verdict.OUTPUT_EXCEEDED)
 
-    def _stream_ended(self, pipe: OutputPipe) -> None:
+    def _report_stream_end(self, pipe: OutputPipe) -> None:
         self._send(m.OutputEnd(self._job, pipe.stream, pipe.sent, pipe.dropped))
         if self._terminal is not None:
             self._send(m.OutputEnd(self._job, m.Stream.STDERR, 0, 0))
         self._finish_if_over()
 
-    def _time_out(self) -> None:
+    def _end_for_time(self) -> None:
         self.kill(m.Verdict.TIMED_OUT)
 
     def _check_cpu(self) -> None:
         """Look again when the rest of the limit can at the earliest be used up."""
-        self._group.sample()
-        rest = self._command.limits.cpu_ms / 1000 - sum(self._cpu_us()) / 1e6
+        self._group.sample_counters()
+        rest = self._command.limits.cpu_ms / 1000 - sum(self._read_cpu_us()) / 1e6
         if rest <= 0:
             self.kill(m.Verdict.CPU_EXCEEDED)
         elif not self._exited:
             step = max(rest / (os.cpu_count() or 1), CPU_STEP_SECONDS)
             self._loop.call_at(monotonic() + step, self._check_cpu)
 
-    def _cpu_us(self) -> tuple[int, int]:
+    def _read_cpu_us(self) -> tuple[int, int]:
         """User and system CPU time of the phase, without that of a prestarted program before it.
 
         The kernel's share of each in the sum is an estimate, and may become smaller.
         """
-        (user, system), (user_before, system_before) = self._group.cpu_us(), self._used_before
+        (user, system), (user_before, system_before) = self._group.read_cpu_us(), self._used_before
         return max(user - user_before, 0), max(system - system_before, 0)
 
     def _finish_if_over(self) -> None:
@@ -267,23 +271,23 @@ class Phase:
             return
         if not all(pipe.ended for pipe in self._outputs):
             return
-        user, system = self._cpu_us()
+        user, system = self._read_cpu_us()
         usage = m.Usage(
             self._wall_us,
             user,
             system,
-            self._group.memory_peak_bytes(),
-            self._group.processes_peak(),
+            self._group.read_memory_peak(),
+            self._group.read_processes_peak(),
         )
-        refused = self._group.out_of_memory()
+        refused = self._group.is_out_of_memory()
         # The last stream is stderr, or a terminal, which is all of them.
         tail = self._outputs[-1].tail
         ending = Ending(self._code, self._signal, user + system, refused, tail)
-        verdict, detail = judge(self._command, ending, self._reason)
+        verdict, detail = judge_ending(self._command, ending, self._reason)
         self._group.remove()
-        self._done(verdict, self._code, self._signal, usage, detail)
+        self._report_done(verdict, self._code, self._signal, usage, detail)
 
-    def _done(
+    def _report_done(
         self, verdict: m.Verdict, code: int, number: int, usage: m.Usage, detail: str
     ) -> None:
         self.verdict = verdict
