@@ -73,8 +73,6 @@ async def ground(name: str, machine: str) -> AsyncIterator[Ground]:
     admission = Admission(Capacity(vms=64, memory=20 * GIB, cpus=64, queue=64))
     templates = Templates(store, admission)
     shape = templates.shape(assets, options)
-    if isinstance(shape, str):
-        raise SystemExit(shape)
     if not templates.has(shape):
         await make(assets, options, store, print)
     try:
@@ -110,10 +108,7 @@ async def first_output(guest: Guest, on: Ground) -> float:
 
 async def cloned(on: Ground) -> Guest:
     """A clone, made now."""
-    guest = await on.templates.clone(on.shape, on.assets, on.options)
-    if isinstance(guest, str):
-        raise SystemExit(guest)
-    return guest
+    return await on.templates.clone(on.shape, on.assets, on.options)
 
 
 async def filled(pool: Pool, count: int) -> None:

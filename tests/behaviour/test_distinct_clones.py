@@ -20,7 +20,6 @@ from slipway._admission import Admission, Capacity
 from slipway._model.options import MIB, Options
 from slipway._run.agent_connection import Session
 from slipway._run.find_assets import find_assets
-from slipway._run.guest import Guest
 from slipway._run.languages import find_language
 from slipway._snapshots.create import make
 from slipway._snapshots.templates import Templates
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from slipway._run.guest import Guest
     from slipway_protocol.messages import Phase, Ready
 
 CLONES = int(os.environ.get("SLIPWAY_TEST_CLONES", "8"))
@@ -157,7 +157,6 @@ async def test_clones_differ_in_all_that_is_random_and_have_the_time(
     assets = await asyncio.to_thread(find_assets, PYTHON, options, store, progress)
     templates = Templates(store, Admission(Capacity(AT_ONCE, 4096 * MIB, AT_ONCE, 0)))
     shape = templates.shape(assets, options)
-    assert not isinstance(shape, str)
     if not templates.has(shape):
         await make(assets, options, store, progress)
     numbers = iter(range(CLONES))
@@ -166,7 +165,6 @@ async def test_clones_differ_in_all_that_is_random_and_have_the_time(
     async def interview_some() -> None:
         for number in numbers:
             guest = await templates.clone(shape, assets, options)
-            assert isinstance(guest, Guest), guest
             try:
                 # Every second one has its interpreter started ahead, as those of a pool have.
                 if number % 2:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from slipway._model.errors import HostError
 from slipway._run.guest import Guest, Origin
+from slipway._snapshots.key import NoSnapshot
 from slipway.machine import Snapshot, Transport, memory_files
 from support.fake_agent import FakeAgent
 from support.fake_machine import OVERHEAD, FakeLauncher, FakeMachine, _transports
@@ -71,13 +72,13 @@ class FakeTemplates:
         """Whether there is a snapshot."""
         return self.there
 
-    async def clone(self, shape: Shape, assets: Assets, options: Options) -> Guest | str:
+    async def clone(self, shape: Shape, assets: Assets, options: Options) -> Guest:
         """A guest whose agent is ready."""
         self.made += 1
         if self.cloning is not None:
             await self.cloning()
         if self.reasons:
-            return self.reasons.pop(0)
+            raise NoSnapshot(self.reasons.pop(0))
         ours, theirs = await _transports()
         guest = Guest(FakeMachine(ours, theirs, self.launcher, _original(theirs)), ORIGIN)  # type: ignore[arg-type]
         try:

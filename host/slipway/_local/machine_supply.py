@@ -114,9 +114,12 @@ class Stock:
         if not await asyncio.to_thread(self.launcher.is_built, language):
             await makings.made(language, _tell)
         assets = await asyncio.to_thread(self.launcher.find, language, options, _tell)
-        shape = self._templates.shape(assets, options)
-        if isinstance(shape, str):
-            log.warning("%s cannot be kept warm: %s", language.name, shape)
+        from slipway._snapshots.key import NoSnapshot
+
+        try:
+            shape = self._templates.shape(assets, options)
+        except NoSnapshot as error:
+            log.warning("%s cannot be kept warm: %s", language.name, error.reason)
         else:
             self._pool.want(shape, assets, options)
 

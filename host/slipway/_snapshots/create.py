@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from slipway._model.errors import HostError
 from slipway._run.guest import Guest
 from slipway._run.launcher import ColdLauncher
-from slipway._snapshots.key import Shape, reason_against
+from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.threads import uninterrupted
 from slipway.machine import choose
@@ -39,8 +39,10 @@ async def make(
     assets: Assets, options: Options, store: ImageStore, progress: Progress
 ) -> StoredSnapshot:
     """Do what :func:`make_snapshot` does. Cancelled, it leaves no machine and no open file."""
-    if reason := reason_against(assets, options):
-        raise HostError(f"no snapshot can be made: {reason}")
+    try:
+        check_clonable(assets, options)
+    except NoSnapshot as error:
+        raise HostError(f"no snapshot can be made: {error.reason}") from None
     kind, _ = choose(options.machine, assets.state)
     shape = Shape.of(assets, kind, options.cpus)
     snapshot = await take(assets, options, store, progress)

@@ -70,13 +70,24 @@ class Shape:
         return f"{self.image}-{self.machine}-{self.memory_bytes // MIB}m-{self.cpus}"
 
 
-def reason_against(assets: Assets, options: Options) -> str:
-    """Why no snapshot may serve such a run; nothing if one may."""
+class NoSnapshot(Exception):
+    """A run cannot be served by a clone; ``reason`` says why, for its provenance."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def check_clonable(assets: Assets, options: Options) -> None:
+    """Check that clones of a snapshot may serve such a run.
+
+    Raises:
+        NoSnapshot: the run needs a boot.
+    """
     if assets.other_kernel is not None:
-        return "it boots a kernel of its own"
+        raise NoSnapshot("it boots a kernel of its own")
     if options.boot_log:
-        return "its boot is to be seen"
-    return ""
+        raise NoSnapshot("its boot is to be seen")
 
 
 def digest_of(value: object) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._run.image_errors import errors_told_to_callers
 from slipway._run.launcher import ColdLauncher
+from slipway._snapshots.key import NoSnapshot, check_clonable
 from slipway._util.threads import uninterrupted
 
 if TYPE_CHECKING:
@@ -50,44 +52,48 @@ class SnapshotLauncher:
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
         """Clone, or boot; see :meth:`Launcher.launch`."""
-        if self._templates is None:
-            from slipway._snapshots.key import reason_against
-            from slipway._snapshots.store import KIND
-
-            # What a clone needs is imported where there is something to clone.
-            if reason := reason_against(assets, options):
-                return await self._cold.launch(assets, options, reason)
-            with errors_told_to_callers():
-                there_are_some = bool(self._store.names(KIND))
-            if not there_are_some:
-                return await self._cold.launch(assets, options, "there is no snapshot")
-            from slipway._snapshots.templates import Templates
-
-            self._templates = Templates(self._store)
-        try:
-            return await self._cloned(self._templates, assets, options)
-        except BaseException:  # there will be no release
-            if self._own:
-                await uninterrupted(self._templates.close())
-            raise
-
-    async def _cloned(self, templates: Templates, assets: Assets, options: Options) -> Guest:
-        shape = templates.shape(assets, options)
-        if isinstance(shape, str):
-            return await self._cold.launch(assets, options, shape)
-        if self._pool is not None and (guest := await self._pool.take(shape, assets, options)):
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._close_own_templates)
+            try:
+                guest = await self._clone(assets, options)
+            except NoSnapshot as error:
+                guest = await self._cold.launch(assets, options, error.reason)
+            undo.pop_all()
             return guest
-        found = await templates.clone(shape, assets, options)
-        if isinstance(found, str):
-            return await self._cold.launch(assets, options, found)
-        if self._pool is not None:
-            found.origin = replace(found.origin, start_reason="no clone waited in the pool")
-        return found
 
     async def release(self, guest: Guest) -> None:
-        """End it; a template that nobody else has was opened for it alone."""
+        """Stop the guest, and close the templates that were opened for it alone."""
         try:
             await guest.stop()
         finally:
-            if self._own and self._templates is not None:
-                await self._templates.close()
+            await self._close_own_templates()
+
+    async def _clone(self, assets: Assets, options: Options) -> Guest:
+        """Return an idle clone of the pool, else a new clone. Raises NoSnapshot."""
+        templates = self._templates or self._open_templates(assets, options)
+        shape = templates.shape(assets, options)
+        if self._pool is not None and (guest := await self._pool.take(shape, assets, options)):
+            return guest
+        guest = await templates.clone(shape, assets, options)
+        if self._pool is not None:
+            guest.origin = replace(guest.origin, start_reason="no clone waited in the pool")
+        return guest
+
+    def _open_templates(self, assets: Assets, options: Options) -> Templates:
+        """Open templates for one run. Raises NoSnapshot."""
+        from slipway._snapshots.store import KIND
+
+        check_clonable(assets, options)
+        with errors_told_to_callers():
+            names = self._store.names(KIND)
+        if not names:
+            raise NoSnapshot("there is no snapshot")
+        # A clone's modules take time to import; a store without snapshots needs none of them.
+        from slipway._snapshots.templates import Templates
+
+        self._templates = Templates(self._store)
+        return self._templates
+
+    async def _close_own_templates(self) -> None:
+        if self._own and self._templates is not None:
+            await uninterrupted(self._templates.close())

@@ -18,6 +18,7 @@ from slipway._model.errors import SlipwayError
 from slipway._model.options import MIB, Options
 from slipway._run.guest import Origin
 from slipway._snapshots.create import make
+from slipway._snapshots.key import NoSnapshot
 from slipway._snapshots.pool_entry import Idle, Shelf
 from slipway._util.memory import unshared_bytes
 from slipway._util.threads import uninterrupted
@@ -249,15 +250,13 @@ class Pool:
             if not self._templates.has(shelf.shape) and not await self._made_snapshot(shelf):
                 return None
             guest = await self._templates.clone(shelf.shape, shelf.assets, shelf.options)
-            if isinstance(guest, str):
-                log.warning("%s: %s", shelf.shape.key, guest)
-                shelf.failed()
-                return None
             try:
                 await guest.prepare(shelf.assets.language)
             except BaseException:
                 await uninterrupted(guest.stop())
                 raise
+        except NoSnapshot as error:
+            log.warning("%s: %s", shelf.shape.key, error.reason)
         except SlipwayError as error:
             log.warning("no clone of %s can be made: %s", shelf.shape.key, error.message)
         except Exception:

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from slipway._model.errors import HostError, ImageError, SlipwayError
 from slipway._run.guest import Guest, Origin
 from slipway._snapshots.create import duplicate
-from slipway._snapshots.key import Shape, reason_against
+from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.threads import uninterrupted
 from slipway.machine import choose, find_machine
@@ -68,15 +68,15 @@ class Templates:
         if admission is not None:
             admission.reclaim = self.give_way
 
-    def shape(self, assets: Assets, options: Options) -> Shape | str:
-        """What a snapshot has to be of to serve this run, or why none can.
+    def shape(self, assets: Assets, options: Options) -> Shape:
+        """What a snapshot has to be of to serve this run.
 
         Raises:
             HostError: this host cannot run such a machine.
             InputError: there is no such machine.
+            NoSnapshot: no clone may serve this run.
         """
-        if reason := reason_against(assets, options):
-            return reason
+        check_clonable(assets, options)
         kind, _ = choose(options.machine, assets.state)
         return Shape.of(assets, kind, options.cpus)
 
@@ -92,18 +92,22 @@ class Templates:
         """Whether there is a snapshot of it."""
         return shape in self._opened or self._snapshots.find(shape) is not None
 
-    async def clone(self, shape: Shape, assets: Assets, options: Options) -> Guest | str:
-        """A clone whose agent is ready, or why there is none. What is of no use is discarded."""
+    async def clone(self, shape: Shape, assets: Assets, options: Options) -> Guest:
+        """A clone whose agent is ready. A snapshot that cannot be used is discarded.
+
+        Raises:
+            NoSnapshot: it is missing, cannot be used, or there is no room for it.
+        """
         kind, machine_reason = choose(options.machine, assets.state)
         try:
             opened = await self._open(shape, kind, assets)
         except ImageError as error:  # the store has forgotten it
-            return f"the snapshot cannot be used, and was removed: {error.message}"
+            raise NoSnapshot(
+                f"the snapshot cannot be used, and was removed: {error.message}"
+            ) from error
         except HostError as error:
             removed = self._count(shape, 1 if self._shared else MAX_FAILURES)
-            return f"the snapshot cannot be used{removed}: {error.message}"
-        if isinstance(opened, str):
-            return opened
+            raise NoSnapshot(f"the snapshot cannot be used{removed}: {error.message}") from error
         opened.users += 1
         self._opened[shape] = self._opened.pop(shape)
         try:
@@ -137,18 +141,16 @@ class Templates:
 
     # --- Opening -------------------------------------------------------------------------------
 
-    async def _open(self, shape: Shape, kind: type[Machine], assets: Assets) -> _Opened | str:
-        """The template, or why there is none."""
+    async def _open(self, shape: Shape, kind: type[Machine], assets: Assets) -> _Opened:
+        """The template. Raises NoSnapshot."""
         async with self._opening.setdefault(shape, asyncio.Lock()):
             if shape in self._opened:
                 return self._opened[shape]
             stored = self._snapshots.find(shape)
             if stored is None:
-                return "there is no snapshot"
+                raise NoSnapshot("there is no snapshot")
             opening = self._open_copy if self._shared else self._open_files
-            opened = await opening(stored, kind, assets)
-            if isinstance(opened, _Opened):
-                self._opened[shape] = opened
+            self._opened[shape] = opened = await opening(stored, kind, assets)
             return opened
 
     async def _open_files(
@@ -174,19 +176,18 @@ class Templates:
 
     async def _open_copy(
         self, stored: StoredSnapshot, kind: type[Machine], assets: Assets
-    ) -> _Opened | str:
+    ) -> _Opened:
         assert self._admission is not None
         size = stored.disk_bytes
         if not self._admission.reserve(size):
-            return "there is no room for the snapshot among the runs"
+            raise NoSnapshot("there is no room for the snapshot among the runs")
         try:
             try:
                 snapshot = await self._loaded(stored)
             except ImageError:
                 raise
             except HostError as error:
-                self._admission.free(size)
-                return f"there is no room for the snapshot: {error.message}"
+                raise NoSnapshot(f"there is no room for the snapshot: {error.message}") from error
             return _Opened(await kind.template(snapshot, assets.state), None, size)
         except BaseException:
             self._admission.free(size)
@@ -214,19 +215,23 @@ class Templates:
 
     # --- Cloning -------------------------------------------------------------------------------
 
-    async def _cloned(self, shape: Shape, opened: _Opened, origin: Origin) -> Guest | str:
+    async def _cloned(self, shape: Shape, opened: _Opened, origin: Origin) -> Guest:
         try:
             machine = await opened.template.clone()
         except HostError as error:  # of this host, most likely: there is no room for a process
             removed = self._failed(shape, opened, 1)
-            return f"the snapshot could not be cloned{removed}: {error.message}"
+            raise NoSnapshot(
+                f"the snapshot could not be cloned{removed}: {error.message}"
+            ) from error
         guest = Guest(machine, origin)
         try:
             await _answered(guest, opened.check)
         except SlipwayError as error:
             await uninterrupted(guest.stop())
             removed = self._failed(shape, opened, 1 if self._shared else MAX_FAILURES)
-            return f"the clone of a snapshot was of no use{removed}: {error.message}"
+            raise NoSnapshot(
+                f"the clone of a snapshot was of no use{removed}: {error.message}"
+            ) from error
         except BaseException:
             await uninterrupted(guest.stop())
             raise

@@ -14,7 +14,7 @@ from slipway._model.options import Options
 from slipway._run.guest import Guest, Origin
 from slipway._run.languages import find_language
 from slipway._snapshots import templates as _templates
-from slipway._snapshots.key import Shape
+from slipway._snapshots.key import Shape, check_clonable
 from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.store import SnapshotStore
 from slipway_initramfs.store import ImageStore
@@ -47,8 +47,9 @@ class Cold:
 class Templates(FakeTemplates):
     """Those of one process, with a shape for every run."""
 
-    def shape(self, assets: Assets, options: Options) -> Shape | str:
-        return "it boots a kernel of its own" if assets.other_kernel is not None else SHAPE
+    def shape(self, assets: Assets, options: Options) -> Shape:
+        check_clonable(assets, options)
+        return SHAPE
 
 
 class Pool:

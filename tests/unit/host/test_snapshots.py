@@ -21,7 +21,7 @@ from slipway._model.options import MIB, Options
 from slipway._run.assets import Assets
 from slipway._snapshots import sparse_files as _sparse_files
 from slipway._snapshots import verified_files as _checked_files
-from slipway._snapshots.key import Shape, reason_against
+from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.verified_files import CheckedFile
 from slipway.machine import Snapshot, memory_files
@@ -829,6 +829,8 @@ def test_other_version_makes_another_shape(assets: Assets, monkeypatch: pytest.M
 
 
 def test_what_is_asked_for_may_not_be_cloned(assets: Assets) -> None:
-    assert reason_against(assets, Options()) == ""
-    assert "kernel" in reason_against(replace(assets, other_kernel=Path("vmlinux")), Options())
-    assert "boot" in reason_against(assets, Options(boot_log=True))
+    check_clonable(assets, Options())
+    with pytest.raises(NoSnapshot, match="kernel"):
+        check_clonable(replace(assets, other_kernel=Path("vmlinux")), Options())
+    with pytest.raises(NoSnapshot, match="boot"):
+        check_clonable(assets, Options(boot_log=True))

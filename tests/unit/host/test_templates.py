@@ -19,7 +19,7 @@ from slipway._run.languages import find_language
 from slipway._snapshots import create as _template_making
 from slipway._snapshots import templates as _templates
 from slipway._snapshots.create import make
-from slipway._snapshots.key import Shape
+from slipway._snapshots.key import NoSnapshot, Shape
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import Templates
 from slipway_initramfs.store import ImageStore
@@ -64,7 +64,11 @@ class Ground:
         return self.templates
 
     async def clone(self) -> Guest | str:
-        return await self.templates.clone(self.shape, self.assets, self.options)
+        """A clone, or the reason why there is none."""
+        try:
+            return await self.templates.clone(self.shape, self.assets, self.options)
+        except NoSnapshot as error:
+            return error.reason
 
     @property
     def is_there(self) -> bool:
@@ -138,9 +142,8 @@ async def test_first_clones_at_once_open_the_template_once(ground: Ground) -> No
 async def test_nothing_is_remembered_of_shapes_that_have_no_snapshot(ground: Ground) -> None:
     for cpus in range(2, 10):
         shape = Shape.of(ground.assets, ground.kind, cpus)  # type: ignore[arg-type]
-        assert await ground.templates.clone(shape, ground.assets, ground.options) == (
-            "there is no snapshot"
-        )
+        with pytest.raises(NoSnapshot, match=r"^there is no snapshot$"):
+            await ground.templates.clone(shape, ground.assets, ground.options)
 
     assert not ground.templates._opening
     assert not ground.templates._failures
