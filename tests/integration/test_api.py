@@ -54,7 +54,7 @@ async def test_gives_the_output_of_a_started_source_on_its_socket(http: httpx.As
 
     started = answer.json()
     assert answer.status_code == 201
-    assert answer.headers["location"] == f"/v1/vms/{started['id']}"
+    assert answer.headers["location"] == f"/v1/runs/{started['id']}"
     assert started["language"] == "rust"
     assert await read_all(started["socket"]) == b"built\nhello\noh\n"
 
@@ -130,11 +130,11 @@ async def test_lists_what_runs_and_tells_of_its_end(http: httpx.AsyncClient) -> 
     location = started.headers["location"]
 
     await state_of(http, location, "running")
-    listed = (await http.get("/v1/vms")).json()["vms"]
+    listed = (await http.get("/v1/runs")).json()["runs"]
     signal = await http.post(f"{location}/signal", json={"signal": "SIGTERM"})
     ended = await state_of(http, location, "ended")
 
-    assert [vm["id"] for vm in listed] == [started.json()["id"]]
+    assert [run["id"] for run in listed] == [started.json()["id"]]
     assert signal.status_code == 204
     assert ended["result"]["run"]["signal"] == 15
 
@@ -227,7 +227,7 @@ async def test_lists_languages(http: httpx.AsyncClient) -> None:
 async def test_counts_runs_refusals_and_requests(http: httpx.AsyncClient) -> None:
     await http.post("/v1/run?language=rust", content=b"exit 1", headers=TEXT)
     await http.post("/v1/run?language=bash", content=b"die", headers=TEXT)
-    await http.get("/v1/vms/none")
+    await http.get("/v1/runs/none")
 
     text = (await http.get("/metrics")).text
 
@@ -235,7 +235,7 @@ async def test_counts_runs_refusals_and_requests(http: httpx.AsyncClient) -> Non
     assert 'slipway_runs_total{language="bash",machine="none",verdict="lost"} 1.0' in text
     assert 'slipway_phase_seconds_count{language="rust",phase="run"} 1.0' in text
     assert 'slipway_refusals_total{reason="not-found"} 1.0' in text
-    assert 'slipway_http_requests_total{route="/v1/vms/{id}",status="404"} 1.0' in text
+    assert 'slipway_http_requests_total{route="/v1/runs/{id}",status="404"} 1.0' in text
     assert "slipway_vms_max 8.0" in text
 
 

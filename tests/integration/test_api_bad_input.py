@@ -340,7 +340,7 @@ async def test_refuses_a_body_of_another_type(http: httpx.AsyncClient, kind: str
 async def test_knows_no_run_of_another_id(
     http: httpx.AsyncClient, method: str, identifier: str
 ) -> None:
-    answer = await http.request(method, f"/v1/vms/{identifier}")
+    answer = await http.request(method, f"/v1/runs/{identifier}")
 
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"

@@ -62,7 +62,7 @@ def start(server: Server, source: bytes) -> dict[str, Any]:
     """Start a run and wait until its program runs."""
     status, started = ask(server.path, "POST", "/v1/start?language=bash", source)
     assert status == 201
-    while ask(server.path, "GET", f"/v1/vms/{started['id']}")[1]["state"] != "running":
+    while ask(server.path, "GET", f"/v1/runs/{started['id']}")[1]["state"] != "running":
         pass
     return dict(started)
 

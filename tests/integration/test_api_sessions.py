@@ -126,7 +126,7 @@ async def test_starts_a_run_whose_output_has_a_socket(http: httpx.AsyncClient) -
     assert started.status_code == 201
     assert data == b"hello\n"
     assert record["session"] == place.rpartition("/")[2]
-    assert started.headers["location"] == f"/v1/vms/{record['id']}"
+    assert started.headers["location"] == f"/v1/runs/{record['id']}"
 
 
 async def test_a_run_with_a_machine_of_its_own_has_no_session(http: httpx.AsyncClient) -> None:

@@ -231,7 +231,7 @@ async def test_broken_stream_goes_on_where_it_broke(directory: Path, cut: int) -
 
         assert [event async for event in execution] == EVENTS
 
-    assert server.targets()[1:] == [("POST", f"/v1/vms/run-1/resume?offset={offset}")]
+    assert server.targets()[1:] == [("POST", f"/v1/runs/run-1/resume?offset={offset}")]
 
 
 async def test_stream_that_never_goes_on_is_given_up(directory: Path) -> None:
@@ -327,7 +327,7 @@ async def test_output_socket_that_is_not_there_ends_the_run(directory: Path) -> 
         with pytest.raises(slipway.UnknownOutcome, match="cannot connect to the output"):
             await started(server)
 
-    assert server.targets()[1:] == [("DELETE", "/v1/vms/run-1")]
+    assert server.targets()[1:] == [("DELETE", "/v1/runs/run-1")]
 
 
 async def test_nothing_is_read_before_it_is_asked_for(directory: Path) -> None:
@@ -359,7 +359,7 @@ async def test_nothing_is_read_before_it_is_asked_for(directory: Path) -> None:
 async def test_leaving_a_handle_ends_its_run_and_keeps_its_last_words(directory: Path) -> None:
     async def end_when_told(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(RUNNING)
-        while ("DELETE", "/v1/vms/run-1") not in server.targets():
+        while ("DELETE", "/v1/runs/run-1") not in server.targets():
             await asyncio.sleep(0)
         writer.write(lines(slipway.Ended(CANCELLED)))
         await writer.drain()
@@ -371,7 +371,7 @@ async def test_leaving_a_handle_ends_its_run_and_keeps_its_last_words(directory:
         result = await execution.wait()
 
     assert result.verdict == "cancelled"
-    assert server.targets()[1:] == [("DELETE", "/v1/vms/run-1")]
+    assert server.targets()[1:] == [("DELETE", "/v1/runs/run-1")]
 
 
 async def test_output_without_end_of_a_cancelled_run_is_not_taken(directory: Path) -> None:
@@ -398,7 +398,7 @@ async def test_closing_a_client_ends_its_runs(directory: Path) -> None:
         with pytest.raises(slipway.InputError, match="the client has been closed"):
             await client.start("print(1)", "python")
 
-    assert server.targets()[1:] == [("DELETE", "/v1/vms/run-1")]
+    assert server.targets()[1:] == [("DELETE", "/v1/runs/run-1")]
 
 
 async def test_cancelled_while_it_starts_ends_what_was_started(directory: Path) -> None:
@@ -412,7 +412,7 @@ async def test_cancelled_while_it_starts_ends_what_was_started(directory: Path) 
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    assert server.targets() == [("POST", "/v1/start"), ("DELETE", "/v1/vms/run-1")]
+    assert server.targets() == [("POST", "/v1/start"), ("DELETE", "/v1/runs/run-1")]
 
 
 async def test_stdin_that_may_have_been_lost_is_an_unknown_outcome(directory: Path) -> None:
@@ -453,7 +453,7 @@ async def test_error_of_the_iterator_of_stdin_ends_the_run(directory: Path) -> N
         with pytest.raises(slipway.InputError, match="ZeroDivisionError: by zero"):
             await execution.wait()
 
-    assert server.targets()[1:] == [("DELETE", "/v1/vms/run-1")]
+    assert server.targets()[1:] == [("DELETE", "/v1/runs/run-1")]
 
 
 async def test_large_stdin_is_streamed_and_not_sent_with_the_job(directory: Path) -> None:

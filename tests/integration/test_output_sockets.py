@@ -23,139 +23,139 @@ from support.played_execution import PlayedExecution, printing, writing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from slipway._server.kept.kept_runs import Vms
+    from slipway._server.kept.kept_runs import KeptRuns
 
 
 @pytest.fixture
-async def kept() -> AsyncIterator[Vms]:
+async def kept() -> AsyncIterator[KeptRuns]:
     async with keeping() as runs:
         yield runs
 
 
-async def test_gives_raw_output_to_whoever_connects_later(kept: Vms) -> None:
-    vm = await kept.start(PlayedExecution(printing(b"hello\n", b"world\n")), Terms(US))
-    await until(lambda: vm.ended)
+async def test_gives_raw_output_to_whoever_connects_later(kept: KeptRuns) -> None:
+    run = await kept.start(PlayedExecution(printing(b"hello\n", b"world\n")), Terms(US))
+    await until(lambda: run.ended)
 
-    got = await whole(vm.socket or "")
+    got = await whole(run.socket or "")
 
     assert got == b"hello\nworld\n"
 
 
-async def test_a_hundred_megabytes_arrive_whole(kept: Vms) -> None:
+async def test_a_hundred_megabytes_arrive_whole(kept: KeptRuns) -> None:
     piece = random.Random(1).randbytes(100_000)
-    vm = await kept.start(PlayedExecution(printing(*[piece] * 1000)), Terms(US))
+    run = await kept.start(PlayedExecution(printing(*[piece] * 1000)), Terms(US))
 
-    got = await whole(vm.socket or "")
+    got = await whole(run.socket or "")
 
     assert got == piece * 1000
 
 
-async def test_a_program_waits_while_nobody_reads(kept: Vms) -> None:
+async def test_a_program_waits_while_nobody_reads(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(*[bytes(64 * 1024)] * 1000))
-    vm = await kept.start(execution, Terms(US))
-    await until(lambda: vm._output.full)
+    run = await kept.start(execution, Terms(US))
+    await until(lambda: run._output.full)
     unconnected = execution.given
 
-    client = connect(vm.socket or "")
-    await until(lambda: execution.given > unconnected and vm._output.full)
-    taken = vm._output.taken
+    client = connect(run.socket or "")
+    await until(lambda: execution.given > unconnected and run._output.full)
+    taken = run._output.taken
     for _ in range(1000):
         await asyncio.sleep(0)
 
     client.close()
     assert unconnected * 64 * 1024 <= AHEAD + 4 * 64 * 1024
-    assert taken == vm._output.taken
+    assert taken == run._output.taken
     # What the kernel holds back has to be kept, for whoever has read none of it.
     assert 0 < taken < BEHIND
-    assert vm._output.size <= AHEAD + BEHIND
+    assert run._output.size <= AHEAD + BEHIND
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_a_client_resumes_at_the_offset_that_it_counted(kept: Vms, seed: int) -> None:
+async def test_a_client_resumes_at_the_offset_that_it_counted(kept: KeptRuns, seed: int) -> None:
     chance = random.Random(seed)
     pieces = pieces_of(5 * MIB, seed)
-    vm = await kept.start(PlayedExecution(printing(*pieces)), Terms(US))
+    run = await kept.start(PlayedExecution(printing(*pieces)), Terms(US))
     got = b""
 
     while len(got) < 4 * MIB:
-        client = connect(vm.socket or "")
+        client = connect(run.socket or "")
         got += await asyncio.to_thread(read_exactly, client, chance.randint(0, MIB))
         if chance.random() < 0.5:
             client.close()
-        vm.resume(len(got))
+        run.resume(len(got))
         client.close()
-    got += await whole(vm.socket or "")
+    got += await whole(run.socket or "")
 
     assert got == b"".join(pieces)
 
 
-async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept: Vms) -> None:
+async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept: KeptRuns) -> None:
     data = b"".join(pieces_of(4 * MIB, 1))
-    vm = await kept.start(PlayedExecution(printing(data)), Terms(US))
-    first = connect(vm.socket or "")
+    run = await kept.start(PlayedExecution(printing(data)), Terms(US))
+    first = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, first, 3 * MIB)
     first.close()
-    await until(lambda: not vm.connected)
-    oldest = vm.record()["kept_from"]
+    await until(lambda: not run.connected)
+    oldest = run.record()["kept_from"]
 
-    got = await whole(vm.socket or "")
+    got = await whole(run.socket or "")
 
     assert oldest > 0
     assert got == data[oldest:]
 
 
-async def test_refuses_to_resume_at_what_is_not_kept(kept: Vms) -> None:
-    vm = await kept.start(PlayedExecution(printing(bytes(4 * MIB))), Terms(US))
-    client = connect(vm.socket or "")
+async def test_refuses_to_resume_at_what_is_not_kept(kept: KeptRuns) -> None:
+    run = await kept.start(PlayedExecution(printing(bytes(4 * MIB))), Terms(US))
+    client = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, client, 3 * MIB)
 
     with pytest.raises(NoLongerKept, match="byte 0 of the stream is no longer kept"):
-        vm.resume(0)
+        run.resume(0)
     with pytest.raises(InputError, match="is beyond the stream's end"):
-        vm.resume(5 * MIB)
+        run.resume(5 * MIB)
 
     client.close()
 
 
-async def test_the_newest_client_wins(kept: Vms) -> None:
+async def test_the_newest_client_wins(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"so far"))
-    vm = await kept.start(execution, Terms(US))
-    old = connect(vm.socket or "")
+    run = await kept.start(execution, Terms(US))
+    old = connect(run.socket or "")
     got_old = await asyncio.to_thread(read_exactly, old, 6)
 
-    new = connect(vm.socket or "")
+    new = connect(run.socket or "")
     got_new = await asyncio.to_thread(read_exactly, new, 6)
     rest_old = await asyncio.to_thread(read_all, old)
-    vm.resume(6)
-    third = connect(vm.socket or "")
-    await vm.cancel()
+    run.resume(6)
+    third = connect(run.socket or "")
+    await run.cancel()
 
     assert (got_old, got_new, rest_old) == (b"so far", b"so far", b"")
     assert await asyncio.to_thread(read_all, third) == b""
     new.close()
 
 
-async def test_many_who_connect_at_once_leave_nothing(kept: Vms) -> None:
-    vm = await kept.start(PlayedExecution(writing(b"x")), Terms(US))
+async def test_many_who_connect_at_once_leave_nothing(kept: KeptRuns) -> None:
+    run = await kept.start(PlayedExecution(writing(b"x")), Terms(US))
 
     def storm() -> None:
         for _ in range(200):
-            connect(vm.socket or "").close()
+            connect(run.socket or "").close()
 
     await asyncio.gather(*(asyncio.to_thread(storm) for _ in range(3)))
 
-    await vm.cancel()
-    assert await whole(vm.socket or "") == b"x"
+    await run.cancel()
+    assert await whole(run.socket or "") == b"x"
 
 
-async def test_a_half_closed_client_gets_everything(kept: Vms) -> None:
+async def test_a_half_closed_client_gets_everything(kept: KeptRuns) -> None:
     pieces = pieces_of(3 * MIB, 2)
-    vm = await kept.start(PlayedExecution(printing(*pieces)), Terms(US, "events"))
-    client = connect(vm.socket or "")
+    run = await kept.start(PlayedExecution(printing(*pieces)), Terms(US, "events"))
+    client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
 
     got = await asyncio.to_thread(read_all, client)
-    await vm.over()
+    await run.over()
 
     assert b"".join(_output(lines(got))) == b"".join(pieces)
 
@@ -168,65 +168,65 @@ def _output(records: list[dict[str, Any]]) -> Iterator[bytes]:
             yield event.data
 
 
-async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(kept: Vms) -> None:
-    vm = await kept.start(PlayedExecution(writing(b"x")), Terms(US))
-    client = connect(vm.socket or "")
+async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(kept: KeptRuns) -> None:
+    run = await kept.start(PlayedExecution(writing(b"x")), Terms(US))
+    client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
     await asyncio.to_thread(read_exactly, client, 1)
-    there = vm.connected
+    there = run.connected
 
     client.close()
-    await until(lambda: not vm.connected)
+    await until(lambda: not run.connected)
 
     assert there
-    assert not vm.ended
+    assert not run.ended
 
 
-async def test_what_a_raw_client_sends_does_not_matter(kept: Vms) -> None:
-    vm = await kept.start(PlayedExecution(printing(b"hello")), Terms(US))
-    client = connect(vm.socket or "")
+async def test_what_a_raw_client_sends_does_not_matter(kept: KeptRuns) -> None:
+    run = await kept.start(PlayedExecution(printing(b"hello")), Terms(US))
+    client = connect(run.socket or "")
 
     await asyncio.to_thread(client.sendall, bytes(4 * MIB))
 
     assert await asyncio.to_thread(read_all, client) == b"hello"
-    await until(lambda: vm.read)
+    await until(lambda: run.read)
 
 
 @pytest.mark.parametrize("stream", ["raw", "events"])
 async def test_a_client_that_left_bytes_unread_has_not_been_given_all(
-    kept: Vms, stream: str
+    kept: KeptRuns, stream: str
 ) -> None:
-    vm = await kept.start(PlayedExecution(printing(b"hello" * 1000)), Terms(US, stream))
-    client = connect(vm.socket or "")
+    run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), Terms(US, stream))
+    client = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, client, 1000)
-    await until(lambda: vm.ended)
+    await until(lambda: run.ended)
 
     client.close()
-    await until(lambda: not vm.connected)
+    await until(lambda: not run.connected)
 
-    assert not vm.read
-    assert len(await whole(vm.socket or "")) >= 5000
+    assert not run.read
+    assert len(await whole(run.socket or "")) >= 5000
 
 
 async def test_a_half_closed_client_that_left_bytes_unread_has_not_been_given_all(
-    kept: Vms,
+    kept: KeptRuns,
 ) -> None:
-    vm = await kept.start(PlayedExecution(printing(b"hello" * 1000)), Terms(US))
-    client = connect(vm.socket or "")
+    run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), Terms(US))
+    client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
     await asyncio.to_thread(read_exactly, client, 1000)
-    await until(lambda: vm.ended)
+    await until(lambda: run.ended)
 
     client.close()
-    await until(lambda: not vm.connected)
+    await until(lambda: not run.connected)
 
-    assert not vm.read
+    assert not run.read
 
 
-async def test_events_take_commands_and_answer_what_is_none(kept: Vms) -> None:
+async def test_events_take_commands_and_answer_what_is_none(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"x"))
-    vm = await kept.start(execution, Terms(US, "events"))
-    client = connect(vm.socket or "")
+    run = await kept.start(execution, Terms(US, "events"))
+    client = connect(run.socket or "")
 
     client.sendall(b"nonsense\n" + command(type="stdin", text="hello"))
     client.sendall(command(type="signal", signal="SIGUSR1") + command(type="cancel"))
@@ -238,11 +238,11 @@ async def test_events_take_commands_and_answer_what_is_none(kept: Vms) -> None:
     assert (execution.written, execution.signals) == (b"hello", [10])
 
 
-async def test_a_flood_of_commands_waits_for_the_program(kept: Vms) -> None:
+async def test_a_flood_of_commands_waits_for_the_program(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"x"))
     execution.reading.clear()
-    vm = await kept.start(execution, Terms(US, "events"))
-    client = connect(vm.socket or "")
+    run = await kept.start(execution, Terms(US, "events"))
+    client = connect(run.socket or "")
     client.setblocking(False)
     line, sent = command(type="stdin", text="a" * 1000), 0
 
@@ -260,13 +260,13 @@ async def test_a_flood_of_commands_waits_for_the_program(kept: Vms) -> None:
     await until(lambda: len(execution.written) > 1000)
 
 
-async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: Vms) -> None:
-    vm = await kept.start(PlayedExecution(writing(b"x")), Terms(US, "events"))
-    client = connect(vm.socket or "")
+async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: KeptRuns) -> None:
+    run = await kept.start(PlayedExecution(writing(b"x")), Terms(US, "events"))
+    client = connect(run.socket or "")
     flooding = asyncio.create_task(asyncio.to_thread(client.sendall, b"x\n" * MIB))
 
-    await until(lambda: vm._output.full)
-    kept_bytes = vm._output.size
+    await until(lambda: run._output.full)
+    kept_bytes = run._output.size
     client.shutdown(socket.SHUT_RDWR)
     with pytest.raises(BrokenPipeError):
         await flooding
@@ -275,12 +275,12 @@ async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: Vms) -> No
     assert kept_bytes <= AHEAD + BEHIND
 
 
-async def test_files_of_events_come_before_the_end_and_are_whole(kept: Vms) -> None:
+async def test_files_of_events_come_before_the_end_and_are_whole(kept: KeptRuns) -> None:
     file = OutputFile("big.bin", 0o640, random.Random(3).randbytes(3 * MIB))
-    vm = await kept.start(PlayedExecution(printing(files=(file,))), Terms(US, "events"))
+    run = await kept.start(PlayedExecution(printing(files=(file,))), Terms(US, "events"))
 
-    records = lines(await whole(vm.socket or ""))
-    await vm.over()
+    records = lines(await whole(run.socket or ""))
+    await run.over()
 
     reader = EventReader(("big.bin",))
     events: list[Event | None] = [reader.feed(record) for record in records]

@@ -184,7 +184,7 @@ def test_api_refuses_sizes_that_are_none(server: Server) -> None:
         assert told["run"]["stdout"]["text"] == "24x80\n"
 
         started = http.post("/v1/start", json={**job, "source": "forever"}).json()
-        run = f"/v1/vms/{started['id']}"
+        run = f"/v1/runs/{started['id']}"
         for columns, status in ((9, 409), (70_000, 422)):
             size = {"rows": 5, "columns": columns}
             assert http.post(f"{run}/resize", json=size).status_code == status

@@ -13,8 +13,8 @@ import sys
 
 import httpx
 from slipway_api import Client
-from slipway_api.api.runs import run
-from slipway_api.api.server import languages
+from slipway_api.api.runs import run_program
+from slipway_api.api.server import list_languages
 from slipway_api.models import File, RunBody, RunBodyEnvironmentType0
 from slipway_api.types import File as Octets
 
@@ -35,12 +35,14 @@ def main() -> None:
             arguments=None,
             stdin=None,
         )
-        result = run.sync(client=client, body=body, language="bash", timeout=60)
+        result = run_program.sync(client=client, body=body, language="bash", timeout=60)
         print(json.dumps([result.verdict, result.run.code, result.run.stdout.text]))
         octets = Octets(payload=io.BytesIO(b"echo octets"))
-        answer = run.sync_detailed(client=client, body=octets, language="klingon")
+        answer = run_program.sync_detailed(client=client, body=octets, language="klingon")
         print(json.dumps([int(answer.status_code), answer.parsed.detail]))
-        print(json.dumps([language.name for language in languages.sync(client=client).languages]))
+        print(
+            json.dumps([language.name for language in list_languages.sync(client=client).languages])
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._server.kept.kept_runs import Vms
+from slipway._server.kept.kept_runs import KeptRuns
 from slipway._server.kept.retention import Patience, Place
 from slipway._server.peers import AllowList
 from slipway._server.socket_access import Access
@@ -26,14 +26,18 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 
 @asynccontextmanager
-async def keeping(patience: Patience = FOREVER, access: Access | None = None) -> AsyncIterator[Vms]:
+async def keeping(
+    patience: Patience = FOREVER, access: Access | None = None
+) -> AsyncIterator[KeptRuns]:
     """Runs, kept with ``patience``; nothing is left of them at the end."""
     with short_directory() as directory:
         directory.chmod(0o711)
         before = set(_DESCRIPTORS.iterdir())
-        vms = Vms(Place(directory, access or Access(), AllowList(US, everybody=True)), patience)
-        yield vms
-        await vms.close()
+        runs = KeptRuns(
+            Place(directory, access or Access(), AllowList(US, everybody=True)), patience
+        )
+        yield runs
+        await runs.close()
         assert list(directory.iterdir()) == []
         assert set(_DESCRIPTORS.iterdir()) <= before
         assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -10,7 +10,7 @@ from support.prose import PACKAGES, find_classes, find_participles, is_participl
 SHARED_CLASS_NAMES = {
     "host": (
         "Board Body File Job Keeper Launcher Line Place Process Segment Session Shape Sockets "
-        "Terms VirtioMmio Vm"
+        "Terms VirtioMmio"
     ),
     "initramfs": "Archive Image Index Part Source",
     "agent": "",

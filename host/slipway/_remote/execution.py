@@ -85,7 +85,7 @@ class RemoteExecution(AsyncExecution):
     async def signal(self, number: int) -> None:
         """Have the server send it; see :meth:`AsyncExecution.signal`."""
         check_signal(number)
-        await self._calls.ask("POST", f"/v1/vms/{self.id}/signal", {"signal": int(number)})
+        await self._calls.ask("POST", f"/v1/runs/{self.id}/signal", {"signal": int(number)})
 
     async def resize(self, rows: int, columns: int) -> None:
         """Have the server do it; see :meth:`AsyncExecution.resize`."""
@@ -94,7 +94,7 @@ class RemoteExecution(AsyncExecution):
             raise InputError("the program has no terminal", "Start it with tty=True.")
         if not self._over:
             with suppress(UnknownRun):  # it has ended, and is forgotten
-                await self._calls.ask("POST", f"/v1/vms/{self.id}/resize", asdict(size))
+                await self._calls.ask("POST", f"/v1/runs/{self.id}/resize", asdict(size))
 
     async def cancel(self) -> None:
         """Have the server end it, and take what is left; see :meth:`AsyncExecution.cancel`.
@@ -107,7 +107,7 @@ class RemoteExecution(AsyncExecution):
         try:
             # No such run, or no server: then there is no machine of it either.
             with suppress(UnknownRun, HostError):
-                await self._calls.ask("DELETE", f"/v1/vms/{self.id}")
+                await self._calls.ask("DELETE", f"/v1/runs/{self.id}")
             if self._socket is not None:
                 await self._take_rest()
         finally:
@@ -193,7 +193,7 @@ class RemoteExecution(AsyncExecution):
         self._attempts += 1
         try:
             answer = await self._calls.ask(
-                "POST", f"/v1/vms/{self.id}/resume?offset={self._offset}"
+                "POST", f"/v1/runs/{self.id}/resume?offset={self._offset}"
             )
             fields = Fields(answer, "the answer")
             if fields.integer("offset") != self._offset:
@@ -281,7 +281,7 @@ class RemoteExecution(AsyncExecution):
             self._input_failure = error
             try:
                 with suppress(SlipwayError):
-                    await self._calls.ask("DELETE", f"/v1/vms/{self.id}")
+                    await self._calls.ask("DELETE", f"/v1/runs/{self.id}")
             finally:
                 if self._socket is not None:
                     self._socket.close()

@@ -44,7 +44,7 @@ _TITLES = {
     "session-ended": "The session has ended",
 }
 SEE = "See: GET /openapi.json"
-NO_RUN = "The run may have ended long ago. See: GET /v1/vms"
+NO_RUN = "The run may have ended long ago. See: GET /v1/runs"
 NO_SESSION = "The session may have ended long ago. See: GET /v1/sessions"
 
 

@@ -16,7 +16,7 @@ from slipway._server.http.connection import MAX_HEAD, Connection, Gate, GatedCon
 from slipway._server.http.metrics import Metrics
 from slipway._server.http.request_bodies import Bodies
 from slipway._server.http.request_context import Service
-from slipway._server.kept.kept_runs import Vms
+from slipway._server.kept.kept_runs import KeptRuns
 from slipway._server.kept.kept_sessions import Sessions
 from slipway._server.kept.retention import Patience, Place
 from slipway._server.run_directory import RunDirectory
@@ -97,13 +97,13 @@ class Server:
         with paths:
             listener = inherited or paths.listen(BACKLOG)
             place = Place(paths.path, settings.access, settings.allowed)
-            vms = Vms(place, settings.patience)
+            runs = KeptRuns(place, settings.patience)
             sessions = Sessions(settings.allowed, settings.sessions)
             metrics = Metrics(
                 lambda: self._runtime.load, lambda: len(sessions), lambda: self._runtime.idle
             )
             bodies = Bodies(settings.pace)
-            service = Service(self._runtime, vms, sessions, metrics, bodies, settings.body_limit)
+            service = Service(self._runtime, runs, sessions, metrics, bodies, settings.body_limit)
             http = _Http(self._config(service))
             serving = asyncio.create_task(http.serve(sockets=[listener]))
             watching = asyncio.create_task(self._feed_watchdog())
@@ -117,11 +117,11 @@ class Server:
                 service.draining = True
                 self._notify("STOPPING=1", "STATUS=Waiting for runs to end")
                 log.info("ending: no new runs, and %g s for those that there are", settings.drain)
-                await _first_of(self._drain(vms), self._hurrying.wait())
+                await _first_of(self._drain(runs), self._hurrying.wait())
             finally:
                 watching.cancel()
                 await self._runtime.aclose()
-                await vms.close()
+                await runs.close()
                 http.should_exit = True
                 http.force_exit = self._hurrying.is_set()
                 await asyncio.gather(serving, watching, return_exceptions=True)
@@ -150,11 +150,11 @@ class Server:
         config.gate = gate
         return config
 
-    async def _drain(self, vms: Vms) -> None:
+    async def _drain(self, runs: KeptRuns) -> None:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._settings.drain
         await self._runtime.drain(self._settings.drain)
-        await vms.drain(max(0.0, deadline - clock()))
+        await runs.drain(max(0.0, deadline - clock()))
 
     async def _feed_watchdog(self) -> None:
         while (seconds := self._notify.watchdog_seconds) is not None:

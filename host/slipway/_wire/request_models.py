@@ -140,7 +140,7 @@ class StartQuery(SessionStartQuery, Setting):
 
 
 class ResumeQuery(BaseModel):
-    """The query of ``POST /v1/vms/{id}/resume``."""
+    """The query of ``POST /v1/runs/{id}/resume``."""
 
     model_config = _TEXTUAL
 
@@ -236,6 +236,6 @@ class SessionBody(Body, Setting):
 
 
 class SignalBody(Body):
-    """The body of ``POST /v1/vms/{id}/signal``."""
+    """The body of ``POST /v1/runs/{id}/signal``."""
 
     signal: Annotated[int, Field(ge=1, le=64)] | Annotated[str, Field(pattern="^(SIG)?[A-Z0-9]+$")]

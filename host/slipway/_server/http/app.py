@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from slipway._model.errors import Busy, SlipwayError
 from slipway._server import problems
-from slipway._server.http import metrics, openapi, run_routes, vm_routes
+from slipway._server.http import metrics, openapi, run_routes, start_routes
 from slipway._server.http import response_models as documents
 from slipway._server.http.middleware import Envelope
 from slipway._server.http.request_context import JSON, json_response, service_of
@@ -57,10 +57,10 @@ def _application() -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name.strip("_"),
     )
-    app.add_exception_handler(Refusal, _refused)
-    app.add_exception_handler(SlipwayError, _failed)
-    app.add_exception_handler(HTTPException, _not_routed)
-    app.add_exception_handler(Exception, _bug)
+    app.add_exception_handler(Refusal, _on_refusal)
+    app.add_exception_handler(SlipwayError, _on_failure)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
     _add_routes(app)
     return app
 
@@ -70,7 +70,7 @@ def _add_routes(app: FastAPI) -> None:
     problem = openapi.problems
     add(
         "/v1/start",
-        run_routes.start,
+        start_routes.start_run,
         tags=["runs"],
         methods=["POST"],
         summary="Start a run, whose output comes from a socket of its own",
@@ -81,7 +81,7 @@ def _add_routes(app: FastAPI) -> None:
     )
     add(
         "/v1/run",
-        run_routes.run,
+        start_routes.run_program,
         tags=["runs"],
         methods=["POST"],
         summary="Run to the end, and answer with the result or a stream of events",
@@ -90,27 +90,27 @@ def _add_routes(app: FastAPI) -> None:
         openapi_extra=openapi.source_or(RunBody, RunQuery),
     )
     add(
-        "/v1/vms",
-        vm_routes.listing,
-        tags=["vms"],
+        "/v1/runs",
+        run_routes.list_runs,
+        tags=["runs"],
         methods=["GET"],
         summary="The runs that the client may see",
-        response_model=documents.VmsDocument,
+        response_model=documents.RunsDocument,
         responses=problem(),
     )
     add(
-        "/v1/vms/{id}",
-        vm_routes.vm,
-        tags=["vms"],
+        "/v1/runs/{id}",
+        run_routes.get_run,
+        tags=["runs"],
         methods=["GET"],
         summary="One run",
-        response_model=documents.VmDocument,
+        response_model=documents.RunDocument,
         responses=problem(404, 422),
     )
     add(
-        "/v1/vms/{id}",
-        vm_routes.remove,
-        tags=["vms"],
+        "/v1/runs/{id}",
+        run_routes.end_run,
+        tags=["runs"],
         methods=["DELETE"],
         summary="End a run; its output can still be read",
         status_code=204,
@@ -118,18 +118,18 @@ def _add_routes(app: FastAPI) -> None:
         responses=problem(404, 422),
     )
     add(
-        "/v1/vms/{id}/files/{path:path}",
-        vm_routes.file,
-        tags=["vms"],
+        "/v1/runs/{id}/files/{path:path}",
+        run_routes.get_file,
+        tags=["runs"],
         methods=["GET"],
         summary="A file that was fetched, once the run has ended",
-        response_class=vm_routes.Octets,
+        response_class=run_routes.Octets,
         responses=problem(404, 422),
     )
     add(
-        "/v1/vms/{id}/signal",
-        vm_routes.signal,
-        tags=["vms"],
+        "/v1/runs/{id}/signal",
+        run_routes.send_signal,
+        tags=["runs"],
         methods=["POST"],
         summary="Send a signal to the program of the phase that runs",
         status_code=204,
@@ -138,9 +138,9 @@ def _add_routes(app: FastAPI) -> None:
         openapi_extra=openapi.json_body(models.SignalBody),
     )
     add(
-        "/v1/vms/{id}/resize",
-        vm_routes.resize,
-        tags=["vms"],
+        "/v1/runs/{id}/resize",
+        run_routes.resize_terminal,
+        tags=["runs"],
         methods=["POST"],
         summary="Give the program's terminal another size",
         status_code=204,
@@ -149,9 +149,9 @@ def _add_routes(app: FastAPI) -> None:
         openapi_extra=openapi.json_body(models.TerminalSize),
     )
     add(
-        "/v1/vms/{id}/resume",
-        vm_routes.resume,
-        tags=["vms"],
+        "/v1/runs/{id}/resume",
+        run_routes.resume_output,
+        tags=["runs"],
         methods=["POST"],
         summary="Choose where in the stream the next connection to the output socket begins",
         response_model=documents.ResumedDocument,
@@ -161,7 +161,7 @@ def _add_routes(app: FastAPI) -> None:
     add_session_routes(add)
     add(
         "/v1/languages",
-        _languages,
+        _list_languages,
         tags=["server"],
         methods=["GET"],
         summary="What can be run",
@@ -170,7 +170,7 @@ def _add_routes(app: FastAPI) -> None:
     )
     add(
         "/v1/health",
-        _health,
+        _get_health,
         tags=["server"],
         methods=["GET"],
         summary="Whether the server takes runs; 503 while it drains",
@@ -179,14 +179,14 @@ def _add_routes(app: FastAPI) -> None:
     )
     add(
         "/metrics",
-        _metrics,
+        _get_metrics,
         tags=["server"],
         methods=["GET"],
         summary="Counts and times, for Prometheus",
         response_class=_MetricsText,
         responses=problem(),
     )
-    add("/openapi.json", _document, methods=["GET"], include_in_schema=False)
+    add("/openapi.json", _get_document, methods=["GET"], include_in_schema=False)
 
 
 class _MetricsText(Response):
@@ -194,12 +194,12 @@ class _MetricsText(Response):
     charset = ""
 
 
-async def _languages(request: Request) -> Response:
+async def _list_languages(request: Request) -> Response:
     languages = await service_of(request).runtime.languages()
     return json_response({"languages": [asdict(language) for language in languages]})
 
 
-async def _health(request: Request) -> Response:
+async def _get_health(request: Request) -> Response:
     service = service_of(request)
     service.check_taking()
     load = service.runtime.load
@@ -208,11 +208,11 @@ async def _health(request: Request) -> Response:
     )
 
 
-async def _metrics(request: Request) -> Response:
+async def _get_metrics(request: Request) -> Response:
     return _MetricsText(service_of(request).metrics.text())
 
 
-async def _document() -> Response:
+async def _get_document() -> Response:
     return Response(document(), media_type=JSON)
 
 
@@ -224,32 +224,32 @@ def _answer(request: Request, problem: Problem) -> Response:
     return response
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     return _answer(request, error.problem)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _on_failure(request: Request, error: Exception) -> Response:
     assert isinstance(error, SlipwayError)
     if isinstance(error, Busy) and service_of(request).draining:
         return _answer(request, problems.draining())
     return _answer(request, problems.problem_of(error))
 
 
-async def _bug(request: Request, _error: Exception) -> Response:
+async def _on_bug(request: Request, _error: Exception) -> Response:
     return _answer(request, problems.bug())
 
 
-async def _not_routed(request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 405:
         # Starlette names those of the first route with that path only; RFC 9110 15.5.6 wants all.
-        headers["Allow"] = ", ".join(sorted(_methods(request)))
+        headers["Allow"] = ", ".join(sorted(_find_methods(request)))
     return _answer(request, problems.of_status(error.status_code, str(error.detail), headers))
 
 
-def _methods(request: Request) -> set[str]:
+def _find_methods(request: Request) -> set[str]:
     """The methods that there are for the path of ``request``."""
     routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
     matching = [route for route in routes if route.path_regex.match(request.url.path)]

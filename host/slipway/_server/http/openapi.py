@@ -9,8 +9,8 @@ from pydantic.json_schema import models_json_schema
 
 from slipway._model.bounds import MAX_KEY
 from slipway._server.http.response_models import ProblemDocument
-from slipway._server.http.run_routes import KEY_FIELD
 from slipway._server.http.session_routes import ID_FIELD
+from slipway._server.http.start_routes import KEY_FIELD
 from slipway._server.problems import MEDIA_TYPE
 from slipway._wire.request_models import (
     RunBody,
@@ -41,8 +41,7 @@ _SERVERS: list[dict[str, Any]] = [
     }
 ]
 TAGS = {
-    "runs": "Start a run, or wait for its end.",
-    "vms": "What has been started: look, signal, resume, end, and fetch files.",
+    "runs": "Start runs; list, signal, resume and end them; fetch their files.",
     "sessions": "Machines that are kept for several runs.",
     "server": "The server itself.",
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slipway._local.runtime import AsyncRuntime
     from slipway._server.http.metrics import Metrics
     from slipway._server.http.request_bodies import Bodies
-    from slipway._server.kept.kept_runs import Vms
+    from slipway._server.kept.kept_runs import KeptRuns
     from slipway._server.kept.kept_sessions import Sessions
     from slipway._server.peers import Peer
 
@@ -36,7 +36,7 @@ class Service:
     """What the routes work on. ``body_limit`` is that of JSON bodies, in bytes."""
 
     runtime: AsyncRuntime
-    vms: Vms
+    runs: KeptRuns
     sessions: Sessions
     metrics: Metrics
     bodies: Bodies

@@ -146,7 +146,7 @@ class FailureDocument(BaseModel):
     retry_after: float = absent()
 
 
-class VmDocument(BaseModel):
+class RunDocument(BaseModel):
     """A run, from its start until its output is taken or given up."""
 
     id: str
@@ -163,10 +163,10 @@ class VmDocument(BaseModel):
     failure: FailureDocument | None = None
 
 
-class VmsDocument(BaseModel):
+class RunsDocument(BaseModel):
     """The runs that the client may see."""
 
-    vms: list[VmDocument]
+    vms: list[RunDocument]
 
 
 class SessionDocument(BaseModel):

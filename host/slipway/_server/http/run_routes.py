@@ -1,207 +1,109 @@
-"""Routes that start runs."""
+"""Routes about runs that have been started."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
-from starlette.responses import Response  # noqa: TC002  # FastAPI looks it up
+from starlette.responses import Response, StreamingResponse
 
-from slipway._model.bounds import MAX_KEY
-from slipway._model.options import MAX_SOURCE, MIB
-from slipway._model.result import Result
-from slipway._server.http import job_request as jobs
-from slipway._server.http import response_models as documents
-from slipway._server.http import server_sent_events as event_stream
-from slipway._server.http.disconnect import attended
+from slipway._model.errors import InputError
+from slipway._server import problems
 from slipway._server.http.request_context import (
-    is_json,
+    json_of,
     json_response,
-    media_type_of,
     peer_of,
     query_of,
     service_of,
 )
-from slipway._server.http.server_sent_events import EventStream, end
-from slipway._server.kept.retention import Terms
+from slipway._server.kept.commands import signal_number
+from slipway._server.kept.retention import NoLongerKept
 from slipway._server.problems import Problem, Refusal
-from slipway._wire import result_record
-from slipway._wire.request_models import RunBody, RunQuery, StartBody, StartQuery
+from slipway._wire.request_models import ResumeQuery, SignalBody, TerminalSize
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator
 
-    from slipway._local.execution import LocalExecution
-    from slipway._server.http.job_request import Job
-    from slipway._server.http.metrics import Metrics
-    from slipway._server.http.request_bodies import Body
-    from slipway._server.http.request_context import Service
-    from slipway._wire.request_models import (
-        SessionRunBody,
-        SessionRunQuery,
-        SessionStartBody,
-        SessionStartQuery,
-    )
+    from slipway._server.kept.kept_run import KeptRun
 
-    Begin = Callable[[Job], Awaitable[LocalExecution]]
-
-KEY_FIELD = "Slipway-Key"
-# Bytes of output, of each stream, that an answer may hold: it is put together in memory.
-MAX_ANSWERED = 16 * MIB
+# Of a file, what is given to a connection at once, in bytes.
+_SLICE = 256 * 1024
 
 
-async def start(request: Request) -> Response:
-    """The body is the source, or JSON: a whole job.
+class Octets(StreamingResponse):
+    """Bytes of a program's."""
 
-    A thing that is given in the query and in the body as well has to be the same in both.
-    """
-    return await answer_start(request, StartQuery, StartBody, _in_a_new_machine(request))
+    media_type = "application/octet-stream"
 
 
-async def run(request: Request) -> Response:
-    """The body is the source, or JSON: a whole job.
-
-    Whatever the verdict, the answer is 200. A client that goes away cancels its run. With
-    ``Accept: text/event-stream`` the events come as Server-Sent Events, as they happen.
-    """
-    return await answer_run(request, RunQuery, RunBody, _in_a_new_machine(request))
+async def list_runs(request: Request) -> Response:
+    """GET /v1/runs."""
+    runs = service_of(request).runs.listing(peer_of(request))
+    return json_response({"runs": [run.record() for run in runs]})
 
 
-async def answer_start(
-    request: Request,
-    query: type[SessionStartQuery],
-    kind: type[SessionStartBody],
-    begin: Begin,
-    session: str = "",
-) -> Response:
-    """Have the run that is asked for kept, in the machine where ``begin`` starts it."""
-    service, peer = service_of(request), peer_of(request)
-    service.check_taking()
-    service.vms.check_room()
-    body, job = await _job(request, query_of(request, query), kind)
+async def get_run(request: Request, id: str) -> Response:
+    """GET /v1/runs/{id}."""
+    return json_response(_find(request, id).record())
+
+
+async def end_run(request: Request, id: str) -> Response:
+    """DELETE /v1/runs/{id}."""
+    await _find(request, id).remove()
+    return Response(status_code=204)
+
+
+async def get_file(request: Request, id: str, path: str) -> Response:
+    """GET /v1/runs/{id}/files/{path}."""
+    file = _find(request, id).file(path)
+    if file is None or file.data is None:
+        missing = file.missing if file is not None else "it was not asked for, or the run goes on"
+        raise Refusal(Problem(404, "not-found", f"there is no file {path!r:.80}: {missing}"))
+    return Octets(_split(file.data), headers={"content-length": str(len(file.data))})
+
+
+async def _split(data: bytes) -> AsyncIterator[memoryview]:
+    """Not more at once than a client has taken: many may ask for one large file and not read."""
+    for start in range(0, len(data), _SLICE):
+        yield memoryview(data)[start : start + _SLICE]
+
+
+async def send_signal(request: Request, id: str) -> Response:
+    """POST /v1/runs/{id}/signal."""
+    run = _find(request, id)
+    number = signal_number((await json_of(request, SignalBody)).signal)
     try:
-        execution = await _begun(service, begin, job, body)
-        terms = Terms(peer.uid, job.stream, job.detached, session)
-        vm = await service.vms.start(execution, terms)
-    except BaseException:
-        body.release()
-        raise
-    record = vm.record()
-    answer = {name: record[name] for name in documents.StartedDocument.model_fields}
-    return json_response(answer, 201, {"location": f"/v1/vms/{vm.id}"})
+        await run.signal(number)
+    except InputError as error:  # the number is one; so there is nobody to send it to
+        raise Refusal(Problem(409, "conflict", error.message, error.hint)) from None
+    return Response(status_code=204)
 
 
-async def answer_run(
-    request: Request,
-    query: type[SessionRunQuery],
-    kind: type[SessionRunBody],
-    begin: Begin,
-) -> Response:
-    """Answer with the result or the events of the run that is asked for; see answer_start."""
-    service = service_of(request)
-    service.check_taking()
-    body, job = await _job(request, query_of(request, query), kind)
-    streaming = event_stream.MEDIA_TYPE in request.headers.get("accept", "")
+async def resize_terminal(request: Request, id: str) -> Response:
+    """The program hears SIGWINCH. A run that has ended is left as it is."""
+    run = _find(request, id)
+    size = await json_of(request, TerminalSize)
     try:
-        if not streaming:
-            _check_answer(job)
-        execution = await _begun(service, begin, job, body)
-    except BaseException:
-        body.release()
-        raise
-    if streaming:
-        return EventStream(execution)
+        await run.resize(size.rows, size.columns)
+    except InputError as error:  # the size has been checked: it is the terminal that is missing
+        raise Refusal(Problem(409, "conflict", error.message, error.hint)) from None
+    return Response(status_code=204)
+
+
+async def resume_output(request: Request, id: str) -> Response:
+    """Who is connected is cut off."""
+    query = query_of(request, ResumeQuery)
+    run = _find(request, id)
     try:
-        result = await attended(request.receive, execution.wait())
-        return json_response(result_record(result, output=True, files=True))
-    finally:
-        await end(execution)
+        run.resume(query.offset)
+    except NoLongerKept as error:
+        raise Refusal(Problem(410, "gone", error.message, error.hint)) from None
+    return json_response({"socket": str(run.socket), "offset": query.offset})
 
 
-def whose(request: Request) -> str:
-    """The key of a client's choice, so that nobody can take another user's turn.
-
-    Raises:
-        Refusal: it is too long.
-    """
-    key = request.headers.get(KEY_FIELD, "")
-    if len(key) > MAX_KEY:
-        raise Refusal(
-            Problem(
-                422,
-                "input-error",
-                f"{KEY_FIELD} has {len(key)} characters, and at most {MAX_KEY} may be",
-            )
-        )
-    return hashlib.sha256(f"{peer_of(request).uid}/{key}".encode()).hexdigest()
-
-
-def _in_a_new_machine(request: Request) -> Begin:
-    """Starts or queues jobs, each in a machine of its own."""
-    runtime, key = service_of(request).runtime, whose(request)
-
-    async def begin(job: Job) -> LocalExecution:
-        return await runtime.start(
-            job.source, job.language, stdin=job.stdin, key=key, **job.options
-        )
-
-    return begin
-
-
-def _check_answer(job: Job) -> None:
-    """Check that the output fits into one answer. Raises Refusal."""
-    limit = job.options.get("output_limit")
-    if limit is not None and limit > MAX_ANSWERED:
-        raise Refusal(
-            Problem(
-                422,
-                "input-error",
-                f"output_limit is {limit}, and one answer may have {MAX_ANSWERED} of each stream",
-                "Take the output as it comes: POST /v1/start, or Accept: text/event-stream.",
-            )
-        )
-
-
-async def _begun(service: Service, begin: Begin, job: Job, body: Body) -> LocalExecution:
-    """Start or queue ``job``; at its end its ``body`` is released, and the run counted."""
-    execution = await begin(job)
-    execution.when_over(lambda _: _count(service.metrics, execution, body))
-    return execution
-
-
-def _count(metrics: Metrics, execution: LocalExecution, body: Body) -> None:
-    body.release()
-    if isinstance(execution.outcome, Result):
-        metrics.ended(execution.outcome)
-    elif execution.outcome is not None:
-        metrics.failed(execution.language, execution.outcome)
-
-
-async def _job(
-    request: Request, query: SessionRunQuery, kind: type[SessionRunBody]
-) -> tuple[Body, Job]:
-    """Read the body, and put the job together."""
-    media_type = media_type_of(request)
-    # A form's type is what curl says of each body that it is not told of.
-    text = not is_json(media_type)
-    if media_type.startswith("multipart/"):
-        raise Refusal(
-            Problem(
-                415,
-                "unsupported-media-type",
-                f"the body is {media_type!r:.80}, and has to be the source alone",
-                "curl --data-binary @FILE sends it as it is; files beside it go in a job as JSON.",
-            )
-        )
-    service = service_of(request)
-    limit = MAX_SOURCE if text else service.body_limit
-    body = await service.bodies.read(request.receive, request.headers.get("content-length"), limit)
-    try:
-        data = body.take()
-        if text:
-            return body, jobs.job_of_text(data, query)
-        return body, jobs.job_of_json(data, query, kind)
-    except BaseException:
-        body.release()
-        raise
+def _find(request: Request, identifier: str) -> KeptRun:
+    """The run, if the client may know of it. Raises Refusal."""
+    run = service_of(request).runs.get(identifier, peer_of(request))
+    if run is None:
+        raise Refusal(problems.unknown_run(identifier))
+    return run

@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from slipway._server.http import openapi, session_routes
 from slipway._server.http import response_models as documents
-from slipway._server.http.run_routes import KEY_FIELD
 from slipway._server.http.session_routes import ID_FIELD
+from slipway._server.http.start_routes import KEY_FIELD
 from slipway._wire import request_models as models
 
 if TYPE_CHECKING:
@@ -21,10 +21,9 @@ def add_session_routes(add: Callable[..., None]) -> None:
     problem = openapi.problems
     add(
         "/v1/sessions",
-        session_routes.begin,
+        session_routes.open_session,
         tags=["sessions"],
         methods=["POST"],
-        name="open_session",
         summary="Open a session: a machine for several runs",
         status_code=201,
         response_model=documents.SessionDocument,
@@ -36,30 +35,27 @@ def add_session_routes(add: Callable[..., None]) -> None:
     )
     add(
         "/v1/sessions",
-        session_routes.listing,
+        session_routes.list_sessions,
         tags=["sessions"],
         methods=["GET"],
-        name="sessions",
         summary="The sessions that the client may see",
         response_model=documents.SessionsDocument,
         responses=problem(),
     )
     add(
         "/v1/sessions/{id}",
-        session_routes.session,
+        session_routes.get_session,
         tags=["sessions"],
         methods=["GET"],
-        name="session",
         summary="One session",
         response_model=documents.SessionDocument,
         responses=problem(404, 422),
     )
     add(
         "/v1/sessions/{id}",
-        session_routes.remove,
+        session_routes.close_session,
         tags=["sessions"],
         methods=["DELETE"],
-        name="close_session",
         summary="End a session and what runs in it",
         status_code=204,
         response_class=Response,
@@ -67,10 +63,9 @@ def add_session_routes(add: Callable[..., None]) -> None:
     )
     add(
         "/v1/sessions/{id}/fork",
-        session_routes.fork,
+        session_routes.fork_session,
         tags=["sessions"],
         methods=["POST"],
-        name="fork_session",
         summary="Open another session that begins as this one is now",
         status_code=201,
         response_model=documents.SessionDocument,
@@ -79,10 +74,9 @@ def add_session_routes(add: Callable[..., None]) -> None:
     )
     add(
         "/v1/sessions/{id}/start",
-        session_routes.start,
+        session_routes.start_in_session,
         tags=["sessions"],
         methods=["POST"],
-        name="start_in_session",
         summary="Start a run in a session, whose output comes from a socket of its own",
         status_code=201,
         response_model=documents.StartedDocument,
@@ -91,10 +85,9 @@ def add_session_routes(add: Callable[..., None]) -> None:
     )
     add(
         "/v1/sessions/{id}/run",
-        session_routes.run,
+        session_routes.run_in_session,
         tags=["sessions"],
         methods=["POST"],
-        name="run_in_session",
         summary="Run in a session, and answer with the result or a stream of events",
         response_model=documents.ResultDocument,
         responses=problem(404, 408, 410, 413, 415, 422, 429, 502),

@@ -13,7 +13,7 @@ from slipway._model.errors import SlipwayError
 from slipway._model.session import DEFAULT_IDLE_SECONDS
 from slipway._server import problems
 from slipway._server.http import job_request as jobs
-from slipway._server.http import run_routes
+from slipway._server.http import start_routes
 from slipway._server.http.disconnect import attended
 from slipway._server.http.request_bodies import ClientGone
 from slipway._server.http.request_context import (
@@ -46,12 +46,12 @@ ID_FIELD = "Slipway-Session"
 _ID = re.compile("[0-9a-f]{32}")
 
 
-async def begin(request: Request) -> Response:
+async def open_session(request: Request) -> Response:
     """It answers when the session is open. A client that goes away before leaves nothing."""
     service = service_of(request)
     service.check_taking()
     query_of(request, NoQuery)
-    key = run_routes.whose(request)
+    key = start_routes.read_key(request)
     told = await json_of(request, SessionBody)
     language = jobs.language_of(told.language, told.version)
     idle = DEFAULT_IDLE_SECONDS if told.idle is None else told.idle
@@ -65,42 +65,42 @@ async def begin(request: Request) -> Response:
     return await _answer_kept(request, idle, opened)
 
 
-async def fork(request: Request, id: str) -> Response:
+async def fork_session(request: Request, id: str) -> Response:
     """It answers when the new session is open, which the runs before it may delay."""
     service_of(request).check_taking()
     kept = _find(request, id)
     return await _answer_kept(request, kept.idle, kept.fork)
 
 
-async def listing(request: Request) -> Response:
+async def list_sessions(request: Request) -> Response:
     """GET /v1/sessions."""
     sessions = service_of(request).sessions.listing(peer_of(request))
     return json_response({"sessions": [kept.record() for kept in sessions]})
 
 
-async def session(request: Request, id: str) -> Response:
+async def get_session(request: Request, id: str) -> Response:
     """GET /v1/sessions/{id}."""
     return json_response(_find(request, id).record())
 
 
-async def remove(request: Request, id: str) -> Response:
+async def close_session(request: Request, id: str) -> Response:
     """What runs in it is cancelled; its output can still be read."""
     await service_of(request).sessions.remove(_find(request, id))
     return Response(status_code=204)
 
 
-async def start(request: Request, id: str) -> Response:
+async def start_in_session(request: Request, id: str) -> Response:
     """As ``POST /v1/start``, behind the runs of the session that came before."""
     kept = _find(request, id)
-    return await run_routes.answer_start(
+    return await start_routes.answer_start(
         request, SessionStartQuery, SessionStartBody, kept.start, kept.id
     )
 
 
-async def run(request: Request, id: str) -> Response:
+async def run_in_session(request: Request, id: str) -> Response:
     """As ``POST /v1/run``, behind the runs of the session that came before."""
     kept = _find(request, id)
-    return await run_routes.answer_run(request, SessionRunQuery, SessionRunBody, kept.start)
+    return await start_routes.answer_run(request, SessionRunQuery, SessionRunBody, kept.start)
 
 
 async def _answer_kept(

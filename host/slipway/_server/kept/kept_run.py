@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slipway._server.kept.retention import Patience, Place, Terms
     from slipway._server.peers import Peer
 
-    Connection = socket.socket  # a Vm's "socket" is a path
+    Connection = socket.socket  # a KeptRun's "socket" is a path
 
 log = logging.getLogger("slipway.api")
 
@@ -37,11 +37,11 @@ _LOOK_AGAIN = 1.0
 class Registry(Protocol):
     """Counts what is kept. No method may wait."""
 
-    def changed(self, vm: Vm) -> None:
-        """``vm`` has ended, has been read, or is forgotten."""
+    def changed(self, run: KeptRun) -> None:
+        """``run`` has ended, has been read, or is forgotten."""
 
 
-class Vm:
+class KeptRun:
     """``execution``, its output and its socket; under ``terms``, with ``patience``."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Vm:
             HostError: there can be no socket; the run has to be cancelled then.
         """
         self._socket.open()
-        self._life = self._loop.create_task(self._live(), name=f"slipway-vm-{self.id}")
+        self._life = self._loop.create_task(self._live(), name=f"slipway-run-{self.id}")
         self._life.add_done_callback(self._forget)
 
     @property

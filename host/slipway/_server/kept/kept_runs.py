@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import Busy, SlipwayError
-from slipway._server.kept.kept_run import Vm
+from slipway._server.kept.kept_run import KeptRun
 from slipway._server.kept.retention import Patience
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MAX_KEPT = 256 * 1024 * 1024
 """Bytes of output and fetched files of runs that have ended; likewise."""
 
 
-class Vms:
+class KeptRuns:
     """Starts to keep runs, and finds them again.
 
     What ended unread is bounded by ``MAX_ENDED`` and ``MAX_KEPT``; runs that end later may exceed
@@ -31,16 +31,16 @@ class Vms:
     def __init__(self, place: Place, patience: Patience | None = None) -> None:
         self._place = place
         self._patience = patience or Patience()
-        self._vms: dict[str, Vm] = {}
+        self._runs: dict[str, KeptRun] = {}
         # Of those that have ended, the bytes that they keep.
         self._ended: dict[str, int] = {}
         # Those of them that have been read, the oldest first.
-        self._read: dict[str, Vm] = {}
+        self._read: dict[str, KeptRun] = {}
         self._kept = 0
         self._closing = False
 
     def __len__(self) -> int:
-        return len(self._vms)
+        return len(self._runs)
 
     @property
     def kept(self) -> int:
@@ -64,7 +64,7 @@ class Vms:
                 max(1.0, self._patience.grace / 4),
             )
 
-    async def start(self, execution: AsyncExecution, terms: Terms) -> Vm:
+    async def start(self, execution: AsyncExecution, terms: Terms) -> KeptRun:
         """Keep ``execution`` on ``terms``, and open its output socket.
 
         A run that cannot be kept is cancelled.
@@ -73,53 +73,53 @@ class Vms:
             Busy: there is no room for it.
             HostError: its output socket cannot be made.
         """
-        vm = Vm(execution, terms, self._place, self._patience, self)
+        run = KeptRun(execution, terms, self._place, self._patience, self)
         try:
             self.check_room()
-            vm.begin()
+            run.begin()
         except SlipwayError:
             await execution.cancel()
             raise
-        self._vms[vm.id] = vm
-        return vm
+        self._runs[run.id] = run
+        return run
 
-    def get(self, identifier: str, viewer: Peer) -> Vm | None:
+    def get(self, identifier: str, viewer: Peer) -> KeptRun | None:
         """The run of that id; None where there is none that ``viewer`` may see."""
-        vm = self._vms.get(identifier)
-        return vm if vm is not None and vm.visible_to(viewer) else None
+        run = self._runs.get(identifier)
+        return run if run is not None and run.visible_to(viewer) else None
 
-    def listing(self, viewer: Peer) -> list[Vm]:
+    def listing(self, viewer: Peer) -> list[KeptRun]:
         """All runs that ``viewer`` may see, the oldest first."""
-        return [vm for vm in self._vms.values() if vm.visible_to(viewer)]
+        return [run for run in self._runs.values() if run.visible_to(viewer)]
 
-    def changed(self, vm: Vm) -> None:
-        """Count what ``vm`` keeps now."""
-        self._kept -= self._ended.pop(vm.id, 0)
-        if vm.forgotten:
-            self._vms.pop(vm.id, None)
-            self._read.pop(vm.id, None)
+    def changed(self, run: KeptRun) -> None:
+        """Count what ``run`` keeps now."""
+        self._kept -= self._ended.pop(run.id, 0)
+        if run.forgotten:
+            self._runs.pop(run.id, None)
+            self._read.pop(run.id, None)
             return
-        self._ended[vm.id] = kept = vm.kept
+        self._ended[run.id] = kept = run.kept
         self._kept += kept
-        if vm.read:
-            self._read[vm.id] = vm
+        if run.read:
+            self._read[run.id] = run
         self._make_room()
 
     async def drain(self, seconds: float) -> None:
         """Wait until nobody is reading any more, for ``seconds`` at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while reading := [vm for vm in self._vms.values() if vm.connected]:
+                while reading := [run for run in self._runs.values() if run.connected]:
                     await reading[0].until_left()
 
     async def close(self) -> None:
         """End all runs and remove all sockets."""
         self._closing = True
-        await asyncio.gather(*(vm.forget() for vm in list(self._vms.values())))
+        await asyncio.gather(*(run.forget() for run in list(self._runs.values())))
 
     def _make_room(self) -> None:
         while self._read and (len(self._ended) >= MAX_ENDED or self._kept >= MAX_KEPT):
             oldest = next(iter(self._read))
-            vm = self._read.pop(oldest)
+            run = self._read.pop(oldest)
             self._kept -= self._ended.pop(oldest, 0)
-            vm.release()
+            run.release()
