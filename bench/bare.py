@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from slipway.machine import MachineSpec, choose
-from slipway_initramfs.cpio import write_tree
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.rootfs.cpio import write_tree
+from slipway_initramfs.rootfs.tree import Tree
 
 MIB = 1024 * 1024
 LOAD_ADDRESS = 0x400000

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bare import write_initrd
 from side_by_side import interleave, table
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 HERE = Path(__file__).parent
 

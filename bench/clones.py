@@ -32,7 +32,7 @@ from slipway._run.launcher import ColdLauncher
 from slipway._snapshots.create import make
 from slipway._snapshots.pool import Pool
 from slipway._snapshots.templates import Templates
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

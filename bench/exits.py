@@ -17,7 +17,7 @@ from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.languages import language_of_file
 from slipway.machine.kvm import KvmMachine
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from slipway._run.assets import Assets

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from process_tree import measure
 from slipway_initramfs.build import build_image, build_kernel
-from slipway_initramfs.debian import DebianSource
+from slipway_initramfs.debian.archive import DebianSource
 from slipway_initramfs.freeze import agent
-from slipway_initramfs.language_file import parse
+from slipway_initramfs.languages.toml_file import parse
+from slipway_initramfs.oci.container_image import ContainerImage
 from slipway_initramfs.oci.reference import Reference
-from slipway_initramfs.oci.source import ContainerImage
 from slipway_initramfs.source import Choices
-from slipway_initramfs.store import ImageStore, machine_architecture
+from slipway_initramfs.store.image_store import ImageStore, machine_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

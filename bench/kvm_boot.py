@@ -24,7 +24,7 @@ from slipway.machine.console import Console
 from slipway.machine.kernel_arguments import command_line
 from slipway.machine.process import Process
 from slipway.machine.qemu import PROGRAM, SANDBOX, SERIAL_PORT, VIRTIO_PORT
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

@@ -23,7 +23,7 @@ from slipway._run.guest import Guest
 from slipway._run.languages import find_language
 from slipway.machine import MachineSpec
 from slipway.machine.kvm import KvmMachine
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from slipway.machine import Template

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from kvm_boot import MIB, qemu_on_kvm, stored_kernel
 from slipway.machine import MachineSpec, kvm
-from slipway_initramfs.cpio import write_tree
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.rootfs.cpio import write_tree
+from slipway_initramfs.rootfs.tree import Tree
 
 INIT = b"""#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev

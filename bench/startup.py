@@ -21,7 +21,7 @@ from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.languages import find_language
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 ROUNDS = 9
 

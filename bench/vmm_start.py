@@ -19,7 +19,7 @@ from slipway._run.languages import find_language
 from slipway.machine import MachineSpec
 from slipway.machine.kvm import KvmMachine
 from slipway.vmm.kvm import usability
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,15 +10,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from slipway_initramfs import languages
 from slipway_initramfs.build import build_image, build_kernel
-from slipway_initramfs.debian import DebianSource
+from slipway_initramfs.debian.archive import DebianSource
 from slipway_initramfs.freeze import agent
-from slipway_initramfs.initrds import find_initrd
+from slipway_initramfs.languages import catalogue
 from slipway_initramfs.oci.reference import Reference
-from slipway_initramfs.reports import Reports
+from slipway_initramfs.progress import Reports
 from slipway_initramfs.source import Choices
-from slipway_initramfs.store import ImageStore, machine_architecture
+from slipway_initramfs.store.image_store import ImageStore, machine_architecture
+from slipway_initramfs.store.initrds import find_initrd
 from support.alpine_recipes import alpine_go
 from support.container_images import write_layout
 from support.debian_layers import Packages
@@ -35,7 +35,7 @@ def say(line: str) -> None:
 def main() -> None:
     """Make what is not there, or not of the language's recipe any more."""
     store = ImageStore()
-    wanted = [languages.by_name(name) for name in RECIPES]
+    wanted = [catalogue.by_name(name) for name in RECIPES]
     found = {language.image: store.image(language.image) for language in wanted}
     missing = [
         language

@@ -8,27 +8,29 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from slipway_initramfs import base, freeze, kernel, loader_cache, programs, warming
-from slipway_initramfs.compression import compressor
-from slipway_initramfs.cpio import write_tree
-from slipway_initramfs.debian import DebianSource
+from slipway_initramfs import freeze, warmup
+from slipway_initramfs.compression.compressors import compressor
+from slipway_initramfs.debian import kernel
+from slipway_initramfs.debian.archive import DebianSource
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
-from slipway_initramfs.languages import ENVIRONMENT
-from slipway_initramfs.layers import apply_layer
-from slipway_initramfs.records import BUILDER, MIB, Image, Kernel
-from slipway_initramfs.reports import Reports
+from slipway_initramfs.languages.catalogue import ENVIRONMENT
+from slipway_initramfs.progress import Reports
+from slipway_initramfs.rootfs import defaults, loader_cache, programs
+from slipway_initramfs.rootfs.cpio import write_tree
+from slipway_initramfs.rootfs.layers import apply_layer
+from slipway_initramfs.rootfs.tree import Tree
 from slipway_initramfs.source import Choices, choose
-from slipway_initramfs.store import machine_architecture
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.store.image_store import machine_architecture
+from slipway_initramfs.store.records import BUILDER, MIB, Image, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.recipes import Recipe
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.recipes import Recipe
     from slipway_initramfs.source import Source
-    from slipway_initramfs.store import ImageStore
-    from slipway_initramfs.warming import Warmer
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.warmup import Warmer
 
     Progress = Callable[[str], None]
 
@@ -225,7 +227,7 @@ class _Maker:
                 f"{dropped} extended attributes dropped (an initramfs has none): {shown}"
             )
         warnings += self._add(tree)
-        warmth = warming.warm(
+        warmth = warmup.warm(
             tree, self.recipe, lambda: self._trial(tree), warmer, existing, self._store
         )
         removed += tree.remove(self.recipe.trim).size
@@ -287,14 +289,14 @@ class _Maker:
         if tree.find(freeze.ROOT, follow=False) is not None:
             # The guest unpacks the root over the agent.
             raise BuildFailed(f"the image has something at /{freeze.ROOT}, the agent's own place")
-        tree.add_file(base.SENTINEL, f"{key}\n".encode())
+        tree.add_file(defaults.SENTINEL, f"{key}\n".encode())
         usage = tree.usage()
         self._step(f"packing {usage.files} files, {usage.size / 1e6:.0f} MB")
 
         def write(file: BinaryIO) -> None:
             packer = compressor(compression, file)
             try:
-                write_tree(tree, packer, last=(base.SENTINEL,))
+                write_tree(tree, packer, last=(defaults.SENTINEL,))
             finally:
                 packer.close()
 

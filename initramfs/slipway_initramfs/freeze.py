@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from slipway_initramfs.records import Archive, Blob
-    from slipway_initramfs.store import ImageStore
-    from slipway_initramfs.tree import Tree
+    from slipway_initramfs.rootfs.tree import Tree
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Archive, Blob
 
     Progress = Callable[[str], None]
 
@@ -80,7 +80,7 @@ def agent(
             tree = assemble(sources, store, architecture, progress)
 
         def write(output: BinaryIO) -> None:
-            from slipway_initramfs.cpio import write_tree
+            from slipway_initramfs.rootfs.cpio import write_tree
 
             write_tree(tree, output)
 
@@ -137,7 +137,7 @@ def assemble(
     sources: AgentSources, store: ImageStore, architecture: str, progress: Progress
 ) -> Tree:
     """Return the tree of the archive. Raises ImageError; the caller holds the store's lock."""
-    from slipway_initramfs.tree import Tree
+    from slipway_initramfs.rootfs.tree import Tree
 
     contents = sources.contents()
     debian = _unpack(contents, store, architecture, progress)
@@ -171,10 +171,10 @@ def _unpack(
     contents: dict[str, Any], store: ImageStore, architecture: str, progress: Progress
 ) -> Tree:
     """Return a tree with the Debian packages that the agent is made of."""
-    from slipway_initramfs import base
-    from slipway_initramfs.debian import DebianSource
-    from slipway_initramfs.layers import apply_layer
-    from slipway_initramfs.tree import Tree
+    from slipway_initramfs.debian.archive import DebianSource
+    from slipway_initramfs.rootfs import defaults
+    from slipway_initramfs.rootfs.layers import apply_layer
+    from slipway_initramfs.rootfs.tree import Tree
 
     source = DebianSource(store.apt, architecture, progress)
     wanted = contents["packages"]
@@ -182,7 +182,7 @@ def _unpack(
     source.check_room(packages, store.temporary, "the agent")
     source.fetch(packages)
     tree = Tree()
-    base.prepare(tree, architecture)
+    defaults.prepare(tree, architecture)
     for package in packages:
         apply_layer(tree, source.open(package, store.temporary), "deb")
     return tree
@@ -220,8 +220,8 @@ def _add_modules(
     """Compile all modules: those of every start into one file, the others as files."""
     import marshal
 
-    from slipway_initramfs import bytecode
-    from slipway_initramfs.tree import Tree
+    from slipway_initramfs.rootfs import bytecode
+    from slipway_initramfs.rootfs.tree import Tree
 
     bundled = dict(_bundled(sources, debian, contents))
     lazy = dict(_lazy(debian, contents))

@@ -12,13 +12,13 @@ from slipway_initramfs.oci.registry import Access
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.layers import Dialect
-    from slipway_initramfs.records import Image
-    from slipway_initramfs.reports import Reports
-    from slipway_initramfs.spool import Spool
-    from slipway_initramfs.store import ImageStore
-    from slipway_initramfs.tree import Tree
+    from slipway_initramfs.disk.spool import Spool
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.progress import Reports
+    from slipway_initramfs.rootfs.layers import Dialect
+    from slipway_initramfs.rootfs.tree import Tree
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image
 
 Kind = Literal["auto", "debian", "registry"]
 KINDS: tuple[Kind, ...] = ("auto", "debian", "registry")
@@ -126,7 +126,7 @@ class _Chooser:
     reports: Reports
 
     def debian(self, why: str) -> Source:
-        from slipway_initramfs.packages import DebianPackages
+        from slipway_initramfs.debian.packages import DebianPackages
 
         self.reports.notice(f"{self.language.image}: from Debian's packages ({why})")
         return DebianPackages.resolve(
@@ -134,8 +134,8 @@ class _Chooser:
         )
 
     def container(self, reference: Reference, why: str, *, chosen: bool) -> Source:
-        from slipway_initramfs.oci.source import ContainerImage
-        from slipway_initramfs.tools import Tools
+        from slipway_initramfs.debian.tools import Tools
+        from slipway_initramfs.oci.container_image import ContainerImage
 
         found = ContainerImage.resolve(
             reference, self.store, self.choices.access, self.architecture, self.reports

@@ -21,7 +21,7 @@ from slipway._run.guest import Guest
 from slipway._run.languages import find_language
 from slipway._run.start_machine import start_machine
 from slipway.machine import Machine, MachineSpec, Snapshot, Template, choose
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Stream
 from support.programs import patient
 

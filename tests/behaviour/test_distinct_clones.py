@@ -23,7 +23,7 @@ from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway._snapshots.create import make
 from slipway._snapshots.templates import Templates
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Stream
 from support.programs import patient
 from support.writable_stores import writable_store

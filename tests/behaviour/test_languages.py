@@ -12,7 +12,7 @@ import pytest
 
 from slipway._model.input_file import InputFile
 from slipway._model.options import MIB
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from support.programs import Runner

@@ -23,7 +23,7 @@ from slipway._local.runtime import AsyncRuntime
 from slipway._model.options import MIB, Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from support.programs import PATIENCE
 from support.sessions import settled
 from support.stores import copy_store

@@ -18,7 +18,7 @@ from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway._snapshots.store import SnapshotStore
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from support.programs import PATIENCE
 from support.sessions import open_files, settled
 from support.stores import copy_store

@@ -15,7 +15,7 @@ from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.languages import find_language
 from slipway.machine.kvm import KvmMachine
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from support.microvm import Microvm
 
 if TYPE_CHECKING:

@@ -90,7 +90,7 @@ def layout(data: bytes) -> None:
             image = platforms.resolve_image(images, "amd64")
             for layer, diff_id in zip(image.manifest.layers, image.config.diff_ids, strict=True):
                 with images.blob(layer) as chunks:
-                    unpacking.unpack_layer(chunks, layer, diff_id, limit=MAX_OUTPUT)
+                    layer_unpacking.unpack_layer(chunks, layer, diff_id, limit=MAX_OUTPUT)
         finally:
             images.close()
 
@@ -150,13 +150,13 @@ def main() -> None:
 if __name__ == "__main__":
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["slipway_initramfs"]):
-        from slipway_initramfs import cpio, tree
-        from slipway_initramfs import decompression as readers
-        from slipway_initramfs import layers as layers_module
+        from slipway_initramfs.compression import decompressors as readers
         from slipway_initramfs.errors import ImageError
+        from slipway_initramfs.oci import layer_unpacking, platforms, repository
         from slipway_initramfs.oci import layout as layout_module
         from slipway_initramfs.oci import manifests as manifests_module
-        from slipway_initramfs.oci import platforms, repository, unpacking
+        from slipway_initramfs.rootfs import cpio, tree
+        from slipway_initramfs.rootfs import layers as layers_module
     from support import layers as makers
 
     main()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fuzz.effort import share
 from slipway import InputError
 from slipway.vmm.arch.x86_64.kernel import KernelImage, open_kernel
-from slipway_initramfs.store import ImageStore
-from unit.initramfs.test_kernel import PACKERS, vmlinuz
+from slipway_initramfs.store.image_store import ImageStore
+from unit.initramfs.debian.test_kernel import PACKERS, vmlinuz
 from unit.vmm.test_kernel import DAMAGED, LOAD, NOTE, OTHER, elf
 
 if TYPE_CHECKING:

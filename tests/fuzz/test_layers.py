@@ -12,11 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fuzz.effort import share
-from slipway_initramfs.cpio import write_tree
-from slipway_initramfs.decompression import READERS, DamagedStream
+from slipway_initramfs.compression.decompressors import READERS, DamagedStream
 from slipway_initramfs.errors import ImageError
-from slipway_initramfs.layers import apply_layer
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.rootfs.cpio import write_tree
+from slipway_initramfs.rootfs.layers import apply_layer
+from slipway_initramfs.rootfs.tree import Tree
 from support.layers import (
     SPARSE_STYLES,
     Entry,

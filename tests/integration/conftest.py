@@ -13,7 +13,7 @@ import pytest
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
-from slipway_initramfs.store import ImageStore, default_root
+from slipway_initramfs.store.image_store import ImageStore, default_root
 from support.commands import Commands
 from support.serving import Server
 from support.stores import copy_store

@@ -16,13 +16,14 @@ import pytest
 
 from slipway.machine import MachineSpec
 from slipway.machine.qemu import PROGRAM, QemuMachine
-from slipway_initramfs import base, freeze
+from slipway_initramfs import freeze
 from slipway_initramfs.build import build_kernel
-from slipway_initramfs.cpio import write_tree
-from slipway_initramfs.debian import DebianSource
-from slipway_initramfs.layers import apply_layer
-from slipway_initramfs.store import ImageStore, default_root
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.debian.archive import DebianSource
+from slipway_initramfs.rootfs import defaults
+from slipway_initramfs.rootfs.cpio import write_tree
+from slipway_initramfs.rootfs.layers import apply_layer
+from slipway_initramfs.rootfs.tree import Tree
+from slipway_initramfs.store.image_store import ImageStore, default_root
 from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
 from slipway_protocol.schema import MAX_DATA, VERSION
@@ -78,7 +79,7 @@ class Roots:
     def debian(self) -> Tree:
         """The C library, a shell and the usual programs, all dynamically linked."""
         tree = Tree()
-        base.prepare(tree, "amd64")
+        defaults.prepare(tree, "amd64")
         names = ("libc6", "dash", "coreutils", "libselinux1", "libpcre2-8-0", "libacl1")
         with self._store.building("agent-packages", self._progress):
             source = DebianSource(self._store.apt, "amd64", self._progress)
@@ -87,7 +88,7 @@ class Roots:
             source.fetch(packages)
             for package in packages:
                 apply_layer(tree, source.open(package, self._store.temporary), "deb")
-        base.complete_packages(tree, ())
+        defaults.complete_packages(tree, ())
         return tree
 
     def alpine(self) -> Tree:
@@ -186,7 +187,7 @@ def boot(store: ImageStore, progress: Callable[[str], None], tmp_path: Path) -> 
         kernel = build_kernel(store, progress=progress)
         agent = freeze.agent(store, "amd64", progress)
         if complete:
-            root.add_file(base.SENTINEL, b"")
+            root.add_file(defaults.SENTINEL, b"")
         initrd = tmp_path / "initrd"
         with initrd.open("wb") as file:
             for part in (agent.path, kernel.modules_archive):

@@ -26,8 +26,8 @@ import sys
 from pathlib import Path
 from slipway._cli.interruption import interruption_told
 from slipway._cli.terminal import Progress, guarded
-from slipway_initramfs.debian import DebianSource, Package
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.debian.archive import DebianSource, Package
+from slipway_initramfs.store.image_store import ImageStore
 
 def command(arguments):
     root, host, *digests = arguments

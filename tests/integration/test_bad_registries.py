@@ -15,12 +15,12 @@ import pytest
 import trustme
 
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError, SourceUnavailable
-from slipway_initramfs.oci.cache import BlobCache
+from slipway_initramfs.oci.blob_cache import BlobCache
 from slipway_initramfs.oci.manifests import OCI_MANIFEST
-from slipway_initramfs.oci.patience import Patience
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import PROGRESS, Access, Registry
 from slipway_initramfs.oci.repository import MAX_DOCUMENT, Descriptor
+from slipway_initramfs.oci.retry import Patience
 from support.layers import digest
 from support.registries import (
     Reply,

@@ -13,7 +13,7 @@ from support.commands import Commands
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 # What is typed before the key is pressed, and what is offered.
 LINES = {

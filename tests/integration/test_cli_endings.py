@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
     from support.commands import Commands
 
 # Seconds after its start: while Python starts, while ours does, when QEMU appears, while it boots.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.collection import try_tidy
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.garbage_collection import try_tidy
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from pathlib import Path

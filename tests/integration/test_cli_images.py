@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs import languages
-from slipway_initramfs.store import ImageStore, machine_architecture
+from slipway_initramfs.languages import catalogue
+from slipway_initramfs.store.image_store import ImageStore, machine_architecture
 from support.stores import put_image
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def names(listed: Ended) -> list[str]:
 def test_the_list_is_aligned_however_long_a_name_is(
     image: Callable[..., Ended], toys: ImageStore
 ) -> None:
-    languages.give(toys, "long", LANGUAGE)
+    catalogue.give(toys, "long", LANGUAGE)
     for name in ("bash", VERSION):
         put_image(toys, name, architecture=OURS)
     image("default", VERSION)

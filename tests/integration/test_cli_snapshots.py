@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._run.assets import Assets
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
     from support.commands import Commands
 
 

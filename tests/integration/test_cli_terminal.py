@@ -14,7 +14,7 @@ from support.screens import Screen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
     from support.commands import Commands
 
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs import languages
 from slipway_initramfs.build import build_image
-from slipway_initramfs.collection import prune, remove_image
-from slipway_initramfs.compression import unpack_lz4
+from slipway_initramfs.compression.compressors import unpack_lz4
+from slipway_initramfs.languages import catalogue
 from slipway_initramfs.oci.reference import Reference
-from slipway_initramfs.reports import Reports
+from slipway_initramfs.progress import Reports
 from slipway_initramfs.source import Choices, choose
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.garbage_collection import prune, remove_image
+from slipway_initramfs.store.image_store import ImageStore
 from support.container_images import ContainerImage, Layer, write_layout
 from support.newc import unpack
 from support.registries import docker_registry
@@ -31,7 +31,7 @@ from support.registries import docker_registry
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slipway_initramfs.records import Image
+    from slipway_initramfs.store.records import Image
     from support.commands import Commands, Ended
     from support.layer_writer import LayerWriter
     from support.registries import DockerRegistry
@@ -245,7 +245,7 @@ def test_an_index_is_asked_for_the_machine_that_is_wanted(
     reference = Reference.parse(f"docker://{registry.host}/toys/ash:1")
 
     build_image(
-        languages.load(language_file), store, Choices(reference=reference, architecture="arm64")
+        catalogue.load(language_file), store, Choices(reference=reference, architecture="arm64")
     )
 
     assert unpacked(image_of(store, "ash", "arm64"))["etc/machine"][1] == b"arm"
@@ -389,7 +389,7 @@ def test_what_warms_up_slowly_comes_from_debian_where_machines_are_emulated(
     told: list[str] = []
 
     source = choose(
-        languages.by_name("go"), new_store(), choices, "amd64", None, Reports(notice=told.append)
+        catalogue.by_name("go"), new_store(), choices, "amd64", None, Reports(notice=told.append)
     )
     source.close()
 

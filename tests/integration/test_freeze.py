@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway_initramfs import freeze
-from slipway_initramfs.store import machine_architecture
+from slipway_initramfs.store.image_store import machine_architecture
 from support.newc import unpack
 from support.stores import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._run.assets import Assets
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
     from support.commands import Commands
 
 NAMESPACES = "-m" if os.geteuid() == 0 else "-Urm"
@@ -96,8 +96,8 @@ def test_what_an_image_takes_is_known_before_anything_is_fetched(
 APT = """
 import sys
 from pathlib import Path
-from slipway_initramfs import room
-from slipway_initramfs.debian import DebianSource
+from slipway_initramfs.disk import space
+from slipway_initramfs.debian.archive import DebianSource
 from slipway_initramfs.errors import BuildFailed
 room.check = lambda *_: None  # as if others had filled the disk since
 try:
@@ -124,7 +124,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from slipway_initramfs.errors import BuildFailed
-from slipway_initramfs.oci.cache import BlobCache
+from slipway_initramfs.oci.blob_cache import BlobCache
 from slipway_initramfs.oci.repository import Descriptor
 
 class Endless:
@@ -158,8 +158,8 @@ INITRD = """
 import sys
 from pathlib import Path
 from slipway_initramfs.errors import BuildFailed
-from slipway_initramfs.initrds import find_initrd
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.initrds import find_initrd
+from slipway_initramfs.store.image_store import ImageStore
 from support.stores import put_agent, put_image, put_kernel
 
 store = ImageStore(Path(sys.argv[1]))

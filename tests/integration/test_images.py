@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs import languages
 from slipway_initramfs.build import build_image, build_kernel
-from slipway_initramfs.compression import unpack_lz4
-from slipway_initramfs.debian import DebianSource, Package
+from slipway_initramfs.compression.compressors import unpack_lz4
+from slipway_initramfs.debian.archive import DebianSource, Package
 from slipway_initramfs.errors import BuildFailed
-from slipway_initramfs.reports import Reports
+from slipway_initramfs.languages import catalogue
+from slipway_initramfs.progress import Reports
 from slipway_initramfs.source import Choices
 from support.newc import unpack
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from slipway_initramfs.records import Image
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),
@@ -57,7 +57,7 @@ def test_the_same_packages_give_the_same_bytes(
     progress: Callable[[str], None],
     name: str,
 ) -> None:
-    language = languages.by_name(name)
+    language = catalogue.by_name(name)
 
     first = build_image(language, store, DEBIAN, reports=Reports(progress))
     second = build_image(language, new_store(), DEBIAN)
@@ -71,7 +71,7 @@ def test_the_same_packages_give_the_same_bytes(
     ("name", "program"), [("bash", "usr/bin/bash"), ("python", "usr/bin/python3.11")]
 )
 def test_an_image_holds_what_a_guest_needs(store: ImageStore, name: str, program: str) -> None:
-    image = build_image(languages.by_name(name), store, DEBIAN)
+    image = build_image(catalogue.by_name(name), store, DEBIAN)
 
     entries = unpacked(image)
 
@@ -84,7 +84,7 @@ def test_an_image_holds_what_a_guest_needs(store: ImageStore, name: str, program
 
 
 def test_the_sentinel_is_the_last_entry_and_holds_the_build_key(store: ImageStore) -> None:
-    image = build_image(languages.by_name("bash"), store, DEBIAN)
+    image = build_image(catalogue.by_name("bash"), store, DEBIAN)
 
     path, (_, content) = list(unpacked(image).items())[-1]
 
@@ -93,7 +93,7 @@ def test_the_sentinel_is_the_last_entry_and_holds_the_build_key(store: ImageStor
 
 
 def test_the_manifest_tells_packages_and_sizes(store: ImageStore) -> None:
-    image = build_image(languages.by_name("bash"), store, DEBIAN)
+    image = build_image(catalogue.by_name("bash"), store, DEBIAN)
 
     packages = {package["name"]: package["version"] for package in image.manifest["packages"]}
     assert packages["bash"].startswith("5.2")
@@ -104,13 +104,13 @@ def test_the_manifest_tells_packages_and_sizes(store: ImageStore) -> None:
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="needs the image's Python")
 def test_pythons_modules_have_their_bytecode(store: ImageStore) -> None:
-    entries = unpacked(build_image(languages.by_name("python"), store, DEBIAN))
+    entries = unpacked(build_image(catalogue.by_name("python"), store, DEBIAN))
 
     assert "usr/lib/python3.11/json/__pycache__/decoder.cpython-311.pyc" in entries
 
 
 def test_an_image_that_is_there_is_not_built_again(store: ImageStore) -> None:
-    language = languages.by_name("bash")
+    language = catalogue.by_name("bash")
     image = build_image(language, store, DEBIAN)
     said: list[str] = []
 
@@ -119,25 +119,25 @@ def test_an_image_that_is_there_is_not_built_again(store: ImageStore) -> None:
 
 
 def test_debian_has_its_version_beside_the_bare_name(store: ImageStore) -> None:
-    image = build_image(languages.by_name("bash@5.2"), store, DEBIAN)
+    image = build_image(catalogue.by_name("bash@5.2"), store, DEBIAN)
 
     assert image.name == "bash@5.2"
-    assert image.root.digest == build_image(languages.by_name("bash"), store, DEBIAN).root.digest
+    assert image.root.digest == build_image(catalogue.by_name("bash"), store, DEBIAN).root.digest
 
 
 def test_a_version_that_debian_lacks_is_refused(store: ImageStore) -> None:
     with pytest.raises(BuildFailed, match=r"Debian bookworm has bash 5\.2.*, not 5\.1") as caught:
-        build_image(languages.by_name("bash@5.1"), store, DEBIAN)
+        build_image(catalogue.by_name("bash@5.1"), store, DEBIAN)
 
     assert "--source registry" in caught.value.hint
 
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
 def test_other_compressions_hold_the_same_root(store: ImageStore, compression: str) -> None:
-    lz4 = build_image(languages.by_name("bash"), store, DEBIAN)
+    lz4 = build_image(catalogue.by_name("bash"), store, DEBIAN)
 
     image = build_image(
-        languages.by_name("bash@5"), store, replace(DEBIAN, compression=compression)
+        catalogue.by_name("bash@5"), store, replace(DEBIAN, compression=compression)
     )
 
     programs = {"zstd": ["zstd", "-dc"], "gzip": ["gzip", "-dc"], "none": ["cat"]}
@@ -153,7 +153,7 @@ def test_other_compressions_hold_the_same_root(store: ImageStore, compression: s
 def test_a_damaged_image_is_built_again(
     new_store: Callable[[], ImageStore], store: ImageStore
 ) -> None:
-    language = languages.by_name("bash")
+    language = catalogue.by_name("bash")
     sound = build_image(language, store, DEBIAN)
     mine = new_store()
     image = build_image(language, mine, DEBIAN)
@@ -168,7 +168,7 @@ def test_a_damaged_image_is_built_again(
 
 
 def test_another_architecture_is_assembled_here(store: ImageStore) -> None:
-    image = build_image(languages.by_name("bash"), store, replace(DEBIAN, architecture="arm64"))
+    image = build_image(catalogue.by_name("bash"), store, replace(DEBIAN, architecture="arm64"))
 
     machine = unpacked(image)["usr/bin/bash"][1][18:20]
     assert int.from_bytes(machine, "little") == 183  # EM_AARCH64
@@ -201,7 +201,7 @@ def test_an_ordinary_user_resolves_packages(tmp_path: Path) -> None:
     os.chown(mine, 65534, 65534)
     code = (
         "import sys; from pathlib import Path\n"
-        "from slipway_initramfs.debian import DebianSource\n"
+        "from slipway_initramfs.debian.archive import DebianSource\n"
         "source = DebianSource(Path(sys.argv[1]), 'amd64', lambda line: None)\n"
         "packages = source.resolve(['libmd0'])\n"
         "source.fetch(packages)\n"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.debian import DebianSource
-from slipway_initramfs.store import ImageStore, machine_architecture
+from slipway_initramfs.debian.archive import DebianSource
+from slipway_initramfs.store.image_store import ImageStore, machine_architecture
 from support.alpine_recipes import alpine_rpn
 from support.container_images import write_layout
 from support.debian_layers import Packages

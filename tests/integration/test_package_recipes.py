@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs import language_file
 from slipway_initramfs.build import build_image
-from slipway_initramfs.compression import unpack_lz4
+from slipway_initramfs.compression.compressors import unpack_lz4
+from slipway_initramfs.languages import toml_file
 from slipway_initramfs.source import Choices
 from support.newc import unpack
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
     from support.commands import Commands
 
 pytestmark = [
@@ -95,7 +95,7 @@ def test_without_the_base_set_an_image_has_what_it_names_and_no_more(
 ) -> None:
     text = LANGUAGE.replace('["other"', '["dash"')
     image = build_image(
-        language_file.parse(text.encode(), "other.toml"), new_store(), Choices(kind="debian")
+        toml_file.parse(text.encode(), "other.toml"), new_store(), Choices(kind="debian")
     )
 
     root = unpack(unpack_lz4(image.root_archive.read_bytes(), MAX_ROOT))

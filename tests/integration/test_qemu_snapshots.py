@@ -17,7 +17,7 @@ from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway.machine import MachineSpec, memory_files, migration
 from slipway.machine.qemu import QemuMachine
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

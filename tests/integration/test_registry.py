@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError, SourceUnavailable
-from slipway_initramfs.oci.cache import BlobCache
+from slipway_initramfs.oci.blob_cache import BlobCache
 from slipway_initramfs.oci.manifests import (
     DOCKER_INDEX,
     OCI_INDEX,
@@ -29,10 +29,10 @@ from slipway_initramfs.oci.manifests import (
     parse_manifest,
     read_document,
 )
-from slipway_initramfs.oci.patience import Patience
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import Access, Registry
 from slipway_initramfs.oci.repository import Descriptor
+from slipway_initramfs.oci.retry import Patience
 from support.container_images import ContainerImage, Layer, write_layout
 from support.layers import digest
 from support.registries import (
@@ -474,7 +474,7 @@ def test_gives_up_on_a_line_that_carries_nothing(
 PULL = """
 import sys
 from pathlib import Path
-from slipway_initramfs.oci.cache import BlobCache
+from slipway_initramfs.oci.blob_cache import BlobCache
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import Access, Registry
 from slipway_initramfs.oci.repository import Descriptor

@@ -26,7 +26,7 @@ from slipway._model.input_file import InputFile
 from slipway._model.options import MIB
 from slipway._model.result import Result
 from slipway._run.job_exchange import WINDOW
-from slipway_initramfs.store import ImageStore, machine_architecture
+from slipway_initramfs.store.image_store import ImageStore, machine_architecture
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher, FakeMachine
 from support.stores import put_image
 

@@ -8,10 +8,10 @@ import pytest
 
 from slipway_initramfs.errors import SourceUnavailable
 from slipway_initramfs.oci import client
-from slipway_initramfs.oci.patience import Patience
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import Access, Registry
 from slipway_initramfs.oci.repository import Descriptor
+from slipway_initramfs.oci.retry import Patience
 from support.layers import digest
 from support.registries import Reply, scripted_server
 

@@ -26,7 +26,7 @@ from support.screens import Screen
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
     from support.serving import Server
 
 SIZES = "size\nresized\nsize"

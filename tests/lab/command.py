@@ -18,7 +18,7 @@ from lab.job import Job
 from lab.machine import LabSpec, run
 from slipway._model.errors import HostError, SlipwayError
 from slipway_initramfs.errors import ImageError
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME_OVER = 124

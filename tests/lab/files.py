@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.job import ROOT
-from slipway_initramfs.spool import CHUNK, Extent, Spool
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.disk.spool import CHUNK, Extent, Spool
+from slipway_initramfs.rootfs.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING
 
 from lab import modules
 from lab.job import ROOT
-from slipway_initramfs import kernel
-from slipway_initramfs.cpio import write_tree
-from slipway_initramfs.debian import DebianSource
+from slipway_initramfs.debian import kernel
+from slipway_initramfs.debian.archive import DebianSource
+from slipway_initramfs.disk.spool import disk_error
 from slipway_initramfs.errors import BuildFailed
-from slipway_initramfs.spool import disk_error
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.rootfs.cpio import write_tree
+from slipway_initramfs.rootfs.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slipway_initramfs.debian import Package
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.debian.archive import Package
+    from slipway_initramfs.store.image_store import ImageStore
 
 ARCHITECTURE = "amd64"
 # The cloud kernel, which guests boot, has no 9p.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway_initramfs.cpio import write_tree
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.rootfs.cpio import write_tree
+from slipway_initramfs.rootfs.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,14 +16,14 @@ from slipway._model.errors import HostError
 from slipway.machine.console import Console
 from slipway.machine.process import Process
 from slipway.machine.tsc import tsc_khz
-from slipway_initramfs.cpio import write_tree
+from slipway_initramfs.rootfs.cpio import write_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from lab.image import LabImage
     from lab.job import Job
-    from slipway_initramfs.tree import Tree
+    from slipway_initramfs.rootfs.tree import Tree
 
 PROGRAM = "qemu-system-x86_64"
 BOARD = "microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.kernel import KernelPackage
+    from slipway_initramfs.debian.kernel import KernelPackage
 
 # In the order in which they are inserted; dependencies come by themselves.
 NAMES = ("virtio_mmio", "virtio_console", "9pnet_virtio", "9p", "kvm", "kvm_amd")

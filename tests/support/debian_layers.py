@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from slipway_initramfs.debian import DebianSource, Package
-    from slipway_initramfs.spool import Spool
+    from slipway_initramfs.debian.archive import DebianSource, Package
+    from slipway_initramfs.disk.spool import Spool
     from support.layer_writer import LayerWriter
 
     Place = Callable[[str], str | None]

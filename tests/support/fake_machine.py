@@ -33,14 +33,14 @@ from slipway._run.guest import Guest, Origin
 from slipway.machine import Snapshot, Transport
 from slipway.machine.console import Console
 from slipway_initramfs.freeze import Agent
-from slipway_initramfs.records import Archive, Blob, Image, Kernel
+from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
 from support.fake_agent import FakeAgent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from slipway._model.options import Options
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
 
     Progress = Callable[[str], None]
 

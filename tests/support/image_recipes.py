@@ -14,7 +14,7 @@ from support.debian_layers import MERGED, set_runpath, status
 from support.small_interpreter import compile_interpreter
 
 if TYPE_CHECKING:
-    from slipway_initramfs.debian import Package
+    from slipway_initramfs.debian.archive import Package
     from support.debian_layers import Packages
     from support.layer_writer import LayerWriter
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import zstandard
 
-from slipway_initramfs.spool import Spool
+from slipway_initramfs.disk.spool import Spool
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from slipway._run.languages import find_language
 from slipway._run.results import output_files, phase_results
 from slipway._snapshots.create import take
 from slipway.machine import choose
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Cancel, Phase, Stream
 from support.programs import Outcome, Runner, load, patient
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from slipway._run.assets import Assets
     from slipway.machine import Template
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
 
 _T = TypeVar("_T")
 

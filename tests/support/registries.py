@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import trustme
 
-from slipway_initramfs.process import die_with_parent
+from slipway_initramfs.child_process import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

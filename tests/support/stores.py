@@ -6,7 +6,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
-from slipway_initramfs.records import MIB
+from slipway_initramfs.store.records import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from slipway._run.assets import Assets
-    from slipway_initramfs.records import Archive, Image, Kernel
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Archive, Image, Kernel
 
 
 def copy_store(assets: Assets, target: Path) -> None:
     """Copy what is booted from, without the initrd that is made of it, nor any downloads.
 
-    The layout is that of :mod:`slipway_initramfs.store`.
+    The layout is that of :mod:`slipway_initramfs.store.image_store`.
     """
     architecture = assets.image.architecture
     references = {

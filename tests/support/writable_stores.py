@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from support.stores import copy_store
 
 if TYPE_CHECKING:

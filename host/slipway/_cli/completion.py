@@ -81,12 +81,12 @@ def _tell_completion(action: argparse.Action) -> None:
 def _words(what: str) -> Iterable[str]:
     """Return what there is of it in the store."""
     from slipway._run.image_errors import errors_told_to_callers
-    from slipway_initramfs import languages
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.languages import catalogue
+    from slipway_initramfs.store.image_store import ImageStore
 
     store = ImageStore()
     with errors_told_to_callers():
         if what == "snapshots":
             return store.names("snapshot")
         images = {image.name for image in store.images()}
-        return images if what == "images" else images | set(languages.known_languages(store))
+        return images if what == "images" else images | set(catalogue.known_languages(store))

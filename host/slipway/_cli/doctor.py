@@ -19,7 +19,7 @@ from slipway._model.options import MIB
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 # The largest image with its downloads, unpacked and concatenated.
 DISK_WANTED = 2 * 1024 * MIB
@@ -54,7 +54,7 @@ def parser(prog: str) -> Parser:
 def command(arguments: list[str], prog: str) -> int:
     """Print all findings; 0 where every need is met, else 1."""
     parsed = parser(prog).parse_args(arguments)
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
     findings = list(examine(ImageStore(parsed.store)))
     if parsed.json:

@@ -17,7 +17,7 @@ def check_host(store: Path | None, machine: str) -> None:
         HostError: one of them is not so.
     """
     from slipway.machine import choose
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
     images = ImageStore(store)
     with errors_told_to_callers():

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import argparse
 
     from slipway._cli.parsers import Parser
-    from slipway_initramfs.records import Image
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image
 
 _IMAGE = "rust, rust@1.80, or the start of a digest"
 
@@ -118,9 +118,9 @@ def _inspect(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 
 def _default(parsed: argparse.Namespace, store: ImageStore) -> int:
-    from slipway_initramfs import languages
+    from slipway_initramfs.languages import catalogue
 
-    language = languages.by_name(parsed.image, store)
+    language = catalogue.by_name(parsed.image, store)
     if language.version and store.image(language.image) is None:
         raise InputError(
             f"there is no image {language.image!r}",
@@ -133,7 +133,7 @@ def _default(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 
 def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
-    from slipway_initramfs.collection import remove_image
+    from slipway_initramfs.store.garbage_collection import remove_image
 
     images = {image.digest: image for image in (_find(store, name) for name in parsed.images)}
     for digest, image in images.items():
@@ -154,12 +154,12 @@ def _find(store: ImageStore, name: str) -> Image:
     Raises:
         InputError: there is none.
     """
-    from slipway_initramfs import languages
     from slipway_initramfs.errors import UnknownLanguage
+    from slipway_initramfs.languages import catalogue
 
     names = [name]
     with suppress(UnknownLanguage):
-        names.append(languages.by_name(name, store).image)
+        names.append(catalogue.by_name(name, store).image)
     for wanted in names:
         if (image := store.image(wanted)) is not None:
             return image
@@ -183,10 +183,10 @@ def _record(image: Image, store: ImageStore) -> dict[str, Any]:
 
 def _toolchain(image: Image, store: ImageStore) -> str:
     """What compiles or interprets in it; "" where that is unknown, as of a forgotten language."""
-    from slipway_initramfs import languages
     from slipway_initramfs.errors import UnknownLanguage
+    from slipway_initramfs.languages import catalogue
 
     try:
-        return languages.by_name(image.language, store).toolchain.of(image)
+        return catalogue.by_name(image.language, store).toolchain.of(image)
     except UnknownLanguage:
         return ""

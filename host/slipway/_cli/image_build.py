@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from slipway._cli.parsers import Parser
     from slipway._model.options import Options
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.source import Choices
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 _COMPRESSIONS = ("lz4", "zstd", "gzip", "none")
 _ARCHITECTURES = ("amd64", "arm64")
@@ -68,16 +68,16 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
         ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be made.
     """
     from slipway._run.image_warmup import is_emulated, warmer
-    from slipway_initramfs import language_file, languages
     from slipway_initramfs.build import build_image, build_kernel
     from slipway_initramfs.freeze import agent
-    from slipway_initramfs.initrds import find_initrd
-    from slipway_initramfs.reports import Reports
-    from slipway_initramfs.store import machine_architecture
+    from slipway_initramfs.languages import catalogue, toml_file
+    from slipway_initramfs.progress import Reports
+    from slipway_initramfs.store.image_store import machine_architecture
+    from slipway_initramfs.store.initrds import find_initrd
 
     file: Path | None = parsed.language_file
     # Read once: what is stored at the end is to be what the image was made by.
-    text = b"" if file is None else language_file.read(file)
+    text = b"" if file is None else toml_file.read(file)
     wanted = _languages(parsed, store, text)  # all of them, before any work begins
     choices = _choices(parsed, wanted, emulated=is_emulated(store))
     architecture = choices.architecture or machine_architecture()
@@ -103,7 +103,7 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
             )
     if file is not None:
         # Last: a language whose image cannot be made is not to be there.
-        languages.give(store, wanted[0].name, text)
+        catalogue.give(store, wanted[0].name, text)
     if snapshot_options is not None:
         for language in wanted:
             _make_snapshot(language, snapshot_options, store)
@@ -121,7 +121,7 @@ def _snapshot_options(
     """
     from slipway._model.options import Options
     from slipway.machine import choose
-    from slipway_initramfs.store import machine_architecture
+    from slipway_initramfs.store.image_store import machine_architecture
 
     if not parsed.snapshot:
         if parsed.machine is not None:
@@ -154,7 +154,7 @@ def _make_snapshot(language: Language, options: Options, store: ImageStore) -> N
 
 
 def _languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> list[Language]:
-    from slipway_initramfs import languages
+    from slipway_initramfs.languages import catalogue
 
     if parsed.language_file is not None:
         if parsed.languages:
@@ -172,23 +172,23 @@ def _languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> li
     if "all" in parsed.languages:
         if len(parsed.languages) > 1:
             raise InputError("'all' is given beside other languages", "It stands for all of them.")
-        return list(languages.known_languages(store).values())
-    return [languages.by_name(name, store) for name in parsed.languages]
+        return list(catalogue.known_languages(store).values())
+    return [catalogue.by_name(name, store) for name in parsed.languages]
 
 
 def _described(parsed: argparse.Namespace, text: bytes) -> Language:
     """The language of --language-file, under the name of --name."""
-    from slipway_initramfs import language_file, languages
+    from slipway_initramfs.languages import catalogue, toml_file
 
-    language = language_file.parse(text, parsed.language_file.name)
+    language = toml_file.parse(text, parsed.language_file.name)
     if parsed.name is not None:
-        if not language_file.is_name(parsed.name):
+        if not toml_file.is_name(parsed.name):
             raise InputError(
                 f"--name {parsed.name[:40]!r} is no name of a language",
                 "Use small letters, digits, '+', '#', '-' and '.'.",
             )
         language = replace(language, name=parsed.name)
-    languages.check_new(language.name)
+    catalogue.check_new(language.name)
     return language
 
 

@@ -14,8 +14,8 @@ from slipway._cli.terminal import emit, say
 if TYPE_CHECKING:
     import argparse
 
-    from slipway_initramfs.disk_use import Use
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.disk_use import Use
+    from slipway_initramfs.store.image_store import ImageStore
 
 _REMOVERS = {
     "image": "slipway image remove",
@@ -33,7 +33,7 @@ def show_use(parsed: argparse.Namespace, store: ImageStore) -> int:
     Raises:
         ImageError: of :mod:`slipway_initramfs.errors`; the store cannot be read.
     """
-    from slipway_initramfs.disk_use import measure
+    from slipway_initramfs.store.disk_use import measure
 
     found = measure(store)
     if parsed.json:
@@ -69,17 +69,17 @@ def prune(parsed: argparse.Namespace, store: ImageStore) -> int:
         ImageError: of :mod:`slipway_initramfs.errors`; another process is writing to the store.
     """
     from slipway._cli.snapshot import remove_stale, stale_keys
-    from slipway_initramfs import collection
+    from slipway_initramfs.store import garbage_collection
 
     if not parsed.dry_run:
-        freed = remove_stale(store) + collection.prune(store)
+        freed = remove_stale(store) + garbage_collection.prune(store)
         if parsed.json:
             emit(json.dumps({"bytes": freed}) + "\n")
         else:
             say(f"{mebibytes(freed)} MiB freed")
         return 0
     keys = stale_keys(store)
-    doomed = collection.find_doomed(store, {("snapshot", key) for key in keys})
+    doomed = garbage_collection.find_doomed(store, {("snapshot", key) for key in keys})
     total = sum(found.size for found in doomed)
     if parsed.json:
         files = [{"path": str(found.path), "bytes": found.size} for found in doomed]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from slipway_initramfs.records import Image
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image
 
 _STREAM = "-"
 
@@ -32,7 +32,7 @@ def export_image(parsed: argparse.Namespace, image: Image, store: ImageStore) ->
         HostError: the file cannot be written; nothing is left of it then.
         ImageError: of :mod:`slipway_initramfs.errors`; the store lacks something.
     """
-    from slipway_initramfs import exporting, freeze
+    from slipway_initramfs import freeze, image_export
 
     piped = parsed.file == _STREAM
     if piped and parsed.json:
@@ -43,7 +43,7 @@ def export_image(parsed: argparse.Namespace, image: Image, store: ImageStore) ->
     try:
         agent = freeze.agent(store, image.architecture, progress, verify=True).archive
         with _output(parsed.file) as output:
-            index = exporting.export_image(store, image, agent, output, progress)
+            index = image_export.export_image(store, image, agent, output, progress)
     finally:
         progress.done()
     size = sum(part.size for part in index.blobs)
@@ -64,15 +64,15 @@ def import_image(parsed: argparse.Namespace, store: ImageStore) -> int:
         HostError: the file cannot be read.
         ImageError: of :mod:`slipway_initramfs.errors`; it is no sound image, or does not fit.
     """
-    from slipway_initramfs import freeze, importing
+    from slipway_initramfs import freeze, image_import
     from slipway_initramfs.errors import ImageError
-    from slipway_initramfs.initrds import find_initrd
+    from slipway_initramfs.store.initrds import find_initrd
 
     progress = Progress()
     try:
         with _input(parsed.file) as file:
             try:
-                found = importing.import_image(store, file, progress)
+                found = image_import.import_image(store, file, progress)
             except ImageError as error:
                 where = "stdin" if parsed.file == _STREAM else parsed.file
                 raise ImageError(f"{where}: {error.message}", error.hint) from error

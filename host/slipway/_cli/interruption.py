@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slipway._cli.terminal import Progress
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 
 @contextmanager
@@ -20,8 +20,8 @@ def interruption_told(store: ImageStore, progress: Progress) -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
-        from slipway_initramfs.collection import downloads, try_tidy
         from slipway_initramfs.errors import ImageError
+        from slipway_initramfs.store.garbage_collection import downloads, try_tidy
 
         progress.done()
         with suppress(ImageError, OSError):

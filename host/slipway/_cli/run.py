@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._model.result import Result
     from slipway._run.run import Run
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.image_store import ImageStore
 
 
 def command(arguments: list[str], prog: str) -> int:
@@ -78,7 +78,7 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
     from slipway._run.launcher import ColdLauncher
     from slipway._run.run import Run
     from slipway._snapshots.launcher import SnapshotLauncher
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
     store = ImageStore(parsed.store)
     launcher = ColdLauncher(store) if parsed.cold else SnapshotLauncher(store)

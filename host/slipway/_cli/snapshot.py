@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slipway._cli.parsers import Parser
     from slipway._snapshots.store import StoredSnapshot
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 
 def command(arguments: list[str], prog: str) -> int:
@@ -170,11 +170,11 @@ def _agents(store: ImageStore) -> set[str]:
 
 
 def _language(name: str, environment: dict[str, str], store: ImageStore) -> str:
-    from slipway_initramfs import languages
     from slipway_initramfs.errors import ImageError
+    from slipway_initramfs.languages import catalogue
 
     try:
-        language = languages.by_name(name, store)
+        language = catalogue.by_name(name, store)
     except ImageError:
         return ""
     return language_digest(replace(language, environment={**environment, **language.environment}))

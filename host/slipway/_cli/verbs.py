@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 
 class Verbs:
@@ -38,7 +38,7 @@ class Verbs:
         Raises:
             SlipwayError: it could not be done.
         """
-        from slipway_initramfs.store import ImageStore
+        from slipway_initramfs.store.image_store import ImageStore
 
         parsed = self.parser.parse_args(arguments)
         verb: Callable[[argparse.Namespace, ImageStore], int] = parsed.verb

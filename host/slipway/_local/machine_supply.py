@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from slipway._run.launcher import Launcher
     from slipway._snapshots.pool import Pool
     from slipway._snapshots.templates import Templates
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.image_store import ImageStore
 
 log = logging.getLogger("slipway.runtime")
 

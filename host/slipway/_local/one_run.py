@@ -110,7 +110,7 @@ def _request(
         )
     if progress is not None and not callable(progress):
         raise InputError("progress is no function", "It takes a line of text.")
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
     images = ImageStore(take("store", Path | None, store))
     language_found = language_of(language, source, images)

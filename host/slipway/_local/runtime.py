@@ -82,7 +82,7 @@ class AsyncRuntime:
         warm: Iterable[str] = (),
         launcher: Launcher | None = None,
     ) -> None:
-        from slipway_initramfs.store import ImageStore
+        from slipway_initramfs.store.image_store import ImageStore
 
         self._store = ImageStore(take("store", Path | None, store))
         self._machine = convert("machine", str, machine)

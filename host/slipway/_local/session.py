@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
     from slipway._run.guest import Guest
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
 
 # How many runs of one session may wait for their turn.
 QUEUE = 64

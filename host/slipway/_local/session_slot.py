@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slipway._run.guest import Guest
     from slipway._run.image_builds import Makings
     from slipway._run.launcher import Launcher
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
 
 
 class OpenSession(Protocol):

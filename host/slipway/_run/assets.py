@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from slipway._model.options import Options
     from slipway_initramfs.freeze import Agent
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.records import Image, Kernel
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image, Kernel
 
     Progress = Callable[[str], None]
 
@@ -74,7 +74,7 @@ def assets_of_image(
     """
     from slipway_initramfs.errors import ImageCorrupted
     from slipway_initramfs.freeze import agent as freeze_agent
-    from slipway_initramfs.initrds import find_initrd
+    from slipway_initramfs.store.initrds import find_initrd
 
     kernel = None
     if not verified:
@@ -99,7 +99,7 @@ def verify(assets: Assets, store: ImageStore) -> None:
         ImageCorrupted: of :mod:`slipway_initramfs.errors`; what is damaged is made again by
             :func:`find_assets` with ``repair``.
     """
-    from slipway_initramfs.initrds import verify_initrd
+    from slipway_initramfs.store.initrds import verify_initrd
 
     kernel = assets.kernel if assets.other_kernel is None else None
     verify_initrd(store, assets.image, kernel, assets.agent.archive)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.records import Image
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image
 
 
 # ELF, the header of a bzImage, and that of arm64's Image.
@@ -81,7 +81,7 @@ def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
     """Make the image, or find that it is there and sound."""
     from slipway._run.image_warmup import is_emulated, warmer
     from slipway_initramfs.build import build_image
-    from slipway_initramfs.reports import Reports
+    from slipway_initramfs.progress import Reports
     from slipway_initramfs.source import Choices
 
     def transfer(label: str, done: int, total: int) -> None:

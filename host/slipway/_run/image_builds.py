@@ -11,7 +11,7 @@ from slipway._util.threads import call_in_daemon
 if TYPE_CHECKING:
     from slipway._run.assets import Assets, Progress
     from slipway._run.launcher import Launcher
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
 
 
 class Makings:

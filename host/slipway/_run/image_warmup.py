@@ -12,10 +12,10 @@ from slipway._util.text import plain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.recipes import WarmUp
-    from slipway_initramfs.records import Image
-    from slipway_initramfs.store import ImageStore
-    from slipway_initramfs.warming import Warmer
+    from slipway_initramfs.languages.recipes import WarmUp
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image
+    from slipway_initramfs.warmup import Warmer
     from slipway_protocol.messages import Phase, Stream
 
 # Compiling a standard library takes an emulated machine a quarter of an hour.
@@ -52,11 +52,11 @@ async def _warm(
     from slipway._model.options import MAX_CPUS, MIB, Options
     from slipway._run.assets import boot_assets
     from slipway._run.guest import Guest
-    from slipway_initramfs.language import Limits
-    from slipway_initramfs.language import Phase as Command
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.recipes import RegistryRecipe
-    from slipway_initramfs.warming import OUTPUT
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Limits
+    from slipway_initramfs.languages.language import Phase as Command
+    from slipway_initramfs.languages.recipes import RegistryRecipe
+    from slipway_initramfs.warmup import OUTPUT
 
     limits = Limits(SECONDS, SECONDS, 0, 512, 1024, 1024, 1)
     language = Language(

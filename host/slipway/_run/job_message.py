@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 from slipway._model.input_file import InputFile
 from slipway._model.options import MIB, Tty
 from slipway._sources import arrange
-from slipway_initramfs.languages import ENVIRONMENT
+from slipway_initramfs.languages.catalogue import ENVIRONMENT
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
-    from slipway_initramfs.language import Limits
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Limits
 
 
 _T = TypeVar("_T", int, float)

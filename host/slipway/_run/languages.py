@@ -11,8 +11,8 @@ from slipway._model.values import convert
 from slipway._run.image_errors import errors_told_to_callers
 
 if TYPE_CHECKING:
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.image_store import ImageStore
 
 
 def find_language(name: str, store: ImageStore | None = None) -> Language:
@@ -21,10 +21,10 @@ def find_language(name: str, store: ImageStore | None = None) -> Language:
     Raises:
         InputError: there is none; the hint has the nearest names.
     """
-    from slipway_initramfs import languages
+    from slipway_initramfs.languages import catalogue
 
     with errors_told_to_callers():
-        return languages.by_name(name, store)
+        return catalogue.by_name(name, store)
 
 
 def language_of_file(path: Path, store: ImageStore | None = None) -> Language:
@@ -33,10 +33,10 @@ def language_of_file(path: Path, store: ImageStore | None = None) -> Language:
     Raises:
         InputError: none has it.
     """
-    from slipway_initramfs import languages
+    from slipway_initramfs.languages import catalogue
 
     with errors_told_to_callers():
-        return languages.by_suffix(path, store)
+        return catalogue.by_suffix(path, store)
 
 
 def language_of(language: object, source: object, store: ImageStore) -> Language:
@@ -57,8 +57,8 @@ def list_languages(store: ImageStore) -> tuple[LanguageInfo, ...]:
     Raises:
         ImageError: the store cannot be read.
     """
-    from slipway_initramfs.languages import known_languages
-    from slipway_initramfs.store import machine_architecture
+    from slipway_initramfs.languages.catalogue import known_languages
+    from slipway_initramfs.store.image_store import machine_architecture
 
     with errors_told_to_callers():
         known = known_languages(store)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
     from slipway._run.guest import Guest
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.image_store import ImageStore
 
 
 class DamagedImage(ImageError):

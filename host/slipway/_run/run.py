@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from slipway._run.guest import Guest
     from slipway._run.job_report import JobReport
     from slipway._run.launcher import Launcher
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
     from slipway_protocol.messages import Phase, Stream
 
     Capture = dict[tuple[Phase, Stream], bytearray]

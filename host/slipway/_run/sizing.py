@@ -10,8 +10,8 @@ from slipway._model.options import MAX_MEMORY, MIB
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.records import Image
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.records import Image
 
 # The agent gives a job's disk this share of what the machine leaves its programs.
 DISK_SHARE = 2

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from slipway._model.errors import HostError, InputError
 from slipway._server.kept.output_socket import NAME
 from slipway._server.socket_access import Access
-from slipway_initramfs.locks import try_exclusive
+from slipway_initramfs.disk.locks import try_exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets, Progress
     from slipway._snapshots.store import StoredSnapshot
     from slipway.machine import Snapshot
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 
 def make_snapshot(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets
     from slipway.machine import Machine
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
 
 FORMAT: Final = 1
 """Raised whenever snapshots come to hold something else; those of others are of no use then."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from slipway._run.guest import Guest
     from slipway._snapshots.pool import Pool
     from slipway._snapshots.templates import Templates
-    from slipway_initramfs.languages import Language
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.image_store import ImageStore
 
 
 class SnapshotLauncher:

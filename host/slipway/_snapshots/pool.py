@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from slipway._run.guest import Guest
     from slipway._snapshots.key import Shape
     from slipway._snapshots.templates import Templates
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 log = logging.getLogger("slipway.pool")
 log.addHandler(logging.NullHandler())

@@ -22,15 +22,15 @@ from slipway._model.options import MAX_CPUS, MAX_MEMORY, MIB
 from slipway._run.image_errors import errors_told_to_callers
 from slipway._snapshots.key import Shape
 from slipway.machine.model import Snapshot
-from slipway_initramfs import records
 from slipway_initramfs.errors import ImageCorrupted
 from slipway_initramfs.errors import ImageError as BuildError
+from slipway_initramfs.store import records
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway_initramfs.records import Blob
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Blob
 
 KIND: Final = "snapshot"
 MAX_STATE: Final = 256 * MIB
@@ -206,7 +206,7 @@ class SnapshotStore:
             snapshot.cpus,
         ):
             raise HostError(f"the snapshot is of another machine than {shape.key}")
-        from slipway_initramfs.collection import try_tidy
+        from slipway_initramfs.store.garbage_collection import try_tidy
 
         with errors_told_to_callers():
             try:
@@ -244,7 +244,7 @@ class SnapshotStore:
         Raises:
             ImageError: there is none of this key, or another process is writing to the store.
         """
-        from slipway_initramfs.collection import remove_record
+        from slipway_initramfs.store.garbage_collection import remove_record
 
         with errors_told_to_callers():
             return remove_record(self._images, KIND, key)

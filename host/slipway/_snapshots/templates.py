@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
     from slipway._snapshots.store import StoredSnapshot
     from slipway.machine import Machine, Snapshot, Template
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 # A snapshot that cannot be cloned so often, one time after the other, is made anew.
 MAX_FAILURES = 2

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from slipway._model.input_file import InputFile
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
 
 # Their names travel in one message, beside all that a caller may give: see slipway._model.options.
 MAX_SOURCE_NAMES: Final = 8 * 1024

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slipway._model.input_file import InputFile
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
 
 MAX_REASON: Final = 1000
 # All of it is one message's, with arguments and variables of the caller's.

@@ -1,1 +1,1 @@
-"""Container images: references, manifests, and where their bytes come from."""
+"""Container images: references, manifests, registries, layouts and archives."""

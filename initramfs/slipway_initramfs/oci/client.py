@@ -19,15 +19,15 @@ import certifi
 import httpx
 
 from slipway_initramfs.errors import BuildFailed, ImageError, SourceUnavailable
-from slipway_initramfs.oci.patience import Interrupted, retry_after
 from slipway_initramfs.oci.reference import is_loopback
+from slipway_initramfs.oci.retry import Interrupted, retry_after
 from slipway_protocol import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from slipway_initramfs.oci.patience import Patience
+    from slipway_initramfs.oci.retry import Patience
 
 MAX_REDIRECTS = 5
 # Most bytes that are read of an answer that is an error.

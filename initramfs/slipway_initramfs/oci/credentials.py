@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+from slipway_initramfs.child_process import die_with_parent
 from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.oci.reference import DOCKER_HUB
-from slipway_initramfs.process import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

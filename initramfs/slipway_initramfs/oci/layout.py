@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError
-from slipway_initramfs.oci import fields
-from slipway_initramfs.oci.containers import open_container
+from slipway_initramfs.oci import json_fields
+from slipway_initramfs.oci.file_sets import open_container
 from slipway_initramfs.oci.manifests import (
     MAX_LAYERS,
     OCI_CONFIG,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slipway_initramfs.oci.containers import Container, Part
+    from slipway_initramfs.oci.file_sets import Container, Part
 
 # Most images in one archive of ``docker save``.
 MAX_IMAGES = 1024
@@ -66,8 +66,8 @@ class OciLayout:
     def root(self) -> Document:
         """Return the manifest or index of the tag."""
         what = f"{self._what}: oci-layout"
-        version = fields.text(
-            fields.parse(self._container.read("oci-layout", MAX_DOCUMENT), what),
+        version = json_fields.text(
+            json_fields.parse(self._container.read("oci-layout", MAX_DOCUMENT), what),
             "imageLayoutVersion",
             what,
         )
@@ -131,12 +131,13 @@ class DockerArchive:
         Reads the layers that are compressed, since the archive does not tell their digests.
         """
         image = self._select()
-        config = fields.text(image, "Config", self._what)
+        config = json_fields.text(image, "Config", self._what)
         data = self._container.read(config, MAX_DOCUMENT)
         diff_ids = parse_config(data).diff_ids
+        listed = json_fields.array(image, "Layers", MAX_LAYERS, self._what)
         layers = [
-            fields.checked_text(name, f"Layers[{number}]", self._what)
-            for number, name in enumerate(fields.array(image, "Layers", MAX_LAYERS, self._what))
+            json_fields.checked_text(name, f"Layers[{number}]", self._what)
+            for number, name in enumerate(listed)
         ]
         if len(layers) != len(diff_ids):
             raise ImageError(
@@ -194,15 +195,15 @@ class DockerArchive:
     def _select(self) -> dict[str, Any]:
         """Return the entry of the archive's list of images that the tag names."""
         what = f"{self._what}: manifest.json"
-        images = fields.parse_any(self._container.read("manifest.json", MAX_DOCUMENT), what)
+        images = json_fields.parse_any(self._container.read("manifest.json", MAX_DOCUMENT), what)
         if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
             raise ImageError(f"{what} is not a list of images")
         if len(images) > MAX_IMAGES:
             raise ImageError(f"{what} lists more than {MAX_IMAGES} images")
         tags = [
             [
-                fields.checked_text(tag, "RepoTags", what)
-                for tag in fields.array(image, "RepoTags", MAX_IMAGES, what)
+                json_fields.checked_text(tag, "RepoTags", what)
+                for tag in json_fields.array(image, "RepoTags", MAX_IMAGES, what)
             ]
             for image in images
         ]
@@ -233,7 +234,7 @@ def _choice_hint(names: list[str]) -> str:
 
 
 def _blob_name(descriptor: Descriptor) -> str:
-    digest = fields.digest(descriptor.digest, "a blob of a layout")
+    digest = json_fields.digest(descriptor.digest, "a blob of a layout")
     return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.errors import ImageError
-from slipway_initramfs.oci import fields
+from slipway_initramfs.oci import json_fields
 from slipway_initramfs.oci.repository import Descriptor
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ def read_document(document: Document, expected: str = "") -> Index | Manifest:
     each other; without any of them the structure decides. Raises ImageError.
     """
     what = f"the document {document.digest[:19] or 'of this image'}"
-    content = fields.parse(document.data, what)
-    stated = fields.text(content, "mediaType", what)
+    content = json_fields.parse(document.data, what)
+    stated = json_fields.text(content, "mediaType", what)
     claims = [stated, document.media_type.partition(";")[0].strip().lower(), expected]
     if content.get("schemaVersion") == 1 or any(claim.startswith(_SCHEMA_1) for claim in claims):
         raise ImageError(
@@ -135,33 +135,34 @@ def read_document(document: Document, expected: str = "") -> Index | Manifest:
 
 def parse_index(data: bytes) -> Index:
     """Parse an image index or a manifest list; raises ImageError."""
-    return _index(fields.parse(data, "the index"), "the index")
+    return _index(json_fields.parse(data, "the index"), "the index")
 
 
 def parse_manifest(data: bytes) -> Manifest:
     """Parse the manifest of one image; raises ImageError."""
-    return _manifest(fields.parse(data, "the manifest"), "the manifest")
+    return _manifest(json_fields.parse(data, "the manifest"), "the manifest")
 
 
 def parse_config(data: bytes) -> ImageConfig:
     """Parse an image's configuration; raises ImageError."""
     what = "the configuration of the image"
-    content = fields.parse(data, what)
-    run = fields.nested(content, "config", what)
-    rootfs = fields.nested(content, "rootfs", what)
+    content = json_fields.parse(data, what)
+    run = json_fields.nested(content, "config", what)
+    rootfs = json_fields.nested(content, "rootfs", what)
     variables: dict[str, str] = {}
-    for number, entry in enumerate(fields.array(run, "Env", MAX_VARIABLES, what)):
-        name, separator, value = fields.checked_text(entry, f"Env[{number}]", what).partition("=")
+    for number, entry in enumerate(json_fields.array(run, "Env", MAX_VARIABLES, what)):
+        variable = json_fields.checked_text(entry, f"Env[{number}]", what)
+        name, separator, value = variable.partition("=")
         if not (0 < len(name) <= MAX_VARIABLE and separator):
             raise ImageError(f"{what} has the variable {name[:80]!r}, which is not NAME=VALUE")
         variables[name] = value
-    told = fields.text(run, "WorkingDir", what), fields.text(run, "User", what)
+    told = json_fields.text(run, "WorkingDir", what), json_fields.text(run, "User", what)
     size = sum(len(text.encode()) for text in (*variables, *variables.values(), *told))
     if size > MAX_ENVIRONMENT:
         raise ImageError(f"{what} has an environment of {size} bytes, over {MAX_ENVIRONMENT}")
     diff_ids = [
-        fields.digest(entry, f"{what}: diff_ids[{number}]")
-        for number, entry in enumerate(fields.array(rootfs, "diff_ids", MAX_LAYERS, what))
+        json_fields.digest(entry, f"{what}: diff_ids[{number}]")
+        for number, entry in enumerate(json_fields.array(rootfs, "diff_ids", MAX_LAYERS, what))
     ]
     return ImageConfig(
         platform=_platform(content, what),
@@ -169,7 +170,7 @@ def parse_config(data: bytes) -> ImageConfig:
         environment=tuple(variables.items()),
         working_directory=told[0],
         user=told[1],
-        created=fields.text(content, "created", what),
+        created=json_fields.text(content, "created", what),
     )
 
 
@@ -188,16 +189,16 @@ def layer_compression(layer: Descriptor) -> str:
 def _index(content: dict[str, Any], what: str) -> Index:
     _check_version(content, what)
     entries = []
-    for number, entry in enumerate(fields.array(content, "manifests", MAX_ENTRIES, what)):
+    for number, entry in enumerate(json_fields.array(content, "manifests", MAX_ENTRIES, what)):
         here = f"{what}: manifests[{number}]"
         descriptor = _descriptor(entry, here)
-        found = fields.nested(entry, "platform", here)
-        annotations = fields.nested(entry, "annotations", here)
+        found = json_fields.nested(entry, "platform", here)
+        annotations = json_fields.nested(entry, "annotations", here)
         entries.append(
             Entry(
                 descriptor,
                 _platform(found, here) if found else None,
-                fields.text(annotations, _NAME, here),
+                json_fields.text(annotations, _NAME, here),
             )
         )
     return Index(tuple(entries))
@@ -215,7 +216,7 @@ def _manifest(content: dict[str, Any], what: str) -> Manifest:
         )
     layers = [
         _descriptor(entry, f"{what}: layers[{number}]")
-        for number, entry in enumerate(fields.array(content, "layers", MAX_LAYERS, what))
+        for number, entry in enumerate(json_fields.array(content, "layers", MAX_LAYERS, what))
     ]
     return Manifest(config, tuple(layers))
 
@@ -223,19 +224,19 @@ def _manifest(content: dict[str, Any], what: str) -> Manifest:
 def _check_version(content: dict[str, Any], what: str) -> None:
     version = content.get("schemaVersion")
     if isinstance(version, bool) or version != 2:
-        raise ImageError(f"{what} has the schema version {fields.shown(version)} instead of 2")
+        raise ImageError(f"{what} has the schema version {json_fields.shown(version)} instead of 2")
 
 
 def _descriptor(value: object, where: str) -> Descriptor:
     if not isinstance(value, dict):
         raise ImageError(f"{where} is not an object")
     size = value.get("size")
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= fields.MAX_BLOB:
-        raise ImageError(f"{where} has the impossible size {fields.shown(size)}")
-    digest = fields.digest(value.get("digest"), where)
-    return Descriptor(fields.text(value, "mediaType", where), digest, size)
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= json_fields.MAX_BLOB:
+        raise ImageError(f"{where} has the impossible size {json_fields.shown(size)}")
+    digest = json_fields.digest(value.get("digest"), where)
+    return Descriptor(json_fields.text(value, "mediaType", where), digest, size)
 
 
 def _platform(content: dict[str, Any], where: str) -> Platform:
     names = ("os", "architecture", "variant")
-    return Platform(*(fields.text(content, name, where) for name in names))
+    return Platform(*(json_fields.text(content, name, where) for name in names))

@@ -19,8 +19,8 @@ from slipway_initramfs.oci.client import (
     read_pieces,
 )
 from slipway_initramfs.oci.manifests import ACCEPTED, DOCKER_CONFIG, OCI_CONFIG
-from slipway_initramfs.oci.patience import Interrupted, Patience
 from slipway_initramfs.oci.repository import MAX_DOCUMENT, Document, digest_of
+from slipway_initramfs.oci.retry import Interrupted, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -14,7 +14,7 @@ from slipway._run.job_report import PhaseReport
 from slipway._run.results import phase_result
 from slipway._wire.fields import Fields
 from slipway._wire.results import phase_record, read_phase
-from slipway_initramfs import languages
+from slipway_initramfs.languages import catalogue
 from slipway_protocol import messages as m
 
 RUN = m.Limits(30_000, 30_000, 0, 1024, 0, 65536, 16 * MIB, soft_open_files=1024)
@@ -23,7 +23,7 @@ BUILD = m.Limits(120_000, 120_000, 0, 1024, 0, 65536, MIB, soft_open_files=1024)
 
 def limits(cpus: int = 1, **options: Any) -> tuple[m.Limits, m.Limits]:
     """Those of the build and of the program."""
-    language = languages.by_name("rust")
+    language = catalogue.by_name("rust")
     job, _ = describe_job(language, b"x", Options(**options), False, Surroundings(cpus))
     assert job.build is not None
     return job.build.limits, job.run.limits
@@ -73,7 +73,7 @@ def test_each_limit_can_be_asked_for() -> None:
 
 
 def test_command_tells_a_runtime_its_memory() -> None:
-    language = languages.by_name("javascript")
+    language = catalogue.by_name("javascript")
 
     def told(memory: int, **options: Any) -> tuple[str, ...]:
         job, _ = describe_job(

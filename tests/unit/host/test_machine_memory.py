@@ -17,12 +17,12 @@ from slipway._run import sizing as _sizing
 from slipway._run.sizing import check_room, machine_memory
 from slipway._snapshots.key import Shape
 from slipway_agent import guest_system
-from slipway_initramfs import languages
-from slipway_initramfs.records import LOW_MEMORY, Blob, Image
+from slipway_initramfs.languages import catalogue
+from slipway_initramfs.store.records import LOW_MEMORY, Blob, Image
 
 BLOB = Blob(Path("/nonexistent"), "0" * 64, 20 * MIB)
 IMAGE = Image("toy", "amd64", "0" * 64, BLOB, {"memory": 0, "workload": 64 * MIB})
-RUST = languages.by_name("rust")
+RUST = catalogue.by_name("rust")
 DEFAULT = IMAGE.default_memory
 
 

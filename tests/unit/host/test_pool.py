@@ -19,7 +19,7 @@ from slipway._snapshots import pool as _pool
 from slipway._snapshots import pool_entry as _shelf
 from slipway._snapshots.key import Shape
 from slipway._snapshots.pool import ANSWER_SECONDS, SLACK, Pool
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from support.clock import Clock
 from support.fake_machine import FakeLauncher, FakeMachine
 from support.fake_templates import IDLE_MEMORY, FakeTemplates, hush

@@ -23,7 +23,7 @@ from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.pool import Pool
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import Templates
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from support.fake_templates import MEMORY, MIB, StoredMachine, stored_snapshot
 from support.sessions import open_files, settled
 from support.stores import put_image

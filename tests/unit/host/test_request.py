@@ -23,7 +23,7 @@ from slipway._model.bounds import (
 from slipway._model.input_file import InputFile
 from slipway._model.options import MAX_SECONDS, MAX_SOURCE, Options, check_source, read_local
 from slipway._run.job_message import describe_job
-from slipway_initramfs import languages
+from slipway_initramfs.languages import catalogue
 from slipway_protocol.codec import decode, encode
 from slipway_protocol.messages import File
 from slipway_protocol.schema import HOST_TO_AGENT
@@ -210,7 +210,7 @@ def test_options_that_are_taken_can_be_sent(
         timeout=seconds,
         cpu_time=seconds,
     )
-    language = languages.by_name("rust")
+    language = catalogue.by_name("rust")
     try:
         options.check(language.source)
     except slipway.InputError:
@@ -227,7 +227,7 @@ def test_largest_options_fit_into_one_message() -> None:
     )
     options.check("main.rs")
 
-    job, _ = describe_job(languages.by_name("rust"), b"x", options, with_stdin=True)
+    job, _ = describe_job(catalogue.by_name("rust"), b"x", options, with_stdin=True)
 
     assert decode(encode(job), HOST_TO_AGENT) == job
 
@@ -285,7 +285,7 @@ def test_value_of_any_type_is_taken_or_told_by_the_options_name(name: str, numbe
         assert len(caught.value.message) < 300
     else:
         job, _ = describe_job(
-            languages.by_name("rust"), b"x", slipway.Options(**options), with_stdin=True
+            catalogue.by_name("rust"), b"x", slipway.Options(**options), with_stdin=True
         )
         assert decode(encode(job), HOST_TO_AGENT) == job
 

@@ -17,7 +17,7 @@ from slipway._snapshots import templates as _templates
 from slipway._snapshots.key import Shape, check_clonable
 from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.store import SnapshotStore
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from support.fake_machine import FakeLauncher
 from support.fake_templates import MEMORY, FakeTemplates, StoredMachine, stored_snapshot
 from support.stores import put_image

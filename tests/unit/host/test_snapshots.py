@@ -25,9 +25,9 @@ from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.verified_files import CheckedFile
 from slipway.machine import Snapshot, memory_files
-from slipway_initramfs import languages
 from slipway_initramfs.freeze import Agent
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.languages import catalogue
+from slipway_initramfs.store.image_store import ImageStore
 from support.stores import names, put_agent, put_image, put_kernel
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def test_snapshot_of_another_machine_is_refused(
 def test_snapshots_go_with_their_image(
     images: ImageStore, shape: Shape, stored: StoredSnapshot
 ) -> None:
-    from slipway_initramfs.collection import remove_image
+    from slipway_initramfs.store.garbage_collection import remove_image
 
     freed = remove_image(images, "toy", "amd64")
 
@@ -424,7 +424,7 @@ from slipway._model.errors import ImageError
 from slipway._snapshots.key import Shape
 from slipway._snapshots.store import SnapshotStore
 from slipway.machine import Snapshot, memory_files
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from support.stores import put_image
 
 images = ImageStore(Path(sys.argv[1]))
@@ -587,7 +587,7 @@ def test_looking_up_imports_nothing_of_making(images: ImageStore, shape: Shape) 
         "import sys\nfrom pathlib import Path\n"
         "from slipway._snapshots.key import Shape\n"
         "from slipway._snapshots.store import SnapshotStore\n"
-        "from slipway_initramfs.store import ImageStore\n"
+        "from slipway_initramfs.store.image_store import ImageStore\n"
         f"store = SnapshotStore(ImageStore(Path({str(images.root)!r})))\n"
         f"store.find(Shape('toy', 'qemu', {MEMORY}, 1, {shape.inputs!r}))\n"
         f"print(*(name for name in {slow!r} if name in sys.modules))"
@@ -784,7 +784,7 @@ def assets(images: ImageStore) -> Assets:
     archive = put_agent(images)
     agent = Agent(archive, archive.path, archive.blob.digest, "1", "rdinit=x -- y")
     image, kernel = put_image(images), put_kernel(images)
-    language = languages.by_name("python")
+    language = catalogue.by_name("python")
     return Assets(language, image, kernel, agent, archive.path, None, 256 * MIB, images.root)
 
 

@@ -13,9 +13,9 @@ from slipway._model.input_file import InputFile
 from slipway._sources import arrange
 from slipway._sources.go import fits_name
 from slipway._sources.go_text import evaluate, read_head
-from slipway_initramfs import languages
+from slipway_initramfs.languages import catalogue
 
-GO = languages.by_name("go")
+GO = catalogue.by_name("go")
 MODULE = "module example.com/app\n"
 
 

@@ -22,7 +22,7 @@ from slipway._snapshots.create import make
 from slipway._snapshots.key import NoSnapshot, Shape
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import Templates
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 from support.fake_machine import _transports
 from support.fake_templates import MEMORY, MIB, StoredMachine, stored_snapshot
 from support.sessions import open_files, settled

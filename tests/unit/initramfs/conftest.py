@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs import language_file
 from slipway_initramfs.build import build_image
-from slipway_initramfs.compression import unpack_lz4
+from slipway_initramfs.compression.compressors import unpack_lz4
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError, InvalidReference
-from slipway_initramfs.oci import source as oci_source
+from slipway_initramfs.languages import toml_file
+from slipway_initramfs.languages.recipes import WarmUp
+from slipway_initramfs.oci import container_image as oci_source
+from slipway_initramfs.oci.container_image import ContainerImage as Layers
 from slipway_initramfs.oci.layout import open_layout
 from slipway_initramfs.oci.platforms import resolve_image
 from slipway_initramfs.oci.reference import Reference
-from slipway_initramfs.oci.source import ContainerImage as Layers
-from slipway_initramfs.recipes import WarmUp
-from slipway_initramfs.reports import Reports
+from slipway_initramfs.progress import Reports
 from slipway_initramfs.source import Choices, choose
-from slipway_initramfs.store import machine_architecture
+from slipway_initramfs.store.image_store import machine_architecture
 from support.container_images import ContainerImage, Layer, write_layout
 from support.layers import file, symlink, tar_bytes
 from support.newc import unpack
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from slipway_initramfs.languages import Language
+    from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.oci.layout import OciLayout
     from slipway_initramfs.oci.repository import Descriptor
-    from slipway_initramfs.records import Image
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image
     from support.layer_writer import LayerWriter
 
 TOY = """
@@ -51,7 +51,7 @@ image.tools = false
 def toy(registry: str = "", version: str = "") -> Language:
     """A language whose container image has this reference."""
     image = f'[image.registry]\nreference = "{registry}"\n' if registry else ""
-    return replace(language_file.parse((TOY + image).encode(), "toy.toml"), version=version)
+    return replace(toml_file.parse((TOY + image).encode(), "toy.toml"), version=version)
 
 
 def image_of(path: Path, fill: Callable[[LayerWriter], None], tag: str = "one") -> Path:
@@ -305,7 +305,7 @@ def test_a_layer_that_has_vanished_is_fetched_again_and_no_bug(tmp_path: Path) -
 def runs(command: str, *, environment: str = "") -> Language:
     """A language whose command begins with this program."""
     text = TOY.replace('["./main.toy"]', f'["{command}"]') + environment
-    return language_file.parse(text.encode(), "toy.toml")
+    return toml_file.parse(text.encode(), "toy.toml")
 
 
 @pytest.mark.parametrize("program", ["nosuch", "/bin/nosuch", "text", "/bin"])

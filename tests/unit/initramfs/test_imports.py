@@ -7,25 +7,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.initrds import find_initrd
-from slipway_initramfs.store import ImageStore
+from slipway_initramfs.store.image_store import ImageStore
+from slipway_initramfs.store.initrds import find_initrd
 from support.stores import put_agent, put_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 HOT = (
-    "from slipway_initramfs import initrds, languages\n"
-    "from slipway_initramfs.store import ImageStore\n"
+    "from slipway_initramfs.languages import catalogue\n"
+    "from slipway_initramfs.store import initrds\n"
+    "from slipway_initramfs.store.image_store import ImageStore\n"
     "store = ImageStore()\n"
-    "languages.by_suffix('x.py')\n"
+    "catalogue.by_suffix('x.py')\n"
     "image, agent = store.image('python', 'amd64'), store.archive('agent', '1-amd64')\n"
     "initrds.find_initrd(store, image, None, agent.path)\n"
     "import sys; print(*sys.modules)\n"
 )
 MAKING = (
     "tarfile", "lzma", "hashlib", "lz4", "zstandard", "subprocess", "tempfile", "asyncio",
-    "slipway_initramfs.collection", "slipway_initramfs.files",
+    "slipway_initramfs.store.garbage_collection", "slipway_initramfs.store.files",
 )  # fmt: skip
 
 

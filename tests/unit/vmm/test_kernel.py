@@ -15,9 +15,9 @@ import pytest
 
 from slipway import InputError
 from slipway.vmm.arch.x86_64.kernel import MAX_PROGRAM_HEADERS, KernelImage, open_kernel
-from slipway_initramfs.kernel import write_sparse
-from slipway_initramfs.store import ImageStore
-from unit.initramfs.test_kernel import PACKERS, vmlinuz
+from slipway_initramfs.debian.kernel import write_sparse
+from slipway_initramfs.store.image_store import ImageStore
+from unit.initramfs.debian.test_kernel import PACKERS, vmlinuz
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway_initramfs.errors import ImageError
-from slipway_initramfs.layers import apply_layer
+from slipway_initramfs.oci.container_image import ContainerImage
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import Access
-from slipway_initramfs.oci.source import ContainerImage
-from slipway_initramfs.reports import Reports
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.progress import Reports
+from slipway_initramfs.rootfs.layers import apply_layer
+from slipway_initramfs.rootfs.tree import Tree
 from support.layers import docker_archive_bytes, file, layout_files, tar_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from slipway_initramfs.store import ImageStore
+    from slipway_initramfs.store.image_store import ImageStore
 
 LAYERS = [tar_bytes(file("bin/x", b"one" * 9000)), tar_bytes(file("bin/y", b"two"))]
 SAVED = docker_archive_bytes(LAYERS)

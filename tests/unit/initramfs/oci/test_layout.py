@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError
-from slipway_initramfs.layers import apply_layer
+from slipway_initramfs.oci.layer_unpacking import unpack_layer
 from slipway_initramfs.oci.layout import open_archive, open_layout
 from slipway_initramfs.oci.manifests import OCI_MANIFEST
 from slipway_initramfs.oci.platforms import resolve_image
-from slipway_initramfs.oci.unpacking import unpack_layer
-from slipway_initramfs.tree import Tree
+from slipway_initramfs.rootfs.layers import apply_layer
+from slipway_initramfs.rootfs.tree import Tree
 from support.layers import (
     Entry,
     descriptor,

@@ -236,8 +236,8 @@ def _unpack(file: _File, head: bytes) -> bytes:
     if version >= _VERSION_WITH_LOAD_FLAGS and not load_flags & _XLF_KERNEL_64:
         raise InputError(f"{file.path} is a kernel without a 64-bit entry", _WANTED)
 
+    from slipway_initramfs.debian.kernel import MAX_KERNEL, unpack_vmlinuz
     from slipway_initramfs.errors import ImageError
-    from slipway_initramfs.kernel import MAX_KERNEL, unpack_vmlinuz
 
     if file.size > MAX_KERNEL:
         raise InputError(f"{file.path} has {file.size // MIB} MiB, too many for a bzImage", _WANTED)

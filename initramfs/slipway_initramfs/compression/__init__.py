@@ -1,0 +1,1 @@
+"""Compressors and decompressors of archives, with bounded output."""

@@ -1,0 +1,268 @@
+"""Decompressors whose output is bounded at each step: gzip, zstd, xz.
+
+Each reader takes its input from something with ``read`` and gives at most as many bytes as it is
+asked for, so that a bomb costs its reader nothing but the limit that it has set itself. What is cut
+short, damaged or followed by something else raises DamagedStream; whoever knows where the stream
+comes from makes an ImageError of it.
+"""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+from typing import TYPE_CHECKING, Protocol
+
+import zstandard
+
+from slipway_initramfs.disk.spool import CHUNK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway_initramfs.disk.spool import Readable
+
+# Most bytes of memory that a decompressor may ask for; ``xz -9`` takes 65 MiB.
+MAX_DICTIONARY = 256 << 20
+# Largest window of a zstd frame, in bytes: that of ``zstd --long``; ``zstd -19`` takes 8 MiB.
+MAX_WINDOW = 128 << 20
+# Most gzip members, or zstd frames and blocks beyond one for each KiB that comes out.
+#
+# Pieces with nothing in them cost time, not memory, and no limit on the output ever ends them.
+MAX_PIECES = 1 << 20
+
+# Compressed bytes given to the inflater at once. It copies what it leaves of them.
+_STEP = 64 << 10
+# Largest block of a zstd frame, decompressed (RFC 8878, section 3.1.1.2.4).
+_BLOCK = 128 << 10
+_FRAME = 0xFD2FB528
+# Magic numbers of zstd frames; the last four bits of a skippable frame's are free.
+_SKIPPABLE = 0x184D2A50
+
+
+class DamagedStream(Exception):
+    """A compressed stream breaks the rules of its format; the text says how."""
+
+
+class Inflater(Protocol):
+    """What a gzip member is inflated with: the interface of ``zlib.decompressobj``."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the member has been reached."""
+        ...
+
+    @property
+    def unconsumed_tail(self) -> bytes:
+        """Input that was not needed for the output asked for."""
+        ...
+
+    @property
+    def unused_data(self) -> bytes:
+        """Input after the end of the member."""
+        ...
+
+    def decompress(self, data: memoryview, max_length: int, /) -> bytes:
+        """Return at most ``max_length`` bytes of output."""
+        ...
+
+
+def _new_inflater() -> Inflater:
+    """Return a decoder of one gzip member, which checks the member's CRC and length."""
+    return zlib.decompressobj(16 + zlib.MAX_WBITS)
+
+
+class GzipReader:
+    """Decompressed bytes of gzip members (RFC 1952), one after the other.
+
+    Zeros may follow the last one, as they do on tapes and as gzip(1) allows; nothing else may.
+    """
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._inflater = _new_inflater()
+        self._input = memoryview(b"")
+        self._members = 1
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, none at the end; raises DamagedStream."""
+        while True:
+            if self._inflater.eof and not self._start_member():
+                return b""
+            if not self._refill():
+                raise DamagedStream("the gzip stream is cut short")
+            piece = self._input[:_STEP]
+            try:
+                out = self._inflater.decompress(piece, size)
+            except zlib.error as error:
+                raise DamagedStream(f"no sound gzip stream: {error}") from error
+            left = len(self._inflater.unconsumed_tail) or len(self._inflater.unused_data)
+            self._input = self._input[len(piece) - left :]
+            if out:
+                return out
+
+    def _refill(self) -> bool:
+        if not self._input:
+            self._input = memoryview(self._source.read(CHUNK))
+        return bool(self._input)
+
+    def _start_member(self) -> bool:
+        """Get ready for the next member; False if there is none."""
+        if not self._refill():
+            return False
+        if self._input[0] == 0:
+            while self._refill():
+                if self._input.tobytes().strip(b"\0"):
+                    raise DamagedStream("garbage after the end of the gzip stream")
+                self._input = memoryview(b"")
+            return False
+        if self._input[0] != 0x1F:
+            raise DamagedStream("garbage after the end of the gzip stream")
+        self._members += 1
+        if self._members > MAX_PIECES:
+            raise DamagedStream(f"more than {MAX_PIECES} gzip members")
+        self._inflater = _new_inflater()
+        return True
+
+
+class ZstdReader:
+    """Decompressed bytes of zstd frames (RFC 8878), one after the other.
+
+    The library cannot bound what one call returns, and it takes a stream that is cut short for a
+    whole one. Blocks are easily told apart, though: it is given as many as may come out.
+    """
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._factory = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+        self._input = bytearray()
+        self._output = memoryview(b"")
+        self._decoder: zstandard.ZstdDecompressionObj | None = None
+        self._checksum = 0
+        self._pieces = 0
+        self._produced = 0
+        self._started = False
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, none at the end; raises DamagedStream."""
+        while not self._output:
+            if self._decoder is None:
+                if not self._start_frame():
+                    return b""
+            else:
+                self._decode(self._decoder, max(1, size // _BLOCK))
+        out = self._output[:size]
+        self._output = self._output[size:]
+        return out.tobytes()
+
+    def _want(self, size: int) -> bool:
+        """Have ``size`` bytes of input at hand; False at the end of the source."""
+        while len(self._input) < size:
+            data = self._source.read(CHUNK)
+            if not data:
+                return False
+            self._input += data
+        return True
+
+    def _need(self, size: int) -> None:
+        if not self._want(size):
+            raise DamagedStream("the zstd stream is cut short")
+
+    def _count(self) -> None:
+        self._pieces += 1
+        if self._pieces - (self._produced >> 10) > MAX_PIECES:
+            raise DamagedStream("a zstd stream of too many small blocks")
+
+    def _start_frame(self) -> bool:
+        """Pass by skippable frames and the header of the next other one; False if none comes."""
+        while self._want(1) or not self._started:
+            self._need(8)
+            self._started = True
+            self._count()
+            magic = int.from_bytes(self._input[:4], "little")
+            if magic & ~0xF == _SKIPPABLE:
+                self._skip(int.from_bytes(self._input[4:8], "little"))
+            elif magic == _FRAME:
+                self._start_decoder()
+                return True
+            else:
+                raise DamagedStream(f"{bytes(self._input[:4])!r} is not the start of a zstd frame")
+        return False
+
+    def _skip(self, size: int) -> None:
+        del self._input[:8]
+        while size:
+            self._need(1)
+            passed = min(size, len(self._input))
+            del self._input[:passed]
+            size -= passed
+
+    def _start_decoder(self) -> None:
+        """Give the frame header to a new decoder (RFC 8878, section 3.1.1.1)."""
+        descriptor = self._input[4]
+        single_segment = descriptor >> 5 & 1
+        content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
+        size = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3] + content_size
+        self._need(size)
+        self._checksum = 4 * (descriptor >> 2 & 1)
+        self._decoder = self._factory.decompressobj()
+        self._feed(self._decoder, size)
+
+    def _decode(self, decoder: zstandard.ZstdDecompressionObj, most: int) -> None:
+        """Decode up to ``most`` blocks of the frame."""
+        end = 0
+        for _ in range(most):
+            self._need(end + 3)
+            self._count()
+            header = int.from_bytes(self._input[end : end + 3], "little")
+            last, kind, size = header & 1, header >> 1 & 3, header >> 3
+            if size > _BLOCK or kind == 3:
+                raise DamagedStream("a zstd frame has an impossible block")
+            # A block of kind 1 repeats its one byte.
+            end += 3 + (1 if kind == 1 else size) + self._checksum * last
+            self._need(end)
+            if last:
+                self._decoder = None
+                break
+        self._feed(decoder, end)
+        if self._decoder is None and not decoder.eof:
+            raise DamagedStream("a zstd frame does not end after its last block")
+
+    def _feed(self, decoder: zstandard.ZstdDecompressionObj, size: int) -> None:
+        piece = bytes(memoryview(self._input)[:size])
+        del self._input[:size]
+        try:
+            self._output = memoryview(decoder.decompress(piece))
+        except zstandard.ZstdError as error:
+            raise DamagedStream(f"no sound zstd stream: {error}") from error
+        self._produced += len(self._output)
+
+
+class XzReader:
+    """Decompressed bytes of one xz stream; what follows it is not looked at, as in dpkg."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY)
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, none at the end; raises DamagedStream."""
+        while not self._decoder.eof:
+            data = self._source.read(CHUNK) if self._decoder.needs_input else b""
+            if self._decoder.needs_input and not data:
+                raise DamagedStream("the xz stream is cut short")
+            try:
+                out = self._decoder.decompress(data, size)
+            except lzma.LZMAError as error:
+                raise DamagedStream(f"no sound xz stream: {error}") from error
+            if out:
+                return out
+        return b""
+
+
+# How to read each compression, by name.
+READERS: dict[str, Callable[[Readable], Readable]] = {
+    "gzip": GzipReader,
+    "zstd": ZstdReader,
+    "xz": XzReader,
+    "none": lambda source: source,
+}

@@ -1,0 +1,1 @@
+"""Debian packages: mirrors, apt, package files, kernels and the base set of tools."""

@@ -1,0 +1,266 @@
+"""apt's programs with a configuration and a state of their own, bounded in time.
+
+Nothing of the machine's configuration gets in but how it reaches its mirrors. A program that hangs
+is ended, as all of them are when the disk is full: apt by itself may wait for ever then.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from slipway_initramfs.child_process import Attention, Finished, Hung, run
+from slipway_initramfs.debian.mirrors import FALLBACK, RELEASE, read_sources
+from slipway_initramfs.disk import space
+from slipway_initramfs.errors import BuildFailed, SourceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+KEYRINGS = (
+    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
+    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
+)
+# Bytes that fetching the package lists takes: 90 MB measured, and what is fetched is packed.
+LISTS = 128 << 20
+HELPERS = (Path("/usr/lib/apt/apt-helper"),)
+
+_LOCAL = 600.0
+_REMOTE = 3600.0
+# Seconds without progress after which a disk with little room is what holds apt up.
+_PATIENCE = 10.0
+# Bytes a second below which a mirror is as good as none.
+_SLOWEST = 16_000
+# How the machine reaches its mirrors; all its other apt settings (hooks, pins) stay out.
+_NETWORK = re.compile(
+    r"Acquire::(?:https?(?:::|\s)|Check-Valid-Until|Check-Date|ForceIPv[46]|Proxy-Auto-Detect)"
+)
+_NO_NETWORK = re.compile(
+    r"could not resolve|temporary failure|unable to connect|could not connect|timed out|unreachable"
+    r"|cannot initiate the connection",
+    re.IGNORECASE,
+)
+
+
+class Apt:
+    """apt for one architecture, with its state below ``state``; one process uses it at a time."""
+
+    def __init__(self, state: Path, architecture: str, progress: Callable[[str], None]) -> None:
+        self._state = state
+        self._architecture = architecture
+        self._progress = progress
+        self._partial = state / "partial"
+        self._ready = False
+        self._come, self._come_at = 0, 0.0
+
+    def prepare(self) -> None:
+        """Make the configuration, once; raises BuildFailed without apt or Debian's keys."""
+        if self._ready:
+            return
+        if shutil.which("apt-get") is None or shutil.which("apt-config") is None:
+            raise BuildFailed(
+                "images are made from Debian packages, and this machine has no apt-get",
+                "Build the images on a Debian or Ubuntu machine (package apt) and copy the store.",
+            )
+        keyring = next((path for path in KEYRINGS if path.exists()), None)
+        if keyring is None:
+            raise BuildFailed(
+                "Debian's archive keys are missing, without which no package can be trusted",
+                "Install them: apt-get install debian-archive-keyring",
+            )
+        for name in ("lists/partial", "archives/partial", "partial"):
+            (self._state / name).mkdir(parents=True, exist_ok=True)
+        # What an apt that was killed has left.
+        shutil.rmtree(self._state / "tmp", ignore_errors=True)
+        (self._state / "tmp").mkdir()
+        (self._state / "status").touch()
+        sources = read_sources(Path("/etc/apt")) or FALLBACK
+        (self._state / "sources.list").write_text(
+            "".join(f"deb [signed-by={keyring}] {uri} {suite} main\n" for uri, suite in sources)
+        )
+        (self._state / "apt.conf").write_text(self._configuration())
+        self._ready = True
+
+    def ask(self, *command: str, purpose: str) -> str:
+        """Return what a program says that needs no network; raises BuildFailed."""
+        return self._apt(command, purpose, Attention(_LOCAL))
+
+    def update(self) -> None:
+        """Fetch the package lists. Raises BuildFailed."""
+        self._progress(f"fetching Debian's package lists for {self._architecture}")
+        space.check("fetching Debian's package lists", (self._state, LISTS))
+        command = ("apt-get", "-qq", "update")
+        try:
+            self._apt(command, "fetch Debian's package lists", Attention(_REMOTE))
+        except BaseException:
+            # Half a list is of no use to the next try, and may be what has filled the disk.
+            _clear(self._state / "lists" / "partial")
+            raise
+
+    def download(self, files: Mapping[str, tuple[str, int]]) -> None:
+        """Download files by their SHA-256, each from a URI and with a size. Raises BuildFailed.
+
+        ``take`` gives what has come, also after an error: what is left of others is gone on with.
+        """
+        helper = next((path for path in HELPERS if path.exists()), None)
+        if helper is None:
+            raise BuildFailed("this machine's apt has no apt-helper", "Install the package apt.")
+        _clear(self._partial, keep=files)
+        arguments: list[str] = []
+        for sha256, (uri, _) in files.items():
+            arguments += [uri, str(self._partial / sha256), f"SHA256:{sha256}"]
+        seconds = _REMOTE + sum(size for _, size in files.values()) / _SLOWEST
+        attention = Attention(seconds, listen=_Counter(len(files), self._progress))
+        try:
+            self._apt((str(helper), "download-file", *arguments), "download packages", attention)
+        except SourceUnavailable:
+            raise
+        except BuildFailed:
+            # What was wrong, or did not fit, is not to be in the way of the next try.
+            sizes = {sha256: size for sha256, (_, size) in files.items()}
+            _clear(self._partial, keep={sha for sha, size in sizes.items() if self._has(sha, size)})
+            raise
+
+    def take(self, sha256: str, size: int, target: Path) -> None:
+        """Give a download the name ``target`` if it has come as a whole."""
+        if self._has(sha256, size):
+            (self._partial / sha256).replace(target)
+
+    def _has(self, sha256: str, size: int) -> bool:
+        try:
+            return (self._partial / sha256).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def _configuration(self) -> str:
+        environment = dict(os.environ, LC_ALL="C")
+        command = ("apt-config", "dump")
+        dumped = self._run(command, environment, "read apt's settings", Attention(_LOCAL))
+        network = [line for line in dumped.stdout.splitlines() if _NETWORK.match(line)]
+        state = self._state.resolve()
+        settings = {
+            "Dir": "/",
+            "Dir::Etc::Main": "/dev/null",
+            "Dir::Etc::Parts": "/dev/null",
+            "Dir::Etc::SourceList": state / "sources.list",
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::Etc::Preferences": "/dev/null",
+            "Dir::Etc::PreferencesParts": "/dev/null",
+            "Dir::State": state,
+            "Dir::State::Lists": state / "lists",
+            "Dir::State::Status": state / "status",
+            "Dir::Cache": state,
+            "Dir::Cache::Archives": state / "archives",
+            # One of the two caches is enough: the other takes 36 MB to save 50 ms.
+            "Dir::Cache::pkgcache": "",
+            "Dir::Log": state,
+            "APT::Architecture": self._architecture,
+            "APT::Architectures": self._architecture,
+            "APT::Install-Recommends": "false",
+            # The user's own cache is closed to the user _apt, to whom root's apt would change.
+            "APT::Sandbox::User": "root",
+            "APT::Update::Error-Mode": "any",
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "2",
+            "Acquire::http::Timeout": "30",
+            "Acquire::https::Timeout": "30",
+        }
+        lines = [f'{key} "{value}";' for key, value in settings.items()]
+        return "\n".join([*lines, *network, ""])
+
+    def _apt(self, command: Sequence[str], purpose: str, attention: Attention) -> str:
+        """Run an apt program with the private configuration and return what it says."""
+        environment = {
+            **os.environ,
+            "APT_CONFIG": str((self._state / "apt.conf").resolve()),
+            # An apt that is killed with us removes nothing of its own.
+            "TMPDIR": str((self._state / "tmp").resolve()),
+            "LC_ALL": "C",
+            "DEBIAN_FRONTEND": "noninteractive",
+        }
+        self._come, self._come_at = -1, monotonic()
+        watched = replace(attention, watch=self._watch)
+        done = self._run(command, environment, purpose, watched)
+        if done.code:
+            output = f"{done.stderr}\n{done.stdout}"
+            if "No space left on device" in output:
+                raise space.full(self._state)
+            raise _failure(purpose, output, self._architecture)
+        return done.stdout
+
+    def _run(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        purpose: str,
+        attention: Attention,
+    ) -> Finished:
+        try:
+            return run(command, environment, attention)
+        except Hung as error:
+            raise SourceUnavailable(
+                f"cannot {purpose}: {command[0]} {error}, and was ended",
+                "Check the network, the Debian mirror and apt's proxy settings, and try again.",
+            ) from None
+
+    def _watch(self) -> int:
+        """Return how much has come; raises BuildFailed when the disk is full, where apt hangs."""
+        space.check_left(self._state)
+        come = 0
+        for directory in (self._partial, self._state / "lists" / "partial"):
+            # Both directories and files come and go while apt is at work.
+            with suppress(OSError), os.scandir(directory) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        come += entry.stat().st_size
+        if come != self._come:
+            self._come, self._come_at = come, monotonic()
+        elif monotonic() - self._come_at > _PATIENCE and space.is_low(self._state):
+            # apt has removed what did not fit, and waits for it.
+            raise space.full(self._state, "too little room is left for apt")
+        return come
+
+
+class _Counter:
+    """Reports each of so many packages as it comes."""
+
+    def __init__(self, packages: int, progress: Callable[[str], None]) -> None:
+        self._packages = packages
+        self._progress = progress
+        self._number = 0
+
+    def __call__(self, line: str) -> None:
+        if line.startswith("Get:"):
+            name = unquote(line.split()[1].rpartition("/")[2])
+            # apt tries again what broke off.
+            self._number = min(self._number + 1, self._packages)
+            self._progress(f"downloading {self._number}/{self._packages} {name}")
+
+
+def _clear(directory: Path, keep: Collection[str] = ()) -> None:
+    for path in directory.glob("*"):
+        if path.name not in keep and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _failure(purpose: str, output: str, architecture: str) -> BuildFailed:
+    errors = [line[2:].strip() for line in output.splitlines() if line.startswith(("E:", "W:"))]
+    text = "; ".join(errors[:3]) or output.strip()[-300:] or "apt-get says nothing"
+    if unknown := re.search(r"Unable to locate package (\S+)", output):
+        return BuildFailed(
+            f"Debian {RELEASE} has no package {unknown[1]!r} for {architecture}",
+            "Check the packages in the language file.",
+        )
+    if _NO_NETWORK.search(output):
+        return SourceUnavailable(
+            f"cannot {purpose}: no connection to the Debian mirror ({text[:160]})",
+            "Check the network and apt's proxy settings.",
+        )
+    return BuildFailed(f"cannot {purpose}: {text[:400]}")

@@ -1,0 +1,222 @@
+"""Debian packages as the layers of an image."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from slipway_initramfs.debian import dependencies
+from slipway_initramfs.debian.archive import DebianSource
+from slipway_initramfs.debian.mirrors import RELEASE
+from slipway_initramfs.errors import BuildFailed
+from slipway_initramfs.rootfs import bytecode, defaults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from slipway_initramfs.debian.archive import Package
+    from slipway_initramfs.disk.spool import Spool
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.recipes import DebianRecipe
+    from slipway_initramfs.progress import Reports
+    from slipway_initramfs.rootfs.layers import Dialect
+    from slipway_initramfs.rootfs.tree import Tree
+    from slipway_initramfs.store.image_store import ImageStore
+
+_UNPACKERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Packages ``wanted`` with what they need, but for what only ``excluded`` ones need."""
+
+    wanted: tuple[str, ...]
+    excluded: frozenset[str]
+
+    def select(self, source: DebianSource, *, refresh: bool) -> tuple[Package, ...]:
+        """Resolve the choice. Raises BuildFailed."""
+        resolved = source.resolve(self.wanted, refresh=refresh)
+        needs = source.needs([package.name for package in resolved])
+        kept = dependencies.reach(self.wanted, self.excluded.difference(self.wanted), needs)
+        return tuple(package for package in resolved if package.name in kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Packages of one architecture that were resolved."""
+
+    choice: Choice
+    source: DebianSource
+    packages: tuple[Package, ...]
+    temporary: Path
+    step: Callable[[str], None]
+
+    @classmethod
+    def resolve(
+        cls, choice: Choice, store: ImageStore, architecture: str, refresh: bool, reports: Reports
+    ) -> Selection:
+        """Resolve a choice. Raises BuildFailed."""
+        source = DebianSource(store.apt, architecture, reports.step)
+        packages = choice.select(source, refresh=refresh)
+        return cls(choice, source, packages, store.temporary, reports.step)
+
+    def fetch(self, what: str) -> Selection:
+        """Download the packages; return them, or newer ones in their places.
+
+        Raises BuildFailed, also where the disk has no room to make ``what`` of them.
+        """
+        self.source.check_room(self.packages, self.temporary, what)
+        try:
+            self.source.fetch(self.packages)
+        except BuildFailed as error:
+            # An index of yesterday may name a version that an update has replaced since.
+            self.step(f"{error.message}; trying again with new package lists")
+            newer = replace(self, packages=self.choice.select(self.source, refresh=True))
+            self.source.fetch(newer.packages)
+            return newer
+        return self
+
+    @property
+    def architecture(self) -> str:
+        """The packages' architecture."""
+        return self.source.architecture
+
+    def digests(self) -> list[str]:
+        """Return the packages' digests."""
+        return [package.sha256 for package in self.packages]
+
+    def layers(self) -> Iterator[tuple[Package, Spool]]:
+        """Give each package's files, decompressed by several threads ahead."""
+        with ThreadPoolExecutor(_UNPACKERS) as pool:
+            spools = pool.map(lambda p: self.source.open(p, self.temporary), self.packages)
+            try:
+                for number, (package, spool) in enumerate(
+                    zip(self.packages, spools, strict=True), 1
+                ):
+                    self.step(f"unpacking {number}/{len(self.packages)} {package.name}")
+                    yield package, spool
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def scripts(self) -> Iterator[str]:
+        """Give the script of each package that would run once it is unpacked."""
+        return map(self.source.script, self.packages)
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """Return what a manifest says about the packages."""
+        return [
+            {
+                "name": package.name,
+                "version": package.version,
+                "size": package.size,
+                "sha256": package.sha256,
+            }
+            for package in self.packages
+        ]
+
+
+class DebianPackages:
+    """The packages of one language for one architecture, downloaded."""
+
+    kind = "debian"
+    dialect: Dialect = "deb"
+    trim: tuple[str, ...] = defaults.TRIM
+
+    def __init__(self, selection: Selection, recipe: DebianRecipe) -> None:
+        self._selection = selection
+        self._recipe = recipe
+        self._interpreter = _interpreter(recipe, selection.packages)
+
+    @classmethod
+    def resolve(
+        cls,
+        language: Language,
+        store: ImageStore,
+        architecture: str,
+        refresh: bool,
+        reports: Reports,
+    ) -> DebianPackages:
+        """Resolve and download. Raises BuildFailed, also where Debian has another version."""
+        recipe = language.debian
+        if recipe is None:
+            raise BuildFailed(
+                f"no Debian packages are known for {language.name}",
+                "Its language file has no [image.debian]; take a container image: --from REFERENCE",
+            )
+        usual = defaults.TOOLS if recipe.tools else defaults.LEAST
+        choice = Choice((*usual, *recipe.packages), defaults.EXCLUDE | set(recipe.exclude))
+        selection = Selection.resolve(choice, store, architecture, refresh, reports)
+        _check_version(language, recipe, selection.packages)
+        what = f"the image {language.image}"
+        return cls(selection.fetch(what), recipe)
+
+    def key(self) -> dict[str, Any]:
+        """Return the packages' digests and who compiles Python's modules."""
+        return {
+            "packages": self._selection.digests(),
+            "bytecode": self._interpreter[2] if self._interpreter else None,
+        }
+
+    def layers(self) -> Iterator[tuple[str, Spool]]:
+        """Give each package's files."""
+        return ((f"package {found.name}", spool) for found, spool in self._selection.layers())
+
+    def prepare(self, tree: Tree) -> None:
+        """Lay out the merged /usr that packages expect."""
+        defaults.prepare(tree, self._selection.architecture)
+
+    def complete(self, tree: Tree) -> list[str]:
+        """Do what maintainer scripts would have done."""
+        defaults.complete_packages(tree, self._selection.scripts())
+        if not self._recipe.bytecode:
+            return []
+        if self._interpreter is None:
+            return ["no Python of the image's version on this machine: no bytecode files"]
+        self._selection.step("compiling Python's modules")
+        bytecode.compile_all(tree, self._interpreter[0], self._interpreter[1])
+        return []
+
+    def close(self) -> None:
+        """Do nothing: packages are files that are opened one by one."""
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the release and the packages."""
+        return {
+            "source": {"kind": self.kind, "release": RELEASE},
+            "packages": self._selection.manifest(),
+        }
+
+
+def _check_version(language: Language, recipe: DebianRecipe, packages: tuple[Package, ...]) -> None:
+    """Raise BuildFailed if the language's first package is not of the version asked for."""
+    versions = {package.name: package.version for package in packages}
+    # Without the epoch: "4:12.2.0-3" is 12.2.0 to everybody but dpkg.
+    upstream = versions.get(recipe.packages[0], "").rpartition(":")[2]
+    if language.version and not f"{upstream}.".startswith(
+        (
+            f"{language.version}.",
+            f"{language.version}-",
+            f"{language.version}+",
+            f"{language.version}~",
+        )
+    ):
+        raise BuildFailed(
+            f"Debian {RELEASE} has {language.name} {upstream}, not {language.version}",
+            "Others come from container images:"
+            f" slipway image build --source registry {language.image}",
+        )
+
+
+def _interpreter(
+    recipe: DebianRecipe, packages: tuple[Package, ...]
+) -> tuple[str, str, str] | None:
+    """Return path, version (3.11) and full version of who compiles Python's modules, if anyone."""
+    if not recipe.bytecode:
+        return None
+    for version in bytecode.MAGIC:
+        if any(package.name == f"python{version}-minimal" for package in packages):
+            path = bytecode.find_interpreter(version)
+            return None if path is None else (path, version, bytecode.full_version(path))
+    return None

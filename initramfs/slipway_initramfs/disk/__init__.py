@@ -1,0 +1,1 @@
+"""Space, spools and locks on this machine's disks."""

@@ -1,0 +1,220 @@
+"""Taking an exported image (portable.py) into a store, from whoever may have written it.
+
+All of it is read and checked before the first record names anything of it: what is not wholly sound
+leaves nothing but files that the next sweep removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from slipway_initramfs import freeze
+from slipway_initramfs.agent_sources import AgentSources
+from slipway_initramfs.debian.archive import ARCHITECTURES
+from slipway_initramfs.disk import space
+from slipway_initramfs.errors import ImageCorrupted, ImageError, InvalidLanguage, UnknownLanguage
+from slipway_initramfs.image_archive import Index, Reader, UnfitArchive
+from slipway_initramfs.languages import catalogue, toml_file
+from slipway_initramfs.languages.catalogue import LANGUAGE_KIND
+from slipway_initramfs.oci.manifests import MAX_ENVIRONMENT, MAX_VARIABLES
+from slipway_initramfs.store import records
+from slipway_initramfs.store.garbage_collection import try_tidy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway_initramfs.image_archive import Part
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image
+
+_MAX_TEXT = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of an archive: the image as it is in the store now.
+
+    ``replaced`` says whether another image had its name, ``agent`` whether the agent that came is
+    that of this Slipway: else the first run makes one, of Debian's packages.
+    """
+
+    image: Image
+    replaced: bool
+    agent: bool
+
+
+def import_image(store: ImageStore, file: BinaryIO, progress: Callable[[str], None]) -> Imported:
+    """Take the image in ``file``, which is read once. Raises ImageError; nothing is changed then.
+
+    A kernel and an agent that the store has already are kept.
+    """
+    reader = Reader(file)
+    index = reader.index()
+    key = index.keys["image"]
+    total = sum(part.size for part in (*index.records.values(), *index.blobs))
+    space.check("importing the image", (store.temporary, total))
+    try:
+        with store.building(f"image-{key}", progress):
+            archive = _Archive(store, reader, index)
+            archive.read(progress)
+            return archive.keep()
+    finally:
+        # Whoever writes to the store next would do it, but room is wanted now.
+        with suppress(ImageError):
+            try_tidy(store)
+
+
+class _Archive:
+    """An archive under way into a store."""
+
+    def __init__(self, store: ImageStore, reader: Reader, index: Index) -> None:
+        self._store = store
+        self._reader = reader
+        self._index = index
+        self._manifests: dict[str, dict[str, Any]] = {}
+
+    def read(self, progress: Callable[[str], None]) -> None:
+        """Check all that is there, and store the blobs without a name."""
+        for kind, part in self._index.records.items():
+            data = b"".join(self._reader.member(f"manifests/{part.digest}", part.size))
+            self._manifests[kind] = _manifest(kind, part, data)
+        self._check_records()
+        self._check_blobs()
+        for number, part in enumerate(self._index.blobs, 1):
+            progress(f"reading {number}/{len(self._index.blobs)} {part.digest[:12]}")
+            self._store.put_blob(lambda file, part=part: self._copy(part, file))  # type: ignore[misc]
+        self._reader.end()
+
+    def keep(self) -> Imported:
+        """Give everything its name, the image last but for the language that only it has."""
+        keys, store = self._index.keys, self._store
+        architecture = keys["kernel"]
+        if not _is_sound(lambda: store.kernel(architecture)):
+            store.put_record("kernel", architecture, self._manifests["kernel"])
+        same_agent = self._index.agent_sources == AgentSources().digest()
+        if same_agent:
+            agent = self._index.agent
+            freeze.adopt(store, architecture, store.blob(agent.digest, agent.size))
+        before = store.reference("image", keys["image"])
+        digest = store.put_record("image", keys["image"], self._manifests["image"])
+        if "language" in keys:
+            store.put_record(LANGUAGE_KIND, keys["language"], self._manifests["language"])
+        image = store.image_of(self._manifests["image"], digest)
+        return Imported(image, before not in (None, digest), same_agent)
+
+    def _check_records(self) -> None:
+        keys = self._index.keys
+        try:
+            image = self._store.image_of(
+                self._manifests["image"], self._index.records["image"].digest
+            )
+            kernel = self._store.kernel_of(
+                self._manifests["kernel"], self._index.records["kernel"].digest
+            )
+        except ImageCorrupted as error:
+            raise UnfitArchive(f"the archive has a bad record: {error.message}") from error
+        if (
+            keys["image"] != f"{image.name}-{image.architecture}"
+            or image.manifest.get("language") != image.language
+            or image.architecture not in ARCHITECTURES
+            or kernel.architecture != image.architecture
+            or keys["kernel"] != kernel.architecture
+            or keys.get("language", image.language) != image.language
+        ):
+            raise UnfitArchive("the archive's records contradict each other")
+        _check_words(image)
+        language = self._language(image)
+        if not language.matches(image):
+            raise ImageError(
+                f"the image {image.name!r} was made by another version of Slipway, or of its"
+                " language file",
+                "Export and import it with the same version: here it would be made again.",
+            )
+
+    def _language(self, image: Image) -> Language:
+        """Return the language of the image: one that Slipway has, or that which comes with it."""
+        manifest = self._manifests.get("language")
+        try:
+            if manifest is None:
+                return catalogue.by_name(image.name)
+            catalogue.check_new(image.language)
+            text = records.text(manifest, "file").encode()
+            if set(manifest) != {"format", "kind", "file"} or not toml_file.is_name(image.language):
+                raise UnfitArchive("the archive has a bad record of its language")
+            return toml_file.parse(text, f"{image.language}.toml")
+        except UnknownLanguage as error:
+            raise UnfitArchive(
+                f"the archive has no language file for {image.name[:80]!r}: {error.message}",
+                error.hint,
+            ) from error
+        except (InvalidLanguage, ImageCorrupted, UnicodeEncodeError) as error:
+            reason = error.message if isinstance(error, ImageError) else "no UTF-8"
+            raise UnfitArchive(f"the archive has a bad language file: {reason}") from error
+
+    def _check_blobs(self) -> None:
+        """The archive has what its records name, of the same sizes, and nothing else."""
+        named = {self._index.agent.digest: self._index.agent.size}
+        for kind in ("image", "kernel"):
+            try:
+                for blob in self._store.blobs_of(kind, self._manifests[kind]):
+                    if named.setdefault(blob.digest, blob.size) != blob.size:
+                        raise UnfitArchive("the archive's records contradict each other")
+            except ImageCorrupted as error:
+                raise UnfitArchive(f"the archive has a bad record: {error.message}") from error
+        if named != {part.digest: part.size for part in self._index.blobs}:
+            raise UnfitArchive("the archive has other files than its records name")
+
+    def _copy(self, part: Part, file: BinaryIO) -> None:
+        digest = hashlib.sha256()
+        for data in self._reader.member(f"blobs/{part.digest}", part.size):
+            digest.update(data)
+            file.write(data)
+        if digest.hexdigest() != part.digest:
+            raise UnfitArchive(
+                f"the archive is damaged in {part.digest[:16]}", "Copy or export it again."
+            )
+
+
+def _manifest(kind: str, part: Part, data: bytes) -> dict[str, Any]:
+    if hashlib.sha256(data).hexdigest() != part.digest:
+        raise UnfitArchive(f"the archive is damaged in its record of the {kind}")
+    try:
+        manifest = records.parse(data, kind)
+        same = records.encode(kind, manifest) == data
+    except (ImageCorrupted, RecursionError, ValueError) as error:
+        raise UnfitArchive(f"the archive has a bad record of the {kind}") from error
+    if not same:
+        raise UnfitArchive(f"the archive's record of the {kind} is not as a store writes it")
+    return manifest
+
+
+def _check_words(image: Image) -> None:
+    """Refuse texts that no build would have recorded, and that a terminal or a job might get."""
+    for value in image.source.values():
+        if isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
+            raise UnfitArchive("the archive's image says in an odd way where it comes from")
+    variables = image.environment
+    size = sum(
+        len(name.encode("utf-8", "replace")) + len(value) for name, value in variables.items()
+    )
+    if (
+        len(variables) > MAX_VARIABLES
+        or size > 2 * MAX_ENVIRONMENT
+        or any("=" in name or not name for name in variables)
+        or any("\0" in text for pair in variables.items() for text in pair)
+    ):
+        raise UnfitArchive("the archive's image has variables that no image may have")
+
+
+def _is_sound(find: Callable[[], Any]) -> bool:
+    try:
+        found = find()
+        if found is not None:
+            found.verify()
+    except ImageCorrupted:
+        return False
+    return found is not None

@@ -1,0 +1,1 @@
+"""Languages: their files, recipes and the catalogue that finds them."""

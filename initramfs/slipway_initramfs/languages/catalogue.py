@@ -1,0 +1,157 @@
+"""Languages: what an image is made of, and how a source file is built and run.
+
+Each is one TOML file: those that come with Slipway, and those that a store was given with an image
+(``slipway image build --language-file``). ``docs/adding-a-language.md`` explains every key.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from slipway_initramfs.errors import ImageCorrupted, ImageError, InvalidLanguage, UnknownLanguage
+from slipway_initramfs.languages.language import ENVIRONMENT, RULES, Language
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from slipway_initramfs.store.image_store import ImageStore
+
+__all__ = ["ENVIRONMENT", "RULES", "Language"]
+
+# The store's kind of record for a language file that it was given.
+LANGUAGE_KIND = "language"
+_PAGE = "docs/adding-a-language.md"
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+# Languages that are none of ours, and their suffixes: whoever names one has made no slip.
+_OTHERS = """
+ada .adb basic .bas clojure .clj cobol .cob crystal .cr csharp .cs c# .cs d .d dart .dart
+elixir .ex elixir .exs erlang .erl fish .fish fortran .f90 fsharp .fs f# .fs groovy .groovy
+haskell .hs java .java jsx .jsx julia .jl kotlin .kt kotlin .kts lisp .lisp lua .lua matlab .m
+nim .nim objective-c .m ocaml .ml pascal .pas perl .pl php .php powershell .ps1 prolog .pro r .r
+racket .rkt raku .raku ruby .rb scala .scala scheme .scm sql .sql swift .swift tcl .tcl
+typescript .ts tsx .tsx v .v zig .zig zsh .zsh
+"""
+
+
+def directory() -> Path:
+    """Return where the language files are: in a wheel inside the package, else in the checkout."""
+    installed = Path(__file__).parents[1] / "language_files"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "languages"
+
+
+@cache
+def all_languages() -> Mapping[str, Language]:
+    """Return the languages that come with Slipway, by name."""
+    found = (load(path) for path in sorted(directory().glob("*.toml")))
+    return MappingProxyType({language.name: language for language in found})
+
+
+def known_languages(store: ImageStore) -> Mapping[str, Language]:
+    """Return the languages that come with Slipway and those that ``store`` was given, by name."""
+    return MappingProxyType({**all_languages(), **_given(store)})
+
+
+def by_name(name: str, store: ImageStore | None = None) -> Language:
+    """Return the language of this name or alias, in any case, with an optional ``@version``.
+
+    Raises UnknownLanguage.
+    """
+    wanted, at, version = name.strip().partition("@")
+    wanted = wanted.lower()
+    if at and not _VERSION.fullmatch(version):
+        raise UnknownLanguage(
+            f"{version[:40]!r} is no version of a language",
+            "Write for example rust@1.80: letters, digits, dots, '-' and '_'.",
+        )
+    languages = list(_known(store))
+    known = {alias: language for language in languages for alias in language.aliases}
+    # Names last: no alias of another takes a language's name from it.
+    known |= {language.name: language for language in languages}
+    if wanted not in known:
+        raise _unknown(f"unknown language {name[:40]!r}", wanted, list(known))
+    found = known[wanted]
+    # An alias such as "mjs" is the language in a file with this suffix.
+    if wanted in found.aliases and f".{wanted}" in found.suffixes:
+        found = found.with_suffix(f".{wanted}")
+    return replace(found, version=version) if version else found
+
+
+def by_suffix(path: str | Path, store: ImageStore | None = None) -> Language:
+    """Return the language of a source file by its suffix; else raise UnknownLanguage."""
+    suffix = Path(path).suffix
+    known: dict[str, Language] = {}
+    for language in _known(store):
+        known |= dict.fromkeys(language.suffixes, language)
+    # ".C" is C++ by an old custom; else case means nothing.
+    suffix_known = suffix if suffix in known else suffix.lower()
+    found = known.get(suffix_known)
+    if found is None:
+        what = f"the suffix {suffix[:40]!r}" if suffix else "a file without a suffix"
+        raise _unknown(f"no language has {what}", suffix.lower(), list(known))
+    return found.with_suffix(suffix_known)
+
+
+def load(path: Path) -> Language:
+    """Read one language file; raises InvalidLanguage that names file and key."""
+    from slipway_initramfs.languages import toml_file
+
+    return toml_file.parse(toml_file.read(path), path.name)
+
+
+def check_new(name: str) -> None:
+    """Raise InvalidLanguage if ``name`` is that of a language that comes with Slipway."""
+    if any(name in (known.name, *known.aliases) for known in all_languages().values()):
+        raise InvalidLanguage(
+            f"a language called {name!r} comes with Slipway", "Choose another name with --name."
+        )
+
+
+def give(store: ImageStore, name: str, text: bytes) -> None:
+    """Let ``store`` know the language file ``text`` under ``name``."""
+    with store.building(f"language-{name}"):
+        store.put_record(LANGUAGE_KIND, name, {"file": text.decode()})
+
+
+def _known(store: ImageStore | None) -> Iterable[Language]:
+    # What was given comes first, so that what Slipway ships wins where both claim a suffix.
+    return (*(_given(store).values() if store else ()), *all_languages().values())
+
+
+def _given(store: ImageStore) -> dict[str, Language]:
+    from slipway_initramfs.languages import toml_file
+    from slipway_initramfs.store import records
+
+    given = {}
+    for name in store.names(LANGUAGE_KIND):
+        try:
+            record = store.record(LANGUAGE_KIND, name)
+            if record is not None:
+                text = records.text(record, "file")
+                language = toml_file.parse(text.encode(), f"the language file of {name}")
+                # Under another name it does not take the aliases of the one that has its own.
+                aliases = language.aliases if language.name == name else ()
+                given[name] = replace(language, name=name, aliases=aliases)
+        except (InvalidLanguage, ImageCorrupted):
+            # One that an older version took, or that was damaged: it is unknown until it is given
+            # again, and no reason to refuse all others.
+            continue
+    return given
+
+
+def _unknown(message: str, wanted: str, known: list[str]) -> ImageError:
+    import difflib
+
+    cutoff = 0.75 if wanted.startswith(".") else 0.6
+    near = difflib.get_close_matches(wanted, known, n=3, cutoff=cutoff)
+    if near and wanted not in _OTHERS.split():
+        return UnknownLanguage(message, f"Did you mean {' or '.join(near)}?")
+    return UnknownLanguage(
+        message, f"Known are {', '.join(sorted(known))}. Another is one small file: see {_PAGE}."
+    )

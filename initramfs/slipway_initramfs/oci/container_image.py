@@ -1,0 +1,254 @@
+"""A container image as the layers of ours."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from slipway_initramfs.disk import space
+from slipway_initramfs.disk.spool import CHUNK
+from slipway_initramfs.errors import ImageCorrupted, ImageError
+from slipway_initramfs.oci.blob_cache import BlobCache
+from slipway_initramfs.oci.layer_unpacking import unpack_layer
+from slipway_initramfs.oci.layout import open_archive, open_layout
+from slipway_initramfs.oci.manifests import LAYER_COMPRESSIONS
+from slipway_initramfs.oci.platforms import resolve_image
+from slipway_initramfs.oci.registry import Registry
+from slipway_initramfs.rootfs import defaults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slipway_initramfs.debian.tools import Tools
+    from slipway_initramfs.disk.spool import Spool
+    from slipway_initramfs.oci.platforms import ResolvedImage
+    from slipway_initramfs.oci.reference import Reference
+    from slipway_initramfs.oci.registry import Access
+    from slipway_initramfs.oci.repository import Descriptor, Repository
+    from slipway_initramfs.progress import Reports
+    from slipway_initramfs.rootfs.layers import Dialect
+    from slipway_initramfs.rootfs.tree import Tree
+    from slipway_initramfs.store.image_store import ImageStore
+
+# Most bytes that the layers of an image may unpack to; the root has to fit into a guest.
+MAX_UNPACKED = 8 << 30
+
+_UNPACKERS = 2
+_AHEAD = 3
+# Times its size that a compressed layer takes, or somewhat less.
+_UNPACKED = 3
+# What the agent sets for each job; an image's own would lead programs to places not theirs.
+_OURS = frozenset({"HOME", "HOSTNAME", "LOGNAME", "PWD", "TMPDIR", "USER"})
+
+
+class ContainerImage:
+    """One image for one architecture: its manifest has been read, its layers have not."""
+
+    kind = "registry"
+    dialect: Dialect = "oci"
+    trim: tuple[str, ...] = defaults.CONTAINER_TRIM
+
+    def __init__(
+        self,
+        reference: Reference,
+        repository: Repository,
+        image: ResolvedImage,
+        store: ImageStore,
+        reports: Reports,
+    ) -> None:
+        # Whether somebody named this image, rather than the language.
+        self.chosen = False
+        # What is added of the base set of tools.
+        self.tools: Tools | None = None
+        self._reference = reference
+        self._repository = repository
+        self._image = image
+        self._directory = store.layers
+        self._cache = BlobCache(store.layers)
+        self._temporary = store.temporary
+        self._where = f"{reference.path}: " if reference.path else ""
+        self._reports = reports
+
+    @classmethod
+    def resolve(
+        cls,
+        reference: Reference,
+        store: ImageStore,
+        access: Access,
+        architecture: str,
+        reports: Reports,
+    ) -> ContainerImage:
+        """Find the image for ``architecture``. Raises ImageError (SourceUnavailable, ...)."""
+        reports.step(f"asking for {reference}")
+        with _file_named(reference):
+            return cls._resolve(reference, store, access, architecture, reports)
+
+    @classmethod
+    def _resolve(
+        cls,
+        reference: Reference,
+        store: ImageStore,
+        access: Access,
+        architecture: str,
+        reports: Reports,
+    ) -> ContainerImage:
+        repository: Repository
+        if reference.transport == "docker":
+            repository = Registry(reference, access)
+        elif reference.transport == "oci":
+            repository = open_layout(_path(reference), reference.tag)
+        else:
+            repository = open_archive(_path(reference), reference.tag)
+        try:
+            image = resolve_image(repository, architecture)
+        except BaseException:
+            repository.close()
+            raise
+        return cls(reference, repository, image, store, reports)
+
+    def close(self) -> None:
+        """Let go of connections and files."""
+        self._repository.close()
+
+    def key(self) -> dict[str, Any]:
+        """Return the layers' content, the configuration and the tools that are added."""
+        return {
+            "layers": list(self._image.config.diff_ids),
+            "config": self._config(),
+            "tools": self.tools.key() if self.tools else [],
+        }
+
+    def layers(self) -> Iterator[tuple[str, Spool]]:
+        """Give each layer: fetched all at once, decompressed by several threads ahead."""
+        layers = self._image.manifest.layers
+        total = sum(layer.size for layer in layers)
+        if total > MAX_UNPACKED:
+            raise ImageError(
+                f"the layers of the image have {total >> 20} MiB, more than {MAX_UNPACKED >> 20}"
+            )
+        self._check_room(layers)
+        if not self._repository.local:
+            self._fetch(layers, total)
+        with ThreadPoolExecutor(_UNPACKERS) as pool:
+            waiting = zip(layers, self._image.config.diff_ids, strict=True)
+            pending: deque[Future[Spool]] = deque()
+            left = MAX_UNPACKED
+            try:
+                for number, layer in enumerate(layers, 1):
+                    # No further ahead than that: what they unpack to nobody has counted yet.
+                    for job in islice(waiting, _AHEAD - len(pending)):
+                        pending.append(pool.submit(self._unpack, *job, left))
+                    spool = pending.popleft().result()
+                    self._reports.step(f"unpacking {number}/{len(layers)} layer {layer.label}")
+                    left -= spool.size
+                    if left < 0:
+                        raise ImageError(f"the image unpacks to more than {MAX_UNPACKED >> 20} MiB")
+                    yield f"{self._where}layer {layer.label}", spool
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _check_room(self, layers: tuple[Descriptor, ...]) -> None:
+        """Raise DiskFull if the disk has no room for downloads, unpacked layers and archive."""
+        archive = unpacked = 0
+        for layer in layers:
+            plain = LAYER_COMPRESSIONS.get(layer.media_type) == "none"
+            unpacked += max(0, layer.size) * (1 if plain else _UNPACKED)
+            archive += max(0, layer.size) // (2 if plain else 1)
+        fetched = 0 if self._repository.local else self._cache.missing(layers)
+        purpose = f"unpacking the image {self._reference}"
+        space.check(purpose, (self._directory, fetched), (self._temporary, unpacked + archive))
+
+    def prepare(self, tree: Tree) -> None:
+        """Lay out nothing: the lowest layer is a whole root."""
+
+    def complete(self, tree: Tree) -> list[str]:
+        """Add what a container's runtime would have mounted, and tools that are missing."""
+        defaults.complete_container(tree)
+        path = self._config()["environment"].get("PATH", "")
+        return self.tools.add(tree, path) if self.tools else []
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the references, by name and by digest, layers, configuration and tools."""
+        source: dict[str, Any] = {
+            "kind": self.kind,
+            "requested": str(self._reference),
+            "chosen": self.chosen,
+            "pinned": str(self._reference.pinned(self._image.index_digest or self._image.digest)),
+            "digest": self._image.digest,
+            "created": self._image.config.created,
+        }
+        if self._image.index_digest:
+            source["index"] = self._image.index_digest
+        return {
+            "source": source,
+            "layers": [
+                {"digest": layer.digest, "size": layer.size, "diff_id": diff_id}
+                for layer, diff_id in zip(
+                    self._image.manifest.layers, self._image.config.diff_ids, strict=True
+                )
+            ],
+            "config": self._config(),
+            **(self.tools.manifest() if self.tools else {}),
+        }
+
+    def _config(self) -> dict[str, Any]:
+        config = self._image.config
+        told = {
+            "SLIPWAY_IMAGE_WORKDIR": config.working_directory,
+            "SLIPWAY_IMAGE_USER": config.user,
+        }
+        return {
+            "environment": {
+                **{name: value for name, value in config.environment if name not in _OURS},
+                **{name: value for name, value in told.items() if value},
+            }
+        }
+
+    def _fetch(self, layers: tuple[Descriptor, ...], total: int) -> None:
+        self._reports.step(f"downloading {len(layers)} layers, {total / 1e6:.0f} MB")
+        self._cache.fetch_all(layers, self._repository, self._reports.transfer)
+
+    def _unpack(self, layer: Descriptor, diff_id: str, limit: int) -> Spool:
+        def unpacked(chunks: Iterator[bytes]) -> Spool:
+            return unpack_layer(chunks, layer, diff_id, directory=self._temporary, limit=limit)
+
+        if self._repository.local:
+            with _file_named(self._reference), self._repository.blob(layer) as chunks:
+                return unpacked(chunks)
+        path = self._cache.fetch(layer, self._repository, self._reports.transfer)
+        try:
+            return unpacked(_chunks(path))
+        except ImageCorrupted:
+            # The disk may have lost what the network brought: once more, from the registry.
+            self._cache.discard(layer)
+            self._cache.fetch(layer, self._repository, self._reports.transfer)
+            return unpacked(_chunks(path))
+
+
+@contextmanager
+def _file_named(reference: Reference) -> Iterator[None]:
+    """Have each error name the file that ``reference`` names, whatever it is about in there."""
+    try:
+        yield
+    except ImageError as error:
+        if reference.path is None or str(reference.path) in error.message:
+            raise
+        raise type(error)(f"{reference.path}: {error.message}", error.hint) from error
+
+
+def _path(reference: Reference) -> Path:
+    assert reference.path is not None
+    return reference.path
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while data := file.read(CHUNK):
+                yield data
+    except OSError as error:
+        raise ImageCorrupted(f"cannot read the layer {path.name[:12]}: {error.strerror}") from error

@@ -1,0 +1,122 @@
+"""A layer on its way from its source into a spool: checked, decompressed and checked again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from slipway_initramfs.compression.decompressors import READERS, DamagedStream
+from slipway_initramfs.disk.spool import CHUNK, Spool
+from slipway_initramfs.errors import ImageCorrupted, ImageError
+from slipway_initramfs.oci.manifests import layer_compression
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slipway_initramfs.oci.repository import Descriptor
+
+# Chunks that may wait to be hashed and written while the next one is decompressed.
+_AHEAD = 4
+_HINT = "It will be fetched again at the next try; if that does not help, the image is damaged."
+
+
+def unpack_layer(
+    chunks: Iterator[bytes],
+    descriptor: Descriptor,
+    diff_id: str,
+    *,
+    directory: Path | None = None,
+    limit: int,
+) -> Spool:
+    """Decompress a layer into a spool in ``directory``, in one pass over its ``chunks``.
+
+    What comes in has to have the size and the digest of ``descriptor`` (so far as it names them),
+    what comes out the digest ``diff_id`` and at most ``limit`` bytes. Raises ImageCorrupted if the
+    bytes are not those, ImageError if they are too many or of an unknown media type.
+    """
+    source = _Incoming(chunks, descriptor)
+    reader = READERS[layer_compression(descriptor)](source)
+    spool = Spool(directory)
+    digest = hashlib.sha256()
+
+    def take(data: bytes) -> None:
+        digest.update(data)
+        spool.append(data)
+
+    produced = 0
+    pending: deque[Future[None]] = deque()
+    # Hashing and writing take as long as half of the decompression, and let go of the GIL as well.
+    with ThreadPoolExecutor(1, "layer") as pool:
+        try:
+            while data := reader.read(CHUNK):
+                produced += len(data)
+                if produced > limit:
+                    raise ImageError(
+                        f"layer {descriptor.label} unpacks to more than {limit >> 20} MiB"
+                    )
+                pending.append(pool.submit(take, data))
+                if len(pending) > _AHEAD:
+                    pending.popleft().result()
+            source.finish()
+            for future in pending:
+                future.result()
+        except DamagedStream as error:
+            # A blob of another digest is damaged, but that says less than the digest does.
+            source.finish()
+            raise ImageCorrupted(f"layer {descriptor.label}: {error}", _HINT) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+    found = f"sha256:{digest.hexdigest()}"
+    if found != diff_id:
+        raise ImageCorrupted(
+            f"layer {descriptor.label} unpacks to the digest {found[:19]}..., "
+            f"not to the diff_id {diff_id[:19]}... of the image's configuration"
+        )
+    return spool
+
+
+class _Incoming:
+    """The compressed bytes: counted and hashed as they are read."""
+
+    def __init__(self, chunks: Iterator[bytes], descriptor: Descriptor) -> None:
+        self._chunks = chunks
+        self._descriptor = descriptor
+        self._digest = hashlib.sha256()
+        self._received = 0
+        self._rest = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes; more than the descriptor names raise ImageCorrupted."""
+        data = self._rest or memoryview(self._next())
+        self._rest = data[size:]
+        return bytes(data[:size])
+
+    def finish(self) -> None:
+        """Read what is left and compare size and digest; raises ImageCorrupted."""
+        while self._next():
+            pass
+        label, size = self._descriptor.label, self._descriptor.size
+        if size not in (-1, self._received):
+            raise ImageCorrupted(
+                f"layer {label} has {self._received} bytes instead of {size}", _HINT
+            )
+        found = f"sha256:{self._digest.hexdigest()}"
+        if self._descriptor.digest not in ("", found):
+            raise ImageCorrupted(f"layer {label} has the digest {found[:19]}...", _HINT)
+
+    def _next(self) -> bytes:
+        for data in self._chunks:
+            if data:
+                self._received += len(data)
+                if 0 <= self._descriptor.size < self._received:
+                    raise ImageCorrupted(
+                        f"layer {self._descriptor.label} has more than the "
+                        f"{self._descriptor.size} bytes of its descriptor",
+                        _HINT,
+                    )
+                self._digest.update(data)
+                return data
+        return b""

@@ -1,0 +1,121 @@
+"""Python's bytecode files, made beforehand: they save a guest a second at each start.
+
+They are compiled by an interpreter of this machine, if it has one of the version that the image
+holds, never by running the image's own. The files are of PEP 552's unchecked kind: they carry no
+times, and the guest does not look at the sources to trust them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+from slipway_initramfs.child_process import die_with_parent
+from slipway_initramfs.errors import ImageError
+
+if TYPE_CHECKING:
+    from slipway_initramfs.rootfs.tree import Tree
+
+# The bytecode's version by that of the interpreter (Lib/importlib/_bootstrap_external.py).
+MAGIC = {"3.11": 3495, "3.12": 3531, "3.13": 3571}
+MAX_SOURCE = 8 << 20
+_PARTS = 2
+
+# Runs in the compiling interpreter: its standard input is a list of [path, source], its output one
+# of [path, bytecode], both as lines of JSON with the bytes as Latin-1.
+_WORKER = """
+import importlib.util, json, marshal, sys, warnings
+warnings.simplefilter("ignore")
+sys.stdout.reconfigure(encoding="ascii", newline="\\n")
+print(int.from_bytes(importlib.util.MAGIC_NUMBER[:2], "little"))
+for line in sys.stdin:
+    path, text = json.loads(line)
+    source = text.encode("latin-1")
+    try:
+        code = compile(source, path, "exec", dont_inherit=True, optimize=-1)
+    except (SyntaxError, ValueError, RecursionError):
+        continue
+    data = importlib.util.source_hash(source) + marshal.dumps(code)
+    print(json.dumps([path, data.decode("latin-1")]))
+"""
+
+
+def find_interpreter(version: str) -> str | None:
+    """Return a Python of this machine that makes the bytecode of ``version`` ("3.11").
+
+    None if there is none that works: a shim of a version manager may stand for nothing.
+    """
+    wanted = tuple(int(part) for part in version.split("."))
+    if sys.version_info[:2] == wanted and sys.implementation.name == "cpython":
+        return sys.executable
+    path = shutil.which(f"python{version}")
+    if path is None or not full_version(path).startswith(f"{version}."):
+        return None
+    return path
+
+
+def full_version(interpreter: str) -> str:
+    """Return the version ("3.11.2") that an interpreter says it has, or nothing."""
+    if interpreter == sys.executable:
+        return platform.python_version()
+    done = subprocess.run([interpreter, "-V"], capture_output=True, text=True, check=False)
+    name, _, version = done.stdout.strip().partition(" ")
+    return version if done.returncode == 0 and name == "Python" else ""
+
+
+def compile_all(tree: Tree, interpreter: str, version: str) -> int:
+    """Add a bytecode file for each module below the library directories; return how many.
+
+    Raises ImageError if the interpreter makes bytecode of another version, or fails.
+    """
+    sources = [
+        (path, node.read(MAX_SOURCE))
+        for path, node in tree.walk()
+        if path.endswith(".py") and node.is_file and "/python3" in path
+    ]
+    # Always the same parts, whatever the machine: what is marshalled depends a little on what the
+    # same process has compiled before (shared strings).
+    with ThreadPoolExecutor(_PARTS) as pool:
+        results = pool.map(
+            lambda part: _compile(interpreter, sources[part::_PARTS], version), range(_PARTS)
+        )
+        compiled = [entry for result in results for entry in result]
+    tag = f"cpython-{version.replace('.', '')}"
+    header = struct.pack("<HHI", MAGIC[version], 0x0A0D, 1)
+    for path, data in compiled:
+        folder, _, name = path.rpartition("/")
+        tree.add_file(f"{folder}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc", header + data)
+    return len(compiled)
+
+
+def _compile(
+    interpreter: str, sources: list[tuple[str, bytes]], version: str
+) -> list[tuple[str, bytes]]:
+    # Sets in constants are written in the order of their hashes; the interpreter's options that
+    # shut the user's environment out would shut this variable out as well.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    environment["PYTHONHASHSEED"] = "0"
+    lines = (json.dumps([f"/{path}", data.decode("latin-1")]) for path, data in sources)
+    done = subprocess.run(
+        [interpreter, "-S", "-s", "-c", _WORKER],
+        input="\n".join(lines),
+        capture_output=True,
+        env=environment,
+        encoding="ascii",
+        check=False,
+        preexec_fn=partial(die_with_parent, os.getpid()),
+    )
+    if done.returncode:
+        raise ImageError(f"compiling Python's modules failed: {done.stderr.strip()[-200:]}")
+    magic, *rest = done.stdout.splitlines()
+    if magic != str(MAGIC[version]):
+        raise ImageError(f"{interpreter} is not Python {version}: its bytecode has version {magic}")
+    return [(path[1:], data.encode("latin-1")) for path, data in map(json.loads, rest)]

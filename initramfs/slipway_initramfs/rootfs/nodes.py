@@ -1,0 +1,73 @@
+"""What a root file system is made of: directories, files, links and devices in memory."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from slipway_initramfs.errors import ImageError
+from slipway_initramfs.rootfs.paths import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slipway_initramfs.disk.spool import Extent
+    from slipway_initramfs.rootfs.sparse_file import SparseFile
+
+    Content = bytes | Extent | SparseFile
+
+# The (uid, gid) of root.
+ROOT = (0, 0)
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One inode; a hard-linked file is one node under several names.
+
+    ``mode`` carries type and permission bits, ``owner`` (uid, gid), ``content`` the bytes of a
+    regular file, ``target`` the text of a symbolic link, ``device`` the (major, minor) of a device
+    node.
+    """
+
+    mode: int
+    owner: tuple[int, int] = ROOT
+    content: Content = b""
+    target: str = ""
+    device: tuple[int, int] = (0, 0)
+    children: dict[str, Node] = field(default_factory=dict)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether this is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether this is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def size(self) -> int:
+        """Bytes of content: of a file its length, of a symbolic link that of its target."""
+        if self.is_link:
+            return len(encode(self.target))
+        return len(self.content) if isinstance(self.content, bytes) else self.content.size
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give a regular file's content piece by piece."""
+        if isinstance(self.content, bytes):
+            yield self.content
+        else:
+            yield from self.content.chunks()
+
+    def read(self, limit: int) -> bytes:
+        """Return a regular file's content; more than ``limit`` bytes raise ImageError."""
+        if self.size > limit:
+            raise ImageError(f"a file of {self.size} bytes where at most {limit} are expected")
+        return b"".join(self.chunks())

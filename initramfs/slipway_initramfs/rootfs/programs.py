@@ -1,0 +1,43 @@
+"""The programs that a language's commands begin with: an image without them is good for nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slipway_initramfs.errors import BuildFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slipway_initramfs.rootfs.tree import Tree
+
+
+def check(tree: Tree, programs: Sequence[str], path: str) -> None:
+    """Raise BuildFailed if one of ``programs`` is not in ``tree``, by the search path ``path``."""
+    missing = [program for program in programs if not _is_there(tree, program, path)]
+    if missing:
+        names = " and ".join(map(repr, missing))
+        where = "" if all(map(_is_absolute, missing)) else f" in PATH ({path[:200]})"
+        raise BuildFailed(
+            f"the image has no program {names}{where}, which the language file's command names",
+            "Add the package that has it, a link in the recipe, or name another command.",
+        )
+
+
+def _is_there(tree: Tree, program: str, path: str) -> bool:
+    if _is_absolute(program):
+        return _is_program(tree, program)
+    if "/" in program or "{" in program:
+        # In the job's directory: a build makes it, or a job brings it.
+        return True
+    places = (place for place in path.split(":") if place.startswith("/"))
+    return any(_is_program(tree, f"{place}/{program}") for place in places)
+
+
+def _is_absolute(program: str) -> bool:
+    return program.startswith("/")
+
+
+def _is_program(tree: Tree, path: str) -> bool:
+    node = tree.find_told(path)
+    return node is not None and node.is_file and bool(node.mode & 0o111)

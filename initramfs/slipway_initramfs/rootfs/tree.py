@@ -1,0 +1,280 @@
+"""A root file system in memory, put together from layers and single entries.
+
+Names, link targets and numbers come from archives that nobody vouches for. Symbolic links are
+followed inside the tree only, so that nothing is ever placed outside of it.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+from slipway_initramfs.errors import ImageError
+from slipway_initramfs.rootfs.globs import compile_globs
+from slipway_initramfs.rootfs.nodes import ROOT, Node
+from slipway_initramfs.rootfs.paths import MAX_NAME, MAX_PATH, check_length, encode, split
+from slipway_initramfs.rootfs.sparse_file import SparseFile
+from slipway_initramfs.rootfs.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from slipway_initramfs.disk.spool import Extent
+    from slipway_initramfs.rootfs.nodes import Content
+
+MAX_ENTRIES = 500_000
+MAX_DEVICES = 1024
+# Most characters in all paths of a tree together, and in all targets of its links.
+#
+# In a real one there are 80 in each.
+MAX_NAMES = 128 << 20
+# Most names that are looked up while a tree is put together, so that it ends.
+MAX_STEPS = 1 << 26
+# Most bytes of holes in all sparse files; in the guest's memory they are zeros like others.
+MAX_HOLES = 1 << 30
+# Most pieces of data in all sparse files; each takes memory here.
+MAX_PIECES = 1 << 20
+# newc writes sizes as eight hexadecimal digits.
+MAX_FILE_SIZE = (1 << 32) - 1
+MAX_LINK_HOPS = 40
+
+
+class Tree:
+    """The file system that is being built; the root directory exists from the start."""
+
+    def __init__(self) -> None:
+        self.root = Node(stat.S_IFDIR | 0o755)
+        self._entries = 0
+        self._devices = 0
+        self._holes = self._pieces = 0
+        self._targets = 0
+        self._steps = 0
+        self._new: set[tuple[Node, str]] = set()
+
+    # -- single entries, named by us -------------------------------------------------------------
+
+    def add_file(
+        self, path: str, data: Content, mode: int = 0o644, owner: tuple[int, int] = ROOT
+    ) -> None:
+        """Put a regular file at ``path``, making the directories above it."""
+        self.put(path, Node(stat.S_IFREG | mode, owner, content=data))
+
+    def add_directory(self, path: str, mode: int = 0o755, owner: tuple[int, int] = ROOT) -> None:
+        """Make ``path`` a directory with this mode and owner; what is in it stays."""
+        self.put(path, Node(stat.S_IFDIR | mode, owner))
+
+    def add_symlink(self, path: str, target: str) -> None:
+        """Put a symbolic link with the text ``target`` at ``path``."""
+        self.put(path, Node(stat.S_IFLNK | 0o777, target=target))
+
+    def add_hardlink(self, path: str, existing: str) -> None:
+        """Give the file at ``existing`` a second name; ImageError if there is no such file."""
+        node = self.find(existing, follow=False)
+        if node is None or node.is_directory:
+            raise ImageError(
+                f"hard link {path[:80]!r} to {existing[:80]!r}, which is not a file here"
+            )
+        self.put(path, node)
+
+    def add_device(
+        self,
+        path: str,
+        kind: Literal["c", "b", "p"],
+        device: tuple[int, int] = (0, 0),
+        mode: int = 0o600,
+        owner: tuple[int, int] = ROOT,
+    ) -> None:
+        """Put a character (``c``) or block (``b``) device or a named pipe (``p``) at ``path``."""
+        major, minor = device
+        if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+            raise ImageError(f"device {path[:80]!r} has the impossible number {major}:{minor}")
+        self._devices += 1
+        if self._devices > MAX_DEVICES:
+            raise ImageError(f"more than {MAX_DEVICES} device nodes")
+        kinds = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+        self.put(path, Node(kinds[kind] | mode, owner, device=device))
+
+    # -- layers ----------------------------------------------------------------------------------
+
+    def begin_layer(self) -> None:
+        """Take all that is there as older than what will be put from now on."""
+        self._new.clear()
+
+    def is_new(self, directory: Node, name: str) -> bool:
+        """Whether the current layer has put this name into this directory.
+
+        That is a matter of names: a layer may link to a file that an older one has brought.
+        """
+        return (directory, name) in self._new
+
+    # -- looking and removing --------------------------------------------------------------------
+
+    def find(self, path: str, *, follow: bool = True) -> Node | None:
+        """Return the node at ``path`` (a last symbolic link is followed on demand), or None."""
+        return self.locate(split(path), follow=follow)
+
+    def find_told(self, path: str) -> Node | None:
+        """Do as ``find`` with a path that an image tells: None where no way could lead there."""
+        try:
+            return self.find(path.strip("/"))
+        except ImageError:
+            return None
+
+    def walk(self) -> Iterator[tuple[str, Node]]:
+        """Give every path (relative, without the root) and node: parents first, sorted by bytes.
+
+        Links can make paths longer than any that was put; those that the kernel would pass over
+        without a word (MAX_PATH), and too many of them (MAX_NAMES), raise ImageError.
+        """
+        stack = [("", _sorted(self.root))]
+        total = 0
+        while stack:
+            prefix, children = stack[-1]
+            found = next(children, None)
+            if found is None:
+                stack.pop()
+                continue
+            name, node = found
+            path = prefix + name
+            total += len(path)
+            check_length(path)
+            if total > MAX_NAMES:
+                raise ImageError(f"the paths of all files have more than {MAX_NAMES >> 20} MiB")
+            yield path, node
+            if node.children:
+                stack.append((f"{path}/", _sorted(node)))
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths that match (globs.py), sorted."""
+        matcher = compile_globs([pattern])
+        return [path for path, _ in self.walk() if matcher.fullmatch(path)]
+
+    def remove(self, globs: Iterable[str]) -> Usage:
+        """Remove what matches (globs.py), a directory with all that is in it; return what went."""
+        before = self.usage()
+        matcher = compile_globs(globs)
+        stack = [("", self.root)]
+        while stack:
+            prefix, directory = stack.pop()
+            for name in list(directory.children):
+                child = directory.children[name]
+                if matcher.fullmatch(prefix + name):
+                    del directory.children[name]
+                elif child.is_directory:
+                    stack.append((f"{prefix}{name}/", child))
+        return before - self.usage()
+
+    def usage(self) -> Usage:
+        """Count entries and the bytes of their content, a hard-linked file's once."""
+        return Usage.of(node for _, node in self.walk())
+
+    # -- the way through the tree ----------------------------------------------------------------
+
+    def locate(self, parts: list[str], *, follow: bool = False) -> Node | None:
+        """Do as ``find`` with a path that is split already."""
+        found = self._resolve(parts, follow_last=follow, create=False)
+        return found[-1] if found else None
+
+    def make_way(self, parts: list[str]) -> Node:
+        """Return the directory at ``parts``, made where it is missing."""
+        found = self._resolve(parts, follow_last=True, create=True)
+        if found is None or not found[-1].is_directory:
+            raise ImageError(f"{_shown(parts)} is not a directory where one is needed")
+        return found[-1]
+
+    def _resolve(self, parts: list[str], *, follow_last: bool, create: bool) -> list[Node] | None:
+        """Return the nodes from the root to ``parts``, as chroot(2) would resolve them."""
+        if self._steps > MAX_STEPS:
+            raise ImageError("the paths and links of the layers are too long for their number")
+        trail = [self.root]
+        pending = deque(parts)
+        hops = 0
+        while pending:
+            name = pending.popleft()
+            here = trail[-1]
+            self._steps += 1
+            if not here.is_directory:
+                return None
+            if name == "..":
+                if len(trail) > 1:
+                    trail.pop()
+                continue
+            child = here.children.get(name)
+            if child is None:
+                if not create:
+                    return None
+                child = self._insert(here, name, Node(stat.S_IFDIR | 0o755))
+            if child.is_link and (pending or follow_last):
+                hops += 1
+                if hops > MAX_LINK_HOPS:
+                    raise ImageError(f"too many symbolic links on the way to {_shown(parts)}")
+                if child.target.startswith("/"):
+                    del trail[1:]
+                pending.extendleft(
+                    reversed([part for part in child.target.split("/") if part not in ("", ".")])
+                )
+                continue
+            trail.append(child)
+            if len(trail) > MAX_PATH // 2:
+                raise ImageError(f"directories nested too deeply on the way to {parts[-1][:80]!r}")
+        return trail
+
+    def put(self, path: str, node: Node) -> None:
+        """Put ``node`` at ``path``, replacing what is there; raises ImageError if it cannot be."""
+        self.place(split(path), node)
+
+    def place(self, parts: list[str], node: Node) -> None:
+        """Do as ``put`` with a path that is split already."""
+        if not parts:
+            if not node.is_directory:
+                raise ImageError("the root of the file system has to be a directory")
+            self.root.mode, self.root.owner = node.mode, node.owner
+            return
+        if node.is_link:
+            if not (0 < len(encode(node.target)) <= MAX_PATH):
+                raise ImageError(f"symbolic link {_shown(parts)} has an empty or overlong target")
+            if "\0" in node.target:
+                raise ImageError(f"symbolic link {_shown(parts)} has a NUL in its target")
+            self._targets += len(node.target)
+            if self._targets > MAX_NAMES:
+                raise ImageError(f"the targets of all links have more than {MAX_NAMES >> 20} MiB")
+        elif node.is_file and not isinstance(node.content, bytes):
+            self._check_content(parts, node.content)
+        self._insert(self.make_way(parts[:-1]), parts[-1], node)
+
+    def _check_content(self, parts: list[str], content: Extent | SparseFile) -> None:
+        if content.size > MAX_FILE_SIZE:
+            raise ImageError(f"{_shown(parts)} has 4 GiB or more, which a cpio archive cannot hold")
+        if isinstance(content, SparseFile):
+            self._pieces += len(content.pieces)
+            if self._pieces > MAX_PIECES:
+                raise ImageError(f"sparse files with more than {MAX_PIECES} pieces of data")
+            self._holes += content.holes
+            if self._holes > MAX_HOLES:
+                raise ImageError(f"sparse files with more than {MAX_HOLES >> 20} MiB of holes")
+
+    def _insert(self, parent: Node, name: str, node: Node) -> Node:
+        if parent is self.root and name == "TRAILER!!!":
+            raise ImageError("an entry is called TRAILER!!!, which would end the cpio archive")
+        # No character takes more than four bytes.
+        if len(name) > MAX_NAME // 4 and len(encode(name)) > MAX_NAME:
+            raise ImageError(f"a name has more than {MAX_NAME} bytes: {name[:40]!r}...")
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise ImageError(f"more than {MAX_ENTRIES} entries")
+        self._new.add((parent, name))
+        existing = parent.children.get(name)
+        if existing is not None and existing.is_directory and node.is_directory:
+            existing.mode, existing.owner = node.mode, node.owner
+            return existing
+        parent.children[name] = node
+        return node
+
+
+def _sorted(directory: Node) -> Iterator[tuple[str, Node]]:
+    return iter(sorted(directory.children.items(), key=lambda child: encode(child[0])))
+
+
+def _shown(parts: list[str]) -> str:
+    return repr("/".join(parts)[:80])

@@ -1,0 +1,1 @@
+"""Image store: blobs, records, references, garbage collection and initrds."""

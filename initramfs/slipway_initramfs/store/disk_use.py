@@ -1,0 +1,123 @@
+"""What takes space in a store."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway_initramfs.errors import ImageCorrupted, ImageError
+from slipway_initramfs.store import records
+from slipway_initramfs.store.garbage_collection import allocated_bytes, downloads, find_doomed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slipway_initramfs.store.image_store import ImageStore
+
+# Kinds of records that name blobs, and what people call them.
+KINDS = {
+    "image": "image",
+    "kernel": "kernel",
+    "archive-agent": "agent",
+    "snapshot": "snapshot",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What one thing takes: ``size`` bytes, of which another one needs ``shared`` as well."""
+
+    kind: str
+    name: str
+    size: int
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """What a store takes: ``total`` counts what is shared once.
+
+    ``prunable`` is what a prune would free, None while somebody writes to the store.
+    """
+
+    uses: tuple[Use, ...]
+    total: int
+    prunable: int | None
+
+
+def measure(store: ImageStore) -> DiskUse:
+    """Return what takes space in ``store``; links to other stores are not followed.
+
+    Raises ImageError if it cannot be read.
+    """
+    try:
+        sizes = {path: allocated_bytes(path) for path in _walk(store.root)}
+    except OSError as error:
+        raise ImageError(f"cannot read the image store: {error}") from error
+    groups = {**_records(store), **_rest(store, sizes)}
+    owners: dict[Path, int] = {}
+    for paths in groups.values():
+        for path in paths:
+            owners[path] = owners.get(path, 0) + 1
+    uses = []
+    for (kind, name), paths in groups.items():
+        there = [path for path in paths if path in sizes]
+        shared = sum(sizes[path] for path in there if owners[path] > 1)
+        if there:
+            uses.append(Use(kind, name, sum(sizes[path] for path in there), shared))
+    other = sum(size for path, size in sizes.items() if path not in owners)
+    if other:
+        uses.append(Use("records and locks", "", other))
+    return DiskUse(tuple(uses), sum(sizes.values()), _prunable(store))
+
+
+def _records(store: ImageStore) -> dict[tuple[str, str], set[Path]]:
+    """Return the blobs of each record, by what people call it."""
+    groups: dict[tuple[str, str], set[Path]] = {}
+    for kind, called in KINDS.items():
+        for key in store.names(kind):
+            try:
+                manifest = store.record(kind, key)
+            except ImageCorrupted:
+                continue
+            if manifest is not None:
+                # Agents of many sources are mostly the same one, and of no interest to anybody.
+                name = key.partition("-")[0] if called == "agent" else key
+                digests = records.digests_in(manifest)
+                blobs = groups.setdefault((called, name), set())
+                blobs |= {store.root / "blobs" / digest for digest in digests}
+    return groups
+
+
+def _rest(store: ImageStore, sizes: dict[Path, int]) -> dict[tuple[str, str], set[Path]]:
+    """Return what no record names, by what it is."""
+    named = set().union(*_records(store).values())
+    lists = store.apt.glob("*/**/*")
+    fetched = set(downloads(store))
+    return {
+        ("initrds", ""): _below(sizes, store.root / "initrds"),
+        ("packages", ""): {path for path in fetched if path.parent != store.layers},
+        ("layers", ""): {path for path in fetched if path.parent == store.layers},
+        ("package lists", ""): {path for path in lists if path in sizes} - fetched,
+        ("unreferenced", ""): (_below(sizes, store.root / "blobs") | _below(sizes, store.temporary))
+        - named,
+    }
+
+
+def _below(sizes: dict[Path, int], directory: Path) -> set[Path]:
+    return {path for path in sizes if path.parent == directory}
+
+
+def _prunable(store: ImageStore) -> int | None:
+    try:
+        return sum(found.size for found in find_doomed(store))
+    except ImageError:
+        return None
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Give all files; directories that are links lead elsewhere."""
+    for place, _, names in os.walk(root):
+        yield from (Path(place, name) for name in names)

@@ -1,0 +1,63 @@
+"""Files of the store, which readers see whole or not at all, even after a crash."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from slipway_initramfs.disk.spool import disk_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway_initramfs.store.reader import StoreReader
+
+
+def write_aside(store: StoreReader, writer: Callable[[BinaryIO], object]) -> Path:
+    """Return a synced temporary file with what ``writer`` wrote, to be renamed by the caller.
+
+    Raises BuildFailed if the disk does not take it, and what ``writer`` raises.
+    """
+    path: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=store.temporary, delete=False) as file:
+            path = Path(file.name)
+            writer(file)  # type: ignore[arg-type]
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+    except BaseException as error:
+        if path is not None:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise disk_error(error, store.root) from error
+        raise
+    return path
+
+
+def publish(store: StoreReader, aside: Path, target: Path) -> None:
+    """Give what was written aside its name; raises BuildFailed, and nothing is left then."""
+    try:
+        aside.replace(target)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise disk_error(error, store.root) from error
+
+
+def make_directory(store: StoreReader, directory: Path) -> None:
+    """Make a directory of the store and those above it; raises BuildFailed."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, store.root) from error
+
+
+def sync(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

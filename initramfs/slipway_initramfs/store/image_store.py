@@ -1,0 +1,146 @@
+"""The image store: blobs named by their digest, manifests that name blobs, references by name.
+
+    blobs/<sha256>              archives and kernels; snapshots, named by what is in them but holes
+    manifests/<sha256>.json     records (records.py)
+    refs/<kind>/<key>           the digest of the record that has this name now
+    initrds/<three digests>     agent, modules and root as one file (initrds.py)
+    apt/                        package lists and downloads
+    layers/                     what registries gave, shared by all images (oci/cache.py)
+    verified/<sha256>           blobs that were checked as a whole in this boot of the host
+    tmp/, lock, locks/          files being written; advisory locks
+
+Everything is written to ``tmp``, synced and renamed (files.py), so that a reader, who takes no
+lock, sees whole files only. Whoever writes holds ``lock`` shared (locks.py); who finds that nobody
+does may sweep ``tmp`` and what no reference leads to (collection.py). The kernel drops the locks of
+a killed process, and so nothing can stay locked.
+
+This module is on the way of every run: what only writers need is imported when they write.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from slipway_initramfs.architectures import machine_architecture
+from slipway_initramfs.errors import ImageCorrupted, ImageError
+from slipway_initramfs.store import records
+from slipway_initramfs.store.reader import MIN_PREFIX, StoreReader, default_root
+from slipway_initramfs.store.records import Archive, Blob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["MIN_PREFIX", "default_root", "machine_architecture"]
+
+
+class ImageStore(StoreReader):
+    """Image store below one directory: lookups and the methods that write to it.
+
+    All methods raise ImageError; ImageCorrupted means that bytes in the store are damaged.
+    """
+
+    @contextmanager
+    def building(self, name: str, progress: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Hold the right to make ``name``; a second builder of it waits here for the first.
+
+        What killed builders and replaced images left behind is swept on the way, if nobody else is
+        writing.
+        """
+        from slipway_initramfs.disk import locks
+        from slipway_initramfs.store import files, garbage_collection
+
+        for directory in (self.temporary, self.root / "blobs", self.root / "manifests"):
+            files.make_directory(self, directory)
+        with locks.opened(self.root / "lock") as lock:
+            if locks.try_exclusive(lock):
+                garbage_collection.tidy(self)
+            locks.share(lock)
+            files.make_directory(self, self.root / "locks")
+            with locks.opened(self.root / "locks" / name) as own:
+                if not locks.try_exclusive(own):
+                    if progress is not None:
+                        progress(f"waiting for another process that is making {name}")
+                    locks.exclusive(own)
+                yield
+
+    def put_blob(
+        self, writer: Callable[[BinaryIO], object], digest_of: Callable[[int], str] | None = None
+    ) -> Blob:
+        """Store what ``writer`` writes into the file it is given; call within ``building``.
+
+        ``digest_of`` gives the blob's name from a descriptor of it, in the form of a SHA-256: for
+        files with holes, which are not to be read through.
+        """
+        import hashlib
+
+        from slipway_initramfs.store import files
+
+        path = files.write_aside(self, writer)
+        try:
+            with path.open("rb") as file:
+                if digest_of is not None:
+                    digest = digest_of(file.fileno())
+                else:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = os.fstat(file.fileno()).st_size
+            target = self.root / "blobs" / digest
+            files.publish(self, path, target)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return Blob(target, digest, size)
+
+    def put_record(self, kind: str, key: str, manifest: dict[str, Any]) -> str:
+        """Store a manifest and let ``key`` name it; return its digest. Call within ``building``."""
+        import hashlib
+
+        from slipway_initramfs.store import files
+
+        if not records.is_key(key):
+            raise ImageError(f"{key!r} cannot be a name in the store")
+        data = records.encode(kind, manifest)
+        digest = hashlib.sha256(data).hexdigest()
+        aside = files.write_aside(self, lambda file: file.write(data))
+        files.publish(self, aside, self.root / "manifests" / f"{digest}.json")
+        directory = self.root / "refs" / kind
+        files.make_directory(self, directory)
+        aside = files.write_aside(self, lambda file: file.write(digest.encode()))
+        files.publish(self, aside, directory / key)
+        files.sync(directory)
+        return digest
+
+    def put_archive(self, kind: str, key: str, writer: Callable[[BinaryIO], object]) -> Archive:
+        """Return the archive of this kind and key, made by ``writer`` if there is no sound one.
+
+        ``key`` has to stand for all that the archive's bytes depend on. ``writer`` is called at
+        most once, while other processes that want the same archive wait, with a binary file.
+        """
+        with self.building(f"archive-{kind}-{key}"):
+            with suppress(ImageCorrupted):
+                if (found := self.archive(kind, key)) is not None:
+                    found.verify()
+                    return found
+            blob = self.put_blob(writer)
+            manifest = {"archive": {"digest": blob.digest, "size": blob.size}}
+            digest = self.put_record(f"archive-{kind}", key, manifest)
+        return Archive(kind, key, digest, blob)
+
+    def set_default(self, name: str) -> str:
+        """Let a language's bare name stand for the image ``name``; return the language's name.
+
+        ``rust@1.80`` is what ``rust`` means then; ``rust`` takes that back. Raises ImageError if
+        there is no such image.
+        """
+        language, _, version = name.partition("@")
+        if not records.is_key(language):
+            raise ImageError(f"{language[:80]!r} cannot be a name in the store")
+        if version and self.image(name) is None:
+            raise ImageError(f"there is no image {name!r}", f"Make it: slipway image build {name}")
+        with self.building(f"default-{language}"):
+            if version:
+                self.put_record("default", language, {"image": name})
+            else:
+                (self.root / "refs" / "default" / language).unlink(missing_ok=True)
+        return language

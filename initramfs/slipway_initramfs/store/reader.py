@@ -1,0 +1,201 @@
+"""Reader of the image store: lookups, which take no lock.
+
+This module is on the way of every run: it imports nothing that is slow to import.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from slipway_initramfs.architectures import machine_architecture
+from slipway_initramfs.errors import ImageCorrupted, ImageError
+from slipway_initramfs.store import records
+from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
+
+# Fewest digits of a digest that name an image.
+MIN_PREFIX = 6
+
+
+def default_root() -> Path:
+    """Return ``$XDG_CACHE_HOME/slipway``, or ``~/.cache/slipway``."""
+    # The XDG base directory specification has relative values ignored.
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(configured) if configured.startswith("/") else Path.home() / ".cache"
+    return base / "slipway"
+
+
+class StoreReader:
+    """All that is kept between runs, below one directory.
+
+    Looking something up takes no lock and imports nothing slow. Methods raise ImageError, and
+    ImageCorrupted where the store's bytes are not what they have to be.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root if root is not None else default_root()
+        self.temporary = self.root / "tmp"
+        self.apt = self.root / "apt"
+        self.layers = self.root / "layers"
+
+    def image(self, name: str, architecture: str | None = None) -> Image | None:
+        """Return the image of this name, or that whose digest begins with ``name``.
+
+        A language's name without a version stands for the version that ``set_default`` chose.
+        """
+        if records.is_key(name):
+            arch = architecture or machine_architecture()
+            key = f"{self.default(name) or name}-{arch}"
+            if (digest := self.reference("image", key)) is not None:
+                return self._load_image(digest)
+        if len(name) >= MIN_PREFIX and not name.strip("0123456789abcdef"):
+            found = [image for image in self.images() if image.digest.startswith(name)]
+            if len(found) > 1:
+                raise ImageError(f"several images have a digest that begins with {name}")
+            return found[0] if found else None
+        return None
+
+    def images(self) -> list[Image]:
+        """Return all images, sorted by name and architecture; damaged records are left out."""
+        found = []
+        for key in self.names("image"):
+            with suppress(ImageCorrupted):
+                if (digest := self.reference("image", key)) is not None:
+                    found.append(self._load_image(digest))
+        return sorted(found, key=lambda image: (image.name, image.architecture))
+
+    def default(self, language: str) -> str:
+        """Return the name of the image that a language's bare name stands for, if one was chosen.
+
+        An image that was removed is no choice any more.
+        """
+        with suppress(ImageCorrupted):
+            record = self.record("default", language) or {}
+            name = record.get("image")
+            if isinstance(name, str) and records.is_key(name):
+                key = f"{name}-{machine_architecture()}"
+                return name if self.reference("image", key) is not None else ""
+        return ""
+
+    def built(self, image: Image) -> str:
+        """Return when an image was made (ISO 8601, UTC).
+
+        That stands in no manifest: the same image made twice is to have the same digest.
+        """
+        try:
+            made = (self.root / "manifests" / f"{image.digest}.json").stat().st_mtime
+        except OSError as error:
+            raise ImageCorrupted(f"the store has lost {image.name!r}: {error}") from error
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all records of a kind, sorted."""
+        try:
+            found = [entry.name for entry in os.scandir(self.root / "refs" / kind)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unreadable(error) from error
+        # Network file systems leave files of their own there.
+        return sorted(filter(records.is_key, found))
+
+    def _unreadable(self, error: OSError) -> ImageError:
+        return ImageError(
+            f"cannot read the image store {self.root}: {error.strerror}",
+            "Choose another place with --store, or XDG_CACHE_HOME.",
+        )
+
+    def record(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Return a record's manifest; ImageCorrupted if it is damaged."""
+        digest = self.reference(kind, key)
+        return None if digest is None else self.manifest(kind, digest)
+
+    def kernel(self, architecture: str | None = None) -> Kernel | None:
+        """Return the kernel for an architecture (default: this machine's)."""
+        digest = self.reference("kernel", architecture or machine_architecture())
+        if digest is None:
+            return None
+        return self.kernel_of(self.manifest("kernel", digest), digest)
+
+    def kernel_of(self, manifest: dict[str, Any], digest: str) -> Kernel:
+        """Return the kernel of this record; raises ImageCorrupted if it is none."""
+        return Kernel(
+            architecture=records.text(manifest, "architecture"),
+            version=records.text(manifest, "version"),
+            digest=digest,
+            image=self._blob(manifest, "image"),
+            modules=self._blob(manifest, "modules"),
+            manifest=manifest,
+        )
+
+    def archive(self, kind: str, key: str) -> Archive | None:
+        """Return what ``put_archive`` stored under this kind and key."""
+        digest = self.reference(f"archive-{kind}", key)
+        if digest is None:
+            return None
+        manifest = self.manifest(f"archive-{kind}", digest)
+        return Archive(kind, key, digest, self._blob(manifest, "archive"))
+
+    def reference(self, kind: str, key: str) -> str | None:
+        """Return the digest of the record of this name; None if there is none (or no sound one)."""
+        if not records.is_key(key):
+            raise ImageError(f"{key!r} cannot be a name in the store")
+        try:
+            with (self.root / "refs" / kind / key).open("rb") as file:
+                digest = file.read(65).decode("latin-1").strip()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return digest if records.is_digest(digest) else None
+
+    def manifest(self, kind: str, digest: str) -> dict[str, Any]:
+        """Return the manifest of this kind and digest; ImageCorrupted if it is lost or damaged."""
+        try:
+            with (self.root / "manifests" / f"{digest}.json").open("rb") as file:
+                return records.parse(file.read(records.MAX_MANIFEST + 1), kind)
+        except OSError as error:
+            raise ImageCorrupted(f"the store has lost the {kind} {digest[:16]}: {error}") from error
+
+    def blob(self, digest: str, size: int) -> Blob:
+        """Return the blob of this digest, which may be missing; ImageCorrupted if it is none."""
+        if not records.is_digest(digest):
+            raise ImageCorrupted(f"{digest[:64]!r} is no digest of a blob in the store")
+        return Blob(self.root / "blobs" / digest, digest, size)
+
+    def _load_image(self, digest: str) -> Image:
+        return self.image_of(self.manifest("image", digest), digest)
+
+    def image_of(self, manifest: dict[str, Any], digest: str) -> Image:
+        """Return the image of this record; raises ImageCorrupted if it is none."""
+        for key in ("memory", "workload", "files", "trimmed", "root"):
+            records.count(manifest, key)
+        if not isinstance(manifest.get("source"), dict):
+            raise ImageCorrupted("a manifest in the store does not say where its image comes from")
+        return Image(
+            name=records.text(manifest, "name"),
+            architecture=records.text(manifest, "architecture"),
+            digest=digest,
+            root=self._blob(manifest, "archive"),
+            manifest=manifest,
+        )
+
+    def _blob(self, manifest: dict[str, Any], key: str) -> Blob:
+        entry = manifest.get(key)
+        if not isinstance(entry, dict):
+            raise ImageCorrupted(f"a manifest in the store has no digest for its {key}")
+        return self.blob(records.text(entry, "digest"), records.count(entry, "size"))
+
+    def blobs_of(self, kind: str, manifest: dict[str, Any]) -> list[Blob]:
+        """Return the blobs that a record of an image or a kernel names; raises ImageCorrupted."""
+        names = {"image": ("archive", "warm"), "kernel": ("image", "modules")}[kind]
+        found = [manifest[name] for name in names if name != "warm" or name in manifest]
+        if not all(isinstance(entry, dict) for entry in found):
+            raise ImageCorrupted("a manifest in the store does not name its files")
+        return [
+            self.blob(records.text(entry, "digest"), records.count(entry, "size"))
+            for entry in found
+        ]

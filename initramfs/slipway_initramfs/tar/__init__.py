@@ -1,0 +1,1 @@
+"""Reader of tar archives from untrusted sources."""

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import random
+import shutil
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slipway_initramfs.compression import decompressors
+from slipway_initramfs.compression.decompressors import READERS, DamagedStream
+
+if TYPE_CHECKING:
+    from slipway_initramfs.disk.spool import Readable
+
+DATA = random.Random(1).randbytes(300_000) + b"text " * 100_000
+SKIPPABLE = b"\x5f\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"extra"
+
+
+def zstd(data: bytes, *, checksum: bool = True, size: bool = True) -> bytes:
+    packer = zstandard.ZstdCompressor(write_checksum=checksum, write_content_size=size)
+    return packer.compress(data)
+
+
+PACKED = {
+    "gzip": gzip.compress(DATA, mtime=0),
+    "zstd": zstd(DATA),
+    "xz": lzma.compress(DATA),
+    "none": DATA,
+}
+TEXT = b"some text and more of it; " * 500
+PACKED_TEXT = {"gzip": gzip.compress(TEXT), "zstd": zstd(TEXT), "xz": lzma.compress(TEXT)}
+
+
+class Trickle:
+    """Gives at most ``most`` bytes at a time, as a network does."""
+
+    def __init__(self, data: bytes, most: int) -> None:
+        self._file = io.BytesIO(data)
+        self._most = most
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(min(size, self._most))
+
+
+def read(name: str, source: Readable, size: int = 1 << 20) -> bytes:
+    reader = READERS[name](source)
+    out = bytearray()
+    while data := reader.read(size):
+        assert len(data) <= size
+        out += data
+    return bytes(out)
+
+
+def unpacked(name: str, data: bytes) -> bytes:
+    return read(name, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("size", [997, 64 << 10, 1 << 20])
+def test_each_compression_is_read_in_pieces_of_the_size_asked_for(name: str, size: int) -> None:
+    assert read(name, io.BytesIO(PACKED[name]), size) == DATA
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_input_may_come_in_any_pieces(name: str) -> None:
+    assert read(name, Trickle(PACKED[name], 7)) == DATA
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "xz"])
+@pytest.mark.parametrize("kept", [0, 1, 5, 12, 0.5, -1])
+def test_a_stream_that_is_cut_short_is_damaged(name: str, kept: float) -> None:
+    packed = PACKED[name]
+    data = packed[: int(len(packed) * kept) if isinstance(kept, float) else int(kept)]
+
+    with pytest.raises(DamagedStream, match="cut short"):
+        unpacked(name, data)
+
+
+def test_gzip_members_follow_one_another() -> None:
+    members = [gzip.compress(part) for part in (b"one ", b"", DATA, b"three")]
+
+    assert unpacked("gzip", b"".join(members)) == b"one " + DATA + b"three"
+
+
+def test_zeros_may_follow_the_last_gzip_member() -> None:
+    assert unpacked("gzip", PACKED["gzip"] + bytes(3 << 20)) == DATA
+
+
+@pytest.mark.parametrize("garbage", [b"x", bytes(10) + b"x", b"\0" + PACKED["gzip"], b"\x1f\x8c"])
+def test_anything_else_after_the_last_gzip_member_is_damage(garbage: bytes) -> None:
+    with pytest.raises(DamagedStream):
+        unpacked("gzip", PACKED["gzip"] + garbage)
+
+
+@pytest.mark.parametrize("place", [-8, -4])
+def test_a_wrong_checksum_or_length_of_a_gzip_member_is_damage(place: int) -> None:
+    data = bytearray(PACKED["gzip"])
+    data[place] ^= 1
+
+    with pytest.raises(DamagedStream):
+        unpacked("gzip", bytes(data))
+
+
+def test_zstd_frames_and_skippable_ones_follow_one_another() -> None:
+    frames = [SKIPPABLE, zstd(b"one "), zstd(b"", checksum=False), SKIPPABLE]
+    frames += [zstd(DATA, size=False), zstd(b"three", checksum=False), SKIPPABLE]
+
+    assert unpacked("zstd", b"".join(frames)) == b"one " + DATA + b"three"
+
+
+def test_a_skippable_frame_that_is_cut_short_is_damage() -> None:
+    with pytest.raises(DamagedStream, match="cut short"):
+        unpacked("zstd", PACKED["zstd"] + SKIPPABLE[:-1])
+
+
+def test_a_wrong_checksum_of_a_zstd_frame_is_damage() -> None:
+    data = bytearray(PACKED["zstd"])
+    data[-1] ^= 1
+
+    with pytest.raises(DamagedStream):
+        unpacked("zstd", bytes(data))
+
+
+@pytest.mark.parametrize("garbage", [b"garbage, garbage", b"\0" * 16])
+def test_garbage_after_a_zstd_frame_is_damage(garbage: bytes) -> None:
+    with pytest.raises(DamagedStream, match="not the start"):
+        unpacked("zstd", PACKED["zstd"] + garbage)
+
+
+def test_a_zstd_frame_with_a_huge_window_is_refused() -> None:
+    # No single segment, no content size; a window of 2^(10+20) bytes; one empty last block.
+    frame = b"\x28\xb5\x2f\xfd" + bytes([0, 20 << 3]) + b"\1\0\0"
+
+    with pytest.raises(DamagedStream, match="zstd"):
+        unpacked("zstd", frame)
+
+
+def test_a_zstd_block_that_repeats_one_byte_stays_within_what_was_asked_for() -> None:
+    block = (128 << 10) << 3 | 1 << 1
+    blocks = block.to_bytes(3, "little") + b"x"
+    frame = b"\x28\xb5\x2f\xfd" + bytes([0, 10 << 3]) + blocks * 20 + b"\1\0\0"
+
+    assert read("zstd", io.BytesIO(frame), 1000) == b"x" * (20 * (128 << 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "piece"), [("gzip", gzip.compress(b"")), ("zstd", zstd(b"")), ("zstd", SKIPPABLE)]
+)
+def test_pieces_with_nothing_in_them_do_not_go_on_for_ever(
+    name: str, piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decompressors, "MAX_PIECES", 100)
+
+    with pytest.raises(DamagedStream, match=r"members|small blocks"):
+        unpacked(name, piece * 200)
+
+
+def test_empty_zstd_blocks_do_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decompressors, "MAX_PIECES", 100)
+    frame = b"\x28\xb5\x2f\xfd" + bytes([0, 10 << 3]) + bytes(3) * 200 + b"\1\0\0"
+
+    with pytest.raises(DamagedStream, match="small blocks"):
+        unpacked("zstd", frame)
+
+
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
+@pytest.mark.parametrize("options", [["-19"], ["-1", "--long=27"], ["-3", "-T2", "--no-check"]])
+def test_what_the_zstd_program_writes_is_read(options: list[str]) -> None:
+    done = subprocess.run(["zstd", "-c", *options], input=DATA, capture_output=True, check=True)
+
+    assert unpacked("zstd", done.stdout) == DATA
+
+
+@given(
+    st.sampled_from(["gzip", "zstd", "xz"]), st.integers(0, 1200), st.binary(min_size=1, max_size=9)
+)
+def test_changed_bytes_are_damage_or_do_no_harm(name: str, offset: int, noise: bytes) -> None:
+    data = bytearray(PACKED_TEXT[name])
+    data[offset : offset + len(noise)] = noise
+
+    with suppress(DamagedStream):
+        unpacked(name, bytes(data))
+
+
+@given(
+    st.sampled_from(["gzip", "zstd"]),
+    st.lists(st.binary(max_size=300), min_size=1, max_size=5),
+    st.integers(1, 50),
+    st.integers(1, 50),
+)
+def test_any_members_are_read_in_any_pieces(
+    name: str, parts: list[bytes], incoming: int, outgoing: int
+) -> None:
+    pack = gzip.compress if name == "gzip" else zstd
+    data = b"".join(pack(part) for part in parts)
+
+    assert read(name, Trickle(data, incoming), outgoing) == b"".join(parts)

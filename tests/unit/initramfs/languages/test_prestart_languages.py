@@ -1,0 +1,57 @@
+"""The key that lets a language's programs be started ahead of their job."""
+
+from __future__ import annotations
+
+import pytest
+
+from slipway_initramfs.errors import InvalidLanguage
+from slipway_initramfs.languages import catalogue
+from slipway_initramfs.languages.toml_file import parse
+
+TOY = """
+name = "toy"
+suffixes = [".toy"]
+source = "main.toy"
+image.debian = {{ packages = ["toy"] }}
+{}
+"""
+
+
+def test_python_can_be_started_ahead() -> None:
+    assert catalogue.by_name("python").run.prestart
+
+
+@pytest.mark.parametrize("language", catalogue.all_languages().values(), ids=lambda lang: lang.name)
+def test_no_language_with_a_build_is_started_ahead(language: catalogue.Language) -> None:
+    assert not (language.run.prestart and language.build)
+    assert language.build is None or not language.build.prestart
+
+
+@pytest.mark.parametrize(("key", "prestart"), [("", False), ("prestart = true", True)])
+def test_a_program_is_started_ahead_only_if_that_is_said(key: str, prestart: bool) -> None:
+    text = TOY.format(f'[run]\ncommand = ["toy", "main.toy"]\n{key}')
+
+    assert parse(text.encode(), "toy.toml").run.prestart is prestart
+
+
+@pytest.mark.parametrize(
+    ("tables", "key"),
+    [
+        ('run = { command = ["toy", "main.toy"], prestart = 1 }', "run.prestart"),
+        ('run = { command = ["toy", "main.toy"], prestart = "yes" }', "run.prestart"),
+        ('run = { command = ["toy", "./main.toy"], prestart = true }', "run.prestart"),
+        (
+            'run = { command = ["toy", "main.toy"], prestart = true }\n'
+            'build = { command = ["make"] }',
+            "run.prestart",
+        ),
+        (
+            'run = { command = ["toy", "main.toy"] }\n'
+            'build = { command = ["make", "main.toy"], prestart = true }',
+            "build.prestart",
+        ),
+    ],
+)
+def test_what_cannot_be_started_ahead_is_an_error(tables: str, key: str) -> None:
+    with pytest.raises(InvalidLanguage, match=key):
+        parse(TOY.format(tables).encode(), "toy.toml")

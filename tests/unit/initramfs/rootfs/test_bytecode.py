@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway_initramfs.errors import ImageError
+from slipway_initramfs.rootfs.bytecode import MAGIC, compile_all, find_interpreter
+from slipway_initramfs.rootfs.tree import Tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+TAG = f"cpython-{VERSION.replace('.', '')}"
+SOURCE = b"NAMES = {'a', 'b', 'c', 'd'}\ndef f(x): return x in {'p', 'q', 'r', 's', 't'}\n"
+
+pytestmark = pytest.mark.skipif(VERSION not in MAGIC, reason="a Python of no image's version")
+
+
+def sample() -> Tree:
+    tree = Tree()
+    tree.add_file(f"usr/lib/python{VERSION}/module.py", SOURCE)
+    tree.add_file(f"usr/lib/python{VERSION}/broken.py", b"def (:\n")
+    tree.add_file(f"usr/lib/python{VERSION}/package/__init__.py", b"")
+    tree.add_file("usr/share/other.py", b"x = 1\n")
+    return tree
+
+
+def compiled(tree: Tree) -> dict[str, bytes]:
+    interpreter = find_interpreter(VERSION)
+    assert interpreter is not None
+    compile_all(tree, interpreter, VERSION)
+    return {path: node.read(1 << 20) for path, node in tree.walk() if path.endswith(".pyc")}
+
+
+def test_modules_that_compile_get_their_bytecode() -> None:
+    prefix = f"usr/lib/python{VERSION}"
+
+    assert set(compiled(sample())) == {
+        f"{prefix}/__pycache__/module.{TAG}.pyc",
+        f"{prefix}/package/__pycache__/__init__.{TAG}.pyc",
+    }
+
+
+def test_the_same_sources_give_the_same_bytes() -> None:
+    assert compiled(sample()) == compiled(sample())
+
+
+def test_the_interpreter_loads_the_file_without_looking_at_the_source(tmp_path: Path) -> None:
+    data = compiled(sample())[f"usr/lib/python{VERSION}/__pycache__/module.{TAG}.pyc"]
+    cache = tmp_path / "__pycache__"
+    cache.mkdir()
+    (cache / f"module.{TAG}.pyc").write_bytes(data)
+    source = tmp_path / "module.py"
+    source.write_text("raise SystemExit('the source was run')\n")
+
+    spec = importlib.util.spec_from_file_location("module", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    assert module.f("q")
+
+
+def test_an_interpreter_of_another_version_is_refused() -> None:
+    other = next(version for version in MAGIC if version != VERSION)
+    tree = Tree()
+    tree.add_file(f"usr/lib/python{other}/module.py", b"")
+
+    with pytest.raises(ImageError, match="bytecode has version"):
+        compile_all(tree, sys.executable, other)
+
+
+@pytest.mark.parametrize("script", ["exit 127", "echo Python 2.7.18", "echo something"])
+def test_a_shim_that_stands_for_nothing_is_no_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    other = next(version for version in MAGIC if version != VERSION)
+    shim = tmp_path / f"python{other}"
+    shim.write_text(f"#!/bin/sh\n{script}\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    assert find_interpreter(other) is None

@@ -1,0 +1,102 @@
+"""Programs that a build runs: what they say, how long they may take, what is left of them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from slipway_initramfs.child_process import MAX_OUTPUT, Attention, Finished, Hung, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LONG = 3600.0
+
+
+def shell(text: str, attention: Attention | None = None) -> Finished:
+    return run(["sh", "-c", text], os.environ, attention or Attention(LONG))
+
+
+def living(pids: Path) -> list[psutil.Process]:
+    """The processes of these ids that do not end; the kernel takes a moment to end a killed one."""
+    found = []
+    for pid in pids.read_text().split():
+        with suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(int(pid)))
+    _, alive = psutil.wait_procs(found, timeout=30)
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_what_a_program_says_and_its_code_are_told() -> None:
+    assert shell("echo out; echo err >&2; exit 3") == Finished(3, "out\n", "err\n")
+
+
+def test_a_program_finds_nothing_on_its_stdin() -> None:
+    assert shell("cat; echo done").stdout == "done\n"
+
+
+def test_lines_are_told_while_the_program_runs() -> None:
+    lines: list[str] = []
+
+    shell("printf 'a\\nb'; printf 'c\\n'; echo x >&2", Attention(LONG, listen=lines.append))
+
+    assert lines == ["a", "bc"]
+
+
+def test_of_endless_output_the_last_is_kept() -> None:
+    done = shell(f"head -c {3 * MAX_OUTPUT} /dev/zero; echo end")
+
+    assert MAX_OUTPUT <= len(done.stdout) < MAX_OUTPUT + (1 << 17)
+    assert done.stdout.endswith("\0end\n")
+
+
+@pytest.mark.parametrize(
+    ("attention", "why"),
+    [
+        (Attention(LONG, quiet=0.5), "did nothing"),
+        (Attention(0.5, watch=object), "took more than"),
+    ],
+)
+def test_a_program_that_hangs_is_ended_with_all_that_it_has_started(
+    tmp_path: Path, attention: Attention, why: str
+) -> None:
+    pids = tmp_path / "pids"
+    text = f"trap '' TERM; sleep 600 & echo $$ $! >{pids}; exec sleep 600"
+
+    with pytest.raises(Hung, match=why):
+        shell(text, attention)
+
+    assert living(pids) == []
+
+
+def test_signs_of_life_keep_a_program_from_being_given_up() -> None:
+    # Whatever is watched is another each time, however long the host takes from look to look.
+    done = shell("sleep 1", Attention(LONG, quiet=0.2, watch=object))
+
+    assert done.code == 0
+
+
+def test_what_watching_raises_ends_the_program(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    def watch() -> None:
+        if pids.exists() and pids.read_text().endswith("\n"):
+            raise BlockingIOError
+
+    with pytest.raises(BlockingIOError):
+        shell(f"echo $$ >{pids}; exec sleep 600", Attention(LONG, watch=watch))
+
+    assert living(pids) == []
+
+
+def test_what_a_program_leaves_behind_holds_nobody_up(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    done = shell(f"sleep 600 & echo $! >{pids}; echo said")
+
+    assert done == Finished(0, "said\n", "")
+    assert living(pids) == []

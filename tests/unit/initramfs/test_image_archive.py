@@ -1,0 +1,477 @@
+"""Images as one file: what goes round, and what a store does not take."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slipway_initramfs import freeze, image_archive
+from slipway_initramfs.errors import DiskFull, ImageCorrupted, ImageError
+from slipway_initramfs.image_archive import Index, Part
+from slipway_initramfs.image_export import export_image
+from slipway_initramfs.image_import import Imported, import_image
+from slipway_initramfs.languages import catalogue
+from slipway_initramfs.store import records
+from slipway_initramfs.store.garbage_collection import prune
+from slipway_initramfs.store.image_store import ImageStore
+from slipway_initramfs.store.records import BUILDER
+from support.stores import names, put_agent, put_image, put_kernel, writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LANGUAGE = b"""
+name = "toy"
+suffixes = [".toy"]
+source = "main.toy"
+run = { command = ["toy", "main.toy"] }
+image.debian = { packages = ["toy"] }
+"""
+FLIPS = 120
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def current(name: str, store: ImageStore | None = None) -> dict[str, Any]:
+    """What a record says that is made by this version."""
+    recipe = catalogue.by_name(name, store).recipe("debian")
+    assert recipe is not None
+    return {"builder": BUILDER, "recipe": recipe.plain()}
+
+
+def exported(store: ImageStore, name: str) -> bytes:
+    image = store.image(name, "amd64")
+    assert image is not None
+    output = io.BytesIO()
+    export_image(store, image, put_agent(store), output, quiet)
+    return output.getvalue()
+
+
+@pytest.fixture
+def full(store: ImageStore) -> ImageStore:
+    put_image(store, "bash", told=current("bash"))
+    put_kernel(store)
+    return store
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> ImageStore:
+    return ImageStore(tmp_path / "empty")
+
+
+def taken(store: ImageStore, data: bytes) -> Imported:
+    return import_image(store, io.BytesIO(data), quiet)
+
+
+def is_untouched(store: ImageStore) -> bool:
+    return not any(path.is_file() and path.stat().st_size for path in store.root.rglob("*"))
+
+
+# -- what goes round -----------------------------------------------------------------------------
+
+
+def test_an_image_goes_round_with_all_that_it_boots_from(
+    full: ImageStore, empty: ImageStore
+) -> None:
+    data = exported(full, "bash")
+
+    found = taken(empty, data)
+
+    image, kernel = full.image("bash", "amd64"), full.kernel("amd64")
+    assert empty.image("bash", "amd64") is not None
+    assert (found.image.digest, found.replaced, found.agent) == (
+        image and image.digest,
+        False,
+        True,
+    )
+    found.image.verify()
+    there = empty.kernel("amd64")
+    assert there is not None
+    there.verify()
+    assert there.digest == (kernel and kernel.digest)
+    assert [freeze.agent(empty, "amd64", quiet, verify=True).path.read_bytes()] == [b"agent"]
+    assert exported(empty, "bash") == data
+
+
+def test_an_archive_is_a_plain_tar(full: ImageStore) -> None:
+    with tarfile.open(fileobj=io.BytesIO(exported(full, "bash"))) as tar:
+        members = tar.getmembers()
+        index = json.loads(tar.extractfile(members[0]).read())  # type: ignore[union-attr]
+
+    assert [member.name.partition("/")[0] for member in members] == [
+        "slipway-image.json", "manifests", "manifests", "blobs", "blobs", "blobs", "blobs",
+    ]  # fmt: skip
+    assert {(member.mode, member.mtime, member.uid) for member in members} == {(0o644, 0, 0)}
+    assert index["format"] == image_archive.FORMAT
+
+
+def test_a_language_of_ones_own_goes_with_its_image(full: ImageStore, empty: ImageStore) -> None:
+    catalogue.give(full, "toy", LANGUAGE)
+    put_image(full, "toy@2", told=current("toy", full))
+
+    found = taken(empty, exported(full, "toy@2"))
+
+    assert found.image.name == "toy@2"
+    assert catalogue.by_suffix("x.toy", empty).name == "toy"
+
+
+def test_an_image_takes_the_place_of_another(full: ImageStore, empty: ImageStore) -> None:
+    put_image(empty, "bash", b"other", told=current("bash"))
+    data = exported(full, "bash")
+
+    first, second = taken(empty, data), taken(empty, data)
+
+    assert (first.replaced, second.replaced) == (True, False)
+    assert hashlib.sha256(b"other").hexdigest() not in names(empty.root / "blobs")
+
+
+def test_kernel_and_agent_of_the_store_are_kept(full: ImageStore, empty: ImageStore) -> None:
+    with empty.building("kernel-amd64"):
+        blob = empty.put_blob(writer(b"own"))
+        part = {"digest": blob.digest, "size": blob.size}
+        told = {"architecture": "amd64", "version": "7", "image": part, "modules": part}
+        empty.put_record("kernel", "amd64", told)
+
+    taken(empty, exported(full, "bash"))
+
+    kernel = empty.kernel("amd64")
+    assert kernel is not None
+    assert kernel.version == "7"
+    assert hashlib.sha256(b"kernel").hexdigest() not in names(empty.root / "blobs")
+
+
+def test_a_damaged_kernel_of_the_store_is_replaced(full: ImageStore, empty: ImageStore) -> None:
+    data = exported(full, "bash")
+    taken(empty, data)
+    kernel = empty.kernel("amd64")
+    assert kernel is not None
+    kernel.path.write_bytes(b"kernex")
+
+    taken(empty, data)
+
+    kernel.verify()
+
+
+def test_an_agent_of_other_sources_is_not_taken(full: ImageStore, empty: ImageStore) -> None:
+    found = taken(empty, changed(exported(full, "bash"), agent_sources="0" * 64))
+
+    assert not found.agent
+    assert empty.names("archive-agent") == []
+    assert hashlib.sha256(b"agent").hexdigest() not in names(empty.root / "blobs")
+
+
+def test_a_damaged_image_is_not_exported(full: ImageStore) -> None:
+    image = full.image("bash", "amd64")
+    assert image is not None
+    image.root_archive.write_bytes(b"rOOt archive")
+
+    with pytest.raises(ImageCorrupted):
+        exported(full, "bash")
+
+
+# -- what is damaged -----------------------------------------------------------------------------
+
+
+def test_an_archive_that_is_cut_short_is_refused(full: ImageStore, empty: ImageStore) -> None:
+    data = exported(full, "bash")
+
+    for size in {*range(0, len(data), 512), *range(1, len(data), 997), len(data) - 1}:
+        with pytest.raises(ImageError):
+            taken(empty, data[:size])
+        assert is_untouched(empty), size
+
+
+def test_a_bit_that_has_changed_is_noticed_wherever_it_is(
+    full: ImageStore, empty: ImageStore
+) -> None:
+    data = exported(full, "bash")
+    chance = random.Random(13)
+
+    for _ in range(FLIPS):
+        at = chance.randrange(len(data))
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << chance.randrange(8)
+        try:
+            found = taken(empty, bytes(flipped))
+        except ImageError:
+            assert is_untouched(empty), at
+        else:
+            # Which sources an agent is of is all that nothing else has to fit.
+            assert not found.agent, at
+            (empty.root / "refs" / "image" / "bash-amd64").unlink()
+            (empty.root / "refs" / "kernel" / "amd64").unlink()
+            prune(empty)
+
+
+def test_a_sound_image_stays_where_a_bad_one_comes(full: ImageStore, empty: ImageStore) -> None:
+    data = exported(full, "bash")
+    taken(empty, data)
+    before = sorted(path for path in empty.root.rglob("*") if path.is_file())
+
+    with pytest.raises(ImageError):
+        taken(empty, data[: len(data) // 2])
+
+    assert sorted(path for path in empty.root.rglob("*") if path.is_file()) == before
+
+
+# -- what is hostile -----------------------------------------------------------------------------
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {m.name: tar.extractfile(m).read() for m in tar.getmembers()}  # type: ignore[union-attr]
+
+
+def index_of(data: bytes) -> Index:
+    return image_archive.Reader(io.BytesIO(data)).index()
+
+
+def assembled(index: bytes, contents: list[tuple[str, bytes]]) -> bytes:
+    parts = [(image_archive.INDEX, index), *contents]
+    return b"".join(
+        image_archive.header(name, len(data)) + data + image_archive.padding(len(data))
+        for name, data in parts
+    ) + bytes(2 * image_archive.BLOCK)
+
+
+def changed(
+    data: bytes, *, record: tuple[str, dict[str, Any]] | None = None, **fields: Any
+) -> bytes:
+    """An archive that is sound in itself, with other fields in its index or in a record."""
+    index, contents = replace(index_of(data), **fields), members(data)
+    if record is not None:
+        kind, told = record
+        part = index.records[kind]
+        old = json.loads(contents.pop(f"manifests/{part.digest}")) if part.size else {}
+        text = records.encode(kind, {**old, **told})
+        new = Part(hashlib.sha256(text).hexdigest(), len(text))
+        contents[f"manifests/{new.digest}"] = text
+        index = replace(index, records={**index.records, kind: new})
+    order = [f"manifests/{part.digest}" for part in index.records.values()]
+    order += [f"blobs/{part.digest}" for part in index.blobs]
+    return assembled(index.encode(), [(name, contents.get(name, b"")) for name in order])
+
+
+OTHER = {"digest": hashlib.sha256(b"kernel").hexdigest(), "size": 6}
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "message"),
+    [
+        ("image", {"name": "go"}, "contradict"),
+        ("image", {"name": "../../x"}, "contradict"),
+        ("image", {"language": "go"}, "contradict"),
+        ("image", {"architecture": "arm64"}, "contradict"),
+        ("image", {"archive": OTHER}, "other files"),
+        ("image", {"archive": {**OTHER, "size": 7}}, "contradict"),
+        ("image", {"archive": {"digest": "../../etc/passwd", "size": 6}}, "bad record"),
+        ("image", {"archive": None}, "bad record"),
+        ("image", {"warm": {"digest": "0" * 64, "size": 1}}, "other files"),
+        ("image", {"warm": 7}, "bad record"),
+        ("image", {"memory": -1}, "bad record"),
+        ("image", {"memory": True}, "bad record"),
+        ("image", {"source": {"kind": "debian", "requested": "\x1b[2J"}}, "odd way"),
+        ("image", {"source": {"kind": "debian", "requested": "x" * 600}}, "odd way"),
+        ("image", {"source": []}, "bad record"),
+        ("image", {"builder": BUILDER + 1}, "another version"),
+        ("image", {"recipe": {}}, "another version"),
+        ("image", {"config": {"environment": {"A=B": "1"}}}, "variables"),
+        ("image", {"config": {"environment": {"A": "1\0"}}}, "variables"),
+        ("image", {"config": {"environment": {"A": "1" * 70_000}}}, "variables"),
+        ("image", {"config": {"environment": {f"A{n}": "" for n in range(300)}}}, "variables"),
+        ("kernel", {"architecture": "arm64"}, "contradict"),
+        ("kernel", {"image": {"digest": "0" * 64, "size": 6}}, "other files"),
+        ("kernel", {"modules": []}, "bad record"),
+        ("kernel", {"version": 6}, "bad record"),
+    ],
+)
+def test_records_that_do_not_fit_are_refused(
+    full: ImageStore, empty: ImageStore, kind: str, told: dict[str, Any], message: str
+) -> None:
+    data = changed(exported(full, "bash"), record=(kind, told))
+
+    with pytest.raises(ImageError, match=message):
+        taken(empty, data)
+
+    assert is_untouched(empty)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        (LANGUAGE, "bash", "comes with Slipway"),
+        (LANGUAGE, "py", "comes with Slipway"),
+        (b"name = ", "toy", "bad language file"),
+        (LANGUAGE, "other", "no language file"),
+    ],
+)
+def test_language_files_that_do_not_fit_are_refused(
+    full: ImageStore, empty: ImageStore, text: bytes, name: str, message: str
+) -> None:
+    catalogue.give(full, "toy", LANGUAGE)
+    put_image(full, "toy", told=current("toy", full))
+    data = exported(full, "toy")
+    index = index_of(data)
+    if name == "other":
+        index = replace(
+            index,
+            keys={kind: key for kind, key in index.keys.items() if kind != "language"},
+            records={kind: part for kind, part in index.records.items() if kind != "language"},
+        )
+        data = changed(data, keys=index.keys, records=index.records)
+    elif name == "toy":
+        data = changed(data, record=("language", {"file": text.decode()}))
+    else:
+        data = changed(data, record=("image", {"name": name, "language": name}))
+        data = changed(data, keys={**index.keys, "image": f"{name}-amd64", "language": name})
+
+    with pytest.raises(ImageError, match=message):
+        taken(empty, data)
+
+    assert is_untouched(empty)
+
+
+def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
+    """The index with a change, written as an export writes it."""
+
+    def edit(data: bytes) -> bytes:
+        plain = json.loads(data)
+        change(plain)
+        return json.dumps(plain, indent=1).encode() + b"\n"
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda _: b"[]\n",
+        lambda _: b"{}\n",
+        lambda _: b"7\n",
+        lambda _: b"\xff\n",
+        lambda _: b"[" * 60_000,
+        lambda _: b'{"format": 1e999}\n',
+        lambda data: data + b" ",
+        lambda data: data.replace(b'"format": 1', b'"format": 1, "format": 1'),
+        edited(lambda plain: plain.update(more=1)),
+        edited(lambda plain: plain.update(format="1")),
+        edited(lambda plain: plain.update(format=True)),
+        edited(lambda plain: plain.update(blobs="x" * 99)),
+        edited(lambda plain: plain.update(blobs={})),
+        edited(lambda plain: plain.update(blobs=plain["blobs"] * 2)),
+        edited(lambda plain: plain.update(blobs=[{"digest": "0" * 64, "size": 1}] * 1000)),
+        edited(lambda plain: plain["blobs"][0].update(size=1 << 60)),
+        edited(lambda plain: plain["blobs"][0].update(size=-1)),
+        edited(lambda plain: plain["blobs"][0].update(size=True)),
+        edited(lambda plain: plain["blobs"][0].update(digest="../../../etc/passwd")),
+        edited(lambda plain: plain["blobs"][0].update(digest=plain["blobs"][0]["digest"].upper())),
+        edited(lambda plain: plain["agent"].update(digest="0" * 64)),
+        edited(lambda plain: plain["agent"].update(sources="x")),
+        edited(lambda plain: plain.pop("agent")),
+        edited(lambda plain: plain["records"].pop("kernel")),
+        edited(lambda plain: plain["records"].update(snapshot=plain["records"]["image"])),
+        edited(lambda plain: plain["records"].update(default=plain["records"]["image"])),
+        edited(lambda plain: plain["records"]["image"].update(key="../x")),
+        edited(lambda plain: plain["records"]["image"].update(key=["x"])),
+        edited(lambda plain: plain["records"]["image"].update(key="go-amd64")),
+        edited(lambda plain: plain["records"]["kernel"].update(key="arm64")),
+        edited(lambda plain: plain["records"]["image"].update(size=records.MAX_MANIFEST + 1)),
+        edited(lambda plain: plain.update(records=[])),
+    ],
+)
+def test_an_index_that_breaks_a_rule_is_refused(
+    full: ImageStore, empty: ImageStore, edit: Callable[[bytes], bytes]
+) -> None:
+    contents = members(exported(full, "bash"))
+    index = edit(contents.pop(image_archive.INDEX))
+
+    with pytest.raises(ImageError):
+        taken(empty, assembled(index, list(contents.items())))
+
+    assert is_untouched(empty)
+
+
+def test_an_archive_of_another_format_is_named(full: ImageStore, empty: ImageStore) -> None:
+    contents = members(exported(full, "bash"))
+    index = edited(lambda plain: plain.update(format=2))(contents.pop(image_archive.INDEX))
+
+    with pytest.raises(ImageError, match="format 2") as caught:
+        taken(empty, assembled(index, list(contents.items())))
+
+    assert "same version" in caught.value.hint
+
+
+def test_what_would_not_fit_onto_the_disk_is_refused_before_it_is_read(
+    full: ImageStore, empty: ImageStore
+) -> None:
+    data = exported(full, "bash")
+    index = index_of(data)
+    huge = tuple(
+        replace(blob, size=image_archive.MAX_BLOB) if blob != index.agent else blob
+        for blob in index.blobs
+    )
+    # 24 GiB at least; a disk that has that free finds the archive cut short instead.
+    index = replace(index, blobs=huge)
+
+    with pytest.raises(ImageError) as caught:
+        taken(empty, assembled(index.encode(), []))
+
+    assert (
+        isinstance(caught.value, DiskFull)
+        or "cut short" in caught.value.message
+        or ("does not go on" in caught.value.message)
+    )
+    assert is_untouched(empty)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data + b"\0",
+        lambda data: data[:-1] + b"x",
+        lambda data: data[:-1024] + data,
+        lambda data: b"x" + data,
+        lambda data: b"",
+        lambda data: bytes(len(data)),
+        lambda data: b"\x1f\x8b" + data[2:],
+        lambda data: data.replace(b"blobs/", b"../../", 1),
+        lambda data: data.replace(b"manifests/", b"/etc/passw", 1),
+        lambda data: data.replace(b"0000644", b"0004755", 1),
+        lambda data: data.replace(b"ustar\x0000", b"ustar  \0", 1),
+    ],
+)
+def test_what_is_no_such_archive_is_refused(
+    full: ImageStore, empty: ImageStore, change: Callable[[bytes], bytes]
+) -> None:
+    with pytest.raises(ImageError):
+        taken(empty, change(exported(full, "bash")))
+
+    assert is_untouched(empty)
+
+
+def test_members_of_other_kinds_are_refused(full: ImageStore, empty: ImageStore) -> None:
+    contents = members(exported(full, "bash"))
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE):
+        output = io.BytesIO()
+        with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for name, data in contents.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                if name.startswith("blobs/"):
+                    member.type, member.linkname = kind, "/etc/passwd"
+                tar.addfile(member, io.BytesIO(data))
+
+        with pytest.raises(ImageError):
+            taken(empty, output.getvalue())
+
+        assert is_untouched(empty)
