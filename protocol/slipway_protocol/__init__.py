@@ -1,3 +1,3 @@
-"""What host and agent share: messages, framing and the sans-IO connection."""
+"""Protocol between host and agent: messages, framing and the sans-IO connection."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The host's end over asyncio streams."""
+"""Host's end of the protocol over asyncio streams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ READ_SIZE = 256 * 1024
 
 
 class Channel:
-    """Sends messages to an agent and receives its events, over any ordered byte stream."""
+    """Exchange of messages with an agent over any ordered byte stream.
+
+    The channel owns ``writer`` and closes it.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -29,40 +32,40 @@ class Channel:
 
     @property
     def bad_frames(self) -> int:
-        """Frames dropped so far."""
+        """Number of frames dropped up to now."""
         return self._connection.bad_frames
 
     async def send(self, message: HostMessage) -> None:
-        """Send ``message``; waits while the peer does not read.
+        """Send ``message``, and wait while the peer does not read.
 
         Raises:
             OSError: the stream is broken.
-            ProtocolError: the message is longer than a frame may be.
+            ProtocolError: the message does not fit into a frame.
         """
         self._writer.write(self._connection.send(message))
         await self._writer.drain()
 
     async def receive(self) -> Event | None:
-        """The next event, or None at the end of the stream, however it ended."""
+        """Return the next event, or None at the end of the stream, clean or broken."""
         while not self._events:
-            data = await self._read()
+            data = await self._read_piece()
             if not data:
                 return None
             self._events.extend(self._connection.receive(data))
         return self._events.popleft()
 
-    async def _read(self) -> bytes:
+    async def _read_piece(self) -> bytes:
         try:
             return await self._reader.read(READ_SIZE)
         except OSError:
-            # A stream reader hides what it has buffered behind the error of a broken stream; the
-            # last words of a machine that died must not be lost with it.
+            # A StreamReader with an error does not return the bytes in its buffer. They are the
+            # last messages of a machine that died, and must be read.
             self._reader.set_exception(None)  # type: ignore[arg-type]
             self._reader.feed_eof()
             return await self._reader.read(READ_SIZE)
 
     async def close(self) -> None:
-        """Close the stream; what was sent before still goes out."""
+        """Close the stream after the messages that were sent before."""
         self._writer.close()
-        with suppress(OSError):  # the machine may have gone first
+        with suppress(OSError):  # the machine may have ended first
             await self._writer.wait_closed()

@@ -1,4 +1,7 @@
-"""Messages to bytes and back, strictly and within bounds."""
+"""Encoding of messages as msgpack, and checked decoding.
+
+Source: the msgpack specification (spec.md), formats nil, bool, int, str, bin and array.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,16 @@ _IDS = {
 
 
 def _list_fields(value: Any) -> list[Any]:
-    """The fields of a message or of a value nested in one, in wire order."""
+    """Return the fields of a message or nested record, in wire order."""
     return [getattr(value, name) for name in value.__slots__]
 
 
 def encode(message: Message) -> bytes:
-    """The bytes of ``message``.
+    """Return ``message`` as a msgpack array: id, then fields.
 
     Raises:
-        ProtocolError: it is longer than a frame may be, or holds what msgpack cannot carry.
+        ProtocolError: the array has more than ``MAX_MESSAGE`` bytes, or a field has a type or
+            value without a msgpack format.
     """
     try:
         # surrogateescape: arguments and paths of Linux are bytes that need not be UTF-8.
@@ -46,14 +50,15 @@ def encode(message: Message) -> bytes:
 
 
 def decode(payload: bytes, table: Table) -> Message:
-    """The message in ``payload``, if ``table`` has its id and every field is within its bounds.
+    """Return the message in ``payload``, checked against ``table``.
 
     Raises:
-        ProtocolError: anything else. Nothing that a peer sends raises another exception.
+        ProtocolError: the payload is not msgpack, its id is not in ``table``, or a field is
+            missing or out of bounds. No payload raises another exception.
     """
     try:
-        # An array header may announce far more items than bytes follow, and each level of nesting
-        # allocates for its header first: hence a bound on items, not only on bytes.
+        # An array's header can announce far more items than bytes follow, and the decoder allocates
+        # for each level of nesting by its header. Therefore items are bounded as well as bytes.
         values = msgpack.unpackb(
             payload,
             use_list=False,
@@ -75,7 +80,7 @@ def decode(payload: bytes, table: Table) -> Message:
     if len(values) <= len(checks):
         raise ProtocolError(f"{kind.__name__} has {len(values) - 1} of {len(checks)} fields")
     try:
-        # Fields after those we know belong to a newer peer.
+        # Fields behind the known ones come from a newer peer and are ignored.
         message: Message = kind(*[c(v) for c, v in zip(checks, values[1:], strict=False)])
     except ProtocolError as error:
         raise ProtocolError(f"{kind.__name__}: {error.message}") from None

@@ -1,4 +1,4 @@
-"""One end of the conversation, without input or output of its own."""
+"""Sans-IO connection: bytes to events and messages to bytes, for either end."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A whole frame whose content breaks the protocol, and how."""
+    """Intact frame whose payload breaks the protocol; ``reason`` is one sentence."""
 
     reason: str
 
 
 class Connection:
-    """Turns received bytes into events and messages into bytes to send.
+    """State of one end: an unfinished frame, and the number of bad frames.
 
-    Bad frames are noise on the line: dropped, counted, reported. Violations come from a peer that
-    framed correctly and still broke the rules; what to do about it is the caller's decision.
+    A bad frame is noise on the line. It is dropped, counted and reported. A violation comes from a
+    peer that framed correctly and broke the rules; the caller decides how to react.
     """
 
     def __init__(self, incoming: Table) -> None:
@@ -40,16 +40,16 @@ class Connection:
 
     @classmethod
     def host(cls) -> Connection:
-        """The host's end: takes what agents send."""
+        """Return the host's end, which accepts the messages of agents."""
         return cls(AGENT_TO_HOST)
 
     @classmethod
     def agent(cls) -> Connection:
-        """The agent's end: takes what hosts send."""
+        """Return the agent's end, which accepts the messages of hosts."""
         return cls(HOST_TO_AGENT)
 
     def receive(self, data: bytes) -> list[Event]:
-        """What ``data`` completes, in order. Never raises, whatever ``data`` holds."""
+        """Return the events that ``data`` completes, in order. No ``data`` raises an exception."""
         events: list[Event] = []
         for frame in self._reader.feed(data):
             if isinstance(frame, BadFrame):
@@ -63,9 +63,9 @@ class Connection:
         return events
 
     def send(self, message: Message) -> bytes:
-        """The bytes that carry ``message``.
+        """Return the frame of ``message``, as bytes for the stream.
 
         Raises:
-            ProtocolError: the message is longer than a frame may be.
+            ProtocolError: the message does not fit into a frame.
         """
         return encode_frame(encode(message))

@@ -1,12 +1,12 @@
-"""The one exception of the protocol."""
+"""Exception of the protocol."""
 
 from __future__ import annotations
 
 
 class ProtocolError(ValueError):
-    """A message of ours breaks a bound of the protocol, or a peer's breaks its rules.
+    """Message that breaks a rule or bound of the protocol, in either direction.
 
-    ``message`` is one sentence that names what was wrong and where.
+    ``message`` is one sentence that names the message or field and the rule.
     """
 
     def __init__(self, message: str) -> None:

@@ -1,7 +1,7 @@
-"""Credit: how much a sender of a stream may still send.
+"""Credit: the number of bytes that the sender of a stream may still send.
 
-The receiver starts the sender off with a window and hands out credit as it consumes, so that a slow
-reader stops the writer instead of filling somebody's memory.
+The sender begins with the receiver's window as credit. The receiver grants more as its consumer
+reads. A slow reader therefore stops the writer, and no queue grows without bound.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from slipway_protocol.errors import ProtocolError
 
 
 class SendWindow:
-    """The sender's side: bytes that may be sent now."""
+    """Sender's count of credit; ``available`` is in bytes."""
 
     __slots__ = ("available",)
 
@@ -18,14 +18,14 @@ class SendWindow:
         self.available = initial
 
     def grant(self, count: int) -> None:
-        """The receiver can take ``count`` more bytes."""
+        """Add a credit of ``count`` bytes."""
         self.available += count
 
     def spend(self, count: int) -> None:
-        """``count`` bytes are on their way.
+        """Subtract ``count`` bytes that were sent.
 
         Raises:
-            ProtocolError: more than was granted.
+            ProtocolError: ``count`` is more than the credit.
         """
         if count > self.available:
             raise ProtocolError(f"{count} bytes sent with credit for {self.available}")
@@ -33,9 +33,9 @@ class SendWindow:
 
 
 class ReceiveWindow:
-    """The receiver's side: notices overdraft and says when to hand out credit.
+    """Receiver's count of credit: detects overdraft and decides when to grant more.
 
-    Credit goes out in halves of the window: one Credit message for many small reads.
+    Grants are at least half of the window: one Credit message for many small reads.
     """
 
     __slots__ = ("_consumed", "_open", "size")
@@ -46,17 +46,17 @@ class ReceiveWindow:
         self._consumed = 0
 
     def count_received(self, count: int) -> None:
-        """``count`` bytes came in.
+        """Count ``count`` bytes that arrived.
 
         Raises:
-            ProtocolError: the peer sent more than it had credit for.
+            ProtocolError: the peer sent more bytes than its credit.
         """
         if count > self._open:
             raise ProtocolError(f"{count} bytes received with credit for {self._open}")
         self._open -= count
 
     def count_consumed(self, count: int) -> int:
-        """``count`` bytes were passed on; returns the credit to send now, or 0."""
+        """Count ``count`` bytes that the consumer read; return the credit to grant now, or 0."""
         self._consumed += count
         if self._consumed * 2 < self.size:
             return 0

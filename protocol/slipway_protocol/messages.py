@@ -1,8 +1,9 @@
-"""The messages that host and agent exchange.
+"""Messages of host and agent, as frozen values.
 
-Every message is a frozen value. Which number it has on the wire, in which direction it travels and
-what bounds its fields is the business of :mod:`slipway_protocol.schema`; a new field goes at the
-end of its class, so that older peers may ignore it.
+:mod:`slipway_protocol.schema` has the id and direction of each message and the bounds of its
+fields. A new field goes to the end of its class, where older peers ignore it. Both directions are
+in one module, since File, FileData and Credit travel in both, and since each module costs time at
+the agent's start.
 
 Units are in the names: ``_ms`` and ``_us`` are milli- and microseconds, ``_ns`` nanoseconds since
 the epoch, ``_bytes`` bytes. A limit of zero means "no limit" unless its comment says otherwise.
@@ -15,7 +16,7 @@ from enum import IntEnum
 
 
 class Stream(IntEnum):
-    """The three byte streams of a program, by their file descriptors."""
+    """Byte stream of a program, by its file descriptor."""
 
     STDIN = 0
     STDOUT = 1
@@ -23,14 +24,14 @@ class Stream(IntEnum):
 
 
 class Phase(IntEnum):
-    """The two parts of a job."""
+    """Part of a job with a program of its own."""
 
     BUILD = 1
     RUN = 2
 
 
 class Verdict(IntEnum):
-    """How a phase ended; exactly one of these."""
+    """Outcome of a phase."""
 
     OK = 0
     FAILED = 1
@@ -44,7 +45,7 @@ class Verdict(IntEnum):
 
 
 class Level(IntEnum):
-    """How much an agent log line matters."""
+    """Severity of a line in the agent's log, numbered as in Python's logging."""
 
     DEBUG = 10
     INFO = 20
@@ -54,25 +55,25 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one phase may use. Zero is "no limit", for memory "what the machine has left"."""
+    """Limits of one phase. Zero means "no limit"; for memory, the machine's free memory."""
 
     wall_ms: int = 0
     cpu_ms: int = 0
     memory_bytes: int = 0
     processes: int = 0
     file_bytes: int = 0
-    open_files: int = 0  # what the program may raise its own limit to
-    # Of each of stdout and stderr; what is over is dropped and counted.
+    open_files: int = 0  # hard limit: the program may raise its own up to here
+    # Of each of stdout and stderr; more bytes are dropped and counted.
     output_bytes: int = 0
     # Ends the phase as OUTPUT_EXCEEDED when a stream passes output_bytes.
     kill_on_output: bool = False
-    # The limit of open files that the program begins with; zero: open_files.
+    # Soft limit of open files, with which the program begins; zero: open_files.
     soft_open_files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Tty:
-    """The size of a terminal, in characters."""
+    """Size of a terminal, in characters; zero is an unknown size."""
 
     rows: int = 24
     columns: int = 80
@@ -80,11 +81,11 @@ class Tty:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run: argument vector, environment, limits, and whether it gets stdin.
+    """Program of a phase: argument vector, environment, limits and standard streams.
 
-    With ``tty`` a terminal of that size is its stdin, stdout and stderr, and all that it writes
-    there is told as stdout. ``out_of_memory`` are words that its runtime says on stderr when it
-    ends for want of memory.
+    Without ``stdin`` its standard input is empty. With ``tty`` a terminal of that size is stdin,
+    stdout and stderr, and its output is reported as stdout. ``out_of_memory`` are messages that
+    the program's runtime prints to stderr when memory is short.
     """
 
     argv: tuple[str, ...]
@@ -97,7 +98,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one phase used, as cgroup v2 counts it."""
+    """Resources that a phase used, as counted by cgroup v2."""
 
     wall_us: int = 0
     user_us: int = 0
@@ -111,11 +112,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Opens the conversation; may come again, and is then answered again.
+    """First message of the handshake; each Hello is answered by Ready.
 
-    ``entropy`` is mixed into the guest's random state and ``time_ns`` set as its wall clock before
-    anything else happens: a machine resumed from a snapshot has neither of its own. With ``clone``
-    it is one, and becomes a machine of its own in all else as well: host name, boot id.
+    The agent first mixes ``entropy`` into the guest's random state and sets the wall clock to
+    ``time_ns``: a machine that resumes from a snapshot has the state of its template. ``clone``
+    says that this machine is a clone; the agent then also gives the guest a new host name and boot
+    id.
     """
 
     version: int
@@ -127,13 +129,13 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Announces a job; its files follow, then :class:`Start`.
+    """Announcement of a job; its files follow, then :class:`Start`.
 
-    ``outputs`` are the paths, relative to the working directory, that the host wants back.
-    ``window_bytes`` is the credit that stdout and stderr each begin with. ``disk_bytes`` bounds the
-    working directory and ``/tmp`` together with what the memory limit leaves. With ``keep`` the job
-    works on the disk of the last such job, if there was one, and leaves it to the next: the files
-    of a session. A job without it ends the session's disk.
+    ``outputs`` are paths, relative to the working directory, of files that the agent sends back.
+    ``window_bytes`` is the initial credit of stdout and of stderr. ``disk_bytes`` bounds the
+    workspace: working directory, ``/tmp`` and the other writable directories together. A job with
+    ``keep`` uses the workspace of the previous such job and leaves the files for the next: those
+    of a session. A job without ``keep`` removes the session's workspace.
     """
 
     job: int
@@ -147,11 +149,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Prestart:
-    """Start ``run`` before there is a job for it, up to where it reads its script ``path``.
+    """Request to start ``run`` before its job; the program waits where it opens ``path``.
 
-    The next job takes the program over if it has no build, the same argument vector and
-    environment, a file of that path, and no file of a path in ``unless``; any other job ends it.
-    Its limits are those of the job. No answer follows, even where the program cannot be started.
+    The next job takes the program if the job has no build, the same argument vector and
+    environment, a file with that path, and no file with a path in ``unless``. Any other job ends
+    the program. The limits are the job's. No answer follows, even where the start fails.
     """
 
     run: Command
@@ -161,7 +163,7 @@ class Prestart:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file follows as :class:`FileData` until ``size`` bytes are there. Both directions.
+    """Announcement of a file; :class:`FileData` follows, ``size`` bytes in all. Both directions.
 
     ``path`` is relative to the job's working directory and never leaves it.
     """
@@ -174,7 +176,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class FileData:
-    """The next bytes of the file last announced. Both directions."""
+    """Next bytes of the file that was announced last. Both directions."""
 
     job: int
     data: bytes
@@ -182,14 +184,14 @@ class FileData:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """All files are there; begin with the first phase."""
+    """End of the job's files, and request to begin the first phase."""
 
     job: int
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Bytes for the program's stdin, within the credit that the agent gave."""
+    """Bytes for the program's stdin, within the credit that the agent granted."""
 
     job: int
     data: bytes
@@ -197,14 +199,14 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class InputEnd:
-    """No more stdin: the program reads end of file after what was sent."""
+    """End of stdin: after the sent bytes the program reads end of file."""
 
     job: int
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """The receiver of ``stream`` can take ``count`` more bytes. Both directions."""
+    """Grant of ``count`` more bytes by the receiver of ``stream``. Both directions."""
 
     job: int
     stream: Stream
@@ -213,7 +215,7 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Send signal ``number`` to the program of the phase that runs now."""
+    """Request to send signal ``number`` to the program of the current phase."""
 
     job: int
     number: int
@@ -221,14 +223,14 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """End the job now; its phase ends as CANCELLED."""
+    """Request to end the job; the current phase ends as CANCELLED."""
 
     job: int
 
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """The terminal of the job's program has another size from now on."""
+    """New size of the terminal of the job's program."""
 
     job: int
     tty: Tty
@@ -236,7 +238,7 @@ class Resize:
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """End the machine."""
+    """Request to end the machine."""
 
 
 # --- Agent to host ---------------------------------------------------------------------------
@@ -244,17 +246,17 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Awake:
-    """The agent has opened its port. A host whose Hello came too early says it again."""
+    """Report that the agent has opened its port; the host then repeats Hello."""
 
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Answers Hello: who the agent is and what it found.
+    """Answer to Hello: versions of agent and kernel, and resources of the guest.
 
-    ``start_us`` is the CPU time from the agent's first instruction to here, ``uptime_us`` the
-    guest's uptime, ``memory_bytes`` the memory a job can have.
+    ``start_us`` is the CPU time since the agent's first instruction, ``uptime_us`` the guest's
+    uptime, ``memory_bytes`` the memory for jobs.
     """
 
     version: int
@@ -269,7 +271,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class PhaseStarted:
-    """``phase`` has begun. Whether its program could be started, PhaseDone tells."""
+    """Start of ``phase``. A failed start of its program is reported by PhaseDone."""
 
     job: int
     phase: Phase
@@ -286,7 +288,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class OutputEnd:
-    """End of file of ``stream``: ``sent`` bytes were passed on, ``dropped`` were over the limit."""
+    """End of file of ``stream``: ``sent`` bytes as Output, ``dropped`` bytes above the limit."""
 
     job: int
     stream: Stream
@@ -296,7 +298,7 @@ class OutputEnd:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The program of ``phase`` itself has ended: by ``signal``, or with ``code`` if that is 0."""
+    """End of the program of ``phase``: by ``signal``, or with ``code`` where that is 0."""
 
     job: int
     phase: Phase
@@ -306,9 +308,9 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class PhaseDone:
-    """The phase is over: both streams are at their end and nothing of it runs any more.
+    """End of a phase: both streams have ended and all processes are gone.
 
-    ``detail`` is a sentence for people where the verdict alone does not tell, else empty.
+    ``detail`` is a sentence for people that explains the verdict, or empty.
     """
 
     job: int
@@ -322,7 +324,7 @@ class PhaseDone:
 
 @dataclass(frozen=True, slots=True)
 class FileMissing:
-    """A file that was asked for cannot be sent, and why."""
+    """Report that a requested file cannot be sent, with the reason."""
 
     job: int
     path: str
@@ -331,14 +333,14 @@ class FileMissing:
 
 @dataclass(frozen=True, slots=True)
 class JobDone:
-    """The last word about a job; its files have been sent and its traces removed."""
+    """Last message about a job; its files were sent and its traces removed."""
 
     job: int
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line of the agent's own log."""
+    """Line of the agent's own log."""
 
     level: Level
     text: str
@@ -346,7 +348,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The peer broke the protocol, or the agent cannot go on; ``fatal`` says which it means."""
+    """Report of an error: the agent stops if ``fatal``, else the host broke the protocol."""
 
     text: str
     fatal: bool

@@ -1,8 +1,10 @@
-"""What a message looks like on the wire: one table of ids, and the bounds of every field.
+"""Wire format of messages: a table of ids for each direction, and a check for each field.
 
-The peer may be hostile, so a decoded value is only let through by a check that states its type and
-its bounds. A message is a msgpack array: its id, then its fields in the order of its class. Fields
-beyond those that we know are a newer peer's and are ignored.
+A message is a msgpack array: its id, then its fields in the order of the class. The peer may be
+hostile, and each decoded value passes a check of its type and bounds. Fields behind the known ones
+come from a newer peer and are ignored.
+
+The functions that return a check are named after the type in the tables of docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
 
-TYPE_CHECKING = False  # the frozen agent does without the typing module
+TYPE_CHECKING = False  # the frozen agent has no typing module
 if TYPE_CHECKING:
     from collections.abc import Callable
     from enum import IntEnum
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 
 VERSION = 2
 
-# One frame holds one message. The bound keeps a hostile peer from making us buffer without end.
+# Bytes of a payload, which is one message. Bounds the buffer for a hostile peer.
 MAX_MESSAGE = 64 * 1024
-# Output, Input and FileData carry at most this much, which leaves room for the rest of the message.
+# Bytes of data in Output, Input and FileData; leaves room for the other fields.
 MAX_DATA = 60 * 1024
 MAX_PATH = 4096
 MAX_TEXT = 4096
@@ -36,12 +38,12 @@ U63 = 0x7FFF_FFFF_FFFF_FFFF
 
 
 def _format_value(value: Any) -> str:
-    """``value`` in short. A list may be nested deeper than repr can follow."""
+    """Return ``value`` for a message. A list may be nested deeper than repr can follow."""
     return f"a list of {len(value)}" if type(value) is tuple else f"{value!r:.40}"
 
 
 def integer(maximum: int) -> Check:
-    """An int from zero to ``maximum``; a bool is not one."""
+    """Return a check for an int from 0 to ``maximum``; a bool fails."""
 
     def check(value: Any) -> Any:
         if type(value) is not int or not 0 <= value <= maximum:
@@ -52,14 +54,14 @@ def integer(maximum: int) -> Check:
 
 
 def boolean(value: Any) -> Any:
-    """True or false."""
+    """Check for true or false."""
     if value is not True and value is not False:
         raise ProtocolError(f"{_format_value(value)} is not a boolean")
     return value
 
 
 def text(maximum: int) -> Check:
-    """A string without NUL of at most ``maximum`` characters."""
+    """Return a check for a string of at most ``maximum`` characters without NUL."""
 
     def check(value: Any) -> Any:
         if type(value) is not str or len(value) > maximum or "\0" in value:
@@ -72,7 +74,7 @@ def text(maximum: int) -> Check:
 
 
 def binary(minimum: int, maximum: int) -> Check:
-    """Bytes, from ``minimum`` to ``maximum`` of them."""
+    """Return a check for ``minimum`` to ``maximum`` bytes."""
 
     def check(value: Any) -> Any:
         if type(value) is not bytes or not minimum <= len(value) <= maximum:
@@ -83,7 +85,7 @@ def binary(minimum: int, maximum: int) -> Check:
 
 
 def path(value: Any) -> Any:
-    """A relative path that stays below its root: no empty, ``.`` or ``..`` part."""
+    """Check for a relative path that stays below its root: no empty, ``.`` or ``..`` part."""
     if type(value) is not str or not 0 < len(value) <= MAX_PATH or "\0" in value:
         raise ProtocolError(f"{_format_value(value)} is not a path")
     for part in value.split("/"):
@@ -93,7 +95,7 @@ def path(value: Any) -> Any:
 
 
 def member(kind: type[IntEnum]) -> Check:
-    """One of the numbers of ``kind``."""
+    """Return a check for a number of the enum ``kind``."""
     members = {int(value): value for value in kind}
 
     def check(value: Any) -> Any:
@@ -105,7 +107,7 @@ def member(kind: type[IntEnum]) -> Check:
 
 
 def sequence(check_item: Check, maximum: int = MAX_ITEMS) -> Check:
-    """A list of at most ``maximum`` items."""
+    """Return a check for a list of at most ``maximum`` items."""
 
     def check(value: Any) -> Any:
         if type(value) is not tuple or len(value) > maximum:
@@ -116,7 +118,7 @@ def sequence(check_item: Check, maximum: int = MAX_ITEMS) -> Check:
 
 
 def pair(first: Check, second: Check) -> Check:
-    """A list of exactly two."""
+    """Return a check for a list of exactly two items."""
 
     def check(value: Any) -> Any:
         if type(value) is not tuple or len(value) != 2:
@@ -127,7 +129,7 @@ def pair(first: Check, second: Check) -> Check:
 
 
 def record(kind: type, *checks: Check) -> Check:
-    """A nested value of class ``kind``, as a list of its fields."""
+    """Return a check for a record of class ``kind``, as a list of its fields."""
 
     def check(value: Any) -> Any:
         if type(value) is not tuple or len(value) < len(checks):
@@ -138,7 +140,7 @@ def record(kind: type, *checks: Check) -> Check:
 
 
 def optional(check_present: Check) -> Check:
-    """Nothing, or a value."""
+    """Return a check for nil, or a value."""
 
     def check(value: Any) -> Any:
         return None if value is None else check_present(value)
@@ -148,7 +150,7 @@ def optional(check_present: Check) -> Check:
 
 _u32 = integer(U32)
 _u63 = integer(U63)
-# Never empty: what costs no credit could be sent without end to a reader that is slow.
+# Never empty: an empty message costs no credit, and could be sent to a slow reader without end.
 _data = binary(1, MAX_DATA)
 _stream = member(m.Stream)
 _phase = member(m.Phase)
