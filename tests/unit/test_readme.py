@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import slipway
 from slipway._cli.run_arguments import parse
 from slipway._cli.terminal import split_arguments
 from slipway._cli.tree import slipway_parser, verb_parser
@@ -53,6 +54,10 @@ def test_command_can_be_typed(command: str, monkeypatch: pytest.MonkeyPatch) -> 
     elif program == "curl":
         (data,) = (word[1:] for word in arguments if word.startswith("@"))
         assert (ROOT / data).is_file()
+    elif program == "pip":
+        assert arguments[0] in {"wheel", "install"}
+        if arguments[0] == "install":
+            assert arguments[1] == f"dist/slipway_vmm-{slipway.__version__}-py3-none-any.whl"
     elif program == "eval":
         slipway_parser().parse_args(["completion", "bash"])
     else:

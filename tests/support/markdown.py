@@ -1,0 +1,100 @@
+"""The wrapping rule of Markdown pages: at most 100 columns, but for tables, code and long words.
+
+``python tests/support/markdown.py PAGE...`` wraps the paragraphs and list items of pages anew.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+COLUMNS = 100
+
+_FENCE = re.compile(r"^\s*(```|~~~)")
+_ITEM = re.compile(r"^(\s*)([-*+]|\d+\.)(\s+)")
+# Lines that are kept as they stand: tables, headings, quotes, HTML, admonitions, link definitions.
+_VERBATIM = re.compile(r"^\s*(\||#|>|<|!!!|:::|\[[^\]]+\]:)")
+# What begins a block of its own, and so must not begin a wrapped line by accident.
+_BLOCK_START = re.compile(r"([-*+]|\d+[.)]|#{1,6}|>|\||:::|!!!|```|~~~)")
+
+
+def find_pages() -> list[Path]:
+    """Find the Markdown pages of the project."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [ROOT / name for name in tracked.stdout.split("\n") if name and (ROOT / name).exists()]
+
+
+def find_long_lines(text: str) -> list[tuple[int, str]]:
+    """Find the lines that are wider than ``COLUMNS`` and could be wrapped, with their numbers."""
+    found: list[tuple[int, str]] = []
+    in_code = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if _FENCE.match(line):
+            in_code = not in_code
+        elif not in_code and len(line) > COLUMNS and not _VERBATIM.match(line):
+            indent, *words = re.split(r"(?<=\S)\s+", line)
+            if words and len(indent) <= COLUMNS:
+                found.append((number, line))
+    return found
+
+
+def wrap(text: str) -> str:
+    """Wrap the paragraphs and list items of a page."""
+    wrapped: list[str] = []
+    block: list[str] = []
+    in_code = False
+
+    def end_block() -> None:
+        if block:
+            wrapped.extend(_wrap_block(block))
+            block.clear()
+
+    for line in text.splitlines():
+        if _FENCE.match(line):
+            end_block()
+            in_code = not in_code
+            wrapped.append(line)
+        elif in_code or not line.strip() or _VERBATIM.match(line):
+            end_block()
+            wrapped.append(line)
+        else:
+            if _ITEM.match(line):
+                end_block()
+            block.append(line)
+    end_block()
+    return "\n".join(wrapped) + "\n"
+
+
+def _wrap_block(lines: list[str]) -> list[str]:
+    item = _ITEM.match(lines[0])
+    first = item[0] if item else re.match(r"\s*", lines[0])[0]  # type: ignore[index]
+    rest = " " * len(first)
+    words = " ".join([lines[0][len(first) :], *(line.strip() for line in lines[1:])]).split(" ")
+    joined: list[str] = []
+    for word in words:  # a word that would begin a block stays with the word before it
+        if joined and _BLOCK_START.fullmatch(word):
+            joined[-1] += "\0" + word
+        else:
+            joined.append(word)
+    return [
+        line.replace("\0", " ")
+        for line in textwrap.wrap(
+            " ".join(joined),
+            COLUMNS,
+            initial_indent=first,
+            subsequent_indent=rest,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
+
+
+if __name__ == "__main__":
+    for page in map(Path, sys.argv[1:]):
+        page.write_text(wrap(page.read_text()))
