@@ -1,8 +1,9 @@
-"""A program that is started before its job: an interpreter that waits for its script.
+"""Prestart: an interpreter that starts before its job and waits for its script.
 
-The script's name is that of a FIFO at first. An interpreter that has opened it reads its script
-from there, whenever it comes; by then the name is that of the file itself, for whoever looks (a
-traceback, or an interpreter that was too slow to open the FIFO).
+At first the script's name belongs to a FIFO. An interpreter that has opened the FIFO reads its
+script from there, whenever the script arrives. By then the name belongs to a regular file with the
+script, for readers that open the name later: a traceback, or an interpreter that was slow to open
+the FIFO.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ from slipway_agent import syscalls
 from slipway_agent.files import make_fifo, remove_file, replace_file
 from slipway_agent.loop import READABLE, WRITABLE
 from slipway_agent.pipes import widen_pipe
+from slipway_agent.program_launcher import StartError
 from slipway_agent.running_program import start_program
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway_agent.cgroup import Group
     from slipway_agent.job_environment import JobEnvironment, Workspace
     from slipway_agent.loop import Child, Loop
+    from slipway_agent.program_launcher import ProgramLauncher
+    from slipway_agent.running_program import RunningProgram
 
-# The agent holds the script until the job starts, and while the interpreter reads it.
+# Bytes of a script. The agent holds the script until the interpreter has read all of it.
 MAX_SCRIPT = 4 * 1024 * 1024
 _EVENTS = 4096
 _ZIP_END = b"PK\5\6"
@@ -31,10 +38,10 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def can_be_piped(script: bytes | bytearray) -> bool:
-    """Whether an interpreter makes the same of ``script`` if it cannot seek in it.
+    """Return true if an interpreter treats ``script`` from a FIFO like the same file.
 
-    Python seeks where the first two lines name an encoding or the file is none of its sources (a
-    zip archive, bytecode), and says other things of a file that is no text.
+    Python seeks in a script that names an encoding in its first two lines, and in zip archives and
+    bytecode. Its messages about a script that is not UTF-8 differ.
     """
     if b"\0" in script or _ZIP_END in script or script.startswith(_BYTE_ORDER_MARK):
         return False
@@ -49,10 +56,7 @@ def can_be_piped(script: bytes | bytearray) -> bool:
 
 
 class Script:
-    """Script of a prestarted program while it arrives, with the methods of an incoming file.
-
-    ``error`` says why it cannot be kept.
-    """
+    """Script of a prestarted program while it arrives, with the methods of an incoming file."""
 
     def __init__(self, spec: m.File) -> None:
         self.left = spec.size
@@ -62,10 +66,10 @@ class Script:
         self._path = spec.path
 
     def write(self, data: bytes) -> None:
-        """Append what came.
+        """Append ``data``.
 
         Raises:
-            ProtocolError: it is more than was announced.
+            ProtocolError: the file is longer than announced.
         """
         if len(data) > self.left:
             raise ProtocolError(f"{self._path} is longer than was announced")
@@ -73,46 +77,63 @@ class Script:
         self.data += data
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: the script is in memory."""
 
 
 class ScriptPipe:
-    """A FIFO at ``path`` below ``root``, and what is to be written into it once it is opened."""
+    """FIFO at ``path`` below ``root``, and the script for the program that opens it."""
 
     def __init__(self, loop: Loop, root: str, path: str, owner: int) -> None:
-        """Make it.
+        """Make the FIFO, readable for the user ``owner``.
 
         Raises:
             OSError: the kernel refuses.
         """
+        self.path = path
         self._loop = loop
+        self._root = root
+        self._owner = owner
         self._queue: deque[memoryview] = deque()
-        self._opened = False
-        self._given = False
+        self._is_open = False
+        self._has_script = False
         self._watched = False
-        self._fds: list[int] = []
+        # The agent's reading end lets it open the writing end without waiting for the program.
+        reader, self._writer = make_fifo(root, path, owner)
+        self._fds = [reader, self._writer]
         try:
-            # Our own reading end lets us open the other without waiting for the program.
-            self._fds += make_fifo(root, path, owner)
-            reader, self._writer = self._fds
             widen_pipe(self._writer)
             self._watch = syscalls.watch_for_opening(reader)
-            self._fds.append(self._watch)
-        except BaseException:
-            for fd in self._fds:
-                os.close(fd)
+        except OSError:
+            self.close()
             raise
+        self._fds.append(self._watch)
         loop.watch(self._watch, READABLE, self._handle_opening)
+
+    def replace_name(self, script: Script) -> None:
+        """Give the FIFO's name to a regular file with ``script``, in one step.
+
+        Raises:
+            OSError: the file cannot be stored.
+        """
+        replace_file(self._root, self.path, script.mode, script.data, self._owner)
+
+    def remove_name(self) -> None:
+        """Remove the FIFO's name.
+
+        Raises:
+            OSError: the name cannot be removed, or is missing.
+        """
+        remove_file(self._root, self.path)
 
     def send_script(self, data: bytearray) -> None:
         """Write ``data`` and then end of file, once the program has opened the pipe."""
         self._queue.append(memoryview(data))
-        self._given = True
-        if self._opened:
+        self._has_script = True
+        if self._is_open:
             self._write_queue(0)
 
     def close(self) -> None:
-        """Let go of the pipe, which has no name any more. May be called again."""
+        """Close all descriptors. May be called again."""
         for fd in self._fds:
             self._loop.forget(fd)
             os.close(fd)
@@ -124,13 +145,13 @@ class ScriptPipe:
             os.read(self._watch, _EVENTS)
         except BlockingIOError:
             return  # an event of another pipe, whose descriptor had this number
-        self._opened = True
-        # With the only reader being the program, the pipe breaks when it ends.
+        self._is_open = True
+        # With the program as its only reader, the pipe breaks when the program ends.
         for fd in (self._watch, self._fds[0]):
             self._loop.forget(fd)
             os.close(fd)
             self._fds.remove(fd)
-        if self._given:
+        if self._has_script:
             self._write_queue(0)
 
     def _write_queue(self, _events: int) -> None:
@@ -152,43 +173,56 @@ class ScriptPipe:
 
 
 class PrestartedProgram:
-    """The program, with the disk that will be its job's."""
+    """Program that waits for its script, with the workspace of its future job."""
 
-    def __init__(self, loop: Loop, environment: JobEnvironment, spec: m.Prestart) -> None:
-        """Start it.
-
-        Raises:
-            StartError: it cannot be executed.
-            OSError: the kernel refuses.
-        """
+    def __init__(
+        self,
+        spec: m.Prestart,
+        workspace: Workspace,
+        pipe: ScriptPipe,
+        launcher: ProgramLauncher,
+        group: Group,
+        process: RunningProgram,
+    ) -> None:
         self.path = spec.path
         self.unless = frozenset(spec.unless)
+        self.workspace = workspace
+        self.pipe = pipe
+        self.launcher = launcher
+        self.group = group
+        self.process = process
         self._command = spec.run
-        self._owner = environment.owner_id
-        self._alive = True
-        self.workspace: Workspace = environment.make_workspace(0)
+        self._is_alive = True
+
+    @classmethod
+    def start(cls, loop: Loop, environment: JobEnvironment, spec: m.Prestart) -> PrestartedProgram:
+        """Start the program in a new workspace.
+
+        Raises:
+            StartError: the program cannot be executed.
+            OSError: the kernel refuses.
+        """
+        undo: list[Callable[[], None]] = []
         try:
-            directory = self.workspace.directory
-            self.pipe = ScriptPipe(loop, directory, spec.path, self._owner)
-            try:
-                self.launcher = environment.make_launcher(directory)
-                # What bounds the job bounds the program when it has one.
-                command = m.Command(spec.run.argv, spec.run.environment, m.Limits())
-                self.group = environment.make_group(m.Phase.RUN, command.limits)
-                try:
-                    self.process = start_program(self.launcher, command, self.group, stdin=True)
-                except BaseException:
-                    self.group.remove()
-                    raise
-            except BaseException:
-                self.pipe.close()
-                raise
-        except BaseException:
-            self.workspace.remove()
+            workspace = environment.make_workspace(0)
+            undo.append(workspace.remove)
+            directory = workspace.directory
+            pipe = ScriptPipe(loop, directory, spec.path, environment.owner_id)
+            undo.append(pipe.close)
+            launcher = environment.make_launcher(directory)
+            # The job's limits are set when the job takes the program.
+            command = m.Command(spec.run.argv, spec.run.environment, m.Limits())
+            group = environment.make_group(m.Phase.RUN, command.limits)
+            undo.append(group.remove)
+            process = start_program(launcher, command, group, stdin=True)
+        except (OSError, StartError):
+            for step in reversed(undo):
+                step()
             raise
+        return cls(spec, workspace, pipe, launcher, group, process)
 
     def fits(self, job: m.Job) -> bool:
-        """Whether ``job`` can have the program, as far as can be known without its script."""
+        """Return true if ``job`` can take the program, as far as is known without its script."""
         return (
             self._is_waiting()
             and job.build is None
@@ -199,22 +233,22 @@ class PrestartedProgram:
         )
 
     def handle_ended_children(self, children: list[Child]) -> None:
-        """Processes have been waited for."""
+        """Note the program's end, if it is among ``children``."""
         if any(pid == self.process.pid for pid, _, _ in children):
-            self._alive = False
+            self._is_alive = False
 
     def accept_script(self, script: Script | None) -> bool:
-        """Put ``script`` in its place; whether the program can run it.
+        """Store ``script`` under its name, and return true if the program can run it.
 
-        If it cannot, it has been ended.
+        Otherwise end the program.
 
         Raises:
             OSError: the script cannot be stored; the program has been ended.
         """
         if script is not None and self._is_waiting() and can_be_piped(script.data):
             try:
-                self._store_script(script)
-            except BaseException:
+                self.pipe.replace_name(script)
+            except OSError:
                 self.end()
                 raise
             return True
@@ -222,22 +256,22 @@ class PrestartedProgram:
         return False
 
     def end_with_script(self, script: Script | None) -> None:
-        """End the program and store ``script`` for another, if it has come.
+        """End the program, and store ``script`` for another if it has arrived.
 
         Raises:
             OSError: the script cannot be stored.
         """
         self.end()
-        remove_file(self.workspace.directory, self.path)
+        self.pipe.remove_name()
         if script is not None:
-            self._store_script(script)
+            self.pipe.replace_name(script)
 
     def end(self) -> None:
-        """End the program and wait until nothing of it is left but the disk."""
+        """End the program and wait for all its processes. The workspace stays."""
         self.group.kill()
         try:
-            if self._alive:
-                self._alive = False
+            if self._is_alive:
+                self._is_alive = False
                 os.waitpid(self.process.pid, 0)
             while not self.group.is_empty():
                 os.wait4(-1, 0)  # all have been killed
@@ -248,15 +282,11 @@ class PrestartedProgram:
         self.process.close()
 
     def remove(self) -> None:
-        """End the program and remove every trace of it."""
+        """End the program and remove its workspace."""
         self.end()
         self.workspace.remove()
 
-    def _store_script(self, script: Script) -> None:
-        directory = self.workspace.directory
-        replace_file(directory, self.path, script.mode, script.data, self._owner)
-
     def _is_waiting(self) -> bool:
-        """Whether it waits for its script, as far as can be known: its end may not be told yet."""
+        """Return true while the program runs. Notices an end before the loop reports it."""
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return self._alive and os.waitid(os.P_PID, self.process.pid, flags) is None
+        return self._is_alive and os.waitid(os.P_PID, self.process.pid, flags) is None

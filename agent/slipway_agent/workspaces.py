@@ -48,7 +48,7 @@ class Workspaces:
         if self._kept is not None:
             raise ProtocolError("a prestarted program came in the middle of a session")
         self.end_prestarted()
-        self._prestarted = PrestartedProgram(self._loop, self.environment, spec)
+        self._prestarted = PrestartedProgram.start(self._loop, self.environment, spec)
 
     def end_prestarted(self) -> None:
         """Have no prestarted program any more."""
