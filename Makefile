@@ -1,8 +1,9 @@
-# The two commands of the README, and a few for daily work.
+# The commands of the README, and a few for daily work.
 
 FILE ?= examples/hello.py
 ARGS ?=
 TESTS ?= tests
+WORKERS ?= 2
 # What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
 # guests that need a KVM like hardware's, the board, two languages once, and all behaviours of the
 # language that boots fastest, each in a clone. The other tests of KVM run on what KVM there is here;
@@ -25,12 +26,17 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
-.PHONY: run test images behaviour-ways mixed-jobs killed-server many-runs many-clones lint fuzz bench bench-lab lab \
+.PHONY: run check test images behaviour-ways mixed-jobs killed-server many-runs many-clones lint fuzz bench bench-lab lab \
 	lab-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
 	@.ci/setup run
 	@.venv/bin/vmm-run --verbose $(FILE) -- $(ARGS)
+
+check: ## ruff, mypy and all tests that need Python alone: no image, no QEMU, no Debian package
+	@.ci/setup check
+	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
+	@.venv/bin/python -m pytest $(TESTS) -n $(WORKERS) -m "not image and not debian and not vm"
 
 test: images ## pass all tests; those of the kvm machine in the lab, where this host's own KVM is no use
 	@.venv/bin/python -m pytest $(TESTS)

@@ -7,13 +7,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
 from slipway.machine import MACHINES
+from slipway.machine.qemu import PROGRAM
+from slipway_initramfs.store.image_store import ImageStore
+from support.host_programs import need_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from slipway._run.assets import Assets
+
 # Those of support/ways.py, which imports more than most tests need.
 WAYS = ("guest", "clone", "runtime", "client", "cli")
+
+# Fixtures that stand for what Python alone does not bring, and the marker of each test that uses
+# one, directly or through another fixture. ``make check`` runs the tests without these markers.
+MARKERS = {"image_store": "image", "apt": "debian", "qemu": "vm", "kvm": "vm"}
 
 # The suite is to do the same whether or not this machine reaches Docker Hub.
 os.environ.setdefault("SLIPWAY_SOURCE", "debian")
@@ -38,6 +50,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they use, before ``-m`` selects by markers."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        for marker in {MARKERS[name] for name in names if name in MARKERS}:
+            item.add_marker(marker)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test with ``debian("PROGRAM", ...)`` where one of its programs is missing."""
+    for marker in item.iter_markers("debian"):
+        for program in marker.args:
+            need_program(program)
+
+
+@pytest.fixture(scope="session")
+def image_store() -> ImageStore:
+    """The user's store, with the images that ``make images`` has built."""
+    return ImageStore()
+
+
+@pytest.fixture(scope="session")
+def bash(image_store: ImageStore, progress: Callable[[str], None]) -> Assets:
+    """What bash boots from, in the user's store; no image boots faster."""
+    return find_assets(find_language("bash"), Options(), image_store, progress)
+
+
+@pytest.fixture(scope="session")
+def qemu() -> str:
+    """The path of QEMU."""
+    return need_program(PROGRAM)
+
+
 @pytest.fixture(scope="session")
 def progress(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Shows a line at once: making an image takes a while, and captured output shows nothing."""
@@ -45,6 +91,9 @@ def progress(request: pytest.FixtureRequest) -> Callable[[str], None]:
     terminal = request.config.pluginmanager.getplugin("terminalreporter")
 
     def show(line: str) -> None:
+        if terminal is None:  # a worker of pytest-xdist has none
+            print(line)
+            return
         with capture.global_and_fixture_disabled():
             terminal.write_line(line)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "fewer(*names): where no ways are told, run only every_language's tests in these"
     )
     config.addinivalue_line("markers", "every_language: see fewer")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All programs of this suite run in machines."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("image")
+            item.add_marker("vm")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._model.options import Options
-from slipway._run.find_assets import find_assets
-from slipway._run.languages import find_language
 from slipway_initramfs.store.image_store import ImageStore, default_root
 from support.commands import Commands
+from support.host_programs import need_program
 from support.serving import Server
 from support.stores import copy_store
 
@@ -35,6 +33,7 @@ def commands(tmp_path: Path) -> Commands:
 @pytest.fixture(scope="session")
 def apt() -> Path:
     """The directory with package lists and downloads that all stores of these tests share."""
+    need_program("apt-get")
     configured = os.environ.get("SLIPWAY_TEST_STORE")
     return ImageStore(Path(configured) if configured else default_root()).apt
 
@@ -49,12 +48,6 @@ def new_store(tmp_path_factory: pytest.TempPathFactory, apt: Path) -> Callable[[
         return store
 
     return make
-
-
-@pytest.fixture(scope="session")
-def bash(progress: Callable[[str], None]) -> Assets:
-    """What bash boots from, in the user's store; no image boots faster."""
-    return find_assets(find_language("bash"), Options(), ImageStore(), progress)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from slipway.machine import MachineSpec
-from slipway.machine.qemu import PROGRAM, QemuMachine
+from slipway.machine.qemu import QemuMachine
 from slipway_initramfs import freeze
 from slipway_initramfs.build import build_kernel
 from slipway_initramfs.debian.archive import DebianSource
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
     Boot = Callable[..., AbstractAsyncContextManager["Guest"]]
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which(PROGRAM) is None, reason="QEMU is not installed"),
-    pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),
+    pytest.mark.usefixtures("qemu"),
+    pytest.mark.debian("apt-get"),
     pytest.mark.timeout(600),
 ]
 

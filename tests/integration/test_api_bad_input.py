@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import logging
-import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +193,7 @@ async def test_tells_who_waits_to_go_on(api: Served) -> None:
     assert final.startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+@pytest.mark.debian("curl")
 @pytest.mark.parametrize("size", [2 * MIB, 8 * MIB], ids=["fits", "too-large"])
 async def test_gets_on_with_curl_and_large_bodies(api: Served, size: int) -> None:
     command = ["curl", "-sS", "--unix-socket", str(api.path), "-H", "content-type: text/plain"]

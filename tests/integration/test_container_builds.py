@@ -25,6 +25,7 @@ from slipway_initramfs.source import Choices, choose
 from slipway_initramfs.store.garbage_collection import prune, remove_image
 from slipway_initramfs.store.image_store import ImageStore
 from support.container_images import ContainerImage, Layer, write_layout
+from support.host_programs import need_program
 from support.newc import unpack
 from support.registries import docker_registry
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from support.layer_writer import LayerWriter
     from support.registries import DockerRegistry
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.debian("busybox", "docker-registry", "skopeo"), pytest.mark.timeout(300)]
 
 KILLS = int(os.environ.get("SLIPWAY_TEST_KILLS", "20"))
 MAX_ROOT = 1 << 28
@@ -75,8 +76,7 @@ def of_files(compression: str = "gzip", /, **files: bytes | str) -> Layer:
 
 def shell() -> Layer:
     """A root with busybox in it, as Alpine's base layer has."""
-    busybox = shutil.which("busybox")
-    assert busybox is not None, "busybox-static is not installed"
+    busybox = need_program("busybox")
 
     def fill(layer: LayerWriter) -> None:
         layer.file("bin/busybox", Path(busybox).read_bytes(), 0o755)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),
+    pytest.mark.debian("apt-get"),
     pytest.mark.timeout(600),
 ]
 

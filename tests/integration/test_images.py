@@ -7,7 +7,6 @@ nothing is downloaded twice); what the tests build goes into stores of their own
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.records import Image
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),
+    pytest.mark.debian("apt-get"),
     pytest.mark.timeout(600),
 ]
 

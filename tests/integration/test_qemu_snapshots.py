@@ -12,31 +12,27 @@ import psutil
 import pytest
 
 from slipway._model.errors import HostError
-from slipway._model.options import Options
-from slipway._run.find_assets import find_assets
-from slipway._run.languages import find_language
 from slipway.machine import MachineSpec, memory_files, migration
 from slipway.machine.qemu import QemuMachine
-from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from slipway._run.assets import Assets
     from slipway.machine import Snapshot
 
 ACCESS = os.access
 
 
 @pytest.fixture(scope="module")
-def booting(progress: Callable[[str], None]) -> MachineSpec:
-    assets = find_assets(find_language("bash"), Options(), ImageStore(), progress)
+def booting(bash: Assets, qemu: str) -> MachineSpec:
     return MachineSpec(
-        kernel=assets.kernel_path,
-        initrd=assets.initrd,
-        kernel_arguments=assets.agent.kernel_arguments,
-        memory_bytes=assets.memory,
-        state=assets.state,
+        kernel=bash.kernel_path,
+        initrd=bash.initrd,
+        kernel_arguments=bash.agent.kernel_arguments,
+        memory_bytes=bash.memory,
+        state=bash.state,
     )
 
 

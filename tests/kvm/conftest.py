@@ -6,7 +6,6 @@ import os
 import signal
 from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -20,21 +19,20 @@ from support.machine_code import Code, vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
+    from pathlib import Path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def kvm() -> None:
+    """The device of KVM: without it these tests are skipped, and run in the lab."""
     try:
         os.close(os.open(abi.DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        skip = pytest.mark.skip(reason=f"{abi.DEVICE}: {error.strerror}")
-        here = Path(__file__).parent
-        for item in items:
-            if here in item.path.parents:
-                item.add_marker(skip)
+        pytest.skip(f"{abi.DEVICE}: {error.strerror}")
 
 
 @pytest.fixture(autouse=True)
-def kicks() -> Iterator[None]:
+def kicks(kvm: None) -> Iterator[None]:
     """What the VMM's main thread prepares for its vCPUs' threads."""
     before = signal.getsignal(KICK)
     accept_kicks()

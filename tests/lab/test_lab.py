@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lab.machine import PROGRAM
 from lab.output import Output
 
 ROOT = Path(__file__).parents[2]
@@ -22,9 +20,8 @@ PATIENCE = 240
 EXAMINE = "from slipway.vmm.kvm.usability import examine; print(examine())"
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which(PROGRAM) is None, reason="QEMU is not installed"),
-    pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed"),
-    pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed"),
+    pytest.mark.usefixtures("qemu"),
+    pytest.mark.debian("busybox", "apt-get"),
     pytest.mark.timeout(600),
 ]
 

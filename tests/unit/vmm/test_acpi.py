@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slipway.vmm.arch.x86_64 import aml
 from slipway.vmm.arch.x86_64.acpi import Board, IsaSerial, VirtioMmio, tables
+from support.host_programs import need_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,11 @@ def tables_in(blob: bytes, address: int) -> dict[str, bytes]:
 
 def iasl(directory: Path, *arguments: str) -> None:
     ended = subprocess.run(
-        ["iasl", *arguments], cwd=directory, capture_output=True, text=True, check=False
+        [need_program("iasl"), *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     output = ended.stdout + ended.stderr

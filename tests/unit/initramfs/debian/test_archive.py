@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,6 @@ from slipway_initramfs.debian import archive
 from slipway_initramfs.debian.archive import DebianSource, Package
 from slipway_initramfs.debian.mirrors import read_sources
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
-
-apt = pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt is not installed")
 
 
 def sources(directory: Path, **files: str) -> tuple[tuple[str, str], ...]:
@@ -159,7 +156,7 @@ def test_a_damaged_download_is_removed(tmp_path: Path) -> None:
     assert not source.path(package).exists()
 
 
-@apt
+@pytest.mark.debian("apt-get")
 def test_without_a_network_the_error_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.container_images import ContainerImage, Layer, Style, write_layout
+from support.host_programs import need_program
 from support.small_interpreter import compile_interpreter
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def image(compression: str = "gzip", **settings: Any) -> ContainerImage:
 
 
 def skopeo(*arguments: str) -> str:
-    done = subprocess.run(("skopeo", *arguments), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        (need_program("skopeo"), *arguments), capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
@@ -64,7 +67,14 @@ def test_umoci_applies_the_layers(tmp_path: Path) -> None:
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
 
     subprocess.run(
-        ["umoci", "unpack", *rootless, "--image", f"{tmp_path}/layout:one", tmp_path / "bundle"],
+        [
+            need_program("umoci"),
+            "unpack",
+            *rootless,
+            "--image",
+            f"{tmp_path}/layout:one",
+            tmp_path / "bundle",
+        ],
         check=True,
         capture_output=True,
     )

@@ -3,7 +3,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -253,7 +252,7 @@ def test_what_is_no_saved_image_is_refused(entries: list[Entry], tmp_path: Path)
         contents(open_archive(path, ""))
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+@pytest.mark.debian("skopeo")
 @pytest.mark.parametrize(
     ("target", "opened"),
     [

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -92,7 +91,7 @@ def test_no_times_and_no_device_numbers_of_the_building_machine() -> None:
     )
 
 
-@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
+@pytest.mark.debian("cpio")
 def test_cpio_lists_what_was_written() -> None:
     done = subprocess.run(
         ["cpio", "-itv", "--quiet", "--numeric-uid-gid"],
@@ -109,7 +108,7 @@ def test_cpio_lists_what_was_written() -> None:
     assert modes["link"] == "lrwxrwxrwx"
 
 
-@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
+@pytest.mark.debian("cpio")
 def test_cpio_unpacks_contents_and_hard_links(tmp_path: Path) -> None:
     tree = sample()
     tree.remove(["null"])  # making a device takes root

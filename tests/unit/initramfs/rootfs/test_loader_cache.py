@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 from slipway_initramfs.rootfs import loader_cache
 from slipway_initramfs.rootfs.tree import Tree
+from support.host_programs import need_program
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LDCONFIG = shutil.which("ldconfig", path="/sbin:/usr/sbin")
 TRIPLET = "x86_64-linux-gnu"
 
 
@@ -36,8 +35,7 @@ def names(tree: Tree, directory: Path) -> list[tuple[str, str]]:
     node = tree.find(loader_cache.PATH)
     assert node is not None
     (directory / "cache").write_bytes(node.read(1 << 20))
-    assert LDCONFIG is not None
-    command = [LDCONFIG, "-C", str(directory / "cache"), "-p"]
+    command = [need_program("ldconfig"), "-C", str(directory / "cache"), "-p"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return re.findall(r"^\t(\S+) \(libc6,x86-64\) => (\S+)$", done.stdout, re.MULTILINE)
 

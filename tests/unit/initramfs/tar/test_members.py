@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import tarfile
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from slipway_initramfs.errors import ImageError
 from slipway_initramfs.tar import headers
 from slipway_initramfs.tar import members as tar
 from slipway_initramfs.tar.members import Member, read_members
+from support.host_programs import need_program
 from support.layers import (
     SPARSE_CONTENT,
     SPARSE_STYLES,
@@ -163,7 +163,6 @@ def test_the_map_of_a_sparse_file_is_read_in_each_format(style: str) -> None:
     assert data[member.offset : member.offset + member.size] == b"beginend"
 
 
-@pytest.mark.skipif(shutil.which("tar") is None, reason="tar is not installed")
 @pytest.mark.parametrize(
     "options",
     [["--format=gnu"], *(["--format=pax", f"--sparse-version={n}"] for n in ("0.0", "0.1", "1.0"))],
@@ -177,7 +176,10 @@ def test_what_gnu_tar_writes_of_a_file_with_many_holes_is_read(
             holed.write(b"%04d" % number * 1024)
         holed.truncate(10 << 20)
     done = subprocess.run(
-        ["tar", "-c", "--sparse", *options, "f"], cwd=tmp_path, capture_output=True, check=True
+        [need_program("tar"), "-c", "--sparse", *options, "f"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
     )
 
     member = only(done.stdout)
