@@ -26,8 +26,8 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
-.PHONY: run check test images behaviour-ways mixed-jobs killed-server many-runs many-clones lint fuzz bench bench-lab lab \
-	lab-full clean
+.PHONY: run check test images behaviour-ways mixed-jobs killed-server many-runs many-clones lint docs fuzz bench bench-lab \
+	lab lab-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
 	@.ci/setup run
@@ -68,6 +68,11 @@ lint:
 	@.ci/setup test
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
 
+docs: ## build the pages and the API reference into site/; a warning is an error
+	@.ci/setup check
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo "built site/index.html"
+
 fuzz: ## look for crashes of what reads images, by coverage
 	@.ci/setup test
 	@.venv/bin/pip install -q --disable-pip-version-check atheris
@@ -102,4 +107,4 @@ bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual
 		.venv/bin/python bench/kvm_clone.py $$(.venv/bin/python bench/kvm_clone.py --print arguments)
 
 clean: ## remove what was set up here; the image store stays (slipway image prune)
-	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
