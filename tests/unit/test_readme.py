@@ -47,7 +47,7 @@ def test_command_can_be_typed(command: str, monkeypatch: pytest.MonkeyPatch) -> 
         ours, _ = split_arguments(arguments)
         parsed = parse(ours, verb_parser("run", "vmm-run"))
         sources = [parsed.source] if parsed.source not in {None, "-"} else []
-        for named in [*sources, *parsed.file]:
+        for named in [*sources, *parsed.files]:
             assert (ROOT / named).exists()
     elif program == "slipway":
         slipway_parser().parse_args(arguments)

@@ -15,9 +15,6 @@ from slipway._model.options import MIB
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# Fields of the library whose options have shorter names.
-_TYPED = {"environment": "env", "files": "file", "outputs": "get"}
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises InputError, knows near names, and takes no abbreviations.
@@ -156,7 +153,7 @@ def options_named(parser: argparse.ArgumentParser) -> Iterator[None]:
     except InputError as error:
         name = error.message.partition(" ")[0]
         for action in parser._actions:
-            if action.dest == _TYPED.get(name, name) and action.option_strings:
+            if action.dest == name and action.option_strings:
                 word = re.compile(rf"(?<![-\w]){name}(?!\w)")
                 said = _with_units(error.message, action)
                 error.message = word.sub(action.option_strings[-1], said)

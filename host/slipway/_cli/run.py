@@ -53,7 +53,7 @@ def command(arguments: list[str], prog: str) -> int:
 
 
 def _command(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> int:
-    locals_of = destinations(parsed.get)
+    locals_of = destinations(parsed.outputs)
     options = options_of(parsed, program_arguments, tuple(locals_of))
     if parsed.debug:
         import logging

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from slipway._cli.parsers import Parser, add_store
 from slipway._cli.program import version
-from slipway._cli.quantities import count, file_path, seconds, size
 from slipway._cli.run_inputs import input_files
+from slipway._cli.run_options import add_run_options
 from slipway._model.bounds import (
     MAX_ARGUMENT_BYTES,
     MAX_ARGUMENTS,
@@ -21,8 +21,7 @@ from slipway._model.bounds import (
     MAX_VARIABLES,
 )
 from slipway._model.errors import InputError
-from slipway._model.options import MAX_SOURCE, MIB, Options, read_local
-from slipway.machine import MACHINES
+from slipway._model.options import MAX_SOURCE, MIB, OPTIONS, Options, read_local
 
 EXIT_CODES = """\
 exit codes: the program's own; 128+N when signal N ended it; 124 when its time was over;
@@ -62,36 +61,11 @@ def parser(prog: str) -> Parser:
     add("source", nargs="?", metavar="FILE", help="the source file, or - for standard input")
     add("-c", dest="code", metavar="CODE", help="the source itself, instead of a file")
     add("--language", metavar="LANGUAGE", help="instead of by the suffix; also rust@1.80")
-    add("--timeout", type=seconds, metavar="TIME", help="wall-clock time of the program")
-    add("--build-timeout", type=seconds, metavar="TIME", help="wall-clock time of the build")
-    add("--cpu-time", type=seconds, metavar="TIME", help="its CPU time, not below --timeout")
-    add("--build-cpu-time", type=seconds, metavar="TIME", help="CPU time of the build")
-    add("--memory", type=size, metavar="SIZE", help="of the machine (default: what limits need)")
-    add("--memory-limit", type=size, metavar="SIZE", help="of the program, less than the machine's")
-    add("--build-memory-limit", type=size, metavar="SIZE", help="of the build, likewise")
-    add("--processes", type=count, metavar="N", help="processes and threads of the program")
-    add("--open-files", type=count, metavar="N", help="that a process may have open at once")
-    add("--file-size", type=size, metavar="SIZE", help="of a file that the program writes")
-    add("--cpus", type=count, default=1, metavar="N", help="of the machine, 1 to 8 (default: 1)")
-    add("--output-limit", type=size, metavar="SIZE", help="of each stream")
-    add("--kill-on-output", action="store_true", help="end a program that reaches that limit")
-    add("-t", "--tty", action="store_true", help="give it a terminal, as large as yours")
-    add("--env", action="append", default=[], metavar="K=V", help="for build and program")
-    add(
-        "--file",
-        action="append",
-        default=[],
-        metavar="LOCAL[:GUEST]",
-        help="put a file, or a directory's files, beside it",
-    )
-    add("--get", action="append", default=[], metavar="GUEST[:LOCAL]", help="fetch a file after it")
+    add_run_options(parser)
     add("--json", action="store_true", help="print one record instead of the output")
     add("--api-sock", metavar="PATH", help="run it on the server that listens there")
-    add("--machine", default="auto", choices=("auto", *MACHINES), help="(default: auto)")
     add("--cold", action="store_true", help="boot the machine, even where it could be cloned")
-    add("--kernel", type=file_path, metavar="PATH", help="another kernel, a vmlinux or bzImage")
     add_store(parser)
-    add("--boot-log", action="store_true", help="show the guest's console on stderr")
     add("-v", "--verbose", action="store_true", help="show where the time went, on stderr")
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--version", action="version", version=version().rstrip(), help="show which this is")
@@ -106,19 +80,18 @@ def options_of(
     Raises:
         InputError: one of them cannot be read, or a value has not its form.
     """
-    # An option of the command line that is called as one of a run is that one.
-    same = {name: getattr(parsed, name) for name in Options.__slots__ if hasattr(parsed, name)}
+    given = {name: value for name, value in vars(parsed).items() if name in OPTIONS}
     if parsed.tty:
         from slipway._cli.run_terminal import local_size
 
-        same["tty"] = local_size()
-    return Options(
-        arguments=program_arguments,
-        environment=tuple(_environment(text) for text in parsed.env),
-        files=input_files(parsed.file, parsed.source),
-        outputs=outputs,
-        **same,
-    )
+        given["tty"] = local_size()
+    given |= {
+        "arguments": program_arguments,
+        "environment": tuple(_environment(text) for text in parsed.environment),
+        "files": input_files(parsed.files, parsed.source),
+        "outputs": outputs,
+    }
+    return Options(**given)
 
 
 def read_source(parsed: argparse.Namespace) -> bytes:

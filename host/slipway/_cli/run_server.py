@@ -18,6 +18,7 @@ from slipway._model.events import (
     Queued,
     Started,
 )
+from slipway._model.options import OPTIONS
 from slipway._remote.client import AsyncClient, language_of_suffix
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
     Raises:
         SlipwayError: nothing could be run.
     """
-    for option in ("store", "kernel", "boot_log", "cold"):
-        if getattr(parsed, option):
-            name = f"--{option.replace('_', '-')}"
+    local = [option.name for option in OPTIONS.values() if option.local]
+    for name in ("store", "cold", *local):
+        if getattr(parsed, name):
+            flag = f"--{name.replace('_', '-')}"
             raise InputError(
-                f"{name} says nothing to a server, which has its own machines",
-                f"Leave out {name} or --api-sock.",
+                f"{flag} says nothing to a server, which has its own machines",
+                f"Leave out {flag} or --api-sock.",
             )
     source = read_source(parsed)
     result: Result = run_interruptible(lambda: _run(parsed, source, options))
@@ -53,7 +55,7 @@ async def _run(parsed: argparse.Namespace, source: bytes, options: Options) -> R
         language = parsed.language or language_of_suffix(
             Path(parsed.source), await client.languages()
         )
-        fields = {name: getattr(options, name) for name in options.__slots__}
+        fields = {name: getattr(options, name) for name in OPTIONS}
         stdin = no_input() if parsed.source == "-" else standard_input()
         async with await client.start(source, language, stdin=stdin, **fields) as execution:
             if not parsed.tty or parsed.json:

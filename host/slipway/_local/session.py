@@ -13,8 +13,8 @@ from slipway._local.session_fork import Forking
 from slipway._local.session_slot import Place
 from slipway._model.arguments import open_stdin, read_source
 from slipway._model.errors import HostError, InputError, SlipwayError
-from slipway._model.options import options_of
-from slipway._model.session import MACHINE_OPTIONS, AsyncSession, check_run_options
+from slipway._model.options import MACHINE_OPTIONS, options_of
+from slipway._model.session import AsyncSession, check_run_options
 from slipway._run.run import Run
 from slipway._util.threads import uninterrupted
 

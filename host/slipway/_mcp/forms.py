@@ -4,31 +4,29 @@
 import base64
 import binascii
 import codecs
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, Field
 
 from slipway._mcp.excerpt import KIB, Excerpt
 from slipway._model.errors import InputError
 from slipway._model.input_file import InputFile
-from slipway._model.options import MAX_CPUS, Options
+from slipway._model.options import OPTIONS
 from slipway._model.result import OutputFile, Result
-from slipway._wire.request_models import Data, Details, Name, Size, TerminalSize, absent
+from slipway._wire.request_models import Data, Details, MachineSize, Name, TerminalSize
 
 # All fetched files together.
 FILES_SHOWN = 32 * KIB
 _DECODER = codecs.getincrementaldecoder("utf-8")
 
 
-class Job(Details):
+class Job(Details, MachineSize):
     """The arguments of ``run_code``. Times in seconds, sizes in bytes."""
 
     language: Name = Field(
         description="A name that list_languages tells, e.g. python, or rust@1.80 for a version."
     )
     source: str = Field(description="The whole program.")
-    memory: Size = absent("Of the machine; mostly memory_limit is what is meant.")
-    cpus: Annotated[int, Field(ge=1, le=MAX_CPUS)] = absent("Of the machine.")
     tty: bool | TerminalSize = Field(
         False,
         description="Run it in a terminal: what it wrote before a crash is there, a prompt comes "
@@ -53,7 +51,7 @@ class Job(Details):
         return given
 
 
-_OPTIONS = Job.model_fields.keys() & Options.__dataclass_fields__.keys()
+_OPTIONS = Job.model_fields.keys() & OPTIONS.keys()
 
 
 def _bytes_of(data: Data, where: str) -> bytes:

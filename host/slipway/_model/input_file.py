@@ -1,15 +1,11 @@
 """A file that a run is given."""
 
-from __future__ import annotations
-
+# Not "from __future__ import annotations": the types of fields are read at each start.
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from slipway._model.values import convert, declarations
 from slipway._util.public import public
-
-if TYPE_CHECKING:
-    import os
 
 
 @public

@@ -1,9 +1,8 @@
-"""What a caller asks for, checked before anything is started."""
+"""Run options, each declared once, and their validation."""
 
-from __future__ import annotations
-
+# Not "from __future__ import annotations": the types of options are read at each start.
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003  # the declarations of options are looked up
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from slipway._model.bounds import (
@@ -13,7 +12,8 @@ from slipway._model.bounds import (
     check_outputs,
 )
 from slipway._model.errors import InputError
-from slipway._model.input_file import InputFile  # noqa: TC001  # looked up, as Path is
+from slipway._model.input_file import InputFile
+from slipway._model.option import Group, Option, read_options
 from slipway._model.values import Bounds, check_bounds, convert, declarations, take
 from slipway._util.public import public
 
@@ -35,10 +35,10 @@ MIN_MEMORY_LIMIT = 4 * MIB
 # An hour: a machine that is meant to live longer is not what a snippet needs.
 MAX_SECONDS = 3600.0
 
-# What an option is declared as is what its values are held to: see slipway._model.values.
-Seconds = Annotated[float, Bounds(0, MAX_SECONDS, above=True)]
-Size = Annotated[int, Bounds(0, MAX_MEMORY, above=True)]
-Share = Annotated[int, Bounds(MIN_MEMORY_LIMIT, MAX_MEMORY)]
+# slipway._model.values converts a value to the declared type and checks its bounds.
+Seconds = Annotated[float, Bounds(0, MAX_SECONDS, above=True, unit="s")]
+Size = Annotated[int, Bounds(0, MAX_MEMORY, above=True, unit="bytes")]
+Share = Annotated[int, Bounds(MIN_MEMORY_LIMIT, MAX_MEMORY, unit="bytes")]
 Count = Annotated[int, Bounds(0, MAX_PROCESSES, above=True)]
 
 
@@ -79,27 +79,85 @@ class Options:
         InputError: a value is of another type than its field is declared to be.
     """
 
-    arguments: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    files: tuple[InputFile, ...] = ()
-    outputs: tuple[str, ...] = ()
-    timeout: Seconds | None = None
-    build_timeout: Seconds | None = None
-    cpu_time: Seconds | None = None
-    build_cpu_time: Seconds | None = None
-    memory: Size | None = None
-    memory_limit: Share | None = None
-    build_memory_limit: Share | None = None
-    processes: Count | None = None
-    open_files: Annotated[int, Bounds(0, MAX_OPEN_FILES, above=True)] | None = None
-    file_size: Size | None = None
-    output_limit: Size | None = None
-    kill_on_output: bool = False
-    tty: bool | Tty = False
-    cpus: Annotated[int, Bounds(1, MAX_CPUS)] = 1
-    machine: str = "auto"
-    kernel: Path | None = None
-    boot_log: bool = False
+    arguments: Annotated[
+        tuple[str, ...],
+        Option("command-line arguments of the program", Group.PROGRAM, flags=("--",)),
+    ] = ()
+    environment: Annotated[
+        tuple[tuple[str, str], ...],
+        Option(
+            "environment variables of build and program",
+            Group.PROGRAM,
+            flags=("--env",),
+            metavar="NAME=VALUE",
+        ),
+    ] = ()
+    files: Annotated[
+        tuple[InputFile, ...],
+        Option(
+            "files, or directories of files, for the working directory",
+            Group.PROGRAM,
+            flags=("--file",),
+            metavar="LOCAL[:GUEST]",
+        ),
+    ] = ()
+    outputs: Annotated[
+        tuple[str, ...],
+        Option(
+            "files to fetch from the working directory after the run",
+            Group.PROGRAM,
+            flags=("--get",),
+            metavar="GUEST[:LOCAL]",
+        ),
+    ] = ()
+    timeout: Annotated[Seconds | None, Option("wall-clock time of the program")] = None
+    build_timeout: Annotated[Seconds | None, Option("wall-clock time of the build")] = None
+    cpu_time: Annotated[
+        Seconds | None,
+        Option("CPU time of the program; by default at least its wall-clock time on all CPUs"),
+    ] = None
+    build_cpu_time: Annotated[
+        Seconds | None,
+        Option("CPU time of the build; by default at least its wall-clock time on all CPUs"),
+    ] = None
+    memory: Annotated[
+        Size | None,
+        Option("memory of the machine; by default as much as the limits need", Group.MACHINE),
+    ] = None
+    memory_limit: Annotated[
+        Share | None, Option("memory of the program; less than that of the machine")
+    ] = None
+    build_memory_limit: Annotated[
+        Share | None, Option("memory of the build; less than that of the machine")
+    ] = None
+    processes: Annotated[Count | None, Option("processes and threads of the program")] = None
+    open_files: Annotated[
+        Annotated[int, Bounds(0, MAX_OPEN_FILES, above=True)] | None,
+        Option("files that each process of the program may have open"),
+    ] = None
+    file_size: Annotated[Size | None, Option("size of each file that the program writes")] = None
+    output_limit: Annotated[
+        Size | None, Option("size of stdout, and of stderr; the rest is dropped")
+    ] = None
+    kill_on_output: Annotated[bool, Option("end a program that exceeds its output limit")] = False
+    tty: Annotated[
+        bool | Tty,
+        Option("run the program in a terminal", Group.PROGRAM, flags=("-t", "--tty")),
+    ] = False
+    cpus: Annotated[int, Bounds(1, MAX_CPUS), Option("CPUs of the machine", Group.MACHINE)] = 1
+    machine: Annotated[
+        str,
+        Option("hypervisor of the machine", Group.MACHINE, choices=("auto", "kvm", "qemu")),
+    ] = "auto"
+    kernel: Annotated[
+        Path | None,
+        Option(
+            "guest kernel, a vmlinux or bzImage file", Group.MACHINE, local=True, metavar="PATH"
+        ),
+    ] = None
+    boot_log: Annotated[
+        bool, Option("show the console of the guest on stderr", Group.MACHINE, local=True)
+    ] = False
 
     def __post_init__(self) -> None:
         for name, kind in declarations(Options).items():
@@ -121,18 +179,23 @@ class Options:
         check_outputs(self.outputs)
 
 
-def options_of(given: Mapping[str, Any]) -> Options:
-    """The options that a caller names.
+OPTIONS = read_options(Options)
+"""All run options by name, in the order of the fields of :class:`slipway.Options`."""
+MACHINE_OPTIONS = tuple(option.name for option in OPTIONS.values() if option.group is Group.MACHINE)
+"""Options that belong to a session and not to its runs."""
+
+
+def options_of(given: "Mapping[str, Any]") -> Options:
+    """Return the options that a caller names.
 
     Raises:
         InputError: one is unknown, or has a value of the wrong type.
     """
-    known = declarations(Options)
     for name in given:
-        if name not in known:
+        if name not in OPTIONS:
             from slipway._util.near_names import hint_at
 
-            hint = hint_at(name, known, "See slipway.Options.")
+            hint = hint_at(name, OPTIONS, "See slipway.Options.")
             raise InputError(f"unknown option {name!r:.60}", hint)
     return Options(**given)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._model.arguments import check_listener, finish
 from slipway._model.errors import InputError
-from slipway._model.options import options_of
+from slipway._model.options import MACHINE_OPTIONS, options_of
 from slipway._model.values import Bounds, take
 from slipway._util.public import public
 
@@ -24,8 +24,6 @@ DEFAULT_IDLE_SECONDS = 600.0
 # A day: a machine that nobody has used for so long has been forgotten.
 MAX_IDLE_SECONDS = 86_400.0
 _IDLE = Annotated[float, Bounds(0, MAX_IDLE_SECONDS, above=True)]
-MACHINE_OPTIONS = ("memory", "cpus", "machine", "kernel", "boot_log")
-"""The fields of :class:`slipway.Options` that make a machine: a session has them, not its runs."""
 
 
 @public

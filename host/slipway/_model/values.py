@@ -11,11 +11,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, SupportsIndex, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, SupportsIndex, Union, get_args, get_origin
 
 from slipway._model.errors import InputError
 
@@ -28,11 +27,15 @@ _SEE = "See slipway.Options."
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """From ``least`` to ``most``; with ``above``, more than ``least``."""
+    """Bounds of a number: from ``least`` to ``most``; with ``above``, more than ``least``.
+
+    ``unit`` is ``s``, ``bytes`` or empty for a count.
+    """
 
     least: float
     most: float
     above: bool = False
+    unit: str = ""
 
     def check(self, name: str, value: float) -> None:
         """Check that ``value`` is within.
@@ -62,10 +65,33 @@ def take(name: str, kind: Any, value: object) -> Any:
     return taken
 
 
-@cache
 def declarations(kind: type) -> Mapping[str, Any]:
-    """The declared types of the fields of a dataclass, bounds and all."""
-    return get_type_hints(kind, include_extras=True)
+    """Return the declared types of the fields of a dataclass, with their bounds.
+
+    Its module may not postpone annotations (PEP 563): to evaluate texts takes time at each start.
+    """
+    return kind.__annotations__
+
+
+def plain_type(kind: Any) -> Any:
+    """Return the type that a declaration has without bounds and without None.
+
+    Of several types the last is returned, as :func:`convert` does.
+    """
+    if get_origin(kind) is Annotated:
+        return plain_type(get_args(kind)[0])
+    if get_origin(kind) in {Union, UnionType}:
+        return plain_type([part for part in get_args(kind) if part is not NoneType][-1])
+    return kind
+
+
+def notes_of(kind: Any) -> tuple[Any, ...]:
+    """Return the annotations of a declaration and of its parts, such as its bounds."""
+    if get_origin(kind) is Annotated:
+        return (*kind.__metadata__, *notes_of(get_args(kind)[0]))
+    if get_origin(kind) in {Union, UnionType}:
+        return tuple(note for part in get_args(kind) for note in notes_of(part))
+    return ()
 
 
 def convert(name: str, kind: Any, value: object) -> Any:
@@ -95,15 +121,10 @@ def check_bounds(name: str, kind: Any, value: Any) -> None:
     Raises:
         InputError: it is out of them.
     """
-    if value is None:
-        return
-    if get_origin(kind) is Annotated:
-        for note in kind.__metadata__:
+    if value is not None:
+        for note in notes_of(kind):
             if isinstance(note, Bounds):
                 note.check(name, value)
-    elif get_origin(kind) in {Union, UnionType}:
-        for part in get_args(kind):
-            check_bounds(name, part, value)
 
 
 def text_bytes(name: str, text: str, hint: str = "Give the bytes that are meant.") -> bytes:

@@ -6,18 +6,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.errors import InputError
-from slipway._model.options import Options, Tty
+from slipway._model.option import Group
+from slipway._model.options import OPTIONS, Tty
 from slipway._wire.fields import data_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_DEFAULTS = Options()
-# Of this process alone; a server has its own.
-_LOCAL = ("kernel", "boot_log")
-_COMPOUND = ("arguments", "environment", "files", "outputs", "tty")
-_SCALARS = tuple(name for name in Options.__slots__ if name not in (*_LOCAL, *_COMPOUND))
-_MACHINE = ("memory", "cpus", "machine")
+    from slipway._model.options import Options
 
 
 def job_record(
@@ -52,7 +48,7 @@ def job_record(
         _check_unicode(name, text)
     if isinstance(options.tty, Tty):
         record["tty"] = asdict(options.tty)
-    return record | _scalars_record(options, _SCALARS)
+    return record | _scalars_record(options, set(Group))
 
 
 def session_record(language: str, options: Options, idle_seconds: float) -> dict[str, Any]:
@@ -64,7 +60,7 @@ def session_record(language: str, options: Options, idle_seconds: float) -> dict
     _check_local(options)
     return {
         **_language_record(language),
-        **_scalars_record(options, _MACHINE),
+        **_scalars_record(options, {Group.MACHINE}),
         "idle": idle_seconds,
     }
 
@@ -76,11 +72,11 @@ def _source_record(source: bytes) -> dict[str, str]:
 
 
 def _check_local(options: Options) -> None:
-    for scalar in _LOCAL:
-        if getattr(options, scalar):
+    for option in OPTIONS.values():
+        if option.local and getattr(options, option.name):
             raise InputError(
-                f"{scalar} is for machines that this process starts itself, not for a server's",
-                f"Leave {scalar} out, or run without a server.",
+                f"{option.name} is for machines that this process starts, not for a server's",
+                f"Leave {option.name} out, or run without a server.",
             )
 
 
@@ -90,10 +86,14 @@ def _language_record(language: str) -> dict[str, str]:
     return {"language": name, "version": version} if version else {"language": language}
 
 
-def _scalars_record(options: Options, names: tuple[str, ...]) -> dict[str, Any]:
-    """Those that are not as they are where nobody says anything."""
-    values = {name: getattr(options, name) for name in names}
-    return {name: value for name, value in values.items() if value != getattr(_DEFAULTS, name)}
+def _scalars_record(options: Options, groups: set[Group]) -> dict[str, Any]:
+    """Return the scalar options of ``groups`` that differ from their defaults."""
+    return {
+        option.name: value
+        for option in OPTIONS.values()
+        if option.is_scalar and not option.local and option.group in groups
+        if (value := getattr(options, option.name)) != option.default
+    }
 
 
 def _texts(options: Options) -> Iterator[tuple[str, str]]:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from slipway._model.bounds import MAX_ARGUMENTS, MAX_FILES, MAX_OUTPUTS, MAX_VARIABLES
-from slipway._model.options import (
-    MAX_CHARACTERS,
-    MAX_CPUS,
-    MAX_MEMORY,
-    MAX_OPEN_FILES,
-    MAX_PROCESSES,
-    MAX_SECONDS,
-    MIN_MEMORY_LIMIT,
-    Tty,
-)
+from slipway._model.option import Group
+from slipway._model.options import MAX_CHARACTERS, OPTIONS, Tty
 from slipway._model.session import MAX_IDLE_SECONDS
+
+if TYPE_CHECKING:
+    from slipway._model.option import Option
 
 _TEXTUAL = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -75,51 +70,77 @@ class Body(BaseModel):
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
-Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
-Size = Annotated[int, Field(gt=0, le=MAX_MEMORY)]
-Share = Annotated[int, Field(ge=MIN_MEMORY_LIMIT, le=MAX_MEMORY)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
-Machine = Literal["auto", "kvm", "qemu"]
 StreamName = Literal["raw", "events"]
 
 
-class Limits(BaseModel):
-    """What bounds one run. Times in seconds, sizes in bytes."""
+def _field_of(option: Option) -> tuple[Any, Any]:
+    """Return the type and the default of the field for a scalar option that is no flag."""
+    kind: Any = Literal[option.choices] if option.choices else option.type
+    if bounds := option.bounds:
+        least: dict[str, Any] = {"gt" if bounds.above else "ge": bounds.least}
+        kind = Annotated[kind, Field(**least, le=bounds.most)]
+    default = "" if option.default is None else f" Default: {option.default}."
+    return kind, absent(option.sentence + default)
 
-    timeout: Seconds = absent("Wall-clock time of the program.")
-    build_timeout: Seconds = absent("Wall-clock time of the build.")
-    cpu_time: Seconds = absent(
-        "CPU time of the program; no less than timeout times cpus where only that is given."
+
+_WIRE_OPTIONS = [option for option in OPTIONS.values() if option.is_scalar and not option.local]
+_FLAGS = [option for option in _WIRE_OPTIONS if option.is_flag]
+_LIMITS = {
+    option.name: _field_of(option)
+    for option in _WIRE_OPTIONS
+    if option.group is not Group.MACHINE and not option.is_flag
+}
+_MACHINE = {
+    option.name: _field_of(option)
+    for option in _WIRE_OPTIONS
+    if option.group is Group.MACHINE and not option.is_flag
+}
+_SIZES = {name: field for name, field in _MACHINE.items() if not OPTIONS[name].choices}
+
+if TYPE_CHECKING:
+    # Their fields come from the declarations of the options.
+    class Limits(BaseModel): ...
+
+    class MachineSize(BaseModel): ...
+
+    class _Machine(BaseModel): ...
+
+    class _QueryFlags(BaseModel): ...
+
+    class _BodyFlags(BaseModel): ...
+else:
+    Limits = create_model(
+        "Limits", __doc__="Limits of one run. Times in seconds, sizes in bytes.", **_LIMITS
     )
-    build_cpu_time: Seconds = absent("CPU time of the build, likewise.")
-    memory_limit: Share = absent("The program's share of the machine's memory.")
-    build_memory_limit: Share = absent("The build's share of the machine's memory.")
-    processes: Annotated[int, Field(gt=0, le=MAX_PROCESSES)] = absent(
-        "Processes and threads of the program."
+    MachineSize = create_model(
+        "MachineSize", __doc__="Size of a machine. Memory in bytes.", **_SIZES
     )
-    open_files: Annotated[int, Field(gt=0, le=MAX_OPEN_FILES)] = absent(
-        "What a process of the program may have open at once."
+    _Machine = create_model("_Machine", **_MACHINE)
+    _QueryFlags = create_model(
+        "_QueryFlags",
+        **{flag.name: (Flag, Field(False, description=flag.sentence)) for flag in _FLAGS},
     )
-    file_size: Size = absent("Of each file that the program writes.")
-    output_limit: Size = absent("Of each of stdout and stderr.")
+    _BodyFlags = create_model(
+        "_BodyFlags",
+        **{flag.name: (bool, Field(False, description=flag.sentence)) for flag in _FLAGS},
+    )
 
 
-class Setting(BaseModel):
-    """What a machine is made for. Sizes in bytes."""
-
+class _Language(BaseModel):
     language: Name = absent("A language's name or alias, or NAME@VERSION.")
     version: Name = absent("The language's version, instead of @VERSION.")
-    memory: Size = absent("Of the machine.")
-    cpus: Annotated[int, Field(ge=1, le=MAX_CPUS)] = absent("Of the machine.")
-    machine: Machine = absent("Which machine; auto where it is left out.")
 
 
-class SessionRunQuery(Limits):
+class Setting(_Machine, _Language):
+    """Language and machine of a run or session. Sizes in bytes."""
+
+
+class SessionRunQuery(_QueryFlags, Limits):
     """The query of ``POST /v1/sessions/{id}/run``."""
 
     model_config = _TEXTUAL
 
-    kill_on_output: Flag = Field(False, description="End a program that passes its output limit.")
     tty: Flag = Field(False, description="The program has a terminal of 24 rows and 80 columns.")
 
 
@@ -180,10 +201,9 @@ class File(Data):
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
 
 
-class Details(Body, Limits):
-    """A job's fields beside its source and its language, here and in the tool for models."""
+class Details(Body, _BodyFlags, Limits):
+    """Fields of a job beside its source and its language, for the HTTP API and the MCP tool."""
 
-    kill_on_output: bool = Field(False, description="End a program that passes its output limit.")
     tty: bool | TerminalSize = Field(
         False,
         description="Run it in a terminal, of 24 rows and 80 columns if true: what it wrote before "

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.input_file import InputFile
-from slipway._model.options import Options
+from slipway._model.options import OPTIONS
 from slipway._server.http.request_parsing import parsed, unfit
 from slipway._server.problems import Refusal
-from slipway._wire.request_models import Limits, Setting, StartQuery, TerminalSize
+from slipway._wire.request_models import Setting, StartQuery, TerminalSize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,9 +34,6 @@ class Job:
     detached: bool = False
 
 
-MACHINE_OPTIONS = tuple(sorted(set(Setting.model_fields) - {"language", "version"}))
-"""Fields of :class:`slipway.Options` that make a machine; in a session, they are the session's."""
-_SCALAR_OPTIONS = (*Limits.model_fields, *MACHINE_OPTIONS, "kill_on_output", "tty")
 _SCALAR_NAMES = frozenset(StartQuery.model_fields)
 
 
@@ -119,7 +116,7 @@ def _job(
         raise Refusal(unfit("stdin is given, and interactive says that it comes later"))
     if interactive and stream != "events":
         raise Refusal(unfit("interactive needs stream=events: a raw stream takes no commands"))
-    given = {name: scalars[name] for name in _SCALAR_OPTIONS if scalars.get(name) is not None}
+    given = {name: scalars[name] for name in OPTIONS if scalars.get(name) is not None}
     if isinstance(size := scalars.get("tty"), TerminalSize):
         given["tty"] = size.tty()
     return Job(
@@ -146,6 +143,3 @@ def _bytes(text: str | None, encoded: str | None, where: str) -> bytes:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise Refusal(unfit(f"{where} is no base64", "See RFC 4648, section 4.")) from None
-
-
-assert set(_SCALAR_OPTIONS) <= set(Options.__dataclass_fields__)

@@ -10,6 +10,7 @@ from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response
 
 from slipway._model.errors import SlipwayError
+from slipway._model.options import MACHINE_OPTIONS
 from slipway._model.session import DEFAULT_IDLE_SECONDS
 from slipway._server import problems
 from slipway._server.http import job_request as jobs
@@ -55,7 +56,7 @@ async def open_session(request: Request) -> Response:
     told = await json_of(request, SessionBody)
     language = jobs.language_of(told.language, told.version)
     idle = DEFAULT_IDLE_SECONDS if told.idle is None else told.idle
-    options = told.model_dump(exclude_unset=True, include=set(jobs.MACHINE_OPTIONS))
+    options = told.model_dump(exclude_unset=True, include=set(MACHINE_OPTIONS))
 
     async def opened() -> LocalSession:
         session = service.runtime.session(language, key=key, idle_seconds=idle, **options)

@@ -1,0 +1,52 @@
+"""Command-line arguments of the run options, made from their declarations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slipway._cli.quantities import count, file_path, seconds, size
+from slipway._model.option import Group
+from slipway._model.options import OPTIONS
+
+if TYPE_CHECKING:
+    import argparse
+
+    from slipway._model.option import Option
+
+# Reader and placeholder of a value, by its type and unit.
+_READERS: dict[tuple[type, str], tuple[Any, str]] = {
+    (float, "s"): (seconds, "TIME"),
+    (int, "bytes"): (size, "SIZE"),
+    (int, ""): (count, "N"),
+    (Path, ""): (file_path, "PATH"),
+}
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add an argument for each run option, in a section for each group."""
+    for group in Group:
+        section = parser.add_argument_group(group.value)
+        for option in OPTIONS.values():
+            # The program's arguments come after "--", and argparse does not see them.
+            if option.group is group and option.name != "arguments":
+                flags = option.flags or ("--" + option.name.replace("_", "-"),)
+                section.add_argument(*flags, dest=option.name, **_describe_value(option))
+
+
+def _describe_value(option: Option) -> dict[str, Any]:
+    """Return the keyword arguments of ``add_argument`` for one option."""
+    if option.is_flag:
+        return {"action": "store_true", "help": option.help}
+    if option.default == ():
+        help_text = f"{option.help} (repeatable)"
+        return {"action": "append", "default": [], "metavar": option.metavar, "help": help_text}
+    described: dict[str, Any] = {"default": option.default, "help": option.help}
+    bounds = option.bounds
+    if option.default is not None:
+        limits = f"{bounds.least:g} to {bounds.most:g}, " if bounds else ""
+        described["help"] += f" ({limits}default: {option.default})"
+    if option.choices:
+        return {**described, "choices": option.choices}
+    read, metavar = _READERS[option.type, bounds.unit if bounds else ""]
+    return {**described, "type": read, "metavar": option.metavar or metavar}

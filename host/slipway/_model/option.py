@@ -1,0 +1,84 @@
+"""Declaration of a run option, from which every form of the option is made."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from slipway._model.values import Bounds, declarations, notes_of, plain_type
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Types whose values have the same form in the library, in JSON and in a query.
+_SCALARS = (bool, int, float, str)
+
+
+class Group(enum.Enum):
+    """Kind of a run option; the value is its heading in ``--help``."""
+
+    PROGRAM = "program"
+    LIMITS = "limits"
+    # These belong to a session, the others to each of its runs.
+    MACHINE = "machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Declaration of a run option, as an annotation of a field of :class:`slipway.Options`.
+
+    The check of the library, the arguments of ``slipway run``, the fields of the HTTP API and of
+    the MCP tool, and the table in docs/sdk.md are made from this, the field's type and default.
+
+    ``help`` is a phrase without capital letter and full stop. A ``local`` option exists only for
+    machines that this process starts. ``flags`` are the names on the command line, by default the
+    field's name with dashes; ``metavar`` stands for the value there, by default after its unit.
+    :func:`read_options` fills in ``name``, ``kind`` (the field's type) and ``default``.
+    """
+
+    help: str
+    group: Group = Group.LIMITS
+    local: bool = False
+    flags: tuple[str, ...] = ()
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    name: str = ""
+    kind: Any = None
+    default: Any = None
+
+    @property
+    def type(self) -> Any:
+        """Type of the value, without bounds and without None."""
+        return plain_type(self.kind)
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Bounds of the value, if it is a number."""
+        return next((note for note in notes_of(self.kind) if isinstance(note, Bounds)), None)
+
+    @property
+    def is_scalar(self) -> bool:
+        """Return True if the value has the same form in the library, in JSON and in a query."""
+        return self.type in _SCALARS
+
+    @property
+    def is_flag(self) -> bool:
+        """Return True if the option takes no value on a command line."""
+        return self.default is False
+
+    @property
+    def sentence(self) -> str:
+        """The ``help`` as a sentence, for schemas and docs."""
+        return f"{self.help[0].upper()}{self.help[1:]}."
+
+
+def read_options(kind: type) -> Mapping[str, Option]:
+    """Return the declarations in the annotations of the dataclass ``kind``, by field name."""
+    kinds = declarations(kind)
+    return {
+        field.name: replace(note, name=field.name, kind=kinds[field.name], default=field.default)
+        for field in fields(kind)
+        for note in notes_of(kinds[field.name])
+        if isinstance(note, Option)
+    }

@@ -1,0 +1,134 @@
+"""Run options: each form of an option follows from its declaration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slipway._cli.run_arguments import options_of, parse, parser
+from slipway._mcp.forms import Job
+from slipway._model.option import Group, Option
+from slipway._model.options import MACHINE_OPTIONS, OPTIONS, Options
+from slipway._wire import job_record, session_record
+from slipway._wire.request_models import (
+    SessionBody,
+    SessionRunBody,
+    SessionRunQuery,
+    StartBody,
+    StartQuery,
+)
+from slipway.machine import MACHINES
+from support.option_table import make_table
+
+DOCS = Path(__file__).parents[3] / "docs"
+REMOTE = [option for option in OPTIONS.values() if not option.local]
+# A value of each scalar option that is not its default, as it is typed and as it is meant.
+MIB = 1024 * 1024
+VALUES: dict[tuple[type, str], tuple[str, Any]] = {
+    (float, "s"): ("1500ms", 1.5),
+    (int, "bytes"): ("8M", 8 * MIB),
+    (int, ""): ("3", 3),
+    (str, ""): ("qemu", "qemu"),
+    (Path, ""): ("vmlinux", Path("vmlinux")),
+}
+
+
+def name_of(option: Option) -> str:
+    return option.name
+
+
+def typed_and_meant(option: Option) -> tuple[list[str], Any]:
+    """Return arguments that give the option a value, and that value."""
+    flag = "--" + option.name.replace("_", "-")
+    if option.is_flag:
+        return [flag], True
+    text, value = VALUES[option.type, option.bounds.unit if option.bounds else ""]
+    return [flag, text], value
+
+
+SCALARS = [option for option in OPTIONS.values() if option.is_scalar or option.type is Path]
+on_scalars = pytest.mark.parametrize("option", SCALARS, ids=name_of)
+
+
+def test_every_field_is_declared() -> None:
+    assert list(OPTIONS) == list(Options.__dataclass_fields__)
+    assert all(option.help and not option.help.endswith(".") for option in OPTIONS.values())
+
+
+def test_hypervisors_are_those_of_the_host() -> None:
+    assert OPTIONS["machine"].choices == ("auto", *MACHINES)
+
+
+@on_scalars
+def test_command_line_takes_the_option(option: Option) -> None:
+    typed, value = typed_and_meant(option)
+    described = parser("vmm-run")
+
+    given = options_of(parse([*typed, "-c", "1", "--language", "c"], described), (), ())
+    absent = options_of(parse(["-c", "1", "--language", "c"], described), (), ())
+
+    assert getattr(given, option.name) == value
+    assert getattr(absent, option.name) == option.default
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=name_of)
+def test_help_names_the_option(option: Option) -> None:
+    told = " ".join(parser("vmm-run").format_help().split()).replace("wall- clock", "wall-clock")
+
+    flags = option.flags or ("--" + option.name.replace("_", "-"),)
+    assert all(f"{flag} " in told.replace(",", " ") for flag in flags)
+    assert option.name == "arguments" or option.help in told
+
+
+@on_scalars
+def test_wire_form_has_the_option_unless_it_is_local(option: Option) -> None:
+    _, value = typed_and_meant(option)
+    options = Options(**{option.name: value})
+    if option.local:
+        with pytest.raises(ValueError, match=option.name):
+            job_record(b"x", "c", options, b"")
+        return
+
+    assert job_record(b"x", "c", options, b"")[option.name] == value
+    assert option.name not in job_record(b"x", "c", Options(), b"")
+    in_session = session_record("c", options, 1.0)
+    assert (option.name in in_session) == (option.group is Group.MACHINE)
+
+
+@pytest.mark.parametrize("option", REMOTE, ids=name_of)
+def test_api_takes_the_option(option: Option) -> None:
+    is_machine = option.group is Group.MACHINE
+
+    assert option.name in StartBody.model_fields
+    assert (option.name in SessionBody.model_fields) == is_machine
+    assert (option.name in SessionRunBody.model_fields) != is_machine
+    assert (option.name in SessionRunQuery.model_fields) == (
+        not is_machine and (option.is_scalar or option.name == "tty")
+    )
+    assert (option.name in StartQuery.model_fields) == (option.is_scalar or option.name == "tty")
+
+
+def test_api_takes_no_local_option() -> None:
+    local = {option.name for option in OPTIONS.values() if option.local}
+
+    assert local == {"kernel", "boot_log"} <= {*MACHINE_OPTIONS}
+    assert not local & {*StartBody.model_fields, *StartQuery.model_fields}
+
+
+@pytest.mark.parametrize("option", REMOTE, ids=name_of)
+def test_tool_for_models_takes_the_option(option: Option) -> None:
+    # Which hypervisor runs it is the host's choice, not a model's.
+    assert (option.name in Job.model_fields) == (option.name != "machine")
+
+
+def test_table_of_the_page_is_made_from_the_declarations() -> None:
+    page = (DOCS / "sdk.md").read_text("utf-8")
+
+    assert make_table() in page, "write it anew: see tests/support/option_table.py"
+
+
+@pytest.mark.parametrize("option", REMOTE, ids=name_of)
+def test_page_of_the_api_names_the_option(option: Option) -> None:
+    assert f"`{option.name}`" in (DOCS / "api.md").read_text("utf-8")
