@@ -11,7 +11,8 @@ import struct
 import sys
 from pathlib import Path
 
-from slipway.machine import MachineSpec, choose
+from slipway.machine.hypervisors import choose
+from slipway.machine.model import MachineSpec
 from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.tree import Tree
 
@@ -58,9 +59,8 @@ def write_initrd(path: Path) -> None:
 
 async def boot(kernel: Path, initrd: Path) -> None:
     """Boot once and wait for the end."""
-    spec = MachineSpec(kernel, initrd, "", 256 * MIB, state=initrd.parent)
-    kind, _ = choose("qemu")
-    machine = await kind.start(spec)
+    spec = MachineSpec(kernel, initrd, "", 256 * MIB)
+    machine = await choose("qemu", initrd.parent).start(spec)
     try:
         await asyncio.wait_for(machine.wait(), 120)
         await machine.console.drained()

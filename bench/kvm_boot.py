@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from bare import write_initrd
-from slipway.machine import MachineSpec, kvm
+from slipway.machine import kvm
 from slipway.machine.console import Console
 from slipway.machine.kernel_arguments import command_line
+from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import MachineSpec
 from slipway.machine.process import Process
 from slipway.machine.qemu import PROGRAM, SANDBOX, SERIAL_PORT, VIRTIO_PORT
 from slipway_initramfs.store.image_store import ImageStore
@@ -58,7 +60,7 @@ async def ours(spec: MachineSpec) -> float:
     """Seconds with the kvm machine."""
     began = time.monotonic()
     with patch.object(kvm, "Console", FirstLine):
-        machine = await kvm.KvmMachine.start(spec)
+        machine = await KvmHypervisor().start(spec)
     try:
         assert isinstance(machine.console, FirstLine)
         return await machine.console.came - began
@@ -140,7 +142,7 @@ def main() -> None:
         if parsed.initrd is None:
             write_initrd(initrd)
         kernel = parsed.kernel or stored_kernel()
-        spec = MachineSpec(kernel, initrd, "", parsed.memory * MIB, state=Path(directory))
+        spec = MachineSpec(kernel, initrd, "", parsed.memory * MIB)
         print(f"initramfs of {initrd.stat().st_size / 1e6:.1f} MB, {parsed.memory} MiB", flush=True)
         mine = measure("slipway", ours, spec, parsed.rounds)
         other = measure("qemu", qemus, spec, parsed.rounds)

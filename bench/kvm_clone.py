@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import shlex
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +20,12 @@ from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.languages import find_language
-from slipway.machine import MachineSpec
-from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import MachineSpec
 from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
-    from slipway.machine import Template
+    from slipway.machine.model import Template
 
 TOGETHER = 4
 
@@ -49,7 +48,7 @@ def show(what: str) -> None:
 async def boot(spec: MachineSpec) -> float:
     """Seconds to the answer of an agent that boots."""
     began = time.monotonic()
-    guest = Guest(await KvmMachine.start(spec))
+    guest = Guest(await KvmHypervisor().start(spec))
     try:
         await guest.wait_ready()
         return time.monotonic() - began
@@ -59,13 +58,13 @@ async def boot(spec: MachineSpec) -> float:
 
 async def template(spec: MachineSpec) -> Template:
     """A machine whose agent is ready, to be cloned."""
-    guest = Guest(await KvmMachine.start(spec))
+    guest = Guest(await KvmHypervisor().start(spec))
     try:
         await guest.wait_ready()
         snapshot = await guest.machine.snapshot()
     finally:
         await guest.stop()
-    return await KvmMachine.template(snapshot, spec.state)
+    return await KvmHypervisor().open_template(snapshot)
 
 
 async def clone(of: Template) -> float:
@@ -119,10 +118,9 @@ def main() -> None:
         return
     if parsed.kernel is None or parsed.initrd is None:
         parser.error("--kernel and --initrd are needed")
-    with tempfile.TemporaryDirectory() as state:
-        memory = parsed.memory << 20
-        spec = MachineSpec(parsed.kernel, parsed.initrd, parsed.arguments, memory, Path(state))
-        asyncio.run(measure(spec, parsed.rounds))
+    memory = parsed.memory << 20
+    spec = MachineSpec(parsed.kernel, parsed.initrd, parsed.arguments, memory)
+    asyncio.run(measure(spec, parsed.rounds))
 
 
 if __name__ == "__main__":

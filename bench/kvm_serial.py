@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from kvm_boot import MIB, qemu_on_kvm, stored_kernel
-from slipway.machine import MachineSpec, kvm
+from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import MachineSpec
 from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.tree import Tree
 
@@ -52,7 +53,7 @@ async def drain(reader: asyncio.StreamReader, size: int) -> float:
 
 async def ours(spec: MachineSpec, size: int) -> float:
     """Seconds with the kvm machine; prints the exits."""
-    machine = await kvm.KvmMachine.start(spec)
+    machine = await KvmHypervisor().start(spec)
     try:
         before = await machine.exits()
         seconds = await drain(machine.transport.reader, size)
@@ -79,7 +80,7 @@ def main() -> None:
         initrd = Path(directory) / "serial.cpio"
         write_initrd(initrd, parsed.size)
         kernel = parsed.kernel or stored_kernel()
-        spec = MachineSpec(kernel, initrd, "", 256 * MIB, Path(directory), serial_port=True)
+        spec = MachineSpec(kernel, initrd, "", 256 * MIB, serial_port=True)
         rates = []
         for name, run in (("slipway", ours), ("qemu", qemus)):
             seconds = asyncio.run(run(spec, parsed.size))

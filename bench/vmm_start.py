@@ -16,8 +16,8 @@ from unittest.mock import patch
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
-from slipway.machine import MachineSpec
-from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import MachineSpec
 from slipway.vmm.kvm import usability
 from slipway_initramfs.store.image_store import ImageStore
 
@@ -54,12 +54,12 @@ async def measure(spec: MachineSpec) -> None:
     """Start machines one by one, then ten at once, and print what they took."""
     seconds = []
     for _ in range(7):
-        machine = await KvmMachine.start(spec)
+        machine = await KvmHypervisor().start(spec)
         seconds.append(machine.start_cpu_seconds)
         await machine.stop()
     cpu = statistics.median(seconds[1:])
     print(f"CPU from the process's start to before KVM_RUN: {cpu * 1000:.1f} ms (median of 6)")
-    machines = await asyncio.gather(*(KvmMachine.start(spec) for _ in range(TOGETHER)))
+    machines = await asyncio.gather(*(KvmHypervisor().start(spec) for _ in range(TOGETHER)))
     sizes = [beyond_guest(machine.pid, spec.memory_bytes) for machine in machines]
     for machine in machines:
         await machine.stop()
@@ -76,9 +76,7 @@ def main() -> None:
     language = find_language(parsed.language)
     assets = find_assets(language, Options(), ImageStore(), print)
     arguments = assets.agent.kernel_arguments
-    spec = MachineSpec(
-        assets.kernel_path, assets.initrd, arguments, parsed.memory * MIB, state=assets.state
-    )
+    spec = MachineSpec(assets.kernel_path, assets.initrd, arguments, parsed.memory * MIB)
     with patch.object(usability, "examine", lambda state: (True, "not asked for")):
         asyncio.run(measure(spec))
 

@@ -10,7 +10,7 @@ import pytest
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
-from slipway.machine import MACHINES
+from slipway.machine.hypervisors import HYPERVISORS
 from slipway.machine.qemu import PROGRAM
 from slipway_initramfs.store.image_store import ImageStore
 from support.host_programs import need_program
@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--machine",
         action="append",
-        choices=MACHINES,
+        choices=HYPERVISORS,
         help="the machine that the behaviour suite runs on; may be given again"
         " (default: qemu, and kvm where this host's is usable)",
     )

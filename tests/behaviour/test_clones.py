@@ -20,9 +20,11 @@ from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.languages import find_language
 from slipway._run.start_machine import start_machine
-from slipway.machine import Machine, MachineSpec, Snapshot, Template, choose
+from slipway.machine.hypervisors import choose
+from slipway.machine.model import Hypervisor, Machine, MachineSpec, Snapshot, Template
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Stream
+from support.hypervisors import with_hypervisor
 from support.programs import patient
 
 if TYPE_CHECKING:
@@ -44,8 +46,7 @@ CHURN = "head -c 8M /dev/urandom > there; sha256sum < there > sum; wc -c < there
 class Cloned:
     """A template, and the snapshot that it was made of, for another one."""
 
-    kind: type[Machine]
-    state: Path
+    hypervisor: Hypervisor
     snapshot: Snapshot
     template: Template
 
@@ -79,19 +80,20 @@ async def assets(progress: Callable[[str], None]) -> Assets:
 async def cloned(machine: str, assets: Assets, made: dict[str, Cloned]) -> Cloned:
     """A template of a guest that has had a job."""
     if machine not in made:
-        started, _ = await start_machine(assets, Options(machine=machine), template=True)
-        made[machine] = await cloned_from(started, assets.state)
+        started = await start_machine(with_hypervisor(assets, machine), Options(), template=True)
+        made[machine] = await cloned_from(started)
     return made[machine]
 
 
-async def cloned_from(machine: Machine, state: Path) -> Cloned:
+async def cloned_from(machine: Machine) -> Cloned:
     """A template of ``machine``, once its agent is ready and has had a job."""
     async with stopping(Guest(machine)) as guest:
         await guest.wait_ready()
         await answer(guest, "warm")
         snapshot = await machine.snapshot()
     kept = replace(snapshot, memory=os.dup(snapshot.memory), state=os.dup(snapshot.state))
-    return Cloned(type(machine), state, kept, await type(machine).template(snapshot, state))
+    hypervisor = machine.hypervisor
+    return Cloned(hypervisor, kept, await hypervisor.open_template(snapshot))
 
 
 @asynccontextmanager
@@ -113,7 +115,7 @@ async def clone_of(template: Template) -> AsyncIterator[Guest]:
 
 async def clone_once(cloned: Cloned, snapshot: Snapshot) -> None:
     """Make a template of ``snapshot`` and a clone of that, and end both."""
-    template = await cloned.kind.template(snapshot, cloned.state)
+    template = await cloned.hypervisor.open_template(snapshot)
     try:
         async with clone_of(template):
             pass
@@ -200,17 +202,16 @@ async def test_clone_changes_neither_its_siblings_nor_the_template(cloned: Clone
 async def test_clone_may_be_kept_from_its_emulated_serial_port(
     machine: str, assets: Assets
 ) -> None:
-    kind, _ = choose(machine, assets.state)
+    hypervisor = choose(machine, ImageStore().root)
     spec = MachineSpec(
         kernel=assets.kernel_path,
         initrd=assets.initrd,
         kernel_arguments=assets.agent.kernel_arguments,
         memory_bytes=assets.memory,
-        state=assets.state,
         serial_port=True,
         template=True,
     )
-    cloned = await cloned_from(await kind.start(spec), assets.state)
+    cloned = await cloned_from(await hypervisor.start(spec))
     try:
         async with clone_of(cloned.template) as guest:
             told = await answer(guest, "serial")
@@ -221,8 +222,8 @@ async def test_clone_may_be_kept_from_its_emulated_serial_port(
 
 
 async def test_clone_has_as_many_processors_as_its_template(machine: str, assets: Assets) -> None:
-    started, _ = await start_machine(assets, Options(machine=machine, cpus=2), template=True)
-    cloned = await cloned_from(started, assets.state)
+    started = await start_machine(with_hypervisor(assets, machine), Options(cpus=2), template=True)
+    cloned = await cloned_from(started)
     try:
         async with clone_of(cloned.template) as guest:
             count = await run(guest, "grep -c ^processor /proc/cpuinfo; nproc")
@@ -241,7 +242,7 @@ async def test_snapshot_that_lies_on_a_disk_is_cloned(cloned: Cloned, tmp_path: 
     snapshot = replace(cloned.snapshot, memory=files[0], state=files[1])
     before = digests(cloned.snapshot)
 
-    template = await cloned.kind.template(snapshot, cloned.state)
+    template = await cloned.hypervisor.open_template(snapshot)
     try:
         async with clone_of(template) as guest:
             told = await answer(guest, "disk")
@@ -254,7 +255,7 @@ async def test_snapshot_that_lies_on_a_disk_is_cloned(cloned: Cloned, tmp_path: 
 
 
 async def test_clones_go_on_when_their_template_is_closed(cloned: Cloned) -> None:
-    template = await cloned.kind.template(cloned.twin(), cloned.state)
+    template = await cloned.hypervisor.open_template(cloned.twin())
 
     async with clone_of(template) as guest:
         await template.close()
@@ -264,7 +265,7 @@ async def test_clones_go_on_when_their_template_is_closed(cloned: Cloned) -> Non
 
 
 async def test_template_that_is_closed_makes_no_clones(cloned: Cloned) -> None:
-    template = await cloned.kind.template(cloned.twin(), cloned.state)
+    template = await cloned.hypervisor.open_template(cloned.twin())
     await template.close()
 
     with pytest.raises(HostError, match="closed"):
@@ -278,7 +279,7 @@ async def test_fork_of_a_clone_has_its_files_and_both_go_on(cloned: Cloned) -> N
     async with clone_of(cloned.template) as guest:
         await run(guest, "echo before > kept", keep=True)
 
-        async with stopping(await guest.fork(cloned.state)) as fork:
+        async with stopping(await guest.fork()) as fork:
             mine = await run(guest, "echo original >> kept; cat kept", keep=True)
             its = await run(fork, "echo fork >> kept; cat kept", keep=True)
             again = await run(fork, "cat kept", keep=True)
@@ -290,9 +291,9 @@ async def test_fork_of_a_clone_has_its_files_and_both_go_on(cloned: Cloned) -> N
 async def test_fork_is_forked_again(cloned: Cloned) -> None:
     async with clone_of(cloned.template) as guest:
         await run(guest, "echo first > kept", keep=True)
-        async with stopping(await guest.fork(cloned.state)) as child:
+        async with stopping(await guest.fork()) as child:
             await run(child, "echo second >> kept", keep=True)
-            async with stopping(await child.fork(cloned.state)) as grandchild:
+            async with stopping(await child.fork()) as grandchild:
                 told = await run(grandchild, "cat kept", keep=True)
 
     assert told == b"first\nsecond\n"
@@ -301,13 +302,13 @@ async def test_fork_is_forked_again(cloned: Cloned) -> None:
 async def test_machine_that_was_booted_is_forked_more_than_once(
     machine: str, assets: Assets
 ) -> None:
-    async with stopping(await Guest.start(assets, Options(machine=machine))) as guest:
+    async with stopping(await Guest.start(with_hypervisor(assets, machine), Options())) as guest:
         await guest.wait_ready()
         await run(guest, "echo booted > kept", keep=True)
 
         tellings = []
         for _ in range(2):
-            async with stopping(await guest.fork(assets.state)) as fork:
+            async with stopping(await guest.fork()) as fork:
                 tellings.append(await run(fork, "cat kept", keep=True))
         told = await answer(guest, "original")
 
@@ -350,7 +351,7 @@ async def test_memory_of_another_size_is_told_and_leaves_nothing(cloned: Cloned)
     damaged = replace(snapshot, memory=copy_of(cloned.snapshot.memory, cut_off))
 
     with pytest.raises(HostError, match="damaged"):
-        await cloned.kind.template(damaged, cloned.state)
+        await cloned.hypervisor.open_template(damaged)
 
     assert (children(), psutil.Process().num_fds()) == before
 
@@ -359,7 +360,7 @@ async def test_snapshot_of_another_machine_is_refused(cloned: Cloned) -> None:
     before = psutil.Process().num_fds()
 
     with pytest.raises(HostError, match="machine"):
-        await cloned.kind.template(replace(cloned.twin(), machine="other"), cloned.state)
+        await cloned.hypervisor.open_template(replace(cloned.twin(), machine="other"))
 
     assert psutil.Process().num_fds() == before
 
@@ -388,7 +389,7 @@ async def test_clones_leave_neither_processes_nor_descriptors(cloned: Cloned) ->
     for _ in range(3):
         async with (
             clone_of(cloned.template) as guest,
-            stopping(await guest.fork(cloned.state)),
+            stopping(await guest.fork()),
         ):
             pass
         await (await cloned.template.clone()).stop()
@@ -411,7 +412,7 @@ async def test_clone_that_nobody_waits_for_leaves_nothing(cloned: Cloned) -> Non
 
 
 async def test_fingerprint_is_the_same_each_time(cloned: Cloned) -> None:
-    first, second = cloned.kind.fingerprint(), cloned.kind.fingerprint()
+    first, second = cloned.hypervisor.fingerprint(), cloned.hypervisor.fingerprint()
 
     assert first == second
     assert first.isprintable()

@@ -16,6 +16,7 @@ from slipway._run.guest import Guest
 from slipway._run.languages import find_language
 from slipway.machine.kvm import KvmMachine
 from slipway_initramfs.store.image_store import ImageStore
+from support.hypervisors import with_hypervisor
 from support.microvm import Microvm
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def test_program_sees_the_processors_it_was_given(
 
 @pytest.mark.usefixtures("kvm")
 async def test_machine_that_is_paused_while_it_boots_goes_on_after(assets: Assets) -> None:
-    guest = await Guest.start(assets, Options(machine="kvm"))
+    guest = await Guest.start(with_hypervisor(assets, "kvm"), Options())
     try:
         assert isinstance(guest.machine, KvmMachine)
         await asyncio.sleep(0.2)
@@ -105,7 +106,7 @@ def test_program_that_is_paused_stands_still_and_goes_on(running: Microvm) -> No
 async def test_machine_that_is_stopped_while_it_boots_leaves_no_process(
     machine: str, assets: Assets
 ) -> None:
-    guest = await Guest.start(assets, Options(machine=machine))
+    guest = await Guest.start(with_hypervisor(assets, machine), Options())
     await asyncio.sleep(0.2)
 
     pid = guest.machine.pid
@@ -130,7 +131,7 @@ def test_machine_that_is_stopped_under_a_program_leaves_no_process(running: Micr
 async def test_machine_that_is_stopped_while_it_is_paused_leaves_no_process(
     assets: Assets,
 ) -> None:
-    guest = await Guest.start(assets, Options(machine="kvm"))
+    guest = await Guest.start(with_hypervisor(assets, "kvm"), Options())
     assert isinstance(guest.machine, KvmMachine)
     await guest.machine.pause()
 

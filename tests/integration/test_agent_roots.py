@@ -13,8 +13,8 @@ from uuid import UUID
 
 import pytest
 
-from slipway.machine import MachineSpec
-from slipway.machine.qemu import QemuMachine
+from slipway.machine.model import MachineSpec
+from slipway.machine.qemu_hypervisor import QemuHypervisor
 from slipway_initramfs import freeze
 from slipway_initramfs.build import build_kernel
 from slipway_initramfs.debian.archive import DebianSource
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from slipway.machine.qemu import QemuMachine
     from slipway_protocol.connection import Event
 
     Boot = Callable[..., AbstractAsyncContextManager["Guest"]]
@@ -197,10 +198,9 @@ def boot(store: ImageStore, progress: Callable[[str], None], tmp_path: Path) -> 
             initrd,
             agent.kernel_arguments,
             192 * MIB,
-            tmp_path,
             serial_port=serial_port,
         )
-        machine = await QemuMachine.start(spec)
+        machine = await QemuHypervisor().start(spec)
         try:
             yield Guest(machine)
         finally:

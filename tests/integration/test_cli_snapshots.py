@@ -16,8 +16,9 @@ from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway._snapshots.key import Shape
 from slipway._snapshots.store import SnapshotStore
-from slipway.machine import Snapshot, memory_files
-from slipway.machine.qemu import QemuMachine
+from slipway.machine import memory_files
+from slipway.machine.model import Snapshot
+from slipway.machine.qemu_hypervisor import QemuHypervisor
 from support.stores import names, put_image
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def assets(store: ImageStore) -> Assets:
 
 @pytest.fixture
 def shape(assets: Assets) -> Shape:
-    return Shape.of(assets, QemuMachine, 1)
+    return Shape.of(replace(assets, hypervisor=QemuHypervisor()), 1)
 
 
 def keep(store: ImageStore, shape: Shape) -> Shape:

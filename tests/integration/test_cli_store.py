@@ -14,6 +14,7 @@ from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway.vmm.kvm import usability
 from support.commands import Ended
+from support.stores import store_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,7 +196,7 @@ def test_damaged_part_is_made_again(
     damage: Callable[[Path], None],
 ) -> None:
     # Making it again takes the package lists, and the packages; the user's store has them.
-    store.apt.symlink_to(bash.state / "apt")
+    store.apt.symlink_to(store_root(bash) / "apt")
     blobs = store.root / "blobs"
     damage(
         {

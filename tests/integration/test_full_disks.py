@@ -12,6 +12,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from support.stores import store_root
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -77,7 +79,7 @@ def test_what_an_image_takes_is_known_before_anything_is_fetched(
     commands: Commands, bash: Assets, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
-    apt = bash.state / "apt"
+    apt = store_root(bash) / "apt"
     # The lists only: everything else would have to come over the network.
     keep = tmp_path / "apt"
     shutil.copytree(apt, keep, ignore=shutil.ignore_patterns("*.deb"))

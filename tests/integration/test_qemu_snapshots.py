@@ -12,15 +12,17 @@ import psutil
 import pytest
 
 from slipway._model.errors import HostError
-from slipway.machine import MachineSpec, memory_files, migration
+from slipway.machine import memory_files, migration
+from slipway.machine.model import MachineSpec
 from slipway.machine.qemu import QemuMachine
+from slipway.machine.qemu_hypervisor import QemuHypervisor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from slipway._run.assets import Assets
-    from slipway.machine import Snapshot
+    from slipway.machine.model import Snapshot
 
 ACCESS = os.access
 
@@ -32,7 +34,6 @@ def booting(bash: Assets, qemu: str) -> MachineSpec:
         initrd=bash.initrd,
         kernel_arguments=bash.agent.kernel_arguments,
         memory_bytes=bash.memory,
-        state=bash.state,
     )
 
 
@@ -46,7 +47,7 @@ def nothing_left() -> Iterator[None]:
 
 async def snapshot_of(spec: MachineSpec) -> Snapshot:
     """A snapshot of a machine that boots, which is stopped."""
-    machine = await QemuMachine.start(spec)
+    machine = await QemuHypervisor().start(spec)
     try:
         await asyncio.sleep(0.2)
         return await machine.snapshot()
@@ -80,7 +81,7 @@ async def test_nobody_can_change_a_snapshot(booting: MachineSpec, template: bool
 async def test_memory_of_any_size_can_be_cloned(booting: MachineSpec, template: bool) -> None:
     size = booting.memory_bytes + 1
     snapshot = await snapshot_of(replace(booting, memory_bytes=size, template=template))
-    cloning = await QemuMachine.template(snapshot, booting.state)
+    cloning = await QemuHypervisor().open_template(snapshot)
     try:
         clone = await cloning.clone()
         assert isinstance(clone, QemuMachine)
@@ -95,7 +96,7 @@ async def test_memory_of_any_size_can_be_cloned(booting: MachineSpec, template: 
 
 
 async def test_template_has_ended_once_there_is_its_snapshot(booting: MachineSpec) -> None:
-    machine = await QemuMachine.start(replace(booting, template=True))
+    machine = await QemuHypervisor().start(replace(booting, template=True))
     try:
         snapshot = await machine.snapshot()
         snapshot.close()
@@ -111,7 +112,7 @@ async def test_template_has_ended_once_there_is_its_snapshot(booting: MachineSpe
 
 
 async def test_machine_that_stands_still_is_not_saved_twice(booting: MachineSpec) -> None:
-    machine = await QemuMachine.start(booting)
+    machine = await QemuHypervisor().start(booting)
     try:
         (await machine.snapshot()).close()
 
@@ -126,7 +127,7 @@ async def test_machine_that_stands_still_is_not_saved_twice(booting: MachineSpec
 async def test_machine_whose_saving_was_cancelled_goes_on(
     booting: MachineSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = await QemuMachine.start(booting)
+    machine = await QemuHypervisor().start(booting)
     try:
         with monkeypatch.context() as patched:
             patched.setattr(migration, "_UNLIMITED", {"max-bandwidth": 65536})
@@ -148,7 +149,7 @@ async def test_machine_whose_saving_was_cancelled_goes_on(
 
 
 async def test_machine_that_dies_while_it_is_saved_is_told(booting: MachineSpec) -> None:
-    machine = await QemuMachine.start(booting)
+    machine = await QemuHypervisor().start(booting)
     try:
         await asyncio.sleep(0.5)
         saving = asyncio.create_task(machine.snapshot())
@@ -165,7 +166,7 @@ async def test_qemu_that_refuses_to_load_a_state_says_so_and_ends(
     booting: MachineSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = await snapshot_of(replace(booting, template=True))
-    template = await QemuMachine.template(snapshot, booting.state)
+    template = await QemuHypervisor().open_template(snapshot)
     refused = {"capabilities": [{"capability": "x-no-such-capability", "state": True}]}
     monkeypatch.setattr(migration, "_IGNORE_SHARED", refused)
     clone = await template.clone()
@@ -189,7 +190,7 @@ async def test_memory_that_qemu_may_not_open_is_copied(
     stored = replace(snapshot, memory=os.open(path, os.O_RDONLY))
     monkeypatch.setattr(os, "access", refuse_descriptors)  # these tests may be root's
 
-    template = await QemuMachine.template(stored, booting.state)
+    template = await QemuHypervisor().open_template(stored)
     path.unlink()
     try:
         clone = await template.clone()
@@ -207,7 +208,7 @@ async def test_state_without_end_is_not_written(
     booting: MachineSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migration, "STATE_BYTES", 4096 - booting.memory_bytes)
-    machine = await QemuMachine.start(booting)
+    machine = await QemuHypervisor().start(booting)
     try:
         with pytest.raises(HostError):
             await machine.snapshot()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from slipway.machine import MachineSpec
-from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import MachineSpec
 from slipway.vmm.kvm import abi, usability
 from slipway.vmm.vcpu import KICK, accept_kicks
 from support.bare_metal import BareMetal
@@ -20,6 +20,8 @@ from support.machine_code import Code, vmlinux
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
     from pathlib import Path
+
+    from slipway.machine.kvm import KvmMachine
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,7 +76,6 @@ def spec(tmp_path: Path) -> MachineSpec:
         initrd=tmp_path / "initrd",
         kernel_arguments="these are for the guest",
         memory_bytes=64 << 20,
-        state=tmp_path,
     )
 
 
@@ -84,7 +85,7 @@ async def boot(believed: None, spec: MachineSpec) -> AsyncIterator[Boot]:
 
         async def start(code: Code, **changes: Any) -> KvmMachine:
             spec.kernel.write_bytes(vmlinux(code))
-            machine = await KvmMachine.start(replace(spec, **changes))
+            machine = await KvmHypervisor().start(replace(spec, **changes))
             cleanup.push_async_callback(machine.stop)
             return machine
 

@@ -7,7 +7,6 @@ import os
 import signal
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -16,6 +15,7 @@ import pytest
 from kvm.test_machine import LSR, console
 from slipway import HostError
 from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.vmm import snapshot as states
 from support.bare_metal import PATIENCE
 from support.machine_code import COM1, COM2, DATA, Code
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from kvm.conftest import Boot
-    from slipway.machine import Snapshot
     from slipway.machine.kvm_template import KvmTemplate
+    from slipway.machine.model import Snapshot
 
 
 def counter() -> Code:
@@ -65,7 +65,7 @@ async def snapshot(boot: Boot) -> AsyncIterator[Snapshot]:
 
 @asynccontextmanager
 async def opened(snapshot: Snapshot) -> AsyncIterator[KvmTemplate]:
-    template = await KvmMachine.template(duplicate(snapshot), Path())
+    template = await KvmHypervisor().open_template(duplicate(snapshot))
     try:
         yield template
     finally:
@@ -244,7 +244,7 @@ async def test_damaged_state_is_refused(
     os.write(damaged.state, data)
 
     with pytest.raises(HostError):
-        await KvmMachine.template(damaged, Path())
+        await KvmHypervisor().open_template(damaged)
 
     assert (children(), psutil.Process().num_fds()) == before
 
@@ -255,7 +255,7 @@ async def test_clone_that_cannot_be_restored_says_why(snapshot: Snapshot) -> Non
     unfit = replace(snapshot, memory=os.dup(snapshot.memory), state=os.memfd_create("unfit"))
     saved.vcpus[0] = vcpu
     os.write(unfit.state, states.encode(saved))
-    template = await KvmMachine.template(unfit, Path())
+    template = await KvmHypervisor().open_template(unfit)
     try:
         before = children(), psutil.Process().num_fds()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvm.test_machine import echo, exit_count, more_exits
-from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
 from support.bare_metal import PATIENCE
 from support.machine_code import COM1, Code
 
@@ -218,7 +218,7 @@ async def test_each_thread_of_a_vmm_is_confined(boot: Boot) -> None:
 
 async def test_clone_is_confined_like_any_vmm(boot: Boot) -> None:
     machine = await boot(echo(), serial_port=True, cpus=2)
-    template = await KvmMachine.template(await machine.snapshot(), Path())
+    template = await KvmHypervisor().open_template(await machine.snapshot())
     clone = await template.clone()
     try:
         await clone.exits()

@@ -15,25 +15,26 @@ import psutil
 import pytest
 
 from slipway import HostError
-from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
 from support.bare_metal import PATIENCE, open_files
 from support.machine_code import CODE, COM1, NOWHERE, OTHERS_CODE, Code, vmlinux
 
 if TYPE_CHECKING:
     from kvm.conftest import Boot
-    from slipway.machine import MachineSpec
+    from slipway.machine.model import MachineSpec
 
 # Starts a machine and waits for its end, as a caller would.
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from slipway.machine import MachineSpec
+from slipway.machine.model import MachineSpec
 from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.vmm.kvm import usability
 
 async def main(directory):
-    spec = MachineSpec(directory / "kernel", directory / "initrd", "", 64 << 20, directory)
-    machine = await KvmMachine.start(spec)
+    spec = MachineSpec(directory / "kernel", directory / "initrd", "", 64 << 20)
+    machine = await KvmHypervisor().start(spec)
     try:
         print(machine.pid, flush=True)
         await machine.wait()
@@ -178,7 +179,7 @@ async def test_start_that_is_cancelled_at_any_moment_leaves_nothing(spec: Machin
     before = open_files()
     delays = random.Random(4711)
     for turns in [0, 1, 2, 3, 4, 5, *(delays.uniform(0.001, 0.1) for _ in range(15))]:
-        start = asyncio.create_task(KvmMachine.start(spec))
+        start = asyncio.create_task(KvmHypervisor().start(spec))
         if isinstance(turns, int):
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -205,7 +206,7 @@ def ended_by(
     A machine that is ``stopped`` does not notice by itself.
     """
     spec.kernel.write_bytes(vmlinux(Code().spin()))
-    command = [sys.executable, "-c", PARENT, str(spec.state)]
+    command = [sys.executable, "-c", PARENT, str(spec.kernel.parent)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, start_new_session=True) as parent:
         assert parent.stdout is not None

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from slipway import HostError, InputError, SlipwayError
-from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
 from support.bare_metal import open_files
 from support.machine_code import CODE, COM1, Code, vmlinux
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvm.conftest import Boot
-    from slipway.machine import MachineSpec
+    from slipway.machine.model import MachineSpec
 
 MIB = 1 << 20
 KERNEL = vmlinux(Code().halt())
@@ -47,7 +47,7 @@ async def refused(spec: MachineSpec, kind: type[SlipwayError]) -> SlipwayError:
     before = open_files()
 
     with pytest.raises(SlipwayError) as caught:
-        await KvmMachine.start(spec)
+        await KvmHypervisor().start(spec)
 
     assert type(caught.value) is kind
     assert open_files() == before
@@ -176,7 +176,7 @@ async def test_command_line_of_any_characters_boots(boot: Boot, arguments: str) 
 async def test_memory_that_is_too_small_or_no_whole_pages(spec: MachineSpec, size: int) -> None:
     spec.kernel.write_bytes(KERNEL)
     with pytest.raises(SlipwayError) as caught:
-        await KvmMachine.start(replace(spec, memory_bytes=size))
+        await KvmHypervisor().start(replace(spec, memory_bytes=size))
 
     assert caught.value.hint
     assert "Traceback" not in caught.value.message
@@ -185,7 +185,7 @@ async def test_memory_that_is_too_small_or_no_whole_pages(spec: MachineSpec, siz
 async def test_machine_starts_after_one_that_was_refused(boot: Boot, spec: MachineSpec) -> None:
     for _ in range(5):
         spec.kernel.write_bytes(KERNEL)
-        await refused(replace(spec, initrd=spec.state / "none"), HostError)
+        await refused(replace(spec, initrd=spec.kernel.parent / "none"), HostError)
 
         machine = await boot(Code().text(COM1, b"booted").reset())
 

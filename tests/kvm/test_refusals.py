@@ -24,15 +24,16 @@ from support.machine_code import Code, vmlinux
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from slipway.machine import MachineSpec
+    from slipway.machine.model import MachineSpec
 
 # Says how it ended: the error's class, its message and its hint; and what it has left.
 CHILD = """
 import asyncio, os, resource, sys
 from pathlib import Path
 from slipway import SlipwayError
-from slipway.machine import MachineSpec
+from slipway.machine.model import MachineSpec
 from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.vmm.kvm import usability
 from slipway.vmm.kvm.system import Kvm
 
@@ -45,9 +46,9 @@ def open_files():
 def start(memory=64 << 20):
     usability.examine = lambda state: (True, "")
     directory = Path({directory!r})
-    spec = MachineSpec(directory / "kernel", directory / "initrd", "", memory, directory)
+    spec = MachineSpec(directory / "kernel", directory / "initrd", "", memory)
     async def main():
-        await (await KvmMachine.start(spec)).stop()
+        await (await KvmHypervisor().start(spec)).stop()
     asyncio.run(main())
 
 try:
@@ -110,7 +111,7 @@ def test_device_that_is_not_there() -> None:
 
 
 def test_device_that_is_another_to_the_vmm(spec: MachineSpec) -> None:
-    found = refusal(spec.state, "start()", prefix=without_device("/dev/null"))
+    found = refusal(spec.kernel.parent, "start()", prefix=without_device("/dev/null"))
 
     assert found.kind == "HostError"
     assert found.message == "KVM_GET_API_VERSION failed: Inappropriate ioctl for device"
@@ -118,7 +119,7 @@ def test_device_that_is_another_to_the_vmm(spec: MachineSpec) -> None:
 
 
 def test_device_that_may_not_be_opened(spec: MachineSpec) -> None:
-    found = refusal(spec.state, "Kvm()", prefix=as_nobody())
+    found = refusal(spec.kernel.parent, "Kvm()", prefix=as_nobody())
 
     assert (found.kind, found.message) == ("HostError", "/dev/kvm may not be opened")
     assert "usermod -aG kvm" in found.hint
@@ -126,10 +127,10 @@ def test_device_that_may_not_be_opened(spec: MachineSpec) -> None:
 
 def test_vmm_that_may_not_open_the_device(spec: MachineSpec) -> None:
     prefix = as_nobody()
-    for path in (spec.state, *spec.state.parents[:2]):
+    for path in (spec.kernel.parent, *spec.kernel.parent.parents[:2]):
         path.chmod(0o755)
 
-    found = refusal(spec.state, "start()", prefix=prefix)
+    found = refusal(spec.kernel.parent, "start()", prefix=prefix)
 
     assert (found.kind, found.message) == ("HostError", "/dev/kvm may not be opened")
     assert "usermod -aG kvm" in found.hint
@@ -138,7 +139,7 @@ def test_vmm_that_may_not_open_the_device(spec: MachineSpec) -> None:
 def test_verdict_on_a_device_that_may_not_be_opened(spec: MachineSpec) -> None:
     action = "raise SlipwayError(*map(str, usability.examine()))"
 
-    found = refusal(spec.state, action, prefix=as_nobody())
+    found = refusal(spec.kernel.parent, action, prefix=as_nobody())
 
     assert found.message == "False"
     assert "/dev/kvm may not be opened" in found.hint
@@ -233,7 +234,7 @@ def test_verdict_on_a_kvm_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["device", "VM", "vCPU", "run page"],
 )
 def test_descriptors_that_are_used_up(spec: MachineSpec, action: str, call: str) -> None:
-    found = refusal(spec.state, action)
+    found = refusal(spec.kernel.parent, action)
 
     assert found.kind == "HostError"
     assert found.message.startswith(call)
@@ -244,7 +245,7 @@ def test_descriptors_that_are_used_up(spec: MachineSpec, action: str, call: str)
 @pytest.mark.parametrize("free", range(0, 24, 2))
 def test_machine_whose_descriptors_are_used_up(spec: MachineSpec, free: int) -> None:
     """However far it comes: here, while its process is started, or in that."""
-    found = refusal(spec.state, f"limit('NOFILE', open_files() - 1 + 3 + {free}); start()")
+    found = refusal(spec.kernel.parent, f"limit('NOFILE', open_files() - 1 + 3 + {free}); start()")
 
     if found.kind != "nothing":
         assert found.kind == "HostError"
@@ -253,7 +254,7 @@ def test_machine_whose_descriptors_are_used_up(spec: MachineSpec, free: int) -> 
 
 
 def test_memory_that_the_host_has_not_got(spec: MachineSpec) -> None:
-    found = refusal(spec.state, "limit('AS', 1 << 30); start(memory=2 << 30)")
+    found = refusal(spec.kernel.parent, "limit('AS', 1 << 30); start(memory=2 << 30)")
 
     assert found.kind == "HostError"
     assert found.message.startswith("2048 MiB of memory for the guest cannot be mapped")
@@ -261,7 +262,7 @@ def test_memory_that_the_host_has_not_got(spec: MachineSpec) -> None:
 
 
 def test_memory_that_no_host_has(spec: MachineSpec) -> None:
-    found = refusal(spec.state, "start(memory=1 << 60)")
+    found = refusal(spec.kernel.parent, "start(memory=1 << 60)")
 
     assert found.kind == "HostError"
     assert "cannot be mapped" in found.message

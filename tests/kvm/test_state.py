@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway import HostError
-from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.vmm.arch import x86_64 as arch
 from slipway.vmm.kvm import x86_64, x86_64_state
 from slipway.vmm.kvm.system import Kvm
@@ -189,7 +189,7 @@ def test_fingerprint_is_the_same_on_every_processor() -> None:
     try:
         for number in allowed:
             os.sched_setaffinity(0, {number})
-            found.add(KvmMachine.fingerprint())
+            found.add(KvmHypervisor().fingerprint())
     finally:
         os.sched_setaffinity(0, allowed)
 
@@ -201,4 +201,4 @@ def test_fingerprint_without_kvm_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Kvm.__init__, "__defaults__", ("/nowhere/kvm",))
 
     with pytest.raises(HostError, match="no /nowhere/kvm"):
-        KvmMachine.fingerprint()
+        KvmHypervisor().fingerprint()

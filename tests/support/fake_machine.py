@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 from slipway._model.errors import HostError, InputError
 from slipway._run.assets import Assets
 from slipway._run.guest import Guest, Origin
-from slipway.machine import Snapshot, Transport
 from slipway.machine.console import Console
+from slipway.machine.model import Snapshot, Transport
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
 from support.fake_agent import FakeAgent
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from slipway._model.options import Options
+    from slipway.machine.model import Hypervisor, Machine, MachineSpec, Template
     from slipway_initramfs.languages.catalogue import Language
 
     Progress = Callable[[str], None]
@@ -61,11 +62,34 @@ class FakeSnapshot(Snapshot):
     agent: FakeAgent = field(kw_only=True)
 
 
-class FakeMachine:
-    """A machine whose end is that of a task."""
+class FakeHypervisor:
+    """Hypervisor that clones machines, and cannot boot any: a launcher makes them."""
 
     name = "fake"
-    translates = False
+    is_emulated = False
+    overhead = OVERHEAD
+    idle_memory = MIB
+    reason = "a test's"
+
+    def check(self) -> None:
+        """Accept each host."""
+
+    async def start(self, spec: MachineSpec) -> Machine:
+        """Refuse: nothing of a fake machine boots."""
+        raise NotImplementedError
+
+    async def open_template(self, snapshot: Snapshot) -> Template:
+        """Return a template of ``snapshot``."""
+        assert isinstance(snapshot, FakeSnapshot)
+        return FakeTemplate(snapshot)
+
+    def fingerprint(self) -> str:
+        """Return the same for each host."""
+        return "fake"
+
+
+class FakeMachine:
+    """A machine whose end is that of a task."""
 
     def __init__(
         self,
@@ -74,6 +98,7 @@ class FakeMachine:
         launcher: FakeLauncher,
         original: FakeAgent | None = None,
     ) -> None:
+        self.hypervisor: FakeHypervisor = launcher.hypervisor
         self.transport = transport
         self.console = Console()
         self.pid = os.getpid()
@@ -125,7 +150,14 @@ class FakeMachine:
         frozen = FakeAgent(self._theirs.reader, self._theirs.writer, self._end, self.agent)
         memory, state = os.memfd_create("memory"), os.memfd_create("state")
         return FakeSnapshot(
-            self.name, MEMORY, 1, False, memory, state, launcher=self._launcher, agent=frozen
+            self.hypervisor.name,
+            MEMORY,
+            1,
+            False,
+            memory,
+            state,
+            launcher=self._launcher,
+            agent=frozen,
         )
 
     async def resume(self) -> None:
@@ -136,12 +168,6 @@ class FakeMachine:
     async def noted(self, snapshot: Snapshot) -> Snapshot:
         """As it is."""
         return snapshot
-
-    @classmethod
-    async def template(cls, snapshot: Snapshot, state: Path) -> FakeTemplate:
-        """What makes clones of ``snapshot``."""
-        assert isinstance(snapshot, FakeSnapshot)
-        return FakeTemplate(snapshot)
 
     def _check_alive(self) -> None:
         if self._ended.is_set():
@@ -172,8 +198,13 @@ class FakeLauncher:
     """See this module's text."""
 
     def __init__(
-        self, *, unbuilt: Iterable[str] = (), boot: Callable[[], Awaitable[None]] | None = None
+        self,
+        *,
+        unbuilt: Iterable[str] = (),
+        boot: Callable[[], Awaitable[None]] | None = None,
+        hypervisor: FakeHypervisor | None = None,
     ) -> None:
+        self.hypervisor = hypervisor or FakeHypervisor()
         self.unbuilt = set(unbuilt)
         self.made = threading.Event()
         self.boot = boot
@@ -196,11 +227,7 @@ class FakeLauncher:
                 f"{language.image} needs {MINIMUM_MEMORY // MIB} MiB of memory to boot",
                 f"Use {MINIMUM_MEMORY} bytes or more.",
             )
-        return _assets(language, options.memory or MEMORY)
-
-    def overhead(self, options: Options) -> int:
-        """The same for all; see :class:`slipway._run.launcher.Launcher`."""
-        return OVERHEAD
+        return _assets(language, options.memory or MEMORY, self.hypervisor)
 
     def is_built(self, language: Language) -> bool:
         """Whether there is nothing to wait for."""
@@ -215,7 +242,7 @@ class FakeLauncher:
         self.most = max(self.most, len(self.machines))
         try:
             guest = Guest(
-                machine,  # type: ignore[arg-type]  # nobody starts one from its class
+                machine,
                 Origin(machine_reason="a test's"),
             )
             await guest.wait_ready()
@@ -246,9 +273,9 @@ async def _transports() -> tuple[Transport, Transport]:
         raise
 
 
-def _assets(language: Language, memory: int) -> Assets:
+def _assets(language: Language, memory: int, hypervisor: Hypervisor) -> Assets:
     image, kernel, agent = _parts(language.image)
-    return Assets(language, image, kernel, agent, _BLOB.path, None, memory, _BLOB.path)
+    return Assets(language, image, kernel, agent, _BLOB.path, None, memory, hypervisor)
 
 
 @lru_cache(maxsize=64)

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
 from slipway._run.guest import Guest, Origin
 from slipway._snapshots.key import NoSnapshot
-from slipway.machine import Snapshot, Transport, memory_files
+from slipway.machine import memory_files
+from slipway.machine.model import Snapshot, Transport
 from support.fake_agent import FakeAgent
-from support.fake_machine import OVERHEAD, FakeLauncher, FakeMachine, _transports
+from support.fake_machine import OVERHEAD, FakeHypervisor, FakeLauncher, FakeMachine, _transports
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from slipway._admission import Admission
     from slipway._model.options import Options
@@ -80,7 +80,7 @@ class FakeTemplates:
         if self.reasons:
             raise NoSnapshot(self.reasons.pop(0))
         ours, theirs = await _transports()
-        guest = Guest(FakeMachine(ours, theirs, self.launcher, _original(theirs)), ORIGIN)  # type: ignore[arg-type]
+        guest = Guest(FakeMachine(ours, theirs, self.launcher, _original(theirs)), ORIGIN)
         try:
             await guest.wait_restored(clone=True)
         except BaseException:
@@ -99,23 +99,12 @@ class FakeTemplates:
 
 
 class StoredMachine(FakeMachine):
-    """See this module's text. A test has a subclass of its own, by :meth:`kind`."""
-
-    overhead = OVERHEAD
-    idle_memory = MIB
-    launcher: ClassVar[FakeLauncher]
-    moods: ClassVar[list[str]]
-    templates: ClassVar[list[StoredTemplate]]
-    opening: ClassVar[Callable[[], Awaitable[None]] | None]
-
-    @classmethod
-    def kind(cls) -> type[StoredMachine]:
-        """A class that shares nothing with that of another test."""
-        own = {"launcher": FakeLauncher(), "moods": [], "templates": [], "opening": None}
-        return type("OwnMachine", (cls,), own)
+    """See this module's text."""
 
     async def _serve(self) -> None:
-        mood = self.moods.pop(0) if self.moods and not self._boots else ""
+        assert isinstance(self.hypervisor, StoredHypervisor)
+        moods = self.hypervisor.moods
+        mood = moods.pop(0) if moods and not self._boots else ""
         if mood == "dies":
             self._end()
         elif mood == "silent":
@@ -128,41 +117,49 @@ class StoredMachine(FakeMachine):
         (await super().snapshot()).close()
         return stored_snapshot()
 
-    @classmethod
-    async def template(cls, snapshot: Snapshot, state: Path) -> StoredTemplate:  # type: ignore[override]
-        """What makes clones of ``snapshot``, which it takes over, whatever happens."""
+
+class StoredHypervisor(FakeHypervisor):
+    """Hypervisor of one test: opens templates of snapshots that lie in a store."""
+
+    def __init__(self) -> None:
+        self.launcher = FakeLauncher(hypervisor=self)
+        self.moods: list[str] = []
+        self.templates: list[StoredTemplate] = []
+        self.opening: Callable[[], Awaitable[None]] | None = None
+
+    async def open_template(self, snapshot: Snapshot) -> StoredTemplate:
+        """Return a template of ``snapshot``, which it takes over, even if it raises."""
         try:
-            if cls.opening is not None:
-                await cls.opening()
+            if self.opening is not None:
+                await self.opening()
         except BaseException:
             snapshot.close()
             raise
-        cls.templates.append(StoredTemplate(cls, snapshot))
-        return cls.templates[-1]
+        self.templates.append(StoredTemplate(self, snapshot))
+        return self.templates[-1]
 
-    @classmethod
-    def fingerprint(cls) -> str:
-        """Each host is like the other."""
-        return "fake"
+    async def boot(self) -> StoredMachine:
+        """Return a machine that boots."""
+        return StoredMachine(*await _transports(), self.launcher)
 
 
 class StoredTemplate:
-    """Makes clones of ``kind``."""
+    """Makes clones of ``snapshot``."""
 
-    def __init__(self, kind: type[StoredMachine], snapshot: Snapshot) -> None:
-        self._kind = kind
+    def __init__(self, hypervisor: StoredHypervisor, snapshot: Snapshot) -> None:
+        self._hypervisor = hypervisor
         self._snapshot = snapshot
         self.is_open = True
 
     async def clone(self, *, boot_log: bool = False) -> StoredMachine:
         """A machine. Raises what the launcher's ``cloning`` does."""
-        launcher = self._kind.launcher
+        launcher = self._hypervisor.launcher
         if launcher.cloning is not None:
             await launcher.cloning()
         if not self.is_open:
             raise HostError("the template is closed")
         ours, theirs = await _transports()
-        return self._kind(ours, theirs, launcher, _original(theirs))
+        return StoredMachine(ours, theirs, launcher, _original(theirs))
 
     async def close(self) -> None:
         """Close the snapshot."""

@@ -13,7 +13,6 @@ from slipway._run.guest import Guest
 from slipway._run.languages import find_language
 from slipway._run.results import output_files, phase_results
 from slipway._snapshots.create import take
-from slipway.machine import choose
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Cancel, Phase, Stream
 from support.programs import Outcome, Runner, load, patient
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._run.assets import Assets
-    from slipway.machine import Template
+    from slipway.machine.model import Template
     from slipway_initramfs.languages.catalogue import Language
 
 _T = TypeVar("_T")
@@ -244,9 +243,8 @@ class CloneVm(Microvm):
         self.language = assets.language
         if self._template is None:
             store = ImageStore()
-            kind, _ = choose(self._options.machine, store.root)
             snapshot = await take(assets, self._options, store, lambda line: None)
-            self._template = await kind.template(snapshot, assets.state)
+            self._template = await assets.hypervisor.open_template(snapshot)
         self._guest = Guest(await self._template.clone())
         await self._guest.wait_restored(clone=True)
         await self._guest.prepare(assets.language)

@@ -7,8 +7,8 @@ import socket
 from typing import TYPE_CHECKING, TypeVar
 
 from slipway._run.agent_connection import Session
-from slipway.machine import Transport
 from slipway.machine.console import Console
+from slipway.machine.model import Transport
 from slipway_protocol.connection import Connection
 from slipway_protocol.messages import Awake, Ready, Start
 from slipway_protocol.schema import VERSION

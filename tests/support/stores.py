@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.records import Archive, Image, Kernel
 
 
+def store_root(assets: Assets) -> Path:
+    """Return the directory of the store that has the image of ``assets``."""
+    return assets.image.root.path.parents[1]
+
+
 def copy_store(assets: Assets, target: Path) -> None:
     """Copy what is booted from, without the initrd that is made of it, nor any downloads.
 
     The layout is that of :mod:`slipway_initramfs.store.image_store`.
     """
-    architecture = assets.image.architecture
+    architecture, root = assets.image.architecture, store_root(assets)
     references = {
         f"refs/image/{assets.image.name}-{architecture}": assets.image.digest,
         f"refs/kernel/{architecture}": assets.kernel.digest,
@@ -31,11 +36,11 @@ def copy_store(assets: Assets, target: Path) -> None:
     }
     for reference, digest in references.items():
         manifest = f"manifests/{digest}.json"
-        entries = json.loads((assets.state / manifest).read_bytes()).values()
+        entries = json.loads((root / manifest).read_bytes()).values()
         blobs = [e["digest"] for e in entries if isinstance(e, dict) and "digest" in e]
         for name in (reference, manifest, *(f"blobs/{digest}" for digest in blobs)):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(assets.state / name, target / name)
+            shutil.copyfile(root / name, target / name)
 
 
 def writer(data: bytes) -> Callable[[BinaryIO], object]:

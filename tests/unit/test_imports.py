@@ -20,8 +20,6 @@ FLOORS = (
 WITHIN_FLOOR = {("_model", "_util")}
 # To be cut; the list only gets shorter.
 KNOWN_CIRCLES: list[tuple[str, ...]] = [
-    ("slipway.machine.kvm", "slipway.machine.kvm_template"),
-    ("slipway.machine.qemu", "slipway.machine.qemu_template"),
     ("slipway.vmm.arch", "slipway.vmm.arch.x86_64", "slipway.vmm.arch.x86_64.keeper"),
     ("slipway.vmm.keeper", "slipway.vmm.microvm"),
 ]

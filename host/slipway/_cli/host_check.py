@@ -16,10 +16,10 @@ def check_host(store: Path | None, machine: str) -> None:
     Raises:
         HostError: one of them is not so.
     """
-    from slipway.machine import choose
+    from slipway.machine.hypervisors import choose
     from slipway_initramfs.store.image_store import ImageStore
 
     images = ImageStore(store)
     with errors_told_to_callers():
         images.images()
-    choose(machine, images.root)[0].check(images.root)
+    choose(machine, images.root).check()

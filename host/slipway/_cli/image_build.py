@@ -12,7 +12,7 @@ from slipway._cli.interruption import interruption_told
 from slipway._cli.quantities import file_path, mebibytes
 from slipway._cli.terminal import Progress, say
 from slipway._model.errors import InputError
-from slipway.machine import MACHINES
+from slipway.machine.hypervisors import HYPERVISORS
 
 if TYPE_CHECKING:
     import argparse
@@ -56,7 +56,7 @@ def add_build_options(parser: Parser) -> None:
         action="store_true",
         help="also make a snapshot, for runs to begin in clones of",
     )
-    add("--machine", choices=("auto", *MACHINES), help="of the snapshot (default: auto)")
+    add("--machine", choices=("auto", *HYPERVISORS), help="of the snapshot (default: auto)")
 
 
 def build(parsed: argparse.Namespace, store: ImageStore) -> int:
@@ -67,7 +67,8 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
         HostError: a snapshot cannot be made.
         ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be made.
     """
-    from slipway._run.image_warmup import is_emulated, warmer
+    from slipway._run.image_warmup import warmer
+    from slipway.machine.hypervisors import choose
     from slipway_initramfs.build import build_image, build_kernel
     from slipway_initramfs.freeze import agent
     from slipway_initramfs.languages import catalogue, toml_file
@@ -79,7 +80,8 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
     # Read once: what is stored at the end is to be what the image was made by.
     text = b"" if file is None else toml_file.read(file)
     wanted = _languages(parsed, store, text)  # all of them, before any work begins
-    choices = _choices(parsed, wanted, emulated=is_emulated(store))
+    emulated = choose("auto", store.root).is_emulated
+    choices = _choices(parsed, wanted, emulated=emulated)
     architecture = choices.architecture or machine_architecture()
     snapshot_options = _snapshot_options(parsed, store, architecture)
     progress = Progress()
@@ -120,7 +122,7 @@ def _snapshot_options(
         HostError: this host cannot run that machine.
     """
     from slipway._model.options import Options
-    from slipway.machine import choose
+    from slipway.machine.hypervisors import choose
     from slipway_initramfs.store.image_store import machine_architecture
 
     if not parsed.snapshot:
@@ -133,7 +135,7 @@ def _snapshot_options(
             "Snapshots are made where they are used. Leave out --snapshot or --arch.",
         )
     options = Options(machine=parsed.machine or "auto")
-    choose(options.machine, store.root)[0].check(store.root)
+    choose(options.machine, store.root).check()
     return options
 
 

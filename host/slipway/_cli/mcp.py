@@ -13,7 +13,7 @@ from slipway._cli.quantities import count, file_path
 from slipway._cli.terminal import DescriptorWorker, run_interruptible, write_all
 from slipway._model.errors import HostError, InputError
 from slipway._model.options import MIB
-from slipway.machine import MACHINES
+from slipway.machine.hypervisors import HYPERVISORS
 
 if TYPE_CHECKING:
     import argparse
@@ -70,7 +70,7 @@ def parser(prog: str) -> Parser:
         metavar="PATH",
         help="run on the server at PATH (slipway serve)",
     )
-    add("--machine", default="auto", choices=("auto", *MACHINES), help="what to run on")
+    add("--machine", default="auto", choices=("auto", *HYPERVISORS), help="what to run on")
     add("--max-vms", type=count, metavar="N", help="machines at once (default: as the host allows)")
     add_store(parser)
     add("--debug", action="store_true", help="show the traceback of an error, and a log")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from slipway._cli.parsers import Parser, add_store, options_named
 from slipway._cli.quantities import count, duration, file_path, size
 from slipway._model.errors import InputError
-from slipway.machine import MACHINES
+from slipway.machine.hypervisors import HYPERVISORS
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -83,7 +83,7 @@ def parser(prog: str) -> Parser:
         help="sessions at once, to leave room for other runs (as many as machines)",
     )
     add("--queue", type=count, default=64, metavar="N", help="runs that may wait (64)")
-    add("--machine", default="auto", choices=("auto", *MACHINES), help="what to run on (auto)")
+    add("--machine", default="auto", choices=("auto", *HYPERVISORS), help="what to run on (auto)")
     add(
         "--pool",
         type=count,

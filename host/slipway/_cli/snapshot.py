@@ -127,7 +127,7 @@ def staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
     A frozen agent of other sources is only noticed when the old one is gone: what is wanted today
     is known when it has been made.
     """
-    from slipway.machine import MACHINES, choose
+    from slipway.machine.hypervisors import HYPERVISORS, find_hypervisor
     from slipway_initramfs.errors import ImageError
     from slipway_protocol import __version__
 
@@ -147,10 +147,10 @@ def staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
         return "the agent has been replaced"
     if _language(image.name, image.environment, store) != parts.get("language"):
         return "its language is described otherwise now"
-    if snapshot.shape.machine not in MACHINES:
+    if snapshot.shape.machine not in HYPERVISORS:
         return "there is no such machine"
     try:
-        fingerprint = choose(snapshot.shape.machine)[0].fingerprint()
+        fingerprint = find_hypervisor(snapshot.shape.machine).fingerprint()
     except HostError as error:
         return error.message
     if digest_of(fingerprint) != parts.get("host"):

@@ -182,8 +182,7 @@ class LocalSession(AsyncSession):
             await ticket.admitted.wait()
             self._check_open()
             assert self._guest is not None
-            state = self._place.assets.state
-            return await Forking(self._guest, state, self._is_open, self._lose).clone()
+            return await Forking(self._guest, self._is_open, self._lose).clone()
         finally:
             self._turns.leave(ticket)
 
@@ -287,9 +286,6 @@ class _Launcher:
 
     def is_built(self, language: Language) -> bool:
         return True
-
-    def overhead(self, options: Options) -> int:
-        return 0  # the machine has its place already
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
         return self._session._lend()

@@ -10,7 +10,6 @@ from slipway._util.threads import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from slipway._run.guest import Guest
 
@@ -23,7 +22,6 @@ class Forking:
 
     Args:
         guest: the original.
-        state: as in :class:`slipway.machine.MachineSpec`.
         wanted: whether the original is to go on; if not, nothing is done for it.
         lose: called with why it cannot.
     """
@@ -31,12 +29,10 @@ class Forking:
     def __init__(
         self,
         guest: Guest,
-        state: Path,
         wanted: Callable[[], bool],
         lose: Callable[[str], Awaitable[None]],
     ) -> None:
         self._guest = guest
-        self._state = state
         self._wanted = wanted
         self._lose = lose
 
@@ -55,7 +51,7 @@ class Forking:
 
     async def _cloned(self) -> Guest:
         try:
-            clone = await self._guest.fork(self._state)
+            clone = await self._guest.fork()
         except BaseException:
             await uninterrupted(self._go_on(resume=True))
             raise

@@ -134,9 +134,8 @@ class Place:
         return other
 
     def _needs(self) -> Needs:
-        options = self._terms.options
-        memory = self._times * self.assets.memory + self._home.launcher.overhead(options)
-        return Needs(memory, options.cpus)
+        memory = (self._times - 1) * self.assets.memory + self.assets.footprint
+        return Needs(memory, self._terms.options.cpus)
 
     def _find(self, *, repair: bool = False) -> Assets:
         terms = self._terms

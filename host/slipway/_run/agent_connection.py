@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from slipway._run.job_exchange import Sink
     from slipway._run.job_report import JobReport
     from slipway._run.output_queue import Watcher
-    from slipway.machine import Machine
+    from slipway.machine.model import Machine
     from slipway_protocol.messages import HostMessage, Message
 
 log = logging.getLogger("slipway.agent")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._model.options import Options
+    from slipway.machine.model import Hypervisor
     from slipway_initramfs.freeze import Agent
     from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.store.image_store import ImageStore
@@ -27,8 +28,8 @@ class Assets:
     """Everything that a machine is started from.
 
     ``language`` is as this image has it, with the variables that the image sets; ``memory`` is the
-    machine's, in bytes; ``other_kernel`` the caller's own kernel, if it has one; ``state`` the
-    store's directory.
+    machine's, in bytes; ``other_kernel`` the caller's own kernel, if it has one; ``hypervisor`` is
+    chosen once for all machines of these assets.
     """
 
     language: Language
@@ -38,7 +39,12 @@ class Assets:
     initrd: Path
     other_kernel: Path | None
     memory: int
-    state: Path
+    hypervisor: Hypervisor
+
+    @property
+    def footprint(self) -> int:
+        """The upper bound on the host memory that the machine takes, in bytes."""
+        return self.memory + self.hypervisor.overhead
 
     @property
     def kernel_path(self) -> Path:
@@ -53,7 +59,7 @@ def boot_assets(
 
     Raises:
         ImageError: they cannot be made.
-        InputError: the machine would have too little memory.
+        InputError: the machine would have too little memory, or is unknown.
     """
     with errors_told_to_callers():
         return assets_of_image(image, language, options, store, progress, verified=False)
@@ -72,6 +78,7 @@ def assets_of_image(
 
     With ``verified`` every byte of kernel and agent is checked as well.
     """
+    from slipway.machine.hypervisors import choose
     from slipway_initramfs.errors import ImageCorrupted
     from slipway_initramfs.freeze import agent as freeze_agent
     from slipway_initramfs.store.initrds import find_initrd
@@ -89,7 +96,8 @@ def assets_of_image(
     # The modules are the kernel's: another kernel takes none of them.
     initrd = find_initrd(store, image, kernel if options.kernel is None else None, agent.path)
     adapted = replace(language, environment={**image.environment, **language.environment})
-    return Assets(adapted, image, kernel, agent, initrd, options.kernel, memory, store.root)
+    hypervisor = choose(options.machine, store.root)
+    return Assets(adapted, image, kernel, agent, initrd, options.kernel, memory, hypervisor)
 
 
 def verify(assets: Assets, store: ImageStore) -> None:

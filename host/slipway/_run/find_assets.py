@@ -79,7 +79,8 @@ def _check_kernel(kernel: Path) -> None:
 
 def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
     """Make the image, or find that it is there and sound."""
-    from slipway._run.image_warmup import is_emulated, warmer
+    from slipway._run.image_warmup import warmer
+    from slipway.machine.hypervisors import choose
     from slipway_initramfs.build import build_image
     from slipway_initramfs.progress import Reports
     from slipway_initramfs.source import Choices
@@ -89,10 +90,11 @@ def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
 
     # What is there already comes from where somebody wanted it, whatever the default is today.
     kind = "auto" if language.image in {image.name for image in store.images()} else None
+    emulated = choose("auto", store.root).is_emulated
     return build_image(
         language,
         store,
-        Choices.of_environment(os.environ, kind=kind, emulated=is_emulated(store)),
+        Choices.of_environment(os.environ, kind=kind, emulated=emulated),
         reports=Reports(progress, progress, transfer),
         warmer=warmer(store, progress),
     )

@@ -19,14 +19,13 @@ from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from slipway._model.input_file import InputFile
     from slipway._run.assets import Assets
     from slipway._run.job_exchange import Sink
     from slipway._run.job_report import JobReport
     from slipway._run.output_queue import Watcher
-    from slipway.machine import Machine
+    from slipway.machine.model import Machine
     from slipway_initramfs.languages.catalogue import Language
 
 # A loaded host that emulates a guest in software needs most of it; nothing waits for it otherwise.
@@ -87,8 +86,7 @@ class Guest:
         Raises:
             HostError: this host cannot run it.
         """
-        machine, _ = await start_machine(assets, options)
-        return cls(machine)
+        return cls(await start_machine(assets, options))
 
     async def wait_ready(self) -> m.Ready:
         """Until the agent answers.
@@ -184,7 +182,7 @@ class Guest:
             HostError: the guest ended.
         """
         # Code that is translated as it runs has to be run once.
-        if self.machine.translates:
+        if self.machine.hypervisor.is_emulated:
             await self._start_ahead(language)
             await self.rehearse(language)
             await self.wait_restored(clone=False)
@@ -207,10 +205,8 @@ class Guest:
         self.origin = origin
         self.boot_seconds = self.ready_seconds = self.restore_seconds = 0.0
 
-    async def fork(self, state: Path) -> Guest:
+    async def fork(self) -> Guest:
         """A guest that begins as this one is now, between two jobs.
-
-        ``state`` as in :class:`slipway.machine.MachineSpec`.
 
         Raises:
             HostError: it cannot be cloned; this one may have ended as well.
@@ -222,7 +218,7 @@ class Guest:
         except BaseException:
             snapshot.close()
             raise
-        template = await type(machine).template(snapshot, state)
+        template = await machine.hypervisor.open_template(snapshot)
         try:
             guest = Guest(await template.clone(), replace(self.origin, start="session"))
             guest.names = self.names

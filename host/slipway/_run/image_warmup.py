@@ -23,13 +23,6 @@ SECONDS = 3600
 _SAID = 2000
 
 
-def is_emulated(store: ImageStore) -> bool:
-    """Whether the machines of this host are emulated in software, by ``auto``'s choice."""
-    from slipway.vmm.kvm import usability
-
-    return not usability.examine(store.root)[0]
-
-
 def warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
     """What runs warm-ups on a machine of this host, with the kernel and the agent of ``store``."""
 

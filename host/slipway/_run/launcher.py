@@ -9,7 +9,6 @@ from slipway._model.errors import ImageError
 from slipway._run.assets import verify
 from slipway._run.find_assets import find_assets
 from slipway._run.start_machine import start_machine
-from slipway.machine import choose
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -45,14 +44,6 @@ class Launcher(Protocol):
 
     def is_built(self, language: Language) -> bool:
         """Whether :meth:`find` has nothing to make that takes long."""
-        ...
-
-    def overhead(self, options: Options) -> int:
-        """Bytes that a machine for such a run takes at most beside its guest's memory.
-
-        Raises:
-            InputError: there is no such machine.
-        """
         ...
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
@@ -91,20 +82,16 @@ class ColdLauncher:
         except ImageCorrupted:
             return False
 
-    def overhead(self, options: Options) -> int:
-        """That of the machine which would be chosen; see :meth:`Launcher.overhead`."""
-        return choose(options.machine, self._store.root)[0].overhead
-
     async def launch(
         self, assets: Assets, options: Options, start_reason: str = "", *, template: bool = False
     ) -> Guest:
         """Boot; see :meth:`Launcher.launch`. ``start_reason``: why it is not cloned."""
-        machine, reason = await start_machine(assets, options, template=template)
+        machine = await start_machine(assets, options, template=template)
         try:
             # Imported while the guest boots; nothing before it needs them.
             from slipway._run.guest import Guest, Origin
 
-            guest = Guest(machine, Origin("cold", start_reason, reason))
+            guest = Guest(machine, Origin("cold", start_reason, assets.hypervisor.reason))
             await self._boot(guest, assets)
         except BaseException:
             await machine.stop()

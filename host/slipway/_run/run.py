@@ -91,7 +91,7 @@ class Run:
     def footprint(self) -> int:
         """Bytes that its machine takes of the host at most; known when it is prepared."""
         assert self.assets is not None
-        return self.assets.memory + self._launcher.overhead(self.options)
+        return self.assets.footprint
 
     def prepare(self) -> Assets:
         """Find what to boot; where the image is not there yet, make it, which takes its time.
@@ -176,7 +176,7 @@ class Run:
         }
         try:
             if watcher is not None:
-                watcher.booted(guest.machine.name)
+                watcher.booted(guest.machine.hypervisor.name)
             if self._size is not None:
                 self.options = replace(self.options, tty=self._size)
             report = await guest.run(
@@ -217,7 +217,7 @@ class Run:
             tty=bool(self.options.tty),
             timing=Timing(**self._seconds),
             provenance=Provenance(
-                machine=guest.machine.name,
+                machine=guest.machine.hypervisor.name,
                 kernel=guest.ready.kernel,
                 image=assets.image.name,
                 image_digest=assets.image.digest,

@@ -13,13 +13,12 @@ from slipway._run.launcher import ColdLauncher
 from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.threads import uninterrupted
-from slipway.machine import choose
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
     from slipway._snapshots.store import StoredSnapshot
-    from slipway.machine import Snapshot
+    from slipway.machine.model import Snapshot
     from slipway_initramfs.store.image_store import ImageStore
 
 
@@ -43,8 +42,7 @@ async def make(
         check_clonable(assets, options)
     except NoSnapshot as error:
         raise HostError(f"no snapshot can be made: {error.reason}") from None
-    kind, _ = choose(options.machine, assets.state)
-    shape = Shape.of(assets, kind, options.cpus)
+    shape = Shape.of(assets, options.cpus)
     snapshot = await take(assets, options, store, progress)
     try:
         # The thread goes on with the files, whoever is cancelled.
@@ -72,7 +70,7 @@ async def take(assets: Assets, options: Options, store: ImageStore, progress: Pr
     try:
         await uninterrupted(guest.stop())
         progress(f"making a snapshot of {assets.image.name}: trying a clone")
-        template = await type(guest.machine).template(duplicate(snapshot), assets.state)
+        template = await assets.hypervisor.open_template(duplicate(snapshot))
         try:
             clone = Guest(await template.clone())
             try:

@@ -12,7 +12,6 @@ from slipway._model.options import MIB
 if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets
-    from slipway.machine import Machine
     from slipway_initramfs.languages.catalogue import Language
 
 FORMAT: Final = 1
@@ -38,8 +37,8 @@ class Shape:
     parts: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
-    def of(cls, assets: Assets, machine: type[Machine], cpus: int) -> Shape:
-        """What a snapshot for these assets on this machine has to be of.
+    def of(cls, assets: Assets, cpus: int) -> Shape:
+        """What a snapshot for a machine on these assets has to be of.
 
         Raises:
             HostError: this host cannot run such a machine.
@@ -53,9 +52,9 @@ class Shape:
             "agent": assets.agent.digest,
             "arguments": digest_of(assets.agent.kernel_arguments),
             "language": language_digest(assets.language),
-            "host": digest_of(machine.fingerprint()),
+            "host": digest_of(assets.hypervisor.fingerprint()),
         }
-        name, memory = machine.name, assets.memory
+        name, memory = assets.hypervisor.name, assets.memory
         inputs = digest_of([assets.image.name, name, memory, cpus, parts])
         return cls(assets.image.name, name, memory, cpus, inputs, tuple(parts.items()))
 

@@ -46,10 +46,6 @@ class SnapshotLauncher:
         """Whether image and kernel are in the store."""
         return self._cold.is_built(language)
 
-    def overhead(self, options: Options) -> int:
-        """That of a machine that boots, which is the most; see :meth:`Launcher.overhead`."""
-        return self._cold.overhead(options)
-
     async def launch(self, assets: Assets, options: Options) -> Guest:
         """Clone, or boot; see :meth:`Launcher.launch`."""
         async with AsyncExitStack() as undo:

@@ -19,14 +19,14 @@ from slipway._snapshots.create import duplicate
 from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.threads import uninterrupted
-from slipway.machine import choose, find_machine
+from slipway.machine.hypervisors import find_hypervisor
 
 if TYPE_CHECKING:
     from slipway._admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
     from slipway._snapshots.store import StoredSnapshot
-    from slipway.machine import Machine, Snapshot, Template
+    from slipway.machine.model import Hypervisor, Snapshot, Template
     from slipway_initramfs.store.image_store import ImageStore
 
 # A snapshot that cannot be cloned so often, one time after the other, is made anew.
@@ -73,20 +73,18 @@ class Templates:
 
         Raises:
             HostError: this host cannot run such a machine.
-            InputError: there is no such machine.
             NoSnapshot: no clone may serve this run.
         """
         check_clonable(assets, options)
-        kind, _ = choose(options.machine, assets.state)
-        return Shape.of(assets, kind, options.cpus)
+        return Shape.of(assets, options.cpus)
 
     def overhead(self, shape: Shape) -> int:
         """Bytes that a machine of this kind takes at most beside its guest's memory."""
-        return find_machine(shape.machine).overhead
+        return find_hypervisor(shape.machine).overhead
 
     def idle_memory(self, shape: Shape) -> int:
         """Bytes that a clone has at most for itself while it waits for a job."""
-        return find_machine(shape.machine).idle_memory
+        return find_hypervisor(shape.machine).idle_memory
 
     def has(self, shape: Shape) -> bool:
         """Whether there is a snapshot of it."""
@@ -98,9 +96,8 @@ class Templates:
         Raises:
             NoSnapshot: it is missing, cannot be used, or there is no room for it.
         """
-        kind, machine_reason = choose(options.machine, assets.state)
         try:
-            opened = await self._open(shape, kind, assets)
+            opened = await self._open(shape, assets)
         except ImageError as error:  # the store has forgotten it
             raise NoSnapshot(
                 f"the snapshot cannot be used, and was removed: {error.message}"
@@ -111,7 +108,9 @@ class Templates:
         opened.users += 1
         self._opened[shape] = self._opened.pop(shape)
         try:
-            return await self._cloned(shape, opened, Origin("snapshot", "", machine_reason))
+            return await self._cloned(
+                shape, opened, Origin("snapshot", "", assets.hypervisor.reason)
+            )
         finally:
             opened.users -= 1
             if self._opened.get(shape) is not opened:
@@ -141,7 +140,7 @@ class Templates:
 
     # --- Opening -------------------------------------------------------------------------------
 
-    async def _open(self, shape: Shape, kind: type[Machine], assets: Assets) -> _Opened:
+    async def _open(self, shape: Shape, assets: Assets) -> _Opened:
         """The template. Raises NoSnapshot."""
         async with self._opening.setdefault(shape, asyncio.Lock()):
             if shape in self._opened:
@@ -150,12 +149,10 @@ class Templates:
             if stored is None:
                 raise NoSnapshot("there is no snapshot")
             opening = self._open_copy if self._shared else self._open_files
-            self._opened[shape] = opened = await opening(stored, kind, assets)
+            self._opened[shape] = opened = await opening(stored, assets.hypervisor)
             return opened
 
-    async def _open_files(
-        self, stored: StoredSnapshot, kind: type[Machine], assets: Assets
-    ) -> _Opened:
+    async def _open_files(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _Opened:
         snapshot = self._snapshots.open(stored)
         try:
             twin = duplicate(snapshot)
@@ -165,7 +162,7 @@ class Templates:
         check = asyncio.create_task(self._verify(stored, twin))
         check.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
-            return _Opened(await kind.template(snapshot, assets.state), check)
+            return _Opened(await hypervisor.open_template(snapshot), check)
         except SlipwayError:
             # What is damaged is the better explanation of what the machine cannot read.
             await asyncio.shield(check)
@@ -174,9 +171,7 @@ class Templates:
             await uninterrupted(asyncio.wait([check]))
             raise
 
-    async def _open_copy(
-        self, stored: StoredSnapshot, kind: type[Machine], assets: Assets
-    ) -> _Opened:
+    async def _open_copy(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _Opened:
         assert self._admission is not None
         size = stored.disk_bytes
         if not self._admission.reserve(size):
@@ -188,7 +183,7 @@ class Templates:
                 raise
             except HostError as error:
                 raise NoSnapshot(f"there is no room for the snapshot: {error.message}") from error
-            return _Opened(await kind.template(snapshot, assets.state), None, size)
+            return _Opened(await hypervisor.open_template(snapshot), None, size)
         except BaseException:
             self._admission.free(size)
             raise

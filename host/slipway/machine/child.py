@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from slipway.machine.console import Console
+    from slipway.machine.model import Hypervisor
     from slipway.machine.process import Process
 
 
@@ -39,10 +40,11 @@ def open_pair(
 class ChildMachine:
     """A process, its console and the stream to the agent."""
 
-    def __init__(self, process: Process, console: Console) -> None:
+    def __init__(self, process: Process, console: Console, hypervisor: Hypervisor) -> None:
         self._process = process
         self._transport: Transport | None = None
         self.console = console
+        self.hypervisor = hypervisor
 
     async def connect(self, agent: socket.socket, console: socket.socket) -> None:
         """Take our ends of its sockets into use. A failure leaves them, and the process, be."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,41 +14,38 @@ from slipway._util.text import plain
 from slipway.machine import kvm_snapshot
 from slipway.machine.child import ChildMachine
 from slipway.machine.console import Console
-from slipway.machine.kvm_parts import Shape, Sockets, seconds, start_message
+from slipway.machine.kvm_parts import seconds, start_message
 from slipway.machine.model import Snapshot
-from slipway.machine.process import Process
 from slipway.vmm import control
-from slipway.vmm.kvm import usability
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from slipway.machine.kvm_template import KvmTemplate
-    from slipway.machine.model import MachineSpec
+    from slipway.machine.kvm_parts import Shape, Sockets
+    from slipway.machine.model import Hypervisor, MachineSpec
+    from slipway.machine.process import Process
 
 # A host that is so loaded that this is not enough could not run the guest either.
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 
-# -I and -S: nothing of the user's and of the site's is imported; so what is needed has to be named.
-_PROGRAM = "import sys; sys.path[:0] = sys.argv[1:2]; from slipway.vmm.process import main; main()"
 PACKAGES = str(Path(__file__).parents[2])
 
 
 class KvmMachine(ChildMachine):
     """A VMM's process, and the channel to control it."""
 
-    name = "kvm"
-    translates = False
-    # Measured: 12 MiB; a clone that waits has 5 (bench/clones.py) and what its interpreter writes.
-    overhead = 64 << 20
-    idle_memory = 96 << 20
-
     def __init__(
-        self, process: Process, channel: socket.socket, shape: Shape, *, boot_log: bool
+        self,
+        process: Process,
+        channel: socket.socket,
+        shape: Shape,
+        hypervisor: Hypervisor,
+        *,
+        boot_log: bool,
     ) -> None:
-        super().__init__(process, Console(echo=boot_log))
+        super().__init__(process, Console(echo=boot_log), hypervisor)
         self._channel = channel
         self._shape = shape
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
@@ -59,38 +55,6 @@ class KvmMachine(ChildMachine):
         # clone the time that passed since its fork.
         self.start_cpu_seconds = 0.0
         self.start_seconds = 0.0
-
-    @classmethod
-    def check(cls, state: Path) -> None:
-        """Check that KVM can be used; see :meth:`slipway.machine.Machine.check`."""
-        usable, reason = usability.examine(state)
-        if not usable:
-            raise HostError(
-                f"KVM cannot be used here: {reason}",
-                "Leave out --machine, or name qemu, which runs the same programs more slowly.",
-            )
-
-    @classmethod
-    async def start(cls, spec: MachineSpec) -> KvmMachine:
-        """Start a VMM; see :meth:`slipway.machine.Machine.start`.
-
-        Raises:
-            InputError: the kernel is none, or what boots does not fit into the memory.
-            HostError: this host cannot run it.
-        """
-        cls.check(spec.state)
-        shape = Shape(spec.memory_bytes, spec.cpus, spec.serial_port)
-        with ExitStack() as ours:
-            with ExitStack() as theirs:
-                sockets = Sockets.open(ours, theirs)
-                numbers = map(str, (os.getpid(), *sockets.theirs))
-                argv = [sys.executable, "-IS", "-c", _PROGRAM, PACKAGES, *numbers]
-                # It guards itself: two programs less to execute.
-                process = Process.start(argv, pass_fds=sockets.theirs, guarded=False)
-            machine = cls(process, sockets.channel, shape, boot_log=spec.boot_log)
-            await machine.take(sockets, spec)
-            ours.pop_all()
-        return machine
 
     async def take(self, sockets: Sockets, spec: MachineSpec | None = None) -> None:
         """Wait until the VM runs, which boots what ``spec`` says, if it has to be told.
@@ -181,7 +145,7 @@ class KvmMachine(ChildMachine):
             return await self._answer(self._expect(answer), ANSWER_SECONDS)
 
     async def snapshot(self) -> Snapshot:
-        """What the VM is now; see :meth:`slipway.machine.Machine.snapshot`."""
+        """What the VM is now; see :meth:`slipway.machine.model.Machine.snapshot`."""
         shape = self._shape
         async with self._asking:
             loop = asyncio.get_running_loop()
@@ -196,26 +160,9 @@ class KvmMachine(ChildMachine):
             finally:
                 if self._channel.fileno() >= 0:  # else it was stopped meanwhile
                     loop.add_reader(self._channel, self._hear)
-        return Snapshot(self.name, shape.memory_bytes, shape.cpus, shape.serial_port, memory, state)
-
-    @classmethod
-    async def template(cls, snapshot: Snapshot, state: Path) -> KvmTemplate:
-        """A zygote for ``snapshot``; see :meth:`slipway.machine.Machine.template`."""
-        from slipway.machine.kvm_template import KvmTemplate
-
-        try:
-            cls.check(state)
-        except BaseException:
-            snapshot.close()
-            raise
-        return await KvmTemplate.of(snapshot)
-
-    @classmethod
-    def fingerprint(cls) -> str:
-        """A digest of this host's KVM; see :meth:`slipway.machine.Machine.fingerprint`."""
-        from slipway.machine.kvm_fingerprint import fingerprint
-
-        return fingerprint()
+        return Snapshot(
+            self.hypervisor.name, shape.memory_bytes, shape.cpus, shape.serial_port, memory, state
+        )
 
     async def touched(self) -> list[tuple[int, int]]:
         """Of a clone: what of its memory it has written to, as (start, end) in bytes of its RAM.
@@ -226,7 +173,7 @@ class KvmMachine(ChildMachine):
         return kvm_snapshot.ranges_of(told, self._shape.memory_bytes)
 
     async def noted(self, snapshot: Snapshot) -> Snapshot:
-        """With its working set; see :meth:`slipway.machine.Machine.noted`."""
+        """With its working set; see :meth:`slipway.machine.model.Machine.noted`."""
         return self.with_working_set(snapshot, await self.touched())
 
     @staticmethod

@@ -21,7 +21,7 @@ from slipway.vmm import control
 from slipway.vmm import snapshot as states
 
 if TYPE_CHECKING:
-    from slipway.machine.model import Snapshot
+    from slipway.machine.model import Hypervisor, Snapshot
 
 _AGAIN = "Make the template again."
 _PROGRAM = "import sys; sys.path[:0] = sys.argv[1:2]; from slipway.vmm.zygote import main; main()"
@@ -30,8 +30,11 @@ _PROGRAM = "import sys; sys.path[:0] = sys.argv[1:2]; from slipway.vmm.zygote im
 class KvmTemplate:
     """A zygote's process, the channel to it, and its children."""
 
-    def __init__(self, process: Process, channel: socket.socket, snapshot: Snapshot) -> None:
+    def __init__(
+        self, process: Process, channel: socket.socket, snapshot: Snapshot, hypervisor: Hypervisor
+    ) -> None:
         self._process = process
+        self._hypervisor = hypervisor
         self._channel = channel
         self._shape = Shape(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -43,14 +46,14 @@ class KvmTemplate:
         self._killing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def of(cls, snapshot: Snapshot) -> KvmTemplate:
-        """What clones ``snapshot``, which it takes over; see :meth:`Machine.template`.
+    async def of(cls, snapshot: Snapshot, hypervisor: Hypervisor) -> KvmTemplate:
+        """Start a zygote; see :meth:`slipway.machine.model.Hypervisor.open_template`.
 
         Raises:
             HostError: the snapshot cannot be used.
         """
         try:
-            _check(snapshot)
+            _check(snapshot, hypervisor.name)
             with ExitStack() as ours:
                 with ExitStack() as theirs:
                     channel, channel_fd = open_pair(control.pair, ours, theirs)
@@ -58,7 +61,7 @@ class KvmTemplate:
                     numbers = map(str, (os.getpid(), *fds))
                     argv = [sys.executable, "-IS", "-c", _PROGRAM, PACKAGES, *numbers]
                     process = Process.start(argv, pass_fds=fds, guarded=False)
-                template = cls(process, channel, snapshot)
+                template = cls(process, channel, snapshot, hypervisor)
                 try:
                     await template._begin()
                 except BaseException:
@@ -103,7 +106,9 @@ class KvmTemplate:
                 theirs.callback(os.close, writer)
                 asked = self._ask([*sockets.theirs, writer], reader)
             process = await self._answer(asked)
-            machine = KvmMachine(process, sockets.channel, self._shape, boot_log=boot_log)
+            machine = KvmMachine(
+                process, sockets.channel, self._shape, self._hypervisor, boot_log=boot_log
+            )
             await machine.take(sockets)
             ours.pop_all()
         return machine
@@ -222,9 +227,9 @@ class KvmTemplate:
             await self._end()
 
 
-def _check(snapshot: Snapshot) -> None:
+def _check(snapshot: Snapshot, hypervisor: str) -> None:
     """Raises HostError for what cannot be a snapshot of this machine."""
-    if snapshot.machine != KvmMachine.name:
+    if snapshot.machine != hypervisor:
         raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for KVM")
     saved = states.decode(states.read(snapshot.state))
     shape = Shape(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port)

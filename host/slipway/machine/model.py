@@ -1,4 +1,4 @@
-"""The seam: what a machine is made of, what it gives, and what it can be told."""
+"""Protocols of hypervisors, machines and templates, and the values that they exchange."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """What a machine is made of. ``memory_bytes`` is the guest's RAM.
+    """Kernel, memory and processors of a machine that boots.
 
-    ``serial_port`` gives the agent the second UART even where a faster port exists: for kernels
-    whose modules we do not have. ``state`` is a directory for what may be remembered of this host.
-    A ``template`` is started to be snapshotted once, and never goes on after that.
+    ``memory_bytes`` is the guest's RAM. ``serial_port`` gives the agent the second UART even where
+    a faster port exists: for kernels whose modules we do not have. A ``template`` is started to be
+    snapshotted once, and never continues after that.
     """
 
     kernel: Path
     initrd: Path
     kernel_arguments: str
     memory_bytes: int
-    state: Path
     cpus: int = 1
     serial_port: bool = False
     boot_log: bool = False
@@ -64,52 +63,82 @@ class Transport:
     writer: asyncio.StreamWriter
 
 
-class Machine(Protocol):
-    """A virtual machine, from its start to its end."""
+class Hypervisor(Protocol):
+    """Hypervisor of this host, chosen once for a run: starts machines and clones snapshots."""
 
     name: str
-    translates: bool
-    """Whether code of the guest's is translated as it runs, so that its first run is slow."""
+    """``kvm`` or ``qemu``."""
+    is_emulated: bool
+    """True if guest code is translated in software, and is slow the first time that it runs."""
     overhead: int
-    """Bytes that a machine takes at most beside its guest's memory."""
+    """Upper bound on the memory of a machine beside its guest's RAM, in bytes."""
     idle_memory: int
-    """Bytes that a clone which waits for a job has at most for itself."""
-    console: Console
+    """Upper bound on the unshared memory of a clone that waits for a job, in bytes."""
+    reason: str
+    """Reason why this hypervisor was chosen, for a result's provenance."""
 
-    @classmethod
-    def check(cls, state: Path) -> None:
-        """Check that this host can run such a machine; ``state`` as in :class:`MachineSpec`.
+    def check(self) -> None:
+        """Check that this host can run such machines.
 
         Raises:
-            HostError: it cannot.
+            HostError: this host cannot run them.
         """
         ...
 
-    @classmethod
-    async def start(cls, spec: MachineSpec) -> Machine:
-        """Begin to boot; returns as soon as the machine exists.
+    async def start(self, spec: MachineSpec) -> Machine:
+        """Start to boot a machine, and return as soon as its process exists.
 
         Raises:
-            HostError: this host cannot run such a machine.
+            HostError: this host cannot run the machine.
+            InputError: the kernel is invalid, or does not fit into the memory.
         """
+        ...
+
+    async def open_template(self, snapshot: Snapshot) -> Template:
+        """Return a template of ``snapshot``, which it takes over, even if it raises.
+
+        Raises:
+            HostError: the snapshot cannot be used, or this host cannot run such machines.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a digest of all on this host that its snapshots depend on.
+
+        A snapshot that was made under another fingerprint cannot be used.
+
+        Raises:
+            HostError: this host cannot run such machines.
+        """
+        ...
+
+
+class Machine(Protocol):
+    """Virtual machine, from its start to its end."""
+
+    console: Console
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        """The hypervisor that runs the machine."""
         ...
 
     @property
     def transport(self) -> Transport:
-        """The stream to the agent; bytes sent early wait for it."""
+        """The stream to the agent; bytes sent early wait for the agent."""
         ...
 
     @property
     def pid(self) -> int:
-        """The process that is the machine."""
+        """The id of the machine's process."""
         ...
 
     async def wait(self) -> int:
-        """Until the machine has ended; its process's exit status, negative for a signal."""
+        """Wait until the machine has ended; return its exit status, negative for a signal."""
         ...
 
     async def last_words(self) -> str:
-        """What the machine's process complained about when it ended, or does; may be empty.
+        """Return the complaint of the machine's process, at its end or now; may be empty.
 
         Lines of a report follow the first sentence, indented.
         """
@@ -120,17 +149,17 @@ class Machine(Protocol):
         ...
 
     async def snapshot(self) -> Snapshot:
-        """What the machine is now; it stands still from then on.
+        """Stop the guest and return its snapshot; the caller closes it.
 
         All that came from the agent has to be read before, and nothing may be on its way to it.
 
         Raises:
-            HostError: it cannot be, or the machine has ended.
+            HostError: the machine has ended, or cannot be saved.
         """
         ...
 
     async def resume(self) -> None:
-        """Go on after :meth:`snapshot`, which a template never does.
+        """Continue after :meth:`snapshot`, which a template never does.
 
         Raises:
             HostError: the machine has ended.
@@ -138,49 +167,30 @@ class Machine(Protocol):
         ...
 
     async def noted(self, snapshot: Snapshot) -> Snapshot:
-        """``snapshot``, taken over, with a note of what this clone of it has touched since.
+        """Return ``snapshot``, taken over, with the memory that this clone of it has written to.
 
-        Its next clones get that at once. A machine that can note nothing gives it back as it is.
+        The next clones get that memory at once. A machine without such a record returns the
+        snapshot unchanged.
 
         Raises:
             HostError: the machine has ended; then the snapshot is still open.
         """
         ...
 
-    @classmethod
-    async def template(cls, snapshot: Snapshot, state: Path) -> Template:
-        """What makes clones of ``snapshot``, which it takes over, whatever happens.
-
-        ``state`` as in :class:`MachineSpec`.
-
-        Raises:
-            HostError: the snapshot cannot be used, or this host cannot run such a machine.
-        """
-        ...
-
-    @classmethod
-    def fingerprint(cls) -> str:
-        """All of this host that its snapshots depend on: where it differs, they are of no use.
-
-        Raises:
-            HostError: this host cannot run such a machine.
-        """
-        ...
-
 
 class Template(Protocol):
-    """A snapshot from which machines are cloned, each with memory of its own."""
+    """Open snapshot from which machines are cloned, each with memory of its own."""
 
     async def clone(self, *, boot_log: bool = False) -> Machine:
-        """A machine that goes on where the snapshot was taken; returns as soon as it exists.
+        """Return a machine that continues from the snapshot, as soon as its process exists.
 
-        Its agent waits for a Hello that tells it that it is a clone.
+        Its agent waits for a Hello that says that it is a clone.
 
         Raises:
-            HostError: it cannot be made; the template may be of no use any more.
+            HostError: the clone cannot be made; the template may be damaged.
         """
         ...
 
     async def close(self) -> None:
-        """Make no more clones. Those that exist go on; nothing is left when they have ended."""
+        """Make no more clones. Those that exist continue; nothing is left when they have ended."""
         ...

@@ -24,10 +24,9 @@ from slipway.machine.kernel_arguments import COMMON, command_line
 from slipway.machine.model import Snapshot
 from slipway.machine.process import Process
 from slipway.machine.qmp import Monitor
-from slipway.machine.tsc import tsc_khz
 
 if TYPE_CHECKING:
-    from slipway.machine.model import MachineSpec, Template
+    from slipway.machine.model import Hypervisor, MachineSpec
 
 PROGRAM = "qemu-system-x86_64"
 INSTALL_HINT = "apt-get install qemu-system-x86"
@@ -153,55 +152,19 @@ def _bound_files(pid: int, size: int) -> None:
 class QemuMachine(ChildMachine):
     """QEMU's process, and the socket to its monitor."""
 
-    name = "qemu"
-    translates = True
-    # Measured (bench/clones.py): 85 MiB beside the guest's memory with a cache of 64; unshared of a
-    # clone that waits 95 (Bash) to 435 (Rust), with the compiler's translated code.
-    overhead = (CACHE_MIB + 64) << 20
-    idle_memory = 448 << 20
-
-    def __init__(self, process: Process, console: Console, monitor: Monitor, board: Board) -> None:
-        super().__init__(process, console)
+    def __init__(
+        self,
+        process: Process,
+        console: Console,
+        monitor: Monitor,
+        board: Board,
+        hypervisor: Hypervisor,
+    ) -> None:
+        super().__init__(process, console, hypervisor)
         self.monitor = monitor
         self._board = board
         # The RAM, where it outlives the machine.
         self._memory: int | None = None
-
-    @classmethod
-    def check(cls, state: Path) -> None:
-        """Check that QEMU is there; see :meth:`slipway.machine.Machine.check`."""
-        program()
-
-    @classmethod
-    def fingerprint(cls) -> str:
-        """QEMU, its options and the CPU; see :meth:`slipway.machine.Machine.fingerprint`."""
-        return fingerprint()
-
-    @classmethod
-    async def start(cls, spec: MachineSpec) -> QemuMachine:
-        """Start QEMU; see :meth:`slipway.machine.Machine.start`."""
-        program()
-        try:
-            khz = tsc_khz(spec.state / "tsc-khz")
-        except OSError as error:
-            raise HostError(
-                f"the rate of this host's TSC cannot be measured: {error.strerror}",
-                "Measuring takes a page of memory that is executable; allow it to this process.",
-            ) from None
-        size = -(-spec.memory_bytes // RAM_STEP) * RAM_STEP
-        board = Board(size, spec.cpus, spec.serial_port)
-        rest = boot_arguments(spec, khz)
-        if not spec.template:
-            return await cls.launch(board, "memory-backend-ram", rest, boot_log=spec.boot_log)
-        memory = memory_files.create("slipway-memory", size)
-        try:
-            ram = ram_of_file(memory, share=True)
-            machine = await cls.launch(board, ram, rest, (memory,), boot_log=spec.boot_log)
-        except BaseException:
-            os.close(memory)
-            raise
-        machine._memory = memory
-        return machine
 
     @classmethod
     async def launch(
@@ -211,6 +174,7 @@ class QemuMachine(ChildMachine):
         rest: list[str],
         files: tuple[int, ...] = (),
         *,
+        hypervisor: Hypervisor,
         boot_log: bool,
     ) -> QemuMachine:
         """Start QEMU as ``board`` with ``ram``, the descriptors ``files`` and ``rest``.
@@ -229,7 +193,8 @@ class QemuMachine(ChildMachine):
             machine = None
             try:
                 _bound_files(process.pid, board.memory_bytes + migration.STATE_BYTES)
-                machine = cls(process, Console(echo=boot_log), Monitor(end), board)
+                console_log = Console(echo=boot_log)
+                machine = cls(process, console_log, Monitor(end), board, hypervisor)
                 await machine.connect(agent, console)
             except BaseException:
                 # Cancelled, most likely, and nobody else knows of the process yet.
@@ -238,8 +203,12 @@ class QemuMachine(ChildMachine):
             ours.pop_all()
         return machine
 
+    def keep_memory(self, memory: int) -> None:
+        """Take over the descriptor ``memory`` of the file that is the RAM, for the snapshot."""
+        self._memory = memory
+
     async def snapshot(self) -> Snapshot:
-        """What the machine is now; see :meth:`slipway.machine.Machine.snapshot`.
+        """What the machine is now; see :meth:`slipway.machine.model.Machine.snapshot`.
 
         A template's memory is sealed, which nobody who may write to it must live to see: its
         process has ended afterwards. Another machine's is part of the state.
@@ -259,25 +228,20 @@ class QemuMachine(ChildMachine):
             memory_files.seal(state)
             kept.pop_all()
         board = self._board
-        return Snapshot(self.name, board.memory_bytes, board.cpus, board.serial_port, memory, state)
+        return Snapshot(
+            self.hypervisor.name, board.memory_bytes, board.cpus, board.serial_port, memory, state
+        )
 
     async def resume(self) -> None:
-        """Go on after a snapshot; see :meth:`slipway.machine.Machine.resume`."""
+        """Go on after a snapshot; see :meth:`slipway.machine.model.Machine.resume`."""
         await self.monitor.ask("cont")
 
     async def noted(self, snapshot: Snapshot) -> Snapshot:
-        """As it is; see :meth:`slipway.machine.Machine.noted`."""
+        """As it is; see :meth:`slipway.machine.model.Machine.noted`."""
         return snapshot
 
-    @classmethod
-    async def template(cls, snapshot: Snapshot, state: Path) -> Template:
-        """What clones ``snapshot``; see :meth:`slipway.machine.Machine.template`."""
-        from slipway.machine.qemu_template import QemuTemplate
-
-        return await QemuTemplate.of(snapshot)
-
     async def last_words(self) -> str:
-        """What QEMU complained about; see :meth:`slipway.machine.Machine.last_words`."""
+        """What QEMU complained about; see :meth:`slipway.machine.model.Machine.last_words`."""
         return self.monitor.complaint or await super().last_words()
 
     async def stop(self) -> None:

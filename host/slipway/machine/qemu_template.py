@@ -18,30 +18,31 @@ from slipway.machine import memory_files, migration
 from slipway.machine.qemu import Board, QemuMachine, ram_of_file
 
 if TYPE_CHECKING:
-    from slipway.machine.model import Snapshot
+    from slipway.machine.model import Hypervisor, Snapshot
 
 
 class QemuTemplate:
     """A snapshot, and how QEMU is started for a clone of it."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, hypervisor: Hypervisor) -> None:
         self._snapshot = snapshot
+        self._hypervisor = hypervisor
         self._open = True
 
     @classmethod
-    async def of(cls, snapshot: Snapshot) -> QemuTemplate:
-        """What clones ``snapshot``; see :meth:`slipway.machine.Machine.template`."""
+    async def of(cls, snapshot: Snapshot, hypervisor: Hypervisor) -> QemuTemplate:
+        """Return a template; see :meth:`slipway.machine.model.Hypervisor.open_template`."""
         try:
-            _check(snapshot)
+            _check(snapshot, hypervisor.name)
             if _is_usable(snapshot.memory):
-                return cls(snapshot)
-            return cls(await _copied(snapshot))
+                return cls(snapshot, hypervisor)
+            return cls(await _copied(snapshot), hypervisor)
         except BaseException:
             snapshot.close()
             raise
 
     async def clone(self, *, boot_log: bool = False) -> QemuMachine:
-        """Start QEMU for a clone; see :meth:`slipway.machine.Template.clone`.
+        """Start QEMU for a clone; see :meth:`slipway.machine.model.Template.clone`.
 
         A state that QEMU cannot load ends its process, as a guest that crashes does: whoever
         greets the agent hears why.
@@ -58,7 +59,12 @@ class QemuTemplate:
         state = memory_files.open_again(snapshot.state)
         try:
             machine = await QemuMachine.launch(
-                board, ram, ["-incoming", "defer"], (*files, state), boot_log=boot_log
+                board,
+                ram,
+                ["-incoming", "defer"],
+                (*files, state),
+                hypervisor=self._hypervisor,
+                boot_log=boot_log,
             )
         finally:
             os.close(state)
@@ -72,7 +78,7 @@ class QemuTemplate:
         return machine
 
     async def close(self) -> None:
-        """Close the snapshot; see :meth:`slipway.machine.Template.close`. May be called again."""
+        """Close the snapshot; see :meth:`Template.close`. May be called again."""
         if self._open:
             self._open = False
             self._snapshot.close()
@@ -114,9 +120,9 @@ def _is_usable(memory: int) -> bool:
     return memory_files.is_sealed(memory) or os.access(f"/proc/self/fd/{memory}", os.R_OK | os.W_OK)
 
 
-def _check(snapshot: Snapshot) -> None:
+def _check(snapshot: Snapshot, hypervisor: str) -> None:
     """Raises HostError for what cannot be a snapshot of this machine."""
-    if snapshot.machine != QemuMachine.name:
+    if snapshot.machine != hypervisor:
         raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for QEMU")
     memory, state = os.fstat(snapshot.memory).st_size, os.fstat(snapshot.state).st_size
     if memory != snapshot.memory_bytes:

@@ -16,19 +16,20 @@ import psutil
 import pytest
 
 from slipway._model.errors import HostError, InputError
-from slipway.machine import MachineSpec, choose
 from slipway.machine.console import KEPT_BYTES, Console
-from slipway.machine.kvm import KvmMachine
+from slipway.machine.hypervisors import choose
+from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import MachineSpec
 from slipway.machine.process import Process
 from slipway.machine.qemu import (
     PROGRAM,
     Board,
-    QemuMachine,
     Sockets,
     boot_arguments,
     kernel_command_line,
     ram_of_file,
 )
+from slipway.machine.qemu_hypervisor import QemuHypervisor
 from slipway.machine.tsc import measure_khz, tsc_khz
 
 SPEC = MachineSpec(
@@ -36,7 +37,6 @@ SPEC = MachineSpec(
     initrd=Path("/initrd"),
     kernel_arguments="rdinit=/x -- /agent",
     memory_bytes=256 << 20,
-    state=Path("/state"),
 )
 BOARD = Board(256 << 20, 1, serial_port=False)
 SOCKETS = Sockets(3, 4, 5)
@@ -210,24 +210,26 @@ def test_fingerprint_tells_one_qemu_from_another(
     qemu.write_text("one", "ascii")
     qemu.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    one = QemuMachine.fingerprint()
+    one = QemuHypervisor().fingerprint()
     qemu.write_text("another", "ascii")
 
-    another = QemuMachine.fingerprint()
+    another = QemuHypervisor().fingerprint()
 
-    assert QemuMachine.fingerprint() == another != one
+    assert QemuHypervisor().fingerprint() == another != one
 
 
 def test_fingerprint_needs_a_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
 
     with pytest.raises(HostError, match="QEMU is not installed"):
-        QemuMachine.fingerprint()
+        QemuHypervisor().fingerprint()
 
 
 def test_machines_are_known_by_name() -> None:
-    assert choose("qemu") == (QemuMachine, "asked for")
-    assert choose("kvm") == (KvmMachine, "asked for")
+    assert [(type(h), h.reason) for h in map(choose, ("qemu", "kvm"))] == [
+        (QemuHypervisor, "asked for"),
+        (KvmHypervisor, "asked for"),
+    ]
     with pytest.raises(InputError, match="nonsense") as caught:
         choose("nonsense")
     assert "qemu" in caught.value.message

@@ -19,7 +19,7 @@ from slipway._wire.request_models import (
     StartBody,
     StartQuery,
 )
-from slipway.machine import MACHINES
+from slipway.machine.hypervisors import HYPERVISORS
 from support.option_table import make_table
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -58,7 +58,7 @@ def test_every_field_is_declared() -> None:
 
 
 def test_hypervisors_are_those_of_the_host() -> None:
-    assert OPTIONS["machine"].choices == ("auto", *MACHINES)
+    assert OPTIONS["machine"].choices == ("auto", *HYPERVISORS)
 
 
 @on_scalars

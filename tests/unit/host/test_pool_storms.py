@@ -14,7 +14,6 @@ from slipway._model.options import Options
 from slipway._run import guest as _guest
 from slipway._run.guest import Origin
 from slipway._run.languages import find_language
-from slipway._snapshots import create as _template_making
 from slipway._snapshots import pool as _pool
 from slipway._snapshots import pool_entry as _shelf
 from slipway._snapshots import templates as _templates
@@ -24,7 +23,7 @@ from slipway._snapshots.pool import Pool
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import Templates
 from slipway_initramfs.store.image_store import ImageStore
-from support.fake_templates import MEMORY, MIB, StoredMachine, stored_snapshot
+from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
 from support.sessions import open_files, settled
 from support.stores import put_image
 
@@ -45,24 +44,22 @@ CAPACITY = Capacity(vms=4, memory=NEEDS.memory + MIB, cpus=4, queue=RUNS)
 class Cold:
     """Takes the place of what boots."""
 
-    def __init__(self, kind: type[StoredMachine]) -> None:
-        self.kind = kind
+    def __init__(self, hypervisor: StoredHypervisor) -> None:
+        self.hypervisor = hypervisor
 
     async def launch(self, assets: Assets, options: Options, start_reason: str = "") -> Guest:
-        guest = await self.kind.launcher.launch(assets, options)
+        guest = await self.hypervisor.launcher.launch(assets, options)
         guest.origin = Origin("cold", start_reason)
         return guest
 
 
 @pytest.fixture
-def kind(monkeypatch: pytest.MonkeyPatch) -> type[StoredMachine]:
+def hypervisor(monkeypatch: pytest.MonkeyPatch) -> StoredHypervisor:
     """A machine of the test's own, quick pauses, and a host that has memory."""
-    made = StoredMachine.kind()
-    for module in (_templates, _template_making):
-        monkeypatch.setattr(module, "choose", lambda *_: (made, "a test's"))
+    made = StoredHypervisor()
     monkeypatch.setattr(_guest, "RESTORE_SECONDS", 0.05)
     monkeypatch.setattr(_pool, "unshared_bytes", lambda _pid, most: most)
-    monkeypatch.setattr(_templates, "find_machine", lambda _name: made)
+    monkeypatch.setattr(_templates, "find_hypervisor", lambda _name: made)
     monkeypatch.setattr(_pool, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
     monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.001)
@@ -70,14 +67,14 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> type[StoredMachine]:
     return made
 
 
-def keep_snapshots(store: ImageStore, kind: type[StoredMachine]) -> dict[str, Assets]:
+def keep_snapshots(store: ImageStore, hypervisor: StoredHypervisor) -> dict[str, Assets]:
     """What the languages run on; there is a snapshot of each."""
     assets = {}
     for name in LANGUAGES:
-        found = kind.launcher.find(find_language(name), Options(), print)
+        found = hypervisor.launcher.find(find_language(name), Options(), print)
         image = put_image(store, name)
-        assets[name] = replace(found, image=image, memory=MEMORY, state=store.root)
-        shape = Shape.of(assets[name], kind, 1)  # type: ignore[arg-type]
+        assets[name] = replace(found, image=image, memory=MEMORY)
+        shape = Shape.of(assets[name], 1)
         snapshot = stored_snapshot()
         SnapshotStore(store).save(shape, snapshot)
         snapshot.close()
@@ -90,19 +87,19 @@ def mood_of(choice: random.Random) -> str:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_all_runs_end_and_nothing_is_left(
-    seed: int, kind: type[StoredMachine], tmp_path: Path, progress: Callable[[str], None]
+    seed: int, hypervisor: StoredHypervisor, tmp_path: Path, progress: Callable[[str], None]
 ) -> None:
     choice = random.Random(seed)
     store = ImageStore(tmp_path)
-    assets = keep_snapshots(store, kind)
+    assets = keep_snapshots(store, hypervisor)
     await asyncio.to_thread(lambda: None)
     before = open_files()
-    kind.moods[:] = [mood_of(choice) for _ in range(10 * RUNS)]
+    hypervisor.moods[:] = [mood_of(choice) for _ in range(10 * RUNS)]
     admission = Admission(CAPACITY)
     templates = Templates(store, admission)
     pool = Pool(store, templates, admission, 2)
     launcher = SnapshotLauncher(store, templates, pool)
-    launcher._cold = Cold(kind)  # type: ignore[assignment]
+    launcher._cold = Cold(hypervisor)  # type: ignore[assignment]
     starts: list[str] = []
 
     async def run(language: str) -> None:
@@ -129,10 +126,10 @@ async def test_all_runs_end_and_nothing_is_left(
 
     progress(f"storm {seed}: { ({start: starts.count(start) for start in set(starts)}) }")
     assert [e for e in ended if e is not None and not isinstance(e, asyncio.CancelledError)] == []
-    assert not kind.launcher.machines
+    assert not hypervisor.launcher.machines
     load = admission.load
     assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
     assert admission._reserved == 0
-    assert not [template for template in kind.templates if template.is_open]
+    assert not [template for template in hypervisor.templates if template.is_open]
     await settled(lambda: len(asyncio.all_tasks()) == 1)
     await settled(lambda: open_files() <= before)

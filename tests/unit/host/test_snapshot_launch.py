@@ -13,13 +13,12 @@ from slipway._model.errors import HostError
 from slipway._model.options import Options
 from slipway._run.guest import Guest, Origin
 from slipway._run.languages import find_language
-from slipway._snapshots import templates as _templates
 from slipway._snapshots.key import Shape, check_clonable
 from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.store import SnapshotStore
 from slipway_initramfs.store.image_store import ImageStore
 from support.fake_machine import FakeLauncher
-from support.fake_templates import MEMORY, FakeTemplates, StoredMachine, stored_snapshot
+from support.fake_templates import MEMORY, FakeTemplates, StoredHypervisor, stored_snapshot
 from support.stores import put_image
 
 if TYPE_CHECKING:
@@ -150,25 +149,24 @@ async def test_store_without_snapshots_is_not_asked_for_one(ground: Ground) -> N
 async def test_one_users_template_is_closed_with_its_run(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = StoredMachine.kind()
-    monkeypatch.setattr(_templates, "choose", lambda *_: (kind, "a test's"))
+    hypervisor = StoredHypervisor()
     image = put_image(ground.store)
-    ground.assets = replace(ground.assets, image=image, memory=MEMORY, state=ground.store.root)
+    ground.assets = replace(ground.assets, image=image, memory=MEMORY, hypervisor=hypervisor)
     snapshot = stored_snapshot()
-    shape = Shape.of(ground.assets, kind, 1)  # type: ignore[arg-type]
+    shape = Shape.of(ground.assets, 1)
     SnapshotStore(ground.store).save(shape, snapshot)
     snapshot.close()
     launcher = ground.launcher(templates=False, pool=False)
 
     guest = await launcher.launch(ground.assets, Options())
-    (template,) = kind.templates
+    (template,) = hypervisor.templates
     open_meanwhile = template.is_open
     await launcher.release(guest)
 
     assert guest.origin == Origin("snapshot", "", "a test's")
     assert open_meanwhile
     assert not template.is_open
-    assert not kind.launcher.machines
+    assert not hypervisor.launcher.machines
 
 
 async def test_store_that_cannot_be_read_is_told(

@@ -24,7 +24,8 @@ from slipway._snapshots import verified_files as _checked_files
 from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.verified_files import CheckedFile
-from slipway.machine import Snapshot, memory_files
+from slipway.machine import memory_files
+from slipway.machine.model import Snapshot
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.store.image_store import ImageStore
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from slipway._snapshots.store import StoredSnapshot
-    from slipway.machine import Machine
 
 MEMORY = 16 * MIB
 STATE = b"all else" * 1000
@@ -423,7 +423,8 @@ from pathlib import Path
 from slipway._model.errors import ImageError
 from slipway._snapshots.key import Shape
 from slipway._snapshots.store import SnapshotStore
-from slipway.machine import Snapshot, memory_files
+from slipway.machine import memory_files
+from slipway.machine.model import Snapshot
 from slipway_initramfs.store.image_store import ImageStore
 from support.stores import put_image
 
@@ -758,25 +759,21 @@ def test_verified_snapshot_is_remembered_until_it_is_gone(
 # --- Shapes ----------------------------------------------------------------------------------
 
 
-class ToyMachine:
-    name = "qemu"
-    says = "this host"
+class ToyHypervisor:
+    """Hypervisor of another host, or of another name."""
 
-    @classmethod
-    def fingerprint(cls) -> str:
-        return cls.says
+    def __init__(self, name: str = "qemu", host: str = "this host") -> None:
+        self.name = name
+        self._host = host
 
-
-class OtherHost(ToyMachine):
-    says = "another host"
-
-
-class OtherMachine(ToyMachine):
-    name = "kvm"
+    def fingerprint(self) -> str:
+        """Return the name of the host."""
+        return self._host
 
 
-def machine(kind: type[ToyMachine] = ToyMachine) -> type[Machine]:
-    return kind  # type: ignore[return-value]
+def on(assets: Assets, **changes: str) -> Assets:
+    """Return ``assets`` for a hypervisor with these ``changes``."""
+    return replace(assets, hypervisor=ToyHypervisor(**changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -785,16 +782,17 @@ def assets(images: ImageStore) -> Assets:
     agent = Agent(archive, archive.path, archive.blob.digest, "1", "rdinit=x -- y")
     image, kernel = put_image(images), put_kernel(images)
     language = catalogue.by_name("python")
-    return Assets(language, image, kernel, agent, archive.path, None, 256 * MIB, images.root)
+    toy = ToyHypervisor()
+    return Assets(language, image, kernel, agent, archive.path, None, 256 * MIB, toy)  # type: ignore[arg-type]
 
 
 def test_shape_says_what_it_is_of(assets: Assets) -> None:
-    shape = Shape.of(assets, machine(), 2)
+    shape = Shape.of(assets, 2)
 
     assert shape.key == "toy-qemu-256m-2"
     assert len(shape.inputs) == 64
-    assert shape == Shape.of(assets, machine(), 2)
-    assert hash(shape) == hash(Shape.of(assets, machine(), 2))
+    assert shape == Shape.of(assets, 2)
+    assert hash(shape) == hash(Shape.of(assets, 2))
 
 
 def test_whatever_changes_makes_another_shape(assets: Assets) -> None:
@@ -813,19 +811,19 @@ def test_whatever_changes_makes_another_shape(assets: Assets) -> None:
         replace(assets, language=replace(language, sample="another")),
         replace(assets, language=replace(language, source="another.py")),
     ]
-    shapes = [Shape.of(other, machine(), 1) for other in (assets, *changed)]
-    shapes.append(Shape.of(assets, machine(OtherHost), 1))
-    shapes.append(Shape.of(assets, machine(OtherMachine), 1))
-    shapes.append(Shape.of(assets, machine(), 2))
+    shapes = [Shape.of(other, 1) for other in (assets, *changed)]
+    shapes.append(Shape.of(on(assets, host="another host"), 1))
+    shapes.append(Shape.of(on(assets, name="kvm"), 1))
+    shapes.append(Shape.of(assets, 2))
 
     assert len({shape.inputs for shape in shapes}) == len(shapes)
 
 
 def test_other_version_makes_another_shape(assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Shape.of(assets, machine(), 1)
+    before = Shape.of(assets, 1)
     monkeypatch.setattr("slipway_protocol.__version__", "99.0")
 
-    assert Shape.of(assets, machine(), 1) != before
+    assert Shape.of(assets, 1) != before
 
 
 def test_what_is_asked_for_may_not_be_cloned(assets: Assets) -> None:

@@ -17,14 +17,12 @@ from slipway._model.options import Options
 from slipway._run.guest import Guest, Origin
 from slipway._run.languages import find_language
 from slipway._snapshots import create as _template_making
-from slipway._snapshots import templates as _templates
 from slipway._snapshots.create import make
 from slipway._snapshots.key import NoSnapshot, Shape
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import Templates
 from slipway_initramfs.store.image_store import ImageStore
-from support.fake_machine import _transports
-from support.fake_templates import MEMORY, MIB, StoredMachine, stored_snapshot
+from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
 from support.sessions import open_files, settled
 from support.stores import put_image
 
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
     from slipway._run.assets import Assets
     from slipway._snapshots.store import StoredSnapshot
-    from slipway.machine import Snapshot
+    from slipway.machine.model import Snapshot
     from support.fake_machine import FakeLauncher
 
 CAPACITY = Capacity(vms=10, memory=100 * MIB, cpus=10, queue=10)
@@ -45,14 +43,14 @@ class Ground:
 
     def __init__(self, root: Path) -> None:
         self.images = ImageStore(root)
-        self.kind = StoredMachine.kind()
-        self.launcher: FakeLauncher = self.kind.launcher
+        self.hypervisor = StoredHypervisor()
+        self.launcher: FakeLauncher = self.hypervisor.launcher
         self.admission = Admission(CAPACITY)
         self.options = Options()
         image = put_image(self.images)
         assets = self.launcher.find(find_language("bash"), self.options, print)
-        self.assets: Assets = replace(assets, image=image, memory=MEMORY, state=root)
-        self.shape = Shape.of(self.assets, self.kind, 1)  # type: ignore[arg-type]
+        self.assets: Assets = replace(assets, image=image, memory=MEMORY)
+        self.shape = Shape.of(self.assets, 1)
         self.store = SnapshotStore(self.images)
         snapshot = stored_snapshot()
         self.stored: StoredSnapshot = self.store.save(self.shape, snapshot)
@@ -87,8 +85,6 @@ class Ground:
 @pytest_asyncio.fixture
 async def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
     made = Ground(tmp_path)
-    for module in (_templates, _template_making):
-        monkeypatch.setattr(module, "choose", lambda *_: (made.kind, "a test's"))
     made.open(shared=True)
     await asyncio.to_thread(lambda: None)  # the loop's threads have files of their own
     before = open_files()
@@ -96,7 +92,7 @@ async def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     await made.templates.close()
     assert not made.launcher.machines
     assert made.admission._reserved == 0
-    assert not [template for template in made.kind.templates if template.is_open]
+    assert not [template for template in made.hypervisor.templates if template.is_open]
     await settled(lambda: open_files() <= before)
     await settled(lambda: len(asyncio.all_tasks()) == 1)
 
@@ -132,7 +128,7 @@ async def test_first_clones_at_once_open_the_template_once(ground: Ground) -> No
     guests = await asyncio.gather(*(ground.clone() for _ in range(5)))
 
     assert all(isinstance(guest, Guest) for guest in guests)
-    assert len(ground.kind.templates) == 1
+    assert len(ground.hypervisor.templates) == 1
     assert ground.admission._reserved == ground.stored.disk_bytes
     for guest in guests:
         assert isinstance(guest, Guest)
@@ -141,7 +137,7 @@ async def test_first_clones_at_once_open_the_template_once(ground: Ground) -> No
 
 async def test_nothing_is_remembered_of_shapes_that_have_no_snapshot(ground: Ground) -> None:
     for cpus in range(2, 10):
-        shape = Shape.of(ground.assets, ground.kind, cpus)  # type: ignore[arg-type]
+        shape = Shape.of(ground.assets, cpus)
         with pytest.raises(NoSnapshot, match=r"^there is no snapshot$"):
             await ground.templates.clone(shape, ground.assets, ground.options)
 
@@ -209,7 +205,7 @@ async def test_snapshot_that_has_lost_a_file_is_told_and_removed(
 async def test_damage_that_is_found_after_the_clone_ran_ends_it(ground: Ground, mood: str) -> None:
     ground.open(shared=False)
     ground.damage("memory")
-    ground.kind.moods[:] = [mood]
+    ground.hypervisor.moods[:] = [mood]
 
     reason = await ground.clone()
 
@@ -221,7 +217,7 @@ async def test_damage_that_is_found_after_the_clone_ran_ends_it(ground: Ground, 
 async def test_damage_explains_what_the_machine_cannot_read(ground: Ground) -> None:
     ground.open(shared=False)
     ground.damage("state")
-    ground.kind.opening = lambda: raising(HostError("what is this"))
+    ground.hypervisor.opening = lambda: raising(HostError("what is this"))
 
     reason = await ground.clone()
 
@@ -232,7 +228,7 @@ async def test_damage_explains_what_the_machine_cannot_read(ground: Ground) -> N
 @both
 async def test_snapshot_that_its_machine_refuses_is_removed(ground: Ground, shared: bool) -> None:
     ground.open(shared=shared)
-    ground.kind.opening = lambda: raising(HostError("what is this"))
+    ground.hypervisor.opening = lambda: raising(HostError("what is this"))
 
     reasons = [await ground.clone() for _ in range(2 if shared else 1)]
 
@@ -249,7 +245,7 @@ async def test_clone_that_fails_once_has_the_template_opened_anew(ground: Ground
 
     assert reason == "the snapshot could not be cloned: no process"
     assert isinstance(guest, Guest)
-    assert len(ground.kind.templates) == 2
+    assert len(ground.hypervisor.templates) == 2
     assert ground.is_there
     await guest.stop()
 
@@ -268,7 +264,7 @@ async def test_clones_that_fail_twice_in_a_row_have_the_snapshot_removed(ground:
 
 async def test_success_between_two_failures_forgives_the_first(ground: Ground) -> None:
     for mood in ("dies", "", "dies", ""):
-        ground.kind.moods[:] = [mood]
+        ground.hypervisor.moods[:] = [mood]
         guest = await ground.clone()
         if isinstance(guest, Guest):
             await guest.stop()
@@ -277,7 +273,7 @@ async def test_success_between_two_failures_forgives_the_first(ground: Ground) -
 
 
 async def test_clones_that_fail_together_count_once(ground: Ground) -> None:
-    ground.kind.moods[:] = ["dies"] * 4
+    ground.hypervisor.moods[:] = ["dies"] * 4
 
     reasons = await asyncio.gather(*(ground.clone() for _ in range(4)))
 
@@ -286,7 +282,7 @@ async def test_clones_that_fail_together_count_once(ground: Ground) -> None:
 
 
 async def test_clone_that_dies_at_restore_is_told(ground: Ground) -> None:
-    ground.kind.moods[:] = ["dies", "dies"]
+    ground.hypervisor.moods[:] = ["dies", "dies"]
 
     reasons = [await ground.clone() for _ in range(2)]
 
@@ -296,7 +292,7 @@ async def test_clone_that_dies_at_restore_is_told(ground: Ground) -> None:
 
 async def test_clone_of_one_user_that_dies_is_enough(ground: Ground) -> None:
     ground.open(shared=False)
-    ground.kind.moods[:] = ["dies"]
+    ground.hypervisor.moods[:] = ["dies"]
 
     reason = await ground.clone()
 
@@ -310,7 +306,7 @@ async def test_failure_of_one_does_not_close_the_template_under_another(ground: 
     slow = asyncio.create_task(ground.clone())
     await settled(lambda: ground.templates._opened)
     ground.launcher.cloning = None
-    ground.kind.moods[:] = ["dies"]
+    ground.hypervisor.moods[:] = ["dies"]
 
     failed = await ground.clone()
     going_on.set()
@@ -319,7 +315,7 @@ async def test_failure_of_one_does_not_close_the_template_under_another(ground: 
     assert isinstance(failed, str)
     assert isinstance(guest, Guest)
     await guest.stop()
-    await settled(lambda: not ground.kind.templates[0].is_open)
+    await settled(lambda: not ground.hypervisor.templates[0].is_open)
 
 
 # --- Making way ---------------------------------------------------------------------------------
@@ -360,7 +356,7 @@ async def test_template_that_made_way_is_opened_again(ground: Ground) -> None:
     ground.templates.give_way(1)
     second = await ground.clone()
 
-    assert len(ground.kind.templates) == 2
+    assert len(ground.hypervisor.templates) == 2
     for guest in (first, second):
         assert isinstance(guest, Guest)
         await guest.stop()
@@ -376,11 +372,11 @@ async def test_run_that_is_cancelled_leaves_nothing(
 ) -> None:
     ground.open(shared=shared)
     if where == "opening":
-        ground.kind.opening = never
+        ground.hypervisor.opening = never
     elif where == "cloning":
         ground.launcher.cloning = never
     else:
-        ground.kind.moods[:] = ["silent"]
+        ground.hypervisor.moods[:] = ["silent"]
     cloning = asyncio.create_task(ground.clone())
     await asyncio.sleep(0.1)
 
@@ -452,8 +448,7 @@ class Booting:
 
     async def launch(self, assets: Assets, options: Options, *, template: bool) -> Guest:
         assert template
-        ours, theirs = await _transports()
-        guest = Guest(self.ground.kind(ours, theirs, self.ground.launcher))  # type: ignore[arg-type]
+        guest = Guest(await self.ground.hypervisor.boot())
         try:
             await guest.wait_ready()
         except BaseException:
@@ -469,7 +464,7 @@ def making(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Ground:
     ground.assets = replace(
         ground.assets, language=replace(ground.assets.language, sample="print hello")
     )
-    ground.shape = Shape.of(ground.assets, ground.kind, 1)  # type: ignore[arg-type]
+    ground.shape = Shape.of(ground.assets, 1)
     assert not ground.is_there
     return ground
 
@@ -499,9 +494,9 @@ async def test_sample_that_fails_makes_no_snapshot(making: Ground) -> None:
 
 @pytest.mark.parametrize("mood", ["dies", "refused", "uncloned"])
 async def test_what_cannot_be_cloned_is_not_kept(making: Ground, mood: str) -> None:
-    making.kind.moods[:] = [mood]
+    making.hypervisor.moods[:] = [mood]
     if mood == "refused":
-        making.kind.opening = lambda: raising(HostError("what is this"))
+        making.hypervisor.opening = lambda: raising(HostError("what is this"))
     if mood == "uncloned":
         making.launcher.cloning = lambda: raising(HostError("no process"))
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipway import SlipwayError
-from slipway.machine import MachineSpec
-from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import MachineSpec
 from slipway.machine.process import Process
 from slipway.vmm import control
 from slipway.vmm.kvm import usability
@@ -115,7 +115,7 @@ class HostileVmm:
 
 async def machine_of(answers: list[list[bytes]], directory: Path) -> list[str]:
     """Start a machine of that VMM, and ask it all there is to ask; what a person would see."""
-    spec = MachineSpec(directory / "kernel", directory / "initrd", "", 1 << 26, directory)
+    spec = MachineSpec(directory / "kernel", directory / "initrd", "", 1 << 26)
     vmm = HostileVmm(answers)
     raised: list[object] = []
     shown: list[str] = []
@@ -125,7 +125,7 @@ async def machine_of(answers: list[list[bytes]], directory: Path) -> list[str]:
         mock.patch.object(Process, "start", vmm.start),
     ):
         try:
-            machine = await KvmMachine.start(spec)
+            machine = await KvmHypervisor().start(spec)
         except SlipwayError as error:
             shown += [error.message, error.hint]
         else:
