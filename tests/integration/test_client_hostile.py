@@ -196,7 +196,7 @@ async def test_refusal_without_a_problem_is_told_by_its_status(directory: Path) 
         ("x", {"timeout": "1"}, "timeout is '1'"),
         ("x", {"files": ("a",)}, r"files\[0\] is 'a'"),
         ("x", {"arguments": "abc"}, "arguments is one text"),
-        ("x", {"key": "a\r\nX: y"}, "key is"),
+        ("x", {"key": "a\r\nX: y"}, "invalid key"),
     ],
     ids=lambda value: repr(value)[:30],
 )

@@ -300,7 +300,7 @@ async def test_full_server_is_busy() -> None:
         ({"colour": 1}, "colour"),
         ({"idle_seconds": 0}, "idle_seconds"),
         ({"idle_seconds": "soon"}, "idle_seconds"),
-        ({"key": "a\r\nX: y"}, "key is"),
+        ({"key": "a\r\nX: y"}, "invalid key"),
     ],
     ids=lambda value: repr(value)[:30],
 )

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway._model.errors import HostError, InputError
-from slipway._server.run_directory import MAX_PATH, RunDirectory
+from slipway._server.run_directory import RunDirectory
 from slipway._server.socket_access import Access
+from slipway._util.unix_sockets import MAX_SOCKET_PATH
 from support.output_clients import connect, short_directory
 
 if TYPE_CHECKING:
@@ -238,9 +239,9 @@ def test_refuses_a_run_directory_that_is_none(tmp_path: Path, api: Path, kind: s
 
 
 def test_refuses_a_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
-    room = MAX_PATH - len(str(tmp_path)) - 1
+    room = MAX_SOCKET_PATH - len(str(tmp_path)) - 1
 
-    with pytest.raises(InputError, match=f"API socket has {MAX_PATH + 1} bytes"):
+    with pytest.raises(InputError, match=f"API socket has {MAX_SOCKET_PATH + 1} bytes"):
         RunDirectory(tmp_path / ("x" * (room + 1)))
     with pytest.raises(InputError, match="an output socket has") as caught:
         RunDirectory(tmp_path / ("x" * room))
@@ -249,7 +250,7 @@ def test_refuses_a_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
 
 
 def test_the_longest_path_for_a_socket_works(tmp_path: Path) -> None:
-    api = tmp_path / ("x" * (MAX_PATH - len(str(tmp_path)) - 1))
+    api = tmp_path / ("x" * (MAX_SOCKET_PATH - len(str(tmp_path)) - 1))
 
     with RunDirectory(api, tmp_path / "r") as directory, directory.listen(8):
         connect(api).close()

@@ -14,8 +14,8 @@ from slipway._local.machine_supply import Stock
 from slipway._local.session import LocalSession
 from slipway._local.session_slot import Home, Terms
 from slipway._model.arguments import check_listener, finish, open_stdin, read_source
-from slipway._model.bounds import MAX_KEY
-from slipway._model.errors import Busy, InputError
+from slipway._model.errors import Busy
+from slipway._model.key import check_key
 from slipway._model.options import options_of
 from slipway._model.session import DEFAULT_IDLE_SECONDS, checked_idle_seconds, session_options
 from slipway._model.values import Bounds, convert, take
@@ -141,7 +141,7 @@ class AsyncRuntime:
         """
         self._check_open()
         self.begin()
-        key = _checked_key(key)
+        key = check_key(key)
         checked = options_of({"machine": self._machine, **options})
         opened = open_stdin(stdin)
         text = await read_source(source)
@@ -201,7 +201,7 @@ class AsyncRuntime:
         Raises:
             InputError: it cannot be as it stands.
         """
-        key = _checked_key(key)
+        key = check_key(key)
         idle_seconds = checked_idle_seconds(idle_seconds)
         found = language_of(language, None, self._store)
         checked = session_options({"machine": self._machine, **options}, found.source)
@@ -261,12 +261,3 @@ class AsyncRuntime:
     def _prepare_if_built(self, run: Run) -> None:
         if self._launcher.is_built(run.language):
             run.prepare()
-
-
-def _checked_key(key: object) -> str:
-    text: str = convert("key", str, key)
-    if len(text) > MAX_KEY:
-        raise InputError(
-            f"key has {len(text)} characters, and at most {MAX_KEY} may be", "Give its hash."
-        )
-    return text

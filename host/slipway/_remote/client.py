@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._model.arguments import check_language, check_listener, finish
-from slipway._model.bounds import MAX_KEY
 from slipway._model.errors import InputError
+from slipway._model.key import check_key
 from slipway._model.language_info import LanguageInfo
 from slipway._model.session import DEFAULT_IDLE_SECONDS, checked_idle_seconds, session_options
 from slipway._model.values import Bounds, convert, take
@@ -65,7 +65,7 @@ class AsyncClient:
     def __init__(
         self, path: str | os.PathLike[str], *, key: str = "", timeout: float = DEFAULT_TIMEOUT
     ) -> None:
-        self._key = _checked_key(key)
+        self._key = check_key(key)
         self._calls = Calls(str(take("path", Path, path)), take("timeout", _TIMEOUT, timeout))
         self._starts = RemoteStarts(self._calls)
 
@@ -198,7 +198,7 @@ class AsyncClient:
         await self.aclose()
 
     def _headers(self, key: str) -> dict[str, str] | None:
-        key = _checked_key(key) or self._key
+        key = check_key(key) or self._key
         return {"Slipway-Key": key} if key else None
 
 
@@ -221,16 +221,6 @@ def language_of_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
         known = ", ".join(sorted(info.name for info in languages))
         raise InputError(f"no language of the server has {what}", f"Name the language: {known}.")
     return found
-
-
-def _checked_key(key: str) -> str:
-    key = convert("key", str, key)
-    if len(key) > MAX_KEY or not key.isascii() or not (key.isprintable() and key == key.strip()):
-        raise InputError(
-            f"key is {key[:60]!r}, which is no text that a header can have",
-            f"Use up to {MAX_KEY} letters and digits.",
-        )
-    return key
 
 
 def _language(fields: Fields) -> LanguageInfo:

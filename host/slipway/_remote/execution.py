@@ -15,6 +15,7 @@ from slipway._model.execution import AsyncExecution, check_signal
 from slipway._model.options import Tty
 from slipway._remote.http import UnknownRun
 from slipway._remote.line_socket import LineSocket
+from slipway._util.unix_sockets import MAX_SOCKET_PATH
 from slipway._wire import MAX_OUTPUT, EventReader, Fields, broken, data_record, line, parse
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ STDIN_PIECE = 48 * 1024
 ATTEMPTS = 5
 # What may wait in a server when a run is cancelled is about a MiB.
 MAX_REST = 16 * 1024 * 1024
-# sockaddr_un.sun_path, without the NUL; unix(7).
-_MAX_SOCKET_PATH = 107
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -291,6 +290,6 @@ def _socket_path(fields: Fields) -> str:
     path = fields.text("socket")
     size = len(path.encode("utf-8", "replace"))
     # As it will be bound and no other: a relative one would be anybody's.
-    if not path.startswith("/") or not path.isprintable() or size > _MAX_SOCKET_PATH:
+    if not path.startswith("/") or not path.isprintable() or size > MAX_SOCKET_PATH:
         raise InputError(f"{path!r:.120} is no path of a socket")
     return path

@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Self
 from slipway._model.errors import HostError, InputError
 from slipway._server.kept.output_socket import NAME
 from slipway._server.socket_access import Access
+from slipway._util.unix_sockets import MAX_SOCKET_PATH
 from slipway_initramfs.disk.locks import try_exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
-MAX_PATH = 107
-"""Bytes of a socket's path; with a NUL they fill ``sun_path`` (unix(7))."""
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 # Seconds for another program to answer on its socket; the kernel does it for one that is stopped.
@@ -181,8 +179,10 @@ def _absolute(path: Path) -> Path:
 
 def _check_length(path: Path, what: str, hint: str) -> None:
     size = len(os.fsencode(path))
-    if size > MAX_PATH:
-        raise InputError(f"{what} has {size} bytes, and at most {MAX_PATH} may be: {path}", hint)
+    if size > MAX_SOCKET_PATH:
+        raise InputError(
+            f"{what} has {size} bytes, at most {MAX_SOCKET_PATH} are allowed: {path}", hint
+        )
 
 
 def _locked(path: Path, opened: Callable[[], int], busy: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response  # noqa: TC002  # FastAPI looks it up
 
-from slipway._model.bounds import MAX_KEY
+from slipway._model.key import check_key
 from slipway._model.options import MAX_SOURCE, MIB
 from slipway._model.result import Result
 from slipway._server.http import job_request as jobs
@@ -120,20 +120,12 @@ async def answer_run(
 
 
 def read_key(request: Request) -> str:
-    """The key of a client's choice, so that nobody can take another user's turn.
+    """Return the key of a client, made different from those of other users.
 
     Raises:
-        Refusal: it is too long.
+        InputError: it is too long, or has other characters than printable ASCII.
     """
-    key = request.headers.get(KEY_FIELD, "")
-    if len(key) > MAX_KEY:
-        raise Refusal(
-            Problem(
-                422,
-                "input-error",
-                f"{KEY_FIELD} has {len(key)} characters, and at most {MAX_KEY} may be",
-            )
-        )
+    key = check_key(request.headers.get(KEY_FIELD, ""), KEY_FIELD)
     return hashlib.sha256(f"{peer_of(request).uid}/{key}".encode()).hexdigest()
 
 

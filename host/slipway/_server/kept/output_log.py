@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 
-MIB = 1024 * 1024
+from slipway._model.options import MIB
+
 AHEAD = MIB
 """Bytes kept that were not yet written to any client. Then whoever appends waits."""
 BEHIND = MIB
