@@ -1,8 +1,8 @@
-"""The first code of the frozen agent: makes its modules importable from one file, then runs it.
+"""Loader of the frozen agent: imports modules from one file, then runs the agent.
 
-Looking for thirty modules along a path costs more than reading them. Some modules of the standard
-library have slim stand-ins in the file; they make way for the real ones as soon as anything from
-outside the file is imported (pyserial, psutil, traceback), which relies on all that they offer.
+The search for thirty modules along a path costs more than their reading. Some modules of the
+standard library have slim stand-ins in the file. The real modules replace them at the first import
+of a module outside the file (pyserial, psutil, traceback), which needs the complete ones.
 """
 
 import marshal
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-# Built-in and frozen modules are found before those of the file.
+# In sys.meta_path: behind the finders of built-in and frozen modules.
 POSITION = 2
 
 
 class Bundle:
     """Finder and loader of the modules in the file.
 
-    The file holds a marshalled tuple: names to (is a package, code as marshalled bytes), names of
-    extension modules to their files in ``libraries``, names of the stand-ins.
+    ``content`` is the file's marshalled tuple: a dict of names to (is a package, marshalled code),
+    a dict of extension modules to their files in ``libraries``, and the names of the stand-ins.
     """
 
     def __init__(self, content: "Any", libraries: str) -> None:
@@ -35,7 +35,7 @@ class Bundle:
     def find_spec(
         self, name: str, _path: object = None, _target: object = None
     ) -> "ModuleSpec | None":
-        """The way to ``name``, if it is in the file."""
+        """Return the spec of ``name`` if the file has the module, else None."""
         entry = self._modules.get(name)
         if entry is not None:
             return ModuleSpec(name, self, is_package=entry[0])  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ class Bundle:
         return None
 
     def create_module(self, _spec: "ModuleSpec") -> None:
-        """Leave that to the import system."""
+        """Leave the creation to the import system."""
 
     def exec_module(self, module: "ModuleType") -> None:
         """Run the code of a module."""
@@ -59,7 +59,7 @@ class Bundle:
 
 
 def install() -> None:
-    """Make the modules of the file that lies beside this one importable."""
+    """Make the modules of the file ``agent.modules`` importable."""
     root = sys.executable.removesuffix("/bin/python3")
     with open(f"{root}/agent.modules", "rb", buffering=0) as file:
         content = marshal.loads(file.read())  # noqa: S302
@@ -67,7 +67,7 @@ def install() -> None:
 
 
 def main() -> None:
-    """Become the agent."""
+    """Run the agent."""
     install()
     from slipway_agent.boot import main as run
 

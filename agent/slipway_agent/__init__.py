@@ -1,1 +1,1 @@
-"""PID 1 of the guest: prepares the machine, runs jobs, reports what became of them."""
+"""Agent: PID 1 of the guest, which prepares the guest, runs jobs and reports their results."""

@@ -1,4 +1,4 @@
-"""The frozen tree starts the agent with this."""
+"""Entry point of the frozen tree."""
 
 from slipway_agent.boot import main
 

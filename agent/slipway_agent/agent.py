@@ -1,4 +1,4 @@
-"""The conversation with the host."""
+"""Agent's side of the protocol: handshake, jobs, Shutdown and faults."""
 
 from __future__ import annotations
 
@@ -21,32 +21,41 @@ if TYPE_CHECKING:
     from slipway_agent.port import Port
 
     class System(JobEnvironment, Protocol):
-        """What the conversation needs of the machine besides its jobs."""
+        """Operations of the guest that the agent calls, besides those for jobs."""
 
         def set_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
-            """Set the clock and the random state. Raises OSError."""
+            """Set the clock and the random state.
+
+            Raises:
+                OSError: the kernel refuses.
+            """
 
         def set_identity(self, *, clone: bool) -> None:
-            """Become a machine of its own, anew if it is a ``clone``. Raises OSError."""
+            """Set the host name, and for a ``clone`` a new boot id as well.
+
+            Raises:
+                OSError: the kernel refuses.
+            """
 
         def describe(self) -> m.Ready:
-            """What the host wants to know about the machine."""
+            """Return the answer to Hello."""
 
 
-# Queued bytes above which programs are no longer read, and below which they are again.
+# Bytes queued for the host: above HIGH_WATER the agent stops to read the output of programs, and it
+# resumes below LOW_WATER.
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
-# A noisy line must not turn into a flood of messages about the noise.
+# Bounds the Log messages about bad frames on a noisy line.
 MAX_NOISE_REPORTS = 8
 READS_PER_TURN = 32
 
 
 class ShutdownError(Exception):
-    """The host wants the machine to end, or is gone."""
+    """Request of the host to end the machine."""
 
 
 class Agent:
-    """Answers the host until it says Shutdown or goes away."""
+    """Connection to the host, with at most one job at a time."""
 
     def __init__(self, system: System, port: Port) -> None:
         self._system = system
@@ -61,10 +70,10 @@ class Agent:
         self._loop.watch(port.fd, READABLE, self._read_port)
 
     def run(self) -> None:
-        """Serve the host; returns when the machine shall end.
+        """Serve the host until Shutdown.
 
         Raises:
-            PortClosedError: the host is gone.
+            PortClosedError: the host has closed its end.
         """
         self.send(m.Awake(VERSION))
         self._port.flush()
@@ -76,7 +85,7 @@ class Agent:
             return
 
     def send(self, message: m.Message) -> None:
-        """Queue ``message``; it goes out at the end of this turn of the loop."""
+        """Queue ``message`` until the end of this turn of the loop."""
         self._port.send(self._connection.send(message))
         if not self._paused and self._port.pending > HIGH_WATER:
             self._set_paused(True)
@@ -86,7 +95,7 @@ class Agent:
         self.send(m.Log(level, text.replace("\0", "")[:MAX_TEXT]))
 
     def report_fault(self, text: str, *, fatal: bool) -> None:
-        """Tell the host what is wrong."""
+        """Send a Fault; after a ``fatal`` one the agent serves no jobs."""
         self.send(m.Fault(text.replace("\0", "")[:MAX_TEXT], fatal))
 
     def _set_paused(self, paused: bool) -> None:
@@ -138,8 +147,8 @@ class Agent:
         elif self._job is not None and message.job == self._job.number:  # type: ignore[union-attr]
             self._job.receive(message)
         elif isinstance(message, m.File | m.FileData | m.Start):
-            raise ProtocolError(f"{type(message).__name__} for job {message.job}, which is not on")
-        # Anything else may have crossed the end of its job.
+            raise ProtocolError(f"{type(message).__name__} for job {message.job}, which is unknown")
+        # Other messages about a finished job have crossed JobDone on their way.
 
     def _answer_hello(self, hello: m.Hello) -> None:
         if hello.version != VERSION:
@@ -148,32 +157,34 @@ class Agent:
             )
             return
         if hello.clone:
-            self._workspaces.end_prestarted()  # its clones would all have its random seeds
+            self._workspaces.end_prestarted()  # all clones would share its random seeds
         try:
             self._system.set_time_and_entropy(hello.time_ns, hello.entropy, clone=hello.clone)
         except OSError as error:
             if hello.clone:
-                self.report_fault(f"a clone cannot be told from its like: {error}", fatal=True)
+                self.report_fault(
+                    f"cannot give the clone its own clock and random state: {error}", fatal=True
+                )
                 return
-            self.log(m.Level.WARNING, f"neither clock nor entropy could be set: {error}")
+            self.log(m.Level.WARNING, f"cannot set clock and random state: {error}")
         try:
             self._system.set_identity(clone=hello.clone)
         except OSError as error:
-            self.log(m.Level.WARNING, f"the machine has no name of its own: {error}")
+            self.log(m.Level.WARNING, f"cannot set the host name: {error}")
         self.send(self._system.describe())
 
     def _begin_job(self, spec: m.Job) -> None:
         if self._job is not None:
-            raise ProtocolError(f"job {spec.job} came while job {self._job.number} is on")
+            raise ProtocolError(f"job {spec.job} arrived before the end of job {self._job.number}")
         self._job = JobHandler(self._loop, self._workspaces, spec, self.send, self._forget_job)
 
     def _prestart(self, spec: m.Prestart) -> None:
         if self._job is not None:
-            raise ProtocolError(f"a prestarted program came while job {self._job.number} is on")
+            raise ProtocolError(f"Prestart arrived before the end of job {self._job.number}")
         try:
             self._workspaces.prestart(spec)
         except (OSError, StartError) as error:
-            self.log(m.Level.INFO, f"no prestarted program could be started: {error}")
+            self.log(m.Level.INFO, f"cannot prestart the program: {error}")
 
     def _forget_job(self) -> None:
         self._job = None

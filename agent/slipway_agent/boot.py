@@ -1,4 +1,4 @@
-"""PID 1 from its first instruction to the conversation with the host, and to the end."""
+"""Start and end of PID 1: preparation of the guest, port, agent, reboot."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ PORT_OPTION = "slipway.port="
 # include/uapi/linux/sockios.h, include/uapi/linux/if.h
 SIOCSIFFLAGS = 0x8914
 IFF_UP_RUNNING = 0x41
-# How unwilling the kernel is to kill the agent for its memory: never.
+# The kernel never kills the agent to free memory; proc(5), oom_score_adj.
 OOM_NEVER = b"-1000"
-# What only root and old programs need, and what would outlive a job.
+# Closes features of root and of old programs, and state that would outlive a job.
 _SETTINGS = (
-    # Memory is what a program touches, and its group's limit bounds that. No allocation is refused
-    # for what the kernel guesses of others.
+    # The limit of a program's group counts the pages that the program touches. The kernel must not
+    # refuse allocations because of its estimate of other processes.
     ("/proc/sys/vm/overcommit_memory", b"1"),
-    # With huge pages, which it has from 512 MiB on, the kernel keeps up to 67 MiB free for them.
+    # From 512 MiB on, the kernel has huge pages and would keep up to 67 MiB free for them.
     ("/proc/sys/vm/min_free_kbytes", b"4096"),
-    # The kernel allows as many threads as fit into an eighth of the memory; groups have their own.
+    # The default allows threads up to an eighth of the memory; groups have limits of their own.
     ("/proc/sys/kernel/threads-max", b"16384"),
     ("/proc/sys/user/max_user_namespaces", b"0"),
     ("/proc/sys/kernel/keys/maxkeys", b"1"),
     ("/proc/sys/kernel/dmesg_restrict", b"1"),
-    # A closed connection would keep its port from the programs of the next minute.
+    # In TIME_WAIT a closed connection would block its port for the programs of the next minute.
     ("/proc/sys/net/ipv4/tcp_max_tw_buckets", b"0"),
 )
 
 
 def ensure_standard_descriptors() -> None:
-    """Make 0, 1 and 2 exist: a machine without console starts PID 1 without them."""
+    """Open descriptors 0, 1 and 2, which are missing in a machine without console."""
     while True:
         fd = os.open("/dev/null", os.O_RDWR)
         if fd > 2:
@@ -50,9 +50,9 @@ def ensure_standard_descriptors() -> None:
 
 
 def prepare_guest() -> list[str]:
-    """Prepare the machine up to where the port can be opened; returns what went wrong, in lines.
+    """Prepare the guest for the port; return a line for each problem.
 
-    Whatever fails here is reported and survived: a machine that can still talk can say why.
+    No problem ends the agent: with an open port, the agent can report the problems.
     """
     problems = mount_kernel_file_systems()
     for path, value in (("/proc/self/oom_score_adj", OOM_NEVER), *_SETTINGS):
@@ -60,13 +60,13 @@ def prepare_guest() -> list[str]:
             with open(path, "wb", buffering=0) as file:
                 file.write(value)
         except FileNotFoundError:
-            pass  # this kernel has no such thing
+            pass  # a kernel without this feature
         except OSError as error:
-            problems.append(f"{path} cannot be set: {error.strerror}")
+            problems.append(f"cannot set {path}: {error.strerror}")
     try:
         _raise_loopback()
     except OSError as error:
-        problems.append(f"loopback cannot be raised: {error.strerror}")
+        problems.append(f"cannot bring up loopback: {error.strerror}")
     problems += _load_modules()
     return problems
 
@@ -80,7 +80,7 @@ def _raise_loopback() -> None:
 
 
 def _load_modules() -> list[str]:
-    """Insert the modules that the image brings, in the order of their names."""
+    """Insert the image's kernel modules in the order of their names; return the problems."""
     try:
         names = sorted(os.listdir(MODULES))
     except FileNotFoundError:
@@ -93,12 +93,12 @@ def _load_modules() -> list[str]:
             syscalls.load_module(f"{MODULES}/{name}")
         except OSError as error:
             if error.errno != errno.EEXIST:
-                problems.append(f"module {name} cannot be loaded: {error.strerror}")
+                problems.append(f"cannot load module {name}: {error.strerror}")
     return problems
 
 
 def _read_port_option() -> str | None:
-    """The device that the kernel's command line names, if any."""
+    """Return the port's device from the kernel's command line, or None."""
     with open("/proc/cmdline", "rb", buffering=0) as file:
         words = file.read(65536).decode("utf-8", "replace").split()
     for word in words:
@@ -108,21 +108,21 @@ def _read_port_option() -> str | None:
 
 
 def yield_to_programs() -> None:
-    """Have no wake-up of ours interrupt a program; sched(7), sched_setscheduler(2).
+    """Let programs run on when the agent wakes up; sched(7), sched_setscheduler(2).
 
-    A program that writes wakes us. On one processor, what it writes in several calls, as an
-    unbuffered ``print`` does, would reach the host in as many pieces, each for the price of two
-    context switches. So it goes on until it waits, or the kernel's next tick, 4 ms at most.
+    A program that writes wakes the agent. On one processor, an unbuffered ``print`` with several
+    writes would reach the host in several pieces, each at the cost of two context switches. With
+    SCHED_BATCH the program continues until it waits, or until the kernel's next tick: 4 ms at most.
     """
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def serve_host() -> None:
-    """Prepare the machine and talk to the host until the machine shall end.
+    """Prepare the guest and serve the host until Shutdown.
 
     Raises:
-        OSError: there is no port.
-        PortClosedError: the host is gone.
+        OSError: the port is missing.
+        PortClosedError: the host has closed its end.
     """
     problems = prepare_guest()
     port = open_port(_read_port_option())
@@ -131,18 +131,18 @@ def serve_host() -> None:
     try:
         controllers = cgroup.make_jobs_group()
     except OSError as error:
-        problems.append(f"no cgroup v2: {error.strerror}")
+        problems.append(f"cgroup v2 is missing: {error.strerror}")
     try:
         seal_root()
     except OSError as error:
-        problems.append(f"the root file system cannot be made read-only: {error.strerror}")
+        problems.append(f"cannot make the root file system read-only: {error.strerror}")
     agent = Agent(GuestSystem(port.kind, controllers), port)
     for problem in problems:
         agent.log(m.Level.WARNING, problem)
     if not complete:
         agent.report_fault(
-            "the image is incomplete: the machine has too little memory to unpack it, or it was"
-            " cut short; give more memory or rebuild the image",
+            "the image is incomplete: the machine has too little memory to unpack it, or the image"
+            " is truncated; use more memory, or build the image again",
             fatal=True,
         )
         port.flush_and_wait()
@@ -158,7 +158,7 @@ def serve_host() -> None:
 
 
 def main() -> None:
-    """Run as PID 1. Never returns: the machine ends."""
+    """Run as PID 1 and end the machine. Never return."""
     ensure_standard_descriptors()
     syscalls.keep_heap()
     yield_to_programs()
@@ -166,11 +166,11 @@ def main() -> None:
         serve_host()
     except PortClosedError:
         pass
-    except BaseException:
+    except BaseException:  # also SystemExit and KeyboardInterrupt: PID 1 has no caller
         import traceback
 
         with open("/dev/console", "w", encoding="utf-8", errors="replace") as console:
             traceback.print_exc(file=console)
     finally:
-        # Nothing is worth syncing, and reboot stops every process.
+        # All files are in memory, so that no sync is needed; reboot(2) stops every process.
         syscalls.reboot()

@@ -1,4 +1,4 @@
-"""The processes of a phase as one group: limits, usage and a kill that misses nobody.
+"""Processes of a phase as a group: limits, usage, and a kill that reaches all of them.
 
 Source: Documentation/admin-guide/cgroup-v2.rst.
 """
@@ -15,47 +15,51 @@ if TYPE_CHECKING:
     from slipway_protocol.messages import Limits
 
     class Group(Protocol):
-        """What a phase needs of its group, whatever the kernel offers for it."""
+        """Group of the processes of one phase."""
 
         def enter(self) -> None:
-            """Move the calling process in."""
+            """Move the calling process into the group."""
 
         def limit(self, limits: Limits) -> None:
-            """Bound memory and processes of what is inside from now on. Raises OSError."""
+            """Limit memory and processes of the group from now on.
+
+            Raises:
+                OSError: the kernel refuses.
+            """
 
         def kill(self) -> None:
-            """SIGKILL to every process inside."""
+            """Send SIGKILL to each process of the group."""
 
         def is_empty(self) -> bool:
-            """Whether no process is left inside."""
+            """Return true if the group has no process."""
 
         def count_ended_child(self, usage: struct_rusage) -> None:
-            """A process that was inside has been waited for."""
+            """Count the usage of a process of the group that has been waited for."""
 
         def sample_counters(self) -> None:
-            """Look at the counters of which the kernel keeps no maximum."""
+            """Read the counters for which the kernel keeps no maximum."""
 
         def is_out_of_memory(self) -> bool:
-            """Whether the kernel has refused memory, or killed processes inside for want of it."""
+            """Return true if the kernel has refused memory, or killed processes to free it."""
 
         def read_cpu_us(self) -> tuple[int, int]:
-            """User and system CPU time so far, in microseconds."""
+            """Return user and system CPU time up to now, in microseconds."""
 
         def read_memory_peak(self) -> int:
-            """The most memory that the group had at once."""
+            """Return the peak of the group's memory, in bytes."""
 
         def read_processes_peak(self) -> int:
-            """The most processes that were there at once."""
+            """Return the largest number of processes at one time."""
 
         def remove(self) -> None:
-            """Forget the group, which is empty."""
+            """Remove the group, which must be empty."""
 
 
 ROOT = "/sys/fs/cgroup"
 JOBS = f"{ROOT}/jobs"
 CONTROLLERS = ("cpu", "memory", "pids")
-# Of all jobs together. The agent must still be able to start a process, and each process costs
-# kernel memory that only the memory controller counts.
+# Of all jobs together. The agent must be able to start a process, and each process costs kernel
+# memory that only the memory controller counts.
 MAX_PROCESSES = 8192
 
 
@@ -76,17 +80,17 @@ def _write_file(path: str, value: str) -> None:
 
 
 def _read_table(path: str) -> dict[str, int]:
-    """A file of lines "key number"."""
+    """Return the content of a file with lines "key number"."""
     return {
         key: int(value) for key, value in (line.split() for line in _read_file(path).splitlines())
     }
 
 
 def make_jobs_group() -> tuple[str, ...]:
-    """Make the group of all jobs; returns the controllers that it has.
+    """Make the group of all jobs; return its controllers.
 
     Raises:
-        OSError: the file system of cgroup v2 is not there.
+        OSError: the file system of cgroup v2 is missing.
     """
     available = _read_file(f"{ROOT}/cgroup.controllers").split()
     controllers = tuple(name for name in CONTROLLERS if name in available)
@@ -101,12 +105,12 @@ def make_jobs_group() -> tuple[str, ...]:
 
 
 def limit_jobs(memory_bytes: int) -> None:
-    """What a job may have at most, including the pages of its disk."""
+    """Limit the memory of all jobs, including the pages of the workspace."""
     _write_file(f"{JOBS}/memory.max", str(memory_bytes))
 
 
 class Cgroup:
-    """A cgroup below :data:`JOBS`."""
+    """Group as a cgroup below :data:`JOBS`."""
 
     def __init__(self, name: str, limits: Limits, controllers: tuple[str, ...]) -> None:
         self._path = f"{JOBS}/{name}"
@@ -128,11 +132,11 @@ class Cgroup:
             pass  # a kernel without swap
 
     def enter(self) -> None:
-        """Move the calling process in."""
+        """Move the calling process into the group."""
         os.write(self._procs, b"0")
 
     def limit(self, limits: Limits) -> None:
-        """Bound memory and processes of what is inside from now on.
+        """Limit memory and processes of the group from now on.
 
         Raises:
             OSError: the kernel refuses.
@@ -143,7 +147,7 @@ class Cgroup:
             _write_file(f"{self._path}/pids.max", str(limits.processes))
 
     def kill(self) -> None:
-        """SIGKILL to every process inside."""
+        """Send SIGKILL to each process of the group."""
         try:
             _write_file(f"{self._path}/cgroup.kill", "1")
         except FileNotFoundError:  # before Linux 5.14; called again while the group is not empty
@@ -151,33 +155,33 @@ class Cgroup:
                 _kill_process(int(pid))
 
     def is_empty(self) -> bool:
-        """Whether no process is left inside."""
+        """Return true if the group has no process."""
         return not _read_table(f"{self._path}/cgroup.events")["populated"]
 
     def count_ended_child(self, usage: struct_rusage) -> None:
-        """A process that was inside has been waited for."""
+        """Count the largest process, for kernels without the memory controller."""
         self._largest_rss = max(self._largest_rss, usage.ru_maxrss * 1024)
 
     def sample_counters(self) -> None:
-        """Look at the counters of which the kernel keeps no maximum."""
+        """Read the number of processes, for kernels without pids.peak."""
         if self._pids:
             now = int(_read_file(f"{self._path}/pids.current"))
             self._processes_peak = max(self._processes_peak, now)
 
     def is_out_of_memory(self) -> bool:
-        """Whether the kernel has refused memory, or killed the processes inside for want of it."""
+        """Return true if the kernel has refused memory, or killed processes to free it."""
         if not self._memory:
             return False
         events = _read_table(f"{self._path}/memory.events")
         return events["oom"] > 0 or events["oom_kill"] > 0
 
     def read_cpu_us(self) -> tuple[int, int]:
-        """User and system CPU time so far, in microseconds."""
+        """Return user and system CPU time up to now, in microseconds."""
         table = _read_table(f"{self._path}/cpu.stat")
         return table["user_usec"], table["system_usec"]
 
     def read_memory_peak(self) -> int:
-        """The most memory that the group had at once."""
+        """Return the peak of the group's memory, in bytes."""
         if not self._memory:
             return self._largest_rss
         try:
@@ -186,14 +190,14 @@ class Cgroup:
             return int(_read_file(f"{self._path}/memory.current"))
 
     def read_processes_peak(self) -> int:
-        """The most processes that were seen at once."""
+        """Return the largest number of processes, of the kernel or of the samples."""
         try:
             return int(_read_file(f"{self._path}/pids.peak"))  # since Linux 6.11
         except FileNotFoundError:
             return self._processes_peak
 
     def remove(self) -> None:
-        """Forget the group, which is empty."""
+        """Remove the group, which must be empty."""
         os.close(self._procs)
         os.rmdir(self._path)
 
@@ -206,14 +210,14 @@ def _kill_process(pid: int) -> None:
 
 
 class Descendants:
-    """All processes below the agent, where the kernel has no cgroup v2.
+    """Group of all processes below the agent, for kernels without cgroup v2.
 
-    It counts what rusage tells of the processes that were waited for, and what psutil sees when it
-    looks: maxima are lower bounds.
+    Usage is the rusage of processes that have been waited for, and psutil's view at each sample.
+    Maxima are lower bounds.
     """
 
     def __init__(self) -> None:
-        # Late: psutil is slow to load and wrong for ever if loaded before /proc is mounted.
+        # Imported late: psutil is slow to load, and must not be loaded before /proc is mounted.
         import psutil
 
         self._psutil = psutil
@@ -227,13 +231,13 @@ class Descendants:
         return list(self._agent.children(recursive=True))
 
     def enter(self) -> None:
-        """Being born is enough."""
+        """Do nothing: a child of the agent is in the group."""
 
     def limit(self, limits: Limits) -> None:
-        """There is nothing that would hold them."""
+        """Do nothing: without cgroup v2 a group has no limits."""
 
     def kill(self) -> None:
-        """SIGKILL to every process inside."""
+        """Send SIGKILL to each process of the group."""
         if self._agent.pid == 1:
             os.kill(-1, 9)  # all but the kernel and the agent
             return
@@ -244,25 +248,25 @@ class Descendants:
                 pass
 
     def is_empty(self) -> bool:
-        """Whether no process is left inside."""
+        """Return true if the group has no process."""
         return not self._list_members()
 
     def count_ended_child(self, usage: struct_rusage) -> None:
-        """A process that was inside has been waited for."""
+        """Count the usage of a process of the group that has been waited for."""
         self._user_us += round(usage.ru_utime * 1e6)
         self._system_us += round(usage.ru_stime * 1e6)
         self._memory_peak = max(self._memory_peak, usage.ru_maxrss * 1024)
 
     def sample_counters(self) -> None:
-        """Look at the counters of which the kernel keeps no maximum."""
+        """Count the processes."""
         self._processes_peak = max(self._processes_peak, len(self._list_members()))
 
     def is_out_of_memory(self) -> bool:
-        """Whether the kernel has killed a process inside for want of memory."""
+        """Return false: without cgroup v2 the cause of a kill is unknown."""
         return False
 
     def read_cpu_us(self) -> tuple[int, int]:
-        """User and system CPU time so far, in microseconds."""
+        """Return user and system CPU time up to now, in microseconds."""
         user, system = self._user_us, self._system_us
         for process in self._agent.children(recursive=True):
             try:
@@ -274,12 +278,12 @@ class Descendants:
         return user, system
 
     def read_memory_peak(self) -> int:
-        """The most memory that the group had at once."""
+        """Return the memory of the largest process, in bytes."""
         return self._memory_peak
 
     def read_processes_peak(self) -> int:
-        """The most processes that were seen at once."""
+        """Return the largest number of processes in a sample."""
         return self._processes_peak
 
     def remove(self) -> None:
-        """Nothing was made."""
+        """Do nothing."""

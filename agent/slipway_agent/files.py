@@ -1,4 +1,4 @@
-"""Files into a job's working directory and out of it."""
+"""Files of a job: into the working directory and out of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _DIRECTORY = os.O_DIRECTORY | _READ
 
 
 class FileError(Exception):
-    """A file cannot be sent; the text says why."""
+    """Failure to send a file; the text is the reason."""
 
 
 def _open_directory(root: str, parts: list[str], owner: int | None) -> int:
     """Open the directory ``parts`` below ``root`` without following any link.
 
-    With ``owner``, directories that are missing are made for that user.
+    With ``owner``, missing directories are made for that user.
     """
     fd = os.open(root, _DIRECTORY)
     try:
@@ -33,7 +33,7 @@ def _open_directory(root: str, parts: list[str], owner: int | None) -> int:
             below = os.open(part, _DIRECTORY, dir_fd=fd)
             os.close(fd)
             fd = below
-    except BaseException:
+    except OSError:
         os.close(fd)
         raise
     return fd
@@ -49,7 +49,7 @@ def _make_directory(name: str, parent: int, owner: int) -> None:
 
 
 def _remove_entry(name: str, parent: int) -> None:
-    """Remove what an earlier program has left in a file's place; only a directory stays."""
+    """Remove the file, link, FIFO or socket ``name`` of an earlier program, if any."""
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def _create_file(name: str, parent: int, mode: int, owner: int) -> int:
         os.fchmod(fd, mode)
         if owner != os.geteuid():
             os.fchown(fd, owner, owner)
-    except BaseException:
+    except OSError:
         os.close(fd)
         raise
     return fd
@@ -76,10 +76,10 @@ def _write_all(fd: int, data: bytes | bytearray) -> None:
 
 
 def make_fifo(root: str, path: str, owner: int) -> tuple[int, int]:
-    """Make a FIFO for ``owner`` to read; returns both of its ends, neither of which waits.
+    """Make a FIFO for ``owner`` to read; return its non-blocking read end and write end.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the FIFO cannot be made.
     """
     *parents, name = path.split("/")
     flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -91,7 +91,7 @@ def make_fifo(root: str, path: str, owner: int) -> tuple[int, int]:
         reader = os.open(name, os.O_RDONLY | flags, dir_fd=parent)
         try:
             return reader, os.open(name, os.O_WRONLY | flags, dir_fd=parent)
-        except BaseException:
+        except OSError:
             os.close(reader)
             raise
     finally:
@@ -99,10 +99,10 @@ def make_fifo(root: str, path: str, owner: int) -> tuple[int, int]:
 
 
 def replace_file(root: str, path: str, mode: int, data: bytes | bytearray, owner: int) -> None:
-    """Put a whole file at ``path`` at once, in the place of what may be there.
+    """Store a complete file at ``path`` by one rename, which replaces an existing file.
 
     Raises:
-        OSError: it cannot be stored.
+        OSError: the file cannot be stored.
     """
     *parents, name = path.split("/")
     temporary = f".{os.urandom(16).hex()}"
@@ -119,10 +119,10 @@ def replace_file(root: str, path: str, mode: int, data: bytes | bytearray, owner
 
 
 def remove_file(root: str, path: str) -> None:
-    """Remove what is at ``path``.
+    """Remove the file at ``path``.
 
     Raises:
-        OSError: it cannot be removed, or was not there.
+        OSError: the file is missing or cannot be removed.
     """
     *parents, name = path.split("/")
     parent = _open_directory(root, parents, None)
@@ -133,10 +133,10 @@ def remove_file(root: str, path: str) -> None:
 
 
 class IncomingFile:
-    """A file that the host sends; where it cannot be stored, ``error`` says why.
+    """File that the host sends; ``error`` is the reason if the file cannot be stored.
 
-    With ``replace`` it takes the place of what an earlier program has left there, be it a file, a
-    link, a FIFO or a socket, but neither of a directory nor of what is no directory on the way.
+    With ``replace`` the file replaces a file, link, FIFO or socket of an earlier program. A
+    directory at the path, or a parent that is not a directory, is an error.
     """
 
     def __init__(self, root: str, file: m.File, owner: int, *, replace: bool) -> None:
@@ -157,13 +157,13 @@ class IncomingFile:
             self._record_failure(error)
 
     def write(self, data: bytes) -> None:
-        """Append what came.
+        """Append ``data``.
 
         Raises:
-            ProtocolError: it is more than was announced.
+            ProtocolError: the file is longer than announced.
         """
         if len(data) > self.left:
-            raise ProtocolError(f"{self._path} is longer than was announced")
+            raise ProtocolError(f"{self._path} is longer than announced")
         self.left -= len(data)
         try:
             if self._fd is not None:
@@ -172,7 +172,7 @@ class IncomingFile:
             self._record_failure(error)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -183,20 +183,19 @@ class IncomingFile:
 
 
 class OutgoingFile:
-    """A file that the host asked for."""
+    """File that the host has requested."""
 
     def __init__(self, root: str, path: str, max_bytes: int) -> None:
-        """Open the file, which a hostile program has left there.
+        """Open the file, which may come from a hostile program.
 
         Raises:
-            FileError: it is not there, not a plain file, or pretends to be larger than
-                ``max_bytes``.
+            FileError: the file is missing, not a regular file, or larger than ``max_bytes``.
         """
         *parents, name = path.split("/")
         try:
             parent = _open_directory(root, parents, None)
             try:
-                # Neither a FIFO nor a device may make the agent wait.
+                # O_NONBLOCK and O_NOCTTY: a FIFO or device must not block the agent.
                 self._fd = os.open(name, _READ | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=parent)
             finally:
                 os.close(parent)
@@ -207,34 +206,34 @@ class OutgoingFile:
         self.size = self.left = status.st_size
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
-            raise FileError("it is not a plain file")
+            raise FileError("not a regular file")
         if self.size > max_bytes:
             os.close(self._fd)
-            raise FileError(f"it pretends to have {self.size} bytes, more than the disk")
+            raise FileError(f"{self.size} bytes are more than the disk has")
 
     def read(self) -> bytes:
-        """The next piece; empty at the end.
+        """Return the next piece; empty at the end.
 
         Raises:
-            FileError: the file has become shorter.
+            FileError: the file was truncated while it was sent.
         """
         data = os.read(self._fd, min(MAX_DATA, self.left))
         if self.left and not data:
-            raise FileError("it has become shorter while it was sent")
+            raise FileError("the file was truncated while it was sent")
         self.left -= len(data)
         return data
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
 
 def _explain_failure(root: str, path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "it does not exist"
+        return "no such file"
     here = root
     for part in path.split("/"):
         here = f"{here}/{part}"
         if os.path.islink(here):
-            return "it is, or lies behind, a symbolic link"
+            return "the path contains a symbolic link"
     return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""The virtual machine as PID 1 has it: memory, processes, clock and random state."""
+"""Guest as seen by PID 1: memory, groups of processes, clock and random state."""
 
 from __future__ import annotations
 
@@ -20,24 +20,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway_agent.cgroup import Group
 
-# What jobs never get: room for the agent's copies of data, the kernel's buffers of the port (4 MiB
-# in flight) and what the kernel allocates for itself.
+# Memory that jobs never get: for the agent's copies of data, the kernel's buffers of the port
+# (4 MiB in flight) and the kernel's own allocations.
 RESERVE_BYTES = 24 * 1024 * 1024
-# Without a bound of the host's, the files of a job may fill this share of its memory.
+# Without disk_bytes, the workspace may fill 1/DISK_SHARE of the memory for jobs.
 DISK_SHARE = 2
 # include/uapi/linux/random.h
 RNDADDENTROPY = 0x40085203
 RNDRESEEDCRNG = 0x5207
 RANDOM_DEVICE = "/dev/urandom"
-# By how much the time of a greeting may be behind for having been on its way.
+# Bound on the time that a Hello takes from host to agent.
 UNDERWAY_NS = 1_000_000_000
 
 
 class GuestSystem:
-    """What jobs and the host need of the machine that boot has prepared."""
+    """Services of the prepared guest for jobs and host."""
 
     def __init__(self, port: str, controllers: tuple[str, ...] | None) -> None:
-        """``controllers`` are those of cgroup v2, or None where the kernel has no cgroup v2."""
+        """Start the clock of Ready.start_us.
+
+        ``port`` is the kind of port. ``controllers`` are those of cgroup v2, or None where the
+        kernel has no cgroup v2.
+        """
         self._port = port
         self._start_us = _measure_us_since_exec()
         self._cpu_us = _read_cpu_us()
@@ -46,7 +50,7 @@ class GuestSystem:
         self._clock_is_set = False
 
     def set_time_and_entropy(self, time_ns: int, entropy: bytes, *, clone: bool) -> None:
-        """Set the wall clock, mix ``entropy`` into the random state and make it take effect.
+        """Set the wall clock, mix ``entropy`` into the random state and force a reseed.
 
         Raises:
             OSError: the kernel refuses.
@@ -64,7 +68,7 @@ class GuestSystem:
             os.close(fd)
 
     def set_identity(self, *, clone: bool) -> None:
-        """Have a host name, and as a ``clone`` a boot id, that no other machine has.
+        """Set a unique host name, and for a ``clone`` a unique boot id.
 
         Raises:
             OSError: the kernel refuses.
@@ -72,7 +76,7 @@ class GuestSystem:
         self._identity.set_up(clone=clone)
 
     def describe(self) -> m.Ready:
-        """The answer to Hello."""
+        """Return the answer to Hello."""
         capabilities = [f"port.{self._port}"]
         if self._controllers is not None:
             capabilities += ["cgroup", *(f"cgroup.{name}" for name in self._controllers)]
@@ -88,7 +92,7 @@ class GuestSystem:
         )
 
     def make_workspace(self, size: int) -> TmpfsWorkspace:
-        """A fresh disk for a job.
+        """Make a workspace of ``size`` bytes; with 0, of a share of the memory.
 
         Raises:
             OSError: the kernel refuses.
@@ -99,7 +103,7 @@ class GuestSystem:
         return TmpfsWorkspace(size or memory // DISK_SHARE, USER_ID)
 
     def make_group(self, phase: m.Phase, limits: m.Limits) -> Group:
-        """A fresh group of processes.
+        """Make an empty group of processes.
 
         Raises:
             OSError: the kernel refuses.
@@ -109,17 +113,17 @@ class GuestSystem:
         return cgroup.Cgroup(phase.name.lower(), limits, self._controllers)
 
     def make_launcher(self, directory: str) -> ProgramLauncher:
-        """Starts programs in ``directory`` as the unprivileged user."""
+        """Return a launcher of programs in ``directory`` as the unprivileged user."""
         return ProgramLauncher(directory, USER_ID)
 
     @property
     def owner_id(self) -> int:
-        """The unprivileged user."""
+        """User id of the unprivileged user."""
         return USER_ID
 
     @staticmethod
     def _read_available_memory() -> int:
-        """What a job can have: all that could be freed, without the reserve."""
+        """Return the bytes for jobs: the available memory without the reserve."""
         fd = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
         try:
             text = os.read(fd, 8192)
@@ -130,10 +134,10 @@ class GuestSystem:
 
 
 def is_clock_wrong(now_ns: int, told_ns: int) -> bool:
-    """Whether a clock that says ``now_ns`` and was set once is wrong when ``told_ns`` arrives.
+    """Return true if a clock at ``now_ns`` is wrong when a Hello with ``told_ns`` arrives.
 
-    What is told was right when it was sent. So a clock that is behind it is wrong, and one that is
-    a little ahead may be the better of the two: each greeting can make it better, and none worse.
+    ``told_ns`` was correct when the host sent the Hello. A clock behind that time is wrong. A clock
+    a little ahead may be more exact, since the Hello was on its way, and is left alone.
     """
     return not 0 <= now_ns - told_ns < UNDERWAY_NS
 
@@ -143,11 +147,11 @@ def _read_cpu_us() -> int:
 
 
 def _measure_us_since_exec() -> int:
-    """Elapsed time since the kernel started the agent, to 4 ms.
+    """Return the microseconds since the kernel executed the agent, exact to 4 ms.
 
-    The CPU clock of PID 1 is of no use for that: it has run since the kernel began its own set-up.
-    The interpreter's file was read for the first time when the agent was started. (The clock that
-    files get their times from has not been set by the host yet.)
+    The CPU clock of PID 1 cannot be used, since the kernel's own set-up counts in it. The kernel
+    reads the interpreter's file first when it executes the agent, which sets the access time. (At
+    that time the host has not changed the clock yet.)
     """
     began = os.stat(sys.executable).st_atime_ns
     elapsed = (time.clock_gettime_ns(time.CLOCK_REALTIME) - began) // 1000

@@ -1,4 +1,4 @@
-"""What tells the machine from others of its image: host name and boot id."""
+"""Identity of a guest among those of its image: host name and boot id."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ _OPTIONS = "size=64k,nr_inodes=16,mode=755"
 
 
 class Identity:
-    """Files that lie over those of the image and the kernel, once :meth:`set_up` was called."""
+    """Host name, and files mounted over those of image and kernel by :meth:`set_up`."""
 
     def __init__(self) -> None:
-        self._taken = False
+        self._has_name = False
         self._covered: set[str] = set()
 
     def set_up(self, *, clone: bool) -> None:
-        """Take a name, unless there is one; a ``clone`` has nothing of its own yet.
+        """Set a host name at the first call; for a ``clone``, a new host name and boot id.
 
-        The random state has to be the machine's own already.
+        Call this after the random state was made unique.
 
         Raises:
             OSError: the kernel refuses.
         """
-        if self._taken and not clone:
+        if self._has_name and not clone:
             return
         name = f"slipway-{os.urandom(4).hex()}"
         socket.sethostname(name)
         self._cover_file(_HOSTS, f"127.0.0.1 localhost {name}\n::1 localhost\n".encode())
         self._cover_file(_HOST_NAME, f"{name}\n".encode())
         if clone:
-            # The kernel makes it once, when it is first read: that may have been in the template.
+            # The kernel makes the boot id at its first read, which may have been in the template.
             with open(_NEW_ID, "rb", buffering=0) as file:
                 self._cover_file(_BOOT_ID, file.read(64))
-        self._taken = True
+        self._has_name = True
 
     def _cover_file(self, path: str, text: bytes) -> None:
-        """Have ``text`` stand at ``path``, where there is a file."""
+        """Mount a file with ``text`` over ``path``, if that is a regular file."""
         if not os.path.isfile(path) or os.path.islink(path):
             return
         if not self._covered:

@@ -1,4 +1,4 @@
-"""One job: its files, its phases, and the files that the host wants back."""
+"""Handler of a job: incoming files, phases, and the files that the host requested."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class JobHandler:
-    """Takes what the host says about one job and answers it; ``on_done`` after its last word."""
+    """State of one job; calls ``on_done`` after the job's last message."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class JobHandler:
         send: Callable[[m.Message], None],
         on_done: Callable[[], None],
     ) -> None:
-        """Make room for the job; where that fails, its first phase says so."""
+        """Get a workspace for the job. The first phase reports a failure of that."""
         self.number = spec.job
         self._loop = loop
         self._workspaces = workspaces
@@ -48,7 +48,7 @@ class JobHandler:
         try:
             self._workspace, self._prestarted = workspaces.take(spec)
         except OSError as error:
-            self._file_error = f"no disk could be made: {error}"
+            self._file_error = f"cannot make the workspace: {error}"
         self._started = False
         self._cancelled = False
         self._paused = False
@@ -58,16 +58,16 @@ class JobHandler:
         }
         self._stdin = InputPipe(loop, self._give_credit)
         self._size = spec.run.tty
-        self._wanted: list[str] | None = None  # the last one first
+        self._wanted: list[str] | None = None  # paths of requested files, the last first
         self._outgoing: OutgoingFile | None = None
 
-    # --- What the host says -----------------------------------------------------------------
+    # --- Messages of the host ---------------------------------------------------------------
 
     def receive(self, message: m.Message) -> None:
         """Handle a message about this job.
 
         Raises:
-            ProtocolError: the host may not say that, or not now.
+            ProtocolError: the message is not about jobs, or not allowed now.
         """
         handler = _HANDLERS.get(type(message))
         if handler is None:
@@ -77,7 +77,7 @@ class JobHandler:
     def _receive_file(self, message: m.File) -> None:
         self._expect_files()
         if self._file is not None:
-            raise ProtocolError("a file began before the former was complete")
+            raise ProtocolError("File arrived before the end of the previous file")
         self._file = self._begin_file(message)
         self._close_if_complete()
 
@@ -94,13 +94,13 @@ class JobHandler:
         return IncomingFile(self._workspace.directory, message, owner, replace=self._spec.keep)
 
     def _use_prestarted(self) -> PrestartedProgram | None:
-        """The program that has its script and can begin with it, if there is one."""
+        """Return the prestarted program if its script has arrived and suits, else None."""
         if self._prestarted is None or self._file_error:
             return None
         return self._hand_over_script(self._prestarted)
 
     def _hand_over_script(self, prestarted: PrestartedProgram) -> PrestartedProgram | None:
-        """Give the program its script, all of which is there; returns it if it can take that."""
+        """Give the program its complete script; return the program if the script suits."""
         self._prestarted = None
         try:
             return prestarted if prestarted.accept_script(self._script) else None
@@ -109,7 +109,7 @@ class JobHandler:
         return None
 
     def _end_prestarted(self, prestarted: PrestartedProgram) -> None:
-        """End the program: it has begun without a file that it may have looked for."""
+        """End the program: the job has a file that the program may have looked for already."""
         self._prestarted = None
         try:
             prestarted.end_with_script(self._script)
@@ -119,7 +119,7 @@ class JobHandler:
     def _receive_data(self, message: m.FileData) -> None:
         self._expect_files()
         if self._file is None:
-            raise ProtocolError("file data without a file")
+            raise ProtocolError("FileData without File")
         self._file.write(message.data)
         self._close_if_complete()
 
@@ -131,14 +131,14 @@ class JobHandler:
 
     def _expect_files(self) -> None:
         if self._started:
-            raise ProtocolError("a file came after the job was started")
+            raise ProtocolError("a file arrived after Start")
 
     def _start_job(self, _message: m.Start) -> None:
         if self._started:
-            raise ProtocolError("the job was started twice")
+            raise ProtocolError("Start arrived twice")
         self._started = True
         if self._file is not None:
-            self._file_error = self._file_error or "the last one ends too early"
+            self._file_error = self._file_error or "the last file is incomplete"
         spec = self._spec
         if reads_input(spec.run) or (spec.build is not None and reads_input(spec.build)):
             self._give_credit(INPUT_WINDOW)
@@ -158,7 +158,7 @@ class JobHandler:
     def _receive_credit(self, message: m.Credit) -> None:
         window = self._windows.get(message.stream)
         if window is None:
-            raise ProtocolError("credit for stdin is the agent's to give")
+            raise ProtocolError("only the agent grants credit for stdin")
         window.grant(message.count)
         if self._phase is not None:
             self._phase.use_credit()
@@ -184,14 +184,14 @@ class JobHandler:
     # --- Phases -----------------------------------------------------------------------------
 
     def handle_ended_children(self, children: list[Child]) -> None:
-        """Processes have been waited for."""
+        """Tell the phase or prestarted program about processes that have been waited for."""
         if self._phase is not None:
             self._phase.handle_ended_children(children)
         elif self._prestarted is not None:
             self._prestarted.handle_ended_children(children)
 
     def set_paused(self, paused: bool) -> None:
-        """The queue to the host is long, or short again."""
+        """Pause or resume output: the queue to the host is long, or short again."""
         self._paused = paused
         if self._phase is not None:
             self._phase.set_paused(paused)
@@ -203,14 +203,14 @@ class JobHandler:
         self._phase = phase
         if self._file_error:
             phase.report_failure(
-                f"the job's files are not there: {self._file_error}", self._handle_phase_end
+                f"the job's files are missing: {self._file_error}", self._handle_phase_end
             )
             return
         try:
             group = self._workspaces.environment.make_group(kind, command.limits)
         except OSError as error:
             phase.report_failure(
-                f"no group of processes could be made: {error}", self._handle_phase_end
+                f"cannot make a group of processes: {error}", self._handle_phase_end
             )
             return
         phase.start_program(
@@ -221,7 +221,7 @@ class JobHandler:
             self._handle_phase_end,
         )
         if kind is m.Phase.RUN and self._size is not None and self._size != self._spec.run.tty:
-            phase.resize_terminal(self._size)  # it was told during the build
+            phase.resize_terminal(self._size)  # Resize arrived during the build
 
     def _adopt_program(self, prestarted: PrestartedProgram) -> None:
         assert self._script is not None
@@ -239,10 +239,10 @@ class JobHandler:
         self._wanted = list(reversed(self._spec.outputs))
         self._send_files()
 
-    # --- The files that the host wants back ----------------------------------------------------
+    # --- Requested files --------------------------------------------------------------------
 
     def _send_files(self) -> None:
-        """Send until all is sent, or the queue to the host is long."""
+        """Send requested files until the last, or until the queue to the host is long."""
         while not self._paused and self._wanted is not None:
             if self._outgoing is not None:
                 self._send_data(self._outgoing)
@@ -279,7 +279,7 @@ class JobHandler:
         self._on_done()
 
     def close(self) -> None:
-        """Remove every trace of the job, but for the files of a session."""
+        """Remove all traces of the job. The files of a session stay."""
         self._stdin.detach()
         for file in (self._file, self._outgoing):
             if file is not None:

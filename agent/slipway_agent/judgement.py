@@ -1,4 +1,4 @@
-"""What became of a phase, from all that is known at its end."""
+"""Verdict on a phase, derived from the facts at its end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from slipway_protocol import messages as m
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the program ended.
+    """Facts about the end of a program.
 
-    ``signal`` is 0 unless it ended the program. ``refused_memory``: the kernel has refused memory
-    to its group, or killed it for want of it. ``tail`` is the end of what the program said on
-    stderr.
+    ``signal`` is 0 unless a signal ended the program. ``refused_memory`` says that the kernel has
+    refused memory to the group, or killed processes because memory was short. ``tail`` is the end
+    of stderr.
     """
 
     code: int
@@ -26,28 +26,27 @@ class Ending:
 def judge_ending(
     command: m.Command, ending: Ending, reason: m.Verdict | None
 ) -> tuple[m.Verdict, str]:
-    """The verdict on a program that ended, and what there is to say of it.
+    """Return the verdict on a program that ended, and a detail for people or "".
 
-    ``reason`` is why the agent has ended it, if it has.
+    ``reason`` is the verdict for which the agent has ended the program, or None.
     """
     limits = command.limits
-    # RLIMIT_CPU can be the first to notice.
+    # RLIMIT_CPU may end the program before the agent does.
     out_of_time = bool(ending.signal and 0 < limits.cpu_ms * 1000 <= ending.cpu_us)
     if reason is not None:
         return reason, _describe_reason(reason, limits)
     if not ending.signal and not ending.code:
-        # Whatever was refused, or became of its children: it has come to terms with that.
+        # The program has handled refused memory and the ends of its children.
         return m.Verdict.OK, ""
     if ending.refused_memory:
         limit = limits.memory_bytes
-        told = f"the limit is {_format_size(limit)}" if limit else "the machine has no more"
-        return m.Verdict.MEMORY_EXCEEDED, told
+        detail = f"the limit is {_format_size(limit)}" if limit else "the machine has no more"
+        return m.Verdict.MEMORY_EXCEEDED, detail
     if out_of_time:
         return m.Verdict.CPU_EXCEEDED, _describe_reason(m.Verdict.CPU_EXCEEDED, limits)
     for words in command.out_of_memory:
         if words.encode("utf-8", "surrogateescape") in ending.tail:
-            told = f"it was refused memory, as it says itself: {words}"
-            return m.Verdict.MEMORY_EXCEEDED, told
+            return m.Verdict.MEMORY_EXCEEDED, f"the program reported: {words}"
     return (m.Verdict.SIGNALED if ending.signal else m.Verdict.FAILED), ""
 
 
@@ -66,7 +65,7 @@ def _format_seconds(milliseconds: int) -> str:
 
 
 def _format_size(octets: int) -> str:
-    """As a person writes it, where that is exact."""
+    """Return ``octets`` in MiB or KiB where that is exact, else in bytes."""
     for bits, unit in ((20, "MiB"), (10, "KiB")):
         if octets and not octets % (1 << bits):
             return f"{octets >> bits} {unit}"

@@ -1,4 +1,4 @@
-"""The event loop: file descriptors, deadlines and ended children, on one thread."""
+"""Event loop for file descriptors, deadlines and ended children, on one thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from resource import struct_rusage
 
     Handler = Callable[[int], None]
-    # Process id, status as of wait(2), what it and its own children used.
+    # Process id, status as of wait(2), usage of the process and its own children.
     Child = tuple[int, int, struct_rusage]
     ChildHandler = Callable[[list[Child]], None]
 
@@ -23,10 +23,11 @@ ENDED = select.EPOLLHUP | select.EPOLLERR
 
 
 class Loop:
-    """Calls handlers when their descriptor is ready, their time has come or a child has ended.
+    """Event loop, which calls handlers for descriptors, deadlines and ended children.
 
-    The process must be PID 1 or a subreaper, and nothing else in it may wait for children: every
-    child that ends is waited for here, so that none is mistaken for another and none stays behind.
+    The process must be PID 1 or a subreaper, and no other code in it may wait for children. The
+    loop waits for every child that ends, so that no zombie remains and no process is mistaken for
+    another.
     """
 
     def __init__(self, on_children: ChildHandler) -> None:
@@ -40,7 +41,7 @@ class Loop:
         self.watch(self._wakeup, READABLE, self._reap_children)
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
-        """Call ``handler(events)`` whenever ``fd`` has one of ``events``, or an end or error."""
+        """Call ``handler(events)`` whenever ``fd`` has one of ``events``, an end or an error."""
         if fd in self._handlers:
             self._epoll.modify(fd, events)
         else:
@@ -48,26 +49,26 @@ class Loop:
         self._handlers[fd] = handler
 
     def forget(self, fd: int) -> None:
-        """Stop watching ``fd``, which may not be watched at all. Before it is closed."""
+        """Stop watching ``fd``, if the loop does. Call this before ``fd`` is closed."""
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     def call_at(self, deadline: float, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once at ``deadline`` (monotonic seconds); replaces its former one."""
+        """Call ``callback`` once, at ``deadline`` in monotonic seconds; replace an old deadline."""
         self._deadlines[callback] = deadline
 
     def cancel_call(self, callback: Callable[[], None]) -> None:
-        """Forget the deadline of ``callback``, if it has one."""
+        """Cancel the deadline of ``callback``, if any."""
         self._deadlines.pop(callback, None)
 
     def run_once(self) -> None:
-        """Wait for the next event or deadline and handle all that is due."""
+        """Wait for the next event or deadline, and call the handlers that are due."""
         timeout = -1.0
         if self._deadlines:
             timeout = max(0.0, min(self._deadlines.values()) - monotonic())
         for fd, events in self._epoll.poll(timeout):
             handler = self._handlers.get(fd)
-            if handler is not None:  # an earlier handler of this turn may have dropped it
+            if handler is not None:  # an earlier handler of this turn may have called forget()
                 handler(events)
         if self._deadlines:
             now = monotonic()
@@ -83,10 +84,10 @@ class Loop:
             while (child := os.wait4(-1, os.WNOHANG))[0]:
                 ended.append(child)
         except ChildProcessError:
-            pass  # there are none left
+            pass  # all children have been waited for
         if ended:
             self._on_children(ended)
 
 
 def _ignore_signal(_number: int, _frame: object) -> None:
-    """A handler has to exist, or the wake-up descriptor is not written to."""
+    """Do nothing. Without a Python handler, the wake-up descriptor is not written to."""

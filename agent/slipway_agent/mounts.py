@@ -1,4 +1,4 @@
-"""File systems: those of the machine, and the one that a job writes to."""
+"""File systems of the guest: those of the kernel, the sealed root, and workspaces."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from slipway_agent.syscalls import (
 
 WORK = "/work"
 _AGENT = "/.agent"
-_DISK = f"{_AGENT}/disk"
+_WORKSPACE = f"{_AGENT}/disk"
 IDENTITY = f"{_AGENT}/identity"
-# Where an unprivileged program may write, and the directory of the job's disk behind it. The rest
-# of the tree is read-only: its root file system knows no size and would swallow all memory.
+# Writable places of an unprivileged program, and the directory of the workspace behind each. The
+# rest of the tree is read-only: the root file system has no size limit and could fill all memory.
 _WRITABLE = ((WORK, "work"), ("/tmp", "tmp"), ("/var/tmp", "var"), ("/dev/shm", "shm"))  # noqa: S108
 _LINKS = (
     ("/proc/self/fd", "/dev/fd"),
@@ -30,16 +30,16 @@ _LINKS = (
 )
 _WORK_MODE = 0o755
 _KERNEL = MS_NOSUID | MS_NODEV | MS_NOEXEC
-# A file or directory of a tmpfs costs about a KiB that the size of the file system leaves out.
+# A file or directory of a tmpfs costs about 1 KiB that does not count in the size option.
 _BYTES_PER_INODE = 4096
 _SPARE_INODES = 4096
 
 
 def mount_kernel_file_systems() -> list[str]:
-    """Mount what the kernel offers; returns a line for each that it does not."""
+    """Mount the kernel's file systems; return a line for each that cannot be mounted."""
     problems = []
     for source, target, kind, flags, choices in (
-        # Other users' processes, the agent among them, are not to be seen.
+        # Hides the processes of other users, such as the agent.
         ("proc", "/proc", "proc", _KERNEL, ("hidepid=invisible", "hidepid=2", "")),
         ("sysfs", "/sys", "sysfs", _KERNEL | MS_RDONLY, ("",)),
         ("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, ("mode=755",)),
@@ -53,7 +53,7 @@ def mount_kernel_file_systems() -> list[str]:
                 mount(source, target, kind, flags, options)
                 break
             except OSError as error:
-                problem = f"{target} cannot be mounted: {error.strerror}"
+                problem = f"cannot mount {target}: {error.strerror}"
         else:
             problems.append(problem)
     for target, link in _LINKS:
@@ -65,7 +65,7 @@ def mount_kernel_file_systems() -> list[str]:
 
 
 def make_directory(path: str) -> None:
-    """A directory at ``path``, whatever the image has there."""
+    """Make a directory at ``path``; replace a file of the image there."""
     if os.path.isdir(path):
         return
     try:
@@ -77,18 +77,18 @@ def make_directory(path: str) -> None:
         make_directory(os.path.dirname(path))
         os.mkdir(path)
     except OSError:
-        pass  # the file system decides what it contains; a mount on it will say so
+        pass  # sysfs and the like refuse; a later mount on ``path`` reports the problem
 
 
 def seal_root() -> None:
-    """Make the tree read-only, with places for a job's disk.
+    """Make the tree read-only, with mount points for a workspace.
 
     Raises:
         OSError: the kernel refuses.
     """
-    make_directory(_DISK)
+    make_directory(_WORKSPACE)
     make_directory(IDENTITY)
-    os.chmod(_AGENT, 0o700)  # the archive with the modules has the same directory, open to all
+    os.chmod(_AGENT, 0o700)  # the modules' archive has made this directory with mode 755
     for target, _ in _WRITABLE:
         make_directory(target)
     mount("", "/", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
@@ -99,10 +99,10 @@ def _format_bounds(size: int) -> str:
 
 
 class TmpfsWorkspace:
-    """A tmpfs of bounded size behind every place where the program of one job may write."""
+    """Tmpfs of bounded size behind each writable place of a program."""
 
     def __init__(self, size: int, owner: int) -> None:
-        """Mount it.
+        """Mount the tmpfs, with a working directory of user ``owner``.
 
         Raises:
             OSError: the kernel refuses.
@@ -111,35 +111,41 @@ class TmpfsWorkspace:
         self.size = size
         self._mounted: list[str] = []
         try:
-            mount("tmpfs", _DISK, "tmpfs", MS_NOSUID | MS_NODEV, f"{_format_bounds(size)},mode=700")
-            self._mounted.append(_DISK)
+            mount(
+                "tmpfs",
+                _WORKSPACE,
+                "tmpfs",
+                MS_NOSUID | MS_NODEV,
+                f"{_format_bounds(size)},mode=700",
+            )
+            self._mounted.append(_WORKSPACE)
             for target, name in _WRITABLE:
-                # An image may have made one of them a link to another.
+                # In an image, a place may be a link to another place.
                 real = os.path.realpath(target)
                 if any(f"{real}/".startswith(f"{place}/") for place in self._mounted):
                     continue
-                path = f"{_DISK}/{name}"
+                path = f"{_WORKSPACE}/{name}"
                 os.mkdir(path)
                 os.chmod(path, _WORK_MODE if target == WORK else 0o1777)  # as /tmp is
                 if target == WORK:
                     os.chown(path, owner, owner)
                 mount(path, real, "", MS_BIND)
                 self._mounted.append(real)
-        except BaseException:
+        except OSError:
             self.remove()
             raise
 
     def resize(self, size: int) -> None:
-        """Give it ``size`` bytes.
+        """Change the size to ``size`` bytes.
 
         Raises:
-            OSError: more than that is in use.
+            OSError: more bytes are in use.
         """
-        mount("", _DISK, "", MS_REMOUNT | MS_NOSUID | MS_NODEV, _format_bounds(size))
+        mount("", _WORKSPACE, "", MS_REMOUNT | MS_NOSUID | MS_NODEV, _format_bounds(size))
         self.size = size
 
     def renew(self) -> None:
-        """Let the next program in, whatever the last one has done to the directory that it owned.
+        """Restore the permissions of the working directory, which its owner may have changed.
 
         Raises:
             OSError: the kernel refuses.
@@ -147,6 +153,6 @@ class TmpfsWorkspace:
         os.chmod(WORK, _WORK_MODE)
 
     def remove(self) -> None:
-        """Unmount it; its pages are freed with its last user."""
+        """Unmount the tmpfs. The kernel frees the pages when the last user has gone."""
         while self._mounted:
             unmount(self._mounted.pop())

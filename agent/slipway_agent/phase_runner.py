@@ -1,4 +1,4 @@
-"""One phase of a job: a program, its streams, its limits, and how it ended."""
+"""Runner of a phase: the program, its streams, its limits and its verdict."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from slipway_agent.terminal import Terminal
     from slipway_protocol.flow import SendWindow
 
-# How late a phase may be found over its CPU limit, where it has but one CPU.
+# Longest delay of the check of CPU time, in a machine with one CPU.
 CPU_STEP_SECONDS = 0.005
 
 
 def reads_input(command: m.Command) -> bool:
-    """Whether the job's Input is for ``command``."""
+    """Return true if ``command`` reads the job's Input."""
     return command.stdin or command.tty is not None
 
 
 class PhaseRunner:
-    """Runs ``command`` until nothing of it is left, then calls ``on_done``."""
+    """Run of ``command`` and all its processes; calls ``on_done`` at the end."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class PhaseRunner:
         stdin: InputPipe,
         on_done: Callable[[PhaseRunner], None],
     ) -> None:
-        """Start the program, or report at once that this was not possible."""
+        """Start the program; report a failure at once."""
         self._group = group
         self._on_done = on_done
         self._began = monotonic()
@@ -87,7 +87,7 @@ class PhaseRunner:
         except OSError as error:
             group.remove()
             self._report_no_program(
-                m.Verdict.INTERNAL_ERROR, 0, f"the program could not be started: {error}"
+                m.Verdict.INTERNAL_ERROR, 0, f"cannot start the program: {error}"
             )
         else:
             self._watch_program(started, windows, stdin)
@@ -100,7 +100,7 @@ class PhaseRunner:
         stdin: InputPipe,
         on_done: Callable[[PhaseRunner], None],
     ) -> None:
-        """Have a program that waits for its script begin with it, as if it started now."""
+        """Give a prestarted program its limits and ``script``, as if the program started now."""
         self._group = prestarted.group
         self._on_done = on_done
         self._script = prestarted.pipe
@@ -113,11 +113,11 @@ class PhaseRunner:
                 limits, prestarted.process.pid, sum(self._used_before) // 1000
             )
         except ProcessLookupError:
-            pass  # it has ended just now, which will be told
+            pass  # the program has ended, which the loop reports next
         except OSError as error:
             prestarted.end()
             self._report_no_program(
-                m.Verdict.INTERNAL_ERROR, 0, f"the program could not be limited: {error}"
+                m.Verdict.INTERNAL_ERROR, 0, f"cannot limit the program: {error}"
             )
             return
         self._watch_program(prestarted.process, windows, stdin)
@@ -154,12 +154,12 @@ class PhaseRunner:
             self._check_cpu()
 
     def report_failure(self, detail: str, on_done: Callable[[PhaseRunner], None]) -> None:
-        """Report that the phase cannot even begin."""
+        """Report that the phase cannot begin, with the reason ``detail``."""
         self._on_done = on_done
         self._report_no_program(m.Verdict.INTERNAL_ERROR, 0, detail)
 
     def handle_ended_children(self, children: list[Child]) -> None:
-        """Processes have been waited for: the program, or orphans of it."""
+        """Handle the ends of the program and its orphans, which have been waited for."""
         self._group.sample_counters()
         for pid, status, usage in children:
             self._group.count_ended_child(usage)
@@ -179,40 +179,40 @@ class PhaseRunner:
         self._loop.cancel_call(self._end_for_time)
 
     def kill(self, reason: m.Verdict) -> None:
-        """End the phase now with ``reason``, unless it is ending already."""
+        """Kill all processes, for ``reason``, unless the phase is ending already."""
         if self._reason is None and not self._exited:
             self._reason = reason
             self._group.sample_counters()
             self._group.kill()
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the program's process group; a program that has ended gets none."""
+        """Send a signal to the program's process group, until the program has ended."""
         if not self._exited and self._pid:
             try:
                 os.killpg(self._pid, number)
             except OSError:
-                pass  # it has left its group, or the kernel knows no such signal
+                pass  # the program has left its group, or the signal is unknown to the kernel
 
     def resize_terminal(self, size: m.Tty) -> None:
-        """Give the program's terminal another size."""
+        """Change the size of the program's terminal, if any."""
         if self._terminal is not None and not self._alone:
             self._terminal.resize(size)
 
     def use_credit(self) -> None:
-        """A window of the host has opened."""
+        """Read output again after a grant of credit."""
         for pipe in self._outputs:
             pipe.update_watch()
 
     def set_paused(self, paused: bool) -> None:
-        """Stop reading output for now, or go on."""
+        """Pause or resume reading of output."""
         for pipe in self._outputs:
             pipe.set_paused(paused)
 
     def _end_group(self) -> None:
-        """The program has ended: nothing that it has left behind may go on."""
+        """Kill the processes that the program has left behind; then read the last output."""
         if not self._group.is_empty():
             self._group.kill()
-            return  # each death is reported, and this is called again
+            return  # the loop reports each end, and this is called again
         self._alone = True
         self._loop.cancel_call(self._check_cpu)
         if self._input is not None:
@@ -226,7 +226,7 @@ class PhaseRunner:
         self._finish_if_over()
 
     def _report_no_program(self, verdict: m.Verdict, code: int, detail: str) -> None:
-        """There is no program: its streams end empty."""
+        """Report a phase without a program, with two empty streams."""
         self._send(m.PhaseStarted(self._job, self.kind))
         for stream in (m.Stream.STDOUT, m.Stream.STDERR):
             self._send(m.OutputEnd(self._job, stream, 0, 0))
@@ -249,7 +249,7 @@ class PhaseRunner:
         self.kill(m.Verdict.TIMED_OUT)
 
     def _check_cpu(self) -> None:
-        """Look again when the rest of the limit can at the earliest be used up."""
+        """Check the CPU time, and again at the earliest time when the rest can be used up."""
         self._group.sample_counters()
         rest = self._command.limits.cpu_ms / 1000 - sum(self._read_cpu_us()) / 1e6
         if rest <= 0:
@@ -259,9 +259,10 @@ class PhaseRunner:
             self._loop.call_at(monotonic() + step, self._check_cpu)
 
     def _read_cpu_us(self) -> tuple[int, int]:
-        """User and system CPU time of the phase, without that of a prestarted program before it.
+        """Return user and system CPU time of the phase in microseconds.
 
-        The kernel's share of each in the sum is an estimate, and may become smaller.
+        Time of a prestarted program before its job does not count. Either number may become
+        smaller: the kernel estimates how the exact sum is divided.
         """
         (user, system), (user_before, system_before) = self._group.read_cpu_us(), self._used_before
         return max(user - user_before, 0), max(system - system_before, 0)
@@ -280,7 +281,7 @@ class PhaseRunner:
             self._group.read_processes_peak(),
         )
         refused = self._group.is_out_of_memory()
-        # The last stream is stderr, or a terminal, which is all of them.
+        # The last stream is stderr, or the terminal, which stands for all streams.
         tail = self._outputs[-1].tail
         ending = Ending(self._code, self._signal, user + system, refused, tail)
         verdict, detail = judge_ending(self._command, ending, self._reason)

@@ -1,4 +1,4 @@
-"""The ends of a program's pipes that the agent holds."""
+"""Agent's ends of the pipes to a program's standard streams."""
 
 from __future__ import annotations
 
@@ -20,31 +20,39 @@ if TYPE_CHECKING:
     from slipway_protocol.messages import Stream
 
     class Writer(Protocol):
-        """How a program's stdin is written to."""
+        """Writer to a program's stdin."""
 
         fd: int
 
         def write(self, data: bytes) -> int:
-            """Write some of ``data``; returns how much. Raises OSError."""
+            """Write a part of ``data``; return the number of bytes.
+
+            Raises:
+                OSError: the program has to read first, or has closed its stdin.
+            """
 
         def write_end(self) -> None:
-            """Say that nothing follows, before ``fd`` is closed. Raises OSError."""
+            """Write end of file, before ``fd`` is closed.
+
+            Raises:
+                OSError: the program has to read first, or has closed its stdin.
+            """
 
 
-# One wake-up of the agent then moves many writes of the program.
+# So large that one wake-up of the agent moves many writes of the program.
 PIPE_SIZE = 1024 * 1024
 INPUT_WINDOW = 64 * 1024
-# What is kept of the end of a stream: a runtime that gives up tells of all its threads after why.
+# Bytes kept of the end of a stream. A runtime may print all its threads after the reason.
 TAIL = 16 * 1024
 
 
 def make_pipe(owner: int | None) -> tuple[int, int]:
-    """A close-on-exec pipe, as large as the kernel gives: read end, write end.
+    """Return the read and write end of a close-on-exec pipe, as large as the kernel allows.
 
-    ``owner`` may open it by a name such as /dev/stdin; None leaves it to the agent's own user. Both
-    ends are one inode, so that a program can take back what it has written and write to its own
-    stdin, as it can at home. Whatever it does with them, the agent's ends are its own (they never
-    block), and no phase ends by end of file.
+    ``owner`` may open the pipe by a name such as /dev/stdin; with None only the agent's user may.
+    Both ends are one inode: as on any Linux, a program can read its own output back and write to
+    its own stdin. The agent does not depend on the program's ends: its own ends never block, and
+    no phase ends by end of file.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     if owner is not None:
@@ -54,17 +62,17 @@ def make_pipe(owner: int | None) -> tuple[int, int]:
 
 
 def widen_pipe(fd: int) -> None:
-    """Make a pipe as large as the kernel gives."""
+    """Make a pipe as large as the kernel allows."""
     try:
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     except PermissionError:
-        pass  # an ordinary user's share of pipe buffers is used up: the default size does as well
+        pass  # the user's share of pipe buffers is used up; the default size works, more slowly
 
 
 class OutputPipe:
-    """Reads one output stream of a program while the host gives credit for it.
+    """Reader of an output stream of a program, within the host's credit.
 
-    What is over ``limit`` bytes (0: no limit) is dropped and counted, without credit.
+    Bytes above ``limit`` (0: no limit) are dropped and counted, and need no credit.
     """
 
     def __init__(self, loop: Loop, fd: int, stream: Stream, window: SendWindow, limit: int) -> None:
@@ -87,10 +95,10 @@ class OutputPipe:
         self.on_end: Callable[[OutputPipe], None]
 
     def update_watch(self) -> None:
-        """Watch the pipe exactly while there is something that may be done with its bytes.
+        """Watch the pipe exactly while its bytes may be sent or dropped.
 
-        A pipe that nobody writes to any more reports that without end, so one that must wait is not
-        watched at all.
+        A pipe without writers reports its end at each turn of the loop; therefore a pipe that has
+        to wait is not watched at all.
         """
         if self._writers_gone:
             self._drain_pipe()
@@ -102,19 +110,19 @@ class OutputPipe:
                 self._loop.forget(self._fd)
 
     def set_paused(self, paused: bool) -> None:
-        """Stop reading for now, or go on: the queue to the host is long, or short again."""
+        """Pause or resume reading: the queue to the host is long, or short again."""
         if paused != self._paused:
             self._paused = paused
             self.update_watch()
 
     def read_rest(self) -> None:
-        """Nobody can write any more: the pipe's end is where it is empty."""
+        """Read up to where the pipe is empty. Call this when all its writers are gone."""
         self._writers_gone = True
         self._loop.forget(self._fd)
         self._drain_pipe()
 
     def close(self) -> None:
-        """Drop the pipe with what is in it."""
+        """Close the pipe, with the bytes in it."""
         if not self.ended:
             self.ended = True
             self._loop.forget(self._fd)
@@ -126,7 +134,7 @@ class OutputPipe:
 
     @property
     def _is_readable(self) -> bool:
-        """Whether something may be done with bytes of the pipe now: dropping needs no credit."""
+        """True while bytes may be sent, or dropped, which needs no credit."""
         return not self.ended and (
             self._is_full or (self._window.available > 0 and not self._paused)
         )
@@ -141,7 +149,7 @@ class OutputPipe:
         while self._is_readable:
             if not self._move_piece():
                 self._end_stream()
-        # The end takes no credit.
+        # End of file needs no credit.
         if not self.ended and self._is_empty():
             self._end_stream()
 
@@ -151,7 +159,7 @@ class OutputPipe:
         return not any(events & select.POLLIN for _, events in poll.poll(0))
 
     def _read_piece(self, size: int) -> bytes | None:
-        """Read up to ``size`` bytes; None if there are none at the moment."""
+        """Read up to ``size`` bytes; return None if the pipe is empty now."""
         data = self._read_bytes(size)
         if data and self.keeps_tail:
             self.tail = (self.tail + data)[-TAIL:] if len(data) < TAIL else data[-TAIL:]
@@ -164,7 +172,7 @@ class OutputPipe:
             return None
 
     def _move_piece(self) -> bool:
-        """Pass on or drop one piece; False if there is none at the moment."""
+        """Send or drop one piece; return False if the pipe is empty now."""
         if self._is_full:
             return self._drop_piece()
         size = min(self._window.available, MAX_DATA)
@@ -201,25 +209,25 @@ class OutputPipe:
 
 
 class PipeWriter:
-    """Writes to a pipe, whose end is that it is closed."""
+    """Writer to a pipe, whose end of file is the close of its descriptor."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     def write(self, data: bytes) -> int:
-        """Write some of ``data``; returns how much.
+        """Write a part of ``data``; return the number of bytes.
 
         Raises:
-            OSError: the pipe is full, or nobody reads it any more.
+            OSError: the pipe is full or has no reader.
         """
         return os.write(self.fd, data)
 
     def write_end(self) -> None:
-        """There is nothing to say."""
+        """Do nothing."""
 
 
 class InputPipe:
-    """Feeds a program's stdin and takes no more from the host than the program reads."""
+    """Queue for a program's stdin; grants credit to the host as the program reads."""
 
     def __init__(self, loop: Loop, on_credit: Callable[[int], None]) -> None:
         self._loop = loop
@@ -231,13 +239,13 @@ class InputPipe:
         self._finished = False
 
     def attach(self, writer: Writer) -> None:
-        """Write by ``writer`` from now on; its descriptor is ours to close."""
+        """Write by ``writer`` from now on, and close its descriptor at the end."""
         os.set_blocking(writer.fd, False)
         self._writer = writer
         self._write_pending(0)
 
     def detach(self) -> None:
-        """The program is gone."""
+        """Close the writer: the program is gone."""
         if self._writer is not None:
             self._loop.forget(self._writer.fd)
             os.close(self._writer.fd)
@@ -245,10 +253,10 @@ class InputPipe:
             self._watched = False
 
     def receive(self, data: bytes) -> None:
-        """Bytes from the host.
+        """Queue bytes of the host.
 
         Raises:
-            ProtocolError: more than it had credit for.
+            ProtocolError: the host has sent more than its credit.
         """
         self._window.count_received(len(data))
         if self._finished:
@@ -258,7 +266,7 @@ class InputPipe:
             self._write_pending(0)
 
     def finish(self) -> None:
-        """No more comes after what was received."""
+        """Mark the end of stdin, after the bytes in the queue."""
         self._finished = True
         if not self._watched:
             self._write_pending(0)
@@ -275,7 +283,7 @@ class InputPipe:
         except BlockingIOError:
             wanted = True
         except BrokenPipeError:
-            # The program has closed its stdin: what follows is of no use to anybody.
+            # The program has closed its stdin: the rest is dropped.
             self._finished = True
             self._queue.clear()
         if wanted != self._watched:
@@ -288,7 +296,11 @@ class InputPipe:
             self.detach()
 
     def _write_queue(self, writer: Writer) -> None:
-        """Write what came. Raises OSError where not all of it can be written now."""
+        """Write the queue and grant credit.
+
+        Raises:
+            OSError: the rest of the queue cannot be written now.
+        """
         while self._queue:
             data = self._queue[0]
             written = writer.write(data)

@@ -1,4 +1,4 @@
-"""The byte stream to the host: finding it, opening it, and writing to it without waiting."""
+"""Port: the byte stream to the host; search, opening, and writes without waiting."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ SERIAL_DEVICE = "/dev/ttyS1"
 BAUD_RATE = 115200
 
 READ_SIZE = 256 * 1024
-# Small messages are joined up to this; the virtio driver takes at most 32 KiB with one call.
+# Small messages are joined up to this size; the virtio driver takes at most 32 KiB in one call.
 WRITE_SIZE = 32 * 1024
-# A virtio port and its name come from the host after the driver asks: from a loaded one late.
+# The host sends the name of a virtio port after the driver has asked; a loaded host is slow.
 NAME_WAIT_SECONDS = 60
 NAME_STEP_SECONDS = 0.002
 
 
 class PortClosedError(Exception):
-    """The host has closed its end."""
+    """End of the stream: the host has closed its end."""
 
 
 class Port:
-    """Reads what is there, and queues what cannot be written yet."""
+    """Open port, with a queue of bytes that cannot be written yet."""
 
     def __init__(self, fd: int, kind: str) -> None:
         os.set_blocking(fd, False)
@@ -43,7 +43,7 @@ class Port:
         self._queue: deque[bytes] = deque()
 
     def read(self) -> bytes:
-        """What has arrived; empty when nothing has.
+        """Return the bytes that have arrived, or b"".
 
         Raises:
             PortClosedError: the host has closed its end.
@@ -59,7 +59,7 @@ class Port:
         return data
 
     def send(self, data: bytes) -> None:
-        """Queue ``data``; :meth:`flush` writes it."""
+        """Queue ``data`` until :meth:`flush`."""
         self._queue.append(data)
         self.pending += len(data)
 
@@ -91,7 +91,7 @@ class Port:
                     return
 
     def flush_and_wait(self) -> None:
-        """Write all of the queue and wait until it is on its way; the machine ends next."""
+        """Write the whole queue and wait until the bytes have left the guest."""
         os.set_blocking(self.fd, True)
         try:
             self.flush()
@@ -104,10 +104,10 @@ class Port:
 
 
 def open_port(wanted: str | None) -> Port:
-    """The virtio port named "agent", else the second UART; ``wanted`` names a device instead.
+    """Open the device ``wanted``; with None, the virtio port "agent" or else the second UART.
 
     Raises:
-        OSError: there is neither.
+        OSError: the device is missing.
     """
     if wanted is not None and not wanted.startswith("ttyS"):
         return _open_virtio(wanted)
@@ -158,9 +158,9 @@ def _open_virtio(device: str) -> Port:
 def _open_serial(path: str) -> Port:
     import serial
 
-    # Its settings (raw, 8N1, no flow control) and the exclusive lock outlive the object as long as
-    # the descriptor is open. With inter_byte_timeout the line says when it has nothing (VMIN 1):
-    # with VMIN 0 that would look like the end of file.
+    # The settings (raw, 8N1, no flow control) and the exclusive lock stay while a descriptor is
+    # open, also without the object. inter_byte_timeout sets VMIN to 1: an empty line then gives
+    # EAGAIN. With VMIN 0 it would look like end of file.
     line = serial.Serial(path, BAUD_RATE, exclusive=True, timeout=0, inter_byte_timeout=0)
     fd = os.dup(line.fileno())
     os.fchmod(fd, 0o600)

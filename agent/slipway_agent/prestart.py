@@ -72,7 +72,7 @@ class Script:
             ProtocolError: the file is longer than announced.
         """
         if len(data) > self.left:
-            raise ProtocolError(f"{self._path} is longer than was announced")
+            raise ProtocolError(f"{self._path} is longer than announced")
         self.left -= len(data)
         self.data += data
 

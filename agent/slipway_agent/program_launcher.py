@@ -1,4 +1,4 @@
-"""Starting a program as the unprivileged user."""
+"""Launcher of programs as the unprivileged user."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 USER = "runner"
 USER_ID = 1000
-# What nearly all who show a terminal understand, a browser's xterm.js among them.
+# A type that nearly all terminals understand, such as xterm.js in a browser.
 TERMINAL = "xterm-256color"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STACK_BYTES = 64 * 1024 * 1024
 MAX_OPEN_FILES = 1024 * 1024  # the kernel's own bound, fs.nr_open
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
-# Python ignores these; a program expects them at their default.
+# Python ignores these signals; a program expects their default actions.
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class StartError(Exception):
-    """The program could not be started; ``code`` is what a shell would exit with."""
+    """Failure to execute a program; ``code`` is the exit code of a shell for that case."""
 
     def __init__(self, code: int, detail: str) -> None:
         super().__init__(detail)
@@ -39,9 +39,9 @@ class StartError(Exception):
 
 
 class ProgramLauncher:
-    """How programs are started: where, and as whom.
+    """Launcher of programs in a directory, as a user.
 
-    ``user_id`` None keeps the agent's own user, for running on a development machine.
+    ``user_id`` None keeps the agent's own user, for tests on a development machine.
     """
 
     def __init__(self, directory: str, user_id: int | None) -> None:
@@ -51,11 +51,11 @@ class ProgramLauncher:
     def start(
         self, command: Command, enter_group: Callable[[], None], fds: tuple[int, int, int]
     ) -> int:
-        """Start ``command`` with ``fds`` as stdin, stdout and stderr; returns its pid.
+        """Start ``command`` with ``fds`` as stdin, stdout and stderr; return the pid.
 
         Raises:
-            StartError: it cannot be executed.
-            OSError: no process could be made for it.
+            StartError: the program cannot be executed.
+            OSError: the kernel cannot make a process.
         """
         environment = self._build_environment(command)
         report, child_report = os.pipe2(os.O_CLOEXEC)
@@ -63,7 +63,7 @@ class ProgramLauncher:
             pid = os.fork()
             if pid == 0:
                 self._exec_program(command, environment, enter_group, fds, child_report)
-        except BaseException:
+        except OSError:
             os.close(report)
             raise
         finally:
@@ -98,13 +98,13 @@ class ProgramLauncher:
         fds: tuple[int, int, int],
         report: int,
     ) -> NoReturn:
-        """The child's way from fork to exec. Never returns, whatever happens."""
+        """Set up the child and execute the program. Never return."""
         try:
             enter_group()
             os.setsid()
-            # The agent's own is another, and is inherited.
+            # The child inherits SCHED_BATCH from the agent.
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-            # Below 3 all descriptors are taken, so no dup2 overwrites one that is still needed.
+            # Descriptors 0 to 2 are in use, so that ``fds`` are above and no dup2 overwrites them.
             for number, fd in enumerate(fds):
                 os.dup2(fd, number)
             if command.tty is not None:
@@ -123,8 +123,8 @@ class ProgramLauncher:
             for number in _IGNORED_BY_PYTHON:
                 signal.signal(number, signal.SIG_DFL)
             code, detail = _try_candidates(command.argv, environment)
-        except BaseException as error:
-            code, detail = NOT_EXECUTABLE, f"the program could not be prepared: {error}"
+        except BaseException as error:  # the child must not return into the agent's loop
+            code, detail = NOT_EXECUTABLE, f"cannot prepare the program: {error}"
         try:
             os.write(report, f"{code} {detail}".encode("utf-8", "replace")[:4096])
         finally:
@@ -133,16 +133,16 @@ class ProgramLauncher:
     def limit_process(self, limits: Limits, pid: int = 0, used_ms: int = 0) -> None:
         """Set the resource limits of the calling process, or of ``pid``.
 
-        ``used_ms`` is CPU time that does not count.
+        ``used_ms`` is CPU time of the process that does not count.
 
         Raises:
-            OSError: the kernel refuses, or there is no such process.
+            OSError: the kernel refuses, or the process is missing.
         """
         bounds = [(syscalls.RLIMIT_CORE, 0, 0)]
         if limits.file_bytes:
             bounds.append((syscalls.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes))
         if limits.cpu_ms:
-            # Of each single process, so only a help: the agent watches the sum.
+            # A limit of each single process; the agent watches the sum of all.
             seconds = (limits.cpu_ms + used_ms) // 1000 + 1
             bounds.append((syscalls.RLIMIT_CPU, seconds, seconds + 1))
         files = limits.open_files
@@ -159,7 +159,7 @@ class ProgramLauncher:
 
 
 def _try_candidates(argv: tuple[str, ...], environment: dict[str, str]) -> tuple[int, str]:
-    """Try every place where the program may be; returns only if all fail: exit code and reason."""
+    """Execute the program from the first place that works; else return exit code and reason."""
     if not argv or not argv[0]:
         return NOT_FOUND, "the command is empty"
     name = argv[0]
@@ -173,11 +173,11 @@ def _try_candidates(argv: tuple[str, ...], environment: dict[str, str]) -> tuple
         detail += " in PATH"
     for candidate in candidates:
         try:
-            os.execve(candidate, argv, environment)  # noqa: S606  # there may be no shell
+            os.execve(candidate, argv, environment)  # noqa: S606  # an image may have no shell
         except (FileNotFoundError, NotADirectoryError):
             if os.path.lexists(candidate):
                 code = NOT_FOUND
-                detail = f"{candidate}: it exists, but its interpreter or loader does not"
+                detail = f"{candidate}: the interpreter or loader of this file is missing"
         except OSError as error:
             code, detail = NOT_EXECUTABLE, f"{candidate}: {error.strerror}"
             if error.errno == errno.ENOEXEC:

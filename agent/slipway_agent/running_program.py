@@ -1,4 +1,4 @@
-"""A program that runs, and the agent's ends of its pipes or its terminal."""
+"""Running program: its process, and the agent's ends of its pipes or terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from slipway_agent.pipes import PipeWriter, make_pipe
+from slipway_agent.program_launcher import StartError
 from slipway_agent.terminal import Keyboard, Terminal
 
 TYPE_CHECKING = False
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunningProgram:
-    """Whoever has the process closes the descriptors.
+    """Process of a program and the agent's ends of its streams, which the owner closes.
 
-    ``stdin`` is None where it is empty, ``stderr`` where a ``terminal`` is all three.
+    ``stdin`` is None for an empty stdin. ``stderr`` is None where a ``terminal`` is all three.
     """
 
     pid: int
@@ -45,11 +46,11 @@ def start_program(
 ) -> RunningProgram:
     """Start ``command`` in ``group``, in a terminal or with pipes.
 
-    Without ``stdin`` and terminal, its stdin is empty.
+    Without ``stdin`` and terminal, the program's stdin is empty.
 
     Raises:
-        StartError: it cannot be executed.
-        OSError: no process could be made for it.
+        StartError: the program cannot be executed.
+        OSError: the kernel cannot make a process, pipe or terminal.
     """
     if command.tty is not None:
         return _start_in_terminal(launcher, command, group, command.tty)
@@ -69,7 +70,7 @@ def start_program(
             theirs.append(writer)
         stdin_fd, stdout_fd, stderr_fd = theirs
         pid = launcher.start(command, group.enter, (stdin_fd, stdout_fd, stderr_fd))
-    except BaseException:
+    except (OSError, StartError):
         for fd in ours:
             os.close(fd)
         raise
@@ -86,12 +87,12 @@ def _start_in_terminal(
     terminal = Terminal(size)
     ours = [terminal.ours]
     try:
-        # One loop watches a descriptor for one thing: another to write, of the same terminal.
+        # The loop watches a descriptor for one event; a second descriptor is for writing.
         ours.append(os.dup(terminal.ours))
         if launcher.user_id is not None:
             os.fchown(terminal.theirs, launcher.user_id, launcher.user_id)
         pid = launcher.start(command, group.enter, (terminal.theirs,) * 3)
-    except BaseException:
+    except (OSError, StartError):
         for fd in (*ours, terminal.theirs):
             os.close(fd)
         raise

@@ -1,7 +1,7 @@
-"""The libc functions that Python's standard library lacks.
+"""Functions of libc that Python's standard library lacks.
 
-They are called through the extension module beneath the ctypes package: the package itself costs
-4 ms of every start (116 ms in an emulated machine), most of it for types that nobody uses here.
+They are called through ``_ctypes``, the extension module below the ctypes package. The package
+itself costs 4 ms of each start (116 ms in an emulated machine), mostly for types without use here.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _HEAP_STEP_BYTES = 1024 * 1024
 RB_AUTOBOOT = 0x01234567
 
 
-class _Int(_SimpleCData):  # type: ignore[type-arg]  # not generic when it runs
+class _Int(_SimpleCData):  # type: ignore[type-arg]  # not generic at run time
     _type_ = "i"
 
 
@@ -73,7 +73,7 @@ class _Function(CFuncPtr):
     _restype_ = _Int
 
 
-_LIBC = dlopen(None, 0)  # type: ignore[arg-type]  # None is the program itself
+_LIBC = dlopen(None, 0)  # type: ignore[arg-type]  # None: the libraries of this process
 
 
 def _bind_function(name: str, *arguments: type[Any]) -> _Function:
@@ -91,41 +91,41 @@ _inotify_init1 = _bind_function("inotify_init1", _Int)
 _inotify_add_watch = _bind_function("inotify_add_watch", _Int, _Bytes, _Int)
 _reboot = _bind_function("reboot", _Int)
 _mallopt = _bind_function("mallopt", _Int, _Int)
-# glibc has no finit_module; its syscall() returns long, of which an int is enough here.
+# glibc has no finit_module. syscall() returns long; its lower half is enough here.
 _syscall = _bind_function("syscall", _Long, _Long, _Bytes, _Long)
 _SYS_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 
 
-def _check_result(result: int, what: str) -> None:
+def _check_result(result: int, subject: str) -> None:
     if result < 0:
         number = get_errno()
-        raise OSError(number, os.strerror(number), what)
+        raise OSError(number, os.strerror(number), subject)
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
     """Mount a file system, or change a mount.
 
     Raises:
-        OSError: it failed; the file name is ``target``.
+        OSError: the kernel refuses; the file name is ``target``.
     """
     encoded = [os.fsencode(text) for text in (source, target, kind, options)]
     _check_result(_mount(encoded[0], encoded[1], encoded[2], flags, encoded[3]), target)
 
 
 def unmount(target: str) -> None:
-    """Unmount lazily: gone from the tree at once, freed when its last user ends.
+    """Remove a mount from the tree at once; the kernel frees it after its last user.
 
     Raises:
-        OSError: it failed; the file name is ``target``.
+        OSError: the kernel refuses; the file name is ``target``.
     """
     _check_result(_umount2(os.fsencode(target), MNT_DETACH), target)
 
 
 def load_module(path: str) -> None:
-    """finit_module(2) with the module file at ``path``.
+    """Insert the kernel module in the file ``path``; finit_module(2).
 
     Raises:
-        OSError: it failed; EEXIST where the module is loaded already.
+        OSError: the kernel refuses; EEXIST if the module is loaded already.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -137,54 +137,57 @@ def load_module(path: str) -> None:
 def unshare(namespaces: int) -> None:
     """Enter new namespaces.
 
+    Source: unshare(2).
+
     Raises:
-        OSError: it failed.
+        OSError: the kernel refuses.
     """
     _check_result(_unshare(namespaces), "unshare")
 
 
 def control_process(option: int, value: int) -> None:
-    """Do one operation of prctl(2) with one argument.
+    """Do an operation of prctl(2) with one argument.
 
     Raises:
-        OSError: it failed.
+        OSError: the kernel refuses.
     """
     _check_result(_prctl(option, value, 0, 0, 0), "prctl")
 
 
 def limit_resource(resource: int, soft: int, hard: int, pid: int = 0) -> None:
-    """Set a resource limit, without the extension module that Python has for it.
+    """Set a resource limit by prlimit(2), without Python's extension module ``resource``.
 
     ``pid`` 0 is the calling process.
 
     Raises:
-        OSError: it failed.
+        OSError: the kernel refuses, or the process is missing.
     """
-    # A NUL within does no harm: the bytes object is passed as a pointer.
+    # NULs in the bytes are harmless: the object is passed as a pointer.
     _check_result(_prlimit(pid, resource, pack("QQ", soft, hard), None), "prlimit")
 
 
 def watch_for_opening(fd: int) -> int:
-    """A descriptor that becomes readable when somebody opens the file behind ``fd``.
+    """Return an inotify descriptor that is readable after an open of the file of ``fd``.
 
     Raises:
-        OSError: it failed.
+        OSError: the kernel refuses.
     """
     watch: Any = _inotify_init1(_IN_FLAGS)
     _check_result(watch, "inotify_init1")
     try:
         path = f"/proc/self/fd/{fd}"
         _check_result(_inotify_add_watch(watch, os.fsencode(path), IN_OPEN), path)
-    except BaseException:
+    except OSError:
         os.close(watch)
         raise
     return int(watch)
 
 
 def keep_heap() -> None:
-    """Have malloc keep what it has: 60 KiB of output are copied a few times and freed again.
+    """Make malloc keep freed memory; mallopt(3).
 
-    Giving the pages back and faulting them in anew costs ten times as much as the copies.
+    60 KiB of output are copied a few times and freed. Returning the pages and faulting them in
+    again costs ten times as much as the copies.
     """
     _mallopt(_M_MMAP_THRESHOLD, _KEPT_HEAP_BYTES)
     _mallopt(_M_TRIM_THRESHOLD, _KEPT_HEAP_BYTES)
@@ -192,9 +195,9 @@ def keep_heap() -> None:
 
 
 def reboot() -> None:
-    """End the machine in the only way that a microVM knows; does not return.
+    """End the machine by a reset, which also a microVM supports. Do not return.
 
     Raises:
-        OSError: it failed.
+        OSError: the kernel refuses.
     """
     _check_result(_reboot(RB_AUTOBOOT), "reboot")

@@ -1,6 +1,6 @@
-"""A program's terminal: its own side of it, and ours.
+"""Terminal of a program: the program's side and the agent's.
 
-Numbers are of include/uapi/asm-generic/ioctls.h and termbits.h, which x86-64 and arm64 share.
+Source of the numbers: include/uapi/asm-generic/ioctls.h and termbits.h, for x86-64 and arm64.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TCGETS = 0x5401
 _TCSETS = 0x5402
 _TIOCSCTTY = 0x540E
 _TIOCSWINSZ = 0x5414
-# struct termios: four flag words (input, output, control, local), the discipline, characters.
+# struct termios: four words of flags (input, output, control, local), line discipline, characters.
 _TERMIOS_BYTES = 36
 _INPUT_FLAGS = 0
 _LOCAL_FLAGS = 12
@@ -29,55 +29,55 @@ _IUTF8 = 0o40000
 _ICANON = 2
 _VEOF = 4
 _CTRL_D = b"\4"
-# What ends a line, or has it read or dropped: \r is \n, byte 3 interrupts, byte 4 is Ctrl-D.
+# Bytes that end, submit or drop a line: \r becomes \n, byte 3 interrupts, byte 4 is Ctrl-D.
 _LINE_ENDS = (b"\n", b"\r", b"\3", _CTRL_D)
-# Where lines are gathered, Linux keeps 4095 bytes of one that has no end and drops the others.
+# In canonical mode, Linux keeps 4095 bytes of a line without end and drops the rest.
 MAX_LINE = 2048
 
 
 class Terminal:
-    """A terminal of ``size``.
+    """Pseudo-terminal; ``ours`` and ``theirs`` are the descriptors of its two sides.
 
-    We hold the program's side as well, until the program is gone: that it has closed all its
-    descriptors means nothing, for it may open /dev/tty again.
+    The agent keeps the program's side open until the program is gone. A program that has closed all
+    its descriptors may open /dev/tty again.
     """
 
     def __init__(self, size: Tty) -> None:
-        """Open it.
+        """Open a terminal of ``size``.
 
         Raises:
-            OSError: there are too many.
+            OSError: too many terminals are open.
         """
         self.ours, self.theirs = os.openpty()
         try:
             self.resize(size)
-            # As all who show one do: erasing takes a whole character.
+            # As in other terminals, so that erasing removes a whole character.
             state = self._read_state()
             (flags,) = unpack_from("I", state, _INPUT_FLAGS)
             pack_into("I", state, _INPUT_FLAGS, flags | _IUTF8)
             fcntl.ioctl(self.theirs, _TCSETS, state)
-        except BaseException:
+        except OSError:
             os.close(self.ours)
             os.close(self.theirs)
             raise
 
     def resize(self, size: Tty) -> None:
-        """Give it another size, of which its programs hear by SIGWINCH."""
+        """Change the size; the kernel sends SIGWINCH to the programs."""
         fcntl.ioctl(self.theirs, _TIOCSWINSZ, pack("HHHH", size.rows, size.columns, 0, 0))
 
     def read_eof_character(self) -> bytes:
-        """What has the line read that was typed so far; nothing where no lines are gathered."""
+        """Return the byte that submits the typed part of a line; b"" outside canonical mode."""
         try:
             state = self._read_state()
         except OSError:
-            return b""  # the program has set another line discipline, which knows no lines
+            return b""  # the program has set a line discipline without lines
         (flags,) = unpack_from("I", state, _LOCAL_FLAGS)
         character = state[_CHARACTERS + _VEOF]
-        # A program may have none: 0 is _POSIX_VDISABLE.
+        # 0 is _POSIX_VDISABLE: the program has switched the character off.
         return bytes([character]) if flags & _ICANON and character else b""
 
     def close_program_side(self) -> None:
-        """Close the program's side, once the program is gone: our side ends then."""
+        """Close the program's side, which ends the agent's. Call this after the program is gone."""
         os.close(self.theirs)
 
     def _read_state(self) -> bytearray:
@@ -87,15 +87,15 @@ class Terminal:
 
 
 def set_controlling_terminal(fd: int) -> None:
-    """Make the terminal ``fd`` that of the calling process, which leads a new session."""
+    """Make ``fd`` the controlling terminal of the calling process, a session leader."""
     fcntl.ioctl(fd, _TIOCSCTTY, 0)
 
 
 class Display(OutputPipe):
-    """Reads what is shown on a terminal, whose end is an error."""
+    """Reader of a terminal's output, whose end is the error EIO."""
 
     def _read_bytes(self, size: int) -> bytes | None:
-        # Linux gives 4 KiB at a time, and each message costs the agent and the host.
+        # Linux returns 4 KiB at a time; larger messages cost agent and host less.
         data = self._read_bytes_once(size)
         while data and len(data) < size and (more := self._read_bytes_once(size - len(data))):
             data += more
@@ -111,19 +111,19 @@ class Display(OutputPipe):
 
 
 class Keyboard:
-    """Types on ``terminal`` what the host sends; it writes to ``fd``."""
+    """Writer of Input to ``terminal``, by its descriptor ``fd``."""
 
     def __init__(self, fd: int, terminal: Terminal) -> None:
         self.fd = fd
         self._terminal = terminal
-        # Of the line that is being typed.
+        # Bytes of the current line.
         self._typed = 0
 
     def write(self, data: bytes) -> int:
-        """Type some of ``data``; returns how much.
+        """Type a part of ``data``; return the number of bytes.
 
         Raises:
-            BlockingIOError: the program has to read before.
+            BlockingIOError: the program has to read first.
         """
         if self._typed >= MAX_LINE:
             self._submit_line()
@@ -134,16 +134,16 @@ class Keyboard:
         return written
 
     def write_end(self) -> None:
-        """Type end of file; behind a part of a line, this needs another to be read.
+        """Type end of file; after a part of a line, submit that part first.
 
         Raises:
-            BlockingIOError: the program has to read before.
+            BlockingIOError: the program has to read first.
         """
         if self._typed:
             self._submit_line()
         os.write(self.fd, self._terminal.read_eof_character() or _CTRL_D)
 
     def _submit_line(self) -> None:
-        """Have the part of a line read that was typed."""
+        """Submit the typed part of a line."""
         os.write(self.fd, self._terminal.read_eof_character())
         self._typed = 0

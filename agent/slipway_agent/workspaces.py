@@ -29,7 +29,7 @@ class NoWorkspace:
 
 
 class Workspaces:
-    """The disk that a session has, or the prestarted program with its own, between two jobs."""
+    """Source of workspaces; between jobs, keeps the session's, or the prestarted program's."""
 
     def __init__(self, loop: Loop, environment: JobEnvironment) -> None:
         self.environment = environment
@@ -38,31 +38,31 @@ class Workspaces:
         self._prestarted: PrestartedProgram | None = None
 
     def prestart(self, spec: m.Prestart) -> None:
-        """Start a prestarted program, in the place of the last one.
+        """Start a prestarted program; end the previous one.
 
         Raises:
-            ProtocolError: a session has the disk.
-            StartError: it cannot be executed.
+            ProtocolError: a session holds the workspace.
+            StartError: the program cannot be executed.
             OSError: the kernel refuses.
         """
         if self._kept is not None:
-            raise ProtocolError("a prestarted program came in the middle of a session")
+            raise ProtocolError("Prestart arrived during a session")
         self.end_prestarted()
         self._prestarted = PrestartedProgram.start(self._loop, self.environment, spec)
 
     def end_prestarted(self) -> None:
-        """Have no prestarted program any more."""
+        """End the prestarted program, if any, and remove its workspace."""
         if self._prestarted is not None:
             prestarted, self._prestarted = self._prestarted, None
             prestarted.remove()
 
     def handle_ended_children(self, children: list[Child]) -> None:
-        """Processes have been waited for."""
+        """Tell the prestarted program about processes that have been waited for."""
         if self._prestarted is not None:
             self._prestarted.handle_ended_children(children)
 
     def take(self, job: m.Job) -> tuple[Workspace, PrestartedProgram | None]:
-        """The disk for ``job``, and the program that waits there for its script.
+        """Return the workspace for ``job``, and the program that waits there for its script.
 
         Raises:
             OSError: the kernel refuses.
@@ -80,7 +80,7 @@ class Workspaces:
         return self._kept, None
 
     def give_back(self, disk: Workspace) -> None:
-        """The job has ended: its files are the session's, or nobody's."""
+        """Take back the workspace of a finished job, and remove it unless a session keeps it."""
         if disk is not self._kept:
             disk.remove()
 
@@ -94,7 +94,7 @@ class Workspaces:
                     prestarted.workspace.resize(job.disk_bytes)
                 return prestarted
             except OSError:
-                pass  # a fresh one may have more luck
+                pass  # a new workspace is tried next
         prestarted.remove()
         return None
 

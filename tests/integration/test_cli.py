@@ -294,7 +294,7 @@ def test_fetched_files_have_modes_as_the_umask_leaves_them_and_missing_ones_are_
     )
 
     assert (ended.returncode, ended.stdout) == (123, b"")
-    assert ended.stderr == b"slipway: cannot fetch gone (--get): it does not exist\n"
+    assert ended.stderr == b"slipway: cannot fetch gone (--get): no such file\n"
     modes = [(here / name).stat().st_mode & 0o777 for name in ("new", "old")]
     assert modes == [0o750, 0o640]
     assert (here / "old").read_bytes() == b"made\n"

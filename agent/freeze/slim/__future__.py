@@ -1,3 +1,3 @@
-"""The one feature that the sources ask for; what it does, the compiler has done."""
+"""Stand-in for ``__future__``, with the feature that the sources import."""
 
 annotations = None

@@ -1,8 +1,8 @@
-"""The decorator that sliplib's configuration is written with."""
+"""Stand-in for contextlib, with the decorator that sliplib uses."""
 
 
 def contextmanager(function):
-    """A function whose generator runs around a with statement."""
+    """Return a function whose generator runs around a with statement."""
 
     def make(*values, **named):
         return _Manager(function(*values, **named))

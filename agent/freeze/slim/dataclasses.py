@@ -1,12 +1,12 @@
-"""The decorator @dataclass(frozen=True, slots=True), without generated source."""
+"""Stand-in for dataclasses: @dataclass(frozen=True, slots=True) without generated source."""
 
 
 class FrozenInstanceError(AttributeError):
-    """A field of a frozen value was to be changed."""
+    """Attempt to change a field of a frozen value."""
 
 
 def dataclass(*, frozen, slots):
-    """Make a class a frozen value with slots; nothing else is on offer."""
+    """Return a decorator for frozen classes with slots, the only supported form."""
     if not (frozen and slots):
         raise TypeError("frozen values with slots only")
     return _convert
@@ -54,7 +54,7 @@ def _convert(original):
 
 
 def _complete(kind, names, defaults, values, named):
-    """All fields in order, from what was given and what has a default."""
+    """Return all fields in order, from arguments and defaults."""
     if len(values) > len(names):
         raise TypeError(f"{kind} takes {len(names)} fields, not {len(values)}")
     complete = list(values)

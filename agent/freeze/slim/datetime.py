@@ -1,4 +1,4 @@
-"""What the interpreter itself has, without the same once more in Python."""
+"""Stand-in for datetime: the C module without the Python version."""
 
 from _datetime import *
 from _datetime import datetime_CAPI

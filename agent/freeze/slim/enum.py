@@ -1,4 +1,4 @@
-"""IntEnum as the protocol uses it: members by name, by number and in order."""
+"""Stand-in for enum: IntEnum with members by name, by number and in order."""
 
 
 class _IntEnumType(type):
@@ -33,7 +33,7 @@ class _IntEnumType(type):
 
 
 class IntEnum(int, metaclass=_IntEnumType):
-    """A number with a name."""
+    """Number with a name."""
 
     def __repr__(self):
         return f"<{type(self).__name__}.{self.name}: {self.value}>"

@@ -1,14 +1,14 @@
-"""The queue of sliplib's driver, for one thread: whoever would have to wait finds it empty."""
+"""Stand-in for queue, for one thread: ``get`` never waits. sliplib's driver uses it."""
 
 from _collections import deque
 
 
 class Empty(Exception):
-    """There is nothing in the queue."""
+    """The queue is empty."""
 
 
 class Queue:
-    """First in, first out."""
+    """First-in, first-out queue."""
 
     def __init__(self):
         self._items = deque()
@@ -18,7 +18,11 @@ class Queue:
         self._items.append(item)
 
     def get(self, _block=True, _timeout=None):
-        """The oldest item."""
+        """Return the oldest item.
+
+        Raises:
+            Empty: the queue is empty.
+        """
         if not self._items:
             raise Empty
         return self._items.popleft()

@@ -1,8 +1,11 @@
-"""The one search that sliplib does: a byte that is followed by neither of two others."""
+"""Stand-in for re, with the search that sliplib needs."""
 
 
 def search(pattern, data):
-    """Whether ``data`` has the byte X before one that is neither Y nor Z: ``X[^YZ]``."""
+    """Return True if ``data`` has byte X before a byte other than Y and Z, else None.
+
+    ``pattern`` is ``X[^YZ]``.
+    """
     byte, allowed = pattern[:1], pattern[3:-1]
     if pattern != byte + b"[^" + allowed + b"]" or len(allowed) != 2 or byte in allowed:
         raise ValueError(f"cannot search for {pattern!r}")

@@ -1,3 +1,3 @@
-"""What the interpreter itself has, with plain numbers."""
+"""Stand-in for socket: the built-in module, with plain numbers."""
 
 from _socket import *

@@ -1,4 +1,4 @@
-"""The lock that sliplib's configuration holds; there is one thread only."""
+"""Stand-in for threading, with the lock of sliplib's configuration."""
 
 from _thread import RLock
 
@@ -6,4 +6,4 @@ __all__ = ["RLock"]
 
 
 def _shutdown():
-    """Called by the interpreter when it ends: there are no threads to wait for."""
+    """Do nothing. The interpreter calls this at its end; the agent has one thread."""

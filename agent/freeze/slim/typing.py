@@ -1,3 +1,3 @@
-"""The name that sliplib imports for its annotations, which nobody evaluates."""
+"""Stand-in for typing, with the name that sliplib imports for annotations."""
 
 Final = None

@@ -100,7 +100,7 @@ os.chmod("empty", 0o640)
     assert (large.path, large.size) == ("directory/large", 200_000)
     assert (empty.path, empty.size, empty.mode) == ("empty", 0, 0o640)
     assert b"".join(piece.data for piece in story.all(m.FileData)) == bytes(200_000)
-    assert story.one(m.FileMissing) == m.FileMissing(1, "missing", "it does not exist")
+    assert story.one(m.FileMissing) == m.FileMissing(1, "missing", "no such file")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ os.chmod("empty", 0o640)
     [
         ("os.symlink('/etc/passwd', 'x')", "x", "symbolic link"),
         ("os.symlink('/etc', 'x')", "x/passwd", "symbolic link"),
-        ("os.mkfifo('x')", "x", "not a plain file"),
-        ("os.mkdir('x')", "x", "not a plain file"),
+        ("os.mkfifo('x')", "x", "not a regular file"),
+        ("os.mkdir('x')", "x", "not a regular file"),
         ("os.truncate(os.open('x', os.O_RDWR | os.O_CREAT), 1 << 40)", "x", "more than the disk"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the interpreter itself has, and the abstract classes."""
+"""Stand-in for collections: built-in classes and the abstract classes."""
 
 import _collections_abc as abc
 import sys

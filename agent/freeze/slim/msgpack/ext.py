@@ -1,9 +1,9 @@
-"""The types that the compiled module asks for by name; the protocol has no extension types."""
+"""Stand-in for msgpack.ext: types that the compiled module imports by name."""
 
 
 class ExtType:
-    """Never made: the protocol allows extensions of no length."""
+    """Unused: the protocol has no extension types."""
 
 
 class Timestamp:
-    """Never made: see ExtType."""
+    """Unused: see ExtType."""
