@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from process_tree import measure
 from slipway_initramfs.build import build_image, build_kernel
-from slipway_initramfs.debian.archive import DebianSource
-from slipway_initramfs.freeze import agent
-from slipway_initramfs.languages.toml_file import parse
+from slipway_initramfs.debian.archive import DebianArchive
+from slipway_initramfs.freeze import freeze_agent
+from slipway_initramfs.languages.toml_file import parse_language
 from slipway_initramfs.oci.container_image import ContainerImage
 from slipway_initramfs.oci.reference import Reference
-from slipway_initramfs.source import Choices
+from slipway_initramfs.source import SourceOptions
 from slipway_initramfs.store.image_store import ImageStore, machine_architecture
 
 if TYPE_CHECKING:
@@ -79,20 +79,20 @@ def prepare(work: Path) -> None:
     from support.image_recipes import debian_gcc
 
     architecture = machine_architecture()
-    packages = Packages(DebianSource(ImageStore().apt, architecture, print))
+    packages = Packages(DebianArchive(ImageStore().apt, architecture, print))
     write_layout(work / "layout", [debian_gcc(packages)], "t")
     (work / "bench.toml").write_text(LANGUAGE)
     store = ImageStore(work / "prepared")
     store.apt = ImageStore().apt
     build_kernel(store)
-    agent(store, architecture, lambda _: None)
+    freeze_agent(store, architecture, lambda _: None)
 
 
 def build_everything(reference: str, root: Path) -> None:
     """Make an image with nothing trimmed: the work that the other programs do."""
     ContainerImage.trim = ()
-    language = parse(LANGUAGE.encode(), "bench.toml")
-    build_image(language, ImageStore(root), Choices(reference=Reference.parse(reference)))
+    language = parse_language(LANGUAGE.encode(), "bench.toml")
+    build_image(language, ImageStore(root), SourceOptions(reference=Reference.parse(reference)))
 
 
 def archive_size(root: Path) -> int:

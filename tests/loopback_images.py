@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 
 from slipway_initramfs.build import build_image, build_kernel
-from slipway_initramfs.debian.archive import DebianSource
-from slipway_initramfs.freeze import agent
+from slipway_initramfs.debian.archive import DebianArchive
+from slipway_initramfs.freeze import freeze_agent
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.oci.reference import Reference
-from slipway_initramfs.progress import Reports
-from slipway_initramfs.source import Choices
+from slipway_initramfs.progress import BuildProgress
+from slipway_initramfs.source import SourceOptions
 from slipway_initramfs.store.image_store import ImageStore, machine_architecture
 from slipway_initramfs.store.initrds import find_initrd
 from support.alpine_recipes import alpine_go
@@ -35,7 +35,7 @@ def say(line: str) -> None:
 def main() -> None:
     """Make what is not there, or not of the language's recipe any more."""
     store = ImageStore()
-    wanted = [catalogue.by_name(name) for name in RECIPES]
+    wanted = [catalogue.find_language(name) for name in RECIPES]
     found = {language.image: store.image(language.image) for language in wanted}
     missing = [
         language
@@ -45,9 +45,9 @@ def main() -> None:
     if not missing:
         return
     architecture = machine_architecture()
-    packages = Packages(DebianSource(store.apt, architecture, say))
+    packages = Packages(DebianArchive(store.apt, architecture, say))
     kernel = build_kernel(store, progress=say)
-    frozen = agent(store, architecture, say)
+    frozen = freeze_agent(store, architecture, say)
     with (
         tempfile.TemporaryDirectory() as directory,
         docker_registry(Path(directory) / "registry") as registry,
@@ -57,8 +57,8 @@ def main() -> None:
             say(f"writing a container image for {language.image}")
             write_layout(layout, [RECIPES[language.image](packages)])
             reference = Reference.parse(registry.push(layout, f"library/{language.name}:loopback"))
-            choices = Choices(reference=reference)
-            image = build_image(language, store, choices, reports=Reports(say, say))
+            choices = SourceOptions(reference=reference)
+            image = build_image(language, store, choices, reports=BuildProgress(say, say))
             # What the lab boots, where the store cannot be written.
             find_initrd(store, image, kernel, frozen.path)
 

@@ -16,9 +16,9 @@ class AgentSources:
     """Where our part of the agent lies: in a checkout or in an installed distribution."""
 
     def __init__(self) -> None:
-        self.agent = _package("slipway_agent")
-        self.protocol = _package("slipway_protocol")
-        self.sliplib = _package("sliplib")
+        self.agent = _find_package("slipway_agent")
+        self.protocol = _find_package("slipway_protocol")
+        self.sliplib = _find_package("sliplib")
         inside, beside = self.agent / "freeze", self.agent.parent / "freeze"
         self.freeze = inside if inside.is_dir() else beside
 
@@ -27,14 +27,14 @@ class AgentSources:
         from _blake2 import blake2b
 
         digest = blake2b(digest_size=16)
-        for directory in self._directories():
+        for directory in self._list_directories():
             with os.scandir(directory) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     if entry.name.endswith(_SOURCES):
                         status = entry.stat()
                         note = f"{entry.name} {status.st_size} {status.st_mtime_ns}\n"
                         digest.update(note.encode())
-        for path in self._files_beside():
+        for path in self._list_files_beside():
             status = path.stat()
             digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
@@ -45,20 +45,20 @@ class AgentSources:
 
         files = [
             path
-            for directory in self._directories()
+            for directory in self._list_directories()
             for path in sorted(directory.iterdir())
             if path.name.endswith(_SOURCES)
         ]
         digest = hashlib.sha256()
-        for path in (*files, *self._files_beside()):
+        for path in (*files, *self._list_files_beside()):
             data = path.read_bytes()
             digest.update(f"{path.parent.name}/{path.name} {len(data)}\n".encode() + data)
         return digest.hexdigest()
 
-    def _directories(self) -> tuple[Path, ...]:
+    def _list_directories(self) -> tuple[Path, ...]:
         return self.agent, self.protocol, self.freeze, self.freeze / "slim"
 
-    def _files_beside(self) -> tuple[Path, ...]:
+    def _list_files_beside(self) -> tuple[Path, ...]:
         return self.sliplib / "slip.py", Path(__file__).with_name("freeze.py")
 
     def version(self) -> str:
@@ -73,7 +73,7 @@ class AgentSources:
         return tomllib.loads((self.freeze / "contents.toml").read_text(encoding="utf-8"))
 
 
-def _package(name: str) -> Path:
+def _find_package(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise BuildFailed(

@@ -9,17 +9,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slipway_initramfs import freeze, warmup
-from slipway_initramfs.compression.compressors import compressor
+from slipway_initramfs.compression.compressors import create_compressor
 from slipway_initramfs.debian import kernel
-from slipway_initramfs.debian.archive import DebianSource
+from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
 from slipway_initramfs.languages.catalogue import ENVIRONMENT
-from slipway_initramfs.progress import Reports
+from slipway_initramfs.progress import BuildProgress
 from slipway_initramfs.rootfs import defaults, loader_cache, programs
 from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.layers import apply_layer
 from slipway_initramfs.rootfs.tree import Tree
-from slipway_initramfs.source import Choices, choose
+from slipway_initramfs.source import SourceOptions, choose_source
 from slipway_initramfs.store.image_store import machine_architecture
 from slipway_initramfs.store.records import BUILDER, MIB, Image, Kernel
 
@@ -42,9 +42,9 @@ _SHOWN = 4
 def build_image(
     language: Language,
     store: ImageStore,
-    choices: Choices | None = None,
+    choices: SourceOptions | None = None,
     *,
-    reports: Reports | None = None,
+    reports: BuildProgress | None = None,
     warmer: Warmer | None = None,
 ) -> Image:
     """Return the image of a language, made if there is no sound one that suits the choices.
@@ -55,18 +55,20 @@ def build_image(
     without a version is made in that which ``ImageStore.set_default`` chose. Raises ImageError
     (mostly BuildFailed).
     """
-    language = _meant(language, store)
-    chosen, told = choices or Choices(), reports or Reports()
+    language = _choose_version(language, store)
+    chosen, told = choices or SourceOptions(), reports or BuildProgress()
     arch = chosen.architecture or machine_architecture()
     name = f"{language.image}-{arch}"
     with store.building(f"image-{name}", told.step):
-        existing = _existing_image(store, language, arch, told.step)
-        sound = _sound(existing, language, told.step)
-        if sound is not None and _suits(sound, chosen):
+        existing = _find_existing(store, language, arch, told.step)
+        sound = _check_existing(existing, language, told.step)
+        if sound is not None and _fits_options(sound, chosen):
             return sound
-        source = choose(language, store, chosen, arch, existing, told)
+        source = choose_source(language, store, chosen, arch, existing, told)
         with closing(source):
-            maker = _Maker(store, arch, source, language, chosen.compression or COMPRESSION, told)
+            maker = _ImageBuilder(
+                store, arch, source, language, chosen.compression or COMPRESSION, told
+            )
             key = maker.key()
             if sound is not None and sound.manifest.get("build_key") == key:
                 # The same content, though perhaps by another name.
@@ -98,7 +100,7 @@ def build_kernel(
 
     With ``refresh`` Debian is asked for a newer one. Raises ImageError (mostly BuildFailed).
     """
-    report = progress or Reports().step
+    report = progress or BuildProgress().step
     arch = architecture or machine_architecture()
     with store.building(f"kernel-{arch}", report):
         existing: Kernel | None = None
@@ -108,10 +110,12 @@ def build_kernel(
                 existing.verify()
                 if not refresh and existing.manifest.get("builder") == BUILDER:
                     return existing
-        source = DebianSource(store.apt, arch, report)
+        source = DebianArchive(store.apt, arch, report)
         if arch not in kernel.PACKAGES:
             raise BuildFailed(f"no kernel for the architecture {arch!r}")
-        package = kernel.choose(source.resolve([kernel.PACKAGES[arch]], refresh=refresh))
+        package = kernel.find_kernel_package(
+            source.resolve([kernel.PACKAGES[arch]], refresh=refresh)
+        )
         source.check_room([package], store.temporary, "the kernel")
         source.fetch([package])
         report(f"unpacking the kernel {package.version}")
@@ -119,7 +123,7 @@ def build_kernel(
         data = unpacked.image()
         image = store.put_blob(lambda file: kernel.write_sparse(data, file))
         modules = store.put_blob(unpacked.write_modules)
-        manifest = kernel.manifest(arch, package, unpacked.version) | {
+        manifest = kernel.describe_kernel(arch, package, unpacked.version) | {
             "builder": BUILDER,
             "image": {"digest": image.digest, "size": image.size},
             "modules": {"digest": modules.digest, "size": modules.size},
@@ -131,13 +135,13 @@ def build_kernel(
     return built
 
 
-def _meant(language: Language, store: ImageStore) -> Language:
+def _choose_version(language: Language, store: ImageStore) -> Language:
     """Return the language in the version that its bare name stands for."""
     version = "" if language.version else store.default(language.name).partition("@")[2]
     return replace(language, version=version) if version else language
 
 
-def _existing_image(
+def _find_existing(
     store: ImageStore, language: Language, arch: str, progress: Progress
 ) -> Image | None:
     """Return the record in the store, whatever it was made from and whether its bytes are there."""
@@ -149,7 +153,7 @@ def _existing_image(
     return image if image is not None and image.name == language.image else None
 
 
-def _sound(image: Image | None, language: Language, progress: Progress) -> Image | None:
+def _check_existing(image: Image | None, language: Language, progress: Progress) -> Image | None:
     """Return the image if it is what would be made today, and undamaged."""
     if image is None or not language.matches(image):
         return None
@@ -161,7 +165,7 @@ def _sound(image: Image | None, language: Language, progress: Progress) -> Image
     return image
 
 
-def _suits(image: Image, choices: Choices) -> bool:
+def _fits_options(image: Image, choices: SourceOptions) -> bool:
     """Whether nothing that was chosen speaks against an image that is there."""
     if choices.refresh or choices.reference is not None:
         return False
@@ -173,7 +177,7 @@ def _suits(image: Image, choices: Choices) -> bool:
     return choices.kind == image.source.get("kind") and not image.source.get("chosen")
 
 
-class _Maker:
+class _ImageBuilder:
     """Makes one image from one resolved source."""
 
     def __init__(
@@ -183,7 +187,7 @@ class _Maker:
         source: Source,
         language: Language,
         compression: str,
-        reports: Reports,
+        reports: BuildProgress,
     ) -> None:
         self._store = store
         self._architecture = architecture
@@ -201,7 +205,7 @@ class _Maker:
             "builder": BUILDER,
             "architecture": self._architecture,
             "compression": self._compression,
-            "recipe": self.recipe.plain(),
+            "recipe": self.recipe.as_json(),
             **self._source.key(),
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -226,18 +230,18 @@ class _Maker:
             warnings.append(
                 f"{dropped} extended attributes dropped (an initramfs has none): {shown}"
             )
-        warnings += self._add(tree)
-        warmth = warmup.warm(
-            tree, self.recipe, lambda: self._trial(tree), warmer, existing, self._store
+        warnings += self._add_recipe_entries(tree)
+        warmth = warmup.warm_up(
+            tree, self.recipe, lambda: self._build_trial_image(tree), warmer, existing, self._store
         )
         removed += tree.remove(self.recipe.trim).size
-        loader_cache.add(tree, self._architecture)
+        loader_cache.add_loader_cache(tree, self._architecture)
         told = self._source.manifest()
         self._check_programs(tree, told)
         manifest = {
-            **self._pack(tree, self._compression, self.key()),
+            **self._pack_tree(tree, self._compression, self.key()),
             **told,
-            "recipe": self.recipe.plain(),
+            "recipe": self.recipe.as_json(),
             "trimmed": removed,
             "warnings": warnings + warmth.warnings,
         }
@@ -245,7 +249,7 @@ class _Maker:
             manifest["warm"] = warmth.record
         return manifest
 
-    def _add(self, tree: Tree) -> list[str]:
+    def _add_recipe_entries(self, tree: Tree) -> list[str]:
         """Add the recipe's own links and files; return warnings."""
         for path, target in self.recipe.links.items():
             if "*" not in target:
@@ -273,18 +277,18 @@ class _Maker:
     def _check_programs(self, tree: Tree, manifest: dict[str, Any]) -> None:
         image = manifest.get("config", {}).get("environment", {})
         variables = {**ENVIRONMENT, **image, **self._environment}
-        programs.check(tree, self.recipe.programs, variables["PATH"])
+        programs.check_programs(tree, self.recipe.programs, variables["PATH"])
 
-    def _trial(self, tree: Tree) -> Image:
+    def _build_trial_image(self, tree: Tree) -> Image:
         """Return the tree as it is as an image that no name refers to, for a machine to boot."""
         # The digest stands for the content alone, by which an earlier warm-up is found again.
-        packed = self._pack(tree, COMPRESSION, "warming")
+        packed = self._pack_tree(tree, COMPRESSION, "warming")
         manifest = {"workload": 0, **packed, **self._source.manifest()}
         archive = manifest["archive"]
         blob = self._store.blob(archive["digest"], archive["size"])
         return Image("warming", self._architecture, archive["digest"], blob, manifest)
 
-    def _pack(self, tree: Tree, compression: str, key: str) -> dict[str, Any]:
+    def _pack_tree(self, tree: Tree, compression: str, key: str) -> dict[str, Any]:
         """Store the archive of ``tree``; return what the manifest says about it."""
         if tree.find(freeze.ROOT, follow=False) is not None:
             # The guest unpacks the root over the agent.
@@ -294,7 +298,7 @@ class _Maker:
         self._step(f"packing {usage.files} files, {usage.size / 1e6:.0f} MB")
 
         def write(file: BinaryIO) -> None:
-            packer = compressor(compression, file)
+            packer = create_compressor(compression, file)
             try:
                 write_tree(tree, packer, last=(defaults.SENTINEL,))
             finally:

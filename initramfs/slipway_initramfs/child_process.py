@@ -36,7 +36,7 @@ class Hung(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class CompletedProgram:
     """What a program that has ended has said; ``code`` is 0 for success."""
 
     code: int
@@ -45,7 +45,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Supervision:
     """How a program is looked after while it runs.
 
     It may take ``seconds``, and be ``quiet`` for so many. ``watch`` is called now and then: what it
@@ -59,7 +59,9 @@ class Attention:
     listen: Callable[[str], None] = lambda _: None
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], attention: Attention) -> Finished:
+def run_program(
+    command: Sequence[str], environment: Mapping[str, str], attention: Supervision
+) -> CompletedProgram:
     """Run a program with nothing on its stdin; raises Hung, and what ``attention`` raises.
 
     The program gets a process group of its own, of which nothing is left when this returns or
@@ -78,8 +80,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], attention: Atten
     try:
         stdout, stderr = _Run(process, attention).attend()
     finally:
-        _end(process)
-    return Finished(process.returncode, stdout, stderr)
+        _end_group(process)
+    return CompletedProgram(process.returncode, stdout, stderr)
 
 
 def die_with_parent(parent: int) -> None:
@@ -116,7 +118,7 @@ class _Stream:
 class _Run:
     """A program under way; its end is seen without reaping it, so that its group stays its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes], attention: Attention) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], attention: Supervision) -> None:
         self._process = process
         self._attention = attention
         self._streams = (_Stream(), _Stream())
@@ -130,19 +132,19 @@ class _Run:
             ):
                 assert file is not None
                 selector.register(file, selectors.EVENT_READ, stream)
-            with _end_of(self._process) as ending:
+            with _open_pidfd(self._process) as ending:
                 selector.register(ending, selectors.EVENT_READ)
-                self._attend(selector)
+                self._watch_streams(selector)
         stdout, stderr = self._streams
         return stdout.text(), stderr.text()
 
-    def _attend(self, selector: selectors.BaseSelector) -> None:
+    def _watch_streams(self, selector: selectors.BaseSelector) -> None:
         began = alive = monotonic()
         sign: object = None
         while selector.get_map():
             ready = [key for key, _ in selector.select(_TICK)]
             for key in ready:
-                self._take(key, selector)
+                self._take_output(key, selector)
             now, seen = monotonic(), self._attention.watch()
             if ready or seen != sign:
                 alive, sign = now, seen
@@ -153,7 +155,7 @@ class _Run:
             if now - alive > self._attention.quiet:
                 raise Hung(f"did nothing for {self._attention.quiet:.0f} seconds")
 
-    def _take(self, key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
+    def _take_output(self, key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
         if key.data is None:
             self._ended = True
             selector.unregister(key.fileobj)
@@ -166,7 +168,7 @@ class _Run:
 
 
 @contextmanager
-def _end_of(process: subprocess.Popen[bytes]) -> Iterator[int]:
+def _open_pidfd(process: subprocess.Popen[bytes]) -> Iterator[int]:
     """Give a descriptor that becomes readable when the program has ended."""
     descriptor = os.pidfd_open(process.pid)
     try:
@@ -175,10 +177,10 @@ def _end_of(process: subprocess.Popen[bytes]) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End a program's whole process group, and wait for the program."""
     try:
-        with _end_of(process) as ending, selectors.DefaultSelector() as selector:
+        with _open_pidfd(process) as ending, selectors.DefaultSelector() as selector:
             selector.register(ending, selectors.EVENT_READ)
             if not selector.select(0):
                 # Asked first: apt notes the time of a half download, by which it can be resumed.

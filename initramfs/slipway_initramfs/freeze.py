@@ -62,7 +62,7 @@ class Agent:
     kernel_arguments: str
 
 
-def agent(
+def freeze_agent(
     store: ImageStore, architecture: str, progress: Progress, *, verify: bool = False
 ) -> Agent:
     """Return the frozen agent for ``architecture`` (Debian's name), made if its sources changed.
@@ -72,12 +72,12 @@ def agent(
     """
     sources = AgentSources()
     key = f"{architecture}-{sources.fingerprint()}"
-    archive = _stored(store, key, verify=verify)
+    archive = _find_stored(store, key, verify=verify)
     if archive is None:
         progress("freezing the agent")
         # What is written depends on Debian's packages too; they are looked at when sources change.
         with store.building("agent-packages", progress):
-            tree = assemble(sources, store, architecture, progress)
+            tree = assemble_tree(sources, store, architecture, progress)
 
         def write(output: BinaryIO) -> None:
             from slipway_initramfs.rootfs.cpio import write_tree
@@ -94,13 +94,13 @@ def agent(
     return Agent(archive, archive.path, archive.blob.digest, sources.version(), arguments)
 
 
-def adopt(store: ImageStore, architecture: str, blob: Blob) -> None:
+def adopt_agent(store: ImageStore, architecture: str, blob: Blob) -> None:
     """Let ``blob``, made elsewhere of these sources, be the agent if the store has no sound one.
 
     Call within ``building``.
     """
     key = f"{architecture}-{AgentSources().fingerprint()}"
-    if _stored(store, key, verify=True) is None:
+    if _find_stored(store, key, verify=True) is None:
         manifest = {"archive": {"digest": blob.digest, "size": blob.size}}
         store.put_record(f"archive-{KIND}", key, manifest)
 
@@ -110,7 +110,7 @@ def loader_name(architecture: str) -> str:
     return LOADERS[architecture].rpartition("/")[2]
 
 
-def _stored(store: ImageStore, key: str, *, verify: bool) -> Archive | None:
+def _find_stored(store: ImageStore, key: str, *, verify: bool) -> Archive | None:
     """Return the archive of this key if there is a sound one."""
     try:
         archive = store.archive(KIND, key)
@@ -133,62 +133,62 @@ def _forget_former(store: ImageStore, architecture: str, key: str) -> None:
                 path.unlink()
 
 
-def assemble(
+def assemble_tree(
     sources: AgentSources, store: ImageStore, architecture: str, progress: Progress
 ) -> Tree:
     """Return the tree of the archive. Raises ImageError; the caller holds the store's lock."""
     from slipway_initramfs.rootfs.tree import Tree
 
     contents = sources.contents()
-    debian = _unpack(contents, store, architecture, progress)
+    debian = _unpack_packages(contents, store, architecture, progress)
     triplet = TRIPLETS[architecture]
     tree = Tree()
     for name, device in DEVICES.items():
         tree.add_device(f"dev/{name}", "c", device, 0o600 if name.startswith("tty") else 0o666)
     tree.add_directory(ROOT, 0o700)
     tree.add_directory(f"{ROOT}/disk", 0o700)
-    tree.add_file(f"{ROOT}/bin/python3", _read(debian, f"usr/bin/python{PYTHON}"), 0o755)
+    tree.add_file(f"{ROOT}/bin/python3", _read_file(debian, f"usr/bin/python{PYTHON}"), 0o755)
     for name in contents["libraries"]:
         data = _find_library(debian, triplet, name)
         tree.add_file(f"{ROOT}/lib/{name}", data, 0o755)
     name = loader_name(architecture)
     loader = _find_library(debian, triplet, name)
-    tree.add_file(f"{ROOT}/lib/{name}", _isolate(loader), 0o755)
+    tree.add_file(f"{ROOT}/lib/{name}", _isolate_loader(loader), 0o755)
     extensions = {}
     for module, place in contents["extensions"].items():
         extensions[module] = f"{module}.so"
-        data = _read(debian, place.format(triplet=triplet))
+        data = _read_file(debian, place.format(triplet=triplet))
         tree.add_file(f"{ROOT}/lib/{module}.so", data, 0o755)
     tree.add_directory(f"{ROOT}/{LIBRARY}/lib-dynload")
     for module, place in contents["lazy_extensions"].items():
-        data = _read(debian, place.format(triplet=triplet))
+        data = _read_file(debian, place.format(triplet=triplet))
         tree.add_file(f"{ROOT}/{LIBRARY}/{module.replace('.', '/')}.so", data, 0o755)
     _add_modules(tree, sources, debian, contents, extensions)
     return tree
 
 
-def _unpack(
+def _unpack_packages(
     contents: dict[str, Any], store: ImageStore, architecture: str, progress: Progress
 ) -> Tree:
     """Return a tree with the Debian packages that the agent is made of."""
-    from slipway_initramfs.debian.archive import DebianSource
+    from slipway_initramfs.debian.archive import DebianArchive
     from slipway_initramfs.rootfs import defaults
     from slipway_initramfs.rootfs.layers import apply_layer
     from slipway_initramfs.rootfs.tree import Tree
 
-    source = DebianSource(store.apt, architecture, progress)
+    source = DebianArchive(store.apt, architecture, progress)
     wanted = contents["packages"]
     packages = [p for p in source.resolve(wanted) if p.name in wanted]
     source.check_room(packages, store.temporary, "the agent")
     source.fetch(packages)
     tree = Tree()
-    defaults.prepare(tree, architecture)
+    defaults.merge_usr(tree, architecture)
     for package in packages:
         apply_layer(tree, source.open(package, store.temporary), "deb")
     return tree
 
 
-def _read(tree: Tree, path: str) -> bytes:
+def _read_file(tree: Tree, path: str) -> bytes:
     node = tree.find(path)
     if node is None or not node.is_file:
         raise BuildFailed(f"Debian's packages have no {path}, which the agent needs")
@@ -203,7 +203,7 @@ def _find_library(tree: Tree, triplet: str, name: str) -> bytes:
     raise BuildFailed(f"Debian's packages have no {name}, which the agent needs")
 
 
-def _isolate(loader: bytes) -> bytes:
+def _isolate_loader(loader: bytes) -> bytes:
     """Let the loader look for its configuration where no image has any."""
     if FOREIGN not in loader:
         raise BuildFailed(f"the loader does not name {FOREIGN.decode()}...")
@@ -223,8 +223,8 @@ def _add_modules(
     from slipway_initramfs.rootfs import bytecode
     from slipway_initramfs.rootfs.tree import Tree
 
-    bundled = dict(_bundled(sources, debian, contents))
-    lazy = dict(_lazy(debian, contents))
+    bundled = dict(_list_bundled_modules(sources, debian, contents))
+    lazy = dict(_list_lazy_modules(debian, contents))
     interpreter = bytecode.find_interpreter(PYTHON)
     if interpreter is None:
         raise BuildFailed(
@@ -240,34 +240,34 @@ def _add_modules(
     table = {
         path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): (
             path.endswith("/__init__.py"),
-            _compiled(scratch, f"bundle/python3/{path}")[16:],
+            _read_bytecode(scratch, f"bundle/python3/{path}")[16:],
         )
         for path in bundled
     }
     main = table.pop("loader")
-    header = _compiled(scratch, "bundle/python3/loader.py")[:16]
+    header = _read_bytecode(scratch, "bundle/python3/loader.py")[:16]
     tree.add_file(f"{ROOT}/agent.pyc", header + main[1])
     tree.add_file(
         f"{ROOT}/agent.modules", marshal.dumps((table, extensions, tuple(contents["slim"])), 4)
     )
     for path in lazy:
-        data = _compiled(scratch, f"lazy/python3/{path}")
+        data = _read_bytecode(scratch, f"lazy/python3/{path}")
         tree.add_file(f"{ROOT}/{LIBRARY}/{path}c", data)
 
 
-def _compiled(tree: Tree, path: str) -> bytes:
+def _read_bytecode(tree: Tree, path: str) -> bytes:
     folder, _, name = path.rpartition("/")
     tag = PYTHON.replace(".", "")
-    return _read(tree, f"{folder}/__pycache__/{name.removesuffix('.py')}.cpython-{tag}.pyc")
+    return _read_file(tree, f"{folder}/__pycache__/{name.removesuffix('.py')}.cpython-{tag}.pyc")
 
 
-def _bundled(
+def _list_bundled_modules(
     sources: AgentSources, debian: Tree, contents: dict[str, Any]
 ) -> Iterator[tuple[str, bytes]]:
     """Path and source of each module that goes into the one file; later ones replace earlier."""
     yield "loader.py", (sources.freeze / "loader.py").read_bytes()
     for path in contents["bundled"]:
-        yield path, _source(debian, path)
+        yield path, _read_source(debian, path)
     yield "sliplib/slip.py", (sources.sliplib / "slip.py").read_bytes()
     for package in (sources.agent, sources.protocol):
         for file in sorted(package.glob("*.py")):
@@ -278,12 +278,12 @@ def _bundled(
         yield file.relative_to(slim).as_posix(), file.read_bytes()
 
 
-def _lazy(debian: Tree, contents: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+def _list_lazy_modules(debian: Tree, contents: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     for path in contents["lazy"]:
-        yield path, _source(debian, path)
+        yield path, _read_source(debian, path)
 
 
-def _source(debian: Tree, path: str) -> bytes:
+def _read_source(debian: Tree, path: str) -> bytes:
     for directory in (f"usr/{LIBRARY}", "usr/lib/python3/dist-packages"):
         node = debian.find(f"{directory}/{path}")
         if node is not None and node.is_file:

@@ -44,19 +44,19 @@ class UnfitArchive(ImageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ArchiveMember:
     """A member: ``size`` bytes whose SHA-256 is ``digest``."""
 
     digest: str
     size: int
 
-    def plain(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return it in JSON's types."""
         return {"digest": self.digest, "size": self.size}
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class ArchiveIndex:
     """What is in an archive.
 
     ``keys`` are the names of the records, by kind. ``agent`` is the agent's archive, made of
@@ -64,26 +64,26 @@ class Index:
     """
 
     keys: dict[str, str]
-    records: dict[str, Part]
-    agent: Part
+    records: dict[str, ArchiveMember]
+    agent: ArchiveMember
     agent_sources: str
-    blobs: tuple[Part, ...]
+    blobs: tuple[ArchiveMember, ...]
 
     def encode(self) -> bytes:
         """Return the index as it stands in the archive."""
         plain = {
             "format": FORMAT,
             "records": {
-                kind: {"key": self.keys[kind], **part.plain()}
+                kind: {"key": self.keys[kind], **part.as_json()}
                 for kind, part in self.records.items()
             },
-            "agent": {"sources": self.agent_sources, **self.agent.plain()},
-            "blobs": [blob.plain() for blob in self.blobs],
+            "agent": {"sources": self.agent_sources, **self.agent.as_json()},
+            "blobs": [blob.as_json() for blob in self.blobs],
         }
         return json.dumps(plain, indent=1).encode() + b"\n"
 
 
-def header(name: str, size: int) -> bytes:
+def build_header(name: str, size: int) -> bytes:
     """Return the header of a file (POSIX.1-2017, pax, "ustar Interchange Format")."""
     fields = (
         name.encode("ascii").ljust(100, b"\0"),
@@ -98,18 +98,18 @@ def header(name: str, size: int) -> bytes:
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
-def padding(size: int) -> bytes:
+def build_padding(size: int) -> bytes:
     """Return what follows a member's bytes, up to the next block."""
     return bytes(-size % BLOCK)
 
 
-class Reader:
+class ArchiveReader:
     """An archive that is read once, from its beginning to its end; raises UnfitArchive."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
-    def index(self) -> Index:
+    def index(self) -> ArchiveIndex:
         """Return the index, checked in itself."""
         block = self._read(BLOCK)
         if block.startswith(_PACKED):
@@ -117,18 +117,18 @@ class Reader:
                 "the archive is compressed", "Decompress it first: zstd -dc FILE | ..."
             )
         size = int(block[124:135], 8) if _SIZE.fullmatch(block[124:136]) else -1
-        if not 0 < size <= MAX_INDEX or block != header(INDEX, size):
+        if not 0 < size <= MAX_INDEX or block != build_header(INDEX, size):
             raise UnfitArchive(
                 "this is no archive of 'slipway image export'",
                 "Container images are taken by: slipway image build --from",
             )
         data = self._read(size)
         self._skip_padding(size)
-        return _parse(data)
+        return _parse_index(data)
 
     def member(self, name: str, size: int) -> Iterator[bytes]:
         """Give the bytes of the next member, which has to be this one."""
-        if self._read(BLOCK) != header(name, size):
+        if self._read(BLOCK) != build_header(name, size):
             raise UnfitArchive(f"the archive does not go on with {name[:40]}")
         left = size
         while left:
@@ -159,7 +159,7 @@ class Reader:
         return data
 
 
-def _parse(data: bytes) -> Index:
+def _parse_index(data: bytes) -> ArchiveIndex:
     try:
         plain = json.loads(data)
     except (ValueError, RecursionError):
@@ -171,7 +171,7 @@ def _parse(data: bytes) -> Index:
             "Export and import it with the same version of Slipway.",
         )
     try:
-        index = _index(plain)
+        index = _build_index(plain)
     except (KeyError, TypeError, ValueError, AttributeError):
         index = None
     # What is not as it would be written is refused, though it might be understood.
@@ -180,15 +180,15 @@ def _parse(data: bytes) -> Index:
     return index
 
 
-def _index(plain: dict[str, Any]) -> Index:
+def _build_index(plain: dict[str, Any]) -> ArchiveIndex:
     """Return the index in ``plain``; raises ValueError and the like for whatever is wrong."""
     told = plain["records"]
     if [kind for kind in KINDS if kind in told] != list(told) or {"image", "kernel"} - set(told):
         raise ValueError
-    keys = {kind: _key(entry["key"]) for kind, entry in told.items()}
-    parts = {kind: _part(entry, records.MAX_MANIFEST) for kind, entry in told.items()}
-    blobs = tuple(_part(entry, MAX_BLOB) for entry in plain["blobs"][: MAX_BLOBS + 1])
-    agent = _part(plain["agent"], MAX_BLOB)
+    keys = {kind: _check_key(entry["key"]) for kind, entry in told.items()}
+    parts = {kind: _build_member(entry, records.MAX_MANIFEST) for kind, entry in told.items()}
+    blobs = tuple(_build_member(entry, MAX_BLOB) for entry in plain["blobs"][: MAX_BLOBS + 1])
+    agent = _build_member(plain["agent"], MAX_BLOB)
     sources = plain["agent"]["sources"]
     digests = [part.digest for part in (*parts.values(), *blobs)]
     if (
@@ -198,19 +198,19 @@ def _index(plain: dict[str, Any]) -> Index:
         or not records.is_digest(sources)
     ):
         raise ValueError
-    return Index(keys, parts, agent, sources, blobs)
+    return ArchiveIndex(keys, parts, agent, sources, blobs)
 
 
-def _key(key: Any) -> str:
+def _check_key(key: Any) -> str:
     if not isinstance(key, str) or not records.is_key(key):
         raise ValueError
     return key
 
 
-def _part(entry: Any, most: int) -> Part:
+def _build_member(entry: Any, most: int) -> ArchiveMember:
     digest, size = entry["digest"], entry["size"]
     if not isinstance(digest, str) or not records.is_digest(digest):
         raise ValueError
     if type(size) is not int or not 0 < size <= most:
         raise ValueError
-    return Part(digest, size)
+    return ArchiveMember(digest, size)

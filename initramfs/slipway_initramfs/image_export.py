@@ -10,7 +10,7 @@ from slipway_initramfs import image_archive
 from slipway_initramfs.agent_sources import AgentSources
 from slipway_initramfs.disk.spool import CHUNK
 from slipway_initramfs.errors import ImageCorrupted, ImageError
-from slipway_initramfs.image_archive import Index, Part
+from slipway_initramfs.image_archive import ArchiveIndex, ArchiveMember
 from slipway_initramfs.languages.catalogue import LANGUAGE_KIND
 from slipway_initramfs.store import records
 
@@ -27,7 +27,7 @@ def export_image(
     agent: Archive,
     output: BinaryIO,
     progress: Callable[[str], None],
-) -> Index:
+) -> ArchiveIndex:
     """Write ``image``, the kernel of its architecture and ``agent``; return what was written.
 
     The files are opened before the first byte is written, so that another process may replace or
@@ -58,21 +58,24 @@ def export_image(
             agent.blob,
         )
     }
-    index = Index(
+    index = ArchiveIndex(
         keys,
-        {kind: Part(hashlib.sha256(text).hexdigest(), len(text)) for kind, text in texts.items()},
-        Part(agent.blob.digest, agent.blob.size),
+        {
+            kind: ArchiveMember(hashlib.sha256(text).hexdigest(), len(text))
+            for kind, text in texts.items()
+        },
+        ArchiveMember(agent.blob.digest, agent.blob.size),
         AgentSources().digest(),
-        tuple(Part(blob.digest, blob.size) for blob in blobs.values()),
+        tuple(ArchiveMember(blob.digest, blob.size) for blob in blobs.values()),
     )
     with ExitStack() as opened:
         sources = [(blob, opened.enter_context(_open_blob(blob))) for blob in blobs.values()]
-        _write(output, image_archive.INDEX, index.encode())
+        _write_member(output, image_archive.INDEX, index.encode())
         for kind, part in index.records.items():
-            _write(output, f"manifests/{part.digest}", texts[kind])
+            _write_member(output, f"manifests/{part.digest}", texts[kind])
         for number, (blob, file) in enumerate(sources, 1):
             progress(f"writing {number}/{len(sources)} {blob.digest[:12]}")
-            _copy(blob, file, output)
+            _copy_blob(blob, file, output)
         output.write(bytes(2 * image_archive.BLOCK))
         output.flush()
     return index
@@ -88,12 +91,14 @@ def _open_blob(blob: Blob) -> BinaryIO:
         ) from error
 
 
-def _write(output: BinaryIO, name: str, data: bytes) -> None:
-    output.write(image_archive.header(name, len(data)) + data + image_archive.padding(len(data)))
+def _write_member(output: BinaryIO, name: str, data: bytes) -> None:
+    output.write(
+        image_archive.build_header(name, len(data)) + data + image_archive.build_padding(len(data))
+    )
 
 
-def _copy(blob: Blob, file: BinaryIO, output: BinaryIO) -> None:
-    output.write(image_archive.header(f"blobs/{blob.digest}", blob.size))
+def _copy_blob(blob: Blob, file: BinaryIO, output: BinaryIO) -> None:
+    output.write(image_archive.build_header(f"blobs/{blob.digest}", blob.size))
     digest, left = hashlib.sha256(), blob.size
     while left:
         data = file.read(min(left, CHUNK))
@@ -106,4 +111,4 @@ def _copy(blob: Blob, file: BinaryIO, output: BinaryIO) -> None:
         raise ImageCorrupted(
             f"{blob.digest[:16]} in the store is damaged", "Build the image again."
         )
-    output.write(image_archive.padding(blob.size))
+    output.write(image_archive.build_padding(blob.size))

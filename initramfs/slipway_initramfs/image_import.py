@@ -16,7 +16,7 @@ from slipway_initramfs.agent_sources import AgentSources
 from slipway_initramfs.debian.archive import ARCHITECTURES
 from slipway_initramfs.disk import space
 from slipway_initramfs.errors import ImageCorrupted, ImageError, InvalidLanguage, UnknownLanguage
-from slipway_initramfs.image_archive import Index, Reader, UnfitArchive
+from slipway_initramfs.image_archive import ArchiveIndex, ArchiveReader, UnfitArchive
 from slipway_initramfs.languages import catalogue, toml_file
 from slipway_initramfs.languages.catalogue import LANGUAGE_KIND
 from slipway_initramfs.oci.manifests import MAX_ENVIRONMENT, MAX_VARIABLES
@@ -26,7 +26,7 @@ from slipway_initramfs.store.garbage_collection import try_tidy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.image_archive import Part
+    from slipway_initramfs.image_archive import ArchiveMember
     from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image
@@ -35,7 +35,7 @@ _MAX_TEXT = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What became of an archive: the image as it is in the store now.
 
     ``replaced`` says whether another image had its name, ``agent`` whether the agent that came is
@@ -47,19 +47,21 @@ class Imported:
     agent: bool
 
 
-def import_image(store: ImageStore, file: BinaryIO, progress: Callable[[str], None]) -> Imported:
+def import_image(
+    store: ImageStore, file: BinaryIO, progress: Callable[[str], None]
+) -> ImportResult:
     """Take the image in ``file``, which is read once. Raises ImageError; nothing is changed then.
 
     A kernel and an agent that the store has already are kept.
     """
-    reader = Reader(file)
+    reader = ArchiveReader(file)
     index = reader.index()
     key = index.keys["image"]
     total = sum(part.size for part in (*index.records.values(), *index.blobs))
-    space.check("importing the image", (store.temporary, total))
+    space.check_space("importing the image", (store.temporary, total))
     try:
         with store.building(f"image-{key}", progress):
-            archive = _Archive(store, reader, index)
+            archive = _IncomingImage(store, reader, index)
             archive.read(progress)
             return archive.keep()
     finally:
@@ -68,10 +70,10 @@ def import_image(store: ImageStore, file: BinaryIO, progress: Callable[[str], No
             try_tidy(store)
 
 
-class _Archive:
+class _IncomingImage:
     """An archive under way into a store."""
 
-    def __init__(self, store: ImageStore, reader: Reader, index: Index) -> None:
+    def __init__(self, store: ImageStore, reader: ArchiveReader, index: ArchiveIndex) -> None:
         self._store = store
         self._reader = reader
         self._index = index
@@ -81,15 +83,15 @@ class _Archive:
         """Check all that is there, and store the blobs without a name."""
         for kind, part in self._index.records.items():
             data = b"".join(self._reader.member(f"manifests/{part.digest}", part.size))
-            self._manifests[kind] = _manifest(kind, part, data)
+            self._manifests[kind] = _parse_manifest(kind, part, data)
         self._check_records()
         self._check_blobs()
         for number, part in enumerate(self._index.blobs, 1):
             progress(f"reading {number}/{len(self._index.blobs)} {part.digest[:12]}")
-            self._store.put_blob(lambda file, part=part: self._copy(part, file))  # type: ignore[misc]
+            self._store.put_blob(lambda file, part=part: self._copy_blob(part, file))  # type: ignore[misc]
         self._reader.end()
 
-    def keep(self) -> Imported:
+    def keep(self) -> ImportResult:
         """Give everything its name, the image last but for the language that only it has."""
         keys, store = self._index.keys, self._store
         architecture = keys["kernel"]
@@ -98,13 +100,13 @@ class _Archive:
         same_agent = self._index.agent_sources == AgentSources().digest()
         if same_agent:
             agent = self._index.agent
-            freeze.adopt(store, architecture, store.blob(agent.digest, agent.size))
+            freeze.adopt_agent(store, architecture, store.blob(agent.digest, agent.size))
         before = store.reference("image", keys["image"])
         digest = store.put_record("image", keys["image"], self._manifests["image"])
         if "language" in keys:
             store.put_record(LANGUAGE_KIND, keys["language"], self._manifests["language"])
         image = store.image_of(self._manifests["image"], digest)
-        return Imported(image, before not in (None, digest), same_agent)
+        return ImportResult(image, before not in (None, digest), same_agent)
 
     def _check_records(self) -> None:
         keys = self._index.keys
@@ -127,7 +129,7 @@ class _Archive:
         ):
             raise UnfitArchive("the archive's records contradict each other")
         _check_words(image)
-        language = self._language(image)
+        language = self._find_language(image)
         if not language.matches(image):
             raise ImageError(
                 f"the image {image.name!r} was made by another version of Slipway, or of its"
@@ -135,17 +137,19 @@ class _Archive:
                 "Export and import it with the same version: here it would be made again.",
             )
 
-    def _language(self, image: Image) -> Language:
+    def _find_language(self, image: Image) -> Language:
         """Return the language of the image: one that Slipway has, or that which comes with it."""
         manifest = self._manifests.get("language")
         try:
             if manifest is None:
-                return catalogue.by_name(image.name)
-            catalogue.check_new(image.language)
+                return catalogue.find_language(image.name)
+            catalogue.check_new_name(image.language)
             text = records.text(manifest, "file").encode()
-            if set(manifest) != {"format", "kind", "file"} or not toml_file.is_name(image.language):
+            if set(manifest) != {"format", "kind", "file"} or not toml_file.is_language_name(
+                image.language
+            ):
                 raise UnfitArchive("the archive has a bad record of its language")
-            return toml_file.parse(text, f"{image.language}.toml")
+            return toml_file.parse_language(text, f"{image.language}.toml")
         except UnknownLanguage as error:
             raise UnfitArchive(
                 f"the archive has no language file for {image.name[:80]!r}: {error.message}",
@@ -168,7 +172,7 @@ class _Archive:
         if named != {part.digest: part.size for part in self._index.blobs}:
             raise UnfitArchive("the archive has other files than its records name")
 
-    def _copy(self, part: Part, file: BinaryIO) -> None:
+    def _copy_blob(self, part: ArchiveMember, file: BinaryIO) -> None:
         digest = hashlib.sha256()
         for data in self._reader.member(f"blobs/{part.digest}", part.size):
             digest.update(data)
@@ -179,7 +183,7 @@ class _Archive:
             )
 
 
-def _manifest(kind: str, part: Part, data: bytes) -> dict[str, Any]:
+def _parse_manifest(kind: str, part: ArchiveMember, data: bytes) -> dict[str, Any]:
     if hashlib.sha256(data).hexdigest() != part.digest:
         raise UnfitArchive(f"the archive is damaged in its record of the {kind}")
     try:

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _to_nobody(*_: object) -> None:
+def _ignore(*_: object) -> None:
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Reports:
+class BuildProgress:
     """Three listeners, each of which may be left out; they are called from several threads.
 
     ``step`` gets a short sentence for each step ("packing 431 files"), which for one of many says
@@ -22,6 +22,6 @@ class Reports:
     what of a download has come: its name, the bytes that are there, and those it has in total.
     """
 
-    step: Callable[[str], None] = _to_nobody
-    notice: Callable[[str], None] = _to_nobody
-    transfer: Callable[[str, int, int], None] = _to_nobody
+    step: Callable[[str], None] = _ignore
+    notice: Callable[[str], None] = _ignore
+    transfer: Callable[[str, int, int], None] = _ignore

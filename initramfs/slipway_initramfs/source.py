@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.disk.spool import Spool
     from slipway_initramfs.languages.catalogue import Language
-    from slipway_initramfs.progress import Reports
+    from slipway_initramfs.progress import BuildProgress
     from slipway_initramfs.rootfs.layers import Dialect
     from slipway_initramfs.rootfs.tree import Tree
     from slipway_initramfs.store.image_store import ImageStore
@@ -58,7 +58,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class SourceOptions:
     """What may be chosen about an image beside its language.
 
     ``kind`` is the source, ``reference`` a container image instead of the language's own,
@@ -77,7 +77,7 @@ class Choices:
     emulated: bool = False
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str], **given: Any) -> Choices:
+    def from_environment(cls, environment: Mapping[str, str], **given: Any) -> SourceOptions:
         """Return choices with ``SLIPWAY_SOURCE`` and ``SLIPWAY_REGISTRY`` for what is not given.
 
         Raises InvalidReference for a source that there is not.
@@ -91,13 +91,13 @@ class Choices:
         return cls(kind=kind, registry=registry, **given)
 
 
-def choose(
+def choose_source(
     language: Language,
     store: ImageStore,
-    choices: Choices,
+    choices: SourceOptions,
     architecture: str,
     existing: Image | None,
-    reports: Reports,
+    reports: BuildProgress,
 ) -> Source:
     """Resolve where the image of ``language`` shall come from.
 
@@ -121,9 +121,9 @@ class _Chooser:
 
     language: Language
     store: ImageStore
-    choices: Choices
+    choices: SourceOptions
     architecture: str
-    reports: Reports
+    reports: BuildProgress
 
     def debian(self, why: str) -> Source:
         from slipway_initramfs.debian.packages import DebianPackages
@@ -152,13 +152,13 @@ class _Chooser:
         """The language's own source of this kind."""
         if kind == "debian":
             return self.debian(why)
-        named = _named(self.language)
+        named = _find_reference(self.language)
         if not named:
             raise BuildFailed(
                 f"no container image is known for {self.language.image}",
                 f"Name one: slipway image build --from docker://... {self.language.image}",
             )
-        return self.container(_of_registry(named, self.choices.registry), why, chosen=False)
+        return self.container(_apply_mirror(named, self.choices.registry), why, chosen=False)
 
     def as_before(self, existing: Image) -> Source | None:
         """Where an image came from that is outdated or damaged; None if that is no more."""
@@ -173,12 +173,12 @@ class _Chooser:
                     f"{name!r} was made from {requested[:80]!r}: {error.message}",
                     f"Name another image: slipway image build --from REFERENCE {name}",
                 ) from error
-        there = self.language.debian if kind == "debian" else _named(self.language)
+        there = self.language.debian if kind == "debian" else _find_reference(self.language)
         return self.of_kind(str(kind), "as before") if there else None
 
     def first_that_answers(self) -> Source:
         """The registry, or Debian's packages where it does not answer or takes too long."""
-        named, warm = _named(self.language), self.language.registry.warm
+        named, warm = _find_reference(self.language), self.language.registry.warm
         if not named:
             return self.debian("no container image is known for it")
         slow = warm is not None and warm.slow and self.choices.emulated
@@ -199,14 +199,14 @@ class _Chooser:
                 raise BuildFailed(f"{error.message}, and {other.message}", error.hint) from other
 
 
-def _named(language: Language) -> str:
+def _find_reference(language: Language) -> str:
     """Return the reference for a language's version, nothing if it has no place for one."""
     if language.version and "{version}" not in language.registry.reference:
         return ""
     return language.reference()
 
 
-def _of_registry(named: str, registry: str) -> Reference:
+def _apply_mirror(named: str, registry: str) -> Reference:
     """Return the reference of a language file; Docker Hub's are asked for at ``registry``."""
     reference = Reference.parse(named)
     if not registry or reference.registry != DOCKER_HUB:

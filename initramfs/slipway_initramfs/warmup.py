@@ -19,7 +19,7 @@ from slipway_initramfs.rootfs.layers import apply_layer
 from slipway_initramfs.store.image_store import machine_architecture
 
 if TYPE_CHECKING:
-    from slipway_initramfs.languages.recipes import Recipe, WarmUp
+    from slipway_initramfs.languages.recipes import Recipe, Warmup
     from slipway_initramfs.rootfs.tree import Tree
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Blob, Image
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 OUTPUT = "warm.tar"
 
 # Boots an image, runs a command in it and returns the file OUTPUT; raises ImageError.
-Warmer = Callable[["Image", "WarmUp"], bytes]
+Warmer = Callable[["Image", "Warmup"], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Warmth:
+class WarmupResult:
     """What came of it: warnings, and the manifest's entry on the archive that was applied."""
 
     warnings: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def warm(
+def warm_up(
     tree: Tree,
     recipe: Recipe,
     trial: Callable[[], Image],
     warmer: Warmer | None,
     existing: Image | None,
     store: ImageStore,
-) -> Warmth:
+) -> WarmupResult:
     """Warm ``tree`` up as ``recipe`` says.
 
     ``trial`` makes an image of the tree; what an ``existing`` image got by the same command on the
@@ -54,15 +54,17 @@ def warm(
     """
     warm_up = recipe.warm
     if warm_up is None or (warm_up.unless and tree.glob(warm_up.unless)):
-        return Warmth()
+        return WarmupResult()
     image = trial()
     if image.architecture != machine_architecture():
-        return Warmth([f"not warmed up: this machine cannot run {image.architecture} programs"])
+        return WarmupResult(
+            [f"not warmed up: this machine cannot run {image.architecture} programs"]
+        )
     key = hashlib.sha256(json.dumps([image.root.digest, *warm_up.command]).encode()).hexdigest()
-    blob = _known(existing, key, store)
+    blob = _find_known(existing, key, store)
     if blob is None:
         if warmer is None:
-            return Warmth(["not warmed up: nobody here runs machines"])
+            return WarmupResult(["not warmed up: nobody here runs machines"])
         data = warmer(image, warm_up)
         blob = store.put_blob(lambda file: file.write(data))
     spool = Spool(store.temporary)
@@ -73,10 +75,10 @@ def warm(
     except ImageError as error:
         raise BuildFailed(f"warming up left a bad {OUTPUT}: {error.message}") from error
     defaults.add_mount_points(tree)
-    return Warmth(record={"digest": blob.digest, "size": blob.size, "key": key})
+    return WarmupResult(record={"digest": blob.digest, "size": blob.size, "key": key})
 
 
-def _known(existing: Image | None, key: str, store: ImageStore) -> Blob | None:
+def _find_known(existing: Image | None, key: str, store: ImageStore) -> Blob | None:
     """Return what an image in the store was warmed up with, if it is that of ``key``."""
     record = existing.manifest.get("warm") if existing is not None else None
     if not isinstance(record, dict) or record.get("key") != key:

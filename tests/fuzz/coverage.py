@@ -57,7 +57,7 @@ def manifests(data: bytes) -> None:
             platforms.choose_platform(found, "arm64")
         else:
             for layer in found.layers:
-                manifests_module.layer_compression(layer)
+                manifests_module.find_layer_compression(layer)
     with suppress(ImageError):
         platforms.check_platform(manifests_module.parse_config(data), "amd64")
 

@@ -13,7 +13,7 @@ from slipway_initramfs.oci.manifests import (
     ACCEPTED,
     Index,
     Manifest,
-    layer_compression,
+    find_layer_compression,
     parse_config,
     parse_index,
     parse_manifest,
@@ -60,7 +60,7 @@ def _follow(found: Index | Manifest) -> None:
         choose_platform(found, "amd64")
     else:
         for layer in found.layers:
-            layer_compression(layer)
+            find_layer_compression(layer)
 
 
 @given(st.binary(max_size=300))

@@ -17,7 +17,7 @@ from slipway.machine.model import MachineSpec
 from slipway.machine.qemu_hypervisor import QemuHypervisor
 from slipway_initramfs import freeze
 from slipway_initramfs.build import build_kernel
-from slipway_initramfs.debian.archive import DebianSource
+from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.rootfs import defaults
 from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.layers import apply_layer
@@ -65,7 +65,7 @@ class Roots:
         """A tree with exactly these packages."""
         tree = Tree()
         with self._store.building("agent-packages", self._progress):
-            source = DebianSource(self._store.apt, "amd64", self._progress)
+            source = DebianArchive(self._store.apt, "amd64", self._progress)
             packages = [package for package in source.resolve(names) if package.name in names]
             source.fetch(packages)
             for package in packages:
@@ -79,10 +79,10 @@ class Roots:
     def debian(self) -> Tree:
         """The C library, a shell and the usual programs, all dynamically linked."""
         tree = Tree()
-        defaults.prepare(tree, "amd64")
+        defaults.merge_usr(tree, "amd64")
         names = ("libc6", "dash", "coreutils", "libselinux1", "libpcre2-8-0", "libacl1")
         with self._store.building("agent-packages", self._progress):
-            source = DebianSource(self._store.apt, "amd64", self._progress)
+            source = DebianArchive(self._store.apt, "amd64", self._progress)
             wanted = (*names, "libattr1", "libgmp10")
             packages = [package for package in source.resolve(names) if package.name in wanted]
             source.fetch(packages)
@@ -185,7 +185,7 @@ def boot(store: ImageStore, progress: Callable[[str], None], tmp_path: Path) -> 
         root: Tree, *, serial_port: bool = False, complete: bool = True
     ) -> AsyncIterator[Guest]:
         kernel = build_kernel(store, progress=progress)
-        agent = freeze.agent(store, "amd64", progress)
+        agent = freeze.freeze_agent(store, "amd64", progress)
         if complete:
             root.add_file(defaults.SENTINEL, b"")
         initrd = tmp_path / "initrd"

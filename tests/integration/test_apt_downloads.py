@@ -26,13 +26,13 @@ import sys
 from pathlib import Path
 from slipway._cli.interruption import interruption_told
 from slipway._cli.terminal import Progress, guarded
-from slipway_initramfs.debian.archive import DebianSource, Package
+from slipway_initramfs.debian.archive import DebianArchive, Package
 from slipway_initramfs.store.image_store import ImageStore
 
 def command(arguments):
     root, host, *digests = arguments
     store = ImageStore(Path(root))
-    source = DebianSource(store.apt, "amd64", lambda line: None)
+    source = DebianArchive(store.apt, "amd64", lambda line: None)
     packages = [
         Package(name, "1", "amd64", f"http://{host}/{name}", int(size), digest)
         for name, size, digest in (text.split(":") for text in digests)

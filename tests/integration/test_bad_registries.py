@@ -20,7 +20,7 @@ from slipway_initramfs.oci.manifests import OCI_MANIFEST
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import PROGRESS, Access, Registry
 from slipway_initramfs.oci.repository import MAX_DOCUMENT, Descriptor
-from slipway_initramfs.oci.retry import Patience
+from slipway_initramfs.oci.retry import RetryPolicy
 from support.layers import digest
 from support.registries import (
     Reply,
@@ -111,7 +111,7 @@ def pull(stack: ExitStack, waits: list[float]) -> Pull:
         silence: float = 30,
     ) -> Registry:
         host = server if isinstance(server, str) else server.host
-        patience = Patience(silence=silence, sleep=waits.append)
+        patience = RetryPolicy(silence=silence, sleep=waits.append)
         registry = Registry(Reference.parse(f"docker://{host}/{name}"), access, patience)
         stack.callback(registry.close)
         return registry
@@ -171,7 +171,7 @@ def test_gives_up_in_the_end(serve: Serve, pull: Pull, waits: list[float], statu
     with pytest.raises(SourceUnavailable, match=f"{status} .*: BUSY: come back later"):
         pull(server).root()
 
-    assert len(server.requests) == Patience().attempts
+    assert len(server.requests) == RetryPolicy().attempts
     assert all(first < second for first, second in zip(waits, waits[2:], strict=False))
 
 
@@ -212,7 +212,7 @@ def test_bears_with_servers_that_break_http(serve: Serve, pull: Pull, raw: bytes
     with pytest.raises(SourceUnavailable, match=r"the exchange with .* broke: ") as caught:
         pull(server).root()
 
-    assert len(server.requests) == Patience().attempts
+    assert len(server.requests) == RetryPolicy().attempts
     assert len(caught.value.message) < 300
     assert caught.value.message.isprintable()
 
@@ -340,7 +340,7 @@ def test_goes_on_where_the_answer_broke(serve: Serve, pull: Pull, waits: list[fl
     assert data == DATA
     asked = [request.headers.get("range") for request in server.requests]
     assert asked == [None, *(f"bytes={start}-" for start in range(100_000, 500_000, 100_000))]
-    assert max(waits) <= Patience().first_wait
+    assert max(waits) <= RetryPolicy().first_wait
 
 
 def test_goes_on_after_a_silence(serve: Serve, pull: Pull) -> None:
@@ -383,7 +383,7 @@ def test_gives_up_on_a_server_that_gives_a_byte_at_a_time(serve: Serve, pull: Pu
     with pytest.raises(SourceUnavailable):
         read(pull(server))
 
-    assert len(server.requests) <= Patience().attempts + 1
+    assert len(server.requests) <= RetryPolicy().attempts + 1
     assert len(DATA) > PROGRESS
 
 

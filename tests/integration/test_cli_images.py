@@ -52,7 +52,7 @@ def names(listed: Ended) -> list[str]:
 def test_the_list_is_aligned_however_long_a_name_is(
     image: Callable[..., Ended], toys: ImageStore
 ) -> None:
-    catalogue.give(toys, "long", LANGUAGE)
+    catalogue.store_language(toys, "long", LANGUAGE)
     for name in ("bash", VERSION):
         put_image(toys, name, architecture=OURS)
     image("default", VERSION)

@@ -20,8 +20,8 @@ from slipway_initramfs.build import build_image
 from slipway_initramfs.compression.compressors import unpack_lz4
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.oci.reference import Reference
-from slipway_initramfs.progress import Reports
-from slipway_initramfs.source import Choices, choose
+from slipway_initramfs.progress import BuildProgress
+from slipway_initramfs.source import SourceOptions, choose_source
 from slipway_initramfs.store.garbage_collection import prune, remove_image
 from slipway_initramfs.store.image_store import ImageStore
 from support.container_images import ContainerImage, Layer, write_layout
@@ -245,7 +245,9 @@ def test_an_index_is_asked_for_the_machine_that_is_wanted(
     reference = Reference.parse(f"docker://{registry.host}/toys/ash:1")
 
     build_image(
-        catalogue.load(language_file), store, Choices(reference=reference, architecture="arm64")
+        catalogue.load_language(language_file),
+        store,
+        SourceOptions(reference=reference, architecture="arm64"),
     )
 
     assert unpacked(image_of(store, "ash", "arm64"))["etc/machine"][1] == b"arm"
@@ -385,11 +387,16 @@ def test_what_warms_up_slowly_comes_from_debian_where_machines_are_emulated(
     kind: str,
 ) -> None:
     registry.push(f"oci:{layout}:2", "library/golang:1-alpine")
-    choices = Choices(registry=registry.host, emulated=emulated)
+    choices = SourceOptions(registry=registry.host, emulated=emulated)
     told: list[str] = []
 
-    source = choose(
-        catalogue.by_name("go"), new_store(), choices, "amd64", None, Reports(notice=told.append)
+    source = choose_source(
+        catalogue.find_language("go"),
+        new_store(),
+        choices,
+        "amd64",
+        None,
+        BuildProgress(notice=told.append),
     )
     source.close()
 

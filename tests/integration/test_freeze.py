@@ -63,7 +63,7 @@ def store(new_store: Callable[[], ImageStore]) -> ImageStore:
 def test_every_program_and_library_is_of_the_architecture(
     store: ImageStore, progress: Callable[[str], None], architecture: str
 ) -> None:
-    agent = freeze.agent(store, architecture, progress)
+    agent = freeze.freeze_agent(store, architecture, progress)
     entries = unpack(agent.path.read_bytes())
 
     programs = {name: data for name, (_, data) in entries.items() if data.startswith(b"\x7fELF")}
@@ -79,7 +79,7 @@ def test_every_program_and_library_is_of_the_architecture(
 def test_loader_does_not_look_into_the_image(
     store: ImageStore, progress: Callable[[str], None]
 ) -> None:
-    entries = unpack(freeze.agent(store, "amd64", progress).path.read_bytes())
+    entries = unpack(freeze.freeze_agent(store, "amd64", progress).path.read_bytes())
 
     assert b"/etc/ld.so" not in entries[".agent/lib/ld-linux-x86-64.so.2"][1]
 
@@ -87,8 +87,8 @@ def test_loader_does_not_look_into_the_image(
 def test_same_sources_give_the_same_bytes(
     store: ImageStore, new_store: Callable[[], ImageStore], progress: Callable[[str], None]
 ) -> None:
-    first = freeze.agent(store, "amd64", progress)
-    other = freeze.agent(new_store(), "amd64", progress)
+    first = freeze.freeze_agent(store, "amd64", progress)
+    other = freeze.freeze_agent(new_store(), "amd64", progress)
 
     assert first.digest == other.digest
 
@@ -96,10 +96,10 @@ def test_same_sources_give_the_same_bytes(
 def test_nothing_is_made_when_nothing_has_changed(
     store: ImageStore, progress: Callable[[str], None]
 ) -> None:
-    first = freeze.agent(store, "amd64", progress)
+    first = freeze.freeze_agent(store, "amd64", progress)
     said: list[str] = []
 
-    assert freeze.agent(store, "amd64", said.append) == first
+    assert freeze.freeze_agent(store, "amd64", said.append) == first
     assert said == []
 
 
@@ -113,7 +113,7 @@ def test_agents_of_former_sources_are_forgotten(
         if name.endswith("old"):
             os.utime(names / name, (0, 0))
 
-    freeze.agent(store, "amd64", progress)
+    freeze.freeze_agent(store, "amd64", progress)
 
     left = {path.name for path in names.iterdir()}
     assert {"amd64-new", "arm64-old"} < left
@@ -125,7 +125,7 @@ def test_frozen_tree_imports_all_that_it_may_need(
     store: ImageStore, progress: Callable[[str], None], tmp_path: Path
 ) -> None:
     for name, (mode, data) in unpack(
-        freeze.agent(store, "amd64", progress).path.read_bytes()
+        freeze.freeze_agent(store, "amd64", progress).path.read_bytes()
     ).items():
         path = tmp_path / name
         if mode & 0o170000 == 0o040000:

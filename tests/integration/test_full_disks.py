@@ -99,11 +99,11 @@ APT = """
 import sys
 from pathlib import Path
 from slipway_initramfs.disk import space
-from slipway_initramfs.debian.archive import DebianSource
+from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.errors import BuildFailed
 room.check = lambda *_: None  # as if others had filled the disk since
 try:
-    DebianSource(Path(sys.argv[1]), "amd64", print).resolve(["gcc"])
+    DebianArchive(Path(sys.argv[1]), "amd64", print).resolve(["gcc"])
 except BuildFailed as error:
     print(error.message, error.hint)
 """

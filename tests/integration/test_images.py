@@ -16,11 +16,11 @@ import pytest
 
 from slipway_initramfs.build import build_image, build_kernel
 from slipway_initramfs.compression.compressors import unpack_lz4
-from slipway_initramfs.debian.archive import DebianSource, Package
+from slipway_initramfs.debian.archive import DebianArchive, Package
 from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.languages import catalogue
-from slipway_initramfs.progress import Reports
-from slipway_initramfs.source import Choices
+from slipway_initramfs.progress import BuildProgress
+from slipway_initramfs.source import SourceOptions
 from support.newc import unpack
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 MAX_ROOT = 1 << 30
-DEBIAN = Choices(kind="debian")
+DEBIAN = SourceOptions(kind="debian")
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +56,9 @@ def test_the_same_packages_give_the_same_bytes(
     progress: Callable[[str], None],
     name: str,
 ) -> None:
-    language = catalogue.by_name(name)
+    language = catalogue.find_language(name)
 
-    first = build_image(language, store, DEBIAN, reports=Reports(progress))
+    first = build_image(language, store, DEBIAN, reports=BuildProgress(progress))
     second = build_image(language, new_store(), DEBIAN)
 
     assert first.digest == second.digest
@@ -70,7 +70,7 @@ def test_the_same_packages_give_the_same_bytes(
     ("name", "program"), [("bash", "usr/bin/bash"), ("python", "usr/bin/python3.11")]
 )
 def test_an_image_holds_what_a_guest_needs(store: ImageStore, name: str, program: str) -> None:
-    image = build_image(catalogue.by_name(name), store, DEBIAN)
+    image = build_image(catalogue.find_language(name), store, DEBIAN)
 
     entries = unpacked(image)
 
@@ -83,7 +83,7 @@ def test_an_image_holds_what_a_guest_needs(store: ImageStore, name: str, program
 
 
 def test_the_sentinel_is_the_last_entry_and_holds_the_build_key(store: ImageStore) -> None:
-    image = build_image(catalogue.by_name("bash"), store, DEBIAN)
+    image = build_image(catalogue.find_language("bash"), store, DEBIAN)
 
     path, (_, content) = list(unpacked(image).items())[-1]
 
@@ -92,7 +92,7 @@ def test_the_sentinel_is_the_last_entry_and_holds_the_build_key(store: ImageStor
 
 
 def test_the_manifest_tells_packages_and_sizes(store: ImageStore) -> None:
-    image = build_image(catalogue.by_name("bash"), store, DEBIAN)
+    image = build_image(catalogue.find_language("bash"), store, DEBIAN)
 
     packages = {package["name"]: package["version"] for package in image.manifest["packages"]}
     assert packages["bash"].startswith("5.2")
@@ -103,40 +103,42 @@ def test_the_manifest_tells_packages_and_sizes(store: ImageStore) -> None:
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="needs the image's Python")
 def test_pythons_modules_have_their_bytecode(store: ImageStore) -> None:
-    entries = unpacked(build_image(catalogue.by_name("python"), store, DEBIAN))
+    entries = unpacked(build_image(catalogue.find_language("python"), store, DEBIAN))
 
     assert "usr/lib/python3.11/json/__pycache__/decoder.cpython-311.pyc" in entries
 
 
 def test_an_image_that_is_there_is_not_built_again(store: ImageStore) -> None:
-    language = catalogue.by_name("bash")
+    language = catalogue.find_language("bash")
     image = build_image(language, store, DEBIAN)
     said: list[str] = []
 
-    assert build_image(language, store, reports=Reports(said.append, said.append)) == image
+    assert build_image(language, store, reports=BuildProgress(said.append, said.append)) == image
     assert said == []
 
 
 def test_debian_has_its_version_beside_the_bare_name(store: ImageStore) -> None:
-    image = build_image(catalogue.by_name("bash@5.2"), store, DEBIAN)
+    image = build_image(catalogue.find_language("bash@5.2"), store, DEBIAN)
 
     assert image.name == "bash@5.2"
-    assert image.root.digest == build_image(catalogue.by_name("bash"), store, DEBIAN).root.digest
+    assert (
+        image.root.digest == build_image(catalogue.find_language("bash"), store, DEBIAN).root.digest
+    )
 
 
 def test_a_version_that_debian_lacks_is_refused(store: ImageStore) -> None:
     with pytest.raises(BuildFailed, match=r"Debian bookworm has bash 5\.2.*, not 5\.1") as caught:
-        build_image(catalogue.by_name("bash@5.1"), store, DEBIAN)
+        build_image(catalogue.find_language("bash@5.1"), store, DEBIAN)
 
     assert "--source registry" in caught.value.hint
 
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
 def test_other_compressions_hold_the_same_root(store: ImageStore, compression: str) -> None:
-    lz4 = build_image(catalogue.by_name("bash"), store, DEBIAN)
+    lz4 = build_image(catalogue.find_language("bash"), store, DEBIAN)
 
     image = build_image(
-        catalogue.by_name("bash@5"), store, replace(DEBIAN, compression=compression)
+        catalogue.find_language("bash@5"), store, replace(DEBIAN, compression=compression)
     )
 
     programs = {"zstd": ["zstd", "-dc"], "gzip": ["gzip", "-dc"], "none": ["cat"]}
@@ -152,7 +154,7 @@ def test_other_compressions_hold_the_same_root(store: ImageStore, compression: s
 def test_a_damaged_image_is_built_again(
     new_store: Callable[[], ImageStore], store: ImageStore
 ) -> None:
-    language = catalogue.by_name("bash")
+    language = catalogue.find_language("bash")
     sound = build_image(language, store, DEBIAN)
     mine = new_store()
     image = build_image(language, mine, DEBIAN)
@@ -167,7 +169,9 @@ def test_a_damaged_image_is_built_again(
 
 
 def test_another_architecture_is_assembled_here(store: ImageStore) -> None:
-    image = build_image(catalogue.by_name("bash"), store, replace(DEBIAN, architecture="arm64"))
+    image = build_image(
+        catalogue.find_language("bash"), store, replace(DEBIAN, architecture="arm64")
+    )
 
     machine = unpacked(image)["usr/bin/bash"][1][18:20]
     assert int.from_bytes(machine, "little") == 183  # EM_AARCH64
@@ -200,8 +204,8 @@ def test_an_ordinary_user_resolves_packages(tmp_path: Path) -> None:
     os.chown(mine, 65534, 65534)
     code = (
         "import sys; from pathlib import Path\n"
-        "from slipway_initramfs.debian.archive import DebianSource\n"
-        "source = DebianSource(Path(sys.argv[1]), 'amd64', lambda line: None)\n"
+        "from slipway_initramfs.debian.archive import DebianArchive\n"
+        "source = DebianArchive(Path(sys.argv[1]), 'amd64', lambda line: None)\n"
         "packages = source.resolve(['libmd0'])\n"
         "source.fetch(packages)\n"
         "print(source.open(packages[-1]).size)\n"
@@ -221,7 +225,7 @@ def test_an_ordinary_user_resolves_packages(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_gone_from_the_mirror_is_an_error(apt: Path) -> None:
-    source = DebianSource(apt, "amd64", lambda _: None)
+    source = DebianArchive(apt, "amd64", lambda _: None)
     [first, *_] = source.resolve(["libmd0"])
     gone = Package("gone", "1", "amd64", first.uri + ".gone", 100, "0" * 64)
 
@@ -230,7 +234,7 @@ def test_a_package_that_is_gone_from_the_mirror_is_an_error(apt: Path) -> None:
 
 
 def test_an_unknown_package_is_named(apt: Path) -> None:
-    source = DebianSource(apt, "amd64", lambda _: None)
+    source = DebianArchive(apt, "amd64", lambda _: None)
 
     with pytest.raises(BuildFailed, match="'nosuchpackage'"):
         source.resolve(["nosuchpackage"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.debian.archive import DebianSource
+from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.store.image_store import ImageStore, machine_architecture
 from support.alpine_recipes import alpine_rpn
 from support.container_images import write_layout
@@ -33,7 +33,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "adding-a-language.md"
 
 @pytest.fixture(scope="session")
 def packages(apt: Path, progress: Callable[[str], None]) -> Packages:
-    return Packages(DebianSource(apt, machine_architecture(), progress))
+    return Packages(DebianArchive(apt, machine_architecture(), progress))
 
 
 def describe(name: str, command: str, *, tools: bool) -> str:

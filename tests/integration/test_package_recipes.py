@@ -9,7 +9,7 @@ import pytest
 from slipway_initramfs.build import build_image
 from slipway_initramfs.compression.compressors import unpack_lz4
 from slipway_initramfs.languages import toml_file
-from slipway_initramfs.source import Choices
+from slipway_initramfs.source import SourceOptions
 from support.newc import unpack
 
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ def test_without_the_base_set_an_image_has_what_it_names_and_no_more(
 ) -> None:
     text = LANGUAGE.replace('["other"', '["dash"')
     image = build_image(
-        toml_file.parse(text.encode(), "other.toml"), new_store(), Choices(kind="debian")
+        toml_file.parse_language(text.encode(), "other.toml"),
+        new_store(),
+        SourceOptions(kind="debian"),
     )
 
     root = unpack(unpack_lz4(image.root_archive.read_bytes(), MAX_ROOT))

@@ -32,7 +32,7 @@ from slipway_initramfs.oci.manifests import (
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import Access, Registry
 from slipway_initramfs.oci.repository import Descriptor
-from slipway_initramfs.oci.retry import Patience
+from slipway_initramfs.oci.retry import RetryPolicy
 from support.container_images import ContainerImage, Layer, write_layout
 from support.layers import digest
 from support.registries import (
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from support.registries import DockerRegistry
 
 ALICE = {"alice": "open sesame"}
-IMPATIENT = Patience(sleep=lambda _: None)
+IMPATIENT = RetryPolicy(sleep=lambda _: None)
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,7 @@ def test_reads_an_index_and_all_behind_it(pull: Callable[..., Registry], image: 
 def test_reads_what_a_digest_names(pull: Callable[..., Registry], image: str) -> None:
     root = pull(image).root()
 
-    pinned = pull(str(Reference.parse(image).pinned(root.digest)))
+    pinned = pull(str(Reference.parse(image).pin(root.digest)))
 
     assert pinned.root() == root
 

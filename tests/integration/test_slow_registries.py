@@ -11,7 +11,7 @@ from slipway_initramfs.oci import client
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import Access, Registry
 from slipway_initramfs.oci.repository import Descriptor
-from slipway_initramfs.oci.retry import Patience
+from slipway_initramfs.oci.retry import RetryPolicy
 from support.layers import digest
 from support.registries import Reply, scripted_server
 
@@ -29,7 +29,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     monkeypatch.setattr(client, "WINDOW", -1)
     monkeypatch.setenv("DOCKER_CONFIG", "/nonexistent")
     with scripted_server(lambda _: Reply(raw=HEAD + BITS)) as server:
-        patience = Patience(sleep=lambda _: None)
+        patience = RetryPolicy(sleep=lambda _: None)
         found = Registry(Reference.parse(f"docker://{server.host}/tool:1"), Access(), patience)
         yield found
         found.close()

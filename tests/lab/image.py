@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from lab import modules
 from lab.job import ROOT
 from slipway_initramfs.debian import kernel
-from slipway_initramfs.debian.archive import DebianSource
-from slipway_initramfs.disk.spool import disk_error
+from slipway_initramfs.debian.archive import DebianArchive
+from slipway_initramfs.disk.spool import make_disk_error
 from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.tree import Tree
@@ -77,7 +77,7 @@ def lab_image(
     with _turn(cache):
         if not refresh and (found := _find(cache, digest)) is not None:
             return found
-        source = DebianSource(store.apt, ARCHITECTURE, progress)
+        source = DebianArchive(store.apt, ARCHITECTURE, progress)
         package = _fetch(source, progress, refresh=refresh)
         directory = cache / f"{package.version}-{digest}"
         if not directory.exists():
@@ -97,15 +97,15 @@ def lab_image(
     return found
 
 
-def _fetch(source: DebianSource, progress: Callable[[str], None], *, refresh: bool) -> Package:
+def _fetch(source: DebianArchive, progress: Callable[[str], None], *, refresh: bool) -> Package:
     """Return the package with the kernel, downloaded."""
-    package = kernel.choose(source.resolve([KERNEL_PACKAGE], refresh=refresh))
+    package = kernel.find_kernel_package(source.resolve([KERNEL_PACKAGE], refresh=refresh))
     try:
         source.fetch([package])
     except BuildFailed as error:
         # An index of yesterday may name a version that an update has replaced since.
         progress(f"{error.message}; trying again with new package lists")
-        package = kernel.choose(source.resolve([KERNEL_PACKAGE], refresh=True))
+        package = kernel.find_kernel_package(source.resolve([KERNEL_PACKAGE], refresh=True))
         source.fetch([package])
     return package
 
@@ -182,7 +182,7 @@ def _turn(cache: Path) -> Iterator[None]:
         cache.mkdir(parents=True, exist_ok=True)
         lock = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise disk_error(error, cache) from error
+        raise make_disk_error(error, cache) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

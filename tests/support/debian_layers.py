@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from slipway_initramfs.debian.archive import DebianSource, Package
+    from slipway_initramfs.debian.archive import DebianArchive, Package
     from slipway_initramfs.disk.spool import Spool
     from support.layer_writer import LayerWriter
 
@@ -37,7 +37,7 @@ def merge_usr(path: str) -> str:
 class Packages:
     """Packages of one architecture, downloaded when they are first needed."""
 
-    def __init__(self, source: DebianSource) -> None:
+    def __init__(self, source: DebianArchive) -> None:
         self._source = source
 
     @property

@@ -111,7 +111,7 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 def _inspect(parsed: argparse.Namespace, store: ImageStore) -> int:
     image = _find(store, parsed.image)
-    told = {**_record(image, store), "built": store.built(image), **image.manifest}
+    told = {**_record(image, store), "built": store.build_time(image), **image.manifest}
     emit(json.dumps(told, indent=1))
     emit("\n")
     return 0
@@ -120,7 +120,7 @@ def _inspect(parsed: argparse.Namespace, store: ImageStore) -> int:
 def _default(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs.languages import catalogue
 
-    language = catalogue.by_name(parsed.image, store)
+    language = catalogue.find_language(parsed.image, store)
     if language.version and store.image(language.image) is None:
         raise InputError(
             f"there is no image {language.image!r}",
@@ -159,7 +159,7 @@ def _find(store: ImageStore, name: str) -> Image:
 
     names = [name]
     with suppress(UnknownLanguage):
-        names.append(catalogue.by_name(name, store).image)
+        names.append(catalogue.find_language(name, store).image)
     for wanted in names:
         if (image := store.image(wanted)) is not None:
             return image
@@ -187,6 +187,6 @@ def _toolchain(image: Image, store: ImageStore) -> str:
     from slipway_initramfs.languages import catalogue
 
     try:
-        return catalogue.by_name(image.language, store).toolchain.of(image)
+        return catalogue.find_language(image.language, store).toolchain.of(image)
     except UnknownLanguage:
         return ""

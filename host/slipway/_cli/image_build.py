@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from slipway._cli.parsers import Parser
     from slipway._model.options import Options
     from slipway_initramfs.languages.catalogue import Language
-    from slipway_initramfs.source import Choices
+    from slipway_initramfs.source import SourceOptions
     from slipway_initramfs.store.image_store import ImageStore
 
 _COMPRESSIONS = ("lz4", "zstd", "gzip", "none")
@@ -70,15 +70,15 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway._run.image_warmup import warmer
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.build import build_image, build_kernel
-    from slipway_initramfs.freeze import agent
+    from slipway_initramfs.freeze import freeze_agent
     from slipway_initramfs.languages import catalogue, toml_file
-    from slipway_initramfs.progress import Reports
+    from slipway_initramfs.progress import BuildProgress
     from slipway_initramfs.store.image_store import machine_architecture
     from slipway_initramfs.store.initrds import find_initrd
 
     file: Path | None = parsed.language_file
     # Read once: what is stored at the end is to be what the image was made by.
-    text = b"" if file is None else toml_file.read(file)
+    text = b"" if file is None else toml_file.read_file(file)
     wanted = _languages(parsed, store, text)  # all of them, before any work begins
     emulated = choose("auto", store.root).is_emulated
     choices = _choices(parsed, wanted, emulated=emulated)
@@ -86,9 +86,9 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
     snapshot_options = _snapshot_options(parsed, store, architecture)
     progress = Progress()
     with interruption_told(store, progress), Downloads(progress) as downloads:
-        reports = Reports(progress, downloads.notice, downloads.transfer)
+        reports = BuildProgress(progress, downloads.notice, downloads.transfer)
         kernel = build_kernel(store, architecture=architecture, progress=progress)
-        frozen = agent(store, architecture, progress)
+        frozen = freeze_agent(store, architecture, progress)
         for language in wanted:
             began = time.monotonic()
             image = build_image(
@@ -105,7 +105,7 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
             )
     if file is not None:
         # Last: a language whose image cannot be made is not to be there.
-        catalogue.give(store, wanted[0].name, text)
+        catalogue.store_language(store, wanted[0].name, text)
     if snapshot_options is not None:
         for language in wanted:
             _make_snapshot(language, snapshot_options, store)
@@ -175,29 +175,31 @@ def _languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> li
         if len(parsed.languages) > 1:
             raise InputError("'all' is given beside other languages", "It stands for all of them.")
         return list(catalogue.known_languages(store).values())
-    return [catalogue.by_name(name, store) for name in parsed.languages]
+    return [catalogue.find_language(name, store) for name in parsed.languages]
 
 
 def _described(parsed: argparse.Namespace, text: bytes) -> Language:
     """The language of --language-file, under the name of --name."""
     from slipway_initramfs.languages import catalogue, toml_file
 
-    language = toml_file.parse(text, parsed.language_file.name)
+    language = toml_file.parse_language(text, parsed.language_file.name)
     if parsed.name is not None:
-        if not toml_file.is_name(parsed.name):
+        if not toml_file.is_language_name(parsed.name):
             raise InputError(
                 f"--name {parsed.name[:40]!r} is no name of a language",
                 "Use small letters, digits, '+', '#', '-' and '.'.",
             )
         language = replace(language, name=parsed.name)
-    catalogue.check_new(language.name)
+    catalogue.check_new_name(language.name)
     return language
 
 
-def _choices(parsed: argparse.Namespace, wanted: list[Language], *, emulated: bool) -> Choices:
+def _choices(
+    parsed: argparse.Namespace, wanted: list[Language], *, emulated: bool
+) -> SourceOptions:
     from slipway_initramfs.oci.reference import Reference
     from slipway_initramfs.oci.registry import Access
-    from slipway_initramfs.source import Choices
+    from slipway_initramfs.source import SourceOptions
 
     reference = None
     if parsed.reference is not None:
@@ -208,7 +210,7 @@ def _choices(parsed: argparse.Namespace, wanted: list[Language], *, emulated: bo
                 "--from and --source debian exclude each other", "Leave out one of them."
             )
         reference = Reference.parse(parsed.reference)
-    return Choices.of_environment(
+    return SourceOptions.from_environment(
         os.environ,
         kind=parsed.source,
         reference=reference,

@@ -14,7 +14,7 @@ from slipway._cli.terminal import emit, say
 if TYPE_CHECKING:
     import argparse
 
-    from slipway_initramfs.store.disk_use import Use
+    from slipway_initramfs.store.disk_use import DiskUseEntry
     from slipway_initramfs.store.image_store import ImageStore
 
 _REMOVERS = {
@@ -33,9 +33,9 @@ def show_use(parsed: argparse.Namespace, store: ImageStore) -> int:
     Raises:
         ImageError: of :mod:`slipway_initramfs.errors`; the store cannot be read.
     """
-    from slipway_initramfs.store.disk_use import measure
+    from slipway_initramfs.store.disk_use import measure_disk_use
 
-    found = measure(store)
+    found = measure_disk_use(store)
     if parsed.json:
         record = {
             "store": str(store.root),
@@ -79,7 +79,7 @@ def prune(parsed: argparse.Namespace, store: ImageStore) -> int:
             say(f"{mebibytes(freed)} MiB freed")
         return 0
     keys = stale_keys(store)
-    doomed = garbage_collection.find_doomed(store, {("snapshot", key) for key in keys})
+    doomed = garbage_collection.find_prunable(store, {("snapshot", key) for key in keys})
     total = sum(found.size for found in doomed)
     if parsed.json:
         files = [{"path": str(found.path), "bytes": found.size} for found in doomed]
@@ -101,7 +101,7 @@ def prune(parsed: argparse.Namespace, store: ImageStore) -> int:
     return 0
 
 
-def _remover(use: Use) -> str:
+def _remover(use: DiskUseEntry) -> str:
     """Return the command that removes it, if there is one."""
     # The name of an image has its architecture at its end.
     name = use.name.rpartition("-")[0] if use.kind == "image" else use.name

@@ -41,7 +41,7 @@ def export_image(parsed: argparse.Namespace, image: Image, store: ImageStore) ->
         raise InputError("an image does not go to a terminal", "Name a file, or send it on: | ...")
     progress = Progress()
     try:
-        agent = freeze.agent(store, image.architecture, progress, verify=True).archive
+        agent = freeze.freeze_agent(store, image.architecture, progress, verify=True).archive
         with _output(parsed.file) as output:
             index = image_export.export_image(store, image, agent, output, progress)
     finally:
@@ -79,7 +79,7 @@ def import_image(parsed: argparse.Namespace, store: ImageStore) -> int:
         image = found.image
         if found.agent:
             # What a machine boots, so that a first run finds it, even in a store it cannot write.
-            agent = freeze.agent(store, image.architecture, progress)
+            agent = freeze.freeze_agent(store, image.architecture, progress)
             find_initrd(store, image, store.kernel(image.architecture), agent.path)
     finally:
         progress.done()

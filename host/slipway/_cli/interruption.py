@@ -21,14 +21,14 @@ def interruption_told(store: ImageStore, progress: Progress) -> Iterator[None]:
         yield
     except (Interrupted, KeyboardInterrupt):
         from slipway_initramfs.errors import ImageError
-        from slipway_initramfs.store.garbage_collection import downloads, try_tidy
+        from slipway_initramfs.store.garbage_collection import list_downloads, try_tidy
 
         progress.done()
         with suppress(ImageError, OSError):
             try_tidy(store)
         kept = 0
         with suppress(OSError):
-            kept = sum(path.stat().st_size for path in downloads(store))
+            kept = sum(path.stat().st_size for path in list_downloads(store))
         say(
             f"interrupted; {kept / 1e6:.0f} MB of downloads are kept, and the same command goes on"
             " from there ('slipway image prune' removes them)"

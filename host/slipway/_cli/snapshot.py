@@ -174,7 +174,7 @@ def _language(name: str, environment: dict[str, str], store: ImageStore) -> str:
     from slipway_initramfs.languages import catalogue
 
     try:
-        language = catalogue.by_name(name, store)
+        language = catalogue.find_language(name, store)
     except ImageError:
         return ""
     return language_digest(replace(language, environment={**environment, **language.environment}))

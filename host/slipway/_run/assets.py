@@ -80,7 +80,7 @@ def assets_of_image(
     """
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.errors import ImageCorrupted
-    from slipway_initramfs.freeze import agent as freeze_agent
+    from slipway_initramfs.freeze import freeze_agent
     from slipway_initramfs.store.initrds import find_initrd
 
     kernel = None

@@ -82,8 +82,8 @@ def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
     from slipway._run.image_warmup import warmer
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.build import build_image
-    from slipway_initramfs.progress import Reports
-    from slipway_initramfs.source import Choices
+    from slipway_initramfs.progress import BuildProgress
+    from slipway_initramfs.source import SourceOptions
 
     def transfer(label: str, done: int, total: int) -> None:
         progress(f"downloading {label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
@@ -94,7 +94,7 @@ def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
     return build_image(
         language,
         store,
-        Choices.of_environment(os.environ, kind=kind, emulated=emulated),
-        reports=Reports(progress, progress, transfer),
+        SourceOptions.from_environment(os.environ, kind=kind, emulated=emulated),
+        reports=BuildProgress(progress, progress, transfer),
         warmer=warmer(store, progress),
     )

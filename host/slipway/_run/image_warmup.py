@@ -12,7 +12,7 @@ from slipway._util.text import plain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.languages.recipes import WarmUp
+    from slipway_initramfs.languages.recipes import Warmup
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image
     from slipway_initramfs.warmup import Warmer
@@ -26,7 +26,7 @@ _SAID = 2000
 def warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
     """What runs warm-ups on a machine of this host, with the kernel and the agent of ``store``."""
 
-    def warm(image: Image, warm_up: WarmUp) -> bytes:
+    def warm(image: Image, warm_up: Warmup) -> bytes:
         from slipway_initramfs.errors import BuildFailed
 
         try:
@@ -40,7 +40,7 @@ def warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
 
 
 async def _warm(
-    image: Image, warm_up: WarmUp, store: ImageStore, progress: Callable[[str], None]
+    image: Image, warm_up: Warmup, store: ImageStore, progress: Callable[[str], None]
 ) -> bytes:
     from slipway._model.options import MAX_CPUS, MIB, Options
     from slipway._run.assets import boot_assets

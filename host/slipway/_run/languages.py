@@ -24,7 +24,7 @@ def find_language(name: str, store: ImageStore | None = None) -> Language:
     from slipway_initramfs.languages import catalogue
 
     with errors_told_to_callers():
-        return catalogue.by_name(name, store)
+        return catalogue.find_language(name, store)
 
 
 def language_of_file(path: Path, store: ImageStore | None = None) -> Language:
@@ -36,7 +36,7 @@ def language_of_file(path: Path, store: ImageStore | None = None) -> Language:
     from slipway_initramfs.languages import catalogue
 
     with errors_told_to_callers():
-        return catalogue.by_suffix(path, store)
+        return catalogue.find_language_by_suffix(path, store)
 
 
 def language_of(language: object, source: object, store: ImageStore) -> Language:

@@ -19,7 +19,7 @@ from slipway._model.errors import HostError, InputError
 from slipway._server.kept.output_socket import NAME
 from slipway._server.socket_access import Access
 from slipway._util.unix_sockets import MAX_SOCKET_PATH
-from slipway_initramfs.disk.locks import try_exclusive
+from slipway_initramfs.disk.locks import try_lock_exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,7 +196,7 @@ def _locked(path: Path, opened: Callable[[], int], busy: str) -> int:
     """
     for _ in range(_TRIES):
         descriptor = opened()
-        if not try_exclusive(descriptor):
+        if not try_lock_exclusive(descriptor):
             os.close(descriptor)
             raise HostError(busy, "Stop it first, or choose another path.")
         ours = os.fstat(descriptor)

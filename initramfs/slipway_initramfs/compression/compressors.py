@@ -97,13 +97,13 @@ class Lz4:
         """Take ``data``; whole blocks go to the workers."""
         self._block += data
         while len(self._block) >= LZ4_BLOCK:
-            self._workers.submit(_lz4_block, bytes(memoryview(self._block)[:LZ4_BLOCK]))
+            self._workers.submit(_compress_lz4_block, bytes(memoryview(self._block)[:LZ4_BLOCK]))
             del self._block[:LZ4_BLOCK]
 
     def close(self) -> None:
         """Write the remaining blocks and end the workers."""
         if self._block:
-            self._workers.submit(_lz4_block, bytes(self._block))
+            self._workers.submit(_compress_lz4_block, bytes(self._block))
             self._block.clear()
         self._workers.close()
 
@@ -181,7 +181,7 @@ COMPRESSORS: dict[str, Callable[[Writable], Compressor]] = {
 }
 
 
-def compressor(name: str, output: Writable) -> Compressor:
+def create_compressor(name: str, output: Writable) -> Compressor:
     """Return a new compressor that writes to ``output``; ImageError for an unknown name."""
     try:
         return COMPRESSORS[name](output)
@@ -218,7 +218,7 @@ def unpack_lz4(data: bytes, limit: int) -> bytes:
     return bytes(out)
 
 
-def _lz4_block(block: bytes) -> bytes:
+def _compress_lz4_block(block: bytes) -> bytes:
     import lz4.block
 
     compressed: bytes = lz4.block.compress(

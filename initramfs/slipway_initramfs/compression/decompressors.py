@@ -66,7 +66,7 @@ class Inflater(Protocol):
         ...
 
 
-def _new_inflater() -> Inflater:
+def _create_inflater() -> Inflater:
     """Return a decoder of one gzip member, which checks the member's CRC and length."""
     return zlib.decompressobj(16 + zlib.MAX_WBITS)
 
@@ -79,7 +79,7 @@ class GzipReader:
 
     def __init__(self, source: Readable) -> None:
         self._source = source
-        self._inflater = _new_inflater()
+        self._inflater = _create_inflater()
         self._input = memoryview(b"")
         self._members = 1
 
@@ -88,7 +88,7 @@ class GzipReader:
         while True:
             if self._inflater.eof and not self._start_member():
                 return b""
-            if not self._refill():
+            if not self._refill_input():
                 raise DamagedStream("the gzip stream is cut short")
             piece = self._input[:_STEP]
             try:
@@ -100,17 +100,17 @@ class GzipReader:
             if out:
                 return out
 
-    def _refill(self) -> bool:
+    def _refill_input(self) -> bool:
         if not self._input:
             self._input = memoryview(self._source.read(CHUNK))
         return bool(self._input)
 
     def _start_member(self) -> bool:
         """Get ready for the next member; False if there is none."""
-        if not self._refill():
+        if not self._refill_input():
             return False
         if self._input[0] == 0:
-            while self._refill():
+            while self._refill_input():
                 if self._input.tobytes().strip(b"\0"):
                     raise DamagedStream("garbage after the end of the gzip stream")
                 self._input = memoryview(b"")
@@ -120,7 +120,7 @@ class GzipReader:
         self._members += 1
         if self._members > MAX_PIECES:
             raise DamagedStream(f"more than {MAX_PIECES} gzip members")
-        self._inflater = _new_inflater()
+        self._inflater = _create_inflater()
         return True
 
 
@@ -149,12 +149,12 @@ class ZstdReader:
                 if not self._start_frame():
                     return b""
             else:
-                self._decode(self._decoder, max(1, size // _BLOCK))
+                self._decode_blocks(self._decoder, max(1, size // _BLOCK))
         out = self._output[:size]
         self._output = self._output[size:]
         return out.tobytes()
 
-    def _want(self, size: int) -> bool:
+    def _fill_input(self, size: int) -> bool:
         """Have ``size`` bytes of input at hand; False at the end of the source."""
         while len(self._input) < size:
             data = self._source.read(CHUNK)
@@ -163,24 +163,24 @@ class ZstdReader:
             self._input += data
         return True
 
-    def _need(self, size: int) -> None:
-        if not self._want(size):
+    def _require_input(self, size: int) -> None:
+        if not self._fill_input(size):
             raise DamagedStream("the zstd stream is cut short")
 
-    def _count(self) -> None:
+    def _count_piece(self) -> None:
         self._pieces += 1
         if self._pieces - (self._produced >> 10) > MAX_PIECES:
             raise DamagedStream("a zstd stream of too many small blocks")
 
     def _start_frame(self) -> bool:
         """Pass by skippable frames and the header of the next other one; False if none comes."""
-        while self._want(1) or not self._started:
-            self._need(8)
+        while self._fill_input(1) or not self._started:
+            self._require_input(8)
             self._started = True
-            self._count()
+            self._count_piece()
             magic = int.from_bytes(self._input[:4], "little")
             if magic & ~0xF == _SKIPPABLE:
-                self._skip(int.from_bytes(self._input[4:8], "little"))
+                self._skip_frame(int.from_bytes(self._input[4:8], "little"))
             elif magic == _FRAME:
                 self._start_decoder()
                 return True
@@ -188,10 +188,10 @@ class ZstdReader:
                 raise DamagedStream(f"{bytes(self._input[:4])!r} is not the start of a zstd frame")
         return False
 
-    def _skip(self, size: int) -> None:
+    def _skip_frame(self, size: int) -> None:
         del self._input[:8]
         while size:
-            self._need(1)
+            self._require_input(1)
             passed = min(size, len(self._input))
             del self._input[:passed]
             size -= passed
@@ -202,32 +202,32 @@ class ZstdReader:
         single_segment = descriptor >> 5 & 1
         content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
         size = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3] + content_size
-        self._need(size)
+        self._require_input(size)
         self._checksum = 4 * (descriptor >> 2 & 1)
         self._decoder = self._factory.decompressobj()
-        self._feed(self._decoder, size)
+        self._feed_decoder(self._decoder, size)
 
-    def _decode(self, decoder: zstandard.ZstdDecompressionObj, most: int) -> None:
+    def _decode_blocks(self, decoder: zstandard.ZstdDecompressionObj, most: int) -> None:
         """Decode up to ``most`` blocks of the frame."""
         end = 0
         for _ in range(most):
-            self._need(end + 3)
-            self._count()
+            self._require_input(end + 3)
+            self._count_piece()
             header = int.from_bytes(self._input[end : end + 3], "little")
             last, kind, size = header & 1, header >> 1 & 3, header >> 3
             if size > _BLOCK or kind == 3:
                 raise DamagedStream("a zstd frame has an impossible block")
             # A block of kind 1 repeats its one byte.
             end += 3 + (1 if kind == 1 else size) + self._checksum * last
-            self._need(end)
+            self._require_input(end)
             if last:
                 self._decoder = None
                 break
-        self._feed(decoder, end)
+        self._feed_decoder(decoder, end)
         if self._decoder is None and not decoder.eof:
             raise DamagedStream("a zstd frame does not end after its last block")
 
-    def _feed(self, decoder: zstandard.ZstdDecompressionObj, size: int) -> None:
+    def _feed_decoder(self, decoder: zstandard.ZstdDecompressionObj, size: int) -> None:
         piece = bytes(memoryview(self._input)[:size])
         del self._input[:size]
         try:

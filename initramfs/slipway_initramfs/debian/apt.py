@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from slipway_initramfs.child_process import Attention, Finished, Hung, run
+from slipway_initramfs.child_process import CompletedProgram, Hung, Supervision, run_program
 from slipway_initramfs.debian.mirrors import FALLBACK, RELEASE, read_sources
 from slipway_initramfs.disk import space
 from slipway_initramfs.errors import BuildFailed, SourceUnavailable
@@ -85,23 +85,23 @@ class Apt:
         (self._state / "sources.list").write_text(
             "".join(f"deb [signed-by={keyring}] {uri} {suite} main\n" for uri, suite in sources)
         )
-        (self._state / "apt.conf").write_text(self._configuration())
+        (self._state / "apt.conf").write_text(self._build_configuration())
         self._ready = True
 
     def ask(self, *command: str, purpose: str) -> str:
         """Return what a program says that needs no network; raises BuildFailed."""
-        return self._apt(command, purpose, Attention(_LOCAL))
+        return self._run_apt(command, purpose, Supervision(_LOCAL))
 
     def update(self) -> None:
         """Fetch the package lists. Raises BuildFailed."""
         self._progress(f"fetching Debian's package lists for {self._architecture}")
-        space.check("fetching Debian's package lists", (self._state, LISTS))
+        space.check_space("fetching Debian's package lists", (self._state, LISTS))
         command = ("apt-get", "-qq", "update")
         try:
-            self._apt(command, "fetch Debian's package lists", Attention(_REMOTE))
+            self._run_apt(command, "fetch Debian's package lists", Supervision(_REMOTE))
         except BaseException:
             # Half a list is of no use to the next try, and may be what has filled the disk.
-            _clear(self._state / "lists" / "partial")
+            _clear_directory(self._state / "lists" / "partial")
             raise
 
     def download(self, files: Mapping[str, tuple[str, int]]) -> None:
@@ -112,37 +112,42 @@ class Apt:
         helper = next((path for path in HELPERS if path.exists()), None)
         if helper is None:
             raise BuildFailed("this machine's apt has no apt-helper", "Install the package apt.")
-        _clear(self._partial, keep=files)
+        _clear_directory(self._partial, keep=files)
         arguments: list[str] = []
         for sha256, (uri, _) in files.items():
             arguments += [uri, str(self._partial / sha256), f"SHA256:{sha256}"]
         seconds = _REMOTE + sum(size for _, size in files.values()) / _SLOWEST
-        attention = Attention(seconds, listen=_Counter(len(files), self._progress))
+        attention = Supervision(seconds, listen=_Counter(len(files), self._progress))
         try:
-            self._apt((str(helper), "download-file", *arguments), "download packages", attention)
+            self._run_apt(
+                (str(helper), "download-file", *arguments), "download packages", attention
+            )
         except SourceUnavailable:
             raise
         except BuildFailed:
             # What was wrong, or did not fit, is not to be in the way of the next try.
             sizes = {sha256: size for sha256, (_, size) in files.items()}
-            _clear(self._partial, keep={sha for sha, size in sizes.items() if self._has(sha, size)})
+            _clear_directory(
+                self._partial,
+                keep={sha for sha, size in sizes.items() if self._is_complete(sha, size)},
+            )
             raise
 
     def take(self, sha256: str, size: int, target: Path) -> None:
         """Give a download the name ``target`` if it has come as a whole."""
-        if self._has(sha256, size):
+        if self._is_complete(sha256, size):
             (self._partial / sha256).replace(target)
 
-    def _has(self, sha256: str, size: int) -> bool:
+    def _is_complete(self, sha256: str, size: int) -> bool:
         try:
             return (self._partial / sha256).stat().st_size == size
         except FileNotFoundError:
             return False
 
-    def _configuration(self) -> str:
+    def _build_configuration(self) -> str:
         environment = dict(os.environ, LC_ALL="C")
         command = ("apt-config", "dump")
-        dumped = self._run(command, environment, "read apt's settings", Attention(_LOCAL))
+        dumped = self._run_program(command, environment, "read apt's settings", Supervision(_LOCAL))
         network = [line for line in dumped.stdout.splitlines() if _NETWORK.match(line)]
         state = self._state.resolve()
         settings = {
@@ -175,7 +180,7 @@ class Apt:
         lines = [f'{key} "{value}";' for key, value in settings.items()]
         return "\n".join([*lines, *network, ""])
 
-    def _apt(self, command: Sequence[str], purpose: str, attention: Attention) -> str:
+    def _run_apt(self, command: Sequence[str], purpose: str, attention: Supervision) -> str:
         """Run an apt program with the private configuration and return what it says."""
         environment = {
             **os.environ,
@@ -186,33 +191,33 @@ class Apt:
             "DEBIAN_FRONTEND": "noninteractive",
         }
         self._come, self._come_at = -1, monotonic()
-        watched = replace(attention, watch=self._watch)
-        done = self._run(command, environment, purpose, watched)
+        watched = replace(attention, watch=self._watch_downloads)
+        done = self._run_program(command, environment, purpose, watched)
         if done.code:
             output = f"{done.stderr}\n{done.stdout}"
             if "No space left on device" in output:
-                raise space.full(self._state)
-            raise _failure(purpose, output, self._architecture)
+                raise space.make_full_error(self._state)
+            raise _make_error(purpose, output, self._architecture)
         return done.stdout
 
-    def _run(
+    def _run_program(
         self,
         command: Sequence[str],
         environment: dict[str, str],
         purpose: str,
-        attention: Attention,
-    ) -> Finished:
+        attention: Supervision,
+    ) -> CompletedProgram:
         try:
-            return run(command, environment, attention)
+            return run_program(command, environment, attention)
         except Hung as error:
             raise SourceUnavailable(
                 f"cannot {purpose}: {command[0]} {error}, and was ended",
                 "Check the network, the Debian mirror and apt's proxy settings, and try again.",
             ) from None
 
-    def _watch(self) -> int:
+    def _watch_downloads(self) -> int:
         """Return how much has come; raises BuildFailed when the disk is full, where apt hangs."""
-        space.check_left(self._state)
+        space.check_space_left(self._state)
         come = 0
         for directory in (self._partial, self._state / "lists" / "partial"):
             # Both directories and files come and go while apt is at work.
@@ -224,7 +229,7 @@ class Apt:
             self._come, self._come_at = come, monotonic()
         elif monotonic() - self._come_at > _PATIENCE and space.is_low(self._state):
             # apt has removed what did not fit, and waits for it.
-            raise space.full(self._state, "too little room is left for apt")
+            raise space.make_full_error(self._state, "too little room is left for apt")
         return come
 
 
@@ -244,13 +249,13 @@ class _Counter:
             self._progress(f"downloading {self._number}/{self._packages} {name}")
 
 
-def _clear(directory: Path, keep: Collection[str] = ()) -> None:
+def _clear_directory(directory: Path, keep: Collection[str] = ()) -> None:
     for path in directory.glob("*"):
         if path.name not in keep and path.is_file():
             path.unlink(missing_ok=True)
 
 
-def _failure(purpose: str, output: str, architecture: str) -> BuildFailed:
+def _make_error(purpose: str, output: str, architecture: str) -> BuildFailed:
     errors = [line[2:].strip() for line in output.splitlines() if line.startswith(("E:", "W:"))]
     text = "; ".join(errors[:3]) or output.strip()[-300:] or "apt-get says nothing"
     if unknown := re.search(r"Unable to locate package (\S+)", output):

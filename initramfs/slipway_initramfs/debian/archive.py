@@ -19,7 +19,7 @@ from slipway_initramfs.debian import dependencies
 from slipway_initramfs.debian.apt import Apt
 from slipway_initramfs.debian.package_file import read_script, unpack
 from slipway_initramfs.disk import locks, space
-from slipway_initramfs.disk.spool import disk_error
+from slipway_initramfs.disk.spool import make_disk_error
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Package:
     sha256: str
 
 
-class DebianSource:
+class DebianArchive:
     """The archive for one architecture, with its state and its downloads below ``directory``.
 
     Processes that use the same directory take turns. Downloads are named by their digest and shared
@@ -81,7 +81,7 @@ class DebianSource:
         The package lists are fetched if there are none, if they are older than INDEX_AGE (unless
         the network fails then) or if ``refresh`` is set. Raises BuildFailed.
         """
-        with self._turn():
+        with self._lock_state():
             return self._resolve(names, refresh=refresh)
 
     def _resolve(self, names: Sequence[str], *, refresh: bool) -> tuple[Package, ...]:
@@ -102,7 +102,7 @@ class DebianSource:
         """Return what each of these packages, which were resolved, needs of the others."""
         options = [f"--no-{kind}" for kind in _NO_NEEDS]
         command = ("apt-cache", "depends", *options, "--", *names)
-        with self._turn():
+        with self._lock_state():
             said = self._apt.ask(*command, purpose="look for what the packages need")
         return dependencies.parse(said, frozenset(names))
 
@@ -112,19 +112,19 @@ class DebianSource:
         apt checks digests while it downloads, ``open`` once more. Raises BuildFailed.
         """
         wanted = list(packages)
-        if not all(map(self._have, wanted)):
-            with self._turn():
-                self._take(wanted)
-                missing = [package for package in wanted if not self._have(package)]
+        if not all(map(self._is_downloaded, wanted)):
+            with self._lock_state():
+                self._keep_downloads(wanted)
+                missing = [package for package in wanted if not self._is_downloaded(package)]
                 total = sum(package.size for package in missing)
                 self._progress(f"downloading {len(missing)} packages, {total / 1e6:.0f} MB")
                 try:
                     self._apt.download({p.sha256: (p.uri, p.size) for p in missing})
                 finally:
-                    self._take(missing)
+                    self._keep_downloads(missing)
         return [self.path(package) for package in wanted]
 
-    def _take(self, packages: list[Package]) -> None:
+    def _keep_downloads(self, packages: list[Package]) -> None:
         """Keep what has come as a whole, however its download ended; ``open`` checks its digest."""
         for package in packages:
             self._apt.take(package.sha256, package.size, self.path(package))
@@ -136,18 +136,18 @@ class DebianSource:
         archive that is made of them.
         """
         wanted = list(packages)
-        missing = sum(package.size for package in wanted if not self._have(package))
-        unpacked = self._unpacked(wanted)
-        space.check(
+        missing = sum(package.size for package in wanted if not self._is_downloaded(package))
+        unpacked = self._estimate_unpacked(wanted)
+        space.check_space(
             f"making {what}", (self._directory, missing), (temporary, unpacked + unpacked // 2)
         )
 
-    def _unpacked(self, packages: list[Package]) -> int:
+    def _estimate_unpacked(self, packages: list[Package]) -> int:
         """Return the bytes that packages unpack to, as they say themselves."""
         names = [f"{package.name}={package.version}" for package in packages]
         command = ("apt-cache", "show", "--no-all-versions", "--", *names)
         try:
-            with self._turn():
+            with self._lock_state():
                 told = self._apt.ask(*command, purpose="ask for the packages' sizes")
         except BuildFailed:
             return _UNPACKED * sum(package.size for package in packages)
@@ -177,18 +177,18 @@ class DebianSource:
         return self._downloads / f"{package.sha256}.deb"
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _lock_state(self) -> Iterator[None]:
         """Wait for other processes that use apt in this directory; killed ones keep no lock."""
         try:
             self._downloads.mkdir(parents=True, exist_ok=True)
-            with locks.opened(self._directory / "lock") as lock:
-                locks.exclusive(lock)
+            with locks.open_lock(self._directory / "lock") as lock:
+                locks.lock_exclusive(lock)
                 self._apt.prepare()
                 yield
         except OSError as error:
-            raise disk_error(error, self._directory) from error
+            raise make_disk_error(error, self._directory) from error
 
-    def _have(self, package: Package) -> bool:
+    def _is_downloaded(self, package: Package) -> bool:
         try:
             return self.path(package).stat().st_size == package.size
         except FileNotFoundError:

@@ -76,10 +76,10 @@ class KernelPackage:
 
     def modules(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return these modules and all that they depend on, in their loading order."""
-        found = dict(self._module_files())
+        found = dict(self._find_module_files())
         builtin_list = self._tree.find(f"lib/modules/{self.version}/modules.builtin")
         lines = builtin_list.read(MAX_MODULE).decode("utf-8", "replace") if builtin_list else ""
-        builtin = {_module_name(line) for line in lines.splitlines()}
+        builtin = {_parse_module_name(line) for line in lines.splitlines()}
         ordered: dict[str, bytes] = {}
         pending = [(name, False) for name in reversed(names)]
         seen: set[str] = set()
@@ -93,17 +93,17 @@ class KernelPackage:
                     raise ImageError(f"the kernel {self.version} has no module {name}")
                 pending.append((name, True))
                 data = _read_module(name, found[name])
-                pending += [(needed, False) for needed in reversed(_dependencies(data))]
+                pending += [(needed, False) for needed in reversed(_read_dependencies(data))]
         return ordered
 
-    def _module_files(self) -> Iterator[tuple[str, Node]]:
+    def _find_module_files(self) -> Iterator[tuple[str, Node]]:
         prefix = f"lib/modules/{self.version}/kernel/"
         for path, node in self._tree.walk():
             if path.startswith(prefix) and path.endswith((".ko", ".ko.xz")) and node.is_file:
-                yield _module_name(path), node
+                yield _parse_module_name(path), node
 
 
-def choose(packages: tuple[Package, ...]) -> Package:
+def find_kernel_package(packages: tuple[Package, ...]) -> Package:
     """Return, of a resolved meta package, the package that holds the kernel."""
     for package in packages:
         if re.match(r"linux-image-\d", package.name):
@@ -162,7 +162,7 @@ def check_arm64(data: bytes) -> bytes:
     return data
 
 
-def manifest(architecture: str, package: Package, version: str) -> dict[str, Any]:
+def describe_kernel(architecture: str, package: Package, version: str) -> dict[str, Any]:
     """Return the part of a kernel's manifest that says what it is made of."""
     return {
         "architecture": architecture,
@@ -233,7 +233,7 @@ def _unpack_xz(data: bytes, limit: int) -> bytes:
     return _unpack_stream("xz", decoder, lzma.LZMAError, data, limit)
 
 
-def _module_name(path: str) -> str:
+def _parse_module_name(path: str) -> str:
     # modprobe takes dashes and underscores in names as the same.
     return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
 
@@ -247,7 +247,7 @@ def _read_module(name: str, node: Node) -> bytes:
     return data
 
 
-def _dependencies(data: bytes) -> list[str]:
+def _read_dependencies(data: bytes) -> list[str]:
     match = re.search(rb"\0depends=([a-zA-Z0-9_,-]*)\0", data)
     names = match[1].decode().split(",") if match else []
     return [name.replace("-", "_") for name in names if name]

@@ -26,7 +26,7 @@ _COMPRESSIONS = {".xz": "xz", ".gz": "gzip", ".zst": "zstd", "": "none"}
 
 
 @dataclass(slots=True)
-class _Slice:
+class _ArMember:
     """``size`` bytes of an open file from where it stands."""
 
     file: BinaryIO
@@ -89,12 +89,12 @@ def _read_member(file: BinaryIO, wanted: str, name: str, directory: Path | None)
             raise ImageCorrupted(f"package {name} is cut short in its member {member!r}")
         size = int(digits)
         if member.startswith(wanted):
-            return _decompress(_Slice(file, size), member, name, directory)
+            return _decompress(_ArMember(file, size), member, name, directory)
         file.seek(size + size % 2, 1)
     raise ImageCorrupted(f"package {name} has no {wanted} among its first {_MAX_MEMBERS} members")
 
 
-def _decompress(source: _Slice, member: str, name: str, directory: Path | None) -> Spool:
+def _decompress(source: _ArMember, member: str, name: str, directory: Path | None) -> Spool:
     suffix = member.partition(".tar")[2]
     if suffix not in _COMPRESSIONS:
         raise ImageCorrupted(f"package {name}: {member} has an unknown compression")

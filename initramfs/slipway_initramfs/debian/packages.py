@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.debian import dependencies
-from slipway_initramfs.debian.archive import DebianSource
+from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.debian.mirrors import RELEASE
 from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.rootfs import bytecode, defaults
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slipway_initramfs.disk.spool import Spool
     from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.languages.recipes import DebianRecipe
-    from slipway_initramfs.progress import Reports
+    from slipway_initramfs.progress import BuildProgress
     from slipway_initramfs.rootfs.layers import Dialect
     from slipway_initramfs.rootfs.tree import Tree
     from slipway_initramfs.store.image_store import ImageStore
@@ -29,13 +29,13 @@ _UNPACKERS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PackageChoice:
     """Packages ``wanted`` with what they need, but for what only ``excluded`` ones need."""
 
     wanted: tuple[str, ...]
     excluded: frozenset[str]
 
-    def select(self, source: DebianSource, *, refresh: bool) -> tuple[Package, ...]:
+    def select(self, source: DebianArchive, *, refresh: bool) -> tuple[Package, ...]:
         """Resolve the choice. Raises BuildFailed."""
         resolved = source.resolve(self.wanted, refresh=refresh)
         needs = source.needs([package.name for package in resolved])
@@ -44,25 +44,30 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class PackageSelection:
     """Packages of one architecture that were resolved."""
 
-    choice: Choice
-    source: DebianSource
+    choice: PackageChoice
+    source: DebianArchive
     packages: tuple[Package, ...]
     temporary: Path
     step: Callable[[str], None]
 
     @classmethod
     def resolve(
-        cls, choice: Choice, store: ImageStore, architecture: str, refresh: bool, reports: Reports
-    ) -> Selection:
+        cls,
+        choice: PackageChoice,
+        store: ImageStore,
+        architecture: str,
+        refresh: bool,
+        reports: BuildProgress,
+    ) -> PackageSelection:
         """Resolve a choice. Raises BuildFailed."""
-        source = DebianSource(store.apt, architecture, reports.step)
+        source = DebianArchive(store.apt, architecture, reports.step)
         packages = choice.select(source, refresh=refresh)
         return cls(choice, source, packages, store.temporary, reports.step)
 
-    def fetch(self, what: str) -> Selection:
+    def fetch(self, what: str) -> PackageSelection:
         """Download the packages; return them, or newer ones in their places.
 
         Raises BuildFailed, also where the disk has no room to make ``what`` of them.
@@ -124,10 +129,10 @@ class DebianPackages:
     dialect: Dialect = "deb"
     trim: tuple[str, ...] = defaults.TRIM
 
-    def __init__(self, selection: Selection, recipe: DebianRecipe) -> None:
+    def __init__(self, selection: PackageSelection, recipe: DebianRecipe) -> None:
         self._selection = selection
         self._recipe = recipe
-        self._interpreter = _interpreter(recipe, selection.packages)
+        self._find_interpreter = _find_interpreter(recipe, selection.packages)
 
     @classmethod
     def resolve(
@@ -136,7 +141,7 @@ class DebianPackages:
         store: ImageStore,
         architecture: str,
         refresh: bool,
-        reports: Reports,
+        reports: BuildProgress,
     ) -> DebianPackages:
         """Resolve and download. Raises BuildFailed, also where Debian has another version."""
         recipe = language.debian
@@ -146,8 +151,8 @@ class DebianPackages:
                 "Its language file has no [image.debian]; take a container image: --from REFERENCE",
             )
         usual = defaults.TOOLS if recipe.tools else defaults.LEAST
-        choice = Choice((*usual, *recipe.packages), defaults.EXCLUDE | set(recipe.exclude))
-        selection = Selection.resolve(choice, store, architecture, refresh, reports)
+        choice = PackageChoice((*usual, *recipe.packages), defaults.EXCLUDE | set(recipe.exclude))
+        selection = PackageSelection.resolve(choice, store, architecture, refresh, reports)
         _check_version(language, recipe, selection.packages)
         what = f"the image {language.image}"
         return cls(selection.fetch(what), recipe)
@@ -156,7 +161,7 @@ class DebianPackages:
         """Return the packages' digests and who compiles Python's modules."""
         return {
             "packages": self._selection.digests(),
-            "bytecode": self._interpreter[2] if self._interpreter else None,
+            "bytecode": self._find_interpreter[2] if self._find_interpreter else None,
         }
 
     def layers(self) -> Iterator[tuple[str, Spool]]:
@@ -165,17 +170,17 @@ class DebianPackages:
 
     def prepare(self, tree: Tree) -> None:
         """Lay out the merged /usr that packages expect."""
-        defaults.prepare(tree, self._selection.architecture)
+        defaults.merge_usr(tree, self._selection.architecture)
 
     def complete(self, tree: Tree) -> list[str]:
         """Do what maintainer scripts would have done."""
         defaults.complete_packages(tree, self._selection.scripts())
         if not self._recipe.bytecode:
             return []
-        if self._interpreter is None:
+        if self._find_interpreter is None:
             return ["no Python of the image's version on this machine: no bytecode files"]
         self._selection.step("compiling Python's modules")
-        bytecode.compile_all(tree, self._interpreter[0], self._interpreter[1])
+        bytecode.compile_all(tree, self._find_interpreter[0], self._find_interpreter[1])
         return []
 
     def close(self) -> None:
@@ -209,7 +214,7 @@ def _check_version(language: Language, recipe: DebianRecipe, packages: tuple[Pac
         )
 
 
-def _interpreter(
+def _find_interpreter(
     recipe: DebianRecipe, packages: tuple[Package, ...]
 ) -> tuple[str, str, str] | None:
     """Return path, version (3.11) and full version of who compiles Python's modules, if anyone."""
@@ -218,5 +223,5 @@ def _interpreter(
     for version in bytecode.MAGIC:
         if any(package.name == f"python{version}-minimal" for package in packages):
             path = bytecode.find_interpreter(version)
-            return None if path is None else (path, version, bytecode.full_version(path))
+            return None if path is None else (path, version, bytecode.read_full_version(path))
     return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.architectures import TRIPLETS
-from slipway_initramfs.debian.packages import Choice, Selection
+from slipway_initramfs.debian.packages import PackageChoice, PackageSelection
 from slipway_initramfs.errors import DiskFull, ImageError
 from slipway_initramfs.rootfs import defaults, loader_cache
 from slipway_initramfs.rootfs.layers import apply_layer
@@ -22,7 +22,7 @@ from slipway_initramfs.rootfs.nodes import Node
 from slipway_initramfs.rootfs.tree import Tree
 
 if TYPE_CHECKING:
-    from slipway_initramfs.progress import Reports
+    from slipway_initramfs.progress import BuildProgress
     from slipway_initramfs.store.image_store import ImageStore
 
 # The version of glibc in the release that the tools come from.
@@ -41,21 +41,23 @@ _RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version ([0-9]{1,4})\.
 class Tools:
     """The packages of the base set, downloaded; or why there are none."""
 
-    selection: Selection | None
+    selection: PackageSelection | None
     missing: str = ""
 
     @classmethod
     def resolve(
-        cls, store: ImageStore, architecture: str, refresh: bool, reports: Reports
+        cls, store: ImageStore, architecture: str, refresh: bool, reports: BuildProgress
     ) -> Tools:
         """Resolve and download; an image is worth something without them, where that fails.
 
         Raises DiskFull.
         """
         try:
-            choice = Choice(defaults.TOOLS, defaults.EXCLUDE)
+            choice = PackageChoice(defaults.TOOLS, defaults.EXCLUDE)
             return cls(
-                Selection.resolve(choice, store, architecture, refresh, reports).fetch("the tools")
+                PackageSelection.resolve(choice, store, architecture, refresh, reports).fetch(
+                    "the tools"
+                )
             )
         except DiskFull:
             raise
@@ -72,9 +74,9 @@ class Tools:
             return [self.missing]
         architecture = self.selection.architecture
         has_glibc = loader_cache.has_loader(tree, architecture)
-        theirs = _version(tree, architecture) if has_glibc else C_LIBRARY
+        theirs = _find_c_library_version(tree, architecture) if has_glibc else C_LIBRARY
         places = {*_PLACES, *(place.strip("/") for place in path.split(":") if place)}
-        image = _Image(tree, architecture, places)
+        image = _ToolTarget(tree, architecture, places)
         own = self._unpack(image, has_glibc)
         if theirs >= C_LIBRARY:
             image.add_all(own)
@@ -90,11 +92,11 @@ class Tools:
         """Return the packages that the tools come from."""
         return {"tools": self.selection.manifest() if self.selection else []}
 
-    def _unpack(self, image: _Image, has_glibc: bool) -> Tree:
+    def _unpack(self, image: _ToolTarget, has_glibc: bool) -> Tree:
         """Return the tools as a tree of their own."""
         assert self.selection is not None
         own = Tree()
-        defaults.prepare(own, self.selection.architecture)
+        defaults.merge_usr(own, self.selection.architecture)
         for package, layer in self.selection.layers():
             if has_glibc and package.name in defaults.C_LIBRARY_PACKAGES:
                 continue
@@ -107,7 +109,7 @@ class Tools:
 
 
 @dataclass(slots=True)
-class _Image:
+class _ToolTarget:
     """An image that tools are added to: what it had before the first of them."""
 
     tree: Tree
@@ -119,15 +121,15 @@ class _Image:
 
     def __post_init__(self) -> None:
         triplet = TRIPLETS[self.architecture]
-        self.commands = self._names(sorted(self.places))
-        self.libraries = self._names([f"lib/{triplet}", f"usr/lib/{triplet}"])
+        self.commands = self._list_names(sorted(self.places))
+        self.libraries = self._list_names([f"lib/{triplet}", f"usr/lib/{triplet}"])
 
-    def _names(self, directories: list[str]) -> dict[str, str]:
+    def _list_names(self, directories: list[str]) -> dict[str, str]:
         # Links may make many places of one.
         nodes = {
             id(node): (directory, node)
             for directory in directories
-            if (node := self.tree.find_told(directory)) is not None
+            if (node := self.tree.find_untrusted(directory)) is not None
         }
         return {
             name: f"{directory}/{name}"
@@ -147,11 +149,11 @@ class _Image:
             for path, node in own.walk()
             if not node.is_directory
             and (only is None or only.fullmatch(path))
-            and self._add(path, node)
+            and self._add_file(path, node)
         ]
         self._add_links(merged, added)
 
-    def _add(self, path: str, node: Node) -> bool:
+    def _add_file(self, path: str, node: Node) -> bool:
         if self.tree.find(path, follow=False) is not None:
             return False
         directory, _, name = path.rpartition("/")
@@ -183,11 +185,11 @@ class _Image:
                 self.tree.add_symlink(f"{parts[1]}/{parts[2]}", f"/usr/{parts[1]}/{parts[2]}")
 
 
-def _version(tree: Tree, architecture: str) -> tuple[int, ...]:
+def _find_c_library_version(tree: Tree, architecture: str) -> tuple[int, ...]:
     """Return the version of the image's glibc, nothing if it does not say."""
     triplet = TRIPLETS[architecture]
     for directory in (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib"):
-        node = tree.find_told(f"{directory}/libc.so.6")
+        node = tree.find_untrusted(f"{directory}/libc.so.6")
         if node is not None and node.is_file and node.size <= _MAX_LIBRARY:
             match = _RELEASE.search(node.read(_MAX_LIBRARY))
             return (int(match[1]), int(match[2])) if match else ()

@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from slipway_initramfs.disk.spool import disk_error
+from slipway_initramfs.disk.spool import make_disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
+def open_lock(path: Path) -> Iterator[int]:
     """Open a lock file; closing it releases whatever lock was taken on it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise disk_error(error, path.parent) from error
+        raise make_disk_error(error, path.parent) from error
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def try_exclusive(descriptor: int) -> bool:
+def try_lock_exclusive(descriptor: int) -> bool:
     """Lock out everybody else, if nobody holds the lock now; return whether that was so."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,11 +36,11 @@ def try_exclusive(descriptor: int) -> bool:
     return True
 
 
-def exclusive(descriptor: int) -> None:
+def lock_exclusive(descriptor: int) -> None:
     """Lock out everybody else, once all others have let go."""
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def share(descriptor: int) -> None:
+def lock_shared(descriptor: int) -> None:
     """Lock out only who wants the lock alone; gives an exclusive one up."""
     fcntl.flock(descriptor, fcntl.LOCK_SH)

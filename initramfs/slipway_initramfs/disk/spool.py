@@ -46,7 +46,7 @@ class Spool:
         try:
             self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise disk_error(error, directory) from error
+            raise make_disk_error(error, directory) from error
         self._directory = directory
         self.size = 0
 
@@ -62,7 +62,7 @@ class Spool:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
-            raise disk_error(error, self._directory) from error
+            raise make_disk_error(error, self._directory) from error
         self.size += len(data)
 
     def fill(self, source: Readable, *, limit: int, what: str) -> Spool:
@@ -97,12 +97,12 @@ class Extent:
             yield data
 
 
-def disk_error(error: OSError, where: Path | None) -> BuildFailed:
+def make_disk_error(error: OSError, where: Path | None) -> BuildFailed:
     """Turn a failed write into the sentence that a user can act on."""
     place = where or Path(tempfile.gettempdir())
     reason = error.strerror or str(error)
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return space.full(place, reason)
+        return space.make_full_error(place, reason)
     return BuildFailed(
         f"cannot write below {place}: {reason}", "Choose another place with --store."
     )

@@ -40,25 +40,25 @@ typescript .ts tsx .tsx v .v zig .zig zsh .zsh
 """
 
 
-def directory() -> Path:
+def find_directory() -> Path:
     """Return where the language files are: in a wheel inside the package, else in the checkout."""
     installed = Path(__file__).parents[1] / "language_files"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "languages"
 
 
 @cache
-def all_languages() -> Mapping[str, Language]:
+def builtin_languages() -> Mapping[str, Language]:
     """Return the languages that come with Slipway, by name."""
-    found = (load(path) for path in sorted(directory().glob("*.toml")))
+    found = (load_language(path) for path in sorted(find_directory().glob("*.toml")))
     return MappingProxyType({language.name: language for language in found})
 
 
 def known_languages(store: ImageStore) -> Mapping[str, Language]:
     """Return the languages that come with Slipway and those that ``store`` was given, by name."""
-    return MappingProxyType({**all_languages(), **_given(store)})
+    return MappingProxyType({**builtin_languages(), **_load_stored(store)})
 
 
-def by_name(name: str, store: ImageStore | None = None) -> Language:
+def find_language(name: str, store: ImageStore | None = None) -> Language:
     """Return the language of this name or alias, in any case, with an optional ``@version``.
 
     Raises UnknownLanguage.
@@ -70,12 +70,12 @@ def by_name(name: str, store: ImageStore | None = None) -> Language:
             f"{version[:40]!r} is no version of a language",
             "Write for example rust@1.80: letters, digits, dots, '-' and '_'.",
         )
-    languages = list(_known(store))
+    languages = list(_list_known(store))
     known = {alias: language for language in languages for alias in language.aliases}
     # Names last: no alias of another takes a language's name from it.
     known |= {language.name: language for language in languages}
     if wanted not in known:
-        raise _unknown(f"unknown language {name[:40]!r}", wanted, list(known))
+        raise _make_unknown_error(f"unknown language {name[:40]!r}", wanted, list(known))
     found = known[wanted]
     # An alias such as "mjs" is the language in a file with this suffix.
     if wanted in found.aliases and f".{wanted}" in found.suffixes:
@@ -83,48 +83,48 @@ def by_name(name: str, store: ImageStore | None = None) -> Language:
     return replace(found, version=version) if version else found
 
 
-def by_suffix(path: str | Path, store: ImageStore | None = None) -> Language:
+def find_language_by_suffix(path: str | Path, store: ImageStore | None = None) -> Language:
     """Return the language of a source file by its suffix; else raise UnknownLanguage."""
     suffix = Path(path).suffix
     known: dict[str, Language] = {}
-    for language in _known(store):
+    for language in _list_known(store):
         known |= dict.fromkeys(language.suffixes, language)
     # ".C" is C++ by an old custom; else case means nothing.
     suffix_known = suffix if suffix in known else suffix.lower()
     found = known.get(suffix_known)
     if found is None:
         what = f"the suffix {suffix[:40]!r}" if suffix else "a file without a suffix"
-        raise _unknown(f"no language has {what}", suffix.lower(), list(known))
+        raise _make_unknown_error(f"no language has {what}", suffix.lower(), list(known))
     return found.with_suffix(suffix_known)
 
 
-def load(path: Path) -> Language:
+def load_language(path: Path) -> Language:
     """Read one language file; raises InvalidLanguage that names file and key."""
     from slipway_initramfs.languages import toml_file
 
-    return toml_file.parse(toml_file.read(path), path.name)
+    return toml_file.parse_language(toml_file.read_file(path), path.name)
 
 
-def check_new(name: str) -> None:
+def check_new_name(name: str) -> None:
     """Raise InvalidLanguage if ``name`` is that of a language that comes with Slipway."""
-    if any(name in (known.name, *known.aliases) for known in all_languages().values()):
+    if any(name in (known.name, *known.aliases) for known in builtin_languages().values()):
         raise InvalidLanguage(
             f"a language called {name!r} comes with Slipway", "Choose another name with --name."
         )
 
 
-def give(store: ImageStore, name: str, text: bytes) -> None:
+def store_language(store: ImageStore, name: str, text: bytes) -> None:
     """Let ``store`` know the language file ``text`` under ``name``."""
     with store.building(f"language-{name}"):
         store.put_record(LANGUAGE_KIND, name, {"file": text.decode()})
 
 
-def _known(store: ImageStore | None) -> Iterable[Language]:
+def _list_known(store: ImageStore | None) -> Iterable[Language]:
     # What was given comes first, so that what Slipway ships wins where both claim a suffix.
-    return (*(_given(store).values() if store else ()), *all_languages().values())
+    return (*(_load_stored(store).values() if store else ()), *builtin_languages().values())
 
 
-def _given(store: ImageStore) -> dict[str, Language]:
+def _load_stored(store: ImageStore) -> dict[str, Language]:
     from slipway_initramfs.languages import toml_file
     from slipway_initramfs.store import records
 
@@ -134,7 +134,7 @@ def _given(store: ImageStore) -> dict[str, Language]:
             record = store.record(LANGUAGE_KIND, name)
             if record is not None:
                 text = records.text(record, "file")
-                language = toml_file.parse(text.encode(), f"the language file of {name}")
+                language = toml_file.parse_language(text.encode(), f"the language file of {name}")
                 # Under another name it does not take the aliases of the one that has its own.
                 aliases = language.aliases if language.name == name else ()
                 given[name] = replace(language, name=name, aliases=aliases)
@@ -145,7 +145,7 @@ def _given(store: ImageStore) -> dict[str, Language]:
     return given
 
 
-def _unknown(message: str, wanted: str, known: list[str]) -> ImageError:
+def _make_unknown_error(message: str, wanted: str, known: list[str]) -> ImageError:
     import difflib
 
     cutoff = 0.75 if wanted.startswith(".") else 0.6

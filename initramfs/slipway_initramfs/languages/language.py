@@ -109,5 +109,5 @@ class Language:
         return (
             image.manifest.get("builder") == BUILDER
             and recipe is not None
-            and image.manifest.get("recipe") == recipe.plain()
+            and image.manifest.get("recipe") == recipe.as_json()
         )

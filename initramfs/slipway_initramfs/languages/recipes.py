@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class WarmUp:
+class Warmup:
     """What an image runs once, in a machine of its own, so that each program starts fast.
 
     ``command`` leaves ``warm.tar`` in its working directory, which is unpacked over the root. It is
@@ -39,14 +39,14 @@ class Recipe:
     trim: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
-    warm: WarmUp | None = None
+    warm: Warmup | None = None
     tools: bool = False
     programs: tuple[str, ...] = ()
     workload: int = 0
 
-    def plain(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the recipe in the form in which a manifest keeps and compares it."""
-        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        return {each.name: _convert_value(getattr(self, each.name)) for each in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +73,10 @@ class RegistryRecipe(Recipe):
     version: str = ""
 
 
-def _plain(value: Any) -> Any:
+def _convert_value(value: Any) -> Any:
     """Return a recipe's value in JSON's types."""
     if isinstance(value, tuple):
         return list(value)
-    if isinstance(value, WarmUp):
-        return {name.name: _plain(getattr(value, name.name)) for name in fields(value)}
+    if isinstance(value, Warmup):
+        return {name.name: _convert_value(getattr(value, name.name)) for name in fields(value)}
     return value if isinstance(value, (int, str, type(None))) else dict(value)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from slipway_initramfs.errors import InvalidLanguage
 from slipway_initramfs.languages.language import RULES, Language, Limits, Phase
-from slipway_initramfs.languages.recipes import DebianRecipe, Recipe, RegistryRecipe, WarmUp
+from slipway_initramfs.languages.recipes import DebianRecipe, Recipe, RegistryRecipe, Warmup
 from slipway_initramfs.languages.toolchain import PLACE, Toolchain
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ BUILD_LIMITS = Limits(120, 120, 0, 1024, 0, 65536, 1)
 RUN_LIMITS = Limits(30, 30, 0, 1024, 0, 65536, 16)
 
 
-def read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """Return the bytes of a language file; raises InvalidLanguage."""
     try:
         with path.open("rb") as file:
@@ -44,7 +44,7 @@ def read(path: Path) -> bytes:
     return data
 
 
-def parse(data: bytes, name: str) -> Language:
+def parse_language(data: bytes, name: str) -> Language:
     """Return the language that ``data`` describes; ``name`` stands for the file in messages.
 
     Raises InvalidLanguage.
@@ -53,10 +53,10 @@ def parse(data: bytes, name: str) -> Language:
         values = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidLanguage(f"the language file {name} is no valid TOML: {error}") from error
-    return _language(_Table(name, "", values))
+    return _read_language(_Table(name, "", values))
 
 
-def is_name(text: str) -> bool:
+def is_language_name(text: str) -> bool:
     """Whether a language can be called so."""
     return 0 < len(text) <= 64 and _NAME.issuperset(text) and text[0] not in ".-"
 
@@ -72,7 +72,7 @@ class _Table:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
-    def wrong(self, key: str, what: str) -> InvalidLanguage:
+    def make_error(self, key: str, what: str) -> InvalidLanguage:
         return InvalidLanguage(
             f"{self._file}: {self._prefix}{key} {what}", "See docs/adding-a-language.md"
         )
@@ -80,101 +80,101 @@ class _Table:
     def take(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
         value = self._values.pop(key, default)
         if value is None:
-            raise self.wrong(key, "is missing")
+            raise self.make_error(key, "is missing")
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.wrong(key, f"has to be of the kind {kind.__name__}")
+            raise self.make_error(key, f"has to be of the kind {kind.__name__}")
         return value
 
-    def text(self, key: str, default: str | None = None) -> str:
+    def take_text(self, key: str, default: str | None = None) -> str:
         value = self.take(key, str, default)
         if "\0" in value:
-            raise self.wrong(key, "has a NUL")
+            raise self.make_error(key, "has a NUL")
         return value
 
-    def texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
+    def take_texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
         values = self.take(key, list, None if required else [])
         if not all(isinstance(value, str) and value and "\0" not in value for value in values):
-            raise self.wrong(key, "has to be a list of texts that are not empty")
+            raise self.make_error(key, "has to be a list of texts that are not empty")
         if required and not values:
-            raise self.wrong(key, "is empty")
+            raise self.make_error(key, "is empty")
         return tuple(values)
 
-    def words(self, key: str) -> tuple[str, ...]:
-        words = self.texts(key)
+    def take_words(self, key: str) -> tuple[str, ...]:
+        words = self.take_texts(key)
         if len(words) > _MAX_WORDS or any(len(word) > _MAX_WORDS for word in words):
-            raise self.wrong(key, f"has to be at most {_MAX_WORDS} texts of so many letters")
+            raise self.make_error(key, f"has to be at most {_MAX_WORDS} texts of so many letters")
         return words
 
-    def mapping(self, key: str) -> Mapping[str, str]:
+    def take_mapping(self, key: str) -> Mapping[str, str]:
         values = self.take(key, dict, {})
         for name, value in values.items():
             if not isinstance(value, str) or "\0" in value or "\0" in name or not name:
-                raise self.wrong(f"{key}.{name}", "has to be a text")
+                raise self.make_error(f"{key}.{name}", "has to be a text")
         return MappingProxyType(values)
 
-    def paths(self, key: str) -> tuple[str, ...]:
-        return tuple(self._below_root(key, path) for path in self.texts(key))
+    def take_paths(self, key: str) -> tuple[str, ...]:
+        return tuple(self._check_below_root(key, path) for path in self.take_texts(key))
 
-    def path_mapping(self, key: str) -> Mapping[str, str]:
-        values = self.mapping(key)
+    def take_path_mapping(self, key: str) -> Mapping[str, str]:
+        values = self.take_mapping(key)
         for path in values:
-            self._below_root(key, path)
+            self._check_below_root(key, path)
         return values
 
-    def _below_root(self, key: str, path: str) -> str:
+    def _check_below_root(self, key: str, path: str) -> str:
         if path.startswith("/") or ".." in path.split("/"):
-            raise self.wrong(key, f"takes paths below the root: {path!r}")
+            raise self.make_error(key, f"takes paths below the root: {path!r}")
         return path
 
-    def number(self, key: str, default: float) -> float:
+    def take_seconds(self, key: str, default: float) -> float:
         value = self._values.pop(key, default)
         if type(value) not in (int, float) or not 0 < value <= 86400:
-            raise self.wrong(key, "has to be a number of seconds between 0 and 86400")
+            raise self.make_error(key, "has to be a number of seconds between 0 and 86400")
         return float(value)
 
-    def count(self, key: str, default: int, *, least: int = 1) -> int:
+    def take_count(self, key: str, default: int, *, least: int = 1) -> int:
         value = self._values.pop(key, default)
         if type(value) is not int or not least <= value <= 1 << 20:
-            raise self.wrong(key, f"has to be a whole number between {least} and {1 << 20}")
+            raise self.make_error(key, f"has to be a whole number between {least} and {1 << 20}")
         return value
 
-    def table(self, key: str) -> _Table:
+    def take_table(self, key: str) -> _Table:
         return _Table(self._file, f"{self._prefix}{key}.", self.take(key, dict, {}))
 
-    def done(self) -> None:
+    def check_empty(self) -> None:
         for key in self._values:
-            raise self.wrong(key, "is not known")
+            raise self.make_error(key, "is not known")
 
 
-def _language(table: _Table) -> Language:
-    name = table.text("name")
-    if not is_name(name):
-        raise table.wrong("name", "has to be of small letters, digits, '+', '#', '-' and '.'")
-    suffixes = table.texts("suffixes", required=True)
-    sources = table.texts("sources")
+def _read_language(table: _Table) -> Language:
+    name = table.take_text("name")
+    if not is_language_name(name):
+        raise table.make_error("name", "has to be of small letters, digits, '+', '#', '-' and '.'")
+    suffixes = table.take_texts("suffixes", required=True)
+    sources = table.take_texts("sources")
     for key, given in (("suffixes", suffixes), ("sources", sources)):
         if not all(suffix.startswith(".") and len(suffix) > 1 for suffix in given):
-            raise table.wrong(key, "have to begin with a dot")
-    source = table.text("source")
+            raise table.make_error(key, "have to begin with a dot")
+    source = table.take_text("source")
     keeps_suffix = source.endswith(_SUFFIX)
     if keeps_suffix:
         source = source.removesuffix(_SUFFIX) + suffixes[0]
     if not source or "/" in source or source in (".", ".."):
-        raise table.wrong("source", "has to be a file name")
-    rules = table.text("rules", "")
+        raise table.make_error("source", "has to be a file name")
+    rules = table.take_text("rules", "")
     if rules and rules not in RULES:
-        raise table.wrong("rules", f"has to be one of {', '.join(RULES)}")
-    aliases = table.texts("aliases")
-    if any(not is_name(alias) for alias in aliases):
-        raise table.wrong("aliases", "have to be such as the name may be")
-    environment = table.mapping("environment")
+        raise table.make_error("rules", f"has to be one of {', '.join(RULES)}")
+    aliases = table.take_texts("aliases")
+    if any(not is_language_name(alias) for alias in aliases):
+        raise table.make_error("aliases", "have to be such as the name may be")
+    environment = table.take_mapping("environment")
     if any("=" in variable for variable in environment):
-        raise table.wrong("environment", "has a name with '='")
-    build = _phase(table.table("build"), BUILD_LIMITS) if "build" in table else None
-    run = _run(table.table("run"), source, built=build is not None)
-    image = table.table("image")
+        raise table.make_error("environment", "has a name with '='")
+    build = _read_phase(table.take_table("build"), BUILD_LIMITS) if "build" in table else None
+    run = _read_run(table.take_table("run"), source, built=build is not None)
+    image = table.take_table("image")
     common = Recipe(
-        workload=image.count("workload", 64),
+        workload=image.take_count("workload", 64),
         tools=image.take("tools", bool, True),
         programs=tuple(dict.fromkeys(phase.command[0] for phase in (build, run) if phase)),
     )
@@ -186,109 +186,117 @@ def _language(table: _Table) -> Language:
         build=build,
         run=run,
         environment=environment,
-        debian=_debian(image.table("debian"), common) if "debian" in image else None,
-        registry=_registry(image.table("registry"), common),
-        sample=table.text("sample", ""),
-        toolchain=_toolchain(image.table("toolchain")) if "toolchain" in image else Toolchain(),
+        debian=_read_debian_recipe(image.take_table("debian"), common)
+        if "debian" in image
+        else None,
+        registry=_read_registry_recipe(image.take_table("registry"), common),
+        sample=table.take_text("sample", ""),
+        toolchain=_read_toolchain(image.take_table("toolchain"))
+        if "toolchain" in image
+        else Toolchain(),
         keeps_suffix=keeps_suffix,
         sources=sources,
         rules=rules,
     )
-    image.done()
-    table.done()
+    image.check_empty()
+    table.check_empty()
     return language
 
 
-def _run(table: _Table, source: str, *, built: bool) -> Phase:
+def _read_run(table: _Table, source: str, *, built: bool) -> Phase:
     prestart = table.take("prestart", bool, False)
     if prestart and built:
-        raise table.wrong("prestart", "is for programs that need no build")
-    unless = table.texts("prestart_unless")
+        raise table.make_error("prestart", "is for programs that need no build")
+    unless = table.take_texts("prestart_unless")
     if unless and not prestart:
-        raise table.wrong("prestart_unless", "is for a program with 'prestart'")
+        raise table.make_error("prestart_unless", "is for a program with 'prestart'")
     if any("/" in name or name in {"", ".", ".."} for name in unless):
-        raise table.wrong("prestart_unless", "has to hold file names")
-    phase = replace(_phase(table, RUN_LIMITS), prestart=prestart, prestart_unless=unless)
+        raise table.make_error("prestart_unless", "has to hold file names")
+    phase = replace(_read_phase(table, RUN_LIMITS), prestart=prestart, prestart_unless=unless)
     if prestart and not {source, "{source}"} & set(phase.command):
-        raise table.wrong("prestart", f"needs a command with the source {source!r} as an argument")
+        raise table.make_error(
+            "prestart", f"needs a command with the source {source!r} as an argument"
+        )
     return phase
 
 
-def _phase(table: _Table, default: Limits) -> Phase:
-    command = table.texts("command", required=True)
-    limits = table.table("limits")
+def _read_phase(table: _Table, default: Limits) -> Phase:
+    command = table.take_texts("command", required=True)
+    limits = table.take_table("limits")
     phase = Phase(
         command,
         Limits(
-            wall=limits.number("wall", default.wall),
-            cpu=limits.number("cpu", default.cpu),
-            memory=limits.count("memory", default.memory, least=0),
-            processes=limits.count("processes", default.processes),
-            file_size=limits.count("file_size", default.file_size, least=0),
-            open_files=limits.count("open_files", default.open_files),
-            output=limits.count("output", default.output),
+            wall=limits.take_seconds("wall", default.wall),
+            cpu=limits.take_seconds("cpu", default.cpu),
+            memory=limits.take_count("memory", default.memory, least=0),
+            processes=limits.take_count("processes", default.processes),
+            file_size=limits.take_count("file_size", default.file_size, least=0),
+            open_files=limits.take_count("open_files", default.open_files),
+            output=limits.take_count("output", default.output),
         ),
-        out_of_memory=table.words("out_of_memory"),
+        out_of_memory=table.take_words("out_of_memory"),
     )
-    limits.done()
-    table.done()
+    limits.check_empty()
+    table.check_empty()
     return phase
 
 
-def _with_common(recipe: _R, table: _Table, common: Recipe) -> _R:
+def _add_common_fields(recipe: _R, table: _Table, common: Recipe) -> _R:
     """Return ``recipe`` with the fields that all of them have; nothing else may be in ``table``."""
     whole = replace(
         recipe,
-        trim=table.paths("trim"),
-        links=table.path_mapping("links"),
-        files=table.path_mapping("files"),
-        warm=_warm_up(table.table("warm")) if "warm" in table else None,
+        trim=table.take_paths("trim"),
+        links=table.take_path_mapping("links"),
+        files=table.take_path_mapping("files"),
+        warm=_read_warmup(table.take_table("warm")) if "warm" in table else None,
         tools=common.tools,
         programs=common.programs,
         workload=common.workload,
     )
-    table.done()
+    table.check_empty()
     return whole
 
 
-def _debian(table: _Table, common: Recipe) -> DebianRecipe:
-    packages = table.texts("packages", required=True)
+def _read_debian_recipe(table: _Table, common: Recipe) -> DebianRecipe:
+    packages = table.take_texts("packages", required=True)
     for package in packages:
         # Whatever else apt would understand (options, versions, patterns) is no package name.
         if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
-            raise table.wrong("packages", f"has {package!r}, which is no package name")
+            raise table.make_error("packages", f"has {package!r}, which is no package name")
     recipe = DebianRecipe(
         packages=packages,
-        exclude=table.texts("exclude"),
+        exclude=table.take_texts("exclude"),
         bytecode=table.take("bytecode", bool, False),
     )
-    return _with_common(recipe, table, common)
+    return _add_common_fields(recipe, table, common)
 
 
-def _registry(table: _Table, common: Recipe) -> RegistryRecipe:
+def _read_registry_recipe(table: _Table, common: Recipe) -> RegistryRecipe:
     recipe = RegistryRecipe(
-        reference=table.text("reference", ""),
-        version=table.text("version", ""),
+        reference=table.take_text("reference", ""),
+        version=table.take_text("version", ""),
     )
     if "{version}" in recipe.reference and not recipe.version:
-        raise table.wrong("version", "is missing: the reference has a place for it")
-    return _with_common(recipe, table, common)
+        raise table.make_error("version", "is missing: the reference has a place for it")
+    return _add_common_fields(recipe, table, common)
 
 
-def _toolchain(table: _Table) -> Toolchain:
-    toolchain = Toolchain(table.text("text"), table.text("package", ""), table.text("variable", ""))
+def _read_toolchain(table: _Table) -> Toolchain:
+    toolchain = Toolchain(
+        table.take_text("text"), table.take_text("package", ""), table.take_text("variable", "")
+    )
     if PLACE not in toolchain.text or len(toolchain.text) > 64 or not toolchain.text.isprintable():
-        raise table.wrong("text", f"has to be a short line with {PLACE} in it")
-    table.done()
+        raise table.make_error("text", f"has to be a short line with {PLACE} in it")
+    table.check_empty()
     return toolchain
 
 
-def _warm_up(table: _Table) -> WarmUp:
-    warm = WarmUp(
-        command=table.texts("command", required=True),
-        unless=table.text("unless", ""),
-        memory=table.count("memory", 256),
+def _read_warmup(table: _Table) -> Warmup:
+    warm = Warmup(
+        command=table.take_texts("command", required=True),
+        unless=table.take_text("unless", ""),
+        memory=table.take_count("memory", 256),
         slow=table.take("slow", bool, False),
     )
-    table.done()
+    table.check_empty()
     return warm

@@ -38,10 +38,10 @@ class Toolchain:
 
     def of(self, image: Image) -> str:
         """Return what the toolchain of ``image`` is, such as ``rustc 1.63.0``; "" if unknown."""
-        version = self._version_of_package(image) or self._version_of_variable(image)
+        version = self._find_package_version(image) or self._find_variable_version(image)
         return self.text.replace(PLACE, version) if version and self.text else ""
 
-    def _version_of_package(self, image: Image) -> str:
+    def _find_package_version(self, image: Image) -> str:
         packages = image.manifest.get("packages")
         for package in packages if isinstance(packages, list) and self.package else ():
             if isinstance(package, dict) and fnmatchcase(str(package.get("name")), self.package):
@@ -50,7 +50,7 @@ class Toolchain:
                 return match[1] if match else ""
         return ""
 
-    def _version_of_variable(self, image: Image) -> str:
+    def _find_variable_version(self, image: Image) -> str:
         # An image may say whatever it likes; only what looks like a version gets on.
         told = image.environment.get(self.variable, "") if self.variable else ""
         return told if re.fullmatch(_VERSION, told) else ""

@@ -17,7 +17,7 @@ import httpx
 
 from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.oci.challenge import parse_challenges
-from slipway_initramfs.oci.client import complaint, host_of, read_body
+from slipway_initramfs.oci.client import host_of, read_body, read_complaint
 from slipway_initramfs.oci.credentials import find_credentials
 
 if TYPE_CHECKING:
@@ -71,19 +71,19 @@ class Authorization:
             # A registry that offers both means Basic for its token server.
             for challenge in sorted(challenges, key=lambda one: one.scheme != "bearer"):
                 if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
-                    self._header, lifetime = self._token(challenge, response.url.scheme)
+                    self._header, lifetime = self._request_token(challenge, response.url.scheme)
                     self._until = self._clock() + lifetime
                     return
                 if challenge.scheme == "basic":
                     found = find_credentials(self._reference)
                     if refused or found is None or found.identity_token:
-                        raise self.refused(said)
+                        raise self.make_refusal(said)
                     self._header, self._until = found.basic(), float("inf")
                     self._origin = found.origin
                     return
-        raise self.refused(said)
+        raise self.make_refusal(said)
 
-    def refused(self, said: str) -> BuildFailed:
+    def make_refusal(self, said: str) -> BuildFailed:
         """Return the error for an image that this user may not read, as the registry ``said``."""
         who = f" with the login from {self._origin}" if self._origin else ""
         return BuildFailed(
@@ -91,7 +91,7 @@ class Authorization:
             f"If the image exists and is private: docker login {self._reference.registry}",
         )
 
-    def _token(self, challenge: Challenge, scheme: str) -> tuple[str, float]:
+    def _request_token(self, challenge: Challenge, scheme: str) -> tuple[str, float]:
         """Return a header with a new token, and the seconds it is good for."""
         realm = challenge.parameters["realm"]
         scope = challenge.parameters.get("scope") or f"repository:{self._reference.repository}:pull"
@@ -101,7 +101,7 @@ class Authorization:
         self._check_realm(realm, scheme)
         found = find_credentials(self._reference)
         self._origin = found.origin if found else ""
-        data = self._ask(realm, asked, found)
+        data = self._send_request(realm, asked, found)
         try:
             fields = json.loads(data)
             token = fields.get("token") or fields.get("access_token")
@@ -127,7 +127,7 @@ class Authorization:
                 "which is not https"
             )
 
-    def _ask(self, realm: str, asked: dict[str, str], found: Credentials | None) -> bytes:
+    def _send_request(self, realm: str, asked: dict[str, str], found: Credentials | None) -> bytes:
         headers: dict[str, str] = {}
         form: dict[str, str] | None = None
         url = httpx.URL(realm)
@@ -144,4 +144,6 @@ class Authorization:
         with self._client.stream(str(url), headers, form) as response:
             if response.status_code == HTTPStatus.OK:
                 return read_body(response, MAX_ANSWER)
-            raise self.refused(f"its token server {host_of(realm)} answers {complaint(response)}")
+            raise self.make_refusal(
+                f"its token server {host_of(realm)} answers {read_complaint(response)}"
+            )

@@ -19,7 +19,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
-from slipway_initramfs.disk.spool import CHUNK, disk_error
+from slipway_initramfs.disk.spool import CHUNK, make_disk_error
 from slipway_initramfs.errors import DiskFull, ImageCorrupted
 
 if TYPE_CHECKING:
@@ -107,24 +107,24 @@ class BlobCache:
         return sum(
             descriptor.size
             for descriptor in {descriptor.digest: descriptor for descriptor in descriptors}.values()
-            if not _is_whole(self._path(descriptor), descriptor)
+            if not _is_whole(self._find_path(descriptor), descriptor)
         )
 
     def discard(self, descriptor: Descriptor) -> None:
         """Remove a blob that has turned out to be damaged."""
-        with _disk(self._directory):
-            self._path(descriptor).unlink(missing_ok=True)
+        with _translate_disk_errors(self._directory):
+            self._find_path(descriptor).unlink(missing_ok=True)
 
-    def _path(self, descriptor: Descriptor) -> Path:
+    def _find_path(self, descriptor: Descriptor) -> Path:
         return self._directory / descriptor.digest.removeprefix("sha256:")
 
     def _fetch(
         self, descriptor: Descriptor, repository: Repository, transfers: Transfers, stop: Event
     ) -> Path:
-        path = self._path(descriptor)
+        path = self._find_path(descriptor)
         partial = path.with_name(f"{path.name}.partial")
         while not _is_whole(path, descriptor):
-            with self._writing(partial) as file:
+            with self._open_locked(partial) as file:
                 if _is_current(file, partial) and not _is_whole(path, descriptor):
                     download = _Download(
                         descriptor, repository, transfers, stop, file, self._directory
@@ -135,7 +135,7 @@ class BlobCache:
                         # Half a blob that does not fit is not to keep the disk full.
                         partial.unlink(missing_ok=True)
                         raise
-                    with _disk(self._directory):
+                    with _translate_disk_errors(self._directory):
                         partial.replace(path)
                 elif _is_current(file, partial):
                     # Made by opening it, just after somebody else had the whole blob.
@@ -144,9 +144,9 @@ class BlobCache:
         return path
 
     @contextmanager
-    def _writing(self, partial: Path) -> Iterator[BinaryIO]:
+    def _open_locked(self, partial: Path) -> Iterator[BinaryIO]:
         """Open a file and wait for its lock."""
-        with _disk(self._directory):
+        with _translate_disk_errors(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
@@ -173,22 +173,22 @@ class _Download:
         """Complete the file; raises ImageCorrupted if its bytes cannot be had."""
         if os.fstat(self.file.fileno()).st_size:
             try:
-                self._complete()
+                self._complete_file()
             except ImageCorrupted:
                 # What an earlier try left may be what is wrong.
                 self._truncate()
             else:
                 return
-        self._complete()
+        self._complete_file()
 
-    def _complete(self) -> None:
+    def _complete_file(self) -> None:
         label, size = self.descriptor.label, self.descriptor.size
-        digest, received = self._known()
+        digest, received = self._hash_received()
         if received < size:
             reported = -REPORT
             with self.repository.blob(self.descriptor, received) as chunks:
                 for data in chunks:
-                    self._check()
+                    self._check_stop()
                     received += len(data)
                     if received > size:
                         raise ImageCorrupted(f"layer {label} has more than its {size} bytes")
@@ -206,41 +206,41 @@ class _Download:
                 "Try again; if that does not help, the registry's copy is damaged.",
             )
 
-    def _known(self) -> tuple[hashlib._Hash, int]:
+    def _hash_received(self) -> tuple[hashlib._Hash, int]:
         """Return the digest so far, and the bytes that are in the file."""
         if os.fstat(self.file.fileno()).st_size > self.descriptor.size:
             self._truncate()
         digest, known = hashlib.sha256(), 0
-        with _disk(self.directory):
+        with _translate_disk_errors(self.directory):
             self.file.seek(0)
             while data := self.file.read(CHUNK):
-                self._check()
+                self._check_stop()
                 digest.update(data)
                 known += len(data)
         return digest, known
 
     def _truncate(self) -> None:
-        with _disk(self.directory):
+        with _translate_disk_errors(self.directory):
             self.file.truncate(0)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
-        with _disk(self.directory):
+        with _translate_disk_errors(self.directory):
             while view:
                 view = view[self.file.write(view) :]
 
-    def _check(self) -> None:
+    def _check_stop(self) -> None:
         if self.stop.is_set():
             raise _Stopped
 
 
 @contextmanager
-def _disk(directory: Path) -> Iterator[None]:
+def _translate_disk_errors(directory: Path) -> Iterator[None]:
     """Say in words what goes wrong on the disk; around nothing that others implement."""
     try:
         yield
     except OSError as error:
-        raise disk_error(error, directory) from error
+        raise make_disk_error(error, directory) from error
 
 
 def _is_whole(path: Path, descriptor: Descriptor) -> bool:

@@ -40,7 +40,7 @@ def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
         position = 0
         begun = False
         while len(found) <= MAX_CHALLENGES:
-            position = _end(_BETWEEN.match(header, position), position)
+            position = _find_end(_BETWEEN.match(header, position), position)
             if begun and (match := _PARAMETER.match(header, position)):
                 name, quoted, bare = match.groups()
                 if len(found[-1].parameters) < MAX_PARAMETERS:
@@ -53,9 +53,9 @@ def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
                 match = _TOKEN68.match(header, position)
             else:
                 break
-            position = _end(match, position)
+            position = _find_end(match, position)
     return found[:MAX_CHALLENGES]
 
 
-def _end(match: re.Match[str] | None, position: int) -> int:
+def _find_end(match: re.Match[str] | None, position: int) -> int:
     return match.end() if match else position

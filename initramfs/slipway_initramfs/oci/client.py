@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from slipway_initramfs.oci.retry import Patience
+    from slipway_initramfs.oci.retry import RetryPolicy
 
 MAX_REDIRECTS = 5
 # Most bytes that are read of an answer that is an error.
@@ -68,10 +68,10 @@ class Access:
 class Client:
     """Sends requests; may be used by several threads."""
 
-    def __init__(self, access: Access, patience: Patience) -> None:
+    def __init__(self, access: Access, patience: RetryPolicy) -> None:
         self._access = access
         self._timeout = httpx.Timeout(patience.silence, connect=patience.connect, pool=None)
-        self._context = _tls(access.ca)
+        self._context = _create_tls_context(access.ca)
         self._lock = Lock()
         self._clients: dict[bool, httpx.Client] = {}
 
@@ -94,7 +94,7 @@ class Client:
             target, headers = httpx.URL(url), dict(headers)
             for _ in range(MAX_REDIRECTS + 1):
                 host = host_of(target)
-                client = self._client(is_loopback(host))
+                client = self._get_client(is_loopback(host))
                 request = client.build_request(
                     "GET" if form is None else "POST", target, headers=headers, data=form
                 )
@@ -102,18 +102,18 @@ class Client:
                 try:
                     if response.status_code not in _REDIRECTS or form is not None:
                         if response.status_code in _MAY_PASS:
-                            raise _passing(host, response)
+                            raise _make_interruption(host, response)
                         yield response
                         return
-                    following = _redirect(target, response)
+                    following = _find_redirect_target(target, response)
                 finally:
                     response.close()
-                if origin(following) != origin(target):
+                if origin_of(following) != origin_of(target):
                     headers.pop("Authorization", None)
                 target = following
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             # ValueError: some addresses that are none get far into httpx.
-            raise _failure(host, error) from error
+            raise _translate_error(host, error) from error
         raise BuildFailed(f"{host} redirects more than {MAX_REDIRECTS} times")
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Client:
             for client in self._clients.values():
                 client.close()
 
-    def _client(self, direct: bool) -> httpx.Client:
+    def _get_client(self, direct: bool) -> httpx.Client:
         """Return the client that goes through the user's proxies, or that for this machine."""
         with self._lock:
             if direct not in self._clients:
@@ -171,7 +171,7 @@ def read_pieces(response: httpx.Response) -> Iterator[bytes]:
         yield piece
 
 
-def complaint(response: httpx.Response) -> str:
+def read_complaint(response: httpx.Response) -> str:
     """Return status and error messages of a response as one line of printable characters.
 
     The messages are those of the distribution specification ("Error Codes").
@@ -195,7 +195,7 @@ def complaint(response: httpx.Response) -> str:
     return f"{status} {phrase}{': ' if printable else ''}{printable}"
 
 
-def origin(url: httpx.URL | str) -> tuple[str, str, int | None]:
+def origin_of(url: httpx.URL | str) -> tuple[str, str, int | None]:
     """Return what tells servers apart: scheme, host and port (RFC 6454)."""
     url = httpx.URL(url)
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
@@ -206,7 +206,7 @@ def host_of(url: httpx.URL | str) -> str:
     return httpx.URL(url).netloc.decode()[:80]
 
 
-def _tls(ca: Path | None) -> ssl.SSLContext:
+def _create_tls_context(ca: Path | None) -> ssl.SSLContext:
     """Return what verifies servers: the system's certificates, ``SSL_CERT_FILE`` and ``ca``."""
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
@@ -223,7 +223,7 @@ def _tls(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _redirect(source: httpx.URL, response: httpx.Response) -> httpx.URL:
+def _find_redirect_target(source: httpx.URL, response: httpx.Response) -> httpx.URL:
     host = host_of(source)
     location = response.headers.get("Location", "")
     target = source.join(location)
@@ -234,19 +234,19 @@ def _redirect(source: httpx.URL, response: httpx.Response) -> httpx.URL:
     return target
 
 
-def _passing(host: str, response: httpx.Response) -> Interrupted:
+def _make_interruption(host: str, response: httpx.Response) -> Interrupted:
     hint = "Try again later."
     if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
         hint = f"Try again later; with a login more may be allowed: docker login {host}"
     wanted = retry_after(response.headers.get("Retry-After"))
     if wanted:
         hint = f"{hint.removesuffix('.')} (it asks for {wanted:.0f} s)."
-    return Interrupted(f"{host} answers {complaint(response)}", hint, wanted)
+    return Interrupted(f"{host} answers {read_complaint(response)}", hint, wanted)
 
 
-def _failure(host: str, error: Exception) -> BuildFailed:
+def _translate_error(host: str, error: Exception) -> BuildFailed:
     """Return what an exception of httpx means to a user."""
-    causes = list(_causes(error))
+    causes = list(_walk_causes(error))
     reason = str(causes[-1])[:160] or type(error).__name__
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -281,7 +281,7 @@ def _failure(host: str, error: Exception) -> BuildFailed:
     return BuildFailed(f"cannot ask {host}: {reason}")
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _walk_causes(error: BaseException | None) -> Iterator[BaseException]:
     # httpcore removes its causes; what we have handled before is no cause of what comes later.
     while error is not None and not isinstance(error, ImageError):
         yield error

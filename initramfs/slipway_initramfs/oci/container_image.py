@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from slipway_initramfs.oci.reference import Reference
     from slipway_initramfs.oci.registry import Access
     from slipway_initramfs.oci.repository import Descriptor, Repository
-    from slipway_initramfs.progress import Reports
+    from slipway_initramfs.progress import BuildProgress
     from slipway_initramfs.rootfs.layers import Dialect
     from slipway_initramfs.rootfs.tree import Tree
     from slipway_initramfs.store.image_store import ImageStore
@@ -58,7 +58,7 @@ class ContainerImage:
         repository: Repository,
         image: ResolvedImage,
         store: ImageStore,
-        reports: Reports,
+        reports: BuildProgress,
     ) -> None:
         # Whether somebody named this image, rather than the language.
         self.chosen = False
@@ -80,11 +80,11 @@ class ContainerImage:
         store: ImageStore,
         access: Access,
         architecture: str,
-        reports: Reports,
+        reports: BuildProgress,
     ) -> ContainerImage:
         """Find the image for ``architecture``. Raises ImageError (SourceUnavailable, ...)."""
         reports.step(f"asking for {reference}")
-        with _file_named(reference):
+        with _name_file_in_errors(reference):
             return cls._resolve(reference, store, access, architecture, reports)
 
     @classmethod
@@ -94,15 +94,15 @@ class ContainerImage:
         store: ImageStore,
         access: Access,
         architecture: str,
-        reports: Reports,
+        reports: BuildProgress,
     ) -> ContainerImage:
         repository: Repository
         if reference.transport == "docker":
             repository = Registry(reference, access)
         elif reference.transport == "oci":
-            repository = open_layout(_path(reference), reference.tag)
+            repository = open_layout(_require_path(reference), reference.tag)
         else:
-            repository = open_archive(_path(reference), reference.tag)
+            repository = open_archive(_require_path(reference), reference.tag)
         try:
             image = resolve_image(repository, architecture)
         except BaseException:
@@ -118,7 +118,7 @@ class ContainerImage:
         """Return the layers' content, the configuration and the tools that are added."""
         return {
             "layers": list(self._image.config.diff_ids),
-            "config": self._config(),
+            "config": self._build_config(),
             "tools": self.tools.key() if self.tools else [],
         }
 
@@ -132,7 +132,7 @@ class ContainerImage:
             )
         self._check_room(layers)
         if not self._repository.local:
-            self._fetch(layers, total)
+            self._fetch_layers(layers, total)
         with ThreadPoolExecutor(_UNPACKERS) as pool:
             waiting = zip(layers, self._image.config.diff_ids, strict=True)
             pending: deque[Future[Spool]] = deque()
@@ -141,7 +141,7 @@ class ContainerImage:
                 for number, layer in enumerate(layers, 1):
                     # No further ahead than that: what they unpack to nobody has counted yet.
                     for job in islice(waiting, _AHEAD - len(pending)):
-                        pending.append(pool.submit(self._unpack, *job, left))
+                        pending.append(pool.submit(self._unpack_layer, *job, left))
                     spool = pending.popleft().result()
                     self._reports.step(f"unpacking {number}/{len(layers)} layer {layer.label}")
                     left -= spool.size
@@ -153,14 +153,14 @@ class ContainerImage:
 
     def _check_room(self, layers: tuple[Descriptor, ...]) -> None:
         """Raise DiskFull if the disk has no room for downloads, unpacked layers and archive."""
-        archive = unpacked = 0
+        archive = unpack = 0
         for layer in layers:
             plain = LAYER_COMPRESSIONS.get(layer.media_type) == "none"
-            unpacked += max(0, layer.size) * (1 if plain else _UNPACKED)
+            unpack += max(0, layer.size) * (1 if plain else _UNPACKED)
             archive += max(0, layer.size) // (2 if plain else 1)
         fetched = 0 if self._repository.local else self._cache.missing(layers)
         purpose = f"unpacking the image {self._reference}"
-        space.check(purpose, (self._directory, fetched), (self._temporary, unpacked + archive))
+        space.check_space(purpose, (self._directory, fetched), (self._temporary, unpack + archive))
 
     def prepare(self, tree: Tree) -> None:
         """Lay out nothing: the lowest layer is a whole root."""
@@ -168,7 +168,7 @@ class ContainerImage:
     def complete(self, tree: Tree) -> list[str]:
         """Add what a container's runtime would have mounted, and tools that are missing."""
         defaults.complete_container(tree)
-        path = self._config()["environment"].get("PATH", "")
+        path = self._build_config()["environment"].get("PATH", "")
         return self.tools.add(tree, path) if self.tools else []
 
     def manifest(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class ContainerImage:
             "kind": self.kind,
             "requested": str(self._reference),
             "chosen": self.chosen,
-            "pinned": str(self._reference.pinned(self._image.index_digest or self._image.digest)),
+            "pinned": str(self._reference.pin(self._image.index_digest or self._image.digest)),
             "digest": self._image.digest,
             "created": self._image.config.created,
         }
@@ -191,11 +191,11 @@ class ContainerImage:
                     self._image.manifest.layers, self._image.config.diff_ids, strict=True
                 )
             ],
-            "config": self._config(),
+            "config": self._build_config(),
             **(self.tools.manifest() if self.tools else {}),
         }
 
-    def _config(self) -> dict[str, Any]:
+    def _build_config(self) -> dict[str, Any]:
         config = self._image.config
         told = {
             "SLIPWAY_IMAGE_WORKDIR": config.working_directory,
@@ -208,29 +208,29 @@ class ContainerImage:
             }
         }
 
-    def _fetch(self, layers: tuple[Descriptor, ...], total: int) -> None:
+    def _fetch_layers(self, layers: tuple[Descriptor, ...], total: int) -> None:
         self._reports.step(f"downloading {len(layers)} layers, {total / 1e6:.0f} MB")
         self._cache.fetch_all(layers, self._repository, self._reports.transfer)
 
-    def _unpack(self, layer: Descriptor, diff_id: str, limit: int) -> Spool:
-        def unpacked(chunks: Iterator[bytes]) -> Spool:
+    def _unpack_layer(self, layer: Descriptor, diff_id: str, limit: int) -> Spool:
+        def unpack(chunks: Iterator[bytes]) -> Spool:
             return unpack_layer(chunks, layer, diff_id, directory=self._temporary, limit=limit)
 
         if self._repository.local:
-            with _file_named(self._reference), self._repository.blob(layer) as chunks:
-                return unpacked(chunks)
+            with _name_file_in_errors(self._reference), self._repository.blob(layer) as chunks:
+                return unpack(chunks)
         path = self._cache.fetch(layer, self._repository, self._reports.transfer)
         try:
-            return unpacked(_chunks(path))
+            return unpack(_read_chunks(path))
         except ImageCorrupted:
             # The disk may have lost what the network brought: once more, from the registry.
             self._cache.discard(layer)
             self._cache.fetch(layer, self._repository, self._reports.transfer)
-            return unpacked(_chunks(path))
+            return unpack(_read_chunks(path))
 
 
 @contextmanager
-def _file_named(reference: Reference) -> Iterator[None]:
+def _name_file_in_errors(reference: Reference) -> Iterator[None]:
     """Have each error name the file that ``reference`` names, whatever it is about in there."""
     try:
         yield
@@ -240,12 +240,12 @@ def _file_named(reference: Reference) -> Iterator[None]:
         raise type(error)(f"{reference.path}: {error.message}", error.hint) from error
 
 
-def _path(reference: Reference) -> Path:
+def _require_path(reference: Reference) -> Path:
     assert reference.path is not None
     return reference.path
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _read_chunks(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
             while data := file.read(CHUNK):

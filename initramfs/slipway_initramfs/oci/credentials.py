@@ -64,13 +64,15 @@ def find_credentials(
 
     Raises BuildFailed for a file that cannot be read or understood, and for a helper that fails.
     """
-    for path in _files(os.environ if environment is None else environment):
-        if (fields := _read(path)) is not None and (found := _of_file(path, fields, reference)):
+    for path in _list_files(os.environ if environment is None else environment):
+        if (fields := _read_file(path)) is not None and (
+            found := _find_in_file(path, fields, reference)
+        ):
             return found
     return None
 
 
-def _files(environment: Mapping[str, str]) -> Iterator[Path]:
+def _list_files(environment: Mapping[str, str]) -> Iterator[Path]:
     """Give the places in podman's order; a file that is named explicitly is the first."""
     home = Path(environment.get("HOME") or Path.home())
     if named := environment.get("REGISTRY_AUTH_FILE"):
@@ -83,7 +85,7 @@ def _files(environment: Mapping[str, str]) -> Iterator[Path]:
     yield (Path(docker) if docker else home / ".docker") / "config.json"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read_file(path: Path) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -104,22 +106,22 @@ def _read(path: Path) -> dict[str, Any] | None:
     return fields
 
 
-def _of_file(path: Path, fields: dict[str, Any], reference: Reference) -> Credentials | None:
-    helpers = _mapping(path, fields, "credHelpers")
-    names = [helpers[key] for key in _keys(reference) if key in helpers]
+def _find_in_file(path: Path, fields: dict[str, Any], reference: Reference) -> Credentials | None:
+    helpers = _read_mapping(path, fields, "credHelpers")
+    names = [helpers[key] for key in _list_keys(reference) if key in helpers]
     helper = names[0] if names else fields.get("credsStore")
-    if helper and (found := _ask(path, helper, reference)):
+    if helper and (found := _ask_helper(path, helper, reference)):
         return found
-    auths = _mapping(path, fields, "auths")
-    by_host = {_host(key): key for key in auths if "://" in key}
-    for key in _keys(reference):
+    auths = _read_mapping(path, fields, "auths")
+    by_host = {_parse_host(key): key for key in auths if "://" in key}
+    for key in _list_keys(reference):
         key = key if key in auths else by_host.get(key, key)  # noqa: PLW2901
-        if key in auths and (found := _entry(path, key, auths[key])):
+        if key in auths and (found := _read_entry(path, key, auths[key])):
             return found
     return None
 
 
-def _keys(reference: Reference) -> list[str]:
+def _list_keys(reference: Reference) -> list[str]:
     """Return the names of a registry in those files: the parts of it first, the closest one."""
     parts = reference.repository.split("/")
     paths = ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
@@ -127,7 +129,7 @@ def _keys(reference: Reference) -> list[str]:
     return [*keys, _HUB_KEY, *_HUB_HOSTS] if reference.registry == DOCKER_HUB else keys
 
 
-def _host(key: str) -> str:
+def _parse_host(key: str) -> str:
     """Return the host of the addresses that old versions of docker used as keys."""
     try:
         return urlsplit(key).netloc.lower()
@@ -135,7 +137,7 @@ def _host(key: str) -> str:
         return ""
 
 
-def _entry(path: Path, key: str, entry: object) -> Credentials | None:
+def _read_entry(path: Path, key: str, entry: object) -> Credentials | None:
     """Return what one entry of ``auths`` says; an empty one belongs to a credential store."""
     where = f"the entry {key[:80]!r}"
     if not isinstance(entry, dict):
@@ -157,7 +159,7 @@ def _entry(path: Path, key: str, entry: object) -> Credentials | None:
     return Credentials(username, password, token, str(path)) if username or token else None
 
 
-def _ask(path: Path, helper: object, reference: Reference) -> Credentials | None:
+def _ask_helper(path: Path, helper: object, reference: Reference) -> Credentials | None:
     """Ask a credential helper (github.com/docker/docker-credential-helpers, "Development")."""
     if not isinstance(helper, str) or not _HELPER_NAME.fullmatch(helper):
         _refuse(path, f"it names the impossible credential helper {str(helper)[:80]!r}")
@@ -199,7 +201,7 @@ def _ask(path: Path, helper: object, reference: Reference) -> Credentials | None
     return Credentials(username, secret, "", program) if username or secret else None
 
 
-def _mapping(path: Path, fields: dict[str, Any], name: str) -> dict[str, Any]:
+def _read_mapping(path: Path, fields: dict[str, Any], name: str) -> dict[str, Any]:
     value = fields.get(name)
     if value is None:
         return {}

@@ -28,7 +28,7 @@ _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FileSlice:
     """``size`` bytes from ``start`` of an open file."""
 
     descriptor: int
@@ -50,10 +50,10 @@ class Part:
             raise ImageError(f"cannot read an image: {error.strerror}") from error
 
 
-class Container(Protocol):
+class FileSet(Protocol):
     """Files by their relative names; all methods raise ImageError."""
 
-    def open(self, name: str) -> AbstractContextManager[Part]:
+    def open(self, name: str) -> AbstractContextManager[FileSlice]:
         """Open a file."""
         ...
 
@@ -66,19 +66,19 @@ class Container(Protocol):
         ...
 
 
-def open_container(path: Path) -> Container:
+def open_file_set(path: Path) -> FileSet:
     """Open a directory or a plain tar archive; raises ImageError."""
     try:
         # Without O_NONBLOCK a named pipe would wait for somebody who writes.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        raise ImageError(f"cannot open {path}: {_reason(error)}") from error
+        raise ImageError(f"cannot open {path}: {_describe_reason(error)}") from error
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
-            return _Directory(path, descriptor)
+            return _DirectoryFiles(path, descriptor)
         if stat.S_ISREG(status.st_mode):
-            return _Archive(path, Part(descriptor, 0, status.st_size))
+            return _TarFiles(path, FileSlice(descriptor, 0, status.st_size))
         raise ImageError(f"{path} is neither a directory nor a file")
     except BaseException:
         os.close(descriptor)
@@ -92,7 +92,7 @@ class _Files:
         self._path = path
         self._descriptor = descriptor
 
-    def open(self, name: str) -> AbstractContextManager[Part]:
+    def open(self, name: str) -> AbstractContextManager[FileSlice]:
         raise NotImplementedError
 
     def read(self, name: str, limit: int) -> bytes:
@@ -107,9 +107,9 @@ class _Files:
             self._descriptor = -1
 
 
-class _Directory(_Files):
+class _DirectoryFiles(_Files):
     @contextmanager
-    def open(self, name: str) -> Iterator[Part]:
+    def open(self, name: str) -> Iterator[FileSlice]:
         """Open a file; symbolic links on the way are refused, as they may lead anywhere."""
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         parts = split(name)
@@ -124,31 +124,31 @@ class _Directory(_Files):
             status = os.fstat(here)
         except OSError as error:
             raise ImageError(
-                f"{self._path}: cannot open {name[:80]!r}: {_reason(error)}"
+                f"{self._path}: cannot open {name[:80]!r}: {_describe_reason(error)}"
             ) from error
         try:
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(f"{self._path}: {name[:80]!r} is not a regular file")
-            yield Part(here, 0, status.st_size)
+            yield FileSlice(here, 0, status.st_size)
         finally:
             os.close(here)
 
 
-class _Archive(_Files):
-    def __init__(self, path: Path, file: Part) -> None:
+class _TarFiles(_Files):
+    def __init__(self, path: Path, file: FileSlice) -> None:
         super().__init__(path, file.descriptor)
         if file.read_at(0, 6).startswith(_COMPRESSED):
             raise ImageError(
                 f"{path} is compressed", "Decompress it first: only plain tar is read."
             )
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, FileSlice] = {}
         self._links: dict[str, str] = {}
         try:
-            self._index(file)
+            self._index_members(file)
         except OSError as error:
-            raise ImageError(f"cannot read {path}: {_reason(error)}") from error
+            raise ImageError(f"cannot read {path}: {_describe_reason(error)}") from error
 
-    def _index(self, file: Part) -> None:
+    def _index_members(self, file: FileSlice) -> None:
         for number, member in enumerate(members.read_members(file)):
             if number == MAX_MEMBERS:
                 raise ImageError(f"{self._path} has more than {MAX_MEMBERS} entries")
@@ -157,7 +157,7 @@ class _Archive(_Files):
             self._parts.pop(name, None)
             self._links.pop(name, None)
             if member.kind == members.FILE and member.segments is None:
-                self._parts[name] = Part(file.descriptor, member.offset, member.size)
+                self._parts[name] = FileSlice(file.descriptor, member.offset, member.size)
             elif member.kind == members.HARDLINK:
                 self._links[name] = posixpath.normpath(member.link)
             elif member.kind == members.SYMLINK:
@@ -166,7 +166,7 @@ class _Archive(_Files):
                 )
 
     @contextmanager
-    def open(self, name: str) -> Iterator[Part]:
+    def open(self, name: str) -> Iterator[FileSlice]:
         found = "/".join(split(name))
         for _ in range(MAX_LINKS):
             if found not in self._links:
@@ -177,5 +177,5 @@ class _Archive(_Files):
         yield self._parts[found]
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _describe_reason(error: OSError | ValueError) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)

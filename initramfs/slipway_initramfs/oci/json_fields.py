@@ -21,15 +21,15 @@ _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _OTHER_DIGEST = re.compile("[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
 
 
-def parse(data: bytes, what: str) -> dict[str, Any]:
+def parse_object(data: bytes, what: str) -> dict[str, Any]:
     """Return the object that a JSON document is; ``what`` is its name."""
-    fields = parse_any(data, what)
+    fields = parse_document(data, what)
     if not isinstance(fields, dict):
         raise ImageError(f"{what} is not a JSON object")
     return fields
 
 
-def parse_any(data: bytes, what: str) -> Any:
+def parse_document(data: bytes, what: str) -> Any:
     """Return what a JSON document holds; ``what`` is its name."""
     if len(data) > MAX_DOCUMENT:
         raise ImageError(f"{what} has more than {MAX_DOCUMENT >> 20} MiB")
@@ -45,7 +45,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def nested(fields: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+def get_object(fields: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     """Return a field that is an object, or an empty one where it is missing."""
     value = fields.get(name)
     if value is None:
@@ -55,7 +55,7 @@ def nested(fields: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     return value
 
 
-def array(fields: dict[str, Any], name: str, most: int, where: str) -> list[Any]:
+def get_array(fields: dict[str, Any], name: str, most: int, where: str) -> list[Any]:
     """Return a field that is a list of at most ``most`` values, or an empty one."""
     value = fields.get(name)
     if value is None:
@@ -67,24 +67,24 @@ def array(fields: dict[str, Any], name: str, most: int, where: str) -> list[Any]
     return value
 
 
-def text(fields: dict[str, Any], name: str, where: str) -> str:
+def get_text(fields: dict[str, Any], name: str, where: str) -> str:
     """Return a field that is text, or an empty one where it is missing."""
     value = fields.get(name)
-    return "" if value is None else checked_text(value, name, where)
+    return "" if value is None else check_text(value, name, where)
 
 
-def checked_text(value: object, name: str, where: str) -> str:
+def check_text(value: object, name: str, where: str) -> str:
     """Return ``value``, the field ``name``, if it is bounded text without NUL."""
     if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
-        raise ImageError(f"{where} has an impossible {name}: {shown(value)}")
+        raise ImageError(f"{where} has an impossible {name}: {show_value(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ImageError(f"{where} has a {name} that is no text: {shown(value)}") from error
+        raise ImageError(f"{where} has a {name} that is no text: {show_value(value)}") from error
     return value
 
 
-def shown(value: object) -> str:
+def show_value(value: object) -> str:
     """Return what to print of a hostile value."""
     if isinstance(value, str):
         return repr(value[:80])
@@ -97,7 +97,7 @@ def shown(value: object) -> str:
     return f"of the type {type(value).__name__}"
 
 
-def digest(value: object, where: str) -> str:
+def check_digest(value: object, where: str) -> str:
     """Return ``value`` if it is a digest by SHA-256."""
     if isinstance(value, str):
         if _DIGEST.fullmatch(value):
@@ -105,4 +105,4 @@ def digest(value: object, where: str) -> str:
         if _OTHER_DIGEST.fullmatch(value) and not value.startswith("sha256:"):
             name = value.partition(":")[0]
             raise ImageError(f"{where} has a digest by {name[:40]!r}; only sha256 is supported")
-    raise ImageError(f"{where} has the impossible digest {shown(value)}")
+    raise ImageError(f"{where} has the impossible digest {show_value(value)}")

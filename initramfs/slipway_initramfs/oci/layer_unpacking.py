@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from slipway_initramfs.compression.decompressors import READERS, DamagedStream
 from slipway_initramfs.disk.spool import CHUNK, Spool
 from slipway_initramfs.errors import ImageCorrupted, ImageError
-from slipway_initramfs.oci.manifests import layer_compression
+from slipway_initramfs.oci.manifests import find_layer_compression
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def unpack_layer(
     bytes are not those, ImageError if they are too many or of an unknown media type.
     """
     source = _Incoming(chunks, descriptor)
-    reader = READERS[layer_compression(descriptor)](source)
+    reader = READERS[find_layer_compression(descriptor)](source)
     spool = Spool(directory)
     digest = hashlib.sha256()
 
@@ -90,13 +90,13 @@ class _Incoming:
 
     def read(self, size: int) -> bytes:
         """Return up to ``size`` bytes; more than the descriptor names raise ImageCorrupted."""
-        data = self._rest or memoryview(self._next())
+        data = self._rest or memoryview(self._read_next())
         self._rest = data[size:]
         return bytes(data[:size])
 
     def finish(self) -> None:
         """Read what is left and compare size and digest; raises ImageCorrupted."""
-        while self._next():
+        while self._read_next():
             pass
         label, size = self._descriptor.label, self._descriptor.size
         if size not in (-1, self._received):
@@ -107,7 +107,7 @@ class _Incoming:
         if self._descriptor.digest not in ("", found):
             raise ImageCorrupted(f"layer {label} has the digest {found[:19]}...", _HINT)
 
-    def _next(self) -> bytes:
+    def _read_next(self) -> bytes:
         for data in self._chunks:
             if data:
                 self._received += len(data)

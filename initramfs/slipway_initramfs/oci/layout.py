@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.oci import json_fields
-from slipway_initramfs.oci.file_sets import open_container
+from slipway_initramfs.oci.file_sets import open_file_set
 from slipway_initramfs.oci.manifests import (
     MAX_LAYERS,
     OCI_CONFIG,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slipway_initramfs.oci.file_sets import Container, Part
+    from slipway_initramfs.oci.file_sets import FileSet, FileSlice
 
 # Most images in one archive of ``docker save``.
 MAX_IMAGES = 1024
@@ -41,12 +41,12 @@ _SHOWN = 8
 
 def open_layout(path: Path, tag: str) -> OciLayout:
     """Open an OCI layout, a directory or a plain tar archive of one; raises ImageError."""
-    return OciLayout(open_container(path), f"the layout {path}", tag)
+    return OciLayout(open_file_set(path), f"the layout {path}", tag)
 
 
 def open_archive(path: Path, tag: str) -> DockerArchive:
     """Open what ``docker save`` has written, or a directory with it; raises ImageError."""
-    return DockerArchive(open_container(path), f"the archive {path}", tag)
+    return DockerArchive(open_file_set(path), f"the archive {path}", tag)
 
 
 class OciLayout:
@@ -58,7 +58,7 @@ class OciLayout:
 
     local = True
 
-    def __init__(self, container: Container, what: str, tag: str) -> None:
+    def __init__(self, container: FileSet, what: str, tag: str) -> None:
         self._container = container
         self._what = what
         self._tag = tag
@@ -66,8 +66,8 @@ class OciLayout:
     def root(self) -> Document:
         """Return the manifest or index of the tag."""
         what = f"{self._what}: oci-layout"
-        version = json_fields.text(
-            json_fields.parse(self._container.read("oci-layout", MAX_DOCUMENT), what),
+        version = json_fields.get_text(
+            json_fields.parse_object(self._container.read("oci-layout", MAX_DOCUMENT), what),
             "imageLayoutVersion",
             what,
         )
@@ -82,13 +82,13 @@ class OciLayout:
             wanted = f"images {self._tag[:80]!r}" if self._tag else "images"
             raise ImageError(
                 f"{self._what} has {len(chosen) or 'no'} {wanted}",
-                _choice_hint([entry.name for entry in entries if entry.name]),
+                _build_choice_hint([entry.name for entry in entries if entry.name]),
             )
         return self.document(chosen[0].descriptor)
 
     def document(self, descriptor: Descriptor) -> Document:
         """Return a document, its size and digest checked."""
-        data = self._container.read(_blob_name(descriptor), MAX_DOCUMENT)
+        data = self._container.read(_build_blob_name(descriptor), MAX_DOCUMENT)
         found = digest_of(data)
         if len(data) != descriptor.size or found != descriptor.digest:
             raise ImageCorrupted(
@@ -101,7 +101,7 @@ class OciLayout:
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
         """Give the bytes of a blob from ``offset`` on; its size is checked before."""
-        with self._container.open(_blob_name(descriptor)) as part:
+        with self._container.open(_build_blob_name(descriptor)) as part:
             _check_size(part, descriptor, self._what)
             yield part.chunks(offset)
 
@@ -119,7 +119,7 @@ class DockerArchive:
 
     local = True
 
-    def __init__(self, container: Container, what: str, tag: str) -> None:
+    def __init__(self, container: FileSet, what: str, tag: str) -> None:
         self._container = container
         self._what = what
         self._tag = tag
@@ -130,13 +130,13 @@ class DockerArchive:
 
         Reads the layers that are compressed, since the archive does not tell their digests.
         """
-        image = self._select()
-        config = json_fields.text(image, "Config", self._what)
+        image = self._select_image()
+        config = json_fields.get_text(image, "Config", self._what)
         data = self._container.read(config, MAX_DOCUMENT)
         diff_ids = parse_config(data).diff_ids
-        listed = json_fields.array(image, "Layers", MAX_LAYERS, self._what)
+        listed = json_fields.get_array(image, "Layers", MAX_LAYERS, self._what)
         layers = [
-            json_fields.checked_text(name, f"Layers[{number}]", self._what)
+            json_fields.check_text(name, f"Layers[{number}]", self._what)
             for number, name in enumerate(listed)
         ]
         if len(layers) != len(diff_ids):
@@ -149,7 +149,8 @@ class DockerArchive:
             "mediaType": OCI_MANIFEST,
             "config": {"mediaType": OCI_CONFIG, "digest": digest_of(data), "size": len(data)},
             "layers": [
-                self._layer(name, diff_id) for name, diff_id in zip(layers, diff_ids, strict=True)
+                self._describe_layer(name, diff_id)
+                for name, diff_id in zip(layers, diff_ids, strict=True)
             ],
         }
         made = json.dumps(manifest, sort_keys=True).encode()
@@ -157,13 +158,13 @@ class DockerArchive:
 
     def document(self, descriptor: Descriptor) -> Document:
         """Return the configuration."""
-        data = self._container.read(self._name(descriptor), MAX_DOCUMENT)
+        data = self._container.read(self._find_name(descriptor), MAX_DOCUMENT)
         return Document(descriptor.media_type, digest_of(data), data)
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
         """Give the bytes of a layer from ``offset`` on; its size is checked before."""
-        with self._container.open(self._name(descriptor)) as part:
+        with self._container.open(self._find_name(descriptor)) as part:
             _check_size(part, descriptor, self._what)
             yield part.chunks(offset)
 
@@ -171,13 +172,13 @@ class DockerArchive:
         """Close the archive."""
         self._container.close()
 
-    def _name(self, descriptor: Descriptor) -> str:
+    def _find_name(self, descriptor: Descriptor) -> str:
         try:
             return self._names[descriptor.digest]
         except KeyError:
             raise ImageError(f"{self._what} has no blob {descriptor.label}") from None
 
-    def _layer(self, name: str, diff_id: str) -> dict[str, Any]:
+    def _describe_layer(self, name: str, diff_id: str) -> dict[str, Any]:
         with self._container.open(name) as part:
             start = part.read_at(0, 4)
             suffix = next(
@@ -192,18 +193,20 @@ class DockerArchive:
             self._names[digest] = name
             return {"mediaType": OCI_LAYER + suffix, "digest": digest, "size": part.size}
 
-    def _select(self) -> dict[str, Any]:
+    def _select_image(self) -> dict[str, Any]:
         """Return the entry of the archive's list of images that the tag names."""
         what = f"{self._what}: manifest.json"
-        images = json_fields.parse_any(self._container.read("manifest.json", MAX_DOCUMENT), what)
+        images = json_fields.parse_document(
+            self._container.read("manifest.json", MAX_DOCUMENT), what
+        )
         if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
             raise ImageError(f"{what} is not a list of images")
         if len(images) > MAX_IMAGES:
             raise ImageError(f"{what} lists more than {MAX_IMAGES} images")
         tags = [
             [
-                json_fields.checked_text(tag, "RepoTags", what)
-                for tag in json_fields.array(image, "RepoTags", MAX_IMAGES, what)
+                json_fields.check_text(tag, "RepoTags", what)
+                for tag in json_fields.get_array(image, "RepoTags", MAX_IMAGES, what)
             ]
             for image in images
         ]
@@ -216,7 +219,7 @@ class DockerArchive:
             wanted = f"images {self._tag[:80]!r}" if self._tag else "images"
             raise ImageError(
                 f"{self._what} has {len(chosen) or 'no'} {wanted}",
-                _choice_hint([name for names in tags for name in names]),
+                _build_choice_hint([name for names in tags for name in names]),
             )
         return chosen[0]
 
@@ -225,7 +228,7 @@ def _is_named(name: str, tag: str) -> bool:
     return name == tag or name.endswith((f"/{tag}", f":{tag}"))
 
 
-def _choice_hint(names: list[str]) -> str:
+def _build_choice_hint(names: list[str]) -> str:
     if not names:
         return ""
     more = ", ..." if len(names) > _SHOWN else ""
@@ -233,12 +236,12 @@ def _choice_hint(names: list[str]) -> str:
     return f"Name one of {shown}{more}."
 
 
-def _blob_name(descriptor: Descriptor) -> str:
-    digest = json_fields.digest(descriptor.digest, "a blob of a layout")
+def _build_blob_name(descriptor: Descriptor) -> str:
+    digest = json_fields.check_digest(descriptor.digest, "a blob of a layout")
     return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 
-def _check_size(part: Part, descriptor: Descriptor, what: str) -> None:
+def _check_size(part: FileSlice, descriptor: Descriptor, what: str) -> None:
     if part.size != descriptor.size:
         raise ImageCorrupted(
             f"{what}: the blob {descriptor.label} has {part.size} bytes "

@@ -111,8 +111,8 @@ def read_document(document: Document, expected: str = "") -> Index | Manifest:
     each other; without any of them the structure decides. Raises ImageError.
     """
     what = f"the document {document.digest[:19] or 'of this image'}"
-    content = json_fields.parse(document.data, what)
-    stated = json_fields.text(content, "mediaType", what)
+    content = json_fields.parse_object(document.data, what)
+    stated = json_fields.get_text(content, "mediaType", what)
     claims = [stated, document.media_type.partition(";")[0].strip().lower(), expected]
     if content.get("schemaVersion") == 1 or any(claim.startswith(_SCHEMA_1) for claim in claims):
         raise ImageError(
@@ -129,52 +129,52 @@ def read_document(document: Document, expected: str = "") -> Index | Manifest:
     if has_entries and has_layers:
         raise ImageError(f"{what} is an index and a manifest at the same time")
     if known & _INDEXES or (has_entries and not known):
-        return _index(content, what)
-    return _manifest(content, what)
+        return _read_index(content, what)
+    return _read_manifest(content, what)
 
 
 def parse_index(data: bytes) -> Index:
     """Parse an image index or a manifest list; raises ImageError."""
-    return _index(json_fields.parse(data, "the index"), "the index")
+    return _read_index(json_fields.parse_object(data, "the index"), "the index")
 
 
 def parse_manifest(data: bytes) -> Manifest:
     """Parse the manifest of one image; raises ImageError."""
-    return _manifest(json_fields.parse(data, "the manifest"), "the manifest")
+    return _read_manifest(json_fields.parse_object(data, "the manifest"), "the manifest")
 
 
 def parse_config(data: bytes) -> ImageConfig:
     """Parse an image's configuration; raises ImageError."""
     what = "the configuration of the image"
-    content = json_fields.parse(data, what)
-    run = json_fields.nested(content, "config", what)
-    rootfs = json_fields.nested(content, "rootfs", what)
+    content = json_fields.parse_object(data, what)
+    run = json_fields.get_object(content, "config", what)
+    rootfs = json_fields.get_object(content, "rootfs", what)
     variables: dict[str, str] = {}
-    for number, entry in enumerate(json_fields.array(run, "Env", MAX_VARIABLES, what)):
-        variable = json_fields.checked_text(entry, f"Env[{number}]", what)
+    for number, entry in enumerate(json_fields.get_array(run, "Env", MAX_VARIABLES, what)):
+        variable = json_fields.check_text(entry, f"Env[{number}]", what)
         name, separator, value = variable.partition("=")
         if not (0 < len(name) <= MAX_VARIABLE and separator):
             raise ImageError(f"{what} has the variable {name[:80]!r}, which is not NAME=VALUE")
         variables[name] = value
-    told = json_fields.text(run, "WorkingDir", what), json_fields.text(run, "User", what)
+    told = json_fields.get_text(run, "WorkingDir", what), json_fields.get_text(run, "User", what)
     size = sum(len(text.encode()) for text in (*variables, *variables.values(), *told))
     if size > MAX_ENVIRONMENT:
         raise ImageError(f"{what} has an environment of {size} bytes, over {MAX_ENVIRONMENT}")
     diff_ids = [
-        json_fields.digest(entry, f"{what}: diff_ids[{number}]")
-        for number, entry in enumerate(json_fields.array(rootfs, "diff_ids", MAX_LAYERS, what))
+        json_fields.check_digest(entry, f"{what}: diff_ids[{number}]")
+        for number, entry in enumerate(json_fields.get_array(rootfs, "diff_ids", MAX_LAYERS, what))
     ]
     return ImageConfig(
-        platform=_platform(content, what),
+        platform=_read_platform(content, what),
         diff_ids=tuple(diff_ids),
         environment=tuple(variables.items()),
         working_directory=told[0],
         user=told[1],
-        created=json_fields.text(content, "created", what),
+        created=json_fields.get_text(content, "created", what),
     )
 
 
-def layer_compression(layer: Descriptor) -> str:
+def find_layer_compression(layer: Descriptor) -> str:
     """Return the name of a layer's compression; ImageError if it is no layer that can be read."""
     if layer.media_type in LAYER_COMPRESSIONS:
         return LAYER_COMPRESSIONS[layer.media_type]
@@ -186,37 +186,37 @@ def layer_compression(layer: Descriptor) -> str:
     raise ImageError(f"layer {layer.label} has the unknown media type {layer.media_type[:80]!r}")
 
 
-def _index(content: dict[str, Any], what: str) -> Index:
+def _read_index(content: dict[str, Any], what: str) -> Index:
     _check_version(content, what)
     entries = []
-    for number, entry in enumerate(json_fields.array(content, "manifests", MAX_ENTRIES, what)):
+    for number, entry in enumerate(json_fields.get_array(content, "manifests", MAX_ENTRIES, what)):
         here = f"{what}: manifests[{number}]"
-        descriptor = _descriptor(entry, here)
-        found = json_fields.nested(entry, "platform", here)
-        annotations = json_fields.nested(entry, "annotations", here)
+        descriptor = _read_descriptor(entry, here)
+        found = json_fields.get_object(entry, "platform", here)
+        annotations = json_fields.get_object(entry, "annotations", here)
         entries.append(
             Entry(
                 descriptor,
-                _platform(found, here) if found else None,
-                json_fields.text(annotations, _NAME, here),
+                _read_platform(found, here) if found else None,
+                json_fields.get_text(annotations, _NAME, here),
             )
         )
     return Index(tuple(entries))
 
 
-def _manifest(content: dict[str, Any], what: str) -> Manifest:
+def _read_manifest(content: dict[str, Any], what: str) -> Manifest:
     _check_version(content, what)
     if "config" not in content:
         raise ImageError(f"{what} has no configuration and is no image")
-    config = _descriptor(content["config"], f"{what}: config")
+    config = _read_descriptor(content["config"], f"{what}: config")
     if config.media_type not in _CONFIGS:
         raise ImageError(
             f"{what} is no container image: its configuration is {config.media_type[:80]!r}",
             "Artifacts like charts, signatures and attestations cannot be run.",
         )
     layers = [
-        _descriptor(entry, f"{what}: layers[{number}]")
-        for number, entry in enumerate(json_fields.array(content, "layers", MAX_LAYERS, what))
+        _read_descriptor(entry, f"{what}: layers[{number}]")
+        for number, entry in enumerate(json_fields.get_array(content, "layers", MAX_LAYERS, what))
     ]
     return Manifest(config, tuple(layers))
 
@@ -224,19 +224,21 @@ def _manifest(content: dict[str, Any], what: str) -> Manifest:
 def _check_version(content: dict[str, Any], what: str) -> None:
     version = content.get("schemaVersion")
     if isinstance(version, bool) or version != 2:
-        raise ImageError(f"{what} has the schema version {json_fields.shown(version)} instead of 2")
+        raise ImageError(
+            f"{what} has the schema version {json_fields.show_value(version)} instead of 2"
+        )
 
 
-def _descriptor(value: object, where: str) -> Descriptor:
+def _read_descriptor(value: object, where: str) -> Descriptor:
     if not isinstance(value, dict):
         raise ImageError(f"{where} is not an object")
     size = value.get("size")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= json_fields.MAX_BLOB:
-        raise ImageError(f"{where} has the impossible size {json_fields.shown(size)}")
-    digest = json_fields.digest(value.get("digest"), where)
-    return Descriptor(json_fields.text(value, "mediaType", where), digest, size)
+        raise ImageError(f"{where} has the impossible size {json_fields.show_value(size)}")
+    digest = json_fields.check_digest(value.get("digest"), where)
+    return Descriptor(json_fields.get_text(value, "mediaType", where), digest, size)
 
 
-def _platform(content: dict[str, Any], where: str) -> Platform:
+def _read_platform(content: dict[str, Any], where: str) -> Platform:
     names = ("os", "architecture", "variant")
-    return Platform(*(json_fields.text(content, name, where) for name in names))
+    return Platform(*(json_fields.get_text(content, name, where) for name in names))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.oci.manifests import (
     Manifest,
-    layer_compression,
+    find_layer_compression,
     parse_config,
     read_document,
 )
@@ -57,7 +57,7 @@ def resolve_image(repository: Repository, architecture: str) -> ResolvedImage:
     if not isinstance(parsed, Manifest):
         raise ImageError(f"more than {MAX_INDEXES} indexes lead one to the other")
     for layer in parsed.layers:
-        layer_compression(layer)
+        find_layer_compression(layer)
     config = parse_config(repository.document(parsed.config).data)
     check_platform(config, architecture)
     if len(config.diff_ids) != len(parsed.layers):

@@ -77,7 +77,7 @@ class Reference:
         """Host and port to ask; Docker Hub's API is not where its name says."""
         return _HUB_HOST if self.registry == DOCKER_HUB else self.registry
 
-    def pinned(self, digest: str) -> Reference:
+    def pin(self, digest: str) -> Reference:
         """Return the reference to what the registry has under this name now, for good.
 
         What lies on this machine has no names by digest; its reference stays as it is.
@@ -102,7 +102,7 @@ def _parse_docker(text: str, rest: str) -> Reference:
         _refuse(text, "has a digest that is not sha256: and 64 lower-case hexadecimal digits")
     first, slash, path = name.partition("/")
     if slash and (first == "localhost" or {".", ":", "["}.intersection(first)):
-        registry = _checked_host(text, first)
+        registry = _check_host(text, first)
     else:
         registry, path = DOCKER_HUB, name
     path, colon, tag = path.partition(":")
@@ -125,7 +125,7 @@ def _parse_docker(text: str, rest: str) -> Reference:
     )
 
 
-def _checked_host(text: str, host: str) -> str:
+def _check_host(text: str, host: str) -> str:
     found = _HOST.fullmatch(host)
     if found is None or (found["port"] and not 0 < int(found["port"]) < 1 << 16):
         _refuse(text, f"has the impossible registry {host[:80]!r}", "Write HOST or HOST:PORT.")
@@ -139,16 +139,16 @@ def _checked_host(text: str, host: str) -> str:
 
 
 def _parse_layout(text: str, rest: str) -> Reference:
-    path, tag = _local(text, rest)
+    path, tag = _split_local(text, rest)
     return Reference("oci", path=path, tag=tag)
 
 
 def _parse_archive(text: str, rest: str) -> Reference:
-    path, tag = _local(text, rest)
+    path, tag = _split_local(text, rest)
     return Reference("docker-archive", path=path, tag=tag)
 
 
-def _local(text: str, rest: str) -> tuple[Path, str]:
+def _split_local(text: str, rest: str) -> tuple[Path, str]:
     """Split at the first colon, as skopeo does: names of images have colons, paths rarely."""
     path, colon, tag = rest.partition(":")
     if not path:

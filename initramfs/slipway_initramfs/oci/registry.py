@@ -13,14 +13,14 @@ from slipway_initramfs.oci.client import (
     Access,
     Client,
     NotTls,
-    complaint,
-    origin,
+    origin_of,
     read_body,
+    read_complaint,
     read_pieces,
 )
 from slipway_initramfs.oci.manifests import ACCEPTED, DOCKER_CONFIG, OCI_CONFIG
 from slipway_initramfs.oci.repository import MAX_DOCUMENT, Document, digest_of
-from slipway_initramfs.oci.retry import Interrupted, Patience
+from slipway_initramfs.oci.retry import Interrupted, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -51,10 +51,10 @@ class Registry:
     local = False
 
     def __init__(
-        self, reference: Reference, access: Access, patience: Patience | None = None
+        self, reference: Reference, access: Access, patience: RetryPolicy | None = None
     ) -> None:
         self._reference = reference
-        self._patience = patience or Patience()
+        self._patience = patience or RetryPolicy()
         self._client = Client(access, self._patience)
         self._authorization = Authorization(reference, self._client)
         self._scheme = "https"
@@ -63,7 +63,7 @@ class Registry:
         """Return the manifest or index that the reference names."""
         name = self._reference.digest or self._reference.tag
         what = f"the manifest of {self._reference}"
-        return self._document(f"manifests/{name}", what, self._reference.digest)
+        return self._fetch_document(f"manifests/{name}", what, self._reference.digest)
 
     def document(self, descriptor: Descriptor) -> Document:
         """Return a manifest, an index or a configuration, its size and digest checked."""
@@ -71,7 +71,7 @@ class Registry:
         what = f"the document {descriptor.label} of {self._reference}"
         if descriptor.size > MAX_DOCUMENT:
             raise ImageError(f"{what} has {descriptor.size} bytes, more than {MAX_DOCUMENT}")
-        document = self._document(f"{kind}/{descriptor.digest}", what, descriptor.digest)
+        document = self._fetch_document(f"{kind}/{descriptor.digest}", what, descriptor.digest)
         if descriptor.size != len(document.data):
             raise ImageCorrupted(
                 f"{what} has {len(document.data)} bytes instead of {descriptor.size}"
@@ -81,7 +81,7 @@ class Registry:
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
         """Give the bytes of a blob from ``offset`` on, as they come, unchecked."""
-        chunks = self._chunks(descriptor, offset)
+        chunks = self._fetch_chunks(descriptor, offset)
         try:
             yield chunks
         finally:
@@ -91,12 +91,12 @@ class Registry:
         """Let go of connections."""
         self._client.close()
 
-    def _document(self, path: str, what: str, expected: str) -> Document:
+    def _fetch_document(self, path: str, what: str, expected: str) -> Document:
         def ask() -> Document:
             headers = {"Accept": ", ".join(ACCEPTED)} if path.startswith("manifests/") else {}
-            with self._open(path, headers) as response:
+            with self._open_path(path, headers) as response:
                 if response.status_code != HTTPStatus.OK:
-                    raise self._refusal(response, what)
+                    raise self._make_refusal(response, what)
                 media_type = response.headers.get("Content-Type", "")
                 if media_type.partition(";")[0].strip().lower() == "text/html":
                     raise BuildFailed(
@@ -115,12 +115,12 @@ class Registry:
 
         return self._patience.retry(ask)
 
-    def _chunks(self, descriptor: Descriptor, offset: int) -> Generator[bytes, None, None]:
+    def _fetch_chunks(self, descriptor: Descriptor, offset: int) -> Generator[bytes, None, None]:
         position = mark = offset
         failures = 0
         while True:
             try:
-                with self._range(descriptor, position) as data:
+                with self._open_range(descriptor, position) as data:
                     for chunk in data:
                         position += len(chunk)
                         yield chunk
@@ -138,11 +138,11 @@ class Registry:
                 self._patience.wait(failures, error)
 
     @contextmanager
-    def _range(self, descriptor: Descriptor, offset: int) -> Iterator[Iterator[bytes]]:
+    def _open_range(self, descriptor: Descriptor, offset: int) -> Iterator[Iterator[bytes]]:
         """Give the bytes from ``offset`` on, of one answer."""
         what = f"layer {descriptor.label} of {self._reference}"
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        with self._open(f"blobs/{descriptor.digest}", headers) as response:
+        with self._open_path(f"blobs/{descriptor.digest}", headers) as response:
             status = response.status_code
             start, total = 0, response.headers.get("Content-Length", "")
             if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -157,54 +157,54 @@ class Registry:
                     )
                 start, total = offset, found[3]
             elif status != HTTPStatus.OK:
-                raise self._refusal(response, what)
+                raise self._make_refusal(response, what)
             if total.isascii() and total.isdigit() and total != str(descriptor.size):
                 raise ImageCorrupted(
                     f"{what} has {total[:20]} bytes in the registry instead of {descriptor.size}"
                 )
-            yield _skip(read_pieces(response), offset - start)
+            yield _skip_bytes(read_pieces(response), offset - start)
 
     @contextmanager
-    def _open(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    def _open_path(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
         """Ask for something of the repository; once more if a login turns out to be needed."""
         with ExitStack() as stack:
             used = self._authorization.header()
-            response = self._ask(stack, path, headers, used)
+            response = self._send_request(stack, path, headers, used)
             if self._asks_for_login(response):
                 # Read it in any case: what is left unread costs a new connection.
-                said = complaint(response)
+                said = read_complaint(response)
                 self._authorization.renew(response, used, said)
                 stack.close()
-                response = self._ask(stack, path, headers, self._authorization.header())
+                response = self._send_request(stack, path, headers, self._authorization.header())
                 if self._asks_for_login(response):
-                    raise self._authorization.refused(complaint(response))
+                    raise self._authorization.make_refusal(read_complaint(response))
             yield response
 
-    def _ask(
+    def _send_request(
         self, stack: ExitStack, path: str, headers: dict[str, str], authorization: str
     ) -> httpx.Response:
         if authorization:
             headers = {**headers, "Authorization": authorization}
         try:
-            return stack.enter_context(self._client.stream(self._url(path), headers))
+            return stack.enter_context(self._client.stream(self._build_url(path), headers))
         except NotTls:
             if not self._client.allows_plain(self._reference.host):
                 raise
         self._scheme = "http"
-        return stack.enter_context(self._client.stream(self._url(path), headers))
+        return stack.enter_context(self._client.stream(self._build_url(path), headers))
 
-    def _url(self, path: str) -> str:
+    def _build_url(self, path: str) -> str:
         return f"{self._scheme}://{self._reference.host}/v2/{self._reference.repository}/{path}"
 
     def _asks_for_login(self, response: httpx.Response) -> bool:
         """Whether the registry itself wants a login, rather than where it has its blobs."""
-        asked = origin(response.url) == origin(self._url(""))
+        asked = origin_of(response.url) == origin_of(self._build_url(""))
         return asked and response.status_code == HTTPStatus.UNAUTHORIZED
 
-    def _refusal(self, response: httpx.Response, what: str) -> ImageError:
-        said = complaint(response)
+    def _make_refusal(self, response: httpx.Response, what: str) -> ImageError:
+        said = read_complaint(response)
         if response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            return self._authorization.refused(f"{response.url.host} answers {said}")
+            return self._authorization.make_refusal(f"{response.url.host} answers {said}")
         if response.status_code == HTTPStatus.NOT_FOUND:
             return BuildFailed(
                 f"the registry {self._reference.registry} does not have {what} ({said})",
@@ -215,7 +215,7 @@ class Registry:
         return BuildFailed(f"{response.url.host} answers {said} when it is asked for {what}")
 
 
-def _skip(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
+def _skip_bytes(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
     """Leave out the first ``count`` bytes, which come from a server that knows no ranges."""
     for chunk in chunks:
         rest = chunk[count:]

@@ -26,7 +26,7 @@ class Interrupted(SourceUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """Times in seconds.
 
     ``connect`` is for a connection to stand, ``silence`` for the next byte. After ``attempts``

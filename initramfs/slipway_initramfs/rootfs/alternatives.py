@@ -29,7 +29,7 @@ class Alternative:
     priority: int
 
 
-def read(script: str) -> list[Alternative]:
+def parse_script(script: str) -> list[Alternative]:
     """Return the alternatives that a maintainer script installs, with their slaves."""
     found = []
     for line in _LINE_END.sub(" ", script).splitlines():
@@ -39,7 +39,7 @@ def read(script: str) -> list[Alternative]:
     return found
 
 
-def add(tree: Tree, alternatives: Iterable[Alternative]) -> None:
+def add_links(tree: Tree, alternatives: Iterable[Alternative]) -> None:
     """Make the links whose target is there, where nothing else is."""
     best: dict[str, Alternative] = {}
     for choice in sorted(alternatives, key=lambda choice: choice.priority):

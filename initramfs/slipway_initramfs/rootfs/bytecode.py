@@ -57,12 +57,12 @@ def find_interpreter(version: str) -> str | None:
     if sys.version_info[:2] == wanted and sys.implementation.name == "cpython":
         return sys.executable
     path = shutil.which(f"python{version}")
-    if path is None or not full_version(path).startswith(f"{version}."):
+    if path is None or not read_full_version(path).startswith(f"{version}."):
         return None
     return path
 
 
-def full_version(interpreter: str) -> str:
+def read_full_version(interpreter: str) -> str:
     """Return the version ("3.11.2") that an interpreter says it has, or nothing."""
     if interpreter == sys.executable:
         return platform.python_version()
@@ -85,7 +85,7 @@ def compile_all(tree: Tree, interpreter: str, version: str) -> int:
     # same process has compiled before (shared strings).
     with ThreadPoolExecutor(_PARTS) as pool:
         results = pool.map(
-            lambda part: _compile(interpreter, sources[part::_PARTS], version), range(_PARTS)
+            lambda part: _compile_part(interpreter, sources[part::_PARTS], version), range(_PARTS)
         )
         compiled = [entry for result in results for entry in result]
     tag = f"cpython-{version.replace('.', '')}"
@@ -96,7 +96,7 @@ def compile_all(tree: Tree, interpreter: str, version: str) -> int:
     return len(compiled)
 
 
-def _compile(
+def _compile_part(
     interpreter: str, sources: list[tuple[str, bytes]], version: str
 ) -> list[tuple[str, bytes]]:
     # Sets in constants are written in the order of their hashes; the interpreter's options that

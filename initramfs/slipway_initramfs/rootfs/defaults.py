@@ -129,7 +129,7 @@ def merged_directories(architecture: str) -> tuple[str, ...]:
     return _MERGED[architecture]
 
 
-def prepare(tree: Tree, architecture: str) -> None:
+def merge_usr(tree: Tree, architecture: str) -> None:
     """Lay out the merged /usr that Debian's packages expect, before the first of them."""
     for name in merged_directories(architecture):
         tree.add_directory(f"usr/{name}")
@@ -151,7 +151,9 @@ def add_alternatives(tree: Tree, scripts: Iterable[str]) -> None:
         parent = path.rpartition("/")[0]
         if tree.find(path, follow=False) is None and tree.find(f"{parent}/{target}") is not None:
             tree.add_symlink(path, target)
-    alternatives.add(tree, (found for script in scripts for found in alternatives.read(script)))
+    alternatives.add_links(
+        tree, (found for script in scripts for found in alternatives.parse_script(script))
+    )
 
 
 def complete_container(tree: Tree) -> None:
@@ -163,7 +165,7 @@ def complete_container(tree: Tree) -> None:
     for path in ("etc/passwd", "etc/group"):
         ours = _FILES[path].splitlines()
         names = {line.partition(":")[0] for line in ours} - {"root"}
-        theirs = _lines(tree, path)
+        theirs = _read_lines(tree, path)
         # Ours first: who looks for the name of uid 1000 shall find the runner, not an image's node.
         head = [line for line in ours if line.partition(":")[0] in names]
         rest = [line for line in theirs if line.partition(":")[0] not in names]
@@ -187,7 +189,7 @@ def add_mount_points(tree: Tree) -> None:
     tree.add_directory("home/runner", 0o755, RUNNER)
 
 
-def _lines(tree: Tree, path: str) -> list[str]:
+def _read_lines(tree: Tree, path: str) -> list[str]:
     """Return the lines of a user or group file, if there is a sound one."""
     node = tree.find(path)
     if node is None or not node.is_file or node.size > _MAX_USERS:

@@ -83,7 +83,7 @@ class _Application:
     def apply(self, member: members.Member) -> None:
         parts = split(member.name)
         if self._dialect == "oci" and parts and parts[-1].startswith(_WHITEOUT):
-            self._whiteout(parts[:-1], parts[-1])
+            self._apply_whiteout(parts[:-1], parts[-1])
             return
         mode, owner = member.mode & 0o7777, member.owner
         if not all(number < 1 << 32 for number in owner):
@@ -91,7 +91,7 @@ class _Application:
         match member.kind:
             case members.FILE:
                 self._tree.place(
-                    parts, Node(stat.S_IFREG | mode, owner, content=self._content(member))
+                    parts, Node(stat.S_IFREG | mode, owner, content=self._build_content(member))
                 )
             case members.DIRECTORY:
                 self._put_directory(parts, Node(stat.S_IFDIR | mode, owner))
@@ -110,7 +110,7 @@ class _Application:
                     f"{member.name[:80]!r} has the unsupported tar type {member.kind!r}"
                 )
 
-    def _content(self, member: members.Member) -> Content:
+    def _build_content(self, member: members.Member) -> Content:
         if member.segments is None:
             return Extent(self._spool, member.offset, member.size) if member.size else b""
         pieces = []
@@ -128,7 +128,7 @@ class _Application:
                 return
         self._tree.place(parts, node)
 
-    def _whiteout(self, parents: list[str], name: str) -> None:
+    def _apply_whiteout(self, parents: list[str], name: str) -> None:
         parent = self._tree.locate(parents, follow=True)
         if parent is None or not parent.is_directory:
             return

@@ -42,13 +42,13 @@ def has_loader(tree: Tree, architecture: str) -> bool:
     return tree.find(LOADERS[architecture]) is not None
 
 
-def add(tree: Tree, architecture: str) -> None:
+def add_loader_cache(tree: Tree, architecture: str) -> None:
     """Write the cache of what is in ``tree``, if programs there are run by glibc's loader."""
     if not has_loader(tree, architecture):
         return
-    found = list(_libraries(tree, architecture))
+    found = list(_find_libraries(tree, architecture))
     # The loader searches by halves, in falling order; the first of several equal ones is taken.
-    found.sort(key=lambda entry: _order(entry[0]), reverse=True)
+    found.sort(key=lambda entry: _build_sort_key(entry[0]), reverse=True)
     strings = bytearray()
     offsets: dict[str, int] = {}
     start = _HEADER.size + _ENTRY.size * len(found)
@@ -65,12 +65,12 @@ def add(tree: Tree, architecture: str) -> None:
     tree.add_file(PATH, header + entries + bytes(strings))
 
 
-def _libraries(tree: Tree, architecture: str) -> Iterator[tuple[str, str]]:
+def _find_libraries(tree: Tree, architecture: str) -> Iterator[tuple[str, str]]:
     """Give name and path of each library, in the order in which directories count."""
     seen: set[int] = set()
     judged: dict[int, bool] = {}
-    for directory in _directories(tree, architecture):
-        node = tree.find_told(directory)
+    for directory in _list_directories(tree, architecture):
+        node = tree.find_untrusted(directory)
         if node is None or not node.is_directory or id(node) in seen:
             continue
         seen.add(id(node))
@@ -78,7 +78,7 @@ def _libraries(tree: Tree, architecture: str) -> Iterator[tuple[str, str]]:
         linked = {child.target for child in node.children.values() if child.is_link}
         for name in sorted(node.children.keys() - linked):
             if _LIBRARY.fullmatch(name):
-                library = tree.find_told(f"{directory}/{name}")
+                library = tree.find_untrusted(f"{directory}/{name}")
                 if library is None:
                     continue
                 if id(library) not in judged:
@@ -93,7 +93,7 @@ def _is_library(node: Node, architecture: str) -> bool:
     return head[:5] == b"\x7fELF\x02" and head[18:20] == machine
 
 
-def _directories(tree: Tree, architecture: str) -> list[str]:
+def _list_directories(tree: Tree, architecture: str) -> list[str]:
     here = TRIPLETS[architecture]
     usual = [f"lib/{here}", f"usr/lib/{here}", "lib", "usr/lib", "lib64", "usr/lib64"]
     return [*_Configuration(tree).directories(), *usual]
@@ -110,11 +110,11 @@ class _Configuration:
 
     def directories(self) -> list[str]:
         """Return the directories that it names."""
-        self._take("etc/ld.so.conf")
+        self._read_file("etc/ld.so.conf")
         return self._found
 
-    def _take(self, path: str) -> None:
-        node = self._tree.find_told(path)
+    def _read_file(self, path: str) -> None:
+        node = self._tree.find_untrusted(path)
         if node is None or not node.is_file or node.size > _MAX_CONFIGURATION:
             return
         if path in self._read or len(self._read) == _MAX_FILES:
@@ -124,24 +124,24 @@ class _Configuration:
             text = line.partition("#")[0].strip()
             word, _, pattern = text.partition(" ")
             if word == "include":
-                self._include(pattern.strip())
+                self._include_files(pattern.strip())
             elif text.startswith("/") and len(self._found) < _MAX_DIRECTORIES:
                 self._found.append(text.strip("/"))
 
-    def _include(self, pattern: str) -> None:
+    def _include_files(self, pattern: str) -> None:
         self._includes += 1
         if self._includes > _MAX_INCLUDES:
             return
         directory, _, names = pattern.rpartition("/")
         directory = directory.strip("/") if pattern.startswith("/") else f"etc/{directory}"
-        node = self._tree.find_told(directory)
+        node = self._tree.find_untrusted(directory)
         if node is None or len(names) > _MAX_PATTERN:
             return
         for name in sorted(child for child in node.children if fnmatchcase(child, names)):
-            self._take(f"{directory.rstrip('/')}/{name}")
+            self._read_file(f"{directory.rstrip('/')}/{name}")
 
 
-def _order(name: str) -> list[tuple[int, int]]:
+def _build_sort_key(name: str) -> list[tuple[int, int]]:
     """Return the key by which the loader compares names: numbers as such, and after letters."""
     return [
         (1, int(piece)) if piece.isdecimal() else (0, ord(piece))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from slipway_initramfs.rootfs.tree import Tree
 
 
-def check(tree: Tree, programs: Sequence[str], path: str) -> None:
+def check_programs(tree: Tree, programs: Sequence[str], path: str) -> None:
     """Raise BuildFailed if one of ``programs`` is not in ``tree``, by the search path ``path``."""
     missing = [program for program in programs if not _is_there(tree, program, path)]
     if missing:
@@ -39,5 +39,5 @@ def _is_absolute(program: str) -> bool:
 
 
 def _is_program(tree: Tree, path: str) -> bool:
-    node = tree.find_told(path)
+    node = tree.find_untrusted(path)
     return node is not None and node.is_file and bool(node.mode & 0o111)

@@ -32,12 +32,12 @@ class SparseFile:
         """Give the bytes, a chunk at a time."""
         position = 0
         for offset, extent in self.pieces:
-            yield from _zeros(offset - position)
+            yield from _yield_zeros(offset - position)
             yield from extent.chunks()
             position = offset + extent.size
-        yield from _zeros(self.size - position)
+        yield from _yield_zeros(self.size - position)
 
 
-def _zeros(size: int) -> Iterator[bytes]:
+def _yield_zeros(size: int) -> Iterator[bytes]:
     for start in range(0, size, CHUNK):
         yield bytes(min(CHUNK, size - start))

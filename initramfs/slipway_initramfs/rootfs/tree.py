@@ -114,7 +114,7 @@ class Tree:
         """Return the node at ``path`` (a last symbolic link is followed on demand), or None."""
         return self.locate(split(path), follow=follow)
 
-    def find_told(self, path: str) -> Node | None:
+    def find_untrusted(self, path: str) -> Node | None:
         """Do as ``find`` with a path that an image tells: None where no way could lead there."""
         try:
             return self.find(path.strip("/"))
@@ -127,7 +127,7 @@ class Tree:
         Links can make paths longer than any that was put; those that the kernel would pass over
         without a word (MAX_PATH), and too many of them (MAX_NAMES), raise ImageError.
         """
-        stack = [("", _sorted(self.root))]
+        stack = [("", _sort_children(self.root))]
         total = 0
         while stack:
             prefix, children = stack[-1]
@@ -143,7 +143,7 @@ class Tree:
                 raise ImageError(f"the paths of all files have more than {MAX_NAMES >> 20} MiB")
             yield path, node
             if node.children:
-                stack.append((f"{path}/", _sorted(node)))
+                stack.append((f"{path}/", _sort_children(node)))
 
     def glob(self, pattern: str) -> list[str]:
         """Return the paths that match (globs.py), sorted."""
@@ -180,7 +180,7 @@ class Tree:
         """Return the directory at ``parts``, made where it is missing."""
         found = self._resolve(parts, follow_last=True, create=True)
         if found is None or not found[-1].is_directory:
-            raise ImageError(f"{_shown(parts)} is not a directory where one is needed")
+            raise ImageError(f"{_show_path(parts)} is not a directory where one is needed")
         return found[-1]
 
     def _resolve(self, parts: list[str], *, follow_last: bool, create: bool) -> list[Node] | None:
@@ -208,7 +208,7 @@ class Tree:
             if child.is_link and (pending or follow_last):
                 hops += 1
                 if hops > MAX_LINK_HOPS:
-                    raise ImageError(f"too many symbolic links on the way to {_shown(parts)}")
+                    raise ImageError(f"too many symbolic links on the way to {_show_path(parts)}")
                 if child.target.startswith("/"):
                     del trail[1:]
                 pending.extendleft(
@@ -233,9 +233,11 @@ class Tree:
             return
         if node.is_link:
             if not (0 < len(encode(node.target)) <= MAX_PATH):
-                raise ImageError(f"symbolic link {_shown(parts)} has an empty or overlong target")
+                raise ImageError(
+                    f"symbolic link {_show_path(parts)} has an empty or overlong target"
+                )
             if "\0" in node.target:
-                raise ImageError(f"symbolic link {_shown(parts)} has a NUL in its target")
+                raise ImageError(f"symbolic link {_show_path(parts)} has a NUL in its target")
             self._targets += len(node.target)
             if self._targets > MAX_NAMES:
                 raise ImageError(f"the targets of all links have more than {MAX_NAMES >> 20} MiB")
@@ -245,7 +247,9 @@ class Tree:
 
     def _check_content(self, parts: list[str], content: Extent | SparseFile) -> None:
         if content.size > MAX_FILE_SIZE:
-            raise ImageError(f"{_shown(parts)} has 4 GiB or more, which a cpio archive cannot hold")
+            raise ImageError(
+                f"{_show_path(parts)} has 4 GiB or more, which a cpio archive cannot hold"
+            )
         if isinstance(content, SparseFile):
             self._pieces += len(content.pieces)
             if self._pieces > MAX_PIECES:
@@ -272,9 +276,9 @@ class Tree:
         return node
 
 
-def _sorted(directory: Node) -> Iterator[tuple[str, Node]]:
+def _sort_children(directory: Node) -> Iterator[tuple[str, Node]]:
     return iter(sorted(directory.children.items(), key=lambda child: encode(child[0])))
 
 
-def _shown(parts: list[str]) -> str:
+def _show_path(parts: list[str]) -> str:
     return repr("/".join(parts)[:80])

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.store import records
-from slipway_initramfs.store.garbage_collection import allocated_bytes, downloads, find_doomed
+from slipway_initramfs.store.garbage_collection import (
+    allocated_bytes,
+    find_prunable,
+    list_downloads,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +30,7 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class DiskUseEntry:
     """What one thing takes: ``size`` bytes, of which another one needs ``shared`` as well."""
 
     kind: str
@@ -42,12 +46,12 @@ class DiskUse:
     ``prunable`` is what a prune would free, None while somebody writes to the store.
     """
 
-    uses: tuple[Use, ...]
+    uses: tuple[DiskUseEntry, ...]
     total: int
     prunable: int | None
 
 
-def measure(store: ImageStore) -> DiskUse:
+def measure_disk_use(store: ImageStore) -> DiskUse:
     """Return what takes space in ``store``; links to other stores are not followed.
 
     Raises ImageError if it cannot be read.
@@ -56,7 +60,7 @@ def measure(store: ImageStore) -> DiskUse:
         sizes = {path: allocated_bytes(path) for path in _walk(store.root)}
     except OSError as error:
         raise ImageError(f"cannot read the image store: {error}") from error
-    groups = {**_records(store), **_rest(store, sizes)}
+    groups = {**_group_records(store), **_group_rest(store, sizes)}
     owners: dict[Path, int] = {}
     for paths in groups.values():
         for path in paths:
@@ -66,14 +70,14 @@ def measure(store: ImageStore) -> DiskUse:
         there = [path for path in paths if path in sizes]
         shared = sum(sizes[path] for path in there if owners[path] > 1)
         if there:
-            uses.append(Use(kind, name, sum(sizes[path] for path in there), shared))
+            uses.append(DiskUseEntry(kind, name, sum(sizes[path] for path in there), shared))
     other = sum(size for path, size in sizes.items() if path not in owners)
     if other:
-        uses.append(Use("records and locks", "", other))
-    return DiskUse(tuple(uses), sum(sizes.values()), _prunable(store))
+        uses.append(DiskUseEntry("records and locks", "", other))
+    return DiskUse(tuple(uses), sum(sizes.values()), _measure_prunable(store))
 
 
-def _records(store: ImageStore) -> dict[tuple[str, str], set[Path]]:
+def _group_records(store: ImageStore) -> dict[tuple[str, str], set[Path]]:
     """Return the blobs of each record, by what people call it."""
     groups: dict[tuple[str, str], set[Path]] = {}
     for kind, called in KINDS.items():
@@ -91,28 +95,30 @@ def _records(store: ImageStore) -> dict[tuple[str, str], set[Path]]:
     return groups
 
 
-def _rest(store: ImageStore, sizes: dict[Path, int]) -> dict[tuple[str, str], set[Path]]:
+def _group_rest(store: ImageStore, sizes: dict[Path, int]) -> dict[tuple[str, str], set[Path]]:
     """Return what no record names, by what it is."""
-    named = set().union(*_records(store).values())
+    named = set().union(*_group_records(store).values())
     lists = store.apt.glob("*/**/*")
-    fetched = set(downloads(store))
+    fetched = set(list_downloads(store))
     return {
-        ("initrds", ""): _below(sizes, store.root / "initrds"),
+        ("initrds", ""): _find_below(sizes, store.root / "initrds"),
         ("packages", ""): {path for path in fetched if path.parent != store.layers},
         ("layers", ""): {path for path in fetched if path.parent == store.layers},
         ("package lists", ""): {path for path in lists if path in sizes} - fetched,
-        ("unreferenced", ""): (_below(sizes, store.root / "blobs") | _below(sizes, store.temporary))
+        ("unreferenced", ""): (
+            _find_below(sizes, store.root / "blobs") | _find_below(sizes, store.temporary)
+        )
         - named,
     }
 
 
-def _below(sizes: dict[Path, int], directory: Path) -> set[Path]:
+def _find_below(sizes: dict[Path, int], directory: Path) -> set[Path]:
     return {path for path in sizes if path.parent == directory}
 
 
-def _prunable(store: ImageStore) -> int | None:
+def _measure_prunable(store: ImageStore) -> int | None:
     try:
-        return sum(found.size for found in find_doomed(store))
+        return sum(found.size for found in find_prunable(store))
     except ImageError:
         return None
 

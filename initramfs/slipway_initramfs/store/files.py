@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from slipway_initramfs.disk.spool import disk_error
+from slipway_initramfs.disk.spool import make_disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ def write_aside(store: StoreReader, writer: Callable[[BinaryIO], object]) -> Pat
         if path is not None:
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise disk_error(error, store.root) from error
+            raise make_disk_error(error, store.root) from error
         raise
     return path
 
@@ -43,7 +43,7 @@ def publish(store: StoreReader, aside: Path, target: Path) -> None:
         aside.replace(target)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise disk_error(error, store.root) from error
+        raise make_disk_error(error, store.root) from error
 
 
 def make_directory(store: StoreReader, directory: Path) -> None:
@@ -51,7 +51,7 @@ def make_directory(store: StoreReader, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise disk_error(error, store.root) from error
+        raise make_disk_error(error, store.root) from error
 
 
 def sync(directory: Path) -> None:

@@ -29,7 +29,7 @@ def remove_image(store: StoreReader, name: str, architecture: str | None = None)
     image = store.image(name, architecture)
     if image is None:
         raise ImageError(f"there is no image {name!r}", "See: slipway image list")
-    with _alone(store):
+    with _lock_store(store):
         language = image.language
         was_default = store.default(language) == image.name
         key = f"{image.name}-{image.architecture}"
@@ -40,7 +40,7 @@ def remove_image(store: StoreReader, name: str, architecture: str | None = None)
         if not any(other.language == language for other in store.images()):
             # A language file that came with an image goes with the last one.
             (store.root / "refs" / "language" / language).unlink(missing_ok=True)
-        return _collect(store)
+        return _collect_orphans(store)
 
 
 def remove_record(store: StoreReader, kind: str, key: str) -> int:
@@ -50,9 +50,9 @@ def remove_record(store: StoreReader, kind: str, key: str) -> int:
     """
     if key not in store.names(kind):
         raise ImageError(f"there is no {kind} {key!r}", f"See: slipway {kind} list")
-    with _alone(store):
+    with _lock_store(store):
         (store.root / "refs" / kind / key).unlink(missing_ok=True)
-        return _collect(store)
+        return _collect_orphans(store)
 
 
 def prune(store: StoreReader) -> int:
@@ -60,29 +60,39 @@ def prune(store: StoreReader) -> int:
 
     Raises ImageError if another process is building.
     """
-    with _alone(store) as swept:
-        return swept + _collect(store) + sum(map(_remove, _prunable_downloads(store)))
+    with _lock_store(store) as swept:
+        return (
+            swept
+            + _collect_orphans(store)
+            + sum(map(_remove_file, _list_prunable_downloads(store)))
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Doomed:
+class PrunableFile:
     """A file that a prune would remove, and the bytes that it takes."""
 
     path: Path
     size: int
 
 
-def find_doomed(store: StoreReader, without: Collection[tuple[str, str]] = ()) -> list[Doomed]:
+def find_prunable(
+    store: StoreReader, without: Collection[tuple[str, str]] = ()
+) -> list[PrunableFile]:
     """Return what ``prune`` would remove, were the records ``without`` (kind, key) gone.
 
     Nothing is changed. Raises ImageError if another process is building: what it has made so far
     has no name yet.
     """
-    with _nobody_else(store):
+    with _exclude_writers(store):
         _, orphans = _find_orphans(store, without)
-        left = [Path(e.path) for e in _entries(store.temporary) if e.is_file(follow_symlinks=False)]
-        found = [*orphans, *left, *_prunable_downloads(store)]
-        return [Doomed(path, allocated_bytes(path)) for path in found]
+        left = [
+            Path(e.path)
+            for e in _scan_directory(store.temporary)
+            if e.is_file(follow_symlinks=False)
+        ]
+        found = [*orphans, *left, *_list_prunable_downloads(store)]
+        return [PrunableFile(path, allocated_bytes(path)) for path in found]
 
 
 def allocated_bytes(path: Path) -> int:
@@ -94,68 +104,70 @@ def allocated_bytes(path: Path) -> int:
     return min(found.st_size, found.st_blocks * 512)
 
 
-def downloads(store: StoreReader) -> list[Path]:
+def list_downloads(store: StoreReader) -> list[Path]:
     """Return the files that were fetched, whole and in part, and can be fetched again."""
     places = [store.layers, store.apt / "downloads", *store.apt.glob("*/partial")]
-    return [Path(entry.path) for place in places for entry in _entries(place) if entry.is_file()]
+    return [
+        Path(entry.path) for place in places for entry in _scan_directory(place) if entry.is_file()
+    ]
 
 
 def tidy(store: StoreReader) -> None:
     """Remove what killed writers left and what has been replaced; call with the lock held alone."""
-    _sweep(store)
-    _collect(store)
+    _sweep_temporary(store)
+    _collect_orphans(store)
 
 
 def try_tidy(store: StoreReader) -> None:
     """Do what :func:`tidy` does, if nobody is writing; raises ImageError."""
-    with locks.opened(store.root / "lock") as lock:
-        if locks.try_exclusive(lock):
+    with locks.open_lock(store.root / "lock") as lock:
+        if locks.try_lock_exclusive(lock):
             tidy(store)
 
 
 @contextmanager
-def _alone(store: StoreReader) -> Iterator[int]:
+def _lock_store(store: StoreReader) -> Iterator[int]:
     """Keep others from building; give the bytes that killed writers had left."""
     files.make_directory(store, store.temporary)
-    with locks.opened(store.root / "lock") as lock:
-        if not locks.try_exclusive(lock):
-            raise _busy()
-        yield _sweep(store)
+    with locks.open_lock(store.root / "lock") as lock:
+        if not locks.try_lock_exclusive(lock):
+            raise _make_busy_error()
+        yield _sweep_temporary(store)
 
 
 @contextmanager
-def _nobody_else(store: StoreReader) -> Iterator[None]:
+def _exclude_writers(store: StoreReader) -> Iterator[None]:
     """Keep others from building, without changing anything; a store that is not ours nobody can."""
     path = store.root / "lock"
     if not os.access(path, os.W_OK):
         yield
         return
-    with locks.opened(path) as lock:
-        if not locks.try_exclusive(lock):
-            raise _busy()
+    with locks.open_lock(path) as lock:
+        if not locks.try_lock_exclusive(lock):
+            raise _make_busy_error()
         yield
 
 
-def _busy() -> ImageError:
+def _make_busy_error() -> ImageError:
     return ImageError("another process is making an image", "Try again when it is done.")
 
 
-def _sweep(store: StoreReader) -> int:
+def _sweep_temporary(store: StoreReader) -> int:
     """Remove what killed writers left; the caller knows that nobody is writing."""
     return sum(
-        _remove(Path(entry.path))
+        _remove_file(Path(entry.path))
         for directory in (store.temporary, store.root / "locks")
-        for entry in _entries(directory)
+        for entry in _scan_directory(directory)
         if entry.is_file(follow_symlinks=False)
     )
 
 
-def _collect(store: StoreReader) -> int:
+def _collect_orphans(store: StoreReader) -> int:
     """Remove manifests, blobs and initrds that no reference leads to; return the bytes freed."""
     references, orphans = _find_orphans(store)
     for path in references:
         path.unlink(missing_ok=True)
-    return sum(map(_remove, orphans))
+    return sum(map(_remove_file, orphans))
 
 
 def _find_orphans(
@@ -166,7 +178,7 @@ def _find_orphans(
     blobs: set[str] = set()
     dead: list[Path] = []
     # In this order: a snapshot is of no use without its image.
-    for kind in sorted(entry.name for entry in _entries(store.root / "refs")):
+    for kind in sorted(entry.name for entry in _scan_directory(store.root / "refs")):
         for key in store.names(kind):
             digest = store.reference(kind, key)
             try:
@@ -193,26 +205,26 @@ def _find_orphans(
     orphans = [
         Path(entry.path)
         for directory, keep in keepers.items()
-        for entry in _entries(store.root / directory)
+        for entry in _scan_directory(store.root / directory)
         if entry.is_file(follow_symlinks=False) and not keep(entry.name)
     ]
     return dead, orphans
 
 
-def _prunable_downloads(store: StoreReader) -> list[Path]:
+def _list_prunable_downloads(store: StoreReader) -> list[Path]:
     """Return the downloads that are this store's own, and not of another one that it links to."""
     own = not store.apt.is_symlink()
-    return [path for path in downloads(store) if own or path.parent == store.layers]
+    return [path for path in list_downloads(store) if own or path.parent == store.layers]
 
 
-def _remove(path: Path) -> int:
+def _remove_file(path: Path) -> int:
     """Remove a file; return the bytes freed."""
     freed = allocated_bytes(path)
     path.unlink(missing_ok=True)
     return freed
 
 
-def _entries(directory: Path) -> list[os.DirEntry[str]]:
+def _scan_directory(directory: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
             return list(entries)

@@ -53,16 +53,16 @@ class ImageStore(StoreReader):
 
         for directory in (self.temporary, self.root / "blobs", self.root / "manifests"):
             files.make_directory(self, directory)
-        with locks.opened(self.root / "lock") as lock:
-            if locks.try_exclusive(lock):
+        with locks.open_lock(self.root / "lock") as lock:
+            if locks.try_lock_exclusive(lock):
                 garbage_collection.tidy(self)
-            locks.share(lock)
+            locks.lock_shared(lock)
             files.make_directory(self, self.root / "locks")
-            with locks.opened(self.root / "locks" / name) as own:
-                if not locks.try_exclusive(own):
+            with locks.open_lock(self.root / "locks" / name) as own:
+                if not locks.try_lock_exclusive(own):
                     if progress is not None:
                         progress(f"waiting for another process that is making {name}")
-                    locks.exclusive(own)
+                    locks.lock_exclusive(own)
                 yield
 
     def put_blob(

@@ -36,7 +36,7 @@ def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
     """
     if not records.is_digest(agent.name):
         raise ImageError(f"{agent} is not an archive of the image store")
-    target = _path(store, image, kernel, agent)
+    target = _build_path(store, image, kernel, agent)
     parts = [agent, *((kernel.modules_archive,) if kernel else ()), image.root_archive]
     with suppress(OSError):
         size = sum(part.stat().st_size for part in parts)
@@ -52,7 +52,7 @@ def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
         if kernel is not None:
             kernel.quick_check()
         files.make_directory(store, target.parent)
-        aside = files.write_aside(store, lambda file: _concatenate(parts, file))
+        aside = files.write_aside(store, lambda file: _concatenate_parts(parts, file))
         files.publish(store, aside, target)
         _forget_others(target)
     return target
@@ -67,7 +67,7 @@ def verify_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent:
     """
     import hashlib
 
-    path = _path(store, image, kernel, agent.path)
+    path = _build_path(store, image, kernel, agent.path)
     try:
         opened = path.open("rb")
     except OSError as error:
@@ -89,7 +89,7 @@ def verify_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent:
                 )
 
 
-def _path(store: ImageStore, image: Image, kernel: Kernel | None, agent: Path) -> Path:
+def _build_path(store: ImageStore, image: Image, kernel: Kernel | None, agent: Path) -> Path:
     # Blobs are named by their digest.
     parts = (image.root.digest, agent.name, *((kernel.modules.digest,) if kernel else ()))
     return store.root / "initrds" / "-".join(part[:32] for part in parts)
@@ -104,7 +104,7 @@ def _forget_others(target: Path) -> None:
                 path.unlink()
 
 
-def _concatenate(parts: list[Path], output: BinaryIO) -> None:
+def _concatenate_parts(parts: list[Path], output: BinaryIO) -> None:
     output.flush()
     for part in parts:
         with part.open("rb") as source:

@@ -80,7 +80,7 @@ class StoreReader:
                 return name if self.reference("image", key) is not None else ""
         return ""
 
-    def built(self, image: Image) -> str:
+    def build_time(self, image: Image) -> str:
         """Return when an image was made (ISO 8601, UTC).
 
         That stands in no manifest: the same image made twice is to have the same digest.
@@ -98,11 +98,11 @@ class StoreReader:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self._make_read_error(error) from error
         # Network file systems leave files of their own there.
         return sorted(filter(records.is_key, found))
 
-    def _unreadable(self, error: OSError) -> ImageError:
+    def _make_read_error(self, error: OSError) -> ImageError:
         return ImageError(
             f"cannot read the image store {self.root}: {error.strerror}",
             "Choose another place with --store, or XDG_CACHE_HOME.",
@@ -126,8 +126,8 @@ class StoreReader:
             architecture=records.text(manifest, "architecture"),
             version=records.text(manifest, "version"),
             digest=digest,
-            image=self._blob(manifest, "image"),
-            modules=self._blob(manifest, "modules"),
+            image=self._build_blob(manifest, "image"),
+            modules=self._build_blob(manifest, "modules"),
             manifest=manifest,
         )
 
@@ -137,7 +137,7 @@ class StoreReader:
         if digest is None:
             return None
         manifest = self.manifest(f"archive-{kind}", digest)
-        return Archive(kind, key, digest, self._blob(manifest, "archive"))
+        return Archive(kind, key, digest, self._build_blob(manifest, "archive"))
 
     def reference(self, kind: str, key: str) -> str | None:
         """Return the digest of the record of this name; None if there is none (or no sound one)."""
@@ -149,7 +149,7 @@ class StoreReader:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self._make_read_error(error) from error
         return digest if records.is_digest(digest) else None
 
     def manifest(self, kind: str, digest: str) -> dict[str, Any]:
@@ -179,11 +179,11 @@ class StoreReader:
             name=records.text(manifest, "name"),
             architecture=records.text(manifest, "architecture"),
             digest=digest,
-            root=self._blob(manifest, "archive"),
+            root=self._build_blob(manifest, "archive"),
             manifest=manifest,
         )
 
-    def _blob(self, manifest: dict[str, Any], key: str) -> Blob:
+    def _build_blob(self, manifest: dict[str, Any], key: str) -> Blob:
         entry = manifest.get(key)
         if not isinstance(entry, dict):
             raise ImageCorrupted(f"a manifest in the store has no digest for its {key}")

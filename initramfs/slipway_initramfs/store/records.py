@@ -179,16 +179,16 @@ class Image:
         try:
             self.root.quick_check()
         except ImageCorrupted as error:
-            raise self._corrupted(error) from error
+            raise self._make_error(error) from error
 
     def verify(self) -> None:
         """Raise ImageCorrupted if the archive's bytes are not those of the manifest."""
         try:
             self.root.verify()
         except ImageCorrupted as error:
-            raise self._corrupted(error) from error
+            raise self._make_error(error) from error
 
-    def _corrupted(self, error: ImageCorrupted) -> ImageCorrupted:
+    def _make_error(self, error: ImageCorrupted) -> ImageCorrupted:
         return ImageCorrupted(
             f"the image {self.name!r} is damaged: {error.message}", _REBUILD.format(self.name)
         )

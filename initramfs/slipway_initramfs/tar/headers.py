@@ -22,7 +22,7 @@ _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=", re.DOTALL)
 _MEANINGFUL = ("path", "linkpath", "size", "uid", "gid")
 
 
-class Source(Protocol):
+class ArchiveBytes(Protocol):
     """What an archive is read from: a spool, or a file."""
 
     @property
@@ -57,7 +57,7 @@ class Pax(dict[str, str]):
         self.map: list[str] = []
 
 
-def read_header(source: Source, position: int) -> bytes:
+def read_header(source: ArchiveBytes, position: int) -> bytes:
     """Return the header at ``position``, nothing at the end of the archive."""
     block = source.read_at(position, BLOCK)
     if not block.strip(b"\0"):
@@ -65,7 +65,7 @@ def read_header(source: Source, position: int) -> bytes:
     if len(block) < BLOCK:
         raise ImageError(f"broken tar archive: cut short at offset {position}")
     try:
-        stated = number(block[148:156], "checksum")
+        stated = parse_number(block[148:156], "checksum")
     except ImageError:
         stated = -1
     unsigned = sum(block) - sum(block[148:156]) + 8 * 0x20
@@ -77,12 +77,12 @@ def read_header(source: Source, position: int) -> bytes:
     return block
 
 
-def text(field: bytes) -> str:
+def decode_text(field: bytes) -> str:
     """Return a name up to its NUL; it need not be UTF-8."""
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def number(field: bytes, what: str) -> int:
+def parse_number(field: bytes, what: str) -> int:
     """Read an octal number, or one to the base of 256 as GNU tar writes large ones."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
@@ -97,19 +97,19 @@ def number(field: bytes, what: str) -> int:
     raise ImageError(f"broken tar archive: {field!r} is no {what}")
 
 
-def decimal(records: dict[str, str], key: str) -> int:
+def get_decimal(records: dict[str, str], key: str) -> int:
     """Return the number that a pax record holds."""
-    return plain_number(records[key], key)
+    return parse_decimal(records[key], key)
 
 
-def plain_number(digits: str, what: str) -> int:
+def parse_decimal(digits: str, what: str) -> int:
     """Return a decimal number of a reasonable length."""
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
         raise ImageError(f"broken tar archive: {digits[:80]!r} is no {what}")
     return int(digits)
 
 
-def read_extension(source: Source, position: int, size: int) -> bytes:
+def read_extension(source: ArchiveBytes, position: int, size: int) -> bytes:
     """Return the data of an extended header."""
     if size > MAX_HEADER:
         raise ImageError(f"broken tar archive: a header of {size} bytes")
@@ -119,7 +119,7 @@ def read_extension(source: Source, position: int, size: int) -> bytes:
     return data
 
 
-def _records(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
+def _split_records(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
     """Take an extended header of pax apart: length, key, value, newline."""
     position = 0
     while position < len(data):
@@ -139,7 +139,7 @@ def _records(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
 
 def read_pax(data: bytes, pax: Pax) -> None:
     """Put the records of a pax header into ``pax``; an empty one takes an earlier one back."""
-    for key, value in _records(data, pax.budget):
+    for key, value in _split_records(data, pax.budget):
         if key in ("GNU.sparse.offset", "GNU.sparse.numbytes"):
             pax.map.append(value)
         if value:
@@ -150,6 +150,6 @@ def read_pax(data: bytes, pax: Pax) -> None:
 
 def check_global(data: bytes, budget: Budget) -> None:
     """Refuse records for all entries that container programs ignore and tar(1) does not."""
-    for key, _ in _records(data, budget):
+    for key, _ in _split_records(data, budget):
         if key in _MEANINGFUL or key.startswith(SPARSE):
             raise ImageError(f"a tar archive that sets {key[:80]!r} for all of its entries")

@@ -19,19 +19,19 @@ from slipway_initramfs.tar.headers import (
     Budget,
     Pax,
     check_global,
-    decimal,
-    number,
-    plain_number,
+    decode_text,
+    get_decimal,
+    parse_decimal,
+    parse_number,
     read_extension,
     read_header,
     read_pax,
-    text,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slipway_initramfs.tar.headers import Source
+    from slipway_initramfs.tar.headers import ArchiveBytes
 
 # Most extended headers of one entry.
 MAX_EXTENSIONS = 8
@@ -75,7 +75,7 @@ class Member:
     xattrs: tuple[str, ...] = ()
 
 
-def read_members(source: Source) -> Iterator[Member]:
+def read_members(source: ArchiveBytes) -> Iterator[Member]:
     """Give the entries of an uncompressed archive in their order.
 
     An archive ends with a block of zeros, or with the file (which Go's archive/tar writes and reads
@@ -91,14 +91,14 @@ def read_members(source: Source) -> Iterator[Member]:
             kind = header[156:157]
             if kind not in _EXTENSIONS:
                 break
-            size = number(header[124:136], "size")
+            size = parse_number(header[124:136], "size")
             data = read_extension(source, position, size)
             if kind == _PAX:
                 read_pax(data, pax)
             elif kind == _GLOBAL:
                 check_global(data, budget)
             else:
-                names[kind] = text(data)
+                names[kind] = decode_text(data)
             position += -(-size // BLOCK) * BLOCK
             header = read_header(source, position)
             if not header:
@@ -108,87 +108,87 @@ def read_members(source: Source) -> Iterator[Member]:
             position += BLOCK
         else:
             raise ImageError("broken tar archive: too many extended headers in a row")
-        member, position = _member(source, header, position, names, pax)
+        member, position = _read_member(source, header, position, names, pax)
         yield member
 
 
-def _member(
-    source: Source, header: bytes, position: int, names: dict[bytes, str], pax: Pax
+def _read_member(
+    source: ArchiveBytes, header: bytes, position: int, names: dict[bytes, str], pax: Pax
 ) -> tuple[Member, int]:
     """Return an entry whose data begin at ``position``, and where the next header is."""
-    name = names.get(_LONG_NAME) or pax.get("path") or _name(header)
+    name = names.get(_LONG_NAME) or pax.get("path") or _read_name(header)
     kind = header[156:157]
     if kind == _OLD_FILE:
         kind = DIRECTORY if name.endswith("/") else FILE
     if kind == _CONTIGUOUS:
         kind = FILE
-    size = decimal(pax, "size") if "size" in pax else number(header[124:136], "size")
+    size = get_decimal(pax, "size") if "size" in pax else parse_number(header[124:136], "size")
     if kind in _HEADER_ONLY:
         size = 0
     member = Member(
         name,
         kind,
-        number(header[100:108], "mode"),
+        parse_number(header[100:108], "mode"),
         (
-            decimal(pax, "uid") if "uid" in pax else number(header[108:116], "owner"),
-            decimal(pax, "gid") if "gid" in pax else number(header[116:124], "group"),
+            get_decimal(pax, "uid") if "uid" in pax else parse_number(header[108:116], "owner"),
+            get_decimal(pax, "gid") if "gid" in pax else parse_number(header[116:124], "group"),
         ),
         size,
         position,
     )
     if kind in (HARDLINK, SYMLINK):
-        member.link = names.get(_LONG_LINK) or pax.get("linkpath") or text(header[157:257])
+        member.link = names.get(_LONG_LINK) or pax.get("linkpath") or decode_text(header[157:257])
     elif kind in (CHARACTER, BLOCK_DEVICE):
         numbers = header[329:337], header[337:345]
-        member.device = number(numbers[0], "device"), number(numbers[1], "device")
+        member.device = parse_number(numbers[0], "device"), parse_number(numbers[1], "device")
     if pax:
         member.xattrs = tuple(
             sorted({found[1] for found in map(_XATTR.fullmatch, pax) if found is not None})
         )
     if kind == _SPARSE:
-        _old_sparse(source, header, member, pax.budget)
+        _read_old_sparse(source, header, member, pax.budget)
     elif kind == FILE and any(key.startswith(SPARSE) for key in pax):
-        _pax_sparse(source, pax, member)
+        _read_pax_sparse(source, pax, member)
     end = member.offset + member.size
     if end > source.size:
         raise ImageError(f"broken tar archive: {member.name[:80]!r} is cut short")
     return member, position + -(-(end - position) // BLOCK) * BLOCK
 
 
-def _name(header: bytes) -> str:
-    name = text(header[:100])
+def _read_name(header: bytes) -> str:
+    name = decode_text(header[:100])
     # GNU tar has other things in the place of the prefix and says so with another magic.
     if header[257:263] == b"ustar\0" and header[345]:
         end = 476 if header[508:512] == b"tar\0" else 500
-        return f"{text(header[345:end])}/{name}"
+        return f"{decode_text(header[345:end])}/{name}"
     return name
 
 
 # -- sparse files --------------------------------------------------------------------------------
 
 
-def _old_sparse(source: Source, header: bytes, member: Member, budget: Budget) -> None:
+def _read_old_sparse(source: ArchiveBytes, header: bytes, member: Member, budget: Budget) -> None:
     """Read the map of a sparse file in GNU tar's own format: in the header and blocks after it."""
-    numbers = _sparse_fields(header[386:482])
+    numbers = _parse_sparse_fields(header[386:482])
     more = header[482]
     while more:
         budget.spend(_FIELDS)
         block = source.read_at(member.offset, BLOCK)
         if len(block) < BLOCK or len(numbers) > 2 * MAX_SEGMENTS:
             raise ImageError(f"broken tar archive: {member.name[:80]!r} has no sound sparse map")
-        numbers += _sparse_fields(block[:504])
+        numbers += _parse_sparse_fields(block[:504])
         more = block[504]
         member.offset += BLOCK
     member.kind = FILE
-    _set_segments(member, numbers, number(header[483:495], "size"))
+    _set_segments(member, numbers, parse_number(header[483:495], "size"))
 
 
-def _sparse_fields(data: bytes) -> list[int]:
+def _parse_sparse_fields(data: bytes) -> list[int]:
     fields = [data[start : start + 12] for start in range(0, len(data), 12)]
-    return [number(field, "size") for field in fields if field[0]]
+    return [parse_number(field, "size") for field in fields if field[0]]
 
 
-def _pax_sparse(source: Source, pax: Pax, member: Member) -> None:
+def _read_pax_sparse(source: ArchiveBytes, pax: Pax, member: Member) -> None:
     """Read the map of a sparse file in one of the three formats in pax headers."""
     real = "GNU.sparse.realsize" if "GNU.sparse.realsize" in pax else "GNU.sparse.size"
     if real not in pax:
@@ -197,18 +197,18 @@ def _pax_sparse(source: Source, pax: Pax, member: Member) -> None:
     if "GNU.sparse.major" in pax:
         if (pax["GNU.sparse.major"], pax.get("GNU.sparse.minor", "0")) != ("1", "0"):
             raise ImageError(f"{member.name[:80]!r} is sparse in an unknown format")
-        numbers = _inline_map(source, member, pax.budget)
+        numbers = _read_inline_map(source, member, pax.budget)
     else:
         digits = pax["GNU.sparse.map"].split(",") if "GNU.sparse.map" in pax else pax.map
         pax.budget.spend(len(digits))
-        numbers = [plain_number(text, "sparse map") for text in digits]
-    _set_segments(member, numbers, decimal(pax, real))
+        numbers = [parse_decimal(decode_text, "sparse map") for decode_text in digits]
+    _set_segments(member, numbers, get_decimal(pax, real))
 
 
-def _inline_map(source: Source, member: Member, budget: Budget) -> list[int]:
+def _read_inline_map(source: ArchiveBytes, member: Member, budget: Budget) -> list[int]:
     """Read the map of format 1.0, lines of decimal numbers in front of the data."""
     start = source.read_at(member.offset, min(member.size, _DIGITS))
-    count = plain_number(start.partition(b"\n")[0].decode("latin-1"), "sparse map")
+    count = parse_decimal(start.partition(b"\n")[0].decode("latin-1"), "sparse map")
     if count > MAX_SEGMENTS:
         raise ImageError(f"broken tar archive: {member.name[:80]!r} has no sound sparse map")
     lines = 1 + 2 * count
@@ -220,7 +220,7 @@ def _inline_map(source: Source, member: Member, budget: Budget) -> list[int]:
         raise ImageError(f"broken tar archive: {member.name[:80]!r} has no sound sparse map")
     member.offset += padded
     member.size -= padded
-    return [plain_number(line.decode("latin-1"), "sparse map") for line in found[1:lines]]
+    return [parse_decimal(line.decode("latin-1"), "sparse map") for line in found[1:lines]]
 
 
 def _set_segments(member: Member, numbers: list[int], real_size: int) -> None:

@@ -23,7 +23,7 @@ BUILD = m.Limits(120_000, 120_000, 0, 1024, 0, 65536, MIB, soft_open_files=1024)
 
 def limits(cpus: int = 1, **options: Any) -> tuple[m.Limits, m.Limits]:
     """Those of the build and of the program."""
-    language = catalogue.by_name("rust")
+    language = catalogue.find_language("rust")
     job, _ = describe_job(language, b"x", Options(**options), False, Surroundings(cpus))
     assert job.build is not None
     return job.build.limits, job.run.limits
@@ -73,7 +73,7 @@ def test_each_limit_can_be_asked_for() -> None:
 
 
 def test_command_tells_a_runtime_its_memory() -> None:
-    language = catalogue.by_name("javascript")
+    language = catalogue.find_language("javascript")
 
     def told(memory: int, **options: Any) -> tuple[str, ...]:
         job, _ = describe_job(

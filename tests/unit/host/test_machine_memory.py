@@ -22,7 +22,7 @@ from slipway_initramfs.store.records import LOW_MEMORY, Blob, Image
 
 BLOB = Blob(Path("/nonexistent"), "0" * 64, 20 * MIB)
 IMAGE = Image("toy", "amd64", "0" * 64, BLOB, {"memory": 0, "workload": 64 * MIB})
-RUST = catalogue.by_name("rust")
+RUST = catalogue.find_language("rust")
 DEFAULT = IMAGE.default_memory
 
 

@@ -210,7 +210,7 @@ def test_options_that_are_taken_can_be_sent(
         timeout=seconds,
         cpu_time=seconds,
     )
-    language = catalogue.by_name("rust")
+    language = catalogue.find_language("rust")
     try:
         options.check(language.source)
     except slipway.InputError:
@@ -227,7 +227,7 @@ def test_largest_options_fit_into_one_message() -> None:
     )
     options.check("main.rs")
 
-    job, _ = describe_job(catalogue.by_name("rust"), b"x", options, with_stdin=True)
+    job, _ = describe_job(catalogue.find_language("rust"), b"x", options, with_stdin=True)
 
     assert decode(encode(job), HOST_TO_AGENT) == job
 
@@ -285,7 +285,7 @@ def test_value_of_any_type_is_taken_or_told_by_the_options_name(name: str, numbe
         assert len(caught.value.message) < 300
     else:
         job, _ = describe_job(
-            catalogue.by_name("rust"), b"x", slipway.Options(**options), with_stdin=True
+            catalogue.find_language("rust"), b"x", slipway.Options(**options), with_stdin=True
         )
         assert decode(encode(job), HOST_TO_AGENT) == job
 

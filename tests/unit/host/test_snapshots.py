@@ -781,7 +781,7 @@ def assets(images: ImageStore) -> Assets:
     archive = put_agent(images)
     agent = Agent(archive, archive.path, archive.blob.digest, "1", "rdinit=x -- y")
     image, kernel = put_image(images), put_kernel(images)
-    language = catalogue.by_name("python")
+    language = catalogue.find_language("python")
     toy = ToyHypervisor()
     return Assets(language, image, kernel, agent, archive.path, None, 256 * MIB, toy)  # type: ignore[arg-type]
 

@@ -27,7 +27,7 @@ from slipway_protocol.schema import HOST_TO_AGENT, MAX_MESSAGE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-C = catalogue.by_name("c")
+C = catalogue.find_language("c")
 
 
 def built(
@@ -40,7 +40,11 @@ def built(
     beside = tuple(InputFile(path, text.encode()) for path, text in files.items())
     options = Options(files=beside)
     job, _ = describe_job(
-        catalogue.by_name(language), source.encode(), options, False, Surroundings(taken=taken)
+        catalogue.find_language(language),
+        source.encode(),
+        options,
+        False,
+        Surroundings(taken=taken),
     )
     assert job.build is not None
     return job.build.argv
@@ -137,7 +141,7 @@ def test_of_a_sessions_files_only_names_that_could_be_ours_are_kept() -> None:
     names = ("main/a", "main-2", "main.mjs", "package.json", "data", "parts/main")
     beside = tuple(InputFile(name, b"") for name in names)
 
-    kept = keep_names(frozenset({"main-1"}), catalogue.by_name("javascript"), beside)
+    kept = keep_names(frozenset({"main-1"}), catalogue.find_language("javascript"), beside)
 
     assert kept == {"main-1", "main", "main-2", "main.mjs", "package.json"}
 
@@ -171,7 +175,7 @@ def test_run_is_of_the_program_that_was_built() -> None:
     ("path", "name"), [("a.cc", "main.cc"), ("a.CPP", "main.cpp"), ("a.C", "main.C")]
 )
 def test_source_keeps_its_suffix(path: str, name: str) -> None:
-    job, files = describe_job(catalogue.by_suffix(path), b"", Options(), False)
+    job, files = describe_job(catalogue.find_language_by_suffix(path), b"", Options(), False)
 
     assert files[0].path == name
     assert job.build is not None
@@ -180,7 +184,7 @@ def test_source_keeps_its_suffix(path: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cc", "cxx", "mjs", "cjs"])
 def test_suffix_is_a_name_of_the_language(name: str) -> None:
-    assert catalogue.by_name(name).source == f"main.{name}"
+    assert catalogue.find_language(name).source == f"main.{name}"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +193,7 @@ def test_suffix_is_a_name_of_the_language(name: str) -> None:
 def test_server_is_told_the_suffix_by_the_name_of_the_language(path: str, name: str) -> None:
     known = [
         slipway.LanguageInfo(language.name, language.aliases, language.suffixes, (), True, "", {})
-        for language in catalogue.all_languages().values()
+        for language in catalogue.builtin_languages().values()
     ]
 
     assert language_of_suffix(Path(path), known) == name
@@ -221,7 +225,7 @@ def test_names_of_sources_that_are_too_long_are_refused() -> None:
 
     with pytest.raises(slipway.InputError, match=r"names of the \.c files"):
         check_source_names(C, files)
-    check_source_names(catalogue.by_name("python"), files)
+    check_source_names(catalogue.find_language("python"), files)
     check_source_names(C, tuple(replace(file, path=f"{file.path}.h") for file in files))
 
 
@@ -250,7 +254,7 @@ NAMES = st.text(st.sampled_from("ab/_-'$ \u00e9\udcff"), max_size=8).flatmap(
 def test_any_job_has_a_command_that_can_be_sent(
     name: str, source: bytes, files: dict[str, bytes]
 ) -> None:
-    language = catalogue.by_name(name)
+    language = catalogue.find_language(name)
     options = Options(files=tuple(InputFile(path, text) for path, text in files.items()))
     try:
         options.check(language.source)

@@ -15,7 +15,7 @@ from slipway._sources.go import fits_name
 from slipway._sources.go_text import evaluate, read_head
 from slipway_initramfs.languages import catalogue
 
-GO = catalogue.by_name("go")
+GO = catalogue.find_language("go")
 MODULE = "module example.com/app\n"
 
 

@@ -145,7 +145,9 @@ def test_names(told: str, source: str, beside: list[str], name: str, more: bool)
     )
     options = Options(files=files)
 
-    job, (first, *others) = describe_job(catalogue.by_name(told), source.encode(), options, False)
+    job, (first, *others) = describe_job(
+        catalogue.find_language(told), source.encode(), options, False
+    )
 
     assert (job.run.argv[0], job.run.argv[-1]) == ("node", name)
     assert (first.path, first.data) == (name, source.encode())
@@ -156,6 +158,6 @@ def test_package_of_an_earlier_run_is_left_alone() -> None:
     options = Options(files=(InputFile("module.js", FILES["module.js"].encode()),))
 
     place = Surroundings(taken=frozenset({"package.json"}))
-    _, files = describe_job(catalogue.by_name("js"), b"import 'fs'", options, False, place)
+    _, files = describe_job(catalogue.find_language("js"), b"import 'fs'", options, False, place)
 
     assert [file.path for file in files] == ["main.js", "module.js"]

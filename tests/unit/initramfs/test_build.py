@@ -14,14 +14,14 @@ from slipway_initramfs.build import build_image
 from slipway_initramfs.compression.compressors import unpack_lz4
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError, InvalidReference
 from slipway_initramfs.languages import toml_file
-from slipway_initramfs.languages.recipes import WarmUp
+from slipway_initramfs.languages.recipes import Warmup
 from slipway_initramfs.oci import container_image as oci_source
 from slipway_initramfs.oci.container_image import ContainerImage as Layers
 from slipway_initramfs.oci.layout import open_layout
 from slipway_initramfs.oci.platforms import resolve_image
 from slipway_initramfs.oci.reference import Reference
-from slipway_initramfs.progress import Reports
-from slipway_initramfs.source import Choices, choose
+from slipway_initramfs.progress import BuildProgress
+from slipway_initramfs.source import SourceOptions, choose_source
 from slipway_initramfs.store.image_store import machine_architecture
 from support.container_images import ContainerImage, Layer, write_layout
 from support.layers import file, symlink, tar_bytes
@@ -51,7 +51,7 @@ image.tools = false
 def toy(registry: str = "", version: str = "") -> Language:
     """A language whose container image has this reference."""
     image = f'[image.registry]\nreference = "{registry}"\n' if registry else ""
-    return replace(toml_file.parse((TOY + image).encode(), "toy.toml"), version=version)
+    return replace(toml_file.parse_language((TOY + image).encode(), "toy.toml"), version=version)
 
 
 def image_of(path: Path, fill: Callable[[LayerWriter], None], tag: str = "one") -> Path:
@@ -75,7 +75,7 @@ def second(tmp_path: Path) -> Path:
 
 def build(store: ImageStore, language: Language, layout: Path | None = None) -> Image:
     reference = Reference.parse(f"oci:{layout}") if layout is not None else None
-    return build_image(language, store, Choices(reference=reference))
+    return build_image(language, store, SourceOptions(reference=reference))
 
 
 # --- Versions --------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_a_version_is_not_taken_from_a_reference_without_a_place_for_one(
     language = toy(f"oci:{first}", version="9.9")
 
     with pytest.raises(BuildFailed, match=r"no container image is known for toy@9\.9"):
-        build_image(language, store, Choices(kind="registry"))
+        build_image(language, store, SourceOptions(kind="registry"))
 
 
 # --- Where an image comes from ---------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_a_forced_registry_replaces_an_image_that_was_named(
     language = toy(f"oci:{second}")
     named = build(store, language, first)
 
-    image = build_image(language, store, Choices(kind="registry"))
+    image = build_image(language, store, SourceOptions(kind="registry"))
 
     assert named.source["chosen"]
     assert not image.source["chosen"]
@@ -186,24 +186,24 @@ def test_a_language_that_has_left_debian_is_not_sought_there(
 def test_a_mirror_that_is_no_host_is_not_taken_for_a_user_of_docker_hub(
     store: ImageStore, registry: str
 ) -> None:
-    choices = Choices(kind="registry", registry=registry)
+    choices = SourceOptions(kind="registry", registry=registry)
 
     with pytest.raises(InvalidReference):
-        choose(toy("rust:1"), store, choices, "amd64", None, Reports())
+        choose_source(toy("rust:1"), store, choices, "amd64", None, BuildProgress())
 
 
 # --- Warming up ------------------------------------------------------------------------------
 
 
 def test_what_warming_up_leaves_cannot_lead_mounts_astray(store: ImageStore, first: Path) -> None:
-    warm = WarmUp(("true",), "", 1, slow=False)
+    warm = Warmup(("true",), "", 1, slow=False)
     language = replace(toy(), registry=replace(toy().registry, warm=warm))
     left = tar_bytes(symlink("proc", "etc"), file("work", b"no directory"), file("opt/warm"))
 
     image = build_image(
         language,
         store,
-        Choices(reference=Reference.parse(f"oci:{first}")),
+        SourceOptions(reference=Reference.parse(f"oci:{first}")),
         warmer=lambda _image, _warm_up: left,
     )
 
@@ -216,14 +216,14 @@ def test_what_warming_up_leaves_cannot_lead_mounts_astray(store: ImageStore, fir
     "left", [b"no archive", tar_bytes(file("../up")), tar_bytes(file(".agent"))]
 )
 def test_bad_leavings_of_a_warm_up_are_told(store: ImageStore, first: Path, left: bytes) -> None:
-    warm = WarmUp(("true",), "", 1, slow=False)
+    warm = Warmup(("true",), "", 1, slow=False)
     language = replace(toy(), registry=replace(toy().registry, warm=warm))
 
     with pytest.raises(BuildFailed):
         build_image(
             language,
             store,
-            Choices(reference=Reference.parse(f"oci:{first}")),
+            SourceOptions(reference=Reference.parse(f"oci:{first}")),
             warmer=lambda _image, _warm_up: left,
         )
 
@@ -287,7 +287,7 @@ def test_layers_are_not_unpacked_far_ahead_of_their_use(store: ImageStore, tmp_p
     reference = Reference.parse(f"oci:{tmp_path}/many")
 
     with closing(repository), store.building("many"):
-        given = Layers(reference, repository, image, store, Reports()).layers()
+        given = Layers(reference, repository, image, store, BuildProgress()).layers()
         next(given)
         far_ahead = repository.sixth.wait(1)
 
@@ -296,7 +296,7 @@ def test_layers_are_not_unpacked_far_ahead_of_their_use(store: ImageStore, tmp_p
 
 def test_a_layer_that_has_vanished_is_fetched_again_and_no_bug(tmp_path: Path) -> None:
     with pytest.raises(ImageCorrupted, match="cannot read the layer abc: No such file"):
-        list(oci_source._chunks(tmp_path / "abc"))
+        list(oci_source._read_chunks(tmp_path / "abc"))
 
 
 # --- Programs that commands begin with -------------------------------------------------------
@@ -305,7 +305,7 @@ def test_a_layer_that_has_vanished_is_fetched_again_and_no_bug(tmp_path: Path) -
 def runs(command: str, *, environment: str = "") -> Language:
     """A language whose command begins with this program."""
     text = TOY.replace('["./main.toy"]', f'["{command}"]') + environment
-    return toml_file.parse(text.encode(), "toy.toml")
+    return toml_file.parse_language(text.encode(), "toy.toml")
 
 
 @pytest.mark.parametrize("program", ["nosuch", "/bin/nosuch", "text", "/bin"])

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from slipway_initramfs.child_process import MAX_OUTPUT, Attention, Finished, Hung, run
+from slipway_initramfs.child_process import (
+    MAX_OUTPUT,
+    CompletedProgram,
+    Hung,
+    Supervision,
+    run_program,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +23,8 @@ if TYPE_CHECKING:
 LONG = 3600.0
 
 
-def shell(text: str, attention: Attention | None = None) -> Finished:
-    return run(["sh", "-c", text], os.environ, attention or Attention(LONG))
+def shell(text: str, attention: Supervision | None = None) -> CompletedProgram:
+    return run_program(["sh", "-c", text], os.environ, attention or Supervision(LONG))
 
 
 def living(pids: Path) -> list[psutil.Process]:
@@ -32,7 +38,7 @@ def living(pids: Path) -> list[psutil.Process]:
 
 
 def test_what_a_program_says_and_its_code_are_told() -> None:
-    assert shell("echo out; echo err >&2; exit 3") == Finished(3, "out\n", "err\n")
+    assert shell("echo out; echo err >&2; exit 3") == CompletedProgram(3, "out\n", "err\n")
 
 
 def test_a_program_finds_nothing_on_its_stdin() -> None:
@@ -42,7 +48,7 @@ def test_a_program_finds_nothing_on_its_stdin() -> None:
 def test_lines_are_told_while_the_program_runs() -> None:
     lines: list[str] = []
 
-    shell("printf 'a\\nb'; printf 'c\\n'; echo x >&2", Attention(LONG, listen=lines.append))
+    shell("printf 'a\\nb'; printf 'c\\n'; echo x >&2", Supervision(LONG, listen=lines.append))
 
     assert lines == ["a", "bc"]
 
@@ -57,12 +63,12 @@ def test_of_endless_output_the_last_is_kept() -> None:
 @pytest.mark.parametrize(
     ("attention", "why"),
     [
-        (Attention(LONG, quiet=0.5), "did nothing"),
-        (Attention(0.5, watch=object), "took more than"),
+        (Supervision(LONG, quiet=0.5), "did nothing"),
+        (Supervision(0.5, watch=object), "took more than"),
     ],
 )
 def test_a_program_that_hangs_is_ended_with_all_that_it_has_started(
-    tmp_path: Path, attention: Attention, why: str
+    tmp_path: Path, attention: Supervision, why: str
 ) -> None:
     pids = tmp_path / "pids"
     text = f"trap '' TERM; sleep 600 & echo $$ $! >{pids}; exec sleep 600"
@@ -75,7 +81,7 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_has_started(
 
 def test_signs_of_life_keep_a_program_from_being_given_up() -> None:
     # Whatever is watched is another each time, however long the host takes from look to look.
-    done = shell("sleep 1", Attention(LONG, quiet=0.2, watch=object))
+    done = shell("sleep 1", Supervision(LONG, quiet=0.2, watch=object))
 
     assert done.code == 0
 
@@ -88,7 +94,7 @@ def test_what_watching_raises_ends_the_program(tmp_path: Path) -> None:
             raise BlockingIOError
 
     with pytest.raises(BlockingIOError):
-        shell(f"echo $$ >{pids}; exec sleep 600", Attention(LONG, watch=watch))
+        shell(f"echo $$ >{pids}; exec sleep 600", Supervision(LONG, watch=watch))
 
     assert living(pids) == []
 
@@ -98,5 +104,5 @@ def test_what_a_program_leaves_behind_holds_nobody_up(tmp_path: Path) -> None:
 
     done = shell(f"sleep 600 & echo $! >{pids}; echo said")
 
-    assert done == Finished(0, "said\n", "")
+    assert done == CompletedProgram(0, "said\n", "")
     assert living(pids) == []

@@ -14,9 +14,9 @@ import pytest
 
 from slipway_initramfs import freeze, image_archive
 from slipway_initramfs.errors import DiskFull, ImageCorrupted, ImageError
-from slipway_initramfs.image_archive import Index, Part
+from slipway_initramfs.image_archive import ArchiveIndex, ArchiveMember
 from slipway_initramfs.image_export import export_image
-from slipway_initramfs.image_import import Imported, import_image
+from slipway_initramfs.image_import import ImportResult, import_image
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.store import records
 from slipway_initramfs.store.garbage_collection import prune
@@ -44,9 +44,9 @@ def quiet(_: str) -> None:
 
 def current(name: str, store: ImageStore | None = None) -> dict[str, Any]:
     """What a record says that is made by this version."""
-    recipe = catalogue.by_name(name, store).recipe("debian")
+    recipe = catalogue.find_language(name, store).recipe("debian")
     assert recipe is not None
-    return {"builder": BUILDER, "recipe": recipe.plain()}
+    return {"builder": BUILDER, "recipe": recipe.as_json()}
 
 
 def exported(store: ImageStore, name: str) -> bytes:
@@ -69,7 +69,7 @@ def empty(tmp_path: Path) -> ImageStore:
     return ImageStore(tmp_path / "empty")
 
 
-def taken(store: ImageStore, data: bytes) -> Imported:
+def taken(store: ImageStore, data: bytes) -> ImportResult:
     return import_image(store, io.BytesIO(data), quiet)
 
 
@@ -99,7 +99,7 @@ def test_an_image_goes_round_with_all_that_it_boots_from(
     assert there is not None
     there.verify()
     assert there.digest == (kernel and kernel.digest)
-    assert [freeze.agent(empty, "amd64", quiet, verify=True).path.read_bytes()] == [b"agent"]
+    assert [freeze.freeze_agent(empty, "amd64", quiet, verify=True).path.read_bytes()] == [b"agent"]
     assert exported(empty, "bash") == data
 
 
@@ -116,13 +116,13 @@ def test_an_archive_is_a_plain_tar(full: ImageStore) -> None:
 
 
 def test_a_language_of_ones_own_goes_with_its_image(full: ImageStore, empty: ImageStore) -> None:
-    catalogue.give(full, "toy", LANGUAGE)
+    catalogue.store_language(full, "toy", LANGUAGE)
     put_image(full, "toy@2", told=current("toy", full))
 
     found = taken(empty, exported(full, "toy@2"))
 
     assert found.image.name == "toy@2"
-    assert catalogue.by_suffix("x.toy", empty).name == "toy"
+    assert catalogue.find_language_by_suffix("x.toy", empty).name == "toy"
 
 
 def test_an_image_takes_the_place_of_another(full: ImageStore, empty: ImageStore) -> None:
@@ -232,14 +232,14 @@ def members(data: bytes) -> dict[str, bytes]:
         return {m.name: tar.extractfile(m).read() for m in tar.getmembers()}  # type: ignore[union-attr]
 
 
-def index_of(data: bytes) -> Index:
-    return image_archive.Reader(io.BytesIO(data)).index()
+def index_of(data: bytes) -> ArchiveIndex:
+    return image_archive.ArchiveReader(io.BytesIO(data)).index()
 
 
 def assembled(index: bytes, contents: list[tuple[str, bytes]]) -> bytes:
     parts = [(image_archive.INDEX, index), *contents]
     return b"".join(
-        image_archive.header(name, len(data)) + data + image_archive.padding(len(data))
+        image_archive.build_header(name, len(data)) + data + image_archive.build_padding(len(data))
         for name, data in parts
     ) + bytes(2 * image_archive.BLOCK)
 
@@ -254,7 +254,7 @@ def changed(
         part = index.records[kind]
         old = json.loads(contents.pop(f"manifests/{part.digest}")) if part.size else {}
         text = records.encode(kind, {**old, **told})
-        new = Part(hashlib.sha256(text).hexdigest(), len(text))
+        new = ArchiveMember(hashlib.sha256(text).hexdigest(), len(text))
         contents[f"manifests/{new.digest}"] = text
         index = replace(index, records={**index.records, kind: new})
     order = [f"manifests/{part.digest}" for part in index.records.values()]
@@ -318,7 +318,7 @@ def test_records_that_do_not_fit_are_refused(
 def test_language_files_that_do_not_fit_are_refused(
     full: ImageStore, empty: ImageStore, text: bytes, name: str, message: str
 ) -> None:
-    catalogue.give(full, "toy", LANGUAGE)
+    catalogue.store_language(full, "toy", LANGUAGE)
     put_image(full, "toy", told=current("toy", full))
     data = exported(full, "toy")
     index = index_of(data)

@@ -19,7 +19,7 @@ HOT = (
     "from slipway_initramfs.store import initrds\n"
     "from slipway_initramfs.store.image_store import ImageStore\n"
     "store = ImageStore()\n"
-    "catalogue.by_suffix('x.py')\n"
+    "catalogue.find_language_by_suffix('x.py')\n"
     "image, agent = store.image('python', 'amd64'), store.archive('agent', '1-amd64')\n"
     "initrds.find_initrd(store, image, None, agent.path)\n"
     "import sys; print(*sys.modules)\n"

@@ -19,7 +19,7 @@ from slipway_initramfs.compression.compressors import (
     GZIP_BLOCK,
     GZIP_WINDOW,
     LZ4_BLOCK,
-    compressor,
+    create_compressor,
     unpack_lz4,
 )
 from slipway_initramfs.errors import ImageError
@@ -39,7 +39,7 @@ each = pytest.mark.parametrize("name", COMPRESSORS)
 
 def compress(data: bytes, piece: int = 1 << 20, name: str = "lz4") -> bytes:
     buffer = io.BytesIO()
-    packer = compressor(name, buffer)
+    packer = create_compressor(name, buffer)
     for start in range(0, len(data), piece):
         packer.write(data[start : start + piece])
     packer.close()
@@ -145,14 +145,14 @@ def test_a_damaged_frame_gives_bytes_or_an_image_error(offset: int, noise: bytes
 
 def test_an_unknown_compression_is_named() -> None:
     with pytest.raises(ImageError, match="'brotli'"):
-        compressor("brotli", io.BytesIO())
+        create_compressor("brotli", io.BytesIO())
 
 
 def test_none_writes_through() -> None:
     buffer = io.BytesIO()
     data = os.urandom(100)
 
-    packer = compressor("none", buffer)
+    packer = create_compressor("none", buffer)
     packer.write(data)
     packer.close()
 

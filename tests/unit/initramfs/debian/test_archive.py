@@ -9,7 +9,7 @@ import pytest
 
 from slipway_initramfs.debian import apt as apt_programs
 from slipway_initramfs.debian import archive
-from slipway_initramfs.debian.archive import DebianSource, Package
+from slipway_initramfs.debian.archive import DebianArchive, Package
 from slipway_initramfs.debian.mirrors import read_sources
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
 
@@ -112,7 +112,7 @@ def test_a_machine_without_this_release_falls_back_to_debians_mirror(
     ],
 )
 def test_what_apt_says_becomes_one_sentence(output: str, message: str) -> None:
-    assert message in apt_programs._failure("do it", output, "amd64").message
+    assert message in apt_programs._make_error("do it", output, "amd64").message
 
 
 def test_a_line_without_a_digest_is_not_believed() -> None:
@@ -130,7 +130,7 @@ def test_epochs_and_tildes_in_versions_are_read() -> None:
 
 def test_an_unknown_architecture_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match="m68k"):
-        DebianSource(tmp_path, "m68k", print)
+        DebianArchive(tmp_path, "m68k", print)
 
 
 def test_without_apt_the_error_says_what_to_do(
@@ -139,13 +139,13 @@ def test_without_apt_the_error_says_what_to_do(
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(BuildFailed, match="no apt-get") as caught:
-        DebianSource(tmp_path, "amd64", print).resolve(["bash"])
+        DebianArchive(tmp_path, "amd64", print).resolve(["bash"])
 
     assert "apt" in caught.value.hint
 
 
 def test_a_damaged_download_is_removed(tmp_path: Path) -> None:
-    source = DebianSource(tmp_path, "amd64", print)
+    source = DebianArchive(tmp_path, "amd64", print)
     package = Package("a", "1", "all", "http://x/a", 5, "0" * 64)
     source.path(package).parent.mkdir()
     source.path(package).write_bytes(b"wrong")
@@ -168,7 +168,7 @@ def test_without_a_network_the_error_says_so(
         monkeypatch.delenv(variable, raising=False)
 
     with pytest.raises(BuildFailed, match="no connection"):
-        DebianSource(tmp_path, "amd64", lambda _: None).resolve(["bash"])
+        DebianArchive(tmp_path, "amd64", lambda _: None).resolve(["bash"])
 
 
 def test_a_child_dies_with_the_process_that_started_it() -> None:

@@ -13,12 +13,12 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway_initramfs.compression.compressors import compressor
+from slipway_initramfs.compression.compressors import create_compressor
 from slipway_initramfs.debian.archive import Package
 from slipway_initramfs.debian.kernel import (
     KernelPackage,
     check_arm64,
-    choose,
+    find_kernel_package,
     unpack_vmlinuz,
     write_sparse,
 )
@@ -35,7 +35,7 @@ RELEASE = "6.1.0-1-test"
 
 def lz4(data: bytes) -> bytes:
     buffer = io.BytesIO()
-    packer = compressor("lz4", buffer)
+    packer = create_compressor("lz4", buffer)
     packer.write(data)
     packer.close()
     return buffer.getvalue()
@@ -220,4 +220,4 @@ def test_the_kernel_is_chosen_among_what_the_meta_package_depends_on() -> None:
     names = ("linux-base", "linux-image-6.1.0-9-cloud-amd64", "linux-image-cloud-amd64")
     packages = tuple(Package(name, "1", "amd64", "", 0, "") for name in names)
 
-    assert choose(packages).name == "linux-image-6.1.0-9-cloud-amd64"
+    assert find_kernel_package(packages).name == "linux-image-6.1.0-9-cloud-amd64"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from slipway_initramfs.debian import tools
 from slipway_initramfs.debian.archive import Package
-from slipway_initramfs.progress import Reports
+from slipway_initramfs.progress import BuildProgress
 from slipway_initramfs.rootfs import defaults, programs
 from slipway_initramfs.rootfs.tree import Tree
 from support.layers import file, layer
@@ -27,7 +27,7 @@ LIBC = b"\x7fELF GNU C Library (Debian GLIBC) stable release version %d.%d.\n"
 def ours() -> Tree:
     """A base set: merged as Debian's packages are."""
     tree = Tree()
-    defaults.prepare(tree, "amd64")
+    defaults.merge_usr(tree, "amd64")
     for path in (
         "usr/bin/bash", "usr/bin/ls", "usr/bin/sort", "usr/sbin/chroot", "etc/services",
         f"usr/lib/{TRIPLET}/libtinfo.so.6.4", f"usr/lib/{TRIPLET}/libproc2.so.0.0.1",
@@ -42,7 +42,7 @@ def ours() -> Tree:
 def add(tree: Tree, *places: str) -> set[str]:
     """Add our base set; return the paths that are new."""
     before = {path for path, _ in tree.walk()}
-    image = tools._Image(tree, "amd64", {"usr/bin", "bin", "usr/sbin", *places})
+    image = tools._ToolTarget(tree, "amd64", {"usr/bin", "bin", "usr/sbin", *places})
     image.add_all(ours())
     return {path for path, node in tree.walk() if not node.is_directory} - before
 
@@ -112,10 +112,10 @@ def test_a_file_where_we_have_a_directory_stays() -> None:
 
 def test_the_version_of_an_images_c_library_is_read() -> None:
     tree = Tree()
-    assert tools._version(tree, "amd64") == ()
+    assert tools._find_c_library_version(tree, "amd64") == ()
     tree.add_file(f"usr/lib/{TRIPLET}/libc.so.6", LIBC % (2, 31))
-    assert tools._version(tree, "amd64") == (2, 31)
-    assert tools._version(tree, "amd64") < tools.C_LIBRARY
+    assert tools._find_c_library_version(tree, "amd64") == (2, 31)
+    assert tools._find_c_library_version(tree, "amd64") < tools.C_LIBRARY
 
 
 def test_hostile_library_and_search_path_are_those_of_an_image_without() -> None:
@@ -124,7 +124,7 @@ def test_hostile_library_and_search_path_are_those_of_an_image_without() -> None
     tree.add_file(f"usr/lib/{TRIPLET}/libc.so.6", LIBC.replace(b"%d", b"9" * 5000))
     tree.add_symlink("loop", "loop")
 
-    assert tools._version(tree, "amd64") == ()
+    assert tools._find_c_library_version(tree, "amd64") == ()
     assert "usr/bin/bash" in add(tree, "opt/../../bin", "a\0b", "loop", "x/" * 3000)
     assert programs._is_there(tree, "which", "/../bin:/loop:/usr/bin")
     assert not programs._is_there(tree, "which", "/../bin:/loop:/a\0b")
@@ -203,7 +203,7 @@ def test_where_packages_cannot_be_had_an_image_is_made_without_them_and_says_so(
 ) -> None:
     monkeypatch.setenv("PATH", "")
 
-    found = tools.Tools.resolve(store, "amd64", False, Reports())
+    found = tools.Tools.resolve(store, "amd64", False, BuildProgress())
 
     (warning,) = found.add(Tree(), "")
     assert warning.startswith("without the base set of tools: ")

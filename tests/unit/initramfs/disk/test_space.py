@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def test_what_fits_is_let_on(tmp_path: Path) -> None:
-    space.check("a test", (tmp_path, 1), (tmp_path / "not" / "there", 1))
-    space.check_left(tmp_path)
+    space.check_space("a test", (tmp_path, 1), (tmp_path / "not" / "there", 1))
+    space.check_space_left(tmp_path)
 
 
 def test_what_does_not_fit_is_told_with_the_file_system_and_what_to_do(tmp_path: Path) -> None:
     found = os.statvfs(tmp_path)
     half = found.f_bavail * found.f_frsize // 2 + (64 << 20)
 
-    space.check("a test", (tmp_path, half))
+    space.check_space("a test", (tmp_path, half))
     with pytest.raises(DiskFull) as caught:
-        space.check("a test", (tmp_path / "a", half), (tmp_path / "b", half))
+        space.check_space("a test", (tmp_path / "a", half), (tmp_path / "b", half))
 
     message = caught.value.message
     assert message.startswith("a test takes about ")
@@ -34,4 +34,4 @@ def test_what_does_not_fit_is_told_with_the_file_system_and_what_to_do(tmp_path:
 
 
 def test_what_needs_nothing_fits_onto_a_full_disk(tmp_path: Path) -> None:
-    space.check("a test", (tmp_path, 0))
+    space.check_space("a test", (tmp_path, 0))

@@ -25,12 +25,14 @@ image.registry = { reference = "toy:{version}", version = "1" }
 
 
 def test_seven_languages_are_there() -> None:
-    assert set(catalogue.all_languages()) >= SEVEN
+    assert set(catalogue.builtin_languages()) >= SEVEN
 
 
 def test_names_aliases_and_suffixes_are_unambiguous() -> None:
-    names = [n for lang in catalogue.all_languages().values() for n in (lang.name, *lang.aliases)]
-    suffixes = [s for lang in catalogue.all_languages().values() for s in lang.suffixes]
+    names = [
+        n for lang in catalogue.builtin_languages().values() for n in (lang.name, *lang.aliases)
+    ]
+    suffixes = [s for lang in catalogue.builtin_languages().values() for s in lang.suffixes]
 
     assert len(names) == len(set(names))
     assert len(suffixes) == len(set(suffixes))
@@ -41,7 +43,7 @@ def test_names_aliases_and_suffixes_are_unambiguous() -> None:
     [("python", "python"), ("PY", "python"), ("cpp", "c++"), (" js", "javascript")],
 )
 def test_a_language_is_found_by_name_and_alias(name: str, found: str) -> None:
-    assert catalogue.by_name(name).name == found
+    assert catalogue.find_language(name).name == found
 
 
 @pytest.mark.parametrize(
@@ -55,12 +57,12 @@ def test_a_language_is_found_by_name_and_alias(name: str, found: str) -> None:
     ],
 )
 def test_a_language_is_found_by_suffix(path: str, found: str) -> None:
-    assert catalogue.by_suffix(path).name == found
+    assert catalogue.find_language_by_suffix(path).name == found
 
 
 def test_an_unknown_name_brings_the_nearest_ones() -> None:
     with pytest.raises(UnknownLanguage) as caught:
-        catalogue.by_name("pyhton")
+        catalogue.find_language("pyhton")
 
     assert "'pyhton'" in caught.value.message
     assert "python" in caught.value.hint
@@ -69,7 +71,7 @@ def test_an_unknown_name_brings_the_nearest_ones() -> None:
 @pytest.mark.parametrize("path", ["main.xyz", "Makefile", "", ".bashrc"])
 def test_an_unknown_suffix_brings_the_known_ones(path: str) -> None:
     with pytest.raises(UnknownLanguage) as caught:
-        catalogue.by_suffix(path)
+        catalogue.find_language_by_suffix(path)
 
     assert "." in caught.value.hint
 
@@ -78,7 +80,7 @@ def test_a_minimal_file_gets_the_default_limits_and_environment(tmp_path: Path) 
     path = tmp_path / "toy.toml"
     path.write_text(MINIMAL)
 
-    toy = catalogue.load(path)
+    toy = catalogue.load_language(path)
 
     assert toy.build is None
     assert toy.run.command == ("toy", "main.toy")
@@ -92,31 +94,31 @@ def test_a_source_may_have_the_suffix_of_its_file(tmp_path: Path) -> None:
         MINIMAL.replace('[".toy"]', '[".toy", ".t"]').replace("main.toy", "x.y{suffix}")
     )
 
-    toy = catalogue.load(path)
+    toy = catalogue.load_language(path)
 
     assert toy.source == "x.y.toy"
     assert toy.with_suffix(".t").source == "x.y.t"
-    assert catalogue.by_name("c").with_suffix(".t").source == "main.c"
+    assert catalogue.find_language("c").with_suffix(".t").source == "main.c"
 
 
 @pytest.mark.parametrize("kind", ["debian", "registry"])
 def test_a_recipe_is_equal_to_itself_after_a_manifest(kind: str) -> None:
-    for language in catalogue.all_languages().values():
+    for language in catalogue.builtin_languages().values():
         recipe = language.recipe(kind)
 
         assert recipe is not None
-        assert json.loads(json.dumps(recipe.plain())) == recipe.plain()
+        assert json.loads(json.dumps(recipe.as_json())) == recipe.as_json()
 
 
 def test_a_version_is_a_part_of_the_name() -> None:
-    rust = catalogue.by_name("RS@1.80")
+    rust = catalogue.find_language("RS@1.80")
 
     assert (rust.name, rust.version, rust.image) == ("rust", "1.80", "rust@1.80")
     assert rust.reference() == "rust:1.80-slim"
 
 
 def test_without_a_version_the_reference_has_the_default_one() -> None:
-    rust = catalogue.by_name("rust")
+    rust = catalogue.find_language("rust")
 
     assert rust.image == "rust"
     assert rust.reference() == f"rust:{rust.registry.version}-slim"
@@ -125,33 +127,33 @@ def test_without_a_version_the_reference_has_the_default_one() -> None:
 @pytest.mark.parametrize("version", ["", "1 80", "../x", "1.80@2", "-1", "x" * 65])
 def test_an_impossible_version_is_refused(version: str) -> None:
     with pytest.raises(UnknownLanguage, match="version"):
-        catalogue.by_name(f"rust@{version}")
+        catalogue.find_language(f"rust@{version}")
 
 
 def test_a_store_that_was_given_a_language_knows_it(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    catalogue.give(store, "toy2", MINIMAL.encode())
+    catalogue.store_language(store, "toy2", MINIMAL.encode())
 
-    assert catalogue.by_name("toy2", store).run.command == ("toy", "main.toy")
-    assert catalogue.by_suffix("x.toy", store).name == "toy2"
-    assert set(catalogue.known_languages(store)) == {"toy2", *catalogue.all_languages()}
+    assert catalogue.find_language("toy2", store).run.command == ("toy", "main.toy")
+    assert catalogue.find_language_by_suffix("x.toy", store).name == "toy2"
+    assert set(catalogue.known_languages(store)) == {"toy2", *catalogue.builtin_languages()}
     with pytest.raises(UnknownLanguage):
-        catalogue.by_name("toy2")
+        catalogue.find_language("toy2")
 
 
 def test_a_given_language_that_is_no_language_any_more_is_unknown(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    catalogue.give(store, "toy", b"name = 3")
+    catalogue.store_language(store, "toy", b"name = 3")
 
     with pytest.raises(UnknownLanguage):
-        catalogue.by_name("toy", store)
-    assert catalogue.by_name("python", store).name == "python"
+        catalogue.find_language("toy", store)
+    assert catalogue.find_language("python", store).name == "python"
 
 
 @pytest.mark.parametrize("name", ["rust", "cpp"])
 def test_a_given_language_cannot_have_the_name_of_one_that_is_there(name: str) -> None:
     with pytest.raises(InvalidLanguage, match=name):
-        catalogue.check_new(name)
+        catalogue.check_new_name(name)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_a_wrong_file_is_an_error_that_names_file_and_key(
     path.write_text(MINIMAL.replace(*change))
 
     with pytest.raises(InvalidLanguage) as caught:
-        catalogue.load(path)
+        catalogue.load_language(path)
 
     assert f"toy.toml: {key}" in caught.value.message
 
@@ -217,29 +219,29 @@ def test_what_is_no_toml_is_an_error_that_names_the_file(tmp_path: Path, data: b
     path.write_bytes(data)
 
     with pytest.raises(InvalidLanguage, match=r"toy\.toml"):
-        catalogue.load(path)
+        catalogue.load_language(path)
 
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidLanguage, match=r"none\.toml"):
-        catalogue.load(tmp_path / "none.toml")
+        catalogue.load_language(tmp_path / "none.toml")
 
 
 def test_no_alias_takes_the_name_of_another_given_language(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    catalogue.give(store, "toy", MINIMAL.encode())
-    catalogue.give(
+    catalogue.store_language(store, "toy", MINIMAL.encode())
+    catalogue.store_language(
         store, "zoo", MINIMAL.replace('"toy"\n', '"zoo"\naliases = ["toy"]\n', 1).encode()
     )
 
-    assert catalogue.by_name("toy", store).name == "toy"
+    assert catalogue.find_language("toy", store).name == "toy"
 
 
 def test_another_name_does_not_bring_the_aliases(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     text = MINIMAL.replace('"toy"\n', '"toy"\naliases = ["plaything"]\n', 1).encode()
-    catalogue.give(store, "toy", text)
-    catalogue.give(store, "toy2", text)
+    catalogue.store_language(store, "toy", text)
+    catalogue.store_language(store, "toy2", text)
 
-    assert catalogue.by_name("plaything", store).name == "toy"
-    assert catalogue.by_name("toy2", store).name == "toy2"
+    assert catalogue.find_language("plaything", store).name == "toy"
+    assert catalogue.find_language("toy2", store).name == "toy2"

@@ -6,7 +6,7 @@ import pytest
 
 from slipway_initramfs.errors import InvalidLanguage
 from slipway_initramfs.languages import catalogue
-from slipway_initramfs.languages.toml_file import parse
+from slipway_initramfs.languages.toml_file import parse_language
 
 TOY = """
 name = "toy"
@@ -18,10 +18,12 @@ image.debian = {{ packages = ["toy"] }}
 
 
 def test_python_can_be_started_ahead() -> None:
-    assert catalogue.by_name("python").run.prestart
+    assert catalogue.find_language("python").run.prestart
 
 
-@pytest.mark.parametrize("language", catalogue.all_languages().values(), ids=lambda lang: lang.name)
+@pytest.mark.parametrize(
+    "language", catalogue.builtin_languages().values(), ids=lambda lang: lang.name
+)
 def test_no_language_with_a_build_is_started_ahead(language: catalogue.Language) -> None:
     assert not (language.run.prestart and language.build)
     assert language.build is None or not language.build.prestart
@@ -31,7 +33,7 @@ def test_no_language_with_a_build_is_started_ahead(language: catalogue.Language)
 def test_a_program_is_started_ahead_only_if_that_is_said(key: str, prestart: bool) -> None:
     text = TOY.format(f'[run]\ncommand = ["toy", "main.toy"]\n{key}')
 
-    assert parse(text.encode(), "toy.toml").run.prestart is prestart
+    assert parse_language(text.encode(), "toy.toml").run.prestart is prestart
 
 
 @pytest.mark.parametrize(
@@ -54,4 +56,4 @@ def test_a_program_is_started_ahead_only_if_that_is_said(key: str, prestart: boo
 )
 def test_what_cannot_be_started_ahead_is_an_error(tables: str, key: str) -> None:
     with pytest.raises(InvalidLanguage, match=key):
-        parse(TOY.format(tables).encode(), "toy.toml")
+        parse_language(TOY.format(tables).encode(), "toy.toml")

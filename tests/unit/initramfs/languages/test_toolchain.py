@@ -6,7 +6,7 @@ import pytest
 
 from slipway_initramfs.errors import InvalidLanguage
 from slipway_initramfs.languages import catalogue
-from slipway_initramfs.languages.toml_file import parse
+from slipway_initramfs.languages.toml_file import parse_language
 from support.stores import put_image
 
 if TYPE_CHECKING:
@@ -59,18 +59,18 @@ def test_a_toolchain_is_told_from_the_record(
 ) -> None:
     image = put_image(store, language, told=told)
 
-    assert catalogue.by_name(language).toolchain.of(image) == toolchain
+    assert catalogue.find_language(language).toolchain.of(image) == toolchain
 
 
 def test_a_language_of_ones_own_tells_its_toolchain(store: ImageStore) -> None:
     text = 'image.toolchain = { text = "Toy {version}!", variable = "TOY" }\n'
     image = put_image(store, told=variables(TOY="7"))
 
-    assert parse((TOY + text).encode(), "toy.toml").toolchain.of(image) == "Toy 7!"
-    assert parse(TOY.encode(), "toy.toml").toolchain.of(image) == ""
+    assert parse_language((TOY + text).encode(), "toy.toml").toolchain.of(image) == "Toy 7!"
+    assert parse_language(TOY.encode(), "toy.toml").toolchain.of(image) == ""
 
 
 @pytest.mark.parametrize("text", ["", "Toy", "Toy\\u001b {version}", "{version}" * 8])
 def test_what_a_toolchain_says_is_a_short_line_with_a_version(text: str) -> None:
     with pytest.raises(InvalidLanguage, match=r"toy.toml: image.toolchain.text"):
-        parse(f'{TOY}image.toolchain = {{ text = "{text}" }}\n'.encode(), "toy.toml")
+        parse_language(f'{TOY}image.toolchain = {{ text = "{text}" }}\n'.encode(), "toy.toml")

@@ -10,7 +10,7 @@ from slipway_initramfs.errors import ImageError
 from slipway_initramfs.oci.container_image import ContainerImage
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.oci.registry import Access
-from slipway_initramfs.progress import Reports
+from slipway_initramfs.progress import BuildProgress
 from slipway_initramfs.rootfs.layers import apply_layer
 from slipway_initramfs.rootfs.tree import Tree
 from support.layers import docker_archive_bytes, file, layout_files, tar_bytes
@@ -29,7 +29,9 @@ LAYOUT = tar_bytes(*(file(name, data) for name, data in layout_files(LAYERS).ite
 def read(reference: str, store: ImageStore) -> Tree:
     """All of the image."""
     store.temporary.mkdir(parents=True, exist_ok=True)
-    image = ContainerImage.resolve(Reference.parse(reference), store, Access(), "amd64", Reports())
+    image = ContainerImage.resolve(
+        Reference.parse(reference), store, Access(), "amd64", BuildProgress()
+    )
     tree = Tree()
     try:
         for label, layer in image.layers():

@@ -14,7 +14,7 @@ from slipway_initramfs.oci.manifests import (
     OCI_MANIFEST,
     Index,
     Manifest,
-    layer_compression,
+    find_layer_compression,
     parse_config,
     parse_index,
     parse_manifest,
@@ -144,7 +144,7 @@ def test_an_artifact_is_no_image() -> None:
     ],
 )
 def test_a_layers_media_type_tells_its_compression(media_type: str, compression: str) -> None:
-    assert layer_compression(Descriptor(media_type, digest(LAYER), 7)) == compression
+    assert find_layer_compression(Descriptor(media_type, digest(LAYER), 7)) == compression
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_layers_media_type_tells_its_compression(media_type: str, compression:
 )
 def test_a_layer_that_cannot_be_read_is_named(media_type: str, said: str) -> None:
     with pytest.raises(ImageError, match=f"layer {digest(LAYER)[7:19]} .*{said}"):
-        layer_compression(Descriptor(media_type, digest(LAYER), 7))
+        find_layer_compression(Descriptor(media_type, digest(LAYER), 7))
 
 
 @pytest.mark.parametrize(

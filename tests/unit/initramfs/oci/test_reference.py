@@ -121,7 +121,7 @@ def test_asks_docker_hub_at_its_own_host() -> None:
 
 
 def test_pins_a_name_to_a_digest() -> None:
-    pinned = Reference.parse("rust:1").pinned(DIGEST)
+    pinned = Reference.parse("rust:1").pin(DIGEST)
 
     assert str(pinned) == f"docker://docker.io/library/rust:1@{DIGEST}"
 
@@ -129,7 +129,7 @@ def test_pins_a_name_to_a_digest() -> None:
 def test_pins_nothing_that_is_on_this_machine() -> None:
     layout = Reference.parse("oci:/a/layout")
 
-    assert layout.pinned(DIGEST) == layout
+    assert layout.pin(DIGEST) == layout
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from email.utils import format_datetime
 import pytest
 
 from slipway_initramfs.errors import BuildFailed
-from slipway_initramfs.oci.retry import Interrupted, Patience, retry_after
+from slipway_initramfs.oci.retry import Interrupted, RetryPolicy, retry_after
 
 
 def test_returns_what_comes_in_the_end() -> None:
@@ -19,7 +19,7 @@ def test_returns_what_comes_in_the_end() -> None:
             raise outcome
         return outcome
 
-    assert Patience(sleep=waits.append).retry(operation) == "done"
+    assert RetryPolicy(sleep=waits.append).retry(operation) == "done"
     assert 0.25 <= waits[0] <= 0.5 <= waits[1] <= 1
 
 
@@ -31,7 +31,7 @@ def test_does_not_repeat_other_failures() -> None:
         raise BuildFailed("for good")
 
     with pytest.raises(BuildFailed, match="for good"):
-        Patience().retry(operation)
+        RetryPolicy().retry(operation)
 
     assert calls == ["called"]
 
@@ -39,7 +39,7 @@ def test_does_not_repeat_other_failures() -> None:
 def test_waits_for_a_bounded_time() -> None:
     waits: list[float] = []
 
-    Patience(attempts=2000, longest_wait=5, sleep=waits.append).wait(1500, Interrupted("again"))
+    RetryPolicy(attempts=2000, longest_wait=5, sleep=waits.append).wait(1500, Interrupted("again"))
 
     assert 2.5 <= waits[0] <= 5
 

@@ -24,12 +24,12 @@ ED = "    update-alternatives --quiet --install /usr/bin/editor editor /bin/ed -
 
 
 def test_a_script_is_read_with_slaves_and_priorities() -> None:
-    assert alternatives.read(MAWK) == [
+    assert alternatives.parse_script(MAWK) == [
         Alternative("usr/bin/awk", "/usr/bin/mawk", 5),
         Alternative("usr/share/man/man1/awk.1.gz", "/usr/share/man/man1/mawk.1.gz", 5),
         Alternative("usr/bin/nawk", "/usr/bin/mawk", 5),
     ]
-    assert alternatives.read(ED) == [Alternative("usr/bin/editor", "/bin/ed", -100)]
+    assert alternatives.parse_script(ED) == [Alternative("usr/bin/editor", "/bin/ed", -100)]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_script_is_read_with_slaves_and_priorities() -> None:
     ],
 )
 def test_what_a_script_computes_or_breaks_is_left_out(script: str) -> None:
-    assert alternatives.read(script) == []
+    assert alternatives.parse_script(script) == []
 
 
 def test_the_highest_priority_of_what_is_there_is_linked() -> None:
@@ -55,8 +55,8 @@ def test_the_highest_priority_of_what_is_there_is_linked() -> None:
     for path in ("usr/bin/mawk", "usr/bin/gawk", "usr/lib/x86_64-linux-gnu/blas/libblas.so.3"):
         tree.add_file(path, b"program")
 
-    alternatives.add(tree, [each for text in (GAWK, MAWK, BLAS, ED) for each in
-                            alternatives.read(text)])  # fmt: skip
+    alternatives.add_links(tree, [each for text in (GAWK, MAWK, BLAS, ED) for each in
+                            alternatives.parse_script(text)])  # fmt: skip
 
     links = {path: node.target for path, node in tree.walk() if node.is_link}
     assert links == {
@@ -71,7 +71,7 @@ def test_what_a_package_brings_itself_stays() -> None:
     tree.add_file("usr/bin/gawk", b"program")
     tree.add_file("usr/bin/awk", b"another")
 
-    alternatives.add(tree, alternatives.read(GAWK))
+    alternatives.add_links(tree, alternatives.parse_script(GAWK))
 
     node = tree.find("usr/bin/awk")
     assert node is not None

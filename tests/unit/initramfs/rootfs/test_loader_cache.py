@@ -31,7 +31,7 @@ def glibc(*libraries: str) -> Tree:
 
 def names(tree: Tree, directory: Path) -> list[tuple[str, str]]:
     """What ldconfig reads in the cache of a tree: names and paths, in order."""
-    loader_cache.add(tree, "amd64")
+    loader_cache.add_loader_cache(tree, "amd64")
     node = tree.find(loader_cache.PATH)
     assert node is not None
     (directory / "cache").write_bytes(node.read(1 << 20))
@@ -89,6 +89,6 @@ def test_where_programs_have_another_loader_nothing_is_written() -> None:
     tree = Tree()
     tree.add_file("lib/ld-musl-x86_64.so.1", elf())
 
-    loader_cache.add(tree, "amd64")
+    loader_cache.add_loader_cache(tree, "amd64")
 
     assert tree.find(loader_cache.PATH) is None

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway_initramfs.errors import ImageError
-from slipway_initramfs.store.disk_use import measure
-from slipway_initramfs.store.garbage_collection import find_doomed, prune, remove_image
+from slipway_initramfs.store.disk_use import measure_disk_use
+from slipway_initramfs.store.garbage_collection import find_prunable, prune, remove_image
 from support.stores import names, put_agent, put_image, put_kernel, writer
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def test_what_a_prune_would_remove_is_told_and_nothing_is_changed(store: ImageSt
     (store.temporary / "left").write_bytes(b"x")
     before = sorted(path for path in store.root.rglob("*"))
 
-    found = find_doomed(store)
+    found = find_prunable(store)
 
     assert sorted(path for path in store.root.rglob("*")) == before
     size = prune(store)
@@ -79,8 +79,8 @@ def test_without_a_snapshot_its_files_go_as_well(store: ImageStore) -> None:
         part = {"digest": blob.digest, "size": blob.size}
         store.put_record("snapshot", "toy-1", {"memory": part, "image_digest": image.digest})
 
-    assert find_doomed(store) == []
-    assert blob.path in {each.path for each in find_doomed(store, {("snapshot", "toy-1")})}
+    assert find_prunable(store) == []
+    assert blob.path in {each.path for each in find_prunable(store, {("snapshot", "toy-1")})}
 
 
 def test_the_downloads_of_another_store_are_nobodys_to_prune(
@@ -91,11 +91,11 @@ def test_the_downloads_of_another_store_are_nobodys_to_prune(
     put_image(store, "toy")
     store.apt.symlink_to(tmp_path / "apt")
 
-    assert find_doomed(store) == []
+    assert find_prunable(store) == []
     prune(store)
 
     assert names(tmp_path / "apt" / "downloads") == ["x.deb"]
-    assert "packages" not in {use.kind for use in measure(store).uses}
+    assert "packages" not in {use.kind for use in measure_disk_use(store).uses}
 
 
 def test_what_takes_space_is_told_with_what_is_shared(store: ImageStore) -> None:
@@ -109,7 +109,7 @@ def test_what_takes_space_is_told_with_what_is_shared(store: ImageStore) -> None
     (store.root / "initrds").mkdir()
     (store.root / "initrds" / "x").write_bytes(b"x" * 9000)
 
-    found = measure(store)
+    found = measure_disk_use(store)
 
     uses = {(use.kind, use.name): (use.size, use.shared) for use in found.uses}
     assert uses["image", "one-amd64"] == uses["image", "two-amd64"] == (6000, 6000)
@@ -124,7 +124,7 @@ def test_what_takes_space_is_told_with_what_is_shared(store: ImageStore) -> None
 def test_what_takes_space_is_told_while_somebody_writes(store: ImageStore) -> None:
     with store.building("x"):
         store.put_blob(writer(b"x" * 5000))
-        found = measure(store)
+        found = measure_disk_use(store)
 
     assert {use.kind: use.size for use in found.uses} == {"unreferenced": 5000}
     assert found.prunable is None
