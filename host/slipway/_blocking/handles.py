@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from slipway._model.arguments import check_blocking_listener, open_blocking_stdin
 from slipway._model.errors import InputError
 from slipway._model.events import Output
-from slipway._model.values import Bounds, take
+from slipway._model.values import Bounds, check_value
 from slipway._util.public import public
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Execution:
             HostError: this host lacks something.
             UnknownOutcome: the machine was lost under the program.
         """
-        seconds = take("timeout", _SECONDS, timeout)
+        seconds = check_value("timeout", _SECONDS, timeout)
         return self._thread.call(self._execution.wait, seconds)
 
     def files(self) -> tuple[OutputFile, ...]:

@@ -9,7 +9,7 @@ from slipway._blocking.loop_thread import LoopThread
 from slipway._local.runtime import DEFAULT_QUEUE, AsyncRuntime
 from slipway._model.arguments import check_blocking_listener, open_blocking_stdin
 from slipway._model.session import DEFAULT_IDLE_SECONDS
-from slipway._model.values import take
+from slipway._model.values import check_value
 from slipway._util.public import public
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Runtime(_Blocking["AsyncRuntime"]):
         warm: Iterable[str] = (),
         launcher: Launcher | None = None,
     ) -> None:
-        languages = take("warm", tuple[str, ...], warm)
+        languages = check_value("warm", tuple[str, ...], warm)
         super().__init__(
             AsyncRuntime(
                 store=store,

@@ -21,7 +21,7 @@ from slipway._model.bounds import (
     MAX_VARIABLES,
 )
 from slipway._model.errors import InputError
-from slipway._model.options import MAX_SOURCE, MIB, OPTIONS, Options, read_local
+from slipway._model.options import MAX_SOURCE, MIB, OPTIONS, Options, read_local_file
 
 EXIT_CODES = """\
 exit codes: the program's own; 128+N when signal N ended it; 124 when its time was over;
@@ -103,7 +103,7 @@ def read_source(parsed: argparse.Namespace) -> bytes:
     if parsed.code is not None:
         return os.fsencode(parsed.code)
     if parsed.source != "-":
-        return read_local(Path(parsed.source), MAX_SOURCE, "source")
+        return read_local_file(Path(parsed.source), MAX_SOURCE, "source")
     try:
         return sys.stdin.buffer.read(MAX_SOURCE + 1)
     except OSError as error:

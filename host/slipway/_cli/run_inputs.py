@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from slipway._model.bounds import MAX_FILE_BYTES, MAX_FILES
 from slipway._model.errors import InputError
 from slipway._model.input_file import InputFile
-from slipway._model.options import read_local
+from slipway._model.options import read_local_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def input_files(wanted: list[str], source: str | None = None) -> tuple[InputFile
                 continue
             if len(files) == MAX_FILES:
                 raise InputError(f"--file names more than {MAX_FILES} files", _PACK)
-            data = read_local(path, MAX_FILE_BYTES, "input")
+            data = read_local_file(path, MAX_FILE_BYTES, "input")
             room -= len(data)
             if room < 0:
                 raise InputError(f"the files have more than {MAX_FILE_BYTES} bytes together", _PACK)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from slipway._admission import Needs
 from slipway._local.pipes import EventQueue, StdinPipe
-from slipway._model.arguments import chunks
+from slipway._model.arguments import stream_bytes
 from slipway._model.errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._model.events import (
     Ended,
@@ -68,7 +68,7 @@ class LocalExecution(AsyncExecution):
         self._makings = makings
         self._key = key
         self._pipe = StdinPipe() if stdin is None else None
-        self._stdin = chunks(stdin) if isinstance(stdin, bytes) else stdin
+        self._stdin = stream_bytes(stdin) if isinstance(stdin, bytes) else stdin
         self._events = EventQueue(KEPT_OUTPUT)
         self._phase: Phase | None = None
         self._kept = kept

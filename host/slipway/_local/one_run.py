@@ -6,10 +6,16 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.arguments import check_listener, chunks, open_stdin, read_source, source_bytes
+from slipway._model.arguments import (
+    check_listener,
+    load_source,
+    open_stdin,
+    read_source,
+    stream_bytes,
+)
 from slipway._model.errors import InputError
-from slipway._model.options import options_of
-from slipway._model.values import take
+from slipway._model.options import build_options
+from slipway._model.values import check_value
 from slipway._run.languages import language_of
 from slipway._run.launcher import ColdLauncher
 from slipway._run.run import Run
@@ -46,7 +52,7 @@ def run(source: Source, language: str | None = None, **arguments: Any) -> Result
         )
     on_output = arguments.pop("on_output", None)
     check_listener(on_output)
-    request, stdin = _request(source, source_bytes(source), language, **arguments)
+    request, stdin = _request(source, load_source(source), language, **arguments)
     # Here and not in a thread of a loop's: making an image takes long, and Ctrl-C is to end it.
     request.prepare()
     return asyncio.run(request.execute(stdin, on_output))
@@ -102,7 +108,7 @@ def _request(
     **options: Any,
 ) -> tuple[Run, AsyncIterator[bytes]]:
     """Check what a caller asks for; ``text`` is what was read of ``source``. Raises InputError."""
-    checked = options_of(options)
+    checked = build_options(options)
     opened = open_stdin(stdin)
     if opened is None:
         raise InputError(
@@ -112,7 +118,7 @@ def _request(
         raise InputError("progress is no function", "It takes a line of text.")
     from slipway_initramfs.store.image_store import ImageStore
 
-    images = ImageStore(take("store", Path | None, store))
+    images = ImageStore(check_value("store", Path | None, store))
     language_found = language_of(language, source, images)
     request = Run(language_found, text, checked, ColdLauncher(images), progress=progress)
-    return request, chunks(opened) if isinstance(opened, bytes) else opened
+    return request, stream_bytes(opened) if isinstance(opened, bytes) else opened

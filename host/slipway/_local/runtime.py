@@ -16,9 +16,9 @@ from slipway._local.session_slot import Home, Terms
 from slipway._model.arguments import check_listener, finish, open_stdin, read_source
 from slipway._model.errors import Busy
 from slipway._model.key import check_key
-from slipway._model.options import options_of
-from slipway._model.session import DEFAULT_IDLE_SECONDS, checked_idle_seconds, session_options
-from slipway._model.values import Bounds, convert, take
+from slipway._model.options import build_options
+from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
+from slipway._model.values import Bounds, check_value, convert
 from slipway._run.image_builds import Makings
 from slipway._run.languages import language_of, list_languages
 from slipway._run.run import Run
@@ -84,19 +84,19 @@ class AsyncRuntime:
     ) -> None:
         from slipway_initramfs.store.image_store import ImageStore
 
-        self._store = ImageStore(take("store", Path | None, store))
+        self._store = ImageStore(check_value("store", Path | None, store))
         self._machine = convert("machine", str, machine)
-        vms = take("max_vms", _Some | None, max_vms)
-        memory = take("memory_budget", _Budget | None, memory_budget)
-        vcpus = take("cpus", _Some | None, cpus)
+        vms = check_value("max_vms", _Some | None, max_vms)
+        memory = check_value("memory_budget", _Budget | None, memory_budget)
+        vcpus = check_value("cpus", _Some | None, cpus)
         capacity = Capacity(
             vms=MAX_VMS if vms is None else vms,
             memory=int(free_memory() * SHARE_OF_MEMORY) if memory is None else memory,
             cpus=len(os.sched_getaffinity(0)) if vcpus is None else vcpus,
-            queue=take("queue", _Maybe, queue),
+            queue=check_value("queue", _Maybe, queue),
         )
-        warm_names = take("warm", tuple[str, ...], warm)
-        pool, cold = take("pool", _Maybe, pool), take("cold", bool, cold)
+        warm_names = check_value("warm", tuple[str, ...], warm)
+        pool, cold = check_value("pool", _Maybe, pool), check_value("cold", bool, cold)
         self._admission = Admission(capacity)
         if launcher is not None:
             self._stock = Stock.of_launcher(launcher)
@@ -142,7 +142,7 @@ class AsyncRuntime:
         self._check_open()
         self.begin()
         key = check_key(key)
-        checked = options_of({"machine": self._machine, **options})
+        checked = build_options({"machine": self._machine, **options})
         opened = open_stdin(stdin)
         text = await read_source(source)
         run = Run(language_of(language, source, self._store), text, checked, self._launcher)
@@ -202,9 +202,9 @@ class AsyncRuntime:
             InputError: it cannot be as it stands.
         """
         key = check_key(key)
-        idle_seconds = checked_idle_seconds(idle_seconds)
+        idle_seconds = check_idle_seconds(idle_seconds)
         found = language_of(language, None, self._store)
-        checked = session_options({"machine": self._machine, **options}, found.source)
+        checked = build_session_options({"machine": self._machine, **options}, found.source)
         return LocalSession(self._home, Terms(found, checked, key, idle_seconds))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
@@ -213,7 +213,7 @@ class AsyncRuntime:
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more; wait up to ``seconds`` for what there is, then cancel the rest."""
-        seconds = take("seconds", _Seconds, seconds)
+        seconds = check_value("seconds", _Seconds, seconds)
         self._closing = "the runtime is about to end"
         waiting = [asyncio.ensure_future(e.over()) for e in self._executions]
         waiting += [asyncio.ensure_future(session.drain()) for session in self._home.sessions]

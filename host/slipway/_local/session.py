@@ -13,7 +13,7 @@ from slipway._local.session_fork import Forking
 from slipway._local.session_slot import Place
 from slipway._model.arguments import open_stdin, read_source
 from slipway._model.errors import HostError, InputError, SlipwayError
-from slipway._model.options import MACHINE_OPTIONS, options_of
+from slipway._model.options import MACHINE_OPTIONS, build_options
 from slipway._model.session import AsyncSession, check_run_options
 from slipway._run.run import Run
 from slipway._util.threads import uninterrupted
@@ -110,7 +110,7 @@ class LocalSession(AsyncSession):
         self._check_open()
         check_run_options(options)
         mine = {name: getattr(self._terms.options, name) for name in MACHINE_OPTIONS}
-        checked = options_of({**options, **mine})
+        checked = build_options({**options, **mine})
         opened = open_stdin(stdin)
         text = await read_source(source)
         self._check_open()

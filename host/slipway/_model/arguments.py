@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from slipway._model.errors import InputError
-from slipway._model.options import MAX_SOURCE, read_local
-from slipway._model.values import convert, wrong
+from slipway._model.options import MAX_SOURCE, read_local_file
+from slipway._model.values import convert, make_input_error
 from slipway._util.threads import call_in_daemon
 
 if TYPE_CHECKING:
@@ -33,18 +33,20 @@ async def read_source(source: Source) -> bytes:
         InputError: it is nothing that can be a source, or the file cannot be read.
     """
     if isinstance(source, os.PathLike):
-        return await asyncio.to_thread(source_bytes, source)
-    return source_bytes(source)
+        return await asyncio.to_thread(load_source, source)
+    return load_source(source)
 
 
-def source_bytes(source: object) -> bytes:
+def load_source(source: object) -> bytes:
     """As :func:`read_source`, and waits for the file."""
     if isinstance(source, os.PathLike):
-        return read_local(convert("source", Path, source), MAX_SOURCE, "source")
+        return read_local_file(convert("source", Path, source), MAX_SOURCE, "source")
     if isinstance(source, str | bytes | bytearray | memoryview):
         data: bytes = convert("source", bytes, source)
         return data
-    raise wrong("source", source, "a program's text, or the Path of its file", "Give a str.")
+    raise make_input_error(
+        "source", source, "a program's text, or the Path of its file", "Give a str."
+    )
 
 
 def check_language(language: object, source: object) -> str | None:
@@ -55,7 +57,7 @@ def check_language(language: object, source: object) -> str | None:
     """
     if isinstance(language, str) or (language is None and isinstance(source, os.PathLike)):
         return language
-    raise wrong(
+    raise make_input_error(
         "language", language, "a name", 'For example "python". The suffix of a Path tells it.'
     )
 
@@ -69,8 +71,8 @@ def open_stdin(stdin: object) -> bytes | AsyncIterator[bytes] | None:
     if stdin is None:
         return None
     if isinstance(stdin, AsyncIterable):
-        return _pieces(stdin)
-    return _octets(stdin, "Give bytes, a str, or an asynchronous iterator of them.")
+        return _convert_pieces(stdin)
+    return _convert_stdin(stdin, "Give bytes, a str, or an asynchronous iterator of them.")
 
 
 def open_blocking_stdin(stdin: object) -> bytes | AsyncIterator[bytes] | None:
@@ -78,11 +80,11 @@ def open_blocking_stdin(stdin: object) -> bytes | AsyncIterator[bytes] | None:
     if stdin is None:
         return None
     if isinstance(stdin, Iterable) and not isinstance(stdin, str | bytes | bytearray | memoryview):
-        return _pieces(_pulled(iter(stdin)))
-    return _octets(stdin, "Give bytes, a str, or an iterable of them.")
+        return _convert_pieces(_iterate_in_thread(iter(stdin)))
+    return _convert_stdin(stdin, "Give bytes, a str, or an iterable of them.")
 
 
-async def chunks(data: bytes) -> AsyncIterator[bytes]:
+async def stream_bytes(data: bytes) -> AsyncIterator[bytes]:
     """``data`` as a stream."""
     if data:
         yield data
@@ -97,7 +99,7 @@ def check_listener(on_output: object) -> None:
     if on_output is None:
         return
     if not callable(on_output):
-        raise wrong("on_output", on_output, "a function", _LISTENS)
+        raise make_input_error("on_output", on_output, "a function", _LISTENS)
     try:
         taken = inspect.signature(on_output)
     except (TypeError, ValueError):  # of what is written in C nothing may be known
@@ -122,7 +124,7 @@ def check_blocking_listener(on_output: object) -> None:
         )
 
 
-async def tell(on_output: OnOutput, phase: str, stream: str, data: bytes) -> None:
+async def call_listener(on_output: OnOutput, phase: str, stream: str, data: bytes) -> None:
     """Have ``on_output`` hear of output, and wait for it where it is to be awaited."""
     told = on_output(phase, stream, data)
     if inspect.isawaitable(told):
@@ -137,11 +139,11 @@ async def finish(execution: AsyncExecution, on_output: OnOutput | None) -> Resul
         if on_output is not None:
             async for event in execution:
                 if isinstance(event, Output):
-                    await tell(on_output, event.phase, event.stream, event.data)
+                    await call_listener(on_output, event.phase, event.stream, event.data)
         return await execution.wait()
 
 
-def _octets(stdin: object, hint: str) -> bytes:
+def _convert_stdin(stdin: object, hint: str) -> bytes:
     try:
         data: bytes = convert("stdin", bytes, stdin)
     except InputError as error:
@@ -151,7 +153,7 @@ def _octets(stdin: object, hint: str) -> bytes:
     return data
 
 
-async def _pieces(stdin: AsyncIterable[object]) -> AsyncIterator[bytes]:
+async def _convert_pieces(stdin: AsyncIterable[object]) -> AsyncIterator[bytes]:
     try:
         async for piece in stdin:
             yield convert("a piece of stdin", bytes, piece)
@@ -164,7 +166,7 @@ async def _pieces(stdin: AsyncIterable[object]) -> AsyncIterator[bytes]:
         ) from error
 
 
-async def _pulled(pieces: Iterator[object]) -> AsyncIterator[object]:
+async def _iterate_in_thread(pieces: Iterator[object]) -> AsyncIterator[object]:
     # Not in the loop's thread: what somebody types is waited for.
     end = object()
     while (piece := await call_in_daemon(lambda: next(pieces, end))) is not end:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import InputError
-from slipway._model.values import text_bytes
+from slipway._model.values import encode_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +54,12 @@ def check_environment(environment: tuple[tuple[str, str], ...]) -> None:
         InputError: they are too many or too long, or one cannot be a variable.
     """
     for name, value in environment:
-        if not name or "=" in name or "\0" in name or _size("environment", [name]) > MAX_NAME:
+        if (
+            not name
+            or "=" in name
+            or "\0" in name
+            or _count_bytes("environment", [name]) > MAX_NAME
+        ):
             raise InputError(
                 f"environment has the name {name[:80]!r}, which no variable can have",
                 f"A name has 1 to {MAX_NAME} bytes of anything but '=' and NUL.",
@@ -131,7 +136,7 @@ def check_guest_path(field: str, path: str) -> None:
             f"{field} has {path[:200]!r}, which is not a path inside the working directory",
             "Use a relative path without '.' and '..' parts.",
         )
-    if len(path) > MAX_PATH or max(map(len, _octets(field, path).split(b"/"))) > MAX_NAME:
+    if len(path) > MAX_PATH or max(map(len, _encode_text(field, path).split(b"/"))) > MAX_NAME:
         raise InputError(
             f"{field} has the path {path[:40]!r}..., which is too long",
             f"A path has at most {MAX_PATH} characters, and each part of it {MAX_NAME} bytes.",
@@ -144,13 +149,13 @@ def _check_count(name: str, count: int, most: int, hint: str) -> None:
 
 
 def _check_size(name: str, texts: Iterable[str], most: int, hint: str) -> None:
-    if (size := _size(name, texts)) > most:
+    if (size := _count_bytes(name, texts)) > most:
         raise InputError(f"{name} has {size} bytes together, and at most {most} are allowed", hint)
 
 
-def _size(name: str, texts: Iterable[str]) -> int:
-    return sum(len(_octets(name, text)) for text in texts)
+def _count_bytes(name: str, texts: Iterable[str]) -> int:
+    return sum(len(_encode_text(name, text)) for text in texts)
 
 
-def _octets(name: str, text: str) -> bytes:
-    return text_bytes(name, text, "Leave out lone surrogates.")
+def _encode_text(name: str, text: str) -> bytes:
+    return encode_text(name, text, "Leave out lone surrogates.")

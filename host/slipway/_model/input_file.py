@@ -4,7 +4,7 @@
 import os
 from dataclasses import dataclass
 
-from slipway._model.values import convert, declarations
+from slipway._model.values import convert, read_field_types
 from slipway._util.public import public
 
 
@@ -23,6 +23,6 @@ class InputFile:
 
     def __init__(self, path: str | os.PathLike[str], data: bytes | str, mode: int = 0o644) -> None:
         given = {"path": path, "data": data, "mode": mode}
-        for name, kind in declarations(InputFile).items():
+        for name, kind in read_field_types(InputFile).items():
             value = convert(f"{name} of an InputFile", kind, given[name])
             object.__setattr__(self, name, value)

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.values import Bounds, declarations, notes_of, plain_type
+from slipway._model.values import Bounds, find_annotations, find_plain_type, read_field_types
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,12 +50,14 @@ class Option:
     @property
     def type(self) -> Any:
         """Type of the value, without bounds and without None."""
-        return plain_type(self.kind)
+        return find_plain_type(self.kind)
 
     @property
     def bounds(self) -> Bounds | None:
         """Bounds of the value, if it is a number."""
-        return next((note for note in notes_of(self.kind) if isinstance(note, Bounds)), None)
+        return next(
+            (note for note in find_annotations(self.kind) if isinstance(note, Bounds)), None
+        )
 
     @property
     def is_scalar(self) -> bool:
@@ -75,10 +77,10 @@ class Option:
 
 def read_options(kind: type) -> Mapping[str, Option]:
     """Return the declarations in the annotations of the dataclass ``kind``, by field name."""
-    kinds = declarations(kind)
+    kinds = read_field_types(kind)
     return {
         field.name: replace(note, name=field.name, kind=kinds[field.name], default=field.default)
         for field in fields(kind)
-        for note in notes_of(kinds[field.name])
+        for note in find_annotations(kinds[field.name])
         if isinstance(note, Option)
     }

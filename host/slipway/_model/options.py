@@ -14,7 +14,7 @@ from slipway._model.bounds import (
 from slipway._model.errors import InputError
 from slipway._model.input_file import InputFile
 from slipway._model.option import Group, Option, read_options
-from slipway._model.values import Bounds, check_bounds, convert, declarations, take
+from slipway._model.values import Bounds, check_bounds, check_value, convert, read_field_types
 from slipway._util.public import public
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Tty:
     columns: Annotated[int, Bounds(1, MAX_CHARACTERS)] = 80
 
     def __post_init__(self) -> None:
-        for name, kind in declarations(Tty).items():
-            value = take(f"{name} of a terminal", kind, getattr(self, name))
+        for name, kind in read_field_types(Tty).items():
+            value = check_value(f"{name} of a terminal", kind, getattr(self, name))
             object.__setattr__(self, name, value)
 
 
@@ -160,7 +160,7 @@ class Options:
     ] = False
 
     def __post_init__(self) -> None:
-        for name, kind in declarations(Options).items():
+        for name, kind in read_field_types(Options).items():
             object.__setattr__(self, name, convert(name, kind, getattr(self, name)))
         if self.tty is True:
             object.__setattr__(self, "tty", Tty())
@@ -171,7 +171,7 @@ class Options:
         Raises:
             InputError: the first that does not hold.
         """
-        for name, kind in declarations(Options).items():
+        for name, kind in read_field_types(Options).items():
             check_bounds(name, kind, getattr(self, name))
         check_arguments(self.arguments)
         check_environment(self.environment)
@@ -185,7 +185,7 @@ MACHINE_OPTIONS = tuple(option.name for option in OPTIONS.values() if option.gro
 """Options that belong to a session and not to its runs."""
 
 
-def options_of(given: "Mapping[str, Any]") -> Options:
+def build_options(given: "Mapping[str, Any]") -> Options:
     """Return the options that a caller names.
 
     Raises:
@@ -216,7 +216,7 @@ def check_source(source: bytes) -> None:
         )
 
 
-def read_local(path: Path, limit: int, what: str) -> bytes:
+def read_local_file(path: Path, limit: int, what: str) -> bytes:
     """The bytes of a file of the caller's, at most ``limit`` of them.
 
     Raises:

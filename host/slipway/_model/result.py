@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Of files that are missing, in a sentence.
-NAMES_SHOWN = 3
-NAME_SHOWN = 80
+MAX_SHOWN_NAMES = 3
+MAX_SHOWN_LENGTH = 80
 
 
 @public
@@ -303,8 +303,8 @@ class Result:
         """What a program that ended well did not leave, as the end of a sentence."""
         if not self.missing:
             return ""
-        names = ", ".join(plain(path[:NAME_SHOWN]) for path in self.missing[:NAMES_SHOWN])
-        more = len(self.missing) - NAMES_SHOWN
+        names = ", ".join(plain(path[:MAX_SHOWN_LENGTH]) for path in self.missing[:MAX_SHOWN_NAMES])
+        more = len(self.missing) - MAX_SHOWN_NAMES
         return f", but did not leave {names}" + (f" and {more} more" if more > 0 else "")
 
     def record(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._model.arguments import check_listener, finish
 from slipway._model.errors import InputError
-from slipway._model.options import MACHINE_OPTIONS, options_of
-from slipway._model.values import Bounds, take
+from slipway._model.options import MACHINE_OPTIONS, build_options
+from slipway._model.values import Bounds, check_value
 from slipway._util.public import public
 
 if TYPE_CHECKING:
@@ -136,13 +136,13 @@ class AsyncSession(abc.ABC):
         await self.close()
 
 
-def session_options(given: Mapping[str, Any], source_name: str) -> Options:
+def build_session_options(given: Mapping[str, Any], source_name: str) -> Options:
     """The options of a session that a caller names.
 
     Raises:
         InputError: one is a run's, is no option at all, or is out of its bounds.
     """
-    options = options_of(given)
+    options = build_options(given)
     if foreign := sorted(given.keys() - set(MACHINE_OPTIONS)):
         raise InputError(
             f"{foreign[0]} is an option of a run, not of a session", "Give it to each run."
@@ -165,11 +165,11 @@ def check_run_options(given: Mapping[str, Any]) -> None:
             )
 
 
-def checked_idle_seconds(seconds: object) -> float:
+def check_idle_seconds(seconds: object) -> float:
     """How long a session may go without a run.
 
     Raises:
         InputError: it is no number of seconds, or out of bounds.
     """
-    taken: float = take("idle_seconds", _IDLE, seconds)
+    taken: float = check_value("idle_seconds", _IDLE, seconds)
     return taken

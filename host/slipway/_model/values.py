@@ -54,7 +54,7 @@ class Bounds:
         )
 
 
-def take(name: str, kind: Any, value: object) -> Any:
+def check_value(name: str, kind: Any, value: object) -> Any:
     """``value`` as the declaration ``kind`` has it, within its bounds.
 
     Raises:
@@ -65,7 +65,7 @@ def take(name: str, kind: Any, value: object) -> Any:
     return taken
 
 
-def declarations(kind: type) -> Mapping[str, Any]:
+def read_field_types(kind: type) -> Mapping[str, Any]:
     """Return the declared types of the fields of a dataclass, with their bounds.
 
     Its module may not postpone annotations (PEP 563): to evaluate texts takes time at each start.
@@ -73,24 +73,24 @@ def declarations(kind: type) -> Mapping[str, Any]:
     return kind.__annotations__
 
 
-def plain_type(kind: Any) -> Any:
+def find_plain_type(kind: Any) -> Any:
     """Return the type that a declaration has without bounds and without None.
 
     Of several types the last is returned, as :func:`convert` does.
     """
     if get_origin(kind) is Annotated:
-        return plain_type(get_args(kind)[0])
+        return find_plain_type(get_args(kind)[0])
     if get_origin(kind) in {Union, UnionType}:
-        return plain_type([part for part in get_args(kind) if part is not NoneType][-1])
+        return find_plain_type([part for part in get_args(kind) if part is not NoneType][-1])
     return kind
 
 
-def notes_of(kind: Any) -> tuple[Any, ...]:
+def find_annotations(kind: Any) -> tuple[Any, ...]:
     """Return the annotations of a declaration and of its parts, such as its bounds."""
     if get_origin(kind) is Annotated:
-        return (*kind.__metadata__, *notes_of(get_args(kind)[0]))
+        return (*kind.__metadata__, *find_annotations(get_args(kind)[0]))
     if get_origin(kind) in {Union, UnionType}:
-        return tuple(note for part in get_args(kind) for note in notes_of(part))
+        return tuple(note for part in get_args(kind) for note in find_annotations(part))
     return ()
 
 
@@ -111,8 +111,8 @@ def convert(name: str, kind: Any, value: object) -> Any:
             return value
         return convert(name, kind, value)
     if origin is tuple:
-        return _several(name, parts, value)
-    return _TAKERS.get(kind, _instance_of(kind))(name, value)
+        return _convert_items(name, parts, value)
+    return _CONVERTERS.get(kind, _make_converter(kind))(name, value)
 
 
 def check_bounds(name: str, kind: Any, value: Any) -> None:
@@ -122,12 +122,12 @@ def check_bounds(name: str, kind: Any, value: Any) -> None:
         InputError: it is out of them.
     """
     if value is not None:
-        for note in notes_of(kind):
+        for note in find_annotations(kind):
             if isinstance(note, Bounds):
                 note.check(name, value)
 
 
-def text_bytes(name: str, text: str, hint: str = "Give the bytes that are meant.") -> bytes:
+def encode_text(name: str, text: str, hint: str = "Give the bytes that are meant.") -> bytes:
     """``text`` in UTF-8; what Python made of bytes that are none (PEP 383) is those bytes.
 
     Raises:
@@ -152,20 +152,20 @@ def describe_value(value: object) -> str:
     return f"of type {type(value).__name__}"
 
 
-def wrong(name: str, value: object, wanted: str, hint: str = "") -> InputError:
+def make_input_error(name: str, value: object, wanted: str, hint: str = "") -> InputError:
     """The error of a value that is not what is ``wanted``."""
     return InputError(f"{name} is {describe_value(value)}, and must be {wanted}", hint)
 
 
-def _several(name: str, parts: tuple[Any, ...], value: object) -> tuple[Any, ...]:
+def _convert_items(name: str, parts: tuple[Any, ...], value: object) -> tuple[Any, ...]:
     """``tuple[X, ...]``, or a tuple that has its length; pairs may be a mapping."""
     endless = parts[-1] is ...
     if endless and get_origin(parts[0]) is tuple and isinstance(value, Mapping):
-        return _pairs(name, get_args(parts[0]), value)
+        return _convert_pairs(name, get_args(parts[0]), value)
     if isinstance(value, str | bytes | bytearray):
         raise InputError(f"{name} is one text, and has to be several", f"Write {name}=[text].")
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise wrong(name, value, "a list or a tuple", _SEE)
+        raise make_input_error(name, value, "a list or a tuple", _SEE)
     items = tuple(islice(value, MAX_ITEMS + 1))
     if len(items) > MAX_ITEMS:
         raise InputError(f"{name} has more than {MAX_ITEMS} items", "Give fewer.")
@@ -178,7 +178,7 @@ def _several(name: str, parts: tuple[Any, ...], value: object) -> tuple[Any, ...
     )
 
 
-def _pairs(
+def _convert_pairs(
     name: str, kinds: tuple[Any, ...], value: Mapping[Any, Any]
 ) -> tuple[tuple[Any, Any], ...]:
     first, second = kinds
@@ -188,57 +188,57 @@ def _pairs(
     )
 
 
-def _text(name: str, value: object) -> str:
+def _convert_text(name: str, value: object) -> str:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
         return str(value)
     hint = "Decode it: os.fsdecode(...)." if isinstance(value, bytes | bytearray) else ""
-    raise wrong(name, value, "a text", hint or "Give a str.")
+    raise make_input_error(name, value, "a text", hint or "Give a str.")
 
 
-def _octets(name: str, value: object) -> bytes:
+def _convert_bytes(name: str, value: object) -> bytes:
     if isinstance(value, str):
-        return text_bytes(name, value)
+        return encode_text(name, value)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     hint = (
         "Read the file: .read_bytes()." if isinstance(value, os.PathLike) else "Give bytes or str."
     )
-    raise wrong(name, value, "bytes or a text", hint)
+    raise make_input_error(name, value, "bytes or a text", hint)
 
 
-def _flag(name: str, value: object) -> bool:
+def _convert_flag(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise wrong(name, value, "True or False", "Give a bool.")
+    raise make_input_error(name, value, "True or False", "Give a bool.")
 
 
-def _integer(name: str, value: object) -> int:
+def _convert_integer(name: str, value: object) -> int:
     if isinstance(value, SupportsIndex) and not isinstance(value, bool):
         return value.__index__()
-    raise wrong(name, value, "an integer", "Give an int; sizes are in bytes.")
+    raise make_input_error(name, value, "an integer", "Give an int; sizes are in bytes.")
 
 
-def _number(name: str, value: object) -> float:
+def _convert_number(name: str, value: object) -> float:
     if isinstance(value, float | SupportsIndex) and not isinstance(value, bool):
         try:
             return float(value)
         except OverflowError:  # Bounds tell of it
             return math.inf
-    raise wrong(name, value, "a number", "Give an int or a float; times are in seconds.")
+    raise make_input_error(name, value, "a number", "Give an int or a float; times are in seconds.")
 
 
-def _path(name: str, value: object) -> Path:
+def _convert_path(name: str, value: object) -> Path:
     found = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(found, str):
-        raise wrong(name, value, "a path", "Give a str or a Path.")
-    if not found or "\0" in found or not _encodable(found):
+        raise make_input_error(name, value, "a path", "Give a str or a Path.")
+    if not found or "\0" in found or not _is_encodable(found):
         raise InputError(f"{name} is {found[:60]!r}, which is no path", "Give a str or a Path.")
     return Path(found)
 
 
-def _encodable(path: str) -> bool:
+def _is_encodable(path: str) -> bool:
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
@@ -246,23 +246,23 @@ def _encodable(path: str) -> bool:
     return True
 
 
-def _instance_of(kind: type) -> Any:
+def _make_converter(kind: type) -> Any:
     def taken(name: str, value: object) -> object:
         if isinstance(value, kind):
             return value
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        raise wrong(
+        raise make_input_error(
             name, value, f"{article} {kind.__name__}", f"Give a slipway.{kind.__name__}(...)."
         )
 
     return taken
 
 
-_TAKERS: Mapping[Any, Any] = {
-    str: _text,
-    bytes: _octets,
-    bool: _flag,
-    int: _integer,
-    float: _number,
-    Path: _path,
+_CONVERTERS: Mapping[Any, Any] = {
+    str: _convert_text,
+    bytes: _convert_bytes,
+    bool: _convert_flag,
+    int: _convert_integer,
+    float: _convert_number,
+    Path: _convert_path,
 }

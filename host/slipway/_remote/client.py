@@ -10,8 +10,8 @@ from slipway._model.arguments import check_language, check_listener, finish
 from slipway._model.errors import InputError
 from slipway._model.key import check_key
 from slipway._model.language_info import LanguageInfo
-from slipway._model.session import DEFAULT_IDLE_SECONDS, checked_idle_seconds, session_options
-from slipway._model.values import Bounds, convert, take
+from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
+from slipway._model.values import Bounds, check_value, convert
 from slipway._remote.http import Calls
 from slipway._remote.runs import RemoteStarts
 from slipway._remote.session import RemoteSession
@@ -66,7 +66,9 @@ class AsyncClient:
         self, path: str | os.PathLike[str], *, key: str = "", timeout: float = DEFAULT_TIMEOUT
     ) -> None:
         self._key = check_key(key)
-        self._calls = Calls(str(take("path", Path, path)), take("timeout", _TIMEOUT, timeout))
+        self._calls = Calls(
+            str(check_value("path", Path, path)), check_value("timeout", _TIMEOUT, timeout)
+        )
         self._starts = RemoteStarts(self._calls)
 
     async def start(
@@ -141,8 +143,8 @@ class AsyncClient:
         """
         self._starts.check_open()
         name = convert("language", str, language)
-        seconds = checked_idle_seconds(idle_seconds)
-        body = session_record(name, session_options(options, ""), seconds)
+        seconds = check_idle_seconds(idle_seconds)
+        body = session_record(name, build_session_options(options, ""), seconds)
         return RemoteSession(self._starts, name, "/v1/sessions", body, self._headers(key))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:

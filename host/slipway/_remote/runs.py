@@ -7,9 +7,9 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.arguments import chunks, open_stdin, read_source
+from slipway._model.arguments import open_stdin, read_source, stream_bytes
 from slipway._model.errors import InputError, SlipwayError
-from slipway._model.options import check_source, options_of
+from slipway._model.options import build_options, check_source
 from slipway._remote.execution import RemoteExecution
 from slipway._wire import job_record
 
@@ -74,7 +74,7 @@ class RemoteStarts:
             if inline is not None:
                 await execution.begin(None, interactive=False)
             else:
-                feed = chunks(opened) if isinstance(opened, bytes) else opened
+                feed = stream_bytes(opened) if isinstance(opened, bytes) else opened
                 await execution.begin(feed, interactive=True)
         except BaseException:
             await execution.cancel()
@@ -105,6 +105,6 @@ def _checked(source: bytes, options: dict[str, Any]) -> tuple[Options, bytes]:
     if "store" in options:
         raise InputError("store is the server's: it has one of its own", "Leave store out.")
     check_source(source)
-    checked = options_of(options)
+    checked = build_options(options)
     checked.check("")  # only the server knows what the source will be called
     return checked, source

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from slipway._model.arguments import tell
+from slipway._model.arguments import call_listener
 from slipway._model.errors import InputError, UnknownOutcome
 from slipway._model.options import check_source
 from slipway._run.launcher import DamagedImage
@@ -164,7 +164,7 @@ class Run:
             if on_output is None:
                 captured.setdefault((phase, stream), bytearray()).extend(data)
             else:
-                await tell(on_output, phase.name.lower(), stream.name.lower(), data)
+                await call_listener(on_output, phase.name.lower(), stream.name.lower(), data)
 
         guest = await self._launcher.launch(assets, self.options)
         self._guest = guest

@@ -21,7 +21,7 @@ from slipway._model.bounds import (
     check_guest_path,
 )
 from slipway._model.input_file import InputFile
-from slipway._model.options import MAX_SECONDS, MAX_SOURCE, Options, check_source, read_local
+from slipway._model.options import MAX_SECONDS, MAX_SOURCE, Options, check_source, read_local_file
 from slipway._run.job_message import describe_job
 from slipway_initramfs.languages import catalogue
 from slipway_protocol.codec import decode, encode
@@ -239,15 +239,15 @@ def test_local_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(b"12345")
 
-    assert read_local(path, 5, "input") == b"12345"
+    assert read_local_file(path, 5, "input") == b"12345"
     with pytest.raises(slipway.InputError, match="more than 4"):
-        read_local(path, 4, "input")
+        read_local_file(path, 4, "input")
 
 
 def test_local_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing", tmp_path / "x" / "y", tmp_path / "a\0b"):
         with pytest.raises(slipway.InputError):
-            read_local(path, 5, "input")
+            read_local_file(path, 5, "input")
 
 
 class Hostile:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options, Tty
-from slipway._model.values import Bounds, declarations
+from slipway._model.values import Bounds, read_field_types
 from slipway._server.http import job_request as jobs
 from slipway._server.http.job_request import Job, language_of
 from slipway._server.http.request_parsing import parsed
@@ -236,7 +236,7 @@ def test_makes_a_job_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
 
 @pytest.mark.parametrize("name", sorted({*Limits.model_fields, "memory", "cpus"}))
 def test_bounds_are_those_that_the_option_declares(name: str) -> None:
-    (bounds,) = declared_bounds(declarations(Options)[name])
+    (bounds,) = declared_bounds(read_field_types(Options)[name])
     told = (Limits if name in Limits.model_fields else Setting).model_json_schema()
     field = told["properties"][name]
 
