@@ -16,7 +16,6 @@ import pytest_asyncio
 
 from slipway._model.errors import HostError, UnknownOutcome
 from slipway._model.options import Options
-from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.languages import find_language
 from slipway._run.start_machine import start_machine
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-BASH = find_language("bash")
 HELLO = 'read word; echo "$word $((6 * 7))"'
 # Writes to memory that the template has, and to more than a clone begins with.
 CHURN = "head -c 8M /dev/urandom > there; sha256sum < there > sum; wc -c < there"
@@ -71,9 +69,9 @@ async def made() -> AsyncIterator[dict[str, Cloned]]:
         await cloned.close()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def assets(progress: Callable[[str], None]) -> Assets:
-    return find_assets(BASH, Options(), ImageStore(), progress)
+@pytest.fixture
+def assets(bash: Assets) -> Assets:
+    return bash
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -135,7 +133,12 @@ async def run(guest: Guest, source: str, word: str = "", *, keep: bool = False) 
         yield f"{word}\n".encode()
 
     report = await guest.run(
-        BASH, source.encode(), Options(**patient((), (), {})), sink, stdin(), keep=keep
+        find_language("bash"),
+        source.encode(),
+        Options(**patient((), (), {})),
+        sink,
+        stdin(),
+        keep=keep,
     )
     assert report.succeeded
     return bytes(stdout)

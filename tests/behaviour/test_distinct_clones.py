@@ -42,7 +42,6 @@ EXCHANGES = 3
 # took comes to that: on a loaded host anything, but not for most of the clones.
 CLOCK = 0.010
 
-PYTHON = find_language("python")
 TELL = dedent("""
     import json, os, random, socket, subprocess, sys, time, uuid
 
@@ -138,7 +137,7 @@ async def interview(guest: Guest, greetings: dict[Session, float]) -> Told:
             errors.append(max(asked - guests, guests - received, 0.0))
 
     options = Options(**patient((), (), {}))
-    report = await guest.run(PYTHON, TELL.encode(), options, sink, questions())
+    report = await guest.run(find_language("python"), TELL.encode(), options, sink, questions())
     assert report.succeeded
     return Told(json.loads(told[0]), max(errors), greetings[guest._session])
 
@@ -154,7 +153,7 @@ async def test_clones_differ_in_all_that_is_random_and_have_the_time(
         ImageStore(writable_store("python", tmp_path / "store")),
         Options(machine=machine),
     )
-    assets = await asyncio.to_thread(find_assets, PYTHON, options, store, progress)
+    assets = await asyncio.to_thread(find_assets, find_language("python"), options, store, progress)
     templates = Templates(store, Admission(Capacity(AT_ONCE, 4096 * MIB, AT_ONCE, 0)))
     shape = templates.shape(assets, options)
     if not templates.has(shape):

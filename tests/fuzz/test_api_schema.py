@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# Tests are made of it as they are collected: the lazy way of schemathesis 4 needs an older pytest.
 schema = schemathesis.openapi.from_dict(json.loads(document()))
 schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 

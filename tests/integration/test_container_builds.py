@@ -549,15 +549,28 @@ def breaking(fill: Callable[[LayerWriter], None]) -> ContainerImage:
     return ContainerImage((shell(), Layer.of_members(fill)))
 
 
-BAD = {
-    "climbing": (breaking(lambda w: w.file("../../tmp/owned")), "climbs out"),
-    "absolute": (breaking(lambda w: w.file("/etc/owned")), "absolute path"),
-    "trailer": (breaking(lambda w: w.file("TRAILER!!!")), "TRAILER!!!"),
-    "hard link outside": (breaking(lambda w: w.hardlink("x", "../etc/shadow")), "climbs out"),
-    "hard link to nothing": (breaking(lambda w: w.hardlink("x", "none")), "not a file here"),
-    "no tar": (ContainerImage((shell(), Layer.of_bytes(b"x" * 4096))), "broken tar archive"),
-    "cut": (ContainerImage((shell(), Layer.of_bytes(NOISE[:700]))), "broken tar archive"),
-    "another machine": (ContainerImage((shell(),), architecture="s390x"), "linux/s390x"),
+def with_layer(layer: Layer) -> ContainerImage:
+    return ContainerImage((shell(), layer))
+
+
+BAD: dict[str, tuple[Callable[[], ContainerImage], str]] = {
+    "climbing": (lambda: breaking(lambda w: w.file("../../tmp/owned")), "climbs out"),
+    "absolute": (lambda: breaking(lambda w: w.file("/etc/owned")), "absolute path"),
+    "trailer": (lambda: breaking(lambda w: w.file("TRAILER!!!")), "TRAILER!!!"),
+    "hard link outside": (
+        lambda: breaking(lambda w: w.hardlink("x", "../etc/shadow")),
+        "climbs out",
+    ),
+    "hard link to nothing": (
+        lambda: breaking(lambda w: w.hardlink("x", "none")),
+        "not a file here",
+    ),
+    "no tar": (lambda: with_layer(Layer.of_bytes(b"x" * 4096)), "broken tar archive"),
+    "cut": (lambda: with_layer(Layer.of_bytes(NOISE[:700])), "broken tar archive"),
+    "another machine": (
+        lambda: ContainerImage((shell(),), architecture="s390x"),
+        "linux/s390x",
+    ),
 }
 
 
@@ -570,8 +583,8 @@ def test_a_bad_image_is_told_and_leaves_nothing(
     language_file: Path,
     name: str,
 ) -> None:
-    image, words = BAD[name]
-    write_layout(tmp_path / "bad", [image])
+    make, words = BAD[name]
+    write_layout(tmp_path / "bad", [make()])
 
     ended = build("--from", f"oci:{tmp_path}/bad", "--language-file", language_file)
 

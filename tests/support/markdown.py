@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -23,11 +22,8 @@ _BLOCK_START = re.compile(r"([-*+]|\d+[.)]|#{1,6}|>|\||:::|!!!|```|~~~)")
 
 
 def find_pages() -> list[Path]:
-    """Find the Markdown pages of the project."""
-    tracked = subprocess.run(
-        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [ROOT / name for name in tracked.stdout.split("\n") if name and (ROOT / name).exists()]
+    """Find the Markdown pages of the project; a checkout has no others in these places."""
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
 def find_long_lines(text: str) -> list[tuple[int, str]]:

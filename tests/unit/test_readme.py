@@ -5,22 +5,28 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 import slipway
 from slipway._cli.run_arguments import parse
 from slipway._cli.terminal import split_arguments
 from slipway._cli.tree import slipway_parser, verb_parser
 
+if TYPE_CHECKING:
+    import pytest
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.S | re.M)
-COMMANDS = [
-    line.removeprefix("$ ")
-    for block in BLOCK.findall((ROOT / "README.md").read_text())
-    for line in block.splitlines()
-    if line.startswith("$ ")
-]
+
+
+def commands() -> list[str]:
+    """The lines of the README that a shell is to take."""
+    return [
+        line.removeprefix("$ ")
+        for block in BLOCK.findall((ROOT / "README.md").read_text())
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
 
 
 def words_of(command: str) -> list[str]:
@@ -34,9 +40,17 @@ def words_of(command: str) -> list[str]:
     return [word for word in words if not word.startswith("<") and word != "&"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_can_be_typed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_can_be_typed(monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
     monkeypatch.chdir(ROOT)
+    found = commands()
+
+    assert len(found) > 5
+    for command in found:
+        with subtests.test(command):
+            check_command(command)
+
+
+def check_command(command: str) -> None:
     program, *arguments = words_of(command)
     if program == "make":
         target, *settings = arguments

@@ -10,25 +10,39 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[3] / "docs"
-PAGE = (DOCS / "api.md").read_text("utf-8")
-DOCUMENT: dict[str, Any] = json.loads((DOCS / "openapi.json").read_text("utf-8"))
 
 
-@pytest.mark.parametrize("path", DOCUMENT["paths"])
-def test_names_every_route(path: str) -> None:
-    for method in DOCUMENT["paths"][path]:
-        assert f"`{method.upper()} {path}" in PAGE
+@pytest.fixture(scope="module")
+def page() -> str:
+    return (DOCS / "api.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("field", DOCUMENT["components"]["schemas"]["StartBody"]["properties"])
-def test_names_every_field_of_a_job(field: str) -> None:
-    assert f"`{field}`" in PAGE
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DOCS / "openapi.json").read_text("utf-8"))
+    return found
 
 
-def test_names_every_type_of_problem() -> None:
+def test_names_every_route(page: str, document: dict[str, Any], subtests: pytest.Subtests) -> None:
+    assert document["paths"]
+    for path, methods in document["paths"].items():
+        for method in methods:
+            with subtests.test(f"{method} {path}"):
+                assert f"`{method.upper()} {path}" in page
+
+
+def test_names_every_field_of_a_job(
+    page: str, document: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    for field in document["components"]["schemas"]["StartBody"]["properties"]:
+        with subtests.test(field):
+            assert f"`{field}`" in page
+
+
+def test_names_every_type_of_problem(page: str) -> None:
     sources = (DOCS.parent / "host" / "slipway" / "_server").rglob("*.py")
     text = "\n".join(source.read_text("utf-8") for source in sources)
     kinds = set(re.findall(r"Problem\(\s*(?:4|5)\d\d,\s*\"([a-z-]+)\"", text))
 
     assert kinds
-    assert {kind for kind in kinds if f"`{kind}`" not in PAGE} == set()
+    assert {kind for kind in kinds if f"`{kind}`" not in page} == set()

@@ -12,9 +12,6 @@ from slipway._model import options as _request
 from slipway._model.options import MIB, Options
 from slipway._model.result import OutputFile, PhaseResult, Result, Usage, Verdict
 
-PAGE = (Path(__file__).parents[3] / "docs" / "sdk.md").read_text("utf-8")
-BOUNDS = PAGE.partition("\n## Bounds\n")[2].partition("\n## ")[0]
-RESULT = PAGE.partition("\n## The result\n")[2].partition("\n## ")[0]
 # How the page writes a bound that is no plain number.
 WRITTEN = {
     "MAX_SOURCE": (MIB, "MiB"),
@@ -28,9 +25,21 @@ WRITTEN = {
 }
 
 
+@pytest.fixture(scope="module")
+def page() -> str:
+    return (Path(__file__).parents[3] / "docs" / "sdk.md").read_text("utf-8")
+
+
+def section(page: str, title: str) -> str:
+    """The part of the page with this title."""
+    found = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    assert found
+    return found
+
+
 @pytest.mark.parametrize("field", Options.__dataclass_fields__)
-def test_names_every_option(field: str) -> None:
-    assert f"`{field}`" in PAGE
+def test_names_every_option(page: str, field: str) -> None:
+    assert f"`{field}`" in page
 
 
 @pytest.mark.parametrize(
@@ -41,8 +50,8 @@ def test_names_every_option(field: str) -> None:
         *Verdict,
     ],
 )
-def test_tells_what_a_result_has(name: str) -> None:
-    assert re.search(rf"`{name}(\(\))?`", RESULT)
+def test_tells_what_a_result_has(page: str, name: str) -> None:
+    assert re.search(rf"`{name}(\(\))?`", section(page, "The result"))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +63,7 @@ def test_tells_what_a_result_has(name: str) -> None:
         if name.startswith(("MAX_", "MIN_")) and name != "MAX_CHARACTERS"  # of a terminal
     ],
 )
-def test_tells_every_bound(name: str, value: float) -> None:
+def test_tells_every_bound(page: str, name: str, value: float) -> None:
     unit, word = WRITTEN.get(name, (1, ""))
     assert value % unit == 0
-    assert f"{int(value // unit)} {word}".rstrip() in BOUNDS
+    assert f"{int(value // unit)} {word}".rstrip() in section(page, "Bounds")

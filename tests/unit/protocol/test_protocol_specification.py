@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from slipway_protocol.errors import ProtocolError
 from slipway_protocol.framing import MAX_ENCODED, encode_frame
 from slipway_protocol.schema import AGENT_TO_HOST, HOST_TO_AGENT, MAX_ITEMS, MAX_MESSAGE, VERSION
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
 DIRECTIONS = {
     "host to agent": (HOST_TO_AGENT,),
     "agent to host": (AGENT_TO_HOST,),
@@ -24,9 +24,14 @@ DIRECTIONS = {
 INTEGERS = {"u8": 2**8 - 1, "u16": 2**16 - 1, "u32": 2**32 - 1, "u63": 2**63 - 1}
 
 
+@cache
+def document() -> str:
+    return (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+
 def rows(*header: str) -> list[list[str]]:
     """The body of the table in the document that has ``header``."""
-    _, _, table = DOCUMENT.partition("| " + " | ".join(header) + " |\n")
+    _, _, table = document().partition("| " + " | ".join(header) + " |\n")
     assert table, f"no table with {header}"
     lines = [line for line in table.split("\n\n")[0].splitlines()[1:] if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -49,15 +54,28 @@ class Row:
     fields: dict[str, str]
 
 
-MESSAGES = [
-    Row(int(number), direction, name, named(cell))
-    for number, direction, name, cell in rows("id", "direction", "message", "fields")
-]
-ENUMERATIONS = {
-    name: {int(n): value for n, value in re.findall(r"(\d+) (\w+)", cell)}
-    for name, cell in rows("name", "values")
-}
-RECORDS = {name: named(cell) for name, cell in rows("name", "fields")}
+@cache
+def messages() -> list[Row]:
+    """The messages of the document."""
+    return [
+        Row(int(number), direction, name, named(cell))
+        for number, direction, name, cell in rows("id", "direction", "message", "fields")
+    ]
+
+
+@cache
+def enumerations() -> dict[str, dict[int, str]]:
+    """The values of each enumeration of the document, and their names."""
+    return {
+        name: {int(n): value for n, value in re.findall(r"(\d+) (\w+)", cell)}
+        for name, cell in rows("name", "values")
+    }
+
+
+@cache
+def records() -> dict[str, dict[str, str]]:
+    """The fields of each record of the document, and their types."""
+    return {name: named(cell) for name, cell in rows("name", "fields")}
 
 
 def smallest(kind: str) -> Any:
@@ -107,10 +125,10 @@ def named_extremes(kind: str) -> tuple[list[Any], list[Any]]:
         longest = "/".join(["é" * 255] * 16)
         outside = ["", ".", "..", "/a", "a/", "a//b", "a/../b", "a\0", "x" * 256, longest + "/é"]
         return ["a", longest, "..."], [*outside, b"a", None]
-    if kind in ENUMERATIONS:
-        values = ENUMERATIONS[kind]
+    if kind in enumerations():
+        values = enumerations()[kind]
         return sorted(values), [min(values) - 1, max(values) + 1, False, "", None]
-    values_of = {name: extremes(inner) for name, inner in RECORDS[kind].items()}
+    values_of = {name: extremes(inner) for name, inner in records()[kind].items()}
     least = [within[0] for within, _ in values_of.values()]
     return varied(least, values_of)[0], [*varied(least, values_of)[1], least[:-1], [], None]
 
@@ -129,7 +147,7 @@ def varied(
 def test_table_has_every_message_and_no_other() -> None:
     documented = {
         (row.number, row.name, number_of_table)
-        for row in MESSAGES
+        for row in messages()
         for number_of_table, table in enumerate((HOST_TO_AGENT, AGENT_TO_HOST))
         if table in DIRECTIONS[row.direction]
     }
@@ -140,17 +158,16 @@ def test_table_has_every_message_and_no_other() -> None:
     }
 
     assert documented == known
-    assert [row.number for row in MESSAGES] == sorted({row.number for row in MESSAGES})
+    assert [row.number for row in messages()] == sorted({row.number for row in messages()})
 
 
-@pytest.mark.parametrize("row", MESSAGES, ids=lambda row: row.name)
-def test_fields_are_those_of_the_class_in_its_order(row: Row) -> None:
-    assert list(row.fields) == [field.name for field in fields(getattr(m, row.name))]
+def test_fields_are_those_of_the_class_in_its_order(subtests: pytest.Subtests) -> None:
+    documented = {row.name: row.fields for row in messages()} | records()
 
-
-@pytest.mark.parametrize("name", RECORDS)
-def test_fields_of_a_record_are_those_of_its_class(name: str) -> None:
-    assert list(RECORDS[name]) == [field.name for field in fields(getattr(m, name))]
+    assert documented
+    for name, found in documented.items():
+        with subtests.test(name):
+            assert list(found) == [field.name for field in fields(getattr(m, name))]
 
 
 def test_enumerations_are_those_of_the_code() -> None:
@@ -160,11 +177,16 @@ def test_enumerations_are_those_of_the_code() -> None:
         if isinstance(kind, type) and issubclass(kind, IntEnum) and kind is not IntEnum
     }
 
-    assert known == ENUMERATIONS
+    assert known == enumerations()
 
 
-@pytest.mark.parametrize("row", MESSAGES, ids=lambda row: row.name)
-def test_bounds_are_those_of_the_code_to_the_byte(row: Row) -> None:
+def test_bounds_are_those_of_the_code_to_the_byte(subtests: pytest.Subtests) -> None:
+    for row in messages():
+        with subtests.test(row.name):
+            check_bounds(row)
+
+
+def check_bounds(row: Row) -> None:
     least = [smallest(kind) for kind in row.fields.values()]
     within, beyond = varied(least, {name: extremes(kind) for name, kind in row.fields.items()})
 
@@ -183,7 +205,8 @@ def packed(number: int, values: list[Any]) -> bytes:
 
 def test_example_frames_are_right() -> None:
     examples = re.findall(
-        r"payload\s`([0-9A-F ]+)`[^`]+(?:`[^`]+` and )?the frame\s(?:is )?`([0-9A-F ]+)`", DOCUMENT
+        r"payload\s`([0-9A-F ]+)`[^`]+(?:`[^`]+` and )?the frame\s(?:is )?`([0-9A-F ]+)`",
+        document(),
     )
 
     assert len(examples) == 2
@@ -192,10 +215,10 @@ def test_example_frames_are_right() -> None:
 
 
 def test_numbers_in_the_text_are_those_of_the_code() -> None:
-    assert f"Version {VERSION}." in DOCUMENT
-    assert f"A payload has 1 to {MAX_MESSAGE} bytes" in DOCUMENT
-    assert f"at most {MAX_ENCODED} bytes between ENDs" in DOCUMENT
-    assert f"No array has more than {MAX_ITEMS} items" in DOCUMENT
+    assert f"Version {VERSION}." in document()
+    assert f"A payload has 1 to {MAX_MESSAGE} bytes" in document()
+    assert f"at most {MAX_ENCODED} bytes between ENDs" in document()
+    assert f"No array has more than {MAX_ITEMS} items" in document()
 
 
 def test_worked_example_adds_up() -> None:
