@@ -12,9 +12,12 @@ import psutil
 import pytest
 
 import slipway
-from slipway import AsyncClient, Output, PhaseEnded, PhaseStarted, Queued, Started, _wire
+from slipway import AsyncClient, Output, PhaseEnded, PhaseStarted, Queued, Started
 from slipway._model.options import MAX_SOURCE
 from slipway._model.result import Captured, Provenance, Timing, Usage
+from slipway._wire.errors import encode_error
+from slipway._wire.events import encode_event_and_files
+from slipway._wire.fields import decode_data, decode_line, encode_line
 from support.scripted_server import STARTED, ScriptedServer, listening, saying
 
 if TYPE_CHECKING:
@@ -38,8 +41,8 @@ EVENTS: list[Any] = [
 
 
 def lines(*events: Any) -> bytes:
-    records = (record for event in events for record in _wire.event_records(event))
-    return b"".join(map(_wire.line, records))
+    records = (record for event in events for record in encode_event_and_files(event))
+    return b"".join(map(encode_line, records))
 
 
 STREAM = lines(*EVENTS)
@@ -310,7 +313,7 @@ async def test_stream_that_is_none_ends_the_handle(
 
 
 async def test_failure_that_the_server_tells_is_raised(directory: Path) -> None:
-    failed = _wire.line({"type": "failed", **_wire.error_record(slipway.ImageError("no", "do"))})
+    failed = encode_line({"type": "failed", **encode_error(slipway.ImageError("no", "do"))})
     async with ScriptedServer(directory, saying(failed)) as server:
         execution = await started(server)
 
@@ -385,7 +388,7 @@ async def test_output_without_end_of_a_cancelled_run_is_not_taken(directory: Pat
         execution = await started(server)
         await execution.cancel()
 
-        with pytest.raises(slipway.UnknownOutcome, match="without end"):
+        with pytest.raises(slipway.UnknownOutcome, match="does not end"):
             await execution.wait()
 
 
@@ -460,8 +463,8 @@ async def test_large_stdin_is_streamed_and_not_sent_with_the_job(directory: Path
     taken = bytearray()
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while (record := _wire.parse(await reader.readline()))["type"] == "stdin":
-            taken.extend(_wire.data_of(record))
+        while (record := decode_line(await reader.readline()))["type"] == "stdin":
+            taken.extend(decode_data(record))
         taken.extend(record["type"].encode())
         writer.write(STREAM)
         await writer.drain()

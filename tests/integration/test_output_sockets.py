@@ -15,7 +15,7 @@ from slipway._model.result import OutputFile
 from slipway._server.kept import output_connection
 from slipway._server.kept.output_log import AHEAD, BEHIND
 from slipway._server.kept.retention import NoLongerKept, Terms
-from slipway._wire import EventReader
+from slipway._wire.reader import EventReader
 from support.kept_runs import MIB, US, command, keeping, lines, pieces_of, until
 from support.output_clients import connect, read_all, read_exactly, whole
 from support.played_execution import PlayedExecution, printing, writing

@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from slipway._wire import MAX_LINE
+from slipway._wire.fields import MAX_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

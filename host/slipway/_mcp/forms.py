@@ -43,7 +43,7 @@ class Job(Details, MachineSize):
         """As the fields of :class:`slipway.Options`; raises InputError."""
         given = {name: getattr(self, name) for name in self.model_fields_set & _OPTIONS}
         if isinstance(self.tty, TerminalSize):
-            given["tty"] = self.tty.tty()
+            given["tty"] = self.tty.to_tty()
         given["files"] = tuple(
             InputFile(file.path, _bytes_of(file, f"the file {file.path!r:.80}"), file.mode)
             for file in self.files

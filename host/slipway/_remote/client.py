@@ -16,7 +16,9 @@ from slipway._remote.http import Calls
 from slipway._remote.runs import RemoteStarts
 from slipway._remote.session import RemoteSession
 from slipway._util.public import public
-from slipway._wire import Fields, broken, session_record
+from slipway._wire.errors import make_protocol_error
+from slipway._wire.fields import Fields
+from slipway._wire.job import encode_session
 
 if TYPE_CHECKING:
     import os
@@ -144,7 +146,7 @@ class AsyncClient:
         self._starts.check_open()
         name = convert("language", str, language)
         seconds = check_idle_seconds(idle_seconds)
-        body = session_record(name, build_session_options(options, ""), seconds)
+        body = encode_session(name, build_session_options(options, ""), seconds)
         return RemoteSession(self._starts, name, "/v1/sessions", body, self._headers(key))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
@@ -159,7 +161,7 @@ class AsyncClient:
             items = Fields(answer, "the answer").items("languages", MAX_LANGUAGES)
             return tuple(_language(Fields(item, "a language")) for item in items)
         except InputError as error:
-            raise broken(error.message) from None
+            raise make_protocol_error(error.message) from None
 
     async def health(self) -> Health:
         """How the server does.
@@ -173,13 +175,13 @@ class AsyncClient:
         try:
             fields = Fields(answer, "the answer")
             return Health(
-                fields.line("status"),
-                fields.line("version"),
+                fields.plain_text("status"),
+                fields.plain_text("version"),
                 fields.integer("vms"),
                 fields.integer("waiting"),
             )
         except InputError as error:
-            raise broken(error.message) from None
+            raise make_protocol_error(error.message) from None
 
     async def aclose(self) -> None:
         """Cancel what runs, and leave nothing open."""
@@ -227,11 +229,11 @@ def language_of_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
 
 def _language(fields: Fields) -> LanguageInfo:
     return LanguageInfo(
-        fields.line("name"),
+        fields.plain_text("name"),
         fields.texts("aliases", MAX_LANGUAGES),
         fields.texts("suffixes", MAX_LANGUAGES),
         fields.texts("versions", MAX_LANGUAGES),
         fields.flag("built"),
-        fields.line("toolchain"),
-        fields.lines("toolchains", MAX_LANGUAGES),
+        fields.plain_text("toolchain"),
+        fields.plain_texts("toolchains", MAX_LANGUAGES),
     )

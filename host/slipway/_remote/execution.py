@@ -16,7 +16,9 @@ from slipway._model.options import Tty
 from slipway._remote.http import UnknownRun
 from slipway._remote.line_socket import LineSocket
 from slipway._util.unix_sockets import MAX_SOCKET_PATH
-from slipway._wire import MAX_OUTPUT, EventReader, Fields, broken, data_record, line, parse
+from slipway._wire.errors import make_protocol_error
+from slipway._wire.fields import Fields, decode_line, encode_data, encode_line
+from slipway._wire.reader import MAX_OUTPUT, EventReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,11 +50,11 @@ class RemoteExecution(AsyncExecution):
             identifier, self._path = fields.text("id"), _socket_path(fields)
             if not _IDENTIFIER.fullmatch(identifier):
                 raise InputError(f"{identifier!r:.60} is no id of a run")
-            super().__init__(identifier, fields.line("language"))
+            super().__init__(identifier, fields.plain_text("language"))
             self._state = fields.choice("state", STATES)
             self._position = fields.integer("position") if "position" in fields else None
         except InputError as error:
-            raise broken(error.message) from None
+            raise make_protocol_error(error.message) from None
         self._calls = calls
         self._has_terminal = bool(options.tty)
         limit = max(options.output_limit or 0, MAX_OUTPUT)
@@ -159,9 +161,9 @@ class RemoteExecution(AsyncExecution):
         self._offset += len(text)
         self._attempts = 0
         try:
-            record = parse(text)
+            record = decode_line(text)
         except InputError as error:
-            raise broken(error.message) from None
+            raise make_protocol_error(error.message) from None
         return self._reader.feed(record)
 
     async def _line(self) -> bytes:
@@ -188,7 +190,7 @@ class RemoteExecution(AsyncExecution):
                 "The program may have run, in part or whole; see whether the server still does.",
             )
         if self._attempts == ATTEMPTS:
-            raise broken(f"the output ended {ATTEMPTS} times before the run did")
+            raise make_protocol_error(f"the output ended {ATTEMPTS} times before the run did")
         self._attempts += 1
         try:
             answer = await self._calls.ask(
@@ -196,7 +198,7 @@ class RemoteExecution(AsyncExecution):
             )
             fields = Fields(answer, "the answer")
             if fields.integer("offset") != self._offset:
-                raise broken("it resumes the output somewhere else")
+                raise make_protocol_error("it resumes the output somewhere else")
             self._path = _socket_path(fields)
         except HostError:
             raise self._gone() from None
@@ -244,7 +246,7 @@ class RemoteExecution(AsyncExecution):
             self._rest.append(error)
         else:
             if not self._reader.ended:
-                self._rest.append(broken("it sends output of a cancelled run without end"))
+                self._rest.append(make_protocol_error("the output of a cancelled run does not end"))
 
     async def _write(self, data: bytes) -> None:
         if self._input is None:
@@ -254,7 +256,7 @@ class RemoteExecution(AsyncExecution):
         if not self._input:
             raise InputError("stdin has been closed", "Write before you close it.")
         for start in range(0, len(data), STDIN_PIECE):
-            await self._command({"type": "stdin", **data_record(data[start : start + STDIN_PIECE])})
+            await self._command({"type": "stdin", **encode_data(data[start : start + STDIN_PIECE])})
 
     async def _end_input(self) -> None:
         if self._input:
@@ -267,7 +269,7 @@ class RemoteExecution(AsyncExecution):
         self._written = True
         # A run that has ended reads no more; one whose server has gone is for the reader to tell.
         with suppress(OSError):
-            await self._socket.write(line(record))
+            await self._socket.write(encode_line(record))
 
     async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
         try:

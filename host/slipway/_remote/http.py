@@ -17,7 +17,8 @@ from slipway._model.errors import (
     SlipwayError,
     UnknownOutcome,
 )
-from slipway._wire import MAX_RETRY, Fields, broken, parse
+from slipway._wire.errors import MAX_RETRY, make_protocol_error
+from slipway._wire.fields import Fields, decode_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,9 +115,9 @@ class Calls:
         if not answer.is_success:
             raise _told(answer.status_code, text)
         try:
-            return parse(text) if text else {}
+            return decode_line(text) if text else {}
         except InputError as error:
-            raise broken(error.message) from None
+            raise make_protocol_error(error.message) from None
 
     async def _read(self, answer: httpx.Response) -> bytes:
         text = bytearray()
@@ -147,8 +148,12 @@ class Calls:
 def _told(status: int, text: bytes) -> SlipwayError:
     """The error in an answer of problem+json (RFC 9457), or in its status alone."""
     try:
-        problem = Fields(parse(text), "the problem")
-        kind, message, hint = problem.line("type"), problem.line("detail"), problem.line("hint")
+        problem = Fields(decode_line(text), "the problem")
+        kind, message, hint = (
+            problem.plain_text("type"),
+            problem.plain_text("detail"),
+            problem.plain_text("hint"),
+        )
         seconds = min(problem.number("retry_after"), MAX_RETRY) if "retry_after" in problem else 1.0
     except InputError:
         kind, message, hint, seconds = "", "", "", 1.0

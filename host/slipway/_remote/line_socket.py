@@ -7,7 +7,8 @@ import socket
 from collections import deque
 from contextlib import suppress
 
-from slipway._wire import MAX_LINE, broken
+from slipway._wire.errors import make_protocol_error
+from slipway._wire.fields import MAX_LINE
 
 READ_SIZE = 256 * 1024
 
@@ -96,7 +97,7 @@ class LineSocket:
             self._lines.extend(line + b"\n" for line in rest[:-1])
             self._tail = bytearray(rest[-1])
         if len(self._tail) >= MAX_LINE:
-            raise broken(f"a line has more than {MAX_LINE} bytes")
+            raise make_protocol_error(f"a line has more than {MAX_LINE} bytes")
 
     async def _send(self) -> None:
         try:

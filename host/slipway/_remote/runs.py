@@ -11,7 +11,7 @@ from slipway._model.arguments import open_stdin, read_source, stream_bytes
 from slipway._model.errors import InputError, SlipwayError
 from slipway._model.options import build_options, check_source
 from slipway._remote.execution import RemoteExecution
-from slipway._wire import job_record
+from slipway._wire.job import encode_job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ class RemoteStarts:
         checked, text = _checked(await read_source(source), options)
         self.check_open()
         inline = opened if isinstance(opened, bytes) and len(opened) <= INLINE_STDIN else None
-        body = job_record(text, language, checked, inline)
+        body = encode_job(text, language, checked, inline)
         asked = asyncio.ensure_future(self.calls.ask("POST", target, body, headers))
         try:
             answer = await asyncio.shield(asked)

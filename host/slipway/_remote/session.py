@@ -12,7 +12,8 @@ from slipway._model.errors import Busy, HostError, InputError, SlipwayError
 from slipway._model.session import AsyncSession, check_run_options
 from slipway._remote.http import UnknownRun
 from slipway._util.threads import uninterrupted
-from slipway._wire import Fields, broken
+from slipway._wire.errors import make_protocol_error
+from slipway._wire.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -189,6 +190,6 @@ def _told(answer: object) -> tuple[str, str, str]:
         identifier = fields.text("id")
         if not _IDENTIFIER.fullmatch(identifier):
             raise InputError(f"{identifier!r:.60} is no id of a session")
-        return identifier, fields.line("language"), fields.choice("state", STATES)
+        return identifier, fields.plain_text("language"), fields.choice("state", STATES)
     except InputError as error:
-        raise broken(error.message) from None
+        raise make_protocol_error(error.message) from None

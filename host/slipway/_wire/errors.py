@@ -19,7 +19,7 @@ _ERRORS: dict[str, type[SlipwayError]] = {
 }
 
 
-def error_record(error: SlipwayError) -> dict[str, Any]:
+def encode_error(error: SlipwayError) -> dict[str, Any]:
     """``error`` for JSON, under the nearest public name."""
     name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
     record = {"error": name, "message": plain(error.message), "hint": plain(error.hint)}
@@ -28,20 +28,20 @@ def error_record(error: SlipwayError) -> dict[str, Any]:
     return record
 
 
-def error_of(record: object) -> SlipwayError:
+def decode_error(record: object) -> SlipwayError:
     """The error in ``record``; where there is none, that is the error."""
     try:
         fields = Fields(record, "the error")
         kind = _ERRORS.get(fields.text("error"), SlipwayError)
-        message, hint = fields.line("message"), fields.line("hint")
+        message, hint = fields.plain_text("message"), fields.plain_text("hint")
         if issubclass(kind, Busy):
             return kind(message, hint, min(fields.number("retry_after"), MAX_RETRY))
         return kind(message, hint)
     except InputError as error:
-        return broken(error.message)
+        return make_protocol_error(error.message)
 
 
-def broken(what: str) -> UnknownOutcome:
+def make_protocol_error(what: str) -> UnknownOutcome:
     """The error of a server that does not keep to the protocol."""
     return UnknownOutcome(
         f"the server broke the protocol: {what}", "Is it a Slipway server of this version?"

@@ -22,9 +22,9 @@ from slipway._model.events import (
     Started,
 )
 from slipway._util.text import plain
-from slipway._wire.errors import broken
-from slipway._wire.fields import Fields, data_record
-from slipway._wire.results import phase_record, read_phase, read_result, result_record
+from slipway._wire.errors import make_protocol_error
+from slipway._wire.fields import Fields, encode_data
+from slipway._wire.results import encode_phase, encode_result, read_phase, read_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 # Of a file, in one line: 64 KiB as base64.
 FILE_PIECE = 48 * 1024
-MAX_OUTPUT = 128 * 1024
+MAX_OUTPUT_PIECE = 128 * 1024
 PHASES = ("build", "run")
 STREAMS = ("stdout", "stderr")
 
 
-def event_record(event: Event) -> dict[str, Any]:
+def encode_event(event: Event) -> dict[str, Any]:
     """``event`` for JSON; of files only their names, modes and sizes."""
     match event:
         case Output(phase, stream, data):
-            return {"type": "output", "phase": phase, "stream": stream, **data_record(data)}
+            return {"type": "output", "phase": phase, "stream": stream, **encode_data(data)}
         case Queued(position):
             return {"type": "queued", "position": position}
         case Preparing(detail):
@@ -52,12 +52,12 @@ def event_record(event: Event) -> dict[str, Any]:
         case PhaseStarted(phase):
             return {"type": "phase_started", "phase": phase}
         case PhaseEnded(phase, result):
-            return {"type": "phase_ended", "phase": phase, "result": phase_record(result)}
+            return {"type": "phase_ended", "phase": phase, "result": encode_phase(result)}
         case Ended(whole):
-            return {"type": "ended", "result": result_record(whole, output=False, files=False)}
+            return {"type": "ended", "result": encode_result(whole, output=False, files=False)}
 
 
-def event_records(event: Event) -> Iterator[dict[str, Any]]:
+def encode_event_and_files(event: Event) -> Iterator[dict[str, Any]]:
     """All the lines of ``event``: before an ``ended`` come its files, a piece at a time."""
     if isinstance(event, Ended):
         for file in event.result.files:
@@ -67,11 +67,11 @@ def event_records(event: Event) -> Iterator[dict[str, Any]]:
                 for start in range(0, size, FILE_PIECE):
                     piece = base64.b64encode(file.data[start : start + FILE_PIECE])
                     yield {"type": "file_data", "base64": piece.decode("ascii")}
-    yield event_record(event)
+    yield encode_event(event)
 
 
-def event_of(record: object, contents: Mapping[str, OutputFile] | None = None) -> Event:
-    """The event that :func:`event_record` made ``record`` of; ``contents`` are an Ended's files.
+def decode_event(record: object, contents: Mapping[str, OutputFile] | None = None) -> Event:
+    """The event that :func:`encode_event` made ``record`` of; ``contents`` are an Ended's files.
 
     Raises:
         UnknownOutcome: there is none.
@@ -82,7 +82,7 @@ def event_of(record: object, contents: Mapping[str, OutputFile] | None = None) -
         if event is None:
             raise InputError(f"there is no event {fields.text('type')!r:.60}")
     except InputError as error:
-        raise broken(error.message) from None
+        raise make_protocol_error(error.message) from None
     return event
 
 
@@ -91,15 +91,15 @@ def read_event(fields: Fields, kind: str, contents: Mapping[str, OutputFile]) ->
     match kind:
         case "output":
             data = fields.data()
-            if not 0 < len(data) <= MAX_OUTPUT:
+            if not 0 < len(data) <= MAX_OUTPUT_PIECE:
                 raise InputError(f"{len(data)} bytes of output came at once")
             return Output(fields.choice("phase", PHASES), fields.choice("stream", STREAMS), data)
         case "queued":
             return Queued(fields.integer("position"))
         case "preparing":
-            return Preparing(fields.line("detail"))
+            return Preparing(fields.plain_text("detail"))
         case "started":
-            return Started(fields.line("machine"))
+            return Started(fields.plain_text("machine"))
         case "phase_started":
             return PhaseStarted(fields.choice("phase", PHASES))
         case "phase_ended":

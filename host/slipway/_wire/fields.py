@@ -41,7 +41,7 @@ class Fields:
             raise self._wrong(name, "a string")
         return value
 
-    def line(self, name: str) -> str:
+    def plain_text(self, name: str) -> str:
         """A string for people; "" where there is none. A terminal may get to see it."""
         return plain(self.text(name)) if name in self else ""
 
@@ -93,13 +93,13 @@ class Fields:
             raise self._wrong(name, "a list of strings")
         return tuple(value)
 
-    def lines(self, name: str, most: int) -> dict[str, str]:
+    def plain_texts(self, name: str, most: int) -> dict[str, str]:
         """An object of at most ``most`` strings for people, by name."""
         value = self._record.get(name)
         if not isinstance(value, dict) or len(value) > most:
             raise self._wrong(name, f"an object of at most {most}")
         fields = Fields(value, f"{self._where}.{name}")
-        return {key: fields.line(key) for key in value}
+        return {key: fields.plain_text(key) for key in value}
 
     def data(self) -> bytes:
         """The bytes in ``text`` or ``base64``, of which there is one."""
@@ -118,13 +118,13 @@ class Fields:
         return InputError(f"{self._where}.{name} {found}, and must be {what}")
 
 
-def line(record: Mapping[str, Any]) -> bytes:
+def encode_line(record: Mapping[str, Any]) -> bytes:
     """``record`` as one line, with its end."""
     return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def data_of(record: object) -> bytes:
-    """The bytes that :func:`data_record` made ``record`` of; other fields may be there.
+def decode_data(record: object) -> bytes:
+    """The bytes that :func:`encode_data` made ``record`` of; other fields may be there.
 
     Raises:
         InputError: there are none.
@@ -132,7 +132,7 @@ def data_of(record: object) -> bytes:
     return Fields(record, "data").data()
 
 
-def data_record(data: bytes) -> dict[str, Any]:
+def encode_data(data: bytes) -> dict[str, Any]:
     """``data`` as text where it is UTF-8, as base64 (RFC 4648) where it is not."""
     try:
         return {"text": data.decode("utf-8")}
@@ -140,7 +140,7 @@ def data_record(data: bytes) -> dict[str, Any]:
         return {"base64": base64.b64encode(data).decode("ascii")}
 
 
-def parse(line: bytes) -> dict[str, Any]:
+def decode_line(line: bytes) -> dict[str, Any]:
     """The object in one line of JSON (RFC 8259).
 
     Raises:
@@ -149,7 +149,7 @@ def parse(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE:
         raise InputError(f"a line of JSON has more than {MAX_LINE} bytes")
     try:
-        record = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        record = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise InputError(f"{line[:60]!r} is no line of JSON") from None
     if not isinstance(record, dict):
@@ -157,6 +157,6 @@ def parse(line: bytes) -> dict[str, Any]:
     return record
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     # Python reads NaN and Infinity, which RFC 8259 does not have.
     raise ValueError(name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slipway._model.errors import InputError
 from slipway._model.option import Group
 from slipway._model.options import OPTIONS, Tty
-from slipway._wire.fields import data_record
+from slipway._wire.fields import encode_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
 
 
-def job_record(
+def encode_job(
     source: bytes, language: str | None, options: Options, stdin: bytes | None
 ) -> dict[str, Any]:
     """The body of ``POST /v1/start`` for a checked source, to be answered by a stream of events.
@@ -26,52 +26,52 @@ def job_record(
     Raises:
         InputError: an option is no business of a server's, or a text is no Unicode.
     """
-    _check_local(options)
+    _refuse_local_options(options)
     record: dict[str, Any] = {
-        **_source_record(source),
+        **_encode_source(source),
         "stream": "events",
         "arguments": list(options.arguments),
         "environment": dict(options.environment),
         "files": [
-            {"path": file.path, "mode": file.mode, **data_record(file.data)}
+            {"path": file.path, "mode": file.mode, **encode_data(file.data)}
             for file in options.files
         ],
         "outputs": list(options.outputs),
     }
     if language is not None:
-        record |= _language_record(language)
+        record |= _encode_language(language)
     if stdin is None:
         record["interactive"] = True
     elif stdin:
-        record["stdin"] = data_record(stdin)
-    for name, text in _texts(options):
+        record["stdin"] = encode_data(stdin)
+    for name, text in _iterate_texts(options):
         _check_unicode(name, text)
     if isinstance(options.tty, Tty):
         record["tty"] = asdict(options.tty)
-    return record | _scalars_record(options, set(Group))
+    return record | _encode_scalars(options, set(Group))
 
 
-def session_record(language: str, options: Options, idle_seconds: float) -> dict[str, Any]:
+def encode_session(language: str, options: Options, idle_seconds: float) -> dict[str, Any]:
     """The body of ``POST /v1/sessions``.
 
     Raises:
         InputError: an option is no business of a server's, or a text is no Unicode.
     """
-    _check_local(options)
+    _refuse_local_options(options)
     return {
-        **_language_record(language),
-        **_scalars_record(options, {Group.MACHINE}),
+        **_encode_language(language),
+        **_encode_scalars(options, {Group.MACHINE}),
         "idle": idle_seconds,
     }
 
 
-def _source_record(source: bytes) -> dict[str, str]:
+def _encode_source(source: bytes) -> dict[str, str]:
     """The source as text, or as base64 where it is not UTF-8: JSON has no bytes."""
-    encoded = data_record(source)
+    encoded = encode_data(source)
     return {"source" if form == "text" else f"source_{form}": encoded[form] for form in encoded}
 
 
-def _check_local(options: Options) -> None:
+def _refuse_local_options(options: Options) -> None:
     for option in OPTIONS.values():
         if option.local and getattr(options, option.name):
             raise InputError(
@@ -80,13 +80,13 @@ def _check_local(options: Options) -> None:
             )
 
 
-def _language_record(language: str) -> dict[str, str]:
+def _encode_language(language: str) -> dict[str, str]:
     _check_unicode("language", language)
     name, _, version = language.partition("@")
     return {"language": name, "version": version} if version else {"language": language}
 
 
-def _scalars_record(options: Options, groups: set[Group]) -> dict[str, Any]:
+def _encode_scalars(options: Options, groups: set[Group]) -> dict[str, Any]:
     """Return the scalar options of ``groups`` that differ from their defaults."""
     return {
         option.name: value
@@ -96,7 +96,7 @@ def _scalars_record(options: Options, groups: set[Group]) -> dict[str, Any]:
     }
 
 
-def _texts(options: Options) -> Iterator[tuple[str, str]]:
+def _iterate_texts(options: Options) -> Iterator[tuple[str, str]]:
     """All texts of a caller's, each with the name of its option."""
     for name in ("arguments", "outputs"):
         for text in getattr(options, name):

@@ -16,7 +16,7 @@ from slipway._model.events import (
 )
 from slipway._model.options import MIB
 from slipway._model.result import OutputFile
-from slipway._wire.errors import broken, error_of
+from slipway._wire.errors import decode_error, make_protocol_error
 from slipway._wire.events import read_event
 from slipway._wire.fields import Fields
 
@@ -60,10 +60,10 @@ class EventReader:
             failed = kind == "failed"
             event = None if failed else self._event(fields, kind)
         except InputError as error:
-            raise broken(error.message) from None
+            raise make_protocol_error(error.message) from None
         if failed:
             self.ended = True
-            raise error_of(record)
+            raise decode_error(record)
         return event
 
     def _event(self, fields: Fields, kind: str) -> Event | None:
@@ -75,7 +75,7 @@ class EventReader:
             case "file_data":
                 self._continue_file(fields)
             case "refused":
-                raise InputError(f"it refused a command: {fields.line('message'):.200}")
+                raise InputError(f"it refused a command: {fields.plain_text('message'):.200}")
         event = read_event(fields, kind, self._contents)
         if event is not None and not self._in_order(event):
             raise InputError(f"{kind!r} came out of order")

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 _TEXTUAL = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def absent(description: str | None = None) -> Any:
+def make_optional_field(description: str | None = None) -> Any:
     """A field that need not be there. It is None then."""
     return Field(None, description=description)
 
 
-def _flag(value: object) -> object:
+def _parse_flag(value: object) -> object:
     if value in {"true", "false"}:
         return value == "true"
     raise ValueError("must be true or false")
 
 
-def _tell_nulls(schema: dict[str, Any]) -> None:
+def _describe_nulls(schema: dict[str, Any]) -> None:
     """Have a schema say of fields that need not be there that null is as good as nothing.
 
     It tells no default as ``default``: there are generated clients that send each of those, and
@@ -39,14 +39,14 @@ def _tell_nulls(schema: dict[str, Any]) -> None:
     for name, told in schema.get("properties", {}).items():
         if name in required:
             continue
-        tell_default(told)
+        describe_default(told)
         words = {key: told.pop(key) for key in ("title", "description") if key in told}
         kinds = told.pop("anyOf", None) or [dict(told)]
         told.clear()
         told |= {"anyOf": [*kinds, {"type": "null"}], **words}
 
 
-def tell_default(told: dict[str, Any]) -> None:
+def describe_default(told: dict[str, Any]) -> None:
     """Tell in words what a field is where it is left out."""
     default = told.pop("default", None)
     if default not in (None, "", [], {}):
@@ -58,7 +58,7 @@ class Body(BaseModel):
     """What is sent as JSON. A field that is null has not been given."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_tell_nulls
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_describe_nulls
     )
 
     @model_validator(mode="before")
@@ -69,30 +69,30 @@ class Body(BaseModel):
         return {name: part for name, part in value.items() if part is not None}
 
 
-Flag = Annotated[bool, BeforeValidator(_flag)]
+Flag = Annotated[bool, BeforeValidator(_parse_flag)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 StreamName = Literal["raw", "events"]
 
 
-def _field_of(option: Option) -> tuple[Any, Any]:
+def _make_field(option: Option) -> tuple[Any, Any]:
     """Return the type and the default of the field for a scalar option that is no flag."""
     kind: Any = Literal[option.choices] if option.choices else option.type
     if bounds := option.bounds:
         least: dict[str, Any] = {"gt" if bounds.above else "ge": bounds.least}
         kind = Annotated[kind, Field(**least, le=bounds.most)]
     default = "" if option.default is None else f" Default: {option.default}."
-    return kind, absent(option.sentence + default)
+    return kind, make_optional_field(option.sentence + default)
 
 
 _WIRE_OPTIONS = [option for option in OPTIONS.values() if option.is_scalar and not option.local]
 _FLAGS = [option for option in _WIRE_OPTIONS if option.is_flag]
 _LIMITS = {
-    option.name: _field_of(option)
+    option.name: _make_field(option)
     for option in _WIRE_OPTIONS
     if option.group is not Group.MACHINE and not option.is_flag
 }
 _MACHINE = {
-    option.name: _field_of(option)
+    option.name: _make_field(option)
     for option in _WIRE_OPTIONS
     if option.group is Group.MACHINE and not option.is_flag
 }
@@ -128,8 +128,8 @@ else:
 
 
 class _Language(BaseModel):
-    language: Name = absent("A language's name or alias, or NAME@VERSION.")
-    version: Name = absent("The language's version, instead of @VERSION.")
+    language: Name = make_optional_field("A language's name or alias, or NAME@VERSION.")
+    version: Name = make_optional_field("The language's version, instead of @VERSION.")
 
 
 class Setting(_Machine, _Language):
@@ -182,7 +182,7 @@ class TerminalSize(Body):
     rows: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
     columns: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
 
-    def tty(self) -> Tty:
+    def to_tty(self) -> Tty:
         """Return the option that says so."""
         return Tty(self.rows, self.columns)
 
@@ -190,8 +190,8 @@ class TerminalSize(Body):
 class Data(Body):
     """Bytes: ``text`` where they are UTF-8, else ``base64`` (RFC 4648); one of the two."""
 
-    text: str = absent()
-    base64: str = absent()
+    text: str = make_optional_field()
+    base64: str = make_optional_field()
 
 
 class File(Data):
@@ -227,8 +227,8 @@ class Details(Body, _BodyFlags, Limits):
 class SessionRunBody(Details):
     """The JSON body of ``POST /v1/sessions/{id}/run``: a whole job."""
 
-    source: str = absent("The program; this or source_base64.")
-    source_base64: str = absent()
+    source: str = make_optional_field("The program; this or source_base64.")
+    source_base64: str = make_optional_field()
 
 
 class SessionStartBody(SessionRunBody):
@@ -250,7 +250,7 @@ class StartBody(SessionStartBody, Setting):
 class SessionBody(Body, Setting):
     """The JSON body of ``POST /v1/sessions``."""
 
-    idle: Annotated[float, Field(gt=0, le=MAX_IDLE_SECONDS)] = absent(
+    idle: Annotated[float, Field(gt=0, le=MAX_IDLE_SECONDS)] = make_optional_field(
         "Without a run for so long, the session ends by itself."
     )
 

@@ -18,8 +18,8 @@ from slipway._model.result import (
     Usage,
     Verdict,
 )
-from slipway._wire.errors import broken
-from slipway._wire.fields import Fields, data_record
+from slipway._wire.errors import make_protocol_error
+from slipway._wire.fields import Fields, encode_data
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 MAX_WARNINGS = 64
 
 
-def result_record(result: Result, *, output: bool, files: bool) -> dict[str, Any]:
+def encode_result(result: Result, *, output: bool, files: bool) -> dict[str, Any]:
     """``result`` for JSON, with what the program wrote and the files' content where asked for."""
     record = result.record()
     for phase in ("build", "run"):
         if record[phase] is not None and not output:
-            _without_output(record[phase])
-    record["files"] = [_file_record(file, content=files) for file in result.files]
+            _remove_output(record[phase])
+    record["files"] = [_encode_file(file, content=files) for file in result.files]
     return record
 
 
-def phase_record(result: PhaseResult) -> dict[str, Any]:
+def encode_phase(result: PhaseResult) -> dict[str, Any]:
     """A phase's result for JSON, without what it wrote."""
     record = result.record()
-    _without_output(record)
+    _remove_output(record)
     return record
 
 
-def result_of(record: object, contents: Mapping[str, OutputFile] | None = None) -> Result:
+def decode_result(record: object, contents: Mapping[str, OutputFile] | None = None) -> Result:
     """The result in ``record``; ``contents`` has the files whose bytes came apart from it.
 
     Raises:
@@ -54,22 +54,22 @@ def result_of(record: object, contents: Mapping[str, OutputFile] | None = None) 
     try:
         return read_result(Fields(record, "the result"), contents or {})
     except InputError as error:
-        raise broken(error.message) from None
+        raise make_protocol_error(error.message) from None
 
 
 def read_result(record: Fields, contents: Mapping[str, OutputFile]) -> Result:
     """The result in ``record``; raises InputError."""
     names = {field.name: field.type for field in fields(Provenance)}
     provenance: dict[str, Any] = {
-        name: record.integer(name) if kind == "int" else record.line(name)
+        name: record.integer(name) if kind == "int" else record.plain_text(name)
         for name, kind in names.items()
     }
     timing, given = record.fields("timing"), [field.name for field in fields(Timing)]
     return Result(
-        language=record.line("language"),
+        language=record.plain_text("language"),
         build=read_phase(record.fields("build")) if "build" in record else None,
         run=read_phase(record.fields("run")) if "run" in record else None,
-        files=tuple(_file(item, contents) for item in record.items("files", MAX_OUTPUTS)),
+        files=tuple(_read_file(item, contents) for item in record.items("files", MAX_OUTPUTS)),
         timing=Timing(**{name: timing.number(name) for name in given if name in timing}),
         provenance=Provenance(**provenance),
         warnings=record.texts("warnings", MAX_WARNINGS),
@@ -94,14 +94,14 @@ def read_phase(record: Fields) -> PhaseResult:
             usage.integer("memory_peak"),
             usage.integer("processes_peak"),
         ),
-        stdout=_captured(record.fields("stdout")),
-        stderr=_captured(record.fields("stderr")),
-        detail=record.line("detail"),
-        limits=_limits(record.fields("limits")),
+        stdout=_read_captured(record.fields("stdout")),
+        stderr=_read_captured(record.fields("stderr")),
+        detail=record.plain_text("detail"),
+        limits=_read_limits(record.fields("limits")),
     )
 
 
-def _limits(record: Fields) -> PhaseLimits:
+def _read_limits(record: Fields) -> PhaseLimits:
     given: dict[str, Any] = {
         field.name: (
             record.number(field.name)
@@ -114,7 +114,7 @@ def _limits(record: Fields) -> PhaseLimits:
     return PhaseLimits(**given)
 
 
-def _captured(record: Fields) -> Captured:
+def _read_captured(record: Fields) -> Captured:
     size, dropped = record.integer("bytes"), record.integer("dropped")
     data = record.data() if "text" in record or "base64" in record else b""
     if dropped > size or len(data) > size - dropped:
@@ -122,11 +122,11 @@ def _captured(record: Fields) -> Captured:
     return Captured(data, size, dropped)
 
 
-def _file(item: object, contents: Mapping[str, OutputFile]) -> OutputFile:
+def _read_file(item: object, contents: Mapping[str, OutputFile]) -> OutputFile:
     record = Fields(item, "a file of the result")
     path = record.text("path")
     if "missing" in record:
-        return OutputFile(path, missing=record.line("missing"))
+        return OutputFile(path, missing=record.plain_text("missing"))
     size, mode = record.integer("bytes", MAX_FILE_BYTES), record.integer("mode", 0o7777)
     if "text" in record or "base64" in record:
         file = OutputFile(path, mode, record.data())
@@ -139,14 +139,14 @@ def _file(item: object, contents: Mapping[str, OutputFile]) -> OutputFile:
     return file
 
 
-def _file_record(file: OutputFile, *, content: bool) -> dict[str, Any]:
+def _encode_file(file: OutputFile, *, content: bool) -> dict[str, Any]:
     if file.data is None:
         return {"path": file.path, "missing": file.missing}
     record = {"path": file.path, "mode": file.mode, "bytes": len(file.data)}
-    return record | data_record(file.data) if content else record
+    return record | encode_data(file.data) if content else record
 
 
-def _without_output(phase: dict[str, Any]) -> None:
+def _remove_output(phase: dict[str, Any]) -> None:
     for stream in ("stdout", "stderr"):
         phase[stream].pop("text", None)
         phase[stream].pop("base64", None)

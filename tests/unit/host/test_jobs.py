@@ -13,7 +13,7 @@ from slipway._run.job_message import Surroundings, describe_job
 from slipway._run.job_report import PhaseReport
 from slipway._run.results import phase_result
 from slipway._wire.fields import Fields
-from slipway._wire.results import phase_record, read_phase
+from slipway._wire.results import encode_phase, read_phase
 from slipway_initramfs.languages import catalogue
 from slipway_protocol import messages as m
 
@@ -103,4 +103,4 @@ def test_result_tells_the_limits_that_were_in_force() -> None:
         result = phase_result(PhaseReport(done, told, none, none, 0.0), {})
 
         assert result.limits == expected
-        assert read_phase(Fields(phase_record(result), "it")).limits == expected
+        assert read_phase(Fields(encode_phase(result), "it")).limits == expected

@@ -11,7 +11,7 @@ from slipway._cli.run_arguments import options_of, parse, parser
 from slipway._mcp.forms import Job
 from slipway._model.option import Group, Option
 from slipway._model.options import MACHINE_OPTIONS, OPTIONS, Options
-from slipway._wire import job_record, session_record
+from slipway._wire.job import encode_job, encode_session
 from slipway._wire.request_models import (
     SessionBody,
     SessionRunBody,
@@ -88,12 +88,12 @@ def test_wire_form_has_the_option_unless_it_is_local(option: Option) -> None:
     options = Options(**{option.name: value})
     if option.local:
         with pytest.raises(ValueError, match=option.name):
-            job_record(b"x", "c", options, b"")
+            encode_job(b"x", "c", options, b"")
         return
 
-    assert job_record(b"x", "c", options, b"")[option.name] == value
-    assert option.name not in job_record(b"x", "c", Options(), b"")
-    in_session = session_record("c", options, 1.0)
+    assert encode_job(b"x", "c", options, b"")[option.name] == value
+    assert option.name not in encode_job(b"x", "c", Options(), b"")
+    in_session = encode_session("c", options, 1.0)
     assert (option.name in in_session) == (option.group is Group.MACHINE)
 
 

@@ -79,7 +79,7 @@ def test_file_that_goes_while_it_is_read_is_told(
         path.unlink()
         return b""
 
-    monkeypatch.setattr("slipway._cli.run_inputs.read_local", read_and_remove)
+    monkeypatch.setattr("slipway._cli.run_inputs.read_local_file", read_and_remove)
 
     with pytest.raises(InputError, match="cannot read single: No such file"):
         input_files(["single"])

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slipway
-from slipway import _wire
 from slipway._model.errors import Busy
 from slipway._model.events import (
     Ended,
@@ -32,6 +31,12 @@ from slipway._model.result import (
     Timing,
     Usage,
 )
+from slipway._wire.errors import decode_error, encode_error
+from slipway._wire.events import decode_event, encode_event, encode_event_and_files
+from slipway._wire.fields import MAX_LINE, decode_data, decode_line, encode_data, encode_line
+from slipway._wire.job import encode_job
+from slipway._wire.reader import EventReader
+from slipway._wire.results import decode_result, encode_result
 
 counts = st.integers(0, 2**63 - 1)
 seconds = st.floats(0, 1e9)
@@ -72,7 +77,7 @@ results = st.builds(
 
 def sent(record: Any) -> Any:
     """What the other side gets of ``record``."""
-    return _wire.parse(_wire.line(record))
+    return decode_line(encode_line(record))
 
 
 def silent(result: PhaseResult) -> PhaseResult:
@@ -89,17 +94,17 @@ def result(**changes: Any) -> Result:
 
 @given(pieces)
 def test_data_comes_back_as_text_or_as_base64(data: bytes) -> None:
-    record = _wire.data_record(data)
+    record = encode_data(data)
 
-    assert _wire.data_of(sent(record)) == data
+    assert decode_data(sent(record)) == data
     assert len(record) == 1
 
 
 @given(results)
 def test_whole_results_come_back(whole: Result) -> None:
-    record = sent(_wire.result_record(whole, output=True, files=True))
+    record = sent(encode_result(whole, output=True, files=True))
 
-    assert _wire.result_of(record) == whole
+    assert decode_result(record) == whole
 
 
 @given(results)
@@ -111,9 +116,9 @@ def test_events_come_back_through_the_reader(whole: Result) -> None:
             output = (Output(phase, "stdout", b"\xff"), Output(phase, "stderr", b"e"))
             events += [PhaseStarted(phase), *output, PhaseEnded(phase, silent(ended))]
     events.append(Ended(whole.with_output({})))
-    reader = _wire.EventReader(tuple(file.path for file in whole.files))
+    reader = EventReader(tuple(file.path for file in whole.files))
 
-    records = [sent(record) for event in events for record in _wire.event_records(event)]
+    records = [sent(record) for event in events for record in encode_event_and_files(event)]
     heard = [reader.feed(record) for record in records]
 
     assert [event for event in heard if event is not None] == events
@@ -125,7 +130,7 @@ def test_single_events_come_back(
     phase: str, stream: str, data: bytes, position: int, text: str
 ) -> None:
     for event in (Output(phase, stream, data), Queued(position), Preparing(text), Started(text)):
-        assert _wire.event_of(sent(_wire.event_record(event))) == event
+        assert decode_event(sent(encode_event(event))) == event
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_single_events_come_back(
     ids=lambda error: type(error).__name__,
 )
 def test_errors_come_back(error: slipway.SlipwayError) -> None:
-    again = _wire.error_of(sent(_wire.error_record(error)))
+    again = decode_error(sent(encode_error(error)))
 
     assert type(again) is type(error)
     assert vars(again) == vars(error)
@@ -151,16 +156,16 @@ def test_error_of_a_private_kind_travels_as_its_nearest_public_one() -> None:
     class Damaged(slipway.ImageError):
         pass
 
-    assert _wire.error_record(Damaged("m"))["error"] == "ImageError"
+    assert encode_error(Damaged("m"))["error"] == "ImageError"
 
 
 def test_error_of_an_unknown_kind_is_still_ours() -> None:
-    assert type(_wire.error_of({"error": "KeyError", "message": "m"})) is slipway.SlipwayError
+    assert type(decode_error({"error": "KeyError", "message": "m"})) is slipway.SlipwayError
 
 
 def test_texts_for_people_have_no_control_characters() -> None:
-    error = _wire.error_of({"error": "HostError", "message": "\x1b[2Jgone", "hint": "a\nb"})
-    event = _wire.event_of({"type": "preparing", "detail": "\x1b]0;title\x07"})
+    error = decode_error({"error": "HostError", "message": "\x1b[2Jgone", "hint": "a\nb"})
+    event = decode_event({"type": "preparing", "detail": "\x1b]0;title\x07"})
 
     assert (error.message, error.hint) == (" [2Jgone", "a b")
     assert event == Preparing(" ]0;title ")
@@ -179,13 +184,13 @@ def test_texts_for_people_have_no_control_characters() -> None:
         '{"a":1}'.encode("utf-16"),
         b'{"a":' * 100_000,
         b'{"a":' + b"1" * 5000 + b"}",
-        b'{"a":"' + b"x" * _wire.MAX_LINE + b'"}',
+        b'{"a":"' + b"x" * MAX_LINE + b'"}',
     ],
     ids=lambda text: repr(text[:12]),
 )
 def test_refuses_lines_that_are_no_object_of_json(text: bytes) -> None:
     with pytest.raises(slipway.InputError, match="JSON") as caught:
-        _wire.parse(text)
+        decode_line(text)
 
     assert len(caught.value.message) < 300
 
@@ -207,11 +212,11 @@ def test_refuses_lines_that_are_no_object_of_json(text: bytes) -> None:
 )
 def test_refuses_data_that_is_none(record: Any) -> None:
     with pytest.raises(slipway.InputError):
-        _wire.data_of(record)
+        decode_data(record)
 
 
-PHASE = sent(_wire.event_record(PhaseEnded("run", RUN)))
-RESULT = sent(_wire.result_record(result(), output=False, files=False))
+PHASE = sent(encode_event(PhaseEnded("run", RUN)))
+RESULT = sent(encode_result(result(), output=False, files=False))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +255,7 @@ RESULT = sent(_wire.result_record(result(), output=False, files=False))
 )
 def test_refuses_events_that_are_none(record: Any) -> None:
     with pytest.raises(slipway.UnknownOutcome, match="the server broke the protocol") as caught:
-        _wire.event_of(record)
+        decode_event(record)
 
     assert len(caught.value.message) < 300
 
@@ -289,7 +294,7 @@ ENDED = {"type": "ended", "result": RESULT}
     ids=lambda records: " ".join(str(record["type"]) for record in records),
 )
 def test_reader_refuses_what_comes_out_of_order(records: list[Any]) -> None:
-    reader = _wire.EventReader(("a",))
+    reader = EventReader(("a",))
     for record in records[:-1]:
         reader.feed(record)
 
@@ -298,7 +303,7 @@ def test_reader_refuses_what_comes_out_of_order(records: list[Any]) -> None:
 
 
 def test_reader_takes_nothing_after_the_end() -> None:
-    reader = _wire.EventReader()
+    reader = EventReader()
     reader.feed(ENDED)
 
     with pytest.raises(slipway.UnknownOutcome, match="after the end"):
@@ -306,18 +311,18 @@ def test_reader_takes_nothing_after_the_end() -> None:
 
 
 def test_reader_raises_the_failure_that_the_server_tells() -> None:
-    reader = _wire.EventReader()
+    reader = EventReader()
     failure = slipway.ImageError("the image cannot be made", "Look at the disk.")
 
     with pytest.raises(slipway.ImageError, match="cannot be made") as caught:
-        reader.feed({"type": "failed", **_wire.error_record(failure)})
+        reader.feed({"type": "failed", **encode_error(failure)})
 
     assert caught.value.hint == failure.hint
     assert reader.ended
 
 
 def test_reader_ignores_what_a_newer_server_says_more() -> None:
-    reader = _wire.EventReader()
+    reader = EventReader()
 
     assert reader.feed({"type": "temperature", "celsius": 40}) is None
     assert reader.feed({"type": "queued", "position": 1, "since": "noon"}) == Queued(1)
@@ -327,15 +332,15 @@ def test_large_file_travels_in_pieces_that_fit_into_lines() -> None:
     content = bytes(300_000)
     ended = Ended(result(files=(OutputFile("a", 0o600, content),)))
 
-    records = list(_wire.event_records(ended))
+    records = list(encode_event_and_files(ended))
 
-    assert max(len(_wire.line(record)) for record in records) < _wire.MAX_LINE / 8
+    assert max(len(encode_line(record)) for record in records) < MAX_LINE / 8
     assert [record["type"] for record in records[:2]] == ["file", "file_data"]
     assert len(records) == 2 + -(-len(content) // (48 * 1024))
 
 
 def test_job_says_only_what_differs_from_the_defaults() -> None:
-    job = _wire.job_record(b"print(1)", "rust@1.80", slipway.Options(timeout=5), b"")
+    job = encode_job(b"print(1)", "rust@1.80", slipway.Options(timeout=5), b"")
 
     assert job == {
         "source": "print(1)",
@@ -363,7 +368,7 @@ def test_job_says_all_that_was_asked_for() -> None:
         machine="qemu",
     )
 
-    job = sent(_wire.job_record(b"x", "python", options, None))
+    job = sent(encode_job(b"x", "python", options, None))
 
     assert job["interactive"] is True
     assert job["arguments"] == ["a", "ä"]
@@ -377,7 +382,7 @@ def test_job_says_all_that_was_asked_for() -> None:
 @pytest.mark.parametrize("option", [{"kernel": "/boot/vmlinuz"}, {"boot_log": True}], ids=repr)
 def test_job_has_no_options_that_say_nothing_to_a_server(option: Any) -> None:
     with pytest.raises(slipway.InputError, match="not for a server's"):
-        _wire.job_record(b"x", "python", slipway.Options(**option), b"")
+        encode_job(b"x", "python", slipway.Options(**option), b"")
 
 
 @pytest.mark.parametrize(
@@ -385,4 +390,4 @@ def test_job_has_no_options_that_say_nothing_to_a_server(option: Any) -> None:
 )
 def test_job_refuses_bytes_that_json_has_no_form_for(option: Any) -> None:
     with pytest.raises(slipway.InputError, match="not Unicode"):
-        _wire.job_record(b"x", "python", slipway.Options(**option), b"")
+        encode_job(b"x", "python", slipway.Options(**option), b"")

@@ -118,7 +118,7 @@ def _job(
         raise Refusal(unfit("interactive needs stream=events: a raw stream takes no commands"))
     given = {name: scalars[name] for name in OPTIONS if scalars.get(name) is not None}
     if isinstance(size := scalars.get("tty"), TerminalSize):
-        given["tty"] = size.tty()
+        given["tty"] = size.to_tty()
     return Job(
         source,
         language,

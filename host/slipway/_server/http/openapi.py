@@ -20,7 +20,7 @@ from slipway._wire.request_models import (
     Setting,
     SignalBody,
     StartBody,
-    tell_default,
+    describe_default,
 )
 from slipway_protocol import __version__
 
@@ -91,7 +91,7 @@ def parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
     """The parameters of a route with this query."""
     schema = query.model_json_schema()
     for told in schema["properties"].values():
-        tell_default(told)
+        describe_default(told)
     return [
         {
             "name": name,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from slipway._wire.request_models import absent
+from slipway._wire.request_models import make_optional_field
 
 State = Literal["queued", "preparing", "booting", "building", "running", "ended"]
 Verdict = Literal[
@@ -31,7 +31,7 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str = Field(description="What was wrong, and where.")
     hint: str = Field(description="What can be done about it; may be empty.")
-    retry_after: float = absent("Seconds.")
+    retry_after: float = make_optional_field("Seconds.")
 
 
 class StartedDocument(BaseModel):
@@ -72,8 +72,8 @@ class CapturedDocument(BaseModel):
     bytes: int
     dropped: int
     truncated: bool
-    text: str = absent()
-    base64: str = absent()
+    text: str = make_optional_field()
+    base64: str = make_optional_field()
 
 
 class PhaseDocument(BaseModel):
@@ -93,11 +93,11 @@ class FileDocument(BaseModel):
     """A file that was asked for: its content, or why there is none."""
 
     path: str
-    mode: int = absent()
-    bytes: int = absent()
-    missing: str = absent()
-    text: str = absent()
-    base64: str = absent()
+    mode: int = make_optional_field()
+    bytes: int = make_optional_field()
+    missing: str = make_optional_field()
+    text: str = make_optional_field()
+    base64: str = make_optional_field()
 
 
 class TimingDocument(BaseModel):
@@ -143,7 +143,7 @@ class FailureDocument(BaseModel):
     error: str
     message: str
     hint: str
-    retry_after: float = absent()
+    retry_after: float = make_optional_field()
 
 
 class RunDocument(BaseModel):

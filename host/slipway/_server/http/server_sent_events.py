@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from slipway._model.errors import SlipwayError
 from slipway._server.http.disconnect import client_left
-from slipway._wire import error_record, event_records
+from slipway._wire.errors import encode_error
+from slipway._wire.events import encode_event_and_files
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -70,9 +71,9 @@ class EventStream(Response):
                 except StopAsyncIteration:
                     break
                 except SlipwayError as error:
-                    await send(_body(_framed({"type": "failed", **error_record(error)})))
+                    await send(_body(_framed({"type": "failed", **encode_error(error)})))
                     break
-                for record in event_records(event):
+                for record in encode_event_and_files(event):
                     await send(_body(_framed(record)))
                 upcoming = asyncio.ensure_future(anext(self._execution))
         finally:

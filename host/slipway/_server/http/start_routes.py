@@ -26,8 +26,8 @@ from slipway._server.http.request_context import (
 from slipway._server.http.server_sent_events import EventStream, end
 from slipway._server.kept.retention import Terms
 from slipway._server.problems import Problem, Refusal
-from slipway._wire import result_record
 from slipway._wire.request_models import RunBody, RunQuery, StartBody, StartQuery
+from slipway._wire.results import encode_result
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -114,7 +114,7 @@ async def answer_run(
         return EventStream(execution)
     try:
         result = await attended(request.receive, execution.wait())
-        return json_response(result_record(result, output=True, files=True))
+        return json_response(encode_result(result, output=True, files=True))
     finally:
         await end(execution)
 

@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slipway._model.errors import InputError, SlipwayError
-from slipway._wire import MAX_LINE, data_of, parse
+from slipway._wire.fields import MAX_LINE, decode_data, decode_line
 
 if TYPE_CHECKING:
     from slipway._model.execution import AsyncStdin
@@ -67,7 +67,7 @@ class Commands:
         self._line.clear()
         if not self._skipping and line.strip():
             try:
-                await self._carry_out(parse(line))
+                await self._carry_out(decode_line(line))
             except SlipwayError as error:
                 await self._commanded.refuse(error)
         self._skipping = False
@@ -86,7 +86,7 @@ class Commands:
     async def _carry_out(self, command: dict[str, Any]) -> None:
         match command.get("type"):
             case "stdin":
-                await self._commanded.stdin.write(data_of(command))
+                await self._commanded.stdin.write(decode_data(command))
             case "stdin_end":
                 await self._commanded.stdin.close()
             case "signal":

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError, SlipwayError
 from slipway._model.events import Output
-from slipway._wire import error_record, event_records, line
+from slipway._wire.errors import encode_error
+from slipway._wire.events import encode_event_and_files
+from slipway._wire.fields import encode_line
 
 if TYPE_CHECKING:
     from slipway._model.events import Event
@@ -49,11 +51,11 @@ class Pump:
 
     async def _tell(self, event: Event) -> None:
         if self._stream == "events":
-            for record in event_records(event):
-                await self._output.append(line(record))
+            for record in encode_event_and_files(event):
+                await self._output.append(encode_line(record))
         elif isinstance(event, Output):
             await self._output.append(event.data)
 
     async def _fail(self, error: SlipwayError) -> None:
         if self._stream == "events":
-            await self._output.append(line({"type": "failed", **error_record(error)}))
+            await self._output.append(encode_line({"type": "failed", **encode_error(error)}))

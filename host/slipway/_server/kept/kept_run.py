@@ -14,7 +14,9 @@ from slipway._server.kept.output_log import AHEAD, OutputLog
 from slipway._server.kept.output_socket import OutputSocket
 from slipway._server.kept.retention import NoLongerKept
 from slipway._server.peers import peer_of
-from slipway._wire import error_record, line, result_record
+from slipway._wire.errors import encode_error
+from slipway._wire.fields import encode_line
+from slipway._wire.results import encode_result
 
 if TYPE_CHECKING:
     import socket
@@ -138,9 +140,9 @@ class KeptRun:
             "kept_from": self._output.start,
         }
         if self.result is not None:
-            record["result"] = result_record(self.result, output=False, files=False)
+            record["result"] = encode_result(self.result, output=False, files=False)
         if self.failure is not None:
-            record["failure"] = error_record(self.failure)
+            record["failure"] = encode_error(self.failure)
         return record
 
     def file(self, path: str) -> OutputFile | None:
@@ -222,7 +224,7 @@ class KeptRun:
     async def refuse(self, error: SlipwayError) -> None:
         """Tell the client of an events stream that its command was not carried out."""
         told = {"type": "refused", "message": error.message, "hint": error.hint}
-        await self._output.append(line(told))
+        await self._output.append(encode_line(told))
 
     def admits(self, peer: Connection) -> bool:
         """Whether the process that has connected may have this run's output."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from slipway._model.errors import InputError, SlipwayError
 from slipway._model.options import Tty
 from slipway._server.kept.commands import Commands, signal_number
-from slipway._wire import MAX_LINE, data_record
+from slipway._wire.fields import MAX_LINE, encode_data
 from support.played_execution import PlayedExecution, writing
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def test_commands_are_the_same_however_they_are_cut(
         played = Played()
         commands = Commands(played)
         stream = b"\n\n".join(
-            json.dumps({"type": "stdin", **data_record(piece)}).encode() for piece in pieces
+            json.dumps({"type": "stdin", **encode_data(piece)}).encode() for piece in pieces
         )
         stream += b"\n" if ended else b""
 

@@ -14,7 +14,7 @@ from slipway._server.http import job_request as jobs
 from slipway._server.http.job_request import Job, language_of
 from slipway._server.http.request_parsing import parsed
 from slipway._server.problems import Refusal
-from slipway._wire import job_record, session_record
+from slipway._wire.job import encode_job, encode_session
 from slipway._wire.request_models import (
     Limits,
     RunQuery,
@@ -141,7 +141,7 @@ def test_understands_what_our_own_client_sends() -> None:
         memory=2**28,
         kill_on_output=True,
     )
-    record = job_record(b"source", "rust@1.80", options, b"\xfe")
+    record = encode_job(b"source", "rust@1.80", options, b"\xfe")
 
     made = jobs.job_of_json(json.dumps(record).encode(), query(), StartBody)
 
@@ -174,7 +174,7 @@ def test_says_whose_a_machine_option_is_that_a_run_in_a_session_is_given(name: s
 
 
 def test_understands_what_our_own_client_sends_for_a_session() -> None:
-    record = session_record("rust@1.80", Options(memory=2**28, machine="qemu"), 5.0)
+    record = encode_session("rust@1.80", Options(memory=2**28, machine="qemu"), 5.0)
 
     told = parsed(json.dumps(record).encode(), SessionBody)
 
