@@ -13,7 +13,7 @@ import pytest
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec
 from slipway.vmm.kvm import abi, usability
-from slipway.vmm.vcpu import KICK, accept_kicks
+from slipway.vmm.vcpu_thread import KICK, accept_kicks
 from support.bare_metal import BareMetal
 from support.machine_code import Code, vmlinux
 

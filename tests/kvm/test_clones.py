@@ -16,7 +16,7 @@ from kvm.test_machine import LSR, console
 from slipway import HostError
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.vmm import snapshot as states
+from slipway.vmm.snapshot import state_file as states
 from support.bare_metal import PATIENCE
 from support.machine_code import COM1, COM2, DATA, Code
 

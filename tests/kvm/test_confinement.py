@@ -29,7 +29,7 @@ CONFINED = """
 import ctypes, fcntl, json, mmap, os, resource, signal, socket, sys, threading, time
 sys.path[:0] = [sys.argv[1]]
 from slipway._model.errors import HostError
-from slipway.vmm import confine
+from slipway.vmm.process import confinement as confine
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.system import Kvm
 
@@ -178,7 +178,7 @@ run = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(
 def test_kernel_without_filters_is_refused(user: int) -> None:
     """As it answers where new privileges are not ruled out, or where it knows no filters."""
     program = """
-from slipway.vmm import seccomp
+from slipway.vmm.process import seccomp
 seccomp._PR_SET_SECCOMP = 9999
 try:
     confine.give_up()

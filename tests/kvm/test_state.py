@@ -11,7 +11,7 @@ import pytest
 
 from slipway import HostError
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.vmm.arch import x86_64 as arch
+from slipway.vmm.arch.x86_64 import architecture as arch
 from slipway.vmm.kvm import x86_64, x86_64_state
 from slipway.vmm.kvm.system import Kvm
 from support.bare_metal import BareMetal
@@ -39,7 +39,7 @@ def fresh() -> Iterator[BareMetal]:
 
 
 def saved(bare: BareMetal) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    return arch.keeper(bare.kvm).save(bare.vm, bare.vcpus)
+    return arch.create_processor_state(bare.kvm).save(bare.vm, bare.vcpus)
 
 
 def msrs(parts: dict[str, Any]) -> dict[int, int]:
@@ -53,7 +53,7 @@ def test_vcpu_becomes_what_another_was(bare: Bare, fresh: BareMetal) -> None:
     x86_64.set_msrs(used.vcpu, values)
     vcpus, vm = saved(used)
 
-    arch.keeper(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
+    arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
 
     again, vm_again = saved(fresh)
     assert x86_64.registers(fresh.vcpu)["rbx"] == 0x1122334455667788
@@ -78,7 +78,7 @@ def test_vector_and_debug_registers_come_along(fresh: BareMetal) -> None:
     debug[:8] = struct.pack("=Q", 0x1234_5000)  # DR0
     wanted = vcpus[0] | {"xsave": bytes(xsave), "debug": bytes(debug)}
 
-    arch.keeper(fresh.kvm).restore(fresh.vm, fresh.vcpus, ([wanted], vm))
+    arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, ([wanted], vm))
 
     again = saved(fresh)[0][0]
     assert again["xsave"][XMM0 : XMM0 + 16] == b"sixteen bytes ok"
@@ -93,7 +93,7 @@ def test_guest_goes_on_in_another_machine(bare: Bare) -> None:
     stood = used.number()
     with closing(machine()) as other:
         other.memory.write(0, used.memory.read(0, used.memory.size))
-        arch.keeper(other.kvm).restore(other.vm, other.vcpus, saved(used))
+        arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, saved(used))
 
         other.start()
         while other.number() == stood:
@@ -109,7 +109,7 @@ def test_interrupt_controllers_come_along(bare: Bare, fresh: BareMetal) -> None:
     used.run()
     vcpus, vm = saved(used)
 
-    arch.keeper(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
+    arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
 
     assert saved(fresh)[1]["irqchip2"] == vm["irqchip2"]
 
@@ -119,7 +119,7 @@ def test_all_vcpus_are_kept(bare: Bare) -> None:
     with closing(BareMetal(Code().halt(), cpus=2)) as other:
         vcpus, vm = saved(used)
 
-        arch.keeper(other.kvm).restore(other.vm, other.vcpus, (vcpus, vm))
+        arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, (vcpus, vm))
 
         states = [parts["mp_state"] for parts in saved(other)[0]]
     assert states == [parts["mp_state"] for parts in vcpus]
@@ -161,7 +161,9 @@ def test_vcpu_that_is_none_is_refused(fresh: BareMetal, changes: dict[str, Any])
     vcpus, vm = saved(fresh)
 
     with pytest.raises(HostError):
-        arch.keeper(fresh.kvm).restore(fresh.vm, fresh.vcpus, ([vcpus[0] | changes], vm))
+        arch.create_processor_state(fresh.kvm).restore(
+            fresh.vm, fresh.vcpus, ([vcpus[0] | changes], vm)
+        )
 
 
 @pytest.mark.parametrize("name", ["regs", "sregs", "xsave", "msrs", "cpuid", "tsc_khz", "events"])
@@ -170,7 +172,7 @@ def test_vcpu_without_a_part_is_refused(fresh: BareMetal, name: str) -> None:
     del vcpus[0][name]
 
     with pytest.raises(HostError):
-        arch.keeper(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
+        arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_vm_that_is_none_is_refused(fresh: BareMetal, changes: dict[str, Any]) -
     vcpus, vm = saved(fresh)
 
     with pytest.raises(HostError):
-        arch.keeper(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm | changes))
+        arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm | changes))
 
 
 def test_fingerprint_is_the_same_on_every_processor() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway.vmm.kvm.abi import ExitReason
-from slipway.vmm.vcpu import KICK, VcpuThread
+from slipway.vmm.vcpu_thread import KICK, VcpuThread
 from support.bare_metal import BareMetal, Recorder
 from support.machine_code import DATA, Code
 

@@ -8,12 +8,12 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway.vmm.arch import x86_64 as arch
+from slipway.vmm.arch.x86_64 import architecture as arch
 from slipway.vmm.arch.x86_64 import boot, processor
 from slipway.vmm.bus import Bus
 from slipway.vmm.kvm.system import Kvm
 from slipway.vmm.memory import GuestMemory
-from slipway.vmm.vcpu import Ending, VcpuThread
+from slipway.vmm.vcpu_thread import Ending, VcpuThread
 from support.machine_code import CODE, DATA, DONE, IDT, IDT_ENTRIES, IDT_POINTER, VECTOR, gate
 
 if TYPE_CHECKING:

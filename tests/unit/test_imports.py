@@ -19,10 +19,7 @@ FLOORS = (
 # The one arrow on a floor.
 WITHIN_FLOOR = {("_model", "_util")}
 # To be cut; the list only gets shorter.
-KNOWN_CIRCLES: list[tuple[str, ...]] = [
-    ("slipway.vmm.arch", "slipway.vmm.arch.x86_64", "slipway.vmm.arch.x86_64.keeper"),
-    ("slipway.vmm.keeper", "slipway.vmm.microvm"),
-]
+KNOWN_CIRCLES: list[tuple[str, ...]] = []
 # The public namespace and ``python -m slipway``, which stand above all rooms.
 ABOVE = {"slipway", "slipway.__main__"}
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError, InputError, SlipwayError
@@ -16,21 +15,20 @@ from slipway.machine.child import ChildMachine
 from slipway.machine.console import Console
 from slipway.machine.kvm_parts import seconds, start_message
 from slipway.machine.model import Snapshot
-from slipway.vmm import control
+from slipway.vmm.process import control
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from slipway.machine.kvm_parts import Shape, Sockets
+    from slipway.machine.kvm_parts import Sockets
     from slipway.machine.model import Hypervisor, MachineSpec
     from slipway.machine.process import Process
+    from slipway.vmm.spec import VmConfig
 
 # A host that is so loaded that this is not enough could not run the guest either.
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
-
-PACKAGES = str(Path(__file__).parents[2])
 
 
 class KvmMachine(ChildMachine):
@@ -40,14 +38,14 @@ class KvmMachine(ChildMachine):
         self,
         process: Process,
         channel: socket.socket,
-        shape: Shape,
+        config: VmConfig,
         hypervisor: Hypervisor,
         *,
         boot_log: bool,
     ) -> None:
         super().__init__(process, Console(echo=boot_log), hypervisor)
         self._channel = channel
-        self._shape = shape
+        self._config = config
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
         self._asking = asyncio.Lock()
         self._words = ""
@@ -146,7 +144,7 @@ class KvmMachine(ChildMachine):
 
     async def snapshot(self) -> Snapshot:
         """What the VM is now; see :meth:`slipway.machine.model.Machine.snapshot`."""
-        shape = self._shape
+        config = self._config
         async with self._asking:
             loop = asyncio.get_running_loop()
             if self._channel.fileno() < 0:
@@ -154,14 +152,19 @@ class KvmMachine(ChildMachine):
             loop.remove_reader(self._channel)
             try:
                 self._channel.send(control.encode(control.SNAPSHOT))
-                memory, state = await kvm_snapshot.receive(self._channel, shape, self._understand)
+                memory, state = await kvm_snapshot.receive(self._channel, config, self._understand)
             except OSError:
                 raise HostError("the VMM has ended") from None
             finally:
                 if self._channel.fileno() >= 0:  # else it was stopped meanwhile
                     loop.add_reader(self._channel, self._hear)
         return Snapshot(
-            self.hypervisor.name, shape.memory_bytes, shape.cpus, shape.serial_port, memory, state
+            self.hypervisor.name,
+            config.memory_bytes,
+            config.cpus,
+            not config.virtio,
+            memory,
+            state,
         )
 
     async def touched(self) -> list[tuple[int, int]]:
@@ -170,7 +173,7 @@ class KvmMachine(ChildMachine):
         It can be asked once. For :meth:`with_working_set`, after a clone's first answer.
         """
         told = (await self._ask(control.TOUCHED, control.TOUCHED)).get("ranges", "")
-        return kvm_snapshot.ranges_of(told, self._shape.memory_bytes)
+        return kvm_snapshot.ranges_of(told, self._config.memory_bytes)
 
     async def noted(self, snapshot: Snapshot) -> Snapshot:
         """With its working set; see :meth:`slipway.machine.model.Machine.noted`."""

@@ -6,10 +6,10 @@ import hashlib
 from contextlib import closing
 from pathlib import Path
 
-from slipway.vmm import snapshot
 from slipway.vmm.kvm import x86_64, x86_64_state
 from slipway.vmm.kvm.abi import Capability
 from slipway.vmm.kvm.system import Kvm
+from slipway.vmm.snapshot import state_file as snapshot
 
 _CPU_INFO = Path("/proc/cpuinfo")
 # What of CPUID tells which processor of the host was asked: leaf, and masks of eax to edx. Of

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
-from slipway.machine.kvm import PACKAGES, KvmMachine
-from slipway.machine.kvm_parts import Shape, Sockets
+from slipway.machine.kvm import KvmMachine
+from slipway.machine.kvm_parts import Sockets, build_vmm_command
 from slipway.machine.process import Process
 from slipway.vmm.kvm import usability
+from slipway.vmm.spec import VmConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway.machine.kvm_template import KvmTemplate
     from slipway.machine.model import MachineSpec, Snapshot
-
-# -I and -S: modules of the user and of the site are not imported, hence the path is an argument.
-_PROGRAM = "import sys; sys.path[:0] = sys.argv[1:2]; from slipway.vmm.process import main; main()"
 
 
 class KvmHypervisor:
@@ -50,15 +46,14 @@ class KvmHypervisor:
     async def start(self, spec: MachineSpec) -> KvmMachine:
         """Start a VMM; see :meth:`Hypervisor.start`."""
         self.check()
-        shape = Shape(spec.memory_bytes, spec.cpus, spec.serial_port)
+        config = VmConfig(spec.memory_bytes, spec.cpus, not spec.serial_port)
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 sockets = Sockets.open(ours, theirs)
-                numbers = map(str, (os.getpid(), *sockets.theirs))
-                argv = [sys.executable, "-IS", "-c", _PROGRAM, PACKAGES, *numbers]
+                command = build_vmm_command("vmm_process", sockets.theirs)
                 # The VMM guards itself: two programs less to execute.
-                process = Process.start(argv, pass_fds=sockets.theirs, guarded=False)
-            machine = KvmMachine(process, sockets.channel, shape, self, boot_log=spec.boot_log)
+                process = Process.start(command, pass_fds=sockets.theirs, guarded=False)
+            machine = KvmMachine(process, sockets.channel, config, self, boot_log=spec.boot_log)
             await machine.take(sockets, spec)
             ours.pop_all()
         return machine

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import InputError
 from slipway.machine.child import open_pair
 from slipway.machine.kernel_arguments import command_line
-from slipway.vmm import arch, control
+from slipway.vmm.arch.host import find_architecture
+from slipway.vmm.process import control
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from slipway.machine.model import MachineSpec
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a machine and its snapshots have in common; ``memory_bytes`` is the guest's RAM."""
-
-    memory_bytes: int
-    cpus: int
-    serial_port: bool
+# -I and -S: modules of the user and of the site are not imported, hence the path is an argument.
+_SET_PATH = "import sys; sys.path[:0] = sys.argv[1:2];"
+_PACKAGES = str(Path(__file__).parents[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,16 @@ class Sockets:
         return cls(channel, agent, console, (channel_fd, agent_fd, console_fd))
 
 
+def build_vmm_command(module: str, descriptors: tuple[int, ...]) -> list[str]:
+    """Return the command of a process that runs ``main`` of ``module``, below slipway.vmm.process.
+
+    ``descriptors`` are inherited, and told to it behind this process's id.
+    """
+    program = f"{_SET_PATH} from slipway.vmm.process.{module} import main; main()"
+    numbers = map(str, (os.getpid(), *descriptors))
+    return [sys.executable, "-IS", "-c", program, _PACKAGES, *numbers]
+
+
 def start_message(spec: MachineSpec) -> bytes:
     """What a VMM is told to boot.
 
@@ -61,7 +69,7 @@ def start_message(spec: MachineSpec) -> bytes:
         kernel=os.fspath(spec.kernel),
         initramfs=os.fspath(spec.initrd),
         memory=str(spec.memory_bytes),
-        command_line=command_line(spec, arch.of_host().KERNEL_ARGUMENTS),
+        command_line=command_line(spec, find_architecture().KERNEL_ARGUMENTS),
         cpus=str(spec.cpus),
         virtio=str(int(not spec.serial_port)),
     )

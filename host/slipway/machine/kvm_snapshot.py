@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 from slipway._model.errors import HostError
 from slipway._util.text import plain
 from slipway.machine import memory_files
-from slipway.machine.kvm_parts import Shape
-from slipway.vmm import control, snapshot
+from slipway.vmm.process import control
+from slipway.vmm.snapshot import pieces
+from slipway.vmm.snapshot import state_file as snapshot
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from slipway.vmm.pagemap import Range
+    from slipway.vmm.pages import Range
+    from slipway.vmm.spec import VmConfig
 
 SAVE_SECONDS = 120.0
 _MEMORY_NAME, _STATE_NAME = "slipway-memory", "slipway-state"
@@ -52,13 +54,13 @@ class Receiver:
         view = memoryview(buffer)
         try:
             while size := self._next(buffer):
-                if buffer[0] not in (control.OF_MEMORY, control.OF_STATE):
+                if buffer[0] not in (pieces.OF_MEMORY, pieces.OF_STATE):
                     self.message = bytes(view[:size])
                     return
-                if size <= control.PIECE.size:
+                if size <= pieces.PIECE.size:
                     raise _nonsense()
-                kind, start = control.PIECE.unpack_from(buffer)
-                self._take(kind, start, view[control.PIECE.size : size])
+                kind, start = pieces.PIECE.unpack_from(buffer)
+                self._take(kind, start, view[pieces.PIECE.size : size])
         except OSError as error:
             raise HostError(f"a snapshot cannot be taken: {error.strerror}") from None
 
@@ -78,7 +80,7 @@ class Receiver:
                 return 0
 
     def _take(self, kind: int, start: int, data: memoryview) -> None:
-        if kind == control.OF_STATE:
+        if kind == pieces.OF_STATE:
             if start != len(self._state) or start + len(data) > snapshot.MAX_BYTES:
                 raise _nonsense()
             self._state += data
@@ -91,7 +93,7 @@ class Receiver:
             count = os.pwrite(self.memory, data, start)
             start, data = start + count, data[count:]
 
-    def state(self, shape: Shape) -> int:
+    def state(self, config: VmConfig) -> int:
         """The file of the state, once all has come; both are sealed.
 
         Raises:
@@ -99,7 +101,7 @@ class Receiver:
         """
         body = bytes(self._state)
         saved = snapshot.decode_body(body)
-        if Shape(saved.memory, saved.cpus, not saved.virtio) != shape:
+        if saved.config != config:
             raise _nonsense()
         memory_files.seal(self.memory)
         return sealed_file(snapshot.seal(body))
@@ -129,7 +131,7 @@ def sealed_file(data: bytes) -> int:
 
 
 async def receive(
-    channel: socket.socket, shape: Shape, understand: Callable[[bytes], None]
+    channel: socket.socket, config: VmConfig, understand: Callable[[bytes], None]
 ) -> tuple[int, int]:
     """Descriptors of memory and state, as they come by ``channel``.
 
@@ -143,7 +145,7 @@ async def receive(
     except OSError as error:
         raise HostError(f"a snapshot cannot be taken: {error.strerror}") from None
     with copy:
-        receiver = Receiver(copy, shape.memory_bytes)
+        receiver = Receiver(copy, config.memory_bytes)
         try:
             # A thread cannot be cancelled; it ends when the VMM does, at the latest.
             receiving = asyncio.create_task(asyncio.to_thread(receiver.receive))
@@ -155,7 +157,7 @@ async def receive(
                 raise
             verb, texts = control.decode(receiver.message)
             if verb == control.SAVED:
-                return receiver.memory, receiver.state(shape)
+                return receiver.memory, receiver.state(config)
             if verb == control.REFUSED:
                 raise HostError(plain(texts.get("message", "")), plain(texts.get("hint", "")))
             understand(receiver.message)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 from collections import deque
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -14,17 +13,17 @@ from slipway._model.errors import HostError
 from slipway._util.text import plain
 from slipway.machine.child import open_pair
 from slipway.machine.cloned_process import ClonedProcess
-from slipway.machine.kvm import ANSWER_SECONDS, PACKAGES, START_SECONDS, KvmMachine
-from slipway.machine.kvm_parts import Shape, Sockets
+from slipway.machine.kvm import ANSWER_SECONDS, START_SECONDS, KvmMachine
+from slipway.machine.kvm_parts import Sockets, build_vmm_command
 from slipway.machine.process import Process
-from slipway.vmm import control
-from slipway.vmm import snapshot as states
+from slipway.vmm.process import control
+from slipway.vmm.snapshot import state_file as states
+from slipway.vmm.spec import VmConfig
 
 if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, Snapshot
 
 _AGAIN = "Make the template again."
-_PROGRAM = "import sys; sys.path[:0] = sys.argv[1:2]; from slipway.vmm.zygote import main; main()"
 
 
 class KvmTemplate:
@@ -36,7 +35,7 @@ class KvmTemplate:
         self._process = process
         self._hypervisor = hypervisor
         self._channel = channel
-        self._shape = Shape(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port)
+        self._config = VmConfig(snapshot.memory_bytes, snapshot.cpus, not snapshot.serial_port)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Who waits for a clone, in the order of asking, and what it will write its complaints to.
         self._asked: deque[tuple[asyncio.Future[ClonedProcess], int]] = deque()
@@ -58,9 +57,8 @@ class KvmTemplate:
                 with ExitStack() as theirs:
                     channel, channel_fd = open_pair(control.pair, ours, theirs)
                     fds = (channel_fd, snapshot.memory, snapshot.state)
-                    numbers = map(str, (os.getpid(), *fds))
-                    argv = [sys.executable, "-IS", "-c", _PROGRAM, PACKAGES, *numbers]
-                    process = Process.start(argv, pass_fds=fds, guarded=False)
+                    command = build_vmm_command("zygote", fds)
+                    process = Process.start(command, pass_fds=fds, guarded=False)
                 template = cls(process, channel, snapshot, hypervisor)
                 try:
                     await template._begin()
@@ -107,7 +105,7 @@ class KvmTemplate:
                 asked = self._ask([*sockets.theirs, writer], reader)
             process = await self._answer(asked)
             machine = KvmMachine(
-                process, sockets.channel, self._shape, self._hypervisor, boot_log=boot_log
+                process, sockets.channel, self._config, self._hypervisor, boot_log=boot_log
             )
             await machine.take(sockets)
             ours.pop_all()
@@ -232,8 +230,8 @@ def _check(snapshot: Snapshot, hypervisor: str) -> None:
     if snapshot.machine != hypervisor:
         raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for KVM")
     saved = states.decode(states.read(snapshot.state))
-    shape = Shape(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port)
-    if Shape(saved.memory, saved.cpus, not saved.virtio) != shape:
+    config = VmConfig(snapshot.memory_bytes, snapshot.cpus, not snapshot.serial_port)
+    if saved.config != config:
         raise HostError("the snapshot is damaged: its state is of another machine")
     size = os.fstat(snapshot.memory).st_size
     if size != saved.memory:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from slipway._model.errors import HostError
 from slipway.vmm.libc import libc
-from slipway.vmm.pagemap import PAGE, merged
+from slipway.vmm.pages import PAGE, merge_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class GuestMemory:
         Large holes stay as they are: a page that is first written to in a hole of the file would be
         made twice, once for the file.
         """
-        for start, end in merged(_filled(file, self.size), JOINED):
+        for start, end in merge_ranges(_filled(file, self.size), JOINED):
             address = libc.mmap(
                 ctypes.c_void_p(self.host_address + start),
                 ctypes.c_size_t(end - start),

@@ -7,52 +7,27 @@ import threading
 import time
 
 from slipway._model.errors import HostError
-from slipway.vmm import arch
+from slipway.vmm.arch.host import find_architecture
+from slipway.vmm.backends import AgentLink, ConsoleLink
 from slipway.vmm.bus import Bus
 from slipway.vmm.devices.uart import Uart
 from slipway.vmm.devices.virtio_console import VirtioConsole
-from slipway.vmm.keeper import Keeper
 from slipway.vmm.kvm.system import Kvm
-from slipway.vmm.link import AgentLink, ConsoleLink
 from slipway.vmm.memory import GuestMemory
-from slipway.vmm.record import record
-from slipway.vmm.vcpu import Ending, VcpuThread, accept_kicks
+from slipway.vmm.snapshot.vm_state import StateSaver
+from slipway.vmm.spec import Plan
+from slipway.vmm.vcpu_thread import Ending, VcpuThread, accept_kicks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Protocol
-
-    from slipway.vmm.arch import Stateful
+    from slipway.vmm.arch.model import Stateful
     from slipway.vmm.devices.model import Trigger
     from slipway.vmm.kvm.vm import Vm
-    from slipway.vmm.snapshot import Saved
-
-    class Shape(Protocol):
-        """What a VM is made of whatever it boots: a :class:`Spec` or what was saved of one."""
-
-        memory: int
-        cpus: int
-        virtio: bool
-
+    from slipway.vmm.snapshot.state_file import Saved
+    from slipway.vmm.spec import BootSpec, VmConfig
 
 CONSOLE = 0
 AGENT = 1
-
-
-@record
-class Spec:
-    """What a VM is made of; ``memory`` in bytes.
-
-    ``virtio``: the agent's port is a virtio console, else the second UART.
-    """
-
-    kernel: str
-    initramfs: Sequence[str]
-    memory: int
-    command_line: str
-    cpus: int = 1
-    virtio: bool = True
 
 
 class MicroVm:
@@ -62,7 +37,7 @@ class MicroVm:
     """
 
     def __init__(
-        self, shape: Shape, agent: int, console: int, memory: GuestMemory | None = None
+        self, config: VmConfig, agent: int, console: int, memory: GuestMemory | None = None
     ) -> None:
         """Make a VM that is to be booted or restored; ``memory``, if its content is there already.
 
@@ -73,12 +48,12 @@ class MicroVm:
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         self.ending: Ending | None = None
         self.link = AgentLink(agent)
-        self._shape = shape
-        self._arch = arch.of_host()
+        self._config = config
+        self._arch = find_architecture()
         self._bus = Bus()
         self._console = ConsoleLink(console)
         self._kvm = Kvm()
-        self._memory = memory or GuestMemory(self._arch.memory_regions(shape.memory))
+        self._memory = memory or GuestMemory(self._arch.memory_regions(config.memory_bytes))
         self._vm = self._kvm.create_vm(self._arch.MACHINE_TYPE)
         for slot, region in enumerate(self._memory.regions):
             host_address = self._memory.host_address + region.offset
@@ -86,30 +61,31 @@ class MicroVm:
         self._arch.create_interrupts(self._vm)
         self._devices: dict[str, Stateful] = {}
         self._triggers: dict[str, Trigger] = {}
-        self._attach(shape)
-        self._vcpus = [self._vm.create_vcpu(number) for number in range(shape.cpus)]
+        self._attach()
+        self._vcpus = [self._vm.create_vcpu(number) for number in range(config.cpus)]
         self._threads = [VcpuThread(v, self._bus, self.lock, self._end) for v in self._vcpus]
         # Made before the VM is confined, like all else.
-        self._keeper = Keeper(
+        self._saver = StateSaver(
             self._arch, self._kvm, self._vm, self._vcpus, self._devices, self._memory
         )
 
-    def boot(self, spec: Spec) -> None:
+    def boot(self, spec: BootSpec) -> None:
         """Put into memory what ``spec`` boots, and the vCPUs to where they begin with it.
 
         Raises:
             InputError: what it shall boot is not fit to be booted.
             HostError: KVM refuses something.
         """
-        plan = arch.Plan(
+        config = self._config
+        plan = Plan(
             spec.command_line,
-            spec.cpus,
-            serials=1 if spec.virtio else 2,
-            virtio=int(spec.virtio),
+            config.cpus,
+            serials=1 if config.virtio else 2,
+            virtio=int(config.virtio),
         )
         entry = self._arch.load(self._memory, spec.kernel, spec.initramfs, plan)
         for vcpu in self._vcpus:
-            self._arch.prepare_vcpu(self._kvm, vcpu, spec.cpus, entry)
+            self._arch.prepare_vcpu(self._kvm, vcpu, config.cpus, entry)
 
     def restore(self, saved: Saved) -> None:
         """Become what ``saved`` says, whose memory is there.
@@ -118,12 +94,12 @@ class MicroVm:
             HostError: it cannot.
         """
         self._memory.populate(saved.working_set)
-        for name in self._keeper.restore(saved):
+        for name in self._saver.restore(saved):
             self._triggers[name]()
         assert self.link.port is not None
         self.link.port.drain()
 
-    def _attach(self, shape: Shape) -> None:
+    def _attach(self) -> None:
         vm, bus = self._vm, self._bus
         trigger = self._trigger(vm, self._arch.serial_line(CONSOLE))
         console = Uart(trigger, self._console)
@@ -131,7 +107,7 @@ class MicroVm:
         self._triggers["console"] = trigger
         self._devices["console"] = console
         port: VirtioConsole | Uart
-        if shape.virtio:
+        if self._config.virtio:
             trigger = self._trigger(vm, self._arch.virtio_line(0))
             port = VirtioConsole(self._memory, trigger, self.link)
             self._arch.attach_virtio(bus, 0, port)
@@ -197,7 +173,7 @@ class MicroVm:
                 raise HostError("the guest has ended")
             if not self.link.quiet:
                 raise HostError("there are bytes on their way to or from the agent")
-            self._keeper.save(self._shape, channel)
+            self._saver.save(self._config, channel)
 
     def agent_ready(self) -> None:
         """The agent's socket has become readable or writable."""

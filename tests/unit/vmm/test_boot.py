@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway import InputError
-from slipway.vmm.arch import Plan
-from slipway.vmm.arch.x86_64 import boot, layout, load, memory_regions, place_initramfs
+from slipway.vmm.arch.x86_64 import boot, layout
+from slipway.vmm.arch.x86_64.architecture import load, memory_regions, place_initramfs
 from slipway.vmm.memory import GuestMemory
+from slipway.vmm.spec import Plan
 from support.machine_code import CODE, Code, vmlinux
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from slipway import SlipwayError
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec
 from slipway.machine.process import Process
-from slipway.vmm import control
 from slipway.vmm.kvm import usability
+from slipway.vmm.process import control
 
 fast = settings(deadline=None, derandomize=True, database=None, max_examples=300)
 

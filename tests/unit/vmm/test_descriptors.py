@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from slipway.vmm import control, descriptors
+from slipway.vmm.process import control, descriptors
 
 if TYPE_CHECKING:
     import socket

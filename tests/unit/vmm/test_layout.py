@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from slipway.vmm.arch.x86_64 import acpi, boot, layout, memory_regions, serial_line, virtio_line
+from slipway.vmm.arch.x86_64 import acpi, boot, layout
+from slipway.vmm.arch.x86_64.architecture import memory_regions, serial_line, virtio_line
 from slipway.vmm.arch.x86_64.kernel import ADDRESS_LIMIT, LOWEST_ADDRESS
 
 PAGE_TABLES_SIZE = 6 * layout.PAGE  # PML4, PDPT and four directories

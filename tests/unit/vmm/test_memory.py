@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipway import HostError
-from slipway.vmm.arch.x86_64 import layout, memory_regions
+from slipway.vmm.arch.x86_64 import layout
+from slipway.vmm.arch.x86_64.architecture import memory_regions
 from slipway.vmm.memory import HUGE_PAGE, MIB, GuestAddressError, GuestMemory
 
 if TYPE_CHECKING:

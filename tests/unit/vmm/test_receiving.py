@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -14,21 +13,23 @@ from hypothesis import strategies as st
 
 from slipway import HostError
 from slipway.machine import kvm_snapshot
-from slipway.machine.kvm_parts import Shape
-from slipway.vmm import control, snapshot
-from unit.vmm.test_saved import some
+from slipway.vmm.process import control
+from slipway.vmm.snapshot import pieces
+from slipway.vmm.snapshot import state_file as snapshot
+from slipway.vmm.spec import VmConfig
+from unit.vmm.test_state_codec import some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 fast = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 MIB = 1 << 20
-SHAPE = Shape(64 * MIB, 2, serial_port=False)
+CONFIG = VmConfig(64 * MIB, 2, virtio=True)
 SAVED = control.encode(control.SAVED)
 
 
 def piece(kind: int, start: int, data: bytes) -> bytes:
-    return control.PIECE.pack(kind, start) + data
+    return pieces.PIECE.pack(kind, start) + data
 
 
 def body() -> bytes:
@@ -36,11 +37,11 @@ def body() -> bytes:
 
 
 def state() -> bytes:
-    return piece(control.OF_STATE, 0, body())
+    return piece(pieces.OF_STATE, 0, body())
 
 
 async def received(
-    messages: Sequence[bytes], heard: list[bytes] | None = None, shape: Shape = SHAPE
+    messages: Sequence[bytes], heard: list[bytes] | None = None, config: VmConfig = CONFIG
 ) -> tuple[int, int]:
     ours, theirs = control.pair()
     with ours, theirs:
@@ -49,15 +50,15 @@ async def received(
         for message in messages:
             theirs.send(message)
         theirs.close()
-        return await kvm_snapshot.receive(ours, shape, (heard if heard is not None else []).append)
+        return await kvm_snapshot.receive(ours, config, (heard if heard is not None else []).append)
 
 
 async def test_files_are_what_was_sent() -> None:
-    pieces = [piece(control.OF_MEMORY, 4096, b"a" * 4096), piece(control.OF_MEMORY, MIB, b"b")]
+    sent = [piece(pieces.OF_MEMORY, 4096, b"a" * 4096), piece(pieces.OF_MEMORY, MIB, b"b")]
 
-    memory, found = await received([*pieces, state(), SAVED])
+    memory, found = await received([*sent, state(), SAVED])
 
-    assert os.fstat(memory).st_size == SHAPE.memory_bytes
+    assert os.fstat(memory).st_size == CONFIG.memory_bytes
     assert os.pread(memory, 4097, 4095) == b"\0" + b"a" * 4096
     assert os.pread(memory, 2, MIB) == b"b\0"
     assert snapshot.decode(snapshot.read(found)) == some()
@@ -70,14 +71,14 @@ async def test_files_are_what_was_sent() -> None:
     [
         [state()],
         [SAVED],
-        [piece(control.OF_MEMORY, SHAPE.memory_bytes, b"x"), state(), SAVED],
-        [piece(control.OF_MEMORY, SHAPE.memory_bytes - 1, b"xx"), state(), SAVED],
-        [piece(control.OF_MEMORY, (1 << 64) - 1, b"x"), state(), SAVED],
-        [piece(control.OF_MEMORY, 4096, b"x"), piece(control.OF_MEMORY, 0, b"x"), state(), SAVED],
-        [piece(control.OF_MEMORY, 0, b""), state(), SAVED],
+        [piece(pieces.OF_MEMORY, CONFIG.memory_bytes, b"x"), state(), SAVED],
+        [piece(pieces.OF_MEMORY, CONFIG.memory_bytes - 1, b"xx"), state(), SAVED],
+        [piece(pieces.OF_MEMORY, (1 << 64) - 1, b"x"), state(), SAVED],
+        [piece(pieces.OF_MEMORY, 4096, b"x"), piece(pieces.OF_MEMORY, 0, b"x"), state(), SAVED],
+        [piece(pieces.OF_MEMORY, 0, b""), state(), SAVED],
         [b"\0", state(), SAVED],
-        [piece(control.OF_STATE, 1, body()), SAVED],
-        [piece(control.OF_STATE, 0, body()[1:]), SAVED],
+        [piece(pieces.OF_STATE, 1, body()), SAVED],
+        [piece(pieces.OF_STATE, 0, body()[1:]), SAVED],
         [piece(2, 0, b"x"), state(), SAVED],
         [state(), control.encode(control.REFUSED, message="no")],
         [control.encode(control.ENDED, text="over")],
@@ -101,9 +102,9 @@ async def test_any_messages_are_refused(messages: list[bytes]) -> None:
 
 
 async def test_state_of_another_machine_is_refused() -> None:
-    for shape in (replace(SHAPE, cpus=1), replace(SHAPE, serial_port=True)):
+    for config in (VmConfig(64 * MIB, 1, True), VmConfig(64 * MIB, 2, False)):
         with pytest.raises(HostError, match="no snapshot of its machine"):
-            await received([state(), SAVED], shape=shape)
+            await received([state(), SAVED], config=config)
 
 
 async def test_state_that_goes_on_for_ever_is_refused() -> None:
@@ -112,9 +113,9 @@ async def test_state_that_goes_on_for_ever_is_refused() -> None:
         receiver = kvm_snapshot.Receiver(ours, MIB)
         whole = range(0, snapshot.MAX_BYTES, MIB)
         for start in whole:
-            receiver._take(control.OF_STATE, start, memoryview(bytes(MIB)))
+            receiver._take(pieces.OF_STATE, start, memoryview(bytes(MIB)))
         with pytest.raises(HostError):
-            receiver._take(control.OF_STATE, snapshot.MAX_BYTES, memoryview(b"x"))
+            receiver._take(pieces.OF_STATE, snapshot.MAX_BYTES, memoryview(b"x"))
         os.close(receiver.memory)
 
 

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from slipway.vmm import seccomp
 from slipway.vmm.kvm import abi, x86_64, x86_64_state
+from slipway.vmm.process import seccomp
 
 PROCESS = 4711
 X86_64, I386, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7

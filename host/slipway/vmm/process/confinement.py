@@ -3,8 +3,8 @@
 A guest that takes over its VMM finds a process that, whoever started it,
 
 - can open, make or rename no file, reach no network, start no program and no process, signal nobody
-  but itself and make no memory executable: :mod:`slipway.vmm.seccomp` lets it run the vCPUs that
-  exist and use the descriptors that it has, and nothing else (on x86-64; there is none elsewhere);
+  but itself and make no memory executable: the filter of :mod:`slipway.vmm.process.seccomp` allows
+  to run the vCPUs and to use the descriptors that exist, on x86-64 (elsewhere there is no filter);
 - gets no further descriptor and writes no file's contents, by its limits;
 - is looked into by no process of the same user, leaves no core file, and dies with its parent.
 
@@ -21,8 +21,9 @@ import signal
 import struct
 from contextlib import suppress
 
-from slipway.vmm import pagemap, seccomp
 from slipway.vmm.libc import libc
+from slipway.vmm.process import seccomp
+from slipway.vmm.snapshot import pagemap
 
 # include/uapi/linux/prctl.h, include/uapi/linux/sched.h
 PR_SET_PDEATHSIG = 1
@@ -50,7 +51,7 @@ def give_up(address: int = 0) -> int:
     """Drop it, before the vCPUs' threads start; what only root may do is left where it is refused.
 
     All that will be imported, opened or made has to be there. On the way the pagemap is opened, to
-    be read from ``address`` on; returns its descriptor (see :mod:`slipway.vmm.pagemap`), or -1.
+    be read from ``address`` on; returns its descriptor, or -1.
 
     Raises:
         HostError: the kernel cannot filter system calls.

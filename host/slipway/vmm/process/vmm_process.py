@@ -12,16 +12,18 @@ import sys
 import time
 
 from slipway._model.errors import HostError, InputError, SlipwayError
-from slipway.vmm import confine, control
-from slipway.vmm.microvm import MicroVm, Spec
-from slipway.vmm.pagemap import read_own
+from slipway.vmm.microvm import MicroVm
+from slipway.vmm.process import confinement as confine
+from slipway.vmm.process import control
+from slipway.vmm.snapshot.pagemap import read_own
+from slipway.vmm.spec import BootSpec, VmConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from slipway.vmm.pagemap import Range
+    from slipway.vmm.pages import Range
 
 # With all digits they still fit into a message.
 MAX_RANGES = 3000
@@ -40,16 +42,9 @@ def _booted(channel: int, agent: int, console: int) -> MicroVm:
     verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
     if verb != control.START:
         os._exit(1)  # the parent died before it said what to do
-    spec = Spec(
-        texts["kernel"],
-        texts["initramfs"].split("\n"),
-        int(texts["memory"]),
-        texts["command_line"],
-        cpus=int(texts["cpus"]),
-        virtio=texts["virtio"] == "1",
-    )
-    vm = MicroVm(spec, agent, console)
-    vm.boot(spec)
+    config = VmConfig(int(texts["memory"]), int(texts["cpus"]), texts["virtio"] == "1")
+    vm = MicroVm(config, agent, console)
+    vm.boot(BootSpec(texts["kernel"], texts["initramfs"].split("\n"), texts["command_line"]))
     return vm
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway.vmm import pack
+from slipway.vmm.snapshot import canonical_msgpack as pack
 
 fast = settings(deadline=None, derandomize=True, database=None, max_examples=300)
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import os
 
+from slipway.vmm.pages import PAGE, merge_ranges
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    Range = tuple[int, int]
-    """First and end, of bytes from the start of the guest's memory."""
+    from slipway.vmm.pages import Range
 
 PATH = "/proc/self/pagemap"
-PAGE = 4096
 _ENTRY = 8
 _AT_ONCE = 256 * 1024  # bytes, of 128 MiB of the guest's
 _THERE = 1 << 63 | 1 << 62  # present, or swapped out
@@ -47,15 +45,4 @@ def read_own(descriptor: int, size: int) -> list[Range]:
             if entry & _THERE and not entry & _OF_A_FILE:
                 ranges.append((number * PAGE, (number + 1) * PAGE))
         page += len(entries)
-    return merged(ranges)
-
-
-def merged(ranges: Iterable[Range], gap: int = 0) -> list[Range]:
-    """``ranges`` in order, as one where no more than ``gap`` bytes are between two."""
-    result: list[Range] = []
-    for start, end in sorted(ranges):
-        if result and start <= result[-1][1] + gap:
-            result[-1] = result[-1][0], max(end, result[-1][1])
-        else:
-            result.append((start, end))
-    return result
+    return merge_ranges(ranges)

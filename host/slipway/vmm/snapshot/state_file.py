@@ -1,7 +1,7 @@
 """What a VM is apart from its memory, as a file: a snapshot's state.
 
 It begins with a name, the version of the format and the SHA-256 of what follows, which is one value
-of :mod:`slipway.vmm.pack`. The memory is a file of its own.
+of :mod:`slipway.vmm.snapshot.canonical_msgpack`. The memory is a file of its own.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import os
 import struct
 
 from slipway._model.errors import HostError
-from slipway.vmm import pack
-from slipway.vmm.pagemap import PAGE, merged
+from slipway.vmm.pages import PAGE, merge_ranges
 from slipway.vmm.record import record, replace
+from slipway.vmm.snapshot import canonical_msgpack as pack
+from slipway.vmm.spec import VmConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from slipway.vmm.pagemap import Range
+    from slipway.vmm.pages import Range
 
 # A change of what a VM is made of, of its devices, of where they are, is one of this as well.
 VERSION = 1
@@ -48,6 +49,11 @@ class Saved:
     machine: dict[str, bytes | int]
     devices: dict[str, Any]
     working_set: list[Range]
+
+    @property
+    def config(self) -> VmConfig:
+        """The configuration of the VM."""
+        return VmConfig(self.memory, self.cpus, self.virtio)
 
 
 _FIELDS = tuple(Saved.__annotations__)
@@ -165,7 +171,7 @@ def with_working_set(state: bytes, ranges: Sequence[Range]) -> bytes:
     Raises:
         HostError: ``state`` is none, or ``ranges`` are not in its memory.
     """
-    saved = replace(decode(state), working_set=merged(ranges)[:MAX_RANGES])
+    saved = replace(decode(state), working_set=merge_ranges(ranges)[:MAX_RANGES])
     data = encode(saved)
     decode(data)
     return data

@@ -5,31 +5,28 @@ from __future__ import annotations
 import os
 
 from slipway._model.errors import HostError
-from slipway.vmm import control, snapshot
-from slipway.vmm.devices import saved as states
+from slipway.vmm.devices import state_codec as states
 from slipway.vmm.devices.uart import Uart
 from slipway.vmm.devices.virtqueue import DriverError
 from slipway.vmm.memory import GuestAddressError
-from slipway.vmm.pagemap import PAGE
-from slipway.vmm.snapshot import Saved
+from slipway.vmm.snapshot import state_file as snapshot
+from slipway.vmm.snapshot.pieces import write_pieces
+from slipway.vmm.snapshot.state_file import Saved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
-    from slipway.vmm.arch import Architecture, Stateful
+    from slipway.vmm.arch.model import Architecture, Stateful
     from slipway.vmm.kvm.system import Kvm
     from slipway.vmm.kvm.vcpu import Vcpu
     from slipway.vmm.kvm.vm import Vm
     from slipway.vmm.memory import GuestMemory
-    from slipway.vmm.microvm import Shape
-
-_ZEROS = bytes(control.PIECE_BYTES)
-_ZERO_PAGE = bytes(PAGE)
+    from slipway.vmm.spec import VmConfig
 
 
-class Keeper:
+class StateSaver:
     """Of the parts of one VM; ``devices`` by their names."""
 
     def __init__(
@@ -46,10 +43,10 @@ class Keeper:
         self._vcpus = vcpus
         self._devices = devices
         self._memory = memory
-        self._processors = architecture.keeper(kvm)
+        self._processors = architecture.create_processor_state(kvm)
         self._name = os.uname().machine
 
-    def save(self, shape: Shape, channel: int) -> None:
+    def save(self, config: VmConfig, channel: int) -> None:
         """Write memory and state to ``channel``, in pieces.
 
         Raises:
@@ -60,20 +57,16 @@ class Keeper:
         body = snapshot.pack_body(
             Saved(
                 architecture=self._name,
-                memory=shape.memory,
-                cpus=shape.cpus,
-                virtio=shape.virtio,
+                memory=config.memory_bytes,
+                cpus=config.cpus,
+                virtio=config.virtio,
                 vcpus=vcpus,
                 machine=machine,
                 devices=devices,
                 working_set=[],
             )
         )
-        for start, data in filled(self._memory.all()):
-            os.writev(channel, [control.PIECE.pack(control.OF_MEMORY, start), data])
-        for start in range(0, len(body), control.PIECE_BYTES):
-            data = body[start : start + control.PIECE_BYTES]
-            os.writev(channel, [control.PIECE.pack(control.OF_STATE, start), data])
+        write_pieces(channel, self._memory.all(), body)
 
     def restore(self, saved: Saved) -> list[str]:
         """Make this VM, which is new, what was saved of another.
@@ -83,7 +76,7 @@ class Keeper:
         to come again, and a driver that has been there already finds nothing to do.
 
         Raises:
-            HostError: that was none of this host and shape.
+            HostError: that was none of this host and config.
         """
         if saved.architecture != self._name:
             raise HostError(f"the snapshot is of the architecture {saved.architecture:.20}")
@@ -111,21 +104,3 @@ class Keeper:
                 interrupting.append(name)
         self._arch.restore_board(devices, saved)
         return interrupting
-
-
-def filled(memory: memoryview) -> Iterator[tuple[int, bytes]]:
-    """Pieces of ``memory`` without pages of zeros: where each begins, and a copy."""
-    for start in range(0, len(memory), control.PIECE_BYTES):
-        # A copy compares much faster than a view.
-        piece = bytes(memory[start : start + control.PIECE_BYTES])
-        if piece == _ZEROS[: len(piece)]:
-            continue
-        begin = None
-        for at in range(0, len(piece), PAGE):
-            if piece[at : at + PAGE] != _ZERO_PAGE:
-                begin = at if begin is None else begin
-            elif begin is not None:
-                yield start + begin, piece[begin:at]
-                begin = None
-        if begin is not None:
-            yield start + begin, piece[begin:]

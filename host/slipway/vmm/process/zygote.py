@@ -20,10 +20,13 @@ import sys
 import time
 
 from slipway._model.errors import HostError
-from slipway.vmm import arch, confine, control, descriptors, snapshot
+from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.microvm import MicroVm
-from slipway.vmm.process import Process, live, tell
+from slipway.vmm.process import confinement as confine
+from slipway.vmm.process import control, descriptors
+from slipway.vmm.process.vmm_process import Process, live, tell
+from slipway.vmm.snapshot import state_file as snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ class Zygote:
         self._saved = snapshot.decode(snapshot.read(state))
         if os.fstat(memory).st_size != self._saved.memory:
             raise HostError("the snapshot's memory has not the length that its state says")
-        layout = arch.of_host().memory_regions(self._saved.memory)
+        layout = find_architecture().memory_regions(self._saved.memory)
         self._memory = GuestMemory(layout, memory)
         for descriptor in (memory, state):
             os.close(descriptor)
@@ -158,6 +161,6 @@ class Zygote:
 
     def _life(self, channel: int, agent: int, console: int, began: int) -> int:
         gc.enable()
-        vm = MicroVm(self._saved, agent, console, self._memory)
+        vm = MicroVm(self._saved.config, agent, console, self._memory)
         vm.restore(self._saved)
         return Process(channel, agent, vm, began).run()

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipway import HostError
-from slipway.vmm import pack, snapshot
-from slipway.vmm.devices import saved
+from slipway.vmm.devices import state_codec as saved
 from slipway.vmm.devices.i8042 import I8042State
 from slipway.vmm.devices.rtc import RtcState
 from slipway.vmm.devices.uart import UartState
 from slipway.vmm.devices.virtio_console import ConsoleState, VirtioConsole
 from slipway.vmm.devices.virtio_mmio import MmioState
 from slipway.vmm.devices.virtqueue import QueueState
-from slipway.vmm.snapshot import Saved
+from slipway.vmm.snapshot import canonical_msgpack as pack
+from slipway.vmm.snapshot import state_file as snapshot
+from slipway.vmm.snapshot.state_file import Saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway.vmm.link import READ_SIZE, AgentLink, ConsoleLink
+from slipway.vmm.backends import READ_SIZE, AgentLink, ConsoleLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

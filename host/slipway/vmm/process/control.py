@@ -6,8 +6,6 @@ trust nothing that comes out of a VMM, has nothing to decode that could go wrong
 
 from __future__ import annotations
 
-import struct
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
@@ -33,12 +31,6 @@ CLONE = "clone"
 CLONED = "cloned"
 EXITED = "exited"
 CLOSE = "close"
-
-# A piece of a snapshot, before it is SAVED: what of it, and from which byte on. No verb begins with
-# such a byte.
-PIECE = struct.Struct("<B7xQ")
-OF_MEMORY, OF_STATE = 0, 1
-PIECE_BYTES = 32 * 1024
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

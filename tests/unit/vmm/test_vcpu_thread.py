@@ -18,7 +18,7 @@ from slipway.vmm.bus import Bus
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.abi import ExitReason
 from slipway.vmm.kvm.vcpu import Vcpu
-from slipway.vmm.vcpu import Ending, VcpuThread
+from slipway.vmm.vcpu_thread import Ending, VcpuThread
 from support.bare_metal import PATIENCE, Recorder
 
 if TYPE_CHECKING:

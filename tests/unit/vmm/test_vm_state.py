@@ -9,8 +9,10 @@ from contextlib import closing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway.vmm import control, keeper, pagemap
 from slipway.vmm.memory import GuestMemory
+from slipway.vmm.pages import merge_ranges
+from slipway.vmm.snapshot import pagemap
+from slipway.vmm.snapshot.pieces import PIECE_BYTES, find_data
 
 fast = settings(deadline=None, derandomize=True, database=None, max_examples=100)
 PAGE = 4096
@@ -24,11 +26,11 @@ def test_pages_with_something_in_them_are_kept_and_no_others(pages: set[int]) ->
     for page in pages:
         memory[page * PAGE + page] = 1
 
-    pieces = list(keeper.filled(memoryview(memory)))
+    pieces = list(find_data(memoryview(memory)))
 
     kept = bytearray(len(memory))
     for start, data in pieces:
-        assert len(data) <= control.PIECE_BYTES
+        assert len(data) <= PIECE_BYTES
         kept[start : start + len(data)] = data
     assert kept == memory
     assert sum(len(data) for _, data in pieces) == len(pages) * PAGE
@@ -111,8 +113,8 @@ def test_pagemap_that_tells_nothing_has_no_own_pages() -> None:
 def test_ranges_are_joined_across_gaps() -> None:
     ranges = [(8, 12), (0, 4), (4, 6), (5, 5)]
 
-    assert pagemap.merged(ranges) == [(0, 6), (8, 12)]
-    assert pagemap.merged(ranges, gap=2) == [(0, 12)]
+    assert merge_ranges(ranges) == [(0, 6), (8, 12)]
+    assert merge_ranges(ranges, gap=2) == [(0, 12)]
 
 
 def test_mapping_is_given_back() -> None:

@@ -1,0 +1,27 @@
+"""Architecture of this host."""
+
+from __future__ import annotations
+
+import os
+
+from slipway._model.errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slipway.vmm.arch.model import Architecture
+
+
+def find_architecture() -> Architecture:
+    """Return the architecture of this host, and thereby of its guests.
+
+    Raises:
+        HostError: the VMM does not support this architecture.
+    """
+    machine = os.uname().machine
+    if machine == "x86_64":
+        from slipway.vmm.arch.x86_64 import architecture
+
+        return architecture
+    raise HostError(
+        f"the kvm machine does not know the architecture {machine}", "Use --machine qemu."
+    )

@@ -1,0 +1,1 @@
+"""Processes of the VMM: its main loop, the zygote, the control channel, and the confinement."""

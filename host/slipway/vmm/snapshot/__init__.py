@@ -1,0 +1,1 @@
+"""Snapshots of a VM: state of devices and processors, written and read as one canonical file."""

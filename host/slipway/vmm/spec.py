@@ -1,0 +1,40 @@
+"""Specifications of a VM, and of what it boots."""
+
+from __future__ import annotations
+
+from slipway.vmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@record
+class VmConfig:
+    """RAM in bytes, number of vCPUs, and the agent's port: a virtio console or the second UART.
+
+    A VM and its clones have the same.
+    """
+
+    memory_bytes: int
+    cpus: int
+    virtio: bool
+
+
+@record
+class BootSpec:
+    """Kernel, initramfs archives (loaded one after the other), and the kernel's command line."""
+
+    kernel: str
+    initramfs: Sequence[str]
+    command_line: str
+
+
+@record
+class Plan:
+    """Command line and counts of devices that a guest is told of when it boots."""
+
+    command_line: str
+    cpus: int
+    serials: int
+    virtio: int
