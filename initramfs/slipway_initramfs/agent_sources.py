@@ -1,4 +1,4 @@
-"""What the agent is frozen from (freeze.py), and whether that has changed."""
+"""Sources of the agent: their place, their contents and fingerprints of them (freeze.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SOURCES = (".py", ".toml")
 
 
 class AgentSources:
-    """Where our part of the agent lies: in a checkout or in an installed distribution."""
+    """Directories of Slipway's part of the agent, in a checkout or in an installed distribution."""
 
     def __init__(self) -> None:
         self.agent = _find_package("slipway_agent")
@@ -23,7 +23,7 @@ class AgentSources:
         self.freeze = inside if inside.is_dir() else beside
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of all files that decide what the agent is."""
+        """Return a digest of the names, sizes and times of all files that the agent is made of."""
         from _blake2 import blake2b
 
         digest = blake2b(digest_size=16)
@@ -40,7 +40,7 @@ class AgentSources:
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """A digest of what the agent is made of but Debian's packages, the same everywhere."""
+        """Return a digest of the agent's sources without Debian's packages, equal everywhere."""
         import hashlib
 
         files = [
@@ -62,22 +62,27 @@ class AgentSources:
         return self.sliplib / "slip.py", Path(__file__).with_name("freeze.py")
 
     def version(self) -> str:
-        """The version that the agent reports."""
+        """Return the version that the agent reports."""
         text = (self.protocol / "__init__.py").read_text(encoding="utf-8")
         return text.partition('__version__ = "')[2].partition('"')[0]
 
     def contents(self) -> dict[str, Any]:
-        """What is taken from where: contents.toml."""
+        """Return the table of files and their origins: contents.toml."""
         import tomllib
 
         return tomllib.loads((self.freeze / "contents.toml").read_text(encoding="utf-8"))
 
 
 def _find_package(name: str) -> Path:
+    """Find the directory of an installed package.
+
+    Raises:
+        BuildFailed: the package is missing.
+    """
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise BuildFailed(
-            f"the package {name} is not installed, without which the agent cannot be frozen",
+            f"cannot freeze the agent: the package {name} is not installed",
             "Install Slipway again: pip install slipway-vmm",
         )
     return Path(spec.submodule_search_locations[0])

@@ -1,4 +1,4 @@
-"""Making images and kernels: source, layers, tree, trimming, archive, store."""
+"""Builds of images and kernels: source, layers, tree, trimming, archive, store."""
 
 from __future__ import annotations
 
@@ -47,13 +47,17 @@ def build_image(
     reports: BuildProgress | None = None,
     warmer: Warmer | None = None,
 ) -> Image:
-    """Return the image of a language, made if there is no sound one that suits the choices.
+    """Return the image of a language; build it if no intact image in the store fits the options.
 
-    An image that is there is kept if its recipe is this language's, its bytes are sound and no
-    other source was chosen; a reference that was named is asked for again each time. ``warmer``
-    runs what the recipe has run once; without it the image stays cold, and says so. A language
-    without a version is made in that which ``ImageStore.set_default`` chose. Raises ImageError
-    (mostly BuildFailed).
+    An image in the store is kept if its recipe is the one of this language, its bytes are intact
+    and the options name no other source. A reference in the options is resolved again each time.
+    ``warmer`` runs the warm-up of the recipe; without a warmer the image stays cold, with a warning
+    in its manifest. For a language without a version, ``ImageStore.set_default`` selects the
+    version.
+
+    Raises:
+        BuildFailed: the image cannot be built.
+        ImageError: an option or the store is invalid.
     """
     language = _choose_version(language, store)
     chosen, told = choices or SourceOptions(), reports or BuildProgress()
@@ -71,7 +75,7 @@ def build_image(
             )
             key = maker.key()
             if sound is not None and sound.manifest.get("build_key") == key:
-                # The same content, though perhaps by another name.
+                # The content is the same, the reference may be another.
                 manifest = {**sound.manifest, **source.manifest()}
                 if manifest == sound.manifest:
                     return sound
@@ -96,9 +100,13 @@ def build_kernel(
     progress: Progress | None = None,
     refresh: bool = False,
 ) -> Kernel:
-    """Return Debian's cloud kernel, fetched and unpacked if there is no sound one in the store.
+    """Return Debian's cloud kernel; fetch and unpack it if the store has no intact kernel.
 
-    With ``refresh`` Debian is asked for a newer one. Raises ImageError (mostly BuildFailed).
+    With ``refresh`` the package lists are updated first.
+
+    Raises:
+        BuildFailed: the kernel cannot be built.
+        ImageError: the store or the kernel package is invalid.
     """
     report = progress or BuildProgress().step
     arch = architecture or machine_architecture()
@@ -136,7 +144,7 @@ def build_kernel(
 
 
 def _choose_version(language: Language, store: ImageStore) -> Language:
-    """Return the language in the version that its bare name stands for."""
+    """Return the language with the version that its bare name stands for."""
     version = "" if language.version else store.default(language.name).partition("@")[2]
     return replace(language, version=version) if version else language
 
@@ -144,7 +152,7 @@ def _choose_version(language: Language, store: ImageStore) -> Language:
 def _find_existing(
     store: ImageStore, language: Language, arch: str, progress: Progress
 ) -> Image | None:
-    """Return the record in the store, whatever it was made from and whether its bytes are there."""
+    """Return the image's record in the store, of any source; its archive may be missing."""
     try:
         image = store.image(language.image, arch)
     except ImageCorrupted as error:
@@ -154,7 +162,7 @@ def _find_existing(
 
 
 def _check_existing(image: Image | None, language: Language, progress: Progress) -> Image | None:
-    """Return the image if it is what would be made today, and undamaged."""
+    """Return the image if it is intact and a build today would use the same recipe."""
     if image is None or not language.matches(image):
         return None
     try:
@@ -166,19 +174,19 @@ def _check_existing(image: Image | None, language: Language, progress: Progress)
 
 
 def _fits_options(image: Image, choices: SourceOptions) -> bool:
-    """Whether nothing that was chosen speaks against an image that is there."""
+    """Check whether the options allow to keep an existing image."""
     if choices.refresh or choices.reference is not None:
         return False
     if choices.compression not in ("", image.manifest["archive"].get("compression")):
         return False
     if choices.kind == "auto":
         return True
-    # What somebody named is not what the language's own registry has.
+    # An image that a caller named does not stand for the image of the language's registry.
     return choices.kind == image.source.get("kind") and not image.source.get("chosen")
 
 
 class _ImageBuilder:
-    """Makes one image from one resolved source."""
+    """Build of one image from one resolved source."""
 
     def __init__(
         self,
@@ -200,7 +208,7 @@ class _ImageBuilder:
         self._step = reports.step
 
     def key(self) -> str:
-        """Return a digest of all that the image's bytes depend on."""
+        """Return a digest of all inputs that the image's bytes depend on."""
         inputs: dict[str, Any] = {
             "builder": BUILDER,
             "architecture": self._architecture,
@@ -211,7 +219,7 @@ class _ImageBuilder:
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
     def make(self, warmer: Warmer | None, existing: Image | None) -> dict[str, Any]:
-        """Make the archive and store it; return the manifest."""
+        """Build the archive, store it and return the manifest."""
         tree = Tree()
         self._source.prepare(tree)
         dropped = 0
@@ -228,7 +236,7 @@ class _ImageBuilder:
         if dropped:
             shown = ", ".join(map(repr, sorted(names)[:_SHOWN]))
             warnings.append(
-                f"{dropped} extended attributes dropped (an initramfs has none): {shown}"
+                f"{dropped} extended attributes dropped (an initramfs cannot hold them): {shown}"
             )
         warnings += self._add_recipe_entries(tree)
         warmth = warmup.warm_up(
@@ -250,7 +258,7 @@ class _ImageBuilder:
         return manifest
 
     def _add_recipe_entries(self, tree: Tree) -> list[str]:
-        """Add the recipe's own links and files; return warnings."""
+        """Add the links and files of the recipe; return warnings."""
         for path, target in self.recipe.links.items():
             if "*" not in target:
                 tree.add_symlink(path, target)
@@ -258,10 +266,10 @@ class _ImageBuilder:
             found = tree.glob(target)
             if not found:
                 raise BuildFailed(
-                    f"nothing in the image matches {target}, which {path} is to lead to",
-                    "The image is laid out in another way than its language file expects.",
+                    f"cannot link {path}: nothing in the image matches {target}",
+                    "The layout of the image differs from the one that its language file expects.",
                 )
-            # Into a directory, each under its own name; else the last, which is the newest.
+            # Into a directory, each match under its own name; else only the last, newest match.
             for match in found if path.endswith("/") else found[-1:]:
                 name = match.rpartition("/")[2] if path.endswith("/") else ""
                 tree.add_symlink(path + name, f"/{match}")
@@ -269,7 +277,7 @@ class _ImageBuilder:
             mode = 0o755 if text.startswith(_PROGRAM) else 0o644
             tree.add_file(path, text.encode(), mode)
         return [
-            f"the link {path} leads to {target}, which is not there"
+            f"the link {path} leads to {target}, which is missing"
             for path, target in self.recipe.links.items()
             if not path.endswith("/") and tree.find(path) is None
         ]
@@ -280,8 +288,8 @@ class _ImageBuilder:
         programs.check_programs(tree, self.recipe.programs, variables["PATH"])
 
     def _build_trial_image(self, tree: Tree) -> Image:
-        """Return the tree as it is as an image that no name refers to, for a machine to boot."""
-        # The digest stands for the content alone, by which an earlier warm-up is found again.
+        """Return the present tree as an unnamed image that a machine can boot."""
+        # The digest depends on the content only: it finds the result of an earlier warm-up.
         packed = self._pack_tree(tree, COMPRESSION, "warming")
         manifest = {"workload": 0, **packed, **self._source.manifest()}
         archive = manifest["archive"]
@@ -289,10 +297,12 @@ class _ImageBuilder:
         return Image("warming", self._architecture, archive["digest"], blob, manifest)
 
     def _pack_tree(self, tree: Tree, compression: str, key: str) -> dict[str, Any]:
-        """Store the archive of ``tree``; return what the manifest says about it."""
+        """Store the archive of ``tree``; return the archive's part of the manifest."""
         if tree.find(freeze.ROOT, follow=False) is not None:
             # The guest unpacks the root over the agent.
-            raise BuildFailed(f"the image has something at /{freeze.ROOT}, the agent's own place")
+            raise BuildFailed(
+                f"the image has a file at /{freeze.ROOT}, which is reserved for the agent"
+            )
         tree.add_file(defaults.SENTINEL, f"{key}\n".encode())
         usage = tree.usage()
         self._step(f"packing {usage.files} files, {usage.size / 1e6:.0f} MB")

@@ -1,4 +1,4 @@
-"""Programs of the host that a build runs: bounded in time, and gone when they are not wanted."""
+"""Child processes of a build: programs of this machine with limits on time, never left behind."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# Seconds without a sign of life after which a program is given up.
+# Seconds without progress after which a program is ended.
 #
-# More than apt itself waits for a mirror that has fallen silent: 30 seconds, three times.
+# Longer than apt itself waits for a silent mirror: 30 seconds, three times.
 QUIET = 150.0
 # Bytes kept of each stream, the last ones.
 MAX_OUTPUT = 8 << 20
@@ -27,17 +27,17 @@ MAX_OUTPUT = 8 << 20
 _TICK = 0.25
 _GRACE = 2.0
 _PR_SET_PDEATHSIG = 1
-# Loaded here: between fork and exec, where it is called, nothing may take a lock.
+# Loaded at import: between fork and exec, where prctl is called, no lock may be taken.
 _libc = ctypes.CDLL(None)
 
 
 class Hung(Exception):
-    """A program took too long, or did nothing for too long, and was ended."""
+    """A program took too long, or showed no progress for too long, and was ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletedProgram:
-    """What a program that has ended has said; ``code`` is 0 for success."""
+    """Exit code and output of a program that has ended; ``code`` is 0 for success."""
 
     code: int
     stdout: str
@@ -46,11 +46,11 @@ class CompletedProgram:
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """How a program is looked after while it runs.
+    """Limits and callbacks for a running program.
 
-    It may take ``seconds``, and be ``quiet`` for so many. ``watch`` is called now and then: what it
-    returns is another value whenever something has been done, and what it raises ends the program.
-    ``listen`` gets each line of stdout.
+    ``seconds`` limits the whole run, ``quiet`` the seconds without progress. ``watch`` is called
+    every quarter of a second: a changed return value counts as progress, an exception ends the
+    program and is passed on. ``listen`` receives each line of stdout.
     """
 
     seconds: float
@@ -60,12 +60,16 @@ class Supervision:
 
 
 def run_program(
-    command: Sequence[str], environment: Mapping[str, str], attention: Supervision
+    command: Sequence[str], environment: Mapping[str, str], supervision: Supervision
 ) -> CompletedProgram:
-    """Run a program with nothing on its stdin; raises Hung, and what ``attention`` raises.
+    """Run a program with an empty stdin and wait for its end.
 
-    The program gets a process group of its own, of which nothing is left when this returns or
-    raises: neither what it has started itself, nor if a signal of the terminal interrupts us.
+    The program gets a process group of its own. When this function returns or raises, also after an
+    interruption by a signal, the whole group has ended.
+
+    Raises:
+        Hung: the program exceeded a limit of ``supervision``.
+        OSError: the program cannot be started.
     """
     process = subprocess.Popen(
         command,
@@ -78,16 +82,17 @@ def run_program(
         preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (ctypes is loaded before the fork)
     )
     try:
-        stdout, stderr = _Run(process, attention).attend()
+        stdout, stderr = _Run(process, supervision).attend()
     finally:
         _end_group(process)
     return CompletedProgram(process.returncode, stdout, stderr)
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill the calling process when the thread that started it ends (prctl(2)).
+    """Ask the kernel to kill the calling process when the thread that started it ends (prctl(2)).
 
-    ``parent`` is the process that started it; if that has ended already, end at once.
+    ``parent`` is the id of the process that started this process. If the parent has ended already,
+    exit at once.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -96,7 +101,7 @@ def die_with_parent(parent: int) -> None:
 
 @dataclass(slots=True)
 class _Stream:
-    """The last bytes of a stream, in lines."""
+    """The last MAX_OUTPUT bytes of a stream, split into lines."""
 
     chunks: deque[bytes] = field(default_factory=deque)
     size: int = 0
@@ -116,16 +121,16 @@ class _Stream:
 
 
 class _Run:
-    """A program under way; its end is seen without reaping it, so that its group stays its own."""
+    """A running program. Its end is observed without reaping: the group's id stays reserved."""
 
-    def __init__(self, process: subprocess.Popen[bytes], attention: Supervision) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], supervision: Supervision) -> None:
         self._process = process
-        self._attention = attention
+        self._supervision = supervision
         self._streams = (_Stream(), _Stream())
         self._ended = False
 
     def attend(self) -> tuple[str, str]:
-        """Wait for the program's end; return its output."""
+        """Wait for the program's end; return its stdout and stderr."""
         with selectors.DefaultSelector() as selector:
             for file, stream in zip(
                 (self._process.stdout, self._process.stderr), self._streams, strict=True
@@ -145,15 +150,15 @@ class _Run:
             ready = [key for key, _ in selector.select(_TICK)]
             for key in ready:
                 self._take_output(key, selector)
-            now, seen = monotonic(), self._attention.watch()
+            now, seen = monotonic(), self._supervision.watch()
             if ready or seen != sign:
                 alive, sign = now, seen
             elif self._ended:
-                return  # something that it has left behind holds the pipes
-            if now - began > self._attention.seconds:
-                raise Hung(f"took more than {self._attention.seconds:.0f} seconds")
-            if now - alive > self._attention.quiet:
-                raise Hung(f"did nothing for {self._attention.quiet:.0f} seconds")
+                return  # a descendant of the program still holds the pipes
+            if now - began > self._supervision.seconds:
+                raise Hung(f"took more than {self._supervision.seconds:.0f} seconds")
+            if now - alive > self._supervision.quiet:
+                raise Hung(f"did nothing for {self._supervision.quiet:.0f} seconds")
 
     def _take_output(self, key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
         if key.data is None:
@@ -164,12 +169,12 @@ class _Run:
         else:
             for line in key.data.add(data):
                 if key.data is self._streams[0]:
-                    self._attention.listen(line.decode("utf-8", "replace"))
+                    self._supervision.listen(line.decode("utf-8", "replace"))
 
 
 @contextmanager
 def _open_pidfd(process: subprocess.Popen[bytes]) -> Iterator[int]:
-    """Give a descriptor that becomes readable when the program has ended."""
+    """Open a descriptor that becomes readable when the program has ended."""
     descriptor = os.pidfd_open(process.pid)
     try:
         yield descriptor
@@ -183,7 +188,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
         with _open_pidfd(process) as ending, selectors.DefaultSelector() as selector:
             selector.register(ending, selectors.EVENT_READ)
             if not selector.select(0):
-                # Asked first: apt notes the time of a half download, by which it can be resumed.
+                # SIGTERM first: apt then stores the time of a partial download, and can resume it.
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGTERM)
                 selector.select(_GRACE)

@@ -1,12 +1,12 @@
-"""What can go wrong while images are made, stored and looked up."""
+"""Errors of building, storing and finding images."""
 
 from __future__ import annotations
 
 
 class ImageError(Exception):
-    """An image or one of its ingredients is missing, wrong or cannot be made.
+    """An image or an ingredient of an image is missing, invalid or cannot be built.
 
-    ``message`` says what was wrong and where, ``hint`` what to do about it (may be empty).
+    ``message`` says what is wrong and where, ``hint`` what to do about it (may be empty).
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -19,7 +19,7 @@ class ImageError(Exception):
 
 
 class UnknownLanguage(ImageError):
-    """No language has this name or file suffix."""
+    """A language name or file suffix is unknown."""
 
 
 class InvalidLanguage(ImageError):
@@ -27,20 +27,20 @@ class InvalidLanguage(ImageError):
 
 
 class ImageCorrupted(ImageError):
-    """Bytes in the store, or of a package, are not those that its digest promises."""
+    """Bytes in the store, or of a package, do not match their digest."""
 
 
 class BuildFailed(ImageError):
-    """An image could not be made: no apt, no network, disk full, unknown package."""
+    """An image cannot be built: no apt, no network, disk full, unknown package."""
 
 
 class SourceUnavailable(BuildFailed):
-    """A registry does not answer, or not now; another source may do."""
+    """A registry or mirror does not answer, or not now; another source may."""
 
 
 class DiskFull(BuildFailed):
-    """A disk has less room than is needed, or none any more."""
+    """A disk is full, or has less space than a task needs."""
 
 
 class InvalidReference(ImageError):
-    """What names an image, or where to look for it, breaks the rules of such names."""
+    """The name of an image, registry or source is invalid."""

@@ -1,8 +1,8 @@
-"""The agent as an archive of its own: interpreter, libraries and modules below ``/.agent``.
+"""Freezer of the agent: an archive of interpreter, libraries and modules below ``/.agent``.
 
-The interpreter is Debian's, with a loader and libraries of its own at absolute paths, so that it
-runs on whatever root it is put on, an empty one included. The archive is not compressed: a guest
-under emulation would spend longer on unpacking than on reading it.
+The interpreter is Debian's, with a loader and libraries of its own at absolute paths. The agent
+therefore runs on any root, even on an empty one. The archive is not compressed: an emulated guest
+takes longer to unpack an archive than to read it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KIND = "agent"
 ROOT = ".agent"
 PYTHON = "3.11"
 LIBRARY = f"lib/python{PYTHON}"
-# The loader would take these from the image: libraries of another libc, or of somebody's choice.
+# The loader would read these files of the image: libraries of another libc, or a hostile choice.
 FOREIGN = b"/etc/ld.so."
 NOWHERE = b"/.ag/ld.so."
 DEVICES = {
@@ -41,7 +41,7 @@ DEVICES = {
     "ttyS0": (4, 64),
     "ttyS1": (4, 65),
 }
-# -X utf8: the guest has no locale, and paths are bytes all the same.
+# -X utf8: the guest has no locale, and paths are bytes.
 PYTHON_OPTIONS = "-ISB -X utf8 -X frozen_modules=on"
 FORMER_SECONDS = 3600
 MAX_SOURCE = 4 << 20
@@ -51,8 +51,7 @@ MAX_SOURCE = 4 << 20
 class Agent:
     """A frozen agent in the store.
 
-    ``kernel_arguments`` belong at the end of the kernel's command line; without them the agent is
-    not started.
+    ``kernel_arguments`` belong at the end of the kernel's command line, and start the agent.
     """
 
     archive: Archive
@@ -65,17 +64,20 @@ class Agent:
 def freeze_agent(
     store: ImageStore, architecture: str, progress: Progress, *, verify: bool = False
 ) -> Agent:
-    """Return the frozen agent for ``architecture`` (Debian's name), made if its sources changed.
+    """Return the frozen agent for an architecture (Debian's name); freeze it if sources changed.
 
-    With ``verify`` every byte of one that is there is checked, else only its length. Raises
-    ImageError (mostly BuildFailed).
+    With ``verify`` every byte of an existing archive is checked, else only its length.
+
+    Raises:
+        BuildFailed: the agent cannot be frozen.
+        ImageError: the store is invalid.
     """
     sources = AgentSources()
     key = f"{architecture}-{sources.fingerprint()}"
     archive = _find_stored(store, key, verify=verify)
     if archive is None:
         progress("freezing the agent")
-        # What is written depends on Debian's packages too; they are looked at when sources change.
+        # The archive depends on Debian's packages too; they are resolved when sources change.
         with store.building("agent-packages", progress):
             tree = assemble_tree(sources, store, architecture, progress)
 
@@ -95,7 +97,7 @@ def freeze_agent(
 
 
 def adopt_agent(store: ImageStore, architecture: str, blob: Blob) -> None:
-    """Let ``blob``, made elsewhere of these sources, be the agent if the store has no sound one.
+    """Register ``blob``, frozen elsewhere from these sources, unless the store has an intact agent.
 
     Call within ``building``.
     """
@@ -106,12 +108,12 @@ def adopt_agent(store: ImageStore, architecture: str, blob: Blob) -> None:
 
 
 def loader_name(architecture: str) -> str:
-    """Return what the file of the agent's own loader is called."""
+    """Return the file name of the agent's loader."""
     return LOADERS[architecture].rpartition("/")[2]
 
 
 def _find_stored(store: ImageStore, key: str, *, verify: bool) -> Archive | None:
-    """Return the archive of this key if there is a sound one."""
+    """Return the archive of this key, or None if it is missing or damaged."""
     try:
         archive = store.archive(KIND, key)
         if archive is not None:
@@ -122,9 +124,9 @@ def _find_stored(store: ImageStore, key: str, *, verify: bool) -> Archive | None
 
 
 def _forget_former(store: ImageStore, architecture: str, key: str) -> None:
-    """Drop the names of agents of former sources, so that a prune of the store removes them.
+    """Remove references of agents of former sources; a prune of the store then removes the files.
 
-    Not of those that were made just now: another checkout may be using the same store.
+    References younger than FORMER_SECONDS stay: another checkout may use the same store.
     """
     before = time.time() - FORMER_SECONDS
     for path in (store.root / "refs" / f"archive-{KIND}").glob(f"{architecture}-*"):
@@ -136,7 +138,11 @@ def _forget_former(store: ImageStore, architecture: str, key: str) -> None:
 def assemble_tree(
     sources: AgentSources, store: ImageStore, architecture: str, progress: Progress
 ) -> Tree:
-    """Return the tree of the archive. Raises ImageError; the caller holds the store's lock."""
+    """Return the tree of the archive. The caller holds the store's lock.
+
+    Raises:
+        ImageError: a package or a file of it is missing.
+    """
     from slipway_initramfs.rootfs.tree import Tree
 
     contents = sources.contents()
@@ -204,9 +210,9 @@ def _find_library(tree: Tree, triplet: str, name: str) -> bytes:
 
 
 def _isolate_loader(loader: bytes) -> bytes:
-    """Let the loader look for its configuration where no image has any."""
+    """Replace the path of the loader's configuration by a path that no image has."""
     if FOREIGN not in loader:
-        raise BuildFailed(f"the loader does not name {FOREIGN.decode()}...")
+        raise BuildFailed(f"the loader does not contain the path {FOREIGN.decode()}...")
     return loader.replace(FOREIGN, NOWHERE)
 
 
@@ -217,7 +223,7 @@ def _add_modules(
     contents: dict[str, Any],
     extensions: dict[str, str],
 ) -> None:
-    """Compile all modules: those of every start into one file, the others as files."""
+    """Compile all modules: those of every start into one bundle, the others as files."""
     import marshal
 
     from slipway_initramfs.rootfs import bytecode
@@ -228,7 +234,7 @@ def _add_modules(
     interpreter = bytecode.find_interpreter(PYTHON)
     if interpreter is None:
         raise BuildFailed(
-            f"freezing the agent takes Python {PYTHON}, which this machine does not have",
+            f"cannot freeze the agent: Python {PYTHON} is not installed",
             f"Install it: apt-get install python{PYTHON}",
         )
     scratch = Tree()
@@ -236,7 +242,7 @@ def _add_modules(
         for path, data in modules.items():
             scratch.add_file(f"{part}/python3/{path}", data)
     if bytecode.compile_all(scratch, interpreter, PYTHON) != len(bundled) + len(lazy):
-        raise BuildFailed("a module of the agent does not compile")
+        raise BuildFailed("cannot compile a module of the agent")
     table = {
         path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): (
             path.endswith("/__init__.py"),
@@ -264,7 +270,7 @@ def _read_bytecode(tree: Tree, path: str) -> bytes:
 def _list_bundled_modules(
     sources: AgentSources, debian: Tree, contents: dict[str, Any]
 ) -> Iterator[tuple[str, bytes]]:
-    """Path and source of each module that goes into the one file; later ones replace earlier."""
+    """Yield path and source of each module of the bundle; later modules replace earlier ones."""
     yield "loader.py", (sources.freeze / "loader.py").read_bytes()
     for path in contents["bundled"]:
         yield path, _read_source(debian, path)

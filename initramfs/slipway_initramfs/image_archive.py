@@ -40,7 +40,7 @@ _SIZE = re.compile(rb"[0-7]{11}\0")
 
 
 class UnfitArchive(ImageError):
-    """An archive is not as an export writes it: cut short, damaged, or of another format."""
+    """An archive is not as an export writes it: truncated, damaged, or of another format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class ArchiveReader:
             except OSError as error:
                 raise UnfitArchive(f"cannot read the archive: {error.strerror}") from error
             if not more:
-                raise UnfitArchive("the archive is cut short", "Copy or export it again.")
+                raise UnfitArchive("the archive is truncated", "Copy or export it again.")
             data += more
         return data
 

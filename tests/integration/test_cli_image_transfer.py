@@ -97,7 +97,7 @@ def test_a_file_appears_when_it_is_whole(
         (("export", "--json", "bash", "-"), 2, "--json"),
         (("import", "/nowhere/x"), 2, "cannot read '/nowhere/x'"),
         (("import", "/"), 2, "cannot read '/'"),
-        (("import", "/dev/null"), 125, "/dev/null: the archive is cut short"),
+        (("import", "/dev/null"), 125, "/dev/null: the archive is truncated"),
         (("import", "/dev/zero"), 125, "no archive of 'slipway image export'"),
     ],
 )

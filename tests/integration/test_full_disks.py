@@ -39,7 +39,7 @@ def test_a_build_on_a_full_disk_is_refused_at_once(commands: Commands, tmp_path:
     ended = commands("slipway", "image", "build", "--source", "debian", "--store", disk / "s", "c")
 
     assert ended.code == 125
-    assert "fetching Debian's package lists takes about" in ended.stderr
+    assert "fetching Debian's package lists needs about" in ended.stderr
     assert f"the file system of {disk} has 2 MB free" in ended.stderr
     assert "hint: Free " in ended.stderr
     assert "--store" in ended.stderr
@@ -70,7 +70,7 @@ def test_an_image_is_not_taken_where_it_does_not_fit(
     not_sent = commands("slipway", "image", "export", "--store", store.root, "bash", disk / "b")
 
     assert (sent.code, taken.code, not_sent.code) == (0, 125, 125)
-    assert "importing the image takes about" in taken.stderr
+    assert "importing the image needs about" in taken.stderr
     assert f"the file system of {disk} has" in taken.stderr
     assert f"cannot write {disk}/b: No space left on device" in not_sent.stderr
 
@@ -89,7 +89,7 @@ def test_what_an_image_takes_is_known_before_anything_is_fetched(
     ended = commands("slipway", "image", "build", "--source", "debian", "--store", disk / "s", "c")
 
     assert ended.code == 125
-    assert "making the kernel takes about" in ended.stderr
+    assert "making the kernel needs about" in ended.stderr
     assert f"the file system of {disk} has" in ended.stderr
     assert "downloading" not in ended.stderr
     assert list((keep / "downloads").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Compressors for the root's archive, in formats that the kernel unpacks by itself."""
+"""Compressors of archives, in formats that the kernel can unpack."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 LZ4_MAGIC = 0x184C2102
 # Bytes in each block of a legacy frame but the last; fixed by the format.
 LZ4_BLOCK = 8 << 20
-# Of the slow mode: a fifth smaller than the fast mode for 10 ms per MB, and as fast to unpack.
+# Level of the slow mode: 20 % smaller than the fast mode for 10 ms per MB, and as fast to unpack.
 #
-# Higher levels gain 3 % more and take three times as long.
+# Higher levels gain another 3 % and take three times as long.
 LZ4_LEVEL = 3
 ZSTD_LEVEL = 3
 GZIP_LEVEL = 6
-# Bytes that one worker deflates at a time.
+# Bytes that a worker deflates at a time.
 GZIP_BLOCK = 1 << 20
 # How far back deflate (RFC 1951) can refer, in bytes.
 GZIP_WINDOW = 32 << 10
 
 
 class Compressor(Protocol):
-    """Takes bytes in order; ``close`` writes what is held back, but leaves the output open."""
+    """Interface of a compressor. ``close`` writes the buffered rest and leaves the output open."""
 
     def write(self, data: bytes, /) -> object:
         """Take all of ``data``."""
@@ -45,7 +45,7 @@ class Compressor(Protocol):
 
 
 class Plain:
-    """No compression: for archives that are small or read at once."""
+    """Pass-through without compression, for archives that are small or read at once."""
 
     def __init__(self, output: Writable) -> None:
         self._output = output
@@ -55,11 +55,11 @@ class Plain:
         self._output.write(data)
 
     def close(self) -> None:
-        """Do nothing: there is nothing held back."""
+        """Do nothing: no data is buffered."""
 
 
 class _Workers:
-    """Blocks that are compressed side by side, one on each core, and written in their order."""
+    """Threads, as many as cores, that compress blocks and keep their order."""
 
     def __init__(self, output: Writable, name: str) -> None:
         self._output = output
@@ -69,12 +69,12 @@ class _Workers:
         self._most = workers + 1
 
     def submit(self, function: Callable[..., bytes], *arguments: object) -> None:
-        """Have the result of a call written, after those of all calls before."""
+        """Call ``function`` in a worker; its result is written after those of all earlier calls."""
         self._pending.append(self._pool.submit(function, *arguments))
         self._drain(self._most)
 
     def close(self) -> None:
-        """Write what is left and end the workers."""
+        """Write the remaining results and end the workers."""
         try:
             self._drain(0)
         finally:
@@ -86,7 +86,7 @@ class _Workers:
 
 
 class Lz4:
-    """A legacy frame of lz4, the only one that lib/decompress_unlz4.c of the kernel reads."""
+    """A legacy frame of lz4, the only format that the kernel's lib/decompress_unlz4.c reads."""
 
     def __init__(self, output: Writable) -> None:
         self._block = bytearray()
@@ -109,10 +109,10 @@ class Lz4:
 
 
 class Gzip:
-    """One gzip member (RFC 1952), as lib/decompress_inflate.c of the kernel reads no second one.
+    """A single gzip member (RFC 1952): the kernel's lib/decompress_inflate.c reads only the first.
 
-    Blocks are deflated apart, each with the end of the one before as its dictionary, and end at a
-    byte, so that one after the other they are a single stream.
+    Blocks are deflated in parallel. Each has the end of the previous block as its dictionary and
+    ends at a byte boundary; in order they form a single stream.
     """
 
     def __init__(self, output: Writable) -> None:
@@ -146,10 +146,10 @@ class Gzip:
 
 
 class Zstd:
-    """One zstd frame (RFC 8878).
+    """A single zstd frame (RFC 8878).
 
-    With any number of workers but none at all the library gives the same bytes, so that they do not
-    tell how many cores the machine has.
+    With one worker or more the library's output does not depend on their number, and hence not on
+    the number of cores.
     """
 
     def __init__(self, output: Writable) -> None:
@@ -163,7 +163,7 @@ class Zstd:
         self._encoder = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 
     def write(self, data: bytes) -> None:
-        """Take ``data``; what is ready goes to the output."""
+        """Take ``data``; write the finished part to the output."""
         if out := self._encoder.compress(data):
             self._output.write(out)
 
@@ -172,7 +172,7 @@ class Zstd:
         self._output.write(self._encoder.flush())
 
 
-# The compressors by the name that a manifest gives them.
+# Compressors by their names in manifests.
 COMPRESSORS: dict[str, Callable[[Writable], Compressor]] = {
     "lz4": Lz4,
     "zstd": Zstd,
@@ -182,7 +182,11 @@ COMPRESSORS: dict[str, Callable[[Writable], Compressor]] = {
 
 
 def create_compressor(name: str, output: Writable) -> Compressor:
-    """Return a new compressor that writes to ``output``; ImageError for an unknown name."""
+    """Return a new compressor that writes to ``output``.
+
+    Raises:
+        ImageError: the name is unknown.
+    """
     try:
         return COMPRESSORS[name](output)
     except KeyError:
@@ -191,14 +195,17 @@ def create_compressor(name: str, output: Writable) -> Compressor:
 
 
 def unpack_lz4(data: bytes, limit: int) -> bytes:
-    """Return the content of a legacy frame; ImageError if it is damaged or longer than ``limit``.
+    """Return the content of a legacy frame.
 
-    Ends at the end of ``data`` or at a block of length 0 (padding).
+    The frame ends with ``data``, or at a block of length 0 (padding).
+
+    Raises:
+        ImageError: the frame is damaged, or its content is longer than ``limit`` bytes.
     """
     import lz4.block
 
     if len(data) < 4 or struct.unpack_from("<I", data)[0] != LZ4_MAGIC:
-        raise ImageError("no legacy lz4 frame")
+        raise ImageError("not a legacy lz4 frame")
     out = bytearray()
     offset = 4
     while offset + 4 <= len(data):
@@ -207,7 +214,7 @@ def unpack_lz4(data: bytes, limit: int) -> bytes:
         if length == 0:
             break
         if length > len(data) - offset:
-            raise ImageError("a legacy lz4 frame is cut short")
+            raise ImageError("a legacy lz4 frame is truncated")
         try:
             out += lz4.block.decompress(data[offset : offset + length], LZ4_BLOCK)
         except (lz4.block.LZ4BlockError, ValueError, OverflowError) as error:

@@ -1,9 +1,8 @@
-"""Decompressors whose output is bounded at each step: gzip, zstd, xz.
+"""Decompressors with bounded output: gzip, zstd, xz.
 
-Each reader takes its input from something with ``read`` and gives at most as many bytes as it is
-asked for, so that a bomb costs its reader nothing but the limit that it has set itself. What is cut
-short, damaged or followed by something else raises DamagedStream; whoever knows where the stream
-comes from makes an ImageError of it.
+Each reader has a source with a ``read`` method and returns at most the requested number of bytes: a
+decompression bomb costs no more than the reader's own limit. Truncated, damaged or trailing data
+raises DamagedStream, which callers turn into an ImageError that names the stream.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.disk.spool import Readable
 
-# Most bytes of memory that a decompressor may ask for; ``xz -9`` takes 65 MiB.
+# Memory limit of a decompressor, in bytes; ``xz -9`` takes 65 MiB.
 MAX_DICTIONARY = 256 << 20
 # Largest window of a zstd frame, in bytes: that of ``zstd --long``; ``zstd -19`` takes 8 MiB.
 MAX_WINDOW = 128 << 20
-# Most gzip members, or zstd frames and blocks beyond one for each KiB that comes out.
+# Limit on gzip members, and on zstd frames and blocks beyond one per KiB of output.
 #
-# Pieces with nothing in them cost time, not memory, and no limit on the output ever ends them.
+# Empty pieces cost time, not memory, and a limit on the output never stops them.
 MAX_PIECES = 1 << 20
 
-# Compressed bytes given to the inflater at once. It copies what it leaves of them.
+# Compressed bytes fed to the inflater at once. It copies the unused rest.
 _STEP = 64 << 10
 # Largest block of a zstd frame, decompressed (RFC 8878, section 3.1.1.2.4).
 _BLOCK = 128 << 10
@@ -44,7 +43,7 @@ class DamagedStream(Exception):
 
 
 class Inflater(Protocol):
-    """What a gzip member is inflated with: the interface of ``zlib.decompressobj``."""
+    """Decoder of a gzip member: the interface of ``zlib.decompressobj``."""
 
     @property
     def eof(self) -> bool:
@@ -53,7 +52,7 @@ class Inflater(Protocol):
 
     @property
     def unconsumed_tail(self) -> bytes:
-        """Input that was not needed for the output asked for."""
+        """Input that the requested output did not need."""
         ...
 
     @property
@@ -67,14 +66,14 @@ class Inflater(Protocol):
 
 
 def _create_inflater() -> Inflater:
-    """Return a decoder of one gzip member, which checks the member's CRC and length."""
+    """Return a decoder of a gzip member that checks the member's CRC and length."""
     return zlib.decompressobj(16 + zlib.MAX_WBITS)
 
 
 class GzipReader:
-    """Decompressed bytes of gzip members (RFC 1952), one after the other.
+    """Decompressed bytes of consecutive gzip members (RFC 1952).
 
-    Zeros may follow the last one, as they do on tapes and as gzip(1) allows; nothing else may.
+    Only zeros may follow the last member, as on tapes and as gzip(1) allows.
     """
 
     def __init__(self, source: Readable) -> None:
@@ -84,17 +83,21 @@ class GzipReader:
         self._members = 1
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, none at the end; raises DamagedStream."""
+        """Return up to ``size`` bytes, an empty string at the end.
+
+        Raises:
+            DamagedStream: the stream is truncated or damaged.
+        """
         while True:
             if self._inflater.eof and not self._start_member():
                 return b""
             if not self._refill_input():
-                raise DamagedStream("the gzip stream is cut short")
+                raise DamagedStream("the gzip stream is truncated")
             piece = self._input[:_STEP]
             try:
                 out = self._inflater.decompress(piece, size)
             except zlib.error as error:
-                raise DamagedStream(f"no sound gzip stream: {error}") from error
+                raise DamagedStream(f"the gzip stream is damaged: {error}") from error
             left = len(self._inflater.unconsumed_tail) or len(self._inflater.unused_data)
             self._input = self._input[len(piece) - left :]
             if out:
@@ -106,7 +109,7 @@ class GzipReader:
         return bool(self._input)
 
     def _start_member(self) -> bool:
-        """Get ready for the next member; False if there is none."""
+        """Prepare for the next member; return False at the end of the stream."""
         if not self._refill_input():
             return False
         if self._input[0] == 0:
@@ -125,10 +128,10 @@ class GzipReader:
 
 
 class ZstdReader:
-    """Decompressed bytes of zstd frames (RFC 8878), one after the other.
+    """Decompressed bytes of consecutive zstd frames (RFC 8878).
 
-    The library cannot bound what one call returns, and it takes a stream that is cut short for a
-    whole one. Blocks are easily told apart, though: it is given as many as may come out.
+    The library cannot bound the output of a call, and accepts a truncated stream as complete. This
+    reader therefore splits frames into blocks, and decodes only as many blocks as may be returned.
     """
 
     def __init__(self, source: Readable) -> None:
@@ -143,7 +146,11 @@ class ZstdReader:
         self._started = False
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, none at the end; raises DamagedStream."""
+        """Return up to ``size`` bytes, an empty string at the end.
+
+        Raises:
+            DamagedStream: the stream is truncated or damaged.
+        """
         while not self._output:
             if self._decoder is None:
                 if not self._start_frame():
@@ -155,7 +162,7 @@ class ZstdReader:
         return out.tobytes()
 
     def _fill_input(self, size: int) -> bool:
-        """Have ``size`` bytes of input at hand; False at the end of the source."""
+        """Buffer ``size`` bytes of input; return False at the end of the source."""
         while len(self._input) < size:
             data = self._source.read(CHUNK)
             if not data:
@@ -165,15 +172,15 @@ class ZstdReader:
 
     def _require_input(self, size: int) -> None:
         if not self._fill_input(size):
-            raise DamagedStream("the zstd stream is cut short")
+            raise DamagedStream("the zstd stream is truncated")
 
     def _count_piece(self) -> None:
         self._pieces += 1
         if self._pieces - (self._produced >> 10) > MAX_PIECES:
-            raise DamagedStream("a zstd stream of too many small blocks")
+            raise DamagedStream("the zstd stream has too many small blocks")
 
     def _start_frame(self) -> bool:
-        """Pass by skippable frames and the header of the next other one; False if none comes."""
+        """Read the header of the next data frame, skipping others; return False at the end."""
         while self._fill_input(1) or not self._started:
             self._require_input(8)
             self._started = True
@@ -197,7 +204,7 @@ class ZstdReader:
             size -= passed
 
     def _start_decoder(self) -> None:
-        """Give the frame header to a new decoder (RFC 8878, section 3.1.1.1)."""
+        """Feed the frame header to a new decoder (RFC 8878, section 3.1.1.1)."""
         descriptor = self._input[4]
         single_segment = descriptor >> 5 & 1
         content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
@@ -216,8 +223,8 @@ class ZstdReader:
             header = int.from_bytes(self._input[end : end + 3], "little")
             last, kind, size = header & 1, header >> 1 & 3, header >> 3
             if size > _BLOCK or kind == 3:
-                raise DamagedStream("a zstd frame has an impossible block")
-            # A block of kind 1 repeats its one byte.
+                raise DamagedStream("a zstd frame has an invalid block")
+            # A block of kind 1 repeats a single byte.
             end += 3 + (1 if kind == 1 else size) + self._checksum * last
             self._require_input(end)
             if last:
@@ -233,33 +240,37 @@ class ZstdReader:
         try:
             self._output = memoryview(decoder.decompress(piece))
         except zstandard.ZstdError as error:
-            raise DamagedStream(f"no sound zstd stream: {error}") from error
+            raise DamagedStream(f"the zstd stream is damaged: {error}") from error
         self._produced += len(self._output)
 
 
 class XzReader:
-    """Decompressed bytes of one xz stream; what follows it is not looked at, as in dpkg."""
+    """Decompressed bytes of one xz stream; data after the stream is ignored, as in dpkg."""
 
     def __init__(self, source: Readable) -> None:
         self._source = source
         self._decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY)
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, none at the end; raises DamagedStream."""
+        """Return up to ``size`` bytes, an empty string at the end.
+
+        Raises:
+            DamagedStream: the stream is truncated or damaged.
+        """
         while not self._decoder.eof:
             data = self._source.read(CHUNK) if self._decoder.needs_input else b""
             if self._decoder.needs_input and not data:
-                raise DamagedStream("the xz stream is cut short")
+                raise DamagedStream("the xz stream is truncated")
             try:
                 out = self._decoder.decompress(data, size)
             except lzma.LZMAError as error:
-                raise DamagedStream(f"no sound xz stream: {error}") from error
+                raise DamagedStream(f"the xz stream is damaged: {error}") from error
             if out:
                 return out
         return b""
 
 
-# How to read each compression, by name.
+# Readers by the name of the compression.
 READERS: dict[str, Callable[[Readable], Readable]] = {
     "gzip": GzipReader,
     "zstd": ZstdReader,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -97,12 +97,11 @@ class Apt:
         self._progress(f"fetching Debian's package lists for {self._architecture}")
         space.check_space("fetching Debian's package lists", (self._state, LISTS))
         command = ("apt-get", "-qq", "update")
-        try:
+        with ExitStack() as on_error:
+            # A partial list is useless for the next attempt, and may have filled the disk.
+            on_error.callback(_clear_directory, self._state / "lists" / "partial")
             self._run_apt(command, "fetch Debian's package lists", Supervision(_REMOTE))
-        except BaseException:
-            # Half a list is of no use to the next try, and may be what has filled the disk.
-            _clear_directory(self._state / "lists" / "partial")
-            raise
+            on_error.pop_all()
 
     def download(self, files: Mapping[str, tuple[str, int]]) -> None:
         """Download files by their SHA-256, each from a URI and with a size. Raises BuildFailed.
@@ -117,10 +116,10 @@ class Apt:
         for sha256, (uri, _) in files.items():
             arguments += [uri, str(self._partial / sha256), f"SHA256:{sha256}"]
         seconds = _REMOTE + sum(size for _, size in files.values()) / _SLOWEST
-        attention = Supervision(seconds, listen=_Counter(len(files), self._progress))
+        supervision = Supervision(seconds, listen=_Counter(len(files), self._progress))
         try:
             self._run_apt(
-                (str(helper), "download-file", *arguments), "download packages", attention
+                (str(helper), "download-file", *arguments), "download packages", supervision
             )
         except SourceUnavailable:
             raise
@@ -180,7 +179,7 @@ class Apt:
         lines = [f'{key} "{value}";' for key, value in settings.items()]
         return "\n".join([*lines, *network, ""])
 
-    def _run_apt(self, command: Sequence[str], purpose: str, attention: Supervision) -> str:
+    def _run_apt(self, command: Sequence[str], purpose: str, supervision: Supervision) -> str:
         """Run an apt program with the private configuration and return what it says."""
         environment = {
             **os.environ,
@@ -191,7 +190,7 @@ class Apt:
             "DEBIAN_FRONTEND": "noninteractive",
         }
         self._come, self._come_at = -1, monotonic()
-        watched = replace(attention, watch=self._watch_downloads)
+        watched = replace(supervision, watch=self._watch_downloads)
         done = self._run_program(command, environment, purpose, watched)
         if done.code:
             output = f"{done.stderr}\n{done.stdout}"
@@ -205,10 +204,10 @@ class Apt:
         command: Sequence[str],
         environment: dict[str, str],
         purpose: str,
-        attention: Supervision,
+        supervision: Supervision,
     ) -> CompletedProgram:
         try:
-            return run_program(command, environment, attention)
+            return run_program(command, environment, supervision)
         except Hung as error:
             raise SourceUnavailable(
                 f"cannot {purpose}: {command[0]} {error}, and was ended",

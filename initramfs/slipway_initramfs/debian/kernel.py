@@ -224,7 +224,7 @@ def _unpack_stream(
     except (error_type, EOFError) as error:
         raise ImageError(f"a damaged {name} stream: {error}") from error
     if not decoder.eof:
-        raise ImageError(f"a {name} stream that is cut short or longer than it should be")
+        raise ImageError(f"a {name} stream that is truncated or longer than it should be")
     return unpacked
 
 

@@ -42,7 +42,7 @@ def unpack(path: Path, sha256: str, directory: Path | None = None) -> Spool:
     """Return the tar archive of a package's files, decompressed into a spool in ``directory``.
 
     Raises ImageCorrupted if the file has not the digest ``sha256`` (hexadecimal), is no Debian
-    package or is cut short, ImageError if it unpacks to more than MAX_UNPACKED bytes.
+    package or is truncated, ImageError if it unpacks to more than MAX_UNPACKED bytes.
     """
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -86,7 +86,7 @@ def _read_member(file: BinaryIO, wanted: str, name: str, directory: Path | None)
         member = header[:16].decode("latin-1").rstrip(" /")
         digits = header[48:58].decode("latin-1").strip()
         if not (digits.isascii() and digits.isdigit()) or int(digits) > end - file.tell():
-            raise ImageCorrupted(f"package {name} is cut short in its member {member!r}")
+            raise ImageCorrupted(f"package {name} is truncated in its member {member!r}")
         size = int(digits)
         if member.startswith(wanted):
             return _decompress(_ArMember(file, size), member, name, directory)

@@ -1,4 +1,4 @@
-"""Advisory locks on files: flock(2), which the kernel drops with the process that holds them."""
+"""Advisory locks on files: flock(2). The kernel releases the locks of a process that ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_lock(path: Path) -> Iterator[int]:
-    """Open a lock file; closing it releases whatever lock was taken on it."""
+    """Open a lock file. Closing it releases the lock.
+
+    Raises:
+        BuildFailed: the file cannot be created.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -28,7 +32,7 @@ def open_lock(path: Path) -> Iterator[int]:
 
 
 def try_lock_exclusive(descriptor: int) -> bool:
-    """Lock out everybody else, if nobody holds the lock now; return whether that was so."""
+    """Take the exclusive lock if the lock is free; return whether it was taken."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -37,10 +41,10 @@ def try_lock_exclusive(descriptor: int) -> bool:
 
 
 def lock_exclusive(descriptor: int) -> None:
-    """Lock out everybody else, once all others have let go."""
+    """Take the exclusive lock; wait until all other holders have released theirs."""
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def lock_shared(descriptor: int) -> None:
-    """Lock out only who wants the lock alone; gives an exclusive one up."""
+    """Take a shared lock, or turn an exclusive lock into a shared one."""
     fcntl.flock(descriptor, fcntl.LOCK_SH)

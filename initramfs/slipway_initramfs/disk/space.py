@@ -1,7 +1,8 @@
-"""Room on the disk: asked for before something long begins, and watched where others write.
+"""Disk space: estimates before long operations, and checks while other programs write.
 
-apt hangs on a full disk, and a download that cannot be unpacked was in vain; so that what is needed
-is estimated first. An estimate may be wrong: whoever writes says what the disk said (spool.py).
+apt hangs on a full disk, and a download that cannot be unpacked is useless. Needed space is
+therefore estimated first. An estimate may be wrong: each writer also reports a full disk
+(spool.py).
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from slipway_initramfs.errors import DiskFull
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Bytes that are left for others.
+# Bytes that stay free for other programs.
 MARGIN = 16 << 20
-# Free bytes below which a disk is full to whoever watches it.
+# Free bytes below which check_space_left calls a disk full.
 LEAST = 64 << 10
 _MB = 1_000_000
 
 
 def check_space(purpose: str, *needs: tuple[Path, int]) -> None:
-    """Raise DiskFull where a directory's file system has less room than it needs.
+    """Check that file systems have the space that a task needs.
 
-    ``needs`` are directories, which may have to be made yet, and the bytes that each will take;
-    those on the same file system count together. ``purpose`` says what takes it, as a noun.
+    ``needs`` are directories, which need not exist yet, and the bytes that each will take; needs on
+    the same file system add up. ``purpose`` names the task in messages, as a noun.
+
+    Raises:
+        DiskFull: a file system has too little space.
     """
     wanted: dict[int, int] = {}
     places: dict[int, Path] = {}
@@ -40,18 +44,22 @@ def check_space(purpose: str, *needs: tuple[Path, int]) -> None:
         if size and free is not None and free < size + MARGIN:
             lacking = -(-(size + MARGIN - free) // _MB)
             raise DiskFull(
-                f"{purpose} takes about {-(-(size + MARGIN) // _MB)} MB below {place},"
+                f"{purpose} needs about {-(-(size + MARGIN) // _MB)} MB below {place},"
                 f" and the file system of {_find_mount_point(place)} has {free // _MB} MB free",
-                f"Free {lacking} MB there ('slipway image du' shows what the store takes, 'slipway"
-                " image prune' removes what can be had again), or choose another place with"
-                " --store.",
+                f"Free {lacking} MB there ('slipway image du' shows the use of the store, 'slipway"
+                " image prune' removes files that can be fetched again), or choose another place"
+                " with --store.",
             )
 
 
 def check_space_left(directory: Path) -> None:
-    """Raise DiskFull if the file system of ``directory`` is full."""
+    """Check that the file system of ``directory`` is not full.
+
+    Raises:
+        DiskFull: no space or no inode is left.
+    """
     found = os.statvfs(directory)
-    # The blocks that are kept for root are no use to anybody else.
+    # Only root can use the reserved blocks.
     blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
     out_of_files = found.f_files and not found.f_ffree
     if found.f_blocks and (blocks * found.f_frsize < LEAST or out_of_files):
@@ -59,29 +67,29 @@ def check_space_left(directory: Path) -> None:
 
 
 def is_low(directory: Path) -> bool:
-    """Whether the file system of ``directory`` has less than twice what is left for others."""
+    """Check whether the file system of ``directory`` has less than twice MARGIN left."""
     free = _count_free_bytes(directory)
     return free is not None and free < 2 * MARGIN
 
 
 def make_full_error(directory: Path, reason: str = "No space left on device") -> DiskFull:
-    """Return the error for a disk that does not take any more."""
+    """Return the error for a full disk."""
     return DiskFull(
         f"cannot write below {directory}, on the file system of"
         f" {_find_mount_point(_find_existing(directory))}: {reason}",
-        "Free some space there ('slipway image prune' removes what can be had again), or choose"
-        " another place with --store.",
+        "Free some space there ('slipway image prune' removes files that can be fetched again), or"
+        " choose another place with --store.",
     )
 
 
 def _count_free_bytes(place: Path) -> int | None:
-    """Return the bytes that are free; None where the file system does not tell."""
+    """Return the number of free bytes, or None if the file system does not report it."""
     found = os.statvfs(place)
     return found.f_bavail * found.f_frsize if found.f_blocks else None
 
 
 def _find_existing(directory: Path) -> Path:
-    """Return the directory, or the nearest above it that is there."""
+    """Return the directory, or its nearest existing parent."""
     place = directory.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -1,7 +1,7 @@
-"""Anonymous disk space for what is too big to keep in memory.
+"""Spools: anonymous disk space for data that is too large for memory.
 
-A layer is decompressed once into a spool; the tree then keeps only where each file's bytes lie. A
-spool has no name in the file system, so that even a killed build leaves nothing of it.
+A layer is decompressed once into a spool; the tree then refers to the position of each file's
+bytes. A spool has no name in the file system, and hence vanishes with a killed build.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from slipway_initramfs.errors import BuildFailed, ImageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Bytes moved at a time.
+# Bytes per read or write.
 CHUNK = 1 << 20
 
 
 class Readable(Protocol):
-    """Whatever gives bytes in order."""
+    """Source of bytes in order."""
 
     def read(self, size: int, /) -> bytes:
-        """Return up to ``size`` bytes, none at the end."""
+        """Return up to ``size`` bytes, an empty string at the end."""
         ...
 
 
 class Writable(Protocol):
-    """Whatever takes bytes in order."""
+    """Sink of bytes in order."""
 
     def write(self, data: bytes, /) -> object:
         """Take all of ``data``."""
@@ -51,12 +51,16 @@ class Spool:
         self.size = 0
 
     def __del__(self) -> None:
-        # Extents share a spool and die in no particular order, so that nobody else can close it.
+        # Extents share a spool and die in no particular order: the last reference closes the file.
         if file := getattr(self, "_file", None):
             file.close()
 
     def append(self, data: bytes) -> None:
-        """Write all of ``data`` at the end."""
+        """Write all of ``data`` at the end.
+
+        Raises:
+            BuildFailed: the disk is full, or writing fails.
+        """
         view = memoryview(data)
         try:
             while view:
@@ -66,7 +70,12 @@ class Spool:
         self.size += len(data)
 
     def fill(self, source: Readable, *, limit: int, what: str) -> Spool:
-        """Append all of ``source``; more than ``limit`` bytes in total raise ImageError."""
+        """Append all of ``source``; ``what`` names it in messages.
+
+        Raises:
+            ImageError: the spool would have more than ``limit`` bytes.
+            BuildFailed: writing fails.
+        """
         while data := source.read(CHUNK):
             if self.size + len(data) > limit:
                 raise ImageError(f"{what} unpacks to more than {limit >> 20} MiB")
@@ -87,18 +96,18 @@ class Extent:
     size: int
 
     def chunks(self) -> Iterator[bytes]:
-        """Give the bytes, a chunk at a time."""
+        """Yield the bytes in chunks."""
         position, end = self.offset, self.offset + self.size
         while position < end:
             data = self.spool.read_at(position, min(CHUNK, end - position))
             if not data:
-                raise ImageError("a layer's spool ends before its last file does")
+                raise ImageError("a layer's spool ends before its last file")
             position += len(data)
             yield data
 
 
 def make_disk_error(error: OSError, where: Path | None) -> BuildFailed:
-    """Turn a failed write into the sentence that a user can act on."""
+    """Return a BuildFailed with advice for a failed write."""
     place = where or Path(tempfile.gettempdir())
     reason = error.strerror or str(error)
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:

@@ -78,7 +78,7 @@ class BlobCache:
                     except Empty:
                         break
                     paths[number] = self._fetch(descriptor, repository, transfers, stop)
-            except BaseException as error:
+            except BaseException as error:  # the caller's thread raises it, whatever it is
                 ending = error
             endings.put(ending)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +103,10 @@ class ContainerImage:
             repository = open_layout(_require_path(reference), reference.tag)
         else:
             repository = open_archive(_require_path(reference), reference.tag)
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(repository.close)
             image = resolve_image(repository, architecture)
-        except BaseException:
-            repository.close()
-            raise
+            on_error.pop_all()
         return cls(reference, repository, image, store, reports)
 
     def close(self) -> None:

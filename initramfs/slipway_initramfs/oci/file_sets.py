@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -73,16 +73,18 @@ def open_file_set(path: Path) -> FileSet:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot open {path}: {_describe_reason(error)}") from error
-    try:
+    with ExitStack() as on_error:
+        on_error.callback(os.close, descriptor)
         status = os.fstat(descriptor)
+        files: FileSet
         if stat.S_ISDIR(status.st_mode):
-            return _DirectoryFiles(path, descriptor)
-        if stat.S_ISREG(status.st_mode):
-            return _TarFiles(path, FileSlice(descriptor, 0, status.st_size))
-        raise ImageError(f"{path} is neither a directory nor a file")
-    except BaseException:
-        os.close(descriptor)
-        raise
+            files = _DirectoryFiles(path, descriptor)
+        elif stat.S_ISREG(status.st_mode):
+            files = _TarFiles(path, FileSlice(descriptor, 0, status.st_size))
+        else:
+            raise ImageError(f"{path} is neither a directory nor a file")
+        on_error.pop_all()
+    return files
 
 
 class _Files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,20 +21,18 @@ def write_aside(store: StoreReader, writer: Callable[[BinaryIO], object]) -> Pat
 
     Raises BuildFailed if the disk does not take it, and what ``writer`` raises.
     """
-    path: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=store.temporary, delete=False) as file:
-            path = Path(file.name)
-            writer(file)  # type: ignore[arg-type]
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-    except BaseException as error:
-        if path is not None:
-            path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+    with ExitStack() as on_error:
+        try:
+            with tempfile.NamedTemporaryFile(dir=store.temporary, delete=False) as file:
+                path = Path(file.name)
+                on_error.callback(path.unlink, missing_ok=True)
+                writer(file)  # type: ignore[arg-type]
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+        except OSError as error:
             raise make_disk_error(error, store.root) from error
-        raise
+        on_error.pop_all()
     return path
 
 

@@ -20,7 +20,7 @@ This module is on the way of every run: what only writers need is imported when 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slipway_initramfs.architectures import machine_architecture
@@ -78,7 +78,8 @@ class ImageStore(StoreReader):
         from slipway_initramfs.store import files
 
         path = files.write_aside(self, writer)
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(path.unlink, missing_ok=True)
             with path.open("rb") as file:
                 if digest_of is not None:
                     digest = digest_of(file.fileno())
@@ -87,9 +88,7 @@ class ImageStore(StoreReader):
                 size = os.fstat(file.fileno()).st_size
             target = self.root / "blobs" / digest
             files.publish(self, path, target)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+            on_error.pop_all()
         return Blob(target, digest, size)
 
     def put_record(self, kind: str, key: str, manifest: dict[str, Any]) -> str:

@@ -112,5 +112,5 @@ def _concatenate_parts(parts: list[Path], output: BinaryIO) -> None:
             while left:
                 moved = os.sendfile(output.fileno(), source.fileno(), None, left)
                 if not moved:
-                    raise ImageCorrupted(f"{part.name[:16]} in the store is being cut short")
+                    raise ImageCorrupted(f"{part.name[:16]} in the store is being truncated")
                 left -= moved

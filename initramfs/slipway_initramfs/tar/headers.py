@@ -63,7 +63,7 @@ def read_header(source: ArchiveBytes, position: int) -> bytes:
     if not block.strip(b"\0"):
         return b""
     if len(block) < BLOCK:
-        raise ImageError(f"broken tar archive: cut short at offset {position}")
+        raise ImageError(f"broken tar archive: truncated at offset {position}")
     try:
         stated = parse_number(block[148:156], "checksum")
     except ImageError:
@@ -115,7 +115,7 @@ def read_extension(source: ArchiveBytes, position: int, size: int) -> bytes:
         raise ImageError(f"broken tar archive: a header of {size} bytes")
     data = source.read_at(position, size)
     if len(data) < size:
-        raise ImageError("broken tar archive: an extended header is cut short")
+        raise ImageError("broken tar archive: an extended header is truncated")
     return data
 
 

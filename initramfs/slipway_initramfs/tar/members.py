@@ -151,7 +151,7 @@ def _read_member(
         _read_pax_sparse(source, pax, member)
     end = member.offset + member.size
     if end > source.size:
-        raise ImageError(f"broken tar archive: {member.name[:80]!r} is cut short")
+        raise ImageError(f"broken tar archive: {member.name[:80]!r} is truncated")
     return member, position + -(-(end - position) // BLOCK) * BLOCK
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 LONG = 3600.0
 
 
-def shell(text: str, attention: Supervision | None = None) -> CompletedProgram:
-    return run_program(["sh", "-c", text], os.environ, attention or Supervision(LONG))
+def shell(text: str, supervision: Supervision | None = None) -> CompletedProgram:
+    return run_program(["sh", "-c", text], os.environ, supervision or Supervision(LONG))
 
 
 def living(pids: Path) -> list[psutil.Process]:
@@ -61,20 +61,20 @@ def test_of_endless_output_the_last_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "why"),
+    ("supervision", "why"),
     [
         (Supervision(LONG, quiet=0.5), "did nothing"),
         (Supervision(0.5, watch=object), "took more than"),
     ],
 )
 def test_a_program_that_hangs_is_ended_with_all_that_it_has_started(
-    tmp_path: Path, attention: Supervision, why: str
+    tmp_path: Path, supervision: Supervision, why: str
 ) -> None:
     pids = tmp_path / "pids"
     text = f"trap '' TERM; sleep 600 & echo $$ $! >{pids}; exec sleep 600"
 
     with pytest.raises(Hung, match=why):
-        shell(text, attention)
+        shell(text, supervision)
 
     assert living(pids) == []
 

@@ -428,7 +428,7 @@ def test_what_would_not_fit_onto_the_disk_is_refused_before_it_is_read(
 
     assert (
         isinstance(caught.value, DiskFull)
-        or "cut short" in caught.value.message
+        or "truncated" in caught.value.message
         or ("does not go on" in caught.value.message)
     )
     assert is_untouched(empty)

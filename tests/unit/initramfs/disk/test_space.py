@@ -26,7 +26,7 @@ def test_what_does_not_fit_is_told_with_the_file_system_and_what_to_do(tmp_path:
         space.check_space("a test", (tmp_path / "a", half), (tmp_path / "b", half))
 
     message = caught.value.message
-    assert message.startswith("a test takes about ")
+    assert message.startswith("a test needs about ")
     assert str(tmp_path) in message
     assert "MB free" in message
     assert "--store" in caught.value.hint

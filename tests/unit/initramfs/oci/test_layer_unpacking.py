@@ -76,7 +76,7 @@ def test_damage_that_stops_the_decompressor_is_told_by_the_digest() -> None:
 def test_damage_under_the_right_digest_is_told_by_the_decompressor() -> None:
     data = GZIP[:-100]
 
-    with pytest.raises(ImageCorrupted, match="cut short"):
+    with pytest.raises(ImageCorrupted, match="truncated"):
         unpack_layer(pieces(data), described(data), digest(TAR), limit=LIMIT)
 
 
@@ -114,7 +114,7 @@ def test_a_bomb_is_stopped_at_the_limit(suffix: str, pack: Callable[[bytes], byt
 
 
 def test_a_layer_that_is_not_compressed_as_it_says_is_corrupted() -> None:
-    with pytest.raises(ImageCorrupted, match="no sound gzip stream"):
+    with pytest.raises(ImageCorrupted, match="the gzip stream is damaged"):
         unpack_layer(pieces(TAR), described(TAR), digest(TAR), limit=LIMIT)
 
 
