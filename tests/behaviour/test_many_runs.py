@@ -25,8 +25,8 @@ from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway_initramfs.store.image_store import ImageStore
 from support.programs import PATIENCE
-from support.sessions import settled
 from support.stores import copy_store
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,12 +182,14 @@ async def test_runs_of_the_pool_find_nothing_and_leave_nothing(
         starts.clear()
         pooled = AsyncRuntime(store=store, machine=machine, pool=2, warm=list(PROGRAMS))
         async with pooled as runtime:
-            await settled(lambda: runtime.idle == 2 * len(PROGRAMS))
+            await wait_until(
+                lambda: runtime.idle == 2 * len(PROGRAMS), "two clones of each language wait"
+            )
             await run_all(runtime, count, expected, starts)
         load = pooled.load
         assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
         assert pooled._admission._reserved == 0
-        await settled(lambda: len(asyncio.all_tasks()) == 1)
+        await wait_until(lambda: len(asyncio.all_tasks()) == 1, "no task is left but the test")
         held.append(Held.now(store, temporary))
 
     before, after = held

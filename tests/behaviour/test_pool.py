@@ -20,8 +20,9 @@ from slipway._run.languages import find_language
 from slipway._snapshots.store import SnapshotStore
 from slipway_initramfs.store.image_store import ImageStore
 from support.programs import PATIENCE
-from support.sessions import open_files, settled
+from support.sessions import open_files
 from support.stores import copy_store
+from support.waiting import wait_until
 from support.writable_stores import writable_store
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ async def runtime_with(count: int, machine: str, root: Path) -> AsyncIterator[As
     await asyncio.to_thread(lambda: None)  # the loop's threads have files of their own
     before = children(), open_files()
     async with AsyncRuntime(store=root, machine=machine, pool=count, warm=["bash"]) as runtime:
-        await settled(lambda: runtime.idle == count)
+        await wait_until(lambda: runtime.idle == count, "so many clones wait")
         yield runtime
-    await settled(lambda: open_files() <= before[1])
+    await wait_until(lambda: open_files() <= before[1], "no file is left open")
     assert children() == before[0]
 
 
@@ -80,7 +81,7 @@ async def test_runs_get_clones_that_wait(machine: str, root: Path) -> None:
     async with runtime_with(1, machine, root) as runtime:
         starts = []
         for _ in range(3):
-            await settled(lambda: runtime.idle)
+            await wait_until(lambda: runtime.idle, "a clone waits in the pool")
             starts.append((await hello(runtime)).provenance)
 
     assert [(start.start, start.start_reason) for start in starts] == [("pool", "")] * 3
@@ -101,7 +102,9 @@ async def test_clone_that_is_killed_while_it_waits_is_replaced(machine: str, roo
     async with runtime_with(1, machine, root) as runtime:
         killed = idle_machine(runtime)
         os.kill(killed, signal.SIGKILL)
-        await settled(lambda: waits_anew(killed, runtime))
+        await wait_until(
+            lambda: waits_anew(killed, runtime), "a clone waits in place of the killed ones"
+        )
         result = await hello(runtime)
 
     assert result.provenance.start == "pool"
@@ -142,7 +145,7 @@ async def test_clone_that_is_killed_under_a_run_is_lost_alone(machine: str, root
         os.kill(taken, signal.SIGKILL)
         with pytest.raises(UnknownOutcome):
             await execution.wait()
-        await settled(lambda: runtime.idle)
+        await wait_until(lambda: runtime.idle, "a clone waits in the pool")
         result = await hello(runtime)
 
     assert result.provenance.start == "pool"
@@ -157,7 +160,7 @@ async def test_pool_that_is_closed_while_it_is_filled_leaves_nothing(
         async with AsyncRuntime(store=root, machine=machine, pool=2, warm=["bash"]):
             await asyncio.sleep(moment)
 
-    await settled(lambda: open_files() <= before[1])
+    await wait_until(lambda: open_files() <= before[1], "no file is left open")
     assert children() == before[0]
 
 
@@ -168,7 +171,7 @@ async def test_snapshot_that_is_damaged_is_told_and_made_anew(
     copy_store(assets, tmp_path)
     snapshots = SnapshotStore(ImageStore(tmp_path))
     async with AsyncRuntime(store=tmp_path, machine=machine, pool=1, warm=["bash"]) as runtime:
-        await settled(lambda: runtime.idle)
+        await wait_until(lambda: runtime.idle, "a clone waits in the pool")
     (stored,) = snapshots.list()
     with stored.memory.path.open("r+b") as file:
         file.seek(-9, os.SEEK_END)
@@ -181,7 +184,7 @@ async def test_snapshot_that_is_damaged_is_told_and_made_anew(
     left = snapshots.list()
     async with AsyncRuntime(store=tmp_path, machine=machine, pool=1) as runtime:
         await hello(runtime)
-        await settled(lambda: runtime.idle)
+        await wait_until(lambda: runtime.idle, "a clone waits in the pool")
         repaired = await hello(runtime)
 
     assert damaged.provenance.start == "cold"

@@ -16,9 +16,10 @@ from slipway._server.kept.output_log import AHEAD
 from slipway._server.kept.retention import NoLongerKept, Patience, Place, Terms
 from slipway._server.peers import AllowList, Peer
 from slipway._server.socket_access import Access
-from support.kept_runs import MIB, US, command, keeping, lines, pieces_of, until
+from support.kept_runs import MIB, US, command, keeping, lines, pieces_of
 from support.output_clients import connect, read_all, read_exactly, whole
 from support.played_execution import PlayedExecution, printing, writing
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,7 +75,7 @@ async def test_a_raw_run_keeps_its_result_when_its_socket_has_vanished(
     assert path is not None
 
     await whole(path)
-    await until(lambda: run.read)
+    await wait_until(lambda: run.read, "all output was read")
 
     record = run.record()
     assert not path.parent.exists()
@@ -111,7 +112,7 @@ async def test_a_run_that_ended_while_nobody_read_its_output_is_noticed() -> Non
     async with keeping(Patience(grace=0)) as runs:
         execution = PlayedExecution(printing(bytes(2 * AHEAD)))
         run = await runs.start(execution, Terms(US))
-        await until(lambda: run._output.full)
+        await wait_until(lambda: run._output.full, "the run's log is full")
 
         execution.end()
         await run.over()
@@ -136,7 +137,7 @@ async def test_a_client_that_leaves_and_does_not_come_back_ends_the_run() -> Non
 
         connect(run.socket or "").close()
         await execution.cancelled.wait()
-        await until(lambda: run.ended)
+        await wait_until(lambda: run.ended, "the run has ended")
 
         assert run.result is not None
         assert run.result.verdict is Verdict.CANCELLED
@@ -146,10 +147,12 @@ async def test_a_client_that_comes_back_in_time_keeps_the_run(kept: KeptRuns) ->
     execution = PlayedExecution(writing(b"x"))
     run = await kept.start(execution, Terms(US))
     connect(run.socket or "").close()
-    await until(lambda: run._departure is not None)
+    await wait_until(
+        lambda: run._departure is not None, "the grace of the client that left has begun"
+    )
 
     client = connect(run.socket or "")
-    await until(lambda: run.connected)
+    await wait_until(lambda: run.connected, "a client is connected")
 
     assert run._departure is None
     client.close()
@@ -161,9 +164,9 @@ async def test_a_detached_run_does_without_its_client() -> None:
         run = await runs.start(execution, Terms(US, detached=True))
 
         client = connect(run.socket or "")
-        await until(lambda: run.connected)
+        await wait_until(lambda: run.connected, "a client is connected")
         client.close()
-        await until(lambda: not run.connected)
+        await wait_until(lambda: not run.connected, "no client is connected")
 
         assert run._departure is None
 
@@ -185,7 +188,7 @@ async def test_commands_of_a_client_that_left_at_once_are_carried_out() -> None:
 async def test_a_failure_ends_the_stream(kept: KeptRuns, stream: str) -> None:
     error = UnknownOutcome("the machine ended by itself", "Look at it.")
     run = await kept.start(PlayedExecution(writing(b"x"), error), Terms(US, stream))
-    await until(lambda: run.ended)
+    await wait_until(lambda: run.ended, "the run has ended")
     record = run.record()
 
     got = await whole(run.socket or "")
@@ -214,10 +217,10 @@ async def test_a_bug_ends_the_stream_and_tells_no_traceback(
 async def test_removing_a_run_ends_it_and_leaves_its_output(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"so far"))
     run = await kept.start(execution, Terms(US))
-    await until(lambda: run.kept > 0)
+    await wait_until(lambda: run.kept > 0, "output is kept")
 
     await run.remove()
-    await until(lambda: run.ended)
+    await wait_until(lambda: run.ended, "the run has ended")
     got = await whole(run.socket or "")
 
     assert execution.cancelled.is_set()
@@ -226,7 +229,7 @@ async def test_removing_a_run_ends_it_and_leaves_its_output(kept: KeptRuns) -> N
 
 async def test_removing_a_run_that_has_ended_leaves_nothing(kept: KeptRuns) -> None:
     run = await kept.start(PlayedExecution(printing(b"unread")), Terms(US))
-    await until(lambda: run.ended)
+    await wait_until(lambda: run.ended, "the run has ended")
 
     await run.remove()
 
@@ -292,7 +295,7 @@ async def test_what_ended_unread_is_bounded_in_number(
     monkeypatch.setattr(kept_runs, "MAX_ENDED", 2)
     for _ in range(2):
         run = await kept.start(PlayedExecution(printing(b"unread")), Terms(US))
-        await until(lambda run=run: run.ended)  # type: ignore[misc]
+        await wait_until(lambda run=run: run.ended, "the run has ended")  # type: ignore[misc]
     execution = PlayedExecution(printing(b"too much"))
 
     with pytest.raises(Busy, match="2 runs have ended and wait to be read") as caught:
@@ -308,7 +311,7 @@ async def test_what_ended_unread_is_bounded_in_bytes(
     monkeypatch.setattr(kept_runs, "MAX_KEPT", 1000)
     file = OutputFile("a", 0o644, bytes(990))
     run = await kept.start(PlayedExecution(printing(bytes(10), files=(file,))), Terms(US))
-    await until(lambda: run.ended)
+    await wait_until(lambda: run.ended, "the run has ended")
 
     with pytest.raises(Busy, match="with 1000 bytes of output and files"):
         kept.check_room()
@@ -323,9 +326,9 @@ async def test_what_was_read_makes_room(kept: KeptRuns, monkeypatch: pytest.Monk
     for _ in range(10):
         run = await kept.start(PlayedExecution(printing(b"read")), Terms(US))
         await whole(run.socket or "")
-        await until(lambda run=run: run.read)  # type: ignore[misc]
+        await wait_until(lambda run=run: run.read, "all output was read")  # type: ignore[misc]
 
-    await until(lambda: len(kept) <= 3)
+    await wait_until(lambda: len(kept) <= 3, "at most three runs are kept")
     assert kept.get(run.id, Peer(1, US, frozenset())) is run
 
 
@@ -333,7 +336,7 @@ async def test_draining_waits_for_who_is_reading(kept: KeptRuns) -> None:
     data = b"".join(pieces_of(2 * MIB, 4))
     run = await kept.start(PlayedExecution(printing(data)), Terms(US))
     client = connect(run.socket or "")
-    await until(lambda: run.connected)
+    await wait_until(lambda: run.connected, "a client is connected")
     draining = asyncio.create_task(kept.drain(3600))
 
     got = await asyncio.to_thread(read_all, client)

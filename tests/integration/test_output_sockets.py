@@ -16,9 +16,10 @@ from slipway._server.kept import output_connection
 from slipway._server.kept.output_log import AHEAD, BEHIND
 from slipway._server.kept.retention import NoLongerKept, Terms
 from slipway._wire.reader import EventReader
-from support.kept_runs import MIB, US, command, keeping, lines, pieces_of, until
+from support.kept_runs import MIB, US, command, keeping, lines, pieces_of
 from support.output_clients import connect, read_all, read_exactly, whole
 from support.played_execution import PlayedExecution, printing, writing
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -34,7 +35,7 @@ async def kept() -> AsyncIterator[KeptRuns]:
 
 async def test_gives_raw_output_to_whoever_connects_later(kept: KeptRuns) -> None:
     run = await kept.start(PlayedExecution(printing(b"hello\n", b"world\n")), Terms(US))
-    await until(lambda: run.ended)
+    await wait_until(lambda: run.ended, "the run has ended")
 
     got = await whole(run.socket or "")
 
@@ -53,11 +54,14 @@ async def test_a_hundred_megabytes_arrive_whole(kept: KeptRuns) -> None:
 async def test_a_program_waits_while_nobody_reads(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(*[bytes(64 * 1024)] * 1000))
     run = await kept.start(execution, Terms(US))
-    await until(lambda: run._output.full)
+    await wait_until(lambda: run._output.full, "the run's log is full")
     unconnected = execution.given
 
     client = connect(run.socket or "")
-    await until(lambda: execution.given > unconnected and run._output.full)
+    await wait_until(
+        lambda: execution.given > unconnected and run._output.full,
+        "more output was given, and the log is full",
+    )
     taken = run._output.taken
     for _ in range(1000):
         await asyncio.sleep(0)
@@ -95,7 +99,7 @@ async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept: KeptRuns) 
     first = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, first, 3 * MIB)
     first.close()
-    await until(lambda: not run.connected)
+    await wait_until(lambda: not run.connected, "no client is connected")
     oldest = run.record()["kept_from"]
 
     got = await whole(run.socket or "")
@@ -176,7 +180,7 @@ async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(kept
     there = run.connected
 
     client.close()
-    await until(lambda: not run.connected)
+    await wait_until(lambda: not run.connected, "no client is connected")
 
     assert there
     assert not run.ended
@@ -189,7 +193,7 @@ async def test_what_a_raw_client_sends_does_not_matter(kept: KeptRuns) -> None:
     await asyncio.to_thread(client.sendall, bytes(4 * MIB))
 
     assert await asyncio.to_thread(read_all, client) == b"hello"
-    await until(lambda: run.read)
+    await wait_until(lambda: run.read, "all output was read")
 
 
 @pytest.mark.parametrize("stream", ["raw", "events"])
@@ -199,10 +203,10 @@ async def test_a_client_that_left_bytes_unread_has_not_been_given_all(
     run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), Terms(US, stream))
     client = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, client, 1000)
-    await until(lambda: run.ended)
+    await wait_until(lambda: run.ended, "the run has ended")
 
     client.close()
-    await until(lambda: not run.connected)
+    await wait_until(lambda: not run.connected, "no client is connected")
 
     assert not run.read
     assert len(await whole(run.socket or "")) >= 5000
@@ -215,10 +219,10 @@ async def test_a_half_closed_client_that_left_bytes_unread_has_not_been_given_al
     client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
     await asyncio.to_thread(read_exactly, client, 1000)
-    await until(lambda: run.ended)
+    await wait_until(lambda: run.ended, "the run has ended")
 
     client.close()
-    await until(lambda: not run.connected)
+    await wait_until(lambda: not run.connected, "no client is connected")
 
     assert not run.read
 
@@ -257,7 +261,7 @@ async def test_a_flood_of_commands_waits_for_the_program(kept: KeptRuns) -> None
     client.close()
     assert sent < 2 * MIB
     execution.reading.set()
-    await until(lambda: len(execution.written) > 1000)
+    await wait_until(lambda: len(execution.written) > 1000, "more than 1000 pieces were written")
 
 
 async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: KeptRuns) -> None:
@@ -265,7 +269,7 @@ async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: KeptRuns) 
     client = connect(run.socket or "")
     flooding = asyncio.create_task(asyncio.to_thread(client.sendall, b"x\n" * MIB))
 
-    await until(lambda: run._output.full)
+    await wait_until(lambda: run._output.full, "the run's log is full")
     kept_bytes = run._output.size
     client.shutdown(socket.SHUT_RDWR)
     with pytest.raises(BrokenPipeError):

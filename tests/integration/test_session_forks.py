@@ -12,7 +12,8 @@ from slipway._model.errors import HostError, InputError
 from slipway._model.events import Output, PhaseStarted
 from support.clock import Clock
 from support.fake_machine import MEMORY, FakeLauncher, FakeTemplate
-from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime, until
+from support.sessions import MACHINE, nothing_left, text, tidy_runtime, until
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -115,7 +116,7 @@ async def test_fork_waits_for_room(runtime: AsyncRuntime, session: LocalSession)
     others = [await runtime.start("forever", "bash") for _ in range(2)]
 
     forking = asyncio.create_task(session.fork())
-    await settled(lambda: runtime.load.waiting == 1)
+    await wait_until(lambda: runtime.load.waiting == 1, "one run waits for a place")
     meanwhile = await session.run("write note x")
     await others[0].cancel()
 
@@ -174,7 +175,7 @@ async def test_original_that_ends_under_its_fork_is_lost(
         await session.fork()
 
     assert session.state == "lost"
-    await settled(lambda: not launcher.machines)
+    await wait_until(lambda: not launcher.machines, "no machine is left")
     nothing_left(runtime, launcher)
 
 
@@ -254,7 +255,10 @@ async def test_closing_during_a_fork_leaves_nothing(
     if at in {"snapshotting", "cloning"}:
         await reached.wait()
     else:
-        await settled(lambda: runtime.load.vms + runtime.load.waiting == 2 + len(others))
+        await wait_until(
+            lambda: runtime.load.vms + runtime.load.waiting == 2 + len(others),
+            "all others wait for a place",
+        )
 
     await (session.close() if how == "close" else runtime.aclose())
     (outcome,) = await asyncio.gather(forking, return_exceptions=True)

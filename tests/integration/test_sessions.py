@@ -16,7 +16,8 @@ from slipway._model.options import MAX_SOURCE, MIB
 from slipway._run.launcher import DamagedImage
 from support.clock import Clock
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
-from support.sessions import MACHINE, nothing_left, settled, text, tidy_runtime, until
+from support.sessions import MACHINE, nothing_left, text, tidy_runtime, until
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -275,13 +276,13 @@ async def test_machine_that_ends_between_runs_is_noticed(
     await session.run("print x")
 
     launcher.machines.copy().pop().agent.die()
-    await settled(lambda: session.state == "lost")
+    await wait_until(lambda: session.state == "lost", "the session is lost")
 
     with pytest.raises(HostError, match="its machine ended by itself"):
         await session.run("print x")
     with pytest.raises(HostError, match="its machine ended by itself"):
         await session.fork()
-    await settled(lambda: not runtime.load.vms)
+    await wait_until(lambda: not runtime.load.vms, "no machine takes a place")
 
 
 async def test_stdin_that_fails_ends_its_run(session: LocalSession) -> None:
@@ -317,7 +318,7 @@ async def test_opening_waits_for_room(runtime: AsyncRuntime, launcher: FakeLaunc
     session = runtime.session("bash")
 
     opening = asyncio.create_task(session.open())
-    await settled(lambda: runtime.load.waiting == 1)
+    await wait_until(lambda: runtime.load.waiting == 1, "one run waits for a place")
     waited = session.state
     await runs[0].cancel()
     await opening
@@ -354,7 +355,7 @@ async def test_image_is_made_first(launcher: FakeLauncher) -> None:
     async with AsyncRuntime(launcher=launcher) as runtime:
         session = runtime.session("bash")
         opening = asyncio.create_task(session.open())
-        await settled(lambda: runtime.load.waiting == 1)
+        await wait_until(lambda: runtime.load.waiting == 1, "one run waits for a place")
         launcher.made.set()
 
         await opening
@@ -383,7 +384,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(when: str, how: str) ->
         if when == "booting":
             await booting.wait()
         else:
-            await settled(lambda: runtime.load.waiting == 1)
+            await wait_until(lambda: runtime.load.waiting == 1, "one run waits for a place")
 
         if how == "cancel":
             opening.cancel()
@@ -578,12 +579,12 @@ async def test_session_without_runs_ends_by_itself(
     await session.open()
 
     clock.advance(60)
-    await settled(lambda: session.state == "ended")
+    await wait_until(lambda: session.state == "ended", "the session has ended")
 
     with pytest.raises(HostError, match="it had no run for 60 s") as error:
         await session.run("print x")
     assert "idle_seconds" in error.value.hint
-    await settled(lambda: not launcher.machines)
+    await wait_until(lambda: not launcher.machines, "no machine is left")
     await session.close()
     nothing_left(runtime, launcher)
 
@@ -631,7 +632,7 @@ async def test_draining_waits_for_the_runs_of_sessions(
     await until(execution, PhaseStarted)
 
     draining = asyncio.create_task(runtime.drain(60))
-    await settled(lambda: idle.state == "ended")
+    await wait_until(lambda: idle.state == "ended", "the idle session has ended")
     with pytest.raises(Busy):
         await busy.run("print x")
     await execution.stdin.write(b"\n")

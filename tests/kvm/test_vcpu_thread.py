@@ -16,6 +16,7 @@ from slipway.vmm.kvm.abi import ExitReason
 from slipway.vmm.vcpu_thread import KICK, VcpuThread
 from support.bare_metal import BareMetal, Recorder
 from support.machine_code import DATA, Code
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +27,6 @@ PORT, DEVICE = 0x10, 0xD000_0000
 ENDLESS = 1 << 40
 
 
-def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        time.sleep(0)
-
-
 class Clock:
     """Another guest that counts: time that passes for guests, however slow they are."""
 
@@ -39,7 +35,7 @@ class Clock:
 
     def tick(self, count: int = 1000) -> None:
         goal = self._machine.number() + count
-        until(lambda: self._machine.number() >= goal)
+        block_until(lambda: self._machine.number() >= goal, "the other guest has counted that far")
 
 
 @pytest.fixture
@@ -50,7 +46,7 @@ def clock(bare: Bare) -> Clock:
 def going(machine: BareMetal) -> None:
     """Wait until the guest has counted on."""
     before = machine.number()
-    until(lambda: machine.number() > before)
+    block_until(lambda: machine.number() > before, "the guest has counted on")
 
 
 # --- Pause and resume ---------------------------------------------------------------------------
@@ -77,7 +73,7 @@ def test_guest_between_two_exits_stands_still_while_paused(bare: Bare, clock: Cl
     machine.start()
     for _ in range(3):
         device.seen.clear()
-        until(lambda: device.seen)
+        block_until(lambda: device.seen, "the device was written to")
 
         machine.thread.pause()
 
@@ -95,7 +91,7 @@ def test_guest_in_an_endless_string_instruction_can_be_paused(
     device = Recorder()
     machine.bus.add_port(PORT, 1, device)
     machine.start()
-    until(lambda: device.seen)
+    block_until(lambda: device.seen, "the device was written to")
 
     machine.thread.pause()
 

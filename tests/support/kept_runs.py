@@ -17,7 +17,7 @@ from slipway._server.socket_access import Access
 from support.output_clients import short_directory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 US = os.geteuid()
 FOREVER = Patience(reconnect=3600, grace=3600)
@@ -41,13 +41,6 @@ async def keeping(
         assert list(directory.iterdir()) == []
         assert set(_DESCRIPTORS.iterdir()) <= before
         assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """Wait until that is so."""
-    async with asyncio.timeout(30):
-        while not reached():
-            await asyncio.sleep(0.005)
 
 
 def lines(data: bytes) -> list[dict[str, Any]]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from slipway._local.runtime import AsyncRuntime
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from slipway._local.session import LocalSession
     from slipway._model.execution import AsyncExecution
@@ -26,7 +27,7 @@ async def tidy_runtime(launcher: FakeLauncher) -> AsyncIterator[AsyncRuntime]:
     before = open_files()
     async with AsyncRuntime(launcher=launcher, max_vms=3, cpus=16, memory_budget=2**32) as made:
         yield made
-    await settled(lambda: open_files() <= before)
+    await wait_until(lambda: open_files() <= before, "no file is left open")
     nothing_left(made, launcher)
 
 
@@ -42,12 +43,6 @@ def nothing_left(runtime: AsyncRuntime, launcher: FakeLauncher) -> None:
     assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
     named = {task.get_name() for task in asyncio.all_tasks()}
     assert not [name for name in named if name.startswith("slipway-")]
-
-
-async def settled(condition: Callable[[], object]) -> None:
-    """Wait until it holds; the test's own limit ends the waiting."""
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 async def until(execution: AsyncExecution, kind: type[object]) -> None:

@@ -23,7 +23,8 @@ from slipway_initramfs.store.image_store import ImageStore
 from support.clock import Clock
 from support.fake_machine import FakeLauncher, FakeMachine
 from support.fake_templates import IDLE_MEMORY, FakeTemplates, hush
-from support.sessions import open_files, settled
+from support.sessions import open_files
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,7 +65,7 @@ class Ground:
 
     async def filled(self, count: int) -> None:
         """Until so many clones wait."""
-        await settled(lambda: self.pool.idle == count)
+        await wait_until(lambda: self.pool.idle == count, "so many clones wait")
 
     def waiting(self, shape: Shape = SHAPE) -> list[Any]:
         """The machines that wait, the oldest first."""
@@ -89,7 +90,7 @@ async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
     made = Ground(ImageStore(tmp_path))
     yield made
     await end(made)
-    await settled(lambda: open_files() <= before)
+    await wait_until(lambda: open_files() <= before, "no file is left open")
 
 
 async def end(ground: Ground) -> None:
@@ -173,7 +174,7 @@ async def test_image_that_is_made_anew_replaces_what_waits(ground: Ground) -> No
     old = ground.waiting()
 
     first = await ground.take(ANEW)
-    await settled(lambda: len(ground.waiting(ANEW)) == 2)
+    await wait_until(lambda: len(ground.waiting(ANEW)) == 2, "two clones of the new image wait")
 
     assert first is None
     assert not ground.launcher.machines & set(old)
@@ -199,7 +200,10 @@ async def test_clone_that_dies_while_it_waits_is_replaced(ground: Ground) -> Non
     first, second = ground.waiting()
 
     first._end()
-    await settled(lambda: ground.templates.made == 3 and ground.pool.idle == 2)
+    await wait_until(
+        lambda: ground.templates.made == 3 and ground.pool.idle == 2,
+        "a third template was made and two clones wait",
+    )
 
     assert first not in ground.waiting()
     assert ground.waiting()[0] is second
@@ -228,7 +232,7 @@ async def test_pause_grows_while_clones_die_and_ends_with_one_that_is_of_use(
     for _ in range(4):
         await ground.filled(1)
         ground.waiting()[0]._end()
-        await settled(lambda: shelf.pause not in [0, *pauses])
+        await wait_until(lambda: shelf.pause not in [0, *pauses], "the pause has grown")
         pauses.append(shelf.pause)
     await ground.filled(1)
     await ground.take()
@@ -245,7 +249,7 @@ async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: 
     hush(first)
 
     taking = asyncio.create_task(ground.take())
-    await settled(lambda: first not in ground.waiting())
+    await wait_until(lambda: first not in ground.waiting(), "the first clone waits no more")
     clock.advance(ANSWER_SECONDS)
     taken = await taking
 
@@ -261,7 +265,7 @@ async def test_run_that_is_cancelled_while_it_takes_one_leaves_nothing(ground: G
     hush(first)
 
     taking = asyncio.create_task(ground.take())
-    await settled(lambda: first not in ground.waiting())
+    await wait_until(lambda: first not in ground.waiting(), "the first clone waits no more")
     taking.cancel()
     await asyncio.gather(taking, return_exceptions=True)
 
@@ -280,7 +284,7 @@ async def raising(error: Exception) -> None:
 async def test_making_that_fails_is_tried_again_later(ground: Ground, error: Exception) -> None:
     ground.templates.cloning = lambda: raising(error)
     await ground.take()
-    await settled(lambda: ground.templates.made == 3)
+    await wait_until(lambda: ground.templates.made == 3, "three templates were made")
     ground.templates.cloning = None
 
     await ground.filled(1)
@@ -318,12 +322,12 @@ async def test_clone_that_nobody_wants_any_more_is_ended(ground: Ground) -> None
     going_on = asyncio.Event()
     ground.templates.cloning = lambda: wait_for(going_on)
     await ground.take()
-    await settled(lambda: ground.templates.made == 1)
+    await wait_until(lambda: ground.templates.made == 1, "a template was made")
 
     ground.templates.cloning = None
     await ground.take(ANEW)
     going_on.set()
-    await settled(lambda: ground.waiting(ANEW))
+    await wait_until(lambda: ground.waiting(ANEW), "a clone of the new image waits")
 
     assert ground.launcher.machines == set(ground.waiting(ANEW))
     assert ground.admission._reserved == IDLE_MEMORY
@@ -374,7 +378,7 @@ async def test_snapshot_of_a_size_that_somebody_chose_is_not_made(
 
     for _ in range(3):
         await ground.take()
-        await settled(lambda: ground.target() == 0)
+        await wait_until(lambda: ground.target() == 0, "no clone is wanted")
 
     assert making.calls == 0
 
@@ -387,7 +391,7 @@ async def test_snapshot_that_cannot_be_made_is_tried_again_later(
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
 
     await ground.take()
-    await settled(lambda: making.calls == 2)
+    await wait_until(lambda: making.calls == 2, "making was tried twice")
     making.error = None
 
     await ground.filled(1)
@@ -435,7 +439,7 @@ async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: Grou
     going_on = asyncio.Event()
     ground.templates.cloning = lambda: wait_for(going_on)
     await ground.take()
-    await settled(lambda: ground.templates.made == 1)
+    await wait_until(lambda: ground.templates.made == 1, "a template was made")
     ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
     at_once = ticket.admitted.is_set()
 
@@ -491,7 +495,10 @@ async def test_host_that_is_short_of_memory_gets_all_of_it(
     await ground.filled(2)
 
     monkeypatch.setattr(_pool, "_short_of_memory", lambda: True)
-    await settled(lambda: not ground.launcher.machines and ground.templates.asked)
+    await wait_until(
+        lambda: not ground.launcher.machines and ground.templates.asked,
+        "a template was asked for, and no machine is left",
+    )
     nothing_made = await ground.take() is None
     monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
     await ground.filled(2)
@@ -508,7 +515,7 @@ async def test_unused_ones_become_fewer_and_warm_ones_do_not(
     await ground.filled(3)
 
     monkeypatch.setattr(_pool, "UNUSED_SECONDS", 0.02)
-    await settled(lambda: SHAPE not in ground.pool._shelves)
+    await wait_until(lambda: SHAPE not in ground.pool._shelves, "the pool has forgotten the shape")
     await asyncio.sleep(0.1)
 
     assert len(ground.waiting(OTHER)) == 2
@@ -521,7 +528,7 @@ async def test_unused_ones_become_fewer_and_warm_ones_do_not(
 async def test_closing_in_the_middle_of_a_making_leaves_nothing(ground: Ground) -> None:
     ground.templates.cloning = lambda: wait_for(asyncio.Event())
     await ground.take()
-    await settled(lambda: ground.templates.made == 1)
+    await wait_until(lambda: ground.templates.made == 1, "a template was made")
 
     await ground.pool.close()
 
@@ -566,7 +573,7 @@ async def test_closed_at_any_moment_nothing_is_left(tmp_path: Path) -> None:
 
         await ground.pool.close()
 
-        await settled(lambda g=ground: not g.launcher.machines)  # type: ignore[misc]
+        await wait_until(lambda g=ground: not g.launcher.machines, "no machine is left")  # type: ignore[misc]
         nothing_left(ground)
 
 

@@ -24,8 +24,9 @@ from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import Templates
 from slipway_initramfs.store.image_store import ImageStore
 from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
-from support.sessions import open_files, settled
+from support.sessions import open_files
 from support.stores import put_image
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,5 +132,5 @@ async def test_all_runs_end_and_nothing_is_left(
     assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
     assert admission._reserved == 0
     assert not [template for template in hypervisor.templates if template.is_open]
-    await settled(lambda: len(asyncio.all_tasks()) == 1)
-    await settled(lambda: open_files() <= before)
+    await wait_until(lambda: len(asyncio.all_tasks()) == 1, "no task is left but the test")
+    await wait_until(lambda: open_files() <= before, "no file is left open")

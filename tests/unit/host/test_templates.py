@@ -23,8 +23,9 @@ from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import Templates
 from slipway_initramfs.store.image_store import ImageStore
 from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
-from support.sessions import open_files, settled
+from support.sessions import open_files
 from support.stores import put_image
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,8 +94,8 @@ async def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     assert not made.launcher.machines
     assert made.admission._reserved == 0
     assert not [template for template in made.hypervisor.templates if template.is_open]
-    await settled(lambda: open_files() <= before)
-    await settled(lambda: len(asyncio.all_tasks()) == 1)
+    await wait_until(lambda: open_files() <= before, "no file is left open")
+    await wait_until(lambda: len(asyncio.all_tasks()) == 1, "no task is left but the test")
 
 
 both = pytest.mark.parametrize("shared", [True, False], ids=["shared", "alone"])
@@ -304,7 +305,7 @@ async def test_failure_of_one_does_not_close_the_template_under_another(ground: 
     going_on = asyncio.Event()
     ground.launcher.cloning = going_on.wait  # type: ignore[assignment]
     slow = asyncio.create_task(ground.clone())
-    await settled(lambda: ground.templates._opened)
+    await wait_until(lambda: ground.templates._opened, "a template is open")
     ground.launcher.cloning = None
     ground.hypervisor.moods[:] = ["dies"]
 
@@ -315,7 +316,9 @@ async def test_failure_of_one_does_not_close_the_template_under_another(ground: 
     assert isinstance(failed, str)
     assert isinstance(guest, Guest)
     await guest.stop()
-    await settled(lambda: not ground.hypervisor.templates[0].is_open)
+    await wait_until(
+        lambda: not ground.hypervisor.templates[0].is_open, "the first template is closed"
+    )
 
 
 # --- Making way ---------------------------------------------------------------------------------
@@ -337,7 +340,7 @@ async def test_template_in_use_makes_way_when_it_is_not_any_more(ground: Ground)
     going_on = asyncio.Event()
     ground.launcher.cloning = going_on.wait  # type: ignore[assignment]
     cloning = asyncio.create_task(ground.clone())
-    await settled(lambda: ground.templates._opened)
+    await wait_until(lambda: ground.templates._opened, "a template is open")
 
     ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
     at_once = ticket.admitted.is_set()
@@ -402,7 +405,7 @@ async def test_run_that_is_cancelled_while_the_copy_is_read_leaves_nothing(
     monkeypatch.setattr(SnapshotStore, "load", slow)
     before = open_files()
     cloning = asyncio.create_task(ground.clone())
-    await settled(reading.is_set)
+    await wait_until(reading.is_set, "the snapshot is being read")
 
     cloning.cancel()
     await asyncio.sleep(0.01)
@@ -431,7 +434,7 @@ async def test_cancelled_at_any_moment_nothing_is_left(ground: Ground, shared: b
 
         assert not ground.launcher.machines
         assert ground.admission._reserved == 0
-        await settled(lambda: open_files() <= before)
+        await wait_until(lambda: open_files() <= before, "no file is left open")
 
 
 # --- Making -------------------------------------------------------------------------------------
@@ -520,7 +523,7 @@ async def test_making_that_is_cancelled_while_it_saves_closes_no_file_too_early(
 
     monkeypatch.setattr(SnapshotStore, "save", slow)
     task = asyncio.create_task(make_it(making))
-    await settled(saving.is_set)
+    await wait_until(saving.is_set, "the snapshot is being saved")
 
     task.cancel()
     await asyncio.sleep(0.01)
@@ -542,4 +545,4 @@ async def test_making_that_is_cancelled_at_any_moment_leaves_nothing(making: Gro
         await asyncio.gather(task, return_exceptions=True)
 
         assert not making.launcher.machines
-        await settled(lambda: open_files() <= before)
+        await wait_until(lambda: open_files() <= before, "no file is left open")

@@ -1,0 +1,59 @@
+"""Waits of tests: each has a limit, and a sentence for the reader of a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_T = TypeVar("_T")
+
+# Seconds. A loaded host is slow; only a test that fails waits so long.
+LIMIT = 120.0
+_LONGEST_PAUSE = 0.01
+
+
+async def wait_until(
+    condition: Callable[[], _T | Awaitable[_T]], sentence: str, limit: float = LIMIT
+) -> _T:
+    """Wait until ``condition`` returns, or its coroutine gives, something true; return that.
+
+    ``sentence`` says what is waited for, as it is once it is so: "the pool has two clones".
+
+    Raises:
+        AssertionError: It did not come true within ``limit`` seconds.
+    """
+    end = time.monotonic() + limit
+    pause = 0.0
+    while True:
+        found = condition()
+        value: _T = await found if inspect.isawaitable(found) else found
+        if value:
+            return value
+        _check_limit(end, limit, sentence)
+        await asyncio.sleep(pause)
+        pause = min(pause + 0.001, _LONGEST_PAUSE)
+
+
+def block_until(condition: Callable[[], _T], sentence: str, limit: float = LIMIT) -> _T:
+    """Block this thread until ``condition`` returns something true; return that.
+
+    Raises:
+        AssertionError: It did not come true within ``limit`` seconds.
+    """
+    end = time.monotonic() + limit
+    pause = 0.0
+    while not (value := condition()):
+        _check_limit(end, limit, sentence)
+        time.sleep(pause)
+        pause = min(pause + 0.001, _LONGEST_PAUSE)
+    return value
+
+
+def _check_limit(end: float, limit: float, sentence: str) -> None:
+    if time.monotonic() > end:
+        raise AssertionError(f"waited {limit:g} s for this: {sentence}")
