@@ -21,7 +21,7 @@ def rows() -> list[tuple[str, str, str]]:
     """What is said, its value, and the command that prints that."""
     found = []
     for line in PAGE.read_text("utf-8").splitlines():
-        if line.startswith("| ") and not line.startswith(("| what |", "| ---")):
+        if line.startswith("| ") and not line.startswith(("| property |", "| ---")):
             row = ROW.fullmatch(line)
             assert row is not None, line
             found.append((row["what"], row["value"], row["command"].replace(r"\|", "|")))
