@@ -32,7 +32,7 @@ from slipway._model.events import Output
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from support.fake_machine import FakeLauncher
+from support.fake_machine import fake_machines
 from support.serving import Server
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def latencies(server: Server, rounds: int) -> None:
 
 
 def _runtime() -> AsyncRuntime:
-    return AsyncRuntime(launcher=FakeLauncher(), max_vms=64, cpus=64, memory_budget=64 * GIB)
+    return AsyncRuntime(**fake_machines(), max_vms=64, cpus=64, memory_budget=64 * GIB)
 
 
 # --- Starts a second -----------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from side_by_side import table
 from slipway._admission import Admission, Capacity
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
+from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._run.launcher import ColdLauncher
 from slipway._snapshots.create import make
@@ -100,7 +101,7 @@ async def first_output(guest: Guest, on: Ground) -> float:
 
     language = on.assets.language
     source = HELLO.get(language.name, language.sample.encode())
-    report = await guest.run(language, source, on.options, sink)
+    report = await guest.run(JobRequest(language, source, on.options), sink)
     if not report.succeeded or not came:
         raise SystemExit(f"the hello world of {language.name} failed")
     return came[0]
@@ -227,7 +228,7 @@ async def compiled(on: Ground) -> tuple[float, float]:
     guest = await cloned(on)
     try:
         language = on.assets.language
-        report = await guest.run(language, HELLO[language.name], on.options, sink)
+        report = await guest.run(JobRequest(language, HELLO[language.name], on.options), sink)
     finally:
         await guest.stop()
     walls = [told.done.usage.wall_us / 1e6 for told in report.phases.values()]

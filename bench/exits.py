@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
+from slipway._run.job_request import JobRequest
 from slipway._run.languages import language_of_file
 from slipway.machine.kvm import KvmMachine
 from slipway_initramfs.store.image_store import ImageStore
@@ -47,7 +48,7 @@ async def count(file: Path, serial: bool) -> None:
         assert isinstance(guest.machine, KvmMachine)
         boot = await guest.machine.exits()
         source = file.read_bytes()
-        await guest.run(language, source, options, _discard)
+        await guest.run(JobRequest(language, source, options), _discard)
         job = await guest.machine.exits()
     finally:
         await guest.stop()

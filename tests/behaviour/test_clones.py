@@ -17,6 +17,7 @@ import pytest_asyncio
 from slipway._model.errors import HostError, UnknownOutcome
 from slipway._model.options import Options
 from slipway._run.guest import Guest
+from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._run.start_machine import start_machine
 from slipway.machine.hypervisors import choose
@@ -133,12 +134,14 @@ async def run(guest: Guest, source: str, word: str = "", *, keep: bool = False) 
         yield f"{word}\n".encode()
 
     report = await guest.run(
-        find_language("bash"),
-        source.encode(),
-        Options(**patient((), (), {})),
+        JobRequest(
+            find_language("bash"),
+            source.encode(),
+            Options(**patient((), (), {})),
+            stdin(),
+            keep_files=keep,
+        ),
         sink,
-        stdin(),
-        keep=keep,
     )
     assert report.succeeded
     return bytes(stdout)

@@ -20,6 +20,7 @@ from slipway._admission import Admission, Capacity
 from slipway._model.options import MIB, Options
 from slipway._run.agent_connection import Session
 from slipway._run.find_assets import find_assets
+from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._snapshots.create import make
 from slipway._snapshots.templates import Templates
@@ -137,7 +138,9 @@ async def interview(guest: Guest, greetings: dict[Session, float]) -> Told:
             errors.append(max(asked - guests, guests - received, 0.0))
 
     options = Options(**patient((), (), {}))
-    report = await guest.run(find_language("python"), TELL.encode(), options, sink, questions())
+    report = await guest.run(
+        JobRequest(find_language("python"), TELL.encode(), options, questions()), sink
+    )
     assert report.succeeded
     return Told(json.loads(told[0]), max(errors), greetings[guest._session])
 

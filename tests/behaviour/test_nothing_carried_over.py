@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._model.options import MIB, Options
+from slipway._run.job_request import JobRequest
 
 if TYPE_CHECKING:
     from support.microvm import Microvm
@@ -229,7 +230,9 @@ def test_session_leaves_its_files_to_itself_and_nothing_else(vm: Microvm) -> Non
         async def sink(_phase: object, _stream: object, data: bytes) -> None:
             chunks.append(data)
 
-        vm.call(vm.guest.run(vm.language, source.encode(), Options(), sink, keep=True))
+        vm.call(
+            vm.guest.run(JobRequest(vm.language, source.encode(), Options(), keep_files=True), sink)
+        )
         return b"".join(chunks).decode()
 
     assert run(LEAVE) == "left\n"

@@ -10,6 +10,7 @@ import pytest
 from slipway._model.input_file import InputFile
 from slipway._model.options import MIB, Options
 from slipway._run.job_message import describe_job
+from slipway._run.job_request import JobRequest
 
 if TYPE_CHECKING:
     from support.microvm import Microvm
@@ -33,7 +34,7 @@ def test_job_gets_the_program(vm: Microvm) -> None:
     # What waits does not know whether it gets stdin, and so has a pipe for it.
     source = b"import os, stat; print(stat.S_ISFIFO(os.fstat(0).st_mode), os.read(0, 9))"
     for _ in range(2):
-        vm.call(vm.guest.run(vm.language, source, Options(), sink))
+        vm.call(vm.guest.run(JobRequest(vm.language, source, Options()), sink))
         vm.call(vm.guest.prepare(vm.language))
 
     assert b"".join(chunks) == b"False b''\nTrue b''\n"
@@ -89,7 +90,7 @@ try:
 except OSError as error:
     print(error.strerror)
 """
-    job, files = describe_job(vm.language, source.encode(), Options(), False)
+    job, files = describe_job(JobRequest(vm.language, source.encode(), Options()))
     chunks: list[bytes] = []
 
     async def sink(_phase: object, _stream: object, data: bytes) -> None:
@@ -127,7 +128,7 @@ def test_node_gets_its_script_when_the_job_comes(vm: Microvm) -> None:
 
     for _ in range(2):
         said.append([])
-        vm.call(vm.guest.run(vm.language, NODE.encode(), Options(), sink))
+        vm.call(vm.guest.run(JobRequest(vm.language, NODE.encode(), Options()), sink))
         vm.call(vm.guest.prepare(vm.language))
 
     # What waits does not know whether it gets stdin, and so has a pipe for it.

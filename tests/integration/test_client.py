@@ -15,7 +15,7 @@ from slipway._model.input_file import InputFile
 from slipway._model.options import MIB
 from slipway._remote.client import AsyncClient
 from support.api_server import served
-from support.fake_machine import FakeLauncher
+from support.fake_machine import fake_machines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,7 +47,7 @@ async def until(execution: AsyncExecution, kind: type[Event]) -> Event:
 
 async def test_result_is_the_same_as_in_process(client: AsyncClient) -> None:
     source = "build-print hi\nprint hello\nerror oh\nexit 3"
-    async with AsyncRuntime(launcher=FakeLauncher()) as runtime:
+    async with AsyncRuntime(**fake_machines()) as runtime:
         local = await runtime.run(source, "rust", outputs=("none",))
 
     remote = await client.run(source, "rust", outputs=("none",))
@@ -193,7 +193,7 @@ async def test_files_go_there_and_come_back(client: AsyncClient) -> None:
 )
 async def test_source_may_be_any_bytes(client: AsyncClient, source: bytes, output: bytes) -> None:
     result = await client.run(source, "bash")
-    async with AsyncRuntime(launcher=FakeLauncher()) as runtime:
+    async with AsyncRuntime(**fake_machines()) as runtime:
         there = await runtime.run(source, "bash")
 
     for ended in (result, there):

@@ -27,7 +27,7 @@ from slipway._model.options import MIB
 from slipway._model.result import Result
 from slipway._run.job_exchange import WINDOW
 from slipway_initramfs.store.image_store import ImageStore, machine_architecture
-from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher, FakeMachine
+from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher, FakeMachine, fake_machines
 from support.stores import put_image
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def launcher() -> FakeLauncher:
 
 @pytest.fixture
 async def runtime(launcher: FakeLauncher) -> AsyncIterator[AsyncRuntime]:
-    async with AsyncRuntime(launcher=launcher, max_vms=2, cpus=16) as made:
+    async with AsyncRuntime(images=launcher, launcher=launcher, max_vms=2, cpus=16) as made:
         yield made
     assert not launcher.machines
     assert made.load.vms == made.load.waiting == made.load.memory == 0
@@ -251,7 +251,7 @@ async def test_run_cancelled_while_it_boots_leaves_no_machine() -> None:
         await asyncio.Event().wait()
 
     launcher = FakeLauncher(boot=boot)
-    async with AsyncRuntime(launcher=launcher) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher) as runtime:
         execution = await runtime.start("print never", "bash", outputs=("wanted",))
         await booting.wait()
 
@@ -328,7 +328,7 @@ async def test_position_in_the_queue_is_told(runtime: AsyncRuntime) -> None:
 
 
 async def test_full_queue_is_busy() -> None:
-    async with AsyncRuntime(launcher=FakeLauncher(), max_vms=1, queue=1) as runtime:
+    async with AsyncRuntime(**fake_machines(), max_vms=1, queue=1) as runtime:
         await runtime.start("forever", "bash")
         await runtime.start("forever", "bash")
 
@@ -338,7 +338,9 @@ async def test_full_queue_is_busy() -> None:
 
 async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
     budget = 2 * (MEMORY + OVERHEAD)
-    async with AsyncRuntime(launcher=launcher, memory_budget=budget, cpus=16) as runtime:
+    async with AsyncRuntime(
+        images=launcher, launcher=launcher, memory_budget=budget, cpus=16
+    ) as runtime:
         await asyncio.gather(*(runtime.run("print x", "bash") for _ in range(10)))
 
     assert launcher.most == 2
@@ -363,9 +365,7 @@ async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
 async def test_what_cannot_run_is_refused_and_takes_no_place(
     options: dict[str, Any], message: str
 ) -> None:
-    async with AsyncRuntime(
-        launcher=FakeLauncher(), memory_budget=512 * MIB, cpus=4, queue=0
-    ) as runtime:
+    async with AsyncRuntime(**fake_machines(), memory_budget=512 * MIB, cpus=4, queue=0) as runtime:
         with pytest.raises(InputError, match=message):
             await (await runtime.start("print x", "bash", **options)).wait()
 
@@ -444,7 +444,7 @@ async def test_two_readers_of_one_run_are_refused(runtime: AsyncRuntime) -> None
 
 async def test_image_is_made_behind_the_handle() -> None:
     launcher = FakeLauncher(unbuilt=["bash"])
-    async with AsyncRuntime(launcher=launcher) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher) as runtime:
         execution = await runtime.start("print made", "bash")
         events = await until(execution, Preparing)
         state = execution.state
@@ -459,7 +459,7 @@ async def test_image_is_made_behind_the_handle() -> None:
 
 async def test_run_that_makes_its_image_can_be_cancelled() -> None:
     launcher = FakeLauncher(unbuilt=["bash"])
-    async with AsyncRuntime(launcher=launcher) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher) as runtime:
         execution = await runtime.start("print never", "bash")
         await until(execution, Preparing)
 
@@ -473,7 +473,7 @@ async def test_run_that_makes_its_image_can_be_cancelled() -> None:
 
 async def test_image_is_made_once_for_all_who_wait() -> None:
     launcher = FakeLauncher(unbuilt=["bash"])
-    async with AsyncRuntime(launcher=launcher, queue=100) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher, queue=100) as runtime:
         before = threading.active_count()
         for _ in range(20):
             execution = await runtime.start("print never", "bash")
@@ -492,7 +492,7 @@ async def test_image_is_made_once_for_all_who_wait() -> None:
 
 async def test_others_run_while_an_image_is_made() -> None:
     launcher = FakeLauncher(unbuilt=["rust"])
-    async with AsyncRuntime(launcher=launcher, queue=0) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher, queue=0) as runtime:
         making = await runtime.start("print made", "rust")
         await until(making, Preparing)
 
@@ -509,9 +509,9 @@ async def test_run_that_has_ended_keeps_no_job(runtime: AsyncRuntime) -> None:
 
     await execution.wait()
 
-    assert execution._run.options.files == ()
-    assert execution._run._source == b""
-    assert execution._stdin is None
+    assert execution._job is None
+    assert execution._run is None
+    assert execution._slot._check is None
 
 
 async def test_outcome_is_known_although_nobody_takes_the_events(runtime: AsyncRuntime) -> None:
@@ -568,7 +568,7 @@ async def test_wanted_files_come_with_the_end(runtime: AsyncRuntime) -> None:
 
 
 async def test_closed_runtime_starts_nothing(launcher: FakeLauncher) -> None:
-    runtime = AsyncRuntime(launcher=launcher)
+    runtime = AsyncRuntime(images=launcher, launcher=launcher)
     execution = await runtime.start("forever", "bash")
 
     await runtime.aclose()
@@ -579,7 +579,7 @@ async def test_closed_runtime_starts_nothing(launcher: FakeLauncher) -> None:
 
 
 async def test_draining_lets_runs_end(launcher: FakeLauncher) -> None:
-    runtime = AsyncRuntime(launcher=launcher, max_vms=1)
+    runtime = AsyncRuntime(images=launcher, launcher=launcher, max_vms=1)
     executions = [await runtime.start(f"print {number}", "bash") for number in range(3)]
 
     await runtime.drain(60)
@@ -590,7 +590,7 @@ async def test_draining_lets_runs_end(launcher: FakeLauncher) -> None:
 
 
 async def test_draining_has_an_end(launcher: FakeLauncher) -> None:
-    runtime = AsyncRuntime(launcher=launcher)
+    runtime = AsyncRuntime(images=launcher, launcher=launcher)
     execution = await runtime.start("forever", "bash")
 
     await runtime.drain(0.01)
@@ -615,7 +615,7 @@ async def test_languages_tell_the_toolchains_of_their_images(
     registry = {"config": {"environment": {"RUST_VERSION": "1.80.1"}}}
     put_image(store, "rust", architecture=machine_architecture(), told=debian)
     put_image(store, "rust@1.80", architecture=machine_architecture(), told=registry)
-    runtime = AsyncRuntime(store=store.root, launcher=launcher)
+    runtime = AsyncRuntime(store=store.root, images=launcher, launcher=launcher)
 
     before = {language.name: language for language in await runtime.languages()}["rust"]
     store.set_default("rust@1.80")

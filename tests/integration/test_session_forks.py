@@ -133,7 +133,7 @@ async def test_fork_waits_for_room(runtime: AsyncRuntime, session: LocalSession)
 async def test_fork_that_can_never_have_room_is_refused(
     launcher: FakeLauncher, bounds: dict[str, Any]
 ) -> None:
-    async with AsyncRuntime(launcher=launcher, **bounds) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher, **bounds) as runtime:
         session = runtime.session("bash")
         await session.open()
 

@@ -75,7 +75,12 @@ def test_nothing_is_left_of_a_storm(given_acts: list[tuple[str, int, int]]) -> N
     async def live() -> None:
         launcher = FakeLauncher()
         async with AsyncRuntime(
-            launcher=launcher, max_vms=4, cpus=8, memory_budget=2**32, queue=4
+            images=launcher,
+            launcher=launcher,
+            max_vms=4,
+            cpus=8,
+            memory_budget=2**32,
+            queue=4,
         ) as runtime:
             storm = Storm(runtime, launcher)
             for act, number, steps in given_acts:

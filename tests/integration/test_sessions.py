@@ -339,7 +339,7 @@ async def test_session_takes_its_place_from_other_runs(runtime: AsyncRuntime) ->
 
 
 async def test_opening_is_refused_where_too_many_wait(launcher: FakeLauncher) -> None:
-    async with AsyncRuntime(launcher=launcher, max_vms=1, queue=0) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher, max_vms=1, queue=0) as runtime:
         async with runtime.session("bash"):
             second = runtime.session("bash")
             with pytest.raises(Busy):
@@ -352,7 +352,7 @@ async def test_opening_is_refused_where_too_many_wait(launcher: FakeLauncher) ->
 
 async def test_image_is_made_first(launcher: FakeLauncher) -> None:
     launcher.unbuilt = {"bash"}
-    async with AsyncRuntime(launcher=launcher) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher) as runtime:
         session = runtime.session("bash")
         opening = asyncio.create_task(session.open())
         await wait_until(lambda: runtime.load.waiting == 1, "one run waits for a place")
@@ -374,7 +374,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(when: str, how: str) ->
         await asyncio.get_running_loop().create_future()
 
     launcher = FakeLauncher(boot=boot if when == "booting" else None)
-    async with AsyncRuntime(launcher=launcher, max_vms=1) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher, max_vms=1) as runtime:
         if when == "queued":
             await (first := runtime.session("bash")).open()
         if when == "making":
@@ -403,7 +403,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(when: str, how: str) ->
 async def test_machine_that_cannot_be_had_is_told_and_leaves_nothing(
     launcher: FakeLauncher,
 ) -> None:
-    async with AsyncRuntime(launcher=launcher) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher) as runtime:
         session = runtime.session("bash", machine="other")
         with pytest.raises(InputError, match="no machine 'other'"):
             await session.open()
@@ -428,7 +428,7 @@ async def test_damaged_image_is_made_again() -> None:
         repairs = 0
 
     async with (
-        AsyncRuntime(launcher=(damaged := Damaged())) as runtime,
+        AsyncRuntime(images=(damaged := Damaged()), launcher=damaged) as runtime,
         runtime.session("bash") as session,
     ):
         result = await session.run("print x")
@@ -438,7 +438,7 @@ async def test_damaged_image_is_made_again() -> None:
 
 
 async def test_what_can_never_have_room_is_refused(launcher: FakeLauncher) -> None:
-    async with AsyncRuntime(launcher=launcher, memory_budget=MACHINE) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher, memory_budget=MACHINE) as runtime:
         with pytest.raises(InputError, match="memory"):
             await runtime.session("bash", memory=MEMORY + 1).open()
         nothing_left(runtime, launcher)

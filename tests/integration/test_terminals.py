@@ -20,7 +20,7 @@ from slipway._local.runtime import AsyncRuntime
 from slipway._run.guest import MAX_READ_AT_ONCE
 from slipway._run.job_message import describe_job
 from support.commands import PATIENCE, Commands
-from support.fake_machine import FakeLauncher
+from support.fake_machine import fake_machines
 from support.screens import Screen
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[slipway.Runtime | slipway.Cl
         with slipway.Client(server.path) as client:
             yield client
     else:
-        with slipway.Runtime(launcher=FakeLauncher()) as runtime:
+        with slipway.Runtime(**fake_machines()) as runtime:
             if request.param == "runtime":
                 yield runtime
             else:
@@ -125,15 +125,15 @@ def test_sizes_of_a_terminal_that_was_not_asked_for(way: slipway.Runtime) -> Non
 
 
 async def test_size_that_is_told_before_there_is_a_machine() -> None:
-    async with AsyncRuntime(launcher=FakeLauncher(), max_vms=1, cpus=16) as runtime:
+    async with AsyncRuntime(**fake_machines(), max_vms=1, cpus=16) as runtime:
         first = await runtime.start("forever", "bash")
         second = await runtime.start("size", "bash", tty=True)
         assert second.state == "queued"
-        options = second._run.options
+        job = second._job
         await second.resize(1, 1)
         await second.resize(7, 8)
         # A client may ask for many: no reason to look at all that its run has each time.
-        assert second._run.options is options
+        assert second._job is job
         await first.cancel()
 
         assert (await second.wait()).stdout == "7x8\n"
@@ -149,7 +149,7 @@ async def test_size_that_is_told_while_sources_are_read(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("slipway._run.guest.describe_job", describe)
     files = [slipway.InputFile("large", bytes(MAX_READ_AT_ONCE))]
-    async with AsyncRuntime(launcher=FakeLauncher()) as runtime:
+    async with AsyncRuntime(**fake_machines()) as runtime:
         execution = await runtime.start("size", "javascript", tty=True, files=files)
         await asyncio.to_thread(begun.wait, PATIENCE)
         await execution.resize(7, 8)

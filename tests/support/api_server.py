@@ -72,7 +72,7 @@ async def served(
         directory.chmod(0o755)
         path = directory / "api"
         notify = Notifier({})
-        async with AsyncRuntime(launcher=launcher, **options) as running:
+        async with AsyncRuntime(images=launcher, launcher=launcher, **options) as running:
             server = Server(Settings(path, **settings), running, notify)
             task = asyncio.create_task(server.serve())
             ready = asyncio.create_task(server.ready.wait())

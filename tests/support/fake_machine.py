@@ -1,10 +1,10 @@
 """Machines that are none: their agent runs in this process, and speaks the real protocol.
 
-``FakeLauncher`` takes the place of the real launcher. It needs no KVM, no image and no store; what
-programs of its guests can do, :mod:`support.fake_agent` tells. ::
+``FakeLauncher`` takes the place of the real launcher and of the real images. It needs no KVM, no
+image and no store; what programs of its guests can do, :mod:`support.fake_agent` tells. ::
 
     launcher = FakeLauncher()
-    runtime = AsyncRuntime(launcher=launcher)
+    runtime = AsyncRuntime(images=launcher, launcher=launcher)
     result = await runtime.run("print hello\\nexit 3", "bash")
 
 All languages that Slipway knows can be named; those with a build have one. ``launcher.machines``
@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from slipway._model.errors import HostError, InputError
 from slipway._run.assets import Assets
@@ -254,6 +254,19 @@ class FakeLauncher:
     async def release(self, guest: Guest) -> None:
         """End it."""
         await guest.stop()
+
+
+class FakeMachines(TypedDict):
+    """The arguments of a runtime whose images and machines are fakes."""
+
+    images: FakeLauncher
+    launcher: FakeLauncher
+
+
+def fake_machines() -> FakeMachines:
+    """Return the arguments for a runtime with a launcher of its own."""
+    launcher = FakeLauncher()
+    return FakeMachines(images=launcher, launcher=launcher)
 
 
 async def _transports() -> tuple[Transport, Transport]:

@@ -19,9 +19,13 @@ def main() -> None:
     from slipway._local.machine_supply import Stock
     from support.fake_machine import FakeLauncher
 
-    with patch(
-        "slipway._local.machine_supply.Stock.of_store",
-        lambda *_, **__: Stock.of_launcher(FakeLauncher()),
+    launcher = FakeLauncher()
+    with (
+        patch("slipway._local.runtime.StoredImages", lambda _store: launcher),
+        patch(
+            "slipway._local.machine_supply.Stock.of_store",
+            lambda *_, **__: Stock.of_launcher(launcher),
+        ),
     ):
         runpy.run_path(sys.argv[0], run_name="__main__")
 

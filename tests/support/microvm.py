@@ -10,6 +10,7 @@ from slipway._model.errors import UnknownOutcome
 from slipway._model.options import Options, check_source
 from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
+from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._run.results import output_files, phase_results
 from slipway._snapshots.create import take
@@ -85,7 +86,9 @@ class MicrovmJob:
 
     async def _run(self, guest: Guest, source: bytes, options: Options) -> Outcome:
         try:
-            report = await guest.run(self._vm.language, source, options, self._sink, self._input())
+            report = await guest.run(
+                JobRequest(self._vm.language, source, options, self._input()), self._sink
+            )
         except UnknownOutcome:
             await self._vm.lose()
             raise

@@ -25,7 +25,9 @@ MACHINE = MEMORY + OVERHEAD
 async def tidy_runtime(launcher: FakeLauncher) -> AsyncIterator[AsyncRuntime]:
     """A runtime for three machines that leaves nothing, open files included."""
     before = open_files()
-    async with AsyncRuntime(launcher=launcher, max_vms=3, cpus=16, memory_budget=2**32) as made:
+    async with AsyncRuntime(
+        images=launcher, launcher=launcher, max_vms=3, cpus=16, memory_budget=2**32
+    ) as made:
         yield made
     await wait_until(lambda: open_files() <= before, "no file is left open")
     nothing_left(made, launcher)

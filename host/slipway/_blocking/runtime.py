@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from slipway._model.language_info import LanguageInfo
     from slipway._model.result import Result
     from slipway._remote.client import AsyncClient, Health
+    from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
 
 _Runs = TypeVar("_Runs", bound="AsyncRuntime | AsyncClient")
@@ -153,6 +154,7 @@ class Runtime(_Blocking["AsyncRuntime"]):
         pool: int = 0,
         cold: bool = False,
         warm: Iterable[str] = (),
+        images: ImageProvider | None = None,
         launcher: Launcher | None = None,
     ) -> None:
         languages = check_value("warm", tuple[str, ...], warm)
@@ -167,6 +169,7 @@ class Runtime(_Blocking["AsyncRuntime"]):
                 pool=pool,
                 cold=cold,
                 warm=languages,
+                images=images,
                 launcher=launcher,
             )
         )

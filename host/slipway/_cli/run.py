@@ -75,20 +75,27 @@ def _command(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> 
 
 def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
     """Run it in a machine that this process starts."""
+    from slipway._run.images import StoredImages
+    from slipway._run.job_request import JobRequest
     from slipway._run.launcher import ColdLauncher
     from slipway._run.run import Run
+    from slipway._run.slot import Slot, SlotContext
     from slipway._snapshots.launcher import SnapshotLauncher
     from slipway_initramfs.store.image_store import ImageStore
 
     store = ImageStore(parsed.store)
     launcher = ColdLauncher(store) if parsed.cold else SnapshotLauncher(store)
     language, source = _language(parsed, store), read_source(parsed)
-    progress = Progress()
-    run = Run(language, source, options, launcher, progress=progress, began=BEGAN)
+    stdin = no_input() if parsed.source == "-" else standard_input()
+    job = JobRequest(language, source, options, stdin)
+    job.check()
+    slot = Slot(SlotContext(StoredImages(store), launcher), language, options, check=job.check_room)
+    slot.progress = progress = Progress()
     try:
-        run.prepare()
+        slot.find()
     finally:
         progress.done()
+    run = Run(job, slot, BEGAN)
     result: Result = run_interruptible(lambda: _execute(run, parsed))
     return result
 
@@ -102,16 +109,15 @@ def _language(parsed: argparse.Namespace, store: ImageStore) -> Language:
 
 
 async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
-    stdin = no_input() if parsed.source == "-" else standard_input()
     if parsed.json:
-        return await run.execute(stdin, None)
+        return await run.execute(None)
     output = StandardOutput()
     if not parsed.tty:
-        return await run.execute(stdin, output.write)
+        return await run.execute(output.write)
     from slipway._cli.run_terminal import LocalTerminal, PhaseWatcher
 
     with LocalTerminal(run.resize).lent() as terminal:
-        return await run.execute(stdin, output.write, PhaseWatcher(terminal))
+        return await run.execute(output.write, PhaseWatcher(terminal))
 
 
 def _error_record(error: SlipwayError) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A run in a machine of this process."""
+"""Execution of a run in a machine of this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway._admission import Needs
 from slipway._local.pipes import EventQueue, StdinPipe
 from slipway._model.arguments import stream_bytes
 from slipway._model.errors import HostError, InputError, SlipwayError, UnknownOutcome
@@ -25,15 +24,17 @@ from slipway._model.events import (
 from slipway._model.execution import AsyncExecution, check_signal
 from slipway._model.options import MIB, Tty
 from slipway._model.result import OutputFile, Provenance, Result, Timing
+from slipway._run.job_request import JobRequest
+from slipway._run.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from slipway._admission import Admission, Ticket
     from slipway._model.events import Event
-    from slipway._run.image_builds import Makings
+    from slipway._model.options import Options
     from slipway._run.job_report import PhaseReport
-    from slipway._run.run import Run
+    from slipway._run.slot import Slot
+    from slipway_initramfs.languages.catalogue import Language
     from slipway_protocol.messages import Phase
 
 log = logging.getLogger("slipway.runtime")
@@ -45,33 +46,46 @@ KEPT_OUTPUT = MIB
 CANCEL_SECONDS = 5.0
 
 
-class LocalExecution(AsyncExecution):
-    """``run`` in its place of ``admission``, with an image of ``makings`` where it has none yet.
+def request_job(
+    language: Language,
+    source: bytes,
+    options: Options,
+    stdin: bytes | AsyncIterator[bytes] | None,
+    *,
+    keep_files: bool = False,
+) -> tuple[JobRequest, StdinPipe | None]:
+    """Build and check a job. With ``stdin`` None a pipe is its stdin, for the handle to write to.
 
-    ``stdin`` None is open for the handle's. ``kept``: the machine is for other runs as well, and is
-    ended only where the agent does not end this one.
+    Raises:
+        InputError: the job cannot be run.
+    """
+    pipe = StdinPipe() if stdin is None else None
+    if pipe is not None:
+        stdin = pipe.read()
+    elif isinstance(stdin, bytes):
+        stdin = stream_bytes(stdin)
+    job = JobRequest(language, source, options, stdin, keep_files)
+    job.check()
+    return job, pipe
+
+
+class LocalExecution(AsyncExecution):
+    """Handle of ``job`` in ``slot``; ``pipe`` is the job's stdin if the handle may write to it.
+
+    The machine of a job that keeps its files is for other jobs as well: it is stopped only if the
+    agent does not end the job.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        admission: Admission,
-        makings: Makings,
-        key: str,
-        stdin: bytes | AsyncIterator[bytes] | None,
-        *,
-        kept: bool = False,
-    ) -> None:
-        super().__init__(secrets.token_hex(16), run.language.name)
-        self._run = run
-        self._admission = admission
-        self._makings = makings
-        self._key = key
-        self._pipe = StdinPipe() if stdin is None else None
-        self._stdin = stream_bytes(stdin) if isinstance(stdin, bytes) else stdin
+    def __init__(self, job: JobRequest, slot: Slot, pipe: StdinPipe | None) -> None:
+        super().__init__(secrets.token_hex(16), job.language.name)
+        self._job: JobRequest | None = job
+        self._slot = slot
+        self._pipe = pipe
+        self._run: Run | None = Run(job, slot)
+        self._has_terminal = bool(job.options.tty)
         self._events = EventQueue(KEPT_OUTPUT)
         self._phase: Phase | None = None
-        self._kept = kept
+        self._shares_machine = job.keep_files
         self._has_machine = False
         self._has_begun = asyncio.Event()
         self._cancelled = False
@@ -81,24 +95,20 @@ class LocalExecution(AsyncExecution):
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Result]
         self._over = asyncio.Event()
-        self._ticket: Ticket
-        run.progress = self._progress
+        slot.progress = self._progress
 
     def begin(self) -> None:
-        """Take a place and go on in a task of its own.
+        """Enter the admission, and go on in a task.
 
         Raises:
-            Busy: there is no place.
+            Busy: the queue is full.
             InputError: the run needs more than there is in all.
         """
-        needs = self._needs() if self._run.assets is not None else None
-        self._ticket = self._admission.enter(self._key, needs)
-        self._ticket.on_position = self._queued
-        if self._ticket.position is not None:
-            self._queued(self._ticket.position)
-        else:
+        assert self._run is not None
+        self._slot.enter(self._queued)
+        if self._slot.position is None:
             self._state = "booting"
-        self._task = asyncio.create_task(self._live(), name=f"slipway-run-{self.id}")
+        self._task = asyncio.create_task(self._live(self._run), name=f"slipway-run-{self.id}")
         self._task.add_done_callback(self._finish)
 
     @property
@@ -127,12 +137,13 @@ class LocalExecution(AsyncExecution):
                 f"no program of this run is running: it is {self.state}",
                 "Wait for the event that a phase has started.",
             )
-        await self._run.signal(number)
+        if self._run is not None:
+            await self._run.signal(number)
 
     async def resize(self, rows: int, columns: int) -> None:
         """Tell the agent, or change what it will be told; see :meth:`AsyncExecution.resize`."""
         size = Tty(rows, columns)
-        if not self._over.is_set():
+        if self._run is not None:
             await self._run.resize(size)
 
     async def cancel(self) -> None:
@@ -144,11 +155,12 @@ class LocalExecution(AsyncExecution):
             try:
                 if self._job_done:  # nothing but the end of the machine is left to wait for
                     await self.over()
-                elif self._phase is not None or (self._kept and self._has_machine):
+                elif self._phase is not None or (self._shares_machine and self._has_machine):
                     async with asyncio.timeout(CANCEL_SECONDS):
                         # Before its first phase the files of a job are still on their way.
                         await self._has_begun.wait()
-                        await self._run.cancel()
+                        if self._run is not None:
+                            await self._run.cancel()
                         await asyncio.wait([self._task])
             except (TimeoutError, SlipwayError):
                 pass  # it is ended without the agent's word
@@ -172,13 +184,12 @@ class LocalExecution(AsyncExecution):
 
     def _finish(self, task: asyncio.Task[Result]) -> None:
         """The run is over, however that came; a task may end before its first step."""
-        self._admission.leave(self._ticket)
+        self._slot.leave()
         if self._pipe is not None:
             self._pipe.hang_up()
         self._outcome = self._outcome_of(task)
-        # Whoever holds the handle, and for however long, does not hold the job.
-        self._run.forget()
-        self._stdin = None
+        # The handle may live long; source and input files do not.
+        self._run = self._job = None
         if isinstance(self._outcome, Result):
             self._put(Ended(self._outcome))
         else:
@@ -199,28 +210,17 @@ class LocalExecution(AsyncExecution):
         log.error("a run ended by a bug", exc_info=error)
         return HostError(f"{type(error).__name__}: {error}", "This is a bug of ours.")
 
-    async def _live(self) -> Result:
-        if self._run.assets is None:
-            await self._makings.made(self._run.language, self._progress)
-            await asyncio.to_thread(self._run.prepare)
-            self._admission.declare(self._ticket, self._needs())
-        await self._ticket.admitted.wait()
+    async def _live(self, run: Run) -> Result:
+        await self._slot.wait_admitted()
         self._state, self._position = "booting", None
-        self._run.waited()
-        stdin = self._pipe.read() if self._pipe is not None else self._stdin
-        assert stdin is not None
-        return await self._run.execute(stdin, self._output, _Watch(self))
-
-    def _needs(self) -> Needs:
-        assert self._run.assets is not None
-        needs = Needs(self._run.footprint, self._run.options.cpus)
-        self._admission.check(needs)
-        return needs
+        run.mark_admitted()
+        return await run.execute(self._output, _Watch(self))
 
     def _cancelled_result(self) -> Result:
         """Of a run whose agent had no say in it."""
-        options = self._run.options
-        image = self._run.language.image
+        assert self._job is not None
+        options = self._job.options
+        image = self._job.language.image
         missing = "the run was cancelled"
         return Result(
             language=self.language,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from slipway._admission import Admission
-    from slipway._run.image_builds import Makings
     from slipway._run.launcher import Launcher
+    from slipway._run.slot import SlotContext
     from slipway._snapshots.pool import Pool
     from slipway._snapshots.templates import Templates
     from slipway_initramfs.languages.catalogue import Language
@@ -86,10 +86,10 @@ class Stock:
         """How many clones wait."""
         return self._pool.idle if self._pool is not None else 0
 
-    def begin(self, makings: Makings, machine: str) -> None:
+    def begin(self, slots: SlotContext, machine: str) -> None:
         """Begin to have clones ready of the warm languages on ``machine``, if nobody has yet."""
         if self._warm and self._warming is None:
-            self._warming = asyncio.create_task(self._warm_up(makings, Options(machine=machine)))
+            self._warming = asyncio.create_task(self._warm_up(slots, Options(machine=machine)))
 
     async def close(self) -> None:
         """End all that waits and is being made; machines that runs have are theirs."""
@@ -101,19 +101,20 @@ class Stock:
         if self._templates is not None:
             await self._templates.close()
 
-    async def _warm_up(self, makings: Makings, options: Options) -> None:
+    async def _warm_up(self, slots: SlotContext, options: Options) -> None:
         for language in self._warm:
             try:
-                await self._warm_one(language, makings, options)
+                await self._warm_one(language, slots, options)
             except SlipwayError as error:
                 log.warning("%s cannot be kept warm: %s", language.name, error.message)
 
-    async def _warm_one(self, language: Language, makings: Makings, options: Options) -> None:
+    async def _warm_one(self, language: Language, slots: SlotContext, options: Options) -> None:
         assert self._pool is not None
         assert self._templates is not None
-        if not await asyncio.to_thread(self.launcher.is_built, language):
-            await makings.made(language, _tell)
-        assets = await asyncio.to_thread(self.launcher.find, language, options, _tell)
+        assert slots.builds is not None
+        if not await asyncio.to_thread(slots.images.is_built, language):
+            await slots.builds.ensure_built(language, _tell)
+        assets = await asyncio.to_thread(slots.images.find, language, options, _tell)
         from slipway._snapshots.key import NoSnapshot
 
         try:

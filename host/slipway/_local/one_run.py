@@ -16,14 +16,16 @@ from slipway._model.arguments import (
 from slipway._model.errors import InputError
 from slipway._model.options import build_options
 from slipway._model.values import check_value
+from slipway._run.images import StoredImages
+from slipway._run.job_request import JobRequest
 from slipway._run.languages import language_of
 from slipway._run.launcher import ColdLauncher
 from slipway._run.run import Run
+from slipway._run.slot import Slot, SlotContext
 from slipway._util.public import public
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator
 
     from slipway._model.arguments import OnOutput, Source, Stdin
     from slipway._model.result import Result
@@ -52,10 +54,11 @@ def run(source: Source, language: str | None = None, **arguments: Any) -> Result
         )
     on_output = arguments.pop("on_output", None)
     check_listener(on_output)
-    request, stdin = _request(source, load_source(source), language, **arguments)
-    # Here and not in a thread of a loop's: making an image takes long, and Ctrl-C is to end it.
-    request.prepare()
-    return asyncio.run(request.execute(stdin, on_output))
+    job, slot = _request_job(source, load_source(source), language, **arguments)
+    single = Run(job, slot)
+    # In this thread, not in one of a loop: an image build takes minutes, and Ctrl-C is to end it.
+    slot.find()
+    return asyncio.run(single.execute(on_output))
 
 
 @public
@@ -90,14 +93,15 @@ async def run_async(
     """
     check_listener(on_output)
     text = await read_source(source)
-    request, chunks = _request(
+    job, slot = _request_job(
         source, text, language, stdin=stdin, store=store, progress=progress, **options
     )
-    await asyncio.to_thread(request.prepare)
-    return await request.execute(chunks, on_output)
+    single = Run(job, slot)
+    await asyncio.to_thread(slot.find)
+    return await single.execute(on_output)
 
 
-def _request(
+def _request_job(
     source: Source,
     text: bytes,
     language: str | None,
@@ -106,8 +110,14 @@ def _request(
     store: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> tuple[Run, AsyncIterator[bytes]]:
-    """Check what a caller asks for; ``text`` is what was read of ``source``. Raises InputError."""
+) -> tuple[JobRequest, Slot]:
+    """Check the arguments of a run, and build its job and slot.
+
+    ``text`` is the content of ``source``.
+
+    Raises:
+        InputError: the run cannot be started as it stands.
+    """
     checked = build_options(options)
     opened = open_stdin(stdin)
     if opened is None:
@@ -118,7 +128,13 @@ def _request(
         raise InputError("progress is no function", "It takes a line of text.")
     from slipway_initramfs.store.image_store import ImageStore
 
-    images = ImageStore(check_value("store", Path | None, store))
-    language_found = language_of(language, source, images)
-    request = Run(language_found, text, checked, ColdLauncher(images), progress=progress)
-    return request, stream_bytes(opened) if isinstance(opened, bytes) else opened
+    image_store = ImageStore(check_value("store", Path | None, store))
+    found = language_of(language, source, image_store)
+    stream = stream_bytes(opened) if isinstance(opened, bytes) else opened
+    job = JobRequest(found, text, checked, stream)
+    job.check()
+    context = SlotContext(StoredImages(image_store), ColdLauncher(image_store))
+    slot = Slot(context, found, checked, check=job.check_room)
+    if progress is not None:
+        slot.progress = progress
+    return job, slot

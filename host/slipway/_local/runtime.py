@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._admission import Admission, Capacity
-from slipway._local.execution import LocalExecution
+from slipway._local.execution import LocalExecution, request_job
 from slipway._local.machine_supply import Stock
 from slipway._local.session import LocalSession
-from slipway._local.session_slot import Home, Terms
+from slipway._local.session_context import SessionContext, SessionSpec
 from slipway._model.arguments import check_listener, finish, open_stdin, read_source
 from slipway._model.errors import Busy
 from slipway._model.key import check_key
 from slipway._model.options import build_options
 from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
 from slipway._model.values import Bounds, check_value, convert
-from slipway._run.image_builds import Makings
+from slipway._run.image_builds import ImageBuilds
+from slipway._run.images import StoredImages
 from slipway._run.languages import language_of, list_languages
-from slipway._run.run import Run
+from slipway._run.slot import Slot, SlotContext
 from slipway._util.memory import free_memory
 from slipway._util.public import public
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from slipway._model.arguments import OnOutput, Source, Stdin
     from slipway._model.language_info import LanguageInfo
     from slipway._model.result import Result
+    from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
 
 # What is left to the host itself and to other programs, of what is free when we start.
@@ -62,7 +64,8 @@ class AsyncRuntime:
             snapshots are used where there are some, but not made.
         cold: boot a machine for each run, whatever snapshots there are.
         warm: languages whose clones are to wait before their first run.
-        launcher: where machines come from, instead of all that.
+        images: the source of images, in place of the store.
+        launcher: the supplier of machines, in place of pool, cold and warm.
 
     Raises:
         InputError: one of them is out of its bounds.
@@ -80,6 +83,7 @@ class AsyncRuntime:
         pool: int = 0,
         cold: bool = False,
         warm: Iterable[str] = (),
+        images: ImageProvider | None = None,
         launcher: Launcher | None = None,
     ) -> None:
         from slipway_initramfs.store.image_store import ImageStore
@@ -104,10 +108,12 @@ class AsyncRuntime:
             self._stock = Stock.of_store(
                 self._store, self._admission, pool=pool, cold=cold, warm=warm_names
             )
-        self._launcher = self._stock.launcher
-        self._makings = Makings(self._launcher)
+        images = images or StoredImages(self._store)
+        self._slots = SlotContext(
+            images, self._stock.launcher, self._admission, ImageBuilds(images)
+        )
         self._executions: set[LocalExecution] = set()
-        self._home = Home(self._admission, self._launcher, self._makings, set(), self._check_open)
+        self._home = SessionContext(self._slots, set(), self._check_open)
         self._closing = ""
 
     @property
@@ -145,10 +151,12 @@ class AsyncRuntime:
         checked = build_options({"machine": self._machine, **options})
         opened = open_stdin(stdin)
         text = await read_source(source)
-        run = Run(language_of(language, source, self._store), text, checked, self._launcher)
-        execution = LocalExecution(run, self._admission, self._makings, key, opened)
-        # An image that has to be made is made behind the handle, which tells of it.
-        await asyncio.to_thread(self._prepare_if_built, run)
+        found = language_of(language, source, self._store)
+        job, pipe = request_job(found, text, checked, opened)
+        slot = Slot(self._slots, found, checked, key, check=job.check_room)
+        execution = LocalExecution(job, slot, pipe)
+        # A missing image is built behind the handle, which reports the progress.
+        await slot.find_if_built()
         self._check_open()
         execution.begin()
         self._executions.add(execution)
@@ -205,7 +213,7 @@ class AsyncRuntime:
         idle_seconds = check_idle_seconds(idle_seconds)
         found = language_of(language, None, self._store)
         checked = build_session_options({"machine": self._machine, **options}, found.source)
-        return LocalSession(self._home, Terms(found, checked, key, idle_seconds))
+        return LocalSession(self._home, SessionSpec(found, checked, key, idle_seconds))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
         """What can be run here."""
@@ -239,7 +247,7 @@ class AsyncRuntime:
     def begin(self) -> None:
         """Begin to make what is to be warm; the first run does so as well."""
         if not self._closing:
-            self._stock.begin(self._makings, self._machine)
+            self._stock.begin(self._slots, self._machine)
 
     async def __aenter__(self) -> Self:
         self.begin()
@@ -257,7 +265,3 @@ class AsyncRuntime:
         """Check that it is not being closed. Raises Busy."""
         if self._closing:
             raise Busy(self._closing, "Try again when it has started anew.", 10.0)
-
-    def _prepare_if_built(self, run: Run) -> None:
-        if self._launcher.is_built(run.language):
-            run.prepare()

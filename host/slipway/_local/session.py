@@ -5,73 +5,91 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from slipway._admission import Admission, Capacity, Needs
-from slipway._local.execution import LocalExecution
-from slipway._local.session_fork import Forking
-from slipway._local.session_slot import Place
+from slipway._admission import Admission, Capacity
+from slipway._local.execution import LocalExecution, request_job
+from slipway._local.session_fork import ForkLauncher, clone_between_jobs
 from slipway._model.arguments import open_stdin, read_source
 from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway._model.options import MACHINE_OPTIONS, build_options
 from slipway._model.session import AsyncSession, check_run_options
-from slipway._run.run import Run
+from slipway._run.slot import Slot
 from slipway._util.threads import uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from slipway._local.session_slot import Home, Terms
+    from slipway._local.session_context import SessionContext, SessionSpec
     from slipway._model.arguments import Source, Stdin
     from slipway._model.options import Options
-    from slipway._run.assets import Assets, Progress
+    from slipway._run.assets import Assets
     from slipway._run.guest import Guest
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway._run.job_request import JobRequest
 
 # How many runs of one session may wait for their turn.
 QUEUE = 64
 
 
-class LocalSession(AsyncSession):
-    """A session that has its place in the admission of ``home`` while it has a machine."""
+@dataclass(frozen=True, slots=True)
+class _Closed:
+    """Reason why a session takes no more runs; ``state`` is ``lost`` or ``ended``."""
 
-    def __init__(self, home: Home, terms: Terms, place: Place | None = None) -> None:
-        """``place``: that of a fork, whose machine is not the launcher's."""
-        super().__init__(secrets.token_hex(16), terms.language.name)
-        self._home = home
-        self._terms = terms
-        # One after the other, in the order in which they came.
-        self._turns = Admission(Capacity(1, sys.maxsize, sys.maxsize, QUEUE))
+    state: str
+    kind: type[HostError | InputError]
+    message: str
+    hint: str = "Open another."
+
+    def build_error(self) -> SlipwayError:
+        """Build an error for one caller: two tasks cannot share a traceback."""
+        return self.kind(self.message, self.hint)
+
+
+class LocalSession(AsyncSession):
+    """A session with a slot among the runs of its runtime.
+
+    It is opening without a guest, then open with one, and closed for the reason in ``_closed``. Its
+    runs have slots of their own, which give them the guest in turn.
+    """
+
+    def __init__(
+        self, context: SessionContext, spec: SessionSpec, slot: Slot | None = None
+    ) -> None:
+        """``slot``: that of a fork; None: a new one."""
+        super().__init__(secrets.token_hex(16), spec.language.name)
+        self._context = context
+        self._spec = spec
+        self._slot = slot or Slot(context.slots, spec.language, spec.options, spec.key)
+        # One run at a time, in the order in which they came.
+        turns = Admission(Capacity(1, sys.maxsize, sys.maxsize, QUEUE))
+        self._turns = replace(context.slots, launcher=_GuestLender(self), admission=turns)
+        self._guest: Guest | None = None
+        self._closed: _Closed | None = None
+        self._had_run = False
         self._executions: set[LocalExecution] = set()
         self._forks: set[LocalSession] = set()
-        self._place = place or Place(home, terms)
-        self._launched = place is None
-        self._guest: Guest | None = None
-        self._used = False
-        self._why: Callable[[], SlipwayError]
         self._opening: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._dropping: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
+        self._teardown: asyncio.Task[None] | None = None
         self._expiry: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    # --- Its beginning ----------------------------------------------------------------------
+    @property
+    def state(self) -> str:
+        """One of opening, open, lost, ended; see :attr:`AsyncSession.state`."""
+        if self._closed is not None:
+            return self._closed.state
+        return "opening" if self._guest is None else "open"
+
+    # --- Opening ----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Take a place and a machine; see :meth:`AsyncSession.open`."""
-        await self._become(self._place.launch)
-
-    async def _become(self, make: Callable[[], Awaitable[Guest]]) -> None:
-        """Be open, with the guest that ``make`` makes."""
-        if self._state == "open":
-            return
-        if self._state != "opening":
-            raise self._why()
+        """Wait for the machine; see :meth:`AsyncSession.open`."""
+        if self._closed is not None:
+            raise self._closed.build_error()
         if self._opening is None:
-            self._home.check()
-            self._home.sessions.add(self)
-            self._opening = asyncio.create_task(self._enter(make), name=f"slipway-open-{self.id}")
+            self._context.check_open()
+            self._context.sessions.add(self)
+            self._opening = asyncio.create_task(self._launch(), name=f"slipway-open-{self.id}")
         try:
             await asyncio.wait([self._opening])
         except asyncio.CancelledError:
@@ -79,25 +97,25 @@ class LocalSession(AsyncSession):
             raise
         if not self._opening.cancelled() and (error := self._opening.exception()) is not None:
             raise error
-        if self._state != "open":
-            raise self._why()
+        if self._closed is not None:
+            raise self._closed.build_error()
 
-    async def _enter(self, make: Callable[[], Awaitable[Guest]]) -> None:
+    async def _launch(self) -> None:
         try:
-            await self._place.take()
-            self._guest = guest = await make()
-        except BaseException as error:
-            if self._state == "opening":
-                told = f"the session could not be opened: {error}"
-                self._end("ended", lambda: InputError(told, "Open another."))
-            self._leave_place()
+            await self._slot.find_if_built()
+            self._slot.enter()
+            await self._slot.wait_admitted()
+            self._guest = await self._slot.launch()
+        except BaseException as error:  # close() cancels this task
+            message = f"the session could not be opened: {error}"
+            self._end(_Closed("ended", InputError, message))
+            self._leave_slot()
             raise
-        if self._state == "opening":  # else it is being closed, and the guest with it
-            self._state = "open"
-            self._watch = asyncio.create_task(self._watch_over(guest))
-            self._rest()
+        if self._closed is None:
+            self._watch = asyncio.create_task(self._watch_machine(self._guest))
+            self._restart_timer()
 
-    # --- Its runs ---------------------------------------------------------------------------
+    # --- Runs -------------------------------------------------------------------------------
 
     async def start(
         self,
@@ -109,191 +127,198 @@ class LocalSession(AsyncSession):
         """Start ``source``, or queue it; see :meth:`AsyncSession.start`."""
         self._check_open()
         check_run_options(options)
-        mine = {name: getattr(self._terms.options, name) for name in MACHINE_OPTIONS}
-        checked = build_options({**options, **mine})
+        machine = {name: getattr(self._spec.options, name) for name in MACHINE_OPTIONS}
+        checked = build_options({**options, **machine})
         opened = open_stdin(stdin)
         text = await read_source(source)
         self._check_open()
-        launcher = _Launcher(self, self._place.assets)
-        run = Run(self._terms.language, text, checked, launcher, keep=True)
-        run.prepare()
-        execution = LocalExecution(run, self._turns, self._home.makings, "", opened, kept=True)
+        job, pipe = request_job(self._spec.language, text, checked, opened, keep_files=True)
+        slot = self._build_turn(job)
+        slot.find()
+        execution = LocalExecution(job, slot, pipe)
         execution.begin()
         self._executions.add(execution)
-        self._rest()
-        execution.when_over(self._over)
+        self._restart_timer()
+        execution.when_over(self._forget_execution)
         return execution
 
-    def _over(self, execution: LocalExecution) -> None:
+    def _forget_execution(self, execution: LocalExecution) -> None:
         self._executions.discard(execution)
-        self._rest()
+        self._restart_timer()
 
-    def _check_open(self) -> None:
-        """Check that it can be used.
+    def _check_open(self) -> Guest:
+        """Check that the session can be used, and return its guest.
 
         Raises:
             Busy: the runtime is being closed.
-            InputError: it is not open.
+            InputError: the session is not open.
             HostError: its machine was lost, or had no run for too long.
         """
-        self._home.check()
-        if self._state == "opening":
+        self._context.check_open()
+        if self._closed is not None:
+            raise self._closed.build_error()
+        if self._guest is None:
             raise InputError(
                 "the session is not open", "Use it as a context manager, or open() it first."
             )
-        if self._state != "open":
-            raise self._why()
-
-    def _lend(self) -> Guest:
-        """Its guest, for one run."""
-        from slipway._run.guest import Origin
-
-        if self._guest is None or self._state != "open":
-            raise self._why()
-        origin = self._guest.origin
-        self._guest.taken(Origin("session", "", origin.machine_reason) if self._used else origin)
-        self._used = True
         return self._guest
 
-    async def _take_back(self, guest: Guest) -> None:
-        """A run is over; a guest that did not come to its end is not given another."""
+    def lend_guest(self) -> Guest:
+        """Return the guest, for one run.
+
+        Raises:
+            SlipwayError: the session is closed.
+        """
+        from slipway._run.guest import Origin
+
+        if self._closed is not None:
+            raise self._closed.build_error()
+        assert self._guest is not None
+        origin = self._guest.origin
+        if self._had_run:
+            origin = Origin("session", "", origin.machine_reason)
+        self._guest.taken(origin)
+        self._had_run = True
+        return self._guest
+
+    async def take_back(self, guest: Guest) -> None:
+        """Take back the guest after a run; the session is lost if the guest has not ended it."""
         if not guest.idle:
             await self._lose("its machine was lost under a run, or did not end one in time")
 
-    # --- Its forks --------------------------------------------------------------------------
+    # --- Forks ------------------------------------------------------------------------------
 
     async def fork(self) -> LocalSession:
-        """Another that begins as this one is now; see :meth:`AsyncSession.fork`."""
+        """Open a session that continues from this one; see :meth:`AsyncSession.fork`."""
         self._check_open()
-        other = LocalSession(self._home, self._terms, self._place.for_fork())
-        self._forks.add(other)
-        self._rest()
+        launcher = ForkLauncher(self._clone_guest)
+        fork = LocalSession(self._context, self._spec, self._slot.for_fork(launcher))
+        self._forks.add(fork)
+        self._restart_timer()
         try:
-            await other._become(self._clone)
+            await fork.open()
         finally:
-            self._forks.discard(other)
-            self._rest()
-        return other
+            self._forks.discard(fork)
+            self._restart_timer()
+        return fork
 
-    async def _clone(self) -> Guest:
-        """A guest that is as ours is when its turn comes. Called in a task of the fork's."""
-        ticket = self._turns.enter("", Needs(0, 0))
+    async def _clone_guest(self) -> Guest:
+        """Clone the guest when the turn comes. Runs in a task of the fork's."""
+        turn = self._build_turn()
+        turn.enter()
         try:
-            await ticket.admitted.wait()
-            self._check_open()
-            assert self._guest is not None
-            return await Forking(self._guest, self._is_open, self._lose).clone()
+            await turn.wait_admitted()
+            return await clone_between_jobs(
+                self._check_open(), wanted=lambda: self._closed is None, lose=self._lose
+            )
         finally:
-            self._turns.leave(ticket)
+            turn.leave()
 
-    def _is_open(self) -> bool:
-        return self._state == "open"
+    def _build_turn(self, job: JobRequest | None = None) -> Slot:
+        spec = self._spec
+        check = job.check_room if job is not None else None
+        return Slot(self._turns, spec.language, spec.options, check=check, assets=self._slot.assets)
 
-    # --- Its end ----------------------------------------------------------------------------
+    # --- End --------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """End it, whatever it is doing; see :meth:`AsyncSession.close`."""
-        await self._finish(lambda: InputError("the session has been closed", "Open another."))
+        """End the session and what runs in it; see :meth:`AsyncSession.close`."""
+        await self._close(_Closed("ended", InputError, "the session has been closed"))
 
     async def drain(self) -> None:
-        """Wait for its runs, and close it."""
+        """Wait for the end of the session's runs, and close it."""
         while self._executions:
             await asyncio.gather(*(execution.over() for execution in self._executions))
         await self.close()
 
-    async def _finish(self, why: Callable[[], SlipwayError]) -> None:
-        self._end("ended", why)
-        if self._ending is None:
-            self._ending = asyncio.create_task(self._ended(), name=f"slipway-close-{self.id}")
-        await uninterrupted(_done(self._ending))
+    async def _close(self, reason: _Closed) -> None:
+        """Cancel the runs, release the machine, and close the forks. May be called again."""
+        reason = self._end(reason)
 
-    async def _ended(self) -> None:
-        if self._opening is not None and not self._opening.done():
-            self._opening.cancel()
-            await asyncio.wait([self._opening])
-        await asyncio.gather(*(execution.cancel() for execution in list(self._executions)))
-        # A fork ends with the machine that it is of, whatever it waits for there.
-        await asyncio.gather(self._drop(), *(fork._finish(self._why) for fork in list(self._forks)))
+        async def end_all() -> None:
+            if self._opening is not None and not self._opening.done():
+                self._opening.cancel()
+                await asyncio.wait([self._opening])
+            await asyncio.gather(*(execution.cancel() for execution in list(self._executions)))
+            # A fork that still waits for this machine ends with it.
+            forks = [fork._close(reason) for fork in list(self._forks)]
+            await asyncio.gather(self._tear_down(), *forks)
 
-    def _end(self, state: str, why: Callable[[], SlipwayError]) -> None:
-        """It is not to be used any more; the first reason is the one that is told."""
-        if self._state in {"opening", "open"}:
-            self._why = why
-        self._state = state
-        self._rest()
+        await uninterrupted(end_all())
 
     async def _lose(self, why: str) -> None:
-        """Its machine is of no use any more. Runs that wait will be told, each in its turn."""
-        if self._state == "open":
-            self._end("lost", lambda: HostError(f"the session is lost: {why}", "Open another."))
-        await self._drop()
+        """Release a machine that cannot be used. Runs in the queue fail, each in its turn."""
+        self._end(_Closed("lost", HostError, f"the session is lost: {why}"))
+        await self._tear_down()
 
-    async def _drop(self) -> None:
-        """Stop its guest and leave its place."""
-        if self._dropping is None:
-            self._dropping = asyncio.create_task(self._dropped())
-        await uninterrupted(_done(self._dropping))
+    def _end(self, reason: _Closed) -> _Closed:
+        """Take no more runs, and return the reason for that: the first that was given."""
+        if self._closed is None:
+            self._closed = reason
+        elif reason.state == "ended":  # a lost session is closed
+            self._closed = replace(self._closed, state="ended")
+        self._restart_timer()
+        return self._closed
 
-    async def _dropped(self) -> None:
+    async def _tear_down(self) -> None:
+        """Release the machine and leave the slot, once, and wait for that."""
+        if self._teardown is None:
+            self._teardown = asyncio.create_task(self._release_guest())
+        await uninterrupted(_wait_for(self._teardown))
+
+    async def _release_guest(self) -> None:
         guest, self._guest = self._guest, None
         try:
             if guest is not None:
-                await (self._home.launcher.release(guest) if self._launched else guest.stop())
+                await self._slot.release(guest)
         finally:
-            self._leave_place()
+            self._leave_slot()
 
-    def _leave_place(self) -> None:
-        self._place.leave()
-        self._home.sessions.discard(self)
+    def _leave_slot(self) -> None:
+        self._slot.leave()
+        self._context.sessions.discard(self)
 
-    async def _watch_over(self, guest: Guest) -> None:
-        """A machine that ends while it has no run is not noticed by any."""
+    async def _watch_machine(self, guest: Guest) -> None:
+        """Lose the session when its machine ends between two runs."""
         await guest.machine.wait()
-        if guest.idle and self._state == "open":
+        if guest.idle and self._closed is None:
             words = await guest.machine.last_words()
             await self._lose("its machine ended by itself" + (f" ({words})" if words else ""))
 
-    def _rest(self) -> None:
-        """End it after a while in which it has nothing to do."""
+    def _restart_timer(self) -> None:
+        """Start the idle time anew if the session is open and has nothing to do, else stop it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._state == "open" and not self._executions and not self._forks:
+        if self.state == "open" and not self._executions and not self._forks:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._terms.idle_seconds, self._expire)
+            self._timer = loop.call_later(self._spec.idle_seconds, self._expire)
 
     def _expire(self) -> None:
-        def why() -> HostError:
-            return HostError(
-                f"the session has ended: it had no run for {self._terms.idle_seconds:g} s",
-                "Open another, with a longer idle time (idle_seconds).",
-            )
+        reason = _Closed(
+            "ended",
+            HostError,
+            f"the session has ended: it had no run for {self._spec.idle_seconds:g} s",
+            "Open another, with a longer idle time (idle_seconds).",
+        )
+        self._expiry = asyncio.create_task(self._close(reason))
 
-        self._expiry = asyncio.create_task(self._finish(why))
 
+class _GuestLender:
+    """Launcher of a session's runs: lends the session's guest to each."""
 
-class _Launcher:
-    """Where the runs of a session get their machine: it is the same for all."""
-
-    def __init__(self, session: LocalSession, assets: Assets) -> None:
+    def __init__(self, session: LocalSession) -> None:
         self._session = session
-        self._assets = assets
-
-    def find(
-        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
-    ) -> Assets:
-        return self._assets
-
-    def is_built(self, language: Language) -> bool:
-        return True
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
-        return self._session._lend()
+        """Lend the guest; see :meth:`LocalSession.lend_guest`."""
+        return self._session.lend_guest()
 
     async def release(self, guest: Guest) -> None:
-        await self._session._take_back(guest)
+        """Give the guest back; see :meth:`LocalSession.take_back`."""
+        await self._session.take_back(guest)
 
 
-async def _done(task: asyncio.Task[None]) -> None:
+async def _wait_for(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
     task.result()

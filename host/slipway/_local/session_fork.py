@@ -1,4 +1,4 @@
-"""Clones a guest that lives, and has it go on whatever becomes of the clone."""
+"""Fork of a session: a clone of its guest, made between two jobs."""
 
 from __future__ import annotations
 
@@ -11,71 +11,88 @@ from slipway._util.threads import uninterrupted
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from slipway._model.options import Options
+    from slipway._run.assets import Assets
     from slipway._run.guest import Guest
 
-# A fork that nobody wants any more is not broken off for so long: that could cost the original.
+# A cancelled fork is given this time to finish: an interrupted one could cost the original.
 FORK_SECONDS = 10.0
 
 
-class Forking:
-    """Clones ``guest`` between two jobs.
+class ForkLauncher:
+    """Launcher of a fork's machine, which ``clone`` makes."""
+
+    def __init__(self, clone: Callable[[], Awaitable[Guest]]) -> None:
+        self._clone = clone
+
+    async def launch(self, assets: Assets, options: Options) -> Guest:
+        """Clone the original's guest; see :meth:`Launcher.launch`."""
+        return await self._clone()
+
+    async def release(self, guest: Guest) -> None:
+        """Stop the clone."""
+        await guest.stop()
+
+
+async def clone_between_jobs(
+    guest: Guest,
+    *,
+    wanted: Callable[[], bool],
+    lose: Callable[[str], Awaitable[None]],
+) -> Guest:
+    """Clone ``guest``, and let it go on, whatever becomes of the clone.
+
+    A cancelled call leaves no clone.
 
     Args:
         guest: the original.
-        wanted: whether the original is to go on; if not, nothing is done for it.
-        lose: called with why it cannot.
+        wanted: returns whether the original is to go on.
+        lose: called with the reason why the original cannot go on.
+
+    Raises:
+        HostError: the guest cannot be cloned.
     """
+    work = asyncio.create_task(_clone_and_resume(guest, wanted, lose))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await uninterrupted(_undo_clone(work, FORK_SECONDS if wanted() else 0))
+        raise
 
-    def __init__(
-        self,
-        guest: Guest,
-        wanted: Callable[[], bool],
-        lose: Callable[[str], Awaitable[None]],
-    ) -> None:
-        self._guest = guest
-        self._wanted = wanted
-        self._lose = lose
 
-    async def clone(self) -> Guest:
-        """A guest that begins as the original is now. Cancelled, it leaves nothing.
-
-        Raises:
-            HostError: it cannot be made.
-        """
-        work = asyncio.create_task(self._cloned())
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await uninterrupted(self._undo(work))
-            raise
-
-    async def _cloned(self) -> Guest:
-        try:
-            clone = await self._guest.fork()
-        except BaseException:
-            await uninterrupted(self._go_on(resume=True))
-            raise
-        try:
-            await self._go_on(resume=False)
-        except BaseException:
-            await uninterrupted(clone.stop())
-            raise
-        return clone
-
-    async def _undo(self, work: asyncio.Task[Guest]) -> None:
-        await asyncio.wait([work], timeout=FORK_SECONDS if self._wanted() else 0)
-        work.cancel()
-        await asyncio.wait([work])
-        if not work.cancelled() and work.exception() is None:
-            await work.result().stop()
-
-    async def _go_on(self, *, resume: bool) -> None:
-        """The original's clock stood still, and where the fork failed, perhaps all of it does."""
-        if not self._wanted():
+async def _clone_and_resume(
+    guest: Guest,
+    wanted: Callable[[], bool],
+    lose: Callable[[str], Awaitable[None]],
+) -> Guest:
+    async def go_on(*, resume: bool) -> None:
+        """Set the original's clock, which stood still; after a failure the machine may as well."""
+        if not wanted():
             return
         try:
             if resume:
-                await self._guest.machine.resume()
-            await self._guest.wait_restored(clone=False)
+                await guest.machine.resume()
+            await guest.wait_restored(clone=False)
         except SlipwayError as error:
-            await self._lose(f"its machine did not go on after a fork: {error.message}")
+            await lose(f"its machine did not go on after a fork: {error.message}")
+
+    try:
+        clone = await guest.fork()
+    except BaseException:
+        await uninterrupted(go_on(resume=True))
+        raise
+    try:
+        await go_on(resume=False)
+    except BaseException:
+        await uninterrupted(clone.stop())
+        raise
+    return clone
+
+
+async def _undo_clone(work: asyncio.Task[Guest], seconds: float) -> None:
+    """Wait up to ``seconds`` for the clone, and stop it."""
+    await asyncio.wait([work], timeout=seconds)
+    work.cancel()
+    await asyncio.wait([work])
+    if not work.cancelled() and work.exception() is None:
+        await work.result().stop()

@@ -11,6 +11,7 @@ from slipway._model.errors import HostError, ImageError, UnknownOutcome
 from slipway._model.options import MIB, Options
 from slipway._run.agent_connection import Session
 from slipway._run.job_message import Surroundings, describe_job
+from slipway._run.job_request import JobRequest
 from slipway._run.start_machine import start_machine
 from slipway._sources import keep_names
 from slipway._util.text import plain
@@ -18,8 +19,6 @@ from slipway._util.threads import uninterrupted
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from slipway._model.input_file import InputFile
     from slipway._run.assets import Assets
     from slipway._run.job_exchange import Sink
@@ -165,7 +164,8 @@ class Guest:
             del said[:-SAID]
 
         try:
-            report = await self.run(language, language.sample.encode(), Options(), listen)
+            job = JobRequest(language, language.sample.encode(), Options())
+            report = await self.run(job, listen)
         except UnknownOutcome as error:
             raise HostError(f"the sample program of {language.name}: {error.message}") from None
         if not report.succeeded:
@@ -190,9 +190,8 @@ class Guest:
 
     async def _start_ahead(self, language: Language) -> None:
         if language.run.prestart:
-            job, _ = describe_job(
-                language, b"", Options(), False, Surroundings(memory=self._memory)
-            )
+            request = JobRequest(language, b"", Options())
+            job, _ = describe_job(request, Surroundings(memory=self._memory))
             try:
                 prestart = m.Prestart(job.run, language.source, language.run.prestart_unless)
                 await self._session.prepare(prestart)
@@ -233,39 +232,27 @@ class Guest:
             raise
         return guest
 
-    async def run(
-        self,
-        language: Language,
-        source: bytes,
-        options: Options,
-        sink: Sink,
-        stdin: AsyncIterator[bytes] | None = None,
-        watcher: Watcher | None = None,
-        *,
-        keep: bool = False,
-    ) -> JobReport:
-        """Run ``source`` and wait for its end; see ``slipway._run.agent_connection.Session.run``.
-
-        With ``keep`` it finds the files of the last such run, and leaves its own to the next.
+    async def run(self, job: JobRequest, sink: Sink, watcher: Watcher | None = None) -> JobReport:
+        """Run ``job`` and wait for its end; see ``slipway._run.agent_connection.Session.run``.
 
         Raises:
-            InputError: ``stdin`` failed, and the program was ended.
+            InputError: reading stdin failed, and the program was ended.
             UnknownOutcome: the guest ended, or misbehaved.
         """
         self._size = None
-        job, files = await self._describe(language, source, options, stdin is not None)
-        if self._size is not None:  # it was told meanwhile
-            job = replace(job, run=replace(job.run, tty=self._size))
-        if keep:
-            job = replace(job, keep=True)
-            self.names = keep_names(self.names, language, options.files)
-        walls = [c.limits.wall_ms / 1000 for c in (job.build, job.run) if c is not None]
+        message, files = await self._describe(job)
+        if self._size is not None:  # another size came meanwhile
+            message = replace(message, run=replace(message.run, tty=self._size))
+        if job.keep_files:
+            self.names = keep_names(self.names, job.language, job.options.files)
+        commands = (message.build, message.run)
+        walls = [command.limits.wall_ms / 1000 for command in commands if command is not None]
         transfer = sum(len(file.data) for file in files) / TRANSFER_RATE
         self.idle = False
         try:
             async with asyncio.timeout(sum(walls) + transfer + GRACE_SECONDS) as deadline:
                 patient = unhurried(sink, deadline)
-                report = await self._session.run(job, files, patient, stdin, watcher)
+                report = await self._session.run(message, files, patient, job.stdin, watcher)
         except TimeoutError:
             raise UnknownOutcome(
                 f"the job did not end within its time limits and {GRACE_SECONDS:g} s more",
@@ -276,16 +263,15 @@ class Guest:
             raise report.failure
         return report
 
-    async def _describe(
-        self, language: Language, source: bytes, options: Options, with_stdin: bool
-    ) -> tuple[m.Job, tuple[InputFile, ...]]:
-        """The job and its files; what takes long to read is no reason for other runs to wait."""
+    async def _describe(self, job: JobRequest) -> tuple[m.Job, tuple[InputFile, ...]]:
+        """Build the message of the job and its files; large sources are read in a thread."""
+        options = job.options
         cpus = self.ready.cpus if self.ready is not None else options.cpus
-        told = language, source, options, with_stdin, Surroundings(cpus, self._memory, self.names)
-        size = len(source) + sum(len(file.data) for file in options.files)
-        if language.rules and size > MAX_READ_AT_ONCE:
-            return await asyncio.to_thread(describe_job, *told)
-        return describe_job(*told)
+        surroundings = Surroundings(cpus, self._memory, self.names)
+        size = len(job.source) + sum(len(file.data) for file in options.files)
+        if job.language.rules and size > MAX_READ_AT_ONCE:
+            return await asyncio.to_thread(describe_job, job, surroundings)
+        return describe_job(job, surroundings)
 
     async def signal(self, number: int) -> None:
         """Send signal ``number`` to the program that runs; raises UnknownOutcome."""

@@ -1,4 +1,4 @@
-"""Images that are being made: one maker for all the runs that wait for it."""
+"""Image builds under way: one build for all runs that wait for the image."""
 
 from __future__ import annotations
 
@@ -10,62 +10,60 @@ from slipway._util.threads import call_in_daemon
 
 if TYPE_CHECKING:
     from slipway._run.assets import Assets, Progress
-    from slipway._run.launcher import Launcher
+    from slipway._run.images import ImageProvider
     from slipway_initramfs.languages.catalogue import Language
 
 
-class Makings:
-    """Has ``launcher`` make the images that are missing, each once, however many wait for it.
+class ImageBuilds:
+    """Builds of the images that ``images`` lacks, at most one per image at a time.
 
-    A making goes on when those who wait have gone: it cannot be broken off, and who comes next has
-    the use of it. So there are never more threads than images.
+    A build goes on when all that wait for it are cancelled: it cannot be interrupted, and the next
+    run has the use of it. The number of threads is bounded by the number of images.
     """
 
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
-        self._under_way: dict[str, _Making] = {}
+    def __init__(self, images: ImageProvider) -> None:
+        self._images = images
+        self._builds: dict[str, _Build] = {}
 
-    async def made(self, language: Language, progress: Progress) -> None:
-        """Wait until the image of ``language`` is there.
+    async def ensure_built(self, language: Language, progress: Progress) -> None:
+        """Wait until the image of ``language`` is built.
 
-        Args:
-            language: whose image it is.
-            progress: called with lines for people, from another thread.
+        ``progress`` is called with lines for people, from another thread.
 
         Raises:
-            ImageError: it cannot be made.
+            ImageError: the image cannot be built.
         """
-        making = self._under_way.get(language.image)
-        if making is None:
-            making = self._under_way[language.image] = _Making(self._launcher, language)
-            making.task.add_done_callback(lambda task: self._forget(language.image, task))
-        making.listeners.append(progress)
-        if making.told:
-            progress(making.told)
+        build = self._builds.get(language.image)
+        if build is None:
+            build = self._builds[language.image] = _Build(self._images, language)
+            build.task.add_done_callback(lambda task: self._forget_build(language.image, task))
+        build.listeners.append(progress)
+        if build.last_line:
+            progress(build.last_line)
         try:
-            await asyncio.shield(making.task)
+            await asyncio.shield(build.task)
         finally:
-            making.listeners.remove(progress)
+            build.listeners.remove(progress)
 
-    def _forget(self, image: str, task: asyncio.Task[Assets]) -> None:
-        del self._under_way[image]
+    def _forget_build(self, image: str, task: asyncio.Task[Assets]) -> None:
+        del self._builds[image]
         if not task.cancelled():
-            task.exception()  # where nobody waits any more, nobody is to be told
+            task.exception()  # without a waiting run the error is read here, or asyncio logs it
 
 
-class _Making:
-    """One image on its way, and who hears of it."""
+class _Build:
+    """Build of one image, and the listeners to its progress."""
 
-    def __init__(self, launcher: Launcher, language: Language) -> None:
+    def __init__(self, images: ImageProvider, language: Language) -> None:
         self.listeners: list[Progress] = []
-        self.told = ""
-        """The last line, for those who come later."""
-        # Nothing of a run: what makes an image may outlive all that wait for it.
+        # For listeners that come later.
+        self.last_line = ""
+        # Default options: the build may outlive the run that began it.
         self.task = asyncio.create_task(
-            call_in_daemon(lambda: launcher.find(language, Options(), self._tell))
+            call_in_daemon(lambda: images.find(language, Options(), self._report))
         )
 
-    def _tell(self, line: str) -> None:
-        self.told = line
+    def _report(self, line: str) -> None:
+        self.last_line = line
         for listener in list(self.listeners):
             listener(line)

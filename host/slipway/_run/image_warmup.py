@@ -45,6 +45,7 @@ async def _warm(
     from slipway._model.options import MAX_CPUS, MIB, Options
     from slipway._run.assets import boot_assets
     from slipway._run.guest import Guest
+    from slipway._run.job_request import JobRequest
     from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.languages.language import Limits
     from slipway_initramfs.languages.language import Phase as Command
@@ -79,7 +80,7 @@ async def _warm(
     guest = await Guest.start(assets, options)
     try:
         await guest.wait_ready()
-        report = await guest.run(assets.language, b"", options, listen)
+        report = await guest.run(JobRequest(assets.language, b"", options), listen)
     finally:
         await guest.stop()
     if OUTPUT in report.files and report.succeeded:

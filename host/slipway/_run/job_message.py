@@ -13,7 +13,7 @@ from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway._run.job_request import JobRequest
     from slipway_initramfs.languages.language import Limits
 
 
@@ -39,13 +39,10 @@ class Surroundings:
 
 
 def describe_job(
-    language: Language,
-    source: bytes,
-    options: Options,
-    with_stdin: bool,
-    surroundings: Surroundings | None = None,
+    job: JobRequest, surroundings: Surroundings | None = None
 ) -> tuple[m.Job, tuple[InputFile, ...]]:
-    """The job and its files as the protocol has them."""
+    """Build the message of ``job``, whose number the sender sets, and its files."""
+    language, source, options = job.language, job.source, job.options
     surroundings = surroundings or Surroundings()
     arranged = arrange(language, source, options.files, surroundings.taken)
     environment = {**ENVIRONMENT, **language.environment, **dict(options.environment)}
@@ -65,12 +62,12 @@ def describe_job(
         (*command, *options.arguments),
         tuple(environment.items()),
         replace(limits, kill_on_output=options.kill_on_output),
-        stdin=with_stdin,
+        stdin=job.stdin is not None,
         tty=terminal_size(options.tty) if isinstance(options.tty, Tty) else None,
         out_of_memory=language.run.out_of_memory,
     )
     files = (InputFile(arranged.source, source), *options.files, *arranged.files)
-    return m.Job(0, build, run, options.outputs, 0), files
+    return m.Job(0, build, run, options.outputs, 0, keep=job.keep_files), files
 
 
 def terminal_size(tty: Tty) -> m.Tty:

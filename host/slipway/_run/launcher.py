@@ -1,4 +1,4 @@
-"""The seam between a run and where its machine comes from."""
+"""Launcher of machines: the seam between a run and the guest that it gets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from slipway._model.errors import ImageError
 from slipway._run.assets import verify
-from slipway._run.find_assets import find_assets
 from slipway._run.start_machine import start_machine
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
-    from slipway._run.assets import Assets, Progress
+    from slipway._run.assets import Assets
     from slipway._run.guest import Guest
-    from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.store.image_store import ImageStore
 
 
@@ -29,34 +27,19 @@ class DamagedImage(ImageError):
 
 
 class Launcher(Protocol):
-    """Finds what a run boots from, and gives it a machine with a ready agent."""
-
-    def find(
-        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
-    ) -> Assets:
-        """What ``language`` runs on; what is missing is made, and with ``repair`` what is damaged.
-
-        Raises:
-            ImageError: it cannot be made.
-            InputError: the machine would have too little memory.
-        """
-        ...
-
-    def is_built(self, language: Language) -> bool:
-        """Whether :meth:`find` has nothing to make that takes long."""
-        ...
+    """Supplier of machines with a ready agent."""
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
-        """A guest whose agent is ready, and that nobody else has.
+        """Return a guest with a ready agent, for the caller alone.
 
         Raises:
-            DamagedImage: it was booted from what is damaged.
-            HostError: this host cannot run it.
+            DamagedImage: the image that it was booted from is damaged.
+            HostError: this host cannot run the machine.
         """
         ...
 
     async def release(self, guest: Guest) -> None:
-        """The run in ``guest``, which :meth:`launch` gave, is over."""
+        """Take back ``guest``, which :meth:`launch` returned."""
         ...
 
 
@@ -65,22 +48,6 @@ class ColdLauncher:
 
     def __init__(self, store: ImageStore) -> None:
         self._store = store
-
-    def find(
-        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
-    ) -> Assets:
-        """Find them in the store; see :meth:`Launcher.find`."""
-        return find_assets(language, options, self._store, progress, repair=repair)
-
-    def is_built(self, language: Language) -> bool:
-        """Whether the image and the kernel are in the store."""
-        from slipway_initramfs.errors import ImageCorrupted
-
-        try:
-            image = self._store.image(language.image)
-            return image is not None and language.matches(image) and bool(self._store.kernel())
-        except ImageCorrupted:
-            return False
 
     async def launch(
         self, assets: Assets, options: Options, start_reason: str = "", *, template: bool = False

@@ -13,11 +13,10 @@ from slipway._util.threads import uninterrupted
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
-    from slipway._run.assets import Assets, Progress
+    from slipway._run.assets import Assets
     from slipway._run.guest import Guest
     from slipway._snapshots.pool import Pool
     from slipway._snapshots.templates import Templates
-    from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.store.image_store import ImageStore
 
 
@@ -35,16 +34,6 @@ class SnapshotLauncher:
         self._templates = templates
         self._own = templates is None
         self._pool = pool
-
-    def find(
-        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
-    ) -> Assets:
-        """Find them in the store; see :meth:`Launcher.find`."""
-        return self._cold.find(language, options, progress, repair=repair)
-
-    def is_built(self, language: Language) -> bool:
-        """Whether image and kernel are in the store."""
-        return self._cold.is_built(language)
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
         """Clone, or boot; see :meth:`Launcher.launch`."""

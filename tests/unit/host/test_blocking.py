@@ -33,7 +33,7 @@ def launcher() -> FakeLauncher:
 @pytest.fixture
 def runtime(launcher: FakeLauncher) -> Iterator[Runtime]:
     before = set(threading.enumerate())
-    with Runtime(launcher=launcher) as runtime:
+    with Runtime(images=launcher, launcher=launcher) as runtime:
         yield runtime
     assert not launcher.machines
     assert [t for t in set(threading.enumerate()) - before if t.name == "slipway"] == []
@@ -198,7 +198,7 @@ def test_interrupt_of_a_wait_leaves_the_run(runtime: Runtime) -> None:
 
 
 def test_closing_cancels_what_runs_and_may_be_done_again(launcher: FakeLauncher) -> None:
-    runtime = Runtime(launcher=launcher)
+    runtime = Runtime(images=launcher, launcher=launcher)
     execution = runtime.start("forever", "bash")
     waiting = ThreadPoolExecutor(1).submit(runtime.run, "forever", "bash")
     while launcher.launched < 2:
@@ -228,7 +228,7 @@ async def test_calls_that_would_block_an_event_loop_are_refused(runtime: Runtime
 
 
 def test_garbage_leaves_no_machine_and_no_thread(launcher: FakeLauncher) -> None:
-    runtime = Runtime(launcher=launcher)
+    runtime = Runtime(images=launcher, launcher=launcher)
     execution = runtime.start("forever", "bash")
     thread = runtime._thread._thread
     gone = weakref.ref(runtime)
@@ -246,8 +246,8 @@ def test_garbage_leaves_no_machine_and_no_thread(launcher: FakeLauncher) -> None
 def test_process_that_forgets_to_close_ends_all_the_same(last: str) -> None:
     program = (
         "import slipway\n"
-        "from support.fake_machine import FakeLauncher\n"
-        "runtime = slipway.Runtime(launcher=FakeLauncher())\n"
+        "from support.fake_machine import fake_machines\n"
+        "runtime = slipway.Runtime(**fake_machines())\n"
         "execution = runtime.start('forever', 'bash')\n"
         "while not isinstance(next(execution), slipway.PhaseStarted): pass\n"
         f"{last}\n"

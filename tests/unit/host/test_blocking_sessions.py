@@ -26,7 +26,9 @@ def launcher() -> FakeLauncher:
 
 @pytest.fixture
 def runtime(launcher: FakeLauncher) -> Iterator[Runtime]:
-    with Runtime(launcher=launcher, max_vms=3, cpus=16, memory_budget=2**32) as runtime:
+    with Runtime(
+        images=launcher, launcher=launcher, max_vms=3, cpus=16, memory_budget=2**32
+    ) as runtime:
         yield runtime
     assert not launcher.machines
 
@@ -96,7 +98,7 @@ def test_runs_of_several_threads_come_one_after_the_other(
 
 
 def test_closed_runtime_has_closed_its_sessions(launcher: FakeLauncher) -> None:
-    runtime = Runtime(launcher=launcher)
+    runtime = Runtime(images=launcher, launcher=launcher)
     session = runtime.session("bash")
     session.open()
 
@@ -110,7 +112,7 @@ def test_closed_runtime_has_closed_its_sessions(launcher: FakeLauncher) -> None:
 
 
 def test_session_keeps_its_runtime_and_a_forgotten_one_is_closed(launcher: FakeLauncher) -> None:
-    runtime = Runtime(launcher=launcher)
+    runtime = Runtime(images=launcher, launcher=launcher)
     session = runtime.session("bash")
     session.open()
     gone = weakref.ref(runtime)

@@ -11,6 +11,7 @@ from slipway._model.options import MIB, Options
 from slipway._model.result import PhaseLimits
 from slipway._run.job_message import Surroundings, describe_job
 from slipway._run.job_report import PhaseReport
+from slipway._run.job_request import JobRequest
 from slipway._run.results import phase_result
 from slipway._wire.fields import Fields
 from slipway._wire.results import encode_phase, read_phase
@@ -24,7 +25,7 @@ BUILD = m.Limits(120_000, 120_000, 0, 1024, 0, 65536, MIB, soft_open_files=1024)
 def limits(cpus: int = 1, **options: Any) -> tuple[m.Limits, m.Limits]:
     """Those of the build and of the program."""
     language = catalogue.find_language("rust")
-    job, _ = describe_job(language, b"x", Options(**options), False, Surroundings(cpus))
+    job, _ = describe_job(JobRequest(language, b"x", Options(**options)), Surroundings(cpus))
     assert job.build is not None
     return job.build.limits, job.run.limits
 
@@ -77,10 +78,7 @@ def test_command_tells_a_runtime_its_memory() -> None:
 
     def told(memory: int, **options: Any) -> tuple[str, ...]:
         job, _ = describe_job(
-            language,
-            b"x",
-            Options(arguments=("{memory}",), **options),
-            False,
+            JobRequest(language, b"x", Options(arguments=("{memory}",), **options)),
             Surroundings(memory=memory),
         )
         return job.run.argv[1:]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slipway
+from slipway._model.arguments import stream_bytes
 from slipway._model.bounds import (
     MAX_ARGUMENT_BYTES,
     MAX_ENVIRONMENT_BYTES,
@@ -23,6 +24,7 @@ from slipway._model.bounds import (
 from slipway._model.input_file import InputFile
 from slipway._model.options import MAX_SECONDS, MAX_SOURCE, Options, check_source, read_local_file
 from slipway._run.job_message import describe_job
+from slipway._run.job_request import JobRequest
 from slipway_initramfs.languages import catalogue
 from slipway_protocol.codec import decode, encode
 from slipway_protocol.messages import File
@@ -215,7 +217,7 @@ def test_options_that_are_taken_can_be_sent(
         options.check(language.source)
     except slipway.InputError:
         return
-    job, _ = describe_job(language, b"x", options, with_stdin=True)
+    job, _ = describe_job(JobRequest(language, b"x", options, stream_bytes(b"")))
     assert decode(encode(job), HOST_TO_AGENT) == job
 
 
@@ -227,7 +229,9 @@ def test_largest_options_fit_into_one_message() -> None:
     )
     options.check("main.rs")
 
-    job, _ = describe_job(catalogue.find_language("rust"), b"x", options, with_stdin=True)
+    job, _ = describe_job(
+        JobRequest(catalogue.find_language("rust"), b"x", options, stream_bytes(b""))
+    )
 
     assert decode(encode(job), HOST_TO_AGENT) == job
 
@@ -285,7 +289,9 @@ def test_value_of_any_type_is_taken_or_told_by_the_options_name(name: str, numbe
         assert len(caught.value.message) < 300
     else:
         job, _ = describe_job(
-            catalogue.find_language("rust"), b"x", slipway.Options(**options), with_stdin=True
+            JobRequest(
+                catalogue.find_language("rust"), b"x", slipway.Options(**options), stream_bytes(b"")
+            )
         )
         assert decode(encode(job), HOST_TO_AGENT) == job
 

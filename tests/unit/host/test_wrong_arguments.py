@@ -12,7 +12,7 @@ import pytest
 
 import slipway
 from slipway import AsyncClient, AsyncRuntime, Client, Runtime
-from support.fake_machine import FakeLauncher
+from support.fake_machine import FakeLauncher, fake_machines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -87,7 +87,7 @@ def check_blocking(call: Callable[..., Any], name: str, given: dict[str, Any]) -
 
 @pytest.fixture
 async def runtime() -> AsyncIterator[AsyncRuntime]:
-    async with AsyncRuntime(launcher=FakeLauncher()) as made:
+    async with AsyncRuntime(**fake_machines()) as made:
         yield made
 
 
@@ -125,7 +125,7 @@ async def test_calls_of_a_handle(runtime: AsyncRuntime) -> None:
 
 async def test_end_of_a_runtime() -> None:
     for value in values_for("seconds"):
-        await check(AsyncRuntime(launcher=FakeLauncher()).drain, "seconds", {"seconds": value})
+        await check(AsyncRuntime(**fake_machines()).drain, "seconds", {"seconds": value})
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_calls_without_a_loop() -> None:
             except (slipway.HostError, TimeoutError):
                 pass
 
-    with Runtime(launcher=FakeLauncher()) as runtime:
+    with Runtime(**fake_machines()) as runtime:
         for name in ("source", "language", "stdin", "on_output", "key", "files"):
             check(runtime.run, name, **GOOD)
         with runtime.session("bash") as session:
@@ -178,7 +178,7 @@ def test_calls_without_a_loop() -> None:
 
 async def test_function_that_takes_something_else_is_told_before_the_run() -> None:
     launcher = FakeLauncher()
-    async with AsyncRuntime(launcher=launcher) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher) as runtime:
         with pytest.raises(slipway.InputError, match="on_output cannot be called"):
             await runtime.run("print x", "bash", on_output=lambda data: None)  # type: ignore
     assert launcher.launched == 0
@@ -188,7 +188,7 @@ def test_coroutine_function_has_nobody_who_awaits_it() -> None:
     async def on_output(phase: str, stream: str, data: bytes) -> None: ...
 
     with (
-        Runtime(launcher=FakeLauncher()) as runtime,
+        Runtime(**fake_machines()) as runtime,
         pytest.raises(slipway.InputError, match="coroutine function"),
     ):
         runtime.run("print x", "bash", on_output=on_output)

@@ -1,0 +1,55 @@
+"""Provider of images: the seam between a run and the image store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from slipway._run.find_assets import find_assets
+
+if TYPE_CHECKING:
+    from slipway._model.options import Options
+    from slipway._run.assets import Assets, Progress
+    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.store.image_store import ImageStore
+
+
+class ImageProvider(Protocol):
+    """Source of the assets that machines boot from. Its methods may be called in any thread."""
+
+    def find(
+        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
+    ) -> Assets:
+        """Find the assets of ``language``. Build missing ones, and with ``repair`` damaged ones.
+
+        Raises:
+            ImageError: they cannot be built.
+            InputError: the machine would have too little memory.
+        """
+        ...
+
+    def is_built(self, language: Language) -> bool:
+        """Return whether :meth:`find` has no image to build, which takes minutes."""
+        ...
+
+
+class StoredImages:
+    """Images of ``store``; missing ones are built into the store."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+
+    def find(
+        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
+    ) -> Assets:
+        """Find or build the assets of ``language``; see :meth:`ImageProvider.find`."""
+        return find_assets(language, options, self._store, progress, repair=repair)
+
+    def is_built(self, language: Language) -> bool:
+        """Return whether the store has the image and the kernel."""
+        from slipway_initramfs.errors import ImageCorrupted
+
+        try:
+            image = self._store.image(language.image)
+            return image is not None and language.matches(image) and bool(self._store.kernel())
+        except ImageCorrupted:
+            return False

@@ -1,0 +1,222 @@
+"""Slot of a run or session: admission, image, launch and release of one machine."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from slipway._model.errors import InputError
+from slipway._run.launcher import DamagedImage
+from slipway._util.threads import call_in_daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway._admission import Admission, Needs, Ticket
+    from slipway._model.options import Options
+    from slipway._run.assets import Assets, Progress
+    from slipway._run.guest import Guest
+    from slipway._run.image_builds import ImageBuilds
+    from slipway._run.images import ImageProvider
+    from slipway._run.launcher import Launcher
+    from slipway_initramfs.languages.catalogue import Language
+
+
+def ignore_progress(_line: str) -> None:
+    """Ignore a line about an image build."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotContext:
+    """Parts that the slots of one runtime share.
+
+    A program that runs a single job has neither ``admission`` nor ``builds``.
+    """
+
+    images: ImageProvider
+    launcher: Launcher
+    admission: Admission | None = None
+    builds: ImageBuilds | None = None
+
+
+class Slot:
+    """Place of one machine, from its admission to its release.
+
+    The order of calls is :meth:`find_if_built`, :meth:`enter`, :meth:`wait_admitted`,
+    :meth:`launch`, :meth:`release`, :meth:`leave`. Without an admission it is :meth:`find`,
+    :meth:`launch`, :meth:`release`.
+    """
+
+    def __init__(
+        self,
+        context: SlotContext,
+        language: Language,
+        options: Options,
+        key: str = "",
+        *,
+        check: Callable[[Assets], None] | None = None,
+        assets: Assets | None = None,
+    ) -> None:
+        """Remember what is to be launched.
+
+        Args:
+            context: the parts that all slots of a runtime share.
+            language: selects the image.
+            options: give the machine its memory, CPUs and kernel.
+            key: the share of the queue that the machine belongs to.
+            check: called with the assets before admission; raises InputError.
+            assets: known beforehand where another machine is used or cloned.
+        """
+        self._context = context
+        self._language = language
+        self._options = options
+        self._key = key
+        self._check = check
+        self._assets = assets
+        self._memory_factor = 1
+        self._ticket: Ticket | None = None
+        self.progress: Progress = ignore_progress
+
+    @property
+    def assets(self) -> Assets:
+        """The assets of the machine; known after :meth:`find` or :meth:`wait_admitted`."""
+        assert self._assets is not None
+        return self._assets
+
+    @property
+    def position(self) -> int | None:
+        """Number of runs that are started before this one, while it is queued."""
+        return self._ticket.position if self._ticket is not None else None
+
+    def find(self, *, repair: bool = False) -> None:
+        """Find the assets, or build them, which blocks for minutes.
+
+        With ``repair`` all bytes are checked, and damaged files are built again.
+
+        Raises:
+            ImageError: they cannot be built.
+            InputError: the machine would have too little memory.
+        """
+        assets = self._assets
+        if assets is None or repair:
+            images = self._context.images
+            assets = images.find(self._language, self._options, self.progress, repair=repair)
+        if self._check is not None:
+            self._check(assets)
+        self._assets = assets
+
+    async def find_if_built(self) -> None:
+        """Find the assets if the image is built, else leave that to :meth:`wait_admitted`.
+
+        Raises:
+            ImageError: a part of them cannot be built.
+            InputError: the machine would have too little memory.
+        """
+        if self._assets is not None:
+            self.find()
+        else:
+            await asyncio.to_thread(self._find_if_built)
+
+    def _find_if_built(self) -> None:
+        if self._context.images.is_built(self._language):
+            self.find()
+
+    def enter(self, on_position: Callable[[int], None] | None = None) -> None:
+        """Enter the admission; ``on_position`` is called with each position in the queue.
+
+        Raises:
+            Busy: the queue is full.
+            InputError: the machine needs more than there is in all.
+        """
+        assert self._context.admission is not None
+        needs = self._check_needs() if self._assets is not None else None
+        self._ticket = self._context.admission.enter(self._key, needs)
+        self._ticket.on_position = on_position
+        if on_position is not None and self._ticket.position is not None:
+            on_position(self._ticket.position)
+
+    async def wait_admitted(self) -> None:
+        """Wait for room; a missing image is built first.
+
+        Raises:
+            ImageError: the image cannot be built.
+            InputError: the machine needs more than there is in all.
+        """
+        context = self._context
+        assert context.admission is not None
+        assert context.builds is not None
+        assert self._ticket is not None
+        if self._assets is None:
+            await context.builds.ensure_built(self._language, self.progress)
+            await asyncio.to_thread(self.find)
+            context.admission.declare(self._ticket, self._check_needs())
+        await self._ticket.admitted.wait()
+
+    def leave(self) -> None:
+        """Leave the admission; may be called again."""
+        self._check = None  # it may hold the input files of a job
+        if self._ticket is not None:
+            assert self._context.admission is not None
+            self._context.admission.leave(self._ticket)
+
+    async def launch(self) -> Guest:
+        """Launch a guest; an image that is found damaged is built again, once.
+
+        Raises:
+            HostError: this host cannot run the machine.
+            ImageError: the image was damaged again, or cannot be built.
+        """
+        launcher = self._context.launcher
+        try:
+            return await launcher.launch(self.assets, self._options)
+        except DamagedImage:
+            # No job has run: the image is checked before the agent's first job.
+            self.progress("the stored image is damaged; building it again")
+            await call_in_daemon(lambda: self.find(repair=True))
+            return await launcher.launch(self.assets, self._options)
+
+    async def release(self, guest: Guest) -> None:
+        """Give ``guest`` back to its launcher."""
+        await self._context.launcher.release(guest)
+
+    def for_fork(self, launcher: Launcher) -> Slot:
+        """Return a slot for a clone of this machine, which ``launcher`` makes.
+
+        A clone may have its memory twice: as it was at the fork, and what was changed since.
+
+        Raises:
+            InputError: there is never room for both machines.
+        """
+        admission = self._context.admission
+        assert admission is not None
+        context = replace(self._context, launcher=launcher)
+        fork = Slot(context, self._language, self._options, self._key, assets=self._assets)
+        fork._memory_factor = 2
+        capacity, needs = admission.capacity, (self._count_needs(), fork._count_needs())
+        if (
+            capacity.vms < 2
+            or capacity.memory < sum(each.memory for each in needs)
+            or capacity.cpus < sum(each.cpus for each in needs)
+        ):
+            raise InputError(
+                "there is never room for this session and a fork of it at once",
+                "It takes a runtime or server with more max_vms, memory_budget or cpus.",
+            )
+        return fork
+
+    def _check_needs(self) -> Needs:
+        """Check and return what the machine needs. Raises InputError if that is more than all."""
+        assert self._context.admission is not None
+        needs = self._count_needs()
+        self._context.admission.check(needs)
+        return needs
+
+    def _count_needs(self) -> Needs:
+        """Count memory and CPUs of the machine."""
+        # A single run needs no admission, and is not to pay for its import.
+        from slipway._admission import Needs
+
+        assets = self.assets
+        memory = (self._memory_factor - 1) * assets.memory + assets.footprint
+        return Needs(memory, self._options.cpus)
