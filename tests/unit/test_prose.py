@@ -9,9 +9,9 @@ import pytest
 from support.prose import PACKAGES, Docstring, find_docstrings, find_weak_openings, measure
 
 # Weak words in 100 words of docstrings. The aim is 5.
-WEAK_WORDS_PER_HUNDRED = {"host": 9.1, "initramfs": 7.1, "agent": 3.0, "protocol": 3.0}
+WEAK_WORDS_PER_HUNDRED = {"host": 8.7, "initramfs": 6.1, "agent": 4.0, "protocol": 4.0}
 # Summaries of modules and classes that begin with a weak word. The aim is 0.
-WEAK_OPENINGS = {"host": 111, "initramfs": 45, "agent": 0, "protocol": 0}
+WEAK_OPENINGS = {"host": 101, "initramfs": 36, "agent": 0, "protocol": 0}
 
 
 @cache
