@@ -9,6 +9,10 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = 100
@@ -28,43 +32,50 @@ def find_pages() -> list[Path]:
 
 def find_long_lines(text: str) -> list[tuple[int, str]]:
     """Find the lines that are wider than ``COLUMNS`` and could be wrapped, with their numbers."""
-    found: list[tuple[int, str]] = []
-    in_code = False
-    for number, line in enumerate(text.splitlines(), 1):
-        if _FENCE.match(line):
-            in_code = not in_code
-        elif not in_code and len(line) > COLUMNS and not _VERBATIM.match(line):
-            indent, *words = re.split(r"(?<=\S)\s+", line)
-            if words and len(indent) <= COLUMNS:
-                found.append((number, line))
-    return found
+    return [
+        (number, line)
+        for number, (line, is_prose) in enumerate(_classify(text), 1)
+        if is_prose and len(line) > COLUMNS and re.search(r"\S\s+\S", _ITEM.sub("", line))
+    ]
 
 
 def wrap(text: str) -> str:
     """Wrap the paragraphs and list items of a page."""
     wrapped: list[str] = []
     block: list[str] = []
-    in_code = False
 
     def end_block() -> None:
         if block:
             wrapped.extend(_wrap_block(block))
             block.clear()
 
-    for line in text.splitlines():
-        if _FENCE.match(line):
+    for line, is_prose in _classify(text):
+        if not is_prose or _ITEM.match(line):
             end_block()
-            in_code = not in_code
-            wrapped.append(line)
-        elif in_code or not line.strip() or _VERBATIM.match(line):
-            end_block()
-            wrapped.append(line)
-        else:
-            if _ITEM.match(line):
-                end_block()
-            block.append(line)
+        (block if is_prose else wrapped).append(line)
     end_block()
     return "\n".join(wrapped) + "\n"
+
+
+def _classify(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield each line, and True if it belongs to a paragraph or list item."""
+    in_fence = in_prose = False
+    content = 0  # column at which the text of the last list item begins
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        item = _ITEM.match(line)
+        if _FENCE.match(line):
+            in_fence = not in_fence
+            in_prose = False
+        elif in_fence or not line.strip() or _VERBATIM.match(line):
+            in_prose = False
+        elif item and indent < content + 4:
+            in_prose, content = True, len(item[0])
+        elif not in_prose:
+            if indent == 0:
+                content = 0
+            in_prose = indent < content + 4  # deeper is code
+        yield line, in_prose
 
 
 def _wrap_block(lines: list[str]) -> list[str]:

@@ -20,6 +20,9 @@ FENCED = re.compile(r"^ *```.*?^ *```", re.S | re.M)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.M)
 MODULE = re.compile(r"`((?:\w+/)+\w+\.py)`")
+# To be cut: pages in work.
+NOT_YET_WRAPPED = {"adding-a-language.md", "api.md", "images.md", "languages.md", "snapshots.md"}
+NOT_YET_WRAPPED |= {"vmm.md"}
 # Files of a program in an example, and of an architecture to come.
 NOT_OURS = {"util/__init__.py", "vmm/kvm/aarch64.py"}
 
@@ -99,6 +102,14 @@ def test_the_picture_is_what_its_script_draws() -> None:
     assert (ROOT / "docs/pictures/life-of-a-run.svg").read_text() == drawn.stdout
 
 
+def test_lines_are_wrapped(subtests: pytest.Subtests) -> None:
+    for page in find_pages():
+        if page.name not in NOT_YET_WRAPPED:
+            with subtests.test(str(page.relative_to(ROOT))):
+                long = find_long_lines(page.read_text())
+                assert long == [], f"python tests/support/markdown.py {page.relative_to(ROOT)}"
+
+
 def test_long_lines_are_found_and_wrapped() -> None:
     text = "\n".join(
         [
@@ -110,6 +121,8 @@ def test_long_lines_are_found_and_wrapped() -> None:
             "code " * 30,
             "```",
             "x" * 120,
+            "",
+            "    " + "indented code " * 10,
         ]
     )
 
