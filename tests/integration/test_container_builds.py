@@ -563,7 +563,7 @@ BAD: dict[str, tuple[Callable[[], ContainerImage], str]] = {
     ),
     "hard link to nothing": (
         lambda: breaking(lambda w: w.hardlink("x", "none")),
-        "not a file here",
+        "not a file in the tree",
     ),
     "no tar": (lambda: with_layer(Layer.of_bytes(b"x" * 4096)), "broken tar archive"),
     "cut": (lambda: with_layer(Layer.of_bytes(NOISE[:700])), "broken tar archive"),

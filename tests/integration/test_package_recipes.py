@@ -85,7 +85,7 @@ def test_a_recipe_without_its_commands_program_is_refused_and_names_it(
     )  # fmt: skip
 
     assert built.code == 125
-    assert "the image has no program 'other' in PATH" in built.stderr
+    assert "the image lacks the program 'other' in PATH" in built.stderr
     assert store.image("other") is None
 
 

@@ -1,7 +1,7 @@
-"""apt's programs with a configuration and a state of their own, bounded in time.
+"""apt with a private configuration and state, and with limits on time.
 
-Nothing of the machine's configuration gets in but how it reaches its mirrors. A program that hangs
-is ended, as all of them are when the disk is full: apt by itself may wait for ever then.
+Of the machine's apt configuration only the access to mirrors is taken over. A program that hangs is
+ended, in particular on a full disk, where apt may wait for ever.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )
-# Bytes that fetching the package lists takes: 90 MB measured, and what is fetched is packed.
+# Disk space for fetching the package lists, in bytes: 90 MB measured, plus the packed lists.
 LISTS = 128 << 20
 HELPERS = (Path("/usr/lib/apt/apt-helper"),)
 
 _LOCAL = 600.0
 _REMOTE = 3600.0
-# Seconds without progress after which a disk with little room is what holds apt up.
+# Seconds without progress after which little disk space counts as the reason for a stall.
 _PATIENCE = 10.0
-# Bytes a second below which a mirror is as good as none.
+# Slowest useful rate of a mirror, in bytes per second.
 _SLOWEST = 16_000
 # How the machine reaches its mirrors; all its other apt settings (hooks, pins) stay out.
 _NETWORK = re.compile(
@@ -50,7 +50,7 @@ _NO_NETWORK = re.compile(
 
 
 class Apt:
-    """apt for one architecture, with its state below ``state``; one process uses it at a time."""
+    """apt for one architecture, with its state below ``state``; for a single process at a time."""
 
     def __init__(self, state: Path, architecture: str, progress: Callable[[str], None]) -> None:
         self._state = state
@@ -61,23 +61,27 @@ class Apt:
         self._come, self._come_at = 0, 0.0
 
     def prepare(self) -> None:
-        """Make the configuration, once; raises BuildFailed without apt or Debian's keys."""
+        """Write the configuration, once.
+
+        Raises:
+            BuildFailed: apt or Debian's keys are missing.
+        """
         if self._ready:
             return
         if shutil.which("apt-get") is None or shutil.which("apt-config") is None:
             raise BuildFailed(
-                "images are made from Debian packages, and this machine has no apt-get",
+                "cannot build images from Debian packages: no apt-get on this machine",
                 "Build the images on a Debian or Ubuntu machine (package apt) and copy the store.",
             )
         keyring = next((path for path in KEYRINGS if path.exists()), None)
         if keyring is None:
             raise BuildFailed(
-                "Debian's archive keys are missing, without which no package can be trusted",
+                "cannot verify Debian packages: Debian's archive keys are missing",
                 "Install them: apt-get install debian-archive-keyring",
             )
         for name in ("lists/partial", "archives/partial", "partial"):
             (self._state / name).mkdir(parents=True, exist_ok=True)
-        # What an apt that was killed has left.
+        # Left by an apt that was killed.
         shutil.rmtree(self._state / "tmp", ignore_errors=True)
         (self._state / "tmp").mkdir()
         (self._state / "status").touch()
@@ -89,11 +93,24 @@ class Apt:
         self._ready = True
 
     def ask(self, *command: str, purpose: str) -> str:
-        """Return what a program says that needs no network; raises BuildFailed."""
+        """Run an apt program that needs no network and return its output.
+
+        ``purpose`` completes the message "cannot ...".
+
+        Raises:
+            BuildFailed: the program fails.
+            SourceUnavailable: the program hangs.
+        """
         return self._run_apt(command, purpose, Supervision(_LOCAL))
 
     def update(self) -> None:
-        """Fetch the package lists. Raises BuildFailed."""
+        """Fetch the package lists.
+
+        Raises:
+            BuildFailed: the lists cannot be fetched.
+            DiskFull: the disk has too little space.
+            SourceUnavailable: the mirror cannot be reached.
+        """
         self._progress(f"fetching Debian's package lists for {self._architecture}")
         space.check_space("fetching Debian's package lists", (self._state, LISTS))
         command = ("apt-get", "-qq", "update")
@@ -104,9 +121,14 @@ class Apt:
             on_error.pop_all()
 
     def download(self, files: Mapping[str, tuple[str, int]]) -> None:
-        """Download files by their SHA-256, each from a URI and with a size. Raises BuildFailed.
+        """Download files, given by SHA-256, each with its URI and size in bytes.
 
-        ``take`` gives what has come, also after an error: what is left of others is gone on with.
+        Call ``take`` afterwards, also after an error: complete files are kept, and partial files
+        are resumed by the next call.
+
+        Raises:
+            BuildFailed: a file cannot be fetched.
+            SourceUnavailable: the mirror cannot be reached.
         """
         helper = next((path for path in HELPERS if path.exists()), None)
         if helper is None:
@@ -124,7 +146,7 @@ class Apt:
         except SourceUnavailable:
             raise
         except BuildFailed:
-            # What was wrong, or did not fit, is not to be in the way of the next try.
+            # Remove invalid and partial files, which would disturb the next attempt.
             sizes = {sha256: size for sha256, (_, size) in files.items()}
             _clear_directory(
                 self._partial,
@@ -133,7 +155,7 @@ class Apt:
             raise
 
     def take(self, sha256: str, size: int, target: Path) -> None:
-        """Give a download the name ``target`` if it has come as a whole."""
+        """Move a download to ``target`` if it is complete."""
         if self._is_complete(sha256, size):
             (self._partial / sha256).replace(target)
 
@@ -162,7 +184,7 @@ class Apt:
             "Dir::State::Status": state / "status",
             "Dir::Cache": state,
             "Dir::Cache::Archives": state / "archives",
-            # One of the two caches is enough: the other takes 36 MB to save 50 ms.
+            # A single cache is enough: the second takes 36 MB and saves 50 ms.
             "Dir::Cache::pkgcache": "",
             "Dir::Log": state,
             "APT::Architecture": self._architecture,
@@ -180,7 +202,7 @@ class Apt:
         return "\n".join([*lines, *network, ""])
 
     def _run_apt(self, command: Sequence[str], purpose: str, supervision: Supervision) -> str:
-        """Run an apt program with the private configuration and return what it says."""
+        """Run an apt program with the private configuration and return its output."""
         environment = {
             **os.environ,
             "APT_CONFIG": str((self._state / "apt.conf").resolve()),
@@ -215,7 +237,11 @@ class Apt:
             ) from None
 
     def _watch_downloads(self) -> int:
-        """Return how much has come; raises BuildFailed when the disk is full, where apt hangs."""
+        """Return the number of bytes received.
+
+        Raises:
+            DiskFull: the disk is full, which would make apt hang.
+        """
         space.check_space_left(self._state)
         come = 0
         for directory in (self._partial, self._state / "lists" / "partial"):
@@ -227,13 +253,13 @@ class Apt:
         if come != self._come:
             self._come, self._come_at = come, monotonic()
         elif monotonic() - self._come_at > _PATIENCE and space.is_low(self._state):
-            # apt has removed what did not fit, and waits for it.
+            # apt has removed a file that did not fit, and waits for it.
             raise space.make_full_error(self._state, "too little room is left for apt")
         return come
 
 
 class _Counter:
-    """Reports each of so many packages as it comes."""
+    """Progress of a download, package by package, from the lines of apt-helper."""
 
     def __init__(self, packages: int, progress: Callable[[str], None]) -> None:
         self._packages = packages
@@ -243,7 +269,7 @@ class _Counter:
     def __call__(self, line: str) -> None:
         if line.startswith("Get:"):
             name = unquote(line.split()[1].rpartition("/")[2])
-            # apt tries again what broke off.
+            # apt repeats interrupted downloads.
             self._number = min(self._number + 1, self._packages)
             self._progress(f"downloading {self._number}/{self._packages} {name}")
 

@@ -1,9 +1,9 @@
-"""Debian packages through apt, without root and apart from the machine's own packages.
+"""Debian's archive through apt, without root and apart from the packages of this machine.
 
 ``apt-get`` runs with a private configuration and state directory (apt.py). It resolves and
-downloads; nothing is installed, no maintainer script runs. Only Debian's own archive is asked: of
-the machine's sources those that name a Debian mirror (apt_sources.py), and every index must be
-signed by Debian's archive keys.
+downloads; no package is installed, no maintainer script runs. Only Debian's own archive is used:
+the Debian mirrors among the machine's sources (mirrors.py), with indexes signed by Debian's archive
+keys.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ ARCHITECTURES = ("amd64", "arm64")
 # Seconds after which the package lists are fetched anew.
 INDEX_AGE = 24 * 3600
 
-# What apt-cache would tell beside what a package needs.
+# Relations that ``apt-cache depends`` is to leave out.
 _NO_NEEDS = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-# Times its size that a package takes, where it does not say itself how much that is.
+# Unpacked size of a package as a multiple of its size, if the metadata lacks it.
 _UNPACKED = 6
 _URI_LINE = re.compile(r"'(?P<uri>[^']+)' (?P<name>\S+) (?P<size>\d+) SHA256:(?P<sha>[0-9a-f]{64})")
 _FILE_NAME = re.compile(
@@ -44,7 +44,7 @@ _FILE_NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One version of a package: where it lies, its ``size`` in bytes, its SHA-256."""
+    """One version of a package: its URI, its ``size`` in bytes, its SHA-256."""
 
     name: str
     version: str
@@ -55,10 +55,10 @@ class Package:
 
 
 class DebianArchive:
-    """The archive for one architecture, with its state and its downloads below ``directory``.
+    """Debian's archive for one architecture, with state and downloads below ``directory``.
 
-    Processes that use the same directory take turns. Downloads are named by their digest and shared
-    by all architectures.
+    Processes that share a directory take turns. Downloads are named by their digest and shared by
+    all architectures.
     """
 
     def __init__(self, directory: Path, architecture: str, progress: Callable[[str], None]) -> None:
@@ -76,10 +76,13 @@ class DebianArchive:
         self._apt = Apt(self._state, architecture, progress)
 
     def resolve(self, names: Sequence[str], *, refresh: bool = False) -> tuple[Package, ...]:
-        """Return ``names`` and all that they depend on, in an order that suits installation.
+        """Return ``names`` and all their dependencies, in an order that suits installation.
 
-        The package lists are fetched if there are none, if they are older than INDEX_AGE (unless
-        the network fails then) or if ``refresh`` is set. Raises BuildFailed.
+        The package lists are fetched if they are missing, if they are older than INDEX_AGE (old
+        lists are used if the network fails) or if ``refresh`` is set.
+
+        Raises:
+            BuildFailed: a package is unknown, or the lists cannot be fetched.
         """
         with self._lock_state():
             return self._resolve(names, refresh=refresh)
@@ -99,7 +102,7 @@ class DebianArchive:
         return tuple(_parse_uri(line) for line in output.splitlines() if line.startswith("'"))
 
     def needs(self, names: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        """Return what each of these packages, which were resolved, needs of the others."""
+        """Return for each of these resolved packages the others that it depends on."""
         options = [f"--no-{kind}" for kind in _NO_NEEDS]
         command = ("apt-cache", "depends", *options, "--", *names)
         with self._lock_state():
@@ -107,9 +110,12 @@ class DebianArchive:
         return dependencies.parse(said, frozenset(names))
 
     def fetch(self, packages: Iterable[Package]) -> list[Path]:
-        """Download what is not there yet; return the files in the order of ``packages``.
+        """Download missing packages; return the files in the order of ``packages``.
 
-        apt checks digests while it downloads, ``open`` once more. Raises BuildFailed.
+        apt checks the digests during the download, ``open`` checks them again.
+
+        Raises:
+            BuildFailed: a package cannot be fetched.
         """
         wanted = list(packages)
         if not all(map(self._is_downloaded, wanted)):
@@ -125,15 +131,18 @@ class DebianArchive:
         return [self.path(package) for package in wanted]
 
     def _keep_downloads(self, packages: list[Package]) -> None:
-        """Keep what has come as a whole, however its download ended; ``open`` checks its digest."""
+        """Keep complete downloads, also after an error; ``open`` checks their digests."""
         for package in packages:
             self._apt.take(package.sha256, package.size, self.path(package))
 
     def check_room(self, packages: Iterable[Package], temporary: Path, what: str) -> None:
-        """Raise BuildFailed if the disk has no room for what making ``what`` of them takes.
+        """Check that the disk has the space to make ``what`` of these packages.
 
-        That is: downloads that are not there yet, all packages unpacked in ``temporary``, and the
-        archive that is made of them.
+        Counted are missing downloads, all packages unpacked in ``temporary``, and the archive that
+        is made of them.
+
+        Raises:
+            DiskFull: the disk has too little space.
         """
         wanted = list(packages)
         missing = sum(package.size for package in wanted if not self._is_downloaded(package))
@@ -143,7 +152,7 @@ class DebianArchive:
         )
 
     def _estimate_unpacked(self, packages: list[Package]) -> int:
-        """Return the bytes that packages unpack to, as they say themselves."""
+        """Return the unpacked size of packages in bytes, as their metadata says."""
         names = [f"{package.name}={package.version}" for package in packages]
         command = ("apt-cache", "show", "--no-all-versions", "--", *names)
         try:
@@ -155,9 +164,11 @@ class DebianArchive:
         return sum(map(int, sizes)) << 10
 
     def open(self, package: Package, spool_directory: Path | None = None) -> Spool:
-        """Return the package's files as a tar archive; a damaged download is removed and raised.
+        """Return the package's files as a tar archive; remove a damaged download.
 
-        Raises ImageCorrupted.
+        Raises:
+            ImageCorrupted: the download is damaged.
+            BuildFailed: the download is missing.
         """
         path = self.path(package)
         try:
@@ -166,19 +177,19 @@ class DebianArchive:
             path.unlink(missing_ok=True)
             raise
         except FileNotFoundError as error:
-            raise BuildFailed(f"the download of {package.name} has vanished") from error
+            raise BuildFailed(f"the download of {package.name} has disappeared") from error
 
     def script(self, package: Package) -> str:
-        """Return what the package, which was fetched, would run once it is unpacked."""
+        """Return the postinst script of a fetched package, or an empty string."""
         return read_script(self.path(package), "postinst")
 
     def path(self, package: Package) -> Path:
-        """Return where the package's file is kept."""
+        """Return the path of the package's file."""
         return self._downloads / f"{package.sha256}.deb"
 
     @contextmanager
     def _lock_state(self) -> Iterator[None]:
-        """Wait for other processes that use apt in this directory; killed ones keep no lock."""
+        """Lock the state against other processes. A killed process releases its lock."""
         try:
             self._downloads.mkdir(parents=True, exist_ok=True)
             with locks.open_lock(self._directory / "lock") as lock:
@@ -199,7 +210,7 @@ def _parse_uri(line: str) -> Package:
     match = _URI_LINE.match(line)
     name = _FILE_NAME.fullmatch(unquote(match["name"])) if match else None
     if match is None or name is None:
-        raise BuildFailed(f"apt names a package without size and SHA-256: {line[:120]}")
+        raise BuildFailed(f"apt reports a package without size or SHA-256: {line[:120]}")
     return Package(
         name["name"], name["version"], name["arch"], match["uri"], int(match["size"]), match["sha"]
     )

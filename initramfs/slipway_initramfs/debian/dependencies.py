@@ -1,7 +1,7 @@
-"""Which of the packages that apt resolves an image gets: those that are reached without some.
+"""Dependencies of Debian packages, and the selection of the packages that an image gets.
 
-apt resolves what an installed system would need. An image needs less: nothing of it is configured,
-so that what maintainer scripts alone call stays out, and with it what only those packages need.
+apt resolves the needs of an installed system. An image needs less, as none of its packages is
+configured: packages that only maintainer scripts call are left out, with their own dependencies.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _PROVIDER = re.compile(r" {4}(?P<name>\S+)")
 
 
 def parse(text: str, known: Collection[str]) -> Mapping[str, frozenset[str]]:
-    """Return what each package needs of ``known``, from what ``apt-cache depends`` says.
+    """Return each package's dependencies within ``known``, from ``apt-cache depends`` output.
 
-    Of alternatives and of a virtual package's providers all that are known count.
+    Of alternatives and of the providers of a virtual package all known packages count.
     """
     needed: dict[str, set[str]] = {}
     current: set[str] = set()
@@ -34,7 +34,7 @@ def parse(text: str, known: Collection[str]) -> Mapping[str, frozenset[str]]:
 def reach(
     wanted: Iterable[str], cut: Collection[str], needs: Mapping[str, frozenset[str]]
 ) -> frozenset[str]:
-    """Return ``wanted`` and what they need, but nothing that is reached through ``cut`` alone."""
+    """Return ``wanted`` and their dependencies, except those that only ``cut`` packages need."""
     reached: set[str] = set()
     pending = list(wanted)
     while pending:

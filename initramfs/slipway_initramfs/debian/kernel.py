@@ -1,7 +1,7 @@
-"""Debian's cloud kernel: the image in the form that a VMM loads, and the modules the agent needs.
+"""Debian's cloud kernel: the image in the form that a VMM loads, and the modules for the agent.
 
-x86-64: the ELF ``vmlinux`` that is packed into the ``vmlinuz`` (Documentation/arch/x86/boot.rst,
-fields payload_offset and payload_length). arm64: the raw Image, which is what ``vmlinuz`` is there.
+x86-64: the ELF ``vmlinux`` inside ``vmlinuz`` (Documentation/arch/x86/boot.rst, fields
+payload_offset and payload_length). arm64: the raw Image, which ``vmlinuz`` is there.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from slipway_initramfs.disk.spool import Spool, Writable
     from slipway_initramfs.rootfs.nodes import Node
 
-# The package that depends on the newest kernel of the release, by architecture.
+# Meta package that depends on the newest kernel of the release, by architecture.
 PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-cloud-arm64"}
-# What the agent's port needs; their dependencies come by themselves.
+# Drivers of the agent's port; their dependencies are added.
 MODULES = ("virtio_mmio", "virtio_console")
 MODULES_DIRECTORY = ".agent/modules"
 MAX_KERNEL = 256 << 20
@@ -46,7 +46,7 @@ _ARM64_MAGIC = b"ARM\x64"
 
 
 class KernelPackage:
-    """An unpacked kernel package; raises ImageError if it holds no kernel of the usual form."""
+    """Files of a kernel package. The constructor raises ImageError for an unusual layout."""
 
     def __init__(self, layer: Spool, architecture: str) -> None:
         self._tree = Tree()
@@ -59,7 +59,7 @@ class KernelPackage:
         self.version = names[0].removeprefix("vmlinuz-")
 
     def image(self) -> bytes:
-        """Return the kernel as ``Kernel.path`` holds it."""
+        """Return the bytes of the kernel in the form that a VMM loads."""
         node = self._tree.find(f"boot/vmlinuz-{self.version}")
         if node is None or not node.is_file:
             raise ImageError("the kernel in /boot is not a file")
@@ -67,7 +67,7 @@ class KernelPackage:
         return unpack_vmlinuz(data) if self._architecture == "amd64" else check_arm64(data)
 
     def write_modules(self, output: Writable) -> None:
-        """Write the archive with the modules, named so that they sort in their loading order."""
+        """Write the archive of the modules; the file names sort in loading order."""
         tree = Tree()
         tree.add_directory(MODULES_DIRECTORY)
         for number, (name, data) in enumerate(self.modules(MODULES).items()):
@@ -75,7 +75,7 @@ class KernelPackage:
         write_tree(tree, output)
 
     def modules(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Return these modules and all that they depend on, in their loading order."""
+        """Return these modules and all their dependencies, in loading order."""
         found = dict(self._find_module_files())
         builtin_list = self._tree.find(f"lib/modules/{self.version}/modules.builtin")
         lines = builtin_list.read(MAX_MODULE).decode("utf-8", "replace") if builtin_list else ""
@@ -104,40 +104,44 @@ class KernelPackage:
 
 
 def find_kernel_package(packages: tuple[Package, ...]) -> Package:
-    """Return, of a resolved meta package, the package that holds the kernel."""
+    """Find the package with the kernel among the packages of a resolved meta package."""
     for package in packages:
         if re.match(r"linux-image-\d", package.name):
             return package
-    raise ImageError("Debian's kernel meta package depends on no kernel")
+    raise ImageError("Debian's kernel meta package does not depend on a kernel package")
 
 
 def unpack_vmlinuz(data: bytes) -> bytes:
-    """Return the ELF kernel in an x86-64 ``vmlinuz``; ImageError if there is none."""
+    """Return the ELF kernel inside an x86-64 ``vmlinuz``.
+
+    Raises:
+        ImageError: the file or its payload is invalid.
+    """
     # Offsets of the real-mode header: setup_sects 0x1f1, header 0x202, version 0x206,
     # payload_offset 0x248, payload_length 0x24c.
     if len(data) < 0x250 or data[0x202:0x206] != _SETUP_MAGIC:
-        raise ImageError("the kernel is no x86-64 boot image")
+        raise ImageError("the kernel is not an x86-64 boot image")
     if struct.unpack_from("<H", data, 0x206)[0] < 0x208:
         raise ImageError("the kernel's boot protocol is older than 2.08 and names no payload")
     sectors = data[0x1F1] or 4
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = (sectors + 1) * 512 + offset
     if length < 12 or start + length > len(data):
-        raise ImageError("the kernel's payload lies outside of its file")
+        raise ImageError("the kernel's payload lies outside its file")
     payload = data[start : start + length]
     (size,) = struct.unpack_from("<I", payload, length - 4)
     if size > MAX_KERNEL:
         raise ImageError(f"the kernel claims to unpack to {size >> 20} MiB")
     kernel = _unpack_payload(payload, size)
     if len(kernel) != size or not kernel.startswith(_ELF_MAGIC):
-        raise ImageError("the kernel's payload is not the ELF file that it should be")
+        raise ImageError("the kernel's payload is not an ELF file of the stated size")
     return kernel
 
 
 def write_sparse(data: bytes, output: BinaryIO) -> None:
-    """Write ``data`` with holes where it is zeros: a VMM need not load those.
+    """Write ``data`` with holes in place of zero pages, which a VMM need not load.
 
-    A third of a kernel is zeros, since what it has no content for is in its file nevertheless.
+    A third of the kernel's file is zeros, the sections without content.
     """
     for start in range(0, len(data), _PAGE):
         page = data[start : start + _PAGE]
@@ -149,7 +153,7 @@ def write_sparse(data: bytes, output: BinaryIO) -> None:
 
 
 def check_arm64(data: bytes) -> bytes:
-    """Return an arm64 Image (Documentation/arch/arm64/booting.rst), unpacked where it is gzip."""
+    """Return an arm64 Image (Documentation/arch/arm64/booting.rst), unpacked if gzip-compressed."""
     if data.startswith(_GZIP_MAGIC):
         import zlib
 
@@ -158,12 +162,12 @@ def check_arm64(data: bytes) -> bytes:
         except zlib.error as error:
             raise ImageError(f"the kernel is a damaged gzip file: {error}") from error
     if data[0x38:0x3C] != _ARM64_MAGIC:
-        raise ImageError("the kernel is no arm64 boot image")
+        raise ImageError("the kernel is not an arm64 boot image")
     return data
 
 
 def describe_kernel(architecture: str, package: Package, version: str) -> dict[str, Any]:
-    """Return the part of a kernel's manifest that says what it is made of."""
+    """Return the origin of a kernel, for its manifest."""
     return {
         "architecture": architecture,
         "version": version,
@@ -176,10 +180,10 @@ def describe_kernel(architecture: str, package: Package, version: str) -> dict[s
 
 
 def _unpack_payload(payload: bytes, size: int) -> bytes:
-    """Return what ``payload`` unpacks to, or a little more than ``size`` bytes of it.
+    """Return the unpacked ``payload``, or slightly more than its first ``size`` bytes.
 
-    Each form that a kernel's build knows ends in the unpacked size, in four bytes: gzip by itself,
-    the others because the build appends it (scripts/Makefile.lib of Linux).
+    Each format of a kernel build ends with the unpacked size, in four bytes: gzip by design, the
+    others because the build appends it (scripts/Makefile.lib of Linux).
     """
     packed = payload[:-4]
     if payload.startswith(struct.pack("<I", LZ4_MAGIC)):
@@ -205,7 +209,7 @@ def _unpack_payload(payload: bytes, size: int) -> bytes:
                 return reader.read(size + 1)
         except zstandard.ZstdError as error:
             raise ImageError(f"a damaged zstd stream: {error}") from error
-    raise ImageError(f"the kernel is packed in an unknown way: it begins {payload[:4].hex()}")
+    raise ImageError(f"the kernel's payload has an unknown compression: {payload[:4].hex()}")
 
 
 class _Decoder(Protocol):
@@ -219,12 +223,12 @@ def _unpack_stream(
     name: str, decoder: _Decoder, error_type: type[Exception], data: bytes, limit: int
 ) -> bytes:
     try:
-        # One byte more than allowed: at the limit itself the decoder would not read to the end.
+        # A byte more than allowed: at the limit itself the decoder would not read to the end.
         unpacked = decoder.decompress(data, limit + 1)
     except (error_type, EOFError) as error:
         raise ImageError(f"a damaged {name} stream: {error}") from error
     if not decoder.eof:
-        raise ImageError(f"a {name} stream that is truncated or longer than it should be")
+        raise ImageError(f"a {name} stream is truncated or longer than stated")
     return unpacked
 
 

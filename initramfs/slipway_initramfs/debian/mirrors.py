@@ -1,6 +1,6 @@
-"""Debian's mirrors, as the machine's own apt is configured to use them.
+"""Debian mirrors of the machine's apt configuration.
 
-Third-party repositories are left out: they may carry packages of the same names.
+Third-party repositories are left out: their packages may have the names of Debian's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from pathlib import Path
 
-# The Debian release that images are made of, whatever the machine itself runs.
+# Debian release of all images, independent of the release of this machine.
 RELEASE = "bookworm"
-# Parts of Debian's archive that a release is made of.
+# Suites of Debian's archive that form a release.
 SUITES = (RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security")
-# What is asked where the machine has no mirror of the release.
+# Mirrors for a machine without a mirror of the release.
 FALLBACK = (
     ("http://deb.debian.org/debian", RELEASE),
     ("http://deb.debian.org/debian", f"{RELEASE}-updates"),
@@ -25,7 +25,7 @@ FALLBACK = (
 
 
 def read_sources(directory: Path) -> tuple[tuple[str, str], ...]:
-    """Return (URI, suite) of the Debian mirrors that a machine's ``/etc/apt`` has for RELEASE."""
+    """Return (URI, suite) of all Debian mirrors in ``/etc/apt`` that serve RELEASE."""
     found: list[tuple[str, str]] = []
     files = [directory / "sources.list", *sorted((directory / "sources.list.d").glob("*"))]
     for path in files:
@@ -73,7 +73,7 @@ def _parse_one_line(text: str) -> list[tuple[str, str]]:
 
 
 def _is_debian(uri: str, suite: str) -> bool:
-    """Whether this looks like a mirror of Debian itself.
+    """Check whether URI and suite look like a mirror of Debian itself.
 
     The signature decides in the end; but a third party's repository would make the update fail.
     """

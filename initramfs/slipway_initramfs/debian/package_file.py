@@ -1,4 +1,4 @@
-"""Debian package files: an ar archive around a compressed tar archive (deb(5))."""
+"""Files of Debian packages: an ar archive with compressed tar archives (deb(5))."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from slipway_initramfs.tar import members
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Most bytes that one package may unpack to.
+# Limit on the unpacked size of a package, in bytes.
 MAX_UNPACKED = 4 << 30
-# Most bytes of a maintainer script that are read.
+# Bytes of a maintainer script that are read.
 MAX_SCRIPT = 1 << 20
 
 _MAGIC = b"!<arch>\n"
@@ -27,7 +27,7 @@ _COMPRESSIONS = {".xz": "xz", ".gz": "gzip", ".zst": "zstd", "": "none"}
 
 @dataclass(slots=True)
 class _ArMember:
-    """``size`` bytes of an open file from where it stands."""
+    """The next ``size`` bytes of an open file."""
 
     file: BinaryIO
     size: int
@@ -41,8 +41,9 @@ class _ArMember:
 def unpack(path: Path, sha256: str, directory: Path | None = None) -> Spool:
     """Return the tar archive of a package's files, decompressed into a spool in ``directory``.
 
-    Raises ImageCorrupted if the file has not the digest ``sha256`` (hexadecimal), is no Debian
-    package or is truncated, ImageError if it unpacks to more than MAX_UNPACKED bytes.
+    Raises:
+        ImageCorrupted: the file has another digest than ``sha256`` (hexadecimal), or is damaged.
+        ImageError: the files have more than MAX_UNPACKED bytes.
     """
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -55,14 +56,16 @@ def unpack(path: Path, sha256: str, directory: Path | None = None) -> Spool:
 
 
 def read_data(file: BinaryIO, name: str, directory: Path | None = None) -> Spool:
-    """Find a package's data archive in ``file`` and decompress it; ``name`` is for messages."""
+    """Find a package's data archive in ``file`` and decompress it; ``name`` is used in messages."""
     return _read_member(file, "data.tar", name, directory)
 
 
 def read_script(path: Path, script: str) -> str:
-    """Return a maintainer script of a package, such as ``postinst``; nothing if it has none.
+    """Return a maintainer script of a package, such as ``postinst``; an empty string if missing.
 
-    Raises ImageCorrupted, and ImageError for what is no sound archive.
+    Raises:
+        ImageCorrupted: the package is damaged.
+        ImageError: the archive in the package is invalid.
     """
     with path.open("rb") as file:
         spool = _read_member(file, "control.tar", path.name, None)
@@ -78,7 +81,7 @@ def _read_member(file: BinaryIO, wanted: str, name: str, directory: Path | None)
     end = file.tell()
     file.seek(0)
     if file.read(len(_MAGIC)) != _MAGIC:
-        raise ImageCorrupted(f"{name} is not a Debian package: no ar archive")
+        raise ImageCorrupted(f"{name} is not a Debian package: not an ar archive")
     for _ in range(_MAX_MEMBERS):
         header = file.read(_HEADER)
         if len(header) < _HEADER or header[58:] != b"`\n":

@@ -1,4 +1,4 @@
-"""Debian packages as the layers of an image."""
+"""Debian packages as the source of an image."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ _UNPACKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class PackageChoice:
-    """Packages ``wanted`` with what they need, but for what only ``excluded`` ones need."""
+    """Packages ``wanted`` and their dependencies, except those only ``excluded`` packages need."""
 
     wanted: tuple[str, ...]
     excluded: frozenset[str]
 
     def select(self, source: DebianArchive, *, refresh: bool) -> tuple[Package, ...]:
-        """Resolve the choice. Raises BuildFailed."""
+        """Resolve the choice.
+
+        Raises:
+            BuildFailed: a package is unknown, or the lists cannot be fetched.
+        """
         resolved = source.resolve(self.wanted, refresh=refresh)
         needs = source.needs([package.name for package in resolved])
         kept = dependencies.reach(self.wanted, self.excluded.difference(self.wanted), needs)
@@ -45,7 +49,7 @@ class PackageChoice:
 
 @dataclass(frozen=True, slots=True)
 class PackageSelection:
-    """Packages of one architecture that were resolved."""
+    """Resolved packages of one architecture."""
 
     choice: PackageChoice
     source: DebianArchive
@@ -62,21 +66,27 @@ class PackageSelection:
         refresh: bool,
         reports: BuildProgress,
     ) -> PackageSelection:
-        """Resolve a choice. Raises BuildFailed."""
+        """Resolve a choice.
+
+        Raises:
+            BuildFailed: a package is unknown, or the lists cannot be fetched.
+        """
         source = DebianArchive(store.apt, architecture, reports.step)
         packages = choice.select(source, refresh=refresh)
         return cls(choice, source, packages, store.temporary, reports.step)
 
     def fetch(self, what: str) -> PackageSelection:
-        """Download the packages; return them, or newer ones in their places.
+        """Download the packages; return this selection, or a newer one that replaces it.
 
-        Raises BuildFailed, also where the disk has no room to make ``what`` of them.
+        Raises:
+            BuildFailed: a package cannot be fetched.
+            DiskFull: the disk has too little space to make ``what`` of the packages.
         """
         self.source.check_room(self.packages, self.temporary, what)
         try:
             self.source.fetch(self.packages)
         except BuildFailed as error:
-            # An index of yesterday may name a version that an update has replaced since.
+            # An old index may name a version that an update has replaced since.
             self.step(f"{error.message}; trying again with new package lists")
             newer = replace(self, packages=self.choice.select(self.source, refresh=True))
             self.source.fetch(newer.packages)
@@ -93,7 +103,7 @@ class PackageSelection:
         return [package.sha256 for package in self.packages]
 
     def layers(self) -> Iterator[tuple[Package, Spool]]:
-        """Give each package's files, decompressed by several threads ahead."""
+        """Yield each package with its files; threads decompress ahead."""
         with ThreadPoolExecutor(_UNPACKERS) as pool:
             spools = pool.map(lambda p: self.source.open(p, self.temporary), self.packages)
             try:
@@ -106,11 +116,11 @@ class PackageSelection:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def scripts(self) -> Iterator[str]:
-        """Give the script of each package that would run once it is unpacked."""
+        """Yield the postinst script of each package."""
         return map(self.source.script, self.packages)
 
     def manifest(self) -> list[dict[str, Any]]:
-        """Return what a manifest says about the packages."""
+        """Return the packages' entries for a manifest."""
         return [
             {
                 "name": package.name,
@@ -123,7 +133,7 @@ class PackageSelection:
 
 
 class DebianPackages:
-    """The packages of one language for one architecture, downloaded."""
+    """Downloaded packages of one language for one architecture: a source of images."""
 
     kind = "debian"
     dialect: Dialect = "deb"
@@ -143,7 +153,12 @@ class DebianPackages:
         refresh: bool,
         reports: BuildProgress,
     ) -> DebianPackages:
-        """Resolve and download. Raises BuildFailed, also where Debian has another version."""
+        """Resolve and download the packages of a language.
+
+        Raises:
+            BuildFailed: the language has no Debian packages, Debian has another version, or a
+                package cannot be fetched.
+        """
         recipe = language.debian
         if recipe is None:
             raise BuildFailed(
@@ -158,33 +173,33 @@ class DebianPackages:
         return cls(selection.fetch(what), recipe)
 
     def key(self) -> dict[str, Any]:
-        """Return the packages' digests and who compiles Python's modules."""
+        """Return the packages' digests and the version of the interpreter for bytecode."""
         return {
             "packages": self._selection.digests(),
             "bytecode": self._find_interpreter[2] if self._find_interpreter else None,
         }
 
     def layers(self) -> Iterator[tuple[str, Spool]]:
-        """Give each package's files."""
+        """Yield each package's files."""
         return ((f"package {found.name}", spool) for found, spool in self._selection.layers())
 
     def prepare(self, tree: Tree) -> None:
-        """Lay out the merged /usr that packages expect."""
+        """Create the merged /usr that packages expect."""
         defaults.merge_usr(tree, self._selection.architecture)
 
     def complete(self, tree: Tree) -> list[str]:
-        """Do what maintainer scripts would have done."""
+        """Replace the work of maintainer scripts; return warnings."""
         defaults.complete_packages(tree, self._selection.scripts())
         if not self._recipe.bytecode:
             return []
         if self._find_interpreter is None:
-            return ["no Python of the image's version on this machine: no bytecode files"]
+            return ["no bytecode files: this machine lacks Python of the image's version"]
         self._selection.step("compiling Python's modules")
         bytecode.compile_all(tree, self._find_interpreter[0], self._find_interpreter[1])
         return []
 
     def close(self) -> None:
-        """Do nothing: packages are files that are opened one by one."""
+        """Do nothing: packages are opened one at a time."""
 
     def manifest(self) -> dict[str, Any]:
         """Return the release and the packages."""
@@ -195,9 +210,13 @@ class DebianPackages:
 
 
 def _check_version(language: Language, recipe: DebianRecipe, packages: tuple[Package, ...]) -> None:
-    """Raise BuildFailed if the language's first package is not of the version asked for."""
+    """Check that the language's first package has the requested version.
+
+    Raises:
+        BuildFailed: Debian has another version.
+    """
     versions = {package.name: package.version for package in packages}
-    # Without the epoch: "4:12.2.0-3" is 12.2.0 to everybody but dpkg.
+    # Without the epoch: only dpkg calls 12.2.0 "4:12.2.0-3".
     upstream = versions.get(recipe.packages[0], "").rpartition(":")[2]
     if language.version and not f"{upstream}.".startswith(
         (
@@ -217,7 +236,7 @@ def _check_version(language: Language, recipe: DebianRecipe, packages: tuple[Pac
 def _find_interpreter(
     recipe: DebianRecipe, packages: tuple[Package, ...]
 ) -> tuple[str, str, str] | None:
-    """Return path, version (3.11) and full version of who compiles Python's modules, if anyone."""
+    """Return path, version (3.11) and full version of the interpreter for bytecode, if found."""
     if not recipe.bytecode:
         return None
     for version in bytecode.MAGIC:

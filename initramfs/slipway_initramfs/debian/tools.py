@@ -1,9 +1,9 @@
-"""The base set of tools for a container image: what it lacks of Debian's, beside what it has.
+"""Base set of tools for container images: Debian's programs and files that an image lacks.
 
-Nothing of the image is replaced. A program comes only where no directory of programs has its name
-(else a link to the image's own does, for scripts that say where it is), a library only where its
-directory has no such one, any other file only where nothing is. On an image without glibc
-(Alpine's, an empty one) Debian's programs bring their own, which is nobody else's there.
+Files of the image are never replaced. A program is added only if no program directory has its name
+(otherwise a link leads to the image's own program, for scripts with absolute paths), a library only
+if the image lacks it, any other file only in a free place. On an image without glibc (Alpine, or an
+empty image) Debian's programs bring glibc along.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from slipway_initramfs.progress import BuildProgress
     from slipway_initramfs.store.image_store import ImageStore
 
-# The version of glibc in the release that the tools come from.
+# Version of glibc in the Debian release of the tools.
 C_LIBRARY = (2, 36)
 
 _PLACES = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin")
-# Programs and files that fit only each other: all of them, or none where this is there.
+# Packages whose files depend on each other: skipped as a whole if the image has this program.
 _WHOLE = {"perl-base": "perl"}
 _DATA = re.compile(r"(?:etc|usr/share|usr/lib/terminfo)/.*", re.DOTALL)
 _LIBRARY = re.compile(r"(?P<stem>.+?\.so(?:\.[0-9]+)?)(?:\..*)?")
@@ -39,7 +39,7 @@ _RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version ([0-9]{1,4})\.
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The packages of the base set, downloaded; or why there are none."""
+    """Downloaded packages of the base set, or the reason why they are missing."""
 
     selection: PackageSelection | None
     missing: str = ""
@@ -48,9 +48,13 @@ class Tools:
     def resolve(
         cls, store: ImageStore, architecture: str, refresh: bool, reports: BuildProgress
     ) -> Tools:
-        """Resolve and download; an image is worth something without them, where that fails.
+        """Resolve and download the base set.
 
-        Raises DiskFull.
+        Errors other than DiskFull are recorded in ``missing``: an image is useful without the
+        tools.
+
+        Raises:
+            DiskFull: the disk has too little space.
         """
         try:
             choice = PackageChoice(defaults.TOOLS, defaults.EXCLUDE)
@@ -62,14 +66,17 @@ class Tools:
         except DiskFull:
             raise
         except ImageError as error:
-            return cls(None, f"without the base set of tools: {error.message}")
+            return cls(None, f"the base set of tools is missing: {error.message}")
 
     def key(self) -> list[str]:
         """Return the packages' digests."""
         return self.selection.digests() if self.selection else []
 
     def add(self, tree: Tree, path: str) -> list[str]:
-        """Add what ``tree`` lacks; ``path`` is the image's search path. Return warnings."""
+        """Add the tools that ``tree`` lacks; return warnings.
+
+        ``path`` is the image's search path.
+        """
         if self.selection is None:
             return [self.missing]
         architecture = self.selection.architecture
@@ -84,16 +91,16 @@ class Tools:
         image.add_all(own, _DATA)
         version = ".".join(map(str, theirs)) or "unknown"
         return [
-            f"without the base set's programs: they need glibc {C_LIBRARY[0]}.{C_LIBRARY[1]},"
-            f" and that of the image is {version}"
+            f"the base set's programs are missing: they need glibc {C_LIBRARY[0]}.{C_LIBRARY[1]},"
+            f" and the image has {version}"
         ]
 
     def manifest(self) -> dict[str, Any]:
-        """Return the packages that the tools come from."""
+        """Return the packages of the tools, for a manifest."""
         return {"tools": self.selection.manifest() if self.selection else []}
 
     def _unpack(self, image: _ToolTarget, has_glibc: bool) -> Tree:
-        """Return the tools as a tree of their own."""
+        """Return the tools as a separate tree."""
         assert self.selection is not None
         own = Tree()
         defaults.merge_usr(own, self.selection.architecture)
@@ -110,12 +117,12 @@ class Tools:
 
 @dataclass(slots=True)
 class _ToolTarget:
-    """An image that tools are added to: what it had before the first of them."""
+    """Image that receives tools, with its programs and libraries before the first addition."""
 
     tree: Tree
     architecture: str
     places: set[str]
-    # By name, the path of each program.
+    # Path of each program, by name.
     commands: dict[str, str] = field(init=False)
     libraries: dict[str, str] = field(init=False)
 
@@ -125,7 +132,7 @@ class _ToolTarget:
         self.libraries = self._list_names([f"lib/{triplet}", f"usr/lib/{triplet}"])
 
     def _list_names(self, directories: list[str]) -> dict[str, str]:
-        # Links may make many places of one.
+        # Several paths may lead to the same directory.
         nodes = {
             id(node): (directory, node)
             for directory in directories
@@ -138,7 +145,7 @@ class _ToolTarget:
         }
 
     def add_all(self, own: Tree, only: re.Pattern[str] | None = None) -> None:
-        """Add what is missing of ``own``, which has a merged /usr, and of that what matches."""
+        """Add missing files of ``own``, a tree with a merged /usr; ``only`` limits their paths."""
         merged = defaults.merged_directories(self.architecture)
         for name in merged:
             if self.tree.find(name, follow=False) is None:
@@ -160,7 +167,7 @@ class _ToolTarget:
         there = False
         if directory in ("usr/bin", "usr/sbin"):
             if name in self.commands:
-                # Scripts name programs by the place where a Debian has them.
+                # Scripts name programs by their paths in Debian.
                 node = Node(stat.S_IFLNK | 0o777, target=f"/{self.commands[name]}")
         elif directory == f"usr/lib/{TRIPLETS[self.architecture]}":
             match = _LIBRARY.fullmatch(name)
@@ -170,12 +177,12 @@ class _ToolTarget:
         try:
             self.tree.put(path, node)
         except ImageError:
-            # Where the image has a file in the place of a directory.
+            # The image has a file in the place of a directory.
             return False
         return True
 
     def _add_links(self, merged: tuple[str, ...], added: list[str]) -> None:
-        """Let what was added be found below / too, where that is not the same as below /usr."""
+        """Link added files below / too, if the image's /bin or /lib is not a link into /usr."""
         for path in added:
             parts = path.split("/")
             if parts[0] != "usr" or len(parts) < 3 or parts[1] not in merged:
@@ -186,7 +193,7 @@ class _ToolTarget:
 
 
 def _find_c_library_version(tree: Tree, architecture: str) -> tuple[int, ...]:
-    """Return the version of the image's glibc, nothing if it does not say."""
+    """Return the version of the image's glibc, or an empty tuple if unknown."""
     triplet = TRIPLETS[architecture]
     for directory in (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib"):
         node = tree.find_untrusted(f"{directory}/libc.so.6")

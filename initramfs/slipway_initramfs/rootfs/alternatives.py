@@ -1,7 +1,7 @@
-"""Alternatives: names such as ``awk`` or ``libblas.so.3`` that maintainer scripts give.
+"""Alternatives: names such as ``awk`` or ``libblas.so.3`` that maintainer scripts install.
 
-No script runs. But nearly all of them call update-alternatives with words that stand there as they
-are, which can be read: what a script computes (a variable, a loop) is left to recipes' links.
+Scripts are not run. But nearly all of them call update-alternatives with literal words, which can
+be parsed; computed words (variables, loops) are left to links in recipes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LINE_END = re.compile(r"\\\n")
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A ``link`` to ``target``; of several with one link the highest ``priority`` counts."""
+    """A ``link`` to ``target``; for equal links the highest ``priority`` wins."""
 
     link: str
     target: str
@@ -30,7 +30,7 @@ class Alternative:
 
 
 def parse_script(script: str) -> list[Alternative]:
-    """Return the alternatives that a maintainer script installs, with their slaves."""
+    """Return the alternatives that a maintainer script installs, and their slaves."""
     found = []
     for line in _LINE_END.sub(" ", script).splitlines():
         _, called, arguments = line.partition("update-alternatives ")
@@ -40,7 +40,7 @@ def parse_script(script: str) -> list[Alternative]:
 
 
 def add_links(tree: Tree, alternatives: Iterable[Alternative]) -> None:
-    """Make the links whose target is there, where nothing else is."""
+    """Add the links whose target exists, in free places."""
     best: dict[str, Alternative] = {}
     for choice in sorted(alternatives, key=lambda choice: choice.priority):
         if tree.find(choice.target.lstrip("/")) is not None:

@@ -1,8 +1,8 @@
-"""Python's bytecode files, made beforehand: they save a guest a second at each start.
+"""Bytecode files of Python, compiled during the build: they save a guest a second at each start.
 
-They are compiled by an interpreter of this machine, if it has one of the version that the image
-holds, never by running the image's own. The files are of PEP 552's unchecked kind: they carry no
-times, and the guest does not look at the sources to trust them.
+An interpreter of this machine with the image's version compiles them; the image's own interpreter
+is never run. The files are of the unchecked kind (PEP 552): they hold no times, and the guest does
+not compare them with the sources.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from slipway_initramfs.errors import ImageError
 if TYPE_CHECKING:
     from slipway_initramfs.rootfs.tree import Tree
 
-# The bytecode's version by that of the interpreter (Lib/importlib/_bootstrap_external.py).
+# Version of the bytecode by Python version (Lib/importlib/_bootstrap_external.py).
 MAGIC = {"3.11": 3495, "3.12": 3531, "3.13": 3571}
 MAX_SOURCE = 8 << 20
 _PARTS = 2
 
-# Runs in the compiling interpreter: its standard input is a list of [path, source], its output one
+# Program for the compiling interpreter: stdin is a list of [path, source], stdout a list
 # of [path, bytecode], both as lines of JSON with the bytes as Latin-1.
 _WORKER = """
 import importlib.util, json, marshal, sys, warnings
@@ -49,9 +49,9 @@ for line in sys.stdin:
 
 
 def find_interpreter(version: str) -> str | None:
-    """Return a Python of this machine that makes the bytecode of ``version`` ("3.11").
+    """Return a Python of this machine that compiles for ``version`` ("3.11"), or None.
 
-    None if there is none that works: a shim of a version manager may stand for nothing.
+    Found programs are tried: a version manager may have a shim for a missing version.
     """
     wanted = tuple(int(part) for part in version.split("."))
     if sys.version_info[:2] == wanted and sys.implementation.name == "cpython":
@@ -63,7 +63,7 @@ def find_interpreter(version: str) -> str | None:
 
 
 def read_full_version(interpreter: str) -> str:
-    """Return the version ("3.11.2") that an interpreter says it has, or nothing."""
+    """Return the full version ("3.11.2") that an interpreter reports, or an empty string."""
     if interpreter == sys.executable:
         return platform.python_version()
     done = subprocess.run([interpreter, "-V"], capture_output=True, text=True, check=False)
@@ -72,17 +72,18 @@ def read_full_version(interpreter: str) -> str:
 
 
 def compile_all(tree: Tree, interpreter: str, version: str) -> int:
-    """Add a bytecode file for each module below the library directories; return how many.
+    """Add a bytecode file for each module of the library directories; return their number.
 
-    Raises ImageError if the interpreter makes bytecode of another version, or fails.
+    Raises:
+        ImageError: the interpreter fails, or compiles for another version.
     """
     sources = [
         (path, node.read(MAX_SOURCE))
         for path, node in tree.walk()
         if path.endswith(".py") and node.is_file and "/python3" in path
     ]
-    # Always the same parts, whatever the machine: what is marshalled depends a little on what the
-    # same process has compiled before (shared strings).
+    # The same parts on every machine: marshalled data depends a little on earlier compilations of
+    # the same process (shared strings).
     with ThreadPoolExecutor(_PARTS) as pool:
         results = pool.map(
             lambda part: _compile_part(interpreter, sources[part::_PARTS], version), range(_PARTS)

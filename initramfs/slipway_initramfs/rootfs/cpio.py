@@ -1,8 +1,8 @@
 """Reproducible cpio archives in the "newc" format.
 
-The format is that of Documentation/driver-api/early-userspace/buffer-format.rst in the Linux
-source. Sorted entries, no times, no device numbers of the building machine: the same tree always
-gives the same bytes.
+The format is specified in Documentation/driver-api/early-userspace/buffer-format.rst of the Linux
+source. Entries are sorted, without times and without device numbers of the building machine: equal
+trees give equal bytes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ TRAILER = "TRAILER!!!"
 
 
 def write_tree(tree: Tree, output: Writable, last: Iterable[str] = ()) -> int:
-    """Write ``tree`` as one archive; the paths in ``last`` come after all others, in that order.
+    """Write ``tree`` as an archive; return its length in bytes.
 
-    A hard-linked file's bytes stand at its first name, the others are empty and refer to it by
-    inode number, as the kernel wants it. Returns the archive's length in bytes.
+    The paths in ``last`` come after all others, in that order. The bytes of a hard-linked file
+    stand at its first name; the other names are empty and refer to the inode number, as the kernel
+    requires.
     """
     entries = list(tree.walk())
     final = list(last)
@@ -41,7 +42,7 @@ def write_tree(tree: Tree, output: Writable, last: Iterable[str] = ()) -> int:
     inodes: dict[int, int] = {}
     length = 0
     for number, (path, node) in enumerate(entries, 1):
-        # Only regular files are linked by the kernel; a second name of another node stands alone.
+        # The kernel links regular files only; other nodes are written again for each name.
         shared = node.is_file and links[id(node)] > 1
         inode = inodes.setdefault(id(node), number) if shared else number
         size = 0 if node.is_directory or inode != number else node.size

@@ -1,7 +1,7 @@
-"""What every root file system needs beside its layers.
+"""Defaults of every root file system: users, name lookup, mount points, packages, trimmed paths.
 
-Debian's packages lack what their maintainer scripts would make, as none runs. A container image
-lacks what a container's runtime would mount over it, and may lack nearly everything else.
+Debian packages lack the results of their maintainer scripts, which do not run. Container images
+lack the files that a container runtime mounts over them, and may lack nearly everything else.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.rootfs.tree import Tree
 
-# The last entry of a root's archive: where it is missing, the kernel ran out of memory.
+# Last entry of a root's archive. If it is missing, the kernel ran out of memory.
 SENTINEL = ".slipway-complete"
-# The (uid, gid) of the unprivileged user that programs run as.
+# (uid, gid) of the unprivileged user that runs programs.
 RUNNER = (1000, 1000)
 
 _MAX_CERTIFICATE = 1 << 20
@@ -54,19 +54,19 @@ _DIRECTORIES = {
     "work": 0o755,
     "home": 0o755,
 }
-# What no script says in words that stand there as they are; only where the target is there.
+# Links that maintainer scripts compute; added if the target exists.
 _LINKS = {
     "usr/bin/sh": "dash",
     "usr/bin/c99": "gcc",
     "usr/bin/nodejs": "node",
 }
 
-# In every image of Debian's packages, also of a recipe that wants no tools.
+# Packages of every image of Debian packages, even without tools.
 # fmt: off
 LEAST = ("base-files", "coreutils", "dash", "libc-bin")
-# What programs and scripts take for granted on any Debian, in every image whatever its origin.
+# Packages that programs and scripts expect on any Debian; in every image of any source.
 #
-# That is: what Debian calls essential but for the package manager and the start of a machine, the
+# Debian's essential packages without the package manager and the start of a machine, and the
 # commands to look at processes, time zones, terminals, services by name and media types by suffix.
 TOOLS = (
     *LEAST,
@@ -76,30 +76,30 @@ TOOLS = (
 )
 # fmt: on
 
-# Packages that only maintainer scripts and the start of a machine need.
+# Packages that only maintainer scripts or the start of a machine need.
 #
-# They are left out, and with them what nothing else needs, unless a recipe names them.
+# They and their exclusive dependencies are left out, unless a recipe names them.
 # fmt: off
 EXCLUDE = frozenset([
     "adduser", "debconf", "dpkg", "init-system-helpers", "passwd", "readline-common", "ucf",
     "usrmerge", "util-linux-extra",
 ])
 # fmt: on
-# What fits one version of the C library only, and stays out where an image has its own.
+# Packages tied to a version of the C library; left out if an image has its own.
 C_LIBRARY_PACKAGES = ("libc6", "libc-bin")
 
-# Left out of every image of packages: what documents, manages or configures a machine.
+# Paths left out of images of packages: documentation, management, configuration of a machine.
 TRIM: tuple[str, ...] = (
     "usr/share/{doc,info,man,locale,lintian,bug,menu,linda,doc-base,gdb,pixmaps,applications}",
     "usr/share/{bash-completion,zsh,fish,debconf,common-licenses,polkit-1,gcc,binfmts}",
     "usr/share/{i18n,metainfo,keyrings,perl5/Debconf}",
     "usr/lib/{apt,dpkg,systemd,tmpfiles.d,sysusers.d,udev}",
     "usr/lib/{x86_64,aarch64}-linux-gnu/{audit,security,e2fsprogs}",
-    # What mainframes write in; and each zone again, with leap seconds and without.
+    # Encodings of mainframes; further copies of each time zone, with and without leap seconds.
     "usr/lib/*/gconv/{EBCDIC*,IBM0*,IBM1*,IBM2*,IBM42*,IBM49*,IBM5*,IBM80*,IBM880*,IBM90*}",
     "usr/lib/*/gconv/{IBM4517,IBM4899,IBM870,IBM871,IBM875,IBM918,IBM930,IBM933,IBM935,IBM937,IBM939,INIS*}.so",
     "usr/share/zoneinfo/{posix,right}",
-    # What starts and partitions a machine.
+    # Programs that start or partition a machine.
     "usr/sbin/{agetty,blk*,chcpu,chmem,ctrlaltdel,findfs,fsck*,fsfreeze,fstrim,getty,isosize}",
     "usr/sbin/{ldattach,mkfs*,mkswap,pivot_root,readprofile,rtcwake,runuser,sulogin,swaplabel}",
     "usr/sbin/{switch_root,wipefs,zramctl,installkernel,fstab-decode}",
@@ -111,7 +111,7 @@ TRIM: tuple[str, ...] = (
     "{boot,media,mnt,srv,opt}",
 )
 
-# Left out of every container image: what no program reads. Whatever its maker put there stays.
+# Paths left out of container images, which programs do not read.
 CONTAINER_TRIM: tuple[str, ...] = (
     "{dev,proc,sys,run,tmp,boot}/**",
     "usr/share/{doc,info,man,lintian,bug,doc-base,gtk-doc,pixmaps}",
@@ -125,19 +125,19 @@ CONTAINER_TRIM: tuple[str, ...] = (
 
 
 def merged_directories(architecture: str) -> tuple[str, ...]:
-    """Return the directories of the root that are links into /usr in a Debian."""
+    """Return the directories of the root that are links into /usr in Debian."""
     return _MERGED[architecture]
 
 
 def merge_usr(tree: Tree, architecture: str) -> None:
-    """Lay out the merged /usr that Debian's packages expect, before the first of them."""
+    """Create the merged /usr that Debian packages expect, before their layers are applied."""
     for name in merged_directories(architecture):
         tree.add_directory(f"usr/{name}")
         tree.add_symlink(name, f"usr/{name}")
 
 
 def complete_packages(tree: Tree, scripts: Iterable[str]) -> None:
-    """Add users, name lookup, mount points, certificates, and the ``scripts``' alternatives."""
+    """Add users, name lookup, mount points, certificates and the alternatives of ``scripts``."""
     for path, text in _FILES.items():
         tree.add_file(path, text.encode())
     add_mount_points(tree)
@@ -146,7 +146,7 @@ def complete_packages(tree: Tree, scripts: Iterable[str]) -> None:
 
 
 def add_alternatives(tree: Tree, scripts: Iterable[str]) -> None:
-    """Add the names that the packages' maintainer ``scripts`` would give to programs."""
+    """Add the alternative names of programs from the packages' maintainer ``scripts``."""
     for path, target in _LINKS.items():
         parent = path.rpartition("/")[0]
         if tree.find(path, follow=False) is None and tree.find(f"{parent}/{target}") is not None:
@@ -157,16 +157,13 @@ def add_alternatives(tree: Tree, scripts: Iterable[str]) -> None:
 
 
 def complete_container(tree: Tree) -> None:
-    """Add mount points, the user that programs run as, and name lookup, whatever is there of them.
-
-    The image's users stay: its programs may look themselves up.
-    """
+    """Add mount points, the programs' user and name lookup, without removing the image's users."""
     add_mount_points(tree)
     for path in ("etc/passwd", "etc/group"):
         ours = _FILES[path].splitlines()
         names = {line.partition(":")[0] for line in ours} - {"root"}
         theirs = _read_lines(tree, path)
-        # Ours first: who looks for the name of uid 1000 shall find the runner, not an image's node.
+        # Our users first: a lookup of uid 1000 finds runner, not a user of the image.
         head = [line for line in ours if line.partition(":")[0] in names]
         rest = [line for line in theirs if line.partition(":")[0] not in names]
         roots = [line for line in rest if line.startswith("root:")] or ours[:1]
@@ -175,7 +172,7 @@ def complete_container(tree: Tree) -> None:
             path, "\n".join([*roots, *head, *others, ""]).encode("utf-8", "surrogateescape")
         )
     for path in ("etc/hostname", "etc/hosts", "etc/resolv.conf"):
-        # A runtime mounts over these; what an image has is of the machine that it was made on.
+        # A container runtime mounts over these files; the image's belong to another machine.
         tree.add_file(path, _FILES[path].encode())
     if tree.find("etc/nsswitch.conf") is None:
         tree.add_file("etc/nsswitch.conf", _FILES["etc/nsswitch.conf"].encode())
@@ -184,13 +181,13 @@ def complete_container(tree: Tree) -> None:
 def add_mount_points(tree: Tree) -> None:
     """Add the directories that the agent mounts over or works in."""
     for path, mode in _DIRECTORIES.items():
-        # In the place of a link or a file, too: a mount over those would go astray, or fail.
+        # Links and files are replaced too: a mount over them would fail or end elsewhere.
         tree.add_directory(path, mode)
     tree.add_directory("home/runner", 0o755, RUNNER)
 
 
 def _read_lines(tree: Tree, path: str) -> list[str]:
-    """Return the lines of a user or group file, if there is a sound one."""
+    """Return the lines of a user or group file; an empty list if it is missing or invalid."""
     node = tree.find(path)
     if node is None or not node.is_file or node.size > _MAX_USERS:
         return []
@@ -199,7 +196,7 @@ def _read_lines(tree: Tree, path: str) -> list[str]:
 
 
 def _add_certificates(tree: Tree) -> None:
-    """Do what update-ca-certificates does: all of Mozilla's certificates in one file."""
+    """Write all of Mozilla's certificates into one file, as update-ca-certificates does."""
     prefix = "usr/share/ca-certificates/"
     bundle = b"".join(
         node.read(_MAX_CERTIFICATE).rstrip(b"\n") + b"\n"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def compile_globs(globs: Iterable[str]) -> re.Pattern[str]:
-    """Return what matches, as a whole, each relative path that one of ``globs`` stands for."""
+    """Return a pattern that fully matches the relative paths of any of ``globs``."""
     return re.compile("|".join(map(_translate, globs)), re.DOTALL)
 
 

@@ -1,11 +1,10 @@
-"""Layers: tar archives that are applied to a tree one over the other.
+"""Layers: tar archives that are applied to a tree in order.
 
-Both sources of images, packages and registries, come down to this. Everything that a tar archive
-says is hostile: names, link targets, sizes, numbers. The rules for whiteouts are those of the OCI
-image specification ("Image Layer Filesystem Changeset"); like the programs that make such layers,
-a whiteout spares what its own layer brings, wherever in the layer it stands. A package's directory
-over an existing link to a directory keeps the link, as dpkg does: that is what makes packages fit a
-merged /usr.
+Packages and container images both consist of layers. Everything in a tar archive is untrusted:
+names, link targets, sizes, numbers. Whiteouts follow the OCI image specification ("Image Layer
+Filesystem Changeset"). As in the programs that write layers, a whiteout spares the entries of its
+own layer, before and after it. A package's directory over an existing link to a directory keeps the
+link, as in dpkg; packages therefore fit a merged /usr.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from slipway_initramfs.rootfs.tree import Tree
 
 Dialect = Literal["deb", "oci"]
-# Most names of extended attributes that a report lists.
+# Limit on the names of extended attributes in a report.
 MAX_NAMED_XATTRS = 16
 
 _WHITEOUT = ".wh."
@@ -38,10 +37,10 @@ _AUFS = ".wh..wh."
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """What of a layer is not in the tree.
+    """Attributes of a layer that the tree cannot hold.
 
-    ``dropped_xattrs`` counts extended attributes, which newc archives cannot hold; ``xattr_names``
-    are the first few different names, sorted. A program whose ``security.capability`` is dropped
+    ``dropped_xattrs`` counts extended attributes, for which newc archives have no place;
+    ``xattr_names`` are their first names, sorted. A program without its ``security.capability``
     runs without these rights.
     """
 
@@ -50,10 +49,10 @@ class LayerReport:
 
 
 def apply_layer(tree: Tree, spool: Spool, dialect: Dialect) -> LayerReport:
-    """Apply an uncompressed tar archive over what is there.
+    """Apply an uncompressed tar archive to the tree. After an error the tree is unusable.
 
-    Raises ImageError for whatever is not a sound archive of harmless entries; the tree is then
-    in an undefined state and good for nothing.
+    Raises:
+        ImageError: the archive is invalid, or an entry is not allowed.
     """
     tree.begin_layer()
     application = _Application(tree, spool, dialect)
@@ -71,13 +70,13 @@ def apply_layer(tree: Tree, spool: Spool, dialect: Dialect) -> LayerReport:
 
 
 class _Application:
-    """One layer on its way into a tree."""
+    """Application of one layer to a tree."""
 
     def __init__(self, tree: Tree, spool: Spool, dialect: Dialect) -> None:
         self._tree = tree
         self._spool = spool
         self._dialect = dialect
-        # Directories below which there is nothing old any more.
+        # Directories without entries of earlier layers.
         self._cleared: set[Node] = set()
 
     def apply(self, member: members.Member) -> None:
@@ -87,7 +86,7 @@ class _Application:
             return
         mode, owner = member.mode & 0o7777, member.owner
         if not all(number < 1 << 32 for number in owner):
-            raise ImageError(f"{member.name[:80]!r} belongs to the impossible owner {owner}")
+            raise ImageError(f"{member.name[:80]!r} has the invalid owner {owner}")
         match member.kind:
             case members.FILE:
                 self._tree.place(
@@ -139,7 +138,7 @@ class _Application:
         if name.startswith(_AUFS):
             return
         if victim in ("", ".", ".."):
-            raise ImageError(f"whiteout {name!r} names nothing")
+            raise ImageError(f"whiteout {name!r} without a name")
         node = parent.children.get(victim)
         if node is None:
             return
@@ -149,13 +148,13 @@ class _Application:
             if not node.children:
                 del parent.children[victim]
             else:
-                # What is left came with this layer, in a directory that it does not describe.
+                # The rest came with this layer, which has no entry for the directory itself.
                 node.mode, node.owner = stat.S_IFDIR | 0o755, ROOT
 
     def _clear_older(self, top: Node) -> None:
-        """Remove below ``top`` all that earlier layers brought.
+        """Remove everything below ``top`` that earlier layers brought.
 
-        An archive may carry the whiteout after entries of its own for the same directory.
+        The whiteout may follow entries of its own layer for the same directory.
         """
         if top in self._cleared:
             return

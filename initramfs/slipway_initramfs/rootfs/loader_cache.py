@@ -1,8 +1,8 @@
-"""``/etc/ld.so.cache``, which ``ldconfig`` would write: where the loader finds each library.
+"""``/etc/ld.so.cache``, written as by ``ldconfig``: the path of each library, for the loader.
 
-``ldconfig -p`` reads it for whoever looks for a library by its name, as Python's find_library does;
-and programs start a little faster, as the loader need not try directory after directory. The format
-is glibc's own (sysdeps/generic/dl-cache.h, "cache_file_new"), without its extensions.
+``ldconfig -p`` reads the file for programs that look for a library by name, such as Python's
+find_library. Programs also start a little faster, as the loader tries fewer directories. The format
+is glibc's (sysdeps/generic/dl-cache.h, "cache_file_new"), without extensions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENTRY = struct.Struct("<iIIIQ")
 _LITTLE_ENDIAN = 2
 _LIBRARY = re.compile(r"(?:lib|ld-)[^/]*\.so(?:\.[^/]*)?")
 _MAX_CONFIGURATION = 1 << 16
-# Of all configuration together: an image may have files include each other without end.
+# Limits on the whole configuration: files of an image may include each other endlessly.
 _MAX_INCLUDES = 64
 _MAX_FILES = 256
 _MAX_DIRECTORIES = 1024
@@ -38,16 +38,16 @@ _MAX_PATTERN = 255
 
 
 def has_loader(tree: Tree, architecture: str) -> bool:
-    """Whether glibc's loader is where programs look for it."""
+    """Check whether glibc's loader is at the path that programs name."""
     return tree.find(LOADERS[architecture]) is not None
 
 
 def add_loader_cache(tree: Tree, architecture: str) -> None:
-    """Write the cache of what is in ``tree``, if programs there are run by glibc's loader."""
+    """Write the cache of the libraries in ``tree``, if glibc's loader is present."""
     if not has_loader(tree, architecture):
         return
     found = list(_find_libraries(tree, architecture))
-    # The loader searches by halves, in falling order; the first of several equal ones is taken.
+    # The loader does a binary search in descending order; among equal names the first wins.
     found.sort(key=lambda entry: _build_sort_key(entry[0]), reverse=True)
     strings = bytearray()
     offsets: dict[str, int] = {}
@@ -66,7 +66,7 @@ def add_loader_cache(tree: Tree, architecture: str) -> None:
 
 
 def _find_libraries(tree: Tree, architecture: str) -> Iterator[tuple[str, str]]:
-    """Give name and path of each library, in the order in which directories count."""
+    """Yield name and path of each library, in the search order of directories."""
     seen: set[int] = set()
     judged: dict[int, bool] = {}
     for directory in _list_directories(tree, architecture):
@@ -74,7 +74,7 @@ def _find_libraries(tree: Tree, architecture: str) -> Iterator[tuple[str, str]]:
         if node is None or not node.is_directory or id(node) in seen:
             continue
         seen.add(id(node))
-        # Of a file and a link to it beside it, the link has the name that programs ask for.
+        # Of a file and a link to it in the same directory, programs ask for the link's name.
         linked = {child.target for child in node.children.values() if child.is_link}
         for name in sorted(node.children.keys() - linked):
             if _LIBRARY.fullmatch(name):
@@ -100,7 +100,7 @@ def _list_directories(tree: Tree, architecture: str) -> list[str]:
 
 
 class _Configuration:
-    """``/etc/ld.so.conf`` with all that it includes, each file once."""
+    """``/etc/ld.so.conf`` and the files that it includes, each read once."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -109,7 +109,7 @@ class _Configuration:
         self._found: list[str] = []
 
     def directories(self) -> list[str]:
-        """Return the directories that it names."""
+        """Return the directories that the configuration names."""
         self._read_file("etc/ld.so.conf")
         return self._found
 
@@ -142,7 +142,7 @@ class _Configuration:
 
 
 def _build_sort_key(name: str) -> list[tuple[int, int]]:
-    """Return the key by which the loader compares names: numbers as such, and after letters."""
+    """Return the loader's sort key of a name: numbers compare as numbers, after letters."""
     return [
         (1, int(piece)) if piece.isdecimal() else (0, ord(piece))
         for piece in re.findall(r"[0-9]+|[^0-9]", name)

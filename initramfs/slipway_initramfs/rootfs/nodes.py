@@ -1,4 +1,4 @@
-"""What a root file system is made of: directories, files, links and devices in memory."""
+"""Nodes of a root file system in memory: directories, files, links and devices."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     Content = bytes | Extent | SparseFile
 
-# The (uid, gid) of root.
+# (uid, gid) of root.
 ROOT = (0, 0)
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One inode; a hard-linked file is one node under several names.
+    """An inode; a hard-linked file is one node with several names.
 
-    ``mode`` carries type and permission bits, ``owner`` (uid, gid), ``content`` the bytes of a
+    ``mode`` holds type and permission bits, ``owner`` (uid, gid), ``content`` the bytes of a
     regular file, ``target`` the text of a symbolic link, ``device`` the (major, minor) of a device
     node.
     """
@@ -39,35 +39,39 @@ class Node:
 
     @property
     def is_directory(self) -> bool:
-        """Whether this is a directory."""
+        """True for a directory."""
         return stat.S_ISDIR(self.mode)
 
     @property
     def is_link(self) -> bool:
-        """Whether this is a symbolic link."""
+        """True for a symbolic link."""
         return stat.S_ISLNK(self.mode)
 
     @property
     def is_file(self) -> bool:
-        """Whether this is a regular file."""
+        """True for a regular file."""
         return stat.S_ISREG(self.mode)
 
     @property
     def size(self) -> int:
-        """Bytes of content: of a file its length, of a symbolic link that of its target."""
+        """Bytes of content: the length of a file, or of the target of a symbolic link."""
         if self.is_link:
             return len(encode(self.target))
         return len(self.content) if isinstance(self.content, bytes) else self.content.size
 
     def chunks(self) -> Iterator[bytes]:
-        """Give a regular file's content piece by piece."""
+        """Yield a regular file's content in chunks."""
         if isinstance(self.content, bytes):
             yield self.content
         else:
             yield from self.content.chunks()
 
     def read(self, limit: int) -> bytes:
-        """Return a regular file's content; more than ``limit`` bytes raise ImageError."""
+        """Return a regular file's content.
+
+        Raises:
+            ImageError: the file has more than ``limit`` bytes.
+        """
         if self.size > limit:
             raise ImageError(f"a file of {self.size} bytes where at most {limit} are expected")
         return b"".join(self.chunks())

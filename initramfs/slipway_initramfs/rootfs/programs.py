@@ -1,4 +1,4 @@
-"""The programs that a language's commands begin with: an image without them is good for nothing."""
+"""Programs that a language's commands begin with, which an image must have."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ if TYPE_CHECKING:
 
 
 def check_programs(tree: Tree, programs: Sequence[str], path: str) -> None:
-    """Raise BuildFailed if one of ``programs`` is not in ``tree``, by the search path ``path``."""
+    """Check that all ``programs`` are in ``tree``, by the search path ``path``.
+
+    Raises:
+        BuildFailed: a program is missing.
+    """
     missing = [program for program in programs if not _is_there(tree, program, path)]
     if missing:
         names = " and ".join(map(repr, missing))
         where = "" if all(map(_is_absolute, missing)) else f" in PATH ({path[:200]})"
         raise BuildFailed(
-            f"the image has no program {names}{where}, which the language file's command names",
-            "Add the package that has it, a link in the recipe, or name another command.",
+            f"the image lacks the program {names}{where} of the language file's command",
+            "Add the package that has it, add a link in the recipe, or name another command.",
         )
 
 
@@ -28,7 +32,7 @@ def _is_there(tree: Tree, program: str, path: str) -> bool:
     if _is_absolute(program):
         return _is_program(tree, program)
     if "/" in program or "{" in program:
-        # In the job's directory: a build makes it, or a job brings it.
+        # A program in the job's directory, from a build or among the job's files.
         return True
     places = (place for place in path.split(":") if place.startswith("/"))
     return any(_is_program(tree, f"{place}/{program}") for place in places)

@@ -1,4 +1,4 @@
-"""Files with holes: bytes of a spool with zeros between them that are nowhere written down."""
+"""Sparse files: extents of a spool, with holes between them that read as zeros."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SparseFile:
-    """A file's content of ``size`` bytes.
+    """Content of a sparse file of ``size`` bytes.
 
-    ``pieces`` are offsets in the file and the bytes there, in order and without overlaps.
+    ``pieces`` are (offset in the file, extent), in order and without overlaps.
     """
 
     size: int
@@ -25,11 +25,11 @@ class SparseFile:
 
     @property
     def holes(self) -> int:
-        """Bytes that are in no piece."""
+        """Number of bytes outside of pieces."""
         return self.size - sum(extent.size for _, extent in self.pieces)
 
     def chunks(self) -> Iterator[bytes]:
-        """Give the bytes, a chunk at a time."""
+        """Yield the bytes in chunks."""
         position = 0
         for offset, extent in self.pieces:
             yield from _yield_zeros(offset - position)

@@ -1,7 +1,7 @@
-"""A root file system in memory, put together from layers and single entries.
+"""Tree: a root file system in memory, built from layers and single entries.
 
-Names, link targets and numbers come from archives that nobody vouches for. Symbolic links are
-followed inside the tree only, so that nothing is ever placed outside of it.
+Names, link targets and numbers come from untrusted archives. Symbolic links are followed inside the
+tree only: an entry can never end up outside.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 500_000
 MAX_DEVICES = 1024
-# Most characters in all paths of a tree together, and in all targets of its links.
+# Limit on the characters of all paths of a tree, and on those of all link targets.
 #
-# In a real one there are 80 in each.
+# A path of a real tree has 80 characters on average.
 MAX_NAMES = 128 << 20
-# Most names that are looked up while a tree is put together, so that it ends.
+# Limit on name lookups during the construction of a tree, which bounds its time.
 MAX_STEPS = 1 << 26
-# Most bytes of holes in all sparse files; in the guest's memory they are zeros like others.
+# Limit on the holes of all sparse files, in bytes; in the guest's memory they are real zeros.
 MAX_HOLES = 1 << 30
-# Most pieces of data in all sparse files; each takes memory here.
+# Limit on the pieces of all sparse files; each takes memory here.
 MAX_PIECES = 1 << 20
 # newc writes sizes as eight hexadecimal digits.
 MAX_FILE_SIZE = (1 << 32) - 1
@@ -41,7 +41,7 @@ MAX_LINK_HOPS = 40
 
 
 class Tree:
-    """The file system that is being built; the root directory exists from the start."""
+    """A file system under construction; the root directory exists from the start."""
 
     def __init__(self) -> None:
         self.root = Node(stat.S_IFDIR | 0o755)
@@ -57,11 +57,11 @@ class Tree:
     def add_file(
         self, path: str, data: Content, mode: int = 0o644, owner: tuple[int, int] = ROOT
     ) -> None:
-        """Put a regular file at ``path``, making the directories above it."""
+        """Put a regular file at ``path``; create missing parent directories."""
         self.put(path, Node(stat.S_IFREG | mode, owner, content=data))
 
     def add_directory(self, path: str, mode: int = 0o755, owner: tuple[int, int] = ROOT) -> None:
-        """Make ``path`` a directory with this mode and owner; what is in it stays."""
+        """Make ``path`` a directory with this mode and owner; existing entries in it stay."""
         self.put(path, Node(stat.S_IFDIR | mode, owner))
 
     def add_symlink(self, path: str, target: str) -> None:
@@ -69,11 +69,15 @@ class Tree:
         self.put(path, Node(stat.S_IFLNK | 0o777, target=target))
 
     def add_hardlink(self, path: str, existing: str) -> None:
-        """Give the file at ``existing`` a second name; ImageError if there is no such file."""
+        """Give the file at ``existing`` a second name.
+
+        Raises:
+            ImageError: the file is missing, or is a directory.
+        """
         node = self.find(existing, follow=False)
         if node is None or node.is_directory:
             raise ImageError(
-                f"hard link {path[:80]!r} to {existing[:80]!r}, which is not a file here"
+                f"hard link {path[:80]!r} to {existing[:80]!r}, which is not a file in the tree"
             )
         self.put(path, node)
 
@@ -88,7 +92,7 @@ class Tree:
         """Put a character (``c``) or block (``b``) device or a named pipe (``p``) at ``path``."""
         major, minor = device
         if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
-            raise ImageError(f"device {path[:80]!r} has the impossible number {major}:{minor}")
+            raise ImageError(f"device {path[:80]!r} has the invalid number {major}:{minor}")
         self._devices += 1
         if self._devices > MAX_DEVICES:
             raise ImageError(f"more than {MAX_DEVICES} device nodes")
@@ -98,34 +102,36 @@ class Tree:
     # -- layers ----------------------------------------------------------------------------------
 
     def begin_layer(self) -> None:
-        """Take all that is there as older than what will be put from now on."""
+        """Mark the start of a layer: all present entries become old."""
         self._new.clear()
 
     def is_new(self, directory: Node, name: str) -> bool:
-        """Whether the current layer has put this name into this directory.
+        """Check whether the current layer has put this name into this directory.
 
-        That is a matter of names: a layer may link to a file that an older one has brought.
+        Names count, not nodes: a layer may link to a file of an earlier layer.
         """
         return (directory, name) in self._new
 
     # -- looking and removing --------------------------------------------------------------------
 
     def find(self, path: str, *, follow: bool = True) -> Node | None:
-        """Return the node at ``path`` (a last symbolic link is followed on demand), or None."""
+        """Return the node at ``path``, or None; ``follow`` resolves a symbolic link at the end."""
         return self.locate(split(path), follow=follow)
 
     def find_untrusted(self, path: str) -> Node | None:
-        """Do as ``find`` with a path that an image tells: None where no way could lead there."""
+        """Find the node at a path from an image; return None also for an invalid path."""
         try:
             return self.find(path.strip("/"))
         except ImageError:
             return None
 
     def walk(self) -> Iterator[tuple[str, Node]]:
-        """Give every path (relative, without the root) and node: parents first, sorted by bytes.
+        """Yield each path (relative, without the root) and node: parents first, sorted by bytes.
 
-        Links can make paths longer than any that was put; those that the kernel would pass over
-        without a word (MAX_PATH), and too many of them (MAX_NAMES), raise ImageError.
+        Links can make paths longer than those that were put.
+
+        Raises:
+            ImageError: a path is longer than MAX_PATH, or all paths together than MAX_NAMES.
         """
         stack = [("", _sort_children(self.root))]
         total = 0
@@ -146,12 +152,12 @@ class Tree:
                 stack.append((f"{path}/", _sort_children(node)))
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths that match (globs.py), sorted."""
+        """Return the matching paths (globs.py), sorted."""
         matcher = compile_globs([pattern])
         return [path for path, _ in self.walk() if matcher.fullmatch(path)]
 
     def remove(self, globs: Iterable[str]) -> Usage:
-        """Remove what matches (globs.py), a directory with all that is in it; return what went."""
+        """Remove matching paths (globs.py) with everything below them; return the amounts."""
         before = self.usage()
         matcher = compile_globs(globs)
         stack = [("", self.root)]
@@ -166,27 +172,27 @@ class Tree:
         return before - self.usage()
 
     def usage(self) -> Usage:
-        """Count entries and the bytes of their content, a hard-linked file's once."""
+        """Count entries and the bytes of their content; hard-linked files count once."""
         return Usage.of(node for _, node in self.walk())
 
     # -- the way through the tree ----------------------------------------------------------------
 
     def locate(self, parts: list[str], *, follow: bool = False) -> Node | None:
-        """Do as ``find`` with a path that is split already."""
+        """Find a node as ``find`` does, by a path that is already split."""
         found = self._resolve(parts, follow_last=follow, create=False)
         return found[-1] if found else None
 
     def make_way(self, parts: list[str]) -> Node:
-        """Return the directory at ``parts``, made where it is missing."""
+        """Return the directory at ``parts``; create missing directories."""
         found = self._resolve(parts, follow_last=True, create=True)
         if found is None or not found[-1].is_directory:
             raise ImageError(f"{_show_path(parts)} is not a directory where one is needed")
         return found[-1]
 
     def _resolve(self, parts: list[str], *, follow_last: bool, create: bool) -> list[Node] | None:
-        """Return the nodes from the root to ``parts``, as chroot(2) would resolve them."""
+        """Return the nodes from the root to ``parts``, resolved as by chroot(2)."""
         if self._steps > MAX_STEPS:
-            raise ImageError("the paths and links of the layers are too long for their number")
+            raise ImageError("the paths and links of the layers take too many lookups")
         trail = [self.root]
         pending = deque(parts)
         hops = 0
@@ -208,7 +214,7 @@ class Tree:
             if child.is_link and (pending or follow_last):
                 hops += 1
                 if hops > MAX_LINK_HOPS:
-                    raise ImageError(f"too many symbolic links on the way to {_show_path(parts)}")
+                    raise ImageError(f"too many levels of symbolic links in {_show_path(parts)}")
                 if child.target.startswith("/"):
                     del trail[1:]
                 pending.extendleft(
@@ -221,11 +227,15 @@ class Tree:
         return trail
 
     def put(self, path: str, node: Node) -> None:
-        """Put ``node`` at ``path``, replacing what is there; raises ImageError if it cannot be."""
+        """Put ``node`` at ``path``, in place of an existing entry.
+
+        Raises:
+            ImageError: the entry is invalid, or the tree exceeds a limit.
+        """
         self.place(split(path), node)
 
     def place(self, parts: list[str], node: Node) -> None:
-        """Do as ``put`` with a path that is split already."""
+        """Put a node as ``put`` does, at a path that is already split."""
         if not parts:
             if not node.is_directory:
                 raise ImageError("the root of the file system has to be a directory")
@@ -260,7 +270,7 @@ class Tree:
 
     def _insert(self, parent: Node, name: str, node: Node) -> Node:
         if parent is self.root and name == "TRAILER!!!":
-            raise ImageError("an entry is called TRAILER!!!, which would end the cpio archive")
+            raise ImageError("an entry has the name TRAILER!!!, which would end the cpio archive")
         # No character takes more than four bytes.
         if len(name) > MAX_NAME // 4 and len(encode(name)) > MAX_NAME:
             raise ImageError(f"a name has more than {MAX_NAME} bytes: {name[:40]!r}...")

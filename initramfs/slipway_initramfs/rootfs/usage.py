@@ -1,4 +1,4 @@
-"""What file systems in memory occupy."""
+"""Usage: entries, bytes and memory of a file system in memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.rootfs.nodes import Node
 
-# Bytes of an inode and a directory entry in the kernel (608 and 192 in slabs, rounded up).
+# Memory of an inode and a directory entry in the kernel (608 and 192 bytes in slabs, rounded up).
 ENTRY_MEMORY = 1024
 PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a tree holds: ``files`` counts every entry, ``size`` the bytes of distinct content.
+    """Amounts of a tree: ``files`` counts all entries, ``size`` the bytes of distinct content.
 
-    ``memory`` is what all of it occupies as a ramfs, in bytes.
+    ``memory`` is the size of all of them in a ramfs, in bytes.
     """
 
     files: int
@@ -28,7 +28,7 @@ class Usage:
 
     @classmethod
     def of(cls, nodes: Iterable[Node]) -> Usage:
-        """Count the nodes of a tree, in which a hard-linked file comes once for each name."""
+        """Count the nodes of a tree, in which a hard-linked file appears once for each name."""
         seen: set[int] = set()
         files = size = memory = 0
         for node in nodes:

@@ -1,4 +1,4 @@
-"""Fields and extended headers of tar archives: ustar, pax and GNU tar's numbers."""
+"""Headers of tar archives: fields of ustar, extended headers of pax, numbers of GNU tar."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 BLOCK = 512
 # Longest extended header that is read into memory, in bytes.
 MAX_HEADER = 1 << 20
-# Most records of pax headers and numbers of sparse maps in an archive, so that reading it ends.
+# Limit on pax records and sparse map numbers in an archive, which bounds the reading time.
 MAX_DETAILS = 1 << 23
-# What the keys of all records for sparse files begin with.
+# Prefix of the keys of records for sparse files.
 SPARSE = "GNU.sparse."
 
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=", re.DOTALL)
@@ -23,11 +23,11 @@ _MEANINGFUL = ("path", "linkpath", "size", "uid", "gid")
 
 
 class ArchiveBytes(Protocol):
-    """What an archive is read from: a spool, or a file."""
+    """Random access to an archive: a spool or a file."""
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """Length in bytes."""
         ...
 
     def read_at(self, offset: int, size: int, /) -> bytes:
@@ -36,20 +36,24 @@ class ArchiveBytes(Protocol):
 
 
 class Budget:
-    """How many details of an archive may still come (MAX_DETAILS)."""
+    """Number of details that an archive may still have (MAX_DETAILS)."""
 
     def __init__(self) -> None:
         self._left = MAX_DETAILS
 
     def spend(self, details: int) -> None:
-        """Count some; ImageError if they are too many."""
+        """Count ``details``.
+
+        Raises:
+            ImageError: the archive has too many.
+        """
         self._left -= details
         if self._left < 0:
-            raise ImageError(f"a tar archive with more than {MAX_DETAILS} records")
+            raise ImageError(f"broken tar archive: more than {MAX_DETAILS} records")
 
 
 class Pax(dict[str, str]):
-    """Records of extended headers; those of a sparse map in format 0.0 repeat their keys."""
+    """Records of extended headers; ``map`` holds the repeated keys of sparse format 0.0."""
 
     def __init__(self, budget: Budget) -> None:
         super().__init__()
@@ -58,7 +62,11 @@ class Pax(dict[str, str]):
 
 
 def read_header(source: ArchiveBytes, position: int) -> bytes:
-    """Return the header at ``position``, nothing at the end of the archive."""
+    """Return the header at ``position``, or an empty string at the end of the archive.
+
+    Raises:
+        ImageError: the header is truncated or damaged.
+    """
     block = source.read_at(position, BLOCK)
     if not block.strip(b"\0"):
         return b""
@@ -70,7 +78,7 @@ def read_header(source: ArchiveBytes, position: int) -> bytes:
         stated = -1
     unsigned = sum(block) - sum(block[148:156]) + 8 * 0x20
     if stated != unsigned:
-        # Some old programs added up signed characters.
+        # Some old programs summed signed characters.
         high = sum(byte > 0x7F for byte in block[:148] + block[156:])
         if stated != unsigned - 0x100 * high:
             raise ImageError(f"broken tar archive: no valid header at offset {position}")
@@ -78,12 +86,16 @@ def read_header(source: ArchiveBytes, position: int) -> bytes:
 
 
 def decode_text(field: bytes) -> str:
-    """Return a name up to its NUL; it need not be UTF-8."""
+    """Return a name up to its NUL; other encodings than UTF-8 are preserved."""
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def parse_number(field: bytes, what: str) -> int:
-    """Read an octal number, or one to the base of 256 as GNU tar writes large ones."""
+    """Parse an octal number, or a base-256 number of GNU tar.
+
+    Raises:
+        ImageError: the field is not a number.
+    """
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0").partition(b"\0")[0].rstrip(b" ")
@@ -94,23 +106,31 @@ def parse_number(field: bytes, what: str) -> int:
             return int(digits, 8)
     except ValueError:
         pass
-    raise ImageError(f"broken tar archive: {field!r} is no {what}")
+    raise ImageError(f"broken tar archive: {field!r} is not a valid {what}")
 
 
 def get_decimal(records: dict[str, str], key: str) -> int:
-    """Return the number that a pax record holds."""
+    """Return the number in a pax record."""
     return parse_decimal(records[key], key)
 
 
 def parse_decimal(digits: str, what: str) -> int:
-    """Return a decimal number of a reasonable length."""
+    """Parse a decimal number of at most 20 digits.
+
+    Raises:
+        ImageError: the text is not such a number.
+    """
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
-        raise ImageError(f"broken tar archive: {digits[:80]!r} is no {what}")
+        raise ImageError(f"broken tar archive: {digits[:80]!r} is not a valid {what}")
     return int(digits)
 
 
 def read_extension(source: ArchiveBytes, position: int, size: int) -> bytes:
-    """Return the data of an extended header."""
+    """Return the data of an extended header.
+
+    Raises:
+        ImageError: the data is truncated or longer than MAX_HEADER.
+    """
     if size > MAX_HEADER:
         raise ImageError(f"broken tar archive: a header of {size} bytes")
     data = source.read_at(position, size)
@@ -120,7 +140,7 @@ def read_extension(source: ArchiveBytes, position: int, size: int) -> bytes:
 
 
 def _split_records(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
-    """Take an extended header of pax apart: length, key, value, newline."""
+    """Split a pax header into records: length, key, value, newline."""
     position = 0
     while position < len(data):
         found = _RECORD.match(data, position)
@@ -138,7 +158,7 @@ def _split_records(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
 
 
 def read_pax(data: bytes, pax: Pax) -> None:
-    """Put the records of a pax header into ``pax``; an empty one takes an earlier one back."""
+    """Store the records of a pax header in ``pax``; an empty value deletes an earlier record."""
     for key, value in _split_records(data, pax.budget):
         if key in ("GNU.sparse.offset", "GNU.sparse.numbytes"):
             pax.map.append(value)
@@ -149,7 +169,11 @@ def read_pax(data: bytes, pax: Pax) -> None:
 
 
 def check_global(data: bytes, budget: Budget) -> None:
-    """Refuse records for all entries that container programs ignore and tar(1) does not."""
+    """Refuse global records that tar(1) obeys and container programs ignore.
+
+    Raises:
+        ImageError: the header has such a record.
+    """
     for key, _ in _split_records(data, budget):
         if key in _MEANINGFUL or key.startswith(SPARSE):
-            raise ImageError(f"a tar archive that sets {key[:80]!r} for all of its entries")
+            raise ImageError(f"broken tar archive: a global header sets {key[:80]!r}")

@@ -1,9 +1,9 @@
-"""Reading tar archives that nobody vouches for: headers only, contents are left where they lie.
+"""Reader of untrusted tar archives: reads headers only, contents stay in the archive.
 
 Formats: POSIX ustar and pax (IEEE Std 1003.1, "pax"), GNU tar with its long names, large numbers
 and sparse files ("Basic Tar Format" and "Storing Sparse Files" in its manual), and v7. The standard
-library's ``tarfile`` takes a damaged header for the end of the archive, lets through whatever its
-code runs into when the input makes no sense, and needs twice as long.
+library's ``tarfile`` takes a damaged header for the end of the archive, passes on arbitrary
+exceptions for invalid input, and takes twice as long.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.tar.headers import ArchiveBytes
 
-# Most extended headers of one entry.
+# Limit on the extended headers of an entry.
 MAX_EXTENSIONS = 8
-# Most pieces of data of a sparse file.
+# Limit on the pieces of data of a sparse file.
 MAX_SEGMENTS = 1 << 16
 
 FILE, HARDLINK, SYMLINK = b"0", b"1", b"2"
@@ -45,21 +45,21 @@ _HEADER_ONLY = frozenset((HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY,
 _OLD_FILE, _CONTIGUOUS, _SPARSE = b"\0", b"7", b"S"
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL = b"L", b"K", b"x", b"g"
 _EXTENSIONS = frozenset((_LONG_NAME, _LONG_LINK, _PAX, _GLOBAL))
-# Numbers in one block of the map of an old sparse file.
+# Numbers in a block of the map of an old sparse file.
 _FIELDS = 42
-# Most bytes of a number in the map of a newer one, with its newline.
+# Longest number in the map of a newer sparse file, in bytes, with its newline.
 _DIGITS = 21
 _XATTR = re.compile("(?:SCHILY|LIBARCHIVE)\\.xattr\\.(.+)", re.DOTALL)
 
 
 @dataclass(slots=True)
 class Member:
-    """One entry of an archive.
+    """Entry of an archive.
 
-    ``kind`` is its type as the archive writes it, with all sorts of regular files as FILE; a
-    regular file's bytes are ``size`` bytes at ``offset`` of the archive. Of a sparse file,
-    ``segments`` are the pieces (offset in the file, bytes), which lie there one after the other,
-    and ``real_size`` is the length of the file. ``xattrs`` are names of extended attributes.
+    ``kind`` is the type in the archive's notation; all sorts of regular files are FILE. A regular
+    file has ``size`` bytes at ``offset`` of the archive. In a sparse file ``segments`` are the
+    pieces (offset in the file, bytes), stored consecutively, and ``real_size`` is the length of the
+    file. ``xattrs`` are names of extended attributes.
     """
 
     name: str
@@ -76,10 +76,13 @@ class Member:
 
 
 def read_members(source: ArchiveBytes) -> Iterator[Member]:
-    """Give the entries of an uncompressed archive in their order.
+    """Yield the entries of an uncompressed archive in order.
 
-    An archive ends with a block of zeros, or with the file (which Go's archive/tar writes and reads
-    as well). Raises ImageError for whatever is not a sound archive.
+    An archive ends with a block of zeros or with the file (Go's archive/tar writes and reads such
+    archives).
+
+    Raises:
+        ImageError: the archive is invalid.
     """
     position = 0
     budget = Budget()
@@ -115,7 +118,7 @@ def read_members(source: ArchiveBytes) -> Iterator[Member]:
 def _read_member(
     source: ArchiveBytes, header: bytes, position: int, names: dict[bytes, str], pax: Pax
 ) -> tuple[Member, int]:
-    """Return an entry whose data begin at ``position``, and where the next header is."""
+    """Return the entry with data at ``position``, and the position of the next header."""
     name = names.get(_LONG_NAME) or pax.get("path") or _read_name(header)
     kind = header[156:157]
     if kind == _OLD_FILE:
@@ -157,7 +160,7 @@ def _read_member(
 
 def _read_name(header: bytes) -> str:
     name = decode_text(header[:100])
-    # GNU tar has other things in the place of the prefix and says so with another magic.
+    # GNU tar stores other fields in place of the prefix, and marks them by another magic.
     if header[257:263] == b"ustar\0" and header[345]:
         end = 476 if header[508:512] == b"tar\0" else 500
         return f"{decode_text(header[345:end])}/{name}"
@@ -168,7 +171,7 @@ def _read_name(header: bytes) -> str:
 
 
 def _read_old_sparse(source: ArchiveBytes, header: bytes, member: Member, budget: Budget) -> None:
-    """Read the map of a sparse file in GNU tar's own format: in the header and blocks after it."""
+    """Read the map of a sparse file in GNU tar's old format: in the header and the next blocks."""
     numbers = _parse_sparse_fields(header[386:482])
     more = header[482]
     while more:
@@ -189,7 +192,7 @@ def _parse_sparse_fields(data: bytes) -> list[int]:
 
 
 def _read_pax_sparse(source: ArchiveBytes, pax: Pax, member: Member) -> None:
-    """Read the map of a sparse file in one of the three formats in pax headers."""
+    """Read the map of a sparse file in any of the three pax formats."""
     real = "GNU.sparse.realsize" if "GNU.sparse.realsize" in pax else "GNU.sparse.size"
     if real not in pax:
         raise ImageError(f"broken tar archive: {member.name[:80]!r} is sparse without a size")
@@ -206,7 +209,7 @@ def _read_pax_sparse(source: ArchiveBytes, pax: Pax, member: Member) -> None:
 
 
 def _read_inline_map(source: ArchiveBytes, member: Member, budget: Budget) -> list[int]:
-    """Read the map of format 1.0, lines of decimal numbers in front of the data."""
+    """Read the map of format 1.0: lines of decimal numbers before the data."""
     start = source.read_at(member.offset, min(member.size, _DIGITS))
     count = parse_decimal(start.partition(b"\n")[0].decode("latin-1"), "sparse map")
     if count > MAX_SEGMENTS:

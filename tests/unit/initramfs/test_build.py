@@ -314,7 +314,7 @@ def test_an_image_without_the_commands_program_is_not_made(
 ) -> None:
     layout = image_of(tmp_path / "image", lambda layer: layer.file("usr/bin/text", "no program"))
 
-    with pytest.raises(BuildFailed, match=f"the image has no program '{program}'") as raised:
+    with pytest.raises(BuildFailed, match=f"the image lacks the program '{program}'") as raised:
         build(store, runs(program), layout)
 
     assert "Add the package" in raised.value.hint

@@ -262,10 +262,13 @@ OTHER = {
     "old": (bzimage(elf(), version=0x207), "older than 2.08"),
     "packed otherwise": (
         vmlinuz(b"\x89LZO" * 9, 99),
-        "packed in an unknown way: it begins 894c5a4f",
+        "payload has an unknown compression: 894c5a4f",
     ),
-    "payload outside": (bzimage(elf())[:2200], "outside of its file"),
-    "another size": (vmlinuz(lzma.compress(elf()), len(elf()) + 1), "not the ELF file"),
+    "payload outside": (bzimage(elf())[:2200], "outside its file"),
+    "another size": (
+        vmlinuz(lzma.compress(elf()), len(elf()) + 1),
+        "not an ELF file of the stated size",
+    ),
     "too large": (vmlinuz(lzma.compress(elf()), 3 << 30), "claims to unpack to 3072 MiB"),
     "no kernel inside": (bzimage(elf(machine=183)), "for aarch64, not x86-64"),
 }

@@ -185,7 +185,7 @@ def test_an_image_with_an_older_c_library_gets_data_and_a_warning() -> None:
 
     assert "usr/share/zoneinfo/Asia/Tokyo" in paths
     assert not {"usr/bin/which", "usr/bin/perl"} & paths
-    assert "they need glibc 2.36, and that of the image is 2.31" in warning
+    assert "they need glibc 2.36, and the image has 2.31" in warning
 
 
 def test_perl_of_the_image_is_not_mixed_with_our_modules() -> None:
@@ -206,6 +206,6 @@ def test_where_packages_cannot_be_had_an_image_is_made_without_them_and_says_so(
     found = tools.Tools.resolve(store, "amd64", False, BuildProgress())
 
     (warning,) = found.add(Tree(), "")
-    assert warning.startswith("without the base set of tools: ")
+    assert warning.startswith("the base set of tools is missing: ")
     assert "apt-get" in warning
     assert found.manifest() == {"tools": []}

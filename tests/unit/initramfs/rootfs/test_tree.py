@@ -45,7 +45,7 @@ def test_a_loop_of_symlinks_is_an_error() -> None:
     tree.add_symlink("a", "b")
     tree.add_symlink("b", "a")
 
-    with pytest.raises(ImageError, match="too many symbolic links"):
+    with pytest.raises(ImageError, match="too many levels of symbolic links"):
         tree.add_file("a/file", b"")
 
 
@@ -96,7 +96,7 @@ def test_too_many_devices_are_refused() -> None:
 
 @pytest.mark.parametrize("device", [(-1, 0), (0, -1), (1 << 12, 0), (0, 1 << 20)])
 def test_impossible_device_numbers_are_refused(device: tuple[int, int]) -> None:
-    with pytest.raises(ImageError, match="impossible number"):
+    with pytest.raises(ImageError, match="invalid number"):
         Tree().add_device("dev/x", "b", device)
 
 
