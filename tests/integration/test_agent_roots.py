@@ -1,4 +1,4 @@
-"""The same frozen agent as PID 1 of very different root file systems, in real machines."""
+"""Frozen agent as PID 1 of very different root file systems, in real machines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from uuid import UUID
 
 import pytest
@@ -43,6 +43,7 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
+# Seconds of a wait for the agent in an emulated machine.
 PATIENCE = 60
 SCRIPT = b"""#!/bin/sh
 echo "user $(id -u) in $(pwd)"
@@ -99,7 +100,7 @@ class Roots:
         return tree
 
     def strange(self) -> Tree:
-        """What the agent needs is there as something else, and the loader is led astray."""
+        """Return a root whose mount points are files and links, with traps for the loader."""
         tree = self.alpine()
         for name in ("dev/console", "tmp", "work"):
             tree.add_file(name, b"not what you expect")
@@ -123,7 +124,7 @@ def roots(store: ImageStore, progress: Callable[[str], None]) -> Roots:
 
 
 class Guest:
-    """A booted machine."""
+    """Booted machine, and the messages of its agent."""
 
     def __init__(self, machine: QemuMachine) -> None:
         self.machine = machine
@@ -134,20 +135,35 @@ class Guest:
             await self._channel.send(message)
 
     async def until(self, kind: type[m.AgentMessage] | type[m.Fault]) -> list[Event]:
-        """All messages up to the first of ``kind``."""
+        """Return all messages up to the first of ``kind``."""
         events: list[Event] = []
         while not events or not isinstance(events[-1], kind):
-            event = await asyncio.wait_for(self._channel.receive(), PATIENCE)
+            try:
+                event = await asyncio.wait_for(self._channel.receive(), PATIENCE)
+            except TimeoutError:
+                self.fail(f"a message of the agent, {kind.__name__} at the end")
             assert event is not None, self.machine.console.last_lines()
             events.append(event)
         return events
+
+    async def wait_end(self) -> None:
+        """Wait until the machine has ended."""
+        try:
+            await asyncio.wait_for(self.machine.wait(), PATIENCE)
+        except TimeoutError:
+            self.fail("the end of the machine")
+
+    def fail(self, awaited: str) -> NoReturn:
+        """Fail the test after a wait for ``awaited``, with the console."""
+        console = self.machine.console.last_lines()
+        raise AssertionError(f"waited {PATIENCE} s for {awaited}; console: {console}")
 
     async def hello(self) -> m.Ready:
         await self.until(m.Awake)
         return await self.greet()
 
     async def greet(self, *, clone: bool = False) -> m.Ready:
-        """The answer to a Hello, before which the agent has nothing to complain of."""
+        """Send Hello and return the answer, before which the agent must report nothing."""
         await self.send(m.Hello(VERSION, (), time.time_ns(), os.urandom(32), clone))
         (ready,) = await self.until(m.Ready)
         assert isinstance(ready, m.Ready)
@@ -210,12 +226,12 @@ def boot(store: ImageStore, progress: Callable[[str], None], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["debian", "alpine", "strange"])
-async def test_shell_script_on_a_root(boot: Boot, roots: Roots, kind: str) -> None:
+async def test_shell_script_runs_on_each_root(boot: Boot, roots: Roots, kind: str) -> None:
     async with boot(getattr(roots, kind)()) as guest:
         ready = await guest.hello()
         output, done = await guest.run(("./script",), {"script": SCRIPT}, b"from stdin\n")
         await guest.send(m.Shutdown())
-        await asyncio.wait_for(guest.machine.wait(), PATIENCE)
+        await guest.wait_end()
 
     assert {"port.virtio", "cgroup.memory", "cgroup.pids"} <= set(ready.capabilities)
     assert output[m.Stream.STDOUT] == b"user 1000 in /work\nfrom stdin\n"
@@ -225,7 +241,7 @@ async def test_shell_script_on_a_root(boot: Boot, roots: Roots, kind: str) -> No
     assert done.usage.user_us + done.usage.system_us > 0
 
 
-async def test_clone_is_a_machine_of_its_own(boot: Boot, roots: Roots) -> None:
+async def test_clone_gets_an_identity_of_its_own(boot: Boot, roots: Roots) -> None:
     root = roots.alpine()
     for name in ("etc/hosts", "etc/hostname"):
         root.add_file(name, b"of the image\n")
@@ -255,7 +271,7 @@ async def test_clone_is_a_machine_of_its_own(boot: Boot, roots: Roots) -> None:
     assert told[3][m.Stream.STDERR].count(b"Permission denied") == 2
 
 
-async def test_static_program_on_an_empty_root(boot: Boot, roots: Roots) -> None:
+async def test_static_program_runs_on_an_empty_root(boot: Boot, roots: Roots) -> None:
     node = roots.packages("busybox-static").find("bin/busybox")
     assert node is not None
     busybox = node.read(4 * MIB)
@@ -270,7 +286,7 @@ async def test_static_program_on_an_empty_root(boot: Boot, roots: Roots) -> None
     assert listed - {"root"} == {"dev", "proc", "sys", "tmp", "var", "work"}
 
 
-async def test_serial_port_on_an_empty_root(boot: Boot, roots: Roots) -> None:
+async def test_agent_speaks_over_the_serial_port(boot: Boot, roots: Roots) -> None:
     async with boot(roots.empty(), serial_port=True) as guest:
         ready = await guest.hello()
         _, missing = await guest.run(("sh",), {})
@@ -283,7 +299,7 @@ async def test_serial_port_on_an_empty_root(boot: Boot, roots: Roots) -> None:
 async def test_truncated_image_is_a_fatal_fault(boot: Boot, roots: Roots) -> None:
     async with boot(roots.empty(), complete=False) as guest:
         fault = (await guest.until(m.Fault))[-1]
-        await asyncio.wait_for(guest.machine.wait(), PATIENCE)
+        await guest.wait_end()
 
     assert isinstance(fault, m.Fault)
     assert fault.fatal

@@ -1,4 +1,4 @@
-"""The frozen agent: what is in the archive, that it is the same each time, and that it imports."""
+"""Frozen agent: content of the archive, reproducible bytes, and imports."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_every_program_and_library_is_of_the_architecture(
     assert entries[".agent"][0] == 0o040700
 
 
-def test_loader_does_not_look_into_the_image(
+def test_loader_ignores_the_libraries_of_the_image(
     store: ImageStore, progress: Callable[[str], None]
 ) -> None:
     entries = unpack(freeze.freeze_agent(store, "amd64", progress).path.read_bytes())
@@ -93,7 +93,7 @@ def test_same_sources_give_the_same_bytes(
     assert first.digest == other.digest
 
 
-def test_nothing_is_made_when_nothing_has_changed(
+def test_unchanged_sources_make_no_new_archive(
     store: ImageStore, progress: Callable[[str], None]
 ) -> None:
     first = freeze.freeze_agent(store, "amd64", progress)
@@ -103,7 +103,7 @@ def test_nothing_is_made_when_nothing_has_changed(
     assert said == []
 
 
-def test_agents_of_former_sources_are_forgotten(
+def test_archives_of_older_sources_are_forgotten(
     new_store: Callable[[], ImageStore], progress: Callable[[str], None]
 ) -> None:
     store = new_store()

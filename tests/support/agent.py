@@ -1,8 +1,7 @@
 """The agent as an ordinary process, without a virtual machine and without root.
 
-It speaks over a socket instead of a port, its jobs' disk is a temporary directory, its programs run
-as whoever runs the tests unless that is root and has told their user, and their group is all that
-descends from it.
+Its port is a socket, a workspace is a temporary directory, and a group of processes is all that
+descend from the agent. Programs run as the user of the tests, or as a given user if that is root.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     Message = TypeVar("Message")
 
+# Seconds of a wait for the agent. A loaded host is slow; only a test that fails waits so long.
 PATIENCE = 30.0
 DISK_BYTES = 64 * 1024 * 1024
 ENTROPY_REFUSED = b"refuse"
@@ -57,7 +57,7 @@ class DirectoryWorkspace:
 
 
 class PlainSystem:
-    """Takes the place of slipway_agent.guest_system.GuestSystem."""
+    """Stand-in for slipway_agent.guest_system.GuestSystem."""
 
     def __init__(self, directory: str, user: int | None) -> None:
         self._directory = directory
@@ -68,7 +68,7 @@ class PlainSystem:
             raise PermissionError("the clock is not yours")
 
     def set_identity(self, *, clone: bool) -> None:
-        """A process has the name of its host."""
+        """Do nothing: a process has the name of its host."""
 
     def describe(self) -> m.Ready:
         return m.Ready(VERSION, "test", ("plain",), "none", 1, 0, 1, 1)
@@ -97,10 +97,10 @@ def main() -> None:
 
 
 class Host:
-    """The other end: sends messages and waits for answers, one at a time."""
+    """Host's end: sends messages and waits for answers, one at a time."""
 
     def __init__(self, directory: Path, user: int | None = None) -> None:
-        """``user`` is that of the agent's programs; None is its own."""
+        """Start the agent; ``user`` is that of its programs, None the agent's own."""
         self.directory = directory
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(PATIENCE)
@@ -127,9 +127,17 @@ class Host:
         self._socket.sendall(data)
 
     def receive(self) -> m.AgentMessage:
-        """The next message; EOFError when the agent is gone."""
+        """Return the next message.
+
+        Raises:
+            EOFError: the agent has ended.
+            AssertionError: no message came within the limit.
+        """
         while not self._events:
-            data = self._socket.recv(65536)
+            try:
+                data = self._socket.recv(65536)
+            except TimeoutError:
+                raise AssertionError(f"waited {PATIENCE:g} s for a message of the agent") from None
             if not data:
                 raise EOFError
             self._events.extend(self._connection.receive(data))
@@ -144,7 +152,7 @@ class Host:
         return message
 
     def until(self, kind: type[Message]) -> tuple[list[m.AgentMessage], Message]:
-        """What comes before the first message of ``kind``, and that message."""
+        """Return the messages before the first of ``kind``, and that one."""
         before: list[m.AgentMessage] = []
         while not isinstance(message := self.receive(), kind):
             before.append(message)
@@ -171,7 +179,7 @@ class Host:
 
 
 class Story:
-    """All that the agent said about a job."""
+    """Messages of the agent about a job."""
 
     def __init__(self, messages: list[m.AgentMessage]) -> None:
         self.messages = messages
@@ -200,7 +208,7 @@ class Story:
 
 
 def python(source: str, *arguments: str, stdin: bool = False, **limits: Any) -> m.Command:
-    """A command that runs ``source``, quickly."""
+    """Return a command that runs ``source``, quickly."""
     return m.Command((sys.executable, "-ISBc", source, *arguments), (), m.Limits(**limits), stdin)
 
 

@@ -1,4 +1,4 @@
-"""What the agent makes of hosts that break the rules."""
+"""Reactions of the agent to hosts that break the protocol."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_clock_that_cannot_be_set_is_only_reported(host: Host) -> None:
     host.expect(m.Ready)
 
 
-def test_clone_without_randomness_of_its_own_is_a_fatal_fault(host: Host) -> None:
+def test_clone_without_fresh_randomness_is_a_fatal_fault(host: Host) -> None:
     host.send(hello(entropy=ENTROPY_REFUSED, clone=True))
 
     assert host.expect(m.Fault).fatal
 
 
-def test_clone_is_answered_as_any_other(host: Host) -> None:
+def test_hello_of_a_clone_is_answered_by_ready(host: Host) -> None:
     host.send(hello(clone=True), hello(clone=True))
 
     assert host.expect(m.Ready) == host.expect(m.Ready)
@@ -99,7 +99,7 @@ def test_message_out_of_place_is_a_fault_and_survived(
     assert host.run(job(python("print(1)"), number=9)).stdout == b"1\n"
 
 
-def test_late_words_about_a_former_job_are_ignored(host: Host) -> None:
+def test_late_messages_about_a_finished_job_are_ignored(host: Host) -> None:
     host.run(job(python("print(1)")))
     host.send(
         m.Credit(1, m.Stream.STDOUT, 1),

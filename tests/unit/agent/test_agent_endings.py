@@ -1,4 +1,4 @@
-"""How a phase ends when its program leaves something behind."""
+"""Ends of phases whose programs leave processes, output or files behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_daemonised_grandchild_does_not_hold_the_phase(host: Host) -> None:
     assert not psutil.pid_exists(int(story.stdout))
 
 
-def test_nothing_of_a_phase_runs_after_it(host: Host) -> None:
+def test_no_process_outlives_its_phase(host: Host) -> None:
     source = "import os, time\nfor _ in range(20):\n  if os.fork() == 0: time.sleep(1000)"
     host.run(job(python(source)))
 
@@ -105,7 +105,7 @@ def test_stopped_program_is_ended_by_its_time_limit(host: Host) -> None:
     assert done.verdict is m.Verdict.TIMED_OUT
 
 
-def test_agent_goes_when_the_host_goes(host: Host) -> None:
+def test_agent_ends_when_the_host_hangs_up(host: Host) -> None:
     host.start(job(python("print('begun', flush=True)")))
     host.until(m.Output)
 

@@ -1,4 +1,4 @@
-"""A job's messages: which come, and in what order."""
+"""Messages of a job and their order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ORDER = ["PhaseStarted", "Output", "OutputEnd", "OutputEnd", "PhaseDone"]
 
 
-def test_program_that_succeeds(host: Host) -> None:
+def test_successful_program_is_ok(host: Host) -> None:
     story = host.run(job(python("print('hello')")))
 
     assert story.stdout == b"hello\n"
@@ -33,13 +33,13 @@ def test_program_that_succeeds(host: Host) -> None:
     assert done.usage.wall_us > 0
 
 
-def test_exit_code_is_a_failure(host: Host) -> None:
+def test_exit_code_other_than_zero_is_failed(host: Host) -> None:
     done = host.run(job(python("raise SystemExit(3)"))).one(m.PhaseDone)
 
     assert (done.verdict, done.code, done.signal) == (m.Verdict.FAILED, 3, 0)
 
 
-def test_death_by_signal(host: Host) -> None:
+def test_death_by_signal_is_signaled(host: Host) -> None:
     done = host.run(job(python("import os; os.kill(os.getpid(), 11)"))).one(m.PhaseDone)
 
     assert (done.verdict, done.code, done.signal) == (m.Verdict.SIGNALED, 0, 11)
@@ -57,7 +57,7 @@ for number in range(1000):
     assert story.stderr.split() == [b"%d" % number for number in range(1, 1000, 2)]
 
 
-def test_build_then_run_in_the_same_directory(host: Host) -> None:
+def test_run_finds_the_files_of_its_build(host: Host) -> None:
     build = python("open('made', 'w').write('by the build')")
     story = host.run(job(python("print(open('made').read())"), build))
 
@@ -65,7 +65,7 @@ def test_build_then_run_in_the_same_directory(host: Host) -> None:
     assert story.stdout == b"by the build\n"
 
 
-def test_failed_build_is_not_run(host: Host) -> None:
+def test_failed_build_ends_the_job(host: Host) -> None:
     build = python("import sys; sys.exit('does not compile')")
     story = host.run(job(python("print('never')"), build))
 
@@ -86,7 +86,7 @@ print(oct(os.stat('a/b/data').st_mode))
     assert story.stdout == b"True 0\n0o100755\n"
 
 
-def test_wanted_files_come_back_in_order(host: Host) -> None:
+def test_requested_files_come_back_in_order(host: Host) -> None:
     source = """
 import os
 os.mkdir("directory")
@@ -113,7 +113,7 @@ os.chmod("empty", 0o640)
         ("os.truncate(os.open('x', os.O_RDWR | os.O_CREAT), 1 << 40)", "x", "more than the disk"),
     ],
 )
-def test_wanted_file_that_is_a_trap_is_missing(
+def test_requested_file_that_is_a_trap_is_missing(
     host: Host, make: str, path: str, reason: str
 ) -> None:
     story = host.run(job(python(f"import os; {make}"), outputs=[path]))
@@ -142,7 +142,7 @@ def test_jobs_follow_each_other_without_traces(host: Host) -> None:
         ((), 127, "the command is empty"),
     ],
 )
-def test_program_that_cannot_be_started(
+def test_failed_start_has_the_exit_code_of_a_shell(
     host: Host, argv: tuple[str, ...], code: int, detail: str
 ) -> None:
     files = [("script", b"#!/no/such/interpreter\n"), ("garbage", b"garbage\n")]

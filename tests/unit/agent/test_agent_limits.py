@@ -1,4 +1,4 @@
-"""Limits that need no root: what they end, and what of the output is kept."""
+"""Limits that need no root: end of the program, and output up to then."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_wall_time_keeps_the_output_so_far(host: Host) -> None:
     assert story.stdout == b"begun\n"
 
 
-def test_ignoring_signals_does_not_help(host: Host) -> None:
+def test_program_that_ignores_signals_is_ended(host: Host) -> None:
     source = f"import signal; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]\n{FOREVER}"
     done = host.run(job(python(source, wall_ms=700))).one(m.PhaseDone)
 
@@ -82,7 +82,7 @@ def test_output_of_exactly_the_limit_is_no_surplus(host: Host) -> None:
     assert {end.dropped for end in story.all(m.OutputEnd)} == {0}
 
 
-def test_file_size_and_open_files(host: Host) -> None:
+def test_file_size_and_open_files_are_limited(host: Host) -> None:
     source = """
 import os
 try:
@@ -123,7 +123,7 @@ print(len([os.dup(1) for _ in range(50)]))
         ("os.write(2, b'Memory'); sys.exit(1)", "FAILED"),
     ],
 )
-def test_last_words_of_a_runtime_tell_that_it_had_no_memory(
+def test_last_message_of_a_runtime_decides_on_memory_exceeded(
     host: Host, source: str, verdict: str
 ) -> None:
     command = python(f"import os, sys; {source}")
@@ -135,7 +135,7 @@ def test_last_words_of_a_runtime_tell_that_it_had_no_memory(
     assert ("NoMemory" in done.detail) == (verdict == "MEMORY_EXCEEDED")
 
 
-def test_last_words_of_a_build(host: Host) -> None:
+def test_last_message_of_a_build_counts_too(host: Host) -> None:
     build = replace(python("raise MemoryError"), out_of_memory=("MemoryError",))
     done = host.run(job(python("print(1)"), build=build)).one(m.PhaseDone)
 
@@ -180,7 +180,7 @@ time.sleep(1000)
     assert (done.verdict, done.code) == (m.Verdict.FAILED, 7)
 
 
-def test_signal_of_no_use_is_ignored(host: Host) -> None:
+def test_signal_without_effect_is_no_error(host: Host) -> None:
     host.start(job(python("print('begun', flush=True); import time; time.sleep(0.2)")))
     host.until(m.Output)
     host.send(m.Signal(1, 0), m.Signal(1, 64), m.Signal(9, 9))

@@ -1,4 +1,4 @@
-"""Programs that are started before their job: everything is as without, but they are there."""
+"""Prestarted programs: jobs with them report the same as jobs without."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from slipway_agent.prestart import MAX_SCRIPT, can_be_piped
 from slipway_protocol import messages as m
 from slipway_protocol.schema import VERSION
 from support.agent import Story, job
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from support.agent import Host
@@ -34,7 +35,7 @@ def processes(host: Host) -> list[psutil.Process]:
 
 
 def waits_for_script(process: psutil.Process) -> bool:
-    """Whether it has opened the FIFO."""
+    """Return true if ``process`` has opened the FIFO."""
     try:
         return any(
             link.name != "0" and link.is_fifo() and link.readlink().name == SCRIPT
@@ -44,19 +45,19 @@ def waits_for_script(process: psutil.Process) -> bool:
         return False
 
 
-def prepare(
+def prestart(
     host: Host,
     run: m.Command | None = None,
     path: str = SCRIPT,
     unless: tuple[str, ...] = (),
 ) -> int:
-    """Have a prestarted program wait for its script; returns its pid."""
+    """Prestart a program and wait until it has opened its script; return its pid."""
     host.send(m.Prestart(run or command(), path, unless))
-    while True:
-        for process in processes(host):
-            if waits_for_script(process):
-                return process.pid
-        time.sleep(0.01)
+    waiting = block_until(
+        lambda: [process for process in processes(host) if waits_for_script(process)],
+        "the prestarted program has opened the FIFO",
+    )
+    return waiting[0].pid
 
 
 def run(host: Host, script: bytes, number: int = 1, **kind: Any) -> Story:
@@ -82,8 +83,8 @@ def told(story: Story) -> tuple[object, ...]:
     )
 
 
-def test_job_gets_the_program_that_waits(host: Host) -> None:
-    pid = prepare(host)
+def test_job_gets_the_waiting_program(host: Host) -> None:
+    pid = prestart(host)
 
     story = run(host, WHO)
 
@@ -133,9 +134,9 @@ def test_job_gets_the_program_that_waits(host: Host) -> None:
     ],
     ids=lambda script: repr(script[:30]),
 )
-def test_nothing_is_different(host: Host, script: bytes) -> None:
+def test_run_with_prestart_reports_the_same_as_without(host: Host, script: bytes) -> None:
     without = run(host, script)
-    prepare(host)
+    prestart(host)
 
     story = run(host, script)
 
@@ -144,7 +145,7 @@ def test_nothing_is_different(host: Host, script: bytes) -> None:
 
 @pytest.mark.parametrize("stdin", [b"", b"a line\n", bytes(range(256)) * 500])
 def test_program_gets_its_stdin(host: Host, stdin: bytes) -> None:
-    prepare(host)
+    prestart(host)
     script = b"import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"
     host.start(job(command(stdin=True)), [(SCRIPT, script)])
     pieces = [stdin[start : start + 30_000] for start in range(0, len(stdin), 30_000)]
@@ -166,7 +167,7 @@ def test_program_gets_its_stdin(host: Host, stdin: bytes) -> None:
     assert Story(story).stdout == stdin
 
 
-def test_interpreter_that_is_not_there_yet_finds_its_script(host: Host) -> None:
+def test_interpreter_that_opens_its_script_late_finds_the_file(host: Host) -> None:
     for number in range(1, 11):
         host.send(m.Prestart(command(), SCRIPT))
         story = run(host, WHO, number)
@@ -175,16 +176,16 @@ def test_interpreter_that_is_not_there_yet_finds_its_script(host: Host) -> None:
         assert story.stdout.strip().isdigit()
 
 
-def test_script_is_there_with_the_other_files(host: Host) -> None:
-    prepare(host)
+def test_script_is_stored_beside_the_other_files(host: Host) -> None:
+    prestart(host)
     files = [("data/x", b"data"), (SCRIPT, b"print(open('data/x').read())"), ("after", b"")]
 
     assert host.run(job(command()), files).stdout == b"data\n"
 
 
-def test_script_in_a_directory(host: Host) -> None:
+def test_script_may_be_in_a_directory(host: Host) -> None:
     wanted = m.Command((sys.executable, f"sub/{SCRIPT}"), (), m.Limits())
-    pid = prepare(host, wanted, f"sub/{SCRIPT}")
+    pid = prestart(host, wanted, f"sub/{SCRIPT}")
 
     story = host.run(job(wanted), [(f"sub/{SCRIPT}", WHO), ("sub/beside", b"")])
 
@@ -203,7 +204,7 @@ def test_script_in_a_directory(host: Host) -> None:
     ids=["arguments", "build", "keep", "environment", "terminal"],
 )
 def test_job_of_another_kind_ends_the_program(host: Host, other: m.Job) -> None:
-    pid = prepare(host)
+    pid = prestart(host)
 
     story = host.run(other, [(SCRIPT, WHO + b"\nprint(os.listdir())")])
 
@@ -214,7 +215,7 @@ def test_job_of_another_kind_ends_the_program(host: Host, other: m.Job) -> None:
 
 
 def test_job_without_the_script_ends_the_program(host: Host) -> None:
-    pid = prepare(host)
+    pid = prestart(host)
 
     story = host.run(job(command()), [("other.py", WHO)])
 
@@ -224,7 +225,7 @@ def test_job_without_the_script_ends_the_program(host: Host) -> None:
 
 
 def test_script_that_is_too_large_to_hold_is_run_without(host: Host) -> None:
-    pid = prepare(host)
+    pid = prestart(host)
 
     story = run(host, WHO + b"\n" + b"#" * MAX_SCRIPT)
 
@@ -233,11 +234,10 @@ def test_script_that_is_too_large_to_hold_is_run_without(host: Host) -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_program_that_died_before_its_job_is_not_missed(host: Host) -> None:
-    pid = prepare(host)
+def test_program_that_died_before_its_job_is_replaced(host: Host) -> None:
+    pid = prestart(host)
     psutil.Process(pid).kill()
-    while is_running(pid):  # the signal takes its time to arrive
-        time.sleep(0.001)
+    block_until(lambda: not is_running(pid), "the killed program has ended")
 
     story = run(host, WHO)
 
@@ -246,19 +246,18 @@ def test_program_that_died_before_its_job_is_not_missed(host: Host) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process that has not ended."""
+    """Return true if process ``pid`` exists and has not ended."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
-def test_program_that_dies_between_job_and_start_is_not_missed(host: Host) -> None:
-    pid = prepare(host)
+def test_program_that_dies_between_job_and_start_is_replaced(host: Host) -> None:
+    pid = prestart(host)
     host.send(job(command()), m.File(1, SCRIPT, 0o644, len(WHO)), m.FileData(1, WHO))
     psutil.Process(pid).kill()
-    while is_running(pid):  # the signal takes its time to arrive
-        time.sleep(0.001)
+    block_until(lambda: not is_running(pid), "the killed program has ended")
 
     host.send(m.Start(1))
     messages, _ = host.until(m.JobDone)
@@ -266,8 +265,8 @@ def test_program_that_dies_between_job_and_start_is_not_missed(host: Host) -> No
     assert Story(messages).one(m.PhaseDone).verdict is m.Verdict.OK
 
 
-def test_second_spare_takes_the_place_of_the_first(host: Host) -> None:
-    first = prepare(host)
+def test_second_prestart_ends_the_first_program(host: Host) -> None:
+    first = prestart(host)
     host.send(m.Prestart(command(), SCRIPT))
 
     second = int(run(host, WHO).stdout)
@@ -278,7 +277,7 @@ def test_second_spare_takes_the_place_of_the_first(host: Host) -> None:
 
 @pytest.mark.parametrize("first", ["settings.json", SCRIPT])
 def test_job_with_a_file_that_the_program_looked_for_runs_without(host: Host, first: str) -> None:
-    pid = prepare(host, unless=("other", "settings.json"))
+    pid = prestart(host, unless=("other", "settings.json"))
     script = b"import os; print(os.getpid(), open('settings.json').read())"
     files = [("settings.json", b"{}"), (SCRIPT, script)]
 
@@ -292,7 +291,7 @@ def test_job_with_a_file_that_the_program_looked_for_runs_without(host: Host, fi
 
 
 def test_job_with_other_files_gets_the_program(host: Host) -> None:
-    pid = prepare(host, unless=("settings.json",))
+    pid = prestart(host, unless=("settings.json",))
 
     story = host.run(job(command()), [("data.json", b"{}"), (SCRIPT, WHO)])
 
@@ -300,7 +299,9 @@ def test_job_with_other_files_gets_the_program(host: Host) -> None:
 
 
 @pytest.mark.parametrize("argv", [("no-such-program",), (), ("/",)])
-def test_spare_that_cannot_be_started_is_none(host: Host, argv: tuple[str, ...]) -> None:
+def test_failed_prestart_is_logged_and_the_job_runs_without(
+    host: Host, argv: tuple[str, ...]
+) -> None:
     host.send(m.Prestart(m.Command(argv, (), m.Limits()), SCRIPT))
 
     assert host.expect(m.Log).level is m.Level.INFO
@@ -313,16 +314,14 @@ def test_program_that_ends_without_its_script_is_replaced(host: Host, tmp_path: 
     source = f"open({str(begun)!r}, 'w').close(); print('quick')"
     quick = m.Command((sys.executable, "-c", source, SCRIPT), (), m.Limits())
     host.send(m.Prestart(quick, SCRIPT))
-    while not begun.exists():
-        time.sleep(0.01)
-    while processes(host):
-        time.sleep(0.01)
+    block_until(begun.exists, "the prestarted program has begun")
+    block_until(lambda: not processes(host), "the prestarted program has ended")
 
     assert host.run(job(quick), [(SCRIPT, b"")]).stdout == b"quick\n"
 
 
 def test_files_that_cannot_be_stored_end_the_job_and_the_program(host: Host) -> None:
-    pid = prepare(host)
+    pid = prestart(host)
 
     story = host.run(job(command()), [(SCRIPT, WHO), ("x", b""), ("x/y", b"")])
 
@@ -332,7 +331,7 @@ def test_files_that_cannot_be_stored_end_the_job_and_the_program(host: Host) -> 
 
 
 def test_script_sent_twice_ends_the_job(host: Host) -> None:
-    prepare(host)
+    prestart(host)
 
     story = host.run(job(command()), [(SCRIPT, WHO), (SCRIPT, WHO)])
 
@@ -340,7 +339,7 @@ def test_script_sent_twice_ends_the_job(host: Host) -> None:
 
 
 def test_script_that_never_ends_ends_the_job(host: Host) -> None:
-    prepare(host)
+    prestart(host)
     host.send(job(command()), m.File(1, SCRIPT, 0o644, 100), m.FileData(1, b"x"), m.Start(1))
     messages, _ = host.until(m.JobDone)
 
@@ -349,7 +348,7 @@ def test_script_that_never_ends_ends_the_job(host: Host) -> None:
 
 
 def test_cancel_before_the_start_ends_the_program(host: Host) -> None:
-    prepare(host)
+    prestart(host)
     host.send(job(command()), m.File(1, SCRIPT, 0o644, 10), m.Cancel(1))
 
     host.expect(m.JobDone)
@@ -370,7 +369,7 @@ try:
 except OSError as error:
     print(error.strerror)
 """
-    prepare(host)
+    prestart(host)
 
     story = run(host, script, file_bytes=50_000, open_files=32)
 
@@ -378,7 +377,7 @@ except OSError as error:
 
 
 def test_wall_time_begins_with_the_job(host: Host) -> None:
-    prepare(host)
+    prestart(host)
     time.sleep(0.5)
 
     done = run(host, b"import time; time.sleep(1000)", wall_ms=400).one(m.PhaseDone)
@@ -388,7 +387,7 @@ def test_wall_time_begins_with_the_job(host: Host) -> None:
 
 
 def test_cpu_time_before_the_job_does_not_count(host: Host) -> None:
-    prepare(host)
+    prestart(host)
 
     done = run(host, b"while True: pass", cpu_ms=300).one(m.PhaseDone)
 
@@ -396,7 +395,7 @@ def test_cpu_time_before_the_job_does_not_count(host: Host) -> None:
     assert done.usage.user_us + done.usage.system_us >= 300_000
 
 
-def test_spare_in_the_middle_of_a_job_is_refused(host: Host) -> None:
+def test_prestart_during_a_job_is_refused(host: Host) -> None:
     host.start(job(command()), [(SCRIPT, b"import time; time.sleep(1000)")])
     host.send(m.Prestart(command(), SCRIPT))
     _, fault = host.until(m.Fault)
@@ -408,7 +407,7 @@ def test_spare_in_the_middle_of_a_job_is_refused(host: Host) -> None:
 
 
 def test_clone_has_no_program_of_its_template(host: Host) -> None:
-    pid = prepare(host)
+    pid = prestart(host)
     host.send(m.Hello(VERSION, (), 1, b"", clone=True))
     host.expect(m.Ready)
 
@@ -416,16 +415,16 @@ def test_clone_has_no_program_of_its_template(host: Host) -> None:
     assert list(host.directory.iterdir()) == []
 
 
-def test_spares_leak_no_descriptors(host: Host) -> None:
+def test_prestarts_leak_no_descriptors(host: Host) -> None:
     def descriptors() -> int:
         return psutil.Process(host.process.pid).num_fds()
 
     run(host, WHO)
     before = descriptors()
     for number in range(2, 20, 3):
-        prepare(host)
+        prestart(host)
         run(host, WHO, number)
-        prepare(host)
+        prestart(host)
         run(host, b"# coding: latin-1", number + 1)
         host.send(m.Prestart(command(), SCRIPT))
         run(host, b"raise SystemExit", number + 2)
@@ -449,5 +448,5 @@ def test_spares_leak_no_descriptors(host: Host) -> None:
         ("ä".encode(), True),
     ],
 )
-def test_what_can_be_piped(script: bytes, expected: bool) -> None:
+def test_script_is_piped_unless_python_would_seek_in_it(script: bytes, expected: bool) -> None:
     assert can_be_piped(script) is expected

@@ -1,4 +1,4 @@
-"""Jobs that keep their disk for the next: what is found there, and what may be put there again."""
+"""Jobs that keep their workspace: files of former jobs, and files that are sent again."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_size_of_the_disk_is_that_of_the_first_job(host: Host) -> None:
         "os.close(os.open('file', os.O_CREAT, 0o000))",
     ],
 )
-def test_what_lies_in_the_place_of_a_file_is_replaced(host: Host, leave: str) -> None:
+def test_entry_in_the_place_of_a_file_is_replaced(host: Host, leave: str) -> None:
     outside = host.directory / "outside"
     outside.write_bytes(b"not yours")
     run(host, f"import os; outside = {str(outside)!r}; {leave}")
@@ -117,7 +117,7 @@ def test_what_lies_in_the_place_of_a_file_is_replaced(host: Host, leave: str) ->
         ("os.makedirs('a/b'); os.symlink(outside, 'a/b/c')", "a/b/c/d/file", "Not a directory"),
     ],
 )
-def test_what_lies_on_the_way_to_a_file_is_told(
+def test_obstacle_on_the_path_of_a_file_is_reported(
     host: Host, leave: str, path: str, reason: str
 ) -> None:
     outside = host.directory / "outside"
@@ -132,13 +132,13 @@ def test_what_lies_on_the_way_to_a_file_is_told(
     assert run(host, "print(1)", number=3).stdout == b"1\n"
 
 
-def test_same_file_twice_in_one_job_is_the_second(host: Host) -> None:
+def test_second_file_of_the_same_path_wins(host: Host) -> None:
     story = run(host, "print(open('x').read())", [("x", b"first"), ("x", b"2nd")])
 
     assert story.stdout == b"2nd\n"
 
 
-def test_work_directory_that_was_closed_is_open_again(host: Host) -> None:
+def test_permissions_of_the_work_directory_are_restored(host: Host) -> None:
     run(host, "import os; os.mkdir('sub'); os.chmod('sub', 0o500); os.chmod('.', 0)")
 
     story = run(host, "import os; print(oct(os.stat('.').st_mode), os.listdir('sub'))", number=2)
@@ -146,7 +146,7 @@ def test_work_directory_that_was_closed_is_open_again(host: Host) -> None:
     assert story.stdout == b"0o40755 []\n"
 
 
-def test_processes_do_not_stay(host: Host) -> None:
+def test_processes_of_a_job_end_with_it(host: Host) -> None:
     source = "import os, time\nif os.fork() == 0:\n  os.setsid()\n  time.sleep(1000)"
     run(host, source)
 
@@ -162,7 +162,7 @@ def test_build_works_on_the_kept_files(host: Host) -> None:
     assert story.stdout == b"12\n"
 
 
-def test_spare_program_in_a_session_is_refused(host: Host) -> None:
+def test_prestart_in_a_session_is_refused(host: Host) -> None:
     run(host, "open('file', 'w').close()")
     host.send(m.Prestart(python(LIST), "main.py"))
 

@@ -1,4 +1,4 @@
-"""Credit, stdin, and output while it is written."""
+"""Credit, stdin, and output of running programs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_output_arrives_while_the_program_runs(host: Host) -> None:
     host.until(m.JobDone)
 
 
-def test_no_more_output_than_credit(host: Host) -> None:
+def test_output_stops_at_the_credit(host: Host) -> None:
     host.start(job(python("import os; os.write(1, b'x' * 50_000)"), window=10_000))
     host.until(m.PhaseStarted)
     received = 0
@@ -90,14 +90,14 @@ else:
     host.until(m.JobDone)
 
 
-def test_stdin_to_its_end(host: Host) -> None:
+def test_stdin_arrives_complete(host: Host) -> None:
     host.start(job(python(ECHO, stdin=True)))
     data = bytes(range(256)) * 2000
 
     assert send_input(host, data).stdout == data
 
 
-def test_empty_stdin(host: Host) -> None:
+def test_empty_stdin_is_end_of_file(host: Host) -> None:
     host.start(job(python("import sys; print(sys.stdin.read() == '')", stdin=True)))
 
     assert send_input(host, b"").stdout == b"True\n"
@@ -107,7 +107,7 @@ def test_without_stdin_the_program_reads_end_of_file(host: Host) -> None:
     assert host.run(job(python("import sys; print(sys.stdin.read() == '')"))).stdout == b"True\n"
 
 
-def test_program_that_never_reads_stdin(host: Host) -> None:
+def test_program_that_never_reads_stdin_ends_well(host: Host) -> None:
     host.start(job(python("print('done')", stdin=True)))
     story = send_input(host, bytes(40_000))
 
@@ -115,7 +115,7 @@ def test_program_that_never_reads_stdin(host: Host) -> None:
     assert story.one(m.PhaseDone).verdict is m.Verdict.OK
 
 
-def test_program_that_closes_stdin(host: Host) -> None:
+def test_input_is_dropped_after_the_program_closed_stdin(host: Host) -> None:
     source = "import os; os.read(0, 10); os.close(0); print('on'); import time; time.sleep(0.2)"
     host.start(job(python(source, stdin=True)))
 
@@ -135,7 +135,7 @@ def test_input_without_credit_is_refused_and_survived(host: Host) -> None:
     host.until(m.JobDone)
 
 
-def test_stdin_is_the_runs_and_not_the_builds(host: Host) -> None:
+def test_input_goes_to_the_run_and_not_to_the_build(host: Host) -> None:
     build = python("import sys; print(repr(sys.stdin.read()))")
     host.start(job(python("import sys; print(repr(sys.stdin.read()))", stdin=True), build))
 
@@ -149,9 +149,7 @@ def test_stdin_is_the_runs_and_not_the_builds(host: Host) -> None:
     ),
     window=st.integers(1, 70_000),
 )
-def test_whatever_is_written_arrives(
-    host: Host, pieces: list[tuple[int, bytes]], window: int
-) -> None:
+def test_all_written_bytes_arrive(host: Host, pieces: list[tuple[int, bytes]], window: int) -> None:
     source = f"import os\nfor fd, data in {pieces!r}: os.write(fd, data)"
     story = host.run(job(python(source), window=window))
 

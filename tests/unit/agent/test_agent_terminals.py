@@ -1,9 +1,8 @@
-"""Programs in a terminal: what they find there, and what becomes of what is typed and written."""
+"""Programs in a terminal: its state, Input, Output and end."""
 
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from slipway_agent.terminal import MAX_LINE
 from slipway_protocol import messages as m
 from slipway_protocol.schema import MAX_DATA
 from support.agent import Story, job, python
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from typing import Any
@@ -141,7 +141,7 @@ def test_end_of_input_is_the_end_of_the_file(host: Host, typist: Typist, typed: 
 
 
 @pytest.mark.parametrize("line", [1, 79, MAX_LINE - 1, MAX_LINE, 4095, 4096, 70_000])
-def test_nothing_that_is_typed_is_lost(host: Host, typist: Typist, line: int) -> None:
+def test_no_typed_byte_is_lost(host: Host, typist: Typist, line: int) -> None:
     host.start(job(in_terminal(f"{NO_ECHO}\n{READ_ALL}")))
     typist.until(b"ready\r\n")
     data = (b"0123456789" * 7000)[:line] + b"\n"
@@ -152,7 +152,7 @@ def test_nothing_that_is_typed_is_lost(host: Host, typist: Typist, line: int) ->
     assert typist.end().stdout == b"ready\r\n" + expected + b"\r\n"
 
 
-def test_raw_terminal_has_every_byte_as_it_is(host: Host, typist: Typist) -> None:
+def test_raw_terminal_passes_all_bytes_unchanged(host: Host, typist: Typist) -> None:
     source = """
 import os, tty
 tty.setraw(0)
@@ -191,7 +191,7 @@ def test_ctrl_c_interrupts(host: Host, typist: Typist) -> None:
     assert b"^C" in story.stdout
 
 
-def test_another_size_is_told_to_the_program(host: Host, typist: Typist) -> None:
+def test_new_size_reaches_the_program_by_sigwinch(host: Host, typist: Typist) -> None:
     source = """
 import os, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
@@ -206,7 +206,7 @@ print(*os.get_terminal_size())
     assert typist.wait().stdout == b"on\r\n100 30\r\n"
 
 
-def test_size_that_is_told_during_the_build_holds_for_the_run(host: Host, typist: Typist) -> None:
+def test_resize_during_the_build_holds_for_the_run(host: Host, typist: Typist) -> None:
     run = in_terminal(
         "import os\nwhile os.get_terminal_size() != (90, 20): pass\nprint('so it is')"
     )
@@ -229,7 +229,7 @@ def test_resize_without_a_terminal_is_refused(host: Host) -> None:
     host.until(m.JobDone)
 
 
-def test_all_output_comes_before_the_end_whoever_is_left(host: Host, typist: Typist) -> None:
+def test_all_output_comes_before_the_end_despite_daemons(host: Host, typist: Typist) -> None:
     source = """
 import os, time
 if os.fork() == 0:
@@ -256,7 +256,7 @@ os.write(os.open("/dev/tty", os.O_RDWR), b"back")
     assert typist.wait().stdout == b"back"
 
 
-def test_what_was_written_before_a_crash_is_there(host: Host, typist: Typist) -> None:
+def test_output_before_a_crash_is_kept(host: Host, typist: Typist) -> None:
     host.start(job(in_terminal("print('so far')\nimport os; os.abort()")))
     story = typist.wait()
 
@@ -264,7 +264,7 @@ def test_what_was_written_before_a_crash_is_there(host: Host, typist: Typist) ->
     assert story.one(m.PhaseDone).signal == 6
 
 
-def test_no_more_is_shown_than_credit_allows(host: Host) -> None:
+def test_terminal_output_stops_at_the_credit(host: Host) -> None:
     host.start(job(in_terminal("import os; os.write(1, b'x' * 30_000)"), window=10_000))
     before: list[m.AgentMessage] = []
     while len(Story(before).stdout) < 10_000:
@@ -287,7 +287,7 @@ def test_end_needs_no_credit(host: Host) -> None:
 
 
 @pytest.mark.parametrize("kill", [False, True])
-def test_output_limit(host: Host, typist: Typist, kill: bool) -> None:
+def test_output_limit_holds_for_a_terminal(host: Host, typist: Typist, kill: bool) -> None:
     limits = {"output_bytes": 1000, "kill_on_output": kill}
     host.start(job(in_terminal("import os; os.write(1, b'x' * 50_000)", **limits)))
     story = typist.wait()
@@ -299,7 +299,7 @@ def test_output_limit(host: Host, typist: Typist, kill: bool) -> None:
     assert story.one(m.PhaseDone).verdict is expected
 
 
-def test_cancel_and_time_limit(host: Host, typist: Typist) -> None:
+def test_cancel_and_time_limit_end_a_program_in_a_terminal(host: Host, typist: Typist) -> None:
     forever = "import signal; print('on', flush=True)\nwhile True: signal.pause()"
     host.start(job(in_terminal(forever)))
     typist.until(b"on")
@@ -310,8 +310,8 @@ def test_cancel_and_time_limit(host: Host, typist: Typist) -> None:
     assert story.one(m.PhaseDone).verdict is m.Verdict.TIMED_OUT
 
 
-def test_hostile_state_of_the_terminal(host: Host, typist: Typist) -> None:
-    """No character ends a file, the output is stopped, and other bits are as they are not used."""
+def test_hostile_state_of_the_terminal_blocks_nothing(host: Host, typist: Typist) -> None:
+    """VEOF is switched off, output is stopped, and unusual flags are set."""
     source = """
 import os, termios
 state = termios.tcgetattr(0)
@@ -330,8 +330,8 @@ os.write(1, b"never")
     assert host.run(job(in_terminal("print(1)"), number=2)).stdout == b"1\r\n"
 
 
-def test_other_discipline_of_the_terminal(host: Host, typist: Typist) -> None:
-    """One that has no lines, and does not even say what state it is in."""
+def test_line_discipline_without_lines_blocks_nothing(host: Host, typist: Typist) -> None:
+    """N_NULL has no lines and does not report its state."""
     source = f"""
 import fcntl, signal, struct
 {NO_ECHO}
@@ -344,15 +344,16 @@ print("over")
 """
     host.start(job(in_terminal(source)))
     typist.until(b"ready\r\n")
-    while not list(host.directory.glob("*/set")):
-        time.sleep(0.01)
+    block_until(
+        lambda: list(host.directory.glob("*/set")), "the program has set the line discipline"
+    )
     typist.write(LONG * 2)
     host.send(m.InputEnd(1), m.Resize(1, m.Tty(10, 10)))
 
     assert typist.wait().stdout.endswith(b"over\r\n")
 
 
-def test_nothing_stays_open(host: Host) -> None:
+def test_terminals_leak_no_descriptors(host: Host) -> None:
     descriptors = Path(f"/proc/{host.process.pid}/fd")
     host.run(job(in_terminal("print(1)")))
     before = len(list(descriptors.iterdir()))

@@ -1,4 +1,4 @@
-"""Programs whose user is not the agent's, as in a machine: what they may do with their pipes."""
+"""Programs of another user than the agent's, as in a guest, and their pipes."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ print(sorted(seen.splitlines()))
     assert done.verdict is m.Verdict.OK
 
 
-def test_stdin_that_the_program_itself_fills_holds_nobody(host: Host) -> None:
+def test_stdin_that_the_program_itself_fills_blocks_nothing(host: Host) -> None:
     source = """
 import fcntl, os
 own = os.open("/dev/stdin", os.O_WRONLY | os.O_NONBLOCK)
@@ -202,7 +202,7 @@ os._exit(3)
     assert (done.verdict, done.code) == (m.Verdict.FAILED, 3)
 
 
-def test_pipes_of_the_agent_are_nobody_elses(host: Host) -> None:
+def test_program_cannot_open_memory_or_descriptors_of_the_agent(host: Host) -> None:
     source = """
 import os
 for name in (f"/proc/{os.getppid()}/fd", f"/proc/{os.getppid()}/mem"):

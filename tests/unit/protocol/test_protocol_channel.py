@@ -1,4 +1,4 @@
-"""The host's end over real sockets."""
+"""Host's end over real sockets."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from slipway_protocol.errors import ProtocolError
 from slipway_protocol.framing import BadFrame, encode_frame
 from slipway_protocol.schema import MAX_DATA
 
-# What is lost on the way shows as a wait without end.
+# A lost message shows as a wait without end.
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -106,7 +106,7 @@ async def test_noise_and_violations_are_events_in_their_place(ends: Ends) -> Non
     assert channel.bad_frames == 1
 
 
-async def test_end_of_the_stream_is_none_and_stays_none(ends: Ends) -> None:
+async def test_receive_returns_none_at_the_end_of_the_stream_each_time(ends: Ends) -> None:
     channel, guest = ends
     await guest.send(m.JobDone(1))
     guest.vanish()
@@ -123,7 +123,7 @@ async def test_peer_that_vanishes_in_the_middle_of_a_frame_ends_the_stream(ends:
     assert [await channel.receive(), await channel.receive()] == [m.Awake(1), None]
 
 
-async def test_what_a_peer_said_before_it_died_is_not_lost(ends: Ends) -> None:
+async def test_last_messages_of_a_dead_peer_are_received(ends: Ends) -> None:
     """Death with unread input resets the connection, which asyncio reports before older bytes."""
     channel, guest = ends
     said = [m.Output(1, m.Stream.STDOUT, bytes([n]) * 1000) for n in range(20)]
@@ -209,7 +209,7 @@ async def settled(progress: object) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_receiving_can_be_given_up_without_losing_anything(ends: Ends) -> None:
+async def test_cancelled_receive_loses_nothing(ends: Ends) -> None:
     channel, guest = ends
     frame = guest.connection.send(m.JobDone(1)) + guest.connection.send(m.JobDone(2))
     for cut in (frame[:3], frame[3:4], b""):
@@ -235,7 +235,7 @@ async def test_message_that_is_too_long_is_not_sent_and_harms_nothing(ends: Ends
     assert await guest.receive(1) == [m.Start(1)]
 
 
-async def test_closing_lets_out_what_was_sent(ends: Ends) -> None:
+async def test_close_sends_the_queue_first(ends: Ends) -> None:
     channel, guest = ends
     messages = [m.Input(1, bytes(MAX_DATA)) for _ in range(20)]
 
@@ -252,7 +252,7 @@ async def test_closing_lets_out_what_was_sent(ends: Ends) -> None:
     assert await asyncio.to_thread(guest.socket.recv, 1) == b""
 
 
-async def test_closing_does_not_fail_when_the_peer_went_first(ends: Ends) -> None:
+async def test_close_after_the_peer_succeeds(ends: Ends) -> None:
     channel, guest = ends
     await channel.send(m.Input(1, bytes(1000)))
     guest.vanish()

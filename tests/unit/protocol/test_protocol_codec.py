@@ -1,4 +1,4 @@
-"""Messages to bytes and back."""
+"""Encoding and decoding of messages."""
 
 import msgpack
 import pytest

@@ -1,4 +1,4 @@
-"""The two ends of a conversation, without input or output."""
+"""Both ends of a sans-IO connection."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The wire format is what the corpus writes down, and the corpus leaves no message out."""
+"""Wire format of each message, compared byte by byte with the corpus."""
 
 import subprocess
 import sys

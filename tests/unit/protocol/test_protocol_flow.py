@@ -1,4 +1,4 @@
-"""Credit on either side of a stream."""
+"""Credit of senders and receivers."""
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_receiver_grants_in_halves_of_its_window() -> None:
     assert [window.count_consumed(count) for count in (2, 2, 1, 4, 1)] == [0, 0, 5, 0, 5]
 
 
-def test_credit_not_yet_granted_is_not_the_peers() -> None:
+def test_bytes_not_yet_granted_are_an_overdraft() -> None:
     window = ReceiveWindow(10)
     window.count_received(10)
     window.count_consumed(4)

@@ -37,7 +37,7 @@ def test_frame_is_whole_with_its_last_end_and_not_before() -> None:
     assert after == [b"payload"]
 
 
-def test_frame_ends_what_stood_before_it() -> None:
+def test_frame_ends_the_noise_before_it() -> None:
     noise = b"[    0.000000] Linux version 6.1.0"
 
     frames = FrameReader().feed(noise + encode_frame(b"payload"))

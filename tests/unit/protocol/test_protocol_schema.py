@@ -1,4 +1,4 @@
-"""What passes the bounds of a field, and what does not."""
+"""Bounds of fields."""
 
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
@@ -83,7 +83,7 @@ def test_path_is_bounded_in_each_part_and_in_all() -> None:
         path("p" * 256)
 
 
-def test_violation_names_the_message_and_what_was_wrong() -> None:
+def test_violation_names_the_message_and_the_rule() -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(bytes.fromhex("9308070101"), HOST_TO_AGENT)
     assert caught.value.message.startswith("not msgpack within bounds")

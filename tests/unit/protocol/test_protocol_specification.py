@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the code does: every id, field, type and bound of it."""
+"""docs/protocol.md agrees with the code in each id, field, type and bound."""
 
 import re
 from dataclasses import dataclass, fields
