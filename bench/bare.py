@@ -63,7 +63,7 @@ async def boot(kernel: Path, initrd: Path) -> None:
     machine = await choose("qemu", initrd.parent).start(spec)
     try:
         await asyncio.wait_for(machine.wait(), 120)
-        await machine.console.drained()
+        await machine.console.wait_drained()
         lines = machine.console.last_lines()
         if not any("bare" in line for line in lines):
             raise SystemExit(f"the bare guest did not get to its /init: {lines}")

@@ -46,10 +46,10 @@ async def count(file: Path, serial: bool) -> None:
     try:
         await guest.wait_ready()
         assert isinstance(guest.machine, KvmMachine)
-        boot = await guest.machine.exits()
+        boot = await guest.machine.count_exits()
         source = file.read_bytes()
         await guest.run(JobRequest(language, source, options), _discard)
-        job = await guest.machine.exits()
+        job = await guest.machine.count_exits()
     finally:
         await guest.stop()
     port = "UART" if serial else "virtio port"

@@ -21,10 +21,10 @@ from unittest.mock import patch
 from bare import write_initrd
 from slipway.machine import kvm
 from slipway.machine.console import Console
-from slipway.machine.kernel_arguments import command_line
+from slipway.machine.kernel_arguments import build_command_line
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec
-from slipway.machine.process import Process
+from slipway.machine.process import ChildProcess
 from slipway.machine.qemu import PROGRAM, SANDBOX, SERIAL_PORT, VIRTIO_PORT
 from slipway_initramfs.store.image_store import ImageStore
 
@@ -86,12 +86,12 @@ async def qemu_on_kvm(
         *QEMU,
         *("-m", f"{spec.memory_bytes}B", "-smp", str(spec.cpus)),
         *("-kernel", str(spec.kernel), "-initrd", str(spec.initrd)),
-        *("-append", command_line(spec, "reboot=t")),
+        *("-append", build_command_line(spec, "reboot=t")),
         *("-chardev", f"socket,id=console,fd={fds[0]}", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=agent,fd={fds[1]}"),
         *(SERIAL_PORT if spec.serial_port else VIRTIO_PORT),
     ]
-    process = Process.start(argv, pass_fds=fds)
+    process = ChildProcess.start(argv, pass_fds=fds)
     streams = []
     for ours_end, theirs in ends:
         theirs.close()

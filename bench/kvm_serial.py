@@ -55,9 +55,9 @@ async def ours(spec: MachineSpec, size: int) -> float:
     """Seconds with the kvm machine; prints the exits."""
     machine = await KvmHypervisor().start(spec)
     try:
-        before = await machine.exits()
+        before = await machine.count_exits()
         seconds = await drain(machine.transport.reader, size)
-        after = await machine.exits()
+        after = await machine.count_exits()
     finally:
         await machine.stop()
     exits = int(after[0].split()[0]) - int(before[0].split()[0])

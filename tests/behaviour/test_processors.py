@@ -71,9 +71,9 @@ async def test_machine_that_is_paused_while_it_boots_goes_on_after(assets: Asset
         await asyncio.sleep(0.2)
 
         await guest.machine.pause()
-        before = await guest.machine.exits()
+        before = await guest.machine.count_exits()
         await asyncio.sleep(1)
-        after = await guest.machine.exits()
+        after = await guest.machine.count_exits()
         await guest.machine.resume()
         ready = await guest.wait_ready()
     finally:

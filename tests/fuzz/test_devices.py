@@ -51,7 +51,7 @@ class Host:
         self.log.append(taken)
         return len(taken)
 
-    def room(self) -> None:
+    def can_receive(self) -> None:
         self.log.append("room")
         self.give()
 
@@ -100,7 +100,7 @@ TRAFFIC = st.lists(
 
 def copy_of(host: Host) -> Host:
     copy = Host(host.accepts, host.offered.copy())
-    copy.uart.restore(host.uart.state())
+    copy.uart.restore(host.uart.save_state())
     return copy
 
 
@@ -120,7 +120,7 @@ def test_uart_stays_bounded_and_triggers_once_for_each_rise(
 
         rose = is_pending(host) and not pending
         assert host.triggers - triggers == rose
-        state = host.uart.state()
+        state = host.uart.save_state()
         size = {0: 1, 1: 16, 0x21: 64}[state.fcr & 0x21]
         assert len(state.received) <= size
         assert len(state.unsent) <= size
@@ -143,7 +143,7 @@ def test_restored_uart_goes_on_like_the_first(
         second.act(*act)
 
     assert first.log == second.log
-    assert first.uart.state() == second.uart.state()
+    assert first.uart.save_state() == second.uart.save_state()
 
 
 class Guest:
@@ -249,11 +249,11 @@ def test_i8042_bears_anything_and_goes_on_after_a_restore(
     first, second = controller(0), controller(1)
     run(first, before)
     resets[0] = 0
-    second.restore(first.state())
+    second.restore(first.save_state())
 
     assert run(first, after) == run(second, after)
     assert resets[0] == resets[1]
-    assert first.state() == second.state()
+    assert first.save_state() == second.save_state()
 
 
 @given(before=CALM, after=CALM, seconds=st.floats(-1e9, 1e11))
@@ -262,8 +262,8 @@ def test_rtc_bears_anything_and_goes_on_after_a_restore(
 ) -> None:
     first, second = Rtc(lambda: seconds), Rtc(lambda: seconds)
     run(first, before)
-    second.restore(first.state())
+    second.restore(first.save_state())
 
     assert run(first, after) == run(second, after)
-    assert first.state() == second.state()
-    assert len(first.state().cells) == 128
+    assert first.save_state() == second.save_state()
+    assert len(first.save_state().cells) == 128

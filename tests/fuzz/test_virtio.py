@@ -117,9 +117,9 @@ class Hostile:
             case "boot", ():
                 self.boot()
             case "state", ():
-                state = device.state()
+                state = device.save_state()
                 device.restore(state)
-                assert device.state() == state
+                assert device.save_state() == state
 
 
 @given(st.lists(acts(), max_size=60))
@@ -150,7 +150,7 @@ def test_whatever_a_guest_does_is_survived(steps: list[tuple[str, tuple[int, ...
 
 def size_of(device: VirtioConsole) -> int:
     """All that it keeps that could grow."""
-    return len(repr(device.state())) + len(device.reason)
+    return len(repr(device.save_state())) + len(device.reason)
 
 
 @given(st.lists(accesses, max_size=60), st.binary(min_size=1, max_size=64))
@@ -204,7 +204,7 @@ class Streams:
     def __post_init__(self) -> None:
         self.guest = Guest(self.setup).boot()
         self.host = Host(self.guest.device)
-        self.guest.line.room = self.go_on  # type: ignore[method-assign]
+        self.guest.line.can_receive = self.go_on  # type: ignore[method-assign]
 
     def go_on(self) -> None:
         self.host.go_on()
@@ -228,7 +228,7 @@ class Streams:
     def clone(self) -> None:
         old = self.guest.device
         device = VirtioConsole(self.guest.memory, self.guest._pulse, self.guest.line)
-        device.restore(old.state())
+        device.restore(old.save_state())
         old.reset()
         self.guest.device = self.host.device = device
         for ring in self.guest.rings:

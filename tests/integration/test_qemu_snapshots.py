@@ -86,7 +86,7 @@ async def test_memory_of_any_size_can_be_cloned(booting: MachineSpec, template: 
         clone = await cloning.clone()
         assert isinstance(clone, QemuMachine)
         try:
-            await migration.loaded(clone.monitor)
+            await migration.wait_loaded(clone.monitor)
         finally:
             await clone.stop()
     finally:
@@ -132,14 +132,17 @@ async def test_machine_whose_saving_was_cancelled_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(migration, "_UNLIMITED", {"max-bandwidth": 65536})
             saving = asyncio.create_task(machine.snapshot())
-            while (await machine.monitor.ask("query-migrate")).get("status") != "active":
+            while (await machine.monitor.execute("query-migrate")).get("status") != "active":
                 await asyncio.sleep(0.01)
 
             saving.cancel()
             await asyncio.wait([saving])
 
         await machine.resume()
-        told = await machine.monitor.ask("query-migrate"), await machine.monitor.ask("query-status")
+        told = (
+            await machine.monitor.execute("query-migrate"),
+            await machine.monitor.execute("query-status"),
+        )
         (await machine.snapshot()).close()
     finally:
         await machine.stop()
@@ -173,7 +176,7 @@ async def test_qemu_that_refuses_to_load_a_state_says_so_and_ends(
     try:
         await clone.wait()
 
-        assert "QEMU refused" in await clone.last_words()
+        assert "QEMU refused" in await clone.read_exit_report()
         assert await clone.transport.reader.read() == b""
     finally:
         await clone.stop()
@@ -195,7 +198,7 @@ async def test_memory_that_qemu_may_not_open_is_copied(
     try:
         clone = await template.clone()
         assert isinstance(clone, QemuMachine)
-        await migration.loaded(clone.monitor)
+        await migration.wait_loaded(clone.monitor)
         maps = psutil.Process(clone.pid).memory_maps()
         await clone.stop()
     finally:

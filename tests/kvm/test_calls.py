@@ -161,7 +161,7 @@ def test_registers_are_what_they_were_set_to(vm: Vm) -> None:
 def test_special_registers_are_what_they_were_set_to(vm: Vm) -> None:
     with closing(vm.create_vcpu(0)) as vcpu:
         sregs = x86_64.special_registers(vcpu)
-        segment = x86_64.Segment(0x18, (3, 1, 0, 1, 1, 0, 1, 0, 0, 0), base=0x1234_5000)
+        segment = x86_64.SegmentRegister(0x18, (3, 1, 0, 1, 1, 0, 1, 0, 0, 0), base=0x1234_5000)
         segment.pack_into(sregs, x86_64.segment_offset("gs"))
         x86_64.change_control_registers(sregs, cr2=0x4711, cr3=0x9000)
         x86_64.set_special_registers(vcpu, sregs)

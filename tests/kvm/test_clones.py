@@ -95,7 +95,7 @@ async def test_clone_ends_as_its_guest_wants(snapshot: Snapshot) -> None:
         assert await ask(clone, b"\0") == 3
 
         assert await clone.wait() == 0
-        assert await clone.last_words() == ""
+        assert await clone.read_exit_report() == ""
 
 
 async def test_guest_goes_on_after_a_snapshot_of_it(boot: Boot) -> None:
@@ -133,11 +133,11 @@ async def test_snapshot_is_sealed_and_has_holes(snapshot: Snapshot) -> None:
 async def test_clone_tells_what_it_wrote_to_and_has_that_at_once(snapshot: Snapshot) -> None:
     async with opened(snapshot) as template, clone_of(template) as clone:
         await ask(clone)
-        ranges = await clone.touched()
-        again = await clone.touched()
-    prepared = KvmMachine.with_working_set(duplicate(snapshot), ranges)
+        ranges = await clone.read_working_set()
+        again = await clone.read_working_set()
+    prepared = KvmMachine.add_working_set(duplicate(snapshot), ranges)
     async with opened(prepared) as template, clone_of(template) as clone:
-        prefaulted = await clone.touched()
+        prefaulted = await clone.read_working_set()
         count = await ask(clone)
     prepared.close()
 
@@ -187,7 +187,7 @@ async def test_killed_clone_is_lost_alone(snapshot: Snapshot) -> None:
             with pytest.raises(HostError, match="ended"):
                 await one.snapshot()
             assert await one.transport.reader.read() == b""
-            assert await one.last_words() == ""
+            assert await one.read_exit_report() == ""
         assert await ask(other) == 3
 
 

@@ -46,7 +46,7 @@ if user:
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-confine.die_with(parent)
+confine.set_parent_death_signal(parent)
 
 def call(function, *arguments):
     if function(*arguments) < 0:
@@ -107,7 +107,7 @@ attempts = {
 }
 NOBODY = 65534
 results = {}
-confine.give_up()
+confine.drop_privileges()
 for name, attempt in attempts.items():
     try:
         attempt()
@@ -144,7 +144,7 @@ def test_confined_process_keeps_what_a_vmm_needs_and_nothing_else(user: int) -> 
 
 def test_fault_of_a_confined_process_is_told(user: int) -> None:
     """Python's report of it wants to import modules and to open sources."""
-    ended = confined("confine.give_up()\nraise RuntimeError('a fault')", user)
+    ended = confined("confine.drop_privileges()\nraise RuntimeError('a fault')", user)
 
     assert ended.returncode == 1
     assert ended.stderr.rstrip().endswith(b"RuntimeError: a fault")
@@ -152,7 +152,7 @@ def test_fault_of_a_confined_process_is_told(user: int) -> None:
 
 def test_import_that_comes_too_late_is_an_error_like_any_other(user: int) -> None:
     program = """
-confine.give_up()
+confine.drop_privileges()
 try:
     import argparse
 except ImportError as error:
@@ -172,7 +172,9 @@ run = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(
     if confined(f"{program}\nassert run() == os.getpid()", user).returncode:
         pytest.skip("this kernel has no other architecture's calls")
 
-    assert confined(f"{program}\nconfine.give_up()\nrun()", user).returncode == -signal.SIGSYS
+    assert (
+        confined(f"{program}\nconfine.drop_privileges()\nrun()", user).returncode == -signal.SIGSYS
+    )
 
 
 def test_kernel_without_filters_is_refused(user: int) -> None:
@@ -181,7 +183,7 @@ def test_kernel_without_filters_is_refused(user: int) -> None:
 from slipway.vmm.process import seccomp
 seccomp._PR_SET_SECCOMP = 9999
 try:
-    confine.give_up()
+    confine.drop_privileges()
 except HostError as error:
     os.write(1, f"{error.message}|{error.hint}".encode())
 """
@@ -201,7 +203,7 @@ def status(task: Path) -> dict[str, str]:
 
 async def test_each_thread_of_a_vmm_is_confined(boot: Boot) -> None:
     machine = await boot(Code().halt(), cpus=4)
-    await machine.exits()  # it answers once all have started
+    await machine.count_exits()  # it answers once all have started
     process = Path(f"/proc/{machine.pid}")
 
     # What the kernel itself runs in a process (KVM's page recovery) makes no system calls.
@@ -221,7 +223,7 @@ async def test_clone_is_confined_like_any_vmm(boot: Boot) -> None:
     template = await KvmHypervisor().open_template(await machine.snapshot())
     clone = await template.clone()
     try:
-        await clone.exits()
+        await clone.count_exits()
         process = Path(f"/proc/{clone.pid}")
         everything = [status(task) for task in (process / "task").iterdir()]
         limits = (process / "limits").read_text().splitlines()
@@ -261,15 +263,15 @@ async def test_vmm_lives_its_whole_life_confined(boot: Boot, cpus: int) -> None:
 
     assert await reader.read() == b"\0"
     assert await machine.wait() == 0
-    assert await machine.last_words() == ""
+    assert await machine.read_exit_report() == ""
 
 
 async def test_crash_is_reported_by_a_confined_vmm(boot: Boot) -> None:
     machine = await boot(Code().text(COM1, b"oh no").crash(), cpus=2)
 
     assert await machine.wait() == 1
-    words = await machine.last_words()
-    await machine.console.drained()
+    words = await machine.read_exit_report()
+    await machine.console.wait_drained()
     assert machine.console.last_lines() == ["oh no"]
     assert words.startswith("the guest crashed: a triple fault\n")
     assert {"vCPU 0:", "vCPU 1:"} <= {line.strip() for line in words.split("\n")}

@@ -34,7 +34,7 @@ async def console(machine: KvmMachine, text: str) -> None:
 
 
 async def exit_count(machine: KvmMachine) -> int:
-    return int((await machine.exits())[0].split()[0])
+    return int((await machine.count_exits())[0].split()[0])
 
 
 async def more_exits(machine: KvmMachine) -> None:
@@ -64,7 +64,7 @@ async def test_kernel_is_given_its_command_line(boot: Boot) -> None:
     machine = await boot(code.raw(b"\xf3\x6e").read_port(SYNC).reset())
 
     await machine.wait()
-    await machine.console.drained()
+    await machine.console.wait_drained()
 
     words = machine.console.last_lines(1)[0]
     assert words.startswith("console=ttyS0 ")
@@ -77,7 +77,7 @@ async def test_kernel_is_given_its_initramfs(boot: Boot) -> None:
     machine = await boot(code.raw(b"\xf3\x6e").read_port(SYNC).reset())
 
     await machine.wait()
-    await machine.console.drained()
+    await machine.console.wait_drained()
 
     assert machine.console.last_lines() == ["an initramfs"]
 
@@ -89,7 +89,7 @@ async def test_kernel_has_all_the_memory_up_to_its_end(boot: Boot, memory: int) 
     machine = await boot(code.read_port(SYNC).reset(), memory_bytes=memory)
 
     await machine.wait()
-    await machine.console.drained()
+    await machine.console.wait_drained()
 
     assert machine.console.last_lines() == ["the end!"]
 
@@ -140,7 +140,7 @@ async def test_closed_line_of_the_agents_ends_the_machine(boot: Boot, serial_por
 
     async with asyncio.timeout(PATIENCE):
         assert await machine.wait() == 0
-    assert await machine.last_words() == ""
+    assert await machine.read_exit_report() == ""
 
 
 # --- Pause and resume ---------------------------------------------------------------------------
@@ -153,8 +153,8 @@ async def test_guest_stands_still_while_paused(boot: Boot) -> None:
 
         await machine.pause()
 
-        stood = await machine.exits()
-        assert await machine.exits() == stood
+        stood = await machine.count_exits()
+        assert await machine.count_exits() == stood
         await machine.resume()
     await more_exits(machine)
 
@@ -228,7 +228,7 @@ async def test_console_that_nobody_reads_does_not_hold_the_guest_up(boot: Boot) 
 )
 async def test_guest_that_goes_on_for_ever_is_stopped_at_once(boot: Boot, code: Code) -> None:
     machine = await boot(code)
-    await machine.exits()
+    await machine.count_exits()
 
     async with asyncio.timeout(PATIENCE / 6):
         await machine.stop()
@@ -241,7 +241,8 @@ async def test_guest_that_goes_on_has_no_last_words_but_what_it_does(boot: Boot)
     machine = await boot(Code().out(0x80, 0).halt())
 
     assert (
-        await machine.last_words() == "it goes on: 1 exits, 1 for no device; most often 1 out 0x80"
+        await machine.read_exit_report()
+        == "it goes on: 1 exits, 1 for no device; most often 1 out 0x80"
     )
 
 
@@ -252,7 +253,7 @@ async def test_exits_are_told_by_their_places(boot: Boot) -> None:
         while await exit_count(machine) < 4:
             pass
 
-    assert await machine.exits() == [
+    assert await machine.count_exits() == [
         "4 exits, 4 for no device",
         "3 out 0x80",
         "1 read 0xd8000000",

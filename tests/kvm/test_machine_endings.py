@@ -53,8 +53,8 @@ async def test_guest_that_ends_in_the_proper_way_has_no_last_words(boot: Boot) -
     machine = await boot(Code().text(COM1, b"bye").reset())
 
     assert await machine.wait() == 0
-    assert await machine.last_words() == ""
-    await machine.console.drained()
+    assert await machine.read_exit_report() == ""
+    await machine.console.wait_drained()
     assert machine.console.last_lines() == ["bye"]
 
 
@@ -62,8 +62,8 @@ async def test_guest_that_crashes_is_told_with_registers_and_instruction(boot: B
     machine = await boot(Code().text(COM1, b"oh no").crash())
 
     assert await machine.wait() == 1
-    words = await machine.last_words()
-    await machine.console.drained()
+    words = await machine.read_exit_report()
+    await machine.console.wait_drained()
     lines = words.split("\n")
     assert lines[0] == "the guest crashed: a triple fault"
     assert lines[1] == "  vCPU 0:"
@@ -78,7 +78,7 @@ async def test_instruction_that_kvm_cannot_do_is_told(boot: Boot) -> None:
     machine = await boot(Code().set("rdi", NOWHERE).raw(b"\xdb\x2f"))  # fld tbyte [rdi]
 
     assert await machine.wait() == 1
-    words = await machine.last_words()
+    words = await machine.read_exit_report()
     assert words.startswith("KVM cannot run an instruction of the guest's")
     assert f"rip {CODE + 5:016x}" in words
     assert "bytes at rip: db 2f" in words
@@ -91,7 +91,7 @@ async def test_crash_of_one_processor_ends_them_all(boot: Boot) -> None:
     machine = await boot(Code().store(OTHERS_CODE, crash).wake(1).halt(), cpus=2)
 
     assert await machine.wait() == 1
-    lines = (await machine.last_words()).split("\n")
+    lines = (await machine.read_exit_report()).split("\n")
     assert lines[0]
     assert {"  vCPU 0:", "  vCPU 1:"} <= set(lines)
 
@@ -100,7 +100,7 @@ async def test_machine_that_has_ended_obeys_no_more(boot: Boot) -> None:
     machine = await boot(Code().reset())
     await machine.wait()
 
-    for verb in (machine.pause, machine.resume, machine.exits):
+    for verb in (machine.pause, machine.resume, machine.count_exits):
         with pytest.raises(HostError, match="the VMM"):
             await verb()
 
@@ -116,8 +116,8 @@ async def test_vmm_that_is_killed_is_noticed_everywhere(boot: Boot) -> None:
     async with asyncio.timeout(PATIENCE):
         assert await machine.wait() == -signal.SIGKILL
         assert await machine.transport.reader.read() == b""
-        await machine.console.drained()
-        assert await machine.last_words() == ""
+        await machine.console.wait_drained()
+        assert await machine.read_exit_report() == ""
         with pytest.raises(HostError):
             await machine.pause()
 

@@ -190,6 +190,6 @@ async def test_machine_starts_after_one_that_was_refused(boot: Boot, spec: Machi
         machine = await boot(Code().text(COM1, b"booted").reset())
 
         assert await machine.wait() == 0
-        await machine.console.drained()
+        await machine.console.wait_drained()
         assert machine.console.last_lines() == ["booted"]
         await machine.stop()

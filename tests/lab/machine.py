@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from lab.output import Output
 from slipway._model.errors import HostError
 from slipway.machine.console import Console
-from slipway.machine.process import Process
-from slipway.machine.tsc import tsc_khz
+from slipway.machine.process import ChildProcess
+from slipway.machine.tsc import find_tsc_khz
 from slipway_initramfs.rootfs.cpio import write_tree
 
 if TYPE_CHECKING:
@@ -58,11 +58,13 @@ class LabSpec:
     boot_log: bool = False
 
 
-def arguments(spec: LabSpec, job: Job, *, initrd: int, output: int, console: int) -> list[str]:
+def build_arguments(
+    spec: LabSpec, job: Job, *, initrd: int, output: int, console: int
+) -> list[str]:
     """QEMU's arguments; the numbers are those of inherited descriptors."""
     # One thread cannot overtake itself: docs/lab.md, "One CPU".
     threads = "multi" if spec.cpus > 1 and not spec.icount else "single"
-    khz = ICOUNT_KHZ if spec.icount else tsc_khz(spec.state / "tsc-khz")
+    khz = ICOUNT_KHZ if spec.icount else find_tsc_khz(spec.state / "tsc-khz")
     root = "ramfs" if spec.files else "tmpfs"
     loudness = "" if spec.boot_log else " quiet"
     return [
@@ -105,8 +107,8 @@ async def run(spec: LabSpec, job: Job, timeout: float | None) -> int:
         console, console_theirs = socket.socketpair()
         with output_theirs, console_theirs:
             fds = (initrd, output_theirs.fileno(), console_theirs.fileno())
-            argv = arguments(spec, job, initrd=fds[0], output=fds[1], console=fds[2])
-            process = Process.start([program, *argv], pass_fds=fds)
+            argv = build_arguments(spec, job, initrd=fds[0], output=fds[1], console=fds[2])
+            process = ChildProcess.start([program, *argv], pass_fds=fds)
     tail = Console(echo=spec.boot_log)
     try:
         tail.attach(*await asyncio.open_connection(sock=console))
@@ -117,8 +119,8 @@ async def run(spec: LabSpec, job: Job, timeout: float | None) -> int:
         if status is not None:
             return status
         await process.wait()
-        await tail.drained()
-        words = await process.last_words() or "; ".join(tail.last_lines())
+        await tail.wait_drained()
+        words = await process.read_stderr() or "; ".join(tail.last_lines())
         raise HostError(f"the lab's machine ended before the command did: {words}")
     finally:
         await process.kill()

@@ -126,7 +126,7 @@ class FakeMachine:
         await self._ended.wait()
         return -9
 
-    async def last_words(self) -> str:
+    async def read_exit_report(self) -> str:
         """It never complains."""
         return ""
 
@@ -165,7 +165,7 @@ class FakeMachine:
         self._check_alive()
         self.stands_still = False
 
-    async def noted(self, snapshot: Snapshot) -> Snapshot:
+    async def record_working_set(self, snapshot: Snapshot) -> Snapshot:
         """As it is."""
         return snapshot
 

@@ -78,7 +78,7 @@ class ScriptedMachine:
         self.transport = transport
         self.console = Console()
 
-    async def last_words(self) -> str:
+    async def read_exit_report(self) -> str:
         """Nothing."""
         return ""
 

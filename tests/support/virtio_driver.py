@@ -83,7 +83,7 @@ class Line:
             self.credit -= count
         return count
 
-    def room(self) -> None:
+    def can_receive(self) -> None:
         self.rooms += 1
 
 

@@ -282,7 +282,7 @@ class LocalSession(AsyncSession):
         """Lose the session when its machine ends between two runs."""
         await guest.machine.wait()
         if guest.idle and self._closed is None:
-            words = await guest.machine.last_words()
+            words = await guest.machine.read_exit_report()
             await self._lose("its machine ended by itself" + (f" ({words})" if words else ""))
 
     def _restart_timer(self) -> None:

@@ -167,12 +167,12 @@ class Session:
 
     async def _lost(self) -> UnknownOutcome | HostError:
         """The machine went away; say so with what it and its console showed last."""
-        await self._machine.console.drained()
+        await self._machine.console.wait_drained()
         lines = self._machine.console.last_lines(6)
         said = (
             "its console said last:\n  " + "\n  ".join(lines) if lines else "its console is empty"
         )
-        if words := await self._machine.last_words():
+        if words := await self._machine.read_exit_report():
             said = f"it complained: {words}; {said}"
         message = "the machine ended by itself"
         if not self._jobs:

@@ -98,7 +98,7 @@ class Guest:
                 self.ready = await self._session.hello()
         except TimeoutError:
             lines = "\n  ".join(self.machine.console.last_lines(6))
-            words = await self.machine.last_words()
+            words = await self.machine.read_exit_report()
             raise HostError(
                 f"the agent was not ready after {BOOT_SECONDS:g} s"
                 + (f" ({words})" if words else "")
@@ -123,7 +123,7 @@ class Guest:
             async with asyncio.timeout(RESTORE_SECONDS):
                 self.ready = await self._greeted(clone)
         except TimeoutError:
-            words = await self.machine.last_words()
+            words = await self.machine.read_exit_report()
             raise HostError(
                 f"the agent did not go on within {RESTORE_SECONDS:g} s after it was cloned"
                 + (f" ({words})" if words else "")

@@ -78,7 +78,7 @@ async def take(assets: Assets, options: Options, store: ImageStore, progress: Pr
                 if not compiled:
                     await clone.rehearse(assets.language)
                 # Not what a compiler touches: clones that wait would all have that.
-                snapshot = await clone.machine.noted(snapshot)
+                snapshot = await clone.machine.record_working_set(snapshot)
                 if compiled:
                     await clone.rehearse(assets.language)
             finally:

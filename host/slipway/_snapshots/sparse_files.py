@@ -62,7 +62,7 @@ def copy(source: int, target: int) -> None:
 def _chunks(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
     """The chunks that are not all zero, with their offsets."""
     # The offset of a file's description moves, and who shares it may be using it.
-    own = memory_files.open_again(descriptor)
+    own = memory_files.reopen(descriptor)
     try:
         for start, end in _extents(own, size):
             for offset in range(start, end, _READ):

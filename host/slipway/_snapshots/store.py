@@ -165,14 +165,14 @@ class SnapshotStore:
             ImageError: it is lost or damaged; the snapshot is forgotten then.
             HostError: the host has no room for it.
         """
-        from slipway.machine.memory_files import sealed_copy
+        from slipway.machine.memory_files import copy_sealed
 
         files = self.open(stored)
         try:
             with ExitStack() as copies:
                 copied = []
                 for blob, file in ((stored.memory, files.memory), (stored.state, files.state)):
-                    copied.append(sealed_copy("slipway-snapshot", file))
+                    copied.append(copy_sealed("slipway-snapshot", file))
                     copies.callback(os.close, copied[-1])
                     self._check(stored, blob, copied[-1])
                 copies.pop_all()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from slipway.machine.console import Console
     from slipway.machine.model import Hypervisor
-    from slipway.machine.process import Process
+    from slipway.machine.process import ChildProcess
 
 
 def open_pair(
@@ -40,7 +40,7 @@ def open_pair(
 class ChildMachine:
     """A process, its console and the stream to the agent."""
 
-    def __init__(self, process: Process, console: Console, hypervisor: Hypervisor) -> None:
+    def __init__(self, process: ChildProcess, console: Console, hypervisor: Hypervisor) -> None:
         self._process = process
         self._transport: Transport | None = None
         self.console = console
@@ -66,9 +66,9 @@ class ChildMachine:
         """Until the process has ended; its exit status."""
         return await self._process.wait()
 
-    async def last_words(self) -> str:
+    async def read_exit_report(self) -> str:
         """What the process complained about when it ended; empty while it runs."""
-        return await self._process.last_words()
+        return await self._process.read_stderr()
 
     async def stop(self) -> None:
         """Kill the process and close the sockets."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._util.text import plain
-from slipway.machine.process import Process
+from slipway.machine.process import ChildProcess
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     class Parent(Protocol):
         """What stands for the zygote."""
 
-        def released(self, process: ClonedProcess) -> None:
+        def on_clone_ended(self, process: ClonedProcess) -> None:
             """The process has ended."""
             ...
 
-        async def settled(self) -> None:
+        async def wait_settled(self) -> None:
             """Until what follows from that is done."""
             ...
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 _WORDS_BYTES = 4096
 
 
-class ClonedProcess(Process):
+class ClonedProcess(ChildProcess):
     """Seen by a descriptor (pidfd), since its number may become another's.
 
-    Its parent tells how it ended: :meth:`ended`. Where that is gone, so is this one, killed.
+    Its parent reports the end to :meth:`set_exit_status`; with its parent, the kernel kills it.
     """
 
     def __init__(self, number: int, pidfd: int, errors: int, parent: Parent) -> None:
@@ -41,7 +41,7 @@ class ClonedProcess(Process):
         self._pidfd = pidfd
         self._errors = errors
         self._parent = parent
-        self._words = ""
+        self._stderr_text = ""
         self._ended = asyncio.get_running_loop().create_future()
 
     @property
@@ -49,38 +49,38 @@ class ClonedProcess(Process):
         """The process's id."""
         return self._number
 
-    def ended(self, code: int) -> None:
+    def set_exit_status(self, code: int) -> None:
         """It has, with this exit status; negative for a signal."""
         if not self._ended.done():
             os.close(self._pidfd)
             self._ended.set_result(code)
-            self._parent.released(self)
+            self._parent.on_clone_ended(self)
 
-    def orphaned(self) -> None:
+    def on_parent_lost(self) -> None:
         """Its parent is gone, and the kernel kills it."""
         if not self._ended.done():
-            asyncio.get_running_loop().add_reader(self._pidfd, self._vanished)
+            asyncio.get_running_loop().add_reader(self._pidfd, self._on_killed)
 
-    def _vanished(self) -> None:
+    def _on_killed(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        self.ended(-signal.SIGKILL)
+        self.set_exit_status(-signal.SIGKILL)
 
-    async def last_words(self) -> str:
+    async def read_stderr(self) -> str:
         """What it wrote to its standard error before it ended; empty while it runs."""
         try:
             async with asyncio.timeout(1):
                 await self.wait()
         except TimeoutError:
             return ""
-        self._read_words()
-        return self._words
+        self._read_stderr()
+        return self._stderr_text
 
-    def _read_words(self) -> None:
+    def _read_stderr(self) -> None:
         if self._errors >= 0:
             os.set_blocking(self._errors, False)
             with suppress(OSError):
                 text = os.read(self._errors, _WORDS_BYTES).decode("utf-8", "replace")
-                self._words = " ".join(plain(text).split())
+                self._stderr_text = " ".join(plain(text).split())
             os.close(self._errors)
             self._errors = -1
 
@@ -90,5 +90,5 @@ class ClonedProcess(Process):
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         await self.wait()
-        self._read_words()
-        await self._parent.settled()
+        self._read_stderr()
+        await self._parent.wait_settled()

@@ -36,7 +36,7 @@ class Console:
                 with suppress(OSError):  # nobody looks any more; the tail is kept all the same
                     os.write(sys.stderr.fileno(), data.translate(None, _OBEYED))
 
-    async def drained(self) -> None:
+    async def wait_drained(self) -> None:
         """Until the guest's side is closed and all of it is read, or a second has passed."""
         if self._task is not None:
             await asyncio.wait([self._task], timeout=1)

@@ -19,7 +19,7 @@ COMMON = (
 )
 
 
-def command_line(spec: MachineSpec, machine: str) -> str:
+def build_command_line(spec: MachineSpec, machine: str) -> str:
     """The whole command line, with what ``machine`` needs in it.
 
     The agent's own part comes last, since it may hold ``--``.

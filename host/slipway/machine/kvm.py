@@ -13,7 +13,7 @@ from slipway._util.text import plain
 from slipway.machine import kvm_snapshot
 from slipway.machine.child import ChildMachine
 from slipway.machine.console import Console
-from slipway.machine.kvm_parts import seconds, start_message
+from slipway.machine.kvm_parts import encode_start_message, parse_seconds
 from slipway.machine.model import Snapshot
 from slipway.vmm.process import control
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from slipway.machine.kvm_parts import Sockets
+    from slipway.machine.kvm_parts import VmmSockets
     from slipway.machine.model import Hypervisor, MachineSpec
-    from slipway.machine.process import Process
+    from slipway.machine.process import ChildProcess
     from slipway.vmm.spec import VmConfig
 
 # A host that is so loaded that this is not enough could not run the guest either.
@@ -36,7 +36,7 @@ class KvmMachine(ChildMachine):
 
     def __init__(
         self,
-        process: Process,
+        process: ChildProcess,
         channel: socket.socket,
         config: VmConfig,
         hypervisor: Hypervisor,
@@ -48,13 +48,13 @@ class KvmMachine(ChildMachine):
         self._config = config
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
         self._asking = asyncio.Lock()
-        self._words = ""
+        self._ending = ""
         # Until the first KVM_RUN, in seconds: the CPU time that the VMM's process took, and of a
         # clone the time that passed since its fork.
         self.start_cpu_seconds = 0.0
         self.start_seconds = 0.0
 
-    async def take(self, sockets: Sockets, spec: MachineSpec | None = None) -> None:
+    async def start_vm(self, sockets: VmmSockets, spec: MachineSpec | None = None) -> None:
         """Wait until the VM runs, which boots what ``spec`` says, if it has to be told.
 
         Raises:
@@ -62,29 +62,29 @@ class KvmMachine(ChildMachine):
         """
         try:
             await self.connect(sockets.agent, sockets.console)
-            await self._begin(spec)
+            await self._wait_running(spec)
         except BaseException:  # cancelled, perhaps, and nobody else knows of the process yet
             await self.stop()
             raise
 
-    async def _begin(self, spec: MachineSpec | None) -> None:
+    async def _wait_running(self, spec: MachineSpec | None) -> None:
         """Tell the VMM what to boot, and wait until it does."""
-        started = self._expect(control.RUNNING)
-        asyncio.get_running_loop().add_reader(self._channel, self._hear)
+        started = self._expect_answer(control.RUNNING)
+        asyncio.get_running_loop().add_reader(self._channel, self._on_readable)
         if spec is not None:
-            message = start_message(spec)
+            message = encode_start_message(spec)
             with suppress(OSError):  # a VMM that is gone is heard of
                 self._channel.send(message)
-        texts = await self._answer(started, START_SECONDS)
-        self.start_cpu_seconds = seconds(texts.get("cpu_us", ""))
-        self.start_seconds = seconds(texts.get("start_us", ""))
+        texts = await self._wait_for_answer(started, START_SECONDS)
+        self.start_cpu_seconds = parse_seconds(texts.get("cpu_us", ""))
+        self.start_seconds = parse_seconds(texts.get("start_us", ""))
 
-    def _expect(self, verb: str) -> asyncio.Future[dict[str, str]]:
+    def _expect_answer(self, verb: str) -> asyncio.Future[dict[str, str]]:
         future: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
         self._answers[verb] = future
         return future
 
-    async def _answer(
+    async def _wait_for_answer(
         self, future: asyncio.Future[dict[str, str]], seconds: float
     ) -> dict[str, str]:
         try:
@@ -92,10 +92,10 @@ class KvmMachine(ChildMachine):
         except TimeoutError:
             raise HostError(f"the VMM did not answer within {seconds:g} s") from None
         except EOFError:
-            words = await self._process.last_words()
+            words = await self._process.read_stderr()
             raise HostError(f"the VMM ended before it answered: {words or 'silently'}") from None
 
-    def _hear(self) -> None:
+    def _on_readable(self) -> None:
         """One message of the VMM's, or its end."""
         try:
             message = self._channel.recv(control.MAX_MESSAGE)
@@ -103,9 +103,9 @@ class KvmMachine(ChildMachine):
             return
         except OSError:
             message = b""
-        self._understand(message)
+        self._handle_message(message)
 
-    def _understand(self, message: bytes) -> None:
+    def _handle_message(self, message: bytes) -> None:
         verb, texts = control.decode(message)
         if verb in self._answers:
             future = self._answers.pop(verb)
@@ -113,34 +113,34 @@ class KvmMachine(ChildMachine):
                 future.set_result(texts)
         elif verb == control.FAILED:
             kind = InputError if texts.get("kind") == "input" else HostError
-            self._fail(kind(plain(texts.get("message", "")), plain(texts.get("hint", ""))))
+            self._fail_answers(kind(plain(texts.get("message", "")), plain(texts.get("hint", ""))))
         elif verb == control.ENDED:
             if texts.get("wanted") != "1":
                 lines = texts.get("text", "").split("\n")
-                self._words = "\n  ".join(plain(line) for line in lines)
+                self._ending = "\n  ".join(plain(line) for line in lines)
         elif not message:
-            self._hang_up()
+            self._close_channel()
 
-    def _hang_up(self) -> None:
+    def _close_channel(self) -> None:
         """Hear no more; a VMM that is still there ends by that."""
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
-        self._fail(EOFError())
+        self._fail_answers(EOFError())
 
-    def _fail(self, error: SlipwayError | EOFError) -> None:
+    def _fail_answers(self, error: SlipwayError | EOFError) -> None:
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(error)
         self._answers.clear()
 
-    async def _ask(self, verb: str, answer: str) -> dict[str, str]:
+    async def _request(self, verb: str, answer: str) -> dict[str, str]:
         async with self._asking:  # an answer does not say which question it is for
             try:
                 self._channel.send(control.encode(verb))
             except OSError:
                 raise HostError("the VMM has ended") from None
-            return await self._answer(self._expect(answer), ANSWER_SECONDS)
+            return await self._wait_for_answer(self._expect_answer(answer), ANSWER_SECONDS)
 
     async def snapshot(self) -> Snapshot:
         """What the VM is now; see :meth:`slipway.machine.model.Machine.snapshot`."""
@@ -152,12 +152,14 @@ class KvmMachine(ChildMachine):
             loop.remove_reader(self._channel)
             try:
                 self._channel.send(control.encode(control.SNAPSHOT))
-                memory, state = await kvm_snapshot.receive(self._channel, config, self._understand)
+                memory, state = await kvm_snapshot.receive_snapshot(
+                    self._channel, config, self._handle_message
+                )
             except OSError:
                 raise HostError("the VMM has ended") from None
             finally:
                 if self._channel.fileno() >= 0:  # else it was stopped meanwhile
-                    loop.add_reader(self._channel, self._hear)
+                    loop.add_reader(self._channel, self._on_readable)
         return Snapshot(
             self.hypervisor.name,
             config.memory_bytes,
@@ -167,49 +169,49 @@ class KvmMachine(ChildMachine):
             state,
         )
 
-    async def touched(self) -> list[tuple[int, int]]:
+    async def read_working_set(self) -> list[tuple[int, int]]:
         """Of a clone: what of its memory it has written to, as (start, end) in bytes of its RAM.
 
-        It can be asked once. For :meth:`with_working_set`, after a clone's first answer.
+        It can be asked once. For :meth:`add_working_set`, after a clone's first answer.
         """
-        told = (await self._ask(control.TOUCHED, control.TOUCHED)).get("ranges", "")
-        return kvm_snapshot.ranges_of(told, self._config.memory_bytes)
+        told = (await self._request(control.TOUCHED, control.TOUCHED)).get("ranges", "")
+        return kvm_snapshot.parse_ranges(told, self._config.memory_bytes)
 
-    async def noted(self, snapshot: Snapshot) -> Snapshot:
+    async def record_working_set(self, snapshot: Snapshot) -> Snapshot:
         """With its working set; see :meth:`slipway.machine.model.Machine.noted`."""
-        return self.with_working_set(snapshot, await self.touched())
+        return self.add_working_set(snapshot, await self.read_working_set())
 
     @staticmethod
-    def with_working_set(snapshot: Snapshot, ranges: Sequence[tuple[int, int]]) -> Snapshot:
+    def add_working_set(snapshot: Snapshot, ranges: Sequence[tuple[int, int]]) -> Snapshot:
         """``snapshot``, taken over, of whose memory each clone gets ``ranges`` when it is made.
 
         Raises:
             HostError: the snapshot or the ranges are none; then the snapshot is still open.
         """
-        state = kvm_snapshot.with_working_set(snapshot.state, ranges)
+        state = kvm_snapshot.add_working_set(snapshot.state, ranges)
         os.close(snapshot.state)
         return replace(snapshot, state=state)
 
     async def pause(self) -> None:
         """Stop the vCPUs between two instructions."""
-        await self._ask(control.PAUSE, control.PAUSED)
+        await self._request(control.PAUSE, control.PAUSED)
 
     async def resume(self) -> None:
         """Let the vCPUs go on."""
-        await self._ask(control.RESUME, control.RESUMED)
+        await self._request(control.RESUME, control.RESUMED)
 
-    async def exits(self) -> list[str]:
+    async def count_exits(self) -> list[str]:
         """How often the guest came out to the VMM, and what for; the most frequent first."""
-        told = (await self._ask(control.REPORT, control.REPORT)).get("exits", "")
+        told = (await self._request(control.REPORT, control.REPORT)).get("exits", "")
         return [plain(line) for line in told.split("\n")]
 
-    async def last_words(self) -> str:
+    async def read_exit_report(self) -> str:
         """Why the VM ended, unless the guest asked for it; while it runs, what it does."""
-        complaint = await super().last_words()
-        if self._words or complaint:
-            return self._words or complaint
+        complaint = await super().read_exit_report()
+        if self._ending or complaint:
+            return self._ending or complaint
         try:
-            total, *places = await self.exits()
+            total, *places = await self.count_exits()
         except HostError:
             return ""
         return f"it goes on: {total}; most often {', '.join(places[:3])}"
@@ -217,5 +219,5 @@ class KvmMachine(ChildMachine):
     async def stop(self) -> None:
         """Kill the VMM and close its sockets."""
         await self._process.kill()
-        self._hang_up()
+        self._close_channel()
         await super().stop()

@@ -23,7 +23,7 @@ _MASKS = {
 }
 
 
-def fingerprint() -> str:
+def compute_fingerprint() -> str:
     """The same for the same processors, KVM and VMM, whichever processor answers; 64 hex digits.
 
     The rate of the TSC is no part of it: each boot of a host measures it a little differently, and
@@ -33,7 +33,7 @@ def fingerprint() -> str:
         HostError: there is no KVM.
     """
     with closing(Kvm()) as kvm:
-        parts: list[object] = [snapshot.VERSION, _processor(), x86_64_state.xsave_size(kvm)]
+        parts: list[object] = [snapshot.VERSION, _read_processor(), x86_64_state.xsave_size(kvm)]
         for entry in sorted(x86_64.supported_cpuid(kvm)):
             function, index, flags, *registers = entry
             masks = _MASKS.get(function, (_ALL,) * 4)
@@ -44,7 +44,7 @@ def fingerprint() -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _processor() -> list[str]:
+def _read_processor() -> list[str]:
     """Who made the first processor, and which it is; empty where the kernel does not tell."""
     try:
         text = _CPU_INFO.read_text(errors="replace")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
 from slipway.machine.kvm import KvmMachine
-from slipway.machine.kvm_parts import Sockets, build_vmm_command
-from slipway.machine.process import Process
+from slipway.machine.kvm_parts import VmmSockets, build_vmm_command
+from slipway.machine.process import ChildProcess
 from slipway.vmm.kvm import usability
 from slipway.vmm.spec import VmConfig
 
@@ -49,12 +49,12 @@ class KvmHypervisor:
         config = VmConfig(spec.memory_bytes, spec.cpus, not spec.serial_port)
         with ExitStack() as ours:
             with ExitStack() as theirs:
-                sockets = Sockets.open(ours, theirs)
+                sockets = VmmSockets.open(ours, theirs)
                 command = build_vmm_command("vmm_process", sockets.theirs)
                 # The VMM guards itself: two programs less to execute.
-                process = Process.start(command, pass_fds=sockets.theirs, guarded=False)
+                process = ChildProcess.start(command, pass_fds=sockets.theirs, guarded=False)
             machine = KvmMachine(process, sockets.channel, config, self, boot_log=spec.boot_log)
-            await machine.take(sockets, spec)
+            await machine.start_vm(sockets, spec)
             ours.pop_all()
         return machine
 
@@ -66,10 +66,10 @@ class KvmHypervisor:
             undo.callback(snapshot.close)
             self.check()
             undo.pop_all()
-        return await KvmTemplate.of(snapshot, self)
+        return await KvmTemplate.open(snapshot, self)
 
     def fingerprint(self) -> str:
         """Return a digest of this host's KVM; see :meth:`Hypervisor.fingerprint`."""
-        from slipway.machine.kvm_fingerprint import fingerprint
+        from slipway.machine.kvm_fingerprint import compute_fingerprint
 
-        return fingerprint()
+        return compute_fingerprint()

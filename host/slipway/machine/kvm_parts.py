@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import InputError
 from slipway.machine.child import open_pair
-from slipway.machine.kernel_arguments import command_line
+from slipway.machine.kernel_arguments import build_command_line
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.process import control
 
@@ -26,7 +26,7 @@ _PACKAGES = str(Path(__file__).parents[2])
 
 
 @dataclass(frozen=True, slots=True)
-class Sockets:
+class VmmSockets:
     """Our ends of what leads to a VMM, and the descriptors of its ends."""
 
     channel: socket.socket
@@ -35,13 +35,13 @@ class Sockets:
     theirs: tuple[int, int, int]
 
     @classmethod
-    def open(cls, ours: ExitStack, theirs: ExitStack) -> Sockets:
+    def open(cls, ours: ExitStack, theirs: ExitStack) -> VmmSockets:
         """Make them; each end is closed by its stack.
 
         Raises:
             HostError: there is no descriptor left.
         """
-        channel, channel_fd = open_pair(control.pair, ours, theirs)
+        channel, channel_fd = open_pair(control.create_pair, ours, theirs)
         agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
         console, console_fd = open_pair(socket.socketpair, ours, theirs)
         channel.setblocking(False)
@@ -58,7 +58,7 @@ def build_vmm_command(module: str, descriptors: tuple[int, ...]) -> list[str]:
     return [sys.executable, "-IS", "-c", program, _PACKAGES, *numbers]
 
 
-def start_message(spec: MachineSpec) -> bytes:
+def encode_start_message(spec: MachineSpec) -> bytes:
     """What a VMM is told to boot.
 
     Raises:
@@ -69,7 +69,7 @@ def start_message(spec: MachineSpec) -> bytes:
         kernel=os.fspath(spec.kernel),
         initramfs=os.fspath(spec.initrd),
         memory=str(spec.memory_bytes),
-        command_line=command_line(spec, find_architecture().KERNEL_ARGUMENTS),
+        command_line=build_command_line(spec, find_architecture().KERNEL_ARGUMENTS),
         cpus=str(spec.cpus),
         virtio=str(int(not spec.serial_port)),
     )
@@ -78,7 +78,7 @@ def start_message(spec: MachineSpec) -> bytes:
     return message
 
 
-def seconds(microseconds: str) -> float:
+def parse_seconds(microseconds: str) -> float:
     """As a VMM tells them; 0 where it tells nonsense."""
     if microseconds.isdecimal() and len(microseconds) < 16:
         return int(microseconds) / 1e6

@@ -30,7 +30,7 @@ SAVE_SECONDS = 120.0
 _MEMORY_NAME, _STATE_NAME = "slipway-memory", "slipway-state"
 
 
-class Receiver:
+class SnapshotReceiver:
     """Takes one snapshot from a VMM's ``channel`` (a copy of it), in a thread."""
 
     def __init__(self, channel: socket.socket, memory_bytes: int) -> None:
@@ -53,18 +53,18 @@ class Receiver:
         buffer = bytearray(control.MAX_MESSAGE)
         view = memoryview(buffer)
         try:
-            while size := self._next(buffer):
+            while size := self._receive_message(buffer):
                 if buffer[0] not in (pieces.OF_MEMORY, pieces.OF_STATE):
                     self.message = bytes(view[:size])
                     return
                 if size <= pieces.PIECE.size:
-                    raise _nonsense()
+                    raise _build_error()
                 kind, start = pieces.PIECE.unpack_from(buffer)
-                self._take(kind, start, view[pieces.PIECE.size : size])
+                self._store_piece(kind, start, view[pieces.PIECE.size : size])
         except OSError as error:
             raise HostError(f"a snapshot cannot be taken: {error.strerror}") from None
 
-    def _next(self, buffer: bytearray) -> int:
+    def _receive_message(self, buffer: bytearray) -> int:
         """The next message's length; 0 at the end."""
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
@@ -79,21 +79,21 @@ class Receiver:
             except ConnectionError:
                 return 0
 
-    def _take(self, kind: int, start: int, data: memoryview) -> None:
+    def _store_piece(self, kind: int, start: int, data: memoryview) -> None:
         if kind == pieces.OF_STATE:
             if start != len(self._state) or start + len(data) > snapshot.MAX_BYTES:
-                raise _nonsense()
+                raise _build_error()
             self._state += data
             return
         # In ascending order, so that it ends.
         if start < self._written or start + len(data) > self._size:
-            raise _nonsense()
+            raise _build_error()
         self._written = start + len(data)
         while data:
             count = os.pwrite(self.memory, data, start)
             start, data = start + count, data[count:]
 
-    def state(self, config: VmConfig) -> int:
+    def create_state_file(self, config: VmConfig) -> int:
         """The file of the state, once all has come; both are sealed.
 
         Raises:
@@ -102,16 +102,16 @@ class Receiver:
         body = bytes(self._state)
         saved = snapshot.decode_body(body)
         if saved.config != config:
-            raise _nonsense()
+            raise _build_error()
         memory_files.seal(self.memory)
-        return sealed_file(snapshot.seal(body))
+        return create_sealed_file(snapshot.seal(body))
 
 
-def _nonsense() -> HostError:
+def _build_error() -> HostError:
     return HostError("the VMM sent what is no snapshot of its machine")
 
 
-def sealed_file(data: bytes) -> int:
+def create_sealed_file(data: bytes) -> int:
     """The descriptor of a file that holds the state ``data`` for good.
 
     Raises:
@@ -130,7 +130,7 @@ def sealed_file(data: bytes) -> int:
     return descriptor
 
 
-async def receive(
+async def receive_snapshot(
     channel: socket.socket, config: VmConfig, understand: Callable[[bytes], None]
 ) -> tuple[int, int]:
     """Descriptors of memory and state, as they come by ``channel``.
@@ -145,7 +145,7 @@ async def receive(
     except OSError as error:
         raise HostError(f"a snapshot cannot be taken: {error.strerror}") from None
     with copy:
-        receiver = Receiver(copy, config.memory_bytes)
+        receiver = SnapshotReceiver(copy, config.memory_bytes)
         try:
             # A thread cannot be cancelled; it ends when the VMM does, at the latest.
             receiving = asyncio.create_task(asyncio.to_thread(receiver.receive))
@@ -157,7 +157,7 @@ async def receive(
                 raise
             verb, texts = control.decode(receiver.message)
             if verb == control.SAVED:
-                return receiver.memory, receiver.state(config)
+                return receiver.memory, receiver.create_state_file(config)
             if verb == control.REFUSED:
                 raise HostError(plain(texts.get("message", "")), plain(texts.get("hint", "")))
             understand(receiver.message)
@@ -167,7 +167,7 @@ async def receive(
             raise
 
 
-def ranges_of(text: str, size: int) -> list[Range]:
+def parse_ranges(text: str, size: int) -> list[Range]:
     """Ranges of a memory of ``size`` bytes as a VMM tells them; none where it tells nonsense."""
     ranges = []
     for word in text.split(" ")[: snapshot.MAX_RANGES]:
@@ -182,10 +182,10 @@ def ranges_of(text: str, size: int) -> list[Range]:
     return ranges
 
 
-def with_working_set(state: int, ranges: Sequence[Range]) -> int:
+def add_working_set(state: int, ranges: Sequence[Range]) -> int:
     """The descriptor of a state's file like the file ``state``, of a snapshot that has ``ranges``.
 
     Raises:
         HostError: that is none, or there is no room for it.
     """
-    return sealed_file(snapshot.with_working_set(snapshot.read(state), ranges))
+    return create_sealed_file(snapshot.add_working_set(snapshot.read(state), ranges))

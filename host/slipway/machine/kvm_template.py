@@ -14,8 +14,8 @@ from slipway._util.text import plain
 from slipway.machine.child import open_pair
 from slipway.machine.cloned_process import ClonedProcess
 from slipway.machine.kvm import ANSWER_SECONDS, START_SECONDS, KvmMachine
-from slipway.machine.kvm_parts import Sockets, build_vmm_command
-from slipway.machine.process import Process
+from slipway.machine.kvm_parts import VmmSockets, build_vmm_command
+from slipway.machine.process import ChildProcess
 from slipway.vmm.process import control
 from slipway.vmm.snapshot import state_file as states
 from slipway.vmm.spec import VmConfig
@@ -30,7 +30,11 @@ class KvmTemplate:
     """A zygote's process, the channel to it, and its children."""
 
     def __init__(
-        self, process: Process, channel: socket.socket, snapshot: Snapshot, hypervisor: Hypervisor
+        self,
+        process: ChildProcess,
+        channel: socket.socket,
+        snapshot: Snapshot,
+        hypervisor: Hypervisor,
     ) -> None:
         self._process = process
         self._hypervisor = hypervisor
@@ -38,32 +42,32 @@ class KvmTemplate:
         self._config = VmConfig(snapshot.memory_bytes, snapshot.cpus, not snapshot.serial_port)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Who waits for a clone, in the order of asking, and what it will write its complaints to.
-        self._asked: deque[tuple[asyncio.Future[ClonedProcess], int]] = deque()
+        self._requests: deque[tuple[asyncio.Future[ClonedProcess], int]] = deque()
         self._clones: dict[int, ClonedProcess] = {}
         self._closed = self._dead = False
         self._ending: asyncio.Task[None] | None = None
         self._killing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def of(cls, snapshot: Snapshot, hypervisor: Hypervisor) -> KvmTemplate:
+    async def open(cls, snapshot: Snapshot, hypervisor: Hypervisor) -> KvmTemplate:
         """Start a zygote; see :meth:`slipway.machine.model.Hypervisor.open_template`.
 
         Raises:
             HostError: the snapshot cannot be used.
         """
         try:
-            _check(snapshot, hypervisor.name)
+            _check_snapshot(snapshot, hypervisor.name)
             with ExitStack() as ours:
                 with ExitStack() as theirs:
-                    channel, channel_fd = open_pair(control.pair, ours, theirs)
+                    channel, channel_fd = open_pair(control.create_pair, ours, theirs)
                     fds = (channel_fd, snapshot.memory, snapshot.state)
                     command = build_vmm_command("zygote", fds)
-                    process = Process.start(command, pass_fds=fds, guarded=False)
+                    process = ChildProcess.start(command, pass_fds=fds, guarded=False)
                 template = cls(process, channel, snapshot, hypervisor)
                 try:
-                    await template._begin()
+                    await template._wait_ready()
                 except BaseException:
-                    await template._end()
+                    await template._end_zygote()
                     raise
                 ours.pop_all()
         finally:
@@ -75,16 +79,16 @@ class KvmTemplate:
         """The zygote's process id."""
         return self._process.pid
 
-    async def _begin(self) -> None:
+    async def _wait_ready(self) -> None:
         self._channel.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._channel, self._hear)
+        asyncio.get_running_loop().add_reader(self._channel, self._on_readable)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._ready
         except TimeoutError:
             raise HostError(f"the zygote did not answer within {START_SECONDS:g} s") from None
         except EOFError:
-            words = await self._process.last_words()
+            words = await self._process.read_stderr()
             raise HostError(f"the zygote ended before it answered: {words or 'silently'}") from None
 
     async def clone(self, *, boot_log: bool = False) -> KvmMachine:
@@ -96,18 +100,18 @@ class KvmTemplate:
         self._check_open()
         with ExitStack() as ours:
             with ExitStack() as theirs:
-                sockets = Sockets.open(ours, theirs)
+                sockets = VmmSockets.open(ours, theirs)
                 try:
                     reader, writer = os.pipe2(os.O_CLOEXEC)
                 except OSError as error:
                     raise HostError(f"a clone cannot be made: {error.strerror}") from None
                 theirs.callback(os.close, writer)
-                asked = self._ask([*sockets.theirs, writer], reader)
-            process = await self._answer(asked)
+                asked = self._request_clone([*sockets.theirs, writer], reader)
+            process = await self._wait_for_clone(asked)
             machine = KvmMachine(
                 process, sockets.channel, self._config, self._hypervisor, boot_log=boot_log
             )
-            await machine.take(sockets)
+            await machine.start_vm(sockets)
             ours.pop_all()
         return machine
 
@@ -117,7 +121,7 @@ class KvmTemplate:
         if self._dead:
             raise HostError("the process that makes clones has ended", _AGAIN)
 
-    def _ask(self, descriptors: list[int], errors: int) -> asyncio.Future[ClonedProcess]:
+    def _request_clone(self, descriptors: list[int], errors: int) -> asyncio.Future[ClonedProcess]:
         """Ask for a child that has copies of ``descriptors``; takes ``errors`` over."""
         asked: asyncio.Future[ClonedProcess] = asyncio.get_running_loop().create_future()
         try:
@@ -125,10 +129,10 @@ class KvmTemplate:
         except OSError as error:
             os.close(errors)
             raise HostError(f"a clone cannot be asked for: {error.strerror}") from None
-        self._asked.append((asked, errors))
+        self._requests.append((asked, errors))
         return asked
 
-    async def _answer(self, asked: asyncio.Future[ClonedProcess]) -> ClonedProcess:
+    async def _wait_for_clone(self, asked: asyncio.Future[ClonedProcess]) -> ClonedProcess:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 try:
@@ -140,7 +144,7 @@ class KvmTemplate:
         except TimeoutError:
             raise HostError(f"no clone was made within {ANSWER_SECONDS:g} s") from None
 
-    def _hear(self) -> None:
+    def _on_readable(self) -> None:
         """One message of the zygote's, or its end."""
         try:
             message, descriptors, _, _ = socket.recv_fds(self._channel, control.MAX_MESSAGE, 1)
@@ -151,19 +155,21 @@ class KvmTemplate:
         verb, texts = control.decode(message)
         number = int(texts.get("process", 0))
         if verb == control.CLONED and descriptors:
-            self._adopt(number, descriptors[0])
+            self._adopt_clone(number, descriptors[0])
         elif verb == control.EXITED and number in self._clones:
-            self._clones[number].ended(int(texts["code"]))
+            self._clones[number].set_exit_status(int(texts["code"]))
         elif verb == control.RUNNING:
             if not self._ready.done():
                 self._ready.set_result(None)
         elif verb in {control.REFUSED, control.FAILED}:
-            self._refuse(HostError(plain(texts.get("message", "")), plain(texts.get("hint", ""))))
+            self._fail_request(
+                HostError(plain(texts.get("message", "")), plain(texts.get("hint", "")))
+            )
         elif not message:
-            self._lose()
+            self._on_zygote_ended()
 
-    def _adopt(self, number: int, pidfd: int) -> None:
-        asked, errors = self._asked.popleft()
+    def _adopt_clone(self, number: int, pidfd: int) -> None:
+        asked, errors = self._requests.popleft()
         process = ClonedProcess(number, pidfd, errors, self)
         self._clones[number] = process
         if asked.done():  # nobody waits for it any more
@@ -172,46 +178,46 @@ class KvmTemplate:
         else:
             asked.set_result(process)
 
-    def _refuse(self, error: HostError) -> None:
+    def _fail_request(self, error: HostError) -> None:
         """It cannot begin, or not make the clone that was asked for first."""
         if not self._ready.done():
             self._ready.set_exception(error)
-        elif self._asked:
-            asked, errors = self._asked.popleft()
+        elif self._requests:
+            asked, errors = self._requests.popleft()
             os.close(errors)
             if not asked.done():
                 asked.set_exception(error)
 
-    def _lose(self) -> None:
+    def _on_zygote_ended(self) -> None:
         """The zygote has ended, and with it all its children do."""
         self._dead = True
-        self._hang_up()
+        self._close_channel()
         if not self._ready.done():
             self._ready.set_exception(EOFError())
-        while self._asked:
-            self._refuse(HostError("the process that makes clones has ended", _AGAIN))
+        while self._requests:
+            self._fail_request(HostError("the process that makes clones has ended", _AGAIN))
         for process in list(self._clones.values()):
-            process.orphaned()
+            process.on_parent_lost()
 
-    def _hang_up(self) -> None:
+    def _close_channel(self) -> None:
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
 
-    def released(self, process: ClonedProcess) -> None:
+    def on_clone_ended(self, process: ClonedProcess) -> None:
         """See :class:`slipway.machine.cloned_process.Parent`."""
         self._clones.pop(process.pid, None)
         if self._closed and not self._clones and self._ending is None:
-            self._ending = asyncio.ensure_future(self._end())
+            self._ending = asyncio.ensure_future(self._end_zygote())
 
-    async def settled(self) -> None:
+    async def wait_settled(self) -> None:
         """See :class:`slipway.machine.cloned_process.Parent`."""
         if self._ending is not None:
             await asyncio.shield(self._ending)
 
-    async def _end(self) -> None:
+    async def _end_zygote(self) -> None:
         await self._process.kill()
-        self._lose()
+        self._on_zygote_ended()
 
     async def close(self) -> None:
         """Make no more clones; see :meth:`Template.close`. May be called again.
@@ -221,11 +227,11 @@ class KvmTemplate:
         self._closed = True
         with suppress(OSError):
             self._channel.send(control.encode(control.CLOSE))
-        if not self._clones and not self._asked:
-            await self._end()
+        if not self._clones and not self._requests:
+            await self._end_zygote()
 
 
-def _check(snapshot: Snapshot, hypervisor: str) -> None:
+def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
     """Raises HostError for what cannot be a snapshot of this machine."""
     if snapshot.machine != hypervisor:
         raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for KVM")

@@ -28,7 +28,7 @@ def create(name: str, size: int = 0) -> int:
     except OSError as error:
         if descriptor >= 0:
             os.close(descriptor)
-        raise _no_room(error) from None
+        raise _build_error(error) from None
     return descriptor
 
 
@@ -51,7 +51,7 @@ def is_sealed(descriptor: int) -> bool:
     return False
 
 
-def sealed_copy(name: str, source: int) -> int:
+def copy_sealed(name: str, source: int) -> int:
     """The descriptor of a sealed copy of the file ``source``, with its holes.
 
     Raises:
@@ -64,7 +64,7 @@ def sealed_copy(name: str, source: int) -> int:
         seal(copy)
     except OSError as error:
         os.close(copy)
-        raise _no_room(error) from None
+        raise _build_error(error) from None
     except BaseException:
         os.close(copy)
         raise
@@ -73,7 +73,7 @@ def sealed_copy(name: str, source: int) -> int:
 
 def _copy_data(source: int, copy: int, size: int) -> None:
     end = 0
-    while (offset := _next_data(source, end)) < size:
+    while (offset := _find_data(source, end)) < size:
         end = os.lseek(source, offset, os.SEEK_HOLE)
         os.lseek(copy, offset, os.SEEK_SET)
         while offset < end:
@@ -83,7 +83,7 @@ def _copy_data(source: int, copy: int, size: int) -> None:
             offset += count
 
 
-def _next_data(descriptor: int, offset: int) -> int:
+def _find_data(descriptor: int, offset: int) -> int:
     """Where after ``offset`` there is more than a hole; the file's size if nowhere."""
     try:
         return os.lseek(descriptor, offset, os.SEEK_DATA)
@@ -95,10 +95,10 @@ def _next_data(descriptor: int, offset: int) -> int:
 
 def is_empty(descriptor: int) -> bool:
     """Whether the file is one hole."""
-    return _next_data(descriptor, 0) == os.fstat(descriptor).st_size
+    return _find_data(descriptor, 0) == os.fstat(descriptor).st_size
 
 
-def open_again(descriptor: int) -> int:
+def reopen(descriptor: int) -> int:
     """A descriptor of the same file with an offset of its own, to read.
 
     Raises:
@@ -113,7 +113,7 @@ def open_again(descriptor: int) -> int:
         ) from None
 
 
-def _no_room(error: OSError) -> HostError:
+def _build_error(error: OSError) -> HostError:
     hint = {
         errno.EMFILE: "Raise the limit of open files (ulimit -n).",
         errno.ENOSPC: "Run fewer machines at once.",

@@ -41,11 +41,11 @@ async def save(monitor: Monitor, state: int) -> None:
     Raises:
         HostError: it cannot, or has ended.
     """
-    await monitor.ask("migrate-set-capabilities", _IGNORE_SHARED)
-    await monitor.ask("migrate-set-parameters", _UNLIMITED)
-    await monitor.ask("getfd", {"fdname": "state"}, files=(state,))
+    await monitor.execute("migrate-set-capabilities", _IGNORE_SHARED)
+    await monitor.execute("migrate-set-parameters", _UNLIMITED)
+    await monitor.execute("getfd", {"fdname": "state"}, files=(state,))
     try:
-        await monitor.ask("migrate", {"uri": "fd:state"})
+        await monitor.execute("migrate", {"uri": "fd:state"})
         async with asyncio.timeout(SAVE_SECONDS):
             while not await _is_saved(monitor):
                 await asyncio.sleep(_POLL_SECONDS)
@@ -61,13 +61,13 @@ async def _break_off(monitor: Monitor) -> None:
     """Until QEMU saves nothing more, or does not answer."""
     with suppress(HostError, TimeoutError):
         async with asyncio.timeout(BREAK_OFF_SECONDS):
-            await monitor.ask("migrate_cancel")
-            while (await _told(monitor)).get("status") not in _OVER:
+            await monitor.execute("migrate_cancel")
+            while (await _query_status(monitor)).get("status") not in _OVER:
                 await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _is_saved(monitor: Monitor) -> bool:
-    told = await _told(monitor)
+    told = await _query_status(monitor)
     status = told.get("status")
     if status in ("failed", "cancelled"):
         reason = plain(str(told.get("error-desc", "it does not say why"))[:_SHOWN])
@@ -75,9 +75,9 @@ async def _is_saved(monitor: Monitor) -> bool:
     return status == "completed"
 
 
-async def _told(monitor: Monitor) -> dict[str, Any]:
+async def _query_status(monitor: Monitor) -> dict[str, Any]:
     """What QEMU says of its migration; nothing where there has been none."""
-    told = await monitor.ask("query-migrate")
+    told = await monitor.execute("query-migrate")
     return told if isinstance(told, dict) else {}
 
 
@@ -86,11 +86,11 @@ def load(monitor: Monitor, state: int) -> None:
 
     It is started with ``-incoming defer``, and need not run yet. It ends where it cannot load that.
     """
-    monitor.tell("migrate-set-capabilities", _IGNORE_SHARED)
-    monitor.tell("migrate-incoming", {"uri": f"fd:{state}"})
+    monitor.send("migrate-set-capabilities", _IGNORE_SHARED)
+    monitor.send("migrate-incoming", {"uri": f"fd:{state}"})
 
 
-async def loaded(monitor: Monitor) -> None:
+async def wait_loaded(monitor: Monitor) -> None:
     """Until the guest goes on.
 
     Raises:

@@ -137,7 +137,7 @@ class Machine(Protocol):
         """Wait until the machine has ended; return its exit status, negative for a signal."""
         ...
 
-    async def last_words(self) -> str:
+    async def read_exit_report(self) -> str:
         """Return the complaint of the machine's process, at its end or now; may be empty.
 
         Lines of a report follow the first sentence, indented.
@@ -166,7 +166,7 @@ class Machine(Protocol):
         """
         ...
 
-    async def noted(self, snapshot: Snapshot) -> Snapshot:
+    async def record_working_set(self, snapshot: Snapshot) -> Snapshot:
         """Return ``snapshot``, taken over, with the memory that this clone of it has written to.
 
         The next clones get that memory at once. A machine without such a record returns the

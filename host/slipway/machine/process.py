@@ -30,7 +30,7 @@ _HINTS = {
 }
 
 
-def _guard() -> list[str]:
+def _build_guard() -> list[str]:
     """What is put before a command that knows nothing of us."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -41,12 +41,12 @@ def _guard() -> list[str]:
     return [*guard, "sh", "-c", _GUARD, str(os.getpid())]
 
 
-class Process:
+class ChildProcess:
     """A child in a session of its own that the kernel kills when this process dies."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
-        self._words = ""
+        self._stderr_text = ""
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         # A pidfd is readable once the process has ended: no thread, no SIGCHLD handler.
         self._pidfd = os.pidfd_open(popen.pid)
@@ -55,7 +55,7 @@ class Process:
     @classmethod
     def start(
         cls, argv: Sequence[str], *, pass_fds: Sequence[int] = (), guarded: bool = True
-    ) -> Process:
+    ) -> ChildProcess:
         """Start ``argv``; its standard error is kept out of the way of ours.
 
         Unless it is ``guarded``, the program itself has to ask for its death with ours.
@@ -63,7 +63,7 @@ class Process:
         Raises:
             HostError: setpriv or the program is missing, or the host has no room for it.
         """
-        command = [*(_guard() if guarded else ()), *argv]
+        command = [*(_build_guard() if guarded else ()), *argv]
         try:
             popen = subprocess.Popen(
                 command,
@@ -94,7 +94,7 @@ class Process:
         os.close(self._pidfd)
         self._ended.set_result(self._popen.wait())
 
-    async def last_words(self) -> str:
+    async def read_stderr(self) -> str:
         """What the child wrote to its standard error before it ended; empty while it runs."""
         try:
             async with asyncio.timeout(1):
@@ -107,8 +107,8 @@ class Process:
             with self._popen.stderr as stream:
                 os.set_blocking(stream.fileno(), False)
                 text = (stream.read(4096) or b"").decode("utf-8", "replace")
-            self._words = " ".join(plain(text).split())
-        return self._words
+            self._stderr_text = " ".join(plain(text).split())
+        return self._stderr_text
 
     async def wait(self) -> int:
         """The exit status, negative for a signal."""

@@ -20,9 +20,9 @@ from slipway._model.errors import HostError
 from slipway.machine import memory_files, migration
 from slipway.machine.child import ChildMachine, open_pair
 from slipway.machine.console import Console
-from slipway.machine.kernel_arguments import COMMON, command_line
+from slipway.machine.kernel_arguments import COMMON, build_command_line
 from slipway.machine.model import Snapshot
-from slipway.machine.process import Process
+from slipway.machine.process import ChildProcess
 from slipway.machine.qmp import Monitor
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ REBOOT = "reboot=t"
 SAME_ADDRESSES = "norandmaps"
 
 
-def kernel_command_line(spec: MachineSpec, khz: int) -> str:
+def build_kernel_command_line(spec: MachineSpec, khz: int) -> str:
     """The whole command line, with the clock in it that TCG's guests cannot measure."""
     # tsc=reliable: there is no other clock to watch the TSC with, and watching it takes a second.
-    return command_line(spec, f"{REBOOT} {SAME_ADDRESSES} tsc_early_khz={khz} tsc=reliable")
+    return build_command_line(spec, f"{REBOOT} {SAME_ADDRESSES} tsc_early_khz={khz} tsc=reliable")
 
 
 @dataclass(frozen=True, slots=True)
-class Sockets:
+class QemuSockets:
     """QEMU's ends of its sockets. They are inherited, so that there is no path to clean up."""
 
     agent: int
@@ -82,7 +82,7 @@ class Board:
     cpus: int
     serial_port: bool
 
-    def arguments(self, sockets: Sockets, ram: str) -> list[str]:
+    def build_arguments(self, sockets: QemuSockets, ram: str) -> list[str]:
         """QEMU's arguments, with ``ram`` as what the memory is made of."""
         return [
             *["-M", f"{BOARD},memory-backend=ram", "-accel", ACCELERATOR, "-cpu", CPU],
@@ -98,21 +98,21 @@ class Board:
         ]
 
 
-def ram_of_file(descriptor: int, *, share: bool) -> str:
+def build_file_ram(descriptor: int, *, share: bool) -> str:
     """RAM that is the file ``descriptor``, or unless it is shared what that file is at first."""
     path = f"/proc/self/fd/{descriptor}"
     return f"memory-backend-file,mem-path={path},share={'on' if share else 'off'}"
 
 
-def boot_arguments(spec: MachineSpec, khz: int) -> list[str]:
+def build_boot_arguments(spec: MachineSpec, khz: int) -> list[str]:
     """QEMU's arguments for what a machine boots."""
     return [
         *["-kernel", str(spec.kernel), "-initrd", str(spec.initrd)],
-        *["-append", kernel_command_line(spec, khz)],
+        *["-append", build_kernel_command_line(spec, khz)],
     ]
 
 
-def program() -> str:
+def find_program() -> str:
     """QEMU's path.
 
     Raises:
@@ -124,16 +124,18 @@ def program() -> str:
     return found
 
 
-def fingerprint() -> str:
+def compute_fingerprint() -> str:
     """What a snapshot depends on: QEMU, the machine that it makes, and this host's processor."""
-    path = program()
+    path = find_program()
     try:
         status = Path(path).stat()
         cpu = Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines()
     except OSError as error:
         raise HostError(f"{error.filename} cannot be read: {error.strerror}") from None
-    sockets = Sockets(0, 0, 0)
-    boards = [Board(0, 0, serial_port).arguments(sockets, "ram") for serial_port in (False, True)]
+    sockets = QemuSockets(0, 0, 0)
+    boards = [
+        Board(0, 0, serial_port).build_arguments(sockets, "ram") for serial_port in (False, True)
+    ]
     parts = (
         *(path, status.st_size, status.st_mtime_ns, boards, COMMON, REBOOT, SAME_ADDRESSES),
         *sorted({line for line in cpu if line.startswith("model name")}),
@@ -141,7 +143,7 @@ def fingerprint() -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _bound_files(pid: int, size: int) -> None:
+def _limit_file_size(pid: int, size: int) -> None:
     """Keep QEMU's process from writing more than ``size`` bytes to a file, as to a state."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = size if hard == resource.RLIM_INFINITY else min(size, hard)
@@ -154,7 +156,7 @@ class QemuMachine(ChildMachine):
 
     def __init__(
         self,
-        process: Process,
+        process: ChildProcess,
         console: Console,
         monitor: Monitor,
         board: Board,
@@ -187,12 +189,14 @@ class QemuMachine(ChildMachine):
                 agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
                 console, console_fd = open_pair(socket.socketpair, ours, theirs)
                 end, monitor_fd = open_pair(socket.socketpair, ours, theirs)
-                sockets = Sockets(agent_fd, console_fd, monitor_fd)
-                argv = [program(), *board.arguments(sockets, ram), *rest]
-                process = Process.start(argv, pass_fds=(agent_fd, console_fd, monitor_fd, *files))
+                sockets = QemuSockets(agent_fd, console_fd, monitor_fd)
+                argv = [find_program(), *board.build_arguments(sockets, ram), *rest]
+                process = ChildProcess.start(
+                    argv, pass_fds=(agent_fd, console_fd, monitor_fd, *files)
+                )
             machine = None
             try:
-                _bound_files(process.pid, board.memory_bytes + migration.STATE_BYTES)
+                _limit_file_size(process.pid, board.memory_bytes + migration.STATE_BYTES)
                 console_log = Console(echo=boot_log)
                 machine = cls(process, console_log, Monitor(end), board, hypervisor)
                 await machine.connect(agent, console)
@@ -234,15 +238,15 @@ class QemuMachine(ChildMachine):
 
     async def resume(self) -> None:
         """Go on after a snapshot; see :meth:`slipway.machine.model.Machine.resume`."""
-        await self.monitor.ask("cont")
+        await self.monitor.execute("cont")
 
-    async def noted(self, snapshot: Snapshot) -> Snapshot:
+    async def record_working_set(self, snapshot: Snapshot) -> Snapshot:
         """As it is; see :meth:`slipway.machine.model.Machine.noted`."""
         return snapshot
 
-    async def last_words(self) -> str:
+    async def read_exit_report(self) -> str:
         """What QEMU complained about; see :meth:`slipway.machine.model.Machine.last_words`."""
-        return self.monitor.complaint or await super().last_words()
+        return self.monitor.complaint or await super().read_exit_report()
 
     async def stop(self) -> None:
         """Kill QEMU and close its sockets."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from slipway._model.errors import HostError
 from slipway.machine import memory_files, qemu
 from slipway.machine.qemu import CACHE_MIB, RAM_STEP, Board, QemuMachine
-from slipway.machine.tsc import measure_khz, tsc_khz
+from slipway.machine.tsc import find_tsc_khz, measure_khz
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,14 +35,14 @@ class QemuHypervisor:
 
     def check(self) -> None:
         """Check that QEMU is installed; see :meth:`Hypervisor.check`."""
-        qemu.program()
+        qemu.find_program()
 
     async def start(self, spec: MachineSpec) -> QemuMachine:
         """Start QEMU; see :meth:`Hypervisor.start`."""
-        qemu.program()
+        qemu.find_program()
         size = -(-spec.memory_bytes // RAM_STEP) * RAM_STEP
         board = Board(size, spec.cpus, spec.serial_port)
-        rest = qemu.boot_arguments(spec, self._find_tsc_khz())
+        rest = qemu.build_boot_arguments(spec, self._find_tsc_khz())
         if not spec.template:
             ram = "memory-backend-ram"
             return await QemuMachine.launch(
@@ -51,7 +51,7 @@ class QemuHypervisor:
         with ExitStack() as undo:
             memory = memory_files.create("slipway-memory", size)
             undo.callback(os.close, memory)
-            ram = qemu.ram_of_file(memory, share=True)
+            ram = qemu.build_file_ram(memory, share=True)
             machine = await QemuMachine.launch(
                 board, ram, rest, (memory,), hypervisor=self, boot_log=spec.boot_log
             )
@@ -61,7 +61,7 @@ class QemuHypervisor:
 
     def _find_tsc_khz(self) -> int:
         try:
-            return measure_khz() if self._state is None else tsc_khz(self._state / "tsc-khz")
+            return measure_khz() if self._state is None else find_tsc_khz(self._state / "tsc-khz")
         except OSError as error:
             raise HostError(
                 f"the rate of this host's TSC cannot be measured: {error.strerror}",
@@ -72,8 +72,8 @@ class QemuHypervisor:
         """Return a template; see :meth:`Hypervisor.open_template`."""
         from slipway.machine.qemu_template import QemuTemplate
 
-        return await QemuTemplate.of(snapshot, self)
+        return await QemuTemplate.open(snapshot, self)
 
     def fingerprint(self) -> str:
         """Return a digest of QEMU, its options and the CPU; see :meth:`Hypervisor.fingerprint`."""
-        return qemu.fingerprint()
+        return qemu.compute_fingerprint()

@@ -15,7 +15,7 @@ from slipway._model.errors import HostError
 from slipway._util.text import plain
 from slipway._util.threads import uninterrupted
 from slipway.machine import memory_files, migration
-from slipway.machine.qemu import Board, QemuMachine, ram_of_file
+from slipway.machine.qemu import Board, QemuMachine, build_file_ram
 
 if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, Snapshot
@@ -30,13 +30,13 @@ class QemuTemplate:
         self._open = True
 
     @classmethod
-    async def of(cls, snapshot: Snapshot, hypervisor: Hypervisor) -> QemuTemplate:
+    async def open(cls, snapshot: Snapshot, hypervisor: Hypervisor) -> QemuTemplate:
         """Return a template; see :meth:`slipway.machine.model.Hypervisor.open_template`."""
         try:
-            _check(snapshot, hypervisor.name)
+            _check_snapshot(snapshot, hypervisor.name)
             if _is_usable(snapshot.memory):
                 return cls(snapshot, hypervisor)
-            return cls(await _copied(snapshot), hypervisor)
+            return cls(await _copy_memory(snapshot), hypervisor)
         except BaseException:
             snapshot.close()
             raise
@@ -55,8 +55,8 @@ class QemuTemplate:
         # Reading the holes of a file would fill them; those of anonymous memory stay holes.
         ram = "memory-backend-ram"
         if not memory_files.is_empty(snapshot.memory):
-            ram, files = ram_of_file(snapshot.memory, share=False), (snapshot.memory,)
-        state = memory_files.open_again(snapshot.state)
+            ram, files = build_file_ram(snapshot.memory, share=False), (snapshot.memory,)
+        state = memory_files.reopen(snapshot.state)
         try:
             machine = await QemuMachine.launch(
                 board,
@@ -71,7 +71,7 @@ class QemuTemplate:
         try:
             migration.load(machine.monitor, state)
             if snapshot.serial_port:
-                await _resumed(machine)
+                await _wait_resumed(machine)
         except BaseException:
             await machine.stop()
             raise
@@ -84,21 +84,21 @@ class QemuTemplate:
             self._snapshot.close()
 
 
-async def _resumed(machine: QemuMachine) -> None:
+async def _wait_resumed(machine: QemuMachine) -> None:
     """Until the guest runs: an emulated serial port loses what comes before."""
     try:
-        await migration.loaded(machine.monitor)
+        await migration.wait_loaded(machine.monitor)
     except HostError as error:
-        words = await machine.last_words()
+        words = await machine.read_exit_report()
         raise HostError(f"QEMU could not load the snapshot: {words or error.message}") from None
 
 
-async def _copied(snapshot: Snapshot) -> Snapshot:
+async def _copy_memory(snapshot: Snapshot) -> Snapshot:
     """The snapshot with a copy of its memory in the place of that, which is closed."""
     copies: list[int] = []
 
     async def copy() -> None:
-        make = memory_files.sealed_copy
+        make = memory_files.copy_sealed
         copies.append(await asyncio.to_thread(make, "slipway-memory", snapshot.memory))
 
     try:
@@ -120,7 +120,7 @@ def _is_usable(memory: int) -> bool:
     return memory_files.is_sealed(memory) or os.access(f"/proc/self/fd/{memory}", os.R_OK | os.W_OK)
 
 
-def _check(snapshot: Snapshot, hypervisor: str) -> None:
+def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
     """Raises HostError for what cannot be a snapshot of this machine."""
     if snapshot.machine != hypervisor:
         raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for QEMU")

@@ -44,15 +44,15 @@ class Monitor:
         # What QEMU refused of that which it was told; empty if nothing.
         self.complaint = ""
         self.resumed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(end, self._hear)
-        self.tell("qmp_capabilities")
+        asyncio.get_running_loop().add_reader(end, self._on_readable)
+        self.send("qmp_capabilities")
 
-    def tell(self, command: str, arguments: dict[str, Any] | None = None) -> None:
+    def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
         """Send ``command``; QEMU need not have started yet, and ends if it refuses."""
         with suppress(HostError):  # that it has ended is noticed by its end
-            self._told.add(self._send(command, arguments, ()))
+            self._told.add(self._write_command(command, arguments, ()))
 
-    async def ask(
+    async def execute(
         self,
         command: str,
         arguments: dict[str, Any] | None = None,
@@ -64,7 +64,7 @@ class Monitor:
         Raises:
             HostError: QEMU refuses, has ended, or does not answer.
         """
-        number = self._send(command, arguments, files)
+        number = self._write_command(command, arguments, files)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
             return await asyncio.wait_for(answer, ANSWER_SECONDS)
@@ -83,7 +83,9 @@ class Monitor:
                 answer.set_exception(HostError("QEMU has ended"))
                 answer.exception()  # nobody may be waiting for it
 
-    def _send(self, command: str, arguments: dict[str, Any] | None, files: tuple[int, ...]) -> int:
+    def _write_command(
+        self, command: str, arguments: dict[str, Any] | None, files: tuple[int, ...]
+    ) -> int:
         self._number += 1
         message: dict[str, Any] = {"execute": command, "id": self._number}
         if arguments is not None:
@@ -99,7 +101,7 @@ class Monitor:
             raise HostError("QEMU has ended")
         return self._number
 
-    def _hear(self) -> None:
+    def _on_readable(self) -> None:
         try:
             data = self._socket.recv(_PIECE)
         except BlockingIOError:
@@ -110,11 +112,11 @@ class Monitor:
         *lines, rest = self._buffer.split(b"\n")
         self._buffer = rest
         for line in lines:
-            self._take(line)
+            self._handle_line(line)
         if not data or len(rest) > MAX_LINE or self._noise > MAX_NOISE:
             self.close()
 
-    def _take(self, line: bytearray) -> None:
+    def _handle_line(self, line: bytearray) -> None:
         """One line; what is no answer, and no event that somebody waits for, is dropped."""
         try:
             message = json.loads(line)
@@ -131,17 +133,17 @@ class Monitor:
         answer = self._answers.pop(number, None)
         if "return" in message:
             self._told.discard(number)
-            _settle(answer, lambda waiting: waiting.set_result(message["return"]))
+            _resolve(answer, lambda waiting: waiting.set_result(message["return"]))
         elif "error" in message:
-            error = HostError(f"QEMU refused: {_description(message['error'])}")
+            error = HostError(f"QEMU refused: {_parse_description(message['error'])}")
             if number in self._told:
                 self._told.discard(number)
                 self.complaint = self.complaint or error.message
-                self.tell("quit")
-            _settle(answer, lambda waiting: waiting.set_exception(error))
+                self.send("quit")
+            _resolve(answer, lambda waiting: waiting.set_exception(error))
 
 
-def _settle(
+def _resolve(
     answer: asyncio.Future[Any] | None, settle: Callable[[asyncio.Future[Any]], None]
 ) -> None:
     """``settle`` what somebody still waits for."""
@@ -149,6 +151,6 @@ def _settle(
         settle(answer)
 
 
-def _description(error: object) -> str:
+def _parse_description(error: object) -> str:
     text = error.get("desc") if isinstance(error, dict) else None
     return plain(text[:_SHOWN]) if isinstance(text, str) else "it does not say why"

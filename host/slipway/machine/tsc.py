@@ -37,14 +37,14 @@ def measure_khz() -> int:
         page.write(_RDTSC)
         buffer = (ctypes.c_char * mmap.PAGESIZE).from_buffer(page)
         read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(buffer))
-        begin, first = _simultaneous(read)
+        begin, first = _read_simultaneously(read)
         time.sleep(_SPAN)
-        end, last = _simultaneous(read)
+        end, last = _read_simultaneously(read)
         del read, buffer
     return (last - first) * 1_000_000 // (end - begin)
 
 
-def _simultaneous(read: Callable[[], int]) -> tuple[int, int]:
+def _read_simultaneously(read: Callable[[], int]) -> tuple[int, int]:
     """Clock (ns) and counter at one moment: the closest of a few readings.
 
     Between the two a loaded host may let another process run for as long as the whole span.
@@ -57,6 +57,6 @@ def _simultaneous(read: Callable[[], int]) -> tuple[int, int]:
     return clock, ticks
 
 
-def tsc_khz(cache: Path) -> int:
+def find_tsc_khz(cache: Path) -> int:
     """The rate in kHz, measured once per boot of the host and kept in the file ``cache``."""
     return once_per_boot(cache, measure_khz)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 READ_SIZE = 64 * 1024
 
 
-class AgentLink:
+class SocketBackend:
     """Loses nothing: what one side does not take, the other has to keep."""
 
     def __init__(self, descriptor: int) -> None:
@@ -61,7 +61,7 @@ class AgentLink:
         self._blocked = taken < len(data)
         return taken
 
-    def room(self) -> None:
+    def can_receive(self) -> None:
         """Give the guest what has come for it, as much as it takes now."""
         if self._feeding or self.port is None:
             return
@@ -91,13 +91,13 @@ class AgentLink:
 
     def ready(self) -> None:
         """The socket has become readable or writable, or both."""
-        self.room()
+        self.can_receive()
         if self._blocked and self.port is not None:
             self._blocked = False
             self.port.drain()
 
 
-class ConsoleLink:
+class ConsoleBackend:
     """Never stops a guest: what nobody reads in time is dropped and counted."""
 
     def __init__(self, descriptor: int) -> None:
@@ -114,5 +114,5 @@ class ConsoleLink:
         self.dropped += len(data) - sent
         return len(data)
 
-    def room(self) -> None:
+    def can_receive(self) -> None:
         """Nobody types at this console."""

@@ -95,7 +95,7 @@ class Bus:
                 return
         self.unknown += 1
 
-    def coalesced(self, writes: Iterable[tuple[int, bytes]]) -> None:
+    def write_coalesced(self, writes: Iterable[tuple[int, bytes]]) -> None:
         """Take writes that did not end KVM_RUN, in their order."""
         for address, data in writes:
             burst = self._bursts.get(address)
@@ -106,13 +106,13 @@ class Bus:
         counts = self.counts
         if key in counts:
             counts[key] += 1
-        elif self._known(key):
+        elif self._has_device(key):
             counts[key] = 1
         elif self._kept < KEPT_UNKNOWN:
             self._kept += 1
             counts[key] = 1
 
-    def _known(self, key: tuple[bool, bool, int]) -> bool:
+    def _has_device(self, key: tuple[bool, bool, int]) -> bool:
         is_port, _, address = key
         if is_port:
             return address in self._ports

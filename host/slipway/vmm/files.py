@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(paths: Sequence[str]) -> Iterator[list[tuple[int, int]]]:
+def open_files(paths: Sequence[str]) -> Iterator[list[tuple[int, int]]]:
     """Open regular files to read; gives (descriptor, size in bytes) of each.
 
     Raises:

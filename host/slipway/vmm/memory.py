@@ -99,7 +99,7 @@ class GuestMemory:
         Large holes stay as they are: a page that is first written to in a hole of the file would be
         made twice, once for the file.
         """
-        for start, end in merge_ranges(_filled(file, self.size), JOINED):
+        for start, end in merge_ranges(_find_data(file, self.size), JOINED):
             address = libc.mmap(
                 ctypes.c_void_p(self.host_address + start),
                 ctypes.c_size_t(end - start),
@@ -122,7 +122,7 @@ class GuestMemory:
             for start, end in ranges:
                 self._mapping.madvise(MADV_POPULATE_WRITE, slack + start, end - start)
 
-    def all(self) -> memoryview:
+    def view_all(self) -> memoryview:
         """The whole memory, without the holes between its regions; it is about to be read."""
         slack = self.host_address - ctypes.addressof(self._anchor)
         with suppress(OSError):  # Linux before 5.14: then with as many faults as there are pages
@@ -183,7 +183,7 @@ class GuestMemory:
         self._mapping.close()
 
 
-def _filled(file: int, size: int) -> list[tuple[int, int]]:
+def _find_data(file: int, size: int) -> list[tuple[int, int]]:
     """Where ``file`` has data, up to ``size``: start and end of each piece, in whole pages."""
     pieces: list[tuple[int, int]] = []
     end = 0

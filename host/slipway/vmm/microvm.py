@@ -8,7 +8,7 @@ import time
 
 from slipway._model.errors import HostError
 from slipway.vmm.arch.host import find_architecture
-from slipway.vmm.backends import AgentLink, ConsoleLink
+from slipway.vmm.backends import ConsoleBackend, SocketBackend
 from slipway.vmm.bus import Bus
 from slipway.vmm.devices.uart import Uart
 from slipway.vmm.devices.virtio_console import VirtioConsole
@@ -47,11 +47,11 @@ class MicroVm:
         self.lock = threading.Lock()
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         self.ending: Ending | None = None
-        self.link = AgentLink(agent)
+        self.backend = SocketBackend(agent)
         self._config = config
         self._arch = find_architecture()
         self._bus = Bus()
-        self._console = ConsoleLink(console)
+        self._console = ConsoleBackend(console)
         self._kvm = Kvm()
         self._memory = memory or GuestMemory(self._arch.memory_regions(config.memory_bytes))
         self._vm = self._kvm.create_vm(self._arch.MACHINE_TYPE)
@@ -96,37 +96,37 @@ class MicroVm:
         self._memory.populate(saved.working_set)
         for name in self._saver.restore(saved):
             self._triggers[name]()
-        assert self.link.port is not None
-        self.link.port.drain()
+        assert self.backend.port is not None
+        self.backend.port.drain()
 
     def _attach(self) -> None:
         vm, bus = self._vm, self._bus
-        trigger = self._trigger(vm, self._arch.serial_line(CONSOLE))
+        trigger = self._create_trigger(vm, self._arch.serial_line(CONSOLE))
         console = Uart(trigger, self._console)
         self._arch.attach_serial(vm, bus, CONSOLE, console)
         self._triggers["console"] = trigger
         self._devices["console"] = console
         port: VirtioConsole | Uart
         if self._config.virtio:
-            trigger = self._trigger(vm, self._arch.virtio_line(0))
-            port = VirtioConsole(self._memory, trigger, self.link)
+            trigger = self._create_trigger(vm, self._arch.virtio_line(0))
+            port = VirtioConsole(self._memory, trigger, self.backend)
             self._arch.attach_virtio(bus, 0, port)
         else:
-            trigger = self._trigger(vm, self._arch.serial_line(AGENT))
-            port = Uart(trigger, self.link)
+            trigger = self._create_trigger(vm, self._arch.serial_line(AGENT))
+            port = Uart(trigger, self.backend)
             self._arch.attach_serial(vm, bus, AGENT, port)
         self._triggers["agent"] = trigger
-        self.link.port = self._devices["agent"] = port
-        self._devices |= self._arch.attach_board(bus, self._reset, time.time)
+        self.backend.port = self._devices["agent"] = port
+        self._devices |= self._arch.attach_board(bus, self._on_reset, time.time)
 
     @staticmethod
-    def _trigger(vm: Vm, line: int) -> Trigger:
+    def _create_trigger(vm: Vm, line: int) -> Trigger:
         descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         vm.pulse_on(descriptor, line)
         write = os.eventfd_write
         return lambda: write(descriptor, 1)
 
-    def _reset(self) -> None:
+    def _on_reset(self) -> None:
         self._end(Ending("the guest ended by itself", wanted=True))
 
     def _end(self, ending: Ending) -> None:
@@ -169,16 +169,16 @@ class MicroVm:
         """
         self.pause()
         with self.lock:
-            if self.ending is not None or self.link.ended:
+            if self.ending is not None or self.backend.ended:
                 raise HostError("the guest has ended")
-            if not self.link.quiet:
+            if not self.backend.quiet:
                 raise HostError("there are bytes on their way to or from the agent")
             self._saver.save(self._config, channel)
 
-    def agent_ready(self) -> None:
+    def on_agent_ready(self) -> None:
         """The agent's socket has become readable or writable."""
         with self.lock:
-            self.link.ready()
+            self.backend.ready()
 
     def describe(self) -> list[str]:
         """Registers and instruction bytes of all vCPUs, which stand still, in lines."""
@@ -187,7 +187,7 @@ class MicroVm:
             lines += self._arch.describe_vcpu(thread.vcpu, self._memory)
         return lines
 
-    def exits(self) -> list[str]:
+    def count_exits(self) -> list[str]:
         """How often the vCPUs came out of KVM_RUN, and what for, in lines; the most frequent first.
 
         Each line is a count and a place: ``out 0x3f8``, ``read 0xd0000000``, ...

@@ -41,7 +41,7 @@ def record(plain):
             setattr(self, name, value)
 
     members.update(
-        __slots__=names, __init__=initialise, __eq__=_equal, __hash__=None, __repr__=_shown
+        __slots__=names, __init__=initialise, __eq__=_compare, __hash__=None, __repr__=_represent
     )
     made = type(plain.__name__, plain.__bases__, members)
     made.__qualname__ = plain.__qualname__
@@ -54,12 +54,12 @@ def replace(value, **changes):
     return type(value)(**(kept | changes))
 
 
-def _equal(self, other):
+def _compare(self, other):
     if type(self) is not type(other):
         return NotImplemented
     return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 
 
-def _shown(self):
+def _represent(self):
     fields = (f"{name}={getattr(self, name)!r}" for name in self.__slots__)
     return f"{type(self).__qualname__}({', '.join(fields)})"

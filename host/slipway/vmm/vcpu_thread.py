@@ -61,7 +61,9 @@ class VcpuThread:
         # A signal to a thread that is gone would go to memory that is somebody else's by now.
         self._kicking = threading.Lock()
         self._kickable = False
-        self._thread = threading.Thread(target=self._main, name=f"vcpu{vcpu.number}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run_thread, name=f"vcpu{vcpu.number}", daemon=True
+        )
 
     def start(self) -> None:
         """Begin to run."""
@@ -104,7 +106,7 @@ class VcpuThread:
             self._parked.clear()
         return not self._stopping
 
-    def _main(self) -> None:
+    def _run_thread(self) -> None:
         self._kickable = True
         try:
             ending = self._run()
@@ -119,14 +121,14 @@ class VcpuThread:
 
     def _run(self) -> Ending | None:
         vcpu, bus, lock, exits = self.vcpu, self._bus, self._lock, self.exits
-        page, run, coalesced = vcpu.page, vcpu.run, vcpu.coalesced
+        page, run, take_coalesced = vcpu.page, vcpu.run, vcpu.take_coalesced
         while True:
             try:
                 reason = run()
             except InterruptedError:
                 # What the guest has written does not wait for an exit that may be long in coming.
                 with lock:
-                    bus.coalesced(coalesced())
+                    bus.write_coalesced(take_coalesced())
                 if self._park():
                     continue
                 return None
@@ -136,8 +138,8 @@ class VcpuThread:
                 return Ending(f"KVM_RUN failed: {error.strerror}")
             exits[reason] = exits.get(reason, 0) + 1
             with lock:
-                if writes := coalesced():
-                    bus.coalesced(writes)
+                if writes := take_coalesced():
+                    bus.write_coalesced(writes)
                 if reason == _IO:
                     direction, size, port, count, offset = _io(page, _AT)
                     if direction == abi.IO_OUT:
@@ -157,11 +159,11 @@ class VcpuThread:
                         value = bus.read_memory(address, size)
                         page[_DATA_AT : _DATA_AT + size] = value.to_bytes(size, "little")
                     continue
-            if (ending := _ending(page, reason)) is not None:
+            if (ending := _explain_exit(page, reason)) is not None:
                 return ending
 
 
-def _ending(page: mmap.mmap, reason: int) -> Ending | None:
+def _explain_exit(page: mmap.mmap, reason: int) -> Ending | None:
     """What an exit means that is no device's; None where the guest goes on."""
     kind = abi.ExitReason
     if reason in {kind.IRQ_WINDOW_OPEN, kind.INTR}:

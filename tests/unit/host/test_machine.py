@@ -20,17 +20,17 @@ from slipway.machine.console import KEPT_BYTES, Console
 from slipway.machine.hypervisors import choose
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec
-from slipway.machine.process import Process
+from slipway.machine.process import ChildProcess
 from slipway.machine.qemu import (
     PROGRAM,
     Board,
-    Sockets,
-    boot_arguments,
-    kernel_command_line,
-    ram_of_file,
+    QemuSockets,
+    build_boot_arguments,
+    build_file_ram,
+    build_kernel_command_line,
 )
 from slipway.machine.qemu_hypervisor import QemuHypervisor
-from slipway.machine.tsc import measure_khz, tsc_khz
+from slipway.machine.tsc import find_tsc_khz, measure_khz
 
 SPEC = MachineSpec(
     kernel=Path("/kernel"),
@@ -39,24 +39,24 @@ SPEC = MachineSpec(
     memory_bytes=256 << 20,
 )
 BOARD = Board(256 << 20, 1, serial_port=False)
-SOCKETS = Sockets(3, 4, 5)
+SOCKETS = QemuSockets(3, 4, 5)
 
 
 # --- Processes ----------------------------------------------------------------------------------
 
 
 async def test_process_ends_with_its_status() -> None:
-    process = Process.start(["sh", "-c", "echo 'no   such' >&2; echo board >&2; exit 3"])
+    process = ChildProcess.start(["sh", "-c", "echo 'no   such' >&2; echo board >&2; exit 3"])
 
     assert await process.wait() == 3
-    assert await process.last_words() == "no such board"
+    assert await process.read_stderr() == "no such board"
     await process.kill()
 
 
 async def test_last_words_are_for_all_who_ask() -> None:
-    process = Process.start(["sh", "-c", "echo board >&2"])
+    process = ChildProcess.start(["sh", "-c", "echo board >&2"])
 
-    words = await asyncio.gather(process.last_words(), process.last_words())
+    words = await asyncio.gather(process.read_stderr(), process.read_stderr())
 
     assert list(words) == ["board", "board"]
     await process.kill()
@@ -71,13 +71,13 @@ async def test_process_that_cannot_be_watched_does_not_stay(
     monkeypatch.setattr(os, "pidfd_open", no_descriptor_left)
 
     with pytest.raises(HostError, match="Too many open files"):
-        Process.start(["sleep", "1000"])
+        ChildProcess.start(["sleep", "1000"])
 
     assert psutil.Process().children() == []
 
 
 async def test_killed_process_takes_its_group_along() -> None:
-    process = Process.start(["sh", "-c", "sleep 1000 & sleep 1000"])
+    process = ChildProcess.start(["sh", "-c", "sleep 1000 & sleep 1000"])
     group = process.pid
     while len(children := [p for p in psutil.process_iter() if _group(p) == group]) < 3:
         await asyncio.sleep(0.01)
@@ -101,16 +101,16 @@ async def test_process_that_cannot_be_started_is_told(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "/nowhere")
 
     with pytest.raises(HostError, match="setpriv") as caught:
-        Process.start(["sleep", "1000"])
+        ChildProcess.start(["sleep", "1000"])
     assert "apt-get install util-linux" in caught.value.hint
 
 
 def test_process_dies_with_the_one_that_started_it() -> None:
     starter = (
         "import asyncio\n"
-        "from slipway.machine.process import Process\n"
+        "from slipway.machine.process import ChildProcess\n"
         "async def main():\n"
-        "    process = Process.start(['sleep', '1000'])\n"
+        "    process = ChildProcess.start(['sleep', '1000'])\n"
         "    print(process.pid, flush=True)\n"
         "    await process.wait()\n"
         "asyncio.run(main())\n"
@@ -135,7 +135,7 @@ async def console_of(data: bytes, *, echo: bool = False) -> Console:
     with theirs:
         theirs.setblocking(False)
         await asyncio.get_running_loop().sock_sendall(theirs, data)
-    await console.drained()
+    await console.wait_drained()
     return console
 
 
@@ -167,7 +167,7 @@ async def test_console_of_a_guest_that_writes_without_end_is_bounded() -> None:
 
 
 def test_agents_arguments_come_last() -> None:
-    line = kernel_command_line(SPEC, 3_000_000)
+    line = build_kernel_command_line(SPEC, 3_000_000)
 
     assert line.endswith("rdinit=/x -- /agent")
     assert "tsc_early_khz=3000000" in line
@@ -177,17 +177,17 @@ def test_agents_arguments_come_last() -> None:
 def test_serial_port_is_named_to_the_agent() -> None:
     spec = replace(SPEC, serial_port=True, boot_log=True)
 
-    line = kernel_command_line(spec, 1)
+    line = build_kernel_command_line(spec, 1)
 
     assert "slipway.port=ttyS1" in line
     assert " quiet" not in line
-    board = Board(spec.memory_bytes, spec.cpus, serial_port=True).arguments(SOCKETS, "ram")
+    board = Board(spec.memory_bytes, spec.cpus, serial_port=True).build_arguments(SOCKETS, "ram")
     assert any("isa-serial" in word for word in board)
     assert not any("virtio" in word for word in board)
 
 
 def test_qemu_gets_kernel_memory_and_sandbox() -> None:
-    words = [*BOARD.arguments(SOCKETS, "memory-backend-ram"), *boot_arguments(SPEC, 1)]
+    words = [*BOARD.build_arguments(SOCKETS, "memory-backend-ram"), *build_boot_arguments(SPEC, 1)]
 
     assert words[words.index("-kernel") + 1] == "/kernel"
     assert words[words.index("-m") + 1] == f"{256 << 20}B"
@@ -196,8 +196,8 @@ def test_qemu_gets_kernel_memory_and_sandbox() -> None:
 
 
 def test_clone_differs_from_its_template_in_whose_memory_it_is_alone() -> None:
-    template = BOARD.arguments(SOCKETS, ram_of_file(9, share=True))
-    clone = BOARD.arguments(SOCKETS, ram_of_file(9, share=False))
+    template = BOARD.build_arguments(SOCKETS, build_file_ram(9, share=True))
+    clone = BOARD.build_arguments(SOCKETS, build_file_ram(9, share=False))
 
     assert clone != template
     assert clone == [word.replace("share=on", "share=off") for word in template]
@@ -250,13 +250,13 @@ def test_rate_is_remembered_until_the_host_boots_again(tmp_path: Path) -> None:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
     cache.write_text(f"{boot} 4711\n")
-    assert tsc_khz(cache) == 4711
+    assert find_tsc_khz(cache) == 4711
     for stale in (f"{'0' * 36} 4711\n", "", f"{boot} many\n", f"{boot}\n", "\0" * 100):
         cache.write_text(stale)
-        assert tsc_khz(cache) != 4711
+        assert find_tsc_khz(cache) != 4711
         assert cache.read_text().split()[0] == boot
     assert [path.name for path in tmp_path.iterdir()] == ["tsc-khz"]
 
 
 def test_rate_is_measured_where_nothing_can_be_remembered(tmp_path: Path) -> None:
-    assert tsc_khz(tmp_path / "missing" / "tsc-khz") > 100_000
+    assert find_tsc_khz(tmp_path / "missing" / "tsc-khz") > 100_000

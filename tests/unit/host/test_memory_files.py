@@ -71,7 +71,7 @@ def test_copy_is_sealed_and_has_the_same_holes(tmp_path: Path, pages: list[int])
             stored.write(os.urandom(mmap.PAGESIZE))
 
     with path.open("rb") as stored:
-        copy = memory_files.sealed_copy("copy", stored.fileno())
+        copy = memory_files.copy_sealed("copy", stored.fileno())
 
     try:
         assert os.pread(copy, 2 * SIZE, 0) == path.read_bytes()
@@ -84,7 +84,7 @@ def test_copy_is_sealed_and_has_the_same_holes(tmp_path: Path, pages: list[int])
 def test_file_that_is_opened_again_has_an_offset_of_its_own(file: int) -> None:
     os.write(file, b"state")
 
-    again = memory_files.open_again(file)
+    again = memory_files.reopen(file)
 
     assert os.read(again, 5) == b"state"
     os.close(again)
@@ -92,7 +92,7 @@ def test_file_that_is_opened_again_has_an_offset_of_its_own(file: int) -> None:
 
 def test_file_that_is_not_there_is_told() -> None:
     with pytest.raises(HostError, match="opened again"):
-        memory_files.open_again(1_000_000)
+        memory_files.reopen(1_000_000)
     assert not memory_files.is_sealed(1_000_000)
 
 
@@ -108,6 +108,6 @@ def test_copy_that_has_no_room_leaves_nothing(
     before = psutil.Process().num_fds()
 
     with path.open("rb") as stored, pytest.raises(HostError, match="No space left"):
-        memory_files.sealed_copy("copy", stored.fileno())
+        memory_files.copy_sealed("copy", stored.fileno())
 
     assert psutil.Process().num_fds() == before

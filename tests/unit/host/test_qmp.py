@@ -70,7 +70,10 @@ async def qemu() -> AsyncIterator[tuple[Monitor, Qemu]]:
 
 async def test_question_gets_its_own_answer(qemu: tuple[Monitor, Qemu]) -> None:
     monitor, played_qemu = qemu
-    asked = [asyncio.create_task(monitor.ask("first")), asyncio.create_task(monitor.ask("second"))]
+    asked = [
+        asyncio.create_task(monitor.execute("first")),
+        asyncio.create_task(monitor.execute("second")),
+    ]
     first, second = await played_qemu.hear(), await played_qemu.hear()
 
     await played_qemu.say(
@@ -87,7 +90,7 @@ async def test_descriptor_goes_along_with_its_question(qemu: tuple[Monitor, Qemu
     monitor, played_qemu = qemu
     reading, writing = os.pipe()
     try:
-        asked = asyncio.create_task(monitor.ask("getfd", {"fdname": "state"}, files=(writing,)))
+        asked = asyncio.create_task(monitor.execute("getfd", {"fdname": "state"}, files=(writing,)))
         await asyncio.sleep(0)
         data, files, _, _ = socket.recv_fds(played_qemu.end, 4096, 4)
         os.write(files[0], b"passed")
@@ -103,7 +106,7 @@ async def test_descriptor_goes_along_with_its_question(qemu: tuple[Monitor, Qemu
 
 async def test_refusal_is_told_in_qemus_words(qemu: tuple[Monitor, Qemu]) -> None:
     monitor, played_qemu = qemu
-    asked = asyncio.create_task(monitor.ask("cont"))
+    asked = asyncio.create_task(monitor.execute("cont"))
     number = (await played_qemu.hear())["id"]
 
     await played_qemu.say({"error": {"class": "GenericError", "desc": "no\x1b[2J"}, "id": number})
@@ -115,7 +118,7 @@ async def test_refusal_is_told_in_qemus_words(qemu: tuple[Monitor, Qemu]) -> Non
 @pytest.mark.parametrize("error", [{}, None, 7, {"desc": 7}, {"desc": None}])
 async def test_refusal_without_words_is_one(qemu: tuple[Monitor, Qemu], error: object) -> None:
     monitor, played_qemu = qemu
-    asked = asyncio.create_task(monitor.ask("cont"))
+    asked = asyncio.create_task(monitor.execute("cont"))
     number = (await played_qemu.hear())["id"]
 
     await played_qemu.say({"error": error, "id": number})
@@ -128,7 +131,7 @@ async def test_command_that_is_refused_ends_qemu_and_is_remembered(
     qemu: tuple[Monitor, Qemu],
 ) -> None:
     monitor, played_qemu = qemu
-    monitor.tell("migrate-incoming", {"uri": "fd:7"})
+    monitor.send("migrate-incoming", {"uri": "fd:7"})
     number = (await played_qemu.hear())["id"]
 
     await played_qemu.say({"error": {"desc": "no such file"}, "id": number})
@@ -139,7 +142,7 @@ async def test_command_that_is_refused_ends_qemu_and_is_remembered(
 
 async def test_end_of_qemu_is_told_to_all_who_wait(qemu: tuple[Monitor, Qemu]) -> None:
     monitor, played_qemu = qemu
-    asked = [asyncio.create_task(monitor.ask("cont")) for _ in range(2)]
+    asked = [asyncio.create_task(monitor.execute("cont")) for _ in range(2)]
     await played_qemu.hear()
 
     played_qemu.end.close()
@@ -147,10 +150,10 @@ async def test_end_of_qemu_is_told_to_all_who_wait(qemu: tuple[Monitor, Qemu]) -
     for outcome in await asyncio.gather(*asked, return_exceptions=True):
         assert isinstance(outcome, HostError)
     with pytest.raises(HostError, match="ended"):
-        await monitor.ask("cont")
+        await monitor.execute("cont")
     with pytest.raises(HostError, match="ended"):
         await monitor.resumed
-    monitor.tell("cont")
+    monitor.send("cont")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +170,7 @@ async def test_end_of_qemu_is_told_to_all_who_wait(qemu: tuple[Monitor, Qemu]) -
 )
 async def test_garbage_is_passed_over(qemu: tuple[Monitor, Qemu], garbage: bytes) -> None:
     monitor, played_qemu = qemu
-    asked = asyncio.create_task(monitor.ask("cont"))
+    asked = asyncio.create_task(monitor.execute("cont"))
     number = (await played_qemu.hear())["id"]
 
     await played_qemu.say(garbage, {"return": {}, "id": number})
@@ -177,7 +180,7 @@ async def test_garbage_is_passed_over(qemu: tuple[Monitor, Qemu], garbage: bytes
 
 async def test_line_without_end_is_not_kept(qemu: tuple[Monitor, Qemu]) -> None:
     monitor, played_qemu = qemu
-    asked = asyncio.create_task(monitor.ask("cont"))
+    asked = asyncio.create_task(monitor.execute("cont"))
     await played_qemu.hear()
 
     with suppress(BrokenPipeError):
@@ -193,7 +196,7 @@ async def test_noise_without_end_is_not_listened_to(
     qemu: tuple[Monitor, Qemu], noise: bytes
 ) -> None:
     monitor, played_qemu = qemu
-    asked = asyncio.create_task(monitor.ask("cont"))
+    asked = asyncio.create_task(monitor.execute("cont"))
     await played_qemu.hear()
 
     with suppress(BrokenPipeError, ConnectionResetError):
@@ -210,17 +213,17 @@ async def test_qemu_that_does_not_read_is_not_waited_for() -> None:
         monitor = Monitor(ours)
 
         for _ in range(1_000):
-            monitor.tell("x", {"word": "y" * 10_000})
+            monitor.send("x", {"word": "y" * 10_000})
 
         with pytest.raises(HostError, match="ended"):
-            await monitor.ask("cont")
+            await monitor.execute("cont")
         monitor.close()
 
 
 @given(chunks=st.lists(st.binary(max_size=200), max_size=20))
 async def test_nothing_that_qemu_says_is_more_than_dropped(chunks: list[bytes]) -> None:
     async with played() as (monitor, played_qemu):
-        asked = asyncio.create_task(monitor.ask("cont"))
+        asked = asyncio.create_task(monitor.execute("cont"))
         number = (await played_qemu.hear())["id"]
 
         await played_qemu.say(*chunks, b"\n", {"return": "yes", "id": number})

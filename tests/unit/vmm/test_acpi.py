@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway.vmm.arch.x86_64 import aml
-from slipway.vmm.arch.x86_64.acpi import Board, IsaSerial, VirtioMmio, tables
+from slipway.vmm.arch.x86_64.acpi import AcpiBoard, IsaSerial, VirtioResource, build_tables
 from support.host_programs import need_program
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 ADDRESS = 0xE0000
 COM1, COM2 = IsaSerial(0x3F8, 4), IsaSerial(0x2F8, 3)
-DEVICES = tuple(VirtioMmio(0xD000_0000 + n * 0x1000, 0x1000, 16 + n) for n in range(3))
+DEVICES = tuple(VirtioResource(0xD000_0000 + n * 0x1000, 0x1000, 16 + n) for n in range(3))
 
 
 def board(
     cpus: int = 2,
     serials: tuple[IsaSerial, ...] = (COM1, COM2),
-    virtio: tuple[VirtioMmio, ...] = DEVICES,
+    virtio: tuple[VirtioResource, ...] = DEVICES,
     *,
     rtc: bool = True,
-) -> Board:
-    return Board(cpus=cpus, serials=serials, virtio=virtio, rtc=rtc)
+) -> AcpiBoard:
+    return AcpiBoard(cpus=cpus, serials=serials, virtio=virtio, rtc=rtc)
 
 
 def tables_in(blob: bytes, address: int) -> dict[str, bytes]:
@@ -97,7 +97,7 @@ def fields(text: str) -> list[tuple[str, str]]:
     serials=st.lists(st.builds(IsaSerial, st.integers(0, 0xFFF8), st.integers(0, 23))),
     virtio=st.lists(
         st.builds(
-            VirtioMmio, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 23)
+            VirtioResource, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 23)
         ),
         max_size=300,
     ),
@@ -105,16 +105,16 @@ def fields(text: str) -> list[tuple[str, str]]:
     address=st.integers(0, 2**32).map(lambda n: n * 16),
 )
 def test_every_table_is_found_and_sound(
-    cpus: int, serials: list[IsaSerial], virtio: list[VirtioMmio], rtc: bool, address: int
+    cpus: int, serials: list[IsaSerial], virtio: list[VirtioResource], rtc: bool, address: int
 ) -> None:
-    blob = tables(board(cpus, tuple(serials), tuple(virtio), rtc=rtc), address)
+    blob = build_tables(board(cpus, tuple(serials), tuple(virtio), rtc=rtc), address)
 
     assert tables_in(blob, address).keys() == {"XSDT", "FACP", "APIC", "DSDT"}
 
 
 @pytest.mark.parametrize("rtc", [False, True])
 def test_hardware_that_is_not_there_is_denied(tmp_path: Path, rtc: bool) -> None:
-    fadt = tables_in(tables(board(rtc=rtc), ADDRESS), ADDRESS)["FACP"]
+    fadt = tables_in(build_tables(board(rtc=rtc), ADDRESS), ADDRESS)["FACP"]
 
     shown = dict(fields(disassembled(tmp_path, fadt)))
 
@@ -129,7 +129,7 @@ def test_hardware_that_is_not_there_is_denied(tmp_path: Path, rtc: bool) -> None
 
 
 def test_each_vcpu_has_a_local_apic_and_all_lines_are_the_ioapics(tmp_path: Path) -> None:
-    madt = tables_in(tables(board(cpus=8), ADDRESS), ADDRESS)["APIC"]
+    madt = tables_in(build_tables(board(cpus=8), ADDRESS), ADDRESS)["APIC"]
 
     shown = fields(disassembled(tmp_path, madt))
 
@@ -147,7 +147,7 @@ def test_each_vcpu_has_a_local_apic_and_all_lines_are_the_ioapics(tmp_path: Path
 
 
 def test_root_table_is_as_acpica_would_make_it(tmp_path: Path) -> None:
-    xsdt = tables_in(tables(board(), ADDRESS), ADDRESS)["XSDT"]
+    xsdt = tables_in(build_tables(board(), ADDRESS), ADDRESS)["XSDT"]
 
     disassembled(tmp_path, xsdt)
 
@@ -158,7 +158,7 @@ def test_root_table_is_as_acpica_would_make_it(tmp_path: Path) -> None:
 
 
 def test_devices_are_as_acpica_would_describe_them(tmp_path: Path) -> None:
-    dsdt = tables_in(tables(board(), ADDRESS), ADDRESS)["DSDT"]
+    dsdt = tables_in(build_tables(board(), ADDRESS), ADDRESS)["DSDT"]
 
     text = disassembled(tmp_path, dsdt)
 
@@ -184,7 +184,7 @@ def test_devices_are_as_acpica_would_describe_them(tmp_path: Path) -> None:
 
 def test_clock_that_is_not_there_has_no_device() -> None:
     with_clock, without = (
-        tables_in(tables(board(rtc=rtc), ADDRESS), ADDRESS)["DSDT"] for rtc in (True, False)
+        tables_in(build_tables(board(rtc=rtc), ADDRESS), ADDRESS)["DSDT"] for rtc in (True, False)
     )
 
     assert aml.eisa_id("PNP0B00") in with_clock
@@ -192,7 +192,7 @@ def test_clock_that_is_not_there_has_no_device() -> None:
 
 
 def test_board_without_devices_is_described(tmp_path: Path) -> None:
-    dsdt = tables_in(tables(board(1, (), (), rtc=False), ADDRESS), ADDRESS)["DSDT"]
+    dsdt = tables_in(build_tables(board(1, (), (), rtc=False), ADDRESS), ADDRESS)["DSDT"]
 
     disassembled(tmp_path, dsdt)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway.vmm.backends import READ_SIZE, AgentLink, ConsoleLink
+from slipway.vmm.backends import READ_SIZE, ConsoleBackend, SocketBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ MIB = 1 << 20
 class Port:
     """A device that takes up to ``space`` bytes, and has ``unsent`` to say."""
 
-    def __init__(self, link: AgentLink, space: int = 0) -> None:
+    def __init__(self, link: SocketBackend, space: int = 0) -> None:
         self.taken = bytearray()
         self.unsent = bytearray()
         self.space = space
@@ -50,7 +50,7 @@ class Eager(Port):
     def receive(self, data: memoryview) -> int:
         self.space = 1
         taken = super().receive(data)
-        self._link.room()
+        self._link.can_receive()
         return taken
 
 
@@ -60,7 +60,7 @@ class Sides:
     def __init__(self) -> None:
         self.parent, self._ours = socket.socketpair()
         self.parent.setblocking(False)
-        self.link = AgentLink(self._ours.fileno())
+        self.link = SocketBackend(self._ours.fileno())
 
     def woken(self) -> bool:
         """Whether somebody is asked to call ready."""
@@ -103,11 +103,11 @@ def test_guest_gets_what_it_has_room_for_and_the_rest_later(sides: Sides) -> Non
     assert bytes(port.taken) == b"abc"
 
     port.space = 4
-    sides.link.room()
+    sides.link.can_receive()
     assert bytes(port.taken) == b"abcdefg"
 
     port.space = 100
-    sides.link.room()
+    sides.link.can_receive()
     assert bytes(port.taken) == b"abcdefgh"
 
 
@@ -137,7 +137,7 @@ def test_nothing_is_read_before_there_is_a_device(sides: Sides) -> None:
     sides.link.ready()
 
     port = Port(sides.link, space=5)
-    sides.link.room()
+    sides.link.can_receive()
 
     assert bytes(port.taken) == b"early"
 
@@ -151,7 +151,7 @@ def test_fault_of_a_device_does_not_stop_what_follows(sides: Sides) -> None:
     del port.receive
 
     port.space = 3
-    sides.link.room()
+    sides.link.can_receive()
 
     assert bytes(port.taken) == b"abc"
 
@@ -204,7 +204,7 @@ def test_parent_that_has_closed_is_the_end_after_what_it_said(sides: Sides) -> N
     sides.link.ready()
     assert not sides.link.ended
     port.space = 10
-    sides.link.room()
+    sides.link.can_receive()
 
     assert bytes(port.taken) == b"last words"
     assert sides.link.ended
@@ -242,7 +242,7 @@ def test_both_directions_are_streams_whatever_the_order_of_events(data: st.DataO
             got += sides.read()
         elif event == "room":
             port.space += size
-            sides.link.room()
+            sides.link.can_receive()
         else:
             sides.link.ready()
         assert told.startswith(port.taken)
@@ -260,7 +260,7 @@ def test_both_directions_are_streams_whatever_the_order_of_events(data: st.DataO
 
 
 def test_console_passes_on_what_fits_and_counts_the_rest(sides: Sides) -> None:
-    console = ConsoleLink(sides.link.descriptor)
+    console = ConsoleBackend(sides.link.descriptor)
     data = os.urandom(4 * MIB)
 
     assert console.send(data) == len(data)
@@ -274,9 +274,9 @@ def test_console_passes_on_what_fits_and_counts_the_rest(sides: Sides) -> None:
 
 
 def test_console_that_nobody_has_is_no_end(sides: Sides) -> None:
-    console = ConsoleLink(sides.link.descriptor)
+    console = ConsoleBackend(sides.link.descriptor)
     sides.parent.close()
 
     assert console.send(b"hello?") == 6
     assert console.dropped == 6
-    console.room()
+    console.can_receive()

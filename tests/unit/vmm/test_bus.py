@@ -137,7 +137,7 @@ def test_coalesced_writes_go_to_their_burst_in_order() -> None:
     bus.add_burst(0x3F8, lambda data: got.append(("com1", data)))
     bus.add_burst(0x2F8, lambda data: got.append(("com2", data)))
 
-    bus.coalesced([(0x3F8, b"a"), (0x2F8, b"bc"), (0x1F8, b"nobody's"), (0x3F8, b"d")])
+    bus.write_coalesced([(0x3F8, b"a"), (0x2F8, b"bc"), (0x1F8, b"nobody's"), (0x3F8, b"d")])
 
     assert got == [("com1", b"a"), ("com2", b"bc"), ("com1", b"d")]
     assert bus.counts == {}

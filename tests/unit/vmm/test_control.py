@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from slipway import SlipwayError
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec
-from slipway.machine.process import Process
+from slipway.machine.process import ChildProcess
 from slipway.vmm.kvm import usability
 from slipway.vmm.process import control
 
@@ -32,7 +32,7 @@ FIELDS = st.sampled_from(["kind", "message", "hint", "text", "wanted", "cpu_us",
 SAYINGS = st.builds(
     lambda verb, texts: control.encode(verb, **texts), VERBS, st.dictionaries(FIELDS, TEXTS)
 )
-start_process = Process.start
+start_process = ChildProcess.start
 NUMBERS = st.text("0123456789\xb2\u0663-+_ .") | TEXTS
 
 
@@ -73,7 +73,7 @@ def test_message_that_is_too_long_is_cut_off(text: str) -> None:
 
 
 def test_messages_stay_apart_and_have_an_end() -> None:
-    ours, theirs = control.pair()
+    ours, theirs = control.create_pair()
     with ours:
         with theirs:
             theirs.send(control.encode("one"))
@@ -93,7 +93,7 @@ class HostileVmm:
         self._answers = answers
         self._ends: list[socket.socket] = []
 
-    def start(self, argv: list[str], *, pass_fds: tuple[int, ...], **_: object) -> Process:
+    def start(self, argv: list[str], *, pass_fds: tuple[int, ...], **_: object) -> ChildProcess:
         self._ends = [socket.socket(fileno=os.dup(number)) for number in pass_fds]
         self._ends[0].setblocking(False)
         asyncio.get_running_loop().add_reader(self._ends[0], self._hear)
@@ -122,7 +122,7 @@ async def machine_of(answers: list[list[bytes]], directory: Path) -> list[str]:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
     with (
         mock.patch.object(usability, "examine", return_value=(True, "")),
-        mock.patch.object(Process, "start", vmm.start),
+        mock.patch.object(ChildProcess, "start", vmm.start),
     ):
         try:
             machine = await KvmHypervisor().start(spec)
@@ -130,12 +130,12 @@ async def machine_of(answers: list[list[bytes]], directory: Path) -> list[str]:
             shown += [error.message, error.hint]
         else:
             assert 0 <= machine.start_cpu_seconds < 1e12
-            for verb in (machine.pause, machine.resume, machine.exits):
+            for verb in (machine.pause, machine.resume, machine.count_exits):
                 try:
                     shown += await verb() or []
                 except SlipwayError as error:
                     shown += [error.message, error.hint]
-            shown += (await machine.last_words()).split("\n")
+            shown += (await machine.read_exit_report()).split("\n")
             await machine.stop()
     assert raised == []
     return shown

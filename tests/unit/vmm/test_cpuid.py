@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slipway.vmm.arch.x86_64.cpuid import for_vcpu
+from slipway.vmm.arch.x86_64.cpuid import build_entries
 
 Entry = tuple[int, ...]
 
@@ -34,7 +34,7 @@ def leaf(entries: list[Entry], function: int, index: int = 0) -> Entry:
 
 
 def shown(number: int = 0, count: int = 1, *, tsc_deadline: bool = True) -> list[Entry]:
-    return for_vcpu(HOST, number, count, tsc_deadline)
+    return build_entries(HOST, number, count, tsc_deadline)
 
 
 @pytest.mark.parametrize(("number", "count"), [(0, 1), (0, 4), (3, 4), (6, 7)])
@@ -71,7 +71,7 @@ def test_topology_is_cores_of_one_package(function: int, count: int, bits: int) 
 def test_topology_is_there_on_a_host_that_has_none() -> None:
     host = [entry for entry in HOST if entry[0] not in {0xB, 0x1F}]
 
-    assert leaf(for_vcpu(host, 1, 2, True), 0xB, 1) == (1, 2, 0x201, 1)
+    assert leaf(build_entries(host, 1, 2, True), 0xB, 1) == (1, 2, 0x201, 1)
 
 
 @pytest.mark.parametrize(("function", "shift"), [(0x4, 14), (0x8000_001D, 14)])
@@ -110,7 +110,7 @@ def test_other_leaves_are_the_hosts() -> None:
 def test_registers_are_of_32_bits_whatever_the_host_says(count: int) -> None:
     host = [(*entry[:3], ONES, ONES, ONES, ONES) for entry in HOST]
     for number in {0, count - 1}:
-        for entry in for_vcpu(host, number, count, True):
+        for entry in build_entries(host, number, count, True):
             assert len(entry) == 7
             assert all(0 <= value <= ONES for value in entry)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = control.pair()
+    ours, theirs = control.create_pair()
     with ours, theirs:
         yield ours, theirs
 

@@ -203,7 +203,7 @@ def test_other_ports_are_not_there(driver: Driver) -> None:
 
 def test_state_is_a_copy(driver: Driver) -> None:
     driver.command(Command.WRITE_CONTROL)
-    state = driver.device.state()
+    state = driver.device.save_state()
     other = Driver()
     other.device.restore(state)
     driver.write(Register.DATA, 1)

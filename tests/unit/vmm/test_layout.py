@@ -75,14 +75,14 @@ def test_tables_are_where_the_kernel_looks_for_the_first() -> None:
 
 
 def test_tables_of_the_largest_board_fit() -> None:
-    board = acpi.Board(
+    board = acpi.AcpiBoard(
         cpus=64,
         serials=(
             acpi.IsaSerial(layout.COM1, layout.COM1_IRQ),
             acpi.IsaSerial(layout.COM2, layout.COM2_IRQ),
         ),
         virtio=tuple(
-            acpi.VirtioMmio(layout.VIRTIO, layout.VIRTIO_SIZE, virtio_line(number))
+            acpi.VirtioResource(layout.VIRTIO, layout.VIRTIO_SIZE, virtio_line(number))
             for number in range(VIRTIO_DEVICES)
         ),
         rtc=True,
@@ -90,7 +90,7 @@ def test_tables_of_the_largest_board_fit() -> None:
         io_apic=layout.IO_APIC,
     )
 
-    assert len(acpi.tables(board, layout.ACPI)) <= layout.BIOS_END - layout.ACPI
+    assert len(acpi.build_tables(board, layout.ACPI)) <= layout.BIOS_END - layout.ACPI
 
 
 def test_interrupt_lines_are_apart_and_the_ioapics() -> None:

@@ -43,14 +43,16 @@ def state() -> bytes:
 async def received(
     messages: Sequence[bytes], heard: list[bytes] | None = None, config: VmConfig = CONFIG
 ) -> tuple[int, int]:
-    ours, theirs = control.pair()
+    ours, theirs = control.create_pair()
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
         for message in messages:
             theirs.send(message)
         theirs.close()
-        return await kvm_snapshot.receive(ours, config, (heard if heard is not None else []).append)
+        return await kvm_snapshot.receive_snapshot(
+            ours, config, (heard if heard is not None else []).append
+        )
 
 
 async def test_files_are_what_was_sent() -> None:
@@ -108,14 +110,14 @@ async def test_state_of_another_machine_is_refused() -> None:
 
 
 async def test_state_that_goes_on_for_ever_is_refused() -> None:
-    ours, theirs = control.pair()
+    ours, theirs = control.create_pair()
     with ours, theirs:
-        receiver = kvm_snapshot.Receiver(ours, MIB)
+        receiver = kvm_snapshot.SnapshotReceiver(ours, MIB)
         whole = range(0, snapshot.MAX_BYTES, MIB)
         for start in whole:
-            receiver._take(pieces.OF_STATE, start, memoryview(bytes(MIB)))
+            receiver._store_piece(pieces.OF_STATE, start, memoryview(bytes(MIB)))
         with pytest.raises(HostError):
-            receiver._take(pieces.OF_STATE, snapshot.MAX_BYTES, memoryview(b"x"))
+            receiver._store_piece(pieces.OF_STATE, snapshot.MAX_BYTES, memoryview(b"x"))
         os.close(receiver.memory)
 
 
@@ -152,4 +154,4 @@ async def test_refusal_is_told_without_control_characters() -> None:
     ],
 )
 def test_ranges_are_within_the_memory_or_none(text: str, ranges: list[tuple[int, int]]) -> None:
-    assert kvm_snapshot.ranges_of(text, MIB) == ranges
+    assert kvm_snapshot.parse_ranges(text, MIB) == ranges

@@ -152,7 +152,7 @@ def test_the_index_has_a_bit_that_is_not_its_own(cmos: Cmos) -> None:
 
 def test_state_is_a_copy(cmos: Cmos) -> None:
     cmos.write(0x40, 1)
-    state = cmos.rtc.state()
+    state = cmos.rtc.save_state()
     other = Cmos()
     other.rtc.restore(state)
     cmos.write(0x40, 2)

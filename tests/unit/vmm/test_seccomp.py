@@ -22,7 +22,7 @@ NEW_USER, VFORK = 0x10000000, 0x00004000
 
 def judged(number: int, *arguments: int, architecture: int = X86_64) -> int:
     """What the filter returns for a call."""
-    code = seccomp.program("x86_64", PROCESS)
+    code = seccomp.build_filter("x86_64", PROCESS)
     assert code is not None
     data = struct.pack("<IIQ6Q", number, architecture, 0, *(*arguments, *[0] * 6)[:6])
     program = list(struct.iter_unpack("=HBBI", code))
@@ -160,4 +160,4 @@ def test_argument_of_an_unconditional_call_changes_nothing() -> None:
 
 @pytest.mark.parametrize("machine", ["aarch64", "i686", "riscv64", ""])
 def test_architecture_without_a_table_has_no_filter(machine: str) -> None:
-    assert seccomp.program(machine, PROCESS) is None
+    assert seccomp.build_filter(machine, PROCESS) is None

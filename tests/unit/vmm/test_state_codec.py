@@ -38,10 +38,10 @@ def console() -> ConsoleState:
 
 
 STATES: list[tuple[Callable[[Any], object], object]] = [
-    (saved.uart, UartState(received=bytearray(b"in"), unsent=bytearray(b"out"), mcr=8)),
-    (saved.keyboard, I8042State(output=7)),
-    (saved.clock, RtcState(index=9)),
-    (saved.console, console()),
+    (saved.decode_uart, UartState(received=bytearray(b"in"), unsent=bytearray(b"out"), mcr=8)),
+    (saved.decode_keyboard, I8042State(output=7)),
+    (saved.decode_clock, RtcState(index=9)),
+    (saved.decode_console, console()),
 ]
 
 
@@ -83,13 +83,13 @@ def test_field_out_of_its_bounds_is_refused(
 @pytest.mark.parametrize(
     ("decode", "state", "field", "value"),
     [
-        (saved.uart, UartState(), "mcr", 0x20),  # beyond the table of modem lines
-        (saved.uart, UartState(), "received", bytes(65)),
-        (saved.uart, UartState(), "thre", 1),
-        (saved.clock, RtcState(), "index", 128),
-        (saved.clock, RtcState(), "cells", bytes(127)),
-        (saved.console, console(), "pending", 8),
-        (saved.console, console(), "transport", saved.encode(MmioState())),  # has no queues
+        (saved.decode_uart, UartState(), "mcr", 0x20),  # beyond the table of modem lines
+        (saved.decode_uart, UartState(), "received", bytes(65)),
+        (saved.decode_uart, UartState(), "thre", 1),
+        (saved.decode_clock, RtcState(), "index", 128),
+        (saved.decode_clock, RtcState(), "cells", bytes(127)),
+        (saved.decode_console, console(), "pending", 8),
+        (saved.decode_console, console(), "transport", saved.encode(MmioState())),  # has no queues
     ],
 )
 def test_what_no_device_could_have_is_refused(
@@ -198,7 +198,7 @@ def test_state_of_no_machine_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_working_set_is_put_in() -> None:
-    data = snapshot.with_working_set(snapshot.encode(some()), [(8192, 12288), (0, 8192)])
+    data = snapshot.add_working_set(snapshot.encode(some()), [(8192, 12288), (0, 8192)])
 
     assert snapshot.decode(data).working_set == [(0, 12288)]
 
@@ -206,7 +206,7 @@ def test_working_set_is_put_in() -> None:
 @pytest.mark.parametrize("ranges", [[(0, 1 << 40)], [(1, 2)]])
 def test_working_set_of_another_memory_is_refused(ranges: list[tuple[int, int]]) -> None:
     with pytest.raises(HostError):
-        snapshot.with_working_set(snapshot.encode(some()), ranges)
+        snapshot.add_working_set(snapshot.encode(some()), ranges)
 
 
 def test_file_that_is_too_long_is_not_read() -> None:

@@ -39,7 +39,7 @@ class Port:
         self.sent += taken
         return len(taken)
 
-    def room(self) -> None:
+    def can_receive(self) -> None:
         self.rooms += 1
         self.on_room()
 
@@ -670,7 +670,7 @@ def test_state_is_a_copy() -> None:
     port.enable_fifo()
     port.uart.receive(b"in")
     port.uart.write_burst(b"out")
-    state = port.uart.state()
+    state = port.uart.save_state()
     other = Port()
     other.uart.restore(state)
 
@@ -688,7 +688,7 @@ def test_restoring_triggers_nothing(port: Port) -> None:
     port.write(R.IER, Ier.DATA)
     port.uart.receive(b"x")
     other = Port()
-    other.uart.restore(port.uart.state())
+    other.uart.restore(port.uart.save_state())
 
     assert other.triggers == 0
     assert other.read(R.IIR) == Iir.DATA

@@ -91,7 +91,7 @@ def joined(writes: Iterable[Write]) -> list[Write]:
 
 
 def test_ring_that_is_empty_gives_nothing(vcpu: FakeVcpu) -> None:
-    assert vcpu.coalesced() == []
+    assert vcpu.take_coalesced() == []
 
 
 @given(st.integers(0, ROOM), st.lists(WRITES, min_size=1, max_size=4))
@@ -104,12 +104,12 @@ def test_ring_gives_all_writes_in_their_order(start: int, rounds: list[list[Writ
         struct.pack_into("<II", vcpu.page, RING_PAGE * abi.PAGE_SIZE, start, start)
         for writes in rounds:
             vcpu.coalesce(writes)
-            taken = vcpu.coalesced()
+            taken = vcpu.take_coalesced()
 
             # At the ring's end a run may be in two parts, which its device cannot tell.
             assert joined(taken_apart(taken, writes)) == joined(writes)
             assert len(taken) <= len(joined(writes)) + 1
-            assert vcpu.coalesced() == []
+            assert vcpu.take_coalesced() == []
 
 
 def taken_apart(taken: list[Write], writes: list[Write]) -> list[Write]:
@@ -129,7 +129,7 @@ def taken_apart(taken: list[Write], writes: list[Write]) -> list[Write]:
 def test_fifo_of_bytes_is_one_write(vcpu: FakeVcpu) -> None:
     vcpu.coalesce([(COM1, bytes((number,))) for number in range(64)])
 
-    assert vcpu.coalesced() == [(COM1, bytes(range(64)))]
+    assert vcpu.take_coalesced() == [(COM1, bytes(range(64)))]
 
 
 # --- The loop -----------------------------------------------------------------------------------

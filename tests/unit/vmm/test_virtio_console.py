@@ -324,7 +324,7 @@ class TestToGuest:
     def test_bytes_arrive(self, setup: Setup) -> None:
         guest = Guest(setup).boot()
         host = Host(guest.device)
-        guest.line.room = host.go_on  # type: ignore[method-assign]
+        guest.line.can_receive = host.go_on  # type: ignore[method-assign]
         data = noise(20_000)
         received = b""
 
@@ -409,7 +409,7 @@ class TestToGuest:
     def test_an_opened_port_is_told_and_may_be_given_at_once(self) -> None:
         guest = Guest()
         host = Host(guest.device)
-        guest.line.room = host.go_on  # type: ignore[method-assign]
+        guest.line.can_receive = host.go_on  # type: ignore[method-assign]
         guest.probe()
         guest.settle()
         host.send(b"early")
@@ -651,7 +651,7 @@ def test_indices_wrap_where_16_bits_end(start: int) -> None:
     guest = Guest(Setup(queue_size=16))
     guest.negotiate()
     guest.rings = [guest.find_queue(index) for index in Queue]
-    state = guest.device.state()
+    state = guest.device.save_state()
     for vring, queue in zip(guest.rings, state.transport.queues, strict=True):
         vring.jump(start)
         queue.next_available = queue.next_used = queue.told = start
@@ -678,7 +678,7 @@ def clone(guest: Guest) -> Guest:
     """The same guest on a device that was given the other's state."""
     old = guest.device
     guest.device = VirtioConsole(guest.memory, guest._pulse, guest.line)
-    guest.device.restore(old.state())
+    guest.device.restore(old.save_state())
     for vring in guest.rings:
         vring.device = guest.device
     old.reset()
@@ -690,11 +690,11 @@ def test_a_console_goes_on_from_its_state(guest: Guest) -> None:
     guest.write_port(b"0123456789")
     guest.device.receive(bytes(1 << 20))
     guest.settle()
-    before = guest.device.state()
+    before = guest.device.save_state()
 
     clone(guest)
 
-    assert guest.device.state() == before
+    assert guest.device.save_state() == before
     assert guest.device.opened
     guest.line.credit = None
     guest.device.drain()
@@ -708,7 +708,7 @@ def test_a_console_goes_on_from_its_state(guest: Guest) -> None:
 
 
 def test_a_state_is_a_copy(guest: Guest) -> None:
-    state = guest.device.state()
+    state = guest.device.save_state()
     guest.device.host_closed()
     guest.write(Register.STATUS, 0)
     assert state.host_open

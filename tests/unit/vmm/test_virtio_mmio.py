@@ -182,7 +182,7 @@ class TestFeatures:
         driver.accept(VERSION_1)
         driver.write(Register.DRIVER_FEATURES_SEL, 0)
         driver.write(Register.DRIVER_FEATURES, WORD)
-        assert device.transport_state().driver_features == VERSION_1
+        assert device.save_transport().driver_features == VERSION_1
 
 
 class TestStatus:
@@ -228,7 +228,7 @@ class TestStatus:
 
         driver.write(Register.STATUS, 0)
 
-        assert device.transport_state() == Diary(driver.memory).transport_state()
+        assert device.save_transport() == Diary(driver.memory).save_transport()
         assert not device.running
 
 
@@ -267,13 +267,13 @@ class TestQueues:
         driver.features_ok()
         driver.describe(0)
         assert driver.make_ready()
-        before = device.queues[0].state()
+        before = device.queues[0].save_state()
 
         for register in (Register.QUEUE_NUM, Register.QUEUE_DESC, Register.QUEUE_DEVICE + 4):
             driver.write(register, 3)
         driver.write(Register.QUEUE_READY, 1)
 
-        assert device.queues[0].state() == before
+        assert device.queues[0].save_state() == before
 
     def test_can_be_taken_back(self, driver: Driver, device: Diary) -> None:
         driver.features_ok()
@@ -391,17 +391,17 @@ def test_a_device_goes_on_from_its_state(driver: Driver, device: Diary) -> None:
     driver.make_ready()
     driver.write(Register.STATUS, driver.status | Status.DRIVER_OK)
     device.postpone(0)
-    state = device.transport_state()
+    state = device.save_transport()
 
     other = Diary(driver.memory)
     other.restore_transport(state)
 
-    assert other.transport_state() == state
+    assert other.save_transport() == state
     assert other.running
     assert other.pulses == 0
     other.write(Register.INTERRUPT_ACK, 4, 1)
     assert other.served == [0]
-    assert state == device.transport_state()  # a copy
+    assert state == device.save_transport()  # a copy
 
 
 def test_a_broken_device_stays_broken(driver: Driver, device: Diary) -> None:
@@ -409,7 +409,7 @@ def test_a_broken_device_stays_broken(driver: Driver, device: Diary) -> None:
     device.fail("for a reason")
 
     other = Diary(driver.memory)
-    other.restore_transport(device.transport_state())
+    other.restore_transport(device.save_transport())
 
     assert not other.running
     assert other.read(Register.STATUS, 4) & Status.DEVICE_NEEDS_RESET

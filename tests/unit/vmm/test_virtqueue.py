@@ -340,7 +340,7 @@ class TestUsed:
     def test_interrupts_when_the_event_is_passed(self, start: int) -> None:
         pair = Pair()
         pair.driver.jump(start)
-        state = pair.queue.state()
+        state = pair.queue.save_state()
         state.next_available = state.next_used = state.told = start
         pair.queue.restore(state, BOTH)
         event = pair.driver.available + 4 + 2 * 8
@@ -366,7 +366,7 @@ class TestNotifications:
     def test_come_when_there_are_as_many_as_asked_for(self, start: int, count: int) -> None:
         pair = Pair()
         pair.driver.jump(start)
-        state = pair.queue.state()
+        state = pair.queue.save_state()
         state.next_available = state.next_used = state.told = start
         pair.queue.restore(state, BOTH)
 
@@ -432,7 +432,7 @@ def test_a_queue_goes_on_from_its_state(pair: Pair) -> None:
     pair.use()  # used, and not yet published
 
     other = Virtqueue(pair.memory, 256)
-    other.restore(pair.queue.state(), BOTH)
+    other.restore(pair.queue.save_state(), BOTH)
 
     assert sizes(other.peek(False)) == [3]
     other.push(0)
@@ -446,7 +446,7 @@ def test_a_queue_that_is_not_ready_goes_on_from_its_state(pair: Pair) -> None:
     queue.areas = [1, 2, 3]
 
     other = Virtqueue(pair.memory, 256)
-    other.restore(queue.state(), BOTH)
+    other.restore(queue.save_state(), BOTH)
 
-    assert other.state() == queue.state()
+    assert other.save_state() == queue.save_state()
     assert not other.ready

@@ -109,7 +109,7 @@ if TYPE_CHECKING:
     class Stateful(Protocol):
         """A device whose state can be taken down."""
 
-        def state(self) -> object:
+        def save_state(self) -> object:
             """A copy of the state as it is."""
             ...
 

@@ -77,7 +77,7 @@ class I8042:
         self._reset = reset
         self._state = I8042State()
 
-    def state(self) -> I8042State:
+    def save_state(self) -> I8042State:
         """A copy of the state as it is."""
         return replace(self._state)
 

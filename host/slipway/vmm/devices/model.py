@@ -24,7 +24,7 @@ class Device(Protocol):
         """Put ``value`` there."""
 
 
-class Line(Protocol):
+class Backend(Protocol):
     """What a serial or virtio port is connected to; it does not raise."""
 
     def send(self, data: bytes | memoryview, /) -> int:
@@ -35,7 +35,7 @@ class Line(Protocol):
         """
         ...
 
-    def room(self) -> None:
+    def can_receive(self) -> None:
         """The port can be given more by its ``receive``, which may be called from here."""
 
 

@@ -50,7 +50,7 @@ _TIME = frozenset(map(int, Cell)) - {Cell.A, Cell.B, Cell.C, Cell.D}
 _READ_ONLY = _TIME | {Cell.C, Cell.D}
 
 
-def _initial() -> bytearray:
+def _build_cells() -> bytearray:
     cells = bytearray(128)
     cells[Cell.A] = _DIVIDER
     cells[Cell.B] = B.HOURS_24
@@ -63,7 +63,7 @@ class RtcState:
     """All that a guest can tell but the time. The defaults are what a PC's firmware leaves."""
 
     index: int = 0
-    cells: bytearray = field(default_factory=_initial)
+    cells: bytearray = field(default_factory=_build_cells)
 
 
 class Rtc:
@@ -75,7 +75,7 @@ class Rtc:
         self._clock = clock
         self._state = RtcState()
 
-    def state(self) -> RtcState:
+    def save_state(self) -> RtcState:
         """A copy of the state as it is."""
         return replace(self._state, cells=self._state.cells.copy())
 
@@ -89,7 +89,7 @@ class Rtc:
             return 0xFF
         state = self._state
         index = state.index
-        return self._time(index) if index in _TIME else state.cells[index]
+        return self._read_time(index) if index in _TIME else state.cells[index]
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Select a cell, or write to the one selected."""
@@ -101,13 +101,13 @@ class Rtc:
         elif state.index not in _READ_ONLY:
             state.cells[state.index] = value & 0xFF
 
-    def _time(self, index: int) -> int:
+    def _read_time(self, index: int) -> int:
         now = time.gmtime(self._clock())
         mode = self._state.cells[Cell.B]
         match index:
             case Cell.HOURS if not mode & B.HOURS_24:
                 afternoon = PM if now.tm_hour >= 12 else 0
-                return afternoon | _coded(now.tm_hour % 12 or 12, mode)
+                return afternoon | _encode_number(now.tm_hour % 12 or 12, mode)
             case Cell.SECONDS:
                 value = now.tm_sec
             case Cell.MINUTES:
@@ -124,8 +124,8 @@ class Rtc:
                 value = now.tm_year % 100
             case _:
                 value = now.tm_year // 100
-        return _coded(value, mode)
+        return _encode_number(value, mode)
 
 
-def _coded(value: int, mode: int) -> int:
+def _encode_number(value: int, mode: int) -> int:
     return value if mode & B.BINARY else value // 10 << 4 | value % 10

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FIFO = 64  # the longest of a serial port's
 
 
-def _integer(maximum: int) -> Check:
+def _make_integer_check(maximum: int) -> Check:
     def check(value: Any) -> int:
         if type(value) is not int or not 0 <= value <= maximum:
             raise ValueError("a number out of its bounds")
@@ -33,13 +33,13 @@ def _integer(maximum: int) -> Check:
     return check
 
 
-def _boolean(value: Any) -> bool:
+def _check_boolean(value: Any) -> bool:
     if type(value) is not bool:
         raise ValueError("neither true nor false")
     return value
 
 
-def _data(minimum: int, maximum: int) -> Check:
+def _make_data_check(minimum: int, maximum: int) -> Check:
     def check(value: Any) -> bytearray:
         if type(value) is not bytes or not minimum <= len(value) <= maximum:
             raise ValueError("data of a wrong length")
@@ -48,45 +48,47 @@ def _data(minimum: int, maximum: int) -> Check:
     return check
 
 
-def _optional(inner: Check) -> Check:
+def _make_optional_check(inner: Check) -> Check:
     return lambda value: None if value is None else inner(value)
 
 
-def _areas(value: Any) -> tuple[int, int, int]:
+def _check_areas(value: Any) -> tuple[int, int, int]:
     if type(value) is not list or len(value) != 3:
         raise ValueError("a queue has three parts")
     first, second, third = map(_U64, value)
     return first, second, third
 
 
-def _queues(value: Any) -> list[QueueState]:
+def _decode_queues(value: Any) -> list[QueueState]:
     if type(value) is not list or len(value) != len(VirtioConsole.QUEUE_SIZES):
         raise ValueError("a wrong number of queues")
-    return [_decode(QueueState, item) for item in value]
+    return [_decode_state(QueueState, item) for item in value]
 
 
-def _transport(value: Any) -> MmioState:
-    return _decode(MmioState, value)
+def _decode_transport(value: Any) -> MmioState:
+    return _decode_state(MmioState, value)
 
 
-_BIT5, _BIT7, _U8, _U16, _U32, _U64 = (_integer((1 << n) - 1) for n in (5, 7, 8, 16, 32, 64))
+_BIT5, _BIT7, _U8, _U16, _U32, _U64 = (
+    _make_integer_check((1 << n) - 1) for n in (5, 7, 8, 16, 32, 64)
+)
 
 _FIELDS: dict[type, dict[str, Check]] = {
     UartState: {
         **dict.fromkeys(("ier", "fcr", "lcr"), _U8),
         "mcr": _BIT5,
         **dict.fromkeys(("scr", "dll", "dlm", "errors", "deltas"), _U8),
-        **dict.fromkeys(("thre", "asserted"), _boolean),
-        "received": _data(0, _FIFO),
+        **dict.fromkeys(("thre", "asserted"), _check_boolean),
+        "received": _make_data_check(0, _FIFO),
         "breaks": _U64,
-        "unsent": _data(0, _FIFO),
+        "unsent": _make_data_check(0, _FIFO),
     },
     I8042State: dict.fromkeys(("status", "control", "output", "command"), _U8),
-    RtcState: {"index": _BIT7, "cells": _data(128, 128)},
+    RtcState: {"index": _BIT7, "cells": _make_data_check(128, 128)},
     QueueState: {
         "size": _U32,
-        "areas": _areas,
-        "ready": _boolean,
+        "areas": _check_areas,
+        "ready": _check_boolean,
         **dict.fromkeys(("next_available", "next_used", "told"), _U16),
     },
     MmioState: {
@@ -94,13 +96,13 @@ _FIELDS: dict[type, dict[str, Check]] = {
         "driver_features": _U64,
         **dict.fromkeys(("device_features_select", "driver_features_select", "queue_select"), _U32),
         "interrupt_status": _U32,
-        "postponed": _optional(_U32),
-        "queues": _queues,
+        "postponed": _make_optional_check(_U32),
+        "queues": _decode_queues,
     },
     ConsoleState: {
-        "transport": _transport,
-        **dict.fromkeys(("host_open", "ready", "opened", "starved"), _boolean),
-        "pending": _integer(7),
+        "transport": _decode_transport,
+        **dict.fromkeys(("host_open", "ready", "opened", "starved"), _check_boolean),
+        "pending": _make_integer_check(7),
         "sent": _U32,
     },
 }
@@ -117,27 +119,27 @@ def encode(state: object) -> Any:
     return state
 
 
-def uart(value: Any) -> UartState:
+def decode_uart(value: Any) -> UartState:
     """The state of a serial port; raises ValueError if ``value`` is none."""
-    return _decode(UartState, value)
+    return _decode_state(UartState, value)
 
 
-def keyboard(value: Any) -> I8042State:
+def decode_keyboard(value: Any) -> I8042State:
     """The state of a keyboard controller; raises ValueError if ``value`` is none."""
-    return _decode(I8042State, value)
+    return _decode_state(I8042State, value)
 
 
-def clock(value: Any) -> RtcState:
+def decode_clock(value: Any) -> RtcState:
     """The state of a real-time clock; raises ValueError if ``value`` is none."""
-    return _decode(RtcState, value)
+    return _decode_state(RtcState, value)
 
 
-def console(value: Any) -> ConsoleState:
+def decode_console(value: Any) -> ConsoleState:
     """The state of a virtio console; raises ValueError if ``value`` is none."""
-    return _decode(ConsoleState, value)
+    return _decode_state(ConsoleState, value)
 
 
-def _decode(kind: type[T], value: Any) -> T:
+def _decode_state(kind: type[T], value: Any) -> T:
     fields = _FIELDS[kind]
     if type(value) is not dict or value.keys() != fields.keys():
         raise ValueError(f"not the fields of {kind.__name__}")

@@ -16,7 +16,7 @@ from slipway.vmm.record import field, record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from slipway.vmm.devices.model import Line, Trigger
+    from slipway.vmm.devices.model import Backend, Trigger
 
 # Offsets. DATA is RBR to read and THR to write, IIR is FCR to write; while DLAB is set, DATA and
 # IER are the divisor.
@@ -88,14 +88,14 @@ class Uart:
 
     __slots__ = ("_fifo", "_level", "_room", "_send", "_size", "_state", "_trigger", "counters")
 
-    def __init__(self, trigger: Trigger, line: Line) -> None:
+    def __init__(self, trigger: Trigger, line: Backend) -> None:
         self.counters = Counters()
         self._trigger = trigger
         self._send = line.send
-        self._room = line.room
+        self._room = line.can_receive
         self.restore(UartState())
 
-    def state(self) -> UartState:
+    def save_state(self) -> UartState:
         """A copy of the state as it is."""
         s = self._state
         return replace(s, received=s.received.copy(), unsent=s.unsent.copy())
@@ -171,7 +171,7 @@ class Uart:
             self._transmit(data)
 
     def receive(self, data: bytes | memoryview) -> int:
-        """Take characters of the line, as there is room; how many. ``Line.room`` says go on."""
+        """Take as many characters as fit and return their number; see ``Backend.can_receive``."""
         s = self._state
         # Nothing comes in while the port hears itself; so Linux's probe does not lose any of it.
         room = 0 if s.mcr & _LOOP else self._size - len(s.received)

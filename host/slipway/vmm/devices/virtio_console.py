@@ -20,7 +20,7 @@ from slipway.vmm.record import field, record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from slipway.vmm.devices.model import Line, Memory, Trigger
+    from slipway.vmm.devices.model import Backend, Memory, Trigger
     from slipway.vmm.devices.virtqueue import Virtqueue
 
 
@@ -78,7 +78,7 @@ class VirtioConsole(VirtioMmio):
     QUEUE_SIZES = (128, 128, 32, 32, 128, 128)
     CONFIGURATION = _CONFIG.pack(0, 0, MAX_PORTS, 0)
 
-    def __init__(self, memory: Memory, trigger: Trigger, sink: Line) -> None:
+    def __init__(self, memory: Memory, trigger: Trigger, sink: Backend) -> None:
         super().__init__(memory, trigger)
         self._sink = sink
         self._state = ConsoleState()
@@ -94,7 +94,7 @@ class VirtioConsole(VirtioMmio):
         return self._state.opened and self.running
 
     def receive(self, data: bytes | memoryview) -> int:
-        """Give the guest bytes; how many fitted. When it was not all, ``Line.room`` says go on.
+        """Give the guest as many bytes as fit and return their number; see ``Backend.can_receive``.
 
         The work is bounded by the length of ``data``.
         """
@@ -127,15 +127,15 @@ class VirtioConsole(VirtioMmio):
         elif queue == _RECEIVE:
             if self._state.starved:
                 self._state.starved = False
-                self._sink.room()
+                self._sink.can_receive()
         elif queue == Queue.CONTROL_TRANSMIT:
             self._listen()
         elif queue == Queue.CONTROL_RECEIVE:
             self._inform()
 
-    def state(self) -> ConsoleState:
+    def save_state(self) -> ConsoleState:
         """A copy of the state as it is."""
-        return replace(self._state, transport=self.transport_state())
+        return replace(self._state, transport=self.save_transport())
 
     def restore(self, state: ConsoleState) -> None:
         """Become what ``state`` says; guest memory has its content already. Then ``drain``.
@@ -227,7 +227,7 @@ class VirtioConsole(VirtioMmio):
         self.tell(queue)
         self._inform()
         if self._state.opened and not was_open:
-            self._sink.room()  # at the very end, since it may receive
+            self._sink.can_receive()  # at the very end, since it may receive
 
     def _handle(self, port: int, event: int, value: int) -> None:
         state = self._state

@@ -191,9 +191,9 @@ class VirtioMmio:
         if self._mmio.status & Status.DRIVER_OK:
             self._interrupt(_CONFIGURATION)
 
-    def transport_state(self) -> MmioState:
+    def save_transport(self) -> MmioState:
         """A copy of the state as it is."""
-        return replace(self._mmio, queues=[queue.state() for queue in self.queues])
+        return replace(self._mmio, queues=[queue.save_state() for queue in self.queues])
 
     def restore_transport(self, state: MmioState) -> None:
         """Become what ``state`` says; guest memory has its content already.
@@ -282,7 +282,7 @@ class VirtioMmio:
         if not value or status & _NEEDS_RESET:
             return
         value &= _BY_DRIVER
-        if value & ~status & Status.FEATURES_OK and not self._acceptable():
+        if value & ~status & Status.FEATURES_OK and not self._accepts_features():
             value ^= Status.FEATURES_OK  # 3.1.1, step 6: that is how a device refuses
         if status & ~value:
             self.fail("a driver that takes back its status")  # 2.1.1
@@ -295,6 +295,6 @@ class VirtioMmio:
         self._mmio.status = int(value)
         self.running = value & (_STOPPED | Status.DRIVER_OK) == Status.DRIVER_OK
 
-    def _acceptable(self) -> bool:
+    def _accepts_features(self) -> bool:
         taken = self._mmio.driver_features
         return taken | self.FEATURES == self.FEATURES and taken & self.REQUIRED == self.REQUIRED

@@ -202,7 +202,7 @@ class Virtqueue:
             self._fence()
         return self._look() and (self._seen - self._next_available) & _WRAP >= count
 
-    def state(self) -> QueueState:
+    def save_state(self) -> QueueState:
         """A copy of the state as it is."""
         descriptors, available, used = self.areas
         return QueueState(

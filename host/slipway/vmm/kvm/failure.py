@@ -20,7 +20,7 @@ _HINTS = {
 _GENERAL = "Use --machine qemu; 'slipway doctor' tells what this host can do."
 
 
-class explained:  # noqa: N801 (used as a statement, like contextlib.suppress)
+class explain_failure:  # noqa: N801 (used as a statement, like contextlib.suppress)
     """Turns an OSError inside into a HostError that names what failed."""
 
     __slots__ = ("_what",)

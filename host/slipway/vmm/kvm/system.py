@@ -8,7 +8,7 @@ import os
 
 from slipway._model.errors import HostError
 from slipway.vmm.kvm import abi
-from slipway.vmm.kvm.failure import explained
+from slipway.vmm.kvm.failure import explain_failure
 from slipway.vmm.kvm.vm import Vm
 
 
@@ -30,14 +30,14 @@ class Kvm:
             raise HostError(message, hint) from error
         try:
             self._check()
-            with explained("KVM_GET_VCPU_MMAP_SIZE"):
+            with explain_failure("KVM_GET_VCPU_MMAP_SIZE"):
                 self._run_size = fcntl.ioctl(self.fd, abi.KVM_GET_VCPU_MMAP_SIZE, 0)
         except BaseException:
             self.close()
             raise
 
     def _check(self) -> None:
-        with explained("KVM_GET_API_VERSION"):
+        with explain_failure("KVM_GET_API_VERSION"):
             version = fcntl.ioctl(self.fd, abi.KVM_GET_API_VERSION, 0)
         if version != abi.API_VERSION:
             raise HostError(
@@ -53,7 +53,7 @@ class Kvm:
 
     def capability(self, capability: abi.Capability) -> int:
         """0 where it is not there; else 1, or the number that goes with it."""
-        with explained("KVM_CHECK_EXTENSION"):
+        with explain_failure("KVM_CHECK_EXTENSION"):
             return fcntl.ioctl(self.fd, abi.KVM_CHECK_EXTENSION, int(capability))
 
     def create_vm(self, kind: int = 0) -> Vm:
@@ -62,7 +62,7 @@ class Kvm:
         Raises:
             HostError: KVM refuses.
         """
-        with explained("KVM_CREATE_VM"):
+        with explain_failure("KVM_CREATE_VM"):
             fd = fcntl.ioctl(self.fd, abi.KVM_CREATE_VM, kind)
         ring_page = self.capability(abi.Capability.COALESCED_MMIO)
         return Vm(fd, self._run_size, ring_page)

@@ -80,7 +80,7 @@ def time_guest_loop() -> int:
         vm.set_memory(0, 0, _MEMORY_SIZE, ctypes.addressof(anchors[0]))
         vcpu = cleanup.enter_context(closing(vm.create_vcpu(0)))
         sregs = x86_64.special_registers(vcpu)
-        real_mode = x86_64.Segment(0, x86_64.REAL_MODE_CODE)
+        real_mode = x86_64.SegmentRegister(0, x86_64.REAL_MODE_CODE)
         real_mode.limit = 0xFFFF
         real_mode.pack_into(sregs, x86_64.segment_offset("cs"))
         x86_64.set_special_registers(vcpu, sregs)

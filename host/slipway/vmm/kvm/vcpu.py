@@ -7,7 +7,7 @@ import mmap
 import os
 
 from slipway.vmm.kvm import abi
-from slipway.vmm.kvm.failure import explained
+from slipway.vmm.kvm.failure import explain_failure
 
 _RUN = abi.KVM_RUN
 _ioctl = fcntl.ioctl
@@ -28,7 +28,7 @@ class Vcpu:
         self.fd = fd
         self.number = number
         try:
-            with explained("mapping a vCPU's run page"):
+            with explain_failure("mapping a vCPU's run page"):
                 self.page = mmap.mmap(fd, run_size)
         except BaseException:
             os.close(fd)
@@ -49,7 +49,7 @@ class Vcpu:
         """Have :meth:`run` come back at once, after it has completed what was under way."""
         self.page[abi.RUN_IMMEDIATE_EXIT_OFFSET] = value
 
-    def coalesced(self) -> list[tuple[int, bytes]]:
+    def take_coalesced(self) -> list[tuple[int, bytes]]:
         """Take what the ring holds: writes in their order, as (address, data).
 
         What follows on itself at one address is joined: a serial port's transmit register gets a
@@ -67,7 +67,7 @@ class Vcpu:
             at, stop = start + first * _SIZE, start + end * _SIZE
             address, length, _, data = _entry(page, at)
             if length == 1:
-                run = self._alike(at, stop)
+                run = self._count_alike(at, stop)
                 taken.append((address, page[at + 16 : at + run * _SIZE : _SIZE]))
             else:
                 run = 1
@@ -76,7 +76,7 @@ class Vcpu:
         _set_first(page, ring, last)
         return taken
 
-    def _alike(self, at: int, stop: int) -> int:
+    def _count_alike(self, at: int, stop: int) -> int:
         """How many entries from ``at`` on are writes of one byte to the same address."""
         page = self.page
         whole = (stop - at) // _SIZE

@@ -6,7 +6,7 @@ import fcntl
 import os
 
 from slipway.vmm.kvm import abi
-from slipway.vmm.kvm.failure import explained
+from slipway.vmm.kvm.failure import explain_failure
 from slipway.vmm.kvm.vcpu import Vcpu
 
 
@@ -30,12 +30,12 @@ class Vm:
             HostError: KVM refuses.
         """
         region = abi.MEMORY_REGION.pack(slot, 0, guest_address, size, host_address)
-        with explained("KVM_SET_USER_MEMORY_REGION"):
+        with explain_failure("KVM_SET_USER_MEMORY_REGION"):
             fcntl.ioctl(self.fd, abi.KVM_SET_USER_MEMORY_REGION, region)
 
     def create_irqchip(self) -> None:
         """Make the interrupt controllers in the kernel, before any vCPU (x86)."""
-        with explained("KVM_CREATE_IRQCHIP"):
+        with explain_failure("KVM_CREATE_IRQCHIP"):
             fcntl.ioctl(self.fd, abi.KVM_CREATE_IRQCHIP, 0)
 
     def create_vcpu(self, number: int) -> Vcpu:
@@ -44,13 +44,13 @@ class Vm:
         Raises:
             HostError: KVM refuses.
         """
-        with explained("KVM_CREATE_VCPU"):
+        with explain_failure("KVM_CREATE_VCPU"):
             fd = fcntl.ioctl(self.fd, abi.KVM_CREATE_VCPU, number)
         return Vcpu(fd, number, self._run_size, self._ring_page)
 
     def pulse_on(self, eventfd: int, line: int) -> None:
         """Give interrupt line ``line`` an edge whenever ``eventfd`` is written to."""
-        with explained("KVM_IRQFD"):
+        with explain_failure("KVM_IRQFD"):
             fcntl.ioctl(self.fd, abi.KVM_IRQFD, abi.IRQFD.pack(eventfd, line, 0, 0))
 
     def coalesce_port(self, port: int, length: int = 1) -> None:
@@ -63,7 +63,7 @@ class Vm:
 
     def _coalesce(self, address: int, length: int, is_port: int) -> None:
         zone = abi.COALESCED_ZONE.pack(address, length, is_port)
-        with explained("KVM_REGISTER_COALESCED_MMIO"):
+        with explain_failure("KVM_REGISTER_COALESCED_MMIO"):
             fcntl.ioctl(self.fd, abi.KVM_REGISTER_COALESCED_MMIO, zone)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import fcntl
 import struct
 
-from slipway.vmm.kvm.failure import explained
+from slipway.vmm.kvm.failure import explain_failure
 from slipway.vmm.libc import libc
 
 TYPE_CHECKING = False
@@ -63,7 +63,7 @@ MSR_ENTRY = struct.Struct("=I4xQ")
 LAPIC_SIZE = 1024
 
 
-class Segment:
+class SegmentRegister:
     """One segment register's hidden part (struct kvm_segment), as KVM takes it."""
 
     __slots__ = ("attributes", "base", "limit", "selector")
@@ -84,7 +84,7 @@ def supported_cpuid(kvm: Kvm) -> list[tuple[int, ...]]:
     """What this host's KVM can show a guest: (function, index, flags, eax, ebx, ecx, edx) each."""
     buffer = bytearray(CPUID_HEADER.size + CPUID_MAX_ENTRIES * CPUID_ENTRY.size)
     CPUID_HEADER.pack_into(buffer, 0, CPUID_MAX_ENTRIES)
-    with explained("KVM_GET_SUPPORTED_CPUID"):
+    with explain_failure("KVM_GET_SUPPORTED_CPUID"):
         fcntl.ioctl(kvm.fd, KVM_GET_SUPPORTED_CPUID, buffer)
     (count,) = CPUID_HEADER.unpack_from(buffer)
     used = memoryview(buffer)[CPUID_HEADER.size :][: count * CPUID_ENTRY.size]
@@ -93,7 +93,7 @@ def supported_cpuid(kvm: Kvm) -> list[tuple[int, ...]]:
 
 def _call(vcpu: Vcpu, name: str, request: int, buffer: bytearray) -> bytearray:
     """Have KVM read ``buffer``, or fill it. Not bytes: fcntl takes those up to 1,024 only."""
-    with explained(name):
+    with explain_failure(name):
         fcntl.ioctl(vcpu.fd, request, buffer)
     return buffer
 
@@ -112,7 +112,7 @@ def set_msrs(vcpu: Vcpu, values: Mapping[int, int]) -> None:
         HostError: KVM knows one of them not, or refuses its value.
     """
     packed = b"".join(MSR_ENTRY.pack(index, value) for index, value in values.items())
-    with explained("KVM_SET_MSRS"):
+    with explain_failure("KVM_SET_MSRS"):
         done = fcntl.ioctl(vcpu.fd, KVM_SET_MSRS, bytearray(MSR_HEADER.pack(len(values)) + packed))
         if done != len(values):
             raise OSError(22, f"MSR {list(values)[done]:#x} is refused")
@@ -173,9 +173,9 @@ def place_real_mode_pages(vm: Vm, identity_map: int, task_state: int) -> None:
 
     It runs real mode with them where the processor cannot. ``task_state`` is three pages long.
     """
-    with explained("KVM_SET_IDENTITY_MAP_ADDR"):
+    with explain_failure("KVM_SET_IDENTITY_MAP_ADDR"):
         fcntl.ioctl(vm.fd, KVM_SET_IDENTITY_MAP_ADDR, struct.pack("=Q", identity_map))
-    with explained("KVM_SET_TSS_ADDR"):
+    with explain_failure("KVM_SET_TSS_ADDR"):
         # Above 2 GiB, which fcntl takes for no int.
         argument = ctypes.c_ulong(task_state)
         if libc.ioctl(vm.fd, ctypes.c_ulong(KVM_SET_TSS_ADDR), argument):

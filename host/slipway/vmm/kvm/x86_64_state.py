@@ -12,7 +12,7 @@ import struct
 from slipway._model.errors import HostError
 from slipway.vmm.kvm import x86_64
 from slipway.vmm.kvm.abi import Capability
-from slipway.vmm.kvm.failure import explained
+from slipway.vmm.kvm.failure import explain_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ _LAST = {
 def msr_indices(kvm: Kvm) -> list[int]:
     """The model-specific registers that make up a vCPU, in the order in which to set them."""
     buffer = bytearray(struct.pack("=I", MAX_MSRS) + bytes(4 * MAX_MSRS))
-    with explained("KVM_GET_MSR_INDEX_LIST"):
+    with explain_failure("KVM_GET_MSR_INDEX_LIST"):
         fcntl.ioctl(kvm.fd, KVM_GET_MSR_INDEX_LIST, buffer)
     (count,) = struct.unpack_from("=I", buffer)
     listed = struct.unpack_from(f"={count}I", buffer, 4)
@@ -123,11 +123,11 @@ def save_vcpu(vcpu: Vcpu, msrs: Sequence[int], xsave: int) -> dict[str, bytes | 
     for name, (get, _, size) in (_LAST | _FIXED).items():
         if name == "xsave" and xsave > XSAVE_SIZE:
             get, size = KVM_GET_XSAVE2, xsave  # noqa: PLW2901 (the one that is longer)
-        parts[name] = bytes(_ask(vcpu, name, get, bytearray(size)))
+        parts[name] = bytes(_read_part(vcpu, name, get, bytearray(size)))
     parts["msrs"] = read_msrs(vcpu, msrs)
     header = x86_64.CPUID_HEADER.pack(x86_64.CPUID_MAX_ENTRIES)
     room = bytes(x86_64.CPUID_MAX_ENTRIES * x86_64.CPUID_ENTRY.size)
-    cpuid = _ask(vcpu, "cpuid", KVM_GET_CPUID2, bytearray(header + room))
+    cpuid = _read_part(vcpu, "cpuid", KVM_GET_CPUID2, bytearray(header + room))
     (count,) = x86_64.CPUID_HEADER.unpack_from(cpuid)
     entries = cpuid[len(header) :]
     parts["cpuid"] = bytes(entries[: count * x86_64.CPUID_ENTRY.size])
@@ -135,15 +135,15 @@ def save_vcpu(vcpu: Vcpu, msrs: Sequence[int], xsave: int) -> dict[str, bytes | 
     return parts
 
 
-def _ask(vcpu: Vcpu, name: str, request: int, buffer: bytearray) -> bytearray:
-    with explained(f"reading a vCPU's {name}"):
+def _read_part(vcpu: Vcpu, name: str, request: int, buffer: bytearray) -> bytearray:
+    with explain_failure(f"reading a vCPU's {name}"):
         fcntl.ioctl(vcpu.fd, request, buffer)
     return buffer
 
 
 def tsc_khz(vcpu: Vcpu) -> int:
     """The rate of the guest's time stamp counter."""
-    with explained("KVM_GET_TSC_KHZ"):
+    with explain_failure("KVM_GET_TSC_KHZ"):
         return fcntl.ioctl(vcpu.fd, KVM_GET_TSC_KHZ, 0)
 
 
@@ -154,7 +154,7 @@ def read_msrs(vcpu: Vcpu, indices: Sequence[int]) -> bytes:
     while rest:
         packed = b"".join(x86_64.MSR_ENTRY.pack(index, 0) for index in rest)
         buffer = bytearray(x86_64.MSR_HEADER.pack(len(rest)) + packed)
-        with explained("KVM_GET_MSRS"):
+        with explain_failure("KVM_GET_MSRS"):
             done = fcntl.ioctl(vcpu.fd, KVM_GET_MSRS, buffer)
         begin = x86_64.MSR_HEADER.size
         entries += buffer[begin : begin + done * x86_64.MSR_ENTRY.size]
@@ -170,44 +170,44 @@ def restore_vcpu(vcpu: Vcpu, parts: dict[str, bytes | int], xsave: int) -> None:
     """
     sizes = {name: size for name, (_, _, size) in (_FIXED | _LAST).items()} | {"xsave": xsave}
     for name, size in sizes.items():
-        if len(_bytes(parts, name)) != size:
-            raise _unfit(f"its {name} have another size than here")
-    cpuid, msrs = _bytes(parts, "cpuid"), _bytes(parts, "msrs")
+        if len(_get_bytes(parts, name)) != size:
+            raise _build_error(f"its {name} have another size than here")
+    cpuid, msrs = _get_bytes(parts, "cpuid"), _get_bytes(parts, "msrs")
     entries, cut = divmod(len(cpuid), x86_64.CPUID_ENTRY.size)
     if cut or entries > x86_64.CPUID_MAX_ENTRIES:
-        raise _unfit("its CPUID is none")
+        raise _build_error("its CPUID is none")
     header = x86_64.CPUID_HEADER.pack(entries)
-    _set(vcpu, "cpuid", x86_64.KVM_SET_CPUID2, header + cpuid)
+    _set_part(vcpu, "cpuid", x86_64.KVM_SET_CPUID2, header + cpuid)
     _set_rate(vcpu, parts.get("tsc_khz"))
     for name, (_, request, _) in _FIXED.items():
-        _set(vcpu, name, request, _bytes(parts, name))
+        _set_part(vcpu, name, request, _get_bytes(parts, name))
     _set_msrs(vcpu, msrs)
     for name, (_, request, _) in _LAST.items():
-        _set(vcpu, name, request, _bytes(parts, name))
+        _set_part(vcpu, name, request, _get_bytes(parts, name))
 
 
-def _bytes(parts: dict[str, bytes | int], name: str) -> bytes:
+def _get_bytes(parts: dict[str, bytes | int], name: str) -> bytes:
     part = parts.get(name)
     if type(part) is not bytes:
-        raise _unfit(f"it has no {name}")
+        raise _build_error(f"it has no {name}")
     return part
 
 
-def _unfit(reason: str) -> HostError:
+def _build_error(reason: str) -> HostError:
     return HostError(f"the snapshot is not of this host: {reason}", "Make it again.")
 
 
-def _set(vcpu: Vcpu, name: str, request: int, data: bytes) -> None:
-    with explained(f"setting a vCPU's {name}"):
+def _set_part(vcpu: Vcpu, name: str, request: int, data: bytes) -> None:
+    with explain_failure(f"setting a vCPU's {name}"):
         fcntl.ioctl(vcpu.fd, request, bytearray(data))
 
 
 def _set_rate(vcpu: Vcpu, khz: bytes | int | None) -> None:
     """A host measures its rate anew at each boot: KVM takes what is near, or scales."""
     if type(khz) is not int or not 0 < khz < 1 << 31:
-        raise _unfit("it has no rate of its TSC")
+        raise _build_error("it has no rate of its TSC")
     if khz != tsc_khz(vcpu):
-        with explained("setting the rate of a vCPU's TSC"):
+        with explain_failure("setting the rate of a vCPU's TSC"):
             fcntl.ioctl(vcpu.fd, KVM_SET_TSC_KHZ, khz)
 
 
@@ -215,18 +215,18 @@ def _set_msrs(vcpu: Vcpu, entries: bytes) -> None:
     """What is refused has to have its value already: there are some that only tell something."""
     size = x86_64.MSR_ENTRY.size
     if len(entries) % size or len(entries) > MAX_MSRS * size:
-        raise _unfit("its MSRs are none")
+        raise _build_error("its MSRs are none")
     rest = entries
     while rest:
         buffer = bytearray(x86_64.MSR_HEADER.pack(len(rest) // size) + rest)
-        with explained("KVM_SET_MSRS"):
+        with explain_failure("KVM_SET_MSRS"):
             done = fcntl.ioctl(vcpu.fd, x86_64.KVM_SET_MSRS, buffer)
         rest = rest[done * size :]
         if rest:
             refused, rest = rest[:size], rest[size:]
             index, _ = x86_64.MSR_ENTRY.unpack(refused)
             if read_msrs(vcpu, [index]) != refused:
-                raise _unfit(f"its MSR {index:#x} cannot be set")
+                raise _build_error(f"its MSR {index:#x} cannot be set")
 
 
 def save_vm(vm: Vm) -> dict[str, bytes | int]:
@@ -238,11 +238,11 @@ def save_vm(vm: Vm) -> dict[str, bytes | int]:
     parts: dict[str, bytes | int] = {}
     for chip in range(IRQCHIPS):
         buffer = bytearray(struct.pack("=I", chip).ljust(IRQCHIP_SIZE, b"\0"))
-        with explained("KVM_GET_IRQCHIP"):
+        with explain_failure("KVM_GET_IRQCHIP"):
             fcntl.ioctl(vm.fd, KVM_GET_IRQCHIP, buffer)
         parts[f"irqchip{chip}"] = bytes(buffer)
     buffer = bytearray(CLOCK.size)
-    with explained("KVM_GET_CLOCK"):
+    with explain_failure("KVM_GET_CLOCK"):
         fcntl.ioctl(vm.fd, KVM_GET_CLOCK, buffer)
     parts["clock"] = CLOCK.unpack(buffer)[0]
     return parts
@@ -257,13 +257,13 @@ def restore_vm(vm: Vm, parts: dict[str, bytes | int]) -> None:
         HostError: those are not the parts of a VM, or KVM refuses.
     """
     for chip in range(IRQCHIPS):
-        data = _bytes(parts, f"irqchip{chip}")
+        data = _get_bytes(parts, f"irqchip{chip}")
         if len(data) != IRQCHIP_SIZE or data[:4] != struct.pack("=I", chip):
-            raise _unfit("its interrupt controllers are none")
-        with explained("KVM_SET_IRQCHIP"):
+            raise _build_error("its interrupt controllers are none")
+        with explain_failure("KVM_SET_IRQCHIP"):
             fcntl.ioctl(vm.fd, KVM_SET_IRQCHIP, bytearray(data))
     clock = parts.get("clock")
     if type(clock) is not int:
-        raise _unfit("it has no clock")
-    with explained("KVM_SET_CLOCK"):
+        raise _build_error("it has no clock")
+    with explain_failure("KVM_SET_CLOCK"):
         fcntl.ioctl(vm.fd, KVM_SET_CLOCK, CLOCK.pack(clock))

@@ -39,7 +39,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _NO_CAPABILITIES = bytes(2 * 3 * 4)
 
 
-def die_with(parent: int) -> None:
+def set_parent_death_signal(parent: int) -> None:
     """Have the kernel kill this process when ``parent`` dies, which may have happened already."""
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -47,7 +47,7 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def give_up(address: int = 0) -> int:
+def drop_privileges(address: int = 0) -> int:
     """Drop it, before the vCPUs' threads start; what only root may do is left where it is refused.
 
     All that will be imported, opened or made has to be there. On the way the pagemap is opened, to

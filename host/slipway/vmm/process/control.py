@@ -33,7 +33,7 @@ EXITED = "exited"
 CLOSE = "close"
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
+def create_pair() -> tuple[socket.socket, socket.socket]:
     """Two ends of a control channel: datagrams, in order, with an end of file."""
     import socket
 

@@ -121,7 +121,7 @@ _TABLES = {
 }
 
 
-def _when(argument: int, mask: int, values: Sequence[int]) -> list[Instruction]:
+def _allow_if(argument: int, mask: int, values: Sequence[int]) -> list[Instruction]:
     """Allow the call if the argument's bits in ``mask`` are one of ``values``."""
     code = [(_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * argument), (_AND, 0, 0, mask)]
     for value in values:
@@ -129,18 +129,18 @@ def _when(argument: int, mask: int, values: Sequence[int]) -> list[Instruction]:
     return [*code, (_RETURN, 0, 0, EPERM)]
 
 
-def program(machine: str, process: int) -> bytes | None:
+def build_filter(machine: str, process: int) -> bytes | None:
     """The filter for ``process`` on a ``machine`` as uname names it; None where there is none."""
     if (table := _TABLES.get(machine)) is None:
         return None
-    not_executable = _when(2, _PROT_EXEC, (0,))
+    not_executable = _allow_if(2, _PROT_EXEC, (0,))
     conditions = {
-        "ioctl": _when(1, _ALL_BITS, table.ioctls),
-        "futex": _when(1, _ALL_BITS & ~_FUTEX_OPTIONS, _FUTEX_COMMANDS),
+        "ioctl": _allow_if(1, _ALL_BITS, table.ioctls),
+        "futex": _allow_if(1, _ALL_BITS & ~_FUTEX_OPTIONS, _FUTEX_COMMANDS),
         "mmap": not_executable,
         "mprotect": not_executable,
-        "clone": _when(0, _ALL_BITS & ~_CLONE_FLAGS | _CLONE_THREAD, (_CLONE_THREAD,)),
-        "tgkill": _when(0, _ALL_BITS, (process,)),
+        "clone": _allow_if(0, _ALL_BITS & ~_CLONE_FLAGS | _CLONE_THREAD, (_CLONE_THREAD,)),
+        "tgkill": _allow_if(0, _ALL_BITS, (process,)),
     }
     code: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE_OFFSET),
@@ -167,7 +167,7 @@ def install() -> bool:
     Raises:
         HostError: the kernel has no filters.
     """
-    code = program(os.uname().machine, os.getpid())
+    code = build_filter(os.uname().machine, os.getpid())
     if code is None:
         return False
     address = ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p).value

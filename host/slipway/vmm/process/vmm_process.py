@@ -33,11 +33,13 @@ _WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 def main() -> NoReturn:
     """Run one VM to its end."""
     parent, channel, agent, console = map(int, sys.argv[-4:])
-    confine.die_with(parent)
-    live(channel, lambda: Process(channel, agent, _booted(channel, agent, console)).run())
+    confine.set_parent_death_signal(parent)
+    run_and_exit(
+        channel, lambda: VmmProcess(channel, agent, _boot_vm(channel, agent, console)).run()
+    )
 
 
-def _booted(channel: int, agent: int, console: int) -> MicroVm:
+def _boot_vm(channel: int, agent: int, console: int) -> MicroVm:
     """The VM that the parent asks for."""
     verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
     if verb != control.START:
@@ -48,27 +50,29 @@ def _booted(channel: int, agent: int, console: int) -> MicroVm:
     return vm
 
 
-def live(channel: int, life: Callable[[], int]) -> NoReturn:
-    """End this process as ``life`` does; what it raises is told on ``channel``."""
+def run_and_exit(channel: int, run: Callable[[], int]) -> NoReturn:
+    """End this process as ``run`` does; what it raises is told on ``channel``."""
     try:
-        code = life()
+        code = run()
     except SlipwayError as error:
         kind = "input" if isinstance(error, InputError) else "host"
-        tell(channel, control.FAILED, kind=kind, message=error.message, hint=error.hint)
+        send_message(channel, control.FAILED, kind=kind, message=error.message, hint=error.hint)
         code = 1
     except OSError as error:
         message = f"this host refuses something that a VM needs: {error.strerror or error}"
-        tell(channel, control.FAILED, kind="host", message=message, hint="")
+        send_message(channel, control.FAILED, kind="host", message=message, hint="")
         code = 1
     except MemoryError:
-        tell(channel, control.FAILED, kind="host", message="there is no memory left", hint="")
+        send_message(
+            channel, control.FAILED, kind="host", message="there is no memory left", hint=""
+        )
         code = 1
     # No destructors: the kernel takes the guest's memory back faster than we can unmap it.
     sys.stderr.flush()
     os._exit(code)
 
 
-def tell(channel: int, verb: str, **texts: str) -> None:
+def send_message(channel: int, verb: str, **texts: str) -> None:
     """Say something to the parent; without one, this process ends."""
     try:
         os.write(channel, control.encode(verb, **texts))
@@ -76,7 +80,7 @@ def tell(channel: int, verb: str, **texts: str) -> None:
         os._exit(1)  # the parent is gone
 
 
-class Process:
+class VmmProcess:
     """The main thread: what comes from the parent, and the end of the VM."""
 
     def __init__(self, channel: int, agent: int, vm: MicroVm, began_ns: int = 0) -> None:
@@ -93,51 +97,51 @@ class Process:
         poll = select.epoll()
         poll.register(self._agent, _WATCHED)
         poll.register(self._channel, select.EPOLLIN)
-        poll.register(vm.link.wake, select.EPOLLIN)
+        poll.register(vm.backend.wake, select.EPOLLIN)
         poll.register(vm.ended, select.EPOLLIN)
-        self._pagemap = confine.give_up(
+        self._pagemap = confine.drop_privileges(
             vm.memory.host_address
         )  # nothing is imported, opened or made any more
         elapsed = time.monotonic_ns() - self._began_ns if self._began_ns else 0
         cpu_us, start_us = time.process_time_ns() // 1000, elapsed // 1000
-        tell(self._channel, control.RUNNING, cpu_us=str(cpu_us), start_us=str(start_us))
+        send_message(self._channel, control.RUNNING, cpu_us=str(cpu_us), start_us=str(start_us))
         vm.start()
-        while vm.ending is None and not vm.link.ended:
+        while vm.ending is None and not vm.backend.ended:
             for descriptor, _ in poll.poll():
                 if descriptor == self._channel:
-                    if not self._obey():
+                    if not self._handle_request():
                         return 0
                 elif descriptor != vm.ended:
-                    vm.agent_ready()
+                    vm.on_agent_ready()
         if vm.ending is None:
             return 0
         vm.stop()
         ending = vm.ending
         text = ending.text
         if not ending.wanted:
-            text = "\n".join([text, *vm.describe(), *vm.exits()[:4]])
-        tell(self._channel, control.ENDED, text=text, wanted=str(int(ending.wanted)))
+            text = "\n".join([text, *vm.describe(), *vm.count_exits()[:4]])
+        send_message(self._channel, control.ENDED, text=text, wanted=str(int(ending.wanted)))
         return 0 if ending.wanted else 1
 
-    def _obey(self) -> bool:
+    def _handle_request(self) -> bool:
         """Do what the parent asks for; False once it is gone."""
         vm = self._vm
         verb, _ = control.decode(os.read(self._channel, control.MAX_MESSAGE))
         if verb == control.PAUSE:
             vm.pause()
-            tell(self._channel, control.PAUSED)
+            send_message(self._channel, control.PAUSED)
         elif verb == control.RESUME:
             vm.resume()
-            tell(self._channel, control.RESUMED)
+            send_message(self._channel, control.RESUMED)
         elif verb == control.REPORT:
-            tell(self._channel, control.REPORT, exits="\n".join(vm.exits()))
+            send_message(self._channel, control.REPORT, exits="\n".join(vm.count_exits()))
         elif verb == control.SNAPSHOT:
-            self._save()
+            self._send_snapshot()
         elif verb == control.TOUCHED:
-            self._tell_touched()
+            self._send_touched()
         return bool(verb)
 
-    def _tell_touched(self) -> None:
+    def _send_touched(self) -> None:
         """What the guest has written to until now; once, since the pagemap cannot be wound back."""
         ranges: list[Range] = []
         if self._pagemap >= 0:
@@ -146,14 +150,16 @@ class Process:
             self._pagemap = -1
         # What does not fit into a message comes page by page, as without all this.
         text = " ".join(f"{start:x}-{end:x}" for start, end in ranges[:MAX_RANGES])
-        tell(self._channel, control.TOUCHED, ranges=text)
+        send_message(self._channel, control.TOUCHED, ranges=text)
 
-    def _save(self) -> None:
+    def _send_snapshot(self) -> None:
         try:
             self._vm.save(self._channel)
         except HostError as error:
-            tell(self._channel, control.REFUSED, message=error.message, hint=error.hint)
+            send_message(self._channel, control.REFUSED, message=error.message, hint=error.hint)
         except (OSError, MemoryError) as error:
-            tell(self._channel, control.REFUSED, message=str(error) or "there is no memory left")
+            send_message(
+                self._channel, control.REFUSED, message=str(error) or "there is no memory left"
+            )
         else:
-            tell(self._channel, control.SAVED)
+            send_message(self._channel, control.SAVED)

@@ -25,7 +25,7 @@ from slipway.vmm.memory import GuestMemory
 from slipway.vmm.microvm import MicroVm
 from slipway.vmm.process import confinement as confine
 from slipway.vmm.process import control, descriptors
-from slipway.vmm.process.vmm_process import Process, live, tell
+from slipway.vmm.process.vmm_process import VmmProcess, run_and_exit, send_message
 from slipway.vmm.snapshot import state_file as snapshot
 
 TYPE_CHECKING = False
@@ -39,8 +39,8 @@ DESCRIPTORS = 4
 def main() -> NoReturn:
     """Make clones until the parent wants none any more, and wait for their ends."""
     parent, channel, memory, state = map(int, sys.argv[-4:])
-    confine.die_with(parent)
-    live(channel, lambda: Zygote(channel, memory, state).run())
+    confine.set_parent_death_signal(parent)
+    run_and_exit(channel, lambda: Zygote(channel, memory, state).run())
 
 
 class Zygote:
@@ -70,17 +70,17 @@ class Zygote:
 
     def run(self) -> int:
         """Until no more clones are wanted and none is left; the exit status."""
-        tell(self._channel.fileno(), control.RUNNING)
+        send_message(self._channel.fileno(), control.RUNNING)
         self._poll.register(self._channel, select.EPOLLIN)
         while not self._closing or self._children:
             for descriptor, _ in self._poll.poll():
                 if descriptor in self._children:
                     self._reap(descriptor)
                 else:
-                    self._obey()
+                    self._handle_request()
         return 0
 
-    def _obey(self) -> None:
+    def _handle_request(self) -> None:
         try:
             message, given = descriptors.receive(self._channel, control.MAX_MESSAGE, DESCRIPTORS)
         except OSError:
@@ -90,7 +90,7 @@ class Zygote:
             if given:
                 self._clone(given)
             else:  # they found no room in this process
-                self._refuse(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+                self._refuse_clone(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         elif verb == control.CLOSE:
             self._closing = True
         elif not message:
@@ -102,23 +102,23 @@ class Zygote:
         try:
             process = os.fork()
         except OSError as error:
-            self._refuse(error)
+            self._refuse_clone(error)
         else:
             if not process:
-                self._be_born(zygote, given, began)
-            self._adopt(process)
+                self._run_child(zygote, given, began)
+            self._adopt_child(process)
         finally:
             for descriptor in given:
                 os.close(descriptor)
 
-    def _adopt(self, process: int) -> None:
+    def _adopt_child(self, process: int) -> None:
         """Keep a child, and let the parent have it as well."""
         try:
             descriptor = os.pidfd_open(process)
         except OSError as error:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            self._refuse(error)
+            self._refuse_clone(error)
             return
         self._children[descriptor] = process
         self._poll.register(descriptor, select.EPOLLIN)
@@ -128,10 +128,10 @@ class Zygote:
         except OSError:
             os._exit(1)
 
-    def _refuse(self, error: OSError) -> None:
+    def _refuse_clone(self, error: OSError) -> None:
         message = f"a clone cannot be started: {error.strerror}"
         hint = "Run fewer machines at once."
-        tell(self._channel.fileno(), control.REFUSED, message=message, hint=hint)
+        send_message(self._channel.fileno(), control.REFUSED, message=message, hint=hint)
 
     def _reap(self, descriptor: int) -> None:
         process = self._children.pop(descriptor)
@@ -140,27 +140,27 @@ class Zygote:
         _, status = os.waitpid(process, 0)
         code = os.waitstatus_to_exitcode(status)
         channel = self._channel.fileno()
-        tell(channel, control.EXITED, process=str(process), code=str(code))
+        send_message(channel, control.EXITED, process=str(process), code=str(code))
 
-    def _be_born(self, zygote: int, given: list[int], began: int) -> NoReturn:
-        """In the child: what a clone does with its life."""
+    def _run_child(self, zygote: int, given: list[int], began: int) -> NoReturn:
+        """In the child: what a clone does with its run."""
         channel, agent, console, errors = given
         try:
-            confine.die_with(zygote)
+            confine.set_parent_death_signal(zygote)
             os.dup2(errors, sys.stderr.fileno())
             # What is the zygote's and its other children's.
             self._poll.close()
             self._channel.close()
             for descriptor in (errors, *self._children):
                 os.close(descriptor)
-            live(channel, lambda: self._life(channel, agent, console, began))
+            run_and_exit(channel, lambda: self._run_clone(channel, agent, console, began))
         finally:  # whatever happens, a child never goes on as a zygote
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
             os._exit(1)
 
-    def _life(self, channel: int, agent: int, console: int, began: int) -> int:
+    def _run_clone(self, channel: int, agent: int, console: int, began: int) -> int:
         gc.enable()
         vm = MicroVm(self._saved.config, agent, console, self._memory)
         vm.restore(self._saved)
-        return Process(channel, agent, vm, began).run()
+        return VmmProcess(channel, agent, vm, began).run()

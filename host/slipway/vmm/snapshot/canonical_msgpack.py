@@ -47,22 +47,22 @@ def _pack(value: Any, put: Any) -> None:
     elif type(value) is bool:
         put(bytes((_TRUE if value else _FALSE,)))
     elif isinstance(value, int):
-        put(bytes((value,)) if 0 <= value < _FIXED_MAP else _sized(_NUMBERS, int(value)))
+        put(bytes((value,)) if 0 <= value < _FIXED_MAP else _encode_size(_NUMBERS, int(value)))
     elif isinstance(value, str):
         data = value.encode()
         size = len(data)
-        put((bytes((_FIXED_TEXT | size,)) if size < 0x20 else _sized(_TEXTS, size)) + data)
+        put((bytes((_FIXED_TEXT | size,)) if size < 0x20 else _encode_size(_TEXTS, size)) + data)
     elif isinstance(value, bytes | bytearray):
-        put(_sized(_BYTES, len(value)))
+        put(_encode_size(_BYTES, len(value)))
         put(bytes(value))
     elif isinstance(value, list | tuple):
         size = len(value)
-        put(bytes((_FIXED_LIST | size,)) if size < 0x10 else _sized(_LISTS, size))
+        put(bytes((_FIXED_LIST | size,)) if size < 0x10 else _encode_size(_LISTS, size))
         for item in value:
             _pack(item, put)
     elif isinstance(value, dict):
         size = len(value)
-        put(bytes((_FIXED_MAP | size,)) if size < 0x10 else _sized(_MAPS, size))
+        put(bytes((_FIXED_MAP | size,)) if size < 0x10 else _encode_size(_MAPS, size))
         for name, item in value.items():
             if not isinstance(name, str):
                 raise TypeError("a key that is not text")
@@ -72,7 +72,7 @@ def _pack(value: Any, put: Any) -> None:
         raise TypeError(f"{type(value).__name__} cannot be packed")
 
 
-def _sized(codes: tuple[int, ...], number: int) -> bytes:
+def _encode_size(codes: tuple[int, ...], number: int) -> bytes:
     """The shortest form of a number or length."""
     for power, code in enumerate(codes):
         if code and 0 <= number < 1 << (8 << power):
@@ -104,30 +104,32 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if code < _NIL:
         if code < _FIXED_TEXT:
             kinds = _MAPS if code < _FIXED_LIST else _LISTS
-            return _items(kinds, data, at, code & 0x0F, depth)
-        return _run(_TEXTS, data, at, code & 0x1F), at + (code & 0x1F)
+            return _read_items(kinds, data, at, code & 0x0F, depth)
+        return _read_run(_TEXTS, data, at, code & 0x1F), at + (code & 0x1F)
     if code in (_NIL, _FALSE, _TRUE):
         return {_NIL: None, _FALSE: False, _TRUE: True}[code], at
     if code not in _SIZED:
         raise ValueError(f"there is nothing that begins with {code:#x}")
     kinds, width = _SIZED[code]
-    number = int.from_bytes(_run(_BYTES, data, at, width), "big")
+    number = int.from_bytes(_read_run(_BYTES, data, at, width), "big")
     at += width
     if kinds is _NUMBERS:
         return number, at
     if kinds in (_BYTES, _TEXTS):
-        return _run(kinds, data, at, number), at + number
-    return _items(kinds, data, at, number, depth)
+        return _read_run(kinds, data, at, number), at + number
+    return _read_items(kinds, data, at, number, depth)
 
 
-def _run(kinds: tuple[int, ...], data: bytes, at: int, size: int) -> Any:
+def _read_run(kinds: tuple[int, ...], data: bytes, at: int, size: int) -> Any:
     run = data[at : at + size]
     if len(run) != size:
         raise ValueError("it ends too early")
     return run.decode() if kinds is _TEXTS else run
 
 
-def _items(kinds: tuple[int, ...], data: bytes, at: int, count: int, depth: int) -> tuple[Any, int]:
+def _read_items(
+    kinds: tuple[int, ...], data: bytes, at: int, count: int, depth: int
+) -> tuple[Any, int]:
     if not depth:
         raise ValueError("it is nested too deeply")
     items: list[Any] = []

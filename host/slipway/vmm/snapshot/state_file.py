@@ -123,12 +123,12 @@ def decode_body(body: bytes) -> Saved:
     try:
         if len(body) > MAX_BYTES - _HEADER.size:
             raise ValueError("it is too long")
-        return _checked(pack.unpack(body))
+        return _check_state(pack.unpack(body))
     except ValueError as error:
         raise HostError(f"the snapshot's state is none: {error}", _AGAIN) from None
 
 
-def _checked(value: Any) -> Saved:
+def _check_state(value: Any) -> Saved:
     if type(value) is not dict or value.keys() != set(_FIELDS):
         raise ValueError("it has other parts")
     saved = Saved(**value)
@@ -145,10 +145,10 @@ def _checked(value: Any) -> Saved:
             raise ValueError("a part of the processors is none")
     if type(saved.devices) is not dict:
         raise ValueError("it has no devices")
-    return replace(saved, working_set=_ranges(saved.working_set, saved.memory))
+    return replace(saved, working_set=_check_ranges(saved.working_set, saved.memory))
 
 
-def _ranges(value: Any, size: int) -> list[Range]:
+def _check_ranges(value: Any, size: int) -> list[Range]:
     """Raises ValueError unless they are pages of ``size`` bytes, in order."""
     if type(value) is not list or len(value) > MAX_RANGES:
         raise ValueError("it has no working set")
@@ -165,7 +165,7 @@ def _ranges(value: Any, size: int) -> list[Range]:
     return ranges
 
 
-def with_working_set(state: bytes, ranges: Sequence[Range]) -> bytes:
+def add_working_set(state: bytes, ranges: Sequence[Range]) -> bytes:
     """The same state, of whose memory clones get ``ranges`` at once.
 
     Raises:

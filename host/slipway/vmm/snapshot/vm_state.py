@@ -53,7 +53,9 @@ class StateSaver:
             HostError: KVM refuses.
         """
         vcpus, machine = self._processors.save(self._vm, self._vcpus)
-        devices = {name: states.encode(device.state()) for name, device in self._devices.items()}
+        devices = {
+            name: states.encode(device.save_state()) for name, device in self._devices.items()
+        }
         body = snapshot.pack_body(
             Saved(
                 architecture=self._name,
@@ -66,7 +68,7 @@ class StateSaver:
                 working_set=[],
             )
         )
-        write_pieces(channel, self._memory.all(), body)
+        write_pieces(channel, self._memory.view_all(), body)
 
     def restore(self, saved: Saved) -> list[str]:
         """Make this VM, which is new, what was saved of another.
@@ -93,11 +95,11 @@ class StateSaver:
             device, value = devices[name], saved.get(name)
             due: object
             if isinstance(device, Uart):
-                port = states.uart(value)
+                port = states.decode_uart(value)
                 device.restore(port)
                 due = port.asserted
             else:
-                console = states.console(value)
+                console = states.decode_console(value)
                 device.restore(console)
                 due = console.transport.interrupt_status
             if due:

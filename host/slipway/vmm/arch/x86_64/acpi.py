@@ -57,7 +57,7 @@ class IsaSerial:
         self.irq = irq
 
 
-class VirtioMmio:
+class VirtioResource:
     """A virtio device: its ``size`` bytes of registers, below 4 GiB, and its IOAPIC line."""
 
     __slots__ = ("address", "gsi", "size")
@@ -68,7 +68,7 @@ class VirtioMmio:
         self.gsi = gsi
 
 
-class Board:
+class AcpiBoard:
     """What the tables describe. ``rtc``: a CMOS clock is at port 0x70, its interrupt is 8."""
 
     __slots__ = ("cpus", "io_apic", "local_apic", "rtc", "serials", "virtio")
@@ -78,7 +78,7 @@ class Board:
         *,
         cpus: int,
         serials: tuple[IsaSerial, ...],
-        virtio: tuple[VirtioMmio, ...],
+        virtio: tuple[VirtioResource, ...],
         rtc: bool,
         local_apic: int = 0xFEE0_0000,
         io_apic: int = 0xFEC0_0000,
@@ -91,47 +91,47 @@ class Board:
         self.io_apic = io_apic
 
 
-def tables(board: Board, address: int) -> bytes:
+def build_tables(board: AcpiBoard, address: int) -> bytes:
     """All tables, to be placed at guest physical ``address``, where the first is the RSDP.
 
     ``address`` is a multiple of 16; the kernel is told it in the zero page (acpi_rsdp_addr).
     """
     blob = bytearray(_RSDP.size)
 
-    def append(table: bytes) -> int:
+    def add_table(table: bytes) -> int:
         blob.extend(bytes(-len(blob) % _ALIGNMENT))
         place = address + len(blob)
         blob.extend(table)
         return place
 
-    dsdt = append(_table(b"DSDT", 2, _devices(board)))
-    entries = [append(_fadt(board, dsdt)), append(_madt(board))]
-    xsdt = append(_table(b"XSDT", 1, struct.pack(f"<{len(entries)}Q", *entries)))
-    blob[: _RSDP.size] = _rsdp(xsdt)
+    dsdt = add_table(_build_table(b"DSDT", 2, _build_devices(board)))
+    entries = [add_table(_build_fadt(board, dsdt)), add_table(_build_madt(board))]
+    xsdt = add_table(_build_table(b"XSDT", 1, struct.pack(f"<{len(entries)}Q", *entries)))
+    blob[: _RSDP.size] = _build_rsdp(xsdt)
     return bytes(blob)
 
 
-def _rsdp(xsdt: int) -> bytes:
+def _build_rsdp(xsdt: int) -> bytes:
     data = bytearray(_RSDP.pack(b"RSD PTR ", 0, _OEM, 2, 0, _RSDP.size, xsdt, 0))
-    data[_RSDP_CHECKSUM] = _checksum(data[:_RSDP_SIZE_1_0])
-    data[_RSDP_EXTENDED_CHECKSUM] = _checksum(data)
+    data[_RSDP_CHECKSUM] = _compute_checksum(data[:_RSDP_SIZE_1_0])
+    data[_RSDP_EXTENDED_CHECKSUM] = _compute_checksum(data)
     return bytes(data)
 
 
-def _table(signature: bytes, revision: int, body: bytes) -> bytes:
+def _build_table(signature: bytes, revision: int, body: bytes) -> bytes:
     length = _HEADER.size + len(body)
     header = _HEADER.pack(signature, length, revision, 0, _OEM, _OEM_TABLE, 1, _CREATOR, 1)
     data = bytearray(header + body)
-    data[_HEADER_CHECKSUM] = _checksum(data)
+    data[_HEADER_CHECKSUM] = _compute_checksum(data)
     return bytes(data)
 
 
-def _checksum(data: bytearray) -> int:
+def _compute_checksum(data: bytearray) -> int:
     """The byte that makes the sum of all, with 0 in its place so far, a multiple of 256."""
     return -sum(data) & 0xFF
 
 
-def _fadt(board: Board, dsdt: int) -> bytes:
+def _build_fadt(board: AcpiBoard, dsdt: int) -> bytes:
     data = bytearray(_FADT_SIZE)
     boot_flags = _NO_VGA | (0 if board.rtc else _NO_CMOS_RTC)
     flags = _WBINVD | _PROC_C1 | _PWR_BUTTON | _SLP_BUTTON | _FIX_RTC | _HEADLESS | _HW_REDUCED
@@ -139,10 +139,10 @@ def _fadt(board: Board, dsdt: int) -> bytes:
     struct.pack_into("<I", data, _FADT_FLAGS, flags)
     struct.pack_into("<B", data, _FADT_MINOR, _FADT_MINOR_REVISION)
     struct.pack_into("<Q", data, _FADT_DSDT, dsdt)
-    return _table(b"FACP", _FADT_REVISION, bytes(data[_HEADER.size :]))
+    return _build_table(b"FACP", _FADT_REVISION, bytes(data[_HEADER.size :]))
 
 
-def _madt(board: Board) -> bytes:
+def _build_madt(board: AcpiBoard) -> bytes:
     """One local APIC for each vCPU, whose id is its number; one IOAPIC for all interrupt lines.
 
     There are no ISA interrupts, and so no overrides of them.
@@ -151,17 +151,17 @@ def _madt(board: Board) -> bytes:
     for number in range(board.cpus):
         entries.append(_LOCAL_APIC.pack(0, _LOCAL_APIC.size, number, number, _ENABLED))
     entries.append(_IO_APIC.pack(1, _IO_APIC.size, 0, board.io_apic, 0))
-    return _table(b"APIC", _MADT_REVISION, b"".join(entries))
+    return _build_table(b"APIC", _MADT_REVISION, b"".join(entries))
 
 
-def _devices(board: Board) -> bytes:
+def _build_devices(board: AcpiBoard) -> bytes:
     """The body of the DSDT.
 
     Interrupts are in extended descriptors, which Linux takes as they are; the attributes of ISA
     ones it would look up elsewhere.
     """
     devices = [
-        _device(
+        _build_device(
             f"COM{number}",
             aml.eisa_id("PNP0501"),
             number,
@@ -172,9 +172,11 @@ def _devices(board: Board) -> bytes:
     ]
     if board.rtc:
         ports = aml.io_ports(_RTC_PORT, _RTC_PORTS)
-        devices.append(_device("RTC", aml.eisa_id("PNP0B00"), 0, ports, aml.interrupt(_RTC_LINE)))
+        devices.append(
+            _build_device("RTC", aml.eisa_id("PNP0B00"), 0, ports, aml.interrupt(_RTC_LINE))
+        )
     devices += [
-        _device(
+        _build_device(
             f"V{number:03X}",
             aml.string("LNRO0005"),
             number,
@@ -186,7 +188,7 @@ def _devices(board: Board) -> bytes:
     return aml.scope("_SB", *devices)
 
 
-def _device(name: str, hardware_id: bytes, number: int, *resources: bytes) -> bytes:
+def _build_device(name: str, hardware_id: bytes, number: int, *resources: bytes) -> bytes:
     return aml.device(
         name,
         aml.name("_HID", hardware_id),

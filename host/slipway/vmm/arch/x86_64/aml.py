@@ -49,27 +49,27 @@ def eisa_id(text: str) -> bytes:
 
 def name(path: str, value: bytes) -> bytes:
     """The definition of ``path`` as ``value``, a term."""
-    return _NAME + _name_string(path) + value
+    return _NAME + _encode_path(path) + value
 
 
 def scope(path: str, *terms: bytes) -> bytes:
     """``terms`` within an existing name, such as ``_SB``, where all devices are."""
-    return _SCOPE + _with_length(_name_string(path) + b"".join(terms))
+    return _SCOPE + _prefix_length(_encode_path(path) + b"".join(terms))
 
 
 def device(path: str, *terms: bytes) -> bytes:
     """A device whose objects ``terms`` define."""
-    return _DEVICE + _with_length(_name_string(path) + b"".join(terms))
+    return _DEVICE + _prefix_length(_encode_path(path) + b"".join(terms))
 
 
 def buffer(data: bytes) -> bytes:
     """Bytes."""
-    return _BUFFER + _with_length(integer(len(data)) + data)
+    return _BUFFER + _prefix_length(integer(len(data)) + data)
 
 
 def package(*elements: bytes) -> bytes:
     """An array of up to 255 terms."""
-    return _PACKAGE + _with_length(bytes([len(elements)]) + b"".join(elements))
+    return _PACKAGE + _prefix_length(bytes([len(elements)]) + b"".join(elements))
 
 
 def resources(*descriptors: bytes) -> bytes:
@@ -92,7 +92,7 @@ def interrupt(line: int) -> bytes:
     return _INTERRUPT.pack(0x89, 6, _CONSUMER | _EDGE, 1, line)
 
 
-def _name_string(path: str) -> bytes:
+def _encode_path(path: str) -> bytes:
     r"""A path of names separated by dots, each up to four characters; ``\`` is the root."""
     root = b"\\" if path.startswith("\\") else b""
     names = [part.ljust(4, "_").encode("ascii") for part in path.removeprefix("\\").split(".")]
@@ -104,7 +104,7 @@ def _name_string(path: str) -> bytes:
     return root + prefix + b"".join(names)
 
 
-def _with_length(content: bytes) -> bytes:
+def _prefix_length(content: bytes) -> bytes:
     """``content`` behind a PkgLength (section 20.2.4), which counts its own bytes too."""
     if len(content) + 1 < 1 << 6:
         return bytes([len(content) + 1]) + content

@@ -65,11 +65,13 @@ def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan)
             image.read_segment_into(segment, target)
         ramdisk = place_initramfs(memory, initramfs, image.end, end)
         entry = image.entry
-    board = acpi.Board(
+    board = acpi.AcpiBoard(
         cpus=plan.cpus,
         serials=tuple(acpi.IsaSerial(*place) for place in _SERIALS[: plan.serials]),
         virtio=tuple(
-            acpi.VirtioMmio(_virtio_address(number), layout.VIRTIO_SIZE, virtio_line(number))
+            acpi.VirtioResource(
+                _find_virtio_address(number), layout.VIRTIO_SIZE, virtio_line(number)
+            )
             for number in range(plan.virtio)
         ),
         # KVM's clock tells the time of day as well; reading this one takes 150 exits.
@@ -77,7 +79,7 @@ def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan)
         local_apic=layout.LOCAL_APIC,
         io_apic=layout.IO_APIC,
     )
-    memory.write(layout.ACPI, acpi.tables(board, layout.ACPI))
+    memory.write(layout.ACPI, acpi.build_tables(board, layout.ACPI))
     boot.write_tables(memory)
     boot.write_zero_page(memory, command_line, ramdisk, layout.ACPI)
     return entry
@@ -95,9 +97,9 @@ def place_initramfs(
         InputError: there is not enough room.
         HostError: one cannot be read.
     """
-    from slipway.vmm.files import opened
+    from slipway.vmm.files import open_files
 
-    with opened(archives) as files:
+    with open_files(archives) as files:
         sizes = [-(-size // layout.PAGE) * layout.PAGE for _, size in files]
         total = sum(sizes)
         address = (end - total) // layout.PAGE * layout.PAGE
@@ -124,7 +126,7 @@ def virtio_line(number: int) -> int:
     return layout.VIRTIO_LINE + number
 
 
-def _virtio_address(number: int) -> int:
+def _find_virtio_address(number: int) -> int:
     return layout.VIRTIO + number * layout.VIRTIO_SIZE
 
 
@@ -140,7 +142,7 @@ def attach_serial(vm: Vm, bus: Bus, number: int, uart: Uart) -> None:
 
 def attach_virtio(bus: Bus, number: int, device: Device) -> None:
     """In the hole below the IOAPIC."""
-    bus.add_memory(_virtio_address(number), layout.VIRTIO_SIZE, device)
+    bus.add_memory(_find_virtio_address(number), layout.VIRTIO_SIZE, device)
 
 
 def attach_board(
@@ -155,8 +157,8 @@ def attach_board(
 
 def restore_board(devices: dict[str, Any], states: dict[str, Any]) -> None:
     """Those two."""
-    devices["keyboard"].restore(saved.keyboard(states.get("keyboard")))
-    devices["clock"].restore(saved.clock(states.get("clock")))
+    devices["keyboard"].restore(saved.decode_keyboard(states.get("keyboard")))
+    devices["clock"].restore(saved.decode_clock(states.get("clock")))
 
 
 def create_processor_state(kvm: Kvm) -> X86ProcessorState:

@@ -26,17 +26,17 @@ _EDX_HYPERTHREADING = 1 << 28
 _LEVEL_CORE = 2
 
 
-def for_vcpu(
+def build_entries(
     supported: Sequence[Entry], number: int, count: int, tsc_deadline: bool
 ) -> list[Entry]:
     """The entries for vCPU ``number`` of ``count``, each (function, index, flags, eax..edx).
 
     The processors are cores of one package, without hyper-threading.
     """
-    return list(_filtered(supported, number, count, tsc_deadline))
+    return list(_adapt_entries(supported, number, count, tsc_deadline))
 
 
-def _filtered(
+def _adapt_entries(
     supported: Sequence[Entry], number: int, count: int, tsc_deadline: bool
 ) -> Iterator[Entry]:
     id_bits = (count - 1).bit_length()

@@ -52,7 +52,7 @@ _XLF_KERNEL_64 = 1 << 0
 _ARM64_MAGIC = 0x38
 
 
-class Segment:
+class KernelSegment:
     """A part of the file that belongs at the guest physical ``address``.
 
     What ``memory_size`` has more than ``file_size`` are zeros, as fresh memory has them.
@@ -102,7 +102,7 @@ class _File:
         at = offset
         try:
             while at < end:
-                at, hole = self._data(at, end)
+                at, hole = self._find_data(at, end)
                 while at < hole:
                     count = os.preadv(self._fd, [view[at - offset : hole - offset]], at)
                     if not count:
@@ -111,7 +111,7 @@ class _File:
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from None
 
-    def _data(self, start: int, end: int) -> tuple[int, int]:
+    def _find_data(self, start: int, end: int) -> tuple[int, int]:
         """The next stretch before ``end`` that is no hole; both numbers are ``end`` if none is."""
         try:
             data = min(end, os.lseek(self._fd, start, os.SEEK_DATA))
@@ -158,7 +158,7 @@ class KernelImage:
         path: str | os.PathLike[str],
         source: _Source,
         entry: int,
-        segments: tuple[Segment, ...],
+        segments: tuple[KernelSegment, ...],
     ) -> None:
         self.path = path
         self._source = source
@@ -183,7 +183,7 @@ class KernelImage:
                 f"Give the machine at least {needed} MiB.",
             )
 
-    def read_segment_into(self, segment: Segment, target: memoryview) -> None:
+    def read_segment_into(self, segment: KernelSegment, target: memoryview) -> None:
         """Read the ``file_size`` bytes of ``segment`` to the start of ``target``, which is zeros.
 
         Raises:
@@ -230,7 +230,7 @@ def _read(source: _Source, offset: int, size: int) -> bytes:
 def _unpack(file: _File, head: bytes) -> bytes:
     """The ELF file in a bzImage that begins with ``head``."""
     if len(head) < _SETUP_END or head[_SETUP_MAGIC:_SETUP_VERSION] != b"HdrS":
-        raise InputError(f"{file.path} {_other_content(head)}", _WANTED)
+        raise InputError(f"{file.path} {_describe_content(head)}", _WANTED)
     (version,) = struct.unpack_from("<H", head, _SETUP_VERSION)
     (load_flags,) = struct.unpack_from("<H", head, _SETUP_LOAD_FLAGS)
     if version >= _VERSION_WITH_LOAD_FLAGS and not load_flags & _XLF_KERNEL_64:
@@ -247,7 +247,7 @@ def _unpack(file: _File, head: bytes) -> bytes:
         raise InputError(f"{file.path} cannot be booted: {error.message}", _WANTED) from None
 
 
-def _other_content(head: bytes) -> str:
+def _describe_content(head: bytes) -> str:
     """What a file is that begins with ``head`` and holds no kernel of ours."""
     if not head:
         return "is empty"
@@ -259,45 +259,49 @@ def _other_content(head: bytes) -> str:
 
 
 def _parse(path: str | os.PathLike[str], source: _Source) -> KernelImage:
-    def damaged(reason: str) -> InputError:
+    def report_damage(reason: str) -> InputError:
         return InputError(f"{path} is cut short or damaged: {reason}", _AGAIN)
 
-    def other(what: str) -> InputError:
+    def report_other(what: str) -> InputError:
         return InputError(f"{path} is {what}", _WANTED)
 
     if source.size < _ELF_HEADER.size:
-        raise damaged(f"it ends at byte {source.size}, within its ELF header")
+        raise report_damage(f"it ends at byte {source.size}, within its ELF header")
     header = _ELF_HEADER.unpack(_read(source, 0, _ELF_HEADER.size))
     ident, kind, machine, _, entry, offset, _, _, _, entry_size, count = header
     encoding = ident[_CLASS_AND_DATA]
     if encoding != _ELF64_LITTLE_ENDIAN:
         if encoding in _OTHER_ENCODINGS:
-            raise other(f"a {_OTHER_ENCODINGS[encoding]} ELF file, not a 64-bit kernel for x86")
-        raise damaged(f"its ELF header has the class and encoding {encoding.hex(' ')}")
+            raise report_other(
+                f"a {_OTHER_ENCODINGS[encoding]} ELF file, not a 64-bit kernel for x86"
+            )
+        raise report_damage(f"its ELF header has the class and encoding {encoding.hex(' ')}")
     if machine != _X86_64:
         name = _OTHER_MACHINES.get(machine, f"machine number {machine}")
-        raise other(f"an ELF file for {name}, not x86-64")
+        raise report_other(f"an ELF file for {name}, not x86-64")
     if kind != _EXECUTABLE:
-        raise other(f"{_OTHER_TYPES.get(kind, f'an ELF file of type {kind}')}, not a kernel")
+        raise report_other(f"{_OTHER_TYPES.get(kind, f'an ELF file of type {kind}')}, not a kernel")
     if entry_size != _PROGRAM_HEADER.size or count > MAX_PROGRAM_HEADERS:
-        raise damaged(f"it claims to have {count} program headers of {entry_size} bytes")
+        raise report_damage(f"it claims to have {count} program headers of {entry_size} bytes")
     size = count * entry_size
     if offset + size > source.size:
-        raise damaged(f"its program headers end at byte {offset + size}, and it at {source.size}")
+        raise report_damage(
+            f"its program headers end at byte {offset + size}, and it at {source.size}"
+        )
     headers = _PROGRAM_HEADER.iter_unpack(_read(source, offset, size))
     loads = [header for header in headers if header[0] == _PT_LOAD and any(header[5:7])]
     if not loads:
-        raise other("an ELF file with nothing to load, not a kernel")
+        raise report_other("an ELF file with nothing to load, not a kernel")
     if not any(load[3] >= _UPPER_HALF for load in loads):
-        raise other("a program for user space, not a kernel")
+        raise report_other("a program for user space, not a kernel")
     loads.sort(key=lambda load: load[4])
-    segments = tuple(Segment(load[2], *load[4:7]) for load in loads)
-    if reason := _misplaced(segments, entry, source.size):
-        raise damaged(reason)
+    segments = tuple(KernelSegment(load[2], *load[4:7]) for load in loads)
+    if reason := _find_misplaced(segments, entry, source.size):
+        raise report_damage(reason)
     return KernelImage(path, source, entry, segments)
 
 
-def _misplaced(segments: tuple[Segment, ...], entry: int, file_size: int) -> str:
+def _find_misplaced(segments: tuple[KernelSegment, ...], entry: int, file_size: int) -> str:
     """Why these cannot be a kernel's segments; empty if they can."""
     free = LOWEST_ADDRESS
     for segment in segments:

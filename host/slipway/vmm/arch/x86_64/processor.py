@@ -42,7 +42,7 @@ def prepare(kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
         HostError: KVM refuses something.
     """
     tsc_deadline = bool(kvm.capability(Capability.TSC_DEADLINE_TIMER))
-    entries = cpuid.for_vcpu(kvm_x86.supported_cpuid(kvm), vcpu.number, count, tsc_deadline)
+    entries = cpuid.build_entries(kvm_x86.supported_cpuid(kvm), vcpu.number, count, tsc_deadline)
     kvm_x86.set_cpuid(vcpu, entries)
     kvm_x86.set_msrs(vcpu, _MSRS)
     apic = kvm_x86.local_apic(vcpu)
@@ -55,8 +55,8 @@ def prepare(kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
 
 def _enter_long_mode(vcpu: Vcpu, entry: int) -> None:
     sregs = kvm_x86.special_registers(vcpu)
-    code = kvm_x86.Segment(boot.BOOT_CS, _CODE)
-    data = kvm_x86.Segment(boot.BOOT_DS, _DATA)
+    code = kvm_x86.SegmentRegister(boot.BOOT_CS, _CODE)
+    data = kvm_x86.SegmentRegister(boot.BOOT_DS, _DATA)
     code.pack_into(sregs, kvm_x86.segment_offset("cs"))
     for name in ("ds", "es", "fs", "gs", "ss"):
         data.pack_into(sregs, kvm_x86.segment_offset(name))
@@ -80,12 +80,12 @@ def describe(vcpu: Vcpu, memory: GuestMemory) -> list[str]:
     cells = [f"{name} {value:016x}" for name, value in shown.items()]
     lines = [f"vCPU {vcpu.number}:"]
     lines += ["  " + "  ".join(cells[at : at + 4]) for at in range(0, len(cells), 4)]
-    code = _bytes_at(memory, registers["rip"], control)
+    code = _read_code(memory, registers["rip"], control)
     lines.append(f"  bytes at rip: {code.hex(' ') if code else 'not readable'}")
     return lines
 
 
-def _bytes_at(memory: GuestMemory, address: int, control: dict[str, int]) -> bytes:
+def _read_code(memory: GuestMemory, address: int, control: dict[str, int]) -> bytes:
     """Up to 16 bytes at the virtual ``address``; empty where that is not mapped."""
     from slipway.vmm.memory import GuestAddressError
 
