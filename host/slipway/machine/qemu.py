@@ -245,7 +245,7 @@ class QemuMachine(ChildMachine):
         return snapshot
 
     async def read_exit_report(self) -> str:
-        """What QEMU complained about; see :meth:`slipway.machine.model.Machine.last_words`."""
+        """Return the refusal of QEMU's monitor, or its stderr; see :class:`Machine`."""
         return self.monitor.complaint or await super().read_exit_report()
 
     async def stop(self) -> None:
