@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from slipway_agent.job_environment import JobEnvironment
     from slipway_agent.loop import Child
-    from slipway_agent.port import Port
+    from slipway_agent.port import HostPort
 
     class System(JobEnvironment, Protocol):
         """Operations of the guest that the agent calls, besides those for jobs."""
@@ -57,7 +57,7 @@ class ShutdownError(Exception):
 class Agent:
     """Connection to the host, with at most one job at a time."""
 
-    def __init__(self, system: System, port: Port) -> None:
+    def __init__(self, system: System, port: HostPort) -> None:
         self._system = system
         self._port = port
         self._connection = Connection.agent()
@@ -143,7 +143,7 @@ class Agent:
         elif isinstance(message, m.Job):
             self._begin_job(message)
         elif isinstance(message, m.Prestart):
-            self._prestart(message)
+            self._prestart_program(message)
         elif self._job is not None and message.job == self._job.number:  # type: ignore[union-attr]
             self._job.receive(message)
         elif isinstance(message, m.File | m.FileData | m.Start):
@@ -178,7 +178,7 @@ class Agent:
             raise ProtocolError(f"job {spec.job} arrived before the end of job {self._job.number}")
         self._job = JobHandler(self._loop, self._workspaces, spec, self.send, self._forget_job)
 
-    def _prestart(self, spec: m.Prestart) -> None:
+    def _prestart_program(self, spec: m.Prestart) -> None:
         if self._job is not None:
             raise ProtocolError(f"Prestart arrived before the end of job {self._job.number}")
         try:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from slipway_protocol.messages import Limits
 
-    class Group(Protocol):
+    class PhaseGroup(Protocol):
         """Group of the processes of one phase."""
 
         def enter(self) -> None:

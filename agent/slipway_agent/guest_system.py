@@ -18,7 +18,7 @@ from slipway_protocol.schema import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from slipway_agent.cgroup import Group
+    from slipway_agent.cgroup import PhaseGroup
 
 # Memory that jobs never get: for the agent's copies of data, the kernel's buffers of the port
 # (4 MiB in flight) and the kernel's own allocations.
@@ -102,7 +102,7 @@ class GuestSystem:
             cgroup.limit_jobs(memory)
         return TmpfsWorkspace(size or memory // DISK_SHARE, USER_ID)
 
-    def make_group(self, phase: m.Phase, limits: m.Limits) -> Group:
+    def make_group(self, phase: m.Phase, limits: m.Limits) -> PhaseGroup:
         """Make an empty group of processes.
 
         Raises:

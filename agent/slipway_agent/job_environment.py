@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from slipway_agent.cgroup import Group
+    from slipway_agent.cgroup import PhaseGroup
     from slipway_agent.program_launcher import ProgramLauncher
     from slipway_protocol import messages as m
 
@@ -47,7 +47,7 @@ class JobEnvironment(Protocol):
             OSError: the kernel refuses.
         """
 
-    def make_group(self, phase: m.Phase, limits: m.Limits) -> Group:
+    def make_group(self, phase: m.Phase, limits: m.Limits) -> PhaseGroup:
         """Make an empty group of processes.
 
         Raises:

@@ -228,7 +228,7 @@ class JobHandler:
         phase = PhaseRunner(self._loop, self.number, m.Phase.RUN, self._spec.run, self._send)
         self._phase = phase
         script, self._script = self._script.data, None
-        phase.adopt(prestarted, script, self._windows, self._stdin, self._handle_phase_end)
+        phase.adopt_program(prestarted, script, self._windows, self._stdin, self._handle_phase_end)
 
     def _handle_phase_end(self, phase: PhaseRunner) -> None:
         self._phase = None

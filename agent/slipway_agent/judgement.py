@@ -8,7 +8,7 @@ from slipway_protocol import messages as m
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ProgramEnd:
     """Facts about the end of a program.
 
     ``signal`` is 0 unless a signal ended the program. ``refused_memory`` says that the kernel has
@@ -23,8 +23,8 @@ class Ending:
     tail: bytes
 
 
-def judge_ending(
-    command: m.Command, ending: Ending, reason: m.Verdict | None
+def judge_end(
+    command: m.Command, end: ProgramEnd, reason: m.Verdict | None
 ) -> tuple[m.Verdict, str]:
     """Return the verdict on a program that ended, and a detail for people or "".
 
@@ -32,22 +32,22 @@ def judge_ending(
     """
     limits = command.limits
     # RLIMIT_CPU may end the program before the agent does.
-    out_of_time = bool(ending.signal and 0 < limits.cpu_ms * 1000 <= ending.cpu_us)
+    out_of_time = bool(end.signal and 0 < limits.cpu_ms * 1000 <= end.cpu_us)
     if reason is not None:
         return reason, _describe_reason(reason, limits)
-    if not ending.signal and not ending.code:
+    if not end.signal and not end.code:
         # The program has handled refused memory and the ends of its children.
         return m.Verdict.OK, ""
-    if ending.refused_memory:
+    if end.refused_memory:
         limit = limits.memory_bytes
         detail = f"the limit is {_format_size(limit)}" if limit else "the machine has no more"
         return m.Verdict.MEMORY_EXCEEDED, detail
     if out_of_time:
         return m.Verdict.CPU_EXCEEDED, _describe_reason(m.Verdict.CPU_EXCEEDED, limits)
     for words in command.out_of_memory:
-        if words.encode("utf-8", "surrogateescape") in ending.tail:
+        if words.encode("utf-8", "surrogateescape") in end.tail:
             return m.Verdict.MEMORY_EXCEEDED, f"the program reported: {words}"
-    return (m.Verdict.SIGNALED if ending.signal else m.Verdict.FAILED), ""
+    return (m.Verdict.SIGNALED if end.signal else m.Verdict.FAILED), ""
 
 
 def _describe_reason(verdict: m.Verdict, limits: m.Limits) -> str:

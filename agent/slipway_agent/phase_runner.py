@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from time import monotonic
 
-from slipway_agent.judgement import Ending, judge_ending
+from slipway_agent.judgement import ProgramEnd, judge_end
 from slipway_agent.pipes import OutputPipe
 from slipway_agent.program_launcher import StartError
 from slipway_agent.running_program import start_program
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_agent.cgroup import Group
+    from slipway_agent.cgroup import PhaseGroup
     from slipway_agent.loop import Child, Loop
     from slipway_agent.pipes import InputPipe
     from slipway_agent.prestart import PrestartedProgram, ScriptPipe
@@ -52,7 +52,7 @@ class PhaseRunner:
         self._command = command
         self._send = send
         self._pid = 0
-        self._group: Group
+        self._group: PhaseGroup
         self._on_done: Callable[[PhaseRunner], None]
         self._outputs: list[OutputPipe] = []
         self._input: InputPipe | None = None
@@ -70,7 +70,7 @@ class PhaseRunner:
     def start_program(
         self,
         launcher: ProgramLauncher,
-        group: Group,
+        group: PhaseGroup,
         windows: dict[m.Stream, SendWindow],
         stdin: InputPipe,
         on_done: Callable[[PhaseRunner], None],
@@ -92,7 +92,7 @@ class PhaseRunner:
         else:
             self._watch_program(started, windows, stdin)
 
-    def adopt(
+    def adopt_program(
         self,
         prestarted: PrestartedProgram,
         script: bytearray,
@@ -283,8 +283,8 @@ class PhaseRunner:
         refused = self._group.is_out_of_memory()
         # The last stream is stderr, or the terminal, which stands for all streams.
         tail = self._outputs[-1].tail
-        ending = Ending(self._code, self._signal, user + system, refused, tail)
-        verdict, detail = judge_ending(self._command, ending, self._reason)
+        end = ProgramEnd(self._code, self._signal, user + system, refused, tail)
+        verdict, detail = judge_end(self._command, end, self._reason)
         self._group.remove()
         self._report_done(verdict, self._code, self._signal, usage, detail)
 

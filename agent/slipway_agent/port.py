@@ -32,7 +32,7 @@ class PortClosedError(Exception):
     """End of the stream: the host has closed its end."""
 
 
-class Port:
+class HostPort:
     """Open port, with a queue of bytes that cannot be written yet."""
 
     def __init__(self, fd: int, kind: str) -> None:
@@ -103,7 +103,7 @@ class Port:
             termios.tcdrain(self.fd)
 
 
-def open_port(wanted: str | None) -> Port:
+def open_port(wanted: str | None) -> HostPort:
     """Open the device ``wanted``; with None, the virtio port "agent" or else the second UART.
 
     Raises:
@@ -147,15 +147,15 @@ def _read_name(device: str) -> str:
         return ""
 
 
-def _open_virtio(device: str) -> Port:
+def _open_virtio(device: str) -> HostPort:
     flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     path = f"/dev/{device}"
     fd = os.open(path, flags)
     os.fchmod(fd, 0o600)
-    return Port(fd, VIRTIO)
+    return HostPort(fd, VIRTIO)
 
 
-def _open_serial(path: str) -> Port:
+def _open_serial(path: str) -> HostPort:
     import serial
 
     # The settings (raw, 8N1, no flow control) and the exclusive lock stay while a descriptor is
@@ -165,4 +165,4 @@ def _open_serial(path: str) -> Port:
     fd = os.dup(line.fileno())
     os.fchmod(fd, 0o600)
     line.close()
-    return Port(fd, SERIAL)
+    return HostPort(fd, SERIAL)

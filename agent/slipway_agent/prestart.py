@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_agent.cgroup import Group
+    from slipway_agent.cgroup import PhaseGroup
     from slipway_agent.job_environment import JobEnvironment, Workspace
     from slipway_agent.loop import Child, Loop
     from slipway_agent.program_launcher import ProgramLauncher
@@ -181,7 +181,7 @@ class PrestartedProgram:
         workspace: Workspace,
         pipe: ScriptPipe,
         launcher: ProgramLauncher,
-        group: Group,
+        group: PhaseGroup,
         process: RunningProgram,
     ) -> None:
         self.path = spec.path

@@ -11,7 +11,7 @@ from slipway_agent.terminal import Keyboard, Terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from slipway_agent.cgroup import Group
+    from slipway_agent.cgroup import PhaseGroup
     from slipway_agent.pipes import Writer
     from slipway_agent.program_launcher import ProgramLauncher
     from slipway_protocol.messages import Command, Tty
@@ -42,7 +42,7 @@ class RunningProgram:
 
 
 def start_program(
-    launcher: ProgramLauncher, command: Command, group: Group, *, stdin: bool
+    launcher: ProgramLauncher, command: Command, group: PhaseGroup, *, stdin: bool
 ) -> RunningProgram:
     """Start ``command`` in ``group``, in a terminal or with pipes.
 
@@ -82,7 +82,7 @@ def start_program(
 
 
 def _start_in_terminal(
-    launcher: ProgramLauncher, command: Command, group: Group, size: Tty
+    launcher: ProgramLauncher, command: Command, group: PhaseGroup, size: Tty
 ) -> RunningProgram:
     terminal = Terminal(size)
     ours = [terminal.ours]

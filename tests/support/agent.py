@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from slipway_agent import syscalls
 from slipway_agent.agent import Agent
 from slipway_agent.cgroup import Descendants
-from slipway_agent.port import Port, PortClosedError
+from slipway_agent.port import HostPort, PortClosedError
 from slipway_agent.program_launcher import ProgramLauncher
 from slipway_protocol import messages as m
 from slipway_protocol.connection import Connection
@@ -93,7 +93,7 @@ def main() -> None:
     syscalls.control_process(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.set_inheritable(fd, False)
     with suppress(PortClosedError):
-        Agent(PlainSystem(directory, user), Port(fd, "socket")).run()
+        Agent(PlainSystem(directory, user), HostPort(fd, "socket")).run()
 
 
 class Host:

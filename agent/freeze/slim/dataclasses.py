@@ -9,10 +9,10 @@ def dataclass(*, frozen, slots):
     """Return a decorator for frozen classes with slots, the only supported form."""
     if not (frozen and slots):
         raise TypeError("frozen values with slots only")
-    return _convert
+    return _convert_class
 
 
-def _convert(original):
+def _convert_class(original):
     names = tuple(original.__dict__.get("__annotations__", {}))
     namespace = dict(original.__dict__)
     defaults = {name: namespace.pop(name) for name in names if name in namespace}
@@ -22,7 +22,7 @@ def _convert(original):
 
     def __init__(self, *values, **named):
         if len(values) != count:
-            values = _complete(original.__name__, names, defaults, values, named)
+            values = _complete_fields(original.__name__, names, defaults, values, named)
         elif named:
             raise TypeError(f"{original.__name__} takes {count} fields")
         for setter, value in zip(setters, values, strict=True):
@@ -31,7 +31,7 @@ def _convert(original):
     def __eq__(self, other):
         if type(self) is not type(other):
             return NotImplemented
-        return _fields(self) == _fields(other)
+        return _list_fields(self) == _list_fields(other)
 
     def __repr__(self):
         listed = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
@@ -42,9 +42,9 @@ def _convert(original):
         __match_args__=names,
         __init__=__init__,
         __eq__=__eq__,
-        __hash__=_hash,
-        __setattr__=_refuse,
-        __delattr__=_refuse,
+        __hash__=_hash_fields,
+        __setattr__=_refuse_change,
+        __delattr__=_refuse_change,
     )
     namespace.setdefault("__repr__", __repr__)
     kind = type(original)(original.__name__, original.__bases__, namespace)
@@ -53,7 +53,7 @@ def _convert(original):
     return kind
 
 
-def _complete(kind, names, defaults, values, named):
+def _complete_fields(kind, names, defaults, values, named):
     """Return all fields in order, from arguments and defaults."""
     if len(values) > len(names):
         raise TypeError(f"{kind} takes {len(names)} fields, not {len(values)}")
@@ -70,13 +70,13 @@ def _complete(kind, names, defaults, values, named):
     return complete
 
 
-def _fields(self):
+def _list_fields(self):
     return tuple([getattr(self, name) for name in self.__slots__])
 
 
-def _hash(self):
-    return hash(_fields(self))
+def _hash_fields(self):
+    return hash(_list_fields(self))
 
 
-def _refuse(self, name, _value=None):
+def _refuse_change(self, name, _value=None):
     raise FrozenInstanceError(f"cannot change field {name!r}")
