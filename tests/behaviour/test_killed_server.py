@@ -19,6 +19,7 @@ from slipway._model.errors import SlipwayError
 from slipway._model.events import Output, PhaseStarted, Queued
 from slipway._remote.client import AsyncClient
 from support.serving import Server
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,8 +68,7 @@ async def reach(
             executions.append(await client.start(source, language, machine=machine))
             await until(executions[1], Queued)
         case "booting":
-            while not server.machines():
-                await asyncio.sleep(0.01)
+            await wait_until(server.machines, "a machine boots")
             assert execution.state in {"queued", "booting"}
         case "building" | "running":
             await until(execution, PhaseStarted)

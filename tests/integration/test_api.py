@@ -11,6 +11,7 @@ import pytest
 
 from support.api_server import Served, served
 from support.fake_machine import FakeLauncher
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,9 +43,14 @@ async def read_all(path: str) -> bytes:
 
 async def state_of(http: httpx.AsyncClient, location: str, wanted: str) -> dict[str, Any]:
     """The record of a run, once it has the state that is wanted."""
-    while (record := (await http.get(location)).json())["state"] != wanted:
-        await asyncio.sleep(0.01)
-    return dict(record)
+
+    async def has_it() -> dict[str, Any] | None:
+        record: dict[str, Any] = (await http.get(location)).json()
+        return record if record["state"] == wanted else None
+
+    record = await wait_until(has_it, f"{location} is {wanted}")
+    assert record is not None
+    return record
 
 
 async def test_gives_the_output_of_a_started_source_on_its_socket(http: httpx.AsyncClient) -> None:
@@ -290,8 +296,7 @@ async def test_run_that_nobody_reads_still_has_its_result_and_files(
     }
     started = await http.post("/v1/start", json=told)
     location = started.headers["location"]
-    while (record := (await http.get(location)).json())["state"] != "ended":
-        await asyncio.sleep(0.01)
+    record = await state_of(http, location, "ended")
 
     file = await http.get(f"{location}/files/out")
     metrics = await http.get("/metrics")

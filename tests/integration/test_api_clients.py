@@ -15,6 +15,7 @@ import pytest
 from slipway._server.http.connection import Pace
 from slipway._server.systemd import raise_descriptor_limit
 from support.api_server import Served, served
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,13 +51,15 @@ async def hasty() -> AsyncIterator[Served]:
 async def until_running(api: Served) -> None:
     """Until a machine is there, whose program runs for ever."""
     async with api.client() as http:
-        while not api.launcher.machines or (await http.get("/v1/health")).json()["vms"] != 1:
-            await asyncio.sleep(0.01)
+
+        async def runs() -> bool:
+            return bool(api.launcher.machines) and (await http.get("/v1/health")).json()["vms"] == 1
+
+        await wait_until(runs, "a program runs")
 
 
 async def until_no_machine(api: Served) -> None:
-    while api.launcher.machines:
-        await asyncio.sleep(0.01)
+    await wait_until(lambda: not api.launcher.machines, "no machine is left")
 
 
 # --- Slow ---------------------------------------------------------------------------------------
@@ -105,8 +108,7 @@ async def test_cancels_the_run_of_a_client_that_reads_no_events(hasty: Served) -
         client.connect(str(hasty.path))
 
         client.sendall(run(b"flood 100000000", EVENTS))
-        while not hasty.launcher.launched:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: hasty.launcher.launched, "a machine was launched")
 
         await until_no_machine(hasty)
 
@@ -172,8 +174,11 @@ async def test_counts_runs_whose_clients_left(api: Served) -> None:
 
     counted = 'slipway_runs_total{language="bash",machine="fake",verdict="cancelled"} 1.0'
     async with api.client() as http:
-        while counted not in (await http.get("/metrics")).text:
-            await asyncio.sleep(0.01)
+
+        async def is_counted() -> bool:
+            return counted in (await http.get("/metrics")).text
+
+        await wait_until(is_counted, "the cancelled run is counted")
 
 
 # --- Many, and strangers ------------------------------------------------------------------------
@@ -200,8 +205,11 @@ async def test_refuses_more_connections_than_it_can_have() -> None:
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1\r\n" in answer
         async with api.client() as http:
-            while (await http.get("/v1/health")).status_code != 200:
-                await asyncio.sleep(0.01)
+
+            async def answers() -> bool:
+                return (await http.get("/v1/health")).status_code == 200
+
+            await wait_until(answers, "the server takes connections again")
 
 
 _ASK = """
@@ -245,8 +253,7 @@ async def test_serves_on_when_there_are_no_descriptors_left_for_a_while(api: Ser
 
     try:
         client.connect(str(api.path))
-        while not errors:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: errors, "the loop has told of an error")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         loop.set_exception_handler(None)

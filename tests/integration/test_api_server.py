@@ -17,6 +17,7 @@ import pytest
 
 from support.commands import Commands
 from support.serving import FAKE_SERVER, PATIENCE, Server
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,12 +59,16 @@ def ask(path: Path, method: str, target: str, body: bytes | None = None) -> tupl
         connection.close()
 
 
+def health(server: Server) -> tuple[int, Any]:
+    return ask(server.path, "GET", "/v1/health")
+
+
 def start(server: Server, source: bytes) -> dict[str, Any]:
     """Start a run and wait until its program runs."""
     status, started = ask(server.path, "POST", "/v1/start?language=bash", source)
     assert status == 201
-    while ask(server.path, "GET", f"/v1/runs/{started['id']}")[1]["state"] != "running":
-        pass
+    place = f"/v1/runs/{started['id']}"
+    block_until(lambda: ask(server.path, "GET", place)[1]["state"] == "running", "the program runs")
     return dict(started)
 
 
@@ -134,8 +139,7 @@ def test_ends_at_once_at_the_second_signal(directory: Path) -> None:
         start(server, b"forever")
 
         server.process.send_signal(signal.SIGTERM)
-        while ask(server.path, "GET", "/v1/health")[0] == 200:
-            pass
+        block_until(lambda: health(server)[0] != 200, "the server drains")
         server.process.send_signal(signal.SIGTERM)
         code = end(server)
 
@@ -147,8 +151,7 @@ def test_answers_a_run_that_it_cancels_at_its_end(directory: Path) -> None:
     with Server(directory, "--drain", "0", fake=True) as server:
         connection = Connection(server.path)
         connection.request("POST", "/v1/run?language=bash", b"forever", TEXT)
-        while ask(server.path, "GET", "/v1/health")[1]["vms"] == 0:
-            pass
+        block_until(lambda: health(server)[1]["vms"], "a machine is there")
 
         server.process.send_signal(signal.SIGTERM)
         answer = connection.getresponse()

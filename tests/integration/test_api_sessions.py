@@ -15,6 +15,7 @@ from slipway._server.peers import AllowList
 from support.api_server import Served, served
 from support.clock import Clock
 from support.fake_machine import FakeLauncher
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,21 +63,40 @@ async def read_all(path: str) -> bytes:
 
 async def until(http: httpx.AsyncClient, place: str, state: str) -> dict[str, Any]:
     """The record of a run or session, once it has that state."""
-    while (record := (await http.get(place)).json())["state"] != state:
-        await asyncio.sleep(0.01)
-    return dict(record)
+
+    async def has_it() -> dict[str, Any] | None:
+        record: dict[str, Any] = (await http.get(place)).json()
+        return record if record["state"] == state else None
+
+    record = await wait_until(has_it, f"{place} is {state}")
+    assert record is not None
+    return record
+
+
+async def until_runs(http: httpx.AsyncClient, place: str, count: int) -> None:
+    """Until a session has had so many runs."""
+
+    async def has_them() -> bool:
+        return bool((await http.get(place)).json()["runs"] == count)
+
+    await wait_until(has_them, f"{place} has had {count} runs")
+
+
+async def until_load(http: httpx.AsyncClient, **wanted: int) -> None:
+    """Until as many ``vms``, and as many who are ``waiting``."""
+
+    async def is_so() -> bool:
+        health = (await http.get("/v1/health")).json()
+        return all(health[name] == count for name, count in wanted.items())
+
+    await wait_until(is_so, f"the server's load is {wanted}")
 
 
 async def until_idle(api: Served) -> None:
     """Until there is no machine, and no place is taken."""
     async with api.client() as http:
-        while api.launcher.machines or (await _load(http)) != (0, 0):
-            await asyncio.sleep(0.01)
-
-
-async def _load(http: httpx.AsyncClient) -> tuple[int, int]:
-    health = (await http.get("/v1/health")).json()
-    return health["vms"], health["waiting"]
+        await until_load(http, vms=0, waiting=0)
+    await wait_until(lambda: not api.launcher.machines, "no machine is left")
 
 
 def posting(target: str, told: object = None) -> bytes:
@@ -211,8 +231,7 @@ async def test_makes_the_image_that_a_session_needs() -> None:
     launcher = FakeLauncher(unbuilt=["rust"])
     async with served(launcher) as api, api.client() as http:
         opening = asyncio.create_task(http.post("/v1/sessions", json={"language": "rust"}))
-        while (await _load(http))[1] != 1:
-            await asyncio.sleep(0.01)
+        await until_load(http, waiting=1)
 
         launcher.made.set()
 
@@ -244,7 +263,8 @@ async def test_delete_ends_what_runs_and_leaves_its_output(
 
     assert (answer.status_code, answer.content) == (204, b"")
     assert not api.launcher.machines
-    assert await _load(http) == (0, 0)
+    health = (await http.get("/v1/health")).json()
+    assert (health["vms"], health["waiting"]) == (0, 0)
     assert await read_all(started.json()["socket"]) == b"before\n"
     assert (await http.get(place)).status_code == 404
 
@@ -290,8 +310,7 @@ async def test_client_that_leaves_cancels_its_run_and_not_the_session(
     await output(http, place, b"write kept content")
     _, writer = await api.connect()
     writer.write(posting(f"{place}/run", {"source": "forever"}))
-    while (await http.get(place)).json()["runs"] != 2:
-        await asyncio.sleep(0.01)
+    await until_runs(http, place, 2)
 
     writer.close()
 
@@ -305,8 +324,7 @@ async def test_client_that_reads_nothing_loses_its_run_and_not_the_session() -> 
         request = posting(f"{place}/run", {"source": "flood 100000000", "output_limit": 2**30})
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(request.replace(b"\r\n", b"\r\naccept: text/event-stream\r\n", 1))
-        while (await http.get(place)).json()["runs"] != 1:
-            await asyncio.sleep(0.01)
+        await until_runs(http, place, 1)
 
         assert await output(http, place, b"print next") == "next\n"
         writer.close()
@@ -324,8 +342,7 @@ async def test_client_that_leaves_before_its_session_is_open_leaves_nothing(half
         writer.write(posting("/v1/sessions", BASH))
         if half:
             writer.write_eof()
-        while not api.launcher.machines:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: api.launcher.machines, "a machine is there")
 
         writer.close()
 
@@ -337,12 +354,10 @@ async def test_client_that_leaves_the_queue_leaves_nothing() -> None:
         place = await opened(http)
         _, writer = await api.connect()
         writer.write(posting("/v1/sessions", BASH))
-        while (await _load(http))[1] != 1:
-            await asyncio.sleep(0.01)
+        await until_load(http, waiting=1)
 
         writer.close()
-        while (await _load(http)) != (1, 0):
-            await asyncio.sleep(0.01)
+        await until_load(http, vms=1, waiting=0)
 
         assert await output(http, place, b"print still") == "still\n"
 
@@ -355,12 +370,10 @@ async def test_client_that_leaves_before_its_fork_is_open_leaves_the_session(
     await until(http, running.headers["location"], "running")
     _, writer = await api.connect()
     writer.write(posting(f"{place}/fork"))
-    while (await _load(http))[0] != 2:
-        await asyncio.sleep(0.01)
+    await until_load(http, vms=2)
 
     writer.close()
-    while (await _load(http))[0] != 1:
-        await asyncio.sleep(0.01)
+    await until_load(http, vms=1)
     await http.delete(running.headers["location"])
 
     assert await output(http, place, b"print still") == "still\n"
@@ -395,8 +408,7 @@ async def test_server_that_ends_refuses_those_who_wait_for_a_session() -> None:
     async with served(runtime={"max_vms": 1}) as api, api.client() as http:
         await opened(http)
         opening = asyncio.create_task(http.post("/v1/sessions", json=BASH))
-        while (await _load(http))[1] != 1:
-            await asyncio.sleep(0.01)
+        await until_load(http, waiting=1)
 
         api.server.stop()
         answer = await opening
@@ -441,8 +453,8 @@ async def test_forks_are_bounded_by_the_machines_and_the_queue() -> None:
     async with served(runtime={"max_vms": 4, "queue": 2}) as api, api.client() as http:
         place = await opened(http)
         forking = [asyncio.create_task(http.post(f"{place}/fork")) for _ in range(10)]
-        while len(done := [task for task in forking if task.done()]) < 8:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: sum(task.done() for task in forking) >= 8, "8 forks are answered")
+        done = [task for task in forking if task.done()]
         statuses = sorted(task.result().status_code for task in done)
 
         machines = len(api.launcher.machines)
@@ -462,10 +474,12 @@ async def test_sessions_that_ended_long_ago_are_forgotten(
 ) -> None:
     monkeypatch.setattr("slipway._server.kept.kept_sessions.MAX_ENDED", 2)
     places = [await opened(http, idle=0.01) for _ in range(4)]
-    while any(
-        one["state"] != "ended" for one in (await http.get("/v1/sessions")).json()["sessions"]
-    ):
-        await asyncio.sleep(0.01)
+
+    async def have_ended() -> bool:
+        kept = (await http.get("/v1/sessions")).json()["sessions"]
+        return all(one["state"] == "ended" for one in kept)
+
+    await wait_until(have_ended, "all sessions have ended")
 
     known = [(await http.get(place)).status_code for place in places]
 
@@ -509,7 +523,8 @@ async def test_refuses_a_session_and_names_what_is_wrong(
     assert answer.headers["content-type"] == "application/problem+json"
     assert named in answer.json()["detail"]
     assert answer.json()["hint"]
-    assert await _load(http) == (0, 0)
+    health = (await http.get("/v1/health")).json()
+    assert (health["vms"], health["waiting"]) == (0, 0)
 
 
 async def test_refuses_a_query_and_a_body_of_another_type(http: httpx.AsyncClient) -> None:

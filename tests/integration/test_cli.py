@@ -13,6 +13,7 @@ import pytest
 
 from slipway_protocol import __version__
 from support.commands import Ended
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from slipway._run.assets import Assets
@@ -344,12 +345,14 @@ def test_two_at_once_do_not_disturb_each_other(commands: Commands, here: Path) -
 def test_json_tells_of_a_machine_that_was_lost(commands: Commands, tmp_path: Path) -> None:
     source = write(tmp_path / "wait.sh", "sleep 60\n")
     process = commands.start("vmm-run", "--cold", "--json", source, stdin=subprocess.DEVNULL)
-    machines: list[psutil.Process] = []
-    while not machines:
-        children = psutil.Process(process.pid).children()
-        machines = [child for child in children if child.name().startswith("qemu")]
 
-    machines[0].kill()
+    def machines() -> list[psutil.Process]:
+        children = psutil.Process(process.pid).children()
+        return [child for child in children if child.name().startswith("qemu")]
+
+    machine = block_until(machines, "a machine runs")[0]
+
+    machine.kill()
     stdout, stderr = process.communicate(timeout=60)
 
     record = json.loads(stdout)

@@ -16,6 +16,7 @@ from slipway._model.options import MIB
 from slipway._remote.client import AsyncClient
 from support.api_server import served
 from support.fake_machine import fake_machines
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -133,8 +134,7 @@ async def test_cancelling_the_task_that_runs_ends_the_machine(
     server: Served, client: AsyncClient
 ) -> None:
     task = asyncio.create_task(client.run("forever", "bash"))
-    while not server.launcher.machines:
-        await asyncio.sleep(0)
+    await wait_until(lambda: server.launcher.machines, "a machine is there")
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

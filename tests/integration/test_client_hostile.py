@@ -19,6 +19,7 @@ from slipway._wire.errors import encode_error
 from slipway._wire.events import encode_event_and_files
 from slipway._wire.fields import decode_data, decode_line, encode_line
 from support.scripted_server import STARTED, ScriptedServer, listening, saying
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -251,8 +252,7 @@ async def test_server_that_goes_away_leaves_what_had_come(directory: Path) -> No
     async with ScriptedServer(directory, listening(RUNNING)) as server:
         execution = await started(server)
         waiting = asyncio.create_task(execution.wait())
-        while execution.state != "running":
-            await asyncio.sleep(0)
+        await wait_until(lambda: execution.state == "running", "the program runs")
         await server.stop()
 
         with pytest.raises(slipway.UnknownOutcome, match="went away while the program ran") as told:

@@ -17,6 +17,7 @@ from support.api_server import served
 from support.clock import Clock
 from support.fake_machine import FakeLauncher
 from support.scripted_server import STARTED, ScriptedServer, saying
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,11 +65,12 @@ async def until(execution: slipway.AsyncExecution, kind: type[Event]) -> None:
 async def until_left(server: Served, vms: int = 0) -> None:
     """Until the server has so many machines, and nobody waits."""
     async with AsyncClient(server.path) as client:
-        while True:
+
+        async def has_left() -> bool:
             health = await client.health()
-            if (health.vms, health.waiting, len(server.launcher.machines)) == (vms, 0, vms):
-                return
-            await asyncio.sleep(0.01)
+            return (health.vms, health.waiting, len(server.launcher.machines)) == (vms, 0, vms)
+
+        await wait_until(has_left, f"the server has {vms} machines, and nobody waits")
 
 
 # --- The same as in process -----------------------------------------------------------------------
@@ -186,8 +188,11 @@ async def test_session_that_was_idle_says_so(client: AsyncClient) -> None:
     await session.open()
     clock.advance(20)
     async with AsyncClient(client._calls.path) as other:
-        while (await other.health()).vms:
-            await asyncio.sleep(0.01)
+
+        async def is_idle() -> bool:
+            return not (await other.health()).vms
+
+        await wait_until(is_idle, "the server has no machine")
 
     with pytest.raises(slipway.HostError, match="no run for 20 s"):
         await session.run("print x")
@@ -240,8 +245,12 @@ async def test_opening_that_is_broken_off_leaves_nothing(how: str, when: str) ->
         if when == "queued":
             await booting.wait()
         task = asyncio.create_task(sessions[1].open())
-        while (load := await other.health()).vms + load.waiting <= len(opening):
-            await asyncio.sleep(0.01)
+
+        async def has_more() -> bool:
+            load = await other.health()
+            return load.vms + load.waiting > len(opening)
+
+        await wait_until(has_more, "the session has a machine, or waits for one")
         await booting.wait()
 
         if how == "cancel":

@@ -16,6 +16,7 @@ from slipway.machine import memory_files, migration
 from slipway.machine.model import MachineSpec
 from slipway.machine.qemu import QemuMachine
 from slipway.machine.qemu_hypervisor import QemuHypervisor
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,8 +133,13 @@ async def test_machine_whose_saving_was_cancelled_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(migration, "_UNLIMITED", {"max-bandwidth": 65536})
             saving = asyncio.create_task(machine.snapshot())
-            while (await machine.monitor.execute("query-migrate")).get("status") != "active":
-                await asyncio.sleep(0.01)
+
+            async def saves() -> bool:
+                return bool(
+                    (await machine.monitor.execute("query-migrate")).get("status") == "active"
+                )
+
+            await wait_until(saves, "the machine is being saved")
 
             saving.cancel()
             await asyncio.wait([saving])

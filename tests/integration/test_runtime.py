@@ -29,6 +29,7 @@ from slipway._run.job_exchange import WINDOW
 from slipway_initramfs.store.image_store import ImageStore, machine_architecture
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher, FakeMachine, fake_machines
 from support.stores import put_image
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -219,8 +220,7 @@ async def test_run_that_nobody_reads_can_be_cancelled(
     runtime: AsyncRuntime, launcher: FakeLauncher
 ) -> None:
     execution = await runtime.start(f"flood {64 * MIB}\nforever", "bash", output_limit=128 * MIB)
-    while execution.state != "running":
-        await asyncio.sleep(0)
+    await wait_until(lambda: execution.state == "running", "the program runs")
 
     await execution.cancel()
 
@@ -275,8 +275,7 @@ async def test_cancelling_the_task_that_runs_ends_the_machine(
     runtime: AsyncRuntime, launcher: FakeLauncher
 ) -> None:
     task = asyncio.create_task(runtime.run("forever", "bash"))
-    while not launcher.machines:
-        await asyncio.sleep(0)
+    await wait_until(lambda: launcher.machines, "a machine is there")
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -420,8 +419,7 @@ async def test_machine_is_not_kept_for_whoever_does_not_read(
     size = KEPT_OUTPUT + WINDOW
     execution = await runtime.start(f"flood {size}", "bash", output_limit=2 * size)
 
-    while execution.state != "ended":
-        await asyncio.sleep(0)
+    await wait_until(lambda: execution.state == "ended", "the run has ended")
     machines = len(launcher.machines)
     result = await execution.wait()
 

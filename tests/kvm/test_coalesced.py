@@ -9,6 +9,7 @@ import pytest
 
 from slipway.vmm.kvm.abi import RING_ENTRIES, ExitReason
 from support.machine_code import COM1, COM2, DATA, Code
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,8 +198,7 @@ def test_guest_that_has_no_more_exits_is_drained_when_it_is_paused(
     log = Log(machine)
     log.add_port("com1", COM1)
     machine.start()
-    while not machine.number(DATA + 8):
-        pass
+    block_until(lambda: machine.number(DATA + 8), "the guest has written its mark")
 
     machine.thread.pause()
 

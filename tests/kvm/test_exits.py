@@ -12,6 +12,7 @@ from slipway.vmm.kvm import x86_64
 from slipway.vmm.kvm.abi import ExitReason
 from support.bare_metal import MEMORY, Recorder
 from support.machine_code import CODE, DATA, NOWHERE, Code
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from kvm.conftest import Bare
@@ -197,8 +198,7 @@ def test_place_that_is_asked_often_hides_no_other(bare: Bare) -> None:
 
 def test_halted_guest_stays_in_the_kernel(bare: Bare) -> None:
     machine = bare(Code().store(DATA, 1).halt()).start()
-    while not machine.number():
-        pass
+    block_until(machine.number, "the guest counts")
 
     machine.thread.pause()
     machine.thread.stop()

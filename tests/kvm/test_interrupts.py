@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.machine_code import DATA, OTHERS_CODE, Code
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from kvm.conftest import Bare
@@ -64,8 +65,8 @@ def test_guest_that_has_halted_is_woken(bare: Bare, line: int) -> None:
     descriptor = machine.interrupt_on(line)
 
     machine.start()
-    while not machine.number(DATA + 8):
-        pass  # it halts next; if it has not yet, the edge waits
+    # It halts next; if it has not yet, the edge waits.
+    block_until(lambda: machine.number(DATA + 8), "the guest has written its mark")
     os.eventfd_write(descriptor, 1)
 
     assert (machine.wait().text, machine.number()) == ("done", 1)

@@ -14,6 +14,7 @@ from slipway.machine.console import KEPT_BYTES
 from slipway.vmm.arch.x86_64 import layout
 from support.bare_metal import PATIENCE
 from support.machine_code import COM1, COM2, DATA, OTHERS_CODE, Code
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +29,7 @@ SYNC = 0x3FF  # COM1's last register: to read it is an exit, and so brings out w
 
 async def console(machine: KvmMachine, text: str) -> None:
     """Until the console's last line is ``text``."""
-    async with asyncio.timeout(PATIENCE):
-        while [text] != machine.console.last_lines(1):
-            await asyncio.sleep(0.001)
+    await wait_until(lambda: machine.console.last_lines(1) == [text], f"the console says {text!r}")
 
 
 async def exit_count(machine: KvmMachine) -> int:
@@ -40,9 +39,11 @@ async def exit_count(machine: KvmMachine) -> int:
 async def more_exits(machine: KvmMachine) -> None:
     """Until the guest has gone on."""
     before = await exit_count(machine)
-    async with asyncio.timeout(PATIENCE):
-        while await exit_count(machine) == before:
-            await asyncio.sleep(0.001)
+
+    async def goes_on() -> bool:
+        return await exit_count(machine) != before
+
+    await wait_until(goes_on, "the guest has gone on")
 
 
 # --- Boot ---------------------------------------------------------------------------------------
@@ -249,9 +250,11 @@ async def test_guest_that_goes_on_has_no_last_words_but_what_it_does(boot: Boot)
 async def test_exits_are_told_by_their_places(boot: Boot) -> None:
     code = Code().repeat(3, "again").out(0x80, 0).until_zero("again").load(0xD800_0000)
     machine = await boot(code.halt())
-    async with asyncio.timeout(PATIENCE):
-        while await exit_count(machine) < 4:
-            pass
+
+    async def has_left() -> bool:
+        return await exit_count(machine) >= 4
+
+    await wait_until(has_left, "the guest has left KVM four times")
 
     assert await machine.count_exits() == [
         "4 exits, 4 for no device",

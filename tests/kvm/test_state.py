@@ -16,6 +16,7 @@ from slipway.vmm.kvm import x86_64, x86_64_state
 from slipway.vmm.kvm.system import Kvm
 from support.bare_metal import BareMetal
 from support.machine_code import DATA, Code
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,8 +88,7 @@ def test_vector_and_debug_registers_come_along(fresh: BareMetal) -> None:
 
 def test_guest_goes_on_in_another_machine(bare: Bare) -> None:
     used = bare(Code().spin()).start()
-    while not used.number():
-        pass
+    block_until(used.number, "the guest counts")
     used.thread.pause()
     stood = used.number()
     with closing(machine()) as other:

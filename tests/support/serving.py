@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 # Seconds. Nothing waits for it but a test that fails.
 PATIENCE = 60.0
+# How often the server's process is looked at while it starts.
+_LOOK_SECONDS = 0.5
 
 
 class Server:
@@ -59,7 +62,7 @@ class Server:
         self._notifications.unlink(missing_ok=True)
         self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._told.bind(str(self._notifications))
-        self._told.settimeout(PATIENCE)
+        self._told.settimeout(_LOOK_SECONDS)
         with self.log.open("ab") as log:
             self.process = self._commands.start(
                 "slipway",
@@ -72,8 +75,12 @@ class Server:
     def wait_ready(self) -> None:
         """Wait until it serves."""
         assert self._told is not None
-        while b"READY=1" not in self._told.recv(4096).split(b"\n"):
-            pass
+        for _ in range(round(PATIENCE / _LOOK_SECONDS)):
+            with suppress(TimeoutError):
+                if b"READY=1" in self._told.recv(4096).split(b"\n"):
+                    return
+            assert self.process.poll() is None, f"the server has ended: {self.log.read_text()}"
+        raise AssertionError(f"the server was not ready in {PATIENCE:g} s: {self.log.read_text()}")
 
     def machines(self) -> list[psutil.Process]:
         """The processes that the server has started: it starts nothing but machines."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
 _T = TypeVar("_T")
 
@@ -17,9 +17,17 @@ LIMIT = 120.0
 _LONGEST_PAUSE = 0.01
 
 
+@overload
 async def wait_until(
-    condition: Callable[[], _T | Awaitable[_T]], sentence: str, limit: float = LIMIT
-) -> _T:
+    condition: Callable[[], Coroutine[Any, Any, _T]], sentence: str, limit: float = LIMIT
+) -> _T: ...
+
+
+@overload
+async def wait_until(condition: Callable[[], _T], sentence: str, limit: float = LIMIT) -> _T: ...
+
+
+async def wait_until(condition: Callable[[], Any], sentence: str, limit: float = LIMIT) -> Any:
     """Wait until ``condition`` returns, or its coroutine gives, something true; return that.
 
     ``sentence`` says what is waited for, as it is once it is so: "the pool has two clones".
@@ -30,8 +38,9 @@ async def wait_until(
     end = time.monotonic() + limit
     pause = 0.0
     while True:
-        found = condition()
-        value: _T = await found if inspect.isawaitable(found) else found
+        value = condition()
+        if inspect.iscoroutine(value):
+            value = await value
         if value:
             return value
         _check_limit(end, limit, sentence)

@@ -18,6 +18,7 @@ import pytest
 import slipway
 from slipway import Ended, Output, PhaseEnded, PhaseStarted, Runtime, Started
 from support.fake_machine import FakeLauncher
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,8 +157,7 @@ def test_events_of_one_run_are_for_one_thread(runtime: Runtime) -> None:
         pass
     other = threading.Thread(target=execution.wait)
     other.start()
-    while not execution._execution._taking:
-        pass
+    block_until(lambda: execution._execution._taking, "the other thread takes the events")
 
     with pytest.raises(slipway.InputError, match="two tasks"):
         next(execution)
@@ -185,8 +185,7 @@ def test_interrupt_of_a_wait_leaves_the_run(runtime: Runtime) -> None:
     assert main is not None
 
     def interrupt() -> None:
-        while not execution._execution._captured:
-            pass
+        block_until(lambda: execution._execution._captured, "the run has written something")
         signal.pthread_kill(main, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
@@ -201,8 +200,7 @@ def test_closing_cancels_what_runs_and_may_be_done_again(launcher: FakeLauncher)
     runtime = Runtime(images=launcher, launcher=launcher)
     execution = runtime.start("forever", "bash")
     waiting = ThreadPoolExecutor(1).submit(runtime.run, "forever", "bash")
-    while launcher.launched < 2:
-        pass
+    block_until(lambda: launcher.launched == 2, "two machines were launched")
 
     runtime.close()
     runtime.close()

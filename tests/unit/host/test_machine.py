@@ -31,6 +31,7 @@ from slipway.machine.qemu import (
 )
 from slipway.machine.qemu_hypervisor import QemuHypervisor
 from slipway.machine.tsc import find_tsc_khz, measure_khz
+from support.waiting import wait_until
 
 SPEC = MachineSpec(
     kernel=Path("/kernel"),
@@ -79,8 +80,12 @@ async def test_process_that_cannot_be_watched_does_not_stay(
 async def test_killed_process_takes_its_group_along() -> None:
     process = ChildProcess.start(["sh", "-c", "sleep 1000 & sleep 1000"])
     group = process.pid
-    while len(children := [p for p in psutil.process_iter() if _group(p) == group]) < 3:
-        await asyncio.sleep(0.01)
+
+    def members() -> list[psutil.Process]:
+        return [p for p in psutil.process_iter() if _group(p) == group]
+
+    await wait_until(lambda: len(members()) == 3, "the group has three processes")
+    children = members()
 
     await process.kill()
 

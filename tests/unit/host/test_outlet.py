@@ -12,6 +12,7 @@ from slipway._run.job_exchange import WINDOW
 from slipway_protocol import messages as m
 from slipway_protocol.schema import MAX_DATA
 from support.scripted_agent import connect
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from slipway._run.job_report import JobReport, PhaseReport
@@ -98,8 +99,7 @@ async def test_end_of_a_phase_is_told_when_its_output_has_been_taken() -> None:
     running, agent = await begin(diary)
     await agent.say(m.PhaseStarted(1, BUILD), m.Output(1, OUT, b"late"), *ends(4, 0, BUILD))
     await agent.say(m.PhaseStarted(1, RUN), *ends(0, 0, RUN), m.JobDone(1))
-    while not (diary.finished and diary.lines):
-        await asyncio.sleep(0)
+    await wait_until(lambda: diary.finished and diary.lines, "the job's end is in the diary")
     before = list(diary.lines)
 
     diary.open.set()

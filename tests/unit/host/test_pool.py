@@ -573,7 +573,7 @@ async def test_closed_at_any_moment_nothing_is_left(tmp_path: Path) -> None:
 
         await ground.pool.close()
 
-        await wait_until(lambda g=ground: not g.launcher.machines, "no machine is left")  # type: ignore[misc]
+        await wait_until(lambda g=ground: not g.launcher.machines, "no machine is left")  # type: ignore[misc, arg-type]
         nothing_left(ground)
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
 from slipway_initramfs.store.image_store import ImageStore, default_root
 from slipway_initramfs.store.records import MIB
 from support.stores import names, put_agent, put_image, writer
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -238,10 +238,7 @@ def start_builder(store: ImageStore, log: Path, go: Path) -> subprocess.Popen[st
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never appeared"
-        time.sleep(0.01)
+    block_until(path.exists, f"{path} is there")
 
 
 def test_processes_that_want_the_same_archive_make_it_once(
