@@ -33,6 +33,7 @@ WEAK_OPENINGS = _words("what who whoever whose whether it one none so")
 
 # Code is no prose: literals, roles with their targets, and indented blocks behind "::".
 _CODE = re.compile(r"``.*?``|`[^`]*`_?|:[a-z]+:`[^`]*`", re.S)
+_FENCED = re.compile(r"^ *```.*?^ *```", re.S | re.M)
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 # Past participles that do not end in -ed, as far as the code has or had them as names.
 _IRREGULAR = _words(
@@ -94,6 +95,13 @@ def prose_of(docstring: str) -> str:
         if not line.lstrip().startswith(">>>"):
             kept.append(line)
     return _CODE.sub(" ", "\n".join(kept))
+
+
+def measure_page(text: str) -> Measure:
+    """Count words and weak words of a Markdown page, without its code."""
+    prose = _CODE.sub(" ", _FENCED.sub(" ", text))
+    words = [word.lower().removesuffix("'s") for word in _WORD.findall(prose)]
+    return Measure(len(words), sum(word in WEAK_WORDS for word in words))
 
 
 def parse_sources(directory: Path) -> Iterator[tuple[Path, ast.Module]]:
@@ -174,7 +182,7 @@ def _rooms(directory: Path) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Print the measures of all packages, and of the rooms of host/slipway."""
+    """Print the measures of all packages, of the rooms of host/slipway, and of all pages."""
     parser = argparse.ArgumentParser(description="Measure names and docstrings.")
     parser.add_argument(
         "--worst", type=int, default=0, metavar="N", help="list the N worst modules"
@@ -198,6 +206,9 @@ def main() -> None:
         for path, docstrings in ranked[:worst]:
             counted = measure(docstrings)
             print(f"{'':4}{path.relative_to(ROOT)!s:60}{counted.weak:4} {counted.per_hundred:5.1f}")
+    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]):
+        counted = measure_page(page.read_text())
+        print(f"{page.relative_to(ROOT)!s:44}{counted.words:7} {counted.per_hundred:8.1f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Docstrings are plain English (docs/style.md): the numbers here are ceilings that only go down."""
+"""Docstrings and pages are plain English (docs/style.md); numbers here are ceilings."""
 
 from __future__ import annotations
 
@@ -6,12 +6,34 @@ from functools import cache
 
 import pytest
 
-from support.prose import PACKAGES, Docstring, find_docstrings, find_weak_openings, measure
+from support.markdown import ROOT, find_pages
+from support.prose import (
+    PACKAGES,
+    Docstring,
+    find_docstrings,
+    find_weak_openings,
+    measure,
+    measure_page,
+)
 
 # Weak words in 100 words of docstrings. The aim is 5.
-WEAK_WORDS_PER_HUNDRED = {"host": 8.7, "initramfs": 6.1, "agent": 4.0, "protocol": 4.0}
+WEAK_WORDS_PER_HUNDRED = {"host": 8.4, "initramfs": 4.9, "agent": 4.0, "protocol": 4.0}
 # Summaries of modules and classes that begin with a weak word. The aim is 0.
-WEAK_OPENINGS = {"host": 101, "initramfs": 36, "agent": 0, "protocol": 0}
+WEAK_OPENINGS = {"host": 98, "initramfs": 27, "agent": 0, "protocol": 0}
+# The same in 100 words of a page, and the pages that are above that still. The house style lists
+# the words themselves.
+WEAK_WORDS_OF_A_PAGE = 6.0
+WEAK_WORDS_OF_PAGES = {
+    "docs/adding-a-language.md": 6.9,
+    "docs/api.md": 7.1,
+    "docs/decisions/snapshots-kvm.md": 6.5,
+    "docs/decisions/sources.md": 7.0,
+    "docs/images.md": 6.6,
+    "docs/languages.md": 7.0,
+    "docs/snapshots.md": 9.0,
+    "docs/style.md": 11.0,
+    "docs/vmm.md": 6.2,
+}
 
 
 @cache
@@ -36,6 +58,14 @@ def test_summaries_begin_with_a_noun_or_verb(package: str) -> None:
     assert len(found) <= WEAK_OPENINGS[package], "see docs/style.md:\n" + "\n".join(
         f"{docstring.place}: {docstring.text.splitlines()[0]}" for docstring in found
     )
+
+
+def test_weak_words_are_rare_in_pages(subtests: pytest.Subtests) -> None:
+    for page in find_pages():
+        name = str(page.relative_to(ROOT))
+        with subtests.test(name):
+            ceiling = WEAK_WORDS_OF_PAGES.get(name, WEAK_WORDS_OF_A_PAGE)
+            assert measure_page(page.read_text()).per_hundred <= ceiling, "see docs/style.md"
 
 
 def test_code_in_docstrings_is_not_counted() -> None:
