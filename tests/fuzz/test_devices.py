@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from slipway.vmm.devices.i8042 import I8042
 from slipway.vmm.devices.rtc import Rtc
-from slipway.vmm.devices.uart import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Register, Uart
+from slipway.vmm.devices.uart import Uart
+from support.uart_registers import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Register
 
 if TYPE_CHECKING:
     from slipway.vmm.devices.model import Device
@@ -77,8 +78,6 @@ class Host:
             case "offer", (bytes(data),):
                 self.offered += data
                 self.give()
-            case "break", ():
-                uart.receive_break()
             case "accept", (int(count),):
                 self.accepts = count
                 uart.drain()
@@ -92,7 +91,6 @@ TRAFFIC = st.lists(
     | st.tuples(st.just("burst"), st.binary(min_size=1, max_size=170))
     | st.tuples(st.just("receive"), st.binary(max_size=80))
     | st.tuples(st.just("offer"), st.binary(max_size=80))
-    | st.tuples(st.just("break"))
     | st.tuples(st.just("accept"), st.integers(0, 200)),
     max_size=60,
 )
@@ -124,8 +122,7 @@ def test_uart_stays_bounded_and_triggers_once_for_each_rise(
         size = {0: 1, 1: 16, 0x21: 64}[state.fcr & 0x21]
         assert len(state.received) <= size
         assert len(state.unsent) <= size
-        assert state.breaks >> len(state.received) == 0
-        assert max(state.breaks.bit_length(), state.ier, state.fcr, state.errors) <= 0xFF
+        assert max(state.ier, state.fcr, state.errors) <= 0xFF
 
 
 @given(before=TRAFFIC, after=TRAFFIC)

@@ -50,7 +50,7 @@ def acts(draw: st.DrawFn) -> tuple[str, tuple[int, ...]]:
         st.sampled_from(
             [
                 *("read", "write", "notify", "poke", "describe", "offer", "offer", "index"),
-                *("receive", "drain", "credit", "close", "state", "boot"),
+                *("receive", "drain", "credit", "state", "boot"),
             ]
         )
     )
@@ -112,8 +112,6 @@ class Hostile:
                 self.line.credit = size
             case "drain", ():
                 device.drain()
-            case "close", ():
-                device.host_closed()
             case "boot", ():
                 self.boot()
             case "state", ():

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway.vmm.devices.uart import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Register, Uart
+from slipway.vmm.devices.uart import Uart
+from support.uart_registers import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -450,40 +451,25 @@ def test_without_the_enabling_bit_no_other_of_the_fcr_is_heeded(port: Port) -> N
 # --- The line's status
 
 
-def test_a_break_is_a_nul_that_the_status_tells_when_its_turn_comes(port: Port) -> None:
+def test_character_without_room_takes_the_place_of_another_without_a_fifo(port: Port) -> None:
+    port.write(R.MCR, Mcr.LOOP)
+    port.uart.write_burst(b"ab")
+
+    assert port.read(R.LSR) == IDLE | Lsr.READY | Lsr.OVERRUN
+    assert port.receive_all() == b"b"
+
+
+def test_character_without_room_in_the_fifo_is_an_overrun(port: Port) -> None:
     port.enable_fifo()
     port.write(R.IER, Ier.LINE)
-    port.uart.receive(b"a")
-    port.uart.receive_break()
-    port.uart.receive(b"b")
-    assert port.read(R.LSR) == IDLE | Lsr.READY | Lsr.FIFO_ERROR
-    assert port.triggers == 0
+    port.write(R.MCR, Mcr.LOOP)
+    port.uart.write_burst(bytes(range(17)))
 
-    assert port.read(R.DATA) == ord("a")
     assert port.triggers == 1
     assert port.read(R.IIR) == FIFO_BITS | Iir.LINE
-    assert port.read(R.LSR) == IDLE | Lsr.READY | Lsr.BREAK | Lsr.FIFO_ERROR
+    assert port.read(R.LSR) == IDLE | Lsr.READY | Lsr.OVERRUN
     assert port.read(R.LSR) == IDLE | Lsr.READY
     assert port.read(R.IIR) == FIFO_BITS | Iir.NONE
-    assert port.receive_all() == b"\0b"
-
-
-def test_a_break_without_a_fifo_takes_the_place_of_a_character(port: Port) -> None:
-    port.uart.receive(b"a")
-    port.uart.receive_break()
-
-    assert port.read(R.LSR) == IDLE | Lsr.READY | Lsr.BREAK | Lsr.OVERRUN
-    assert port.receive_all() == b"\0"
-
-
-def test_a_break_without_room_is_an_overrun(port: Port) -> None:
-    port.enable_fifo()
-    port.write(R.IER, Ier.LINE)
-    port.uart.receive(bytes(range(16)))
-    port.uart.receive_break()
-
-    assert port.triggers == 1
-    assert port.read(R.LSR) == IDLE | Lsr.READY | Lsr.OVERRUN
     assert port.receive_all() == bytes(range(16))
     assert port.uart.counters.overruns == 1
 
@@ -491,23 +477,13 @@ def test_a_break_without_room_is_an_overrun(port: Port) -> None:
 def test_each_overrun_is_triggered_once_the_last_was_read(port: Port) -> None:
     port.enable_fifo()
     port.write(R.IER, Ier.LINE)
-    port.uart.receive(bytes(16))
+    port.write(R.MCR, Mcr.LOOP)
+    port.uart.write_burst(bytes(16))
     for round_ in range(3):
-        port.uart.receive_break()
-        port.uart.receive_break()
+        port.uart.write_burst(b"x")
+        port.uart.write_burst(b"x")
         assert port.triggers == round_ + 1
         port.read(R.LSR)
-
-
-def test_clearing_the_receiver_forgets_its_breaks(port: Port) -> None:
-    port.enable_fifo()
-    port.uart.receive_break()
-    port.uart.receive_break()
-    port.enable_fifo(Fcr.CLEAR_RX)
-    port.uart.receive(b"ab")
-    port.read(R.DATA)
-
-    assert port.read(R.LSR) == IDLE | Lsr.READY
 
 
 # --- Modem and loop
@@ -549,7 +525,6 @@ def test_a_modem_line_that_changes_interrupts_until_the_status_is_read(port: Por
 def test_input_waits_while_the_port_hears_itself(port: Port) -> None:
     port.enable_fifo()
     port.write(R.MCR, Mcr.LOOP)
-    port.uart.receive_break()
     assert port.uart.receive(b"input") == 0
 
     port.uart.write_burst(b"loop")
@@ -576,10 +551,12 @@ def test_in_the_loop_what_is_written_is_sent(port: Port) -> None:
 
 def test_interrupts_are_told_by_their_priority(port: Port) -> None:
     port.enable_fifo(0x40)
-    port.write(R.IER, Ier.DATA | Ier.THRE | Ier.LINE | Ier.MODEM)
     port.write(R.MCR, Mcr.LOOP)
+    port.uart.write_burst(bytes(17))
     port.write(R.MCR, 0)
-    port.uart.receive_break()
+    for _ in range(15):
+        port.read(R.DATA)
+    port.write(R.IER, Ier.DATA | Ier.THRE | Ier.LINE | Ier.MODEM)
 
     causes = []
     for acknowledge in (R.LSR, R.DATA, R.IIR, R.MSR):
@@ -604,15 +581,15 @@ def test_reading_the_iir_acknowledges_only_the_interrupt_it_tells(port: Port) ->
 
 def test_each_rise_is_triggered_anew_once_the_last_was_acknowledged(port: Port) -> None:
     port.enable_fifo()
+    port.write(R.MCR, Mcr.LOOP)
+    port.read(R.MSR)
     port.write(R.IER, Ier.LINE | Ier.MODEM)
     for round_ in range(3):
-        port.uart.receive_break()
+        port.uart.write_burst(bytes(17))
         assert port.triggers == 2 * round_ + 1
         port.read(R.LSR)
-        port.read(R.DATA)
-        port.write(R.MCR, Mcr.LOOP)
+        port.write(R.MCR, Mcr.LOOP | (0 if round_ % 2 else Mcr.RTS))
         assert port.triggers == 2 * round_ + 2
-        port.write(R.MCR, 0)
         port.read(R.MSR)
 
 

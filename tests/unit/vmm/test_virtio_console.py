@@ -420,42 +420,6 @@ class TestToGuest:
         assert guest.read_port() == b"early"
 
 
-class TestHostsEnd:
-    def test_guest_is_told(self, guest: Guest, device: VirtioConsole) -> None:
-        device.host_closed()
-        guest.settle()
-        assert not guest.host_connected
-        assert device.opened
-        assert device.receive(b"x") == 0
-
-    def test_what_was_not_sent_is_dropped(self, guest: Guest, device: VirtioConsole) -> None:
-        guest.line.credit = 3
-        guest.write_port(b"0123456789")
-        for _ in range(127):
-            guest.write_port(b"more")
-        assert guest.write_port(b"more") == 0
-
-        device.host_closed()
-
-        assert bytes(guest.line.taken) == b"012"
-        assert used(guest) == 128
-        assert guest.write_port(b"more") == 4
-
-    def test_closed_before_there_is_a_guest(self) -> None:
-        guest = Guest()
-        guest.device.host_closed()
-        guest.boot()
-        assert guest.name == "agent"
-        assert not guest.host_connected
-        assert [m.event for m in guest.messages] == [Event.PORT_ADD, Event.PORT_NAME]
-
-    def test_stays_closed_over_a_reset(self, guest: Guest, device: VirtioConsole) -> None:
-        device.host_closed()
-        guest.reboot()
-        assert guest.name == "agent"
-        assert not guest.host_connected
-
-
 class TestReset:
     def test_in_the_middle(self, guest: Guest, device: VirtioConsole) -> None:
         guest.line.credit = 5
@@ -626,7 +590,6 @@ def test_a_broken_driver_needs_a_reset(
     assert not device.opened
     assert device.receive(b"x") == 0
     device.drain()
-    device.host_closed()
     for queue in range(7):
         guest.write(Register.QUEUE_NOTIFY, queue)
     assert device.failures == 1
@@ -642,7 +605,6 @@ def test_queues_that_were_never_set_up() -> None:
     for queue in (*range(8), 0xFFFF_FFFF):
         guest.write(Register.QUEUE_NOTIFY, queue)
     guest.device.drain()
-    guest.device.host_closed()
     assert not guest.device.failures
 
 
@@ -709,9 +671,7 @@ def test_a_console_goes_on_from_its_state(guest: Guest) -> None:
 
 def test_a_state_is_a_copy(guest: Guest) -> None:
     state = guest.device.save_state()
-    guest.device.host_closed()
     guest.write(Register.STATUS, 0)
-    assert state.host_open
     assert state.opened
     assert state.transport.status & Status.DRIVER_OK
 

@@ -80,7 +80,6 @@ _FIELDS: dict[type, dict[str, Check]] = {
         **dict.fromkeys(("scr", "dll", "dlm", "errors", "deltas"), _U8),
         **dict.fromkeys(("thre", "asserted"), _check_boolean),
         "received": _make_data_check(0, _FIFO),
-        "breaks": _U64,
         "unsent": _make_data_check(0, _FIFO),
     },
     I8042State: dict.fromkeys(("status", "control", "output", "command"), _U8),
@@ -101,7 +100,7 @@ _FIELDS: dict[type, dict[str, Check]] = {
     },
     ConsoleState: {
         "transport": _decode_transport,
-        **dict.fromkeys(("host_open", "ready", "opened", "starved"), _check_boolean),
+        **dict.fromkeys(("ready", "opened", "starved"), _check_boolean),
         "pending": _make_integer_check(7),
         "sent": _U32,
     },

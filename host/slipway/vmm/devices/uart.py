@@ -10,43 +10,88 @@ would come later to say so. The flow control of a 16750 is left out: its far end
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
-
 from slipway.vmm.record import field, record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway.vmm.devices.model import Backend, Trigger
 
-# Offsets. DATA is RBR to read and THR to write, IIR is FCR to write; while DLAB is set, DATA and
-# IER are the divisor.
-Register = IntEnum("Register", "DATA IER IIR LCR MCR LSR MSR SCR", start=0)
-Ier = IntFlag("Ier", "DATA THRE LINE MODEM")
-Iir = IntEnum("Iir", {"MODEM": 0, "NONE": 1, "THRE": 2, "DATA": 4, "LINE": 6, "TIMEOUT": 12})
-Fcr = IntFlag("Fcr", {"ENABLE": 1, "CLEAR_RX": 2, "CLEAR_TX": 4, "WIDE": 0x20, "LEVEL": 0xC0})
-Lcr = IntFlag("Lcr", {"BREAK": 0x40, "DLAB": 0x80})
-Mcr = IntFlag("Mcr", "DTR RTS OUT1 OUT2 LOOP")
-Lsr = IntFlag("Lsr", "READY OVERRUN PARITY FRAMING BREAK THRE TEMT FIFO_ERROR")
-Msr = IntFlag("Msr", "DELTA_CTS DELTA_DSR TRAILING_RI DELTA_DCD CTS DSR RI DCD")
+# Plain numbers: each access is a VM exit, and arithmetic with members of an enum would cost more
+# than all the rest. Sections are those of PC16550D.
 
-# The upper bits of the IIR, the size of each FIFO and the receiver's trigger levels.
+# Registers, as offsets from the first port (8.0).
+DATA = 0  # received data when read, data to send when written; low divisor while LCR_DLAB is set
+IER = 1  # interrupt enable; high divisor while LCR_DLAB is set
+IIR = 2  # interrupt identification when read
+FCR = 2  # FIFO control when written
+LCR = 3  # line control
+MCR = 4  # modem control
+LSR = 5  # line status
+MSR = 6  # modem status
+SCR = 7  # scratch
+
+# Interrupt enable (8.6).
+IER_DATA = 0x01  # received data
+IER_THRE = 0x02  # transmitter empty
+IER_LINE = 0x04  # line status
+IER_MODEM = 0x08  # modem status
+
+# Cause of the interrupt, in the lower four bits of the IIR (8.5).
+IIR_MODEM = 0x0
+IIR_NONE = 0x1
+IIR_THRE = 0x2
+IIR_DATA = 0x4
+IIR_LINE = 0x6
+IIR_TIMEOUT = 0xC  # data below the trigger level
+
+# FIFO control (8.4).
+FCR_ENABLE = 0x01
+FCR_CLEAR_RX = 0x02
+FCR_CLEAR_TX = 0x04
+FCR_WIDE = 0x20  # FIFOs of 64 bytes (TL16C750, "FIFO control register")
+FCR_LEVEL = 0xC0  # the receiver's trigger level, 0 to 3
+
+# Line control (8.1).
+LCR_BREAK = 0x40
+LCR_DLAB = 0x80  # divisor latch access
+
+# Modem control (8.7).
+MCR_DTR = 0x01
+MCR_RTS = 0x02
+MCR_OUT1 = 0x04
+MCR_OUT2 = 0x08
+MCR_LOOP = 0x10
+
+# Line status (8.3). Parity, framing and break errors never occur.
+LSR_READY = 0x01
+LSR_OVERRUN = 0x02
+LSR_THRE = 0x20  # transmitter empty
+LSR_TEMT = 0x40  # and its shift register too
+
+# Modem status (8.8). A delta says that a line has changed since the last read.
+MSR_DELTA_CTS = 0x01
+MSR_DELTA_DSR = 0x02
+MSR_TRAILING_RI = 0x04
+MSR_DELTA_DCD = 0x08
+MSR_CTS = 0x10
+MSR_DSR = 0x20
+MSR_RI = 0x40
+MSR_DCD = 0x80
+
+# Upper bits of the IIR, size of each FIFO in bytes, and the receiver's trigger levels.
 _NO_FIFO = (0x00, 1, (1, 1, 1, 1))
 _FIFO = (0xC0, 16, (1, 4, 8, 14))
 _FIFO_64 = (0xE0, 64, (1, 16, 32, 56))
 
-# Each access is a VM exit: arithmetic with members of an enum would cost more than all the rest.
-_DATA, _IER, _IIR, _LCR, _MCR, _LSR, _MSR, _SCR = map(int, Register)
-_DATA_ON, _THRE_ON, _LINE_ON, _MODEM_ON = map(int, Ier)
-_BY_MODEM, _BY_NONE, _BY_THRE, _BY_DATA, _BY_LINE, _BY_TIMEOUT = map(int, Iir)
-_ENABLE, _CLEAR_RX, _CLEAR_TX, _WIDE = map(int, Fcr)
-_BREAK_CONTROL, _DLAB = map(int, Lcr)
-_LOOP, _TRAILING_RI = int(Mcr.LOOP), int(Msr.TRAILING_RI)
-_READY, _OVERRUN, _BREAK = int(Lsr.READY), int(Lsr.OVERRUN), int(Lsr.BREAK)
-_EMPTY, _FIFO_ERROR = int(Lsr.THRE | Lsr.TEMT), int(Lsr.FIFO_ERROR)
+_IDLE = LSR_THRE | LSR_TEMT
 _BYTES = tuple(bytes((value,)) for value in range(256))
-# The other side's modem lines: all is ready, or in the loop it is the guest's own, crossed.
+# Modem status by the lower five bits of the MCR. In the loop the guest's own lines come back: RTS
+# as CTS, DTR as DSR, OUT1 as RI, OUT2 as DCD. Else the far end is always ready.
 _MODEM = tuple(
-    (m & 2) << 3 | (m & 1) << 5 | (m & 12) << 4 if m & _LOOP else 0xB0 for m in range(32)
+    (mcr & MCR_RTS) << 3 | (mcr & MCR_DTR) << 5 | (mcr & (MCR_OUT1 | MCR_OUT2)) << 4
+    if mcr & MCR_LOOP
+    else MSR_CTS | MSR_DSR | MSR_DCD
+    for mcr in range(32)
 )
 
 
@@ -75,7 +120,6 @@ class UartState:
     thre: bool = False  # the interrupt is due; the LSR's bit tells from ``unsent``
     asserted: bool = False  # an interrupt that is enabled is due, and was triggered
     received: bytearray = field(default_factory=bytearray)
-    breaks: int = 0  # bit n: that NUL in ``received`` is a break, not yet shown in ``errors``
     unsent: bytearray = field(default_factory=bytearray)
 
 
@@ -108,61 +152,59 @@ class Uart:
     def read(self, offset: int, size: int) -> int:
         """One register; what is beyond them reads as ones."""
         s = self._state
-        if offset == _LSR:
+        if offset == LSR:
             errors = s.errors
-            value = errors if s.unsent else errors | _EMPTY
+            value = errors if s.unsent else errors | _IDLE
             if s.received:
-                value |= _READY
-            if (s.breaks or errors & _BREAK) and s.fcr:
-                value |= _FIFO_ERROR
+                value |= LSR_READY
             if errors:
                 s.errors = 0
                 self._settle()
             return value
-        if offset == _DATA:
-            return s.dll if s.lcr & _DLAB else self._read_data()
-        if offset == _IIR:
+        if offset == DATA:
+            return s.dll if s.lcr & LCR_DLAB else self._read_data()
+        if offset == IIR:
             return self._fifo | self._identify()
-        if offset == _MSR:
+        if offset == MSR:
             value = _MODEM[s.mcr] | s.deltas
             s.deltas = 0
             self._settle()
             return value
-        if offset == _IER:
-            return s.dlm if s.lcr & _DLAB else s.ier
-        return {_LCR: s.lcr, _MCR: s.mcr, _SCR: s.scr}.get(offset, 0xFF)
+        if offset == IER:
+            return s.dlm if s.lcr & LCR_DLAB else s.ier
+        return {LCR: s.lcr, MCR: s.mcr, SCR: s.scr}.get(offset, 0xFF)
 
     def write(self, offset: int, size: int, value: int) -> None:
         """One register."""
         s = self._state
         value &= 0xFF
-        if offset == _DATA:
+        if offset == DATA:
             self.write_burst(_BYTES[value])
-        elif offset == _IER and s.lcr & _DLAB:
+        elif offset == IER and s.lcr & LCR_DLAB:
             s.dlm = value
-        elif offset == _IER:
+        elif offset == IER:
             # To enable it raises it, even if it was acknowledged before: Linux tests for that, and
             # falls back to a timer where it is not so (UART_BUG_THRE).
-            s.thre = s.thre or bool(value & ~s.ier & _THRE_ON and not s.unsent)
+            s.thre = s.thre or bool(value & ~s.ier & IER_THRE and not s.unsent)
             s.ier = value & 0x0F
             self._settle()
-        elif offset == _IIR:
+        elif offset == FCR:
             self._write_fcr(value)
-        elif offset == _LCR:
+        elif offset == LCR:
             # A break is on the wire and not in the transmitter: it delays nothing, and loops not.
-            self.counters.breaks += bool(value & ~s.lcr & _BREAK_CONTROL)
+            self.counters.breaks += bool(value & ~s.lcr & LCR_BREAK)
             s.lcr = value
-        elif offset == _MCR:
+        elif offset == MCR:
             self._write_mcr(value & 0x1F)
-        elif offset == _SCR:
+        elif offset == SCR:
             s.scr = value
 
     def write_burst(self, data: bytes) -> None:
         """Write each byte of ``data``, which has some, to register 0 with nothing in between."""
         s = self._state
-        if s.lcr & _DLAB:
+        if s.lcr & LCR_DLAB:
             s.dll = data[-1]
-        elif s.mcr & _LOOP:
+        elif s.mcr & MCR_LOOP:
             for value in data:
                 self._put(value)
             s.thre = True
@@ -174,18 +216,11 @@ class Uart:
         """Take as many characters as fit and return their number; see ``Backend.can_receive``."""
         s = self._state
         # Nothing comes in while the port hears itself; so Linux's probe does not lose any of it.
-        room = 0 if s.mcr & _LOOP else self._size - len(s.received)
+        room = 0 if s.mcr & MCR_LOOP else self._size - len(s.received)
         data = data[:room]
         s.received += data
         self._settle()
         return len(data)
-
-    def receive_break(self) -> None:
-        """The other side sends a break. Where there is no room it is an overrun."""
-        s = self._state
-        if not s.mcr & _LOOP and self._put(0):
-            s.breaks |= 1 << len(s.received) - 1
-        self._settle()
 
     def drain(self) -> None:
         """The line can take more."""
@@ -195,16 +230,12 @@ class Uart:
     def _settle(self) -> None:
         """Trigger if an interrupt is due and none was: drivers read the IIR until none is."""
         s = self._state
-        if s.breaks & 1:
-            # An error is shown when its character is the next to be read.
-            s.breaks ^= 1
-            s.errors |= _BREAK
         ier = s.ier
         if ier and (
-            (ier & _DATA_ON and s.received)
-            or (ier & _THRE_ON and s.thre)
-            or (ier & _LINE_ON and s.errors)
-            or (ier & _MODEM_ON and s.deltas)
+            (ier & IER_DATA and s.received)
+            or (ier & IER_THRE and s.thre)
+            or (ier & IER_LINE and s.errors)
+            or (ier & IER_MODEM and s.deltas)
         ):
             if not s.asserted:
                 s.asserted = True
@@ -215,15 +246,15 @@ class Uart:
     def _identify(self) -> int:
         s = self._state
         ier = s.ier
-        if ier & _LINE_ON and s.errors:
-            return _BY_LINE
-        if ier & _DATA_ON and s.received:
-            return _BY_DATA if len(s.received) >= self._level else _BY_TIMEOUT
-        if ier & _THRE_ON and s.thre:
+        if ier & IER_LINE and s.errors:
+            return IIR_LINE
+        if ier & IER_DATA and s.received:
+            return IIR_DATA if len(s.received) >= self._level else IIR_TIMEOUT
+        if ier & IER_THRE and s.thre:
             s.thre = False  # to read that it is the cause acknowledges it
             self._settle()
-            return _BY_THRE
-        return _BY_MODEM if ier & _MODEM_ON and s.deltas else _BY_NONE
+            return IIR_THRE
+        return IIR_MODEM if ier & IER_MODEM and s.deltas else IIR_NONE
 
     def _read_data(self) -> int:
         s = self._state
@@ -231,23 +262,21 @@ class Uart:
         if not received:
             return 0
         value = received.pop(0)
-        s.breaks >>= 1
         if not received:
             self._room()  # before the interrupt is looked at: where more comes it just stays
         self._settle()
         return value
 
-    def _put(self, value: int) -> bool:
-        """Receive a character whether or not there is room; False if it got lost."""
+    def _put(self, value: int) -> None:
+        """Receive a character of the loop; without room one is lost."""
         s = self._state
         if len(s.received) >= self._size:
             self.counters.overruns += 1
-            s.errors |= _OVERRUN
+            s.errors |= LSR_OVERRUN
             if s.fcr:
-                return False  # a FIFO keeps what it has; a single register would not
+                return  # a FIFO keeps its characters; a single register does not
             s.received.clear()
         s.received.append(value)
-        return True
 
     def _transmit(self, data: bytes) -> None:
         s = self._state
@@ -264,36 +293,34 @@ class Uart:
 
     def _write_fcr(self, value: int) -> None:
         s = self._state
-        if not value & _ENABLE:
+        if not value & FCR_ENABLE:
             value = 0  # the other bits are not heeded then
-        elif not s.lcr & _DLAB:
+        elif not s.lcr & LCR_DLAB:
             # The TL16C750 protects the bit so. Linux takes a chip that does not for a 16550A, and
             # counts on the bit to be cleared by this.
-            value &= ~_WIDE
+            value &= ~FCR_WIDE
         size = self._size
-        self._set_fcr(value & ~(_CLEAR_RX | _CLEAR_TX))
-        clear = value if self._size == size else _CLEAR_RX | _CLEAR_TX
-        if clear & _CLEAR_TX and s.unsent:
+        self._set_fcr(value & ~(FCR_CLEAR_RX | FCR_CLEAR_TX))
+        clear = value if self._size == size else FCR_CLEAR_RX | FCR_CLEAR_TX
+        if clear & FCR_CLEAR_TX and s.unsent:
             s.unsent.clear()
             s.thre = True
-        if clear & _CLEAR_RX and s.received:
+        if clear & FCR_CLEAR_RX and s.received:
             s.received.clear()
-            s.breaks = 0
-            s.errors &= ~_BREAK
             self._room()
         self._settle()
 
     def _set_fcr(self, value: int) -> None:
-        fifo = _NO_FIFO if not value & _ENABLE else _FIFO_64 if value & _WIDE else _FIFO
+        fifo = _NO_FIFO if not value & FCR_ENABLE else _FIFO_64 if value & FCR_WIDE else _FIFO
         self._fifo, self._size, levels = fifo
         self._level = levels[value >> 6]
         self._state.fcr = value
 
     def _write_mcr(self, value: int) -> None:
         s = self._state
-        loop_ended = s.mcr & ~value & _LOOP
+        loop_ended = s.mcr & ~value & MCR_LOOP
         before, now = _MODEM[s.mcr] >> 4, _MODEM[value] >> 4
-        s.deltas |= (before ^ now) & ~(now & _TRAILING_RI)
+        s.deltas |= (before ^ now) & ~(now & MSR_TRAILING_RI)
         s.mcr = value
         self._settle()
         if loop_ended and len(s.received) < self._size:

@@ -60,7 +60,6 @@ class ConsoleState:
     """All of a console that is not in guest memory; at first as after a reset."""
 
     transport: MmioState = field(default_factory=MmioState)
-    host_open: bool = True
     ready: bool = False  # the guest's driver has the port
     opened: bool = False  # a program in the guest has it open
     starved: bool = False  # the host has bytes that the guest has no buffers for
@@ -86,7 +85,7 @@ class VirtioConsole(VirtioMmio):
     def reset(self) -> None:
         """See :meth:`VirtioMmio.reset`."""
         super().reset()
-        self._state = ConsoleState(host_open=self._state.host_open)  # not the guest's to say
+        self._state = ConsoleState()
 
     @property
     def opened(self) -> bool:
@@ -98,7 +97,7 @@ class VirtioConsole(VirtioMmio):
 
         The work is bounded by the length of ``data``.
         """
-        if not self.opened or not self._state.host_open:
+        if not self.opened:
             return 0
         try:
             return self._fill(memoryview(data))
@@ -111,14 +110,6 @@ class VirtioConsole(VirtioMmio):
         self.notify(_TRANSMIT)
         if self.running:
             self.tell(self.queues[_TRANSMIT])  # it may have looked before, and waits now
-
-    def host_closed(self) -> None:
-        """The host's end is gone: the guest is told so, and what it sends is dropped."""
-        self._state.host_open = False
-        if self._state.ready:
-            self._state.pending |= int(Pending.OPEN)
-            self.notify(Queue.CONTROL_RECEIVE)
-        self.drain()
 
     def serve(self, queue: int) -> None:
         """See :meth:`VirtioMmio.serve`."""
@@ -156,8 +147,7 @@ class VirtioConsole(VirtioMmio):
     def _send(self, queue: Virtqueue) -> bool:
         """Send what there is and the sink takes; False if that is too much for one call."""
         state = self._state
-        # What a host that is gone has not read is dropped, as QEMU does it: len takes everything.
-        send = self._sink.send if state.host_open else len
+        send = self._sink.send
         batch = queue.size >> 3 or 1
         budget = TRANSMIT_BUDGET
         while True:
@@ -238,7 +228,7 @@ class VirtioConsole(VirtioMmio):
         elif event == Event.PORT_READY:
             state.ready = bool(value)
             if value:
-                state.pending |= int(Pending.NAME | (Pending.OPEN if state.host_open else 0))
+                state.pending |= int(Pending.NAME | Pending.OPEN)
         elif event == Event.PORT_OPEN:
             state.opened = bool(value)
 
@@ -258,7 +248,7 @@ class VirtioConsole(VirtioMmio):
                 # The NUL is QEMU's. Linux ends the name there, or without one after the message.
                 sent, message = Pending.NAME, _CONTROL.pack(PORT, Event.PORT_NAME, 1) + NAME + b"\0"
             else:
-                sent, message = Pending.OPEN, _CONTROL.pack(PORT, Event.PORT_OPEN, state.host_open)
+                sent, message = Pending.OPEN, _CONTROL.pack(PORT, Event.PORT_OPEN, 1)
             written = _scatter(memoryview(message), chain)
             if written < len(message):
                 raise DriverError(f"{written} bytes for a control message")

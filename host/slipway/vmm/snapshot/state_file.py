@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slipway.vmm.pages import Range
 
 # A change of what a VM is made of, of its devices, of where they are, is one of this as well.
-VERSION = 1
+VERSION = 2
 # Far more than eight vCPUs with the largest of all registers.
 MAX_BYTES = 4 << 20
 MAX_CPUS = 64
