@@ -18,8 +18,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from slipway._server.http.app import document
-from slipway._server.kept.retention import Patience
+from slipway._server.http.app import encode_document
+from slipway._server.kept.retention import ClientTimeouts
 from support.api_server import served
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Tests are made of it as they are collected: the lazy way of schemathesis 4 needs an older pytest.
-schema = schemathesis.openapi.from_dict(json.loads(document()))
+schema = schemathesis.openapi.from_dict(json.loads(encode_document()))
 schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 
 
@@ -72,7 +72,7 @@ def session() -> Iterator[requests.Session]:
     listening, over = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        async with served(patience=Patience(grace=0.1)) as api:
+        async with served(timeouts=ClientTimeouts(grace=0.1)) as api:
             paths.append(api.path)
             listening.set()
             await asyncio.to_thread(over.wait)

@@ -13,9 +13,10 @@ from slipway._model.result import OutputFile, Verdict
 from slipway._server.kept import kept_runs
 from slipway._server.kept.kept_runs import KeptRuns
 from slipway._server.kept.output_log import AHEAD
-from slipway._server.kept.retention import NoLongerKept, Patience, Place, Terms
+from slipway._server.kept.retention import ClientTimeouts, NoLongerKept, OutputSockets, RunPolicy
+from slipway._server.kept.run_record import build_run_record
 from slipway._server.peers import AllowList, Peer
-from slipway._server.socket_access import Access
+from slipway._server.socket_access import SocketAccess
 from support.kept_runs import MIB, US, command, keeping, lines, pieces_of
 from support.output_clients import connect, read_all, read_exactly, whole
 from support.played_execution import PlayedExecution, printing, writing
@@ -35,20 +36,20 @@ async def kept() -> AsyncIterator[KeptRuns]:
 
 
 async def test_socket_and_directory_vanish_once_all_has_been_read(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello\n")), Terms(US, "events"))
+    run = await kept.start(PlayedExecution(printing(b"hello\n")), RunPolicy(US, "events"))
     path = run.socket
     assert path is not None
 
     await whole(path)
-    await run.over()
+    await run.wait_forgotten()
 
     assert not path.parent.exists()
-    assert kept.get(run.id, Peer(1, US, frozenset())) is None
+    assert kept.find(run.id, Peer(1, US, frozenset())) is None
 
 
 async def test_what_was_promised_to_be_resumed_is_kept_from_that_moment(kept: KeptRuns) -> None:
     pieces = pieces_of(8 * MIB, seed=1)
-    run = await kept.start(PlayedExecution(writing(*pieces)), Terms(US))
+    run = await kept.start(PlayedExecution(writing(*pieces)), RunPolicy(US))
     path = run.socket
     assert path is not None
     first = connect(path)
@@ -56,7 +57,7 @@ async def test_what_was_promised_to_be_resumed_is_kept_from_that_moment(kept: Ke
 
     # The first one goes on reading, so that what is written to it would move the window.
     reading = asyncio.create_task(asyncio.to_thread(read_all, first))
-    oldest = run.record()["kept_from"]
+    oldest = build_run_record(run)["kept_from"]
     run.resume(oldest)
     await reading
     with connect(path) as second:
@@ -70,18 +71,18 @@ async def test_a_raw_run_keeps_its_result_when_its_socket_has_vanished(
     kept: KeptRuns,
 ) -> None:
     files = (OutputFile("a.txt", 0o644, b"content"),)
-    run = await kept.start(PlayedExecution(printing(b"hello\n", files=files)), Terms(US))
+    run = await kept.start(PlayedExecution(printing(b"hello\n", files=files)), RunPolicy(US))
     path = run.socket
     assert path is not None
 
     await whole(path)
     await wait_until(lambda: run.read, "all output was read")
 
-    record = run.record()
+    record = build_run_record(run)
     assert not path.parent.exists()
     assert (record["socket"], record["state"], record["result"]["verdict"]) == (None, "ended", "ok")
-    assert run.file("a.txt") == files[0]
-    assert run.kept == len(b"content")
+    assert run.find_file("a.txt") == files[0]
+    assert run.kept_bytes == len(b"content")
     with pytest.raises(NoLongerKept):
         run.resume(0)
     await run.remove()
@@ -89,51 +90,51 @@ async def test_a_raw_run_keeps_its_result_when_its_socket_has_vanished(
 
 
 async def test_nothing_is_left_after_the_grace() -> None:
-    async with keeping(Patience(grace=0)) as runs:
-        run = await runs.start(PlayedExecution(printing(b"unread")), Terms(US))
+    async with keeping(ClientTimeouts(grace=0)) as runs:
+        run = await runs.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
 
-        await run.over()
+        await run.wait_forgotten()
 
-        assert (len(runs), runs.kept) == (0, 0)
+        assert (len(runs), runs.kept_bytes) == (0, 0)
 
 
 async def test_a_client_that_reads_nothing_has_no_longer_than_the_grace() -> None:
-    async with keeping(Patience(grace=0.05)) as runs:
-        run = await runs.start(PlayedExecution(printing(bytes(AHEAD))), Terms(US))
+    async with keeping(ClientTimeouts(grace=0.05)) as runs:
+        run = await runs.start(PlayedExecution(printing(bytes(AHEAD))), RunPolicy(US))
         client = connect(run.socket or "")
 
-        await run.over()
+        await run.wait_forgotten()
 
         assert run.forgotten
         client.close()
 
 
 async def test_a_run_that_ended_while_nobody_read_its_output_is_noticed() -> None:
-    async with keeping(Patience(grace=0)) as runs:
+    async with keeping(ClientTimeouts(grace=0)) as runs:
         execution = PlayedExecution(printing(bytes(2 * AHEAD)))
-        run = await runs.start(execution, Terms(US))
+        run = await runs.start(execution, RunPolicy(US))
         await wait_until(lambda: run._output.full, "the run's log is full")
 
         execution.end()
-        await run.over()
+        await run.wait_forgotten()
 
         assert run.forgotten
 
 
 async def test_a_program_that_waits_for_a_reader_too_long_is_cancelled() -> None:
-    async with keeping(Patience(stall=0, grace=0)) as runs:
+    async with keeping(ClientTimeouts(stall=0, grace=0)) as runs:
         execution = PlayedExecution(writing(bytes(2 * AHEAD)))
 
-        run = await runs.start(execution, Terms(US))
-        await run.over()
+        run = await runs.start(execution, RunPolicy(US))
+        await run.wait_forgotten()
 
         assert execution.cancelled.is_set()
 
 
 async def test_a_client_that_leaves_and_does_not_come_back_ends_the_run() -> None:
-    async with keeping(Patience(reconnect=0, grace=3600)) as runs:
+    async with keeping(ClientTimeouts(reconnect=0, grace=3600)) as runs:
         execution = PlayedExecution(writing(b"x"))
-        run = await runs.start(execution, Terms(US))
+        run = await runs.start(execution, RunPolicy(US))
 
         connect(run.socket or "").close()
         await execution.cancelled.wait()
@@ -145,36 +146,36 @@ async def test_a_client_that_leaves_and_does_not_come_back_ends_the_run() -> Non
 
 async def test_a_client_that_comes_back_in_time_keeps_the_run(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"x"))
-    run = await kept.start(execution, Terms(US))
+    run = await kept.start(execution, RunPolicy(US))
     connect(run.socket or "").close()
     await wait_until(
-        lambda: run._departure is not None, "the grace of the client that left has begun"
+        lambda: run._client._departure is not None, "the grace of the client that left has begun"
     )
 
     client = connect(run.socket or "")
     await wait_until(lambda: run.connected, "a client is connected")
 
-    assert run._departure is None
+    assert run._client._departure is None
     client.close()
 
 
 async def test_a_detached_run_does_without_its_client() -> None:
-    async with keeping(Patience(reconnect=0, grace=3600)) as runs:
+    async with keeping(ClientTimeouts(reconnect=0, grace=3600)) as runs:
         execution = PlayedExecution(writing(b"x"))
-        run = await runs.start(execution, Terms(US, detached=True))
+        run = await runs.start(execution, RunPolicy(US, detached=True))
 
         client = connect(run.socket or "")
         await wait_until(lambda: run.connected, "a client is connected")
         client.close()
         await wait_until(lambda: not run.connected, "no client is connected")
 
-        assert run._departure is None
+        assert run._client._departure is None
 
 
 async def test_commands_of_a_client_that_left_at_once_are_carried_out() -> None:
     async with keeping() as runs:
         execution = PlayedExecution(writing())
-        run = await runs.start(execution, Terms(US, "events"))
+        run = await runs.start(execution, RunPolicy(US, "events"))
         client = connect(run.socket or "")
 
         client.sendall(command(type="cancel"))
@@ -187,9 +188,9 @@ async def test_commands_of_a_client_that_left_at_once_are_carried_out() -> None:
 @pytest.mark.parametrize("stream", ["raw", "events"])
 async def test_a_failure_ends_the_stream(kept: KeptRuns, stream: str) -> None:
     error = UnknownOutcome("the machine ended by itself", "Look at it.")
-    run = await kept.start(PlayedExecution(writing(b"x"), error), Terms(US, stream))
+    run = await kept.start(PlayedExecution(writing(b"x"), error), RunPolicy(US, stream))
     await wait_until(lambda: run.ended, "the run has ended")
-    record = run.record()
+    record = build_run_record(run)
 
     got = await whole(run.socket or "")
 
@@ -205,7 +206,7 @@ async def test_a_bug_ends_the_stream_and_tells_no_traceback(
     kept: KeptRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     execution = PlayedExecution(writing(), KeyError("secret"))
-    run = await kept.start(execution, Terms(US, "events"))
+    run = await kept.start(execution, RunPolicy(US, "events"))
 
     got = lines(await whole(run.socket or ""))
 
@@ -216,8 +217,8 @@ async def test_a_bug_ends_the_stream_and_tells_no_traceback(
 
 async def test_removing_a_run_ends_it_and_leaves_its_output(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"so far"))
-    run = await kept.start(execution, Terms(US))
-    await wait_until(lambda: run.kept > 0, "output is kept")
+    run = await kept.start(execution, RunPolicy(US))
+    await wait_until(lambda: run.kept_bytes > 0, "output is kept")
 
     await run.remove()
     await wait_until(lambda: run.ended, "the run has ended")
@@ -228,7 +229,7 @@ async def test_removing_a_run_ends_it_and_leaves_its_output(kept: KeptRuns) -> N
 
 
 async def test_removing_a_run_that_has_ended_leaves_nothing(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(b"unread")), Terms(US))
+    run = await kept.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
     await wait_until(lambda: run.ended, "the run has ended")
 
     await run.remove()
@@ -237,15 +238,15 @@ async def test_removing_a_run_that_has_ended_leaves_nothing(kept: KeptRuns) -> N
 
 
 async def test_only_the_owner_and_who_oversees_see_a_run(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(writing(b"x")), Terms(STRANGER))
+    run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(STRANGER))
     stranger, other = Peer(1, STRANGER, frozenset()), Peer(1, STRANGER + 1, frozenset())
     ours = Peer(1, US, frozenset())
 
-    assert kept.get(run.id, stranger) is run
-    assert kept.get(run.id, ours) is run
-    assert kept.get(run.id, other) is None
-    assert kept.listing(other) == []
-    assert kept.listing(stranger) == [run]
+    assert kept.find(run.id, stranger) is run
+    assert kept.find(run.id, ours) is run
+    assert kept.find(run.id, other) is None
+    assert kept.list_visible(other) == []
+    assert kept.list_visible(stranger) == [run]
 
 
 @pytest.mark.skipif(US != 0, reason="only root can become somebody else")
@@ -256,9 +257,9 @@ async def test_only_the_owner_gets_output_from_a_socket_that_all_may_open() -> N
     )
     told = []
 
-    async with keeping(access=Access(0o666)) as runs:
+    async with keeping(access=SocketAccess(0o666)) as runs:
         for owner in (US, STRANGER):
-            run = await runs.start(PlayedExecution(writing(b"secret")), Terms(owner))
+            run = await runs.start(PlayedExecution(writing(b"secret")), RunPolicy(owner))
             child = await asyncio.create_subprocess_exec(
                 "python3", "-c", program, str(run.socket), stdout=asyncio.subprocess.PIPE
             )
@@ -269,8 +270,8 @@ async def test_only_the_owner_gets_output_from_a_socket_that_all_may_open() -> N
 
 @pytest.mark.parametrize(("mode", "directory"), [(0o600, 0o700), (0o660, 0o711), (0o666, 0o711)])
 async def test_sockets_have_the_mode_that_was_asked_for(mode: int, directory: int) -> None:
-    async with keeping(access=Access(mode)) as runs:
-        run = await runs.start(PlayedExecution(writing(b"x")), Terms(US))
+    async with keeping(access=SocketAccess(mode)) as runs:
+        run = await runs.start(PlayedExecution(writing(b"x")), RunPolicy(US))
         assert run.socket is not None
 
         found = [stat.S_IMODE(path.stat().st_mode) for path in (run.socket, run.socket.parent)]
@@ -279,11 +280,11 @@ async def test_sockets_have_the_mode_that_was_asked_for(mode: int, directory: in
 
 
 async def test_a_run_whose_socket_cannot_be_made_is_cancelled(tmp_path: Path) -> None:
-    runs = KeptRuns(Place(tmp_path / "no", Access(), AllowList(US)))
+    runs = KeptRuns(OutputSockets(tmp_path / "no", SocketAccess(), AllowList(US)))
     execution = PlayedExecution(writing(b"x"))
 
-    with pytest.raises(HostError, match="no output socket can be made"):
-        await runs.start(execution, Terms(US))
+    with pytest.raises(HostError, match="cannot create the output socket"):
+        await runs.start(execution, RunPolicy(US))
 
     assert execution.cancelled.is_set()
     assert len(runs) == 0
@@ -294,12 +295,12 @@ async def test_what_ended_unread_is_bounded_in_number(
 ) -> None:
     monkeypatch.setattr(kept_runs, "MAX_ENDED", 2)
     for _ in range(2):
-        run = await kept.start(PlayedExecution(printing(b"unread")), Terms(US))
+        run = await kept.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
         await wait_until(lambda run=run: run.ended, "the run has ended")  # type: ignore[misc]
     execution = PlayedExecution(printing(b"too much"))
 
-    with pytest.raises(Busy, match="2 runs have ended and wait to be read") as caught:
-        await kept.start(execution, Terms(US))
+    with pytest.raises(Busy, match="2 ended runs are unread") as caught:
+        await kept.start(execution, RunPolicy(US))
 
     assert caught.value.retry_after >= 1
     assert execution.cancelled.is_set()
@@ -310,7 +311,7 @@ async def test_what_ended_unread_is_bounded_in_bytes(
 ) -> None:
     monkeypatch.setattr(kept_runs, "MAX_KEPT", 1000)
     file = OutputFile("a", 0o644, bytes(990))
-    run = await kept.start(PlayedExecution(printing(bytes(10), files=(file,))), Terms(US))
+    run = await kept.start(PlayedExecution(printing(bytes(10), files=(file,))), RunPolicy(US))
     await wait_until(lambda: run.ended, "the run has ended")
 
     with pytest.raises(Busy, match="with 1000 bytes of output and files"):
@@ -318,23 +319,23 @@ async def test_what_ended_unread_is_bounded_in_bytes(
     await run.remove()
 
     kept.check_room()
-    assert kept.kept == 0
+    assert kept.kept_bytes == 0
 
 
 async def test_what_was_read_makes_room(kept: KeptRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_runs, "MAX_ENDED", 3)
     for _ in range(10):
-        run = await kept.start(PlayedExecution(printing(b"read")), Terms(US))
+        run = await kept.start(PlayedExecution(printing(b"read")), RunPolicy(US))
         await whole(run.socket or "")
         await wait_until(lambda run=run: run.read, "all output was read")  # type: ignore[misc]
 
     await wait_until(lambda: len(kept) <= 3, "at most three runs are kept")
-    assert kept.get(run.id, Peer(1, US, frozenset())) is run
+    assert kept.find(run.id, Peer(1, US, frozenset())) is run
 
 
 async def test_draining_waits_for_who_is_reading(kept: KeptRuns) -> None:
     data = b"".join(pieces_of(2 * MIB, 4))
-    run = await kept.start(PlayedExecution(printing(data)), Terms(US))
+    run = await kept.start(PlayedExecution(printing(data)), RunPolicy(US))
     client = connect(run.socket or "")
     await wait_until(lambda: run.connected, "a client is connected")
     draining = asyncio.create_task(kept.drain(3600))

@@ -14,7 +14,8 @@ from slipway._model.events import Ended, Event, Output
 from slipway._model.result import OutputFile
 from slipway._server.kept import output_connection
 from slipway._server.kept.output_log import AHEAD, BEHIND
-from slipway._server.kept.retention import NoLongerKept, Terms
+from slipway._server.kept.retention import NoLongerKept, RunPolicy
+from slipway._server.kept.run_record import build_run_record
 from slipway._wire.reader import EventReader
 from support.kept_runs import MIB, US, command, keeping, lines, pieces_of
 from support.output_clients import connect, read_all, read_exactly, whole
@@ -34,7 +35,7 @@ async def kept() -> AsyncIterator[KeptRuns]:
 
 
 async def test_gives_raw_output_to_whoever_connects_later(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello\n", b"world\n")), Terms(US))
+    run = await kept.start(PlayedExecution(printing(b"hello\n", b"world\n")), RunPolicy(US))
     await wait_until(lambda: run.ended, "the run has ended")
 
     got = await whole(run.socket or "")
@@ -44,7 +45,7 @@ async def test_gives_raw_output_to_whoever_connects_later(kept: KeptRuns) -> Non
 
 async def test_a_hundred_megabytes_arrive_whole(kept: KeptRuns) -> None:
     piece = random.Random(1).randbytes(100_000)
-    run = await kept.start(PlayedExecution(printing(*[piece] * 1000)), Terms(US))
+    run = await kept.start(PlayedExecution(printing(*[piece] * 1000)), RunPolicy(US))
 
     got = await whole(run.socket or "")
 
@@ -53,7 +54,7 @@ async def test_a_hundred_megabytes_arrive_whole(kept: KeptRuns) -> None:
 
 async def test_a_program_waits_while_nobody_reads(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(*[bytes(64 * 1024)] * 1000))
-    run = await kept.start(execution, Terms(US))
+    run = await kept.start(execution, RunPolicy(US))
     await wait_until(lambda: run._output.full, "the run's log is full")
     unconnected = execution.given
 
@@ -78,7 +79,7 @@ async def test_a_program_waits_while_nobody_reads(kept: KeptRuns) -> None:
 async def test_a_client_resumes_at_the_offset_that_it_counted(kept: KeptRuns, seed: int) -> None:
     chance = random.Random(seed)
     pieces = pieces_of(5 * MIB, seed)
-    run = await kept.start(PlayedExecution(printing(*pieces)), Terms(US))
+    run = await kept.start(PlayedExecution(printing(*pieces)), RunPolicy(US))
     got = b""
 
     while len(got) < 4 * MIB:
@@ -95,12 +96,12 @@ async def test_a_client_resumes_at_the_offset_that_it_counted(kept: KeptRuns, se
 
 async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept: KeptRuns) -> None:
     data = b"".join(pieces_of(4 * MIB, 1))
-    run = await kept.start(PlayedExecution(printing(data)), Terms(US))
+    run = await kept.start(PlayedExecution(printing(data)), RunPolicy(US))
     first = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, first, 3 * MIB)
     first.close()
     await wait_until(lambda: not run.connected, "no client is connected")
-    oldest = run.record()["kept_from"]
+    oldest = build_run_record(run)["kept_from"]
 
     got = await whole(run.socket or "")
 
@@ -109,7 +110,7 @@ async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept: KeptRuns) 
 
 
 async def test_refuses_to_resume_at_what_is_not_kept(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(bytes(4 * MIB))), Terms(US))
+    run = await kept.start(PlayedExecution(printing(bytes(4 * MIB))), RunPolicy(US))
     client = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, client, 3 * MIB)
 
@@ -123,7 +124,7 @@ async def test_refuses_to_resume_at_what_is_not_kept(kept: KeptRuns) -> None:
 
 async def test_the_newest_client_wins(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"so far"))
-    run = await kept.start(execution, Terms(US))
+    run = await kept.start(execution, RunPolicy(US))
     old = connect(run.socket or "")
     got_old = await asyncio.to_thread(read_exactly, old, 6)
 
@@ -140,7 +141,7 @@ async def test_the_newest_client_wins(kept: KeptRuns) -> None:
 
 
 async def test_many_who_connect_at_once_leave_nothing(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(writing(b"x")), Terms(US))
+    run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(US))
 
     def storm() -> None:
         for _ in range(200):
@@ -154,12 +155,12 @@ async def test_many_who_connect_at_once_leave_nothing(kept: KeptRuns) -> None:
 
 async def test_a_half_closed_client_gets_everything(kept: KeptRuns) -> None:
     pieces = pieces_of(3 * MIB, 2)
-    run = await kept.start(PlayedExecution(printing(*pieces)), Terms(US, "events"))
+    run = await kept.start(PlayedExecution(printing(*pieces)), RunPolicy(US, "events"))
     client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
 
     got = await asyncio.to_thread(read_all, client)
-    await run.over()
+    await run.wait_forgotten()
 
     assert b"".join(_output(lines(got))) == b"".join(pieces)
 
@@ -173,7 +174,7 @@ def _output(records: list[dict[str, Any]]) -> Iterator[bytes]:
 
 
 async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(writing(b"x")), Terms(US))
+    run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(US))
     client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
     await asyncio.to_thread(read_exactly, client, 1)
@@ -187,7 +188,7 @@ async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(kept
 
 
 async def test_what_a_raw_client_sends_does_not_matter(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello")), Terms(US))
+    run = await kept.start(PlayedExecution(printing(b"hello")), RunPolicy(US))
     client = connect(run.socket or "")
 
     await asyncio.to_thread(client.sendall, bytes(4 * MIB))
@@ -200,7 +201,7 @@ async def test_what_a_raw_client_sends_does_not_matter(kept: KeptRuns) -> None:
 async def test_a_client_that_left_bytes_unread_has_not_been_given_all(
     kept: KeptRuns, stream: str
 ) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), Terms(US, stream))
+    run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), RunPolicy(US, stream))
     client = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, client, 1000)
     await wait_until(lambda: run.ended, "the run has ended")
@@ -215,7 +216,7 @@ async def test_a_client_that_left_bytes_unread_has_not_been_given_all(
 async def test_a_half_closed_client_that_left_bytes_unread_has_not_been_given_all(
     kept: KeptRuns,
 ) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), Terms(US))
+    run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), RunPolicy(US))
     client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
     await asyncio.to_thread(read_exactly, client, 1000)
@@ -229,7 +230,7 @@ async def test_a_half_closed_client_that_left_bytes_unread_has_not_been_given_al
 
 async def test_events_take_commands_and_answer_what_is_none(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"x"))
-    run = await kept.start(execution, Terms(US, "events"))
+    run = await kept.start(execution, RunPolicy(US, "events"))
     client = connect(run.socket or "")
 
     client.sendall(b"nonsense\n" + command(type="stdin", text="hello"))
@@ -245,7 +246,7 @@ async def test_events_take_commands_and_answer_what_is_none(kept: KeptRuns) -> N
 async def test_a_flood_of_commands_waits_for_the_program(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"x"))
     execution.reading.clear()
-    run = await kept.start(execution, Terms(US, "events"))
+    run = await kept.start(execution, RunPolicy(US, "events"))
     client = connect(run.socket or "")
     client.setblocking(False)
     line, sent = command(type="stdin", text="a" * 1000), 0
@@ -265,7 +266,7 @@ async def test_a_flood_of_commands_waits_for_the_program(kept: KeptRuns) -> None
 
 
 async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(writing(b"x")), Terms(US, "events"))
+    run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(US, "events"))
     client = connect(run.socket or "")
     flooding = asyncio.create_task(asyncio.to_thread(client.sendall, b"x\n" * MIB))
 
@@ -281,10 +282,10 @@ async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: KeptRuns) 
 
 async def test_files_of_events_come_before_the_end_and_are_whole(kept: KeptRuns) -> None:
     file = OutputFile("big.bin", 0o640, random.Random(3).randbytes(3 * MIB))
-    run = await kept.start(PlayedExecution(printing(files=(file,))), Terms(US, "events"))
+    run = await kept.start(PlayedExecution(printing(files=(file,))), RunPolicy(US, "events"))
 
     records = lines(await whole(run.socket or ""))
-    await run.over()
+    await run.wait_forgotten()
 
     reader = EventReader(("big.bin",))
     events: list[Event | None] = [reader.feed(record) for record in records]

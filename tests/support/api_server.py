@@ -13,7 +13,7 @@ import httpx
 
 from slipway._local.runtime import AsyncRuntime
 from slipway._server.peers import AllowList
-from slipway._server.server import Server, Settings
+from slipway._server.server import Server, ServerSettings
 from slipway._server.systemd import Notifier, raise_descriptor_limit
 from support.fake_machine import FakeLauncher
 
@@ -73,7 +73,7 @@ async def served(
         path = directory / "api"
         notify = Notifier({})
         async with AsyncRuntime(images=launcher, launcher=launcher, **options) as running:
-            server = Server(Settings(path, **settings), running, notify)
+            server = Server(ServerSettings(path, **settings), running, notify)
             task = asyncio.create_task(server.serve())
             ready = asyncio.create_task(server.ready.wait())
             await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)

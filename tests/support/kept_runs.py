@@ -11,30 +11,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipway._server.kept.kept_runs import KeptRuns
-from slipway._server.kept.retention import Patience, Place
+from slipway._server.kept.retention import ClientTimeouts, OutputSockets
 from slipway._server.peers import AllowList
-from slipway._server.socket_access import Access
+from slipway._server.socket_access import SocketAccess
 from support.output_clients import short_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 US = os.geteuid()
-FOREVER = Patience(reconnect=3600, grace=3600)
+FOREVER = ClientTimeouts(reconnect=3600, grace=3600)
 MIB = 1024 * 1024
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
 @asynccontextmanager
 async def keeping(
-    patience: Patience = FOREVER, access: Access | None = None
+    timeouts: ClientTimeouts = FOREVER, access: SocketAccess | None = None
 ) -> AsyncIterator[KeptRuns]:
-    """Runs, kept with ``patience``; nothing is left of them at the end."""
+    """Runs, kept with ``timeouts``; nothing is left of them at the end."""
     with short_directory() as directory:
         directory.chmod(0o711)
         before = set(_DESCRIPTORS.iterdir())
         runs = KeptRuns(
-            Place(directory, access or Access(), AllowList(US, everybody=True)), patience
+            OutputSockets(directory, access or SocketAccess(), AllowList(US, everybody=True)),
+            timeouts,
         )
         yield runs
         await runs.close()

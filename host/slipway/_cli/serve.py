@@ -20,8 +20,8 @@ from slipway.machine.hypervisors import HYPERVISORS
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-    from slipway._server.server import Settings
-    from slipway._server.socket_access import Access
+    from slipway._server.server import ServerSettings
+    from slipway._server.socket_access import SocketAccess
 
 DESCRIPTION = """\
 Serve HTTP/1.1 on a Unix socket: start runs, and give their output through sockets of their own.
@@ -132,10 +132,10 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     from slipway._cli.host_check import check_host
     from slipway._local.runtime import AsyncRuntime
     from slipway._server.server import Server
-    from slipway._server.systemd import Notifier, inherited_socket
+    from slipway._server.systemd import Notifier, take_inherited_socket
 
     notify = Notifier(environment)
-    inherited = inherited_socket(environment)
+    inherited = take_inherited_socket(environment)
     path = None if inherited is None else _path(inherited.getsockname())
     settings = _settings(parsed, path)
     check_host(parsed.store, parsed.machine)
@@ -162,9 +162,9 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
 
 
 def _path(name: object) -> Path:
-    from slipway._server.systemd import path_of
+    from slipway._server.systemd import parse_socket_name
 
-    return Path(path_of(name))
+    return Path(parse_socket_name(name))
 
 
 def _pool(parsed: argparse.Namespace) -> int:
@@ -173,10 +173,10 @@ def _pool(parsed: argparse.Namespace) -> int:
     return int(parsed.pool)
 
 
-def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
-    from slipway._server.kept.retention import Patience
+def _settings(parsed: argparse.Namespace, inherited: Path | None) -> ServerSettings:
+    from slipway._server.kept.retention import ClientTimeouts
     from slipway._server.peers import AllowList
-    from slipway._server.server import Settings
+    from slipway._server.server import ServerSettings
     from slipway._server.systemd import raise_descriptor_limit
 
     if parsed.max_sessions is not None and parsed.max_sessions < 0:
@@ -206,12 +206,12 @@ def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
             f"systemd passes the socket {inherited}, and --api-sock names one as well",
             "Leave --api-sock out.",
         )
-    return Settings(
+    return ServerSettings(
         api_socket=path,
         run_directory=parsed.run_dir,
         access=_access(parsed),
-        allowed=AllowList.of(os.geteuid(), parsed.allow),
-        patience=Patience(parsed.reconnect, parsed.grace, parsed.stall),
+        allowed=AllowList.parse(os.geteuid(), parsed.allow),
+        timeouts=ClientTimeouts(parsed.reconnect, parsed.grace, parsed.stall),
         body_limit=parsed.body_limit,
         drain=parsed.drain,
         descriptors=raise_descriptor_limit(),
@@ -219,13 +219,13 @@ def _settings(parsed: argparse.Namespace, inherited: Path | None) -> Settings:
     )
 
 
-def _access(parsed: argparse.Namespace) -> Access:
-    from slipway._server.peers import group_id, user_id
-    from slipway._server.socket_access import UNCHANGED, Access
+def _access(parsed: argparse.Namespace) -> SocketAccess:
+    from slipway._server.peers import find_group_id, find_user_id
+    from slipway._server.socket_access import UNCHANGED, SocketAccess
 
     user, _, group = (parsed.owner or "").partition(":")
-    return Access(
+    return SocketAccess(
         parsed.mode,
-        user_id(user) if user else UNCHANGED,
-        group_id(group) if group else UNCHANGED,
+        find_user_id(user) if user else UNCHANGED,
+        find_group_id(group) if group else UNCHANGED,
     )

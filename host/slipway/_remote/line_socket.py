@@ -7,6 +7,7 @@ import socket
 from collections import deque
 from contextlib import suppress
 
+from slipway._util.unix_sockets import wait_writable
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import MAX_LINE
 
@@ -104,25 +105,11 @@ class LineSocket:
             # A slice: the kernel takes no more at once than its buffer has room for.
             sent = self._socket.send(memoryview(self._unsent)[:READ_SIZE])
         except (BlockingIOError, InterruptedError):
-            await self._writable()
+            await wait_writable(self._socket)
         else:
             del self._unsent[:sent]
-
-    async def _writable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_writer(self._socket, _wake, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_writer(self._socket)
 
     def _left(self) -> None:
         self._users -= 1
         if self._closed and not self._users:
             self._socket.close()
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

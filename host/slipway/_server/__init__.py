@@ -1,1 +1,1 @@
-"""The server: an HTTP API on a Unix socket, and for each run a socket with its output."""
+"""Server: an HTTP API on a Unix socket, and for each run a socket with its output."""

@@ -1,23 +1,23 @@
-"""The directory with the output sockets of one server, and the socket that it listens on.
+"""Directory of the output sockets of one server, and the API socket.
 
-A server holds locks on both while it lives. So the next one, after a crash too, knows that what is
-there is nobody's, and removes it.
+A server holds locks on both while it lives. The next server takes the locks, also after a crash,
+and then removes all sockets that are left.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from slipway._model.errors import HostError, InputError
 from slipway._server.kept.output_socket import NAME
-from slipway._server.socket_access import Access
+from slipway._server.socket_access import SocketAccess
+from slipway._util.identifiers import IDENTIFIER_LENGTH, is_identifier
 from slipway._util.unix_sockets import MAX_SOCKET_PATH
 from slipway_initramfs.disk.locks import try_lock_exclusive
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-_IDENTIFIER = re.compile(r"[0-9a-f]{32}")
-# Seconds for another program to answer on its socket; the kernel does it for one that is stopped.
-_ANSWER = 1.0
-_TRIES = 100
+# Seconds for a connection to the socket of another program; the kernel also accepts for a program
+# that is stopped.
+_CONNECT_SECONDS = 1.0
+_LOCK_TRIES = 100
 
 
 class RunDirectory:
-    """``path``, by default ``API_SOCKET.d``, for the time of a ``with``.
+    """Context manager that creates and locks ``path`` (default: ``API_SOCKET.d``).
 
     Raises:
         InputError: a path is too long for a socket.
-        HostError: at the beginning of the ``with``: another server uses the directory, or it cannot
-            be made, or is open to others.
+        HostError: on entering the context: another server uses the directory, it cannot be
+            created, or other users can write to it.
     """
 
     def __init__(
-        self, api_socket: Path, path: Path | None = None, access: Access | None = None
+        self, api_socket: Path, path: Path | None = None, access: SocketAccess | None = None
     ) -> None:
-        self.api_socket = _absolute(api_socket)
-        self.path = _absolute(path or self.api_socket.with_name(f"{self.api_socket.name}.d"))
-        self.access = access or Access()
-        _check_length(self.api_socket, "the path of the API socket", "Choose a shorter one.")
+        self.api_socket = _make_absolute(api_socket)
+        self.path = _make_absolute(path or self.api_socket.with_name(f"{self.api_socket.name}.d"))
+        self.access = access or SocketAccess()
+        _check_length(self.api_socket, "the path of the API socket", "Choose a shorter path.")
         _check_length(
-            self.path / ("0" * 32) / NAME,
+            self.path / ("0" * IDENTIFIER_LENGTH) / NAME,
             "the path of an output socket",
             "Choose a shorter path, or another directory for the output sockets: --run-dir.",
         )
@@ -58,12 +58,12 @@ class RunDirectory:
 
     def __enter__(self) -> Self:
         busy = f"another server uses the directory {self.path}"
-        self._directory = _locked(self.path, self._open, busy)
+        self._directory = _lock(self.path, self._open, busy)
         try:
             self._sweep()
         except OSError as error:
             self._release()
-            raise HostError(f"{self.path} cannot be swept: {error.strerror}") from None
+            raise HostError(f"cannot clean up {self.path}: {error.strerror}") from None
         return self
 
     def __exit__(
@@ -75,16 +75,16 @@ class RunDirectory:
         self._release()
 
     def listen(self, backlog: int) -> socket.socket:
-        """Bind the API socket, with its mode and owner before anybody can connect.
+        """Return the listening API socket; its mode and owner are set before clients can connect.
 
         Raises:
-            InputError: something is at the path that is no socket.
-            HostError: a server listens there, or the path cannot be used.
+            InputError: a file of another kind exists at the path.
+            HostError: a server listens at the path, or the path cannot be used.
         """
         path = self.api_socket
         busy = f"another server listens on {path}"
         lock = path.with_name(f"{path.name}.lock")
-        self._lock = _locked(lock, lambda: _open_lock(lock), busy)
+        self._lock = _lock(lock, lambda: _open_lock(lock), busy)
         _remove_stale(path, busy)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -95,12 +95,12 @@ class RunDirectory:
             listener.listen(backlog)
         except OSError as error:
             listener.close()
-            raise _unusable(path, error) from None
+            raise _describe_os_error(path, error) from None
         listener.setblocking(False)
         return listener
 
     def _open(self) -> int:
-        """Open the directory, made if need be; it has to be ours alone to write to."""
+        """Return a descriptor of the directory, created if missing and writable only for us."""
         try:
             with suppress(FileExistsError):
                 self.path.mkdir(self.access.directory_mode)
@@ -109,32 +109,31 @@ class RunDirectory:
         except OSError as error:
             if error.errno in {errno.ENOTDIR, errno.ELOOP}:
                 raise HostError(
-                    f"{self.path} is no directory", "Remove it, or choose another: --run-dir."
+                    f"{self.path} is not a directory", "Remove it, or choose another: --run-dir."
                 ) from None
-            raise _unusable(self.path, error) from None
-        try:
+            raise _describe_os_error(self.path, error) from None
+        with ExitStack() as stack:
+            stack.callback(os.close, directory)
             found = os.fstat(directory)
             if found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
                 raise HostError(
-                    f"others than this server's user can write to {self.path}",
-                    "Choose a directory of its own: --run-dir.",
+                    f"users other than this server's can write to {self.path}",
+                    "Choose a directory for this server alone: --run-dir.",
                 )
-            # One that a crash has left may be less open than this server's sockets.
+            # A directory that a crash has left may be less open than this server's sockets need.
             wanted = stat.S_IMODE(found.st_mode) | self.access.directory_mode
             if found.st_uid == os.geteuid() and wanted != stat.S_IMODE(found.st_mode):
                 os.fchmod(directory, wanted)
-        except BaseException:
-            os.close(directory)
-            raise
+            stack.pop_all()
         return directory
 
     def _sweep(self) -> None:
-        """Remove what a server has left: directories of ours, of its names, with a socket at most.
+        """Remove directories that a server has left: ours, with an id as name, and only a socket.
 
-        What else there may be is left alone, and so are directories that hold it.
+        Other files are left alone, and so are directories that have them.
         """
         for name in os.listdir(self._directory):  # noqa: PTH208 - pathlib has no descriptors
-            if not _IDENTIFIER.fullmatch(name):
+            if not is_identifier(name):
                 continue
             found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
@@ -152,7 +151,7 @@ class RunDirectory:
                 os.rmdir(name, dir_fd=self._directory)
 
     def _release(self) -> None:
-        """Remove what is ours and let go. Locks last, so that nobody comes in between."""
+        """Remove our files, and the locks last, so that no other server comes in between."""
         if self._bound is not None:
             with suppress(OSError):
                 found = self.api_socket.lstat()
@@ -164,38 +163,36 @@ class RunDirectory:
             os.close(self._lock)
         with suppress(OSError):
             self._sweep()
-        with suppress(OSError):  # something else is in it, or its parent is not ours
+        with suppress(OSError):  # other files are in it, or its parent is not ours
             self.path.rmdir()
         os.close(self._directory)
         self._directory = self._lock = -1
         self._bound = None
 
 
-def _absolute(path: Path) -> Path:
+def _make_absolute(path: Path) -> Path:
     if "\0" in str(path):
-        raise InputError(f"{str(path)!r:.80} is no path")
+        raise InputError(f"invalid path {str(path)!r:.80}")
     return Path(os.path.normpath(path.absolute()))
 
 
-def _check_length(path: Path, what: str, hint: str) -> None:
+def _check_length(path: Path, name: str, hint: str) -> None:
     size = len(os.fsencode(path))
     if size > MAX_SOCKET_PATH:
-        raise InputError(
-            f"{what} has {size} bytes, at most {MAX_SOCKET_PATH} are allowed: {path}", hint
-        )
+        raise InputError(f"{name} has {size} bytes, at most {MAX_SOCKET_PATH} fit: {path}", hint)
 
 
-def _locked(path: Path, opened: Callable[[], int], busy: str) -> int:
-    """A descriptor of what is at ``path`` now, locked.
+def _lock(path: Path, opener: Callable[[], int], busy: str) -> int:
+    """Return a locked descriptor of the file or directory at ``path``.
 
-    Whoever ends removes what it has locked. We may have opened it before and locked it after that:
-    then we have a lock on something that nobody finds.
+    A server removes its files at its end, perhaps after we have opened and before we have locked
+    them. Our lock is then on a file that other servers do not find, so that we try again.
 
     Raises:
-        HostError: somebody else has the lock.
+        HostError: another server has the lock; ``busy`` says so.
     """
-    for _ in range(_TRIES):
-        descriptor = opened()
+    for _ in range(_LOCK_TRIES):
+        descriptor = opener()
         if not try_lock_exclusive(descriptor):
             os.close(descriptor)
             raise HostError(busy, "Stop it first, or choose another path.")
@@ -205,7 +202,7 @@ def _locked(path: Path, opened: Callable[[], int], busy: str) -> int:
             if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
                 return descriptor
         os.close(descriptor)
-    raise HostError(f"{path} is removed again and again by somebody else")
+    raise HostError(f"another program removes {path} again and again")
 
 
 def _open_lock(path: Path) -> int:
@@ -213,49 +210,54 @@ def _open_lock(path: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
-        raise _unusable(path, error) from None
+        raise _describe_os_error(path, error) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InputError(f"{path} is no file that can be locked", "Remove it, or choose another.")
+        raise InputError(f"{path} is not a regular file", "Remove it, or choose another path.")
     return descriptor
 
 
 def _remove_stale(path: Path, busy: str) -> None:
-    """Remove a socket on which nobody listens any more; refuse whatever else is at ``path``."""
+    """Remove a socket without a listener.
+
+    Raises:
+        InputError: a file of another kind exists at ``path``.
+        HostError: a program listens there (``busy`` says so), or the path cannot be used.
+    """
     try:
         found = path.lstat()
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _unusable(path, error) from None
+        raise _describe_os_error(path, error) from None
     if not stat.S_ISSOCK(found.st_mode):
-        raise InputError(f"{path} exists and is no socket", "Remove it, or choose another path.")
+        raise InputError(f"{path} exists and is not a socket", "Remove it, or choose another path.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_ANSWER)
+        probe.settimeout(_CONNECT_SECONDS)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise _unusable(path, error) from None
+                raise _describe_os_error(path, error) from None
             return
         except FileNotFoundError:
             return
         except PermissionError as error:
-            raise _unusable(path, error) from None
+            raise _describe_os_error(path, error) from None
         except OSError:
-            pass  # a full queue, or another kind of socket: somebody listens
+            pass  # a full backlog, or another kind of socket: a program listens
     raise HostError(busy, "Stop it first, or choose another path.")
 
 
-def _unusable(path: Path, error: OSError) -> HostError:
+def _describe_os_error(path: Path, error: OSError) -> HostError:
     hints = {
-        errno.ENOENT: f"Make its directory: mkdir -p {path.parent}",
+        errno.ENOENT: f"Create its directory: mkdir -p {path.parent}",
         errno.EACCES: "Choose a path in a directory that this user can write to.",
-        errno.EPERM: "Only root can give a socket to somebody else.",
+        errno.EPERM: "Only root can give a socket to another user.",
     }
     return HostError(
-        f"{path} cannot be used: {(error.strerror or str(error)).lower()}",
+        f"cannot use {path}: {(error.strerror or str(error)).lower()}",
         hints.get(error.errno or 0, "Choose another path."),
     )

@@ -1,4 +1,4 @@
-"""A server from its start to its end."""
+"""Server from its start to its end."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from slipway._model.options import MIB
 from slipway._server.http.app import create_app
 from slipway._server.http.connection import MAX_HEAD, Connection, Gate, GatedConfig, Pace
 from slipway._server.http.metrics import Metrics
-from slipway._server.http.request_bodies import Bodies
+from slipway._server.http.request_bodies import BodyReader
 from slipway._server.http.request_context import Service
 from slipway._server.kept.kept_runs import KeptRuns
-from slipway._server.kept.kept_sessions import Sessions
-from slipway._server.kept.retention import Patience, Place
+from slipway._server.kept.kept_sessions import KeptSessions
+from slipway._server.kept.retention import ClientTimeouts, OutputSockets
 from slipway._server.run_directory import RunDirectory
-from slipway._server.socket_access import Access
+from slipway._server.socket_access import SocketAccess
 
 if TYPE_CHECKING:
     import socket
@@ -34,28 +34,36 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.api")
 
 BACKLOG = 2048
-# Connections taken in one turn of the event loop. asyncio has one number for this and the backlog,
-# and where descriptors have run out it complains and sets a timer that many times.
+# Connections accepted in one iteration of the event loop. asyncio uses one number for this and for
+# the backlog, and logs an error and sets a timer this many times when no descriptors are left.
 ACCEPTS = 16
 MAX_CONNECTIONS = 4096
-# Seconds for responses that are under way when all runs have ended.
+# Seconds for responses to be sent after all runs have ended.
 RESPONSE_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What a server is told by whoever starts it. Times in seconds, sizes in bytes.
+class ServerSettings:
+    """Settings of a server. Times in seconds, sizes in bytes.
 
-    ``run_directory`` None is beside the socket; ``drain`` is how long runs may go on at the end;
-    ``descriptors`` is how many files this process may have open; ``sessions`` how many sessions
-    may be open, None as many as machines.
+    Attributes:
+        api_socket: path of the API socket.
+        allowed: users that may connect.
+        run_directory: directory of the output sockets. Default: beside the API socket.
+        access: mode and owner of all sockets.
+        timeouts: times to wait for clients of output sockets.
+        pace: minimum speed of clients of the API.
+        body_limit: the most bytes of a JSON run request.
+        drain: time for runs to end after :meth:`Server.stop`.
+        descriptors: number of files that this process may have open.
+        sessions: the most open sessions. Default: as many as machines.
     """
 
     api_socket: Path
     allowed: AllowList
     run_directory: Path | None = None
-    access: Access = field(default_factory=Access)
-    patience: Patience = field(default_factory=Patience)
+    access: SocketAccess = field(default_factory=SocketAccess)
+    timeouts: ClientTimeouts = field(default_factory=ClientTimeouts)
     pace: Pace = field(default_factory=Pace)
     body_limit: int = 64 * MIB
     drain: float = 30.0
@@ -64,9 +72,9 @@ class Settings:
 
 
 class Server:
-    """Serves ``runtime`` on a Unix socket."""
+    """HTTP server of ``runtime`` on a Unix socket."""
 
-    def __init__(self, settings: Settings, runtime: AsyncRuntime, notify: Notifier) -> None:
+    def __init__(self, settings: ServerSettings, runtime: AsyncRuntime, notify: Notifier) -> None:
         self._settings = settings
         self._runtime = runtime
         self._notify = notify
@@ -75,49 +83,49 @@ class Server:
         self.ready = asyncio.Event()
 
     def stop(self) -> None:
-        """Take no more runs, and end when those that there are have ended; if told again, at once.
+        """Refuse new runs, and end when all runs have ended; at the second call, end at once.
 
-        Those that last longer than the settings' ``drain`` are cancelled.
+        Runs that last longer than the settings' ``drain`` are cancelled.
         """
         if self._stopping.is_set():
             self._hurrying.set()
         self._stopping.set()
 
     async def serve(self, inherited: socket.socket | None = None) -> None:
-        """Serve until :meth:`stop`; then nothing of it is left.
+        """Serve until :meth:`stop`; then remove all sockets and directories.
 
-        ``inherited`` is a socket that listens already, and whose path is another's to remove.
+        ``inherited`` is a listening socket, whose path is removed by its creator.
 
         Raises:
-            InputError: the path cannot be that of a socket.
-            HostError: another server uses it, or it cannot be made.
+            InputError: the path is too long, or has a file of another kind.
+            HostError: another server uses the path, or it cannot be created.
         """
         settings = self._settings
         paths = RunDirectory(settings.api_socket, settings.run_directory, settings.access)
         with paths:
             listener = inherited or paths.listen(BACKLOG)
-            place = Place(paths.path, settings.access, settings.allowed)
-            runs = KeptRuns(place, settings.patience)
-            sessions = Sessions(settings.allowed, settings.sessions)
+            sockets = OutputSockets(paths.path, settings.access, settings.allowed)
+            runs = KeptRuns(sockets, settings.timeouts)
+            sessions = KeptSessions(settings.allowed, settings.sessions)
             metrics = Metrics(
                 lambda: self._runtime.load, lambda: len(sessions), lambda: self._runtime.idle
             )
-            bodies = Bodies(settings.pace)
+            bodies = BodyReader(settings.pace)
             service = Service(self._runtime, runs, sessions, metrics, bodies, settings.body_limit)
-            http = _Http(self._config(service))
+            http = _HttpServer(self._configure(service))
             serving = asyncio.create_task(http.serve(sockets=[listener]))
             watching = asyncio.create_task(self._feed_watchdog())
             try:
-                await _first_of(serving, http.listening.wait())
+                await _wait_first(serving, http.listening.wait())
                 self._runtime.begin()
                 self.ready.set()
                 self._notify("READY=1", f"STATUS=Listening on {paths.api_socket}")
                 log.info("listening on %s", paths.api_socket)
-                await _first_of(serving, self._stopping.wait())
+                await _wait_first(serving, self._stopping.wait())
                 service.draining = True
                 self._notify("STOPPING=1", "STATUS=Waiting for runs to end")
-                log.info("ending: no new runs, and %g s for those that there are", settings.drain)
-                await _first_of(self._drain(runs), self._hurrying.wait())
+                log.info("shutting down: no new runs, current runs have %g s", settings.drain)
+                await _wait_first(self._drain(runs), self._hurrying.wait())
             finally:
                 watching.cancel()
                 await self._runtime.aclose()
@@ -125,11 +133,11 @@ class Server:
                 http.should_exit = True
                 http.force_exit = self._hurrying.is_set()
                 await asyncio.gather(serving, watching, return_exceptions=True)
-                http.drop_all()
+                http.close_connections()
                 listener.close()
 
-    def _config(self, service: Service) -> GatedConfig:
-        # Machines and output sockets need descriptors as well.
+    def _configure(self, service: Service) -> GatedConfig:
+        # The other half is for machines and output sockets.
         connections = min(MAX_CONNECTIONS, self._settings.descriptors // 2)
         gate = Gate(self._settings.allowed, connections, self._settings.pace)
         config = GatedConfig(
@@ -162,35 +170,37 @@ class Server:
             await asyncio.sleep(seconds)
 
 
-class _Http(uvicorn.Server):
-    """uvicorn's server, which says when it listens, and leaves signals to us."""
+class _HttpServer(uvicorn.Server):
+    """uvicorn's server, with an event for the moment that it listens, and no signal handlers."""
 
     def __init__(self, config: GatedConfig) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
+        """Listen, with our own backlog."""
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(BACKLOG)
         self.listening.set()
 
-    def drop_all(self) -> None:
-        """Close the connections of clients that did not take their answers."""
+    def close_connections(self) -> None:
+        """Close the connections of clients that have not read their responses."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them as they are."""
+        """Leave signals to the caller of the server."""
         yield
 
 
-async def _first_of(*waiting: Awaitable[object]) -> None:
-    """Wait for one of them, and raise its error; the others are cancelled, if they are no tasks."""
-    tasks = [asyncio.ensure_future(one) for one in waiting]
-    started = [task for task, one in zip(tasks, waiting, strict=True) if task is not one]
+async def _wait_first(*waiting: Awaitable[object]) -> None:
+    """Wait for the first of ``waiting``, and raise its error; cancel all others except tasks."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in waiting]
+    started = [
+        task for task, awaitable in zip(tasks, waiting, strict=True) if task is not awaitable
+    ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

@@ -1,7 +1,7 @@
 """Socket activation and notification by systemd: sd_listen_fds(3) and sd_notify(3).
 
-Both protocols are a few lines, and documented as stable. The libraries for them are no longer kept
-up, or need libsystemd and a compiler; so this is our own.
+Both protocols are a few lines, and documented as stable. The libraries for them are no longer
+maintained, or need libsystemd and a compiler.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from slipway._model.errors import HostError, InputError
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
+# SD_LISTEN_FDS_START of systemd.
 FIRST_DESCRIPTOR = 3
 
 
-def inherited_socket(
+def take_inherited_socket(
     environment: MutableMapping[str, str], first: int = FIRST_DESCRIPTOR
 ) -> socket.socket | None:
-    """The listening Unix socket that systemd gave us, if it gave one.
+    """Return the listening Unix socket that systemd passes, if any.
 
-    The variables are taken out of ``environment``, as they are not for our children.
+    systemd's variables are removed from ``environment``: child processes must not get them.
 
     Raises:
-        InputError: it is no listening Unix stream socket, or there are several.
+        InputError: several sockets, or not a listening Unix stream socket.
     """
     pid = environment.pop("LISTEN_PID", "")
     count = environment.pop("LISTEN_FDS", "")
@@ -36,8 +37,8 @@ def inherited_socket(
         return None
     if count != "1":
         raise InputError(
-            f"systemd passes {count[:20]} sockets, and one is served",
-            "Have one ListenStream= in the socket unit.",
+            f"systemd passes {count[:20]} sockets instead of one",
+            "Leave one ListenStream= in the socket unit.",
         )
     os.set_inheritable(first, False)
     inherited = socket.socket(fileno=first)
@@ -45,31 +46,35 @@ def inherited_socket(
     if (inherited.family, inherited.type) != (socket.AF_UNIX, socket.SOCK_STREAM) or not listens:
         inherited.close()
         raise InputError(
-            "what systemd passes is no listening Unix stream socket",
-            "Have ListenStream=/an/absolute/path and Accept=no in the socket unit.",
+            "systemd passes a descriptor that is not a listening Unix stream socket",
+            "Use ListenStream=/an/absolute/path and Accept=no in the socket unit.",
         )
     return inherited
 
 
-def path_of(name: object) -> str:
-    """The path in a socket's ``name``, as getsockname(2) gives it.
+def parse_socket_name(name: object) -> str:
+    """Return the path in a socket's name, as returned by getsockname(2).
 
     Raises:
-        InputError: it has none: output sockets would have no place.
+        InputError: the name is not a path, so that output sockets would have no directory.
     """
     if not isinstance(name, str) or not name.startswith("/"):
         raise InputError(
             f"the socket that systemd passes is bound to {name!r:.80}, not to an absolute path",
-            "Have ListenStream=/an/absolute/path in the socket unit.",
+            "Use ListenStream=/an/absolute/path in the socket unit.",
         )
     return name
 
 
 class Notifier:
-    """Tells the service manager how we are; without one it tells nobody."""
+    """Sender of the server's state to the service manager, if any.
+
+    Attributes:
+        watchdog_seconds: interval of messages to the watchdog; None without a watchdog.
+    """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        """Take the manager's address out of ``environment``: it is not for our children."""
+        """Remove the manager's address from ``environment``: child processes must not get it."""
         self._address = environment.pop("NOTIFY_SOCKET", "")
         usec = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", str(os.getpid()))
@@ -79,7 +84,7 @@ class Notifier:
             self.watchdog_seconds = int(usec) / 2e6
 
     def __call__(self, *lines: str) -> None:
-        """Send ``lines`` such as ``READY=1``; one that does not listen is none of our care."""
+        """Send ``lines`` such as ``READY=1``; a manager that does not listen is ignored."""
         if not self._address:
             return
         address = self._address
@@ -91,10 +96,10 @@ class Notifier:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one, and return it (getrlimit(2)).
+    """Raise the soft limit of open files to the hard limit, and return it (getrlimit(2)).
 
     Raises:
-        HostError: it is too low to serve anybody.
+        HostError: the limit is too low for a server.
     """
     import resource
 
@@ -107,6 +112,7 @@ def raise_descriptor_limit() -> int:
         return 1 << 20
     if soft < 128:
         raise HostError(
-            f"{soft} open files are too few for a server", "Raise the limit: ulimit -n 65536"
+            f"the limit of {soft} open files is too low for a server",
+            "Raise the limit: ulimit -n 65536",
         )
     return soft

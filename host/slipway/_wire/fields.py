@@ -103,14 +103,9 @@ class Fields:
 
     def data(self) -> bytes:
         """The bytes in ``text`` or ``base64``, of which there is one."""
-        if ("text" in self) == ("base64" in self):
-            raise InputError(f"{self._where} has not one of text and base64")
-        try:
-            if "text" in self:
-                return self.text("text").encode("utf-8")
-            return base64.b64decode(self.text("base64"), validate=True)
-        except ValueError:  # a lone surrogate, or no base64
-            raise InputError(f"{self._where} has text or base64 that stands for no bytes") from None
+        text = self.text("text") if "text" in self else None
+        encoded = self.text("base64") if "base64" in self else None
+        return decode_text_or_base64(text, encoded, self._where)
 
     def _wrong(self, name: str, what: str) -> InputError:
         value = self._record.get(name)
@@ -130,6 +125,27 @@ def decode_data(record: object) -> bytes:
         InputError: there are none.
     """
     return Fields(record, "data").data()
+
+
+def decode_text_or_base64(text: str | None, encoded: str | None, where: str) -> bytes:
+    """Return the bytes that are given as text, or else as base64 (RFC 4648, section 4).
+
+    Raises:
+        InputError: both or neither is given, or the base64 is invalid. ``where`` names the field.
+    """
+    if (text is None) == (encoded is None):
+        raise InputError(
+            f"{where} needs text or base64, and not both",
+            "Give text, or base64 for bytes that are not UTF-8.",
+        )
+    try:
+        if text is not None:
+            return text.encode("utf-8")
+        return base64.b64decode(encoded or "", validate=True)
+    except ValueError:  # a lone surrogate, or a character that base64 does not have
+        raise InputError(
+            f"{where} has invalid text or base64", "Base64 is as in RFC 4648, section 4."
+        ) from None
 
 
 def encode_data(data: bytes) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""HTTP: routes, request and response models, middleware."""
+"""HTTP: routes, models of responses, middleware, connections."""

@@ -1,8 +1,10 @@
-"""One HTTP connection: who it is from, and how slow, large, malformed and half-closed it may be.
+"""HTTP connection: its peer, and bounds on slow, large, malformed and half-closed requests.
 
-uvicorn's protocol class does the work. What is overridden here are the callbacks of an
-``asyncio.Protocol`` and uvicorn's ``handle_events``, ``send_400_response`` and
-``on_response_complete``; tests pin what is relied upon.
+uvicorn's protocol class does most of the work. ``Connection`` overrides the callbacks of an
+``asyncio.Protocol`` and uvicorn's ``handle_events``, ``send_400_response``,
+``on_response_complete`` and ``timeout_keep_alive_handler``, and reads uvicorn's ``conn``, ``flow``,
+``cycle`` and ``timeout_keep_alive_task``. None of these is documented, so pyproject.toml bounds
+uvicorn's version, and tests check the behaviour.
 """
 
 from __future__ import annotations
@@ -16,29 +18,30 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from slipway._server.peers import peer_of
+from slipway._server.peers import read_peer
 from slipway._server.problems import Problem
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from uvicorn.server import ServerState
 
     from slipway._server.peers import AllowList, Peer
 
-# Of a request's line and header fields, in bytes.
+# Bytes of a request's line and header fields.
 MAX_HEAD = 32 * 1024
-# How often a client that no longer sends, or is not read from, is looked at; it costs a poll(2).
+# Interval of checks for a client that has half closed, or that is not read from; each is a poll(2).
 WATCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How slow a client may be. Times in seconds.
+    """Minimum speed of clients. Times in seconds.
 
-    ``head`` is for a request's line and header fields, ``body`` for any pause within its body,
-    which has to come at ``rate`` bytes a second on the whole; ``idle`` is the time between two
-    requests, ``stall`` the time in which a client has to take something of what it is sent.
+    ``head`` bounds the time for a request's line and header fields, ``body`` each pause within the
+    body, which has to come at ``rate`` bytes per second on average; ``idle`` bounds the time
+    between two requests, ``stall`` the time in which a client reads nothing of a response.
     """
 
     head: float = 10.0
@@ -50,26 +53,26 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Who may connect, how many at once, and how slow they may be."""
+    """Allowed users, number of connections at once, and minimum speed of clients."""
 
     allowed: AllowList
     connections: int
     pace: Pace
 
-    def refusal(self, peer: Peer, connections: int) -> Problem | None:
-        """Why a client is not served; None where it is."""
-        if not self.allowed.permits(peer):
+    def find_problem(self, peer: Peer, connections: int) -> Problem | None:
+        """Return the reason to refuse a client, if any; ``connections`` includes this client."""
+        if not self.allowed.is_allowed(peer):
             return Problem(
                 403,
                 "forbidden",
                 f"user {peer.uid} may not use this server",
-                "Whoever runs it can let you in: slipway serve --allow",
+                "Its operator can allow users: slipway serve --allow",
             )
         if connections > self.connections:
             return Problem(
                 503,
                 "too-many-connections",
-                f"{self.connections} connections are open already, and no more may be",
+                f"all {self.connections} connections are in use",
                 "Use fewer connections at once, or try again.",
                 1.0,
             )
@@ -77,7 +80,7 @@ class Gate:
 
 
 class GatedConfig(uvicorn.Config):
-    """uvicorn's settings, and the gate that its connections pass."""
+    """uvicorn's settings, with the gate for connections."""
 
     gate: Gate
 
@@ -101,75 +104,75 @@ class Connection(H11Protocol):
         self._unsent = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    # --- What asyncio tells -------------------------------------------------------------------
+    # --- Callbacks of asyncio -----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Check the client's user and the number of connections."""
         super().connection_made(transport)
         try:
-            peer = peer_of(transport.get_extra_info("socket"))
+            peer = read_peer(transport.get_extra_info("socket"))
         except OSError:
             transport.abort()
             return
         # uvicorn copies this into the scope of each request.
         self.app_state = {**self.app_state, "peer": peer}
-        if problem := self._gate.refusal(peer, len(self.connections)):
+        if problem := self._gate.find_problem(peer, len(self.connections)):
             self._refuse(problem)
         else:
-            self._after("head", self._pace.head, self._head_is_late)
+            self._start_timer("head", self._pace.head, self._on_late_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """Stop all timers."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more. It may still wait for an answer (``nc -N``), or be gone."""
+        """Return True if the client still waits for a response (``nc -N``), False to close."""
         self._half_closed = True
         if self._is_gone():
             return False
-        if self._busy and self.conn.their_state is not h11.SEND_BODY:
+        if self._is_busy and self.conn.their_state is not h11.SEND_BODY:
             self._watch_client()
             return True
         if self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]:
-            self._refuse(_malformed("the request ends before its end"))
+            self._refuse(_build_malformed("the request ends before its end"))
         return False
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """Watch a client that does not read."""
         super().pause_writing()
         self._watch_reader()
 
     def resume_writing(self) -> None:
-        """It does."""
-        self._call_off("stall")
+        """Stop watching a client that reads again."""
+        self._stop_timer("stall")
         super().resume_writing()
 
-    # --- What uvicorn calls -------------------------------------------------------------------
+    # --- Callbacks of uvicorn -----------------------------------------------------------------
 
     def handle_events(self) -> None:
-        """Go on with what has been received."""
+        """Handle the received data, and start or stop the timer of the request's head."""
         super().handle_events()
         if self.transport.is_closing():
             return
         if self.conn.their_state is not h11.IDLE:
-            self._call_off("head")
+            self._stop_timer("head")
         elif self.conn.trailing_data[0] or self.timeout_keep_alive_task is None:
-            self._after("head", self._pace.head, self._head_is_late)
+            self._start_timer("head", self._pace.head, self._on_late_head)
         self._watch_client()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP; ``msg`` tells no more than that."""
-        error = sys.exc_info()[1]  # uvicorn calls this where it has caught h11's error
+        """Answer invalid HTTP with a problem; ``msg`` has no details."""
+        error = sys.exc_info()[1]  # uvicorn calls this while it handles h11's error
         status = getattr(error, "error_status_hint", 400)
-        problem = _malformed(str(error) if error else msg)
+        problem = _build_malformed(str(error) if error else msg)
         if status == 431:
             problem = Problem(
                 431,
                 "head-too-large",
-                f"the request's head has more than {MAX_HEAD} bytes",
+                f"the request's line and header fields have more than {MAX_HEAD} bytes",
                 "Send long values in the body.",
             )
         elif status == 501:
@@ -177,27 +180,27 @@ class Connection(H11Protocol):
         self._refuse(problem)
 
     def on_response_complete(self) -> None:
-        """A response has been written."""
+        """Close after the response of a half-closed connection, and watch slow readers."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._watch_reader()
-        elif self._half_closed and not self._busy:
+        elif self._half_closed and not self._is_busy:
             self.transport.close()
             self._watch_reader()
 
     def timeout_keep_alive_handler(self) -> None:
-        """No further request came in time."""
+        """Close an idle connection."""
         super().timeout_keep_alive_handler()
         self._watch_reader()
 
-    # --- Ours -----------------------------------------------------------------------------------
+    # --- Timers and refusals --------------------------------------------------------------------
 
     @property
-    def _busy(self) -> bool:
+    def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _after(self, name: str, seconds: float, call: Any) -> None:
-        """Have ``call`` called, unless a timer of that name runs already."""
+    def _start_timer(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        """Call ``call`` after ``seconds``, unless a timer of this name is running."""
         if name not in self._timers:
 
             def fire() -> None:
@@ -206,11 +209,11 @@ class Connection(H11Protocol):
 
             self._timers[name] = self.loop.call_later(seconds, fire)
 
-    def _call_off(self, name: str) -> None:
+    def _stop_timer(self, name: str) -> None:
         if timer := self._timers.pop(name, None):
             timer.cancel()
 
-    def _head_is_late(self) -> None:
+    def _on_late_head(self) -> None:
         if self.conn.trailing_data[0]:
             self._refuse(
                 Problem(
@@ -224,40 +227,40 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def _watch_client(self) -> None:
-        """Look now and then whether a client is gone whose end would not be read."""
-        if self._busy and (self._half_closed or self.flow.read_paused):
-            self._after("watch", WATCH_SECONDS, self._look)
+        """Start periodic checks for a client whose end of stream would not be read."""
+        if self._is_busy and (self._half_closed or self.flow.read_paused):
+            self._start_timer("watch", WATCH_SECONDS, self._check_client)
 
-    def _look(self) -> None:
+    def _check_client(self) -> None:
         if self._is_gone():
             self.transport.abort()
         else:
             self._watch_client()
 
     def _is_gone(self) -> bool:
-        """Whether the client has closed its end: then the socket hangs up in both directions."""
+        """Tell if the client has closed the socket: both directions are then hung up."""
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), 0)
-        return bool(poll.poll(0))  # POLLHUP and POLLERR are always told, poll(2)
+        return bool(poll.poll(0))  # POLLHUP and POLLERR are always reported, poll(2)
 
     def _watch_reader(self) -> None:
-        """End the connection of a client that takes nothing of what waits for it."""
+        """Start a timer that closes the connection of a client that reads nothing."""
         self._unsent = self.transport.get_write_buffer_size()
         if self._unsent:
-            self._after("stall", self._pace.stall, self._look_at_reader)
+            self._start_timer("stall", self._pace.stall, self._check_reader)
 
-    def _look_at_reader(self) -> None:
+    def _check_reader(self) -> None:
         if self.transport.get_write_buffer_size() >= self._unsent:
             self.transport.abort()
         else:
             self._watch_reader()
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer with ``problem``, where no answer has begun, and close."""
+        """Answer with ``problem``, unless a response has begun, and close."""
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            body = problem.body()
+            body = problem.encode_body()
             fields = [
-                *problem.header_items(),
+                *problem.encode_headers(),
                 (b"content-length", b"%d" % len(body)),
                 (b"connection", b"close"),
             ]
@@ -268,12 +271,12 @@ class Connection(H11Protocol):
             )
             for message in messages:
                 self.transport.write(self.conn.send(message) or b"")
-        if self._busy:  # its answer is this one
+        if self._is_busy:  # this was its response
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
         self._watch_reader()
 
 
-def _malformed(what: str) -> Problem:
-    return Problem(400, "malformed", f"this is no HTTP/1.1: {what}", "See RFC 9112.")
+def _build_malformed(reason: str) -> Problem:
+    return Problem(400, "malformed", f"invalid HTTP/1.1: {reason}", "See RFC 9112.")

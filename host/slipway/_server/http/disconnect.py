@@ -1,4 +1,4 @@
-"""Whether a client is still there while it waits for its answer."""
+"""Detection of clients that close the connection while they wait for a response."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-async def client_left(receive: Receive) -> None:
-    """Wait until the client has closed its connection; its body has to be read before."""
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Wait until the client has closed its connection. Read its body before."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def attended(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
-    """What ``work`` returns or raises; it is cancelled when the client leaves, and waited for.
+async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
+    """Run ``work`` and return its result, or cancel it and wait for its end if the client leaves.
 
     Raises:
         ClientGone: the client has left.
     """
     working = asyncio.create_task(work)
-    leaving = asyncio.create_task(client_left(receive))
+    leaving = asyncio.create_task(wait_for_disconnect(receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():

@@ -1,7 +1,7 @@
-"""Counts and times for Prometheus, in a registry of the server's own.
+"""Counts and times for Prometheus, in a registry for each server.
 
-No label takes a value that a client can choose: languages are those of the store, routes those of
-the application, and the rest are words of ours.
+Clients cannot choose the value of any label: languages come from the store, routes from the
+application, and all others are words of Slipway.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
+
+from slipway._model.errors import UnknownOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,15 +27,17 @@ if TYPE_CHECKING:
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
 _PHASES = ("queue", "prepare", "boot", "ready", "restore", "build", "run", "teardown")
-# From a warm start in milliseconds to the longest run that may be, an hour.
+# Upper bounds in seconds: from the start of a pooled clone to the longest run, an hour.
 _BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 
 class Metrics:
-    """What there is to be told at ``GET /metrics``.
+    """Metrics of one server, as ``GET /metrics`` shows them.
 
-    Asked each time: ``load``; ``sessions``, for how many are open; ``idle``, for how many clones
-    wait.
+    Args:
+        load: returns the current load.
+        sessions: returns the number of open sessions.
+        idle: returns the number of idle clones.
     """
 
     def __init__(
@@ -43,27 +47,27 @@ class Metrics:
         self._registry.register(_LoadCollector(load, sessions, idle))
         self._runs = Counter(
             "slipway_runs",
-            "Runs that have ended; a lost machine has the verdict lost, one that this host could "
-            "not start host_error.",
+            "Runs that have ended. The verdict of a run whose machine was lost is lost, of a run "
+            "that this host could not start host_error.",
             ("language", "machine", "verdict"),
             registry=self._registry,
         )
         self._seconds = Histogram(
             "slipway_phase_seconds",
-            "Where the time of runs went, in wall-clock seconds.",
+            "Wall-clock seconds of the parts of runs.",
             ("phase", "language"),
             buckets=_BUCKETS,
             registry=self._registry,
         )
         self._starts = Counter(
             "slipway_starts",
-            "Machines of runs by where they came from: cold, snapshot, pool or session.",
+            "Starts of runs by the origin of their machine: cold, snapshot, pool or session.",
             ("language", "start"),
             registry=self._registry,
         )
         self._refusals = Counter(
             "slipway_refusals",
-            "Requests that were refused, by the type of their problem.",
+            "Refused requests, by the type of their problem.",
             ("reason",),
             registry=self._registry,
         )
@@ -74,38 +78,36 @@ class Metrics:
             registry=self._registry,
         )
 
-    def ended(self, result: Result) -> None:
-        """A run has a result."""
+    def count_result(self, result: Result) -> None:
+        """Count a run that has a result."""
         provenance = result.provenance
         self._runs.labels(result.language, provenance.machine or "none", str(result.verdict)).inc()
-        if provenance.machine:  # one that was cancelled early had none
+        if provenance.machine:  # a run that was cancelled early never had a machine
             self._starts.labels(result.language, provenance.start).inc()
         for phase in _PHASES:
             if seconds := getattr(result.timing, phase):
                 self._seconds.labels(phase, result.language).observe(seconds)
 
-    def failed(self, language: str, error: SlipwayError) -> None:
-        """A run has no result."""
-        from slipway._model.errors import UnknownOutcome
-
+    def count_failure(self, language: str, error: SlipwayError) -> None:
+        """Count a run without a result."""
         verdict = "lost" if isinstance(error, UnknownOutcome) else "host_error"
         self._runs.labels(language, "none", verdict).inc()
 
-    def refused(self, reason: str) -> None:
-        """A request was answered with a problem of this kind."""
+    def count_refusal(self, reason: str) -> None:
+        """Count a request that was answered with a problem of this kind."""
         self._refusals.labels(reason).inc()
 
-    def answered(self, route: str, status: int) -> None:
-        """A request was answered."""
+    def count_response(self, route: str, status: int) -> None:
+        """Count a response."""
         self._requests.labels(route, str(status)).inc()
 
-    def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
 class _LoadCollector(Collector):
-    """Gauges that are looked up when they are asked for."""
+    """Gauges whose values are read for each scrape."""
 
     def __init__(
         self, load: Callable[[], Load], sessions: Callable[[], int], idle: Callable[[], int]
@@ -118,15 +120,15 @@ class _LoadCollector(Collector):
         load = self._load()
         capacity = load.capacity
         for name, text, value in (
-            ("vms", "Machines that run.", load.vms),
-            ("sessions", "Sessions that are open.", self._sessions()),
-            ("pool_idle", "Clones that wait for runs.", self._idle()),
+            ("vms", "Running machines.", load.vms),
+            ("sessions", "Open sessions.", self._sessions()),
+            ("pool_idle", "Idle clones in the pool.", self._idle()),
             ("vms_max", "Machines that may run at once.", capacity.vms),
-            ("queue_length", "Runs that wait for room.", load.waiting),
-            ("queue_max", "Runs that may wait.", capacity.queue),
-            ("memory_bytes", "Memory that machines have.", load.memory),
-            ("memory_max_bytes", "Memory that machines may have.", capacity.memory),
-            ("cpus", "vCPUs that machines have.", load.cpus),
-            ("cpus_max", "vCPUs that machines may have.", capacity.cpus),
+            ("queue_length", "Waiting runs and sessions.", load.waiting),
+            ("queue_max", "Runs and sessions that may wait.", capacity.queue),
+            ("memory_bytes", "Memory of running machines.", load.memory),
+            ("memory_max_bytes", "Memory that machines may have together.", capacity.memory),
+            ("cpus", "vCPUs of running machines.", load.cpus),
+            ("cpus_max", "vCPUs that machines may have together.", capacity.cpus),
         ):
             yield GaugeMetricFamily(f"slipway_{name}", text, value)

@@ -1,4 +1,4 @@
-"""Around the application: no bug leaves it as a traceback, and no body is left unread behind it."""
+"""Wrapper of the application: logs bugs, counts responses, and closes after unread bodies."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("slipway.api")
 
+# The status that metrics count for a client that left before its response, as nginx does.
+_CLIENT_CLOSED = 499
+
 
 class Envelope:
-    """An ASGI application that calls ``application`` and counts what it answers."""
+    """ASGI application that calls ``application`` and counts its responses."""
 
     def __init__(self, application: Application, metrics: Metrics) -> None:
         self._application = application
@@ -35,14 +38,14 @@ class Envelope:
         except ClientGone:
             return
         except Exception:
-            # It has been answered; Starlette raises it again. The query may be secret.
-            log.exception("%s %.200r failed by a bug", scope["method"], scope["path"])
+            # The response is sent; Starlette raises the error again. The query may be secret.
+            log.exception("bug in %s %.200r", scope["method"], scope["path"])
         route = getattr(scope.get("route"), "path", "none")
-        self._metrics.answered(route, exchange.status or 499)
+        self._metrics.count_response(route, exchange.status or _CLIENT_CLOSED)
 
 
 class _Exchange:
-    """One request and its response, as they pass."""
+    """Messages of one request and its response, as they pass."""
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         fields = dict(scope["headers"])
@@ -62,6 +65,6 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self._unread:
-                # Else whatever else the client sends would be read to nowhere, without end.
+                # Without this, uvicorn reads and drops the rest of the body, however long.
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
         await self._send(message)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI knows of the routes, and what it does not know of bodies."""
+"""OpenAPI document: FastAPI's knowledge of the routes, with the request bodies that it lacks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from slipway._model.bounds import MAX_KEY
+from slipway._server.http.request_context import KEY_FIELD, SESSION_FIELD
 from slipway._server.http.response_models import ProblemDocument
-from slipway._server.http.session_routes import ID_FIELD
-from slipway._server.http.start_routes import KEY_FIELD
 from slipway._server.problems import MEDIA_TYPE
+from slipway._util.identifiers import IDENTIFIER_PATTERN
 from slipway._wire.request_models import (
     RunBody,
     SessionBody,
@@ -25,8 +25,10 @@ from slipway._wire.request_models import (
 from slipway_protocol import __version__
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from collections.abc import Sequence
+
     from pydantic import BaseModel
+    from starlette.routing import BaseRoute
 
 _SCHEMAS = "#/components/schemas/"
 _BODIES = (RunBody, StartBody, SessionBody, SessionRunBody, SessionStartBody, SignalBody)
@@ -37,10 +39,10 @@ every error is application/problem+json with a hint.
 _SERVERS: list[dict[str, Any]] = [
     {
         "url": "http://localhost",
-        "description": "Whatever listens on the Unix socket; the host's name says nothing.",
+        "description": "The server on the Unix socket; the host in the URL is ignored.",
     }
 ]
-TAGS = {
+_TAGS = {
     "runs": "Start runs; list, signal, resume and end them; fetch their files.",
     "sessions": "Machines that are kept for several runs.",
     "server": "The server itself.",
@@ -50,36 +52,36 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "name": KEY_FIELD,
         "in": "header",
         "required": False,
-        "description": "Whose run it is, for fairness among those behind one client.",
+        "description": "Name of a share of the queue, for fairness among the users of one client.",
         "schema": {"type": "string", "maxLength": MAX_KEY},
     },
-    ID_FIELD: {
-        "name": ID_FIELD,
+    SESSION_FIELD: {
+        "name": SESSION_FIELD,
         "in": "header",
         "required": False,
-        "description": "The id that the session is to have; a random one where it is left out.",
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        "description": "The id for the new session. Default: a random id.",
+        "schema": {"type": "string", "pattern": f"^{IDENTIFIER_PATTERN}$"},
     },
 }
 _MEANINGS = {
-    400: "No HTTP, or no JSON.",
+    400: "Invalid HTTP or JSON.",
     403: "The client's user may not use this server.",
-    404: "There is no such run or session, or it is none of the client's.",
+    404: "The run, session or file is unknown, or belongs to another user.",
     408: "The request came too slowly.",
-    409: "Nothing runs that could take it, or without a terminal; or the session's id is taken.",
+    409: "No program is running, or it has no terminal; or the session's id is in use.",
     410: "This part of the stream is no longer kept; or the session has ended.",
     413: "The body is too large.",
-    415: "The body is of a type that is not taken.",
-    422: "Something in the request cannot be; the detail names it.",
-    429: "There is no room; Retry-After says when there may be.",
-    500: "A bug of the server's.",
-    502: "The machine was lost under the program.",
-    503: "The server is about to end, or its host lacks something.",
+    415: "The type of the body is not supported.",
+    422: "A value of the request is invalid; the detail names it.",
+    429: "No room now; Retry-After says when to try again.",
+    500: "A bug in the server.",
+    502: "The machine was lost during the run.",
+    503: "The server is shutting down, or its host lacks something.",
 }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The responses of a route that are problems; any route may give 400, 500 and 503."""
+def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of a route; every route has 400, 500 and 503."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}{ProblemDocument.__name__}"}}}
     return {
         status: {"description": _MEANINGS[status], "content": content}
@@ -87,76 +89,76 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
-    """The parameters of a route with this query."""
+def describe_query(query: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the parameters of a route with this query."""
     schema = query.model_json_schema()
-    for told in schema["properties"].values():
-        describe_default(told)
+    for field in schema["properties"].values():
+        describe_default(field)
     return [
         {
             "name": name,
             "in": "query",
             "required": name in schema.get("required", ()),
-            "description": told.pop("description"),
-            "schema": told,
+            "description": field.pop("description"),
+            "schema": field,
         }
-        for name, told in schema["properties"].items()
+        for name, field in schema["properties"].items()
     ]
 
 
-def source_or(kind: type[BaseModel], query: type[BaseModel]) -> dict[str, Any]:
-    """What a route takes that takes a source, or a whole job of ``kind``."""
+def describe_run_request(kind: type[BaseModel], query: type[BaseModel]) -> dict[str, Any]:
+    """Return parameters and body of a route that takes a source, or a whole job of ``kind``."""
     octets = {"schema": {"type": "string", "format": "binary"}}
-    # A session was opened for somebody, and its runs are his.
+    # A run in a session has the key of the session.
     keys = [_FIELDS[KEY_FIELD]] if issubclass(query, Setting) else []
     return {
-        "parameters": [*parameters(query), *keys],
+        "parameters": [*describe_query(query), *keys],
         "requestBody": {
             "required": True,
-            "description": "The source, of any type that is not JSON; or as JSON the whole job.",
+            "description": "The source, as any type except JSON; or the whole job as JSON.",
             "content": {
                 "application/octet-stream": octets,
-                **_json(kind),
+                **_describe_json(kind),
             },
         },
     }
 
 
-def json_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """The request body of a route that takes JSON of ``kind``."""
-    return {"requestBody": {"required": True, "content": _json(kind)}}
+def describe_json_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """Return the request body of a route that takes JSON of ``kind``."""
+    return {"requestBody": {"required": True, "content": _describe_json(kind)}}
 
 
-def headers(*names: str) -> dict[str, Any]:
-    """The header parameters of a route that takes those fields, of which it needs none."""
+def describe_headers(*names: str) -> dict[str, Any]:
+    """Return the parameters of a route with these optional header fields."""
     return {"parameters": [_FIELDS[name] for name in names]}
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The document of ``app``."""
-    made = get_openapi(
+def build_document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    """Return the document about ``routes``."""
+    document = get_openapi(
         title="Slipway",
         version=__version__,
         description=_DESCRIPTION,
-        routes=app.routes,
+        routes=routes,
         servers=_SERVERS,
-        tags=[{"name": name, "description": told} for name, told in TAGS.items()],
+        tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
     )
     _, ours = models_json_schema(
         [(kind, "validation") for kind in (ProblemDocument, *_BODIES)],
         ref_template=_SCHEMAS + "{model}",
     )
-    schemas = made["components"]["schemas"]
+    schemas = document["components"]["schemas"]
     schemas.update(ours["$defs"])
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    made["components"]["schemas"] = dict(sorted(schemas.items()))
-    # Here a default of null says that a field may be left out, which "required" says already.
-    _strip_null_defaults(made)
-    return made
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    # A default of null only means that a field is optional, which "required" says already.
+    _strip_null_defaults(document)
+    return document
 
 
-def _json(kind: type[BaseModel]) -> dict[str, Any]:
+def _describe_json(kind: type[BaseModel]) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{kind.__name__}"}}}
 
 

@@ -1,8 +1,9 @@
-"""Request bodies: bounded in size, in time, and in what all of them hold together."""
+"""Reading of request bodies within bounds: of one body, of all bodies together, and of time."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._model.options import MIB
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
 
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
+# The most bytes of all bodies together: those being read, and those of runs that have not ended.
 HELD_BYTES = 256 * MIB
-"""The most that all bodies may have together, of those that are read and of runs that last."""
 
 
 class ClientGone(Exception):
-    """The client closed its connection; there is nobody to answer."""
+    """End of a request whose client has closed the connection; no response is sent."""
 
 
-class Bodies:
-    """Reads bodies within a common bound.
+class BodyReader:
+    """Reader of request bodies within a common bound.
 
     Args:
-        pace: how slowly they may come.
+        pace: minimum speed of clients.
         most: bytes of all bodies together.
     """
 
@@ -37,24 +38,28 @@ class Bodies:
         self._most = most
         self.held = 0
 
-    async def read(self, receive: Receive, length: str | None, limit: int) -> Body:
-        """Read a request's body; ``length`` is its Content-Length, if it has one.
+    async def read(self, receive: Receive, length: str | None, limit: int) -> RequestBody:
+        """Return the body of a request. The caller releases it.
+
+        Args:
+            receive: the request's ASGI messages.
+            length: its Content-Length, if any.
+            limit: the most bytes of this body.
 
         Raises:
-            ClientGone: it ended within.
-            Refusal: it is larger than ``limit``, comes too slowly, or is too much for now.
+            ClientGone: the connection was closed before the end of the body.
+            Refusal: more than ``limit`` bytes, too slow, or no room for another body now.
         """
         if length is not None and int(length) > limit:  # h11 lets only digits pass
-            raise Refusal(_too_large(limit))
-        body = Body(self)
-        try:
+            raise Refusal(_build_too_large(limit))
+        body = RequestBody(self)
+        with ExitStack() as stack:
+            stack.callback(body.release)
             await self._fill(body, receive, limit)
-        except BaseException:
-            body.release()
-            raise
+            stack.pop_all()
         return body
 
-    async def _fill(self, body: Body, receive: Receive, limit: int) -> None:
+    async def _fill(self, body: RequestBody, receive: Receive, limit: int) -> None:
         clock = asyncio.get_running_loop().time
         began = clock()
         while True:
@@ -63,56 +68,52 @@ class Bodies:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise Refusal(_too_slow()) from None
+                raise Refusal(_TOO_SLOW) from None
             if message["type"] == "http.disconnect":
                 raise ClientGone
             piece = message.get("body", b"")
             if body.size + len(piece) > limit:
-                raise Refusal(_too_large(limit))
+                raise Refusal(_build_too_large(limit))
             if self.held + len(piece) > self._most:
-                raise Refusal(_too_much())
+                raise Refusal(_NO_ROOM)
             self.held += len(piece)
             body.add(piece)
             if not message.get("more_body", False):
                 return
 
 
-class Body:
-    """A body that was read. Its share of the common bound is given back by ``release``."""
+class RequestBody:
+    """Bytes of one body, and their share of the common bound until ``release``."""
 
-    def __init__(self, owner: Bodies) -> None:
+    def __init__(self, owner: BodyReader) -> None:
         self._owner = owner
         self._data = bytearray()
         self.size = 0
 
     def add(self, piece: bytes) -> None:
-        """Append what came."""
+        """Append ``piece``."""
         self._data += piece
         self.size += len(piece)
 
     def take(self) -> bytes:
-        """The bytes, which are not kept here any longer; what was made of them counts on."""
+        """Return the bytes and drop them here; their share stays, for the values parsed of them."""
         data, self._data = bytes(self._data), bytearray()
         return data
 
     def release(self) -> None:
-        """Give the share back; may be called again."""
+        """Return the share to the reader. A second call has no effect."""
         self._owner.held -= self.size
         self.size = 0
 
 
-def _too_large(limit: int) -> Problem:
+def _build_too_large(limit: int) -> Problem:
     return Problem(
         413,
         "too-large",
         f"the body has more than {limit} bytes",
-        "Send less; the source alone may have 4 MiB, a whole job what --body-limit says.",
+        "At most 4 MiB for a source alone; --body-limit of the server for a job as JSON.",
     )
 
 
-def _too_slow() -> Problem:
-    return Problem(408, "slow-request", "the body comes too slowly", "Send it without pauses.")
-
-
-def _too_much() -> Problem:
-    return Problem(429, "busy", "other requests hold all room for bodies", "Try again later.", 2.0)
+_TOO_SLOW = Problem(408, "slow-request", "the body comes too slowly", "Send it without pauses.")
+_NO_ROOM = Problem(429, "busy", "other requests use all room for bodies", "Try again later.", 2.0)

@@ -1,17 +1,18 @@
-"""What the routes work on, and how they find it."""
+"""Service and peer of a request, and readers of its query, header fields and short JSON body."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.responses import Response
 
+from slipway._model.key import check_key
 from slipway._model.options import MIB
-from slipway._server import problems
-from slipway._server.http import request_parsing as parsing
-from slipway._server.problems import Problem, Refusal
+from slipway._server.http import request_parsing
+from slipway._server.problems import DRAINING, Problem, Refusal
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
 
     from slipway._local.runtime import AsyncRuntime
     from slipway._server.http.metrics import Metrics
-    from slipway._server.http.request_bodies import Bodies
+    from slipway._server.http.request_bodies import BodyReader
     from slipway._server.kept.kept_runs import KeptRuns
-    from slipway._server.kept.kept_sessions import Sessions
+    from slipway._server.kept.kept_sessions import KeptSessions
     from slipway._server.peers import Peer
 
 JSON = "application/json"
-# Of a JSON body that is no job, in bytes.
+KEY_FIELD = "Slipway-Key"
+# The id that the client chooses for a new session, so that it can delete the session before the
+# response has come.
+SESSION_FIELD = "Slipway-Session"
+# Of a JSON body that is not a run request, in bytes.
 _MAX_BODY = 4096
 
 _Model = TypeVar("_Model", bound="BaseModel")
@@ -33,51 +38,65 @@ _Model = TypeVar("_Model", bound="BaseModel")
 
 @dataclass(slots=True)
 class Service:
-    """What the routes work on. ``body_limit`` is that of JSON bodies, in bytes."""
+    """Objects that all routes use. ``body_limit`` bounds JSON run requests, in bytes."""
 
     runtime: AsyncRuntime
     runs: KeptRuns
-    sessions: Sessions
+    sessions: KeptSessions
     metrics: Metrics
-    bodies: Bodies
+    bodies: BodyReader
     body_limit: int = 64 * MIB
     draining: bool = False
 
-    def check_taking(self) -> None:
-        """Check that new runs are taken; raises Refusal."""
+    def check_open(self) -> None:
+        """Check that the server accepts new runs and sessions.
+
+        Raises:
+            Refusal: the server is draining.
+        """
         if self.draining:
-            raise Refusal(problems.draining())
+            raise Refusal(DRAINING)
 
 
-def service_of(request: Request) -> Service:
-    """What the request's application serves."""
+def get_service(request: Request) -> Service:
+    """Return the service of the application that handles ``request``."""
     service: Service = request.app.state.service
     return service
 
 
-def peer_of(request: Request) -> Peer:
-    """Who asks; its connection has put it there."""
+def get_peer(request: Request) -> Peer:
+    """Return the client, as its connection has recorded it."""
     peer: Peer = request.state.peer
     return peer
 
 
-def query_of(request: Request, kind: type[_Model]) -> _Model:
-    """The request's query. FastAPI could read it as well, in several times the time.
+def read_query(request: Request, kind: type[_Model]) -> _Model:
+    """Return the query. FastAPI could parse it too, in several times the time.
 
     Raises:
-        Refusal: it is none of this ``kind``, or gives something twice.
+        Refusal: the query is not of this ``kind``, or has a parameter twice.
     """
-    return parsing.of_query(request.query_params.multi_items(), kind)
+    return request_parsing.parse_query(request.query_params.multi_items(), kind)
 
 
-def media_type_of(request: Request) -> str:
-    """The request body's type; octets where it is not said (RFC 9110 8.3).
+def read_key(request: Request) -> str:
+    """Return a digest of the client's key and user, so that users never share a key.
 
     Raises:
-        Refusal: it is JSON in another encoding than UTF-8. A source may be in any.
+        InputError: the key is too long, or has characters other than printable ASCII.
     """
-    told = request.headers.get("content-type", "application/octet-stream")
-    kind, *parameters = (part.strip().lower() for part in told.split(";"))
+    key = check_key(request.headers.get(KEY_FIELD, ""), KEY_FIELD)
+    return hashlib.sha256(f"{get_peer(request).uid}/{key}".encode()).hexdigest()
+
+
+def read_media_type(request: Request) -> str:
+    """Return the type of the body; without Content-Type, octets (RFC 9110 8.3).
+
+    Raises:
+        Refusal: JSON in an encoding other than UTF-8. Source code may have any encoding.
+    """
+    field = request.headers.get("content-type", "application/octet-stream")
+    kind, *parameters = (part.strip().lower() for part in field.split(";"))
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         encoded = name == "charset" and value.strip('"') not in {"utf-8", "utf8", "us-ascii"}
@@ -91,34 +110,34 @@ def media_type_of(request: Request) -> str:
 
 
 def is_json(media_type: str) -> bool:
-    """Whether a body of this type is JSON (RFC 6839 3.1)."""
+    """Tell if bodies of this type are JSON (RFC 6839 3.1)."""
     return media_type in {JSON, "text/json"} or media_type.endswith("+json")
 
 
-async def json_of(request: Request, kind: type[_Model]) -> _Model:
-    """The object in the request's short JSON body.
+async def read_json(request: Request, kind: type[_Model]) -> _Model:
+    """Return the object in the short JSON body of a request.
 
     Raises:
-        ClientGone: it did not come whole.
-        Refusal: it is none of this ``kind``.
+        ClientGone: the connection was closed before the end of the body.
+        Refusal: the body is not of this ``kind``.
     """
-    if not is_json(media_type := media_type_of(request)):
+    if not is_json(media_type := read_media_type(request)):
         raise Refusal(
             Problem(
                 415, "unsupported-media-type", f"the body is {media_type!r:.80}", f"Send {JSON}."
             )
         )
     length = request.headers.get("content-length")
-    body = await service_of(request).bodies.read(request.receive, length, _MAX_BODY)
+    body = await get_service(request).bodies.read(request.receive, length, _MAX_BODY)
     try:
-        return parsing.parsed(body.take(), kind)
+        return request_parsing.parse_body(body.take(), kind)
     finally:
         body.release()
 
 
-def json_response(
+def build_json_response(
     record: Any, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """``record`` as the answer."""
+    """Return a response with ``record`` as compact JSON."""
     data = json.dumps(record, separators=(",", ":")).encode("ascii")
     return Response(data, status, headers, JSON)

@@ -1,4 +1,4 @@
-"""From the query and the body of a request to the models of what it may ask for."""
+"""Parsing of queries and JSON bodies to models of ``_wire``, and the errors for clients."""
 
 from __future__ import annotations
 
@@ -7,40 +7,41 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from slipway._server.problems import SEE, Problem, Refusal
+from slipway._server.problems import SEE, InvalidRequest, Problem, Refusal
 from slipway._util.near_names import hint_at
 from slipway._wire.request_models import Limits, Setting, StartBody
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# More than the largest job has: its files, variables, arguments and outputs have a few texts each.
+# More strings than the largest job has: a few each for its files, variables, arguments and outputs.
 MAX_TEXTS = 8192
+# Of a JSON body without its strings, in bytes.
 MAX_STRUCTURE = 256 * 1024
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def of_query(items: Sequence[tuple[str, str]], kind: type[_Model]) -> _Model:
-    """The query of ``kind`` in the names and values of a request's.
+def parse_query(items: Sequence[tuple[str, str]], kind: type[_Model]) -> _Model:
+    """Return the query of ``kind`` with these names and values.
 
     Raises:
-        Refusal: there is none.
+        Refusal: a name is unknown, missing or there twice, or a value is invalid.
     """
-    told = dict(items)
-    if len(told) < len(items):
+    values = dict(items)
+    if len(values) < len(items):
         ((twice, _),) = Counter(name for name, _ in items).most_common(1)
-        raise Refusal(unfit(f"{twice!r:.80} is given twice in the query", "Give it once."))
+        raise InvalidRequest(f"{twice!r:.80} is twice in the query", "Give it once.")
     try:
-        return kind.model_validate(told)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise Refusal(_of_errors(error, "query", kind)) from None
+        raise _build_refusal(error, "query", kind) from None
 
 
-def parsed(body: bytes, kind: type[_Model]) -> _Model:
-    """The object of ``kind`` in a JSON body.
+def parse_body(body: bytes, kind: type[_Model]) -> _Model:
+    """Return the object of ``kind`` in a JSON body.
 
     Raises:
-        Refusal: there is none.
+        Refusal: invalid JSON, too many values, an unknown or missing field, or an invalid value.
     """
     _check_structure(body)
     try:
@@ -48,19 +49,22 @@ def parsed(body: bytes, kind: type[_Model]) -> _Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            detail = f"the body is no JSON: {_sentence(first['msg'])}"
+            detail = f"the body is no JSON: {_shorten_message(first['msg'])}"
             hint = "Send one JSON object, see RFC 8259."
             raise Refusal(Problem(400, "malformed", detail, hint)) from None
-        raise Refusal(_of_errors(error, "body", kind)) from None
+        raise _build_refusal(error, "body", kind) from None
 
 
 def _check_structure(body: bytes) -> None:
-    """Check that a JSON body is little but texts, before anything is made of it.
+    """Check that a JSON body consists almost only of strings, before it is parsed.
 
-    A value of each two bytes would take seconds and gigabytes to read, and all others would wait.
-    What is done here is a few passes over the bytes at the speed of memory. Raises Refusal.
+    A body with a value every two bytes would take seconds and gigabytes to parse, and all other
+    requests would wait. This check is a few passes over the bytes at the speed of memory.
+
+    Raises:
+        Refusal: too many strings, or too many bytes beside them.
     """
-    # Without its escapes, each quote begins or ends a text.
+    # Without its escapes, each quote begins or ends a string.
     bare = body.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in body else body
     texts = bare.count(b'"') // 2
     if texts <= MAX_TEXTS and sum(map(len, bare.split(b'"')[::2])) <= MAX_STRUCTURE:
@@ -75,42 +79,38 @@ def _check_structure(body: bytes) -> None:
     )
 
 
-def _of_errors(error: ValidationError, where: str, kind: type[BaseModel]) -> Problem:
-    """What a client is told of the first error in its query or body."""
-    # Neither the value, which may be large or secret, nor a link to pydantic's site.
+def _build_refusal(error: ValidationError, where: str, kind: type[BaseModel]) -> InvalidRequest:
+    """Return the refusal for the first error in a query or body."""
+    # Without the value, which may be large or secret, and without a link to pydantic's site.
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if not name:
-        return unfit(f"the {where} {_sentence(first['msg'])}")
+        return InvalidRequest(f"the {where} {_shorten_message(first['msg'])}")
     if first["type"] == "extra_forbidden":
-        return unfit(f"there is no {name!r:.80} in the {where}", _meant(name, kind))
+        return InvalidRequest(f"unknown field {name!r:.80} in the {where}", _find_hint(name, kind))
     if first["type"] == "missing":
-        return unfit(f"{name} is missing in the {where}")
+        return InvalidRequest(f"{name} is missing in the {where}")
     if first["type"].startswith("int_"):
         hint = "Sizes are in bytes, such as 536870912."
-        return unfit(f"{name:.80} in the {where} should be a whole number", hint)
+        return InvalidRequest(f"{name:.80} in the {where} should be a whole number", hint)
     if first["type"].startswith("float_"):
         hint = "Times are in seconds, such as 5 or 0.25."
-        return unfit(f"{name:.80} in the {where} should be a number", hint)
-    return unfit(f"{name:.80} in the {where}: {_sentence(first['msg'])}")
+        return InvalidRequest(f"{name:.80} in the {where} should be a number", hint)
+    return InvalidRequest(f"{name:.80} in the {where}: {_shorten_message(first['msg'])}")
 
 
-def _meant(name: str, kind: type[BaseModel]) -> str:
-    """What may have been meant by a field that there is not."""
+def _find_hint(name: str, kind: type[BaseModel]) -> str:
+    """Return a hint for the unknown field ``name``: where it belongs, or a similar name."""
     if not kind.model_fields:
         return "Give it in the body."
     if name in Setting.model_fields and issubclass(kind, Limits) and not issubclass(kind, Setting):
-        return "A session has its own, from its beginning: POST /v1/sessions"
+        return "It is set when the session is opened: POST /v1/sessions"
     if name in StartBody.model_fields:
         return "It is for another request. See: GET /openapi.json"
     return hint_at(name, kind.model_fields, SEE)
 
 
-def _sentence(text: str) -> str:
+def _shorten_message(text: str) -> str:
+    """Return a message of pydantic's as the end of a sentence."""
     text = text.removeprefix("Value error, ").removeprefix("Input ")
     return text[:1].lower() + text[1:200]
-
-
-def unfit(detail: str, hint: str = SEE) -> Problem:
-    """Something in a request cannot be."""
-    return Problem(422, "input-error", detail, hint)

@@ -1,4 +1,4 @@
-"""What the server answers, as the OpenAPI document describes it. Answers are not made of these."""
+"""Models of responses, for the OpenAPI document only: responses are built without them."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ Verdict = Literal[
 class ProblemDocument(BaseModel):
     """An error (RFC 9457)."""
 
-    type: str = Field(description="urn:slipway: and a word for what it is.")
+    type: str = Field(description="urn:slipway: and a word for the kind of error.")
     title: str
     status: int
-    detail: str = Field(description="What was wrong, and where.")
-    hint: str = Field(description="What can be done about it; may be empty.")
+    detail: str = Field(description="The error and the field.")
+    hint: str = Field(description="How to fix the error.")
     retry_after: float = make_optional_field("Seconds.")
 
 
 class StartedDocument(BaseModel):
-    """A run that was started or queued."""
+    """A run that has been started or queued."""
 
     id: str
     socket: str = Field(description="The Unix socket that gives the output.")
     language: str
     state: State
-    position: int | None = Field(description="How many are started before it, while it is queued.")
+    position: int | None = Field(description="Number of runs before this run in the queue.")
 
 
 class UsageDocument(BaseModel):
-    """What a phase used. Times in seconds, memory in bytes."""
+    """Resource usage of a phase. Times in seconds, memory in bytes."""
 
     wall: float
     user: float
@@ -55,19 +55,21 @@ class UsageDocument(BaseModel):
 
 
 class LimitsDocument(BaseModel):
-    """What bounded a phase, by the names of the options; null is no bound but the machine's."""
+    """Limits of a phase, by the names of the options; null: no limit but the machine."""
 
     timeout: float | None
     cpu_time: float | None
     memory_limit: int | None
     processes: int | None
-    open_files: int | None = Field(description="What the program may raise its own limit to.")
+    open_files: int | None = Field(
+        description="Hard limit; the program can raise its soft limit up to this."
+    )
     file_size: int | None
     output_limit: int | None
 
 
 class CapturedDocument(BaseModel):
-    """One output stream; what was kept of it is text where it is UTF-8."""
+    """One output stream; its kept part is text if it is UTF-8, else base64."""
 
     bytes: int
     dropped: int
@@ -77,7 +79,7 @@ class CapturedDocument(BaseModel):
 
 
 class PhaseDocument(BaseModel):
-    """How one phase ended."""
+    """Result of one phase."""
 
     verdict: Verdict
     code: int
@@ -90,7 +92,7 @@ class PhaseDocument(BaseModel):
 
 
 class FileDocument(BaseModel):
-    """A file that was asked for: its content, or why there is none."""
+    """A requested output file: its content, or the reason why it is missing."""
 
     path: str
     mode: int = make_optional_field()
@@ -101,7 +103,7 @@ class FileDocument(BaseModel):
 
 
 class TimingDocument(BaseModel):
-    """Where the wall-clock time went, in seconds."""
+    """Wall-clock time of the parts of a run, in seconds."""
 
     queue: float
     prepare: float
@@ -114,7 +116,7 @@ class TimingDocument(BaseModel):
 
 
 class ResultDocument(BaseModel):
-    """The outcome of a run."""
+    """The result of a run."""
 
     language: str
     verdict: Verdict
@@ -138,7 +140,7 @@ class ResultDocument(BaseModel):
 
 
 class FailureDocument(BaseModel):
-    """Why a run has no result."""
+    """The error of a run without a result."""
 
     error: str
     message: str
@@ -147,18 +149,18 @@ class FailureDocument(BaseModel):
 
 
 class RunDocument(BaseModel):
-    """A run, from its start until its output is taken or given up."""
+    """A run, from its start until its output has been read or is dropped."""
 
     id: str
     language: str
     state: State
     position: int | None
     created: float = Field(description="Seconds since the epoch.")
-    socket: str | None = Field(description="None once the stream has been read to its end.")
+    socket: str | None = Field(description="Null after the stream has been read to its end.")
     stream: Literal["raw", "events"]
     detached: bool
-    session: str | None = Field(description="The session that it runs in.")
-    kept_from: int = Field(description="The oldest byte of the stream that can be resumed at.")
+    session: str | None = Field(description="Id of the session that the run is part of.")
+    kept_from: int = Field(description="Offset of the oldest byte of the stream that is kept.")
     result: ResultDocument | None = None
     failure: FailureDocument | None = None
 
@@ -166,18 +168,18 @@ class RunDocument(BaseModel):
 class RunsDocument(BaseModel):
     """The runs that the client may see."""
 
-    vms: list[RunDocument]
+    runs: list[RunDocument]
 
 
 class SessionDocument(BaseModel):
-    """A session, from its opening until it is closed, or has ended for a while."""
+    """A session, from its opening until it is closed, or some time after it has ended by itself."""
 
     id: str
     language: str
     state: Literal["open", "lost", "ended"]
     created: float = Field(description="Seconds since the epoch.")
-    idle: float = Field(description="Seconds without a run after which it ends.")
-    runs: int = Field(description="How many runs it has been given.")
+    idle: float = Field(description="Seconds without a run after which the session ends.")
+    runs: int = Field(description="Number of runs that the session has been given.")
 
 
 class SessionsDocument(BaseModel):
@@ -187,34 +189,34 @@ class SessionsDocument(BaseModel):
 
 
 class ResumedDocument(BaseModel):
-    """Where the next connection begins."""
+    """Offset at which the next connection begins."""
 
     socket: str
     offset: int
 
 
 class LanguageDocument(BaseModel):
-    """A language; ``versions`` are those with an image beside the default one."""
+    """A language; ``versions`` are all installed versions except the default."""
 
     name: str
     aliases: list[str]
     suffixes: list[str]
     versions: list[str]
-    built: bool = Field(description="Whether its first run has no image to make.")
+    built: bool = Field(description="True if the image exists; otherwise the first run builds it.")
     toolchain: str = Field(
-        description="What compiles or runs it, such as `rustc 1.63.0`; empty where it is unknown."
+        description="Compiler or interpreter, such as `rustc 1.63.0`; empty if unknown."
     )
-    toolchains: dict[str, str] = Field(description="The same for each of `versions`.")
+    toolchains: dict[str, str] = Field(description="The toolchain of each of `versions`.")
 
 
 class LanguagesDocument(BaseModel):
-    """What can be run."""
+    """The languages that can be run."""
 
     languages: list[LanguageDocument]
 
 
 class HealthDocument(BaseModel):
-    """The server takes runs."""
+    """State of a server that accepts runs."""
 
     status: Literal["ok"]
     version: str

@@ -1,4 +1,4 @@
-"""A run's events as Server-Sent Events (the HTML standard, 9.2), while the client stays."""
+"""Events of a run as Server-Sent Events (HTML standard, 9.2), until the client leaves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from slipway._model.errors import SlipwayError
-from slipway._server.http.disconnect import client_left
+from slipway._server.http.disconnect import wait_for_disconnect
 from slipway._wire.errors import encode_error
 from slipway._wire.events import encode_event_and_files
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_SECONDS = 10.0
-# A comment, which readers of such streams leave out.
+# A comment, which readers of such streams ignore.
 _HEARTBEAT = b":\n\n"
 
 
-async def end(execution: AsyncExecution) -> None:
-    """Cancel ``execution``, and take what is left of its events: its end is to be counted."""
+async def cancel_and_drain(execution: AsyncExecution) -> None:
+    """Cancel ``execution`` and take its remaining events, so that its end is counted."""
     await execution.cancel()
     with suppress(SlipwayError):
         async for _ in execution:
@@ -34,7 +34,7 @@ async def end(execution: AsyncExecution) -> None:
 
 
 class EventStream(Response):
-    """The events of ``execution``, which is cancelled when its client leaves."""
+    """Response with the events of ``execution``, which is cancelled when its client leaves."""
 
     media_type = MEDIA_TYPE
 
@@ -44,47 +44,49 @@ class EventStream(Response):
         self._execution = execution
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
-        telling = asyncio.create_task(self._tell(send))
-        leaving = asyncio.create_task(client_left(receive))
+        """Send the events."""
+        sending = asyncio.create_task(self._send_events(send))
+        leaving = asyncio.create_task(wait_for_disconnect(receive))
         try:
-            await asyncio.wait({telling, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if telling.done():
-                await telling
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                await sending
         finally:
-            for task in (telling, leaving):
+            for task in (sending, leaving):
                 task.cancel()
-            await asyncio.gather(telling, leaving, return_exceptions=True)
-            await end(self._execution)
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+            await cancel_and_drain(self._execution)
 
-    async def _tell(self, send: Send) -> None:
+    async def _send_events(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         upcoming = asyncio.ensure_future(anext(self._execution))
         try:
             while True:
                 done, _ = await asyncio.wait([upcoming], timeout=HEARTBEAT_SECONDS)
                 if not done:
-                    await send(_body(_HEARTBEAT))
+                    await send(_build_message(_HEARTBEAT))
                     continue
                 try:
                     event = upcoming.result()
                 except StopAsyncIteration:
                     break
                 except SlipwayError as error:
-                    await send(_body(_framed({"type": "failed", **encode_error(error)})))
+                    record = {"type": "failed", **encode_error(error)}
+                    await send(_build_message(_encode_event(record)))
                     break
                 for record in encode_event_and_files(event):
-                    await send(_body(_framed(record)))
+                    await send(_build_message(_encode_event(record)))
                 upcoming = asyncio.ensure_future(anext(self._execution))
         finally:
             upcoming.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _framed(record: dict[str, Any]) -> bytes:
+def _encode_event(record: dict[str, Any]) -> bytes:
     data = json.dumps(record, separators=(",", ":"))
     return f"event: {record['type']}\ndata: {data}\n\n".encode("ascii")
 
 
-def _body(data: bytes) -> dict[str, Any]:
+def _build_message(data: bytes) -> dict[str, Any]:
+    """Return the ASGI message with a part of the response's body."""
     return {"type": "http.response.body", "body": data, "more_body": True}

@@ -1,31 +1,34 @@
-"""Routes that start runs."""
+"""Routes that start runs, each with its own machine, and the steps that session routes share."""
 
 from __future__ import annotations
 
-import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response  # noqa: TC002  # FastAPI looks it up
 
-from slipway._model.key import check_key
 from slipway._model.options import MAX_SOURCE, MIB
 from slipway._model.result import Result
-from slipway._server.http import job_request as jobs
 from slipway._server.http import response_models as documents
-from slipway._server.http import server_sent_events as event_stream
-from slipway._server.http.disconnect import attended
+from slipway._server.http import run_request_parsing, server_sent_events
+from slipway._server.http.disconnect import run_while_connected
+from slipway._server.http.openapi import describe_problems, describe_run_request
 from slipway._server.http.request_context import (
+    build_json_response,
+    get_peer,
+    get_service,
     is_json,
-    json_response,
-    media_type_of,
-    peer_of,
-    query_of,
-    service_of,
+    read_key,
+    read_media_type,
+    read_query,
 )
-from slipway._server.http.server_sent_events import EventStream, end
-from slipway._server.kept.retention import Terms
-from slipway._server.problems import Problem, Refusal
+from slipway._server.http.routing import create_router
+from slipway._server.http.server_sent_events import EventStream, cancel_and_drain
+from slipway._server.kept.retention import RunPolicy
+from slipway._server.kept.run_record import build_run_record
+from slipway._server.problems import InvalidRequest, Problem, Refusal
 from slipway._wire.request_models import RunBody, RunQuery, StartBody, StartQuery
 from slipway._wire.results import encode_result
 
@@ -33,10 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from slipway._local.execution import LocalExecution
-    from slipway._server.http.job_request import Job
     from slipway._server.http.metrics import Metrics
-    from slipway._server.http.request_bodies import Body
-    from slipway._server.http.request_context import Service
+    from slipway._server.http.request_bodies import RequestBody
+    from slipway._server.run_request import RunRequest
     from slipway._wire.request_models import (
         SessionRunBody,
         SessionRunQuery,
@@ -44,156 +46,172 @@ if TYPE_CHECKING:
         SessionStartQuery,
     )
 
-    Begin = Callable[[Job], Awaitable[LocalExecution]]
+    Starter = Callable[[RunRequest], Awaitable[LocalExecution]]
 
-KEY_FIELD = "Slipway-Key"
-# Bytes of output, of each stream, that an answer may hold: it is put together in memory.
+# Bytes of each output stream in one response: the response is put together in memory.
 MAX_ANSWERED = 16 * MIB
 
+router = create_router("runs")
 
+
+@dataclass(frozen=True, slots=True)
+class StartForms:
+    """Models of a request that starts a run with an output socket."""
+
+    query: type[SessionStartQuery]
+    body: type[SessionStartBody]
+
+
+@dataclass(frozen=True, slots=True)
+class RunForms:
+    """Models of a request that is answered at the end of its run."""
+
+    query: type[SessionRunQuery]
+    body: type[SessionRunBody]
+
+
+@router.post(
+    "/v1/start",
+    summary="Start a run with its own output socket",
+    status_code=201,
+    response_model=documents.StartedDocument,
+    responses=describe_problems(408, 413, 415, 422, 429),
+    openapi_extra=describe_run_request(StartBody, StartQuery),
+)
 async def start_run(request: Request) -> Response:
-    """The body is the source, or JSON: a whole job.
+    """Start or queue a run.
 
-    A thing that is given in the query and in the body as well has to be the same in both.
+    The body is the source, or as JSON the whole job. A value that is both in the query and in the
+    body must be the same in both.
     """
-    return await answer_start(request, StartQuery, StartBody, _use_new_machine(request))
+    return await answer_start(request, StartForms(StartQuery, StartBody), _use_new_machine(request))
 
 
+@router.post(
+    "/v1/run",
+    summary="Run to the end, and answer with the result or a stream of events",
+    response_model=documents.ResultDocument,
+    responses=describe_problems(408, 413, 415, 422, 429, 502),
+    openapi_extra=describe_run_request(RunBody, RunQuery),
+)
 async def run_program(request: Request) -> Response:
-    """The body is the source, or JSON: a whole job.
+    """Start or queue a run, and wait for its end.
 
-    Whatever the verdict, the answer is 200. A client that goes away cancels its run. With
-    ``Accept: text/event-stream`` the events come as Server-Sent Events, as they happen.
+    The body is the source, or as JSON the whole job. Every verdict is answered with 200. If the
+    client leaves, the run is cancelled. With ``Accept: text/event-stream`` the response is the
+    events, as they happen, as Server-Sent Events.
     """
-    return await answer_run(request, RunQuery, RunBody, _use_new_machine(request))
+    return await answer_run(request, RunForms(RunQuery, RunBody), _use_new_machine(request))
 
 
 async def answer_start(
-    request: Request,
-    query: type[SessionStartQuery],
-    kind: type[SessionStartBody],
-    begin: Begin,
-    session: str = "",
+    request: Request, forms: StartForms, starter: Starter, session: str = ""
 ) -> Response:
-    """Have the run that is asked for kept, in the machine where ``begin`` starts it."""
-    service, peer = service_of(request), peer_of(request)
-    service.check_taking()
+    """Start a run with ``starter``, keep it, and answer with its id and output socket.
+
+    ``session`` is the id of the session that the run is part of, if any.
+    """
+    service = get_service(request)
+    service.check_open()
     service.runs.check_room()
-    body, job = await _read_job(request, query_of(request, query), kind)
-    try:
-        execution = await _begin(service, begin, job, body)
-        terms = Terms(peer.uid, job.stream, job.detached, session)
-        run = await service.runs.start(execution, terms)
-    except BaseException:
-        body.release()
-        raise
-    record = run.record()
+    run_request, execution = await _start(request, forms, starter)
+    policy = RunPolicy(get_peer(request).uid, run_request.stream, run_request.detached, session)
+    run = await service.runs.start(execution, policy)
+    record = build_run_record(run)
     answer = {name: record[name] for name in documents.StartedDocument.model_fields}
-    return json_response(answer, 201, {"location": f"/v1/runs/{run.id}"})
+    return build_json_response(answer, 201, {"location": f"/v1/runs/{run.id}"})
 
 
-async def answer_run(
-    request: Request,
-    query: type[SessionRunQuery],
-    kind: type[SessionRunBody],
-    begin: Begin,
-) -> Response:
-    """Answer with the result or the events of the run that is asked for; see answer_start."""
-    service = service_of(request)
-    service.check_taking()
-    body, job = await _read_job(request, query_of(request, query), kind)
-    streaming = event_stream.MEDIA_TYPE in request.headers.get("accept", "")
-    try:
-        if not streaming:
-            _check_answer(job)
-        execution = await _begin(service, begin, job, body)
-    except BaseException:
-        body.release()
-        raise
+async def answer_run(request: Request, forms: RunForms, starter: Starter) -> Response:
+    """Start a run with ``starter``, and answer with its result or its events."""
+    get_service(request).check_open()
+    streaming = server_sent_events.MEDIA_TYPE in request.headers.get("accept", "")
+    _, execution = await _start(request, forms, starter if streaming else _bound_output(starter))
     if streaming:
         return EventStream(execution)
     try:
-        result = await attended(request.receive, execution.wait())
-        return json_response(encode_result(result, output=True, files=True))
+        result = await run_while_connected(request.receive, execution.wait())
+        return build_json_response(encode_result(result, output=True, files=True))
     finally:
-        await end(execution)
+        await cancel_and_drain(execution)
 
 
-def read_key(request: Request) -> str:
-    """Return the key of a client, made different from those of other users.
+def _use_new_machine(request: Request) -> Starter:
+    """Return the starter of runs that each have a machine of their own."""
+    runtime, key = get_service(request).runtime, read_key(request)
 
-    Raises:
-        InputError: it is too long, or has other characters than printable ASCII.
-    """
-    key = check_key(request.headers.get(KEY_FIELD, ""), KEY_FIELD)
-    return hashlib.sha256(f"{peer_of(request).uid}/{key}".encode()).hexdigest()
-
-
-def _use_new_machine(request: Request) -> Begin:
-    """Starts or queues jobs, each in a machine of its own."""
-    runtime, key = service_of(request).runtime, read_key(request)
-
-    async def begin(job: Job) -> LocalExecution:
+    async def start(wanted: RunRequest) -> LocalExecution:
         return await runtime.start(
-            job.source, job.language, stdin=job.stdin, key=key, **job.options
+            wanted.source, wanted.language, stdin=wanted.stdin, key=key, **wanted.options
         )
 
-    return begin
+    return start
 
 
-def _check_answer(job: Job) -> None:
-    """Check that the output fits into one answer. Raises Refusal."""
-    limit = job.options.get("output_limit")
-    if limit is not None and limit > MAX_ANSWERED:
-        raise Refusal(
-            Problem(
-                422,
-                "input-error",
-                f"output_limit is {limit}, and one answer may have {MAX_ANSWERED} of each stream",
-                "Take the output as it comes: POST /v1/start, or Accept: text/event-stream.",
+def _bound_output(starter: Starter) -> Starter:
+    """Return ``starter`` for runs whose output has to fit into one response."""
+
+    async def start(wanted: RunRequest) -> LocalExecution:
+        limit = wanted.options.get("output_limit")
+        if limit is not None and limit > MAX_ANSWERED:
+            raise InvalidRequest(
+                f"output_limit is {limit}, one response has at most {MAX_ANSWERED} of each stream",
+                "Take the output while it comes: POST /v1/start, or Accept: text/event-stream.",
             )
-        )
+        return await starter(wanted)
+
+    return start
 
 
-async def _begin(service: Service, begin: Begin, job: Job, body: Body) -> LocalExecution:
-    """Start or queue ``job``; at its end its ``body`` is released, and the run counted."""
-    execution = await begin(job)
+async def _start(
+    request: Request, forms: StartForms | RunForms, starter: Starter
+) -> tuple[RunRequest, LocalExecution]:
+    """Read the request and start or queue its run.
+
+    At the end of the run the body's share is released and the run is counted.
+    """
+    service = get_service(request)
+    query = read_query(request, forms.query)
+    media_type = _read_source_type(request)
+    is_text = not is_json(media_type)
+    limit = MAX_SOURCE if is_text else service.body_limit
+    body = await service.bodies.read(request.receive, request.headers.get("content-length"), limit)
+    with ExitStack() as stack:
+        stack.callback(body.release)
+        if is_text:
+            wanted = run_request_parsing.parse_text_request(body.take(), query)
+        else:
+            wanted = run_request_parsing.parse_json_request(body.take(), query, forms.body)
+        execution = await starter(wanted)
+        stack.pop_all()
     execution.when_over(lambda _: _count_run(service.metrics, execution, body))
-    return execution
+    return wanted, execution
 
 
-def _count_run(metrics: Metrics, execution: LocalExecution, body: Body) -> None:
+def _count_run(metrics: Metrics, execution: LocalExecution, body: RequestBody) -> None:
     body.release()
     if isinstance(execution.outcome, Result):
-        metrics.ended(execution.outcome)
+        metrics.count_result(execution.outcome)
     elif execution.outcome is not None:
-        metrics.failed(execution.language, execution.outcome)
+        metrics.count_failure(execution.language, execution.outcome)
 
 
-async def _read_job(
-    request: Request, query: SessionRunQuery, kind: type[SessionRunBody]
-) -> tuple[Body, Job]:
-    """Read the body, and put the job together."""
-    media_type = media_type_of(request)
-    # A form's type is what curl says of each body that it is not told of.
-    text = not is_json(media_type)
+def _read_source_type(request: Request) -> str:
+    """Return the type of the body. Types other than JSON are source code.
+
+    curl sends a form's type for every body without a type, so that this type is source code too.
+
+    Raises:
+        Refusal: the body is multipart, or JSON in an encoding other than UTF-8.
+    """
+    media_type = read_media_type(request)
     if media_type.startswith("multipart/"):
         raise Refusal(
             Problem(
                 415,
                 "unsupported-media-type",
-                f"the body is {media_type!r:.80}, and has to be the source alone",
-                "curl --data-binary @FILE sends it as it is; files beside it go in a job as JSON.",
+                f"the body is {media_type!r:.80}, it must be the source alone",
+                "Send it with curl --data-binary @FILE; other files go into a job as JSON.",
             )
         )
-    service = service_of(request)
-    limit = MAX_SOURCE if text else service.body_limit
-    body = await service.bodies.read(request.receive, request.headers.get("content-length"), limit)
-    try:
-        data = body.take()
-        if text:
-            return body, jobs.job_of_text(data, query)
-        return body, jobs.job_of_json(data, query, kind)
-    except BaseException:
-        body.release()
-        raise
+    return media_type

@@ -1,4 +1,4 @@
-"""From the events of a run to the stream that clients read."""
+"""Conversion of a run's events to the stream that clients read."""
 
 from __future__ import annotations
 
@@ -19,43 +19,40 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.api")
 
 
-class Pump:
-    """Takes the events of ``execution`` as fast as ``output`` has room for them.
+class EventPump:
+    """Writer of the events of ``execution`` to ``output``, as fast as ``output`` has room.
 
-    A ``raw`` stream has the output and ends, however the run does. One of ``events`` has a line for
-    each event, and ends in ``ended`` or ``failed``.
+    A ``raw`` stream has only the output of the phases. An ``events`` stream has a line for each
+    event, and ends with ``ended`` or ``failed``.
     """
 
-    def __init__(
-        self,
-        execution: AsyncExecution,
-        output: OutputLog,
-        stream: str,
-    ) -> None:
+    def __init__(self, execution: AsyncExecution, output: OutputLog, stream: str) -> None:
         self._execution = execution
         self._output = output
         self._stream = stream
 
     async def run(self) -> None:
-        """Go on until the last event; closes the stream."""
+        """Write all events, and close the stream."""
         try:
             async for event in self._execution:
-                await self._tell(event)
+                await self._write_event(event)
         except SlipwayError as error:
-            await self._fail(error)
+            await self._write_failure(error)
         except Exception:
-            log.exception("the run %s was lost by a bug", self._execution.id)
-            await self._fail(HostError("the server lost this run", "This is a bug of ours."))
+            log.exception("run %s was lost by a bug", self._execution.id)
+            await self._write_failure(
+                HostError("the server lost this run", "This is a bug in Slipway.")
+            )
         finally:
             self._output.close()
 
-    async def _tell(self, event: Event) -> None:
+    async def _write_event(self, event: Event) -> None:
         if self._stream == "events":
             for record in encode_event_and_files(event):
                 await self._output.append(encode_line(record))
         elif isinstance(event, Output):
             await self._output.append(event.data)
 
-    async def _fail(self, error: SlipwayError) -> None:
+    async def _write_failure(self, error: SlipwayError) -> None:
         if self._stream == "events":
             await self._output.append(encode_line({"type": "failed", **encode_error(error)}))

@@ -1,120 +1,128 @@
-"""One run as the server keeps it: from its start until nobody is to hear of it any more."""
+"""Run that a server keeps, from its start until its output and result have been read or dropped."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from slipway._model.errors import InputError, SlipwayError
-from slipway._server.kept.commands import Commands
-from slipway._server.kept.event_pump import Pump
+from slipway._server.kept.change_notifier import ChangeNotifier
+from slipway._server.kept.event_pump import EventPump
 from slipway._server.kept.output_log import AHEAD, OutputLog
 from slipway._server.kept.output_socket import OutputSocket
 from slipway._server.kept.retention import NoLongerKept
-from slipway._server.peers import peer_of
-from slipway._wire.errors import encode_error
+from slipway._server.kept.run_client import RunClient
 from slipway._wire.fields import encode_line
-from slipway._wire.results import encode_result
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from pathlib import Path
 
     from slipway._model.execution import AsyncExecution, AsyncStdin
     from slipway._model.result import OutputFile, Result
-    from slipway._server.kept.retention import Patience, Place, Terms
+    from slipway._server.kept.retention import ClientTimeouts, OutputSockets, RunPolicy
     from slipway._server.peers import Peer
-
-    Connection = socket.socket  # a KeptRun's "socket" is a path
 
 log = logging.getLogger("slipway.api")
 
-# Seconds between two looks at whether a run whose events nobody takes has ended.
-_LOOK_AGAIN = 1.0
+# Seconds between two checks for the end of a run whose output nobody reads: its last events then
+# stay in the execution, and the pump does not see them.
+_CHECK_SECONDS = 1.0
 
 
-class Registry(Protocol):
-    """Counts what is kept. No method may wait."""
+class KeptRunObserver(Protocol):
+    """Counter of the memory of kept runs."""
 
-    def changed(self, run: KeptRun) -> None:
-        """``run`` has ended, has been read, or is forgotten."""
+    def on_changed(self, run: KeptRun) -> None:
+        """Note that ``run`` has ended, has been read, or is forgotten. Must not wait."""
 
 
 class KeptRun:
-    """``execution``, its output and its socket; under ``terms``, with ``patience``."""
+    """Execution, its output and its output socket.
+
+    Attributes:
+        created: seconds since the epoch.
+        ended: the run is over; its output may still be unread.
+        read: a client has read the whole stream; the socket is gone.
+        forgotten: nothing is kept any more.
+    """
 
     def __init__(
         self,
         execution: AsyncExecution,
-        terms: Terms,
-        place: Place,
-        patience: Patience,
-        registry: Registry,
+        policy: RunPolicy,
+        sockets: OutputSockets,
+        timeouts: ClientTimeouts,
+        observer: KeptRunObserver,
     ) -> None:
         self.id = execution.id
         self.execution = execution
-        self.terms = terms
+        self.policy = policy
         self.created = time.time()
-        """Seconds since the epoch."""
         self.ended = False
-        """Whether the run is over; what it wrote may still have to be read."""
         self.read = False
-        """Whether a client has read the whole stream; the socket is gone then."""
         self.forgotten = False
-        """Whether nothing is left."""
-        self._allowed = place.allowed
-        self._patience = patience
-        self._registry = registry
+        self._allowed = sockets.allowed
+        self._timeouts = timeouts
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._output = OutputLog()
-        self._pump = Pump(execution, self._output, terms.stream)
-        self._socket = OutputSocket(place.directory / self.id, place.access, self._output, self)
-        self._news = asyncio.Event()
-        self._delivered = False
+        self._pump = EventPump(execution, self._output, policy.stream)
+        self._changes = ChangeNotifier()
+        self._client = RunClient(
+            policy, sockets.allowed, timeouts.reconnect, self, self._on_abandoned, self._changes
+        )
+        self._socket = OutputSocket(
+            sockets.directory / self.id, sockets.access, self._output, self._client
+        )
         self._released = False
         self._unwanted = False
-        self._departure: asyncio.TimerHandle | None = None
-        self._ending: asyncio.Task[None] | None = None
+        self._cancelling: asyncio.Task[None] | None = None
         self._life: asyncio.Task[None]
 
     def begin(self) -> None:
-        """Open the socket, and take the run's events from now on.
+        """Open the output socket, and take the run's events from now on.
 
         Raises:
-            HostError: there can be no socket; the run has to be cancelled then.
+            Busy: this process has no descriptors left. The caller cancels the run.
+            HostError: the socket cannot be created. The caller cancels the run.
         """
         self._socket.open()
-        self._life = self._loop.create_task(self._live(), name=f"slipway-run-{self.id}")
-        self._life.add_done_callback(self._forget)
+        self._life = self._loop.create_task(self._live(), name=f"slipway-kept-run-{self.id}")
+        self._life.add_done_callback(self._on_life_over)
 
     @property
     def result(self) -> Result | None:
-        """What became of the run, whether or not somebody has read its output."""
+        """Result of the run, as soon as the run is over, read or unread."""
         outcome = self.execution.outcome
         return None if isinstance(outcome, SlipwayError) else outcome
 
     @property
     def failure(self) -> SlipwayError | None:
-        """Why there is no result."""
+        """Error of a run that has ended without a result."""
         outcome = self.execution.outcome
         return outcome if isinstance(outcome, SlipwayError) else None
 
     @property
     def socket(self) -> Path | None:
-        """The path of the output socket, as long as there is one."""
+        """Path of the output socket, while the socket exists."""
         return None if self.read or self.forgotten else self._socket.path
 
     @property
     def connected(self) -> bool:
-        """Whether a client is connected to the output socket."""
+        """True while a client is connected to the output socket."""
         return self._socket.connected
 
     @property
-    def kept(self) -> int:
-        """Bytes of output and fetched files that are kept."""
+    def kept_from(self) -> int:
+        """Offset of the oldest byte of the stream that is kept."""
+        return self._output.start
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of output and output files in memory."""
         files = self.result.files if self.result is not None else ()
         fetched = sum(len(file.data) for file in files if file.data is not None)
         return self._output.size + self.execution.untaken + fetched
@@ -124,76 +132,55 @@ class KeptRun:
         """The program's standard input."""
         return self.execution.stdin
 
-    def record(self) -> dict[str, Any]:
-        """All that is known, for JSON; ``created`` in seconds since the epoch."""
-        path = self.socket
-        record: dict[str, Any] = {
-            "id": self.id,
-            "language": self.execution.language,
-            "state": "ended" if self.ended else self.execution.state,
-            "position": None if self.ended else self.execution.position,
-            "created": round(self.created, 3),
-            "socket": None if path is None else str(path),
-            "stream": self.terms.stream,
-            "detached": self.terms.detached,
-            "session": self.terms.session or None,
-            "kept_from": self._output.start,
-        }
-        if self.result is not None:
-            record["result"] = encode_result(self.result, output=False, files=False)
-        if self.failure is not None:
-            record["failure"] = encode_error(self.failure)
-        return record
-
-    def file(self, path: str) -> OutputFile | None:
-        """The fetched file of that name; None where there is none, or not yet."""
+    def find_file(self, path: str) -> OutputFile | None:
+        """Return an output file of a run that is over; None if ``path`` was not requested."""
         files = self.result.files if self.result is not None else ()
         return next((file for file in files if file.path == path), None)
 
-    def visible_to(self, viewer: Peer) -> bool:
-        """Whether ``viewer`` may know of this run."""
-        return viewer.uid == self.terms.owner or self._allowed.oversees(viewer)
+    def is_visible_to(self, viewer: Peer) -> bool:
+        """Tell if ``viewer`` may know of this run."""
+        return self._allowed.may_see(viewer, self.policy.owner)
 
     def resume(self, offset: int) -> None:
-        """Have the next client begin at ``offset`` of the stream. Who is connected is cut off.
+        """Let the next client begin at ``offset`` of the stream. The current client is cut off.
 
         Raises:
-            NoLongerKept: that byte, or the socket, is gone.
-            InputError: the stream is not that long.
+            NoLongerKept: the byte has been dropped, or the whole stream has been read.
+            InputError: the stream is shorter.
         """
         if self.socket is None:
             raise NoLongerKept("the whole stream has been read, and its socket is gone")
         if offset < self._output.start:
             raise NoLongerKept(
                 f"byte {offset} of the stream is no longer kept",
-                f"The oldest one kept is {self._output.start}.",
+                f"The oldest byte that is kept is {self._output.start}.",
             )
         if not 0 <= offset <= self._output.end:
             raise InputError(
                 f"byte {offset} is beyond the stream's end, {self._output.end}",
-                "Resume at the number of bytes that have come.",
+                "Resume at the number of bytes that you have read.",
             )
         self._socket.resume(offset)
 
     async def signal(self, number: int) -> None:
-        """Send a signal to the program of the phase that runs; raises SlipwayError."""
+        """Send a signal to the program of the current phase; raises SlipwayError."""
         await self.execution.signal(number)
 
     async def resize(self, rows: int, columns: int) -> None:
-        """Give the program's terminal another size; raises SlipwayError."""
+        """Set the size of the program's terminal; raises SlipwayError."""
         await self.execution.resize(rows, columns)
 
     async def cancel(self) -> None:
         """End the run, and wait until its machine is gone.
 
-        It goes on when whoever asked for it goes away in the meantime.
+        The run ends even if the caller is cancelled while waiting.
         """
-        await asyncio.shield(self._end())
+        await asyncio.shield(self._start_cancel())
 
     async def remove(self) -> None:
-        """End the run; its output can still be read. One that has ended is forgotten at once.
+        """End the run, and keep its output; forget a run that has ended.
 
-        Somebody who is connected may read on even then.
+        A client that is connected to the output of an ended run can read on.
         """
         if not self.ended:
             await self.cancel()
@@ -201,136 +188,98 @@ class KeptRun:
             await self.forget()
 
     async def forget(self) -> None:
-        """End all of it now, and wait until nothing is left."""
+        """End the run, drop its output, and wait until nothing is left."""
         self._unwanted = True
-        self._news.set()
-        await self.over()
+        self._changes.notify()
+        await self.wait_forgotten()
 
     def release(self) -> None:
-        """Keep it no longer, if it has been read."""
+        """Drop the result of a run whose output has been read."""
         self._released = True
-        self._news.set()
+        self._changes.notify()
 
-    async def over(self) -> None:
-        """Wait until nothing is left."""
+    async def wait_forgotten(self) -> None:
+        """Wait until nothing is kept."""
         await asyncio.wait([self._life])
 
-    async def until_left(self) -> None:
-        """Wait until nobody is connected."""
-        while self.connected:
-            self._news.clear()
-            await self._news.wait()
+    async def wait_disconnected(self) -> None:
+        """Wait until no client is connected."""
+        await self._changes.wait_until(lambda: not self.connected)
 
-    async def refuse(self, error: SlipwayError) -> None:
-        """Tell the client of an events stream that its command was not carried out."""
-        told = {"type": "refused", "message": error.message, "hint": error.hint}
-        await self._output.append(encode_line(told))
+    async def report_refusal(self, error: SlipwayError) -> None:
+        """Write to the events stream that a command was refused."""
+        record = {"type": "refused", "message": error.message, "hint": error.hint}
+        await self._output.append(encode_line(record))
 
-    def admits(self, peer: Connection) -> bool:
-        """Whether the process that has connected may have this run's output."""
-        try:
-            viewer = peer_of(peer)
-        except OSError:
-            return False
-        return self._allowed.permits(viewer) and self.visible_to(viewer)
+    def _on_abandoned(self) -> None:
+        log.info("cancelled run %s: its client left and did not come back", self.id)
+        self._start_cancel()
 
-    def commands(self) -> Commands | None:
-        """Who takes what a new client sends; a raw stream has no commands."""
-        return Commands(self) if self.terms.stream == "events" else None
-
-    def arrived(self) -> None:
-        """A client is connected; the run is not to be cancelled then."""
-        self._stay()
-
-    def left(self, *, delivered: bool) -> None:
-        """A client has gone."""
-        self._news.set()
-        if delivered:
-            self._delivered = True
-        elif not self.ended and not self.terms.detached:
-            self._stay()
-            self._departure = self._loop.call_later(self._patience.reconnect, self._abandon)
-
-    def _stay(self) -> None:
-        if self._departure is not None:
-            self._departure.cancel()
-            self._departure = None
-
-    def _abandon(self) -> None:
-        log.info("the client of %s left and did not come back: it is cancelled", self.id)
-        self._end()
-
-    def _end(self) -> asyncio.Task[None]:
-        if self._ending is None:
-            self._ending = self._loop.create_task(self.execution.cancel())
-            self._ending.add_done_callback(lambda _: self._news.set())
-        return self._ending
-
-    def _is_over(self) -> bool:
-        """Whether the machine is gone, although not all of its events may have been taken."""
-        cancelled = self._ending is not None and self._ending.done()
-        return cancelled or self.execution.state == "ended"
+    def _start_cancel(self) -> asyncio.Task[None]:
+        if self._cancelling is None:
+            self._cancelling = self._loop.create_task(self.execution.cancel())
+            self._cancelling.add_done_callback(lambda _: self._changes.notify())
+        return self._cancelling
 
     async def _live(self) -> None:
         pump = self._loop.create_task(self._pump.run())
-        pump.add_done_callback(lambda _: self._news.set())
+        pump.add_done_callback(lambda _: self._changes.notify())
         try:
-            await self._until_ended(pump)
+            await self._wait_ended(pump)
             self.ended = True
-            self._stay()
-            self._registry.changed(self)
-            await self._until_read()
-            if self._delivered:
+            self._client.expect_none()
+            self._observer.on_changed(self)
+            await self._wait_read()
+            if self._client.delivered:
                 await self._socket.close()
                 self._output.clear()
                 self.read = True
-                self._registry.changed(self)
-                # Events have told all of it. Of a raw stream, the result has to be asked for.
-                if self.terms.stream == "raw":
-                    await self._wait_until(lambda: self._released, self._patience.grace)
+                self._observer.on_changed(self)
+                # An events stream has the result; for a raw stream the client has to ask for it.
+                if self.policy.stream == "raw":
+                    await self._wait_until(lambda: self._released, self._timeouts.grace)
         finally:
-            self._stay()
+            self._client.expect_none()
             pump.cancel()
             await asyncio.wait([pump])
             await self._socket.close()
             await self.cancel()
 
-    async def _until_ended(self, pump: asyncio.Task[None]) -> None:
-        """Wait for the run's end, which the pump does not see where nobody reads its output."""
+    async def _wait_ended(self, pump: asyncio.Task[None]) -> None:
+        """Wait for the run's end. A run whose output nobody reads is cancelled after a while."""
         taken, since = -1, 0.0
-        while not await self._wait_until(lambda: pump.done() or self._is_over(), _LOOK_AGAIN):
+        while not await self._wait_until(lambda: pump.done() or self._is_over(), _CHECK_SECONDS):
             if self._unwanted:
                 return
             now = self._loop.time()
             if self._output.taken != taken or not self._output.full:
                 taken, since = self._output.taken, now
-            elif now - since >= self._patience.stall:
-                log.info("nobody reads what %s wrote: it is cancelled", self.id)
+            elif now - since >= self._timeouts.stall:
+                log.info("cancelled run %s: nobody reads its output", self.id)
                 await self.cancel()
 
-    async def _until_read(self) -> None:
-        """Wait until all has been read, or for the grace. Who reads a window in it has another."""
+    def _is_over(self) -> bool:
+        """Tell if the machine is gone, although the pump may still have events to take."""
+        cancelled = self._cancelling is not None and self._cancelling.done()
+        return cancelled or self.execution.state == "ended"
+
+    async def _wait_read(self) -> None:
+        """Wait until the stream has been read, or nobody has read a window of it for the grace."""
         taken = -AHEAD
         while self._output.taken - taken >= AHEAD and not self._unwanted:
             taken = self._output.taken
-            if await self._wait_until(lambda: self._delivered, self._patience.grace):
+            if await self._wait_until(lambda: self._client.delivered, self._timeouts.grace):
                 return
 
-    async def _wait_until(self, reached: Callable[[], bool], seconds: float) -> bool:
-        """Wait until that is so, or this is unwanted, but not longer; return whether it is so."""
-        try:
-            async with asyncio.timeout(seconds):
-                while not reached() and not self._unwanted:
-                    self._news.clear()
-                    await self._news.wait()
-        except TimeoutError:
-            pass
-        return reached()
+    async def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait for ``condition``, at most for ``seconds`` or until the run is unwanted."""
+        await self._changes.wait_until(lambda: condition() or self._unwanted, seconds)
+        return condition()
 
-    def _forget(self, life: asyncio.Task[None]) -> None:
+    def _on_life_over(self, life: asyncio.Task[None]) -> None:
         self._output.clear()
         self.forgotten = True
-        self._news.set()
+        self._changes.notify()
         if not life.cancelled() and (error := life.exception()) is not None:
-            log.error("keeping the run %s ended by a bug", self.id, exc_info=error)
-        self._registry.changed(self)
+            log.error("bug in keeping run %s", self.id, exc_info=error)
+        self._observer.on_changed(self)

@@ -7,73 +7,75 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import Busy, SlipwayError
+from slipway._model.options import MIB
 from slipway._server.kept.kept_run import KeptRun
-from slipway._server.kept.retention import Patience
+from slipway._server.kept.retention import ClientTimeouts
 
 if TYPE_CHECKING:
     from slipway._model.execution import AsyncExecution
-    from slipway._server.kept.retention import Place, Terms
+    from slipway._server.kept.retention import OutputSockets, RunPolicy
     from slipway._server.peers import Peer
 
+# Runs that have ended and are kept for a reader. At this number no other run is started.
 MAX_ENDED = 1024
-"""Runs that have ended and are kept for somebody to read. Then no other is started."""
-MAX_KEPT = 256 * 1024 * 1024
-"""Bytes of output and fetched files of runs that have ended; likewise."""
+# Bytes of output and output files of runs that have ended; likewise.
+MAX_KEPT = 256 * MIB
 
 
 class KeptRuns:
-    """Starts to keep runs, and finds them again.
+    """Table of kept runs.
 
-    What ended unread is bounded by ``MAX_ENDED`` and ``MAX_KEPT``; runs that end later may exceed
-    these bounds, each by what it leaves. What was read makes room for it, the oldest first.
+    ``MAX_ENDED`` and ``MAX_KEPT`` bound the runs that have ended unread. Runs that end later may
+    exceed these bounds, each by its own output. Runs that have been read are forgotten for them,
+    the oldest first.
     """
 
-    def __init__(self, place: Place, patience: Patience | None = None) -> None:
-        self._place = place
-        self._patience = patience or Patience()
+    def __init__(self, sockets: OutputSockets, timeouts: ClientTimeouts | None = None) -> None:
+        self._sockets = sockets
+        self._timeouts = timeouts or ClientTimeouts()
         self._runs: dict[str, KeptRun] = {}
-        # Of those that have ended, the bytes that they keep.
+        # Bytes kept by each run that has ended.
         self._ended: dict[str, int] = {}
-        # Those of them that have been read, the oldest first.
+        # The runs among them that have been read, the oldest first.
         self._read: dict[str, KeptRun] = {}
-        self._kept = 0
+        self._kept_bytes = 0
         self._closing = False
 
     def __len__(self) -> int:
         return len(self._runs)
 
     @property
-    def kept(self) -> int:
-        """Bytes that runs which have ended keep."""
-        return self._kept
+    def kept_bytes(self) -> int:
+        """Bytes kept by runs that have ended."""
+        return self._kept_bytes
 
     def check_room(self) -> None:
-        """Check that there is room for the output of one more run.
+        """Check that the output of one more run can be kept.
 
         Raises:
-            Busy: too much waits to be read.
+            Busy: too much output is unread.
         """
         if self._closing:
-            raise Busy("the server is about to end", "Try again when it has started anew.", 10.0)
+            raise Busy("the server is shutting down", "Try again after its restart.", 10.0)
         self._make_room()
-        if len(self._ended) >= MAX_ENDED or self._kept >= MAX_KEPT:
+        if len(self._ended) >= MAX_ENDED or self._kept_bytes >= MAX_KEPT:
             raise Busy(
-                f"{len(self._ended)} runs have ended and wait to be read,"
-                f" with {self._kept} bytes of output and files",
+                f"{len(self._ended)} ended runs are unread,"
+                f" with {self._kept_bytes} bytes of output and files",
                 "Read their output sockets, or DELETE them.",
-                max(1.0, self._patience.grace / 4),
+                max(1.0, self._timeouts.grace / 4),
             )
 
-    async def start(self, execution: AsyncExecution, terms: Terms) -> KeptRun:
-        """Keep ``execution`` on ``terms``, and open its output socket.
+    async def start(self, execution: AsyncExecution, policy: RunPolicy) -> KeptRun:
+        """Keep ``execution``, and open its output socket.
 
-        A run that cannot be kept is cancelled.
+        On an error the execution is cancelled.
 
         Raises:
-            Busy: there is no room for it.
-            HostError: its output socket cannot be made.
+            Busy: too much output is unread, or no descriptors are left.
+            HostError: the output socket cannot be created.
         """
-        run = KeptRun(execution, terms, self._place, self._patience, self)
+        run = KeptRun(execution, policy, self._sockets, self._timeouts, self)
         try:
             self.check_room()
             run.begin()
@@ -83,34 +85,34 @@ class KeptRuns:
         self._runs[run.id] = run
         return run
 
-    def get(self, identifier: str, viewer: Peer) -> KeptRun | None:
-        """The run of that id; None where there is none that ``viewer`` may see."""
+    def find(self, identifier: str, viewer: Peer) -> KeptRun | None:
+        """Return the run with this id; None if it is unknown or ``viewer`` may not see it."""
         run = self._runs.get(identifier)
-        return run if run is not None and run.visible_to(viewer) else None
+        return run if run is not None and run.is_visible_to(viewer) else None
 
-    def listing(self, viewer: Peer) -> list[KeptRun]:
-        """All runs that ``viewer`` may see, the oldest first."""
-        return [run for run in self._runs.values() if run.visible_to(viewer)]
+    def list_visible(self, viewer: Peer) -> list[KeptRun]:
+        """Return all runs that ``viewer`` may see, the oldest first."""
+        return [run for run in self._runs.values() if run.is_visible_to(viewer)]
 
-    def changed(self, run: KeptRun) -> None:
-        """Count what ``run`` keeps now."""
-        self._kept -= self._ended.pop(run.id, 0)
+    def on_changed(self, run: KeptRun) -> None:
+        """Count again what ``run`` keeps."""
+        self._kept_bytes -= self._ended.pop(run.id, 0)
         if run.forgotten:
             self._runs.pop(run.id, None)
             self._read.pop(run.id, None)
             return
-        self._ended[run.id] = kept = run.kept
-        self._kept += kept
+        self._ended[run.id] = kept_bytes = run.kept_bytes
+        self._kept_bytes += kept_bytes
         if run.read:
             self._read[run.id] = run
         self._make_room()
 
     async def drain(self, seconds: float) -> None:
-        """Wait until nobody is reading any more, for ``seconds`` at most."""
+        """Wait until no client is connected, for ``seconds`` at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while reading := [run for run in self._runs.values() if run.connected]:
-                    await reading[0].until_left()
+                    await reading[0].wait_disconnected()
 
     async def close(self) -> None:
         """End all runs and remove all sockets."""
@@ -118,8 +120,8 @@ class KeptRuns:
         await asyncio.gather(*(run.forget() for run in list(self._runs.values())))
 
     def _make_room(self) -> None:
-        while self._read and (len(self._ended) >= MAX_ENDED or self._kept >= MAX_KEPT):
+        while self._read and (len(self._ended) >= MAX_ENDED or self._kept_bytes >= MAX_KEPT):
             oldest = next(iter(self._read))
             run = self._read.pop(oldest)
-            self._kept -= self._ended.pop(oldest, 0)
+            self._kept_bytes -= self._ended.pop(oldest, 0)
             run.release()

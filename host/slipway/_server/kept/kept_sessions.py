@@ -1,4 +1,4 @@
-"""All sessions that a server keeps, and those that have ended not long ago."""
+"""All sessions that a server keeps, and sessions that have ended a short time ago."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 
     from slipway._local.execution import LocalExecution
     from slipway._local.session import LocalSession
-    from slipway._server.http.job_request import Job
     from slipway._server.peers import AllowList, Peer
+    from slipway._server.run_request import RunRequest
 
 _T = TypeVar("_T")
 
+# Sessions that ended by themselves and are still known, so that a client that comes back gets the
+# reason.
 MAX_ENDED = 1024
-"""Sessions that ended by themselves and are still known, so that who comes back hears why."""
+# Seconds for which they are known.
 ENDED_SECONDS = 600.0
-"""For how long they are known."""
 
 
 @dataclass(frozen=True, slots=True)
-class SessionTerms:
-    """What the one who opens a session asks for; ``idle`` in seconds."""
+class SessionPolicy:
+    """Id and owner of a session, and its idle time in seconds, as its client has chosen them."""
 
     id: str
     owner: Peer
@@ -36,27 +37,31 @@ class SessionTerms:
 
 
 class KeptSession:
-    """``session``, and on what terms."""
+    """Session of a client.
 
-    def __init__(self, session: LocalSession, terms: SessionTerms) -> None:
-        self.id = terms.id
+    Attributes:
+        created: seconds since the epoch.
+        runs: number of runs that the session has been given.
+        seen_ended: the first time that the session was found ended, in seconds of the event loop's
+            clock.
+    """
+
+    def __init__(self, session: LocalSession, policy: SessionPolicy) -> None:
+        self.id = policy.id
         self.session = session
-        self.owner = terms.owner.uid
-        self.idle = terms.idle
+        self.owner = policy.owner.uid
+        self.idle = policy.idle
         self.created = time.time()
-        """Seconds since the epoch."""
         self.runs = 0
-        """How many it has been given."""
         self.seen_ended: float | None = None
-        """When it was first found to have ended: seconds of the event loop's clock."""
 
     @property
-    def open(self) -> bool:
-        """Whether it takes runs."""
+    def is_open(self) -> bool:
+        """True while the session accepts runs."""
         return self.session.state == "open"
 
-    def record(self) -> dict[str, Any]:
-        """All that is known, for JSON; ``created`` in seconds since the epoch."""
+    def build_record(self) -> dict[str, Any]:
+        """Return the response of ``GET /v1/sessions/{id}``."""
         return {
             "id": self.id,
             "language": self.session.language,
@@ -66,24 +71,24 @@ class KeptSession:
             "runs": self.runs,
         }
 
-    async def start(self, job: Job) -> LocalExecution:
-        """Start or queue ``job`` in it.
+    async def start(self, wanted: RunRequest) -> LocalExecution:
+        """Start or queue a run in the session.
 
         Raises:
-            Refusal: it is lost, or has ended.
-            SlipwayError: the job cannot be run as it stands, or there is no room in the queue.
+            Refusal: the session is lost, or has ended.
+            SlipwayError: invalid job, or the session's queue is full.
         """
-        execution = await self._asked(
-            self.session.start(job.source, stdin=job.stdin, **job.options)
+        execution = await self._request(
+            self.session.start(wanted.source, stdin=wanted.stdin, **wanted.options)
         )
         self.runs += 1
         return execution
 
     async def fork(self) -> LocalSession:
-        """Another that begins as this one is now; raises as :meth:`start`."""
-        return await self._asked(self.session.fork())
+        """Return a new session with the state of this session; raises as :meth:`start`."""
+        return await self._request(self.session.fork())
 
-    async def _asked(self, answer: Awaitable[_T]) -> _T:
+    async def _request(self, answer: Awaitable[_T]) -> _T:
         try:
             return await answer
         except SlipwayError as error:
@@ -93,81 +98,80 @@ class KeptSession:
             raise Refusal(Problem(410, f"session-{state}", error.message, error.hint)) from None
 
 
-class Sessions:
-    """Opens sessions and finds them again.
+class KeptSessions:
+    """Table of sessions.
 
-    An open one holds its place among the runs, so what bounds those bounds sessions as well;
-    ``most`` leaves room beside them, for runs with machines of their own.
+    An open session holds its slot among the runs, so that the bounds of runs also bound sessions.
+    ``most`` is a lower bound, which leaves room for runs with their own machines.
     """
 
     def __init__(self, allowed: AllowList, most: int | None = None) -> None:
         self._allowed = allowed
         self._most = most
-        # The ids of those that are not open yet.
+        # Ids of sessions that are not open yet.
         self._opening: set[str] = set()
         self._sessions: dict[str, KeptSession] = {}
         self._clock = asyncio.get_running_loop().time
 
     def __len__(self) -> int:
-        """How many are open."""
-        return sum(kept.open for kept in self._sessions.values())
+        """Return the number of open sessions."""
+        return sum(kept.is_open for kept in self._sessions.values())
 
     async def keep(
-        self, terms: SessionTerms, opened: Callable[[], Awaitable[LocalSession]]
+        self, policy: SessionPolicy, opener: Callable[[], Awaitable[LocalSession]]
     ) -> KeptSession:
-        """Wait for the session that ``opened`` makes, and keep it.
+        """Open a session with ``opener``, and keep it.
 
         Raises:
-            Refusal: there is one of that id.
-            Busy: there are as many as may be.
-            SlipwayError: what ``opened`` raises.
+            Refusal: the id is in use.
+            Busy: the maximum number of sessions is open.
+            SlipwayError: raised by ``opener``.
         """
         self._sweep()
-        if terms.id in self._sessions or terms.id in self._opening:
-            raise Refusal(Problem(409, "conflict", "there is a session of this id", "Use another."))
+        if policy.id in self._sessions or policy.id in self._opening:
+            raise Refusal(Problem(409, "conflict", "a session has this id", "Use another id."))
         if self._most is not None and len(self) + len(self._opening) >= self._most:
             raise Busy(
-                f"{self._most} sessions are open or about to be, and no more may",
-                "Close one that is no longer used: DELETE /v1/sessions/{id}",
+                f"the server's {self._most} sessions are all open or being opened",
+                "Close a session that is no longer used: DELETE /v1/sessions/{id}",
                 10.0,
             )
-        self._opening.add(terms.id)
+        self._opening.add(policy.id)
         try:
-            session = await opened()
+            session = await opener()
         finally:
-            self._opening.discard(terms.id)
-        kept = self._sessions[terms.id] = KeptSession(session, terms)
+            self._opening.discard(policy.id)
+        kept = self._sessions[policy.id] = KeptSession(session, policy)
         return kept
 
     async def remove(self, kept: KeptSession) -> None:
-        """End it and what runs in it, wait until nothing is left, and know it no longer.
+        """End a session and its runs, wait until nothing is left, and forget the session.
 
-        It goes on when whoever asked for it goes away in the meantime.
+        The session ends even if the caller is cancelled while waiting.
         """
         await asyncio.shield(asyncio.ensure_future(self._remove(kept)))
 
-    def get(self, identifier: str, viewer: Peer) -> KeptSession | None:
-        """The session of that id; None where there is none that ``viewer`` may see."""
+    def find(self, identifier: str, viewer: Peer) -> KeptSession | None:
+        """Return the session with this id; None if it is unknown or ``viewer`` may not see it."""
         self._sweep()
         kept = self._sessions.get(identifier)
-        return kept if kept is not None and self._visible(kept, viewer) else None
+        return kept if kept is not None and self._allowed.may_see(viewer, kept.owner) else None
 
-    def listing(self, viewer: Peer) -> list[KeptSession]:
-        """All sessions that ``viewer`` may see, the oldest first."""
+    def list_visible(self, viewer: Peer) -> list[KeptSession]:
+        """Return all sessions that ``viewer`` may see, the oldest first."""
         self._sweep()
-        return [kept for kept in self._sessions.values() if self._visible(kept, viewer)]
+        return [
+            kept for kept in self._sessions.values() if self._allowed.may_see(viewer, kept.owner)
+        ]
 
     async def _remove(self, kept: KeptSession) -> None:
         await kept.session.close()
         self._sessions.pop(kept.id, None)
 
-    def _visible(self, kept: KeptSession, viewer: Peer) -> bool:
-        return viewer.uid == kept.owner or self._allowed.oversees(viewer)
-
     def _sweep(self) -> None:
-        """Forget those that ended long ago, and the oldest of too many."""
+        """Forget sessions that ended long ago, and the oldest of too many ended sessions."""
         now = self._clock()
-        ended = [kept for kept in self._sessions.values() if not kept.open]
+        ended = [kept for kept in self._sessions.values() if not kept.is_open]
         for kept in ended:
             if kept.seen_ended is None:
                 kept.seen_ended = now

@@ -1,4 +1,4 @@
-"""A stream of output of which only a window is kept."""
+"""Output stream of which only a window is kept."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from bisect import bisect_right
 
 from slipway._model.options import MIB
 
+# The most bytes that are kept and not yet written to any client. Then appending waits.
 AHEAD = MIB
-"""Bytes kept that were not yet written to any client. Then whoever appends waits."""
+# The fewest bytes that are kept behind the last byte written to a client: more than the kernel
+# holds (``output_connection.SEND_BUFFER``).
 BEHIND = MIB
-"""Bytes kept, at least, of what was written. More than a kernel holds back (``SEND_BUFFER``)."""
 
-# Smaller pieces are gathered in blocks: a program can write each byte alone, and an object for each
-# would be fifty times its size.
+# Smaller pieces are joined to blocks: a program can write each byte alone, and an object for each
+# byte would have fifty times its size.
 _SMALL = 16 * 1024
 _BLOCK = 64 * 1024
-# What is dropped is whole pieces, so that none may be large.
+# Only whole pieces are dropped, so that pieces must not be large.
 _LARGEST = 256 * 1024
 
 
 class OutputLog:
-    """An append-only stream of bytes; offsets count from its beginning.
+    """Append-only stream of bytes; offsets count from its beginning.
 
-    From ``taken`` on, what was written to no client yet, there are at most ``ahead`` bytes. Before
-    it are at least ``behind``, or all, and at most a piece (256 KiB) more.
+    At most ``ahead`` bytes are kept from ``taken`` on, where bytes are not yet written to a client.
+    Before ``taken`` at least ``behind`` bytes are kept (or all, if fewer), and at most a piece
+    (256 KiB) more.
+
+    Attributes:
+        end: offset after the last byte.
+        taken: offset after the last byte that has been written to a client.
+        closed: nothing is appended any more.
     """
 
     def __init__(self, ahead: int = AHEAD, behind: int = BEHIND) -> None:
@@ -33,12 +40,10 @@ class OutputLog:
         self._largest = min(_LARGEST, ahead)
         self._starts: list[int] = []
         self._pieces: list[bytes | bytearray] = []
-        # Whether the last piece is a block that may still grow.
+        # The last piece is a block that may still grow.
         self._growing = False
         self.end = 0
-        """Offset behind the last byte."""
         self.taken = 0
-        """Offset behind the last byte that was written to a client."""
         self.closed = False
         self._appending = asyncio.Lock()
         self._room = asyncio.Event()
@@ -46,28 +51,28 @@ class OutputLog:
 
     @property
     def start(self) -> int:
-        """Offset of the oldest byte kept."""
+        """Offset of the oldest byte that is kept."""
         return self._starts[0] if self._starts else self.end
 
     @property
     def size(self) -> int:
-        """How many bytes are kept."""
+        """Number of bytes that are kept."""
         return self.end - self.start
 
     @property
     def full(self) -> bool:
-        """Whether somebody waits to append."""
-        return self._appending.locked()  # who holds it waits for room, and for nothing else
+        """True while a task waits to append."""
+        return self._appending.locked()  # the task that holds the lock only waits for room
 
     async def append(self, data: bytes) -> None:
-        """Add ``data`` at the end; waits while there is no room. After the close it is lost.
+        """Append ``data``; wait while the window is full. After the close, data is dropped.
 
-        Several may append at once: the data of each stays together. That of one who is cancelled is
-        there as a whole or not at all, unless it is larger than 256 KiB.
+        Several tasks may append at once: the data of each stays together. The data of a task that
+        is cancelled is appended as a whole or not at all, unless it is larger than 256 KiB.
         """
         async with self._appending:
             for begin in range(0, len(data), self._largest):
-                piece = data[begin : begin + self._largest]  # of the whole, bytes make no copy
+                piece = data[begin : begin + self._largest]  # a slice of all bytes is no copy
                 while self._is_full_for(len(piece)):
                     self._room.clear()
                     await self._room.wait()
@@ -76,32 +81,32 @@ class OutputLog:
                 self._add(piece)
 
     def close(self) -> None:
-        """Nothing more will be appended."""
+        """Mark the end of the stream."""
         self.closed = True
         self._room.set()
         self._grown.set()
 
     def clear(self) -> None:
-        """Close, and keep nothing any more."""
+        """Close, and drop all bytes."""
         self.close()
         self.taken = self.end
         self._starts.clear()
         self._pieces.clear()
 
     async def wait(self, offset: int) -> None:
-        """Wait until there are bytes at ``offset``, or it is known that there will be none."""
+        """Wait until the stream has bytes at ``offset``, or is closed."""
         while self.end <= offset and not self.closed:
             self._grown.clear()
             await self._grown.wait()
 
     def read(self, offset: int, most: int) -> list[bytes | memoryview]:
-        """Up to ``most`` bytes from ``offset`` on, in pieces; large ones are not copied.
+        """Return up to ``most`` bytes from ``offset`` on, in pieces; large pieces are not copied.
 
         Raises:
-            ValueError: what is at ``offset`` is not kept.
+            ValueError: the byte at ``offset`` is not kept.
         """
         if not self.start <= offset <= self.end:
-            raise ValueError(f"{offset} is not kept: {self.start} to {self.end} are")
+            raise ValueError(f"byte {offset} is not kept; bytes {self.start} to {self.end} are")
         if offset == self.end:
             return []
         index = bisect_right(self._starts, offset) - 1
@@ -110,7 +115,7 @@ class OutputLog:
         for piece in self._pieces[index:]:
             part: bytes | memoryview = memoryview(piece)[skip : skip + most]
             if self._growing and piece is self._pieces[-1]:
-                part = bytes(part)  # a bytearray that somebody looks at cannot grow
+                part = bytes(part)  # a bytearray with a memoryview cannot grow
             parts.append(part)
             most -= len(part)
             skip = 0
@@ -119,12 +124,12 @@ class OutputLog:
         return parts
 
     def take(self, offset: int) -> None:
-        """Note that all before ``offset`` was written to a client; drops what is far behind."""
+        """Note that all bytes before ``offset`` have been written to a client; drop old bytes."""
         if offset <= self.taken:
             return
         self.taken = offset
         while self._pieces and self._starts[0] + len(self._pieces[0]) <= offset - self._behind:
-            # A window has a hundred or two of them: moving these is nothing beside a system call.
+            # A window has about 200 pieces: moving these costs much less than a system call.
             del self._starts[0], self._pieces[0]
         self._room.set()
 

@@ -1,4 +1,4 @@
-"""The socket of one run, through which its output goes to whoever connects."""
+"""Socket of one run, which gives the run's output to clients."""
 
 from __future__ import annotations
 
@@ -15,69 +15,71 @@ from slipway._server.kept.output_connection import OutputConnection
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway._server.kept.commands import Commands
+    from slipway._server.kept.command_reader import CommandReader
     from slipway._server.kept.output_log import OutputLog
-    from slipway._server.socket_access import Access
+    from slipway._server.socket_access import SocketAccess
 
 log = logging.getLogger("slipway.api")
 
+# The name of the socket in its directory.
 NAME = "output"
-"""What the socket is called in its directory."""
 
-# One client at a time; who waits behind it is soon the newest.
+# Only one client is served at a time; a client in the backlog soon replaces it.
 _BACKLOG = 16
-# Seconds for which nobody is let in where descriptors have run out.
+# Seconds without accepting clients after descriptors have run out.
 _PAUSE = 0.5
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Keeper(Protocol):
-    """Whose output it is. No method may wait."""
+class OutputOwner(Protocol):
+    """Owner of the output, who decides on clients. No method may wait."""
 
-    def admits(self, peer: socket.socket) -> bool:
-        """Whether the process at the other end may have the output."""
+    def may_read(self, connection: socket.socket) -> bool:
+        """Tell if the process at the other end may read the output."""
         ...
 
-    def arrived(self) -> None:
-        """A client is there now, perhaps instead of another."""
+    def on_connected(self) -> None:
+        """Note that a client has connected, perhaps instead of another."""
 
-    def left(self, *, delivered: bool) -> None:
-        """The client has left; ``delivered``: it had read the stream to its end."""
+    def on_disconnected(self, *, delivered: bool) -> None:
+        """Note that the client has left; ``delivered`` if all of the stream has been read."""
 
-    def commands(self) -> Commands | None:
-        """Who takes what a new client sends; None: nobody."""
+    def create_command_reader(self) -> CommandReader | None:
+        """Return the reader of a new client's commands; None to drop them."""
 
 
 class OutputSocket:
-    """``directory``/output: gives ``output`` to one client at a time, the newest.
+    """Socket ``directory``/output, which gives ``output`` to one client at a time, the newest.
 
-    A client begins at the oldest byte kept, or where :meth:`resume` said.
+    A client begins at the oldest byte that is kept, or at the offset of :meth:`resume`.
     """
 
-    def __init__(self, directory: Path, access: Access, output: OutputLog, keeper: Keeper) -> None:
+    def __init__(
+        self, directory: Path, access: SocketAccess, output: OutputLog, owner: OutputOwner
+    ) -> None:
         self.path = directory / NAME
         self._access = access
         self._output = output
-        self._keeper = keeper
+        self._owner = owner
         self._next: int | None = None
         self._loop = asyncio.get_running_loop()
         self._current: OutputConnection | None = None
-        self._attending: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._listener: socket.socket
         self._open = False
 
     @property
     def connected(self) -> bool:
-        """Whether a client is there."""
+        """True while a client is connected."""
         return self._current is not None
 
     def open(self) -> None:
-        """Make the directory and the socket in it, and let clients in.
+        """Create the directory and the socket in it, and accept clients.
 
         Raises:
             Busy: this process has no descriptors left.
-            HostError: the disk has no room, or the directory of all runs is gone.
+            HostError: the disk is full, or the directory of all runs is gone.
         """
         try:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -88,24 +90,22 @@ class OutputSocket:
                 raise
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                raise Busy(
-                    "this server has no room for another socket", "Try again soon."
-                ) from None
-            raise HostError(f"no output socket can be made at {self.path}: {error}") from None
+                raise Busy("the server has no descriptors left", "Try again soon.") from None
+            raise HostError(f"cannot create the output socket {self.path}: {error}") from None
         self._open = True
         self._listener.setblocking(False)
         self._loop.add_reader(self._listener, self._accept)
 
     def resume(self, offset: int) -> None:
-        """Have the next client begin at ``offset``, which has to be kept.
+        """Let the next client begin at ``offset``, which must be kept.
 
-        The one who is there is cut off: the window must not move on before the next one comes.
+        The current client is cut off: the window must not move before the next client comes.
         """
         self._cut_off()
         self._next = offset
 
     async def close(self) -> None:
-        """Let nobody in any more, cut off who is there, and remove socket and directory."""
+        """Stop accepting clients, cut off the current client, and remove socket and directory."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self._listener)
@@ -114,9 +114,9 @@ class OutputSocket:
             self._listener.close()
             self._remove()
         self._current = None
-        self._stop_attending()
-        if self._attending:
-            await asyncio.wait(self._attending)
+        self._stop_serving()
+        if self._serving:
+            await asyncio.wait(self._serving)
 
     def _bind(self) -> None:
         directory = self.path.parent
@@ -125,69 +125,73 @@ class OutputSocket:
             directory.chmod(self._access.directory_mode)
             self._listener.bind(str(self.path))
             self._access.apply(self.path)
-            self._listener.listen(_BACKLOG)  # until now nobody could connect
+            self._listener.listen(_BACKLOG)  # from now on clients can connect
         except OSError:
             self._remove()
             raise
 
     def _remove(self) -> None:
-        with suppress(OSError):  # gone, or somebody has put something there: not ours to delete
+        with suppress(
+            OSError
+        ):  # gone, or another program has put a file there, which is not ours to delete
             self.path.unlink(missing_ok=True)
             self.path.parent.rmdir()
 
     def _accept(self) -> None:
         try:
             peer, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionError):  # it has gone before we came
+        except (BlockingIOError, ConnectionError):  # the client has gone already
             return
         except OSError as error:
-            log.warning("no client can be let in at %s: %s", self.path, error)
+            log.warning("cannot accept clients at %s: %s", self.path, error)
             self._loop.remove_reader(self._listener)
             self._pause = self._loop.call_later(
                 _PAUSE, self._loop.add_reader, self._listener, self._accept
             )
             return
         try:
-            if not self._keeper.admits(peer):
+            if not self._owner.may_read(peer):
                 peer.close()
                 return
             offset = self._output.start if self._next is None else self._next
-            connection = OutputConnection(peer, self._output, offset, self._keeper.commands())
+            connection = OutputConnection(
+                peer, self._output, offset, self._owner.create_command_reader()
+            )
         except OSError as error:
-            log.warning("a client cannot be served at %s: %s", self.path, error)
+            log.warning("cannot serve a client at %s: %s", self.path, error)
             peer.close()
             return
         self._next = None
-        self._stop_attending()
+        self._stop_serving()
         self._current = connection
-        self._keeper.arrived()
-        task = self._loop.create_task(self._attend(connection))
-        self._attending.add(task)
-        task.add_done_callback(self._attending.discard)
-        # Whatever becomes of the task: one that is cancelled before its first step has no steps.
+        self._owner.on_connected()
+        task = self._loop.create_task(self._serve(connection))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        # Not in the task: a task that is cancelled before its first step does not run at all.
         task.add_done_callback(lambda _: connection.close())
 
     def _cut_off(self) -> None:
-        self._stop_attending()
+        self._stop_serving()
         if self._current is not None:
             self._current.cut_off()
             self._current = None
-            self._keeper.left(delivered=False)
+            self._owner.on_disconnected(delivered=False)
 
-    def _stop_attending(self) -> None:
-        for task in self._attending:
-            if not task.cancelling():  # a second time would break off its tidying
+    def _stop_serving(self) -> None:
+        for task in self._serving:
+            if not task.cancelling():  # a second time would interrupt its clean-up
                 task.cancel()
 
-    async def _attend(self, connection: OutputConnection) -> None:
+    async def _serve(self, connection: OutputConnection) -> None:
         try:
             delivered = await connection.serve()
             if self._current is connection:
                 self._current = None
-                self._keeper.left(delivered=delivered)
+                self._owner.on_disconnected(delivered=delivered)
             await connection.finish()
         finally:
-            if self._current is connection:  # it ended by a bug
+            if self._current is connection:  # serve() has failed by a bug, or was cancelled
                 self._current = None
-                self._keeper.left(delivered=False)
+                self._owner.on_disconnected(delivered=False)
             await connection.stop()

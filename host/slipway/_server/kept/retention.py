@@ -1,4 +1,4 @@
-"""On what terms a server keeps a run."""
+"""Rules by which a server keeps a run and its output."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._server.peers import AllowList
-    from slipway._server.socket_access import Access
-
-STREAMS = ("raw", "events")
+    from slipway._server.socket_access import SocketAccess
 
 
 class NoLongerKept(InputError):
-    """What was asked for has been there, and is not kept any more."""
+    """Error about a part of the output that was kept once, and has been dropped."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What the one who started a run asked for: ``stream`` is ``raw`` or ``events``.
+class RunPolicy:
+    """Owner of a run, and the choices of that client.
 
-    ``session`` is the id of the one that it runs in; empty where the run has its own machine.
+    ``owner`` is a user id. ``stream`` is ``raw`` or ``events``. A ``detached`` run goes on without
+    a client. ``session`` is the id of the session that the run is part of; "" if it has its own
+    machine.
     """
 
     owner: int
@@ -34,12 +34,12 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a server waits for clients, in seconds.
+class ClientTimeouts:
+    """Times that a server waits for clients, in seconds.
 
-    ``reconnect``: for one that left a run that goes on; then the run is cancelled.
-    ``grace``: for somebody to read what a run that has ended left behind.
-    ``stall``: for somebody to read what a program wrote that cannot go on writing.
+    ``reconnect``: for the return of a client that has left a run; then the run is cancelled.
+    ``grace``: for a reader of the output of a run that has ended; then the output is dropped.
+    ``stall``: for a reader of output that blocks its program; then the run is cancelled.
     """
 
     reconnect: float = 10.0
@@ -48,9 +48,9 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where output sockets are made, and who may use them."""
+class OutputSockets:
+    """Directory of the output sockets, their mode and owner, and the users that may connect."""
 
     directory: Path
-    access: Access
+    access: SocketAccess
     allowed: AllowList

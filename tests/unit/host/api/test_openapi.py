@@ -3,18 +3,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from slipway._server.http.app import document
+from slipway._server.http.app import encode_document
 
 KEPT = Path(__file__).parents[4] / "docs" / "openapi.json"
 HOW = "write it anew: python -m slipway._server.http.app > docs/openapi.json"
 
 
 def test_the_document_in_the_tree_is_that_of_the_code() -> None:
-    assert KEPT.read_bytes() == document(), HOW
+    assert KEPT.read_bytes() == encode_document(), HOW
 
 
 def test_every_answer_that_is_an_error_is_a_problem() -> None:
-    told = json.loads(document())
+    told = json.loads(encode_document())
 
     for methods in told["paths"].values():
         for operation in methods.values():
@@ -24,7 +24,7 @@ def test_every_answer_that_is_an_error_is_a_problem() -> None:
 
 
 def test_requests_have_no_default_that_a_generated_client_would_send() -> None:
-    told = json.loads(document())
+    told = json.loads(encode_document())
     schemas = told["components"]["schemas"]
     named = {name for name in schemas if name.endswith("Body")} | {"Data", "File"}
 
@@ -40,7 +40,7 @@ def test_requests_have_no_default_that_a_generated_client_would_send() -> None:
 
 
 def test_operations_have_tags_and_the_document_a_server() -> None:
-    told = json.loads(document())
+    told = json.loads(encode_document())
     known = {tag["name"] for tag in told["tags"]}
 
     assert told["servers"]
@@ -51,7 +51,7 @@ def test_operations_have_tags_and_the_document_a_server() -> None:
 
 
 def test_every_schema_that_is_named_is_there() -> None:
-    text = document().decode()
+    text = encode_document().decode()
     schemas = json.loads(text)["components"]["schemas"]
 
     named = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}

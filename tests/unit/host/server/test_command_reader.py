@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from slipway._model.errors import InputError, SlipwayError
 from slipway._model.options import Tty
-from slipway._server.kept.commands import Commands, signal_number
+from slipway._server.kept.command_reader import CommandReader, parse_signal
 from slipway._wire.fields import MAX_LINE, encode_data
 from support.played_execution import PlayedExecution, writing
 
@@ -41,7 +41,7 @@ class Played:
     async def cancel(self) -> None:
         await self.execution.cancel()
 
-    async def refuse(self, error: SlipwayError) -> None:
+    async def report_refusal(self, error: SlipwayError) -> None:
         self.refused.append(error)
 
 
@@ -50,7 +50,7 @@ async def _feed(data: bytes, *, running: bool = True) -> Played:
     if running:
         await anext(played.execution)
         await anext(played.execution)
-    commands = Commands(played)
+    commands = CommandReader(played)
     await commands.feed(data)
     await commands.end()
     return played
@@ -67,7 +67,7 @@ def test_commands_are_the_same_however_they_are_cut(
 ) -> None:
     async def play() -> None:
         played = Played()
-        commands = Commands(played)
+        commands = CommandReader(played)
         stream = b"\n\n".join(
             json.dumps({"type": "stdin", **encode_data(piece)}).encode() for piece in pieces
         )
@@ -150,7 +150,7 @@ async def test_refuses_a_signal_before_a_phase_runs() -> None:
 
 async def test_refuses_a_line_without_end_once_and_keeps_none_of_it() -> None:
     played = Played()
-    commands = Commands(played)
+    commands = CommandReader(played)
 
     for _ in range(5):
         await commands.feed(b"x" * (MAX_LINE // 2))
@@ -165,7 +165,7 @@ async def test_refuses_a_line_without_end_once_and_keeps_none_of_it() -> None:
 async def test_a_flood_waits_for_a_program_that_does_not_read() -> None:
     played = Played()
     played.execution.reading.clear()
-    commands = Commands(played)
+    commands = CommandReader(played)
     feeding = asyncio.create_task(
         commands.feed(_line(type="stdin", text="a") + _line(type="cancel"))
     )
@@ -180,7 +180,7 @@ async def test_a_flood_waits_for_a_program_that_does_not_read() -> None:
 
 
 def test_signals_have_numbers_and_names() -> None:
-    assert signal_number(9) == 9
-    assert signal_number("SIGUSR1") == signal.SIGUSR1
-    with pytest.raises(InputError, match="there is no signal 'usr1'"):
-        signal_number("usr1")
+    assert parse_signal(9) == 9
+    assert parse_signal("SIGUSR1") == signal.SIGUSR1
+    with pytest.raises(InputError, match="unknown signal 'usr1'"):
+        parse_signal("usr1")

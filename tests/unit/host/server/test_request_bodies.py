@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from slipway._server.http.connection import Pace
-from slipway._server.http.request_bodies import Bodies, ClientGone
+from slipway._server.http.request_bodies import BodyReader, ClientGone
 from slipway._server.problems import Refusal
 
 
@@ -27,14 +27,14 @@ class Sender:
         return {"type": "http.request", "body": piece, "more_body": more}
 
 
-async def refused(bodies: Bodies, sender: Sender, length: str | None, limit: int) -> int:
+async def refused(bodies: BodyReader, sender: Sender, length: str | None, limit: int) -> int:
     with pytest.raises(Refusal) as caught:
         await bodies.read(sender, length, limit)
     return caught.value.problem.status
 
 
 async def test_joins_the_pieces() -> None:
-    bodies = Bodies(Pace())
+    bodies = BodyReader(Pace())
 
     body = await bodies.read(Sender(b"ab", b"", b"c"), None, 3)
 
@@ -42,7 +42,7 @@ async def test_joins_the_pieces() -> None:
 
 
 async def test_counts_what_is_held_until_it_is_released() -> None:
-    bodies = Bodies(Pace())
+    bodies = BodyReader(Pace())
 
     body = await bodies.read(Sender(b"abc"), "3", 3)
     body.take()
@@ -56,21 +56,21 @@ async def test_counts_what_is_held_until_it_is_released() -> None:
 async def test_reads_nothing_of_a_body_that_says_it_is_too_long() -> None:
     sender = Sender(b"abcd")
 
-    status = await refused(Bodies(Pace()), sender, "4", 3)
+    status = await refused(BodyReader(Pace()), sender, "4", 3)
 
     assert status == 413
     assert (await sender())["body"] == b"abcd"
 
 
 async def test_counts_a_body_that_does_not_say_its_length() -> None:
-    bodies = Bodies(Pace())
+    bodies = BodyReader(Pace())
 
     assert await refused(bodies, Sender(b"ab", b"cd"), None, 3) == 413
     assert bodies.held == 0
 
 
 async def test_has_bounded_room_for_all_bodies_together() -> None:
-    bodies = Bodies(Pace(), most=5)
+    bodies = BodyReader(Pace(), most=5)
     first = await bodies.read(Sender(b"abc"), None, 5)
 
     status = await refused(bodies, Sender(b"a", b"bc"), None, 5)
@@ -82,13 +82,13 @@ async def test_has_bounded_room_for_all_bodies_together() -> None:
 
 
 async def test_gives_up_a_body_that_pauses() -> None:
-    bodies = Bodies(Pace(body=0.01))
+    bodies = BodyReader(Pace(body=0.01))
 
     assert await refused(bodies, Sender(b"a", pause=3600), None, 5) == 408
 
 
 async def test_gives_up_a_body_that_drips() -> None:
-    bodies = Bodies(Pace(body=0.1, rate=1000))
+    bodies = BodyReader(Pace(body=0.1, rate=1000))
 
     status = await refused(bodies, Sender(*[b"x"] * 10_000, pause=0.01), None, 10_000)
 
@@ -97,7 +97,7 @@ async def test_gives_up_a_body_that_drips() -> None:
 
 
 async def test_says_so_where_the_client_leaves_within() -> None:
-    bodies = Bodies(Pace())
+    bodies = BodyReader(Pace())
 
     with pytest.raises(ClientGone):
         await bodies.read(Sender(b"a", leaves=True), None, 5)

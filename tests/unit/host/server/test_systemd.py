@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway._model.errors import InputError
-from slipway._server.systemd import Notifier, inherited_socket, path_of
+from slipway._server.systemd import Notifier, parse_socket_name, take_inherited_socket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,11 +28,11 @@ def test_takes_the_socket_that_it_is_given(tmp_path: Path) -> None:
     environment = activation(HOME="/")
     listener = listening(tmp_path / "api")
 
-    inherited = inherited_socket(environment, listener.detach())
+    inherited = take_inherited_socket(environment, listener.detach())
 
     assert inherited is not None
     with inherited:
-        assert path_of(inherited.getsockname()) == str(tmp_path / "api")
+        assert parse_socket_name(inherited.getsockname()) == str(tmp_path / "api")
         assert not inherited.get_inheritable()
     assert environment == {"HOME": "/"}
 
@@ -43,27 +43,27 @@ def test_takes_the_socket_that_it_is_given(tmp_path: Path) -> None:
     ids=["none", "no-pid", "other", "no-count"],
 )
 def test_takes_no_socket_that_is_not_for_it(environment: dict[str, str]) -> None:
-    assert inherited_socket(environment) is None
+    assert take_inherited_socket(environment) is None
     assert not environment
 
 
 def test_refuses_several_sockets() -> None:
     with pytest.raises(InputError, match="2 sockets"):
-        inherited_socket(activation(LISTEN_FDS="2"))
+        take_inherited_socket(activation(LISTEN_FDS="2"))
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_refuses_a_socket_that_does_not_listen(kind: int) -> None:
     other = socket.socket(socket.AF_UNIX, kind)
 
-    with pytest.raises(InputError, match="no listening"):
-        inherited_socket(activation(), other.detach())
+    with pytest.raises(InputError, match="not a listening"):
+        take_inherited_socket(activation(), other.detach())
 
 
 @pytest.mark.parametrize("name", ["", b"\0abstract", "relative", ("127.0.0.1", 1)])
 def test_refuses_a_socket_without_an_absolute_path(name: object) -> None:
     with pytest.raises(InputError, match="absolute path"):
-        path_of(name)
+        parse_socket_name(name)
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options, Tty
 from slipway._model.values import Bounds, read_field_types
-from slipway._server.http import job_request as jobs
-from slipway._server.http.job_request import Job, language_of
-from slipway._server.http.request_parsing import parsed
+from slipway._server.http import run_request_parsing as requests
+from slipway._server.http.request_parsing import parse_body
 from slipway._server.problems import Refusal
+from slipway._server.run_request import RunRequest
 from slipway._wire.job import encode_job, encode_session
 from slipway._wire.request_models import (
     Limits,
@@ -31,8 +31,8 @@ def query(**told: str) -> StartQuery:
     return StartQuery.model_validate(told)
 
 
-def job(told: object, **in_query: str) -> Job:
-    return jobs.job_of_json(json.dumps(told).encode(), query(**in_query), StartBody)
+def job(told: object, **in_query: str) -> RunRequest:
+    return requests.parse_json_request(json.dumps(told).encode(), query(**in_query), StartBody)
 
 
 def refusal(told: object, **in_query: str) -> str:
@@ -42,9 +42,9 @@ def refusal(told: object, **in_query: str) -> str:
 
 
 def test_makes_a_job_of_a_source_and_a_query() -> None:
-    made = jobs.job_of_text(b"source", query(language="rust", timeout="2.5", cpus="2"))
+    made = requests.parse_text_request(b"source", query(language="rust", timeout="2.5", cpus="2"))
 
-    assert made == Job(b"source", "rust", b"", {"timeout": 2.5, "cpus": 2})
+    assert made == RunRequest(b"source", "rust", b"", {"timeout": 2.5, "cpus": 2})
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_takes_the_size_of_a_terminal(told: object, size: object) -> None:
 
 
 def test_puts_language_and_version_together() -> None:
-    made = jobs.job_of_text(b"source", query(language="rust", version="1.80"))
+    made = requests.parse_text_request(b"source", query(language="rust", version="1.80"))
 
     assert made.language == "rust@1.80"
 
@@ -143,7 +143,7 @@ def test_understands_what_our_own_client_sends() -> None:
     )
     record = encode_job(b"source", "rust@1.80", options, b"\xfe")
 
-    made = jobs.job_of_json(json.dumps(record).encode(), query(), StartBody)
+    made = requests.parse_json_request(json.dumps(record).encode(), query(), StartBody)
 
     assert made.language == "rust@1.80"
     assert made.stdin == b"\xfe"
@@ -155,11 +155,11 @@ def test_makes_a_job_without_a_language_for_a_session() -> None:
     query = SessionRunQuery.model_validate({"timeout": "2"})
     body = b'{"source": "x", "cpu_time": 1}'
 
-    of_json = jobs.job_of_json(body, query, SessionRunBody)
-    of_text = jobs.job_of_text(b"x", query)
+    of_json = requests.parse_json_request(body, query, SessionRunBody)
+    of_text = requests.parse_text_request(b"x", query)
 
     assert (of_json.language, of_json.options["timeout"], of_json.options["cpu_time"]) == ("", 2, 1)
-    assert of_text == Job(b"x", "", b"", {"timeout": 2.0})
+    assert of_text == RunRequest(b"x", "", b"", {"timeout": 2.0})
 
 
 @pytest.mark.parametrize("name", ["memory", "cpus", "machine"])
@@ -167,7 +167,7 @@ def test_says_whose_a_machine_option_is_that_a_run_in_a_session_is_given(name: s
     body = json.dumps({"source": "x", name: 1}).encode()
 
     with pytest.raises(Refusal) as caught:
-        jobs.job_of_json(body, SessionRunQuery.model_validate({}), SessionRunBody)
+        requests.parse_json_request(body, SessionRunQuery.model_validate({}), SessionRunBody)
 
     assert caught.value.problem.status == 422
     assert "POST /v1/sessions" in caught.value.problem.hint
@@ -176,7 +176,7 @@ def test_says_whose_a_machine_option_is_that_a_run_in_a_session_is_given(name: s
 def test_understands_what_our_own_client_sends_for_a_session() -> None:
     record = encode_session("rust@1.80", Options(memory=2**28, machine="qemu"), 5.0)
 
-    told = parsed(json.dumps(record).encode(), SessionBody)
+    told = parse_body(json.dumps(record).encode(), SessionBody)
 
     assert (told.language, told.version) == ("rust", "1.80")
     assert told.model_dump(include=told.model_fields_set - {"language", "version"}) == {
@@ -187,7 +187,7 @@ def test_understands_what_our_own_client_sends_for_a_session() -> None:
 @given(st.binary(max_size=200) | st.text(max_size=50).map(str.encode))
 def test_makes_a_session_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
     with pytest.raises(Refusal) as caught:
-        language_of(parsed(body, SessionBody).language, None)
+        requests.join_language(parse_body(body, SessionBody).language, None)
 
     assert caught.value.problem.status in {400, 422}
 
@@ -207,9 +207,9 @@ _json = st.recursive(
 _names = st.sampled_from([*StartBody.model_fields, "other"])
 
 
-def outcome(told: object) -> Job | Refusal:
+def outcome(told: object) -> RunRequest | Refusal:
     try:
-        return jobs.job_of_json(json.dumps(told).encode(), C, StartBody)
+        return requests.parse_json_request(json.dumps(told).encode(), C, StartBody)
     except Refusal as refusal:
         return refusal
 
@@ -218,7 +218,7 @@ def outcome(told: object) -> Job | Refusal:
 def test_makes_a_job_or_says_what_is_wrong_whatever_the_body_is(told: object) -> None:
     made = outcome(told)
 
-    if isinstance(made, Job):
+    if isinstance(made, RunRequest):
         assert isinstance(made.source, bytes)
         assert Options(**made.options)
     else:
@@ -229,7 +229,7 @@ def test_makes_a_job_or_says_what_is_wrong_whatever_the_body_is(told: object) ->
 @given(st.binary(max_size=200))
 def test_makes_a_job_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
     with pytest.raises(Refusal) as caught:
-        jobs.job_of_json(body, C, StartBody)
+        requests.parse_json_request(body, C, StartBody)
 
     assert caught.value.problem.status in {400, 422}
 

@@ -12,7 +12,7 @@ from slipway._model.errors import (
     SlipwayError,
     UnknownOutcome,
 )
-from slipway._server.problems import MAX_TEXT, Problem, bug, problem_of
+from slipway._server.problems import BUG, MAX_TEXT, Problem, describe_error
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ from slipway._server.problems import MAX_TEXT, Problem, bug, problem_of
     ],
 )
 def test_tells_each_error_by_its_type(error: SlipwayError, status: int, kind: str) -> None:
-    problem = problem_of(error)
+    problem = describe_error(error)
 
-    told = json.loads(problem.body())
+    told = json.loads(problem.encode_body())
     assert told["type"] == f"urn:slipway:{kind}"
     assert told["status"] == problem.status == status
     assert (told["detail"], told["hint"]) == ("m", "h")
@@ -37,24 +37,24 @@ def test_tells_each_error_by_its_type(error: SlipwayError, status: int, kind: st
 
 
 def test_says_when_to_try_again_in_whole_seconds() -> None:
-    problem = problem_of(Busy("m", "h", 3.2))
+    problem = describe_error(Busy("m", "h", 3.2))
 
-    assert json.loads(problem.body())["retry_after"] == 3.2
-    assert (b"retry-after", b"4") in problem.header_items()
+    assert json.loads(problem.encode_body())["retry_after"] == 3.2
+    assert (b"retry-after", b"4") in problem.encode_headers()
 
 
 def test_bounds_what_is_told_and_makes_it_plain() -> None:
-    told = json.loads(Problem(422, "input-error", "\x1b[2J\n" + "x" * 10_000).body())
+    told = json.loads(Problem(422, "input-error", "\x1b[2J\n" + "x" * 10_000).encode_body())
 
     assert len(told["detail"]) == MAX_TEXT
     assert told["detail"].isprintable()
 
 
 def test_tells_text_that_is_no_unicode() -> None:
-    body = Problem(422, "input-error", "a \ud800").body()
+    body = Problem(422, "input-error", "a \ud800").encode_body()
 
     assert body.isascii()
 
 
 def test_tells_nothing_of_a_bug() -> None:
-    assert bug().status == 500
+    assert BUG.status == 500

@@ -20,7 +20,7 @@ def result(*, machine: str = "kvm", start: str = "cold", **seconds: float) -> Re
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(metrics.text().decode())
+        for family in text_string_to_metric_families(metrics.render().decode())
         for sample in family.samples
     }
 
@@ -49,8 +49,8 @@ def test_tells_the_load_of_the_moment() -> None:
 def test_counts_runs_and_measures_the_phases_that_there_were() -> None:
     metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
 
-    metrics.ended(result(boot=0.2, run=3.0))
-    metrics.ended(result(machine=""))
+    metrics.count_result(result(boot=0.2, run=3.0))
+    metrics.count_result(result(machine=""))
 
     told = samples(metrics)
     runs = "slipway_runs_total"
@@ -63,9 +63,9 @@ def test_counts_runs_and_measures_the_phases_that_there_were() -> None:
 def test_counts_where_machines_came_from() -> None:
     metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
 
-    metrics.ended(result(start="pool"))
-    metrics.ended(result(start="pool"))
-    metrics.ended(result(machine=""))
+    metrics.count_result(result(start="pool"))
+    metrics.count_result(result(start="pool"))
+    metrics.count_result(result(machine=""))
 
     starts = {key: value for key, value in samples(metrics).items() if "starts_total" in key[0]}
     assert starts == {("slipway_starts_total", labels(language="rust", start="pool")): 2}
@@ -74,8 +74,8 @@ def test_counts_where_machines_came_from() -> None:
 def test_counts_runs_without_a_result() -> None:
     metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
 
-    metrics.failed("c", UnknownOutcome("lost"))
-    metrics.failed("c", HostError("no room"))
+    metrics.count_failure("c", UnknownOutcome("lost"))
+    metrics.count_failure("c", HostError("no room"))
 
     told = samples(metrics)
     assert told["slipway_runs_total", labels(language="c", machine="none", verdict="lost")] == 1
@@ -89,7 +89,7 @@ def test_has_a_registry_of_its_own() -> None:
         Metrics(lambda: LOAD, lambda: 2, lambda: 3),
     )
 
-    first.refused("busy")
+    first.count_refusal("busy")
 
     assert ("slipway_refusals_total", labels(reason="busy")) in samples(first)
     assert ("slipway_refusals_total", labels(reason="busy")) not in samples(second)

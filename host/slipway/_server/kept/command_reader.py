@@ -1,4 +1,4 @@
-"""What a client of an events stream may ask for, as lines of JSON."""
+"""Commands of a client to the program of its run, as lines of JSON on an events stream."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ HINT = (
 )
 
 
-class Commanded(Protocol):
-    """Whatever carries commands out."""
+class CommandTarget(Protocol):
+    """Run that carries out commands."""
 
     @property
     def stdin(self) -> AsyncStdin:
@@ -29,86 +29,87 @@ class Commanded(Protocol):
         """Send a signal to the program; raises SlipwayError."""
 
     async def resize(self, rows: Any, columns: Any) -> None:
-        """Give the program's terminal another size; raises SlipwayError."""
+        """Set the size of the program's terminal; raises SlipwayError."""
 
     async def cancel(self) -> None:
         """End the run."""
 
-    async def refuse(self, error: SlipwayError) -> None:
-        """Tell the client that its command was not carried out."""
+    async def report_refusal(self, error: SlipwayError) -> None:
+        """Tell the client that its command was refused."""
 
 
-class Commands:
-    """Takes bytes as they come, and carries out each command before the next one is looked at.
+class CommandReader:
+    """Parser of a client's bytes, which carries out each command before the next is parsed.
 
-    So a client that sends stdin faster than its program reads it has to wait.
+    So a client that sends stdin faster than its program reads has to wait.
     """
 
-    def __init__(self, commanded: Commanded) -> None:
-        self._commanded = commanded
+    def __init__(self, target: CommandTarget) -> None:
+        self._target = target
         self._line = bytearray()
-        # The rest of a line that was too long is not looked at.
+        # The rest of a line that is too long is skipped.
         self._skipping = False
 
     async def feed(self, data: bytes) -> None:
-        """Take ``data``; returns when the commands that end in it were carried out."""
+        """Append ``data``, and return when all commands that end in it have been carried out."""
         *ends, rest = data.split(b"\n")
         for end in ends:
             if end or self._line or self._skipping:
-                await self._gather(end)
+                await self._append(end)
                 await self.end()
-                # A flood of commands that need no waiting must not keep others waiting.
+                # A flood of commands that need no waiting must not block other tasks.
                 await asyncio.sleep(0)
-        await self._gather(rest)
+        await self._append(rest)
 
     async def end(self) -> None:
-        """Carry out what has been gathered: its line has ended."""
+        """Carry out the command in the current line, which has ended."""
         line = bytes(self._line)
         self._line.clear()
         if not self._skipping and line.strip():
             try:
                 await self._carry_out(decode_line(line))
             except SlipwayError as error:
-                await self._commanded.refuse(error)
+                await self._target.report_refusal(error)
         self._skipping = False
 
-    async def _gather(self, data: bytes) -> None:
+    async def _append(self, data: bytes) -> None:
         if self._skipping:
             return
         if len(self._line) + len(data) >= MAX_LINE:
             self._skipping = True
             self._line.clear()
             message = f"a line of commands has more than {MAX_LINE} bytes"
-            await self._commanded.refuse(InputError(message, "Send stdin in several commands."))
+            error = InputError(message, "Send stdin in several commands.")
+            await self._target.report_refusal(error)
             return
         self._line += data
 
     async def _carry_out(self, command: dict[str, Any]) -> None:
         match command.get("type"):
             case "stdin":
-                await self._commanded.stdin.write(decode_data(command))
+                await self._target.stdin.write(decode_data(command))
             case "stdin_end":
-                await self._commanded.stdin.close()
+                await self._target.stdin.close()
             case "signal":
-                await self._commanded.signal(signal_number(command.get("signal")))
+                await self._target.signal(parse_signal(command.get("signal")))
             case "resize":
-                await self._commanded.resize(command.get("rows"), command.get("columns"))
+                await self._target.resize(command.get("rows"), command.get("columns"))
             case "cancel":
-                await self._commanded.cancel()
+                await self._target.cancel()
             case other:
-                raise InputError(f"there is no command {other!r:.80}", HINT)
+                raise InputError(f"unknown command {other!r:.80}", HINT)
 
 
-def signal_number(value: object) -> int:
-    """The signal that is meant by a number, or by a name as in ``SIGTERM`` (signal(7)).
+def parse_signal(value: object) -> int:
+    """Return the number of a signal, from a number or a name such as ``SIGTERM`` (signal(7)).
 
     Raises:
-        InputError: there is no such signal.
+        InputError: unknown signal.
     """
-    if type(value) is int and 1 <= value <= signal.SIGRTMAX:  # JSON's true is no number
+    if type(value) is int and 1 <= value <= signal.SIGRTMAX:  # bool is an int, too
         return value
     if isinstance(value, str) and value in signal.Signals.__members__:
         return signal.Signals[value]
     raise InputError(
-        f"there is no signal {value!r:.80}", f"Signals are 1 to {signal.SIGRTMAX:d}, or names."
+        f"unknown signal {value!r:.80}", f"Signals are 1 to {signal.SIGRTMAX:d}, or names."
     )

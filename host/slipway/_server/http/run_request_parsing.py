@@ -1,0 +1,118 @@
+"""Parsing of run requests from the query and body together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slipway._model.errors import InputError
+from slipway._model.input_file import InputFile
+from slipway._model.options import OPTIONS
+from slipway._server.http.request_parsing import parse_body
+from slipway._server.problems import InvalidRequest
+from slipway._server.run_request import RunRequest
+from slipway._wire.fields import decode_text_or_base64
+from slipway._wire.request_models import Setting, StartQuery, TerminalSize
+
+if TYPE_CHECKING:
+    from slipway._wire.request_models import Data, SessionRunBody, SessionRunQuery
+
+_SCALAR_NAMES = frozenset(StartQuery.model_fields)
+
+
+def parse_text_request(source: bytes, query: SessionRunQuery) -> RunRequest:
+    """Return the run request whose source is the whole body.
+
+    Raises:
+        Refusal: a value is missing, or contradicts another.
+    """
+    scalars = query.model_dump(exclude_unset=True)
+    return _build_request(source, b"", {}, scalars, _read_language(query, scalars))
+
+
+def parse_json_request(
+    body: bytes, query: SessionRunQuery, kind: type[SessionRunBody]
+) -> RunRequest:
+    """Return the run request in a JSON body of ``kind`` and its query.
+
+    Raises:
+        Refusal: the body is not JSON of this kind, or contradicts the query.
+    """
+    form = parse_body(body, kind)
+    for name in sorted(query.model_fields_set & form.model_fields_set):
+        if getattr(query, name) != getattr(form, name):
+            raise InvalidRequest(
+                f"{name} is given in the query and in the body, and they differ",
+                "Give it in one of them.",
+            )
+    if (form.source is None) == (form.source_base64 is None):
+        raise InvalidRequest("the body needs source or source_base64, and not both")
+    try:
+        source = decode_text_or_base64(form.source, form.source_base64, "source_base64")
+        stdin = form.stdin if isinstance(form.stdin, str) else _decode(form.stdin, "stdin")
+        more = {
+            "arguments": tuple(form.arguments),
+            "environment": tuple(form.environment.items()),
+            "files": tuple(
+                InputFile(file.path, _decode(file, f"files.{number}"), file.mode)
+                for number, file in enumerate(form.files)
+            ),
+            "outputs": tuple(form.outputs),
+        }
+    except InputError as error:
+        raise InvalidRequest(error.message, error.hint) from None
+    scalars = query.model_dump(exclude_unset=True) | {
+        name: getattr(form, name) for name in form.model_fields_set & _SCALAR_NAMES
+    }
+    stdin_bytes = stdin.encode() if isinstance(stdin, str) else stdin
+    return _build_request(source, stdin_bytes, more, scalars, _read_language(query, scalars))
+
+
+def join_language(language: str | None, version: str | None) -> str:
+    """Return language and version as one name such as ``rust@1.80``.
+
+    Raises:
+        Refusal: the language is missing, or has another version already.
+    """
+    if language is None:
+        raise InvalidRequest("language is missing", "Name one of: GET /v1/languages")
+    if version is None:
+        return language
+    name, at, other = language.partition("@")
+    if at and other != version:
+        raise InvalidRequest(
+            "version is given in version and in language, and they differ", "Give it once."
+        )
+    return f"{name}@{version}"
+
+
+def _read_language(query: SessionRunQuery, scalars: dict[str, Any]) -> str:
+    """Return the language of the request; "" for a run in a session."""
+    if not isinstance(query, Setting):
+        return ""
+    return join_language(scalars.get("language"), scalars.get("version"))
+
+
+def _build_request(
+    source: bytes, stdin: bytes, more: dict[str, Any], scalars: dict[str, Any], language: str
+) -> RunRequest:
+    interactive = scalars.get("interactive", False)
+    stream = scalars.get("stream", "raw")
+    if interactive and stdin:
+        raise InvalidRequest("stdin is given, but interactive means that stdin comes later")
+    if interactive and stream != "events":
+        raise InvalidRequest("interactive needs stream=events: a raw stream takes no commands")
+    options = {name: scalars[name] for name in OPTIONS if scalars.get(name) is not None}
+    if isinstance(size := scalars.get("tty"), TerminalSize):
+        options["tty"] = size.to_tty()
+    return RunRequest(
+        source,
+        language,
+        None if interactive else stdin,
+        {**more, **options},
+        stream,
+        scalars.get("detached", False),
+    )
+
+
+def _decode(data: Data, where: str) -> bytes:
+    return decode_text_or_base64(data.text, data.base64, where)
