@@ -26,8 +26,6 @@ WEAK_WORDS_OF_A_PAGE = 6.0
 WEAK_WORDS_OF_PAGES = {
     "docs/adding-a-language.md": 6.9,
     "docs/api.md": 7.1,
-    "docs/decisions/snapshots-kvm.md": 6.5,
-    "docs/decisions/sources.md": 7.0,
     "docs/images.md": 6.6,
     "docs/languages.md": 7.0,
     "docs/snapshots.md": 9.0,
