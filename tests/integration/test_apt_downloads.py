@@ -146,7 +146,7 @@ def test_an_interrupted_download_says_what_is_kept_and_is_gone_on_with(
 
     assert process.returncode == 0, told
     assert alive == []
-    assert killed or "slipway: interrupted; 0 MB of downloads are kept" in said
+    assert killed or "slipway: interrupted; kept 0 MB of downloads" in said
     assert killed or "slipway image prune" in said
     assert "Traceback" not in said
     assert kept == [len(WHOLE)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._cli.program import VERBS
+from slipway._cli.program import COMMANDS
 from support.commands import Commands
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What is typed before the key is pressed, and what is offered.
 LINES = {
-    "slipway ": [*VERBS, "help"],
+    "slipway ": [*COMMANDS, "help"],
     "slipway im": ["image"],
     "slipway image bu": ["build"],
     "slipway image build --so": ["--source"],
@@ -103,14 +103,14 @@ def test_zsh_takes_the_script(shell: Commands) -> None:
     functions, *options = run(shell, "zsh", script)
 
     assert functions == "_shtab_slipway _shtab_vmm_run"
-    assert "--json[print records]" in options
+    assert "--json[print JSON records]" in options
 
 
 def test_manual_pages_are_sound(commands: Commands, tmp_path: Path) -> None:
     ended = commands("slipway", "man", "--output", tmp_path / "man1")
     pages = sorted((tmp_path / "man1").iterdir())
 
-    names = {"slipway", "vmm-run", *(f"slipway-{verb}" for verb in VERBS)}
+    names = {"slipway", "vmm-run", *(f"slipway-{name}" for name in COMMANDS)}
     assert (ended.code, {page.stem for page in pages}) == (0, names)
     found = subprocess.run(
         ["mandoc", "-T", "lint", "-W", "warning", *pages], capture_output=True, check=False
@@ -137,7 +137,7 @@ def test_manual_page_tells_what_the_help_tells(commands: Commands) -> None:
             assert word.strip(",.;") in text
     assert "slipway-run - run a program" in text
     assert commands("slipway", "man", "vmm-run").stdout == page.stdout
-    assert "125 when Slipway failed" in " ".join(text.split())
+    assert "125 Slipway failed" in " ".join(text.split())
 
 
 def test_manual_page_that_cannot_be_written_is_told(commands: Commands) -> None:

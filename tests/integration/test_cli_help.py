@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._cli.program import VERBS
+from slipway._cli.program import COMMANDS
 from slipway_protocol import __version__
 from support.commands import Ended
 
@@ -40,7 +40,7 @@ def test_version_is_told(commands: Commands, command: tuple[str, ...]) -> None:
         (("slipway", "help", "run"), "slipway run [options]"),
         (("slipway", "help", "image", "build"), "slipway image build [-h]"),
         (("python", "-m", "slipway", "help", "run"), "python -m slipway run [options]"),
-        (("python", "-m", "slipway"), "python -m slipway VERB"),
+        (("python", "-m", "slipway"), "python -m slipway COMMAND"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -52,13 +52,13 @@ def test_help_names_the_command_that_was_typed(
     assert (ended.stdout.decode() + ended.stderr).startswith(f"usage: {name}")
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(commands: Commands, verb: str) -> None:
-    asked = commands("slipway", verb, "--help")
-    helped = commands("slipway", "help", verb)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(commands: Commands, name: str) -> None:
+    asked = commands("slipway", name, "--help")
+    helped = commands("slipway", "help", name)
 
     assert (asked.code, asked.stderr) == (0, "")
-    assert asked.stdout.startswith(f"usage: slipway {verb} ".encode())
+    assert asked.stdout.startswith(f"usage: slipway {name} ".encode())
     assert helped == asked
 
 
@@ -67,18 +67,18 @@ def test_slip_is_answered_with_a_sentence_and_a_hint(commands: Commands) -> None
     strays = commands("vmm-run", "a.py", "x", "y")
 
     assert slip == Ended(
-        2, b"", "slipway: error: unknown verb 'imge'\nslipway: hint: Did you mean image?\n"
+        2, b"", "slipway: error: unknown command 'imge'\nslipway: hint: Did you mean image?\n"
     )
     assert (strays.code, strays.stdout) == (2, b"")
-    assert strays.stderr.splitlines()[-1].endswith("comes after '--': vmm-run a.py -- x y")
+    assert strays.stderr.splitlines()[-1].endswith("come after '--': vmm-run a.py -- x y")
 
 
-def test_starts_without_what_only_other_verbs_need() -> None:
+def test_starts_without_the_imports_of_other_commands() -> None:
     slow = ("difflib", "httpx", "rich", "pydantic", "fastapi")
     program = (
         "import sys\n"
         "from slipway._cli import run\n"
-        "run.parser('vmm-run').parse_args(['--timeout', '5s', 'a.py'])\n"
+        "run.build_parser('vmm-run').parse_args(['--timeout', '5s', 'a.py'])\n"
         f"print([name for name in {slow} if name in sys.modules])"
     )
 

@@ -104,9 +104,9 @@ def test_a_file_appears_when_it_is_whole(
 def test_what_cannot_be_done_is_told(
     commands: Commands, store: ImageStore, arguments: tuple[str, ...], code: int, word: str
 ) -> None:
-    verb, *rest = arguments
+    name, *rest = arguments
 
-    ended = commands("slipway", "image", verb, "--store", store.root, *rest)
+    ended = commands("slipway", "image", name, "--store", store.root, *rest)
 
     assert (ended.code, ended.stdout) == (code, b"")
     assert word in ended.stderr

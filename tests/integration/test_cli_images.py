@@ -36,9 +36,9 @@ def toys(tmp_path: Path) -> ImageStore:
 
 @pytest.fixture
 def image(commands: Commands, toys: ImageStore) -> Callable[..., Ended]:
-    """Runs ``slipway image VERB ...`` on the store of toys."""
-    return lambda verb, *arguments: commands(
-        "slipway", "image", verb, "--store", toys.root, *arguments
+    """Runs ``slipway image COMMAND ...`` on the store of toys."""
+    return lambda name, *arguments: commands(
+        "slipway", "image", name, "--store", toys.root, *arguments
     )
 
 
@@ -103,7 +103,7 @@ def test_removing_tells_what_was_removed(image: Callable[..., Ended], toys: Imag
     removed = image("remove", "bash", "sh", "golang")
 
     assert removed.code == 0, removed.stderr
-    assert [line.split()[1] for line in removed.stderr.splitlines()] == ["bash@5", "go"]
+    assert [line.split()[2] for line in removed.stderr.splitlines()] == ["bash@5", "go"]
     assert names(image("list")) == ["bash"]
 
 
@@ -135,7 +135,7 @@ def test_what_takes_space_is_shown(image: Callable[..., Ended], toys: ImageStore
     assert ["image", f"bash-{OURS}", "3", "0", "slipway", "image", "remove", "bash"] in rows
     assert ["layers", "5", "0", "slipway", "image", "prune"] in rows
     assert rows[-1][:2] == ["total", "8"]
-    assert "slipway image prune would free 5 MiB" in shown.stderr
+    assert "to free 5 MiB: slipway image prune" in shown.stderr
     assert told["prunable"] == 5 << 20
     assert {use["kind"] for use in told["uses"]} >= {"image", "layers"}
 
@@ -152,7 +152,7 @@ def test_a_prune_can_be_tried_first(image: Callable[..., Ended], toys: ImageStor
 
     assert unchanged == before
     assert ["blobs", "1", "3"] in [line.split() for line in tried.stdout.decode().splitlines()]
-    assert "3 MiB would be freed; nothing was removed" in tried.stderr
+    assert "would free 3 MiB; removed nothing" in tried.stderr
     assert {file["path"] for file in told["files"]} <= {str(path) for path in before}
     assert told["bytes"] == done["bytes"] >= 3 << 20
 
@@ -177,7 +177,7 @@ def test_a_default_is_chosen_and_taken_back(image: Callable[..., Ended], toys: I
     taken_back = image("default", "bash")
 
     assert (chosen.code, taken_back.code) == (0, 0), chosen.stderr + taken_back.stderr
-    assert "bash stands for bash@5" in chosen.stderr
+    assert "default of bash: bash@5" in chosen.stderr
     assert with_choice == ["bash", "bash@5*"]
     assert names(image("list")) == ["bash", "bash@5"]
 
@@ -201,7 +201,7 @@ def test_what_is_no_image_becomes_no_default(
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ((), "no language"),
+        ((), "missing LANGUAGE"),
         (("nope",), "unknown language"),
         (("all", "bash"), "'all'"),
         (("bash@",), "no version"),

@@ -81,7 +81,7 @@ def test_failed_build_shows_what_the_compiler_said(
     assert "no such thing" in ended.stderr
 
 
-def test_program_on_stdin_wants_its_language(server: Server, slipway: Commands) -> None:
+def test_program_on_stdin_needs_its_language(server: Server, slipway: Commands) -> None:
     named = slipway(
         "slipway", "run", "--api-sock", server.path, "--language", "bash", "-", stdin=b"print hi"
     )
@@ -89,14 +89,14 @@ def test_program_on_stdin_wants_its_language(server: Server, slipway: Commands) 
 
     assert (named.code, named.stdout) == (0, b"hi\n")
     assert unnamed.code == 2
-    assert "hint: Name its --language." in unnamed.stderr
+    assert "hint: Name it: --language python" in unnamed.stderr
 
 
 @pytest.mark.parametrize(
     ("option", "said"),
     [("--store=/tmp", "--store"), ("--kernel=/tmp/x", "kernel"), ("--boot-log", "boot")],
 )
-def test_option_that_says_nothing_to_a_server_is_refused(
+def test_option_of_local_machines_is_refused_for_a_server(
     server: Server, slipway: Commands, tmp_path: Path, option: str, said: str
 ) -> None:
     program = source(tmp_path, "print x")

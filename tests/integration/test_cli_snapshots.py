@@ -96,10 +96,10 @@ def test_empty_store_is_told(commands: Commands, tmp_path: Path) -> None:
     ("part", "why"),
     [
         ("version", "another version of Slipway"),
-        ("image", "image has been replaced"),
-        ("kernel", "kernel has been replaced"),
-        ("agent", "agent has been replaced"),
-        ("language", "language is described otherwise"),
+        ("image", "image was replaced"),
+        ("kernel", "kernel was replaced"),
+        ("agent", "agent was replaced"),
+        ("language", "language file was changed"),
         ("host", "another CPU, kernel or VMM"),
     ],
 )
@@ -140,7 +140,7 @@ def test_snapshots_are_removed_by_key_or_all(
     rest = commands("slipway", "snapshot", "remove", "--all", "--store", store.root)
 
     assert (one.code, rest.code) == (0, 0)
-    assert f"{keys[0]}: 1 MiB freed" in one.stderr
+    assert f"removed {keys[0]}: 1 MiB" in one.stderr
     assert left == keys[1:]
     assert states(commands, store) == {}
     assert store.image("bash") is not None
@@ -156,7 +156,7 @@ def test_unknown_snapshot_names_the_near_ones_and_removes_nothing(
     )
 
     assert ended.code == 2
-    assert "no snapshot 'bash-qemu-1m-1'" in ended.stderr
+    assert "snapshot 'bash-qemu-1m-1' not found" in ended.stderr
     assert f"Did you mean {shape.key}?" in ended.stderr
     assert list(states(commands, store)) == [shape.key]
 
@@ -213,7 +213,7 @@ def test_wrong_calls_of_build_are_refused_before_any_work(
     calls = {
         ("--machine", "qemu"): "without --snapshot",
         ("--snapshot", "--machine", "vax"): "--machine is 'vax'",
-        ("--snapshot", "--arch", "arm64"): "this host is amd64",
+        ("--snapshot", "--arch", "arm64"): "on a host with amd64",
     }
     for arguments, message in calls.items():
         ended = commands("slipway", "image", "build", "bash", *arguments, *store)
@@ -224,11 +224,11 @@ def test_wrong_calls_of_build_are_refused_before_any_work(
     assert not (tmp_path / "none" / "refs").exists()
 
 
-def test_cold_says_nothing_to_a_server(commands: Commands, hello: Path, tmp_path: Path) -> None:
+def test_cold_is_refused_for_a_server(commands: Commands, hello: Path, tmp_path: Path) -> None:
     ended = commands("vmm-run", "--cold", "--api-sock", tmp_path / "none.sock", hello)
 
     assert ended.code == 2
-    assert "--cold says nothing to a server" in ended.stderr
+    assert "--cold is not available with --api-sock" in ended.stderr
 
 
 def test_run_without_a_snapshot_boots_and_says_why(
@@ -321,7 +321,7 @@ def test_plain_run_imports_no_more_than_it_needs(store: ImageStore, hello: Path)
     code = (
         "import os, sys\n"
         "from slipway._cli import run\n"
-        f"sys.exit(run.command({['--store', str(store.root), str(hello)]!r}, 'vmm-run')"
+        f"sys.exit(run.run_command({['--store', str(store.root), str(hello)]!r}, 'vmm-run')"
         f" or sorted(set({unwanted!r}) & set(sys.modules)))"
     )
 

@@ -110,9 +110,9 @@ def test_doctor_finds_this_host_well(commands: Commands, store: ImageStore) -> N
     records = commands("slipway", "doctor", "--json", "--store", store.root)
 
     assert ended.code == 0
-    assert "LACK" not in ended.stdout.decode()
+    assert "MISSING" not in ended.stdout.decode()
     findings = json.loads(records.stdout)
-    assert {"need", "met", "found", "mend", "needed"} == set(findings[0])
+    assert {"need", "met", "found", "fix", "needed"} == set(findings[0])
     needs = {finding["need"] for finding in findings}
     assert needs >= {"qemu", "kvm", "memory", "disk", "store", "kernel", "image"}
     assert all(finding["met"] for finding in findings if finding["needed"])
@@ -126,8 +126,10 @@ def test_unusable_kvm_is_told_in_plain_words(commands: Commands, store: ImageSto
     refused = commands("vmm-run", "--store", store.root, "--machine", "kvm", *source)
 
     assert found.code == 0
-    (note,) = (line for line in found.stdout.decode().splitlines() if line.startswith("note  kvm"))
-    assert "mend: optional: without it programs run on QEMU" in found.stdout.decode()
+    (note,) = (
+        line for line in found.stdout.decode().splitlines() if line.startswith("note     kvm")
+    )
+    assert "fix: optional: programs run slower without KVM" in found.stdout.decode()
     assert refused.code == 125
     assert "KVM cannot be used here: " in refused.stderr
     assert note.split(maxsplit=2)[2].split()[:3] == refused.stderr.split(": ")[3].split()[:3]
@@ -268,7 +270,7 @@ def test_doctor_tells_of_a_store_that_it_may_not_search(commands: Commands, tmp_
     ended = commands("slipway", "doctor", "--store", closed)
 
     assert ended.code == 1
-    assert "LACK  store" in ended.stdout.decode()
+    assert "MISSING  store" in ended.stdout.decode()
     assert "bug" not in ended.stderr
 
 

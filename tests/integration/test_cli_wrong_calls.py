@@ -98,7 +98,7 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
         (["--kernel", "good.sh", "good.sh"], ["good.sh is no Linux kernel"]),
         (["--kernel", "k" * 300, "good.sh"], ["no kernel"]),
         (["--get", f"a:{'l' * 300}", "good.sh"], ["cannot write", "too long"]),
-        (["--get", "a:x", "--get", "b:x", "good.sh"], ["two files", "GUEST:LOCAL"]),
+        (["--get", "a:x", "--get", "b:x", "good.sh"], ["writes two files", "GUEST:LOCAL"]),
         (["--memory", "16", "good.sh"], ["bash", "memory", "16"]),
         (["--memory", "0", "good.sh"], ["memory"]),
         (["--memory", "-5", "good.sh"], ["memory"]),
@@ -171,9 +171,9 @@ def test_endless_source_on_stdin(run: Commands, tripwire: Path) -> None:
     ("arguments", "words"),
     [
         (["frobnicate"], ["frobnicate", "run", "image", "doctor"]),
-        (["image"], ["VERB"]),
+        (["image"], ["COMMAND"]),
         (["image", "frobnicate"], ["frobnicate"]),
-        (["image", "build"], ["no language"]),
+        (["image", "build"], ["missing LANGUAGE"]),
         (["image", "build", "pyton"], ["pyton", "python"]),
         (["image", "inspect", "nonsense"], ["nonsense"]),
         (["image", "remove", "nonsense"], ["nonsense"]),
@@ -181,7 +181,9 @@ def test_endless_source_on_stdin(run: Commands, tripwire: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_call_of_other_verbs(run: Commands, arguments: list[str], words: list[str]) -> None:
+def test_wrong_call_of_other_commands(
+    run: Commands, arguments: list[str], words: list[str]
+) -> None:
     ended = run("slipway", *arguments)
 
     assert ended.code == 2

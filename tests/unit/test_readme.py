@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import slipway
-from slipway._cli.run_arguments import parse
+from slipway._cli.parser_tree import build_command_parser, build_slipway_parser
+from slipway._cli.run_arguments import parse_arguments
 from slipway._cli.terminal import split_arguments
-from slipway._cli.tree import slipway_parser, verb_parser
 
 if TYPE_CHECKING:
     import pytest
@@ -59,12 +59,12 @@ def check_command(command: str) -> None:
             assert (ROOT / setting.partition("=")[2]).is_file()
     elif program == "vmm-run":
         ours, _ = split_arguments(arguments)
-        parsed = parse(ours, verb_parser("run", "vmm-run"))
+        parsed = parse_arguments(ours, build_command_parser("run", "vmm-run"))
         sources = [parsed.source] if parsed.source not in {None, "-"} else []
         for named in [*sources, *parsed.files]:
             assert (ROOT / named).exists()
     elif program == "slipway":
-        slipway_parser().parse_args(arguments)
+        build_slipway_parser().parse_args(arguments)
     elif program == "curl":
         (data,) = (word[1:] for word in arguments if word.startswith("@"))
         assert (ROOT / data).is_file()
@@ -73,6 +73,6 @@ def check_command(command: str) -> None:
         if arguments[0] == "install":
             assert arguments[1] == f"dist/slipway_vmm-{slipway.__version__}-py3-none-any.whl"
     elif program == "eval":
-        slipway_parser().parse_args(["completion", "bash"])
+        build_slipway_parser().parse_args(["completion", "bash"])
     else:
         assert program in {".", "nc"}

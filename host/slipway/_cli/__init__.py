@@ -1,4 +1,4 @@
-"""The command line: ``slipway`` with its verbs, and ``vmm-run`` for the one used most."""
+"""Command line: the program ``slipway`` with its commands, and ``vmm-run`` for ``slipway run``."""
 
 from __future__ import annotations
 
@@ -6,79 +6,83 @@ import os
 import signal
 import sys
 
-from slipway._cli.program import VERBS, version
+from slipway._cli.program import COMMANDS, format_version
 
 
 def main() -> None:
-    """The ``slipway`` program."""
-    _end_silently()
-    from slipway._cli.terminal import guarded
+    """Run the program ``slipway`` and exit."""
+    _use_default_interrupt()
+    from slipway._cli.terminal import run_guarded
 
-    guarded(_command, sys.argv[1:])
+    run_guarded(_run_slipway, sys.argv[1:])
 
 
 def vmm_run(arguments: list[str] | None = None) -> None:
-    """The ``vmm-run`` program."""
-    _end_silently()
-    from slipway._cli.terminal import guarded
+    """Run the program ``vmm-run`` and exit."""
+    _use_default_interrupt()
+    from slipway._cli.terminal import run_guarded
 
-    guarded(_run, sys.argv[1:] if arguments is None else arguments)
+    run_guarded(_run_vmm_run, sys.argv[1:] if arguments is None else arguments)
 
 
-def _end_silently() -> None:
-    """Let Ctrl-C end us without a traceback while we import; ``guarded`` knows better later."""
+def _use_default_interrupt() -> None:
+    """Let Ctrl-C end the imports without a traceback; ``run_guarded`` sets its own handler."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _run(arguments: list[str]) -> int:
+def _run_vmm_run(arguments: list[str]) -> int:
     from slipway._cli import run
-    from slipway._cli.parsers import typed_name
+    from slipway._cli.parser import find_program_name
 
-    return run.command(arguments, typed_name())
+    return run.run_command(arguments, find_program_name())
 
 
-def _command(arguments: list[str]) -> int:
-    """Run the verb that comes first.
+def _run_slipway(arguments: list[str]) -> int:
+    """Run the command that comes first and return its exit code.
 
     Raises:
-        SlipwayError: it could not be done.
+        SlipwayError: the command failed.
     """
     from importlib import import_module
 
-    from slipway._cli.parsers import mean, typed_name
-    from slipway._cli.terminal import EXIT_USAGE, emit, show
+    from slipway._cli.parser import find_program_name, suggest_names
+    from slipway._cli.terminal import EXIT_USAGE, print_text, write_text
     from slipway._model.errors import InputError
 
-    name = typed_name()
-    verb, *others = arguments or [""]
-    if verb == "help" and others and others[0] not in {"-h", "--help", "help"}:
-        verb, *others = [*others, "--help"]
-    if verb in VERBS:
-        code: int = import_module(f"slipway._cli.{verb}").command(others, f"{name} {verb}")
+    program = find_program_name()
+    name, *others = arguments or [""]
+    if name == "help" and others and others[0] not in {"-h", "--help", "help"}:
+        name, *others = [*others, "--help"]
+    if name in COMMANDS:
+        module = import_module(f"slipway._cli.{name}")
+        code: int = module.run_command(others, f"{program} {name}")
         return code
-    if verb in {"-h", "--help", "help"}:
-        emit(_usage(name))
+    if name in {"-h", "--help", "help"}:
+        print_text(_format_usage(program))
         return 0
-    if verb in {"-V", "--version", "version"}:
-        emit(version())
+    if name in {"-V", "--version", "version"}:
+        print_text(format_version())
         return 0
-    if not verb:
-        show(_usage(name))
+    if not name:
+        write_text(_format_usage(program))
         return EXIT_USAGE
-    if verb.startswith("-"):
-        raise InputError(f"unknown option {verb[:80]!r}", f"See: {name} --help")
-    if os.path.isfile(verb):  # noqa: PTH113 - pathlib is for those who run something
-        raise InputError(f"unknown verb {verb[:80]!r}", f"To run that file: {name} run {verb}")
+    if name.startswith("-"):
+        raise InputError(f"unknown option {name[:80]!r}", f"See: {program} --help")
+    if os.path.isfile(name):  # noqa: PTH113 - importing pathlib would slow down every start
+        raise InputError(
+            f"unknown command {name[:80]!r}", f"To run that file: {program} run {name}"
+        )
     raise InputError(
-        f"unknown verb {verb[:80]!r}",
-        mean(verb, VERBS) or f"Verbs: {', '.join(VERBS)}. See: {name} --help",
+        f"unknown command {name[:80]!r}",
+        suggest_names(name, COMMANDS) or f"Commands: {', '.join(COMMANDS)}. See: {program} --help",
     )
 
 
-def _usage(name: str) -> str:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
+def _format_usage(program: str) -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
     return (
-        f"usage: {name} VERB ...\n\n{verbs}\n\n"
-        f"'{name} help VERB' tells more, '{name} --version' which version this is.\n"
+        f"usage: {program} COMMAND ...\n\n{commands}\n\n"
+        f"'{program} help COMMAND' shows the options of a command, '{program} --version' the"
+        " version.\n"
     )

@@ -1,30 +1,30 @@
-"""``slipway completion``: what a shell needs to complete our command lines."""
+"""``slipway completion``: print completion scripts for shells."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from slipway._cli.parsers import Parser
-from slipway._cli.program import VERBS
-from slipway._cli.terminal import emit
+from slipway._cli.parser import Parser
+from slipway._cli.program import COMMANDS
+from slipway._cli.terminal import print_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SHELLS = ("bash", "zsh", "fish")
-# How a value is completed follows from what stands for it in the help.
+# The metavar of an argument decides how its value is completed.
 _FILES = {"FILE", "PATH", "LOCAL[:GUEST]"}
 _WORDS = {"LANGUAGE": "languages", "IMAGE": "images", "KEY": "snapshots"}
 _DESCRIPTION = """\
-Print what lets a shell complete the verbs, options, languages and files of slipway and vmm-run:
+Print a script for the completion of commands, options, languages and files:
   bash:  eval "$(slipway completion bash)"    in ~/.bashrc
   zsh:   eval "$(slipway completion zsh)"     in ~/.zshrc, after compinit
   fish:  slipway completion fish | source     in ~/.config/fish/config.fish
 """
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """Return the parser of the options."""
     parser = Parser(
         prog=prog,
@@ -38,31 +38,31 @@ def parser(prog: str) -> Parser:
     return parser
 
 
-def command(arguments: list[str], prog: str) -> int:
-    """Print the script, or the words that a script asks for; 0."""
-    parsed = parser(prog).parse_args(arguments)
+def run_command(arguments: list[str], prog: str) -> int:
+    """Print the script, or words for a script; return 0."""
+    parsed = build_parser(prog).parse_args(arguments)
     if parsed.words is not None:
-        emit("".join(f"{word}\n" for word in sorted(_words(parsed.words))))
+        print_text("".join(f"{word}\n" for word in sorted(_list_words(parsed.words))))
         return 0
     if parsed.shell is None:
-        parser(prog).error("the following arguments are required: SHELL")
+        build_parser(prog).error("the following arguments are required: SHELL")
     import shtab
 
-    from slipway._cli.tree import slipway_parser, verb_parser, walk
+    from slipway._cli.parser_tree import build_command_parser, build_slipway_parser, walk_parsers
 
-    for program in (slipway_parser(), verb_parser("run", "vmm-run")):
-        for each in walk(program):
-            # What is shown beside a verb; the longer text is for its help.
-            verb = (each.prog or "").rpartition(" ")[2]
-            each.description = VERBS.get(verb, (each.description or "").partition("\n")[0])
+    for program in (build_slipway_parser(), build_command_parser("run", "vmm-run")):
+        for each in walk_parsers(program):
+            # Shown beside a command in the shell: the short text.
+            name = (each.prog or "").rpartition(" ")[2]
+            each.description = COMMANDS.get(name, (each.description or "").partition("\n")[0])
             for action in each._actions:
-                _tell_completion(action)
-        emit(shtab.complete(program, parsed.shell) + "\n")
+                _set_completion(action)
+        print_text(shtab.complete(program, parsed.shell) + "\n")
     return 0
 
 
-def _tell_completion(action: argparse.Action) -> None:
-    """Tell shtab how the value of ``action`` is completed, unless by its choices."""
+def _set_completion(action: argparse.Action) -> None:
+    """Set how shtab completes the value of ``action``, unless by its choices."""
     import shtab
 
     metavar = action.metavar
@@ -73,13 +73,13 @@ def _tell_completion(action: argparse.Action) -> None:
     elif metavar == "DIR":
         action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     elif isinstance(metavar, str) and metavar in _WORDS:
-        # The programs may be in a virtual environment that is not active; then it is no word.
+        # Prints nothing if slipway is in a virtual environment that is not active.
         words = shtab.cmd(f"slipway completion --words {_WORDS[metavar]} 2>/dev/null")
         action.complete = words  # type: ignore[attr-defined]
 
 
-def _words(what: str) -> Iterable[str]:
-    """Return what there is of it in the store."""
+def _list_words(what: str) -> Iterable[str]:
+    """Return the languages, images or snapshots of the store."""
     from slipway._run.image_errors import errors_told_to_callers
     from slipway_initramfs.languages import catalogue
     from slipway_initramfs.store.image_store import ImageStore

@@ -1,4 +1,4 @@
-"""``slipway doctor``: what this host has, what it lacks, and the command that mends it."""
+"""``slipway doctor``: check this host, and print a fix for each missing part."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slipway._cli.parsers import Parser, add_store
-from slipway._cli.quantities import mebibytes
-from slipway._cli.screen import paint, width_of
-from slipway._cli.terminal import emit
+from slipway._cli.parser import Parser, add_store
+from slipway._cli.quantities import to_mebibytes
+from slipway._cli.screen import find_width, paint
+from slipway._cli.terminal import print_text
 from slipway._model.options import MIB
 
 if TYPE_CHECKING:
@@ -21,64 +21,68 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.store.image_store import ImageStore
 
-# The largest image with its downloads, unpacked and concatenated.
+# The largest image with its downloads, unpacked and packed.
 DISK_WANTED = 2 * 1024 * MIB
 MEMORY_WANTED = 512 * MIB
-_INDENT = 19
+# Columns of the first word of a line, and of that and the part's name.
+_MARK = 9
+_INDENT = 22
 _WIDEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One need: whether it is met, what was found, and how to mend it.
+    """Finding about one part of the host: its state, and a fix if it is missing.
 
-    ``needed`` is False for what only makes things better.
+    ``needed`` is False for an optional part.
     """
 
     need: str
     met: bool
     found: str
-    mend: str = ""
+    fix: str = ""
     needed: bool = True
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """Return the parser of the options."""
-    parser = Parser(prog=prog, description="Check what this host has and lacks.")
+    parser = Parser(
+        prog=prog, description="Check this host, and print a fix for each missing part."
+    )
     add_store(parser)
     parser.add_argument("--json", action="store_true", help="print records")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def command(arguments: list[str], prog: str) -> int:
-    """Print all findings; 0 where every need is met, else 1."""
-    parsed = parser(prog).parse_args(arguments)
+def run_command(arguments: list[str], prog: str) -> int:
+    """Print all findings; return 0 if every needed part is present, else 1."""
+    parsed = build_parser(prog).parse_args(arguments)
     from slipway_initramfs.store.image_store import ImageStore
 
-    findings = list(examine(ImageStore(parsed.store)))
+    findings = list(examine_host(ImageStore(parsed.store)))
     if parsed.json:
         import json
         from dataclasses import asdict
 
-        emit(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
+        print_text(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
     else:
         for finding in findings:
-            emit(_lines(finding))
+            print_text(_format_finding(finding))
     return 0 if all(f.met for f in findings if f.needed) else 1
 
 
-def _lines(finding: Finding) -> str:
-    """Return what is told of ``finding``, within the terminal's width."""
+def _format_finding(finding: Finding) -> str:
+    """Return the lines of a finding, within the width of the terminal."""
     import textwrap
 
     mark, colour = ("ok", "green") if finding.met else ("note", "yellow")
     if not finding.met and finding.needed:
-        mark, colour = "LACK", "red"
-    told = [finding.found]
-    if finding.mend and not finding.met:
-        told.append(f"mend: {finding.mend}")
-    width = min(width_of(sys.stdout), _WIDEST)
+        mark, colour = "MISSING", "red"
+    paragraphs = [finding.found]
+    if finding.fix and not finding.met:
+        paragraphs.append(f"fix: {finding.fix}")
+    width = min(find_width(sys.stdout), _WIDEST)
     indent = " " * (_INDENT if width > 2 * _INDENT else 2)
     wrapper = textwrap.TextWrapper(
         width,
@@ -87,28 +91,30 @@ def _lines(finding: Finding) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    lines = [line for text in told for line in wrapper.wrap(text)]
-    first = f"{'':{6 - len(mark)}}{finding.need}"
+    lines = [line for text in paragraphs for line in wrapper.wrap(text)]
+    first = f"{'':{_MARK - len(mark)}}{finding.need}"
     if len(indent) == _INDENT:
         first = f"{first:<{_INDENT - len(mark)}}{lines.pop(0).strip()}"
     return "".join(f"{line}\n" for line in (paint(mark, colour, sys.stdout) + first, *lines))
 
 
-def examine(store: ImageStore) -> Iterator[Finding]:
-    """Look at each need in turn."""
+def examine_host(store: ImageStore) -> Iterator[Finding]:
+    """Yield a finding for each part of the host."""
     system = f"{platform.system()} {platform.release()} on {platform.machine()}"
     supported = platform.system() == "Linux" and platform.machine() == "x86_64"
     yield Finding("system", supported, system, "use Linux on x86-64")
     yield Finding("python", sys.version_info >= (3, 11), platform.python_version())
-    yield _qemu()
-    yield _program("setpriv", "util-linux")
-    yield _program("apt-get", "apt", "only needed to make images; elsewhere, copy a store here")
-    yield from _host_resources(store)
-    yield _kvm()
-    yield from _store(store)
+    yield _check_qemu()
+    yield _check_program("setpriv", "util-linux")
+    yield _check_program(
+        "apt-get", "apt", "only needed to build images; or copy a store from another host"
+    )
+    yield from _check_resources(store)
+    yield _check_kvm()
+    yield from _check_store(store)
 
 
-def _qemu() -> Finding:
+def _check_qemu() -> Finding:
     from slipway.machine.qemu import INSTALL_HINT, PROGRAM
 
     path = shutil.which(PROGRAM)
@@ -121,13 +127,13 @@ def _qemu() -> Finding:
     return Finding("qemu", True, told.stdout.decode("utf-8", "replace").splitlines()[0])
 
 
-def _program(name: str, package: str, otherwise: str = "") -> Finding:
+def _check_program(name: str, package: str, otherwise: str = "") -> Finding:
     path = shutil.which(name)
-    mend = f"apt-get install {package}" + (f" ({otherwise})" if otherwise else "")
-    return Finding(name, path is not None, path or "not installed", mend, needed=not otherwise)
+    fix = f"apt-get install {package}" + (f" ({otherwise})" if otherwise else "")
+    return Finding(name, path is not None, path or "not installed", fix, needed=not otherwise)
 
 
-def _host_resources(store: ImageStore) -> Iterator[Finding]:
+def _check_resources(store: ImageStore) -> Iterator[Finding]:
     import psutil
 
     available = psutil.virtual_memory().available
@@ -135,10 +141,10 @@ def _host_resources(store: ImageStore) -> Iterator[Finding]:
         "memory",
         available >= MEMORY_WANTED,
         f"{available // MIB} MiB available",
-        f"free some: a small machine takes {MEMORY_WANTED // MIB} MiB",
+        f"free some memory: a small machine needs {MEMORY_WANTED // MIB} MiB",
     )
     place = store.root
-    # os.path says no where a directory may not be searched; Path raises.
+    # For a directory that may not be searched, os.path returns False and Path raises.
     while not os.path.exists(place) and place.parent != place:  # noqa: PTH110
         place = place.parent
     free = shutil.disk_usage(place).free
@@ -146,26 +152,26 @@ def _host_resources(store: ImageStore) -> Iterator[Finding]:
         "disk",
         free >= DISK_WANTED,
         f"{free // MIB} MiB free at {place}",
-        f"free some, or choose another --store: images take up to {DISK_WANTED // MIB} MiB",
+        f"free some space, or use another --store: images need up to {DISK_WANTED // MIB} MiB",
     )
     writable = os.access(place, os.W_OK)
     yield Finding(
         "store",
         writable,
-        f"{store.root}" + ("" if writable else " cannot be written"),
-        "choose another place: --store DIR, or XDG_CACHE_HOME",
+        f"{store.root}" + ("" if writable else " is not writable"),
+        "use another directory: --store DIR, or XDG_CACHE_HOME",
     )
 
 
-def _kvm() -> Finding:
+def _check_kvm() -> Finding:
     from slipway.vmm.kvm.usability import examine as examine_kvm
 
     usable, reason = examine_kvm()
-    mend = "optional: without it programs run on QEMU, slower; bare metal and nested VMs have KVM"
-    return Finding("kvm", usable, reason, mend, needed=False)
+    fix = "optional: programs run slower without KVM; use bare metal, or a host with nested VMs"
+    return Finding("kvm", usable, reason, fix, needed=False)
 
 
-def _store(store: ImageStore) -> Iterator[Finding]:
+def _check_store(store: ImageStore) -> Iterator[Finding]:
     from slipway_initramfs.errors import ImageError
 
     try:
@@ -174,22 +180,22 @@ def _store(store: ImageStore) -> Iterator[Finding]:
     except ImageError as error:
         yield Finding("images", False, error.message, error.hint or "slipway image prune")
         return
-    build = "slipway image build python (or simply: slipway run FILE)"
+    build = "slipway image build python (the first run does it as well)"
     if kernel is None:
-        yield Finding("kernel", False, "not made yet", build, needed=False)
+        yield Finding("kernel", False, "not built yet", build, needed=False)
     else:
-        yield _sound("kernel", f"Linux {kernel.version}", kernel.verify)
+        yield _check_blob("kernel", f"Linux {kernel.version}", kernel.verify)
     if not images:
-        yield Finding("images", False, "none made yet", build, needed=False)
+        yield Finding("images", False, "no image built yet", build, needed=False)
     for image in images:
-        yield _sound(
+        yield _check_blob(
             "image",
-            f"{image.name} {image.digest[:12]}, {mebibytes(image.root.size)} MiB",
+            f"{image.name} {image.digest[:12]}, {to_mebibytes(image.root.size)} MiB",
             image.verify,
         )
 
 
-def _sound(need: str, found: str, verify: Callable[[], None]) -> Finding:
+def _check_blob(need: str, found: str, verify: Callable[[], None]) -> Finding:
     from slipway_initramfs.errors import ImageCorrupted
 
     try:

@@ -1,4 +1,4 @@
-"""Downloads on the terminal: a bar for each layer while it comes."""
+"""Progress bars of downloads."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from slipway._cli.screen import is_screen
-from slipway._cli.terminal import say
+from slipway._cli.terminal import write_line
 
 if TYPE_CHECKING:
     from slipway._cli.terminal import Progress
 
 
 class Downloads:
-    """Shows what comes from a registry: bars on a terminal, else a line now and then.
+    """Display of downloads from a registry: bars on a terminal, else lines for a log.
 
-    Called from several threads at once.
+    Methods may be called from several threads.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -35,20 +35,20 @@ class Downloads:
         self._progress.done()
 
     def notice(self, line: str) -> None:
-        """Print a line that stays."""
+        """Print a line that stays on the screen."""
         with self._lock:
             self._close()
         self._progress.done()
-        say(line)
+        write_line(line)
 
     def transfer(self, label: str, done: int, total: int) -> None:
-        """Show that of ``label`` ``done`` of ``total`` bytes are there."""
+        """Show that ``done`` of ``total`` bytes of ``label`` have arrived."""
         with self._lock:
             if not self._terminal:
                 self._progress(f"downloading {label}: {done / 1e6:.1f} of {total / 1e6:.1f} MB")
                 return
             if self._bars is None:
-                self._bars = _bars()
+                self._bars = _make_bars()
                 self._progress.done()
                 self._bars.start()
             if label not in self._tasks:
@@ -64,8 +64,8 @@ class Downloads:
             self._tasks.clear()
 
 
-def _bars() -> Any:
-    # A third of a second to import, and only where somebody watches a download.
+def _make_bars() -> Any:
+    # The import takes a third of a second.
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -1,4 +1,4 @@
-"""What is looked at before a server serves, since no run could do without it."""
+"""Check of the host before a server starts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def check_host(store: Path | None, machine: str) -> None:
-    """Check that the image store can be read, and that this host can run the machine.
+    """Check that the image store can be read, and that the host supports the hypervisor.
 
     Raises:
-        HostError: one of them is not so.
+        HostError: the store cannot be read, or the hypervisor is not available.
     """
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.store.image_store import ImageStore

@@ -1,4 +1,4 @@
-"""``slipway image``: the language images and their store."""
+"""``slipway image``: language images and their store."""
 
 from __future__ import annotations
 
@@ -7,83 +7,86 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._cli.image_build import add_build_options, build
-from slipway._cli.image_space import prune, show_use
+from slipway._cli.command_group import CommandGroup
+from slipway._cli.image_build import add_build_options, build_images
+from slipway._cli.image_space import prune_store, show_use
 from slipway._cli.image_transfer import export_image, import_image
-from slipway._cli.quantities import file_name, mebibytes
-from slipway._cli.tables import Column, table
-from slipway._cli.terminal import emit, say
-from slipway._cli.verbs import Verbs
+from slipway._cli.quantities import parse_file_name, to_mebibytes
+from slipway._cli.tables import Column, format_table
+from slipway._cli.terminal import print_text, write_line
 from slipway._model.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
 
-    from slipway._cli.parsers import Parser
+    from slipway._cli.parser import Parser
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image
 
-_IMAGE = "rust, rust@1.80, or the start of a digest"
+_IMAGE = "image: rust, rust@1.80, or the beginning of a digest"
 
 
-def command(arguments: list[str], prog: str) -> int:
-    """Run one verb of ``slipway image``.
+def run_command(arguments: list[str], prog: str) -> int:
+    """Run one command of ``slipway image``.
 
     Raises:
-        SlipwayError: it could not be done.
+        SlipwayError: the command failed.
     """
-    return _verbs(prog).run(arguments)
+    return _build_group(prog).run(arguments)
 
 
-def parser(prog: str) -> Parser:
-    """Return the parser of the verbs."""
-    return _verbs(prog).parser
+def build_parser(prog: str) -> Parser:
+    """Return the parser of all commands."""
+    return _build_group(prog).parser
 
 
-def _verbs(prog: str) -> Verbs:
-    verbs = Verbs(
-        prog,
-        "Language images and their store.",
-    )
-    add = verbs.add
-    make = add("build", build, "make images, and what they boot with")
-    make.add_argument(
+def _build_group(prog: str) -> CommandGroup:
+    group = CommandGroup(prog, "Language images and their store.")
+    add = group.add
+    build = add("build", build_images, "build images, with the kernel and agent that they boot")
+    build.add_argument(
         "languages",
         nargs="*",
         metavar="LANGUAGE",
-        help="rust, or rust@1.80; or 'all' that are known",
+        help="language, such as rust or rust@1.80; 'all' for every known language",
     )
-    add_build_options(make)
-    listing = add("list", _list, "what is there; * marks what a language's bare name stands for")
-    listing.add_argument("--json", action="store_true", help="print records")
-    inspect = add("inspect", _inspect, "all that is known of an image, as JSON")
+    add_build_options(build)
+    listing = add("list", _list_images, "list images; * marks the default of a language")
+    listing.add_argument("--json", action="store_true", help="print JSON records")
+    inspect = add("inspect", _inspect_image, "print all facts about an image, as JSON")
     inspect.add_argument("image", metavar="IMAGE", help=_IMAGE)
-    default = add("default", _default, "let a language's bare name stand for one of its images")
-    default.add_argument("image", metavar="IMAGE", help="rust@1.80; or rust, to take that back")
-    remove = add("remove", _remove, "remove images, and the snapshots of them")
+    default = add("default", _set_default, "set the image for the bare name of a language")
+    default.add_argument(
+        "image", metavar="IMAGE", help="image, such as rust@1.80; rust restores the default"
+    )
+    remove = add("remove", _remove_images, "remove images and their snapshots")
     remove.add_argument("images", nargs="+", metavar="IMAGE", help=_IMAGE)
-    sending = add("export", _export, "write an image as one file, with all that it boots from")
-    sending.add_argument("image", metavar="IMAGE", help=_IMAGE)
-    sending.add_argument("file", type=file_name, metavar="FILE", help="what is written; -: stdout")
-    sending.add_argument("--json", action="store_true", help="print a record")
-    taking = add("import", import_image, "take an image that was exported, on another machine too")
-    taking.add_argument("file", type=file_name, metavar="FILE", help="what is read; -: stdin")
-    taking.add_argument("--json", action="store_true", help="print a record")
-    use = add("du", show_use, "what takes space in the store, and how to remove it")
-    use.add_argument("--json", action="store_true", help="print records")
-    pruning = add("prune", prune, "remove downloads, stale snapshots and what nothing refers to")
-    pruning.add_argument("--dry-run", action="store_true", help="only say what that would be")
-    pruning.add_argument("--json", action="store_true", help="print a record")
-    return verbs
+    export = add("export", _export_image, "write an image with its kernel and agent to one file")
+    export.add_argument("image", metavar="IMAGE", help=_IMAGE)
+    export.add_argument(
+        "file", type=parse_file_name, metavar="FILE", help="output file, or - for stdout"
+    )
+    export.add_argument("--json", action="store_true", help="print a JSON record")
+    importing = add("import", import_image, "read an exported image from a file")
+    importing.add_argument(
+        "file", type=parse_file_name, metavar="FILE", help="input file, or - for stdin"
+    )
+    importing.add_argument("--json", action="store_true", help="print a JSON record")
+    use = add("du", show_use, "show the disk use of the store, and commands to reduce it")
+    use.add_argument("--json", action="store_true", help="print JSON records")
+    prune = add("prune", prune_store, "remove downloads, stale snapshots and unreferenced files")
+    prune.add_argument("--dry-run", action="store_true", help="list the files, remove nothing")
+    prune.add_argument("--json", action="store_true", help="print a JSON record")
+    return group
 
 
-def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
+def _list_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     images = store.images()
     if parsed.json:
-        emit(json.dumps([_record(image, store) for image in images], indent=1) + "\n")
+        print_text(json.dumps([_describe_image(image, store) for image in images], indent=1) + "\n")
         return 0
     if not images:
-        say("there are no images yet; make some: slipway image build python")
+        write_line("no images yet; to build one: slipway image build python")
         return 0
     defaults = {store.default(image.language) for image in images}
     columns = (
@@ -94,65 +97,65 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     rows = [
         (
             image.name + "*" * (image.name in defaults),
-            _toolchain(image, store) or "?",
+            _find_toolchain(image, store) or "?",
             image.architecture,
             image.digest[:12],
-            mebibytes(image.root.size),
-            mebibytes(image.manifest["root"]),
-            mebibytes(image.minimum_memory),
-            mebibytes(image.default_memory),
+            to_mebibytes(image.root.size),
+            to_mebibytes(image.manifest["root"]),
+            to_mebibytes(image.minimum_memory),
+            to_mebibytes(image.default_memory),
             image.source.get("requested") or image.source.get("kind"),
         )
         for image in images
     ]
-    emit(table(columns, rows, sys.stdout))
+    print_text(format_table(columns, rows, sys.stdout))
     return 0
 
 
-def _inspect(parsed: argparse.Namespace, store: ImageStore) -> int:
-    image = _find(store, parsed.image)
-    told = {**_record(image, store), "built": store.build_time(image), **image.manifest}
-    emit(json.dumps(told, indent=1))
-    emit("\n")
+def _inspect_image(parsed: argparse.Namespace, store: ImageStore) -> int:
+    image = _find_image(store, parsed.image)
+    told = {**_describe_image(image, store), "built": store.build_time(image), **image.manifest}
+    print_text(json.dumps(told, indent=1))
+    print_text("\n")
     return 0
 
 
-def _default(parsed: argparse.Namespace, store: ImageStore) -> int:
+def _set_default(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs.languages import catalogue
 
     language = catalogue.find_language(parsed.image, store)
     if language.version and store.image(language.image) is None:
         raise InputError(
-            f"there is no image {language.image!r}",
-            f"Make it: slipway image build {language.image}",
+            f"image {language.image!r} not found",
+            f"Build it: slipway image build {language.image}",
         )
     store.set_default(language.image)
-    stands_for = language.image if language.version else "the version of its language file"
-    say(f"{language.name} stands for {stands_for} now")
+    default = language.image if language.version else "the version of its language file"
+    write_line(f"default of {language.name}: {default}")
     return 0
 
 
-def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
+def _remove_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs.store.garbage_collection import remove_image
 
-    images = {image.digest: image for image in (_find(store, name) for name in parsed.images)}
+    images = {image.digest: image for image in (_find_image(store, name) for name in parsed.images)}
     for digest, image in images.items():
-        freed = mebibytes(remove_image(store, digest))
-        say(f"{image.name} ({image.architecture}): {freed} MiB freed")
+        freed = to_mebibytes(remove_image(store, digest))
+        write_line(f"removed {image.name} ({image.architecture}): {freed} MiB")
     return 0
 
 
-def _export(parsed: argparse.Namespace, store: ImageStore) -> int:
-    return export_image(parsed, _find(store, parsed.image), store)
+def _export_image(parsed: argparse.Namespace, store: ImageStore) -> int:
+    return export_image(parsed, _find_image(store, parsed.image), store)
 
 
-def _find(store: ImageStore, name: str) -> Image:
-    """The image that a person means: by its name, a language's alias, or the start of a digest.
+def _find_image(store: ImageStore, name: str) -> Image:
+    """Return an image by its name, an alias of its language, or the beginning of its digest.
 
-    Of one name this machine's architecture comes first.
+    If a name has several architectures, that of this machine comes first.
 
     Raises:
-        InputError: there is none.
+        InputError: the image is unknown.
     """
     from slipway_initramfs.errors import UnknownLanguage
     from slipway_initramfs.languages import catalogue
@@ -166,13 +169,13 @@ def _find(store: ImageStore, name: str) -> Image:
     for image in store.images():
         if image.name in names:
             return image
-    raise InputError(f"there is no image {name[:80]!r}", "See: slipway image list")
+    raise InputError(f"image {name[:80]!r} not found", "See: slipway image list")
 
 
-def _record(image: Image, store: ImageStore) -> dict[str, Any]:
+def _describe_image(image: Image, store: ImageStore) -> dict[str, Any]:
     return {
         "name": image.name,
-        "toolchain": _toolchain(image, store),
+        "toolchain": _find_toolchain(image, store),
         "architecture": image.architecture,
         "digest": image.digest,
         "bytes": image.root.size,
@@ -181,8 +184,8 @@ def _record(image: Image, store: ImageStore) -> dict[str, Any]:
     }
 
 
-def _toolchain(image: Image, store: ImageStore) -> str:
-    """What compiles or interprets in it; "" where that is unknown, as of a forgotten language."""
+def _find_toolchain(image: Image, store: ImageStore) -> str:
+    """Return the compiler or interpreter of an image; "" if the language is unknown."""
     from slipway_initramfs.errors import UnknownLanguage
     from slipway_initramfs.languages import catalogue
 

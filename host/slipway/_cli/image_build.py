@@ -1,4 +1,4 @@
-"""``slipway image build``: images from packages and registries."""
+"""``slipway image build``: build images from packages and registries."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._cli.downloads import Downloads
-from slipway._cli.interruption import interruption_told
-from slipway._cli.quantities import file_path, mebibytes
-from slipway._cli.terminal import Progress, say
+from slipway._cli.interruption import report_interruption
+from slipway._cli.quantities import parse_path, to_mebibytes
+from slipway._cli.terminal import Progress, write_line
 from slipway._model.errors import InputError
 from slipway.machine.hypervisors import HYPERVISORS
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from slipway._cli.parsers import Parser
+    from slipway._cli.parser import Parser
     from slipway._model.options import Options
     from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.source import SourceOptions
@@ -29,43 +29,48 @@ _ARCHITECTURES = ("amd64", "arm64")
 
 
 def add_build_options(parser: Parser) -> None:
-    """Add what can be chosen."""
+    """Add the options of ``slipway image build``."""
     add = parser.add_argument
     add(
         "--source",
         choices=("auto", "registry", "debian"),
-        help="(default: SLIPWAY_SOURCE, or auto)",
+        help="source of the files (default: SLIPWAY_SOURCE, or auto)",
     )
     add(
         "--from", dest="reference", metavar="REFERENCE",
-        help="docker://HOST/NAME:TAG, oci:PATH[:TAG] or docker-archive:PATH[:NAME:TAG]",
+        help="container image: docker://HOST/NAME:TAG, oci:PATH[:TAG] or"
+        " docker-archive:PATH[:NAME:TAG]",
     )  # fmt: skip
-    add("--name", metavar="NAME", help="of the language that --language-file describes")
-    add("--language-file", type=file_path, metavar="FILE", help="describes a language of one's own")
+    add("--name", metavar="NAME", help="name for the language of --language-file")
+    add("--language-file", type=parse_path, metavar="FILE", help="description of a new language")
     add(
         "--registry", metavar="HOST",
-        help="instead of Docker Hub where a language names that (default: SLIPWAY_REGISTRY)",
+        help="registry in place of Docker Hub (default: SLIPWAY_REGISTRY)",
     )  # fmt: skip
-    add("--insecure", action="store_true", help="let a registry without TLS speak plain http")
-    add("--ca", type=file_path, metavar="FILE", help="certificates to trust as well, PEM")
-    add("--compression", choices=_COMPRESSIONS, help="of the archive (default: lz4)")
-    add("--arch", choices=_ARCHITECTURES, help="(default: this machine's)")
-    add("--refresh", action="store_true", help="ask the source for something newer")
+    add("--insecure", action="store_true", help="allow plain http to a registry without TLS")
+    add("--ca", type=parse_path, metavar="FILE", help="additional trusted certificates, in PEM")
+    add("--compression", choices=_COMPRESSIONS, help="compression of the initramfs (default: lz4)")
+    add("--arch", choices=_ARCHITECTURES, help="architecture (default: that of this host)")
+    add("--refresh", action="store_true", help="look for a newer version at the source")
     add(
         "--snapshot",
         action="store_true",
-        help="also make a snapshot, for runs to begin in clones of",
+        help="also take a snapshot, from which machines are cloned",
     )
-    add("--machine", choices=("auto", *HYPERVISORS), help="of the snapshot (default: auto)")
+    add(
+        "--machine",
+        choices=("auto", *HYPERVISORS),
+        help="hypervisor of the snapshot (default: auto)",
+    )
 
 
-def build(parsed: argparse.Namespace, store: ImageStore) -> int:
-    """Make the images that the arguments ask for.
+def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
+    """Build the named images, and their snapshots with --snapshot.
 
     Raises:
-        InputError: the arguments do not fit together.
-        HostError: a snapshot cannot be made.
-        ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be made.
+        InputError: arguments exclude each other.
+        HostError: a snapshot cannot be taken.
+        ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be built.
     """
     from slipway._run.image_warmup import warmer
     from slipway.machine.hypervisors import choose
@@ -77,15 +82,15 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs.store.initrds import find_initrd
 
     file: Path | None = parsed.language_file
-    # Read once: what is stored at the end is to be what the image was made by.
+    # Read once, so that the stored file is the one that the image was built from.
     text = b"" if file is None else toml_file.read_file(file)
-    wanted = _languages(parsed, store, text)  # all of them, before any work begins
+    wanted = _find_languages(parsed, store, text)  # all languages, before any work begins
     emulated = choose("auto", store.root).is_emulated
-    choices = _choices(parsed, wanted, emulated=emulated)
+    choices = _read_source_options(parsed, wanted, emulated=emulated)
     architecture = choices.architecture or machine_architecture()
-    snapshot_options = _snapshot_options(parsed, store, architecture)
+    snapshot_options = _read_snapshot_options(parsed, store, architecture)
     progress = Progress()
-    with interruption_told(store, progress), Downloads(progress) as downloads:
+    with report_interruption(store, progress), Downloads(progress) as downloads:
         reports = BuildProgress(progress, downloads.notice, downloads.transfer)
         kernel = build_kernel(store, architecture=architecture, progress=progress)
         frozen = freeze_agent(store, architecture, progress)
@@ -94,17 +99,17 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
             image = build_image(
                 language, store, choices, reports=reports, warmer=warmer(store, progress)
             )
-            # What a machine boots, so that a first run finds it, even in a store it cannot write.
+            # The file that a machine boots: a first run finds it, even in a read-only store.
             find_initrd(store, image, kernel, frozen.path)
             for warning in image.manifest.get("warnings", []):
                 downloads.notice(f"{image.name}: {warning}")
             seconds = time.monotonic() - began
             downloads.notice(
-                f"{image.name}: {mebibytes(image.root.size)} MiB, {image.digest[:12]},"
+                f"{image.name}: {to_mebibytes(image.root.size)} MiB, {image.digest[:12]},"
                 f" {seconds:.1f} s"
             )
     if file is not None:
-        # Last: a language whose image cannot be made is not to be there.
+        # Last: a language without an image is not stored.
         catalogue.store_language(store, wanted[0].name, text)
     if snapshot_options is not None:
         for language in wanted:
@@ -112,14 +117,14 @@ def build(parsed: argparse.Namespace, store: ImageStore) -> int:
     return 0
 
 
-def _snapshot_options(
+def _read_snapshot_options(
     parsed: argparse.Namespace, store: ImageStore, architecture: str
 ) -> Options | None:
-    """What the snapshots are to be of, if they are wanted; checked before any work begins.
+    """Return the options of the machines for --snapshot, or None without it.
 
     Raises:
-        InputError: the arguments do not fit together.
-        HostError: this host cannot run that machine.
+        InputError: arguments exclude each other.
+        HostError: the hypervisor is not available on this host.
     """
     from slipway._model.options import Options
     from slipway.machine.hypervisors import choose
@@ -127,12 +132,14 @@ def _snapshot_options(
 
     if not parsed.snapshot:
         if parsed.machine is not None:
-            raise InputError("--machine is given without --snapshot", "No image depends on it.")
+            raise InputError(
+                "--machine without --snapshot", "Leave out --machine: images do not depend on it."
+            )
         return None
     if architecture != machine_architecture():
         raise InputError(
-            f"--snapshot is given for {architecture}, and this host is {machine_architecture()}",
-            "Snapshots are made where they are used. Leave out --snapshot or --arch.",
+            f"--snapshot for {architecture} on a host with {machine_architecture()}",
+            "A snapshot works on its own host only. Leave out --snapshot or --arch.",
         )
     options = Options(machine=parsed.machine or "auto")
     choose(options.machine, store.root).check()
@@ -140,7 +147,7 @@ def _snapshot_options(
 
 
 def _make_snapshot(language: Language, options: Options, store: ImageStore) -> None:
-    """Make the snapshot of the image that is in the store, and say so."""
+    """Take a snapshot of an image in the store, and report it."""
     from slipway._run.find_assets import find_assets
     from slipway._snapshots.create import make_snapshot
 
@@ -152,41 +159,45 @@ def _make_snapshot(language: Language, options: Options, store: ImageStore) -> N
     finally:
         progress.done()
     seconds = time.monotonic() - began
-    say(f"snapshot {stored.shape.key}: {mebibytes(stored.disk_bytes)} MiB, {seconds:.1f} s")
+    write_line(
+        f"snapshot {stored.shape.key}: {to_mebibytes(stored.disk_bytes)} MiB, {seconds:.1f} s"
+    )
 
 
-def _languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> list[Language]:
+def _find_languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> list[Language]:
     from slipway_initramfs.languages import catalogue
 
     if parsed.language_file is not None:
         if parsed.languages:
             raise InputError(
-                "a language and a --language-file are given",
-                "The file's language is built; --name gives it another name.",
+                "a language and --language-file exclude each other",
+                "Leave out the language. --name gives that of the file another name.",
             )
-        return [_described(parsed, text)]
+        return [_read_language_file(parsed, text)]
     if parsed.name is not None:
         raise InputError(
-            "--name is given without a --language-file", "It is for a language of your own."
+            "--name without --language-file", "Leave out --name, or add --language-file FILE."
         )
     if not parsed.languages:
-        raise InputError("no language is given", "See: slipway image build --help")
+        raise InputError("missing LANGUAGE", "See: slipway image build --help")
     if "all" in parsed.languages:
         if len(parsed.languages) > 1:
-            raise InputError("'all' is given beside other languages", "It stands for all of them.")
+            raise InputError(
+                "'all' and other languages exclude each other", "Leave out the others."
+            )
         return list(catalogue.known_languages(store).values())
     return [catalogue.find_language(name, store) for name in parsed.languages]
 
 
-def _described(parsed: argparse.Namespace, text: bytes) -> Language:
-    """The language of --language-file, under the name of --name."""
+def _read_language_file(parsed: argparse.Namespace, text: bytes) -> Language:
+    """Return the language of --language-file, with the name of --name."""
     from slipway_initramfs.languages import catalogue, toml_file
 
     language = toml_file.parse_language(text, parsed.language_file.name)
     if parsed.name is not None:
         if not toml_file.is_language_name(parsed.name):
             raise InputError(
-                f"--name {parsed.name[:40]!r} is no name of a language",
+                f"invalid --name {parsed.name[:40]!r}",
                 "Use small letters, digits, '+', '#', '-' and '.'.",
             )
         language = replace(language, name=parsed.name)
@@ -194,7 +205,7 @@ def _described(parsed: argparse.Namespace, text: bytes) -> Language:
     return language
 
 
-def _choices(
+def _read_source_options(
     parsed: argparse.Namespace, wanted: list[Language], *, emulated: bool
 ) -> SourceOptions:
     from slipway_initramfs.oci.reference import Reference
@@ -204,7 +215,7 @@ def _choices(
     reference = None
     if parsed.reference is not None:
         if len(wanted) > 1:
-            raise InputError("--from is given for several languages", "Build one at a time.")
+            raise InputError("--from with several languages", "Build one language at a time.")
         if parsed.source == "debian":
             raise InputError(
                 "--from and --source debian exclude each other", "Leave out one of them."

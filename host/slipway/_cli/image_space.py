@@ -1,4 +1,4 @@
-"""``slipway image du`` and ``prune``: what takes space in a store, and what may go."""
+"""``slipway image du`` and ``prune``: disk use of a store, and removal of unused files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from slipway._cli.quantities import mebibytes
-from slipway._cli.tables import Column, table
-from slipway._cli.terminal import emit, say
+from slipway._cli.quantities import to_mebibytes
+from slipway._cli.tables import Column, format_table
+from slipway._cli.terminal import print_text, write_line
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _REMOVERS = {
     "image": "slipway image remove",
     "snapshot": "slipway snapshot remove",
-    "initrds": "(go with their images)",
+    "initrds": "(removed with their images)",
     "packages": "slipway image prune",
     "layers": "slipway image prune",
     "unreferenced": "slipway image prune",
@@ -28,7 +28,7 @@ _REMOVERS = {
 
 
 def show_use(parsed: argparse.Namespace, store: ImageStore) -> int:
-    """Print what takes space.
+    """Print the disk use of the store.
 
     Raises:
         ImageError: of :mod:`slipway_initramfs.errors`; the store cannot be read.
@@ -46,63 +46,65 @@ def show_use(parsed: argparse.Namespace, store: ImageStore) -> int:
                 for use in found.uses
             ],
         }
-        emit(json.dumps(record, indent=1) + "\n")
+        print_text(json.dumps(record, indent=1) + "\n")
         return 0
     columns = (
-        *(Column("WHAT"), Column("NAME", cut=True)),
+        *(Column("KIND"), Column("NAME", cut=True)),
         *(Column("MIB", right=True), Column("SHARED", right=True), Column("REMOVED BY", cut=True)),
     )
     rows = [
-        (use.kind, use.name, mebibytes(use.size), mebibytes(use.shared), _remover(use))
+        (use.kind, use.name, to_mebibytes(use.size), to_mebibytes(use.shared), _find_remover(use))
         for use in found.uses
     ]
-    emit(table(columns, [*rows, ("total", "", mebibytes(found.total), "", "")], sys.stdout))
+    print_text(
+        format_table(columns, [*rows, ("total", "", to_mebibytes(found.total), "", "")], sys.stdout)
+    )
     if found.prunable:
-        say(f"slipway image prune would free {mebibytes(found.prunable)} MiB")
+        write_line(f"to free {to_mebibytes(found.prunable)} MiB: slipway image prune")
     return 0
 
 
-def prune(parsed: argparse.Namespace, store: ImageStore) -> int:
-    """Remove what is of no use any more, or say what that would be.
+def prune_store(parsed: argparse.Namespace, store: ImageStore) -> int:
+    """Remove unused files, or list them with --dry-run.
 
     Raises:
         ImageError: of :mod:`slipway_initramfs.errors`; another process is writing to the store.
     """
-    from slipway._cli.snapshot import remove_stale, stale_keys
+    from slipway._cli.snapshot import find_stale_keys, remove_stale
     from slipway_initramfs.store import garbage_collection
 
     if not parsed.dry_run:
         freed = remove_stale(store) + garbage_collection.prune(store)
         if parsed.json:
-            emit(json.dumps({"bytes": freed}) + "\n")
+            print_text(json.dumps({"bytes": freed}) + "\n")
         else:
-            say(f"{mebibytes(freed)} MiB freed")
+            write_line(f"freed {to_mebibytes(freed)} MiB")
         return 0
-    keys = stale_keys(store)
+    keys = find_stale_keys(store)
     doomed = garbage_collection.find_prunable(store, {("snapshot", key) for key in keys})
     total = sum(found.size for found in doomed)
     if parsed.json:
         files = [{"path": str(found.path), "bytes": found.size} for found in doomed]
-        emit(json.dumps({"bytes": total, "snapshots": keys, "files": files}, indent=1) + "\n")
+        print_text(json.dumps({"bytes": total, "snapshots": keys, "files": files}, indent=1) + "\n")
         return 0
     for key in keys:
-        emit(f"stale snapshot {key}\n")
+        print_text(f"stale snapshot {key}\n")
     sizes: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
     for found in doomed:
         place = str(found.path.parent.relative_to(store.root))
         sizes[place] += found.size
         numbers[place] += 1
-    columns = (Column("BELOW"), Column("FILES", right=True), Column("MIB", right=True))
-    rows = [(place, numbers[place], mebibytes(sizes[place])) for place in sorted(sizes)]
+    columns = (Column("DIRECTORY"), Column("FILES", right=True), Column("MIB", right=True))
+    rows = [(place, numbers[place], to_mebibytes(sizes[place])) for place in sorted(sizes)]
     if rows:
-        emit(table(columns, rows, sys.stdout))
-    say(f"{mebibytes(total)} MiB would be freed; nothing was removed")
+        print_text(format_table(columns, rows, sys.stdout))
+    write_line(f"would free {to_mebibytes(total)} MiB; removed nothing (--dry-run)")
     return 0
 
 
-def _remover(use: DiskUseEntry) -> str:
-    """Return the command that removes it, if there is one."""
-    # The name of an image has its architecture at its end.
+def _find_remover(use: DiskUseEntry) -> str:
+    """Return the command that removes an entry, or an empty text."""
+    # The entry's name of an image ends with the architecture.
     name = use.name.rpartition("-")[0] if use.kind == "image" else use.name
     return f"{_REMOVERS[use.kind]} {name}".strip() if use.kind in _REMOVERS else ""

@@ -1,4 +1,4 @@
-"""``slipway image export`` and ``import``: an image as one file, to be carried elsewhere."""
+"""``slipway image export`` and ``import``: transfer of an image as one file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from slipway._cli.quantities import mebibytes
-from slipway._cli.terminal import Progress, emit, say
+from slipway._cli.quantities import to_mebibytes
+from slipway._cli.terminal import Progress, print_text, write_line
 from slipway._model.errors import HostError, InputError
 
 if TYPE_CHECKING:
@@ -25,44 +25,47 @@ _STREAM = "-"
 
 
 def export_image(parsed: argparse.Namespace, image: Image, store: ImageStore) -> int:
-    """Write an image to the file of the arguments.
+    """Write an image to a file or stdout.
 
     Raises:
-        InputError: the arguments do not fit together.
-        HostError: the file cannot be written; nothing is left of it then.
-        ImageError: of :mod:`slipway_initramfs.errors`; the store lacks something.
+        InputError: arguments exclude each other.
+        HostError: the file cannot be written; a partial file is removed.
+        ImageError: of :mod:`slipway_initramfs.errors`; a part of the image is missing.
     """
     from slipway_initramfs import freeze, image_export
 
     piped = parsed.file == _STREAM
     if piped and parsed.json:
-        raise InputError("--json is given, and the image goes to stdout", "Name a file.")
+        raise InputError("--json and an image on stdout exclude each other", "Name a file.")
     if piped and sys.stdout.isatty():
-        raise InputError("an image does not go to a terminal", "Name a file, or send it on: | ...")
+        raise InputError("cannot write an image to a terminal", "Name a file, or use a pipe.")
     progress = Progress()
     try:
         agent = freeze.freeze_agent(store, image.architecture, progress, verify=True).archive
-        with _output(parsed.file) as output:
+        with _open_output(parsed.file) as output:
             index = image_export.export_image(store, image, agent, output, progress)
     finally:
         progress.done()
     size = sum(part.size for part in index.blobs)
     if parsed.json:
-        emit(json.dumps({**_record(image), "bytes": size, "file": parsed.file}) + "\n")
+        print_text(
+            json.dumps({**_describe_image(image), "bytes": size, "file": parsed.file}) + "\n"
+        )
     else:
         where = "stdout" if piped else parsed.file
-        say(
-            f"{image.name} ({image.architecture}), {image.digest}: {mebibytes(size)} MiB to {where}"
+        write_line(
+            f"{image.name} ({image.architecture}), {image.digest}:"
+            f" {to_mebibytes(size)} MiB to {where}"
         )
     return 0
 
 
 def import_image(parsed: argparse.Namespace, store: ImageStore) -> int:
-    """Take an image from the file of the arguments.
+    """Read an image from a file or stdin into the store.
 
     Raises:
         HostError: the file cannot be read.
-        ImageError: of :mod:`slipway_initramfs.errors`; it is no sound image, or does not fit.
+        ImageError: of :mod:`slipway_initramfs.errors`; the image is damaged or does not fit.
     """
     from slipway_initramfs import freeze, image_import
     from slipway_initramfs.errors import ImageError
@@ -70,7 +73,7 @@ def import_image(parsed: argparse.Namespace, store: ImageStore) -> int:
 
     progress = Progress()
     try:
-        with _input(parsed.file) as file:
+        with _open_input(parsed.file) as file:
             try:
                 found = image_import.import_image(store, file, progress)
             except ImageError as error:
@@ -78,35 +81,36 @@ def import_image(parsed: argparse.Namespace, store: ImageStore) -> int:
                 raise ImageError(f"{where}: {error.message}", error.hint) from error
         image = found.image
         if found.agent:
-            # What a machine boots, so that a first run finds it, even in a store it cannot write.
+            # The file that a machine boots: a first run finds it, even in a read-only store.
             agent = freeze.freeze_agent(store, image.architecture, progress)
             find_initrd(store, image, store.kernel(image.architecture), agent.path)
     finally:
         progress.done()
     if parsed.json:
-        emit(
-            json.dumps({**_record(image), "replaced": found.replaced, "agent": found.agent}) + "\n"
+        print_text(
+            json.dumps({**_describe_image(image), "replaced": found.replaced, "agent": found.agent})
+            + "\n"
         )
         return 0
-    say(
-        f"{image.name} ({image.architecture}), {image.digest}: {mebibytes(image.root.size)} MiB"
-        + (", in place of another" if found.replaced else "")
+    write_line(
+        f"{image.name} ({image.architecture}), {image.digest}: {to_mebibytes(image.root.size)} MiB"
+        + (", replaced another image" if found.replaced else "")
     )
     if not found.agent:
-        say(
-            "its agent is of another version of Slipway: the first run makes one, of packages"
-            " that it fetches from Debian"
+        write_line(
+            "its agent is from another version of Slipway; the first run builds a new agent"
+            " from Debian packages"
         )
     return 0
 
 
-def _record(image: Image) -> dict[str, object]:
+def _describe_image(image: Image) -> dict[str, object]:
     return {"name": image.name, "architecture": image.architecture, "digest": image.digest}
 
 
 @contextmanager
-def _output(name: str) -> Iterator[BinaryIO]:
-    """Give what is written to; a file appears under its name when all is in it."""
+def _open_output(name: str) -> Iterator[BinaryIO]:
+    """Yield the output; a file gets its name when it is complete."""
     try:
         if name == _STREAM:
             with os.fdopen(os.dup(1), "wb") as file:
@@ -115,7 +119,7 @@ def _output(name: str) -> Iterator[BinaryIO]:
             with Path(name).open("wb") as file:
                 yield file
         else:
-            with _file(Path(name)) as file:
+            with _create_file(Path(name)) as file:
                 yield file
     except BrokenPipeError:
         raise
@@ -124,7 +128,7 @@ def _output(name: str) -> Iterator[BinaryIO]:
 
 
 def _is_device(path: Path) -> bool:
-    """Whether it is there and neither a file nor a directory: /dev/stdout, a named pipe."""
+    """Return True for an existing device or pipe, such as /dev/stdout."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -133,8 +137,8 @@ def _is_device(path: Path) -> bool:
 
 
 @contextmanager
-def _file(path: Path) -> Iterator[BinaryIO]:
-    """Give a file without a name, which even a killed process leaves nothing of; then name it."""
+def _create_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file without a name (nothing remains of it after SIGKILL), then name it."""
     if path.is_dir():
         raise InputError(f"{path} is a directory", "Name a file.")
     aside = path.with_name(f".{path.name[:200]}.{os.getpid()}")
@@ -142,7 +146,7 @@ def _file(path: Path) -> Iterator[BinaryIO]:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         named = False
     except OSError:
-        # Not every file system has such files.
+        # The file system does not support O_TMPFILE.
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(aside, flags, 0o666)
         named = True
@@ -152,7 +156,7 @@ def _file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             if not named:
-                # A directory's descriptor is what makes Python follow the link (linkat(2)).
+                # With src_dir_fd, Python follows the link (linkat(2), AT_SYMLINK_FOLLOW).
                 place = f"/proc/self/fd/{file.fileno()}"
                 os.link(place, aside, src_dir_fd=file.fileno(), follow_symlinks=True)
         aside.replace(path)
@@ -163,7 +167,7 @@ def _file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _input(name: str) -> Iterator[BinaryIO]:
+def _open_input(name: str) -> Iterator[BinaryIO]:
     try:
         descriptor = os.dup(0) if name == _STREAM else os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         file = os.fdopen(descriptor, "rb")

@@ -1,11 +1,11 @@
-"""What is said when a person interrupts the making of images."""
+"""Report of an interrupted image build."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from slipway._cli.terminal import Interrupted, say
+from slipway._cli.terminal import Interrupted, write_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def interruption_told(store: ImageStore, progress: Progress) -> Iterator[None]:
-    """Remove what an interruption leaves, and say what is kept for the next try."""
+def report_interruption(store: ImageStore, progress: Progress) -> Iterator[None]:
+    """Clean up after an interruption, and report the downloads that are kept."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
@@ -29,10 +29,10 @@ def interruption_told(store: ImageStore, progress: Progress) -> Iterator[None]:
         kept = 0
         with suppress(OSError):
             kept = sum(path.stat().st_size for path in list_downloads(store))
-        say(
-            f"interrupted; {kept / 1e6:.0f} MB of downloads are kept, and the same command goes on"
-            " from there ('slipway image prune' removes them)"
+        write_line(
+            f"interrupted; kept {kept / 1e6:.0f} MB of downloads for the next try"
+            " (to remove them: slipway image prune)"
             if kept
-            else "interrupted; nothing is left of it"
+            else "interrupted; nothing is left behind"
         )
         raise

@@ -1,4 +1,4 @@
-"""``slipway mcp``: the tools of an MCP server, on stdin and stdout."""
+"""``slipway mcp``: run programs for language models, as an MCP server on stdin and stdout."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._cli.host_check import check_host
-from slipway._cli.parsers import Parser, add_store, options_named
-from slipway._cli.quantities import count, file_path
+from slipway._cli.parser import Parser, add_store, rename_options_in_errors
+from slipway._cli.quantities import parse_count, parse_path
 from slipway._cli.terminal import DescriptorWorker, run_interruptible, write_all
 from slipway._model.errors import HostError, InputError
 from slipway._model.options import MIB
@@ -26,18 +26,18 @@ READ_SIZE = 64 * 1024
 MAX_MESSAGE = 64 * MIB
 
 
-def command(arguments: list[str], prog: str) -> int:
-    """Serve until the client has gone.
+def run_command(arguments: list[str], prog: str) -> int:
+    """Serve until the client closes stdin; return 0.
 
     Raises:
-        SlipwayError: it cannot be served.
+        SlipwayError: the server cannot start.
     """
-    described = parser(prog)
+    described = build_parser(prog)
     parsed = described.parse_args(arguments)
     if parsed.api_sock is not None and (parsed.store is not None or parsed.max_vms is not None):
         raise InputError(
-            "--store and --max-vms are for machines of this process, not for a server's",
-            "Leave them out, or --api-sock.",
+            "--store and --max-vms are not available with --api-sock",
+            "Leave out these, or --api-sock.",
         )
     try:
         import mcp  # noqa: F401
@@ -49,48 +49,58 @@ def command(arguments: list[str], prog: str) -> int:
         import logging
 
         logging.basicConfig(level=logging.DEBUG, format="slipway: %(name)s: %(message)s")
-    with options_named(described):
+    with rename_options_in_errors(described):
         if parsed.api_sock is None:
             check_host(parsed.store, parsed.machine)
         run_interruptible(lambda: _serve(parsed))
     return 0
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """Return the parser of the options."""
     parser = Parser(
         prog=prog,
-        description="Serve the tools run_code and list_languages by the Model Context Protocol,"
-        " on stdin and stdout: an MCP client starts this program. It ends with its stdin.",
+        description="Serve the tools run_code and list_languages by the Model Context Protocol on"
+        " stdin and stdout. An MCP client starts this program and ends it by closing stdin.",
     )
     add = parser.add_argument
     add(
         "--api-sock",
-        type=file_path,
+        type=parse_path,
         metavar="PATH",
-        help="run on the server at PATH (slipway serve)",
+        help="run on the server at this socket (slipway serve)",
     )
-    add("--machine", default="auto", choices=("auto", *HYPERVISORS), help="what to run on")
-    add("--max-vms", type=count, metavar="N", help="machines at once (default: as the host allows)")
+    add(
+        "--machine",
+        default="auto",
+        choices=("auto", *HYPERVISORS),
+        help="hypervisor of the machines (default: auto)",
+    )
+    add(
+        "--max-vms",
+        type=parse_count,
+        metavar="N",
+        help="machines at once (default: as CPUs and memory allow)",
+    )
     add_store(parser)
-    add("--debug", action="store_true", help="show the traceback of an error, and a log")
+    add("--debug", action="store_true", help="show a log, and the traceback of an error")
     return parser
 
 
 async def _serve(parsed: argparse.Namespace) -> None:
     from slipway._mcp.server import serve
 
-    wire = _Wire()
-    async with _runtime(parsed) as runtime:
+    wire = _LineTransport()
+    async with _make_runtime(parsed) as runtime:
         await serve(runtime, wire, wire, {"machine": parsed.machine})
     if wire.too_long:
         raise InputError(
-            f"the client sent a message of more than {MAX_MESSAGE} bytes",
+            f"message of the client over {MAX_MESSAGE // MIB} MiB",
             "Send fewer or smaller files with a call.",
         )
 
 
-def _runtime(parsed: argparse.Namespace) -> AsyncRuntime | AsyncClient:
+def _make_runtime(parsed: argparse.Namespace) -> AsyncRuntime | AsyncClient:
     if parsed.api_sock is not None:
         from slipway._remote.client import AsyncClient
 
@@ -100,11 +110,11 @@ def _runtime(parsed: argparse.Namespace) -> AsyncRuntime | AsyncClient:
     return AsyncRuntime(store=parsed.store, max_vms=parsed.max_vms)
 
 
-class _Wire:
-    """Lines of text on what were descriptors 0 and 1, which nobody else can read or write then.
+class _LineTransport:
+    """Lines on duplicates of descriptors 0 and 1; the originals are taken from other code.
 
-    Not the SDK's own, whose thread a process waits for at its end, though its read may never
-    return; nor has a line a bound there.
+    The SDK's own transport has no bound for a line, and a process waits at exit for the thread
+    that reads stdin, although the read may never return.
     """
 
     def __init__(self) -> None:
@@ -121,7 +131,7 @@ class _Wire:
         self._waiting = 0
         self.too_long = False
 
-    def __aiter__(self) -> _Wire:
+    def __aiter__(self) -> _LineTransport:
         return self
 
     async def __anext__(self) -> str:
@@ -145,14 +155,14 @@ class _Wire:
     async def _read(self) -> bytes:
         try:
             data: bytes = await self._reader.call(lambda: os.read(self._in, READ_SIZE))
-        except OSError:  # a terminal that has been hung up
+        except OSError:  # a hung-up terminal
             return b""
         return data
 
     async def write(self, text: str) -> None:
-        """Write ``text``; where nobody reads any more it is lost, and stdin is about to end."""
+        """Write ``text``; if the client has closed stdout, the text is dropped."""
         with suppress(OSError):
             await self._writer.call(lambda: write_all(self._out, text.encode("utf-8")))
 
     async def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: writes are not buffered."""

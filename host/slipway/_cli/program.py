@@ -1,27 +1,27 @@
-"""The program itself: its start, its verbs and its version."""
+"""Program: its start time, commands and version."""
 
 from __future__ import annotations
 
 import time
 
-# time.monotonic() at the start of the process, as nearly as Python tells: first of all imports.
-BEGAN = time.monotonic()
+# time.monotonic() before all other imports, as near to the start of the process as possible.
+PROCESS_START = time.monotonic()
 
-# Each is a module of this package, with ``parser(prog)`` and ``command(arguments, prog)``.
-VERBS = {
+# Each is a module of this package with build_parser(prog) and run_command(arguments, prog).
+COMMANDS = {
     "run": "run a program in a machine of its own (also: vmm-run FILE)",
-    "serve": "offer running programs as an API on a Unix socket",
-    "image": "build, list, inspect, choose, carry and remove language images",
-    "snapshot": "list and remove what machines are cloned from",
-    "mcp": "offer running code to a language model, as an MCP server on stdin and stdout",
-    "doctor": "check what this host has, and how to mend what it lacks",
-    "completion": "print what lets bash, zsh or fish complete these commands",
+    "serve": "run programs for other processes: an HTTP API on a Unix socket",
+    "image": "build, list, inspect, export, import and remove language images",
+    "snapshot": "list and remove snapshots, from which machines are cloned",
+    "mcp": "run programs for language models: an MCP server on stdin and stdout",
+    "doctor": "check this host, and print a fix for each missing part",
+    "completion": "print the completion script for bash, zsh or fish",
     "man": "print manual pages",
 }
 
 
-def version() -> str:
-    """Return the line that tells this version."""
+def format_version() -> str:
+    """Return the output of ``--version``."""
     from slipway_protocol import __version__
 
     return f"slipway {__version__}\n"

@@ -1,4 +1,4 @@
-"""``slipway run``: one program in a machine of its own."""
+"""``slipway run``: run one program in a machine of its own."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._cli.parsers import options_named
-from slipway._cli.program import BEGAN
-from slipway._cli.run_arguments import options_of, parse, parser, read_source
-from slipway._cli.run_files import destinations, save
-from slipway._cli.run_streams import StandardOutput, no_input, standard_input
+from slipway._cli.parser import rename_options_in_errors
+from slipway._cli.program import PROCESS_START
+from slipway._cli.run_arguments import build_parser, parse_arguments, read_options, read_source
+from slipway._cli.run_files import plan_destinations, save_files
+from slipway._cli.run_streams import StandardOutput, read_nothing, read_stdin
 from slipway._cli.terminal import (
     EXIT_MISSING,
     EXIT_TIMEOUT,
     Progress,
-    emit,
+    print_text,
     run_interruptible,
-    say,
     split_arguments,
+    write_line,
 )
 from slipway._model.errors import InputError, SlipwayError, UnknownOutcome
 
-__all__ = ["command", "parser"]
+__all__ = ["build_parser", "run_command"]
 
 if TYPE_CHECKING:
     import argparse
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
 
 
-def command(arguments: list[str], prog: str) -> int:
-    """Run and return the exit code.
+def run_command(arguments: list[str], prog: str) -> int:
+    """Run a program and return the exit code.
 
     Raises:
-        SlipwayError: nothing could be run.
+        SlipwayError: the program could not be run.
     """
     ours, program_arguments = split_arguments(arguments)
     try:
-        described = parser(prog)
-        with options_named(described):
-            return _command(parse(ours, described), tuple(program_arguments))
+        described = build_parser(prog)
+        with rename_options_in_errors(described):
+            return _run_parsed(parse_arguments(ours, described), tuple(program_arguments))
     except SlipwayError as error:
         if "--json" in ours:
-            emit(json.dumps(_error_record(error)) + "\n")
+            print_text(json.dumps(_describe_error(error)) + "\n")
         raise
 
 
-def _command(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> int:
-    locals_of = destinations(parsed.outputs)
-    options = options_of(parsed, program_arguments, tuple(locals_of))
+def _run_parsed(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> int:
+    locals_of = plan_destinations(parsed.outputs)
+    options = read_options(parsed, program_arguments, tuple(locals_of))
     if parsed.debug:
         import logging
 
@@ -65,16 +65,16 @@ def _command(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> 
         result = run_on_server(parsed, options)
     else:
         result = _run_here(parsed, options)
-    save(result.files, locals_of)
+    save_files(result.files, locals_of)
     if parsed.json:
-        emit(json.dumps(result.record()) + "\n")
+        print_text(json.dumps(result.record()) + "\n")
     else:
-        _report(result, parsed.verbose)
-    return exit_code(result)
+        _report_result(result, parsed.verbose)
+    return find_exit_code(result)
 
 
 def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
-    """Run it in a machine that this process starts."""
+    """Run a program in a machine of this process."""
     from slipway._run.images import StoredImages
     from slipway._run.job_request import JobRequest
     from slipway._run.launcher import ColdLauncher
@@ -85,8 +85,8 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
 
     store = ImageStore(parsed.store)
     launcher = ColdLauncher(store) if parsed.cold else SnapshotLauncher(store)
-    language, source = _language(parsed, store), read_source(parsed)
-    stdin = no_input() if parsed.source == "-" else standard_input()
+    language, source = _find_language(parsed, store), read_source(parsed)
+    stdin = read_nothing() if parsed.source == "-" else read_stdin()
     job = JobRequest(language, source, options, stdin)
     job.check()
     slot = Slot(SlotContext(StoredImages(store), launcher), language, options, check=job.check_room)
@@ -95,12 +95,12 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
         slot.find()
     finally:
         progress.done()
-    run = Run(job, slot, BEGAN)
+    run = Run(job, slot, PROCESS_START)
     result: Result = run_interruptible(lambda: _execute(run, parsed))
     return result
 
 
-def _language(parsed: argparse.Namespace, store: ImageStore) -> Language:
+def _find_language(parsed: argparse.Namespace, store: ImageStore) -> Language:
     from slipway._run.languages import find_language, language_of_file
 
     if parsed.language is None:
@@ -120,8 +120,8 @@ async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
         return await run.execute(output.write, PhaseWatcher(terminal))
 
 
-def _error_record(error: SlipwayError) -> dict[str, Any]:
-    """What there is to say where there is no result; ``error`` is a name in the tree of errors."""
+def _describe_error(error: SlipwayError) -> dict[str, Any]:
+    """Return the record of ``--json`` for an error; ``error`` is the name of its class."""
     record: dict[str, Any] = {
         "verdict": None if isinstance(error, InputError) else "internal_error",
         "error": type(error).__name__,
@@ -129,31 +129,31 @@ def _error_record(error: SlipwayError) -> dict[str, Any]:
         "hint": error.hint,
     }
     if isinstance(error, UnknownOutcome):
-        # What the program had written until then; it may have run in part or whole.
+        # Output up to the loss of the machine; the program may have run in part or whole.
         record["stdout"] = error.stdout.decode("utf-8", "replace")
         record["stderr"] = error.stderr.decode("utf-8", "replace")
     return record
 
 
-def _report(result: Result, verbose: bool) -> None:
+def _report_result(result: Result, verbose: bool) -> None:
     last = result.run or result.build
-    # A run that a server cancelled while it waited has no phase at all.
+    # A run that a server cancelled in its queue has no phase.
     for name in ("stdout", "stderr") if last is not None else ():
         stream = getattr(last, name)
         if stream.truncated:
-            say(f"{name} was cut: {stream.dropped} bytes were over the limit (--output-limit)")
+            write_line(f"dropped {stream.dropped} bytes of {name} over --output-limit")
     if last is None or last.verdict not in {"ok", "failed"} or last.detail:
-        say(result.summary())
+        write_line(result.summary())
     if verbose:
         timing = asdict(result.timing)
         parts = "  ".join(f"{name} {seconds:.3f}" for name, seconds in timing.items())
-        say(f"{parts}  total {sum(timing.values()):.3f} s")
+        write_line(f"{parts}  total {sum(timing.values()):.3f} s")
         start, reason = result.provenance.start, result.provenance.start_reason
-        say(f"start {start}: {reason}" if reason else f"start {start}")
+        write_line(f"start {start}: {reason}" if reason else f"start {start}")
 
 
-def exit_code(result: Result) -> int:
-    """The exit code that tells ``result``; see EXIT_CODES."""
+def find_exit_code(result: Result) -> int:
+    """Return the exit code for a result; see EXIT_CODES."""
     from slipway._model.result import Verdict
 
     if result.verdict is Verdict.BUILD_FAILED:
@@ -164,7 +164,7 @@ def exit_code(result: Result) -> int:
         Verdict.SIGNALED: 128 + result.signal,
         Verdict.TIMED_OUT: EXIT_TIMEOUT,
         Verdict.CPU_EXCEEDED: EXIT_TIMEOUT,
-        # As a shell shows a program that the kernel killed for want of memory.
+        # As in a shell, when the kernel kills a program for lack of memory.
         Verdict.MEMORY_EXCEEDED: 137,
         Verdict.OUTPUT_EXCEEDED: 137,
         Verdict.CANCELLED: 130,

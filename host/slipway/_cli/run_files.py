@@ -1,4 +1,4 @@
-"""The files that ``slipway run --get`` fetches."""
+"""Output files of ``slipway run --get``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._cli.run_inputs import pair
-from slipway._cli.terminal import say
+from slipway._cli.run_inputs import split_pair
+from slipway._cli.terminal import write_line
 from slipway._model.errors import HostError, InputError
 from slipway._util.text import plain
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
 _HINT = "Write --get GUEST:LOCAL."
 
 
-def destinations(wanted: list[str]) -> dict[str, str]:
-    """Where each file goes, by its path in the guest; checked before a program has run for it.
+def plan_destinations(wanted: list[str]) -> dict[str, str]:
+    """Return the local path of each file by its path in the guest, checked before the run.
 
     Raises:
-        InputError: one cannot be written.
+        InputError: a local path cannot be written.
     """
-    pairs = [pair(text, "--get", "NAME or A:B") for text in wanted]
+    pairs = [split_pair(text, "--get", "NAME or A:B") for text in wanted]
     locals_of = dict(pairs)
     if len(locals_of) < len(pairs):
-        raise InputError("a file is asked for twice", "Name each wanted path once.")
+        raise InputError("--get names a file twice", "Name each file once.")
     if len(set(locals_of.values())) < len(locals_of):
-        raise InputError("two files are to be fetched into one", _HINT)
+        raise InputError("--get writes two files to one local path", _HINT)
     for local in locals_of.values():
-        _check(local)
+        _check_destination(local)
     return locals_of
 
 
-def save(files: tuple[OutputFile, ...], locals_of: dict[str, str]) -> None:
-    """Write them where they are to go, and tell of those that are missing.
+def save_files(files: tuple[OutputFile, ...], locals_of: dict[str, str]) -> None:
+    """Write the files to their local paths, and report missing files.
 
     Raises:
-        HostError: one cannot be written.
+        HostError: a file cannot be written.
     """
     for file in files:
         if file.data is None:
-            say(f"cannot fetch {plain(file.path)} (--get): {plain(file.missing)}")
+            write_line(f"cannot fetch {plain(file.path)} (--get): {plain(file.missing)}")
         else:
-            _write(locals_of[file.path], file.mode, file.data)
+            _write_file(locals_of[file.path], file.mode, file.data)
 
 
-def _check(local: str) -> None:
+def _check_destination(local: str) -> None:
     path = Path(local)
     try:
         directory, there = path.is_dir(), path.exists()
@@ -56,13 +56,11 @@ def _check(local: str) -> None:
     if directory:
         raise InputError(f"cannot write {local}: it is a directory", _HINT)
     if not os.access(path if there else path.parent, os.W_OK):
-        raise InputError(
-            f"cannot write {local}: it, or its directory, is not there to be written", _HINT
-        )
+        raise InputError(f"cannot write {local}: the file or its directory is not writable", _HINT)
 
 
-def _write(local: str, mode: int, data: bytes) -> None:
-    # As cp does: a new file has its mode as the umask leaves it, one that is there keeps its own.
+def _write_file(local: str, mode: int, data: bytes) -> None:
+    # As cp does: a new file gets its mode less the umask, an existing file keeps its mode.
     def open_new(path: str, flags: int) -> int:
         return os.open(path, flags, mode & 0o777 | 0o600)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._cli.quantities import count, file_path, seconds, size
+from slipway._cli.quantities import parse_count, parse_path, parse_seconds, parse_size
 from slipway._model.option import Group
 from slipway._model.options import OPTIONS
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 # Reader and placeholder of a value, by its type and unit.
 _READERS: dict[tuple[type, str], tuple[Any, str]] = {
-    (float, "s"): (seconds, "TIME"),
-    (int, "bytes"): (size, "SIZE"),
-    (int, ""): (count, "N"),
-    (Path, ""): (file_path, "PATH"),
+    (float, "s"): (parse_seconds, "TIME"),
+    (int, "bytes"): (parse_size, "SIZE"),
+    (int, ""): (parse_count, "N"),
+    (Path, ""): (parse_path, "PATH"),
 }
 
 

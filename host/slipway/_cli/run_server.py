@@ -1,4 +1,4 @@
-"""``slipway run --api-sock``: the same on a server, which has the machines."""
+"""``slipway run --api-sock``: run one program on a server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._cli.run_arguments import read_source
-from slipway._cli.run_streams import StandardOutput, no_input, standard_input
+from slipway._cli.run_streams import StandardOutput, read_nothing, read_stdin
 from slipway._cli.terminal import Progress, run_interruptible
 from slipway._model.errors import InputError
 from slipway._model.events import (
@@ -32,58 +32,58 @@ if TYPE_CHECKING:
 
 
 def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
-    """Run it on the server at ``--api-sock``.
+    """Run a program on the server at ``--api-sock``.
 
     Raises:
-        SlipwayError: nothing could be run.
+        SlipwayError: the program could not be run.
     """
     local = [option.name for option in OPTIONS.values() if option.local]
     for name in ("store", "cold", *local):
         if getattr(parsed, name):
             flag = f"--{name.replace('_', '-')}"
             raise InputError(
-                f"{flag} says nothing to a server, which has its own machines",
+                f"{flag} is not available with --api-sock",
                 f"Leave out {flag} or --api-sock.",
             )
     source = read_source(parsed)
-    result: Result = run_interruptible(lambda: _run(parsed, source, options))
+    result: Result = run_interruptible(lambda: _run_source(parsed, source, options))
     return result
 
 
-async def _run(parsed: argparse.Namespace, source: bytes, options: Options) -> Result:
+async def _run_source(parsed: argparse.Namespace, source: bytes, options: Options) -> Result:
     async with AsyncClient(parsed.api_sock) as client:
         language = parsed.language or language_of_suffix(
             Path(parsed.source), await client.languages()
         )
         fields = {name: getattr(options, name) for name in OPTIONS}
-        stdin = no_input() if parsed.source == "-" else standard_input()
+        stdin = read_nothing() if parsed.source == "-" else read_stdin()
         async with await client.start(source, language, stdin=stdin, **fields) as execution:
             if not parsed.tty or parsed.json:
-                return await _follow(execution, streaming=not parsed.json)
-            return await _in_terminal(execution)
+                return await _follow_events(execution, streaming=not parsed.json)
+            return await _follow_in_terminal(execution)
 
 
-async def _in_terminal(execution: AsyncExecution) -> Result:
-    """Follow it with our terminal lent to the program while that runs."""
+async def _follow_in_terminal(execution: AsyncExecution) -> Result:
+    """Follow the events, and lend the terminal to the program while it runs."""
     from slipway._cli.run_terminal import LocalTerminal
 
     async def resize(size: Tty) -> None:
         await execution.resize(size.rows, size.columns)
 
     with LocalTerminal(resize).lent() as terminal:
-        return await _follow(execution, streaming=True, terminal=terminal)
+        return await _follow_events(execution, streaming=True, terminal=terminal)
 
 
-async def _follow(
+async def _follow_events(
     execution: AsyncExecution, *, streaming: bool, terminal: LocalTerminal | None = None
 ) -> Result:
     progress = Progress()
     output = StandardOutput()
     try:
         async for event in execution:
-            _show(progress, event)
+            _show_event(progress, event)
             if terminal is not None:
-                _lend(terminal, event)
+                _lend_terminal(terminal, event)
             if isinstance(event, Output):
                 await output.write(event.phase, event.stream, event.data)
             elif isinstance(event, Ended):
@@ -95,7 +95,7 @@ async def _follow(
         progress.done()
 
 
-def _lend(terminal: LocalTerminal, event: Event) -> None:
+def _lend_terminal(terminal: LocalTerminal, event: Event) -> None:
     match event:
         case PhaseStarted(phase="run"):
             terminal.take()
@@ -103,12 +103,12 @@ def _lend(terminal: LocalTerminal, event: Event) -> None:
             terminal.give_back()
 
 
-def _show(progress: Progress, event: Event) -> None:
+def _show_event(progress: Progress, event: Event) -> None:
     match event:
         case Queued(position=0):
-            progress("waiting for room on the server: this run is next")
+            progress("waiting in the queue of the server: next")
         case Queued(position=position):
-            progress(f"waiting for room on the server: {position} runs come before this one")
+            progress(f"waiting in the queue of the server: {position} runs before this one")
         case Preparing(detail=detail):
             progress(detail)
         case Started():

@@ -1,4 +1,4 @@
-"""The descriptors 0 to 2 of ``slipway run`` as the program's streams."""
+"""Descriptors 0 to 2 of ``slipway run``, as the streams of the program."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 READ_SIZE = 64 * 1024
 
 
-async def standard_input() -> AsyncIterator[bytes]:
-    """What comes on our stdin."""
+async def read_stdin() -> AsyncIterator[bytes]:
+    """Yield the data of our stdin."""
     worker = DescriptorWorker()
     while True:
         try:
             data = await worker.call(lambda: os.read(0, READ_SIZE))
-        except OSError:  # closed, or a directory: to the program that is an empty stdin
+        except OSError:  # closed, or a directory: an empty stdin for the program
             return
         if not data:
             return
         yield data
 
 
-async def no_input() -> AsyncIterator[bytes]:
-    """The stdin of a program whose source has used ours up."""
+async def read_nothing() -> AsyncIterator[bytes]:
+    """Yield nothing: our stdin was the source."""
     return
     yield b""
 
 
 class StandardOutput:
-    """Writes a program's output to ours; while that takes nothing, so does the program wait."""
+    """Writer of the program's output to ours; the program waits while ours is blocked."""
 
     def __init__(self) -> None:
         self._workers = {"stdout": (1, DescriptorWorker()), "stderr": (2, DescriptorWorker())}
@@ -43,8 +43,8 @@ class StandardOutput:
         """Write ``data`` to ``stream``.
 
         Raises:
-            BrokenPipeError: nobody reads it any more.
-            HostError: it cannot be written.
+            BrokenPipeError: the reader has closed the stream.
+            HostError: the stream cannot be written.
         """
         descriptor, worker = self._workers[stream]
         try:

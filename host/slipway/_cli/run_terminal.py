@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     Resize = Callable[[Tty], Awaitable[None]]
 
 
-def local_size() -> Tty:
-    """Return the size of our terminal, or that which a terminal has where it is not known."""
+def read_terminal_size() -> Tty:
+    """Return the size of our terminal, or the default size if it is unknown."""
     for descriptor in range(3):
         try:
             size = os.get_terminal_size(descriptor)
             return Tty(size.lines, size.columns)
-        except (OSError, InputError):  # it is none, or none that knows its size
+        except (OSError, InputError):  # not a terminal, or of unknown size
             continue
     return Tty()
 
 
 class LocalTerminal:
-    """Our stdin where it is a terminal: raw while the program has it, and else as it was.
+    """Terminal of the caller on stdin: in raw mode while it is lent to the program.
 
-    What is typed then goes to the program's terminal byte for byte, Ctrl-C as well; that one echoes
-    and edits. ``resize`` is told of each new size.
+    Each typed byte, Ctrl-C included, then goes to the program's terminal, which echoes and edits.
+    ``resize`` is called with each new size.
     """
 
     def __init__(self, resize: Resize) -> None:
@@ -47,7 +47,7 @@ class LocalTerminal:
 
     @contextmanager
     def lent(self) -> Iterator[LocalTerminal]:
-        """Follow its size, and give it back in the end, whatever happens."""
+        """Follow the size of the terminal, and restore its mode at the end."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGWINCH, self._follow)
         loop.add_signal_handler(signal.SIGTSTP, self._pause)
@@ -59,7 +59,7 @@ class LocalTerminal:
             loop.remove_signal_handler(signal.SIGWINCH)
 
     def take(self) -> None:
-        """Give it to the program."""
+        """Lend the terminal to the program: set raw mode."""
         if self._saved is None and os.isatty(0):
             with suppress(termios.error):
                 saved = termios.tcgetattr(0)
@@ -67,23 +67,23 @@ class LocalTerminal:
                 self._saved = saved
 
     def give_back(self) -> None:
-        """Make it as it was; may be called again."""
+        """Restore the mode of the terminal; a second call has no effect."""
         if self._saved is not None:
             saved, self._saved = self._saved, None
-            with suppress(termios.error):  # it has hung up
+            with suppress(termios.error):  # hung up
                 termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
     def _follow(self) -> None:
-        task = asyncio.ensure_future(self._tell(local_size()))
+        task = asyncio.ensure_future(self._tell(read_terminal_size()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _tell(self, size: Tty) -> None:
-        with suppress(SlipwayError):  # the run tells of it by itself
+        with suppress(SlipwayError):  # the run reports the error itself
             await self._resize(size)
 
     def _pause(self) -> None:
-        """Stop, with the terminal as it was for whoever has stopped us."""
+        """Stop this process, with the terminal in its normal mode."""
         had = self._saved is not None
         self.give_back()
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -92,9 +92,9 @@ class LocalTerminal:
 
 
 class PhaseWatcher:
-    """Lends ``terminal`` to the program for as long as it runs.
+    """Observer of a run that lends ``terminal`` to the program while it runs.
 
-    Before, while its machine boots and it is built, Ctrl-C is ours.
+    During boot and build, Ctrl-C ends this command.
     """
 
     def __init__(self, terminal: LocalTerminal) -> None:

@@ -1,4 +1,4 @@
-"""What is shown, fitted to where it is shown: colours, widths, bars."""
+"""Colours, widths and progress bars of a terminal."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _COLOURS = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
-# "unpacking 3/57 bash", "downloading sha256:12: 3.4 of 57 MB": steps that tell how far they are.
+# Steps with a count: "unpacking 3/57 bash", "downloading sha256:12: 3.4 of 57 MB".
 _COUNTED = r"(?s)\w+ (?:(\d{1,9})/(\d{1,9}) .*|\S+ (\d{1,9}(?:\.\d)?) of (\d{1,9}(?:\.\d)?) MB)"
 _BAR = 20
 
 
 def is_screen(stream: TextIO) -> bool:
-    """Whether ``stream`` is a terminal on which the cursor can be moved."""
+    """Return True if ``stream`` is a terminal with a movable cursor."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:
-    """Return ``text`` in a colour, where ``stream`` shows colours and nobody minds them.
+    """Return ``text`` in a colour, if ``stream`` is a terminal.
 
-    As on https://no-color.org: NO_COLOR has none anywhere, FORCE_COLOR has them in pipes as well.
+    See https://no-color.org: NO_COLOR turns colours off, FORCE_COLOR turns them on in pipes too.
     """
     environment = os.environ
     wanted = environment.get("FORCE_COLOR", "") not in {"", "0"} or is_screen(stream)
@@ -34,13 +34,13 @@ def paint(text: str, colour: str, stream: TextIO) -> str:
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
 
-def width_of(stream: TextIO) -> int:
-    """Return the columns that ``stream`` has; what is no terminal has no bound."""
+def find_width(stream: TextIO) -> int:
+    """Return the columns of ``stream``; sys.maxsize if it is not a terminal."""
     return shutil.get_terminal_size().columns if stream.isatty() else sys.maxsize
 
 
-def bar(step: str, width: int) -> str:
-    """Return ``step`` in one line, with a bar and per cent where it is one of several."""
+def format_step(step: str, width: int) -> str:
+    """Return ``step`` in one line; a step with a count gets a bar and per cent."""
     counted = re.fullmatch(_COUNTED, step)
     done, total = (
         (float(number) for number in counted.groups() if number) if counted else (0.0, 0.0)

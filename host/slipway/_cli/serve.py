@@ -1,4 +1,4 @@
-"""``slipway serve``: the API on a Unix socket."""
+"""``slipway serve``: run programs for other processes, by an HTTP API on a Unix socket."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._cli.parsers import Parser, add_store, options_named
-from slipway._cli.quantities import count, duration, file_path, size
+from slipway._cli.parser import Parser, add_store, rename_options_in_errors
+from slipway._cli.quantities import parse_count, parse_duration, parse_path, parse_size
 from slipway._model.errors import InputError
 from slipway.machine.hypervisors import HYPERVISORS
 
@@ -24,27 +24,26 @@ if TYPE_CHECKING:
     from slipway._server.socket_access import SocketAccess
 
 DESCRIPTION = """\
-Serve HTTP/1.1 on a Unix socket: start runs, and give their output through sockets of their own.
-The server ends on SIGTERM or Ctrl-C when what runs has ended, and at once when it is told again.
-What is in parentheses is used where an option is left out.
+Serve HTTP/1.1 on a Unix socket. Each run has an output socket of its own.
+On SIGTERM or Ctrl-C the server finishes its runs and ends; a second signal ends it at once.
 """
 
 
-def command(arguments: list[str], prog: str) -> int:
-    """Serve until a signal comes; 0.
+def run_command(arguments: list[str], prog: str) -> int:
+    """Serve until a signal is received; return 0.
 
     Raises:
-        SlipwayError: it cannot be served.
+        SlipwayError: the server cannot start.
     """
-    described = parser(prog)
+    described = build_parser(prog)
     parsed = described.parse_args(arguments)
-    _log(parsed.debug)
-    with options_named(described):
+    _configure_logging(parsed.debug)
+    with rename_options_in_errors(described):
         asyncio.run(_serve(parsed, os.environ))
     return 0
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """Return the parser of the options."""
     parser = Parser(
         prog=prog,
@@ -55,76 +54,144 @@ def parser(prog: str) -> Parser:
     add = parser.add_argument
     add(
         "--api-sock",
-        type=file_path,
+        type=parse_path,
         metavar="PATH",
-        help="the socket; systemd may give one instead",
+        help="socket of the API, unless systemd passes one",
     )
-    add("--mode", type=_mode, default=0o600, metavar="OCTAL", help="of the sockets (0600)")
-    add("--owner", metavar="USER[:GROUP]", help="of the sockets, where this user may give them")
+    add(
+        "--mode",
+        type=_parse_mode,
+        default=0o600,
+        metavar="OCTAL",
+        help="permissions of the sockets (default: 0600)",
+    )
+    add("--owner", metavar="USER[:GROUP]", help="owner of the sockets, if this user may set it")
     add(
         "--allow",
         action="append",
         default=[],
-        metavar="WHO",
-        help="USER, @GROUP or *: who may connect beside root and this user; may be given again",
+        metavar="USER",
+        help="USER, @GROUP or * that may connect, besides root and this user (repeatable)",
     )
-    add("--max-vms", type=count, metavar="N", help="machines at once (as CPUs and memory allow)")
+    add(
+        "--max-vms",
+        type=parse_count,
+        metavar="N",
+        help="machines at once (default: as CPUs and memory allow)",
+    )
     add(
         "--memory-budget",
-        type=size,
+        type=parse_size,
         metavar="SIZE",
-        help="of all machines, in MiB, or 512M, 8G (80%% of what is free)",
+        help="memory of all machines, such as 512M or 8G (default: 80%% of the free memory)",
     )
-    add("--cpus", type=count, metavar="N", help="vCPUs of all machines (as this host has)")
+    add(
+        "--cpus",
+        type=parse_count,
+        metavar="N",
+        help="CPUs of all machines (default: those of this host)",
+    )
     add(
         "--max-sessions",
-        type=count,
+        type=parse_count,
         metavar="N",
-        help="sessions at once, to leave room for other runs (as many as machines)",
+        help="sessions at once, to leave room for other runs (default: --max-vms)",
     )
-    add("--queue", type=count, default=64, metavar="N", help="runs that may wait (64)")
-    add("--machine", default="auto", choices=("auto", *HYPERVISORS), help="what to run on (auto)")
+    add(
+        "--queue",
+        type=parse_count,
+        default=64,
+        metavar="N",
+        help="runs that may wait (default: 64)",
+    )
+    add(
+        "--machine",
+        default="auto",
+        choices=("auto", *HYPERVISORS),
+        help="hypervisor of the machines (default: auto)",
+    )
     add(
         "--pool",
-        type=count,
+        type=parse_count,
         metavar="N",
-        help="clones of each language's machine that may wait for runs; 0 for none (1)",
+        help="idle clones kept ready for each language, 0 to turn the pool off (default: 1)",
     )
     add(
         "--warm",
         action="append",
         default=[],
         metavar="LANGUAGE",
-        help="have clones wait before the first run, --pool of them; may be given again",
+        help="language to prewarm: --pool clones are ready before its first run (repeatable)",
     )
-    add("--cold", action="store_true", help="boot a machine for each run: no snapshots, no pool")
+    add(
+        "--cold",
+        action="store_true",
+        help="boot a machine for each run, without snapshots and pool",
+    )
     add_store(parser)
-    add("--run-dir", type=file_path, metavar="DIR", help="of the output sockets (PATH.d)")
-    add("--body-limit", type=size, default=size("64"), metavar="SIZE", help="of a job (64M)")
-    add("--reconnect", type=duration, default=10, metavar="S", help="for a client that left (10)")
-    add("--grace", type=duration, default=60, metavar="S", help="for unread output (60)")
-    add("--stall", type=duration, default=300, metavar="S", help="for a blocked program (300)")
-    add("--drain", type=duration, default=30, metavar="S", help="for runs at the end (30)")
+    add(
+        "--run-dir",
+        type=parse_path,
+        metavar="DIR",
+        help="directory of the output sockets (default: PATH.d)",
+    )
+    add(
+        "--body-limit",
+        type=parse_size,
+        default=parse_size("64"),
+        metavar="SIZE",
+        help="size of a request (default: 64M)",
+    )
+    add(
+        "--reconnect",
+        type=parse_duration,
+        default=10,
+        metavar="TIME",
+        help="time for a client to return (default: 10)",
+    )
+    add(
+        "--grace",
+        type=parse_duration,
+        default=60,
+        metavar="TIME",
+        help="time to keep unread output (default: 60)",
+    )
+    add(
+        "--stall",
+        type=parse_duration,
+        default=300,
+        metavar="TIME",
+        help="time for a program with blocked output (default: 300)",
+    )
+    add(
+        "--drain",
+        type=parse_duration,
+        default=30,
+        metavar="TIME",
+        help="time for runs to end at shutdown (default: 30)",
+    )
     add("--debug", action="store_true", help="log more, and show the traceback of an error")
     return parser
 
 
-def _mode(text: str) -> int:
+def _parse_mode(text: str) -> int:
     try:
         mode = int(text, 8)
     except ValueError:
         mode = -1
     if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a mode such as 0660")
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is not a mode; use octal digits such as 0660"
+        )
     return mode
 
 
-def _log(debug: bool) -> None:
+def _configure_logging(debug: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("slipway: %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.getLogger("slipway").setLevel(logging.DEBUG if debug else logging.INFO)
-    # What clients do wrong is for them to hear of.
+    # Errors of clients are reported to the clients.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
@@ -136,8 +203,8 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
 
     notify = Notifier(environment)
     inherited = take_inherited_socket(environment)
-    path = None if inherited is None else _path(inherited.getsockname())
-    settings = _settings(parsed, path)
+    path = None if inherited is None else _find_socket_path(inherited.getsockname())
+    settings = _read_settings(parsed, path)
     check_host(parsed.store, parsed.machine)
     runtime = AsyncRuntime(
         store=parsed.store,
@@ -146,7 +213,7 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
         memory_budget=parsed.memory_budget,
         cpus=parsed.cpus,
         queue=parsed.queue,
-        pool=_pool(parsed),
+        pool=_find_pool_size(parsed),
         cold=parsed.cold,
         warm=parsed.warm,
     )
@@ -161,19 +228,19 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     await server.serve(inherited)
 
 
-def _path(name: object) -> Path:
+def _find_socket_path(name: object) -> Path:
     from slipway._server.systemd import parse_socket_name
 
     return Path(parse_socket_name(name))
 
 
-def _pool(parsed: argparse.Namespace) -> int:
+def _find_pool_size(parsed: argparse.Namespace) -> int:
     if parsed.pool is None:
         return 0 if parsed.cold else 1
     return int(parsed.pool)
 
 
-def _settings(parsed: argparse.Namespace, inherited: Path | None) -> ServerSettings:
+def _read_settings(parsed: argparse.Namespace, inherited: Path | None) -> ServerSettings:
     from slipway._server.kept.retention import ClientTimeouts
     from slipway._server.peers import AllowList
     from slipway._server.server import ServerSettings
@@ -181,35 +248,35 @@ def _settings(parsed: argparse.Namespace, inherited: Path | None) -> ServerSetti
 
     if parsed.max_sessions is not None and parsed.max_sessions < 0:
         raise InputError(
-            f"max_sessions is {parsed.max_sessions}, and must be at least 0", "0 is for none."
+            f"max_sessions is {parsed.max_sessions}; use 0 or more", "With 0, sessions are refused."
         )
     if parsed.body_limit <= 0:
         raise InputError(
-            f"body_limit is {parsed.body_limit}, and must be more than 0",
+            f"body_limit is {parsed.body_limit}; use more than 0",
             "Leave out --body-limit for 64M.",
         )
     if parsed.cold and parsed.pool:
         raise InputError(
-            f"--cold has no snapshots, and --pool {parsed.pool} is to be of their clones",
-            "Leave one of them out.",
+            f"--cold and --pool {parsed.pool} exclude each other: a pool needs snapshots",
+            "Leave out one of them.",
         )
-    if parsed.warm and not _pool(parsed):
+    if parsed.warm and not _find_pool_size(parsed):
         raise InputError(
-            f"no clone waits with {'--cold' if parsed.cold else '--pool 0'}, and --warm is given",
-            "Leave one of them out.",
+            f"--warm and {'--cold' if parsed.cold else '--pool 0'} exclude each other",
+            "Leave out one of them.",
         )
     path = inherited or parsed.api_sock
     if path is None:
-        raise InputError("there is no socket to serve", "Name one: slipway serve --api-sock PATH")
+        raise InputError("missing --api-sock", "Name a socket: slipway serve --api-sock PATH")
     if inherited is not None and parsed.api_sock is not None:
         raise InputError(
-            f"systemd passes the socket {inherited}, and --api-sock names one as well",
+            f"--api-sock, and the socket {inherited} from systemd, exclude each other",
             "Leave --api-sock out.",
         )
     return ServerSettings(
         api_socket=path,
         run_directory=parsed.run_dir,
-        access=_access(parsed),
+        access=_read_access(parsed),
         allowed=AllowList.parse(os.geteuid(), parsed.allow),
         timeouts=ClientTimeouts(parsed.reconnect, parsed.grace, parsed.stall),
         body_limit=parsed.body_limit,
@@ -219,7 +286,7 @@ def _settings(parsed: argparse.Namespace, inherited: Path | None) -> ServerSetti
     )
 
 
-def _access(parsed: argparse.Namespace) -> SocketAccess:
+def _read_access(parsed: argparse.Namespace) -> SocketAccess:
     from slipway._server.peers import find_group_id, find_user_id
     from slipway._server.socket_access import UNCHANGED, SocketAccess
 

@@ -1,4 +1,4 @@
-"""``slipway snapshot``: what machines are cloned from."""
+"""``slipway snapshot``: snapshots, from which machines are cloned."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slipway._cli.quantities import mebibytes
-from slipway._cli.tables import Column, table
-from slipway._cli.terminal import emit, say
-from slipway._cli.verbs import Verbs
+from slipway._cli.command_group import CommandGroup
+from slipway._cli.quantities import to_mebibytes
+from slipway._cli.tables import Column, format_table
+from slipway._cli.terminal import print_text, write_line
 from slipway._model.errors import HostError, InputError
 from slipway._snapshots.key import FORMAT, digest_of, language_digest
 from slipway._snapshots.store import SnapshotStore
@@ -18,48 +18,49 @@ from slipway._snapshots.store import SnapshotStore
 if TYPE_CHECKING:
     import argparse
 
-    from slipway._cli.parsers import Parser
+    from slipway._cli.parser import Parser
     from slipway._snapshots.store import StoredSnapshot
     from slipway_initramfs.store.image_store import ImageStore
 
 
-def command(arguments: list[str], prog: str) -> int:
-    """Run one verb of ``slipway snapshot``.
+def run_command(arguments: list[str], prog: str) -> int:
+    """Run one command of ``slipway snapshot``.
 
     Raises:
-        SlipwayError: it could not be done.
+        SlipwayError: the command failed.
     """
-    return _verbs(prog).run(arguments)
+    return _build_group(prog).run(arguments)
 
 
-def parser(prog: str) -> Parser:
-    """Return the parser of the verbs."""
-    return _verbs(prog).parser
+def build_parser(prog: str) -> Parser:
+    """Return the parser of all commands."""
+    return _build_group(prog).parser
 
 
-def _verbs(prog: str) -> Verbs:
-    verbs = Verbs(
+def _build_group(prog: str) -> CommandGroup:
+    group = CommandGroup(
         prog,
         "Snapshots, from which machines are cloned instead of booted."
-        " They are made by: slipway image build --snapshot LANGUAGE",
+        " To take one: slipway image build --snapshot LANGUAGE",
     )
-    add = verbs.add
-    listing = add("list", _list, "what is there, and whether it is of use on this host today")
-    listing.add_argument("--json", action="store_true", help="print records")
-    remove = add("remove", _remove, "remove snapshots; machines cloned from them go on")
-    remove.add_argument("keys", nargs="*", metavar="KEY", help="as the list shows it")
-    remove.add_argument("--all", action="store_true", help="remove all of them")
-    return verbs
+    listing = group.add("list", _list_snapshots, "list snapshots, and their state on this host")
+    listing.add_argument("--json", action="store_true", help="print JSON records")
+    remove = group.add("remove", _remove_snapshots, "remove snapshots; running clones continue")
+    remove.add_argument("keys", nargs="*", metavar="KEY", help="key, as shown by the list")
+    remove.add_argument("--all", action="store_true", help="remove all snapshots")
+    return group
 
 
-def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
+def _list_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
     snapshots = SnapshotStore(store).list()
     if parsed.json:
-        found = [_record(snapshot, staleness(snapshot, store)) for snapshot in snapshots]
-        emit(json.dumps(found, indent=1) + "\n")
+        found = [
+            _describe_snapshot(snapshot, find_staleness(snapshot, store)) for snapshot in snapshots
+        ]
+        print_text(json.dumps(found, indent=1) + "\n")
         return 0
     if not snapshots:
-        say("there are no snapshots yet; make one: slipway image build --snapshot python")
+        write_line("no snapshots yet; to take one: slipway image build --snapshot python")
         return 0
     columns = (
         *(Column("KEY"), Column("IMAGE", cut=True), Column("MACHINE")),
@@ -68,64 +69,64 @@ def _list(parsed: argparse.Namespace, store: ImageStore) -> int:
     )
     rows = []
     for snapshot in snapshots:
-        shape, stale = snapshot.shape, staleness(snapshot, store)
-        size = (mebibytes(shape.memory_bytes), shape.cpus, mebibytes(snapshot.disk_bytes))
+        shape, stale = snapshot.shape, find_staleness(snapshot, store)
+        size = (to_mebibytes(shape.memory_bytes), shape.cpus, to_mebibytes(snapshot.disk_bytes))
         state = f"stale: {stale}" if stale else "current"
         rows.append((shape.key, shape.image, shape.machine, *size, snapshot.made, state))
-    emit(table(columns, rows, sys.stdout))
+    print_text(format_table(columns, rows, sys.stdout))
     return 0
 
 
-def _remove(parsed: argparse.Namespace, store: ImageStore) -> int:
+def _remove_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
     snapshots = SnapshotStore(store)
-    # Damaged ones are in no list, and may be removed all the same.
+    # Damaged snapshots are not in the list, but can be removed.
     known = store.names("snapshot")
     if parsed.all == bool(parsed.keys):
         raise InputError(
-            "keys are given beside --all" if parsed.all else "no snapshot is named",
-            "Name the keys that 'slipway snapshot list' shows, or give --all.",
+            "--all and keys exclude each other" if parsed.all else "missing KEY",
+            "Name keys that 'slipway snapshot list' shows, or use --all.",
         )
     for key in parsed.keys:
         if key not in known:
-            raise _unknown(key, known)
+            raise _make_unknown_key_error(key, known)
     for key in dict.fromkeys(known if parsed.all else parsed.keys):
-        say(f"{key}: {mebibytes(snapshots.remove(key))} MiB freed")
+        write_line(f"removed {key}: {to_mebibytes(snapshots.remove(key))} MiB")
     return 0
 
 
-def _unknown(key: str, known: list[str]) -> InputError:
+def _make_unknown_key_error(key: str, known: list[str]) -> InputError:
     import difflib
 
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}?" if near else "See: slipway snapshot list"
-    return InputError(f"there is no snapshot {key[:160]!r}", hint)
+    return InputError(f"snapshot {key[:160]!r} not found", hint)
 
 
 def remove_stale(store: ImageStore) -> int:
-    """Remove the snapshots that are of no use any more; return the bytes freed.
+    """Remove stale snapshots; return the freed bytes.
 
     Raises:
         ImageError: another process is writing to the store.
     """
     snapshots = SnapshotStore(store)
-    return sum(snapshots.remove(key) for key in stale_keys(store))
+    return sum(snapshots.remove(key) for key in find_stale_keys(store))
 
 
-def stale_keys(store: ImageStore) -> list[str]:
-    """Return the keys of the snapshots that are of no use any more.
+def find_stale_keys(store: ImageStore) -> list[str]:
+    """Return the keys of stale snapshots.
 
     Raises:
         ImageError: the store cannot be read.
     """
     snapshots = SnapshotStore(store).list()
-    return [found.shape.key for found in snapshots if staleness(found, store)]
+    return [found.shape.key for found in snapshots if find_staleness(found, store)]
 
 
-def staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
-    """Why a snapshot is of no use on this host today, as far as that is known soon, or nothing.
+def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
+    """Return why a snapshot is stale on this host, or an empty text.
 
-    A frozen agent of other sources is only noticed when the old one is gone: what is wanted today
-    is known when it has been made.
+    Only checks without a build are done. A change of the agent's sources is found as soon as the
+    old agent has been removed.
     """
     from slipway.machine.hypervisors import HYPERVISORS, find_hypervisor
     from slipway_initramfs.errors import ImageError
@@ -133,28 +134,28 @@ def staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
 
     parts = dict(snapshot.shape.parts)
     if parts.get("version") != f"{__version__} {FORMAT}":
-        return "another version of Slipway made it"
+        return "from another version of Slipway"
     try:
         image, kernel = store.image(snapshot.shape.image), store.kernel()
-        agents = _agents(store)
+        agents = _list_agents(store)
     except ImageError as error:
         return error.message
     if image is None or image.digest != parts.get("image"):
-        return "its image has been replaced" if image else "its image is gone"
+        return "its image was replaced" if image else "its image was removed"
     if kernel is None or kernel.digest != parts.get("kernel"):
-        return "the kernel has been replaced"
+        return "the kernel was replaced"
     if parts.get("agent") not in agents:
-        return "the agent has been replaced"
-    if _language(image.name, image.environment, store) != parts.get("language"):
-        return "its language is described otherwise now"
+        return "the agent was replaced"
+    if _digest_language(image.name, image.environment, store) != parts.get("language"):
+        return "its language file was changed"
     if snapshot.shape.machine not in HYPERVISORS:
-        return "there is no such machine"
+        return "unknown hypervisor"
     try:
         fingerprint = find_hypervisor(snapshot.shape.machine).fingerprint()
     except HostError as error:
         return error.message
     if digest_of(fingerprint) != parts.get("host"):
-        return "it is of another CPU, kernel or VMM than this host's"
+        return "from another CPU, kernel or VMM"
     for blob in (snapshot.memory, snapshot.state):
         try:
             blob.quick_check()
@@ -163,13 +164,13 @@ def staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
     return ""
 
 
-def _agents(store: ImageStore) -> set[str]:
-    """The digests of all frozen agents that the store has."""
+def _list_agents(store: ImageStore) -> set[str]:
+    """Return the digests of all frozen agents in the store."""
     found = (store.archive("agent", key) for key in store.names("archive-agent"))
     return {archive.blob.digest for archive in found if archive is not None}
 
 
-def _language(name: str, environment: dict[str, str], store: ImageStore) -> str:
+def _digest_language(name: str, environment: dict[str, str], store: ImageStore) -> str:
     from slipway_initramfs.errors import ImageError
     from slipway_initramfs.languages import catalogue
 
@@ -180,7 +181,7 @@ def _language(name: str, environment: dict[str, str], store: ImageStore) -> str:
     return language_digest(replace(language, environment={**environment, **language.environment}))
 
 
-def _record(snapshot: StoredSnapshot, stale: str) -> dict[str, Any]:
+def _describe_snapshot(snapshot: StoredSnapshot, stale: str) -> dict[str, Any]:
     shape = snapshot.shape
     return {
         "key": shape.key,

@@ -1,4 +1,4 @@
-"""What every verb shares: errors for people, progress, exit codes, and pumps for fds 0 to 2."""
+"""Terminal input and output of all commands: messages, progress, exit codes, signals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from slipway._cli.screen import bar, is_screen, paint, width_of
+from slipway._cli.screen import find_width, format_step, is_screen, paint
 from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway._util.text import plain, plain_lines
 
@@ -26,29 +26,29 @@ EXIT_OURS = 125
 
 
 class Interrupted(BaseException):
-    """A signal asked us to end; a BaseException, so that no handler of errors keeps it."""
+    """Request of a signal to end; a BaseException, to pass through handlers of errors."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-def show(text: str) -> None:
-    """Text for the person at the terminal."""
-    _write(text)
+def write_text(text: str) -> None:
+    """Write a text to stderr."""
+    _write_stderr(text)
 
 
-def say(line: str) -> None:
-    """One line for the person at the terminal; names of files in it may be anybody's."""
-    _write(f"slipway: {plain_lines(line)}\n")
+def write_line(line: str) -> None:
+    """Write a message to stderr, without control characters."""
+    _write_stderr(f"slipway: {plain_lines(line)}\n")
 
 
-def emit(text: str) -> None:
-    """What was asked for, to stdout.
+def print_text(text: str) -> None:
+    """Write the result of a command to stdout.
 
     Raises:
-        BrokenPipeError: nobody reads it any more.
-        HostError: it cannot be written.
+        BrokenPipeError: the reader has closed the pipe.
+        HostError: stdout cannot be written.
     """
     try:
         sys.stdout.write(text)
@@ -60,10 +60,10 @@ def emit(text: str) -> None:
 
 
 class Progress:
-    """Shows what takes long: on a terminal in one line that changes, elsewhere now and then.
+    """Display of long steps: one changing line on a terminal, else lines for a log.
 
-    Elsewhere each new kind of step is shown, told by its first word, and of one kind a line each
-    second: a log of a build is to be read, and to grow while something happens.
+    A log gets a line for each new kind of step (the first word), and at most one per second of the
+    same kind.
     """
 
     def __init__(self) -> None:
@@ -76,103 +76,103 @@ class Progress:
         """Show ``line``."""
         kind, now = line.partition(" ")[0], time.monotonic()
         if self._terminal:
-            # Of a line that wraps only its last part would be overwritten.
-            _write(f"\r\x1b[K{bar(plain(line), width_of(sys.stderr) - 1)}")
+            # Only the last part of a wrapped line could be overwritten.
+            _write_stderr(f"\r\x1b[K{format_step(plain(line), find_width(sys.stderr) - 1)}")
             self._pending = True
         elif kind != self._kind or now - self._shown_at >= 1:
             self._kind, self._shown_at = kind, now
-            say(line)
+            write_line(line)
 
     def done(self) -> None:
-        """Remove what is shown of the last step."""
+        """Remove the line of the last step."""
         if self._pending:
-            _write("\r\x1b[K")
+            _write_stderr("\r\x1b[K")
             self._pending = False
 
 
-def _write(text: str) -> None:
+def _write_stderr(text: str) -> None:
     with suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
-def _complain(error: SlipwayError) -> None:
+def _report_error(error: SlipwayError) -> None:
     for word, colour, text in (("error:", "red", error.message), ("hint:", "cyan", error.hint)):
         if text:
-            _write(f"slipway: {paint(word, colour, sys.stderr)} {plain_lines(text)}\n")
+            _write_stderr(f"slipway: {paint(word, colour, sys.stderr)} {plain_lines(text)}\n")
 
 
-def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:
-    """Run ``command`` and exit with its code; no traceback reaches a person without --debug."""
-    debug = "--debug" in arguments[: _separator(arguments)]
-    for number in _ending_signals():
-        signal.signal(number, _interrupt)
-    _hold_standard_descriptors()
+def run_guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:
+    """Run ``command`` and exit with its code; tracebacks are shown with --debug only."""
+    debug = "--debug" in arguments[: _find_separator(arguments)]
+    for number in _list_ending_signals():
+        signal.signal(number, _raise_interrupted)
+    _open_standard_descriptors()
     try:
         code = command(arguments)
     except Interrupted as interruption:
         code = 128 + interruption.number
-    except SystemExit as ended:  # argparse, after its help
+    except SystemExit as ended:  # argparse, after --help
         code = ended.code if isinstance(ended.code, int) else 0
-    except KeyboardInterrupt:  # an event loop that ends sets Python's own handler again
+    except KeyboardInterrupt:  # an event loop restores Python's own handler at its end
         code = 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of our output has gone, as `head` does; end as a program of C would.
+        # The reader of our output has closed it, as `head` does; end as a C program would.
         code = 128 + signal.SIGPIPE
     except SlipwayError as error:
         if debug:
             raise
-        _complain(error)
+        _report_error(error)
         code = EXIT_USAGE if isinstance(error, InputError) else EXIT_OURS
     except Exception as error:
         if debug:
             raise
-        _complain(
+        _report_error(
             HostError(
-                f"{type(error).__name__}: {error}", "This is a bug of ours. --debug shows where."
+                f"{type(error).__name__}: {error}", "This is a bug in Slipway; run with --debug."
             )
         )
         code = EXIT_OURS
-    # Threads may still wait for a terminal or a pipe; nothing of ours is left for them to do.
+    # Threads may still be blocked on a terminal or pipe, with no work left.
     os._exit(code)
 
 
-def _hold_standard_descriptors() -> None:
-    """Make 0, 1 and 2 exist: a socket of ours in their place would get the program's output."""
+def _open_standard_descriptors() -> None:
+    """Open descriptors 0 to 2 if closed, or a socket of ours would get the program's output."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    # Python has no streams for descriptors that were closed when it started.
+    # Python makes no streams for descriptors that were closed at its start.
     sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
-def _separator(arguments: list[str]) -> int:
+def _find_separator(arguments: list[str]) -> int:
     return arguments.index("--") if "--" in arguments else len(arguments)
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first ``--`` is ours, what stands after it the program's."""
-    at = _separator(arguments)
+    """Return the arguments before the first ``--``, and those after it for the program."""
+    at = _find_separator(arguments)
     return arguments[:at], arguments[at + 1 :]
 
 
-def _ending_signals() -> list[signal.Signals]:
-    """The signals that ask us to end; nohup has SIGHUP ignored, and means it."""
+def _list_ending_signals() -> list[signal.Signals]:
+    """Return the signals that end us; SIGHUP stays ignored under nohup."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
 
 
-def _interrupt(number: int, _frame: object) -> None:
+def _raise_interrupted(number: int, _frame: object) -> None:
     raise Interrupted(number)
 
 
 def run_interruptible(main: Callable[[], Any]) -> Any:
-    """Run the coroutine that ``main`` makes; a signal cancels it and waits for its clean end.
+    """Run the coroutine of ``main``; a signal cancels it and waits for its end.
 
     Raises:
-        Interrupted: a signal came.
+        Interrupted: a signal was received.
     """
     received: list[int] = []
 
@@ -184,7 +184,7 @@ def run_interruptible(main: Callable[[], Any]) -> Any:
             received.append(number)
             task.cancel()
 
-        for number in _ending_signals():
+        for number in _list_ending_signals():
             loop.add_signal_handler(number, cancel, number)
         return await task
 
@@ -197,11 +197,11 @@ def run_interruptible(main: Callable[[], Any]) -> Any:
 
 
 class DescriptorWorker:
-    """Makes blocking calls on one descriptor in a daemon thread, one at a time.
+    """Daemon thread for blocking calls on one descriptor, one at a time.
 
-    Not the loop's executor, whose threads a process waits for at its end: a read of a terminal or a
-    write to a stopped pipe may never return. Not non-blocking mode either: that would be set on the
-    caller's terminal, for every program that has it open.
+    A process waits at exit for threads of the loop's executor, but a read of a terminal or a write
+    to a stopped pipe may never return. Non-blocking mode is no alternative: the flag would hold for
+    all programs with the same terminal.
     """
 
     def __init__(self) -> None:
@@ -210,7 +210,7 @@ class DescriptorWorker:
         threading.Thread(target=self._work, daemon=True).start()
 
     async def call(self, function: Callable[[], Any]) -> Any:
-        """What ``function`` returns or raises."""
+        """Call ``function`` in the thread, and return or raise its outcome."""
         future = self._loop.create_future()
         self._calls.put((function, future))
         return await future
@@ -234,12 +234,12 @@ class DescriptorWorker:
             else:
                 future.set_result(value)
 
-        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+        with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(settle)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of ``data``, however long it takes."""
+    """Write all of ``data``; blocks until written."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

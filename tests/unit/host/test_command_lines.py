@@ -13,17 +13,21 @@ from slipway._model.errors import InputError
 @pytest.mark.parametrize(
     ("command", "error", "hint"),
     [
-        ("slipway imge list", "unknown verb 'imge'", "Did you mean image?"),
-        ("slipway xyz", "unknown verb 'xyz'", "Verbs: run, "),
-        ("slipway help xyz", "unknown verb 'xyz'", "Verbs: run, "),
+        ("slipway imge list", "unknown command 'imge'", "Did you mean image?"),
+        ("slipway xyz", "unknown command 'xyz'", "Commands: run, "),
+        ("slipway help xyz", "unknown command 'xyz'", "Commands: run, "),
         ("slipway --frobnicate", "unknown option '--frobnicate'", "See: slipway --help"),
-        ("slipway image lst", "unknown verb 'lst'", "Did you mean list?"),
-        ("slipway image", "VERB is missing", "Verbs: build, list, "),
+        ("slipway image lst", "unknown command 'lst'", "Did you mean list?"),
+        ("slipway image", "missing COMMAND", "Commands: build, list, "),
         ("slipway image list --jsn", "unknown option '--jsn'", "Did you mean --json?"),
-        ("slipway image --store x list", "--store is an option of verbs", "image VERB --store"),
-        ("slipway image list --store=", "'' is no path", "See: slipway image list --help"),
-        ("slipway image list x", "'x' is an argument too many", "See: slipway image list --help"),
-        ("slipway image inspect", "IMAGE is missing", "See: slipway image inspect --help"),
+        (
+            "slipway image --store x list",
+            "--store belongs after the command",
+            "image COMMAND --store",
+        ),
+        ("slipway image list --store=", "the path is empty", "See: slipway image list --help"),
+        ("slipway image list x", "unexpected argument 'x'", "See: slipway image list --help"),
+        ("slipway image inspect", "missing IMAGE", "See: slipway image inspect --help"),
         ("slipway image build --source x c", "--source is 'x'", "See: slipway image build"),
         ("slipway image build --arch arm c", "--arch is 'arm'", "Did you mean arm64?"),
         ("slipway snapshot remove --al", "unknown option '--al'", "Did you mean --all?"),
@@ -33,15 +37,15 @@ from slipway._model.errors import InputError
         ("slipway mcp --max-vms 0", "--max-vms is 0", "Leave --max-vms out"),
         ("slipway mcp --machine vax", "--machine is 'vax'", "See: slipway mcp --help"),
         ("slipway doctor --store", "--store needs a value", "See: slipway doctor --help"),
-        ("vmm-run", "FILE is missing", "Name a source file: vmm-run FILE"),
+        ("vmm-run", "missing FILE", "Name a source file: vmm-run FILE"),
         ("vmm-run --mem 5 a.py", "unknown option '--mem'", "Did you mean --memory"),
         ("vmm-run --json=yes a.py", "--json takes no value", "See: vmm-run --help"),
-        ("vmm-run --env a.py --env", "--env needs a value", "is written --env=VALUE"),
-        ("vmm-run a.py x", "'x' is an argument too many", "'--': vmm-run a.py -- x"),
+        ("vmm-run --env a.py --env", "--env needs a value", "as --env=VALUE"),
+        ("vmm-run a.py x", "unexpected argument 'x'", "'--': vmm-run a.py -- x"),
         ("vmm-run a.py --port 8", "unknown option '--port'", "'--': vmm-run FILE -- ARGS"),
         ("vmm-run -c 1 --language py x", "two sources", "vmm-run -c CODE -- ARGS"),
-        ("vmm-run -c 1", "the source of -c has no suffix", "Name its --language."),
-        ("slipway /etc/passwd", "unknown verb", "To run that file: slipway run /etc/passwd"),
+        ("vmm-run -c 1", "missing --language for a source of -c", "Name it: --language python"),
+        ("slipway /etc/passwd", "unknown command", "To run that file: slipway run /etc/passwd"),
         (
             "vmm-run --timeout 2h /etc/fstab --language sh",
             "--timeout is 7200 s, ",
@@ -49,7 +53,7 @@ from slipway._model.errors import InputError
         ),
         ("vmm-run --memory 99T -c 1 --language sh", "at most 65536 MiB", "Leave --memory"),
         ("slipway image import --json=", "--json takes no value", "See: slipway image import"),
-        ("slipway image export bash --store x", "FILE is missing", "See: slipway image export"),
+        ("slipway image export bash --store x", "missing FILE", "See: slipway image export"),
         ("vmm-run --env =x -c 1 --language sh", "--env has the name ''", "A name has"),
         ("vmm-run --timeout 5x a.py", "'5x' is not a time", "See: vmm-run --help"),
         ("vmm-run --memory 5Q a.py", "'5Q' is not a size", "See: vmm-run --help"),
@@ -64,7 +68,7 @@ def test_slip_is_answered(
 ) -> None:
     program, *arguments = command.split()
     monkeypatch.setattr(sys, "argv", [f"/somewhere/bin/{program}", *arguments])
-    run = {"slipway": _cli._command, "vmm-run": _cli._run}[program]
+    run = {"slipway": _cli._run_slipway, "vmm-run": _cli._run_vmm_run}[program]
 
     with pytest.raises(InputError) as caught:
         run(arguments)

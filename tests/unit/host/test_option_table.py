@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slipway._cli.run_arguments import options_of, parse, parser
+from slipway._cli.run_arguments import build_parser, parse_arguments, read_options
 from slipway._mcp.forms import Job
 from slipway._model.option import Group, Option
 from slipway._model.options import MACHINE_OPTIONS, OPTIONS, Options
@@ -64,10 +64,10 @@ def test_hypervisors_are_those_of_the_host() -> None:
 @on_scalars
 def test_command_line_takes_the_option(option: Option) -> None:
     typed, value = typed_and_meant(option)
-    described = parser("vmm-run")
+    described = build_parser("vmm-run")
 
-    given = options_of(parse([*typed, "-c", "1", "--language", "c"], described), (), ())
-    absent = options_of(parse(["-c", "1", "--language", "c"], described), (), ())
+    given = read_options(parse_arguments([*typed, "-c", "1", "--language", "c"], described), (), ())
+    absent = read_options(parse_arguments(["-c", "1", "--language", "c"], described), (), ())
 
     assert getattr(given, option.name) == value
     assert getattr(absent, option.name) == option.default
@@ -75,7 +75,9 @@ def test_command_line_takes_the_option(option: Option) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=name_of)
 def test_help_names_the_option(option: Option) -> None:
-    told = " ".join(parser("vmm-run").format_help().split()).replace("wall- clock", "wall-clock")
+    told = " ".join(build_parser("vmm-run").format_help().split()).replace(
+        "wall- clock", "wall-clock"
+    )
 
     flags = option.flags or ("--" + option.name.replace("_", "-"),)
     assert all(f"{flag} " in told.replace(",", " ") for flag in flags)

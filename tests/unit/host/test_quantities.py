@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from slipway._cli.quantities import duration, seconds, size
+from slipway._cli.quantities import parse_duration, parse_seconds, parse_size
 from slipway._model.options import MIB
 
 
@@ -27,7 +27,7 @@ from slipway._model.options import MIB
     ],
 )
 def test_time_is_read(text: str, value: float) -> None:
-    assert seconds(text) == value
+    assert parse_seconds(text) == value
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_time_is_read(text: str, value: float) -> None:
     ],
 )
 def test_size_is_read(text: str, value: int) -> None:
-    assert size(text) == value
+    assert parse_size(text) == value
 
 
-@pytest.mark.parametrize("read", [seconds, size])
+@pytest.mark.parametrize("read", [parse_seconds, parse_size])
 @pytest.mark.parametrize(
     "text", ["", " ", "x", "5x", "5 5", "nan", "inf", "1e999", "s", "5sK", "0x10", "1_000", "٣"]
 )
@@ -63,4 +63,4 @@ def test_what_is_no_quantity_is_refused(read: type, text: str) -> None:
 
 def test_duration_is_not_negative() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="negative"):
-        duration("-1")
+        parse_duration("-1")

@@ -8,7 +8,7 @@ import json
 import pytest
 
 import slipway
-from slipway._cli.run import exit_code
+from slipway._cli.run import find_exit_code
 from slipway._model.result import Captured, Provenance, Timing, Usage, Verdict
 
 USAGE = Usage(1.0, 0.5, 0.25, 1024, 2)
@@ -59,7 +59,7 @@ def result(
 )
 def test_verdict_and_exit_code(ended: slipway.Result, verdict: str, code: int) -> None:
     assert ended.verdict == verdict
-    assert exit_code(ended) == code
+    assert find_exit_code(ended) == code
     assert ended.ok == (verdict == "ok")
     assert ended.summary()
     assert "\n" not in ended.summary()

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from slipway._cli.screen import bar, paint
-from slipway._cli.tables import Column, table
-from slipway._cli.terminal import guarded, say
+from slipway._cli.screen import format_step, paint
+from slipway._cli.tables import Column, format_table
+from slipway._cli.terminal import run_guarded, write_line
 from slipway._model.errors import InputError
 
 COLUMNS = (Column("NAME"), Column("SOURCE", cut=True), Column("MIB", right=True))
@@ -33,7 +33,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_table_in_a_pipe_is_as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
 
-    assert table(COLUMNS, ROWS, io.StringIO()).splitlines() == [
+    assert format_table(COLUMNS, ROWS, io.StringIO()).splitlines() == [
         "NAME       SOURCE                                       MIB",
         "rust@1.80  docker://registry.example/library/rust:1.80  148",
         "c          debian                                         7",
@@ -45,7 +45,7 @@ def test_table_on_a_terminal_fits_it(monkeypatch: pytest.MonkeyPatch, width: int
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("NO_COLOR", "1")
 
-    lines = table(COLUMNS, ROWS, Screen()).splitlines()
+    lines = format_table(COLUMNS, ROWS, Screen()).splitlines()
 
     assert max(map(len, lines)) == min(width, 59)
     assert lines[1].startswith("rust@1.80  docker:")
@@ -57,7 +57,7 @@ def test_table_without_room_becomes_a_list(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("NO_COLOR", "1")
 
-    assert table(COLUMNS, ROWS, Screen()).splitlines() == [
+    assert format_table(COLUMNS, ROWS, Screen()).splitlines() == [
         "rust@1.80",
         "  SOURCE docker://registry.example/library/rust:1.80",
         "  MIB 148",
@@ -106,8 +106,8 @@ def test_colours_are_for_whoever_wants_them(
     ],
 )
 def test_step_of_many_has_a_bar(step: str, shown: str) -> None:
-    assert bar(step, 79) == shown
-    assert bar(step, 12) == shown[:12]
+    assert format_step(step, 79) == shown
+    assert format_step(step, 12) == shown[:12]
 
 
 def test_lines_for_a_person_have_nothing_that_a_terminal_obeys(
@@ -119,8 +119,8 @@ def test_lines_for_a_person_have_nothing_that_a_terminal_obeys(
         raise InputError("cannot read a\x1b]0;b\x07\r.py;\n  and more", "See \x9b2J.")
 
     monkeypatch.setattr(os, "_exit", lambda code: None)
-    say("a\x1b[2J\u202eb")
-    guarded(command, [])
+    write_line("a\x1b[2J\u202eb")
+    run_guarded(command, [])
 
     assert capsys.readouterr().err == (
         "slipway: a [2J b\n"
