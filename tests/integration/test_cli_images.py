@@ -131,7 +131,7 @@ def test_what_takes_space_is_shown(image: Callable[..., Ended], toys: ImageStore
     told = json.loads(image("du", "--json").stdout)
 
     rows = [line.split() for line in shown.stdout.decode().splitlines()]
-    assert rows[0][:3] == ["WHAT", "NAME", "MIB"]
+    assert rows[0][:3] == ["KIND", "NAME", "MIB"]
     assert ["image", f"bash-{OURS}", "3", "0", "slipway", "image", "remove", "bash"] in rows
     assert ["layers", "5", "0", "slipway", "image", "prune"] in rows
     assert rows[-1][:2] == ["total", "8"]
