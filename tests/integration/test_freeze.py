@@ -50,8 +50,18 @@ if os.fork() == 0:
 assert os.waitstatus_to_exitcode(os.wait4(-1, 0)[1]) == 3
 print(*light)
 """
-# What makes the start slow; none of it may come back unnoticed.
-HEAVY = {"argparse", "ctypes", "inspect", "pathlib", "psutil", "serial", "subprocess", "tokenize"}
+# Slow modules, and a module for type checkers only; the start must not import them.
+HEAVY = {
+    "argparse",
+    "ctypes",
+    "inspect",
+    "pathlib",
+    "psutil",
+    "serial",
+    "slipway_agent.job_environment",
+    "subprocess",
+    "tokenize",
+}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Programs that waited for their script: the limits of their job hold them as any other."""
+"""Prestarted programs in machines: limits, stdin and messages are those of the job."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ pytestmark = pytest.mark.languages("python")
 
 
 def run(vm: Microvm, source: str, **options: Any) -> Outcome:
-    """Run ``source`` in a program that was started ahead, waiting or on its way."""
+    """Run ``source`` after a prestart, whose program may still be on its way to the script."""
     vm.call(vm.guest.prepare(vm.language))
     return vm.run(source, **options)
 
 
-def test_job_gets_the_program(vm: Microvm) -> None:
+def test_second_job_gets_the_prestarted_program(vm: Microvm) -> None:
     chunks: list[bytes] = []
 
     async def sink(_phase: object, _stream: object, data: bytes) -> None:
         chunks.append(data)
 
-    # What waits does not know whether it gets stdin, and so has a pipe for it.
+    # A prestarted program has a pipe as stdin, since its job may have input.
     source = b"import os, stat; print(stat.S_ISFIFO(os.fstat(0).st_mode), os.read(0, 9))"
     for _ in range(2):
         vm.call(vm.guest.run(JobRequest(vm.language, source, Options()), sink))
@@ -40,14 +40,14 @@ def test_job_gets_the_program(vm: Microvm) -> None:
     assert b"".join(chunks) == b"False b''\nTrue b''\n"
 
 
-def test_memory(vm: Microvm) -> None:
+def test_memory_limit_of_the_job_holds(vm: Microvm) -> None:
     outcome = run(vm, "x = b'x' * (1 << 26)\nprint(len(x))", memory_limit=32 * MIB)
 
     assert outcome.program.verdict == "memory_exceeded"
     assert outcome.program.usage.memory_peak <= 32 * MIB
 
 
-def test_processes(vm: Microvm) -> None:
+def test_process_limit_of_the_job_holds(vm: Microvm) -> None:
     source = """
 import os, time
 started = 1
@@ -64,21 +64,21 @@ except OSError:
     assert outcome.stdout == b"7\n"
 
 
-def test_cpu_time(vm: Microvm) -> None:
+def test_cpu_time_limit_of_the_job_holds(vm: Microvm) -> None:
     outcome = run(vm, "while True: pass", cpu_time=1.0)
 
     assert outcome.program.verdict == "cpu_exceeded"
     assert outcome.program.usage.user + outcome.program.usage.system >= 1.0
 
 
-def test_wall_time(vm: Microvm) -> None:
+def test_wall_time_limit_of_the_job_holds(vm: Microvm) -> None:
     outcome = run(vm, "import time; print('begun'); time.sleep(1000)", timeout=6.0)
 
     assert outcome.program.verdict == "timed_out"
     assert outcome.stdout == b"begun\n"
 
 
-def test_disk(vm: Microvm) -> None:
+def test_disk_has_the_size_of_the_job(vm: Microvm) -> None:
     source = """
 import os
 room = os.statvfs(".")
@@ -104,7 +104,7 @@ except OSError as error:
     assert b"".join(chunks).decode().splitlines() == ["8388608 6144", "No space left on device"] * 2
 
 
-def test_traceback_has_its_lines(vm: Microvm) -> None:
+def test_traceback_shows_source_lines(vm: Microvm) -> None:
     source = "import traceback\n\ndef inner():\n    raise ValueError('so')\n\ninner()\n"
 
     assert run(vm, source).stderr == vm.run(source).stderr
@@ -131,7 +131,7 @@ def test_node_gets_its_script_when_the_job_comes(vm: Microvm) -> None:
         vm.call(vm.guest.run(JobRequest(vm.language, NODE.encode(), Options()), sink))
         vm.call(vm.guest.prepare(vm.language))
 
-    # What waits does not know whether it gets stdin, and so has a pipe for it.
+    # A prestarted program has a pipe as stdin, since its job may have input.
     alone, ahead = (b"".join(chunks) for chunks in said)
     assert alone.startswith(b"false\ntrue 2 true\n")
     assert ahead == alone.replace(b"false", b"true", 1)
