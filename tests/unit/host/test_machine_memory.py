@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -20,18 +20,24 @@ from slipway_agent import guest_system
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.store.records import LOW_MEMORY, Blob, Image
 
+if TYPE_CHECKING:
+    from slipway_initramfs.languages.language import Language
+
 BLOB = Blob(Path("/nonexistent"), "0" * 64, 20 * MIB)
 IMAGE = Image("toy", "amd64", "0" * 64, BLOB, {"memory": 0, "workload": 64 * MIB})
-RUST = catalogue.find_language("rust")
 DEFAULT = IMAGE.default_memory
 
 
+def rust() -> Language:
+    return catalogue.find_language("rust")
+
+
 def memory_of(**options: Any) -> int:
-    return machine_memory(IMAGE, RUST, Options(**options))
+    return machine_memory(IMAGE, rust(), Options(**options))
 
 
 def check(has: int, **options: Any) -> None:
-    check_room(IMAGE, RUST, has, Options(**options), 10)
+    check_room(IMAGE, rust(), has, Options(**options), 10)
 
 
 @pytest.mark.parametrize("more", [0, 1, 4096, MIB - 1])
@@ -78,7 +84,7 @@ def test_machine_grows_with_a_limit(name: str) -> None:
 
 
 def test_machine_of_a_language_that_is_not_built_does_not_grow_for_a_build() -> None:
-    language = replace(RUST, build=None)
+    language = replace(rust(), build=None)
 
     assert machine_memory(IMAGE, language, Options(build_memory_limit=999 * MIB)) == DEFAULT
 

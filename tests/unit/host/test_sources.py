@@ -29,7 +29,11 @@ from slipway_protocol.schema import HOST_TO_AGENT, MAX_MESSAGE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-C = catalogue.find_language("c")
+    from slipway_initramfs.languages.language import Language
+
+
+def c() -> Language:
+    return catalogue.find_language("c")
 
 
 def built(
@@ -149,7 +153,7 @@ def test_names_of_a_session_without_end_are_bounded() -> None:
     kept: frozenset[str] = frozenset()
     for run in range(100):
         files = (InputFile(f"main-{run}-{number}", b"") for number in range(MAX_FILES))
-        kept = keep_names(kept, C, tuple(files))
+        kept = keep_names(kept, c(), tuple(files))
 
     assert len(kept) <= MAX_KEPT_NAMES + MAX_FILES
 
@@ -165,7 +169,7 @@ def test_program_has_a_name_that_is_not_taken() -> None:
 
 
 def test_run_is_of_the_program_that_was_built() -> None:
-    job, _ = describe_job(JobRequest(C, b"", Options(files=(InputFile("main", b""),))))
+    job, _ = describe_job(JobRequest(c(), b"", Options(files=(InputFile("main", b""),))))
 
     assert job.run.argv == ("./main-1",)
 
@@ -211,10 +215,10 @@ def test_names_of_sources_that_fit_do_so_with_all_else() -> None:
         files=files,
         outputs=tuple(f"{number:064}" for number in range(63)),
     )
-    options.check(C.source)
-    check_source_names(C, files)
+    options.check(c().source)
+    check_source_names(c(), files)
 
-    job, _ = describe_job(JobRequest(C, b"", options, stream_bytes(b"")))
+    job, _ = describe_job(JobRequest(c(), b"", options, stream_bytes(b"")))
 
     assert len(encode(job)) <= MAX_MESSAGE
 
@@ -223,9 +227,9 @@ def test_names_of_sources_that_are_too_long_are_refused() -> None:
     files = tuple(InputFile(f"{number:0100}.c", b"") for number in range(100))
 
     with pytest.raises(slipway.InputError, match=r"names of the \.c files"):
-        check_source_names(C, files)
+        check_source_names(c(), files)
     check_source_names(catalogue.find_language("python"), files)
-    check_source_names(C, tuple(replace(file, path=f"{file.path}.h") for file in files))
+    check_source_names(c(), tuple(replace(file, path=f"{file.path}.h") for file in files))
 
 
 PIECES = st.sampled_from(

@@ -15,7 +15,6 @@ from slipway._sources.go import fits_name
 from slipway._sources.go_text import evaluate, read_head
 from slipway_initramfs.languages import catalogue
 
-GO = catalogue.find_language("go")
 MODULE = "module example.com/app\n"
 
 
@@ -23,7 +22,7 @@ def packages(*imports: str, **files: str) -> list[list[str]]:
     """The packages that build-go is told of; or its option and the error."""
     source = "".join(["package main\n", *(f'import "{each}"\n' for each in imports)])
     beside = tuple(InputFile(path, text.encode()) for path, text in files.items())
-    arranged = arrange(GO, source.encode(), beside, frozenset())
+    arranged = arrange(catalogue.find_language("go"), source.encode(), beside, frozenset())
     if arranged.program == "-e":
         return [["-e", *arranged.sources]]
     return [shlex.split(package) for package in arranged.sources]
@@ -89,7 +88,9 @@ def test_file_that_is_a_part_of_the_program(name: str, text: str) -> None:
 
 
 def test_source_itself_is_built_whatever_it_is_for() -> None:
-    arranged = arrange(GO, b"//go:build ignore\n\npackage main\n", (), frozenset())
+    arranged = arrange(
+        catalogue.find_language("go"), b"//go:build ignore\n\npackage main\n", (), frozenset()
+    )
 
     assert arranged.sources == ("main '' ./main.go",)
 
@@ -274,8 +275,9 @@ def test_any_constraint_has_an_answer(expression: str) -> None:
 
 
 def test_both_kinds_of_images_build_alike() -> None:
-    assert GO.debian is not None
-    scripts = [recipe.files["usr/lib/slipway/build-go"] for recipe in (GO.debian, GO.registry)]
+    go = catalogue.find_language("go")
+    assert go.debian is not None
+    scripts = [recipe.files["usr/lib/slipway/build-go"] for recipe in (go.debian, go.registry)]
 
     shared = {script[script.index("program=$1") :] for script in scripts}
 

@@ -1,0 +1,160 @@
+"""What all tests keep to: they go the public ways, and importing them does nothing."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TESTS = Path(__file__).parents[1]
+# What runs in guests, and packages for TypeScript.
+_NOT_OURS = {"programs", "node_modules"}
+# Private names of other modules and objects that tests use. It only goes down: give what a test
+# needs a public name, or have the test look at what users see.
+PRIVATE_USES = 101
+# Names of namedtuple that are public in spite of their underscore.
+_PUBLIC = {"_replace", "_asdict", "_fields"}
+# Calls that look at the host: at module level they would run whenever tests are collected.
+_WORK = {
+    "Popen",
+    "check_output",
+    "find_assets",
+    "find_language",
+    "find_pages",
+    "glob",
+    "iterdir",
+    "mkdtemp",
+    "need_program",
+    "open",
+    "read_bytes",
+    "read_text",
+    "rglob",
+    "which",
+    "write_bytes",
+    "write_text",
+}
+
+
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """The syntax trees of all modules below ``tests``."""
+    found = sorted(TESTS.rglob("*.py"))
+    return {
+        path: ast.parse(path.read_text("utf-8"), str(path))
+        for path in found
+        if not _NOT_OURS & set(path.relative_to(TESTS).parts)
+    }
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in _PUBLIC
+
+
+def private_uses(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of each use of a private name that the module does not define."""
+    own = defined_names(tree)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                pass
+            case ast.Attribute(attr=name) if is_private(name) and name not in own:
+                yield node.lineno, ast.unparse(node)
+            case ast.ImportFrom(names=aliases):
+                for alias in aliases:
+                    # A package's module is no secret; its functions, classes and constants are.
+                    if is_private(alias.name) and not is_module(node.module or "", alias.name):
+                        yield node.lineno, f"{node.module}.{alias.name}"
+            case ast.Call(
+                func=ast.Attribute(attr="setattr"), args=[*_, ast.Constant(str(name)), _]
+            ):
+                if is_private(str(name).rpartition(".")[2]):
+                    yield node.lineno, str(name)
+
+
+def defined_names(tree: ast.Module) -> set[str]:
+    """The names of functions, classes, variables and attributes that a module defines."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+            case ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+                names.add(name)
+    return names
+
+
+def is_module(package: str, name: str) -> bool:
+    path = Path(*package.split("."), name)
+    root = TESTS.parent
+    return any(
+        (root / part / path).is_dir() or (root / part / path).with_suffix(".py").is_file()
+        for part in ("host", "agent", "initramfs", "protocol", "tests")
+    )
+
+
+def calls_when_imported(node: ast.AST) -> Iterator[ast.Call]:
+    """The calls that importing a module makes itself, those in functions and lambdas left out."""
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                for decorator in child.decorator_list:
+                    yield from calls_when_imported(ast.Expression(decorator))
+            case ast.Lambda():
+                pass
+            case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
+                pass
+            case _:
+                if isinstance(child, ast.Call):
+                    yield child
+                yield from calls_when_imported(child)
+
+
+def test_private_names_of_others_are_used_less_and_less() -> None:
+    found = [
+        f"{path.relative_to(TESTS)}:{line}: {text}"
+        for path, tree in trees().items()
+        for line, text in private_uses(tree)
+    ]
+
+    assert len(found) <= PRIVATE_USES, "\n".join(found)
+
+
+def test_modules_do_no_work_when_they_are_imported() -> None:
+    found = [
+        f"{path.relative_to(TESTS)}:{call.lineno}: {ast.unparse(call)}"
+        for path, tree in trees().items()
+        for call in calls_when_imported(tree)
+        if ast.unparse(call.func).rpartition(".")[2] in _WORK
+    ]
+
+    assert found == []
+
+
+def test_the_counts_count() -> None:
+    tree = ast.parse(
+        "from slipway._run.guest import _secret, Guest\n"
+        "from slipway import _run\n"
+        "TEXT = PATH.read_text()\n"
+        "class Own:\n"
+        "    def __init__(self):\n"
+        "        self._mine = other._theirs\n"
+        "own._mine, own._asdict()\n"
+        "patch.setattr(other, '_hidden', lambda: open('x'))\n"
+    )
+
+    assert [text for _, text in private_uses(tree)] == [
+        "slipway._run.guest._secret",
+        "_hidden",
+        "other._theirs",
+    ]
+    assert [ast.unparse(call.func) for call in calls_when_imported(tree)] == [
+        "PATH.read_text",
+        "own._asdict",
+        "patch.setattr",
+    ]
