@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
+    from slipway._run.output_sink import FlowControl
     from slipway._snapshots.key import Shape
+    from slipway_protocol.messages import Phase, Stream
 
 HELLO = {
     "python": b'print("hello")\n',
@@ -92,19 +94,30 @@ async def first_byte(on: Ground, launch: Callable[[], Awaitable[Guest]]) -> floa
         await guest.stop()
 
 
+class Arrivals:
+    """Sink that notes when output came."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self._flow: FlowControl
+
+    def connect(self, flow: FlowControl) -> None:
+        self._flow = flow
+
+    def put_output(self, _phase: Phase, stream: Stream, data: bytes) -> None:
+        self.times.append(time.perf_counter())
+        self._flow.release(stream, len(data))
+
+
 async def first_output(guest: Guest, on: Ground) -> float:
     """When the first byte came that a hello world in ``guest`` wrote."""
-    came: list[float] = []
-
-    async def sink(_phase: object, _stream: object, _data: bytes) -> None:
-        came.append(time.perf_counter())
-
+    arrivals = Arrivals()
     language = on.assets.language
     source = HELLO.get(language.name, language.sample.encode())
-    report = await guest.run(JobRequest(language, source, on.options), sink)
-    if not report.succeeded or not came:
+    report = await guest.run(JobRequest(language, source, on.options), arrivals)
+    if not report.succeeded or not arrivals.times:
         raise SystemExit(f"the hello world of {language.name} failed")
-    return came[0]
+    return arrivals.times[0]
 
 
 async def cloned(on: Ground) -> Guest:
@@ -219,20 +232,16 @@ async def compilers(rounds: int, machine: str) -> None:
 
 async def compiled(on: Ground) -> tuple[float, float]:
     """Seconds to the first byte, and those of the phases as the guest's agent counted them."""
-    came: list[float] = []
-
-    async def sink(_phase: object, _stream: object, _data: bytes) -> None:
-        came.append(time.perf_counter())
-
+    arrivals = Arrivals()
     began = time.perf_counter()
     guest = await cloned(on)
     try:
         language = on.assets.language
-        report = await guest.run(JobRequest(language, HELLO[language.name], on.options), sink)
+        report = await guest.run(JobRequest(language, HELLO[language.name], on.options), arrivals)
     finally:
         await guest.stop()
     walls = [told.done.usage.wall_us / 1e6 for told in report.phases.values()]
-    return came[0] - began, sum(walls)
+    return arrivals.times[0] - began, sum(walls)
 
 
 def main() -> None:

@@ -17,12 +17,12 @@ from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import language_of_file
+from slipway._run.output_sink import OutputTail
 from slipway.machine.kvm import KvmMachine
 from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from slipway._run.assets import Assets
-    from slipway_protocol.messages import Phase, Stream
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "hello.py"
 SHOWN = 12
@@ -48,7 +48,7 @@ async def count(file: Path, serial: bool) -> None:
         assert isinstance(guest.machine, KvmMachine)
         boot = await guest.machine.count_exits()
         source = file.read_bytes()
-        await guest.run(JobRequest(language, source, options), _discard)
+        await guest.run(JobRequest(language, source, options), OutputTail(1))
         job = await guest.machine.count_exits()
     finally:
         await guest.stop()
@@ -56,10 +56,6 @@ async def count(file: Path, serial: bool) -> None:
     print(f"\nagent on the {port}; boot to Ready: {boot[0]}")
     print("  " + "\n  ".join(boot[1 : SHOWN + 1]))
     print(f"  with a job of {len(source)} bytes of source: {job[0]}")
-
-
-async def _discard(_phase: Phase, _stream: Stream, _data: bytes) -> None:
-    pass
 
 
 def main() -> None:

@@ -45,6 +45,10 @@ class Channel:
         self._writer.write(self._connection.send(message))
         await self._writer.drain()
 
+    def post(self, message: HostMessage) -> None:
+        """Send ``message`` without waiting, for small ones whose number something else bounds."""
+        self._writer.write(self._connection.send(message))
+
     async def receive(self) -> Event | None:
         """Return the next event, or None at the end of the stream, clean or broken."""
         while not self._events:

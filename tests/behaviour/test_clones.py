@@ -25,6 +25,7 @@ from slipway.machine.model import Hypervisor, Machine, MachineSpec, Snapshot, Te
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Stream
 from support.hypervisors import with_hypervisor
+from support.listening import run_with
 from support.programs import patient
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ async def run(guest: Guest, source: str, word: str = "", *, keep: bool = False) 
     async def stdin() -> AsyncIterator[bytes]:
         yield f"{word}\n".encode()
 
-    report = await guest.run(
+    report = await run_with(
+        guest,
         JobRequest(
             find_language("bash"),
             source.encode(),

@@ -26,6 +26,7 @@ from slipway._snapshots.create import make
 from slipway._snapshots.templates import Templates
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Stream
+from support.listening import run_with
 from support.programs import patient
 from support.writable_stores import writable_store
 
@@ -138,9 +139,8 @@ async def interview(guest: Guest, greetings: dict[Session, float]) -> Told:
             errors.append(max(asked - guests, guests - received, 0.0))
 
     options = Options(**patient((), (), {}))
-    report = await guest.run(
-        JobRequest(find_language("python"), TELL.encode(), options, questions()), sink
-    )
+    job = JobRequest(find_language("python"), TELL.encode(), options, questions())
+    report = await run_with(guest, job, sink)
     assert report.succeeded
     return Told(json.loads(told[0]), max(errors), greetings[guest._session])
 

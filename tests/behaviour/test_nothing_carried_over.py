@@ -11,6 +11,7 @@ import pytest
 
 from slipway._model.options import MIB, Options
 from slipway._run.job_request import JobRequest
+from slipway._run.output_sink import OutputCapture
 
 if TYPE_CHECKING:
     from support.microvm import Microvm
@@ -225,15 +226,10 @@ def test_session_leaves_its_files_to_itself_and_nothing_else(vm: Microvm) -> Non
     before = look(vm)
 
     def run(source: str) -> str:
-        chunks: list[bytes] = []
-
-        async def sink(_phase: object, _stream: object, data: bytes) -> None:
-            chunks.append(data)
-
-        vm.call(
-            vm.guest.run(JobRequest(vm.language, source.encode(), Options(), keep_files=True), sink)
-        )
-        return b"".join(chunks).decode()
+        capture = OutputCapture()
+        job = JobRequest(vm.language, source.encode(), Options(), keep_files=True)
+        vm.call(vm.guest.run(job, capture))
+        return capture.data["run", "stdout"].decode()
 
     assert run(LEAVE) == "left\n"
     kept = json.loads(run(LOOK))

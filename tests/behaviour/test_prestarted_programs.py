@@ -11,6 +11,7 @@ from slipway._model.input_file import InputFile
 from slipway._model.options import MIB, Options
 from slipway._run.job_message import describe_job
 from slipway._run.job_request import JobRequest
+from slipway._run.output_sink import OutputCapture, OutputTail
 
 if TYPE_CHECKING:
     from support.microvm import Microvm
@@ -26,18 +27,15 @@ def run(vm: Microvm, source: str, **options: Any) -> Outcome:
 
 
 def test_second_job_gets_the_prestarted_program(vm: Microvm) -> None:
-    chunks: list[bytes] = []
-
-    async def sink(_phase: object, _stream: object, data: bytes) -> None:
-        chunks.append(data)
+    capture = OutputCapture()
 
     # A prestarted program has a pipe as stdin, since its job may have input.
     source = b"import os, stat; print(stat.S_ISFIFO(os.fstat(0).st_mode), os.read(0, 9))"
     for _ in range(2):
-        vm.call(vm.guest.run(JobRequest(vm.language, source, Options()), sink))
+        vm.call(vm.guest.run(JobRequest(vm.language, source, Options()), capture))
         vm.call(vm.guest.prepare(vm.language))
 
-    assert b"".join(chunks) == b"False b''\nTrue b''\n"
+    assert capture.data["run", "stdout"] == b"False b''\nTrue b''\n"
 
 
 def test_memory_limit_of_the_job_holds(vm: Microvm) -> None:
@@ -91,17 +89,17 @@ except OSError as error:
     print(error.strerror)
 """
     job, files = describe_job(JobRequest(vm.language, source.encode(), Options()))
-    chunks: list[bytes] = []
-
-    async def sink(_phase: object, _stream: object, data: bytes) -> None:
-        chunks.append(data)
+    capture = OutputCapture()
 
     for _ in range(2):
         sized = replace(job, disk_bytes=8 * MIB)
-        vm.call(vm.guest._session.run(sized, files, sink))
+        vm.call(vm.guest._session.run(sized, files, capture))
         vm.call(vm.guest.prepare(vm.language))
 
-    assert b"".join(chunks).decode().splitlines() == ["8388608 6144", "No space left on device"] * 2
+    assert (
+        capture.data["run", "stdout"].decode().splitlines()
+        == ["8388608 6144", "No space left on device"] * 2
+    )
 
 
 def test_traceback_shows_source_lines(vm: Microvm) -> None:
@@ -121,18 +119,14 @@ undefined_name();
 
 @pytest.mark.languages("javascript")
 def test_node_gets_its_script_when_the_job_comes(vm: Microvm) -> None:
-    said: list[list[bytes]] = []
-
-    async def sink(_phase: object, _stream: object, data: bytes) -> None:
-        said[-1].append(data)
-
+    said: list[OutputTail] = []
     for _ in range(2):
-        said.append([])
-        vm.call(vm.guest.run(JobRequest(vm.language, NODE.encode(), Options()), sink))
+        said.append(OutputTail(MIB))
+        vm.call(vm.guest.run(JobRequest(vm.language, NODE.encode(), Options()), said[-1]))
         vm.call(vm.guest.prepare(vm.language))
 
     # A prestarted program has a pipe as stdin, since its job may have input.
-    alone, ahead = (b"".join(chunks) for chunks in said)
+    alone, ahead = (bytes(tail.data) for tail in said)
     assert alone.startswith(b"false\ntrue 2 true\n")
     assert ahead == alone.replace(b"false", b"true", 1)
     assert b"main.js:5" in ahead

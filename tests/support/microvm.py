@@ -16,6 +16,7 @@ from slipway._run.results import output_files, phase_results
 from slipway._snapshots.create import take
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Cancel, Phase, Stream
+from support.listening import run_with
 from support.programs import Outcome, Runner, load, patient
 
 if TYPE_CHECKING:
@@ -86,17 +87,23 @@ class MicrovmJob:
 
     async def _run(self, guest: Guest, source: bytes, options: Options) -> Outcome:
         try:
-            report = await guest.run(
-                JobRequest(self._vm.language, source, options, self._input()), self._sink
-            )
+            job = JobRequest(self._vm.language, source, options, self._input())
+            report = await run_with(guest, job, self._sink)
         except UnknownOutcome:
             await self._vm.lose()
             raise
         finally:
             asyncio.current_task().add_done_callback(self._notify)  # type: ignore[union-attr]
-        phases = phase_results(report, self._captured)
+        captured = {
+            (phase.name.lower(), stream.name.lower()): bytes(data)
+            for (phase, stream), data in self._captured.items()
+        }
+        results = {
+            phase: result.with_output(phase.name.lower(), captured)
+            for phase, result in phase_results(report).items()
+        }
         files = {file.path: file for file in output_files(report, options.outputs)}
-        return Outcome(phases.get(Phase.BUILD), phases.get(Phase.RUN), files)
+        return Outcome(results.get(Phase.BUILD), results.get(Phase.RUN), files)
 
     async def _sink(self, phase: Phase, stream: Stream, data: bytes) -> None:
         if stream is Stream.STDOUT:

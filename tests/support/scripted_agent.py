@@ -7,19 +7,21 @@ import socket
 from typing import TYPE_CHECKING, TypeVar
 
 from slipway._run.agent_connection import Session
+from slipway._run.deadline_pause import DeadlinePause
 from slipway.machine.console import Console
 from slipway.machine.model import Transport
 from slipway_protocol.connection import Connection
 from slipway_protocol.messages import Awake, Ready, Start
 from slipway_protocol.schema import VERSION
+from support.listening import pump_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from slipway._model.input_file import InputFile
-    from slipway._run.job_exchange import Sink
     from slipway._run.job_report import JobReport
     from slipway_protocol.messages import Job, Message
+    from support.listening import Listen
 
     Script = Callable[["ScriptedAgent"], Awaitable[None]]
 
@@ -94,11 +96,15 @@ async def connect() -> tuple[Session, ScriptedAgent]:
 async def play(
     script: Script,
     job: Job,
-    sink: Sink,
+    sink: Listen,
     files: tuple[InputFile, ...] = (),
     stdin: AsyncIterator[bytes] | None = None,
+    deadline: asyncio.Timeout | None = None,
 ) -> JobReport:
-    """Run ``job`` against an agent that does ``script`` once the job has been started."""
+    """Run ``job`` against an agent that does ``script`` once the job has been started.
+
+    ``deadline`` stands still while ``sink`` waits.
+    """
     session, agent = await connect()
 
     await agent.say(Awake(VERSION), READY)
@@ -109,7 +115,9 @@ async def play(
         await script(agent)
 
     acting = asyncio.create_task(act())
-    running = asyncio.create_task(session.run(job, files, sink, stdin))
+    pump = pump_to(sink)
+    paused = DeadlinePause(pump, deadline) if deadline is not None else pump
+    running = asyncio.create_task(pump.run(session.run(job, files, paused, stdin)))
     try:
         await asyncio.wait({acting, running}, return_when=asyncio.FIRST_EXCEPTION)
         if acting.done() and not running.done():

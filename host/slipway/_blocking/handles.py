@@ -110,6 +110,22 @@ class Execution:
         seconds = check_value("timeout", _SECONDS, timeout)
         return self._thread.call(self._execution.wait, seconds)
 
+    def collect(self, on_output: OnOutput | None = None) -> Result:
+        """Wait for the end, and pass the output to ``on_output`` as it comes, in this thread.
+
+        Without ``on_output`` the result has the output. A run that is left early is cancelled.
+
+        Raises:
+            HostError: this host lacks something.
+            UnknownOutcome: the machine was lost under the program.
+        """
+        with self:
+            if on_output is not None:
+                for event in self:
+                    if isinstance(event, Output):
+                        on_output(event.phase, event.stream, event.data)
+            return self.wait()
+
     def files(self) -> tuple[OutputFile, ...]:
         """Wait for the end, and the files that were asked for. Raises what :meth:`wait` raises."""
         return self._thread.call(self._execution.files)
@@ -222,7 +238,7 @@ class Session:
             UnknownOutcome: the machine was lost under the program; the session is lost with it.
         """
         check_blocking_listener(on_output)
-        return finished(self.start(source, stdin=stdin, **options), on_output)
+        return self.start(source, stdin=stdin, **options).collect(on_output)
 
     def fork(self) -> Session:
         """Another open session, which begins as this one is now.
@@ -280,13 +296,3 @@ def started(
             thread.call(begun[0].cancel)
         raise
     return Execution(begun[0], thread, owner)
-
-
-def finished(execution: Execution, on_output: OnOutput | None) -> Result:
-    """The result of ``execution``; its output goes to ``on_output`` where there is one."""
-    with execution:
-        if on_output is not None:
-            for event in execution:
-                if isinstance(event, Output):
-                    on_output(event.phase, event.stream, event.data)
-        return execution.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from slipway._blocking.handles import Session, finished, started
+from slipway._blocking.handles import Session, started
 from slipway._blocking.loop_thread import LoopThread
 from slipway._local.runtime import DEFAULT_QUEUE, AsyncRuntime
 from slipway._model.arguments import check_blocking_listener, open_blocking_stdin
@@ -97,7 +97,7 @@ class _Blocking(Generic[_Runs]):
         """
         check_blocking_listener(on_output)
         execution = self.start(source, language, stdin=stdin, key=key, **options)
-        return finished(execution, on_output)
+        return execution.collect(on_output)
 
     def session(
         self,

@@ -110,14 +110,14 @@ def _find_language(parsed: argparse.Namespace, store: ImageStore) -> Language:
 
 async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
     if parsed.json:
-        return await run.execute(None)
+        return await run.collect(None)
     output = StandardOutput()
     if not parsed.tty:
-        return await run.execute(output.write)
+        return await run.collect(output.write)
     from slipway._cli.run_terminal import LocalTerminal, PhaseWatcher
 
     with LocalTerminal(run.resize).lent() as terminal:
-        return await run.execute(output.write, PhaseWatcher(terminal))
+        return await run.collect(output.write, PhaseWatcher(terminal))
 
 
 def _describe_error(error: SlipwayError) -> dict[str, Any]:

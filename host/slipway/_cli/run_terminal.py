@@ -100,17 +100,17 @@ class PhaseWatcher:
     def __init__(self, terminal: LocalTerminal) -> None:
         self._terminal = terminal
 
-    def booted(self, machine: str) -> None:
+    def on_booted(self, machine: str) -> None:
         """Do nothing: no program runs yet."""
 
-    def began(self, phase: Phase) -> None:
+    def on_phase_started(self, phase: Phase) -> None:
         """Lend the terminal to a program that has begun; its build gets none."""
         if phase.name == "RUN":
             self._terminal.take()
 
-    def ended(self, phase: Phase, report: PhaseReport) -> None:
+    def on_phase_ended(self, phase: Phase, report: PhaseReport) -> None:
         """Take it back: the phase has ended, and all of its output has been written."""
         self._terminal.give_back()
 
-    def done(self) -> None:
+    def on_job_done(self) -> None:
         """Do nothing: output may still have to be written."""

@@ -9,22 +9,16 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway._local.pipes import EventQueue, StdinPipe
+from slipway._local.run_progress import RunProgress
+from slipway._local.stdin_pipe import StdinPipe
 from slipway._model.arguments import stream_bytes
 from slipway._model.errors import HostError, InputError, SlipwayError, UnknownOutcome
-from slipway._model.events import (
-    Ended,
-    Output,
-    PhaseEnded,
-    PhaseStarted,
-    Preparing,
-    Queued,
-    Started,
-)
+from slipway._model.events import Ended, Output, Preparing, Queued
 from slipway._model.execution import AsyncExecution, check_signal
 from slipway._model.options import MIB, Tty
 from slipway._model.result import OutputFile, Provenance, Result, Timing
 from slipway._run.job_request import JobRequest
+from slipway._run.output_queue import OutputQueue
 from slipway._run.run import Run
 
 if TYPE_CHECKING:
@@ -32,15 +26,13 @@ if TYPE_CHECKING:
 
     from slipway._model.events import Event
     from slipway._model.options import Options
-    from slipway._run.job_report import PhaseReport
     from slipway._run.slot import Slot
     from slipway_initramfs.languages.catalogue import Language
-    from slipway_protocol.messages import Phase
 
 log = logging.getLogger("slipway.runtime")
 log.addHandler(logging.NullHandler())
 
-# Output that waits for whoever takes the events. Behind it the agent's credit holds as much again.
+# Unread output kept per run, in bytes. The agent's credit holds another window of each stream.
 KEPT_OUTPUT = MIB
 # An agent ends a job within milliseconds; one that does not is not asked any longer.
 CANCEL_SECONDS = 5.0
@@ -82,20 +74,16 @@ class LocalExecution(AsyncExecution):
         self._slot = slot
         self._pipe = pipe
         self._run: Run | None = Run(job, slot)
-        self._has_terminal = bool(job.options.tty)
-        self._events = EventQueue(KEPT_OUTPUT)
-        self._phase: Phase | None = None
+        self._events: OutputQueue[Event] = OutputQueue(KEPT_OUTPUT)
+        self._progress = RunProgress(self._put)
         self._shares_machine = job.keep_files
-        self._has_machine = False
-        self._has_begun = asyncio.Event()
         self._cancelled = False
-        self._job_done = False
         self._outcome: Result | SlipwayError | None = None
-        self._told = ("", 0.0)
+        self._last_report = ("", 0.0)
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Result]
         self._over = asyncio.Event()
-        slot.progress = self._progress
+        slot.progress = self._report_preparation
 
     def begin(self) -> None:
         """Enter the admission, and go on in a task.
@@ -105,7 +93,7 @@ class LocalExecution(AsyncExecution):
             InputError: the run needs more than there is in all.
         """
         assert self._run is not None
-        self._slot.enter(self._queued)
+        self._slot.enter(self._report_position)
         if self._slot.position is None:
             self._state = "booting"
         self._task = asyncio.create_task(self._live(self._run), name=f"slipway-run-{self.id}")
@@ -132,7 +120,7 @@ class LocalExecution(AsyncExecution):
     async def signal(self, number: int) -> None:
         """Send it by the agent; see :meth:`AsyncExecution.signal`."""
         check_signal(number)
-        if self._phase is None or self._over.is_set():
+        if self._progress.phase is None or self._over.is_set():
             raise InputError(
                 f"no program of this run is running: it is {self.state}",
                 "Wait for the event that a phase has started.",
@@ -150,15 +138,16 @@ class LocalExecution(AsyncExecution):
         """Ask the agent, and then end the machine; see :meth:`AsyncExecution.cancel`."""
         if not self._cancelled and not self._over.is_set():
             self._cancelled = True
-            # Nobody may be taking events any more; what there still is fits.
+            # The events may have no reader any more, and the agent's last output fits.
             self._events.lift_bound()
+            progress = self._progress
             try:
-                if self._job_done:  # nothing but the end of the machine is left to wait for
+                if progress.is_job_done:  # only the end of the machine is left to wait for
                     await self.over()
-                elif self._phase is not None or (self._shares_machine and self._has_machine):
+                elif progress.phase is not None or (self._shares_machine and progress.has_machine):
                     async with asyncio.timeout(CANCEL_SECONDS):
                         # Before its first phase the files of a job are still on their way.
-                        await self._has_begun.wait()
+                        await progress.job_started.wait()
                         if self._run is not None:
                             await self._run.cancel()
                         await asyncio.wait([self._task])
@@ -169,7 +158,12 @@ class LocalExecution(AsyncExecution):
         await self.over()
 
     async def _next(self) -> Event:
-        return await self._events.take()
+        item = await self._events.take()
+        if isinstance(item, tuple):
+            phase, stream, data = item
+            return Output(phase.name.lower(), stream.name.lower(), data)
+        assert item is not None  # the queue is closed with an error
+        return item
 
     async def _write(self, data: bytes) -> None:
         if self._pipe is None:
@@ -186,7 +180,7 @@ class LocalExecution(AsyncExecution):
         """The run is over, however that came; a task may end before its first step."""
         self._slot.leave()
         if self._pipe is not None:
-            self._pipe.hang_up()
+            self._pipe.drop_reader()
         self._outcome = self._outcome_of(task)
         # The handle may live long; source and input files do not.
         self._run = self._job = None
@@ -194,8 +188,8 @@ class LocalExecution(AsyncExecution):
             self._put(Ended(self._outcome))
         else:
             self._state, self._position = "ended", None
-            self._events.fail(self._outcome)
-        self._has_begun.set()
+            self._events.close(self._outcome)
+        self._progress.job_started.set()
         self._over.set()
 
     def _outcome_of(self, task: asyncio.Task[Result]) -> Result | SlipwayError:
@@ -214,7 +208,7 @@ class LocalExecution(AsyncExecution):
         await self._slot.wait_admitted()
         self._state, self._position = "booting", None
         run.mark_admitted()
-        return await run.execute(self._output, _Watch(self))
+        return await run.execute(self._events, self._progress)
 
     def _cancelled_result(self) -> Result:
         """Of a run whose agent had no say in it."""
@@ -232,62 +226,25 @@ class LocalExecution(AsyncExecution):
             tty=bool(options.tty),
         )
 
-    async def _output(self, phase: str, stream: str, data: bytes) -> None:
-        await self._events.room()
-        self._put(Output(phase, stream, data))
-
     def _put(self, event: Event) -> None:
         self._follow(event)
-        self._events.put(event)
+        if isinstance(event, Queued | Preparing):
+            self._events.put_latest(event)
+        else:
+            self._events.put(event)
 
-    def _queued(self, position: int) -> None:
+    def _report_position(self, position: int) -> None:
         self._put(Queued(position))
 
-    def _progress(self, line: str) -> None:
-        """A line about an image that is being made; from whatever thread makes it."""
+    def _report_preparation(self, line: str) -> None:
+        """Report a line about an image build; called in the thread of the build."""
         kind, now = line.partition(" ")[0], time.monotonic()
-        # Of a download there are many a second, and a line of each kind tells as much.
-        if kind != self._told[0] or now - self._told[1] >= 1:
-            self._told = (kind, now)
-            with suppress(RuntimeError):  # the loop has ended before the image was made
-                self._loop.call_soon_threadsafe(self._prepare, line)
+        # A download has many a second, and the newest of a second says as much.
+        if kind != self._last_report[0] or now - self._last_report[1] >= 1:
+            self._last_report = (kind, now)
+            with suppress(RuntimeError):  # the loop ended before the build
+                self._loop.call_soon_threadsafe(self._put_preparing, line)
 
-    def _prepare(self, line: str) -> None:
+    def _put_preparing(self, line: str) -> None:
         if not self._over.is_set():
             self._put(Preparing(line))
-
-    def _finish_job(self) -> None:
-        self._job_done = True
-        self._events.lift_bound()
-
-    def _boot(self, machine: str) -> None:
-        self._has_machine = True
-        self._put(Started(machine))
-
-    def _begin(self, phase: Phase | None) -> None:
-        self._phase = phase
-        self._has_begun.set()
-
-
-class _Watch:
-    """Turns the steps of a run into events."""
-
-    def __init__(self, execution: LocalExecution) -> None:
-        self._execution = execution
-
-    def booted(self, machine: str) -> None:
-        self._execution._boot(machine)
-
-    def began(self, phase: Phase) -> None:
-        self._execution._begin(phase)
-        self._execution._put(PhaseStarted(phase.name.lower()))
-
-    def done(self) -> None:
-        # The machine is not to be kept for whoever does not read: what is left is two windows.
-        self._execution._finish_job()
-
-    def ended(self, phase: Phase, report: PhaseReport) -> None:
-        from slipway._run.results import phase_result
-
-        self._execution._begin(None)
-        self._execution._put(PhaseEnded(phase.name.lower(), phase_result(report, {})))

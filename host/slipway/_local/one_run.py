@@ -58,7 +58,7 @@ def run(source: Source, language: str | None = None, **arguments: Any) -> Result
     single = Run(job, slot)
     # In this thread, not in one of a loop: an image build takes minutes, and Ctrl-C is to end it.
     slot.find()
-    return asyncio.run(single.execute(on_output))
+    return asyncio.run(single.collect(on_output))
 
 
 @public
@@ -98,7 +98,7 @@ async def run_async(
     )
     single = Run(job, slot)
     await asyncio.to_thread(slot.find)
-    return await single.execute(on_output)
+    return await single.collect(on_output)
 
 
 def _request_job(

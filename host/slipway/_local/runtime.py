@@ -13,7 +13,7 @@ from slipway._local.execution import LocalExecution, request_job
 from slipway._local.machine_supply import Stock
 from slipway._local.session import LocalSession
 from slipway._local.session_context import SessionContext, SessionSpec
-from slipway._model.arguments import check_listener, finish, open_stdin, read_source
+from slipway._model.arguments import check_listener, open_stdin, read_source
 from slipway._model.errors import Busy
 from slipway._model.key import check_key
 from slipway._model.options import build_options
@@ -185,7 +185,7 @@ class AsyncRuntime:
         """
         check_listener(on_output)
         execution = await self.start(source, language, stdin=stdin, key=key, **options)
-        return await finish(execution, on_output)
+        return await execution.collect(on_output)
 
     def session(
         self,

@@ -7,16 +7,12 @@ import inspect
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from slipway._model.errors import InputError
 from slipway._model.options import MAX_SOURCE, read_local_file
 from slipway._model.values import convert, make_input_error
 from slipway._util.threads import call_in_daemon
-
-if TYPE_CHECKING:
-    from slipway._model.execution import AsyncExecution
-    from slipway._model.result import Result
 
 Source: TypeAlias = str | bytes | os.PathLike[str]
 """A program's text, or the path of its file; a str is always the text."""
@@ -129,18 +125,6 @@ async def call_listener(on_output: OnOutput, phase: str, stream: str, data: byte
     told = on_output(phase, stream, data)
     if inspect.isawaitable(told):
         await told
-
-
-async def finish(execution: AsyncExecution, on_output: OnOutput | None) -> Result:
-    """The result of ``execution``; its output goes to ``on_output`` where there is one."""
-    from slipway._model.events import Output
-
-    async with execution:
-        if on_output is not None:
-            async for event in execution:
-                if isinstance(event, Output):
-                    await call_listener(on_output, event.phase, event.stream, event.data)
-        return await execution.wait()
 
 
 def _convert_stdin(stdin: object, hint: str) -> bytes:

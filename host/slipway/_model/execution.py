@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Self
 
+from slipway._model.arguments import call_listener
 from slipway._model.errors import InputError, SlipwayError, UnknownOutcome
 from slipway._model.events import (
     Ended,
@@ -21,6 +22,7 @@ from slipway._util.public import public
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from slipway._model.arguments import OnOutput
     from slipway._model.events import Event
     from slipway._model.result import OutputFile, Result
 
@@ -183,6 +185,22 @@ class AsyncExecution(abc.ABC):
                 self._captured.setdefault(key, bytearray()).extend(event.data)
         assert self._result is not None
         return self._result.with_output({key: bytes(data) for key, data in self._captured.items()})
+
+    async def collect(self, on_output: OnOutput | None = None) -> Result:
+        """Wait for the end, and pass the output to ``on_output`` as it comes.
+
+        Without ``on_output`` the result has the output. A run that is left early is cancelled.
+
+        Raises:
+            HostError: this host lacks something.
+            UnknownOutcome: the machine was lost under the program.
+        """
+        async with self:
+            if on_output is not None:
+                async for event in self:
+                    if isinstance(event, Output):
+                        await call_listener(on_output, event.phase, event.stream, event.data)
+            return await self.wait()
 
     async def files(self) -> tuple[OutputFile, ...]:
         """Wait for the end, and the files that were asked for.

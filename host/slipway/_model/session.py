@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from slipway._model.arguments import check_listener, finish
+from slipway._model.arguments import check_listener
 from slipway._model.errors import InputError
 from slipway._model.options import MACHINE_OPTIONS, build_options
 from slipway._model.values import Bounds, check_value
@@ -101,7 +101,8 @@ class AsyncSession(abc.ABC):
             UnknownOutcome: the machine was lost under the program; the session is lost with it.
         """
         check_listener(on_output)
-        return await finish(await self.start(source, stdin=stdin, **options), on_output)
+        execution = await self.start(source, stdin=stdin, **options)
+        return await execution.collect(on_output)
 
     @abc.abstractmethod
     async def fork(self) -> AsyncSession:

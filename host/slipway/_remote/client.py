@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from slipway._model.arguments import check_language, check_listener, finish
+from slipway._model.arguments import check_language, check_listener
 from slipway._model.errors import InputError
 from slipway._model.key import check_key
 from slipway._model.language_info import LanguageInfo
@@ -126,7 +126,7 @@ class AsyncClient:
         """
         check_listener(on_output)
         execution = await self.start(source, language, stdin=stdin, key=key, **options)
-        return await finish(execution, on_output)
+        return await execution.collect(on_output)
 
     def session(
         self,

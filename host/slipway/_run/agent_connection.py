@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from slipway._model.input_file import InputFile
-    from slipway._run.job_exchange import Sink
     from slipway._run.job_report import JobReport
-    from slipway._run.output_queue import Watcher
+    from slipway._run.output_sink import JobObserver, OutputSink
     from slipway.machine.model import Machine
     from slipway_protocol.messages import HostMessage, Message
 
@@ -94,20 +93,17 @@ class Session:
         self,
         job: m.Job,
         files: tuple[InputFile, ...],
-        sink: Sink,
+        sink: OutputSink,
         stdin: AsyncIterator[bytes] | None = None,
-        watcher: Watcher | None = None,
+        observer: JobObserver | None = None,
     ) -> JobReport:
-        """Run ``job`` (its id is ours to set) and pass its output to ``sink`` as it comes.
-
-        Where there is a ``watcher``, stdout and stderr are passed on in the order in which they
-        came, and it hears of the phases in between.
+        """Run ``job``, whose number is set here, and pass its output to ``sink`` as it comes.
 
         Raises:
             UnknownOutcome: the machine ended, or broke the protocol.
         """
         self._jobs += 1
-        self._conversation = Conversation(self, self._jobs, job, sink, watcher)
+        self._conversation = Conversation(self, self._jobs, job, sink, observer)
         return await self._conversation.run(files, stdin)
 
     async def signal(self, number: int) -> None:
@@ -151,6 +147,10 @@ class Session:
             await self._channel.send(message)
         except OSError:
             raise await self._lost() from None
+
+    def post(self, message: HostMessage) -> None:
+        """Send a small ``message`` without waiting; a machine that has ended gets none."""
+        self._channel.post(message)
 
     async def receive(self) -> Message:
         """The next message; noise and violations are dealt with here."""

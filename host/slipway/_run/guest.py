@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from slipway._model.errors import HostError, ImageError, UnknownOutcome
 from slipway._model.options import MIB, Options
 from slipway._run.agent_connection import Session
+from slipway._run.deadline_pause import DeadlinePause
 from slipway._run.job_message import Surroundings, describe_job
 from slipway._run.job_request import JobRequest
+from slipway._run.output_sink import OutputTail
 from slipway._run.start_machine import start_machine
 from slipway._sources import keep_names
 from slipway._util.text import plain
@@ -21,9 +23,8 @@ from slipway_protocol import messages as m
 if TYPE_CHECKING:
     from slipway._model.input_file import InputFile
     from slipway._run.assets import Assets
-    from slipway._run.job_exchange import Sink
     from slipway._run.job_report import JobReport
-    from slipway._run.output_queue import Watcher
+    from slipway._run.output_sink import JobObserver, OutputSink
     from slipway.machine.model import Machine
     from slipway_initramfs.languages.catalogue import Language
 
@@ -157,19 +158,14 @@ class Guest:
         """
         if not language.sample:
             return
-        said = bytearray()
-
-        async def listen(_phase: m.Phase, _stream: m.Stream, data: bytes) -> None:
-            said.extend(data)
-            del said[:-SAID]
-
+        tail = OutputTail(SAID)
         try:
             job = JobRequest(language, language.sample.encode(), Options())
-            report = await self.run(job, listen)
+            report = await self.run(job, tail)
         except UnknownOutcome as error:
             raise HostError(f"the sample program of {language.name}: {error.message}") from None
         if not report.succeeded:
-            words = " ".join(plain(said.decode("utf-8", "replace")).split())
+            words = " ".join(plain(tail.data.decode("utf-8", "replace")).split())
             raise ImageError(
                 f"the sample program of {language.name} fails: {words or 'it said nothing'}",
                 "See what it says: slipway run; it is 'sample' of the language file.",
@@ -232,7 +228,9 @@ class Guest:
             raise
         return guest
 
-    async def run(self, job: JobRequest, sink: Sink, watcher: Watcher | None = None) -> JobReport:
+    async def run(
+        self, job: JobRequest, sink: OutputSink, observer: JobObserver | None = None
+    ) -> JobReport:
         """Run ``job`` and wait for its end; see ``slipway._run.agent_connection.Session.run``.
 
         Raises:
@@ -251,8 +249,8 @@ class Guest:
         self.idle = False
         try:
             async with asyncio.timeout(sum(walls) + transfer + GRACE_SECONDS) as deadline:
-                patient = unhurried(sink, deadline)
-                report = await self._session.run(message, files, patient, job.stdin, watcher)
+                with DeadlinePause(sink, deadline) as patient:
+                    report = await self._session.run(message, files, patient, job.stdin, observer)
         except TimeoutError:
             raise UnknownOutcome(
                 f"the job did not end within its time limits and {GRACE_SECONDS:g} s more",
@@ -290,30 +288,3 @@ class Guest:
         """End the machine at once; nothing of it remains."""
         await self.machine.stop()
         await self._session.close()
-
-
-def unhurried(sink: Sink, deadline: asyncio.Timeout) -> Sink:
-    """``sink``, with ``deadline`` put off while it has not taken what it was given.
-
-    A pager may keep the end of the output waiting for hours. That says nothing about the agent,
-    which counts the program's time by itself.
-    """
-    waiting = 0
-    rest = 0.0
-
-    async def take(phase: m.Phase, stream: m.Stream, data: bytes) -> None:
-        nonlocal waiting, rest
-        clock = asyncio.get_running_loop().time
-        when = deadline.when()
-        if when is not None and not deadline.expired():
-            rest = when - clock()
-            deadline.reschedule(None)
-        waiting += 1
-        try:
-            await sink(phase, stream, data)
-        finally:
-            waiting -= 1
-            if not waiting and not deadline.expired():
-                deadline.reschedule(clock() + rest)
-
-    return take

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image
     from slipway_initramfs.warmup import Warmer
-    from slipway_protocol.messages import Phase, Stream
 
 # Compiling a standard library takes an emulated machine a quarter of an hour.
 SECONDS = 3600
@@ -46,6 +45,7 @@ async def _warm(
     from slipway._run.assets import boot_assets
     from slipway._run.guest import Guest
     from slipway._run.job_request import JobRequest
+    from slipway._run.output_sink import OutputTail
     from slipway_initramfs.languages.catalogue import Language
     from slipway_initramfs.languages.language import Limits
     from slipway_initramfs.languages.language import Phase as Command
@@ -70,22 +70,17 @@ async def _warm(
         cpus=min(os.cpu_count() or 1, MAX_CPUS),
     )
     assets = await asyncio.to_thread(boot_assets, image, language, options, store, progress)
-    said = bytearray()
-
-    async def listen(_phase: Phase, _stream: Stream, data: bytes) -> None:
-        said.extend(data)
-        del said[:-_SAID]
-
+    tail = OutputTail(_SAID)
     progress("warming the image up in a machine of its own")
     guest = await Guest.start(assets, options)
     try:
         await guest.wait_ready()
-        report = await guest.run(JobRequest(assets.language, b"", options), listen)
+        report = await guest.run(JobRequest(assets.language, b"", options), tail)
     finally:
         await guest.stop()
     if OUTPUT in report.files and report.succeeded:
         return report.files[OUTPUT][1]
-    raise _failure(warm_up.command[0], bytes(said), report.missing.get(OUTPUT, ""))
+    raise _failure(warm_up.command[0], bytes(tail.data), report.missing.get(OUTPUT, ""))
 
 
 def _failure(program: str, said: bytes, missing: str) -> ImageError:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from slipway._model.errors import InputError, UnknownOutcome
 from slipway._run.job_report import JobReport, PhaseReport
-from slipway._run.output_queue import Outlet
 from slipway._util.text import plain
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
@@ -23,8 +20,10 @@ from slipway_protocol.flow import ReceiveWindow
 from slipway_protocol.schema import MAX_DATA
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from slipway._model.input_file import InputFile
-    from slipway._run.output_queue import Watcher
+    from slipway._run.output_sink import JobObserver, OutputSink
     from slipway_protocol.messages import HostMessage, Message
 
 
@@ -33,6 +32,9 @@ class Line(Protocol):
 
     async def send(self, message: HostMessage) -> None:
         """Send ``message``; waits while the guest does not read."""
+
+    def post(self, message: HostMessage) -> None:
+        """Send a small ``message`` without waiting."""
 
     async def receive(self) -> Message:
         """The next message."""
@@ -47,20 +49,22 @@ WINDOW = 1024 * 1024
 # Files fetched back are kept in memory until they are handed over.
 MAX_FETCHED = 256 * 1024 * 1024
 
-Sink = Callable[[m.Phase, m.Stream, bytes], Awaitable[None]]
-
 
 class Conversation:
     """One job, from its announcement to JobDone.
 
-    The task that receives never waits for a consumer: each stream has an outlet, bounded by its
-    credit, and a task that empties it. So a reader that is slow on stdout delays neither stderr nor
-    the verdict's arrival here. Where there is a ``watcher``, both share one outlet, which keeps the
-    order in which output came and phases began and ended.
+    The task that receives pushes output into ``sink`` and never waits for its reader, so a slow one
+    delays neither the verdict nor the other stream. The agent's credit bounds what the sink holds:
+    the exchange returns it as the sink releases it.
     """
 
     def __init__(
-        self, line: Line, number: int, job: m.Job, sink: Sink, watcher: Watcher | None = None
+        self,
+        line: Line,
+        number: int,
+        job: m.Job,
+        sink: OutputSink,
+        observer: JobObserver | None = None,
     ) -> None:
         self._line = line
         self._job = job
@@ -69,12 +73,9 @@ class Conversation:
         self._report = JobReport()
         self._phase: m.Phase | None = None
         self._phase_began = time.monotonic()
-        self._watcher = watcher
-        shared = Outlet() if watcher is not None else None
-        self._streams = {
-            s: _OutputStream(shared or Outlet()) for s in (m.Stream.STDOUT, m.Stream.STDERR)
-        }
-        self._outlets = {id(s.outlet): s.outlet for s in self._streams.values()}.values()
+        self._observer = observer
+        self._streams = {s: _OutputStream() for s in (m.Stream.STDOUT, m.Stream.STDERR)}
+        self._is_over = False
         self._wanted = set(job.outputs)
         self._incoming: tuple[m.File, bytearray] | None = None
         self._fetched = 0
@@ -87,12 +88,25 @@ class Conversation:
     async def run(
         self, files: tuple[InputFile, ...], stdin: AsyncIterator[bytes] | None
     ) -> JobReport:
+        self._sink.connect(self)
         try:
             await self._converse(files, stdin)
         except BaseExceptionGroup as group:
-            # The pumps fail together with what they serve; the first to fail says why.
+            # Tasks are cancelled together; the first to fail says why.
             raise group.exceptions[0] from None
+        finally:
+            self._is_over = True
         return self._report
+
+    def release(self, stream: m.Stream, size: int) -> None:
+        """Let the agent send ``size`` more bytes of ``stream``; a job that is over needs none.
+
+        Credit is posted: it takes some 16 bytes for each half window that came, and a guest that
+        does not read them gets no further.
+        """
+        grant = self._streams[stream].window.count_consumed(size)
+        if grant and not self._is_over:
+            self._line.post(m.Credit(self._id, stream, grant))
 
     async def cancel(self) -> None:
         """Have the agent end the job; raises UnknownOutcome where the machine has ended."""
@@ -108,22 +122,16 @@ class Conversation:
     async def _converse(
         self, files: tuple[InputFile, ...], stdin: AsyncIterator[bytes] | None
     ) -> None:
-        async with asyncio.TaskGroup() as pumps:
-            drains = [pumps.create_task(self._drain(outlet)) for outlet in self._outlets]
-            feeder = pumps.create_task(self._feed(stdin)) if stdin is not None else None
-            sender = pumps.create_task(self._announce(files))
-            try:
-                while not self._handle(await self._line.receive()):
-                    pass
-                await sender
-                if self._watcher is not None:
-                    self._watcher.done()
-            finally:
-                if feeder is not None:
-                    feeder.cancel()
-                for outlet in self._outlets:
-                    outlet.close()
-            await asyncio.gather(*drains)
+        async with asyncio.TaskGroup() as tasks:
+            feeder = tasks.create_task(self._feed(stdin)) if stdin is not None else None
+            sender = tasks.create_task(self._announce(files))
+            while not self._handle(await self._line.receive()):
+                pass
+            await sender
+            if feeder is not None:
+                feeder.cancel()
+        if self._observer is not None:
+            self._observer.on_job_done()
 
     async def _announce(self, files: tuple[InputFile, ...]) -> None:
         send = self._line.send
@@ -136,13 +144,6 @@ class Conversation:
         self._started.set()
         if self._size is not None:  # it was told before the agent knew the job
             await send(m.Resize(self._id, self._size))
-
-    async def _drain(self, outlet: Outlet) -> None:
-        while (piece := await outlet.take()) is not None:
-            phase, stream, data = piece
-            await self._sink(phase, stream, data)
-            if grant := self._streams[stream].window.count_consumed(len(data)):
-                await self._line.send(m.Credit(self._id, stream, grant))
 
     async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
         # An empty stdin is at its end at once: the agent would not know of which job.
@@ -219,8 +220,8 @@ class Conversation:
         self._phase = phase
         for stream in self._streams.values():
             stream.begin()
-        if self._watcher is not None:
-            self._tell(partial(self._watcher.began, phase))
+        if self._observer is not None:
+            self._observer.on_phase_started(phase)
 
     def _output(self, stream: m.Stream, data: bytes) -> None:
         state = self._streams.get(stream)
@@ -234,7 +235,7 @@ class Conversation:
         # The agent keeps the limit; who collects the output relies on it.
         if (limit := self._limits(self._phase).output_bytes) and state.received > limit:
             raise UnknownOutcome(f"the guest sent more than the output limit of {limit} bytes")
-        state.outlet.put(self._phase, stream, data)
+        self._sink.put_output(self._phase, stream, data)
 
     def _limits(self, phase: m.Phase) -> m.Limits:
         build = self._job.build
@@ -264,13 +265,8 @@ class Conversation:
         )
         self._phase_began = now
         self._phase = None
-        if self._watcher is not None:
-            report = self._report.phases[done.phase]
-            self._tell(partial(self._watcher.ended, done.phase, report))
-
-    def _tell(self, tell: Callable[[], None]) -> None:
-        for outlet in self._outlets:  # there is one where somebody watches
-            outlet.call(tell)
+        if self._observer is not None:
+            self._observer.on_phase_ended(done.phase, self._report.phases[done.phase])
 
     def _claim(self, path: str) -> None:
         if path not in self._wanted or self._incoming is not None:
@@ -306,11 +302,10 @@ class Conversation:
 
 
 class _OutputStream:
-    """What the host knows of stdout or stderr of the current phase, and where it goes."""
+    """Counts of stdout or stderr in the current phase, and the credit of the whole job."""
 
-    def __init__(self, outlet: Outlet) -> None:
+    def __init__(self) -> None:
         self.window = ReceiveWindow(WINDOW)
-        self.outlet = outlet
         self.begin()
 
     def begin(self) -> None:

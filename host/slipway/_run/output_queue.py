@@ -1,80 +1,150 @@
-"""What a job wrote and whoever takes it has not taken yet."""
+"""Queue of a job's output, between the agent's connection and one reader."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from slipway_protocol.schema import MAX_DATA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from slipway._run.job_report import PhaseReport
+    from slipway._run.output_sink import FlowControl
     from slipway_protocol.messages import Phase, Stream
 
     Piece = tuple[Phase, Stream, bytes]
 
-
-class Watcher(Protocol):
-    """Hears of a job's phases, each in its place among the output. No method may wait."""
-
-    def began(self, phase: Phase) -> None:
-        """``phase`` has begun; its output follows."""
-
-    def ended(self, phase: Phase, report: PhaseReport) -> None:
-        """``phase`` is over, and all of its output has been taken."""
-
-    def done(self) -> None:
-        """The agent has said all; told at once, however much output has not been taken yet."""
+# What stands between pieces of output, such as the start of a phase; never a tuple.
+_Mark = TypeVar("_Mark")
 
 
-class Outlet:
-    """A queue of output, bounded by the credit of the streams that end in it.
+class OutputQueue(Generic[_Mark]):
+    """Output and marks in their order, for one reader.
 
-    Small pieces are joined: credit bounds the bytes, and a guest could send each alone.
+    ``bound`` bytes may wait at the agent's expense: credit for them is released at once. For what
+    is beyond it is released as the reader comes back for more, so at most ``bound`` and one window
+    of each stream wait. A piece counts as taken when the reader asks for the next one.
     """
 
-    def __init__(self) -> None:
-        self._items: deque[tuple[Phase, Stream, bytearray] | Callable[[], None]] = deque()
+    def __init__(self, bound: int = 0) -> None:
+        self.size = 0  # bytes of output that wait
+        self._bound = bound
+        self._items: deque[_Piece | _Mark] = deque()
+        # Pieces whose credit is not released, by stream and size, and their sum.
+        self._withheld: deque[tuple[Stream, int]] = deque()
+        self._withheld_size = 0
+        self._is_lifted = False
         self._changed = asyncio.Event()
-        self._closed = False
+        self._is_closed = False
+        self._failure: Exception | None = None
+        self._flow: FlowControl
 
-    def put(self, phase: Phase, stream: Stream, data: bytes) -> None:
-        """Take what came, without waiting."""
+    def connect(self, flow: FlowControl) -> None:
+        """See :meth:`slipway._run.output_sink.OutputSink.connect`."""
+        self._flow = flow
+
+    def put_output(self, phase: Phase, stream: Stream, data: bytes) -> None:
+        """Add output; small pieces that wait are joined.
+
+        Credit bounds the bytes, and a guest could send each in a message of its own.
+        """
+        size = len(data)
         last = self._items[-1] if self._items else None
-        if (
-            isinstance(last, tuple)
-            and last[0] is phase
-            and last[1] is stream
-            and len(last[2]) < MAX_DATA
-        ):
-            last[2].extend(data)
+        if isinstance(last, _Piece) and last.accepts(phase, stream):
+            last.append(data)
         else:
-            self._items.append((phase, stream, bytearray(data)))
+            self._items.append(_Piece(phase, stream, data))
+        is_full = not self._is_lifted and self.size >= self._bound
+        self.size += size
+        if is_full:
+            self._withhold(stream, size)
+        else:
+            self._flow.release(stream, size)
         self._changed.set()
 
-    def call(self, tell: Callable[[], None]) -> None:
-        """Have ``tell`` called when all that was put before has been taken."""
-        self._items.append(tell)
+    def put(self, mark: _Mark) -> None:
+        """Add ``mark`` behind all output."""
+        self._items.append(mark)
         self._changed.set()
 
-    def close(self) -> None:
-        """Nothing more will come."""
-        self._closed = True
+    def put_latest(self, mark: _Mark) -> None:
+        """Add ``mark`` in the place of an older one of its type that waits at the end."""
+        if self._items and type(self._items[-1]) is type(mark):
+            self._items.pop()
+        self.put(mark)
+
+    def lift_bound(self) -> None:
+        """Release all credit, now and from now on: the job is about to end."""
+        self._is_lifted = True
+        self._release_withheld()
+
+    def close(self, failure: Exception | None = None) -> None:
+        """Let the reader come to an end behind all that waits: None, or ``failure``."""
+        self._is_closed, self._failure = True, failure
         self._changed.set()
 
-    async def take(self) -> Piece | None:
-        """The oldest piece; None at the end."""
-        while True:
-            while not self._items:
-                if self._closed:
-                    return None
-                self._changed.clear()
-                await self._changed.wait()
-            item = self._items.popleft()
-            if isinstance(item, tuple):
-                phase, stream, data = item
-                return phase, stream, bytes(data)
-            item()
+    async def take(self) -> Piece | _Mark | None:
+        """Return the oldest piece or mark, and None behind the last.
+
+        Raises:
+            Exception: the failure that the queue was closed with, behind the last.
+        """
+        self._release_withheld()
+        while not self._items:
+            if self._failure is not None:
+                raise self._failure
+            if self._is_closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        item = self._items.popleft()
+        if not isinstance(item, _Piece):
+            return item
+        self.size -= item.size
+        return item.phase, item.stream, bytes(item.data)
+
+    def _withhold(self, stream: Stream, size: int) -> None:
+        last = self._withheld[-1] if self._withheld else None
+        if last is not None and last[0] is stream:
+            self._withheld[-1] = stream, last[1] + size
+        else:
+            self._withheld.append((stream, size))
+        self._withheld_size += size
+
+    def _release_withheld(self) -> None:
+        """Release the oldest withheld credit, so far as released bytes that wait fit the bound."""
+        room = self._bound - (self.size - self._withheld_size)
+        while self._withheld and (room > 0 or self._is_lifted):
+            stream, size = self._withheld.popleft()
+            count = size if self._is_lifted else min(size, room)
+            if count < size:
+                self._withheld.appendleft((stream, size - count))
+            self._withheld_size -= count
+            room -= count
+            self._flow.release(stream, count)
+
+
+class _Piece:
+    """Output of one stream that waits; ``bytes`` while it has not been joined."""
+
+    __slots__ = ("data", "phase", "stream")
+
+    def __init__(self, phase: Phase, stream: Stream, data: bytes) -> None:
+        self.phase = phase
+        self.stream = stream
+        self.data: bytes | bytearray = data
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait."""
+        return len(self.data)
+
+    def accepts(self, phase: Phase, stream: Stream) -> bool:
+        """Return whether more output of this kind may be joined."""
+        return self.phase is phase and self.stream is stream and len(self.data) < MAX_DATA
+
+    def append(self, data: bytes) -> None:
+        """Join ``data``."""
+        if isinstance(self.data, bytes):
+            self.data = bytearray(self.data)
+        self.data += data

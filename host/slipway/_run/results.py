@@ -8,25 +8,18 @@ from slipway._model.result import Captured, OutputFile, PhaseLimits, PhaseResult
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from slipway._run.job_report import JobReport, PhaseReport
 
 
-def phase_results(
-    report: JobReport, captured: Mapping[tuple[m.Phase, m.Stream], bytes | bytearray]
-) -> dict[m.Phase, PhaseResult]:
-    """The report's phases, with what was captured of their output."""
-    return {
-        phase: phase_result(told, {s: captured.get((phase, s), b"") for s in m.Stream})
-        for phase, told in report.phases.items()
-    }
+def phase_results(report: JobReport) -> dict[m.Phase, PhaseResult]:
+    """The report's phases, without their output."""
+    return {phase: phase_result(told) for phase, told in report.phases.items()}
 
 
-def phase_result(told: PhaseReport, data: Mapping[m.Stream, bytes | bytearray]) -> PhaseResult:
-    """What was told of one phase, with the output that was captured."""
+def phase_result(told: PhaseReport) -> PhaseResult:
+    """What was told of one phase, without its output."""
     streams = [
-        Captured(bytes(data.get(s, b"")), told.sent[s] + told.dropped[s], told.dropped[s])
+        Captured(b"", told.sent[s] + told.dropped[s], told.dropped[s])
         for s in (m.Stream.STDOUT, m.Stream.STDERR)
     ]
     usage = told.done.usage

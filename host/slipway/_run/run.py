@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from slipway._model.arguments import call_listener
 from slipway._model.errors import InputError, UnknownOutcome
-from slipway._run.output_queue import Watcher
+from slipway._run.output_sink import OutputCapture
 from slipway._util.threads import uninterrupted
 
 if TYPE_CHECKING:
@@ -19,17 +18,8 @@ if TYPE_CHECKING:
     from slipway._run.guest import Guest
     from slipway._run.job_report import JobReport
     from slipway._run.job_request import JobRequest
+    from slipway._run.output_sink import OutputSink, RunObserver
     from slipway._run.slot import Slot
-    from slipway_protocol.messages import Phase, Stream
-
-    Capture = dict[tuple[Phase, Stream], bytearray]
-
-
-class RunWatcher(Watcher, Protocol):
-    """Hears of a run's steps as well; no method may wait."""
-
-    def booted(self, machine: str) -> None:
-        """The machine, ``kvm`` or ``qemu``, has booted and its agent is ready."""
 
 
 class Run:
@@ -48,26 +38,41 @@ class Run:
         """Count the time since the last step as time in the queue."""
         self._seconds["queue"] = self._lap()
 
-    async def execute(
-        self, on_output: OnOutput | None, watcher: RunWatcher | None = None
+    async def collect(
+        self, on_output: OnOutput | None, observer: RunObserver | None = None
     ) -> Result:
-        """Launch the machine, run the job, and release the machine, whatever happens.
+        """Execute the run, and pass its output to ``on_output``, else return it in the result.
 
-        Where there is a ``watcher``, stdout and stderr come in the order in which they were
-        written, as nearly as the agent knows it.
+        With an ``observer``, stdout and stderr come in the order in which they were written, as
+        nearly as the agent knows it. Without, neither waits for the other.
 
         Raises:
             HostError: this host lacks something.
             UnknownOutcome: the machine was lost under the program.
         """
-        captured: Capture = {}
+        if on_output is not None:
+            from slipway._run.output_pump import OutputPump
 
-        async def sink(phase: Phase, stream: Stream, data: bytes) -> None:
-            if on_output is None:
-                captured.setdefault((phase, stream), bytearray()).extend(data)
-            else:
-                await call_listener(on_output, phase.name.lower(), stream.name.lower(), data)
+            pump = OutputPump(on_output, observer)
+            return await pump.run(self.execute(pump, pump))
+        capture = OutputCapture()
+        try:
+            result = await self.execute(capture, observer)
+        except UnknownOutcome as error:
+            error.stdout = bytes(capture.data.get(("run", "stdout"), b""))
+            error.stderr = bytes(capture.data.get(("run", "stderr"), b""))
+            raise
+        return result.with_output({key: bytes(data) for key, data in capture.data.items()})
 
+    async def execute(self, sink: OutputSink, observer: RunObserver | None = None) -> Result:
+        """Launch the machine, run the job, and release the machine, whatever happens.
+
+        The result has no output: it goes to ``sink``, whose reader may take it later.
+
+        Raises:
+            HostError: this host lacks something.
+            UnknownOutcome: the machine was lost under the program.
+        """
         guest = await self._slot.launch()
         self._guest = guest
         assets = self._slot.assets
@@ -78,20 +83,15 @@ class Run:
             "restore": guest.restore_seconds,
         }
         try:
-            if watcher is not None:
-                watcher.booted(guest.machine.hypervisor.name)
-            report = await guest.run(self._job_in(assets), sink, watcher)
-        except UnknownOutcome as error:
-            for (phase, stream), data in captured.items():
-                if phase.name == "RUN":
-                    setattr(error, stream.name.lower(), bytes(data))
-            raise
+            if observer is not None:
+                observer.on_booted(guest.machine.hypervisor.name)
+            report = await guest.run(self._job_in(assets), sink, observer)
         finally:
             self._guest = None
             self._lap()
             await uninterrupted(self._slot.release(guest))
         self._seconds["teardown"] = self._lap()
-        return self._build_result(assets, guest, report, captured)
+        return self._build_result(assets, guest, report)
 
     async def signal(self, number: int) -> None:
         """Send signal ``number`` to the program, if a machine runs it.
@@ -134,16 +134,14 @@ class Run:
             options = replace(options, tty=self._size)
         return replace(self._job, language=assets.language, options=options)
 
-    def _build_result(
-        self, assets: Assets, guest: Guest, report: JobReport, captured: Capture
-    ) -> Result:
+    def _build_result(self, assets: Assets, guest: Guest, report: JobReport) -> Result:
         from slipway._model.result import Provenance, Result, Timing
         from slipway._run.results import output_files, phase_results
         from slipway_protocol.messages import Phase
 
         assert guest.ready is not None
         job = self._job
-        phases = phase_results(report, captured)
+        phases = phase_results(report)
         for phase, told in report.phases.items():
             self._seconds[phase.name.lower()] = told.seconds
         return Result(

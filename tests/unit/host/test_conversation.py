@@ -9,7 +9,6 @@ import pytest
 
 from slipway._model.errors import HostError, UnknownOutcome
 from slipway._model.input_file import InputFile
-from slipway._run.guest import unhurried
 from slipway._run.job_exchange import MAX_FETCHED, WINDOW
 from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
@@ -367,7 +366,7 @@ async def test_reader_that_takes_its_time_uses_up_none_of_the_agents() -> None:
 
     async with asyncio.timeout(60) as deadline, asyncio.TaskGroup() as tasks:
         tasks.create_task(read_late(deadline))
-        await play(script, ONLY_RUN, unhurried(sink, deadline))
+        await play(script, ONLY_RUN, sink, deadline=deadline)
         rest = deadline.when()
 
     assert sink.bytes_of(OUT) == b"x"

@@ -98,7 +98,7 @@ def test_result_tells_the_limits_that_were_in_force() -> None:
         (m.Limits(), PhaseLimits()),
         (m.Limits(1, 1500, 5, 6, 7, 8, 9), PhaseLimits(0.001, 1.5, 5, 6, 8, 7, 9)),
     ):
-        result = phase_result(PhaseReport(done, told, none, none, 0.0), {})
+        result = phase_result(PhaseReport(done, told, none, none, 0.0))
 
         assert result.limits == expected
         assert read_phase(Fields(encode_phase(result), "it")).limits == expected

@@ -11,6 +11,7 @@ from slipway._model.errors import UnknownOutcome
 from slipway._run.job_exchange import WINDOW
 from slipway_protocol import messages as m
 from slipway_protocol.schema import MAX_DATA
+from support.listening import pump_to
 from support.scripted_agent import connect
 from support.waiting import wait_until
 
@@ -37,13 +38,16 @@ class Diary:
         await self.open.wait()
         self.lines.append(f"{phase.name} {stream.name} {data.decode()}")
 
-    def began(self, phase: m.Phase) -> None:
+    def on_booted(self, machine: str) -> None:
+        self.lines.append(f"booted {machine}")
+
+    def on_phase_started(self, phase: m.Phase) -> None:
         self.lines.append(f"{phase.name} began")
 
-    def done(self) -> None:
+    def on_job_done(self) -> None:
         self.finished = True
 
-    def ended(self, phase: m.Phase, report: PhaseReport) -> None:
+    def on_phase_ended(self, phase: m.Phase, report: PhaseReport) -> None:
         self.lines.append(f"{phase.name} ended {report.done.verdict.name}")
 
 
@@ -51,7 +55,8 @@ async def begin(diary: Diary) -> tuple[asyncio.Task[JobReport], ScriptedAgent]:
     session, agent = await connect()
     await agent.say(m.Ready(1, "1", (), "6.1", 1, 1, 1, 1))
     await session.hello()
-    running = asyncio.create_task(session.run(JOB, (), diary.sink, None, diary))
+    pump = pump_to(diary.sink, diary)
+    running = asyncio.create_task(pump.run(session.run(JOB, (), pump, None, pump)))
     running.add_done_callback(lambda _: asyncio.ensure_future(session.close()))
     await agent.hear(m.Start)
     return running, agent
@@ -131,7 +136,8 @@ async def test_job_cancelled_between_its_phases_ends_there() -> None:
     diary = Diary()
     await agent.say(m.Ready(1, "1", (), "6.1", 1, 1, 1, 1))
     await session.hello()
-    running = asyncio.create_task(session.run(JOB, (), diary.sink, None, diary))
+    pump = pump_to(diary.sink, diary)
+    running = asyncio.create_task(pump.run(session.run(JOB, (), pump, None, pump)))
     await agent.hear(m.Start)
 
     await session.cancel()

@@ -1,0 +1,49 @@
+"""Progress of a run: the events of its steps, and the facts that its handle decides by."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from slipway._model.events import PhaseEnded, PhaseStarted, Started
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipway._model.events import Event
+    from slipway._run.job_report import PhaseReport
+    from slipway_protocol.messages import Phase
+
+
+class RunProgress:
+    """Observer of a run, which passes an event for each step to ``put``."""
+
+    def __init__(self, put: Callable[[Event], None]) -> None:
+        self._put = put
+        self.phase: Phase | None = None
+        self.has_machine = False
+        self.is_job_done = False
+        # Set when the agent knows the whole job, or the run is over.
+        self.job_started = asyncio.Event()
+
+    def on_booted(self, machine: str) -> None:
+        """Put the event that the machine is ready."""
+        self.has_machine = True
+        self._put(Started(machine))
+
+    def on_phase_started(self, phase: Phase) -> None:
+        """Put the event that ``phase`` has started."""
+        self.phase = phase
+        self.job_started.set()
+        self._put(PhaseStarted(phase.name.lower()))
+
+    def on_phase_ended(self, phase: Phase, report: PhaseReport) -> None:
+        """Put the event that ``phase`` has ended."""
+        from slipway._run.results import phase_result
+
+        self.phase = None
+        self._put(PhaseEnded(phase.name.lower(), phase_result(report)))
+
+    def on_job_done(self) -> None:
+        """Note that only the machine is still to be stopped."""
+        self.is_job_done = True
