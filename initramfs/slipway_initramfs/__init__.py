@@ -1,1 +1,1 @@
-"""Images: package sources, layers, trees, cpio archives, kernels and the store."""
+"""Images: package sources, registries, layers, trees, cpio archives, kernels and the store."""

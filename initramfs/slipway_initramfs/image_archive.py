@@ -1,14 +1,14 @@
-"""The file in which an image is carried to a machine without a network.
+"""Format of the archive that carries an image to a machine without network.
 
-A plain tar archive (ustar) of this form and no other, so that a pipe can be read in one pass:
+A plain tar archive (ustar) of exactly this form, which can be read from a pipe in one pass:
 
-    slipway-image.json          the index: what follows, in its order
-    manifests/<sha256>          the records: image, kernel and, if the store was given it, language
-    blobs/<sha256>              what they name, and the agent
+    slipway-image.json          the index: all members, in order
+    manifests/<sha256>          the records: image, kernel, and the language of an added file
+    blobs/<sha256>              the blobs that the records name, and the agent
 
-Each header is a function of a member's name and size. The reader knows both from the index, makes
-the header itself and compares: there are no fields that two readers could take for different
-things, no links, no paths that lead anywhere.
+Each header is a function of a member's name and size. The reader knows both from the index, builds
+the header itself and compares. Fields with several interpretations, links and paths that lead
+elsewhere are thereby impossible.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 INDEX = "slipway-image.json"
-# Kinds of records, in the order in which they come; a language is there if it is one's own.
+# Kinds of records, in the order of the archive. Only an added language has a record.
 KINDS = ("image", "kernel", "language")
 MAX_INDEX = 64 << 10
 MAX_BLOBS = 8
-# Bytes; the most that ustar's field for a size can say.
+# Limit of ustar's size field, in bytes.
 MAX_BLOB = (8 << 30) - 1
 BLOCK = 512
 
@@ -40,27 +40,27 @@ _SIZE = re.compile(rb"[0-7]{11}\0")
 
 
 class UnfitArchive(ImageError):
-    """An archive is not as an export writes it: truncated, damaged, or of another format."""
+    """An archive is truncated, damaged, or of another format."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveMember:
-    """A member: ``size`` bytes whose SHA-256 is ``digest``."""
+    """A member of an archive: ``size`` bytes whose SHA-256 is ``digest``."""
 
     digest: str
     size: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return it in JSON's types."""
+        """Return the member in JSON's types."""
         return {"digest": self.digest, "size": self.size}
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveIndex:
-    """What is in an archive.
+    """Index of an archive.
 
-    ``keys`` are the names of the records, by kind. ``agent`` is the agent's archive, made of
-    sources whose digest is ``agent_sources``.
+    ``keys`` are the names of the records, by kind. ``agent`` is the agent's archive, frozen from
+    sources with the digest ``agent_sources``.
     """
 
     keys: dict[str, str]
@@ -70,7 +70,7 @@ class ArchiveIndex:
     blobs: tuple[ArchiveMember, ...]
 
     def encode(self) -> bytes:
-        """Return the index as it stands in the archive."""
+        """Return the bytes of the index in the archive."""
         plain = {
             "format": FORMAT,
             "records": {
@@ -99,18 +99,18 @@ def build_header(name: str, size: int) -> bytes:
 
 
 def build_padding(size: int) -> bytes:
-    """Return what follows a member's bytes, up to the next block."""
+    """Return the zeros between a member's bytes and the next block."""
     return bytes(-size % BLOCK)
 
 
 class ArchiveReader:
-    """An archive that is read once, from its beginning to its end; raises UnfitArchive."""
+    """Reader of an archive in one pass. All methods raise UnfitArchive."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def index(self) -> ArchiveIndex:
-        """Return the index, checked in itself."""
+        """Return the index, checked for consistency."""
         block = self._read(BLOCK)
         if block.startswith(_PACKED):
             raise UnfitArchive(
@@ -119,17 +119,17 @@ class ArchiveReader:
         size = int(block[124:135], 8) if _SIZE.fullmatch(block[124:136]) else -1
         if not 0 < size <= MAX_INDEX or block != build_header(INDEX, size):
             raise UnfitArchive(
-                "this is no archive of 'slipway image export'",
-                "Container images are taken by: slipway image build --from",
+                "not an archive of 'slipway image export'",
+                "For container images use: slipway image build --from",
             )
         data = self._read(size)
         self._skip_padding(size)
         return _parse_index(data)
 
     def member(self, name: str, size: int) -> Iterator[bytes]:
-        """Give the bytes of the next member, which has to be this one."""
+        """Yield the bytes of the next member, which must have this name and size."""
         if self._read(BLOCK) != build_header(name, size):
-            raise UnfitArchive(f"the archive does not go on with {name[:40]}")
+            raise UnfitArchive(f"the archive does not continue with {name[:40]}")
         left = size
         while left:
             data = self._read(min(left, CHUNK))
@@ -138,13 +138,13 @@ class ArchiveReader:
         self._skip_padding(size)
 
     def end(self) -> None:
-        """Check that nothing follows but the end."""
+        """Check that the archive ends here."""
         if any(self._read(2 * BLOCK)) or self._file.read(1):
-            raise UnfitArchive("the archive goes on after its last member")
+            raise UnfitArchive("the archive continues after its last member")
 
     def _skip_padding(self, size: int) -> None:
         if any(self._read(-size % BLOCK)):
-            raise UnfitArchive("the archive has something between its members")
+            raise UnfitArchive("the archive has data between its members")
 
     def _read(self, size: int) -> bytes:
         data = b""
@@ -167,21 +167,21 @@ def _parse_index(data: bytes) -> ArchiveIndex:
     version = plain.get("format") if isinstance(plain, dict) else None
     if type(version) is int and version != FORMAT:
         raise UnfitArchive(
-            f"the archive is of format {version}, and only {FORMAT} is known here",
+            f"the archive has format {version}; this version of Slipway reads format {FORMAT}",
             "Export and import it with the same version of Slipway.",
         )
     try:
         index = _build_index(plain)
     except (KeyError, TypeError, ValueError, AttributeError):
         index = None
-    # What is not as it would be written is refused, though it might be understood.
+    # An index that an export would write differently is refused.
     if index is None or index.encode() != data:
         raise UnfitArchive("the archive's index breaks the format's rules")
     return index
 
 
 def _build_index(plain: dict[str, Any]) -> ArchiveIndex:
-    """Return the index in ``plain``; raises ValueError and the like for whatever is wrong."""
+    """Return the index in ``plain``; ValueError, TypeError or KeyError mean invalid content."""
     told = plain["records"]
     if [kind for kind in KINDS if kind in told] != list(told) or {"image", "kernel"} - set(told):
         raise ValueError

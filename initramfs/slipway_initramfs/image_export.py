@@ -1,4 +1,4 @@
-"""Writing an image with all that it boots from as one file (portable.py)."""
+"""Export of an image, with its kernel and agent, as a single file (image_archive.py)."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ def export_image(
     output: BinaryIO,
     progress: Callable[[str], None],
 ) -> ArchiveIndex:
-    """Write ``image``, the kernel of its architecture and ``agent``; return what was written.
+    """Write ``image``, the kernel of its architecture and ``agent``; return the index.
 
-    The files are opened before the first byte is written, so that another process may replace or
-    remove the image meanwhile. Their digests are checked on the way. Raises ImageError, and OSError
-    where ``output`` cannot be written.
+    All files are opened before the first byte is written: another process may replace or remove the
+    image meanwhile. Digests are checked during the copy.
+
+    Raises:
+        ImageError: the kernel is missing, or bytes in the store are damaged.
+        OSError: ``output`` cannot be written.
     """
     kernel = store.kernel(image.architecture)
     if kernel is None:
         raise ImageError(
             f"the store has no kernel for {image.architecture}",
-            f"Make it: slipway image build {image.name}",
+            f"Build it: slipway image build {image.name}",
         )
     image.quick_check()
     kernel.quick_check()

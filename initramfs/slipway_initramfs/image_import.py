@@ -1,7 +1,7 @@
-"""Taking an exported image (portable.py) into a store, from whoever may have written it.
+"""Import of an exported image (image_archive.py) from an untrusted file.
 
-All of it is read and checked before the first record names anything of it: what is not wholly sound
-leaves nothing but files that the next sweep removes.
+The whole archive is read and checked before a record refers to any of its content. An invalid
+archive leaves only files that the next garbage collection removes.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _MAX_TEXT = 512
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What became of an archive: the image as it is in the store now.
+    """Result of an import: the image in the store.
 
-    ``replaced`` says whether another image had its name, ``agent`` whether the agent that came is
-    that of this Slipway: else the first run makes one, of Debian's packages.
+    ``replaced`` is true if another image had its name; ``agent`` is true if the archive's agent
+    fits this version of Slipway. Otherwise the first run freezes an agent from Debian's packages.
     """
 
     image: Image
@@ -50,9 +50,12 @@ class ImportResult:
 def import_image(
     store: ImageStore, file: BinaryIO, progress: Callable[[str], None]
 ) -> ImportResult:
-    """Take the image in ``file``, which is read once. Raises ImageError; nothing is changed then.
+    """Import the image in ``file``, which is read in one pass.
 
-    A kernel and an agent that the store has already are kept.
+    Existing kernels and agents in the store are kept.
+
+    Raises:
+        ImageError: the archive or the store is invalid; the store is unchanged.
     """
     reader = ArchiveReader(file)
     index = reader.index()
@@ -65,13 +68,13 @@ def import_image(
             archive.read(progress)
             return archive.keep()
     finally:
-        # Whoever writes to the store next would do it, but room is wanted now.
+        # The next writer would collect garbage too, but the space is needed now.
         with suppress(ImageError):
             try_tidy(store)
 
 
 class _IncomingImage:
-    """An archive under way into a store."""
+    """Import of one archive into a store."""
 
     def __init__(self, store: ImageStore, reader: ArchiveReader, index: ArchiveIndex) -> None:
         self._store = store
@@ -80,7 +83,7 @@ class _IncomingImage:
         self._manifests: dict[str, dict[str, Any]] = {}
 
     def read(self, progress: Callable[[str], None]) -> None:
-        """Check all that is there, and store the blobs without a name."""
+        """Check all records, and store the blobs without a reference."""
         for kind, part in self._index.records.items():
             data = b"".join(self._reader.member(f"manifests/{part.digest}", part.size))
             self._manifests[kind] = _parse_manifest(kind, part, data)
@@ -92,7 +95,7 @@ class _IncomingImage:
         self._reader.end()
 
     def keep(self) -> ImportResult:
-        """Give everything its name, the image last but for the language that only it has."""
+        """Write all references: the image's after the others, an added language's last."""
         keys, store = self._index.keys, self._store
         architecture = keys["kernel"]
         if not _is_sound(lambda: store.kernel(architecture)):
@@ -132,13 +135,13 @@ class _IncomingImage:
         language = self._find_language(image)
         if not language.matches(image):
             raise ImageError(
-                f"the image {image.name!r} was made by another version of Slipway, or of its"
+                f"the image {image.name!r} was built by another version of Slipway, or of its"
                 " language file",
-                "Export and import it with the same version: here it would be made again.",
+                "Export and import with the same version: this one would build the image again.",
             )
 
     def _find_language(self, image: Image) -> Language:
-        """Return the language of the image: one that Slipway has, or that which comes with it."""
+        """Return the image's language: a built-in language, or the one in the archive."""
         manifest = self._manifests.get("language")
         try:
             if manifest is None:
@@ -148,7 +151,7 @@ class _IncomingImage:
             if set(manifest) != {"format", "kind", "file"} or not toml_file.is_language_name(
                 image.language
             ):
-                raise UnfitArchive("the archive has a bad record of its language")
+                raise UnfitArchive("the archive has an invalid record of its language")
             return toml_file.parse_language(text, f"{image.language}.toml")
         except UnknownLanguage as error:
             raise UnfitArchive(
@@ -160,7 +163,7 @@ class _IncomingImage:
             raise UnfitArchive(f"the archive has a bad language file: {reason}") from error
 
     def _check_blobs(self) -> None:
-        """The archive has what its records name, of the same sizes, and nothing else."""
+        """Check that the archive has exactly the blobs of its records, with equal sizes."""
         named = {self._index.agent.digest: self._index.agent.size}
         for kind in ("image", "kernel"):
             try:
@@ -170,7 +173,7 @@ class _IncomingImage:
             except ImageCorrupted as error:
                 raise UnfitArchive(f"the archive has a bad record: {error.message}") from error
         if named != {part.digest: part.size for part in self._index.blobs}:
-            raise UnfitArchive("the archive has other files than its records name")
+            raise UnfitArchive("the archive's files differ from those of its records")
 
     def _copy_blob(self, part: ArchiveMember, file: BinaryIO) -> None:
         digest = hashlib.sha256()
@@ -192,15 +195,15 @@ def _parse_manifest(kind: str, part: ArchiveMember, data: bytes) -> dict[str, An
     except (ImageCorrupted, RecursionError, ValueError) as error:
         raise UnfitArchive(f"the archive has a bad record of the {kind}") from error
     if not same:
-        raise UnfitArchive(f"the archive's record of the {kind} is not as a store writes it")
+        raise UnfitArchive(f"the archive's record of the {kind} is not in the form of a store")
     return manifest
 
 
 def _check_words(image: Image) -> None:
-    """Refuse texts that no build would have recorded, and that a terminal or a job might get."""
+    """Refuse texts that a build would not have recorded: a terminal or a job might get them."""
     for value in image.source.values():
         if isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
-            raise UnfitArchive("the archive's image says in an odd way where it comes from")
+            raise UnfitArchive("the archive's image has an invalid text about its source")
     variables = image.environment
     size = sum(
         len(name.encode("utf-8", "replace")) + len(value) for name, value in variables.items()
@@ -211,7 +214,7 @@ def _check_words(image: Image) -> None:
         or any("=" in name or not name for name in variables)
         or any("\0" in text for pair in variables.items() for text in pair)
     ):
-        raise UnfitArchive("the archive's image has variables that no image may have")
+        raise UnfitArchive("the archive's image has invalid environment variables")
 
 
 def _is_sound(find: Callable[[], Any]) -> bool:

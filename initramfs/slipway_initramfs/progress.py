@@ -1,4 +1,4 @@
-"""Who is told what while an image is made."""
+"""Progress of a build, for three listeners."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BuildProgress:
-    """Three listeners, each of which may be left out; they are called from several threads.
+    """Three optional listeners, which are called from several threads.
 
-    ``step`` gets a short sentence for each step ("packing 431 files"), which for one of many says
-    which it is ("unpacking 3/57 bash"), ``notice`` one that is worth keeping, ``transfer``
-    what of a download has come: its name, the bytes that are there, and those it has in total.
+    ``step`` receives a short sentence for each step ("packing 431 files"), with a number if there
+    are several of a kind ("unpacking 3/57 bash"). ``notice`` receives sentences worth keeping.
+    ``transfer`` receives the state of a download: name, bytes received, bytes in total.
     """
 
     step: Callable[[str], None] = _ignore

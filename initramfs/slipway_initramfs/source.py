@@ -1,4 +1,4 @@
-"""The seam between where an image's layers come from and what is made of them."""
+"""Sources of images: the interface of a resolved source, and the choice between sources."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ KINDS: tuple[Kind, ...] = ("auto", "debian", "registry")
 
 
 class Source(Protocol):
-    """Layers that are resolved: what they are is known, though they may have to be fetched yet."""
+    """Resolved layers: their identity is known, their bytes may still have to be fetched."""
 
     kind: str
     dialect: Dialect
-    # What is left out of every image of this kind.
+    # Paths left out of every image of this kind.
     trim: tuple[str, ...]
 
     def key(self) -> dict[str, Any]:
-        """Return all that the bytes of the layers depend on, in JSON's types."""
+        """Return all inputs that the layers' bytes depend on, in JSON's types."""
         ...
 
     def layers(self) -> Iterator[tuple[str, Spool]]:
-        """Give the layers in order, the lowest first, each with its name for messages."""
+        """Yield the layers in order, the lowest first, each with a name for messages."""
         ...
 
     def prepare(self, tree: Tree) -> None:
-        """Lay out what the lowest layer expects to find."""
+        """Create the entries that the lowest layer expects."""
         ...
 
     def complete(self, tree: Tree) -> list[str]:
-        """Add what every guest needs; return warnings for the manifest."""
+        """Add the entries that every guest needs; return warnings for the manifest."""
         ...
 
     def manifest(self) -> dict[str, Any]:
-        """Return what the image's manifest says about where it comes from."""
+        """Return the origin of the layers, for the image's manifest."""
         ...
 
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """What may be chosen about an image beside its language.
+    """Options for the source and form of an image.
 
-    ``kind`` is the source, ``reference`` a container image instead of the language's own,
-    ``registry`` the host that is asked instead of Docker Hub for those. ``compression`` and
-    ``architecture`` are names, by default lz4 and this machine's. With ``refresh`` the source is
-    asked for something newer. ``emulated`` says that machines here have no processor of their own.
+    ``kind`` is the kind of source, ``reference`` a container image in place of the language's own,
+    ``registry`` a host that replaces Docker Hub for the language's own images. ``compression`` and
+    ``architecture`` are names (default: lz4, this machine's). With ``refresh`` the source is asked
+    for newer content. ``emulated`` means that machines on this host are emulated.
     """
 
     kind: Kind = "auto"
@@ -78,14 +78,15 @@ class SourceOptions:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], **given: Any) -> SourceOptions:
-        """Return choices with ``SLIPWAY_SOURCE`` and ``SLIPWAY_REGISTRY`` for what is not given.
+        """Return options, with ``SLIPWAY_SOURCE`` and ``SLIPWAY_REGISTRY`` for missing ones.
 
-        Raises InvalidReference for a source that there is not.
+        Raises:
+            InvalidReference: the source is unknown.
         """
         kind = given.pop("kind", None) or environment.get("SLIPWAY_SOURCE") or "auto"
         if kind not in KINDS:
             raise InvalidReference(
-                f"there is no source {kind[:40]!r}", f"SLIPWAY_SOURCE can be {', '.join(KINDS)}."
+                f"unknown source {kind[:40]!r}", f"SLIPWAY_SOURCE can be {', '.join(KINDS)}."
             )
         registry = given.pop("registry", None) or environment.get("SLIPWAY_REGISTRY", "")
         return cls(kind=kind, registry=registry, **given)
@@ -99,11 +100,15 @@ def choose_source(
     existing: Image | None,
     reports: BuildProgress,
 ) -> Source:
-    """Resolve where the image of ``language`` shall come from.
+    """Choose and resolve the source of an image.
 
-    Without a choice it comes from where an outdated ``existing`` one came from, else from the
-    registry that the language names, and from Debian's packages if that does not answer. Raises
-    ImageError (mostly BuildFailed, SourceUnavailable).
+    Without an option the source of an outdated ``existing`` image is used again, else the registry
+    of the language, else Debian's packages if the registry does not answer.
+
+    Raises:
+        SourceUnavailable: no source answers.
+        BuildFailed: the source has no such image, or refuses it.
+        ImageError: a reference or document is invalid.
     """
     chooser = _Chooser(language, store, choices, architecture, reports)
     if choices.reference is not None:
@@ -117,7 +122,7 @@ def choose_source(
 
 @dataclass(frozen=True, slots=True)
 class _Chooser:
-    """The ways to a source of one image; each says which it took and why."""
+    """Choice between the sources of one image; each decision is reported with its reason."""
 
     language: Language
     store: ImageStore
@@ -149,19 +154,19 @@ class _Chooser:
         return found
 
     def of_kind(self, kind: str, why: str) -> Source:
-        """The language's own source of this kind."""
+        """Return the language's own source of this kind."""
         if kind == "debian":
             return self.debian(why)
         named = _find_reference(self.language)
         if not named:
             raise BuildFailed(
-                f"no container image is known for {self.language.image}",
+                f"the language file has no container image for {self.language.image}",
                 f"Name one: slipway image build --from docker://... {self.language.image}",
             )
         return self.container(_apply_mirror(named, self.choices.registry), why, chosen=False)
 
     def as_before(self, existing: Image) -> Source | None:
-        """Where an image came from that is outdated or damaged; None if that is no more."""
+        """Return the source of an outdated or damaged image, or None if no longer known."""
         kind = existing.source.get("kind")
         if existing.source.get("chosen"):
             requested = str(existing.source.get("requested"))
@@ -170,19 +175,19 @@ class _Chooser:
             except ImageError as error:
                 name = self.language.image
                 raise BuildFailed(
-                    f"{name!r} was made from {requested[:80]!r}: {error.message}",
+                    f"{name!r} was built from {requested[:80]!r}: {error.message}",
                     f"Name another image: slipway image build --from REFERENCE {name}",
                 ) from error
         there = self.language.debian if kind == "debian" else _find_reference(self.language)
         return self.of_kind(str(kind), "as before") if there else None
 
     def first_that_answers(self) -> Source:
-        """The registry, or Debian's packages where it does not answer or takes too long."""
+        """Return the registry's image, or Debian's packages if that fails or takes too long."""
         named, warm = _find_reference(self.language), self.language.registry.warm
         if not named:
-            return self.debian("no container image is known for it")
+            return self.debian("its language file has no container image")
         slow = warm is not None and warm.slow and self.choices.emulated
-        # A version that was asked for is worth the wait: Debian has one, and most likely another.
+        # A requested version is worth the wait: Debian has a single version, most likely another.
         if slow and self.language.debian is not None and not self.language.version:
             return self.debian(
                 "warming a container image up would take long on an emulated machine"
@@ -195,28 +200,28 @@ class _Chooser:
             try:
                 return self.debian(error.message)
             except ImageError as other:
-                # Which of the two is the cause nobody knows: a person is to see both.
+                # Either may be the cause: report both.
                 raise BuildFailed(f"{error.message}, and {other.message}", error.hint) from other
 
 
 def _find_reference(language: Language) -> str:
-    """Return the reference for a language's version, nothing if it has no place for one."""
+    """Return the reference for a language's version, or an empty string."""
     if language.version and "{version}" not in language.registry.reference:
         return ""
     return language.reference()
 
 
 def _apply_mirror(named: str, registry: str) -> Reference:
-    """Return the reference of a language file; Docker Hub's are asked for at ``registry``."""
+    """Return the reference of a language file, with ``registry`` in place of Docker Hub."""
     reference = Reference.parse(named)
     if not registry or reference.registry != DOCKER_HUB:
         return reference
     tail = f"@{reference.digest}" if reference.digest else f":{reference.tag}"
     found = Reference.parse(f"docker://{registry}/{reference.repository}{tail}")
     if found.registry == DOCKER_HUB and found.repository != reference.repository:
-        # The repositories of whoever has this name on Docker Hub are nobody's mirror.
+        # The name would be a user's name on Docker Hub, not a mirror's host.
         raise InvalidReference(
-            f"the registry {registry[:80]!r} is no host",
+            f"the registry {registry[:80]!r} is not a host",
             "Write HOST or HOST:PORT; a host without a dot needs its port.",
         )
     return found

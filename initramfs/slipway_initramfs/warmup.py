@@ -1,7 +1,6 @@
-"""What an image has run once, in a machine of its own, so that each program starts fast after it.
+"""Warm-up of an image: a command that the image runs once, in a machine, for faster starts.
 
-What the image's programs leave is as hostile as the image itself: it comes out of a machine, and is
-applied as a layer.
+The result is as untrusted as the image itself: it comes from a machine and is applied as a layer.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Blob, Image
 
-# The file that the command leaves: a tar archive of what goes over the root.
+# File that the command writes: a tar archive to be unpacked over the root.
 OUTPUT = "warm.tar"
 
-# Boots an image, runs a command in it and returns the file OUTPUT; raises ImageError.
+# Boots an image, runs a command in it and returns the bytes of OUTPUT; raises ImageError.
 Warmer = Callable[["Image", "Warmup"], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class WarmupResult:
-    """What came of it: warnings, and the manifest's entry on the archive that was applied."""
+    """Result of a warm-up: warnings, and the manifest's entry on the applied archive."""
 
     warnings: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
@@ -47,10 +46,13 @@ def warm_up(
     existing: Image | None,
     store: ImageStore,
 ) -> WarmupResult:
-    """Warm ``tree`` up as ``recipe`` says.
+    """Warm up ``tree`` as ``recipe`` says.
 
-    ``trial`` makes an image of the tree; what an ``existing`` image got by the same command on the
-    same root is taken again, without a machine. Raises BuildFailed if the command fails.
+    ``trial`` makes an image of the tree. The result of an ``existing`` image for the same command
+    and root is reused, without a machine.
+
+    Raises:
+        BuildFailed: the command fails, or its result is invalid.
     """
     warm_up = recipe.warm
     if warm_up is None or (warm_up.unless and tree.glob(warm_up.unless)):
@@ -64,7 +66,7 @@ def warm_up(
     blob = _find_known(existing, key, store)
     if blob is None:
         if warmer is None:
-            return WarmupResult(["not warmed up: nobody here runs machines"])
+            return WarmupResult(["not warmed up: no machines available"])
         data = warmer(image, warm_up)
         blob = store.put_blob(lambda file: file.write(data))
     spool = Spool(store.temporary)
@@ -73,13 +75,13 @@ def warm_up(
     try:
         apply_layer(tree, spool, "oci")
     except ImageError as error:
-        raise BuildFailed(f"warming up left a bad {OUTPUT}: {error.message}") from error
+        raise BuildFailed(f"the warm-up wrote an invalid {OUTPUT}: {error.message}") from error
     defaults.add_mount_points(tree)
     return WarmupResult(record={"digest": blob.digest, "size": blob.size, "key": key})
 
 
 def _find_known(existing: Image | None, key: str, store: ImageStore) -> Blob | None:
-    """Return what an image in the store was warmed up with, if it is that of ``key``."""
+    """Return the warm-up result of an existing image, if its key is ``key``."""
     record = existing.manifest.get("warm") if existing is not None else None
     if not isinstance(record, dict) or record.get("key") != key:
         return None

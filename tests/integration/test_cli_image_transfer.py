@@ -98,7 +98,7 @@ def test_a_file_appears_when_it_is_whole(
         (("import", "/nowhere/x"), 2, "cannot read '/nowhere/x'"),
         (("import", "/"), 2, "cannot read '/'"),
         (("import", "/dev/null"), 125, "/dev/null: the archive is truncated"),
-        (("import", "/dev/zero"), 125, "no archive of 'slipway image export'"),
+        (("import", "/dev/zero"), 125, "not an archive of 'slipway image export'"),
     ],
 )
 def test_what_cannot_be_done_is_told(

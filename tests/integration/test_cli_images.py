@@ -204,7 +204,7 @@ def test_what_is_no_image_becomes_no_default(
         ((), "missing LANGUAGE"),
         (("nope",), "unknown language"),
         (("all", "bash"), "'all'"),
-        (("bash@",), "no version"),
+        (("bash@",), "invalid version"),
         (("--name", "mine", "bash"), "--language-file"),
         (("--language-file", "/nowhere.toml"), "/nowhere.toml"),
         (("--from", "oci:x", "bash", "go"), "--from"),

@@ -1,4 +1,4 @@
-"""Language: its commands with their limits, its file names and its recipes for images."""
+"""Language: commands with limits, file names, and recipes for images."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from slipway_initramfs.languages.recipes import DebianRecipe, Recipe, RegistryRecipe
     from slipway_initramfs.store.records import Image
 
-# The rules by which the files of a job are chosen and named; see ``docs/languages.md``.
+# Rules that choose and name the files of a job; see ``docs/languages.md``.
 RULES = ("include", "go", "node")
-# Variables of every language; images and language files may give them other values.
+# Variables of every language; images and language files may override them.
 ENVIRONMENT = MappingProxyType({"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one phase, as a language suggests them.
+    """Limits of a phase, as a language suggests them.
 
-    ``wall`` and ``cpu`` are seconds; ``memory`` (0: what the VM has), ``file_size`` (0: what the
-    disk has) and ``output`` (of each stream) are MiB; ``processes`` counts threads as well.
+    ``wall`` and ``cpu`` are in seconds; ``memory`` (0: the VM's), ``file_size`` (0: the disk's) and
+    ``output`` (per stream) are in MiB; ``processes`` includes threads.
     """
 
     wall: float
@@ -40,12 +40,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A command, run in the job's directory, where the source file lies; and its bounds.
+    """A command, run in the directory of the job's source file, with its limits.
 
-    With ``prestart`` it may be started before there is a source file, and waits where it opens
-    that; not for a job that brings one of the files ``prestart_unless``. ``out_of_memory`` are
-    words of its runtime's: near the end of what it says before it fails, they tell that it
-    failed for want of memory.
+    With ``prestart`` the command may be started before the source file exists, and waits where it
+    opens the file; except for jobs with a file named in ``prestart_unless``. ``out_of_memory`` are
+    words of the runtime: near the end of a failed program's output they mean lack of memory.
     """
 
     command: tuple[str, ...]
@@ -57,14 +56,14 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """One language: ``source`` is the name under which the source file is put.
+    """A language. ``source`` is the file name of the program's source in the job's directory.
 
-    With ``keeps_suffix`` it has the suffix of the caller's file. ``sources`` are the suffixes of
-    the files that the build is told of, chosen by ``rules``, which is one of RULES.
+    With ``keeps_suffix`` the source keeps the suffix of the caller's file. ``sources`` are the
+    suffixes of the files that the build command receives, chosen by ``rules``, a member of RULES.
 
-    ``sample`` is a program that ends well and takes little: it is run once in a machine whose
-    clones are to find everything warm. ``toolchain`` tells what compiles or interprets it.
-    ``version`` is the one that was asked for, empty for the default.
+    ``sample`` is a small program that ends successfully. A new template runs the sample once, to
+    warm its clones. ``toolchain`` describes the compiler or interpreter. ``version`` is the
+    requested version, or empty for the default.
     """
 
     name: str
@@ -84,27 +83,27 @@ class Language:
     rules: str = ""
 
     def with_suffix(self, suffix: str) -> Language:
-        """Return it as it is for a source file with ``suffix``, which is one of its own."""
+        """Return this language for a source file with ``suffix``, one of its suffixes."""
         if not self.keeps_suffix:
             return self
         return replace(self, source=self.source.rpartition(".")[0] + suffix)
 
     @property
     def image(self) -> str:
-        """The name of the image: ``rust``, or ``rust@1.80``."""
+        """Name of the image: ``rust``, or ``rust@1.80``."""
         return f"{self.name}@{self.version}" if self.version else self.name
 
     def recipe(self, kind: str) -> Recipe | None:
-        """Return the recipe for a source of this kind, ``debian`` or ``registry``."""
+        """Return the recipe for a source of this kind, ``debian`` or ``registry``, or None."""
         return {"debian": self.debian, "registry": self.registry}.get(kind)
 
     def reference(self) -> str:
-        """Return the reference of the container image for this version, or nothing."""
+        """Return the reference of the container image for this version, or an empty string."""
         version = self.version or self.registry.version
         return self.registry.reference.replace("{version}", version)
 
     def matches(self, image: Image) -> bool:
-        """Check whether this version of Slipway would make ``image`` from the same recipe today."""
+        """Check whether a build today would make ``image`` from the same recipe."""
         recipe = self.recipe(str(image.source.get("kind")))
         return (
             image.manifest.get("builder") == BUILDER

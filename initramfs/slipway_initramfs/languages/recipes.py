@@ -1,4 +1,4 @@
-"""Recipes of a language file: how the images of a language are made."""
+"""Recipes of a language file: instructions for building the images of a language."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Warmup:
-    """What an image runs once, in a machine of its own, so that each program starts fast.
+    """A command that an image runs once, in a machine, to make later starts faster.
 
-    ``command`` leaves ``warm.tar`` in its working directory, which is unpacked over the root. It is
-    left out where something matches the glob ``unless`` already (may be empty). ``memory`` is what
-    it needs beside the image, in MiB, its files included; one that is ``slow`` takes a minute of
-    processor time or more, and so many where a machine is emulated.
+    ``command`` writes ``warm.tar`` into its working directory; the archive is unpacked over the
+    root. The warm-up is skipped if a file matches the glob ``unless`` (may be empty). ``memory`` is
+    the memory that the command and its files need besides the image, in MiB. A ``slow`` warm-up
+    takes a minute of processor time or more, and several minutes on an emulated machine.
     """
 
     command: tuple[str, ...]
@@ -27,13 +27,13 @@ class Warmup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What is done with the layers of an image, wherever they come from.
+    """Instructions for the layers of an image of any source.
 
-    ``links`` (path -> target) and ``files`` (path -> text) are added, a file that begins with
-    ``#!`` as a program; ``warm`` is run once; ``trim`` are globs of what is removed at the end.
-    ``tools`` says whether the base set of tools is added, ``programs`` are those that the
-    language's commands begin with, which have to be there at the end. ``workload`` is the memory in
-    MiB that a usual program needs on top of the image.
+    ``links`` (path -> target) and ``files`` (path -> text) are added; files that begin with ``#!``
+    become executable. ``warm`` runs once. ``trim`` are globs of paths that are removed at the end.
+    With ``tools`` the base set of tools is added. ``programs`` are the first words of the
+    language's commands, which the image must have. ``workload`` is the memory that a usual program
+    needs besides the image, in MiB.
     """
 
     trim: tuple[str, ...] = ()
@@ -45,15 +45,15 @@ class Recipe:
     workload: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return the recipe in the form in which a manifest keeps and compares it."""
+        """Return the recipe in JSON's types, as manifests store and compare it."""
         return {each.name: _convert_value(getattr(self, each.name)) for each in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebianRecipe(Recipe):
-    """An image made of Debian packages: ``packages`` and all they depend on but ``exclude``.
+    """Recipe for Debian packages: ``packages`` and their dependencies, except ``exclude``.
 
-    ``bytecode`` has Python's modules compiled.
+    With ``bytecode`` Python's modules are compiled.
     """
 
     packages: tuple[str, ...]
@@ -63,10 +63,10 @@ class DebianRecipe(Recipe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryRecipe(Recipe):
-    """An image made of a container image.
+    """Recipe for a container image.
 
-    ``reference`` has ``{version}`` where the version goes, ``version`` is the one that is taken
-    where none is asked for. Without a reference only an image that a caller names can be taken.
+    ``reference`` has ``{version}`` in place of the version; ``version`` is the default version.
+    Without a reference the image must be named by the caller.
     """
 
     reference: str = ""

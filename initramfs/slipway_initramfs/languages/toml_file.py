@@ -1,6 +1,6 @@
-"""The language file, one TOML table, read strictly.
+"""Language file: a strictly parsed TOML table.
 
-An unknown key or a value of the wrong kind is an error that names file and key.
+Unknown keys and values of the wrong kind are errors that name file and key.
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ _T = TypeVar("_T")
 _R = TypeVar("_R", bound=Recipe)
 _MAX_FILE = 1 << 20
 _SUFFIX = "{suffix}"
-# Of words that the agent is told, and of the letters of each.
+# Limit on the words of ``out_of_memory``, and on the letters of each word.
 _MAX_WORDS = 64
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+#-.")
 BUILD_LIMITS = Limits(120, 120, 0, 1024, 0, 65536, 1)
-# What holds where a language file says nothing.
+# Defaults of a language file's limits.
 RUN_LIMITS = Limits(30, 30, 0, 1024, 0, 65536, 16)
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of a language file; raises InvalidLanguage."""
+    """Return the bytes of a language file.
+
+    Raises:
+        InvalidLanguage: the file cannot be read, or is too long.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE + 1)
@@ -45,24 +49,25 @@ def read_file(path: Path) -> bytes:
 
 
 def parse_language(data: bytes, name: str) -> Language:
-    """Return the language that ``data`` describes; ``name`` stands for the file in messages.
+    """Return the language that ``data`` describes; ``name`` is the file's name in messages.
 
-    Raises InvalidLanguage.
+    Raises:
+        InvalidLanguage: a key is unknown, missing or invalid.
     """
     try:
         values = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidLanguage(f"the language file {name} is no valid TOML: {error}") from error
+        raise InvalidLanguage(f"the language file {name} is not valid TOML: {error}") from error
     return _read_language(_Table(name, "", values))
 
 
 def is_language_name(text: str) -> bool:
-    """Whether a language can be called so."""
+    """Check whether ``text`` can be the name of a language."""
     return 0 < len(text) <= 64 and _NAME.issuperset(text) and text[0] not in ".-"
 
 
 class _Table:
-    """A table of the file: each key is taken once, and none may be left at the end."""
+    """Table of the file. Each key is taken once; ``check_empty`` refuses unused keys."""
 
     def __init__(self, file: str, prefix: str, values: dict[str, Any]) -> None:
         self._file = file
@@ -82,19 +87,19 @@ class _Table:
         if value is None:
             raise self.make_error(key, "is missing")
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.make_error(key, f"has to be of the kind {kind.__name__}")
+            raise self.make_error(key, f"must be of the type {kind.__name__}")
         return value
 
     def take_text(self, key: str, default: str | None = None) -> str:
         value = self.take(key, str, default)
         if "\0" in value:
-            raise self.make_error(key, "has a NUL")
+            raise self.make_error(key, "contains a NUL")
         return value
 
     def take_texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
         values = self.take(key, list, None if required else [])
         if not all(isinstance(value, str) and value and "\0" not in value for value in values):
-            raise self.make_error(key, "has to be a list of texts that are not empty")
+            raise self.make_error(key, "must be a list of non-empty strings")
         if required and not values:
             raise self.make_error(key, "is empty")
         return tuple(values)
@@ -102,14 +107,16 @@ class _Table:
     def take_words(self, key: str) -> tuple[str, ...]:
         words = self.take_texts(key)
         if len(words) > _MAX_WORDS or any(len(word) > _MAX_WORDS for word in words):
-            raise self.make_error(key, f"has to be at most {_MAX_WORDS} texts of so many letters")
+            raise self.make_error(
+                key, f"must be at most {_MAX_WORDS} strings of {_MAX_WORDS} letters"
+            )
         return words
 
     def take_mapping(self, key: str) -> Mapping[str, str]:
         values = self.take(key, dict, {})
         for name, value in values.items():
             if not isinstance(value, str) or "\0" in value or "\0" in name or not name:
-                raise self.make_error(f"{key}.{name}", "has to be a text")
+                raise self.make_error(f"{key}.{name}", "must be a string")
         return MappingProxyType(values)
 
     def take_paths(self, key: str) -> tuple[str, ...]:
@@ -123,19 +130,19 @@ class _Table:
 
     def _check_below_root(self, key: str, path: str) -> str:
         if path.startswith("/") or ".." in path.split("/"):
-            raise self.make_error(key, f"takes paths below the root: {path!r}")
+            raise self.make_error(key, f"must be relative to the root: {path!r}")
         return path
 
     def take_seconds(self, key: str, default: float) -> float:
         value = self._values.pop(key, default)
         if type(value) not in (int, float) or not 0 < value <= 86400:
-            raise self.make_error(key, "has to be a number of seconds between 0 and 86400")
+            raise self.make_error(key, "must be a number of seconds between 0 and 86400")
         return float(value)
 
     def take_count(self, key: str, default: int, *, least: int = 1) -> int:
         value = self._values.pop(key, default)
         if type(value) is not int or not least <= value <= 1 << 20:
-            raise self.make_error(key, f"has to be a whole number between {least} and {1 << 20}")
+            raise self.make_error(key, f"must be an integer between {least} and {1 << 20}")
         return value
 
     def take_table(self, key: str) -> _Table:
@@ -143,33 +150,33 @@ class _Table:
 
     def check_empty(self) -> None:
         for key in self._values:
-            raise self.make_error(key, "is not known")
+            raise self.make_error(key, "is unknown")
 
 
 def _read_language(table: _Table) -> Language:
     name = table.take_text("name")
     if not is_language_name(name):
-        raise table.make_error("name", "has to be of small letters, digits, '+', '#', '-' and '.'")
+        raise table.make_error("name", "must be small letters, digits, '+', '#', '-' and '.'")
     suffixes = table.take_texts("suffixes", required=True)
     sources = table.take_texts("sources")
     for key, given in (("suffixes", suffixes), ("sources", sources)):
         if not all(suffix.startswith(".") and len(suffix) > 1 for suffix in given):
-            raise table.make_error(key, "have to begin with a dot")
+            raise table.make_error(key, "must begin with a dot")
     source = table.take_text("source")
     keeps_suffix = source.endswith(_SUFFIX)
     if keeps_suffix:
         source = source.removesuffix(_SUFFIX) + suffixes[0]
     if not source or "/" in source or source in (".", ".."):
-        raise table.make_error("source", "has to be a file name")
+        raise table.make_error("source", "must be a file name")
     rules = table.take_text("rules", "")
     if rules and rules not in RULES:
-        raise table.make_error("rules", f"has to be one of {', '.join(RULES)}")
+        raise table.make_error("rules", f"must be one of {', '.join(RULES)}")
     aliases = table.take_texts("aliases")
     if any(not is_language_name(alias) for alias in aliases):
-        raise table.make_error("aliases", "have to be such as the name may be")
+        raise table.make_error("aliases", "must follow the rules for names")
     environment = table.take_mapping("environment")
     if any("=" in variable for variable in environment):
-        raise table.make_error("environment", "has a name with '='")
+        raise table.make_error("environment", "contains a name with '='")
     build = _read_phase(table.take_table("build"), BUILD_LIMITS) if "build" in table else None
     run = _read_run(table.take_table("run"), source, built=build is not None)
     image = table.take_table("image")
@@ -242,7 +249,7 @@ def _read_phase(table: _Table, default: Limits) -> Phase:
 
 
 def _add_common_fields(recipe: _R, table: _Table, common: Recipe) -> _R:
-    """Return ``recipe`` with the fields that all of them have; nothing else may be in ``table``."""
+    """Return ``recipe`` with the fields of all recipes; refuse other keys in ``table``."""
     whole = replace(
         recipe,
         trim=table.take_paths("trim"),
@@ -260,9 +267,9 @@ def _add_common_fields(recipe: _R, table: _Table, common: Recipe) -> _R:
 def _read_debian_recipe(table: _Table, common: Recipe) -> DebianRecipe:
     packages = table.take_texts("packages", required=True)
     for package in packages:
-        # Whatever else apt would understand (options, versions, patterns) is no package name.
+        # Options, versions and patterns, which apt would accept, are refused.
         if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
-            raise table.make_error("packages", f"has {package!r}, which is no package name")
+            raise table.make_error("packages", f"contains the invalid package name {package!r}")
     recipe = DebianRecipe(
         packages=packages,
         exclude=table.take_texts("exclude"),
@@ -277,7 +284,7 @@ def _read_registry_recipe(table: _Table, common: Recipe) -> RegistryRecipe:
         version=table.take_text("version", ""),
     )
     if "{version}" in recipe.reference and not recipe.version:
-        raise table.make_error("version", "is missing: the reference has a place for it")
+        raise table.make_error("version", "is missing: the reference contains {version}")
     return _add_common_fields(recipe, table, common)
 
 
@@ -286,7 +293,7 @@ def _read_toolchain(table: _Table) -> Toolchain:
         table.take_text("text"), table.take_text("package", ""), table.take_text("variable", "")
     )
     if PLACE not in toolchain.text or len(toolchain.text) > 64 or not toolchain.text.isprintable():
-        raise table.make_error("text", f"has to be a short line with {PLACE} in it")
+        raise table.make_error("text", f"must be a short line that contains {PLACE}")
     table.check_empty()
     return toolchain
 

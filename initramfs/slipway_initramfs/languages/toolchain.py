@@ -1,8 +1,8 @@
-"""Toolchains' versions, read from what an image's record says of its packages and variables.
+"""Toolchains' versions, taken from the packages and variables in an image's record.
 
-Nothing of an image is run for that, and no image has to be made again: Debian's packages have
-versions, and the official container images tell theirs in a variable. This module imports nothing
-that is slow to import.
+No program of the image is run, and no image need be built again: Debian's packages have versions,
+and the official container images state theirs in a variable. Every run imports this module: its own
+imports are fast.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from slipway_initramfs.store.records import Image
 
-# Where the version stands in what a toolchain says of itself.
+# Placeholder for the version in the text of a toolchain.
 PLACE = "{version}"
 
-# Compiled when they are needed: each run imports this module.
+# Compiled on use: every run imports this module.
 _VERSION = r"[0-9][0-9A-Za-z.]{0,39}(-[0-9A-Za-z.]{1,24})?"
 _UPSTREAM = r"(?:[0-9]+:)?([0-9][0-9A-Za-z.]*)"
 
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """How a language's compiler or interpreter tells its version, and where that is found.
+    """Version of a language's compiler or interpreter, and the place of it in an image's record.
 
-    ``text`` has PLACE where the version goes (``go{version}``); ``package`` is a pattern of the
-    name of Debian's package, ``variable`` the name of a container image's variable. Either may be
-    empty, and nothing is known of such images then.
+    ``text`` has PLACE in place of the version (``go{version}``). ``package`` is a pattern for the
+    name of a Debian package, ``variable`` the name of a container image's variable; the version of
+    an image is unknown if the matching field is empty.
     """
 
     text: str = ""
@@ -37,7 +37,7 @@ class Toolchain:
     variable: str = ""
 
     def of(self, image: Image) -> str:
-        """Return what the toolchain of ``image`` is, such as ``rustc 1.63.0``; "" if unknown."""
+        """Return the toolchain of ``image``, such as ``rustc 1.63.0``, or an empty string."""
         version = self._find_package_version(image) or self._find_variable_version(image)
         return self.text.replace(PLACE, version) if version and self.text else ""
 
@@ -45,12 +45,12 @@ class Toolchain:
         packages = image.manifest.get("packages")
         for package in packages if isinstance(packages, list) and self.package else ():
             if isinstance(package, dict) and fnmatchcase(str(package.get("name")), self.package):
-                # "4:12.2.0-3" and "18.20.4+dfsg-1~deb12u3" are 12.2.0 and 18.20.4 to their makers.
+                # Upstream versions: 12.2.0 of "4:12.2.0-3", 18.20.4 of "18.20.4+dfsg-1~deb12u3".
                 match = re.match(_UPSTREAM, str(package.get("version")))
                 return match[1] if match else ""
         return ""
 
     def _find_variable_version(self, image: Image) -> str:
-        # An image may say whatever it likes; only what looks like a version gets on.
+        # The value is untrusted: only text in the form of a version is used.
         told = image.environment.get(self.variable, "") if self.variable else ""
         return told if re.fullmatch(_VERSION, told) else ""

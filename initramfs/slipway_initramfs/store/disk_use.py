@@ -1,4 +1,4 @@
-"""What takes space in a store."""
+"""Disk use of a store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.store.image_store import ImageStore
 
-# Kinds of records that name blobs, and what people call them.
+# Kinds of records that name blobs, and their displayed names.
 KINDS = {
     "image": "image",
     "kernel": "kernel",
@@ -31,7 +31,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class DiskUseEntry:
-    """What one thing takes: ``size`` bytes, of which another one needs ``shared`` as well."""
+    """Disk use of one thing: ``size`` bytes, of which ``shared`` bytes belong to others as well."""
 
     kind: str
     name: str
@@ -41,9 +41,10 @@ class DiskUseEntry:
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """What a store takes: ``total`` counts what is shared once.
+    """Disk use of a store: ``total`` counts shared bytes once.
 
-    ``prunable`` is what a prune would free, None while somebody writes to the store.
+    ``prunable`` is the number of bytes that a prune would free, or None while another process
+    writes to the store.
     """
 
     uses: tuple[DiskUseEntry, ...]
@@ -52,9 +53,10 @@ class DiskUse:
 
 
 def measure_disk_use(store: ImageStore) -> DiskUse:
-    """Return what takes space in ``store``; links to other stores are not followed.
+    """Measure the disk use of ``store``; links to other stores are not followed.
 
-    Raises ImageError if it cannot be read.
+    Raises:
+        ImageError: the store cannot be read.
     """
     try:
         sizes = {path: allocated_bytes(path) for path in _walk(store.root)}
@@ -78,7 +80,7 @@ def measure_disk_use(store: ImageStore) -> DiskUse:
 
 
 def _group_records(store: ImageStore) -> dict[tuple[str, str], set[Path]]:
-    """Return the blobs of each record, by what people call it."""
+    """Return the blobs of each record, by displayed kind and name."""
     groups: dict[tuple[str, str], set[Path]] = {}
     for kind, called in KINDS.items():
         for key in store.names(kind):
@@ -87,7 +89,7 @@ def _group_records(store: ImageStore) -> dict[tuple[str, str], set[Path]]:
             except ImageCorrupted:
                 continue
             if manifest is not None:
-                # Agents of many sources are mostly the same one, and of no interest to anybody.
+                # Agents of many sources are mostly equal; their keys are not shown.
                 name = key.partition("-")[0] if called == "agent" else key
                 digests = records.digests_in(manifest)
                 blobs = groups.setdefault((called, name), set())
@@ -96,7 +98,7 @@ def _group_records(store: ImageStore) -> dict[tuple[str, str], set[Path]]:
 
 
 def _group_rest(store: ImageStore, sizes: dict[Path, int]) -> dict[tuple[str, str], set[Path]]:
-    """Return what no record names, by what it is."""
+    """Return the files that belong to no record, by displayed kind."""
     named = set().union(*_group_records(store).values())
     lists = store.apt.glob("*/**/*")
     fetched = set(list_downloads(store))
@@ -124,6 +126,6 @@ def _measure_prunable(store: ImageStore) -> int | None:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Give all files; directories that are links lead elsewhere."""
+    """Yield all files; directories that are links are not followed."""
     for place, _, names in os.walk(root):
         yield from (Path(place, name) for name in names)

@@ -1,4 +1,4 @@
-"""Files of the store, which readers see whole or not at all, even after a crash."""
+"""Files of the store, which readers see complete or not at all, even after a crash."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 
 def write_aside(store: StoreReader, writer: Callable[[BinaryIO], object]) -> Path:
-    """Return a synced temporary file with what ``writer`` wrote, to be renamed by the caller.
+    """Write a temporary file with ``writer`` and sync it; return its path. The caller renames it.
 
-    Raises BuildFailed if the disk does not take it, and what ``writer`` raises.
+    Exceptions of ``writer`` are passed on.
+
+    Raises:
+        BuildFailed: the disk is full, or writing fails.
     """
     with ExitStack() as on_error:
         try:
@@ -37,7 +40,11 @@ def write_aside(store: StoreReader, writer: Callable[[BinaryIO], object]) -> Pat
 
 
 def publish(store: StoreReader, aside: Path, target: Path) -> None:
-    """Give what was written aside its name; raises BuildFailed, and nothing is left then."""
+    """Rename a temporary file to ``target``; an error removes it.
+
+    Raises:
+        BuildFailed: the file cannot be renamed.
+    """
     try:
         aside.replace(target)
     except OSError as error:
@@ -46,7 +53,11 @@ def publish(store: StoreReader, aside: Path, target: Path) -> None:
 
 
 def make_directory(store: StoreReader, directory: Path) -> None:
-    """Make a directory of the store and those above it; raises BuildFailed."""
+    """Create a directory of the store with its parents.
+
+    Raises:
+        BuildFailed: the directory cannot be created.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Removing from the store: images, what no reference leads to, what killed writers left.
+"""Garbage collection of the store: removed images, unreferenced files, remains of killed writers.
 
-Whoever removes holds the store's lock alone: a writer's blobs have no name yet.
+The collector holds the store's lock exclusively: new blobs of a writer have no reference yet.
 """
 
 from __future__ import annotations
@@ -22,43 +22,46 @@ if TYPE_CHECKING:
 
 
 def remove_image(store: StoreReader, name: str, architecture: str | None = None) -> int:
-    """Remove an image by language or digest prefix; return the bytes freed.
+    """Remove an image by language or digest prefix; return the number of bytes freed.
 
-    Raises ImageError if there is no such image or if another process is building.
+    Raises:
+        ImageError: the image is unknown, or another process is building.
     """
     image = store.image(name, architecture)
     if image is None:
-        raise ImageError(f"there is no image {name!r}", "See: slipway image list")
+        raise ImageError(f"unknown image {name!r}", "See: slipway image list")
     with _lock_store(store):
         language = image.language
         was_default = store.default(language) == image.name
         key = f"{image.name}-{image.architecture}"
         (store.root / "refs" / "image" / key).unlink(missing_ok=True)
         if was_default and not store.default(language):
-            # Or the choice would be back with the next image of that name.
+            # Otherwise the choice would return with the next image of that name.
             (store.root / "refs" / "default" / language).unlink(missing_ok=True)
         if not any(other.language == language for other in store.images()):
-            # A language file that came with an image goes with the last one.
+            # The language file of imported images is removed with the last of them.
             (store.root / "refs" / "language" / language).unlink(missing_ok=True)
         return _collect_orphans(store)
 
 
 def remove_record(store: StoreReader, kind: str, key: str) -> int:
-    """Remove a record, sound or not, and what only it names; return the bytes freed.
+    """Remove a record, intact or not, and the files that only it names; return the bytes freed.
 
-    Raises ImageError if there is no such record or if another process is building.
+    Raises:
+        ImageError: the record is unknown, or another process is building.
     """
     if key not in store.names(kind):
-        raise ImageError(f"there is no {kind} {key!r}", f"See: slipway {kind} list")
+        raise ImageError(f"unknown {kind} {key!r}", f"See: slipway {kind} list")
     with _lock_store(store):
         (store.root / "refs" / kind / key).unlink(missing_ok=True)
         return _collect_orphans(store)
 
 
 def prune(store: StoreReader) -> int:
-    """Remove what no name refers to, and the downloads; return the bytes freed.
+    """Remove unreferenced files and downloads; return the number of bytes freed.
 
-    Raises ImageError if another process is building.
+    Raises:
+        ImageError: another process is building.
     """
     with _lock_store(store) as swept:
         return (
@@ -70,7 +73,7 @@ def prune(store: StoreReader) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PrunableFile:
-    """A file that a prune would remove, and the bytes that it takes."""
+    """A file that a prune would remove, with its disk use in bytes."""
 
     path: Path
     size: int
@@ -79,10 +82,12 @@ class PrunableFile:
 def find_prunable(
     store: StoreReader, without: Collection[tuple[str, str]] = ()
 ) -> list[PrunableFile]:
-    """Return what ``prune`` would remove, were the records ``without`` (kind, key) gone.
+    """Return the files that ``prune`` would remove, were the records ``without`` (kind, key) gone.
 
-    Nothing is changed. Raises ImageError if another process is building: what it has made so far
-    has no name yet.
+    The store is not changed.
+
+    Raises:
+        ImageError: another process is building; its new files have no reference yet.
     """
     with _exclude_writers(store):
         _, orphans = _find_orphans(store, without)
@@ -96,7 +101,7 @@ def find_prunable(
 
 
 def allocated_bytes(path: Path) -> int:
-    """Return the bytes that a file takes on its disk, where holes take none; 0 if it is gone."""
+    """Return the disk use of a file in bytes, without holes; 0 if the file is missing."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -105,7 +110,7 @@ def allocated_bytes(path: Path) -> int:
 
 
 def list_downloads(store: StoreReader) -> list[Path]:
-    """Return the files that were fetched, whole and in part, and can be fetched again."""
+    """Return downloaded files, complete and partial, which can be fetched again."""
     places = [store.layers, store.apt / "downloads", *store.apt.glob("*/partial")]
     return [
         Path(entry.path) for place in places for entry in _scan_directory(place) if entry.is_file()
@@ -113,13 +118,17 @@ def list_downloads(store: StoreReader) -> list[Path]:
 
 
 def tidy(store: StoreReader) -> None:
-    """Remove what killed writers left and what has been replaced; call with the lock held alone."""
+    """Remove remains of killed writers and replaced files. The caller holds the exclusive lock."""
     _sweep_temporary(store)
     _collect_orphans(store)
 
 
 def try_tidy(store: StoreReader) -> None:
-    """Do what :func:`tidy` does, if nobody is writing; raises ImageError."""
+    """Do the same as :func:`tidy`, unless another process is writing.
+
+    Raises:
+        ImageError: the store cannot be read.
+    """
     with locks.open_lock(store.root / "lock") as lock:
         if locks.try_lock_exclusive(lock):
             tidy(store)
@@ -127,7 +136,7 @@ def try_tidy(store: StoreReader) -> None:
 
 @contextmanager
 def _lock_store(store: StoreReader) -> Iterator[int]:
-    """Keep others from building; give the bytes that killed writers had left."""
+    """Lock out builders; yield the number of bytes that killed writers had left."""
     files.make_directory(store, store.temporary)
     with locks.open_lock(store.root / "lock") as lock:
         if not locks.try_lock_exclusive(lock):
@@ -137,7 +146,7 @@ def _lock_store(store: StoreReader) -> Iterator[int]:
 
 @contextmanager
 def _exclude_writers(store: StoreReader) -> Iterator[None]:
-    """Keep others from building, without changing anything; a store that is not ours nobody can."""
+    """Lock out builders without changing a file; a store that is read-only for us needs no lock."""
     path = store.root / "lock"
     if not os.access(path, os.W_OK):
         yield
@@ -149,11 +158,11 @@ def _exclude_writers(store: StoreReader) -> Iterator[None]:
 
 
 def _make_busy_error() -> ImageError:
-    return ImageError("another process is making an image", "Try again when it is done.")
+    return ImageError("another process is building an image", "Try again when it has finished.")
 
 
 def _sweep_temporary(store: StoreReader) -> int:
-    """Remove what killed writers left; the caller knows that nobody is writing."""
+    """Remove remains of killed writers. The caller holds the exclusive lock."""
     return sum(
         _remove_file(Path(entry.path))
         for directory in (store.temporary, store.root / "locks")
@@ -163,7 +172,7 @@ def _sweep_temporary(store: StoreReader) -> int:
 
 
 def _collect_orphans(store: StoreReader) -> int:
-    """Remove manifests, blobs and initrds that no reference leads to; return the bytes freed."""
+    """Remove unreferenced manifests, blobs and initrds; return the number of bytes freed."""
     references, orphans = _find_orphans(store)
     for path in references:
         path.unlink(missing_ok=True)
@@ -173,11 +182,11 @@ def _collect_orphans(store: StoreReader) -> int:
 def _find_orphans(
     store: StoreReader, without: Collection[tuple[str, str]] = ()
 ) -> tuple[list[Path], list[Path]]:
-    """Return the references that lead to nothing of use, and the files that none leads to."""
+    """Return useless references, and files without a reference."""
     digests: set[str] = set()
     blobs: set[str] = set()
     dead: list[Path] = []
-    # In this order: a snapshot is of no use without its image.
+    # Sorted: images come before snapshots, which are useless without them.
     for kind in sorted(entry.name for entry in _scan_directory(store.root / "refs")):
         for key in store.names(kind):
             digest = store.reference(kind, key)
@@ -186,7 +195,7 @@ def _find_orphans(
             except ImageCorrupted:
                 manifest = None
             if (
-                # Damaged, or of another version's format: what it names cannot be kept for it.
+                # Damaged, or in the format of another version: its blobs are not kept.
                 manifest is None
                 or (kind == "snapshot" and f"{manifest.get('image_digest')}.json" not in digests)
                 or (kind, key) in without
@@ -212,13 +221,13 @@ def _find_orphans(
 
 
 def _list_prunable_downloads(store: StoreReader) -> list[Path]:
-    """Return the downloads that are this store's own, and not of another one that it links to."""
+    """Return the downloads of this store, without those of a linked store."""
     own = not store.apt.is_symlink()
     return [path for path in list_downloads(store) if own or path.parent == store.layers]
 
 
 def _remove_file(path: Path) -> int:
-    """Remove a file; return the bytes freed."""
+    """Remove a file; return the number of bytes freed."""
     freed = allocated_bytes(path)
     path.unlink(missing_ok=True)
     return freed

@@ -1,20 +1,20 @@
-"""The image store: blobs named by their digest, manifests that name blobs, references by name.
+"""Image store: blobs named by digest, manifests that name blobs, references by name.
 
-    blobs/<sha256>              archives and kernels; snapshots, named by what is in them but holes
+    blobs/<sha256>              archives, kernels; snapshots, named by their content without holes
     manifests/<sha256>.json     records (records.py)
-    refs/<kind>/<key>           the digest of the record that has this name now
-    initrds/<three digests>     agent, modules and root as one file (initrds.py)
+    refs/<kind>/<key>           digest of the current record of this name
+    initrds/<three digests>     agent, modules and root in one file (initrds.py)
     apt/                        package lists and downloads
-    layers/                     what registries gave, shared by all images (oci/cache.py)
-    verified/<sha256>           blobs that were checked as a whole in this boot of the host
-    tmp/, lock, locks/          files being written; advisory locks
+    layers/                     blobs of registries, shared by all images (oci/blob_cache.py)
+    verified/<sha256>           blobs that were fully checked since the host's last boot
+    tmp/, lock, locks/          unfinished files; advisory locks
 
-Everything is written to ``tmp``, synced and renamed (files.py), so that a reader, who takes no
-lock, sees whole files only. Whoever writes holds ``lock`` shared (locks.py); who finds that nobody
-does may sweep ``tmp`` and what no reference leads to (collection.py). The kernel drops the locks of
-a killed process, and so nothing can stay locked.
+Each file is written to ``tmp``, synced and renamed (files.py). Readers take no lock, and see
+complete files only. A writer holds ``lock`` shared (locks.py). A process that gets ``lock``
+exclusively may remove ``tmp`` and unreferenced files (garbage_collection.py). The kernel releases
+the locks of a killed process: no lock can stay behind.
 
-This module is on the way of every run: what only writers need is imported when they write.
+Every run imports this module: modules that only writers need are imported on demand.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class ImageStore(StoreReader):
 
     @contextmanager
     def building(self, name: str, progress: Callable[[str], None] | None = None) -> Iterator[None]:
-        """Hold the right to make ``name``; a second builder of it waits here for the first.
+        """Hold the right to build ``name``; a second builder of the same name waits.
 
-        What killed builders and replaced images left behind is swept on the way, if nobody else is
+        Remains of killed builders and replaced images are removed first, if no other process is
         writing.
         """
         from slipway_initramfs.disk import locks
@@ -61,17 +61,17 @@ class ImageStore(StoreReader):
             with locks.open_lock(self.root / "locks" / name) as own:
                 if not locks.try_lock_exclusive(own):
                     if progress is not None:
-                        progress(f"waiting for another process that is making {name}")
+                        progress(f"waiting for another process that is building {name}")
                     locks.lock_exclusive(own)
                 yield
 
     def put_blob(
         self, writer: Callable[[BinaryIO], object], digest_of: Callable[[int], str] | None = None
     ) -> Blob:
-        """Store what ``writer`` writes into the file it is given; call within ``building``.
+        """Store a blob with the bytes that ``writer`` writes into a file. Call within ``building``.
 
-        ``digest_of`` gives the blob's name from a descriptor of it, in the form of a SHA-256: for
-        files with holes, which are not to be read through.
+        ``digest_of`` computes the blob's name, in the form of a SHA-256, from a descriptor of the
+        file; for files with holes, which are not read in full.
         """
         import hashlib
 
@@ -92,13 +92,13 @@ class ImageStore(StoreReader):
         return Blob(target, digest, size)
 
     def put_record(self, kind: str, key: str, manifest: dict[str, Any]) -> str:
-        """Store a manifest and let ``key`` name it; return its digest. Call within ``building``."""
+        """Store a manifest as ``key``; return its digest. Call within ``building``."""
         import hashlib
 
         from slipway_initramfs.store import files
 
         if not records.is_key(key):
-            raise ImageError(f"{key!r} cannot be a name in the store")
+            raise ImageError(f"invalid name in the store: {key!r}")
         data = records.encode(kind, manifest)
         digest = hashlib.sha256(data).hexdigest()
         aside = files.write_aside(self, lambda file: file.write(data))
@@ -111,10 +111,10 @@ class ImageStore(StoreReader):
         return digest
 
     def put_archive(self, kind: str, key: str, writer: Callable[[BinaryIO], object]) -> Archive:
-        """Return the archive of this kind and key, made by ``writer`` if there is no sound one.
+        """Return the archive of this kind and key; write it if it is missing or damaged.
 
-        ``key`` has to stand for all that the archive's bytes depend on. ``writer`` is called at
-        most once, while other processes that want the same archive wait, with a binary file.
+        ``key`` must identify all inputs of the archive. ``writer`` receives a binary file, and is
+        called at most once, while other processes that need the same archive wait.
         """
         with self.building(f"archive-{kind}-{key}"):
             with suppress(ImageCorrupted):
@@ -129,14 +129,16 @@ class ImageStore(StoreReader):
     def set_default(self, name: str) -> str:
         """Let a language's bare name stand for the image ``name``; return the language's name.
 
-        ``rust@1.80`` is what ``rust`` means then; ``rust`` takes that back. Raises ImageError if
-        there is no such image.
+        ``rust@1.80`` makes ``rust`` mean that image; ``rust`` resets the choice.
+
+        Raises:
+            ImageError: the image is unknown, or the name invalid.
         """
         language, _, version = name.partition("@")
         if not records.is_key(language):
-            raise ImageError(f"{language[:80]!r} cannot be a name in the store")
+            raise ImageError(f"invalid name in the store: {language[:80]!r}")
         if version and self.image(name) is None:
-            raise ImageError(f"there is no image {name!r}", f"Make it: slipway image build {name}")
+            raise ImageError(f"unknown image {name!r}", f"Build it: slipway image build {name}")
         with self.building(f"default-{language}"):
             if version:
                 self.put_record("default", language, {"image": name})

@@ -1,9 +1,9 @@
-"""Initrds: the agent's archive, a kernel's modules and an image's root as one file.
+"""Initrds: the archives of agent, modules and root in one file.
 
-QEMU takes a single ``-initrd``. The guest unpacks concatenated archives in their order; the
-uncompressed ones, padded to 512 bytes, come first, so that the compressed one needs no padding
-(Documentation/driver-api/early-userspace/buffer-format.rst). This module is on the way of every
-run: it imports nothing that is slow to import.
+QEMU accepts a single ``-initrd``. The guest unpacks concatenated archives in order. Uncompressed
+archives, padded to 512 bytes, come first; the compressed archive then needs no padding
+(Documentation/driver-api/early-userspace/buffer-format.rst). Every run imports this module: its own
+imports are fast.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Archive, Image, Kernel
 
-# Seconds since its last use after which a newer initrd of the same image replaces one.
+# Seconds since the last use after which a newer initrd of the same image replaces an old one.
 MAX_AGE = 3600
 
 
 def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: Path) -> Path:
-    """Return the initrd of this combination, made if there is none.
+    """Return the initrd of this combination; write it if it is missing.
 
-    ``agent`` is the path of an archive of this store. Without a kernel of this store there are no
-    modules. Raises ImageError, and ImageCorrupted where the store's bytes are not what they have
-    to be.
+    ``agent`` is the path of an archive in this store. Without a kernel of this store the initrd has
+    no modules.
+
+    Raises:
+        ImageError: the agent is not in this store, or the store cannot be written.
+        ImageCorrupted: bytes in the store are missing or damaged.
     """
     if not records.is_digest(agent.name):
         raise ImageError(f"{agent} is not an archive of the image store")
@@ -41,13 +44,13 @@ def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
     with suppress(OSError):
         size = sum(part.stat().st_size for part in parts)
         if target.stat().st_size == size:
-            with suppress(OSError):  # somebody else's store can be used without writing to it
+            with suppress(OSError):  # the store may belong to another user, and be read-only
                 os.utime(target)
             return target
     from slipway_initramfs.store import files
 
     with store.building(f"initrd-{target.name[:32]}"):
-        # Here nobody sweeps any more; what was replaced just before may be gone.
+        # From here on no collection runs; files replaced just before may be gone.
         image.quick_check()
         if kernel is not None:
             kernel.quick_check()
@@ -59,11 +62,13 @@ def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
 
 
 def verify_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: Archive) -> None:
-    """Read the initrd of this combination and compare each part's digest.
+    """Read the initrd of this combination and compare the digest of each part.
 
-    A damaged one is removed, so that ``find_initrd`` makes it anew, and ImageCorrupted is raised.
-    If the part in the store is damaged as well, only a new build helps: ``build_image`` and
-    ``build_kernel`` verify what they find.
+    A damaged initrd is removed, and ``find_initrd`` writes a new file. If the part in the store is
+    damaged as well, a new build helps: ``build_image`` and ``build_kernel`` verify existing files.
+
+    Raises:
+        ImageCorrupted: the initrd is missing or damaged.
     """
     import hashlib
 
@@ -71,9 +76,9 @@ def verify_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent:
     try:
         opened = path.open("rb")
     except OSError as error:
-        # An image that was replaced since may have been swept with all that was made of it.
+        # The image may have been replaced and collected with its initrds.
         raise ImageCorrupted(
-            f"the initrd of the image {image.name!r} is gone: {error.strerror}"
+            f"the initrd of the image {image.name!r} is missing: {error.strerror}"
         ) from error
     with opened as file:
         for part in (agent.blob, *((kernel.modules,) if kernel else ()), image.root):
@@ -96,7 +101,7 @@ def _build_path(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
 
 
 def _forget_others(target: Path) -> None:
-    """Remove this root's concatenations with other agents or kernels that are out of use."""
+    """Remove unused initrds of the same root with other agents or kernels."""
     oldest = time.time() - MAX_AGE
     for path in target.parent.glob(f"{target.name[:32]}-*"):
         with suppress(FileNotFoundError):

@@ -1,6 +1,6 @@
-"""Reader of the image store: lookups, which take no lock.
+"""Reader of the image store: lookups without a lock.
 
-This module is on the way of every run: it imports nothing that is slow to import.
+Every run imports this module: its own imports are fast.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.store import records
 from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
 
-# Fewest digits of a digest that name an image.
+# Digits of a digest that suffice to name an image.
 MIN_PREFIX = 6
 
 
 def default_root() -> Path:
     """Return ``$XDG_CACHE_HOME/slipway``, or ``~/.cache/slipway``."""
-    # The XDG base directory specification has relative values ignored.
+    # The XDG base directory specification ignores relative values.
     configured = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(configured) if configured.startswith("/") else Path.home() / ".cache"
     return base / "slipway"
 
 
 class StoreReader:
-    """All that is kept between runs, below one directory.
+    """Read access to the data that runs share, below one directory.
 
-    Looking something up takes no lock and imports nothing slow. Methods raise ImageError, and
-    ImageCorrupted where the store's bytes are not what they have to be.
+    Lookups take no lock and import no slow modules. Methods raise ImageError, and ImageCorrupted if
+    bytes in the store are damaged.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -42,9 +42,13 @@ class StoreReader:
         self.layers = self.root / "layers"
 
     def image(self, name: str, architecture: str | None = None) -> Image | None:
-        """Return the image of this name, or that whose digest begins with ``name``.
+        """Return the image with this name, or with a digest that begins with ``name``.
 
-        A language's name without a version stands for the version that ``set_default`` chose.
+        A language's bare name stands for the version that ``set_default`` chose.
+
+        Raises:
+            ImageError: several images have such a digest.
+            ImageCorrupted: the record is damaged.
         """
         if records.is_key(name):
             arch = architecture or machine_architecture()
@@ -59,7 +63,7 @@ class StoreReader:
         return None
 
     def images(self) -> list[Image]:
-        """Return all images, sorted by name and architecture; damaged records are left out."""
+        """Return all images with intact records, sorted by name and architecture."""
         found = []
         for key in self.names("image"):
             with suppress(ImageCorrupted):
@@ -68,9 +72,9 @@ class StoreReader:
         return sorted(found, key=lambda image: (image.name, image.architecture))
 
     def default(self, language: str) -> str:
-        """Return the name of the image that a language's bare name stands for, if one was chosen.
+        """Return the name of the image chosen for a language's bare name, or an empty string.
 
-        An image that was removed is no choice any more.
+        The choice of a removed image does not count.
         """
         with suppress(ImageCorrupted):
             record = self.record("default", language) or {}
@@ -81,14 +85,16 @@ class StoreReader:
         return ""
 
     def build_time(self, image: Image) -> str:
-        """Return when an image was made (ISO 8601, UTC).
+        """Return the time when an image was built (ISO 8601, UTC).
 
-        That stands in no manifest: the same image made twice is to have the same digest.
+        The time is not in the manifest: equal images have equal digests.
         """
         try:
             made = (self.root / "manifests" / f"{image.digest}.json").stat().st_mtime
         except OSError as error:
-            raise ImageCorrupted(f"the store has lost {image.name!r}: {error}") from error
+            raise ImageCorrupted(
+                f"the image {image.name!r} is missing in the store: {error}"
+            ) from error
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
 
     def names(self, kind: str) -> list[str]:
@@ -99,7 +105,7 @@ class StoreReader:
             return []
         except OSError as error:
             raise self._make_read_error(error) from error
-        # Network file systems leave files of their own there.
+        # Network file systems may add files of their own.
         return sorted(filter(records.is_key, found))
 
     def _make_read_error(self, error: OSError) -> ImageError:
@@ -109,7 +115,11 @@ class StoreReader:
         )
 
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
-        """Return a record's manifest; ImageCorrupted if it is damaged."""
+        """Return a record's manifest, or None if the record is missing.
+
+        Raises:
+            ImageCorrupted: the record is damaged.
+        """
         digest = self.reference(kind, key)
         return None if digest is None else self.manifest(kind, digest)
 
@@ -121,7 +131,11 @@ class StoreReader:
         return self.kernel_of(self.manifest("kernel", digest), digest)
 
     def kernel_of(self, manifest: dict[str, Any], digest: str) -> Kernel:
-        """Return the kernel of this record; raises ImageCorrupted if it is none."""
+        """Return the kernel that a record describes.
+
+        Raises:
+            ImageCorrupted: the record is not one of a kernel.
+        """
         return Kernel(
             architecture=records.text(manifest, "architecture"),
             version=records.text(manifest, "version"),
@@ -132,7 +146,7 @@ class StoreReader:
         )
 
     def archive(self, kind: str, key: str) -> Archive | None:
-        """Return what ``put_archive`` stored under this kind and key."""
+        """Return the archive that ``put_archive`` stored as this kind and key, or None."""
         digest = self.reference(f"archive-{kind}", key)
         if digest is None:
             return None
@@ -140,9 +154,9 @@ class StoreReader:
         return Archive(kind, key, digest, self._build_blob(manifest, "archive"))
 
     def reference(self, kind: str, key: str) -> str | None:
-        """Return the digest of the record of this name; None if there is none (or no sound one)."""
+        """Return the digest of the record of this name, or None if missing or damaged."""
         if not records.is_key(key):
-            raise ImageError(f"{key!r} cannot be a name in the store")
+            raise ImageError(f"invalid name in the store: {key!r}")
         try:
             with (self.root / "refs" / kind / key).open("rb") as file:
                 digest = file.read(65).decode("latin-1").strip()
@@ -153,28 +167,42 @@ class StoreReader:
         return digest if records.is_digest(digest) else None
 
     def manifest(self, kind: str, digest: str) -> dict[str, Any]:
-        """Return the manifest of this kind and digest; ImageCorrupted if it is lost or damaged."""
+        """Return the manifest of this kind and digest.
+
+        Raises:
+            ImageCorrupted: the manifest is missing or damaged.
+        """
         try:
             with (self.root / "manifests" / f"{digest}.json").open("rb") as file:
                 return records.parse(file.read(records.MAX_MANIFEST + 1), kind)
         except OSError as error:
-            raise ImageCorrupted(f"the store has lost the {kind} {digest[:16]}: {error}") from error
+            raise ImageCorrupted(
+                f"the {kind} {digest[:16]} is missing in the store: {error}"
+            ) from error
 
     def blob(self, digest: str, size: int) -> Blob:
-        """Return the blob of this digest, which may be missing; ImageCorrupted if it is none."""
+        """Return the blob of this digest; its file may be missing.
+
+        Raises:
+            ImageCorrupted: the digest is invalid.
+        """
         if not records.is_digest(digest):
-            raise ImageCorrupted(f"{digest[:64]!r} is no digest of a blob in the store")
+            raise ImageCorrupted(f"invalid digest of a blob in the store: {digest[:64]!r}")
         return Blob(self.root / "blobs" / digest, digest, size)
 
     def _load_image(self, digest: str) -> Image:
         return self.image_of(self.manifest("image", digest), digest)
 
     def image_of(self, manifest: dict[str, Any], digest: str) -> Image:
-        """Return the image of this record; raises ImageCorrupted if it is none."""
+        """Return the image that a record describes.
+
+        Raises:
+            ImageCorrupted: the record is not one of an image.
+        """
         for key in ("memory", "workload", "files", "trimmed", "root"):
             records.count(manifest, key)
         if not isinstance(manifest.get("source"), dict):
-            raise ImageCorrupted("a manifest in the store does not say where its image comes from")
+            raise ImageCorrupted("a manifest in the store lacks the source of its image")
         return Image(
             name=records.text(manifest, "name"),
             architecture=records.text(manifest, "architecture"),
@@ -186,15 +214,19 @@ class StoreReader:
     def _build_blob(self, manifest: dict[str, Any], key: str) -> Blob:
         entry = manifest.get(key)
         if not isinstance(entry, dict):
-            raise ImageCorrupted(f"a manifest in the store has no digest for its {key}")
+            raise ImageCorrupted(f"a manifest in the store lacks the digest of its {key}")
         return self.blob(records.text(entry, "digest"), records.count(entry, "size"))
 
     def blobs_of(self, kind: str, manifest: dict[str, Any]) -> list[Blob]:
-        """Return the blobs that a record of an image or a kernel names; raises ImageCorrupted."""
+        """Return the blobs that a record of an image or a kernel names.
+
+        Raises:
+            ImageCorrupted: the record is damaged.
+        """
         names = {"image": ("archive", "warm"), "kernel": ("image", "modules")}[kind]
         found = [manifest[name] for name in names if name != "warm" or name in manifest]
         if not all(isinstance(entry, dict) for entry in found):
-            raise ImageCorrupted("a manifest in the store does not name its files")
+            raise ImageCorrupted("a manifest in the store lacks the names of its files")
         return [
             self.blob(records.text(entry, "digest"), records.count(entry, "size"))
             for entry in found

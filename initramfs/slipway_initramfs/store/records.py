@@ -1,7 +1,7 @@
-"""What the store gives out: images, kernels and other archives, each with its manifest.
+"""Records of the store: images, kernels and other archives, each with its manifest.
 
-A record is a manifest file, named by the SHA-256 of its bytes, that names blobs by theirs. This
-module is on the way of every run: it imports nothing that is slow to import.
+A record is a manifest file, named by the SHA-256 of its bytes, that names blobs by theirs. Every
+run imports this module: its own imports are fast.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from slipway_initramfs.errors import ImageCorrupted
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Version of the manifests' format; others are treated as absent.
+# Version of the format of manifests. Manifests of other versions count as missing.
 FORMAT = 2
-# Raised whenever the same recipe and packages come to give another image.
+# Increased whenever the same recipe and packages give another image than before.
 BUILDER = 5
 MAX_MANIFEST = 4 << 20
 MIB = 1 << 20
 
-# Bytes that Debian's cloud kernel 6.1 needs to get to its init, beside root and initrd.
+# Memory that Debian's cloud kernel 6.1 needs to reach init, besides root and initrd, in bytes.
 #
-# Measured, by halving, for four images of 60 to 550 MiB: 77 MiB and 2.5 %. In it are the kernel
-# itself (38 MiB), the 17 MiB that it takes to unpack lz4, and the reserves of its allocator.
+# Measured by bisection for four images of 60 to 550 MiB: 77 MiB and 2.5 %. Included are the kernel
+# itself (38 MiB), 17 MiB for unpacking lz4, and the reserves of its allocator.
 KERNEL_MEMORY = 78 * MIB
-# One byte for this many goes into the kernel's records of pages.
+# Bytes of memory per byte of the kernel's page structures.
 PAGE_OVERHEAD = 40
-# Room for the frozen agent's archive, in bytes; it is in memory twice while it is unpacked.
+# Allowance for the frozen agent's archive, in bytes; it is in memory twice during unpacking.
 AGENT_ARCHIVE = 16 * MIB
-# One byte for this many that a machine has more goes into the kernel's records and reserves.
+# Bytes of additional memory per byte of the kernel's structures and reserves.
 #
-# Measured for Bash's image from 186 to 4266 MiB, and for all others at their default.
+# Measured for Bash's image from 186 to 4266 MiB, and for all others at their defaults.
 MEMORY_OVERHEAD = 32
-# What a machine may have without memory above 4 GiB, for which the kernel keeps buffers below.
+# Largest memory below 4 GiB, in bytes. For memory above, the kernel keeps buffers below 4 GiB.
 LOW_MEMORY = 3072 * MIB
-# Bytes of these buffers, and of the reserves of one zone more.
+# Size of these buffers and of the reserves of a further zone, in bytes.
 HIGH_OVERHEAD = 128 * MIB
 
 _KEY_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ.+-_@#")
@@ -53,18 +53,28 @@ class Blob:
     size: int
 
     def quick_check(self) -> None:
-        """Raise ImageCorrupted if the file is missing or of another length."""
+        """Check that the file exists and has the stated length.
+
+        Raises:
+            ImageCorrupted: the file is missing or of another length.
+        """
         try:
             found = self.path.stat().st_size
         except OSError as error:
-            raise ImageCorrupted(f"the store has lost {self.path.name[:16]}: {error}") from error
+            raise ImageCorrupted(
+                f"{self.path.name[:16]} is missing in the store: {error}"
+            ) from error
         if found != self.size:
             raise ImageCorrupted(
                 f"{self.path.name[:16]} in the store has {found} bytes instead of {self.size}"
             )
 
     def verify(self) -> None:
-        """Read the whole file and raise ImageCorrupted if its digest is another."""
+        """Check the whole file against its digest.
+
+        Raises:
+            ImageCorrupted: the file is missing or damaged.
+        """
         import hashlib
 
         self.quick_check()
@@ -76,7 +86,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """An uncompressed cpio archive that is put before the root's, such as the frozen agent."""
+    """Uncompressed cpio archive to be unpacked before the root's, such as the frozen agent."""
 
     kind: str
     key: str
@@ -85,7 +95,7 @@ class Archive:
 
     @property
     def path(self) -> Path:
-        """Where the archive lies."""
+        """Path of the archive."""
         return self.blob.path
 
     @property
@@ -94,23 +104,31 @@ class Archive:
         return self.blob.size
 
     def quick_check(self) -> None:
-        """Raise ImageCorrupted if the archive is missing or of another length."""
+        """Check that the archive exists and has the stated length.
+
+        Raises:
+            ImageCorrupted: the archive is missing or of another length.
+        """
         self.blob.quick_check()
 
     def verify(self) -> None:
-        """Raise ImageCorrupted if the archive has not the digest of its record."""
+        """Check the whole archive against its digest.
+
+        Raises:
+            ImageCorrupted: the archive is missing or damaged.
+        """
         self.blob.verify()
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The root file system of one language for one architecture.
+    """Root file system of one language for one architecture.
 
-    ``name`` is that of the language, with ``@`` and the version where one was asked for. ``digest``
-    is that of the manifest, and so of all that is in it. Sizes in ``manifest``: ``archive`` the
-    compressed archive, ``root`` the content of the files, ``memory`` what the unpacked root
-    occupies, ``trimmed`` the content that was left out, ``workload`` what a usual program needs on
-    top; all in bytes.
+    ``name`` is the language's name, with ``@`` and the version if a version was requested.
+    ``digest`` is the digest of the manifest, and thereby of all content. Sizes in ``manifest``, in
+    bytes: ``archive`` the compressed archive, ``root`` the content of the files, ``memory`` the
+    unpacked root in memory, ``trimmed`` the removed content, ``workload`` the additional memory of
+    a usual program.
     """
 
     name: str
@@ -121,14 +139,14 @@ class Image:
 
     @property
     def root_archive(self) -> Path:
-        """The compressed cpio archive of the root file system."""
+        """Path of the compressed cpio archive of the root file system."""
         return self.root.path
 
     @property
     def minimum_memory(self) -> int:
-        """Bytes of memory below which the guest cannot unpack this root (a multiple of 1 MiB).
+        """Memory that a guest needs to unpack this root, in bytes (a multiple of 1 MiB).
 
-        The root is a ramfs. While it is unpacked, the archive is in memory as well.
+        The root is a ramfs. During the unpacking the archive is in memory as well.
         """
         unpacked = self.manifest["memory"] + self.root.size + 2 * AGENT_ARCHIVE
         need = unpacked + unpacked // PAGE_OVERHEAD + KERNEL_MEMORY
@@ -136,18 +154,18 @@ class Image:
 
     @property
     def default_memory(self) -> int:
-        """Bytes of memory that suit this language's usual programs."""
+        """Memory that suits usual programs of this language, in bytes."""
         return self.minimum_memory + int(self.manifest["workload"])
 
     def room(self, memory: int) -> int:
-        """Return how many bytes a machine with ``memory`` leaves its programs, at the least."""
+        """Return the bytes that a machine with ``memory`` bytes leaves to programs, at least."""
         more = memory - self.minimum_memory
-        # What is packed is freed once it has been unpacked.
+        # The archive is freed after unpacking.
         room = more - more // MEMORY_OVERHEAD + self.root.size
         return max(room - HIGH_OVERHEAD if memory > LOW_MEMORY else room, 0)
 
     def memory_for(self, room: int) -> int:
-        """Return the memory of a machine that leaves its programs ``room``: whole MiB, in bytes."""
+        """Return the memory of a machine that leaves ``room`` to programs: whole MiB, in bytes."""
         more = max(room - self.root.size, 0)
         if self.minimum_memory + more + more // (MEMORY_OVERHEAD - 1) + MIB > LOW_MEMORY:
             more += HIGH_OVERHEAD
@@ -156,18 +174,18 @@ class Image:
 
     @property
     def language(self) -> str:
-        """The language's name: that of the image without a version."""
+        """Name of the language: the image's name without the version."""
         return self.name.partition("@")[0]
 
     @property
     def source(self) -> dict[str, Any]:
-        """Where the image comes from: its ``kind`` is ``debian`` or ``registry``."""
+        """Origin of the image; its ``kind`` is ``debian`` or ``registry``."""
         source = self.manifest["source"]
         return source if isinstance(source, dict) else {}
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that the container image sets, and what else it says to its programs."""
+        """Variables of the container image, including those for its work directory and user."""
         config = self.manifest.get("config")
         told = config.get("environment") if isinstance(config, dict) else None
         if not isinstance(told, dict):
@@ -175,14 +193,22 @@ class Image:
         return {name: value for name, value in told.items() if isinstance(value, str)}
 
     def quick_check(self) -> None:
-        """Raise ImageCorrupted if the archive is missing or of another length."""
+        """Check that the archive exists and has the stated length.
+
+        Raises:
+            ImageCorrupted: the archive is missing or of another length.
+        """
         try:
             self.root.quick_check()
         except ImageCorrupted as error:
             raise self._make_error(error) from error
 
     def verify(self) -> None:
-        """Raise ImageCorrupted if the archive's bytes are not those of the manifest."""
+        """Check the whole archive against its digest.
+
+        Raises:
+            ImageCorrupted: the archive is missing or damaged.
+        """
         try:
             self.root.verify()
         except ImageCorrupted as error:
@@ -196,9 +222,9 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel in the form that a VMM loads (x86-64: ELF vmlinux, arm64: Image), and its modules.
+    """Kernel in the form that a VMM loads (x86-64: ELF vmlinux, arm64: Image), and its modules.
 
-    ``version`` is the kernel's release, as ``uname -r`` says it.
+    ``version`` is the kernel's release, as in ``uname -r``.
     """
 
     architecture: str
@@ -210,27 +236,35 @@ class Kernel:
 
     @property
     def path(self) -> Path:
-        """The kernel itself."""
+        """Path of the kernel."""
         return self.image.path
 
     @property
     def modules_archive(self) -> Path:
-        """An uncompressed cpio archive of the modules that the agent's port needs."""
+        """Path of the uncompressed cpio archive with the modules for the agent's port."""
         return self.modules.path
 
     def quick_check(self) -> None:
-        """Raise ImageCorrupted if a file is missing or of another length."""
+        """Check that both files exist and have the stated lengths.
+
+        Raises:
+            ImageCorrupted: a file is missing or of another length.
+        """
         self.image.quick_check()
         self.modules.quick_check()
 
     def verify(self) -> None:
-        """Raise ImageCorrupted if the files' bytes are not those of the manifest."""
+        """Check both files against their digests.
+
+        Raises:
+            ImageCorrupted: a file is missing or damaged.
+        """
         self.image.verify()
         self.modules.verify()
 
 
 def encode(kind: str, manifest: dict[str, Any]) -> bytes:
-    """Return the bytes of a record's manifest, by whose digest it is named."""
+    """Return the bytes of a record's manifest; their digest is the record's name."""
     whole = {**manifest, "format": FORMAT, "kind": kind}
     return json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -242,12 +276,13 @@ def digests_in(manifest: dict[str, Any]) -> set[str]:
 
 
 def parse(data: bytes, kind: str) -> dict[str, Any]:
-    """Return the manifest in ``data`` if it is one of this kind and format.
+    """Return the manifest in ``data``.
 
-    Raises ImageCorrupted for anything else: the store may have been damaged or tampered with.
+    Raises:
+        ImageCorrupted: the data is damaged, or of another kind or format.
     """
     if len(data) > MAX_MANIFEST:
-        raise ImageCorrupted("a manifest in the store is overlong")
+        raise ImageCorrupted("a manifest in the store is too long")
     try:
         manifest = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -260,26 +295,34 @@ def parse(data: bytes, kind: str) -> dict[str, Any]:
 
 
 def text(manifest: dict[str, Any], key: str) -> str:
-    """Return the string at ``key`` or raise ImageCorrupted."""
+    """Return the string at ``key``.
+
+    Raises:
+        ImageCorrupted: the value is missing or not a string.
+    """
     value = manifest.get(key)
     if not isinstance(value, str):
-        raise ImageCorrupted(f"a manifest in the store has no text {key!r}")
+        raise ImageCorrupted(f"a manifest in the store lacks the text {key!r}")
     return value
 
 
 def count(manifest: dict[str, Any], key: str) -> int:
-    """Return the non-negative integer at ``key`` or raise ImageCorrupted."""
+    """Return the non-negative integer at ``key``.
+
+    Raises:
+        ImageCorrupted: the value is missing or not such a number.
+    """
     value = manifest.get(key)
     if type(value) is not int or not 0 <= value < 1 << 50:
-        raise ImageCorrupted(f"a manifest in the store has no number {key!r}")
+        raise ImageCorrupted(f"a manifest in the store lacks the number {key!r}")
     return value
 
 
 def is_digest(value: str) -> bool:
-    """Whether ``value`` is a SHA-256 in lower-case hexadecimal digits."""
+    """Check whether ``value`` is a SHA-256 in lower-case hexadecimal digits."""
     return len(value) == 64 and not value.strip("0123456789abcdef")
 
 
 def is_key(name: str) -> bool:
-    """Whether ``name`` can be a file name of the store: no separators, no hidden files."""
+    """Check whether ``name`` can be a file name of the store: no separators, no hidden files."""
     return 0 < len(name) <= 160 and name[0] != "." and _KEY_CHARACTERS.issuperset(name)

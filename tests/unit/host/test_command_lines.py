@@ -57,7 +57,7 @@ from slipway._model.errors import InputError
         ("vmm-run --env =x -c 1 --language sh", "--env has the name ''", "A name has"),
         ("vmm-run --timeout 5x a.py", "'5x' is not a time", "See: vmm-run --help"),
         ("vmm-run --memory 5Q a.py", "'5Q' is not a size", "See: vmm-run --help"),
-        ("vmm-run --language ruby a.py", "'ruby'", "Known are bash, "),
+        ("vmm-run --language ruby a.py", "'ruby'", "Known: bash, "),
         ("vmm-run --language java a.py", "'java'", "docs/adding-a-language.md"),
         ("vmm-run a.rb", "'.rb'", "docs/adding-a-language.md"),
         ("vmm-run --language javascrpt a.py", "'javascrpt'", "Did you mean javascript?"),

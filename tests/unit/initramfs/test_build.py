@@ -113,7 +113,7 @@ def test_a_version_is_not_taken_from_a_reference_without_a_place_for_one(
 ) -> None:
     language = toy(f"oci:{first}", version="9.9")
 
-    with pytest.raises(BuildFailed, match=r"no container image is known for toy@9\.9"):
+    with pytest.raises(BuildFailed, match=r"the language file has no container image for toy@9\.9"):
         build_image(language, store, SourceOptions(kind="registry"))
 
 
@@ -162,7 +162,7 @@ def test_a_named_image_that_has_vanished_is_told_with_a_way_out(
     first.rename(tmp_path / "moved")
     changed = replace(toy(), registry=replace(toy().registry, workload=99))
 
-    with pytest.raises(BuildFailed, match="'toy' was made from") as raised:
+    with pytest.raises(BuildFailed, match="'toy' was built from") as raised:
         build(store, changed)
 
     assert "--from" in raised.value.hint

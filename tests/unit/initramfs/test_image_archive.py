@@ -272,16 +272,24 @@ OTHER = {"digest": hashlib.sha256(b"kernel").hexdigest(), "size": 6}
         ("image", {"name": "../../x"}, "contradict"),
         ("image", {"language": "go"}, "contradict"),
         ("image", {"architecture": "arm64"}, "contradict"),
-        ("image", {"archive": OTHER}, "other files"),
+        ("image", {"archive": OTHER}, "files differ"),
         ("image", {"archive": {**OTHER, "size": 7}}, "contradict"),
         ("image", {"archive": {"digest": "../../etc/passwd", "size": 6}}, "bad record"),
         ("image", {"archive": None}, "bad record"),
-        ("image", {"warm": {"digest": "0" * 64, "size": 1}}, "other files"),
+        ("image", {"warm": {"digest": "0" * 64, "size": 1}}, "files differ"),
         ("image", {"warm": 7}, "bad record"),
         ("image", {"memory": -1}, "bad record"),
         ("image", {"memory": True}, "bad record"),
-        ("image", {"source": {"kind": "debian", "requested": "\x1b[2J"}}, "odd way"),
-        ("image", {"source": {"kind": "debian", "requested": "x" * 600}}, "odd way"),
+        (
+            "image",
+            {"source": {"kind": "debian", "requested": "\x1b[2J"}},
+            "invalid text about its source",
+        ),
+        (
+            "image",
+            {"source": {"kind": "debian", "requested": "x" * 600}},
+            "invalid text about its source",
+        ),
         ("image", {"source": []}, "bad record"),
         ("image", {"builder": BUILDER + 1}, "another version"),
         ("image", {"recipe": {}}, "another version"),
@@ -290,7 +298,7 @@ OTHER = {"digest": hashlib.sha256(b"kernel").hexdigest(), "size": 6}
         ("image", {"config": {"environment": {"A": "1" * 70_000}}}, "variables"),
         ("image", {"config": {"environment": {f"A{n}": "" for n in range(300)}}}, "variables"),
         ("kernel", {"architecture": "arm64"}, "contradict"),
-        ("kernel", {"image": {"digest": "0" * 64, "size": 6}}, "other files"),
+        ("kernel", {"image": {"digest": "0" * 64, "size": 6}}, "files differ"),
         ("kernel", {"modules": []}, "bad record"),
         ("kernel", {"version": 6}, "bad record"),
     ],
@@ -309,8 +317,8 @@ def test_records_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [
-        (LANGUAGE, "bash", "comes with Slipway"),
-        (LANGUAGE, "py", "comes with Slipway"),
+        (LANGUAGE, "bash", "is a built-in language"),
+        (LANGUAGE, "py", "is a built-in language"),
         (b"name = ", "toy", "bad language file"),
         (LANGUAGE, "other", "no language file"),
     ],
@@ -429,7 +437,7 @@ def test_what_would_not_fit_onto_the_disk_is_refused_before_it_is_read(
     assert (
         isinstance(caught.value, DiskFull)
         or "truncated" in caught.value.message
-        or ("does not go on" in caught.value.message)
+        or ("does not continue" in caught.value.message)
     )
     assert is_untouched(empty)
 

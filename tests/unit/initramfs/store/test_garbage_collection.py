@@ -33,7 +33,7 @@ def test_remove_frees_what_only_this_image_needs(store: ImageStore) -> None:
 
 
 def test_remove_of_nothing_is_an_error(store: ImageStore) -> None:
-    with pytest.raises(ImageError, match="no image 'none'"):
+    with pytest.raises(ImageError, match="unknown image 'none'"):
         remove_image(store, "none")
 
 

@@ -74,7 +74,7 @@ def test_an_initrd_that_was_removed_is_not_sound(store: ImageStore) -> None:
     image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
     find_initrd(store, image, kernel, agent.path).unlink()
 
-    with pytest.raises(ImageCorrupted, match="'toy' is gone"):
+    with pytest.raises(ImageCorrupted, match="'toy' is missing"):
         verify_initrd(store, image, kernel, agent)
 
 
@@ -82,5 +82,5 @@ def test_a_root_that_was_replaced_meanwhile_is_lost_and_no_disk_is_full(store: I
     image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
     put_image(store, root=b"a newer root")
 
-    with pytest.raises(ImageCorrupted, match="has lost"):
+    with pytest.raises(ImageCorrupted, match="is missing in the store"):
         find_initrd(store, image, kernel, agent.path)
