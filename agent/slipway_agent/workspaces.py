@@ -79,10 +79,10 @@ class Workspaces:
             self._kept.renew()
         return self._kept, None
 
-    def give_back(self, disk: Workspace) -> None:
+    def give_back(self, workspace: Workspace) -> None:
         """Take back the workspace of a finished job, and remove it unless a session keeps it."""
-        if disk is not self._kept:
-            disk.remove()
+        if workspace is not self._kept:
+            workspace.remove()
 
     def _take_prestarted(self, job: m.Job) -> PrestartedProgram | None:
         prestarted, self._prestarted = self._prestarted, None
@@ -100,5 +100,5 @@ class Workspaces:
 
     def _end_session(self) -> None:
         if self._kept is not None:
-            disk, self._kept = self._kept, None
-            disk.remove()
+            workspace, self._kept = self._kept, None
+            workspace.remove()
