@@ -43,10 +43,6 @@ async def ask(machine: KvmMachine, byte: bytes = b"x") -> int:
         return (await machine.transport.reader.readexactly(1))[0]
 
 
-def duplicate(snapshot: Snapshot) -> Snapshot:
-    return replace(snapshot, memory=os.dup(snapshot.memory), state=os.dup(snapshot.state))
-
-
 def children() -> list[int]:
     return [child.pid for child in psutil.Process().children(recursive=True)]
 
@@ -65,7 +61,7 @@ async def snapshot(boot: Boot) -> AsyncIterator[Snapshot]:
 
 @asynccontextmanager
 async def opened(snapshot: Snapshot) -> AsyncIterator[KvmTemplate]:
-    template = await KvmHypervisor().open_template(duplicate(snapshot))
+    template = await KvmHypervisor().open_template(snapshot.duplicate())
     try:
         yield template
     finally:
@@ -135,7 +131,7 @@ async def test_clone_tells_what_it_wrote_to_and_has_that_at_once(snapshot: Snaps
         await ask(clone)
         ranges = await clone.read_working_set()
         again = await clone.read_working_set()
-    prepared = KvmMachine.add_working_set(duplicate(snapshot), ranges)
+    prepared = KvmMachine.add_working_set(snapshot.duplicate(), ranges)
     async with opened(prepared) as template, clone_of(template) as clone:
         prefaulted = await clone.read_working_set()
         count = await ask(clone)

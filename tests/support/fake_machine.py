@@ -31,16 +31,17 @@ from slipway._model.errors import HostError, InputError
 from slipway._run.assets import Assets
 from slipway._run.guest import Guest, Origin
 from slipway.machine.console import Console
-from slipway.machine.model import Snapshot, Transport
+from slipway.machine.model import Snapshot, Template, Transport
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
 from support.fake_agent import FakeAgent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+    from typing import Self
 
     from slipway._model.options import Options
-    from slipway.machine.model import Hypervisor, Machine, MachineSpec, Template
+    from slipway.machine.model import Hypervisor, Machine, MachineSpec
     from slipway_initramfs.languages.catalogue import Language
 
     Progress = Callable[[str], None]
@@ -121,6 +122,12 @@ class FakeMachine:
         self._launcher.machines.discard(self)
         self._ended.set()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
     async def wait(self) -> int:
         """Until it has ended."""
         await self._ended.wait()
@@ -174,7 +181,7 @@ class FakeMachine:
             raise HostError("the machine has ended")
 
 
-class FakeTemplate:
+class FakeTemplate(Template):
     """Makes clones that have the files of ``snapshot``."""
 
     def __init__(self, snapshot: FakeSnapshot) -> None:

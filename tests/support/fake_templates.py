@@ -19,7 +19,7 @@ from slipway._model.errors import HostError
 from slipway._run.guest import Guest, Origin
 from slipway._snapshots.key import NoSnapshot
 from slipway.machine import memory_files
-from slipway.machine.model import Snapshot, Transport
+from slipway.machine.model import Snapshot, Template, Transport
 from support.fake_agent import FakeAgent
 from support.fake_machine import OVERHEAD, FakeHypervisor, FakeLauncher, FakeMachine, _transports
 
@@ -143,7 +143,7 @@ class StoredHypervisor(FakeHypervisor):
         return StoredMachine(*await _transports(), self.launcher)
 
 
-class StoredTemplate:
+class StoredTemplate(Template):
     """Makes clones of ``snapshot``."""
 
     def __init__(self, hypervisor: StoredHypervisor, snapshot: Snapshot) -> None:

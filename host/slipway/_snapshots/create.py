@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
@@ -70,7 +68,7 @@ async def take(assets: Assets, options: Options, store: ImageStore, progress: Pr
     try:
         await uninterrupted(guest.stop())
         progress(f"making a snapshot of {assets.image.name}: trying a clone")
-        template = await assets.hypervisor.open_template(duplicate(snapshot))
+        template = await assets.hypervisor.open_template(snapshot.duplicate())
         try:
             clone = Guest(await template.clone())
             try:
@@ -89,22 +87,3 @@ async def take(assets: Assets, options: Options, store: ImageStore, progress: Pr
         snapshot.close()
         raise
     return snapshot
-
-
-def duplicate(snapshot: Snapshot) -> Snapshot:
-    """Another owner's descriptors of the same files.
-
-    Raises:
-        HostError: there may be no more of them.
-    """
-    memory = -1
-    try:
-        memory = os.dup(snapshot.memory)
-        return replace(snapshot, memory=memory, state=os.dup(snapshot.state))
-    except OSError as error:
-        if memory >= 0:
-            os.close(memory)
-        raise HostError(
-            f"a snapshot cannot be opened again: {error.strerror}",
-            "Raise the limit of open files (ulimit -n).",
-        ) from None

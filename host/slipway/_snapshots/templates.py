@@ -15,7 +15,6 @@ from weakref import WeakValueDictionary
 
 from slipway._model.errors import HostError, ImageError, SlipwayError
 from slipway._run.guest import Guest, Origin
-from slipway._snapshots.create import duplicate
 from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.threads import uninterrupted
@@ -155,7 +154,7 @@ class Templates:
     async def _open_files(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _Opened:
         snapshot = self._snapshots.open(stored)
         try:
-            twin = duplicate(snapshot)
+            twin = snapshot.duplicate()
         except BaseException:
             snapshot.close()
             raise

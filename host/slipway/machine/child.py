@@ -7,12 +7,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
+from slipway._util.threads import uninterrupted
 from slipway.machine.model import Transport
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from contextlib import ExitStack
+    from contextlib import AsyncExitStack, ExitStack
+    from typing import Self
 
     from slipway.machine.console import Console
     from slipway.machine.model import Hypervisor
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def open_pair(
-    make: Callable[[], tuple[socket.socket, socket.socket]], ours: ExitStack, theirs: ExitStack
+    make: Callable[[], tuple[socket.socket, socket.socket]],
+    ours: ExitStack | AsyncExitStack,
+    theirs: ExitStack,
 ) -> tuple[socket.socket, int]:
     """Our end of a pair and their end's descriptor, each closed by its stack.
 
@@ -69,6 +73,12 @@ class ChildMachine:
     async def read_exit_report(self) -> str:
         """What the process complained about when it ended; empty while it runs."""
         return await self._process.read_stderr()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await uninterrupted(self.stop())
 
     async def stop(self) -> None:
         """Kill the process and close the sockets."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -60,12 +60,11 @@ class KvmMachine(ChildMachine):
         Raises:
             HostError: it does not. Then nothing of it is left.
         """
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.stop)
             await self.connect(sockets.agent, sockets.console)
             await self._wait_running(spec)
-        except BaseException:  # cancelled, perhaps, and nobody else knows of the process yet
-            await self.stop()
-            raise
+            undo.pop_all()
 
     async def _wait_running(self, spec: MachineSpec | None) -> None:
         """Tell the VMM what to boot, and wait until it does."""

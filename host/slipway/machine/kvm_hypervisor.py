@@ -63,7 +63,7 @@ class KvmHypervisor:
         from slipway.machine.kvm_template import KvmTemplate
 
         with ExitStack() as undo:
-            undo.callback(snapshot.close)
+            undo.enter_context(snapshot)
             self.check()
             undo.pop_all()
         return await KvmTemplate.open(snapshot, self)

@@ -10,6 +10,7 @@ import asyncio
 import os
 import select
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
@@ -117,16 +118,15 @@ def create_sealed_file(data: bytes) -> int:
     Raises:
         HostError: there is no room for it.
     """
-    descriptor = memory_files.create(_STATE_NAME)
-    try:
-        os.pwrite(descriptor, data, 0)
+    with ExitStack() as undo:
+        descriptor = memory_files.create(_STATE_NAME)
+        undo.callback(os.close, descriptor)
+        try:
+            os.pwrite(descriptor, data, 0)
+        except OSError as error:
+            raise HostError(f"a snapshot cannot be kept in memory: {error.strerror}") from None
         memory_files.seal(descriptor)
-    except OSError as error:
-        os.close(descriptor)
-        raise HostError(f"a snapshot cannot be kept in memory: {error.strerror}") from None
-    except BaseException:
-        os.close(descriptor)
-        raise
+        undo.pop_all()
     return descriptor
 
 
@@ -144,27 +144,26 @@ async def receive_snapshot(
         copy = channel.dup()
     except OSError as error:
         raise HostError(f"a snapshot cannot be taken: {error.strerror}") from None
-    with copy:
+    with copy, ExitStack() as undo:
         receiver = SnapshotReceiver(copy, config.memory_bytes)
+        undo.callback(os.close, receiver.memory)
+        # A thread cannot be cancelled; it ends when the VMM does, at the latest.
+        receiving = asyncio.create_task(asyncio.to_thread(receiver.receive))
         try:
-            # A thread cannot be cancelled; it ends when the VMM does, at the latest.
-            receiving = asyncio.create_task(asyncio.to_thread(receiver.receive))
-            try:
-                await asyncio.shield(receiving)
-            except asyncio.CancelledError:
-                await asyncio.wait([receiving])
-                receiving.exception()
-                raise
-            verb, texts = control.decode(receiver.message)
-            if verb == control.SAVED:
-                return receiver.memory, receiver.create_state_file(config)
-            if verb == control.REFUSED:
-                raise HostError(plain(texts.get("message", "")), plain(texts.get("hint", "")))
-            understand(receiver.message)
-            raise HostError("the VMM has ended")
-        except BaseException:
-            os.close(receiver.memory)
+            await asyncio.shield(receiving)
+        except asyncio.CancelledError:
+            await asyncio.wait([receiving])
+            receiving.exception()
             raise
+        verb, texts = control.decode(receiver.message)
+        if verb == control.SAVED:
+            state = receiver.create_state_file(config)
+            undo.pop_all()
+            return receiver.memory, state
+        if verb == control.REFUSED:
+            raise HostError(plain(texts.get("message", "")), plain(texts.get("hint", "")))
+        understand(receiver.message)
+        raise HostError("the VMM has ended")
 
 
 def parse_ranges(text: str, size: int) -> list[Range]:

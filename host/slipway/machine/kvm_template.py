@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections import deque
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
@@ -15,6 +15,7 @@ from slipway.machine.child import open_pair
 from slipway.machine.cloned_process import ClonedProcess
 from slipway.machine.kvm import ANSWER_SECONDS, START_SECONDS, KvmMachine
 from slipway.machine.kvm_parts import VmmSockets, build_vmm_command
+from slipway.machine.model import Template
 from slipway.machine.process import ChildProcess
 from slipway.vmm.process import control
 from slipway.vmm.snapshot import state_file as states
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _AGAIN = "Make the template again."
 
 
-class KvmTemplate:
+class KvmTemplate(Template):
     """A zygote's process, the channel to it, and its children."""
 
     def __init__(
@@ -55,23 +56,18 @@ class KvmTemplate:
         Raises:
             HostError: the snapshot cannot be used.
         """
-        try:
+        with snapshot:
             _check_snapshot(snapshot, hypervisor.name)
-            with ExitStack() as ours:
+            async with AsyncExitStack() as undo:
                 with ExitStack() as theirs:
-                    channel, channel_fd = open_pair(control.create_pair, ours, theirs)
-                    fds = (channel_fd, snapshot.memory, snapshot.state)
-                    command = build_vmm_command("zygote", fds)
-                    process = ChildProcess.start(command, pass_fds=fds, guarded=False)
+                    channel, channel_fd = open_pair(control.create_pair, undo, theirs)
+                    inherited = (channel_fd, snapshot.memory, snapshot.state)
+                    command = build_vmm_command("zygote", inherited)
+                    process = ChildProcess.start(command, pass_fds=inherited, guarded=False)
                 template = cls(process, channel, snapshot, hypervisor)
-                try:
-                    await template._wait_ready()
-                except BaseException:
-                    await template._end_zygote()
-                    raise
-                ours.pop_all()
-        finally:
-            snapshot.close()
+                undo.push_async_callback(template._end_zygote)
+                await template._wait_ready()
+                undo.pop_all()
         return template
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from slipway._model.errors import HostError
 
@@ -58,16 +58,15 @@ def copy_sealed(name: str, source: int) -> int:
         HostError: the host has no room for it, or the file cannot be read.
     """
     size = os.fstat(source).st_size
-    copy = create(name, size)
-    try:
-        _copy_data(source, copy, size)
+    with ExitStack() as undo:
+        copy = create(name, size)
+        undo.callback(os.close, copy)
+        try:
+            _copy_data(source, copy, size)
+        except OSError as error:
+            raise _build_error(error) from None
         seal(copy)
-    except OSError as error:
-        os.close(copy)
-        raise _build_error(error) from None
-    except BaseException:
-        os.close(copy)
-        raise
+        undo.pop_all()
     return copy
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
+
+from slipway._model.errors import HostError
 
 if TYPE_CHECKING:
     import asyncio
     from pathlib import Path
+    from typing import Self
 
     from slipway.machine.console import Console
 
@@ -53,6 +57,31 @@ class Snapshot:
         """Close both files. Clones that exist keep what they need of them."""
         for descriptor in (self.memory, self.state):
             os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def duplicate(self) -> Snapshot:
+        """Return another owner's descriptors of the same files.
+
+        Raises:
+            HostError: this process has too many descriptors.
+        """
+        with ExitStack() as undo:
+            try:
+                memory = os.dup(self.memory)
+                undo.callback(os.close, memory)
+                copy = replace(self, memory=memory, state=os.dup(self.state))
+            except OSError as error:
+                raise HostError(
+                    f"a snapshot cannot be opened again: {error.strerror}",
+                    "Raise the limit of open files (ulimit -n).",
+                ) from None
+            undo.pop_all()
+        return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +143,7 @@ class Hypervisor(Protocol):
 
 
 class Machine(Protocol):
-    """Virtual machine, from its start to its end."""
+    """Virtual machine, from its start to its end; as a context manager it is stopped last."""
 
     console: Console
 
@@ -166,6 +195,11 @@ class Machine(Protocol):
         """
         ...
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
     async def record_working_set(self, snapshot: Snapshot) -> Snapshot:
         """Return ``snapshot``, taken over, with the memory that this clone of it has written to.
 
@@ -179,7 +213,10 @@ class Machine(Protocol):
 
 
 class Template(Protocol):
-    """Open snapshot from which machines are cloned, each with memory of its own."""
+    """Open snapshot from which machines are cloned, each with memory of its own.
+
+    As a context manager it is closed at the end, also if the task is cancelled meanwhile.
+    """
 
     async def clone(self, *, boot_log: bool = False) -> Machine:
         """Return a machine that continues from the snapshot, as soon as its process exists.
@@ -194,3 +231,12 @@ class Template(Protocol):
     async def close(self) -> None:
         """Make no more clones. Those that exist continue; nothing is left when they have ended."""
         ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # Who only looks snapshots up does not import asyncio.
+        from slipway._util.threads import uninterrupted
+
+        await uninterrupted(self.close())

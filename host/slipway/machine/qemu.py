@@ -11,7 +11,7 @@ import os
 import resource
 import shutil
 import socket
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,27 +184,22 @@ class QemuMachine(ChildMachine):
         Raises:
             HostError: QEMU is not there, or the host has no room for it.
         """
-        with ExitStack() as ours:
+        async with AsyncExitStack() as undo:
             with ExitStack() as theirs:
-                agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
-                console, console_fd = open_pair(socket.socketpair, ours, theirs)
-                end, monitor_fd = open_pair(socket.socketpair, ours, theirs)
+                agent, agent_fd = open_pair(socket.socketpair, undo, theirs)
+                console, console_fd = open_pair(socket.socketpair, undo, theirs)
+                end, monitor_fd = open_pair(socket.socketpair, undo, theirs)
                 sockets = QemuSockets(agent_fd, console_fd, monitor_fd)
-                argv = [find_program(), *board.build_arguments(sockets, ram), *rest]
-                process = ChildProcess.start(
-                    argv, pass_fds=(agent_fd, console_fd, monitor_fd, *files)
-                )
-            machine = None
-            try:
-                _limit_file_size(process.pid, board.memory_bytes + migration.STATE_BYTES)
-                console_log = Console(echo=boot_log)
-                machine = cls(process, console_log, Monitor(end), board, hypervisor)
-                await machine.connect(agent, console)
-            except BaseException:
-                # Cancelled, most likely, and nobody else knows of the process yet.
-                await (process.kill() if machine is None else machine.stop())
-                raise
-            ours.pop_all()
+                command = [find_program(), *board.build_arguments(sockets, ram), *rest]
+                inherited = (agent_fd, console_fd, monitor_fd, *files)
+                process = ChildProcess.start(command, pass_fds=inherited)
+            undo.push_async_callback(process.kill)
+            _limit_file_size(process.pid, board.memory_bytes + migration.STATE_BYTES)
+            monitor = Monitor(end)
+            machine = cls(process, Console(echo=boot_log), monitor, board, hypervisor)
+            undo.push_async_callback(machine.stop)
+            await machine.connect(agent, console)
+            undo.pop_all()
         return machine
 
     def keep_memory(self, memory: int) -> None:

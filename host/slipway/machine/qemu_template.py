@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,14 @@ from slipway._model.errors import HostError
 from slipway._util.text import plain
 from slipway._util.threads import uninterrupted
 from slipway.machine import memory_files, migration
+from slipway.machine.model import Template
 from slipway.machine.qemu import Board, QemuMachine, build_file_ram
 
 if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, Snapshot
 
 
-class QemuTemplate:
+class QemuTemplate(Template):
     """A snapshot, and how QEMU is started for a clone of it."""
 
     def __init__(self, snapshot: Snapshot, hypervisor: Hypervisor) -> None:
@@ -32,14 +34,13 @@ class QemuTemplate:
     @classmethod
     async def open(cls, snapshot: Snapshot, hypervisor: Hypervisor) -> QemuTemplate:
         """Return a template; see :meth:`slipway.machine.model.Hypervisor.open_template`."""
-        try:
+        with ExitStack() as undo:
+            undo.enter_context(snapshot)
             _check_snapshot(snapshot, hypervisor.name)
-            if _is_usable(snapshot.memory):
-                return cls(snapshot, hypervisor)
-            return cls(await _copy_memory(snapshot), hypervisor)
-        except BaseException:
-            snapshot.close()
-            raise
+            if not _is_usable(snapshot.memory):
+                snapshot = await _copy_memory(snapshot)
+            undo.pop_all()
+        return cls(snapshot, hypervisor)
 
     async def clone(self, *, boot_log: bool = False) -> QemuMachine:
         """Start QEMU for a clone; see :meth:`slipway.machine.model.Template.clone`.
@@ -68,13 +69,12 @@ class QemuTemplate:
             )
         finally:
             os.close(state)
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(machine.stop)
             migration.load(machine.monitor, state)
             if snapshot.serial_port:
                 await _wait_resumed(machine)
-        except BaseException:
-            await machine.stop()
-            raise
+            undo.pop_all()
         return machine
 
     async def close(self) -> None:
@@ -94,21 +94,23 @@ async def _wait_resumed(machine: QemuMachine) -> None:
 
 
 async def _copy_memory(snapshot: Snapshot) -> Snapshot:
-    """The snapshot with a copy of its memory in the place of that, which is closed."""
-    copies: list[int] = []
+    """Replace the memory of ``snapshot``, which is closed, by a sealed copy.
 
-    async def copy() -> None:
-        make = memory_files.copy_sealed
-        copies.append(await asyncio.to_thread(make, "slipway-memory", snapshot.memory))
+    Raises:
+        HostError: the host has no room for the copy; the snapshot is unchanged.
+    """
+    with ExitStack() as undo:
 
-    try:
-        await uninterrupted(copy())  # the thread would go on to use the descriptor
-    except BaseException:
-        for descriptor in copies:
-            os.close(descriptor)
-        raise
+        async def copy() -> int:
+            make = memory_files.copy_sealed
+            memory = await asyncio.to_thread(make, "slipway-memory", snapshot.memory)
+            undo.callback(os.close, memory)
+            return memory
+
+        memory = await uninterrupted(copy())  # the thread uses the descriptor until it ends
+        undo.pop_all()
     os.close(snapshot.memory)
-    return replace(snapshot, memory=copies[0])
+    return replace(snapshot, memory=memory)
 
 
 def _is_usable(memory: int) -> bool:

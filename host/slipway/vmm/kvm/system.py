@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import ExitStack
 
 from slipway._model.errors import HostError
 from slipway.vmm.kvm import abi
@@ -28,13 +29,12 @@ class Kvm:
         except OSError as error:
             message, hint = why_not_open(error, path)
             raise HostError(message, hint) from error
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self._check()
             with explain_failure("KVM_GET_VCPU_MMAP_SIZE"):
                 self._run_size = fcntl.ioctl(self.fd, abi.KVM_GET_VCPU_MMAP_SIZE, 0)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def _check(self) -> None:
         with explain_failure("KVM_GET_API_VERSION"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from contextlib import ExitStack
 
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.failure import explain_failure
@@ -27,12 +28,11 @@ class Vcpu:
     def __init__(self, fd: int, number: int, run_size: int, ring_page: int) -> None:
         self.fd = fd
         self.number = number
-        try:
+        with ExitStack() as undo:
+            undo.callback(os.close, fd)
             with explain_failure("mapping a vCPU's run page"):
                 self.page = mmap.mmap(fd, run_size)
-        except BaseException:
-            os.close(fd)
-            raise
+            undo.pop_all()
         self._ring = ring_page * abi.PAGE_SIZE
 
     def run(self) -> int:

@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 import struct
+from contextlib import ExitStack
 
 from slipway._model.errors import InputError
 
@@ -208,17 +209,15 @@ def open_kernel(path: str | os.PathLike[str]) -> KernelImage:
     Raises:
         InputError: it cannot be read, or is no kernel that could be loaded.
     """
-    file = _File(path)
-    try:
+    with ExitStack() as undo:
+        file = _File(path)
+        undo.callback(file.close)
         head = _read(file, 0, min(file.size, _SETUP_END))
-        if head.startswith(_ELF_MAGIC):
-            return _parse(path, file)
-        unpacked = _unpack(file, head)
-    except BaseException:
-        file.close()
-        raise
-    file.close()
-    return _parse(path, _Unpacked(unpacked))
+        if not head.startswith(_ELF_MAGIC):
+            return _parse(path, _Unpacked(_unpack(file, head)))
+        image = _parse(path, file)
+        undo.pop_all()
+    return image
 
 
 def _read(source: _Source, offset: int, size: int) -> bytes:
