@@ -17,7 +17,7 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 
-from slipway._mcp.forms import Job
+from slipway._mcp.forms import RunCodeArguments
 from slipway._model.options import MAX_SOURCE
 from slipway._wire.request_models import RunBody
 from support.commands import PATIENCE
@@ -105,7 +105,7 @@ async def test_runs_a_program_and_tells_of_its_steps(commands: Commands, mode: s
     assert other["missing"]
     assert told["truncated"] == []
     assert json.loads(text(result))["stdout"] == told["stdout"]
-    assert steps == ["the machine (qemu) has booted", "running"]
+    assert steps == ["the machine (qemu) is ready", "running"]
 
 
 async def test_runs_on_a_server(commands: Commands) -> None:
@@ -163,38 +163,38 @@ async def test_cuts_long_output_and_says_so(commands: Commands) -> None:
 
 FILE = {"path": "x", "text": "x"}
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"language": None}, "the argument 'language' is wrong: field required"),
-    ({"language": 3}, "the argument 'language' is wrong: should be a valid string"),
-    ({"language": ""}, "the argument 'language' is wrong"),
+    ({"language": None}, "invalid argument 'language': field required"),
+    ({"language": 3}, "invalid argument 'language': should be a valid string"),
+    ({"language": ""}, "invalid argument 'language'"),
     ({"language": "cobol"}, "unknown language 'cobol'"),
-    ({"source": None}, "the argument 'source' is wrong: field required"),
-    ({"source": 3}, "the argument 'source' is wrong"),
-    ({"source": ["true"]}, "the argument 'source' is wrong"),
+    ({"source": None}, "invalid argument 'source': field required"),
+    ({"source": 3}, "invalid argument 'source'"),
+    ({"source": ["true"]}, "invalid argument 'source'"),
     ({"source": "x" * (MAX_SOURCE + 1)}, "the source has"),
-    ({"network": True}, "no argument 'network'"),
+    ({"network": True}, "unknown argument 'network'"),
     ({"time_out": 5}, "Did you mean 'timeout'?"),
-    ({"timeout": -1}, "the argument 'timeout' is wrong: should be greater than 0"),
-    ({"timeout": "5"}, "the argument 'timeout' is wrong: should be a valid number"),
-    ({"timeout": True}, "the argument 'timeout' is wrong"),
-    ({"memory_limit": 10**5}, "the argument 'memory_limit' is wrong"),
-    ({"memory_limit": 1.5}, "the argument 'memory_limit' is wrong"),
-    ({"build_memory_limit": 9999}, "the argument 'build_memory_limit' is wrong"),
-    ({"cpus": 99}, "the argument 'cpus' is wrong"),
-    ({"kill_on_output": 1}, "the argument 'kill_on_output' is wrong"),
-    ({"tty": {"rows": 0, "columns": 80}}, "the argument 'tty"),
-    ({"stdin": 5}, "the argument 'stdin"),
+    ({"timeout": -1}, "invalid argument 'timeout': should be greater than 0"),
+    ({"timeout": "5"}, "invalid argument 'timeout': should be a valid number"),
+    ({"timeout": True}, "invalid argument 'timeout'"),
+    ({"memory_limit": 10**5}, "invalid argument 'memory_limit'"),
+    ({"memory_limit": 1.5}, "invalid argument 'memory_limit'"),
+    ({"build_memory_limit": 9999}, "invalid argument 'build_memory_limit'"),
+    ({"cpus": 99}, "invalid argument 'cpus'"),
+    ({"kill_on_output": 1}, "invalid argument 'kill_on_output'"),
+    ({"tty": {"rows": 0, "columns": 80}}, "invalid argument 'tty"),
+    ({"stdin": 5}, "invalid argument 'stdin"),
     ({"stdin": {"base64": "?"}}, "stdin has invalid base64"),
-    ({"arguments": "text"}, "the argument 'arguments' is wrong"),
-    ({"arguments": [1]}, "the argument 'arguments.0' is wrong"),
-    ({"arguments": ["x"] * 513}, "the argument 'arguments' is wrong"),
+    ({"arguments": "text"}, "invalid argument 'arguments'"),
+    ({"arguments": [1]}, "invalid argument 'arguments.0'"),
+    ({"arguments": ["x"] * 513}, "invalid argument 'arguments'"),
     ({"arguments": ["a\0"]}, "arguments[0] has a NUL"),
-    ({"environment": {"A": 1}}, "the argument 'environment.A' is wrong"),
+    ({"environment": {"A": 1}}, "invalid argument 'environment.A'"),
     ({"environment": {"=": "x"}}, "environment has the name '='"),
-    ({"files": FILE}, "the argument 'files' is wrong"),
-    ({"files": [{"path": "x"}]}, "text and base64"),
-    ({"files": [{**FILE, "base64": "eA=="}]}, "text and base64"),
+    ({"files": FILE}, "invalid argument 'files'"),
+    ({"files": [{"path": "x"}]}, "text or base64, and not both"),
+    ({"files": [{**FILE, "base64": "eA=="}]}, "text or base64, and not both"),
     ({"files": [{"path": "x", "base64": "?"}]}, "the file 'x' has invalid base64"),
-    ({"files": [{**FILE, "mode": 512}]}, "the argument 'files.0.mode' is wrong"),
+    ({"files": [{**FILE, "mode": 512}]}, "invalid argument 'files.0.mode'"),
     ({"files": [FILE, FILE]}, "files has 'x', which is the name of another file"),
     ({"outputs": ["/etc/passwd"]}, "working directory"),
 ]
@@ -215,15 +215,15 @@ async def test_wrong_call_is_an_error_of_the_tool(commands: Commands) -> None:
 
 async def test_takes_the_fields_of_a_job_of_the_api() -> None:
     of_the_api = set(RunBody.model_fields) - {"version", "machine", "source_base64"}
-    assert set(Job.model_fields) == of_the_api
+    assert set(RunCodeArguments.model_fields) == of_the_api
     nothing = dict.fromkeys(of_the_api - {"language", "source"})
-    job = Job.model_validate({"language": "bash", "source": "true", **nothing})
-    assert (job.options(), job.input()) == ({"files": ()}, b"")
+    job = RunCodeArguments.model_validate({"language": "bash", "source": "true", **nothing})
+    assert (job.build_options(), job.decode_stdin()) == ({"files": ()}, b"")
 
 
 async def test_unknown_tool_is_an_error_of_the_protocol(commands: Commands) -> None:
     async with client(commands) as mcp:
-        with pytest.raises(MCPError, match="no tool 'format_disk'"):
+        with pytest.raises(MCPError, match="unknown tool 'format_disk'"):
             await mcp.call_tool("format_disk", {})
 
 
@@ -332,7 +332,7 @@ def test_message_without_an_end_ends_it(raw: Raw) -> None:
     _, stderr = raw.process.communicate(b"x" * 65 * 1024 * 1024, PATIENCE)
 
     assert raw.process.returncode == 2
-    assert b"a message of more than 67108864 bytes" in stderr
+    assert b"message of the client over 64 MiB" in stderr
 
 
 def test_missing_sdk_is_told_with_its_cure() -> None:
@@ -357,4 +357,4 @@ def test_refuses_options_of_machines_with_a_server(
     ended = commands("slipway", "mcp", "--api-sock", tmp_path / "sock", *option)
 
     assert ended.code == 2
-    assert "not for a server's" in ended.stderr
+    assert "not available with --api-sock" in ended.stderr

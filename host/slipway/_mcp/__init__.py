@@ -1,4 +1,4 @@
-"""Slipway's tools for language models, by the Model Context Protocol.
+"""Tools for language models, by the Model Context Protocol.
 
-Here and nowhere else the optional dependency ``mcp`` is imported.
+Only this room imports the optional dependency ``mcp``.
 """

@@ -1,4 +1,4 @@
-"""The part of a long text that a language model is shown."""
+"""Part of a long output that is shown to a language model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import codecs
 from collections import deque
 
 KIB = 1024
-# What explains an error stands at the beginning of a compiler's output, and at the end of most
-# programs'. 32 KiB are about 10,000 tokens.
+# The reason of an error is at the beginning of a compiler's output, and at the end of the output of
+# most programs. 32 KiB are about 10,000 tokens.
 HEAD = 24 * KIB
 TAIL = 8 * KIB
 
 
 class Excerpt:
-    """The first 24 and the last 8 KiB of a stream; what is between is counted."""
+    """The first 24 and the last 8 KiB of a stream, and the number of bytes between them."""
 
     def __init__(self) -> None:
         self._head = bytearray()
@@ -22,7 +22,7 @@ class Excerpt:
         self.size = 0
 
     def add(self, data: bytes) -> None:
-        """Take what comes next; at most the last 8 KiB and one more piece are held."""
+        """Append ``data``. After the first 24 KiB, at most 8 KiB and one piece are held."""
         self.size += len(data)
         room = HEAD - len(self._head)
         self._head += data[:room]
@@ -34,15 +34,15 @@ class Excerpt:
 
     @property
     def truncated(self) -> bool:
-        """Whether something between is left out."""
+        """True if bytes in the middle are left out."""
         return self.size > HEAD + TAIL
 
-    def text(self) -> str:
-        """What was kept; bytes that are not UTF-8 are replaced, and a gap is marked."""
+    def render(self) -> str:
+        """Return the kept text; invalid UTF-8 is replaced, and a gap is marked."""
         tail = b"".join(self._tail)
         if not self.truncated:
             return (bytes(self._head) + tail).decode("utf-8", "replace")
-        # Characters that the gap has cut in two belong to the gap.
+        # Incomplete characters at the edges of the gap are left out as well.
         head = codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(self._head))
         last = tail[-TAIL:]
         cut = next((at for at in range(4) if last[at] & 0xC0 != 0x80), 0)

@@ -1,6 +1,6 @@
-"""The tools ``run_code`` and ``list_languages`` of an MCP server.
+"""MCP server with the tools ``run_code`` and ``list_languages``.
 
-Of a runtime in this process or a client of a server, which have the same methods.
+The tools use a runtime in this process or a client of a server, which have the same methods.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from slipway._mcp.excerpt import Excerpt
-from slipway._mcp.forms import Job, LanguageForm, Languages, Outcome, outcome
+from slipway._mcp.forms import LanguageForm, Languages, Outcome, RunCodeArguments, build_outcome
 from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway._model.events import Ended, Output, PhaseStarted, Preparing, Queued, Started
 from slipway._util.near_names import hint_at
@@ -46,23 +46,23 @@ log = logging.getLogger("slipway.mcp")
 log.addHandler(logging.NullHandler())
 
 INSTRUCTIONS = (
-    "Runs programs in virtual machines of their own, which have no network and are thrown away "
-    "after each run: nothing is kept from one run to the next. Read the verdict first."
+    "Runs each program in a new virtual machine, which has no network and is deleted after the "
+    "run: nothing is kept from one run to the next. Read the verdict first."
 )
 SEE = "See the input schema of run_code."
 RUN_CODE = (
-    "Compile and run a program in a new virtual machine without a network, and give its output, "
-    "exit code and verdict. Of stdout, stderr and the compiler's output at most 32 KiB each are "
-    "given, of fetched files 32 KiB together; what is cut is marked. A program that fails is no "
-    "error of this tool: its verdict tells."
+    "Compile and run a program in a new virtual machine without a network, and return its output, "
+    "exit code and verdict. stdout, stderr and the compiler's output have at most 32 KiB each, all "
+    "output files 32 KiB together; cuts are marked. A program that fails is not an error of this "
+    "tool: see its verdict."
 )
-LIST_LANGUAGES = "The languages and versions that run_code knows."
+LIST_LANGUAGES = "List the languages and versions that run_code supports."
 
 TOOLS = [
     Tool(
         name="run_code",
         description=RUN_CODE,
-        input_schema=Job.model_json_schema(),
+        input_schema=RunCodeArguments.model_json_schema(),
         output_schema=Outcome.model_json_schema(),
         annotations=ToolAnnotations(
             title="Run code", destructive_hint=False, idempotent_hint=False, open_world_hint=False
@@ -83,12 +83,12 @@ TOOLS = [
 async def serve(
     runtime: AsyncRuntime | AsyncClient, stdin: Any, stdout: Any, options: dict[str, Any]
 ) -> None:
-    """Serve one client until ``stdin`` ends; runs that are not over then are cancelled.
+    """Serve one client until ``stdin`` ends; then cancel all runs that are not over.
 
     Args:
-        runtime: what runs the programs. It is not closed.
-        stdin: an asynchronous iterator over lines of text.
-        stdout: has ``await write(text)`` and ``await flush()``.
+        runtime: runs the programs. The caller closes it.
+        stdin: asynchronous iterator over lines of text.
+        stdout: object with ``await write(text)`` and ``await flush()``.
         options: fields of :class:`slipway.Options` for each run.
     """
     tools = _Tools(runtime, options)
@@ -96,41 +96,41 @@ async def serve(
         "slipway",
         version=__version__,
         instructions=INSTRUCTIONS,
-        on_list_tools=tools.listing,
-        on_call_tool=tools.call,
+        on_list_tools=tools.list_tools,
+        on_call_tool=tools.call_tool,
     )
     async with stdio_server(stdin, stdout) as (incoming, outgoing):
         await server.run(incoming, outgoing, server.create_initialization_options())
 
 
 class _Tools:
-    """The handlers of requests."""
+    """Handlers of the requests of one client."""
 
     def __init__(self, runtime: AsyncRuntime | AsyncClient, options: dict[str, Any]) -> None:
         self._runtime = runtime
         self._options = options
 
-    async def listing(
+    async def list_tools(
         self, _context: Context, _params: PaginatedRequestParams | None
     ) -> ListToolsResult:
         return ListToolsResult(tools=TOOLS)
 
-    async def call(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
+    async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         handlers = {"run_code": self._run_code, "list_languages": self._list_languages}
         handler = handlers.get(params.name)
         if handler is None:
-            raise MCPError(INVALID_PARAMS, f"there is no tool {params.name!r:.80}")
+            raise MCPError(INVALID_PARAMS, f"unknown tool {params.name!r:.80}")
         try:
             form = await handler(context, params.arguments or {})
         except SlipwayError as error:
-            return _failed(error)
+            return _build_error(error)
         except Exception as error:
-            log.exception("a call ended by a bug")
-            return _failed(
-                HostError(f"{type(error).__name__}: {error}", "This is a bug of Slipway's.")
+            log.exception("bug in a call of %.80r", params.name)
+            return _build_error(
+                HostError(f"{type(error).__name__}: {error}", "This is a bug in Slipway.")
             )
         return CallToolResult(
-            # The same as text, for clients that do not know structured content.
+            # The same as text, for clients without support for structured content.
             content=[TextContent(text=form.model_dump_json(exclude_defaults=True))],
             structured_content=form.model_dump(mode="json"),
         )
@@ -153,60 +153,61 @@ class _Tools:
         )
 
     async def _run_code(self, context: Context, arguments: dict[str, Any]) -> BaseModel:
-        job = _job(arguments)
+        wanted = _parse_arguments(arguments)
         execution = await self._runtime.start(
-            job.source,
-            job.language,
-            stdin=job.input(),
+            wanted.source,
+            wanted.language,
+            stdin=wanted.decode_stdin(),
             **self._options,
-            **job.options(),
+            **wanted.build_options(),
         )
-        heard = {name: Excerpt() for name in ("stdout", "stderr", "build_output")}
+        output = {name: Excerpt() for name in ("stdout", "stderr", "build_output")}
         steps = 0
         try:
             async for event in execution:
                 if isinstance(event, Output):
-                    heard[event.stream if event.phase == "run" else "build_output"].add(event.data)
+                    name = event.stream if event.phase == "run" else "build_output"
+                    output[name].add(event.data)
                 elif isinstance(event, Ended):
                     result: Result = event.result
-                elif line := _line(event):
+                elif line := _describe_event(event):
                     steps += 1
-                    # Nothing is sent where the client has not asked for it.
+                    # The SDK sends nothing to clients that have not requested progress.
                     await context.session.report_progress(steps, message=line)
         finally:
-            # A call is cancelled by a scope in which each await is cancelled anew.
+            # anyio cancels every await in the cancelled scope of a call.
             with anyio.CancelScope(shield=True):
                 await execution.cancel()
-        return outcome(result, heard)
+        return build_outcome(result, output)
 
 
-def _line(event: Event) -> str:
-    """``event`` for a person who waits, or ""."""
+def _describe_event(event: Event) -> str:
+    """Return a progress message for a user; "" for events without a message."""
     match event:
         case Queued(position=position):
-            return f"waiting for room; {position} are before this one"
+            return f"in the queue, {position} runs before this run"
         case Preparing(detail=detail):
             return detail
         case Started(machine=machine):
-            return f"the machine ({machine}) has booted"
+            return f"the machine ({machine}) is ready"
         case PhaseStarted(phase=phase):
             return "building" if phase == "build" else "running"
     return ""
 
 
-def _job(arguments: dict[str, Any]) -> Job:
+def _parse_arguments(arguments: dict[str, Any]) -> RunCodeArguments:
     try:
-        return Job.model_validate(arguments)
+        return RunCodeArguments.model_validate(arguments)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            hint = hint_at(where, Job.model_fields, SEE)
-            raise InputError(f"run_code has no argument {where!r:.80}", hint) from None
-        what = first["msg"][:200].lower().removeprefix("input ")
-        raise InputError(f"the argument {where!r:.80} is wrong: {what}", SEE) from None
+            hint = hint_at(where, RunCodeArguments.model_fields, SEE)
+            raise InputError(f"unknown argument {where!r:.80} of run_code", hint) from None
+        reason = first["msg"][:200].lower().removeprefix("input ")
+        raise InputError(f"invalid argument {where!r:.80}: {reason}", SEE) from None
 
 
-def _failed(error: SlipwayError) -> CallToolResult:
+def _build_error(error: SlipwayError) -> CallToolResult:
     text = f"{error.message}\n{error.hint}" if error.hint else error.message
     return CallToolResult(content=[TextContent(text=text)], is_error=True)

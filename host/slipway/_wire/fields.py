@@ -131,7 +131,7 @@ def decode_text_or_base64(text: str | None, encoded: str | None, where: str) -> 
     """Return the bytes that are given as text, or else as base64 (RFC 4648, section 4).
 
     Raises:
-        InputError: both or neither is given, or the base64 is invalid. ``where`` names the field.
+        InputError: both or neither is given, or one is invalid. ``where`` names the field.
     """
     if (text is None) == (encoded is None):
         raise InputError(
@@ -142,10 +142,10 @@ def decode_text_or_base64(text: str | None, encoded: str | None, where: str) -> 
         if text is not None:
             return text.encode("utf-8")
         return base64.b64decode(encoded or "", validate=True)
-    except ValueError:  # a lone surrogate, or a character that base64 does not have
-        raise InputError(
-            f"{where} has invalid text or base64", "Base64 is as in RFC 4648, section 4."
-        ) from None
+    except UnicodeEncodeError:
+        raise InputError(f"{where} has text with a lone surrogate", "Send Unicode.") from None
+    except ValueError:
+        raise InputError(f"{where} has invalid base64", "See RFC 4648, section 4.") from None
 
 
 def encode_data(data: bytes) -> dict[str, Any]:

@@ -25,11 +25,11 @@ def test_keeps_the_beginning_and_the_end_however_it_comes(sizes: list[int]) -> N
     made = excerpt(*pieces)
 
     if len(whole) <= HEAD + TAIL:
-        assert (made.text(), made.truncated) == (whole, False)
+        assert (made.render(), made.truncated) == (whole, False)
     else:
         left_out = len(whole) - HEAD - TAIL
         gap = f"\n[... {left_out} bytes left out ...]\n"
-        assert made.text() == whole[:HEAD] + gap + whole[-TAIL:]
+        assert made.render() == whole[:HEAD] + gap + whole[-TAIL:]
         assert made.truncated
     assert made.size == len(whole)
 
@@ -44,9 +44,9 @@ def test_holds_no_more_than_it_shows_and_one_piece() -> None:
 def test_leaves_out_characters_that_the_gap_cuts(shift: int) -> None:
     made = excerpt(b"-" * shift, "\N{PILE OF POO}".encode() * 20_000, b"-" * (3 - shift))
 
-    assert "\N{REPLACEMENT CHARACTER}" not in made.text()
+    assert "\N{REPLACEMENT CHARACTER}" not in made.render()
 
 
 def test_replaces_what_is_no_utf_8() -> None:
-    assert excerpt(b"a\xffb").text() == "a\N{REPLACEMENT CHARACTER}b"
-    assert excerpt(b"\x80" * (HEAD + TAIL + 1)).text().endswith("\N{REPLACEMENT CHARACTER}")
+    assert excerpt(b"a\xffb").render() == "a\N{REPLACEMENT CHARACTER}b"
+    assert excerpt(b"\x80" * (HEAD + TAIL + 1)).render().endswith("\N{REPLACEMENT CHARACTER}")

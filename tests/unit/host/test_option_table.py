@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slipway._cli.run_arguments import build_parser, parse_arguments, read_options
-from slipway._mcp.forms import Job
+from slipway._mcp.forms import RunCodeArguments
 from slipway._model.option import Group, Option
 from slipway._model.options import MACHINE_OPTIONS, OPTIONS, Options
 from slipway._wire.job import encode_job, encode_session
@@ -122,7 +122,7 @@ def test_api_takes_no_local_option() -> None:
 @pytest.mark.parametrize("option", REMOTE, ids=name_of)
 def test_tool_for_models_takes_the_option(option: Option) -> None:
     # Which hypervisor runs it is the host's choice, not a model's.
-    assert (option.name in Job.model_fields) == (option.name != "machine")
+    assert (option.name in RunCodeArguments.model_fields) == (option.name != "machine")
 
 
 def test_table_of_the_page_is_made_from_the_declarations() -> None:
