@@ -218,7 +218,7 @@ class Apt:
             output = f"{done.stderr}\n{done.stdout}"
             if "No space left on device" in output:
                 raise space.make_full_error(self._state)
-            raise _make_error(purpose, output, self._architecture)
+            raise make_error(purpose, output, self._architecture)
         return done.stdout
 
     def _run_program(
@@ -280,7 +280,11 @@ def _clear_directory(directory: Path, keep: Collection[str] = ()) -> None:
             path.unlink(missing_ok=True)
 
 
-def _make_error(purpose: str, output: str, architecture: str) -> BuildFailed:
+def make_error(purpose: str, output: str, architecture: str) -> BuildFailed:
+    """Return the error for a failed apt program, from its output.
+
+    ``purpose`` completes the message "cannot ...".
+    """
     errors = [line[2:].strip() for line in output.splitlines() if line.startswith(("E:", "W:"))]
     text = "; ".join(errors[:3]) or output.strip()[-300:] or "apt-get says nothing"
     if unknown := re.search(r"Unable to locate package (\S+)", output):

@@ -99,7 +99,7 @@ class DebianArchive:
                 self._progress(f"package lists are a day old or more: {error.message}")
         options = ("-qq", "-y", "-o", "Acquire::ForceHash=SHA256", "--print-uris", "install")
         output = self._apt.ask("apt-get", *options, "--", *names, purpose="resolve the packages")
-        return tuple(_parse_uri(line) for line in output.splitlines() if line.startswith("'"))
+        return tuple(parse_uri_line(line) for line in output.splitlines() if line.startswith("'"))
 
     def needs(self, names: Sequence[str]) -> Mapping[str, frozenset[str]]:
         """Return for each of these resolved packages the others that it depends on."""
@@ -206,7 +206,12 @@ class DebianArchive:
             return False
 
 
-def _parse_uri(line: str) -> Package:
+def parse_uri_line(line: str) -> Package:
+    """Return the package of a line of ``apt-get --print-uris``.
+
+    Raises:
+        BuildFailed: the line lacks size or SHA-256.
+    """
     match = _URI_LINE.match(line)
     name = _FILE_NAME.fullmatch(unquote(match["name"])) if match else None
     if match is None or name is None:

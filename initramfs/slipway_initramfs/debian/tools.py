@@ -81,9 +81,9 @@ class Tools:
             return [self.missing]
         architecture = self.selection.architecture
         has_glibc = loader_cache.has_loader(tree, architecture)
-        theirs = _find_c_library_version(tree, architecture) if has_glibc else C_LIBRARY
+        theirs = find_c_library_version(tree, architecture) if has_glibc else C_LIBRARY
         places = {*_PLACES, *(place.strip("/") for place in path.split(":") if place)}
-        image = _ToolTarget(tree, architecture, places)
+        image = ToolTarget(tree, architecture, places)
         own = self._unpack(image, has_glibc)
         if theirs >= C_LIBRARY:
             image.add_all(own)
@@ -99,7 +99,7 @@ class Tools:
         """Return the packages of the tools, for a manifest."""
         return {"tools": self.selection.manifest() if self.selection else []}
 
-    def _unpack(self, image: _ToolTarget, has_glibc: bool) -> Tree:
+    def _unpack(self, image: ToolTarget, has_glibc: bool) -> Tree:
         """Return the tools as a separate tree."""
         assert self.selection is not None
         own = Tree()
@@ -116,7 +116,7 @@ class Tools:
 
 
 @dataclass(slots=True)
-class _ToolTarget:
+class ToolTarget:
     """Image that receives tools, with its programs and libraries before the first addition."""
 
     tree: Tree
@@ -192,7 +192,7 @@ class _ToolTarget:
                 self.tree.add_symlink(f"{parts[1]}/{parts[2]}", f"/usr/{parts[1]}/{parts[2]}")
 
 
-def _find_c_library_version(tree: Tree, architecture: str) -> tuple[int, ...]:
+def find_c_library_version(tree: Tree, architecture: str) -> tuple[int, ...]:
     """Return the version of the image's glibc, or an empty tuple if unknown."""
     triplet = TRIPLETS[architecture]
     for directory in (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib"):

@@ -220,12 +220,12 @@ class ContainerImage:
                 return unpack(chunks)
         path = self._cache.fetch(layer, self._repository, self._reports.transfer)
         try:
-            return unpack(_read_chunks(path))
+            return unpack(read_chunks(path))
         except ImageCorrupted:
             # The disk may have lost what the network brought: once more, from the registry.
             self._cache.discard(layer)
             self._cache.fetch(layer, self._repository, self._reports.transfer)
-            return unpack(_read_chunks(path))
+            return unpack(read_chunks(path))
 
 
 @contextmanager
@@ -244,7 +244,12 @@ def _require_path(reference: Reference) -> Path:
     return reference.path
 
 
-def _read_chunks(path: Path) -> Iterator[bytes]:
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """Yield the bytes of a layer's file in chunks.
+
+    Raises:
+        ImageCorrupted: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             while data := file.read(CHUNK):

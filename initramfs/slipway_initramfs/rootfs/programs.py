@@ -18,7 +18,7 @@ def check_programs(tree: Tree, programs: Sequence[str], path: str) -> None:
     Raises:
         BuildFailed: a program is missing.
     """
-    missing = [program for program in programs if not _is_there(tree, program, path)]
+    missing = [program for program in programs if not has_program(tree, program, path)]
     if missing:
         names = " and ".join(map(repr, missing))
         where = "" if all(map(_is_absolute, missing)) else f" in PATH ({path[:200]})"
@@ -28,7 +28,11 @@ def check_programs(tree: Tree, programs: Sequence[str], path: str) -> None:
         )
 
 
-def _is_there(tree: Tree, program: str, path: str) -> bool:
+def has_program(tree: Tree, program: str, path: str) -> bool:
+    """Check whether ``tree`` has an executable file of this name or path.
+
+    ``path`` is the search path. Relative paths and placeholders count as present.
+    """
     if _is_absolute(program):
         return _is_program(tree, program)
     if "/" in program or "{" in program:

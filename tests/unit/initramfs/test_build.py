@@ -296,7 +296,7 @@ def test_layers_are_not_unpacked_far_ahead_of_their_use(store: ImageStore, tmp_p
 
 def test_a_layer_that_has_vanished_is_fetched_again_and_no_bug(tmp_path: Path) -> None:
     with pytest.raises(ImageCorrupted, match="cannot read the layer abc: No such file"):
-        list(oci_source._read_chunks(tmp_path / "abc"))
+        list(oci_source.read_chunks(tmp_path / "abc"))
 
 
 # --- Programs that commands begin with -------------------------------------------------------

@@ -112,18 +112,18 @@ def test_a_machine_without_this_release_falls_back_to_debians_mirror(
     ],
 )
 def test_what_apt_says_becomes_one_sentence(output: str, message: str) -> None:
-    assert message in apt_programs._make_error("do it", output, "amd64").message
+    assert message in apt_programs.make_error("do it", output, "amd64").message
 
 
 def test_a_line_without_a_digest_is_not_believed() -> None:
     with pytest.raises(BuildFailed, match="SHA-256"):
-        archive._parse_uri("'http://x/a_1_all.deb' a_1_all.deb 100 MD5Sum:00")
+        archive.parse_uri_line("'http://x/a_1_all.deb' a_1_all.deb 100 MD5Sum:00")
 
 
 def test_epochs_and_tildes_in_versions_are_read() -> None:
     line = f"'http://x/a' libc++-x_2%3a1.0%7erc1-1_amd64.deb 100 SHA256:{'a' * 64}"
 
-    package = archive._parse_uri(line)
+    package = archive.parse_uri_line(line)
 
     assert (package.name, package.version) == ("libc++-x", "2:1.0~rc1-1")
 

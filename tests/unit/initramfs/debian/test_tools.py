@@ -42,7 +42,7 @@ def ours() -> Tree:
 def add(tree: Tree, *places: str) -> set[str]:
     """Add our base set; return the paths that are new."""
     before = {path for path, _ in tree.walk()}
-    image = tools._ToolTarget(tree, "amd64", {"usr/bin", "bin", "usr/sbin", *places})
+    image = tools.ToolTarget(tree, "amd64", {"usr/bin", "bin", "usr/sbin", *places})
     image.add_all(ours())
     return {path for path, node in tree.walk() if not node.is_directory} - before
 
@@ -112,10 +112,10 @@ def test_a_file_where_we_have_a_directory_stays() -> None:
 
 def test_the_version_of_an_images_c_library_is_read() -> None:
     tree = Tree()
-    assert tools._find_c_library_version(tree, "amd64") == ()
+    assert tools.find_c_library_version(tree, "amd64") == ()
     tree.add_file(f"usr/lib/{TRIPLET}/libc.so.6", LIBC % (2, 31))
-    assert tools._find_c_library_version(tree, "amd64") == (2, 31)
-    assert tools._find_c_library_version(tree, "amd64") < tools.C_LIBRARY
+    assert tools.find_c_library_version(tree, "amd64") == (2, 31)
+    assert tools.find_c_library_version(tree, "amd64") < tools.C_LIBRARY
 
 
 def test_hostile_library_and_search_path_are_those_of_an_image_without() -> None:
@@ -124,10 +124,10 @@ def test_hostile_library_and_search_path_are_those_of_an_image_without() -> None
     tree.add_file(f"usr/lib/{TRIPLET}/libc.so.6", LIBC.replace(b"%d", b"9" * 5000))
     tree.add_symlink("loop", "loop")
 
-    assert tools._find_c_library_version(tree, "amd64") == ()
+    assert tools.find_c_library_version(tree, "amd64") == ()
     assert "usr/bin/bash" in add(tree, "opt/../../bin", "a\0b", "loop", "x/" * 3000)
-    assert programs._is_there(tree, "which", "/../bin:/loop:/usr/bin")
-    assert not programs._is_there(tree, "which", "/../bin:/loop:/a\0b")
+    assert programs.has_program(tree, "which", "/../bin:/loop:/usr/bin")
+    assert not programs.has_program(tree, "which", "/../bin:/loop:/a\0b")
 
 
 @dataclass(frozen=True, slots=True)
