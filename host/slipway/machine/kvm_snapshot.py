@@ -61,7 +61,7 @@ class SnapshotReceiver:
                 if size <= pieces.PIECE.size:
                     raise _build_error()
                 kind, start = pieces.PIECE.unpack_from(buffer)
-                self._store_piece(kind, start, view[pieces.PIECE.size : size])
+                self.store_piece(kind, start, view[pieces.PIECE.size : size])
         except OSError as error:
             raise HostError(f"a snapshot cannot be taken: {error.strerror}") from None
 
@@ -80,7 +80,12 @@ class SnapshotReceiver:
             except ConnectionError:
                 return 0
 
-    def _store_piece(self, kind: int, start: int, data: memoryview) -> None:
+    def store_piece(self, kind: int, start: int, data: memoryview) -> None:
+        """Keep ``data`` of memory or state, from byte ``start`` on.
+
+        Raises:
+            HostError: the piece is out of order or out of bounds.
+        """
         if kind == pieces.OF_STATE:
             if start != len(self._state) or start + len(data) > snapshot.MAX_BYTES:
                 raise _build_error()

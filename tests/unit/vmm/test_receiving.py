@@ -115,9 +115,9 @@ async def test_state_that_goes_on_for_ever_is_refused() -> None:
         receiver = kvm_snapshot.SnapshotReceiver(ours, MIB)
         whole = range(0, snapshot.MAX_BYTES, MIB)
         for start in whole:
-            receiver._store_piece(pieces.OF_STATE, start, memoryview(bytes(MIB)))
+            receiver.store_piece(pieces.OF_STATE, start, memoryview(bytes(MIB)))
         with pytest.raises(HostError):
-            receiver._store_piece(pieces.OF_STATE, snapshot.MAX_BYTES, memoryview(b"x"))
+            receiver.store_piece(pieces.OF_STATE, snapshot.MAX_BYTES, memoryview(b"x"))
         os.close(receiver.memory)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import struct
 import threading
 from contextlib import closing
@@ -137,13 +138,14 @@ def test_fifo_of_bytes_is_one_write(vcpu: FakeVcpu) -> None:
 
 def ended(*script: Callable[[FakeVcpu], int], bus: Bus | None = None) -> Ending:
     """How a thread ends whose vCPU has these exits."""
-    endings: list[Ending] = []
+    endings: queue.Queue[Ending] = queue.Queue()
     with closing(FakeVcpu(script)) as vcpu:
-        thread = VcpuThread(vcpu, bus or Bus(), threading.Lock(), endings.append)
+        thread = VcpuThread(vcpu, bus or Bus(), threading.Lock(), endings.put)
         thread.start()
-        thread._thread.join(PATIENCE)
-        assert len(endings) == 1
-    return endings[0]
+        ending = endings.get(timeout=PATIENCE)
+        thread.stop()
+        assert endings.empty()
+    return ending
 
 
 def exit_with(reason: int, data: bytes = b"") -> Callable[[FakeVcpu], int]:
