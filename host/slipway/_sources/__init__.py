@@ -1,8 +1,8 @@
-"""Which of a job's files its build is told of, and what source and program are called.
+"""Sources: the files of a job that its build compiles, and the names of source and program.
 
-The language file has placeholders for that, and names the rules; ``docs/languages.md`` tells users.
-Everything is decided from the files of the job itself: what earlier runs of a session have left is
-not compiled again.
+The language file has placeholders for them, and names the rules; users read docs/languages.md.
+Only files of the job itself are considered: files that earlier runs of a session have left are not
+compiled again.
 """
 
 from __future__ import annotations

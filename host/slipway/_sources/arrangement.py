@@ -1,4 +1,4 @@
-"""A job's names: what a language's commands have placeholders for."""
+"""Arrangement of a job: the values of the placeholders in a language's commands."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from slipway._model.input_file import InputFile
     from slipway_initramfs.languages.catalogue import Language
 
-# Their names travel in one message, beside all that a caller may give: see slipway._model.options.
+# Bytes. The names travel in one message, with all other fields of a job.
 MAX_SOURCE_NAMES: Final = 8 * 1024
-# Of a session, which may have runs without end.
+# Number of names that a session remembers; its runs are not limited in number.
 MAX_KEPT_NAMES: Final = 4096
 _PROGRAM: Final = "main"
 
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """What stands for ``{source}``, ``{program}`` and ``{sources}``; and ``files`` put beside."""
+    """Values of ``{source}``, ``{program}`` and ``{sources}``, and ``files`` to add to the job."""
 
     source: str
     program: str
@@ -31,7 +31,7 @@ class Arrangement:
     files: tuple[InputFile, ...] = field(default=(), repr=False)
 
     def fill(self, command: Iterable[str]) -> tuple[str, ...]:
-        """``command`` with its placeholders replaced."""
+        """Return ``command`` with its placeholders replaced."""
         return tuple(self._fill_parts(command))
 
     def _fill_parts(self, command: Iterable[str]) -> Iterator[str]:
@@ -46,10 +46,10 @@ def arrange(
     language: Language, source: bytes, files: tuple[InputFile, ...], taken: frozenset[str]
 ) -> Arrangement:
     """Choose and name the files of a job; ``taken`` are names that its directory has already."""
-    # Patterns take longer to compile than a small program's names to choose: each rule's when it
-    # is needed.
+    # The patterns of a rule take longer to compile than the names of a small program take to
+    # choose: each rule is imported when needed.
     names = taken | {file.path.partition("/")[0] for file in files}
-    program = _program(names)
+    program = _choose_program(names)
     if language.rules == "node":
         from slipway._sources import node
 
@@ -59,7 +59,7 @@ def arrange(
         from slipway._sources import go
 
         try:
-            sources = go.packages(language, source, files)
+            sources = go.describe_packages(language, source, files)
         except go.Unbuildable as error:
             why = plain(str(error))[: go.MAX_REASON]
             return Arrangement(language.source, "-e", (why,))
@@ -72,24 +72,24 @@ def arrange(
         included = include.find_included((language.source, *others), by_path)
         others = [path for path in others if path not in included]
     return Arrangement(
-        language.source, program, tuple(map(_as_argument, (language.source, *others)))
+        language.source, program, tuple(map(_protect_path, (language.source, *others)))
     )
 
 
 def keep_names(
     kept: frozenset[str], language: Language, files: tuple[InputFile, ...]
 ) -> frozenset[str]:
-    """``kept`` with those names of ``files`` that ours in a later run could be as well."""
+    """Add to ``kept`` the names of ``files`` that could collide with our names in a later run."""
     ours = (_PROGRAM, language.source.rpartition(".")[0] or language.source, "package.json")
     names = {file.path.partition("/")[0] for file in files if file.path.startswith(ours)}
     return kept | names if len(kept) < MAX_KEPT_NAMES else kept
 
 
 def check_source_names(language: Language, files: tuple[InputFile, ...]) -> None:
-    """Check that the build can be told of all its sources.
+    """Check that the names of all sources fit into the command of the build.
 
     Raises:
-        InputError: their names are too long together.
+        InputError: together the names are too long.
     """
     if not language.sources or not files:
         return
@@ -108,8 +108,8 @@ def check_source_names(language: Language, files: tuple[InputFile, ...]) -> None
         )
 
 
-def _program(names: Iterable[str]) -> str:
-    """``main``, or what comes nearest where that is the name of a file or directory."""
+def _choose_program(names: Iterable[str]) -> str:
+    """Return ``main``, or ``main-1`` and so on if a file or directory has that name."""
     taken = frozenset(names)
     program = _PROGRAM
     number = 0
@@ -119,6 +119,6 @@ def _program(names: Iterable[str]) -> str:
     return program
 
 
-def _as_argument(path: str) -> str:
-    """``path`` so that no compiler takes it for an option or a list of them."""
+def _protect_path(path: str) -> str:
+    """Return ``path`` in a form that compilers do not take for an option or an option file."""
     return f"./{path}" if path.startswith(("-", "@")) else path

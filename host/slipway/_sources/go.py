@@ -1,7 +1,7 @@
-"""Go: packages as ``go build`` would find them, for the compiler and the linker by themselves.
+"""Packages of a Go program, as ``go build`` finds them, for a build by compiler and linker alone.
 
-The go command would need a second or more of an emulated machine for what is done here. Other than
-it, this neither downloads modules nor has cgo.
+On an emulated machine the go command would need a second or more for this work. Unlike that
+command, this module does not download modules and does not support cgo.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 from slipway._sources.go_text import Head, read_head
-from slipway._sources.words import words
+from slipway._sources.words import split_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,67 +25,69 @@ if TYPE_CHECKING:
     from slipway_initramfs.languages.catalogue import Language
 
 MAX_REASON: Final = 1000
-# All of it is one message's, with arguments and variables of the caller's.
-MAX_TOLD: Final = 12 * 1024
+# Bytes of all arguments of the build: they travel in one message with the caller's arguments.
+MAX_ARGUMENT_BYTES: Final = 12 * 1024
 MAX_EMBEDDED: Final = 2048
 MAX_PATTERNS: Final = 64
-# Of all heads: callers' files are read while others wait.
+# Bytes of all heads together: files of callers are read while other runs wait.
 MAX_READ_TOGETHER: Final = 1024 * 1024
-# As go/build knows them; a file's name ends with one of each, or with either.
-SYSTEMS: Final = words(
+# Those of go/build; a file's name may end with a system, an architecture, or both.
+SYSTEMS: Final = split_words(
     "aix android darwin dragonfly freebsd hurd illumos ios js linux nacl netbsd openbsd plan9 "
     "solaris wasip1 windows zos"
 )
-ARCHITECTURES: Final = words(
+ARCHITECTURES: Final = split_words(
     "386 amd64 amd64p32 arm armbe arm64 arm64be loong64 mips mipsle mips64 mips64le mips64p32 "
     "mips64p32le ppc ppc64 ppc64le riscv riscv64 s390 s390x sparc sparc64 wasm"
 )
 _MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
-# That of Debian's package, where nothing else says which.
+# Minor version of Debian's package, for languages that do not say theirs.
 _MINOR: Final = 19
 _MODULE = re.compile(r'^module[ \t]+"?([^\s"]+)', re.MULTILINE)
 _GO = re.compile(r"^go[ \t]+1\.(\d{1,3})\b", re.MULTILINE)
 _IMPORT_PATH = re.compile(r"[A-Za-z0-9._~+-]+(?:/[A-Za-z0-9._~+-]+)*")
 _WITHOUT_CGO: Final = {
-    "C": "cgo needs a C compiler, which this image has not",
-    "plugin": "plugins need cgo, and so a C compiler, which this image has not",
+    "C": "cgo needs a C compiler, which this image does not have",
+    "plugin": "plugins need cgo, and thus a C compiler, which this image does not have",
 }
 
 
-class Unbuildable(Exception):  # told as the compiler's errors are
-    """The job's packages cannot be built; the text says why in the words of an error of go's."""
+class Unbuildable(Exception):  # reported like an error of the compiler
+    """Error for packages that cannot be built; its text is worded like an error of go."""
 
 
 @dataclass(slots=True)
 class Package:
-    """The sources in one directory, by their paths."""
+    """Sources in one directory, by their paths."""
 
     directory: str
     heads: dict[str, Head] = field(default_factory=dict)
 
     def imports(self) -> Iterator[tuple[str, str]]:
-        """What its sources import, each with the source."""
+        """Return pairs of a source and an import path in it."""
         for path, head in self.heads.items():
             for target in head.imports:
                 yield path, target
 
 
-def packages(language: Language, source: bytes, files: tuple[InputFile, ...]) -> tuple[str, ...]:
-    """The packages of the program, each as one argument of build-go; those first that others need.
+def describe_packages(
+    language: Language, source: bytes, files: tuple[InputFile, ...]
+) -> tuple[str, ...]:
+    """Return the packages of the program as arguments of build-go, dependencies first.
 
     Raises:
-        Unbuildable: they cannot be built, and the compiler would not say why.
+        Unbuildable: the packages cannot be built, and the compiler would not give the reason.
     """
-    job = _Job(language, source, files)
-    told = tuple(job.describe(path, package) for path, package in job.order())
-    size = sum(len(each.encode("utf-8", "surrogateescape")) for each in told)
-    if len(told) > 1 and size > MAX_TOLD:
+    job = _Program(language, source, files)
+    arguments = tuple(job.describe(path, package) for path, package in job.sort_packages())
+    size = sum(len(argument.encode("utf-8", "surrogateescape")) for argument in arguments)
+    if len(arguments) > 1 and size > MAX_ARGUMENT_BYTES:
         raise Unbuildable("the program has too many packages and sources: their names are too long")
-    return told
+    return arguments
 
 
 def fits_name(name: str, architecture: str) -> bool:
-    """Whether a file called so is for Linux on ``architecture``."""
+    """Tell if the name of a file is that of a source for Linux on ``architecture``."""
     parts = name.partition(".")[0].split("_")[1:]
     system, machine = ([""] * 2 + parts)[-2:]
     if machine in ARCHITECTURES:
@@ -93,12 +95,12 @@ def fits_name(name: str, architecture: str) -> bool:
     return machine not in SYSTEMS or machine == "linux"
 
 
-class _Job:
-    """The files of a job, sorted into packages."""
+class _Program:
+    """Files of a job, sorted into packages."""
 
     def __init__(self, language: Language, source: bytes, files: tuple[InputFile, ...]) -> None:
         self._paths = [file.path for file in files]
-        self._minor = _minor(language)
+        self._minor = _find_minor(language)
         machine = os.uname().machine
         architecture = _MACHINES.get(machine, machine)
         tags = frozenset({"linux", "unix", "gc", architecture}) | {
@@ -118,7 +120,7 @@ class _Job:
                 continue
             if fits_name(name, architecture):
                 head = self._read(file.data)
-                if head.constraint(tags):
+                if head.holds(tags):
                     package = self._packages.setdefault(directory, Package(directory))
                     package.heads[file.path] = head
         named = _MODULE.search(module_file)
@@ -126,10 +128,14 @@ class _Job:
         wanted = _GO.search(module_file)
         self._language_minor = int(wanted[1]) if wanted else 0
 
-    def order(self) -> list[tuple[str, Package]]:
-        """Packages with their import paths, in the order in which they are compiled."""
+    def sort_packages(self) -> list[tuple[str, Package]]:
+        """Return the packages with their import paths, in the order in which they are compiled.
+
+        Raises:
+            Unbuildable: packages import each other in a circle, or an import is impossible.
+        """
         done: dict[str, Package] = {}
-        waiting = [("main", self._main, self._needs(self._main))]
+        waiting = [("main", self._main, self._list_needs(self._main))]
         begun = {"main"}
         while waiting:
             name, package, needs = waiting[-1]
@@ -139,7 +145,7 @@ class _Job:
                 waiting.pop()
             elif following[0] not in begun:
                 begun.add(following[0])
-                waiting.append((*following, self._needs(following[1])))
+                waiting.append((*following, self._list_needs(following[1])))
             elif following[0] not in done:
                 path = [each for each, _, _ in waiting]
                 circle = " imports ".join([*path[path.index(following[0]) :], following[0]])
@@ -154,23 +160,23 @@ class _Job:
         return head
 
     def describe(self, name: str, package: Package) -> str:
-        """One argument of build-go."""
+        """Return one package as an argument of build-go."""
         flags = []
-        # A newer one than the compiler's is tried as it is, as the go command does.
+        # A newer version than the compiler's is not passed on, as in the go command.
         if 0 < self._language_minor <= self._minor:
             flags = [f"-lang=go1.{self._language_minor}"]
         sources = [f"./{path}" for path in package.heads]
-        return shlex.join([name, self._embedding(package), *flags, *sources])
+        return shlex.join([name, self._make_embed_table(package), *flags, *sources])
 
-    def _needs(self, package: Package) -> Iterator[tuple[str, Package]]:
-        """The job's own packages that ``package`` imports."""
+    def _list_needs(self, package: Package) -> Iterator[tuple[str, Package]]:
+        """Return the packages of the job that ``package`` imports."""
         for source, target in package.imports():
-            found = self._find(source, target)
+            found = self._find_package(source, target)
             if found is not None:
                 yield target, found
 
-    def _find(self, source: str, target: str) -> Package | None:
-        """The package that ``source`` imports; none where that is the standard library's."""
+    def _find_package(self, source: str, target: str) -> Package | None:
+        """Return the package that ``source`` imports, or None for the standard library's."""
         if target in _WITHOUT_CGO:
             raise Unbuildable(f"{source}: cannot import {target!r}: {_WITHOUT_CGO[target]}")
         if target.startswith((".", "/")):
@@ -178,7 +184,7 @@ class _Job:
                 f"{source}: cannot import {target!r}: import packages by the path of the module, "
                 f"which go.mod names"
             )
-        directory = self._directory(target)
+        directory = self._find_directory(target)
         if directory is not None and _IMPORT_PATH.fullmatch(target) and ".." not in target:
             package = self._packages.get(directory)
             if package is not None and directory:
@@ -201,8 +207,8 @@ class _Job:
             )
         return None
 
-    def _directory(self, target: str) -> str | None:
-        """Where the package of this import path is, if it is the job's own."""
+    def _find_directory(self, target: str) -> str | None:
+        """Return the directory of an import path, or None if the package is not part of the job."""
         if self._module and target == self._module:
             return ""
         if self._module and target.startswith(f"{self._module}/"):
@@ -210,21 +216,21 @@ class _Job:
         vendored = f"vendor/{target}"
         return vendored if vendored in self._packages else None
 
-    def _embedding(self, package: Package) -> str:
-        """The compiler's table of embedded files, or nothing."""
+    def _make_embed_table(self, package: Package) -> str:
+        """Return the compiler's table of embedded files as JSON, or ""."""
         patterns = {pattern for head in package.heads.values() for pattern in head.embedded}
         if not patterns:
             return ""
         self._patterns += len(patterns)
         if self._patterns > MAX_PATTERNS:
-            raise Unbuildable(f"//go:embed: there are more than {MAX_PATTERNS} patterns")
-        # All of it is in the table: what is too long is not even looked for.
+            raise Unbuildable(f"//go:embed: more than {MAX_PATTERNS} patterns")
+        # Everything goes into the table: after the limit, files are not even looked for.
         size = sum(map(len, patterns))
         found: dict[str, list[str]] = {}
         for pattern in sorted(patterns):
             if size > MAX_EMBEDDED:
                 break
-            found[pattern] = self._embedded(package.directory, pattern)
+            found[pattern] = self._find_embedded(package.directory, pattern)
             size += sum(map(len, found[pattern]))
         names = {name for matching in found.values() for name in matching}
         table = {
@@ -236,8 +242,8 @@ class _Job:
             raise Unbuildable("//go:embed: too many files are embedded; pack them into one")
         return text
 
-    def _embedded(self, directory: str, pattern: str) -> list[str]:
-        """The files that ``pattern`` stands for, relative to ``directory``."""
+    def _find_embedded(self, directory: str, pattern: str) -> list[str]:
+        """Return the files that match ``pattern``, relative to ``directory``."""
         hidden = pattern.startswith("all:")
         wanted = pattern.removeprefix("all:").rstrip("/").replace("[^", "[!").split("/")
         prefix = f"{directory}/" if directory else ""
@@ -261,9 +267,9 @@ def _matches(parts: list[str], patterns: list[str]) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
-def _minor(language: Language) -> int:
-    """N of the compiler's version 1.N, as far as it is known."""
-    for told in (language.environment.get("GOLANG_VERSION", ""), language.version):
-        if found := re.match(r"1\.(\d{1,3})", told):
+def _find_minor(language: Language) -> int:
+    """Return N of the compiler's version 1.N; without information, that of Debian."""
+    for version in (language.environment.get("GOLANG_VERSION", ""), language.version):
+        if found := re.match(r"1\.(\d{1,3})", version):
             return int(found[1])
     return _MINOR

@@ -1,4 +1,4 @@
-"""What the head of a Go source says: its package, what it imports, embeds, and is built for."""
+"""Head of a Go source: imports, embedded files, and build constraints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Of each file; imports stand before all else, and are read no further.
+# Bytes of each file. Imports precede all other code, and reading stops after them.
 MAX_READ: Final = 256 * 1024
 MAX_NESTED: Final = 100
 _PIECE = re.compile(
@@ -31,19 +31,19 @@ _PATTERN = re.compile(r'"([^"]*)"|`([^`]*)`|(\S+)')
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first characters of a source file, of which ``size`` were read.
+    """Head of a source file; ``size`` is the number of characters that were read.
 
-    ``constraint`` says whether it is for a system with tags.
+    ``holds`` tells if the file is for a system with given tags.
     """
 
     imports: tuple[str, ...]
-    constraint: Callable[[frozenset[str]], bool]
+    holds: Callable[[frozenset[str]], bool]
     embedded: tuple[str, ...]
     size: int
 
 
 def read_head(data: bytes) -> Head:
-    """Read as much as there is: what is no Go is for the compiler to tell."""
+    """Read the head as far as the text is Go; the compiler reports errors."""
     text = data[:MAX_READ].decode("utf-8", "replace")
     imports: list[str] = []
     comments: list[str] = []
@@ -72,20 +72,20 @@ def read_head(data: bytes) -> Head:
             expected = "more"
         elif value == ")":
             expected = "import"
-        # Else the name that an import is given: a word, a dot.
+        # Otherwise: the local name of an import, a word or a dot.
     embedded: tuple[str, ...] = ()
     if "embed" in imports:
-        embedded, size = _embedded(text), len(text)
-    return Head(tuple(dict.fromkeys(imports)), _constraint(comments), embedded, size)
+        embedded, size = _find_patterns(text), len(text)
+    return Head(tuple(dict.fromkeys(imports)), _parse_constraint(comments), embedded, size)
 
 
-def _embedded(text: str) -> tuple[str, ...]:
+def _find_patterns(text: str) -> tuple[str, ...]:
     lines = _EMBED.findall(text)
     return tuple("".join(found) for line in lines for found in _PATTERN.findall(line))
 
 
-def _constraint(comments: list[str]) -> Callable[[frozenset[str]], bool]:
-    """Of the comments above the package clause; the newer form counts where there are both."""
+def _parse_constraint(comments: list[str]) -> Callable[[frozenset[str]], bool]:
+    """Parse the comments above the package clause; the newer form (go:build) takes precedence."""
     for comment in comments:
         if comment.startswith("go:build "):
             return lambda tags: evaluate(comment.removeprefix("go:build "), tags)
@@ -106,7 +106,7 @@ def _constraint(comments: list[str]) -> Callable[[frozenset[str]], bool]:
 
 
 def evaluate(expression: str, tags: frozenset[str]) -> bool:
-    """Whether ``expression`` holds where ``tags`` are; with a mistake in it, it does not."""
+    """Tell if ``expression`` holds for ``tags``; an invalid expression does not."""
     pieces = _CONSTRAINT_PIECE.findall(expression.partition("//")[0])
     position = 0
 

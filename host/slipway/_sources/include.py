@@ -1,4 +1,4 @@
-"""C and C++: sources that another source includes are a part of that one, and not compiled."""
+"""Includes of C and C++: a source that another source includes is not compiled by itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# A caller's files are read while others wait: what is included stands near the beginning.
+# Bytes. Files of callers are read while other runs wait; includes stand near the beginning.
 MAX_READ: Final = 1024 * 1024
 MAX_READ_TOGETHER: Final = 4 * 1024 * 1024
-# Each alternative takes all that it has looked at, closed or not: no text costs more than another.
+# Each alternative consumes all it has examined, closed or not: the cost is linear for any text.
 _TOKEN = re.compile(
     rb"""
     //[^\n]*
@@ -26,18 +26,18 @@ _TOKEN = re.compile(
 
 
 def find_included(sources: Iterable[str], files: Mapping[str, bytes]) -> frozenset[str]:
-    """The paths of those of ``files`` that ``sources`` include by their names, and these in turn.
+    """Return the paths of ``files`` that ``sources`` include by name, directly or indirectly.
 
-    This is what the text says: a line that a condition leaves out counts as well.
+    Only the text counts: an include inside of a false condition counts as well.
     """
     included: set[str] = set()
     waiting = list(sources)
     seen = set(waiting)
     left = MAX_READ_TOGETHER
-    for path in waiting:  # which grows
+    for path in waiting:  # grows meanwhile
         data = files[path][: min(MAX_READ, left)]
         left -= len(data)
-        for name in _names(data) if b"include" in data else ():
+        for name in _find_names(data) if b"include" in data else ():
             target = posixpath.normpath(posixpath.join(posixpath.dirname(path), name))
             if target in files and target != path:
                 included.add(target)
@@ -46,6 +46,6 @@ def find_included(sources: Iterable[str], files: Mapping[str, bytes]) -> frozens
     return frozenset(included)
 
 
-def _names(data: bytes) -> list[str]:
+def _find_names(data: bytes) -> list[str]:
     found = (match["path"] for match in _TOKEN.finditer(data))
     return [name.decode("utf-8", "surrogateescape") for name in found if name is not None]

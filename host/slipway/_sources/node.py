@@ -1,6 +1,6 @@
-"""JavaScript: the names by which node takes each source for what it is, a module or a script.
+"""Names of JavaScript sources, by which node recognises modules and scripts.
 
-Node 22 finds out by itself; node 18 goes by names, and by the package.json that is nearest.
+Node 22 detects modules by their text; node 18 depends on names and on the nearest package.json.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from slipway._model.input_file import InputFile
 from slipway._sources.node_text import MAX_READ, is_module
 
 _PACKAGE: Final = "package.json"
-# Of the files beside the source, together: see slipway._sources.node_text.
+# Bytes of all files beside the source: see slipway._sources.node_text.
 MAX_READ_BESIDE: Final = 512 * 1024
 
 
 def name_source(
     name: str, source: bytes, files: tuple[InputFile, ...], names: frozenset[str]
 ) -> tuple[str, tuple[InputFile, ...]]:
-    """What the source is called, and the package.json that is put beside it, where it needs that.
+    """Return the name of the source, and a package.json to put beside it if one is needed.
 
-    Where the caller has chosen, by a name or a package.json of its own, that is left alone.
-    ``names`` are all that the directory has.
+    A choice of the caller, by a name or by a package.json, is not changed. ``names`` are all names
+    of the directory.
     """
     stem, _, suffix = name.rpartition(".")
     taken = names | {file.path for file in files}
-    told = _PACKAGE in taken
-    modules = not told and _has_modules(files)
+    is_described = _PACKAGE in taken
+    modules = not is_described and _has_modules(files)
     more = (InputFile(_PACKAGE, b'{"type": "module"}\n'),) if modules else ()
-    if suffix == "js" and not told:
-        # With that package.json, what ends with .js is a module, whatever it says.
+    if suffix == "js" and not is_described:
+        # With that package.json, each file with .js is a module, whatever its text.
         wanted = "mjs" if is_module(source) else "cjs" if more else "js"
         if f"{stem}.{wanted}" not in taken:
             name = f"{stem}.{wanted}"
@@ -37,7 +37,7 @@ def name_source(
 
 
 def _has_modules(files: tuple[InputFile, ...]) -> bool:
-    """Whether one of ``files`` is a module, for which the nearest package.json would be ours."""
+    """Tell if one of ``files`` is a module whose nearest package.json would be ours."""
     described = tuple(file.path.removesuffix(_PACKAGE) for file in files if _name(file) == _PACKAGE)
     left = MAX_READ_BESIDE
     for file in files:

@@ -1,8 +1,7 @@
-"""Whether a JavaScript source is a module, by its text.
+"""Detection of JavaScript modules by their text.
 
-It is where it has what the older kind of script, CommonJS, cannot have: import and export
-declarations, ``import.meta``, and ``await`` outside of functions. Where something else can be meant
-it is a script, so that no script is taken for a module.
+A source is a module if it contains syntax that a CommonJS script cannot have: import and export
+declarations, ``import.meta``, and ``await`` outside of functions. Ambiguous sources are scripts.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from slipway._sources.words import words
+from slipway._sources.words import split_words
 
-# What makes a source a module stands near its beginning.
+# Bytes. The syntax of a module stands near its beginning.
 MAX_READ: Final = 256 * 1024
 _WORDS = re.compile(rb"\b(?:import|export|await)\b")
-# Each alternative takes what it has looked at, closed or not: no text costs more than another.
+# Each alternative consumes all it has examined, closed or not: the cost is linear for any text.
 _PIECE = re.compile(
     r"""
     (?P<space>[^\S\n]+ | //[^\n]* | /\*.*?(?:\*/|\Z) | \n)
@@ -29,39 +28,39 @@ _TEMPLATE = re.compile(r"(?:[^`\\$]|\\.|\$(?!\{))*(?:`|\$\{)?", re.DOTALL)
 _PATTERN = re.compile(r"(?:[^/\\\[\n]|\\.|\[(?:[^\]\\\n]|\\.)*\]?)*/?\w*")
 _META = re.compile(r"\s*meta\b")
 # Words after which a slash begins a regular expression, and marks after which it does not.
-_BEFORE_PATTERN: Final = words(
+_BEFORE_PATTERN: Final = split_words(
     "return typeof case in of delete void throw new else do await yield instanceof"
 )
 _OPERANDS: Final = frozenset(")]}") | {"++", "--"}
-# What a parenthesis belongs to that is followed by a block, and not by the body of a function.
-_HEADS: Final = words("if for while switch catch with await")
-_STATEMENTS: Final = words("const let var if for while try switch throw do")
-_EXPORTED: Final = words("default const let var function class async { *")
-_OPERATORS: Final = words("in of instanceof")
+# Words before a parenthesis that is followed by a block, and not by the body of a function.
+_HEADS: Final = split_words("if for while switch catch with await")
+_STATEMENTS: Final = split_words("const let var if for while try switch throw do")
+_EXPORTED: Final = split_words("default const let var function class async { *")
+_OPERATORS: Final = split_words("in of instanceof")
 
 
 def is_module(source: bytes) -> bool:
-    """Whether ``source`` is a module and cannot be a script."""
+    """Tell if ``source`` is a module and cannot be a script."""
     head = source[:MAX_READ]
     return _WORDS.search(head) is not None and _Scan(head.decode("utf-8", "replace")).finds_mark()
 
 
 class _Scan:
-    """Goes through the tokens of a source, and knows what is open around each."""
+    """Scan of the tokens of a source, with the brackets and functions open around each."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._position = max(text.find("\n"), 0) if text.startswith("#!") else 0
         self._last = ""
-        # Each bracket that is open: what it is, and of "(" the word before it.
+        # Open brackets: the kind of each, and for "(" the word before it.
         self._open: list[tuple[str, str]] = []
         self._head = ""  # of the parenthesis that was closed last
         self._functions = 0
-        # How deep the arrow is whose body is an expression that has not ended.
+        # Depth of an arrow function whose body is an expression and has not ended.
         self._arrow: int | None = None
 
     def finds_mark(self) -> bool:
-        """Whether there is a piece that makes the source a module."""
+        """Tell if a token makes the source a module."""
         before, fresh = "", False
         while self._position < len(self._text):
             match = _PIECE.match(self._text, self._position)
@@ -81,7 +80,7 @@ class _Scan:
         return False
 
     def _is_mark(self, word: str, kind: str, piece: str, *, fresh: bool) -> bool:
-        """Whether ``word`` and ``piece`` behind it make the source a module."""
+        """Tell if ``word`` and the following ``piece`` make the source a module."""
         if word == "import" and piece == ".":
             return _META.match(self._text, self._position) is not None
         if word == "import":
@@ -90,16 +89,16 @@ class _Scan:
             return not self._open and piece in _EXPORTED
         if word == "for":
             return piece == "await" and self._is_outside()
-        # On the next line another statement may begin: "await" is a name in scripts.
+        # A new statement may begin on the next line: in scripts, "await" is a name.
         operand = kind in {"word", "string"} and piece not in _OPERATORS
         return word == "await" and operand and not fresh and self._is_outside()
 
     def _is_outside(self) -> bool:
-        """Whether no function is around."""
+        """Tell if the position is outside of all functions."""
         return not self._functions and self._arrow is None
 
     def _take(self, kind: str, piece: str, *, fresh: bool) -> str:
-        """Take ``piece`` with all that it begins; return what the next one has before it."""
+        """Consume ``piece`` with the construct that it begins; return the new last token."""
         if kind == "string":
             return "string"
         if piece == "/" and self._begins_pattern(fresh=fresh):
@@ -130,14 +129,14 @@ class _Scan:
         return self._take_template() if what == "`" else piece
 
     def _take_template(self) -> str:
-        """Go to the end of a template, or of the part of it before an expression."""
+        """Skip to the end of a template, or to its next expression; return the new last token."""
         if self._skip(_TEMPLATE).endswith("${"):
             self._open.append(("`", ""))
             return "("
         return "string"
 
     def _begins_pattern(self, *, fresh: bool) -> bool:
-        """Whether a slash here begins a regular expression, and does not divide."""
+        """Tell if a slash here begins a regular expression instead of dividing."""
         last = self._last
         if last == "}":
             return fresh

@@ -1,8 +1,8 @@
-"""Sets of words, as they are read best."""
+"""Sets of words, written as one text."""
 
 from __future__ import annotations
 
 
-def words(text: str) -> frozenset[str]:
-    """The words in ``text``."""
+def split_words(text: str) -> frozenset[str]:
+    """Return the set of words in ``text``."""
     return frozenset(text.split())
