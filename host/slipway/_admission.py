@@ -84,6 +84,11 @@ class Admission:
         vms = self._running.total()
         return Load(self.capacity, vms, len(self._waiting), self._memory, self._cpus)
 
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that are reserved, and taken back from whoever has them for a run."""
+        return self._reserved
+
     def check(self, needs: Needs) -> None:
         """Check that a run could be admitted at all.
 

@@ -74,7 +74,7 @@ def start(server: Server, source: bytes) -> dict[str, Any]:
 
 def end(server: Server) -> int:
     """Wait for its end; its exit code."""
-    server._reap(PATIENCE)
+    server.reap(PATIENCE)
     return server.process.returncode
 
 

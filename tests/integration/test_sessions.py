@@ -232,7 +232,7 @@ async def test_run_whose_cancel_is_not_answered_loses_the_session(
     session: LocalSession, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("slipway._local.execution.CANCEL_SECONDS", 0.1)
-    monkeypatch.setattr("support.fake_agent._Job._end_program", lambda *_: None)
+    monkeypatch.setattr("support.fake_agent.FakeJob.end_program", lambda *_: None)
     execution = await session.start("forever")
     await until(execution, PhaseStarted)
 

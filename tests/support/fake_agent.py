@@ -71,7 +71,7 @@ class FakeAgent:
         self.hellos: list[bool] = []
         """For each Hello, whether it said that this is a clone."""
         self._connection = Connection.agent()
-        self._job: _Job | None = None
+        self._job: FakeJob | None = None
 
     async def serve(self) -> None:
         """Until the host has gone."""
@@ -112,7 +112,7 @@ class FakeAgent:
                     await job.abandon()
                 if not event.keep:
                     self.kept = {}
-                self._job = _Job(self, event, self.kept)
+                self._job = FakeJob(self, event, self.kept)
             case m.Shutdown():
                 self.die()
             case _ if job is not None:
@@ -144,7 +144,7 @@ class _Input:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class _Job:
+class FakeJob:
     """One job: takes what the host says about it, and runs its phases in a task."""
 
     def __init__(self, agent: FakeAgent, spec: m.Job, files: Files) -> None:
@@ -193,13 +193,13 @@ class _Job:
                 self._trapped.append(number)
                 self._input.changed.set()
             case m.Signal(number=number) if number and number not in _IGNORED:
-                self._end_program(_Stopped(m.Verdict.SIGNALED, number=number))
+                self.end_program(_Stopped(m.Verdict.SIGNALED, number=number))
             case m.Resize(tty=size):
                 self._size = size
                 self._resized.set()
             case m.Cancel():
                 self._cancelled = True
-                self._end_program(_Stopped(m.Verdict.CANCELLED))
+                self.end_program(_Stopped(m.Verdict.CANCELLED))
                 if self._task is None:
                     self._agent.send(m.JobDone(self._number))
 
@@ -210,7 +210,8 @@ class _Job:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
-    def _end_program(self, how: _Stopped) -> None:
+    def end_program(self, how: _Stopped) -> None:
+        """End the program that runs, once; this is its end."""
         if self._program is not None and self._stop is None:
             self._stop = how
             self._program.cancel()
@@ -252,7 +253,7 @@ class _Job:
             wall = command.limits.wall_ms / 1000
             done, _ = await asyncio.wait([self._program], timeout=wall or None)
             if not done:
-                self._end_program(_Stopped(m.Verdict.TIMED_OUT))
+                self.end_program(_Stopped(m.Verdict.TIMED_OUT))
             await self._program
         except _Stopped as stopped:
             how = stopped

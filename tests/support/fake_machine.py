@@ -192,7 +192,7 @@ class FakeTemplate(Template):
         launcher = self._snapshot.launcher
         if launcher.cloning is not None:
             await launcher.cloning()
-        machine = FakeMachine(*await _transports(), launcher, self._snapshot.agent)
+        machine = FakeMachine(*await make_transports(), launcher, self._snapshot.agent)
         launcher.most = max(launcher.most, len(launcher.machines))
         return machine
 
@@ -244,7 +244,7 @@ class FakeLauncher:
         """A guest whose agent is ready."""
         if options.machine not in {"auto", "kvm", "qemu", "fake"}:
             raise InputError(f"there is no machine {options.machine!r}", "Use one of: fake.")
-        machine = FakeMachine(*await _transports(), self)
+        machine = FakeMachine(*await make_transports(), self)
         self.launched += 1
         self.most = max(self.most, len(self.machines))
         try:
@@ -276,7 +276,7 @@ def fake_machines() -> FakeMachines:
     return FakeMachines(images=launcher, launcher=launcher)
 
 
-async def _transports() -> tuple[Transport, Transport]:
+async def make_transports() -> tuple[Transport, Transport]:
     """Both ends of a line. A run may be cancelled while they are made."""
     ours, theirs = socket.socketpair()
     try:

@@ -21,7 +21,13 @@ from slipway._snapshots.key import NoSnapshot
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot, Template, Transport
 from support.fake_agent import FakeAgent
-from support.fake_machine import OVERHEAD, FakeHypervisor, FakeLauncher, FakeMachine, _transports
+from support.fake_machine import (
+    OVERHEAD,
+    FakeHypervisor,
+    FakeLauncher,
+    FakeMachine,
+    make_transports,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -79,7 +85,7 @@ class FakeTemplates:
             await self.cloning()
         if self.reasons:
             raise NoSnapshot(self.reasons.pop(0))
-        ours, theirs = await _transports()
+        ours, theirs = await make_transports()
         guest = Guest(FakeMachine(ours, theirs, self.launcher, _original(theirs)), ORIGIN)
         try:
             await guest.wait_restored(clone=True)
@@ -140,7 +146,7 @@ class StoredHypervisor(FakeHypervisor):
 
     async def boot(self) -> StoredMachine:
         """Return a machine that boots."""
-        return StoredMachine(*await _transports(), self.launcher)
+        return StoredMachine(*await make_transports(), self.launcher)
 
 
 class StoredTemplate(Template):
@@ -158,7 +164,7 @@ class StoredTemplate(Template):
             await launcher.cloning()
         if not self.is_open:
             raise HostError("the template is closed")
-        ours, theirs = await _transports()
+        ours, theirs = await make_transports()
         return StoredMachine(ours, theirs, launcher, _original(theirs))
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from slipway._run.languages import find_language
 from slipway._run.results import output_files, phase_results
 from slipway._snapshots.create import take
 from slipway_initramfs.store.image_store import ImageStore
-from slipway_protocol.messages import Cancel, Phase, Stream
+from slipway_protocol.messages import Phase, Stream
 from support.listening import run_with
 from support.programs import Outcome, Runner, load, patient
 
@@ -213,8 +213,7 @@ class Microvm(Runner):
 
     def cancel_job(self) -> None:
         """Ask the agent to end the job that runs."""
-        session = self.guest._session
-        self.call(session.send(Cancel(session._jobs)))
+        self.call(self.guest.cancel())
 
     def call(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run ``work`` on the machine's loop and wait for it."""

@@ -98,14 +98,14 @@ class Server:
     def kill(self) -> None:
         """``kill -9``."""
         self.process.kill()
-        self._reap(None)
+        self.reap(None)
 
     def stop(self) -> int:
         """End it as systemd does; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self._reap(PATIENCE)
+                self.reap(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.kill()
         return self.process.returncode
@@ -128,7 +128,8 @@ class Server:
             error.add_note(self.log.read_text())
         self.stop()
 
-    def _reap(self, seconds: float | None) -> None:
+    def reap(self, seconds: float | None) -> None:
+        """Wait for its end, at most so long."""
         self.process.wait(seconds)
         if self._told is not None:
             self._told.close()

@@ -192,7 +192,7 @@ class Admitting(RuleBasedStateMachine):
         assert load.memory == sum(needs.memory for needs in running)
         assert load.cpus == sum(needs.cpus for needs in running)
         assert load.vms == len(running) <= CAPACITY.vms
-        assert self.room._reserved == reserved
+        assert self.room.reserved == reserved
         assert load.memory + reserved <= CAPACITY.memory
         assert load.cpus <= CAPACITY.cpus
 
@@ -215,7 +215,7 @@ class Admitting(RuleBasedStateMachine):
             self.room.free(piece)
         load = self.room.load
         assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
-        assert self.room._reserved == 0
+        assert self.room.reserved == 0
 
 
 Admitting.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -104,7 +104,7 @@ async def end(ground: Ground) -> None:
 def nothing_left(ground: Ground) -> None:
     assert not ground.launcher.machines
     assert ground.pool.idle == 0
-    assert ground.admission._reserved == 0
+    assert ground.admission.reserved == 0
     assert [t for t in asyncio.all_tasks() if t is not asyncio.current_task()] == []
 
 
@@ -330,7 +330,7 @@ async def test_clone_that_nobody_wants_any_more_is_ended(ground: Ground) -> None
     await wait_until(lambda: ground.waiting(ANEW), "a clone of the new image waits")
 
     assert ground.launcher.machines == set(ground.waiting(ANEW))
-    assert ground.admission._reserved == IDLE_MEMORY
+    assert ground.admission.reserved == IDLE_MEMORY
 
 
 async def wait_for(event: asyncio.Event) -> None:
@@ -349,7 +349,7 @@ class Making:
 
     async def __call__(self, assets: Assets, *_: object) -> None:
         self.calls += 1
-        self.reserved = self.ground.admission._reserved
+        self.reserved = self.ground.admission.reserved
         if self.error is not None:
             raise self.error
         self.ground.templates.there = True
@@ -408,7 +408,7 @@ async def test_run_that_lacks_memory_takes_it_from_what_waits(ground: Ground) ->
     ticket = ground.admission.enter("", needs)
 
     assert ticket.admitted.is_set()
-    assert (ground.pool.idle, ground.admission._reserved) == (1, IDLE_MEMORY)
+    assert (ground.pool.idle, ground.admission.reserved) == (1, IDLE_MEMORY)
     ground.admission.leave(ticket)
 
 
@@ -458,11 +458,11 @@ async def test_clone_that_waits_has_reserved_what_it_has_for_itself(
 
     ground.want()
     await ground.filled(2)
-    waiting = ground.admission._reserved
+    waiting = ground.admission.reserved
     await ground.take()
     await ground.filled(2)
 
-    assert waiting == ground.admission._reserved == 2 * (20 * MIB + SLACK)
+    assert waiting == ground.admission.reserved == 2 * (20 * MIB + SLACK)
 
 
 async def test_clone_that_has_more_than_was_reserved_keeps_what_was(
@@ -473,7 +473,7 @@ async def test_clone_that_has_more_than_was_reserved_keeps_what_was(
     await ground.take()
     await ground.filled(1)
 
-    assert ground.admission._reserved == IDLE_MEMORY
+    assert ground.admission.reserved == IDLE_MEMORY
 
 
 async def test_nothing_is_made_without_room_and_is_when_there_is(ground: Ground) -> None:

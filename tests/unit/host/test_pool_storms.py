@@ -107,7 +107,7 @@ async def test_all_runs_end_and_nothing_is_left(
         ticket = admission.enter(language, NEEDS)
         try:
             await ticket.admitted.wait()
-            assert admission.load.memory + admission._reserved <= CAPACITY.memory
+            assert admission.load.memory + admission.reserved <= CAPACITY.memory
             guest = await launcher.launch(assets[language], Options())
             starts.append(guest.origin.start)
             await launcher.release(guest)
@@ -130,7 +130,7 @@ async def test_all_runs_end_and_nothing_is_left(
     assert not hypervisor.launcher.machines
     load = admission.load
     assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
-    assert admission._reserved == 0
+    assert admission.reserved == 0
     assert not [template for template in hypervisor.templates if template.is_open]
     await wait_until(lambda: len(asyncio.all_tasks()) == 1, "no task is left but the test")
     await wait_until(lambda: open_files() <= before, "no file is left open")

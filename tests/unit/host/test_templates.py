@@ -92,7 +92,7 @@ async def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     yield made
     await made.templates.close()
     assert not made.launcher.machines
-    assert made.admission._reserved == 0
+    assert made.admission.reserved == 0
     assert not [template for template in made.hypervisor.templates if template.is_open]
     await wait_until(lambda: open_files() <= before, "no file is left open")
     await wait_until(lambda: len(asyncio.all_tasks()) == 1, "no task is left but the test")
@@ -130,7 +130,7 @@ async def test_first_clones_at_once_open_the_template_once(ground: Ground) -> No
 
     assert all(isinstance(guest, Guest) for guest in guests)
     assert len(ground.hypervisor.templates) == 1
-    assert ground.admission._reserved == ground.stored.disk_bytes
+    assert ground.admission.reserved == ground.stored.disk_bytes
     for guest in guests:
         assert isinstance(guest, Guest)
         await guest.stop()
@@ -331,7 +331,7 @@ async def test_run_that_lacks_memory_takes_that_of_a_template(ground: Ground) ->
     ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
 
     assert ticket.admitted.is_set()
-    assert ground.admission._reserved == 0
+    assert ground.admission.reserved == 0
     ground.admission.leave(ticket)
     await guest.stop()
 
@@ -413,7 +413,7 @@ async def test_run_that_is_cancelled_while_the_copy_is_read_leaves_nothing(
     await asyncio.gather(cloning, return_exceptions=True)
 
     assert cloning.cancelled()
-    assert ground.admission._reserved == 0
+    assert ground.admission.reserved == 0
     assert open_files() == before
 
 
@@ -433,7 +433,7 @@ async def test_cancelled_at_any_moment_nothing_is_left(ground: Ground, shared: b
         await ground.templates.close()
 
         assert not ground.launcher.machines
-        assert ground.admission._reserved == 0
+        assert ground.admission.reserved == 0
         await wait_until(lambda: open_files() <= before, "no file is left open")
 
 
