@@ -1,7 +1,7 @@
-"""The right to read a repository: what a registry asks for is answered here.
+"""Authorization for a repository: answers to a registry's demand for a login.
 
-The exchange is that of the distribution project ("Token Authentication Specification", "Oauth2
-Token Authentication"), or Basic authentication (RFC 7617).
+The exchange follows the distribution project ("Token Authentication Specification", "Oauth2 Token
+Authentication"), or Basic authentication (RFC 7617).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from slipway_initramfs.oci.credentials import Credentials
     from slipway_initramfs.oci.reference import Reference
 
-# Most bytes of a token server's answer.
+# Limit on a token server's answer, in bytes.
 MAX_ANSWER = 256 << 10
-# Seconds that a token is good for if the server does not say so or says less (specification).
+# Shortest lifetime of a token in seconds, also its default (specification).
 MIN_LIFETIME = 60
 
 _CLIENT = "slipway"
@@ -38,9 +38,9 @@ _TOKEN = re.compile("[A-Za-z0-9._~+/=-]{1,65536}")  # b64token of RFC 6750, sect
 
 
 class Authorization:
-    """The header ``Authorization`` for one repository; kept until it expires.
+    """Header ``Authorization`` for one repository, kept until it expires.
 
-    All that is asked for is to pull from this repository, so that there is one token at a time.
+    The only scope is pulling from this repository: a single token is in use at a time.
     """
 
     def __init__(
@@ -55,20 +55,25 @@ class Authorization:
         self._origin = ""
 
     def header(self) -> str:
-        """Return the value of the header, or nothing if none is known to be good."""
+        """Return the value of the header, or an empty string if no valid value is known."""
         return self._header if self._clock() < self._until else ""
 
     def renew(self, response: httpx.Response, refused: str, said: str) -> None:
-        """Get another header than the ``refused`` one, as the 401 ``response`` says.
+        """Replace the ``refused`` header, as the 401 ``response`` demands.
 
-        ``said`` is its body in words. Threads that were refused at the same time share the result.
-        Raises Interrupted, SourceUnavailable, BuildFailed.
+        ``said`` is the body of the response in words. Threads that were refused at the same time
+        share the result.
+
+        Raises:
+            Interrupted: the token server fails for the moment.
+            SourceUnavailable: the token server cannot be reached.
+            BuildFailed: access is denied, or the demand is invalid.
         """
         with self._lock:
             if self.header() not in {"", refused}:
                 return
             challenges = parse_challenges(response.headers.get_list("WWW-Authenticate"))
-            # A registry that offers both means Basic for its token server.
+            # A registry that offers both schemes means Basic for its token server.
             for challenge in sorted(challenges, key=lambda one: one.scheme != "bearer"):
                 if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
                     self._header, lifetime = self._request_token(challenge, response.url.scheme)
@@ -84,15 +89,18 @@ class Authorization:
         raise self.make_refusal(said)
 
     def make_refusal(self, said: str) -> BuildFailed:
-        """Return the error for an image that this user may not read, as the registry ``said``."""
+        """Return the error for an image that this user may not read.
+
+        ``said`` is the registry's text.
+        """
         who = f" with the login from {self._origin}" if self._origin else ""
         return BuildFailed(
-            f"the registry {self._reference.registry} does not give {self._reference}{who}: {said}",
+            f"the registry {self._reference.registry} refuses {self._reference}{who}: {said}",
             f"If the image exists and is private: docker login {self._reference.registry}",
         )
 
     def _request_token(self, challenge: Challenge, scheme: str) -> tuple[str, float]:
-        """Return a header with a new token, and the seconds it is good for."""
+        """Return a header with a new token, and its lifetime in seconds."""
         realm = challenge.parameters["realm"]
         scope = challenge.parameters.get("scope") or f"repository:{self._reference.repository}:pull"
         asked = {"client_id": _CLIENT, "scope": scope}
@@ -109,12 +117,16 @@ class Authorization:
         except (ValueError, AttributeError, RecursionError):
             token = lifetime = None
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-            raise BuildFailed(f"the token server {host_of(realm)} does not give a token")
+            raise BuildFailed(f"the answer of the token server {host_of(realm)} lacks a token")
         known = isinstance(lifetime, int | float) and MIN_LIFETIME < lifetime < 1 << 31
         return f"Bearer {token}", float(lifetime) if known else MIN_LIFETIME
 
     def _check_realm(self, realm: str, scheme: str) -> None:
-        """Refuse to send credentials in the clear, or to what is no server."""
+        """Refuse to send credentials in plain text, or to an invalid address.
+
+        Raises:
+            BuildFailed: the token server's address is invalid or unencrypted.
+        """
         try:
             url = httpx.URL(realm)
             plain = scheme == "http" and self._client.allows_plain(host_of(url))
@@ -123,7 +135,7 @@ class Authorization:
             good = False
         if not good:
             raise BuildFailed(
-                f"the registry {self._reference.registry} asks to get a token from {realm[:80]!r}, "
+                f"the registry {self._reference.registry} names the token server {realm[:80]!r}, "
                 "which is not https"
             )
 

@@ -1,10 +1,10 @@
-"""Blobs of registries on this machine's disk, shared by all images.
+"""Cache of registries' blobs on this machine's disk, shared by all images.
 
-    <hex>           a whole blob, its size and digest checked when it came
-    <hex>.partial   what has come so far; who writes it holds a lock on it
+    <hex>           a complete blob; size and digest were checked on arrival
+    <hex>.partial   the received part; the writer holds a lock on the file
 
-The kernel drops the locks of a killed process; the next one goes on where it stopped. Nothing is
-synced: whoever unpacks a blob checks its digest again.
+The kernel releases the locks of a killed process, and the next process resumes the download. Files
+are not synced: the digest is checked again before a blob is unpacked.
 """
 
 from __future__ import annotations
@@ -30,22 +30,25 @@ if TYPE_CHECKING:
 
 # Bytes between two reports of a transfer.
 REPORT = 256 << 10
-# Seconds that threads are given to stop when another one has failed or the user wants no more.
+# Seconds for threads to stop after an error or an interruption.
 GRACE = 1.0
 
 
 class BlobCache:
-    """A directory of blobs; methods raise ImageError."""
+    """Directory of blobs; methods raise ImageError."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def fetch(self, descriptor: Descriptor, repository: Repository, transfers: Transfers) -> Path:
-        """Return the file of a blob, fetched from ``repository`` if it is not there.
+        """Return the file of a blob; fetch it from ``repository`` if it is missing.
 
-        While another process fetches the same blob, wait for it. ``transfers`` is told of what
-        comes. Raises ImageCorrupted for other bytes than those of ``descriptor``, BuildFailed for a
-        disk that is full, and what the repository raises.
+        If another process is fetching the same blob, wait for it. ``transfers`` receives the
+        progress. Errors of the repository are passed on.
+
+        Raises:
+            ImageCorrupted: the bytes do not match ``descriptor``.
+            BuildFailed: the disk is full, or writing fails.
         """
         return self._fetch(descriptor, repository, transfers, Event())
 
@@ -56,11 +59,10 @@ class BlobCache:
         transfers: Transfers,
         workers: int = 3,
     ) -> list[Path]:
-        """Fetch several blobs at a time and return their files, in the order of ``descriptors``.
+        """Fetch several blobs at a time; return their files in the order of ``descriptors``.
 
-        ``transfers`` is called from several threads. The first error is raised as soon as it
-        occurs, like an interruption of the calling thread; whatever is under way then stops by
-        itself and can be resumed.
+        ``transfers`` is called from several threads. The first error, or an interruption of the
+        calling thread, is raised at once; other transfers then stop and can be resumed.
         """
         stop = Event()
         paths: dict[int, Path] = {}
@@ -82,7 +84,7 @@ class BlobCache:
                 ending = error
             endings.put(ending)
 
-        # Not an executor: the interpreter would wait at its end for threads that read from a
+        # Not an executor: at exit the interpreter would wait for threads that read from a
         # server that has fallen silent.
         threads = [
             Thread(target=work, name="fetch", daemon=True)
@@ -103,7 +105,7 @@ class BlobCache:
         return [paths[number] for number in range(len(descriptors))]
 
     def missing(self, descriptors: Sequence[Descriptor]) -> int:
-        """Return the bytes of those blobs that are not there as a whole."""
+        """Return the bytes of all blobs that are not complete in the cache."""
         return sum(
             descriptor.size
             for descriptor in {descriptor.digest: descriptor for descriptor in descriptors}.values()
@@ -111,7 +113,7 @@ class BlobCache:
         )
 
     def discard(self, descriptor: Descriptor) -> None:
-        """Remove a blob that has turned out to be damaged."""
+        """Remove a damaged blob."""
         with _translate_disk_errors(self._directory):
             self._find_path(descriptor).unlink(missing_ok=True)
 
@@ -132,20 +134,20 @@ class BlobCache:
                     try:
                         download.run()
                     except (ImageCorrupted, DiskFull):
-                        # Half a blob that does not fit is not to keep the disk full.
+                        # A partial blob must not keep the disk full.
                         partial.unlink(missing_ok=True)
                         raise
                     with _translate_disk_errors(self._directory):
                         partial.replace(path)
                 elif _is_current(file, partial):
-                    # Made by opening it, just after somebody else had the whole blob.
+                    # Created by our open, just after another process had completed the blob.
                     partial.unlink(missing_ok=True)
         transfers(descriptor.label, descriptor.size, descriptor.size)
         return path
 
     @contextmanager
     def _open_locked(self, partial: Path) -> Iterator[BinaryIO]:
-        """Open a file and wait for its lock."""
+        """Open a file and wait for the lock on it."""
         with _translate_disk_errors(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -155,12 +157,12 @@ class BlobCache:
 
 
 class _Stopped(Exception):
-    """Nobody waits for this transfer any more."""
+    """The result of this transfer is no longer needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Download:
-    """One blob on its way into a file that nobody else writes."""
+    """Download of a blob into a locked file."""
 
     descriptor: Descriptor
     repository: Repository
@@ -170,12 +172,16 @@ class _Download:
     directory: Path
 
     def run(self) -> None:
-        """Complete the file; raises ImageCorrupted if its bytes cannot be had."""
+        """Complete the file.
+
+        Raises:
+            ImageCorrupted: the received bytes do not match the descriptor.
+        """
         if os.fstat(self.file.fileno()).st_size:
             try:
                 self._complete_file()
             except ImageCorrupted:
-                # What an earlier try left may be what is wrong.
+                # The part of an earlier attempt may be damaged.
                 self._truncate()
             else:
                 return
@@ -207,7 +213,7 @@ class _Download:
             )
 
     def _hash_received(self) -> tuple[hashlib._Hash, int]:
-        """Return the digest so far, and the bytes that are in the file."""
+        """Return the digest and the number of the bytes in the file."""
         if os.fstat(self.file.fileno()).st_size > self.descriptor.size:
             self._truncate()
         digest, known = hashlib.sha256(), 0
@@ -236,7 +242,7 @@ class _Download:
 
 @contextmanager
 def _translate_disk_errors(directory: Path) -> Iterator[None]:
-    """Say in words what goes wrong on the disk; around nothing that others implement."""
+    """Turn OSError into BuildFailed; use around file operations only, not around callbacks."""
     try:
         yield
     except OSError as error:
@@ -251,7 +257,7 @@ def _is_whole(path: Path, descriptor: Descriptor) -> bool:
 
 
 def _is_current(file: BinaryIO, path: Path) -> bool:
-    """Whether a file that was opened under a name still has it, now that it is locked."""
+    """Check whether the name of a locked file still leads to this file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:

@@ -1,4 +1,4 @@
-"""What a server wants to see before it answers: the header ``WWW-Authenticate``."""
+"""Challenges of a server: the header ``WWW-Authenticate``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_PARAMETERS = 32
 
 _BETWEEN = re.compile(r"[\s,]*")
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# Values without quotes that are no tokens (a scope has colons) are taken as they come.
+# Unquoted values that are not tokens (a scope has colons) are accepted.
 _PARAMETER = re.compile(rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SCHEME = re.compile(rf"({_WORD})(?=[\s,]|$)")
 _TOKEN68 = re.compile(r"[ \t]+[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
@@ -23,17 +23,16 @@ _QUOTED_PAIR = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way to authenticate: ``scheme`` and the names of ``parameters`` are in lower case."""
+    """Way to authenticate: ``scheme`` and the names of ``parameters`` are in lower case."""
 
     scheme: str
     parameters: dict[str, str] = field(default_factory=dict)
 
 
 def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
-    """Return all challenges of a response's ``WWW-Authenticate`` headers, in their order.
+    """Return all challenges of a response's ``WWW-Authenticate`` headers, in order.
 
-    A header may hold several (RFC 9110, section 11.6.1). What follows a break of the grammar is
-    left out.
+    A header may hold several (RFC 9110, section 11.6.1). Text after a syntax error is ignored.
     """
     found: list[Challenge] = []
     for header in headers:

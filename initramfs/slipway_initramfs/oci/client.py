@@ -1,6 +1,6 @@
-"""HTTP as registries need it: TLS, proxies, redirects, and failures in words.
+"""HTTP client for registries: TLS, proxies, redirects, and errors in words.
 
-One exchange at a time; who calls decides whether to try again (patience.py).
+Each call is a single exchange; the caller decides whether to repeat it (retry.py).
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from slipway_initramfs.oci.retry import RetryPolicy
 
 MAX_REDIRECTS = 5
-# Most bytes that are read of an answer that is an error.
+# Bytes of an error response that are read.
 MAX_EXCERPT = 64 << 10
 
-# Seconds in which at least WINDOW_BYTES of a body have to come.
+# Seconds in which at least WINDOW_BYTES of a body must arrive.
 WINDOW = 60
 WINDOW_BYTES = 64 << 10
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MAY_PASS = {429, 500, 502, 503, 504}
-# What OpenSSL says when the peer's first bytes are no TLS record.
+# Reasons of OpenSSL if the peer's first bytes are not a TLS record.
 _NO_TLS = {
     "WRONG_VERSION_NUMBER",
     "HTTP_REQUEST",
@@ -50,15 +50,15 @@ _HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, Broke
 
 
 class NotTls(BuildFailed):
-    """The other side answers a TLS handshake with something else."""
+    """The peer answers a TLS handshake with other data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How registries may be reached.
+    """Permissions and trust for connections to registries.
 
-    ``insecure`` allows plain http to other machines, if they do not speak TLS; ``ca`` is a PEM file
-    with certificates to trust beside the system's.
+    ``insecure`` allows plain http to other machines that do not speak TLS; ``ca`` is a PEM file
+    with certificates to trust besides the system's.
     """
 
     insecure: bool = False
@@ -66,28 +66,32 @@ class Access:
 
 
 class Client:
-    """Sends requests; may be used by several threads."""
+    """HTTP client; may be used by several threads."""
 
-    def __init__(self, access: Access, patience: RetryPolicy) -> None:
+    def __init__(self, access: Access, policy: RetryPolicy) -> None:
         self._access = access
-        self._timeout = httpx.Timeout(patience.silence, connect=patience.connect, pool=None)
+        self._timeout = httpx.Timeout(policy.silence, connect=policy.connect, pool=None)
         self._context = _create_tls_context(access.ca)
         self._lock = Lock()
         self._clients: dict[bool, httpx.Client] = {}
 
     def allows_plain(self, host: str) -> bool:
-        """Whether http without TLS may be spoken with a host."""
+        """Check whether http without TLS is allowed for a host."""
         return self._access.insecure or is_loopback(host)
 
     @contextmanager
     def stream(
         self, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None = None
     ) -> Iterator[httpx.Response]:
-        """Ask for ``url``, or post ``form`` to it, and give the response with its body unread.
+        """Get ``url``, or post ``form`` to it; yield the response with its body unread.
 
-        Redirects are followed; ``Authorization`` goes to the host of ``url`` only. Raises
-        Interrupted (also when the body is read) for what may pass, SourceUnavailable if there is no
-        way to the host, NotTls, and BuildFailed.
+        Redirects are followed; ``Authorization`` is sent to the host of ``url`` only.
+
+        Raises:
+            Interrupted: the exchange fails for the moment, also while the body is read.
+            SourceUnavailable: the host cannot be reached.
+            NotTls: the host does not speak TLS.
+            BuildFailed: the exchange fails for another reason.
         """
         host = url[:80]
         try:
@@ -112,7 +116,7 @@ class Client:
                     headers.pop("Authorization", None)
                 target = following
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            # ValueError: some addresses that are none get far into httpx.
+            # ValueError: httpx raises it for some invalid addresses.
             raise _translate_error(host, error) from error
         raise BuildFailed(f"{host} redirects more than {MAX_REDIRECTS} times")
 
@@ -133,33 +137,40 @@ class Client:
                         trust_env=not direct,
                         headers={
                             "User-Agent": f"slipway/{__version__}",
-                            # A layer is what its digest says, in whatever form it is stored.
+                            # The digest is that of the stored bytes: no further encoding.
                             "Accept-Encoding": "identity",
                         },
                     )
                 except (ValueError, ImportError, httpx.InvalidURL) as error:
                     raise BuildFailed(
                         f"the proxy of this environment cannot be used: {str(error)[:120]}",
-                        "Look at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.",
+                        "Check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.",
                     ) from error
             return self._clients[direct]
 
 
 def read_body(response: httpx.Response, limit: int) -> bytes:
-    """Return the body of a response; more than ``limit`` bytes raise ImageError."""
+    """Return the body of a response.
+
+    Raises:
+        ImageError: the body has more than ``limit`` bytes.
+    """
     data = bytearray()
     for chunk in read_pieces(response):
         data += chunk
         if len(data) > limit:
             host = host_of(response.url)
-            raise ImageError(f"{host} answers with more than {limit >> 10} KiB of a document")
+            raise ImageError(f"{host} sends a document of more than {limit >> 10} KiB")
     return bytes(data)
 
 
 def read_pieces(response: httpx.Response) -> Iterator[bytes]:
-    """Give the body of a response as it comes; raises Interrupted if that goes on too slowly.
+    """Yield the body of a response as it arrives.
 
-    The time-out for silence alone would let a server that sends a byte now and then go on for ever.
+    The limit on silence alone would accept a server that sends a byte now and then for ever.
+
+    Raises:
+        Interrupted: the server is too slow.
     """
     begun, received = time.monotonic(), 0
     for piece in response.iter_raw():
@@ -172,7 +183,7 @@ def read_pieces(response: httpx.Response) -> Iterator[bytes]:
 
 
 def read_complaint(response: httpx.Response) -> str:
-    """Return status and error messages of a response as one line of printable characters.
+    """Return status and error messages of a response as a line of printable characters.
 
     The messages are those of the distribution specification ("Error Codes").
     """
@@ -182,7 +193,7 @@ def read_complaint(response: httpx.Response) -> str:
         fields = json.loads(read_body(response, MAX_EXCERPT))
         errors = list(fields["errors"])[:3]
     except (ValueError, LookupError, TypeError, RecursionError, ImageError):
-        # Not every server is a registry, and not every registry says more than a number.
+        # The server may not be a registry, or the registry may send only a status.
         pass
     parts = [
         ": ".join(str(error[name])[:100] for name in ("code", "message") if error.get(name))
@@ -196,18 +207,18 @@ def read_complaint(response: httpx.Response) -> str:
 
 
 def origin_of(url: httpx.URL | str) -> tuple[str, str, int | None]:
-    """Return what tells servers apart: scheme, host and port (RFC 6454)."""
+    """Return the origin of an address: scheme, host and port (RFC 6454)."""
     url = httpx.URL(url)
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def host_of(url: httpx.URL | str) -> str:
-    """Return host and port of an address as people write them, without what is too long."""
+    """Return host and port of an address as people write them, at most 80 characters."""
     return httpx.URL(url).netloc.decode()[:80]
 
 
 def _create_tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return what verifies servers: the system's certificates, ``SSL_CERT_FILE`` and ``ca``."""
+    """Return a TLS context that trusts the system's certificates, ``SSL_CERT_FILE`` and ``ca``."""
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
     if paths.cafile is None and paths.capath is None:
@@ -228,7 +239,7 @@ def _find_redirect_target(source: httpx.URL, response: httpx.Response) -> httpx.
     location = response.headers.get("Location", "")
     target = source.join(location)
     if not location or target.scheme not in {"http", "https"} or not target.host:
-        raise BuildFailed(f"{host} redirects to {location[:80]!r}, which is no address")
+        raise BuildFailed(f"{host} redirects to {location[:80]!r}, which is not a valid address")
     if (source.scheme, target.scheme) == ("https", "http"):
         raise BuildFailed(f"{host} redirects from https to plain http at {host_of(target)}")
     return target
@@ -245,7 +256,7 @@ def _make_interruption(host: str, response: httpx.Response) -> Interrupted:
 
 
 def _translate_error(host: str, error: Exception) -> BuildFailed:
-    """Return what an exception of httpx means to a user."""
+    """Return the error for users that an exception of httpx stands for."""
     causes = list(_walk_causes(error))
     reason = str(causes[-1])[:160] or type(error).__name__
     for cause in causes:
@@ -268,21 +279,21 @@ def _translate_error(host: str, error: Exception) -> BuildFailed:
                 )
     if isinstance(error, httpx.ProxyError):
         return SourceUnavailable(
-            f"the proxy does not lead to {host}: {reason}", "Look at HTTPS_PROXY and NO_PROXY."
+            f"the proxy cannot reach {host}: {reason}", "Check HTTPS_PROXY and NO_PROXY."
         )
     if isinstance(error, httpx.ConnectTimeout):
         return SourceUnavailable(f"cannot connect to {host} in time", "Is this machine online?")
     if isinstance(error, httpx.ConnectError):
         return SourceUnavailable(f"cannot connect to {host}: {reason}", "Is this machine online?")
     if isinstance(error, httpx.TimeoutException):
-        return Interrupted(f"{host} has stopped answering", "Try again later.")
+        return Interrupted(f"{host} has stopped responding", "Try again later.")
     if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
         return Interrupted(f"the exchange with {host} broke: {reason}", "Try again later.")
-    return BuildFailed(f"cannot ask {host}: {reason}")
+    return BuildFailed(f"the request to {host} failed: {reason}")
 
 
 def _walk_causes(error: BaseException | None) -> Iterator[BaseException]:
-    # httpcore removes its causes; what we have handled before is no cause of what comes later.
+    # httpcore removes its causes; an ImageError handled before is not a cause.
     while error is not None and not isinstance(error, ImageError):
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""A container image as the layers of ours."""
+"""Container images as sources of images."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from slipway_initramfs.rootfs.tree import Tree
     from slipway_initramfs.store.image_store import ImageStore
 
-# Most bytes that the layers of an image may unpack to; the root has to fit into a guest.
+# Limit on the unpacked layers of an image, in bytes; the root must fit into a guest.
 MAX_UNPACKED = 8 << 30
 
 _UNPACKERS = 2
 _AHEAD = 3
-# Times its size that a compressed layer takes, or somewhat less.
+# Unpacked size of a compressed layer as a multiple of its size, a high estimate.
 _UNPACKED = 3
-# What the agent sets for each job; an image's own would lead programs to places not theirs.
+# Variables that the agent sets for each job; the image's values would be wrong there.
 _OURS = frozenset({"HOME", "HOSTNAME", "LOGNAME", "PWD", "TMPDIR", "USER"})
 
 
 class ContainerImage:
-    """One image for one architecture: its manifest has been read, its layers have not."""
+    """Container image for one architecture: the manifest is read, the layers are not."""
 
     kind = "registry"
     dialect: Dialect = "oci"
@@ -60,9 +60,9 @@ class ContainerImage:
         store: ImageStore,
         reports: BuildProgress,
     ) -> None:
-        # Whether somebody named this image, rather than the language.
+        # True if a caller named this image, false if the language file did.
         self.chosen = False
-        # What is added of the base set of tools.
+        # The base set of tools, if the recipe wants it.
         self.tools: Tools | None = None
         self._reference = reference
         self._repository = repository
@@ -82,7 +82,13 @@ class ContainerImage:
         architecture: str,
         reports: BuildProgress,
     ) -> ContainerImage:
-        """Find the image for ``architecture``. Raises ImageError (SourceUnavailable, ...)."""
+        """Find the image for ``architecture``.
+
+        Raises:
+            SourceUnavailable: the registry cannot be reached.
+            BuildFailed: the registry refuses or lacks the image.
+            ImageError: a document of the image is invalid.
+        """
         reports.step(f"asking for {reference}")
         with _name_file_in_errors(reference):
             return cls._resolve(reference, store, access, architecture, reports)
@@ -110,11 +116,11 @@ class ContainerImage:
         return cls(reference, repository, image, store, reports)
 
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
         self._repository.close()
 
     def key(self) -> dict[str, Any]:
-        """Return the layers' content, the configuration and the tools that are added."""
+        """Return the layers' content, the configuration and the added tools."""
         return {
             "layers": list(self._image.config.diff_ids),
             "config": self._build_config(),
@@ -122,7 +128,7 @@ class ContainerImage:
         }
 
     def layers(self) -> Iterator[tuple[str, Spool]]:
-        """Give each layer: fetched all at once, decompressed by several threads ahead."""
+        """Yield each layer. All are fetched first; threads decompress ahead."""
         layers = self._image.manifest.layers
         total = sum(layer.size for layer in layers)
         if total > MAX_UNPACKED:
@@ -138,7 +144,7 @@ class ContainerImage:
             left = MAX_UNPACKED
             try:
                 for number, layer in enumerate(layers, 1):
-                    # No further ahead than that: what they unpack to nobody has counted yet.
+                    # Bounded, as the unpacked sizes of these layers are not counted yet.
                     for job in islice(waiting, _AHEAD - len(pending)):
                         pending.append(pool.submit(self._unpack_layer, *job, left))
                     spool = pending.popleft().result()
@@ -151,7 +157,11 @@ class ContainerImage:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _check_room(self, layers: tuple[Descriptor, ...]) -> None:
-        """Raise DiskFull if the disk has no room for downloads, unpacked layers and archive."""
+        """Check the disk for the downloads, the unpacked layers and the archive.
+
+        Raises:
+            DiskFull: the disk has too little space.
+        """
         archive = unpack = 0
         for layer in layers:
             plain = LAYER_COMPRESSIONS.get(layer.media_type) == "none"
@@ -162,16 +172,16 @@ class ContainerImage:
         space.check_space(purpose, (self._directory, fetched), (self._temporary, unpack + archive))
 
     def prepare(self, tree: Tree) -> None:
-        """Lay out nothing: the lowest layer is a whole root."""
+        """Do nothing: the lowest layer is a complete root."""
 
     def complete(self, tree: Tree) -> list[str]:
-        """Add what a container's runtime would have mounted, and tools that are missing."""
+        """Add the files that a container runtime would mount, and missing tools."""
         defaults.complete_container(tree)
         path = self._build_config()["environment"].get("PATH", "")
         return self.tools.add(tree, path) if self.tools else []
 
     def manifest(self) -> dict[str, Any]:
-        """Return the references, by name and by digest, layers, configuration and tools."""
+        """Return references (by name and by digest), layers, configuration and tools."""
         source: dict[str, Any] = {
             "kind": self.kind,
             "requested": str(self._reference),
@@ -222,7 +232,7 @@ class ContainerImage:
         try:
             return unpack(read_chunks(path))
         except ImageCorrupted:
-            # The disk may have lost what the network brought: once more, from the registry.
+            # The cached blob may be damaged: fetch it again from the registry.
             self._cache.discard(layer)
             self._cache.fetch(layer, self._repository, self._reports.transfer)
             return unpack(read_chunks(path))
@@ -230,7 +240,7 @@ class ContainerImage:
 
 @contextmanager
 def _name_file_in_errors(reference: Reference) -> Iterator[None]:
-    """Have each error name the file that ``reference`` names, whatever it is about in there."""
+    """Prefix the messages of errors with the file of ``reference``."""
     try:
         yield
     except ImageError as error:

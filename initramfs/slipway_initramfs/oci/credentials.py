@@ -1,4 +1,4 @@
-"""Who this user is to a registry: the files of docker and podman, and credential helpers.
+"""Credentials for registries, from the files of docker and podman and from credential helpers.
 
 The formats: ``config.json`` of the Docker CLI ("docker login", "Credential stores"), and
 containers-auth.json(5), which adds keys for parts of a registry.
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.oci.reference import Reference
 
-# Most bytes of a file with credentials.
+# Limit on a file with credentials, in bytes.
 MAX_FILE = 1 << 20
-# Seconds that a credential helper may take; it may have to ask a person.
+# Time limit of a credential helper in seconds; it may have to ask a person.
 HELPER_TIME = 60
 
 _HUB_KEY = "https://index.docker.io/v1/"
@@ -41,7 +41,7 @@ _NO_USER = "<token>"
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A name and a password, or an identity token; ``origin`` says where they are from."""
+    """A name and a password, or an identity token, from the file or helper ``origin``."""
 
     username: str
     password: str
@@ -60,9 +60,10 @@ class Credentials:
 def find_credentials(
     reference: Reference, environment: Mapping[str, str] | None = None
 ) -> Credentials | None:
-    """Return what there is for the registry of ``reference``, from the first file that has it.
+    """Return the credentials for the registry of ``reference`` from the first file that has them.
 
-    Raises BuildFailed for a file that cannot be read or understood, and for a helper that fails.
+    Raises:
+        BuildFailed: a file is unreadable or invalid, or a helper fails.
     """
     for path in _list_files(os.environ if environment is None else environment):
         if (fields := _read_file(path)) is not None and (
@@ -73,7 +74,7 @@ def find_credentials(
 
 
 def _list_files(environment: Mapping[str, str]) -> Iterator[Path]:
-    """Give the places in podman's order; a file that is named explicitly is the first."""
+    """Yield the files in podman's order; an explicitly named file comes first."""
     home = Path(environment.get("HOME") or Path.home())
     if named := environment.get("REGISTRY_AUTH_FILE"):
         yield Path(named)
@@ -122,7 +123,7 @@ def _find_in_file(path: Path, fields: dict[str, Any], reference: Reference) -> C
 
 
 def _list_keys(reference: Reference) -> list[str]:
-    """Return the names of a registry in those files: the parts of it first, the closest one."""
+    """Return the keys of a registry in such files: the longest part of its path first."""
     parts = reference.repository.split("/")
     paths = ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
     keys = [*(f"{reference.registry}/{path}" for path in paths), reference.registry]
@@ -130,7 +131,7 @@ def _list_keys(reference: Reference) -> list[str]:
 
 
 def _parse_host(key: str) -> str:
-    """Return the host of the addresses that old versions of docker used as keys."""
+    """Return the host of an address, which old versions of docker used as keys."""
     try:
         return urlsplit(key).netloc.lower()
     except ValueError:
@@ -138,7 +139,10 @@ def _parse_host(key: str) -> str:
 
 
 def _read_entry(path: Path, key: str, entry: object) -> Credentials | None:
-    """Return what one entry of ``auths`` says; an empty one belongs to a credential store."""
+    """Return the credentials in an entry of ``auths``, or None for an empty entry.
+
+    An empty entry refers to a credential store.
+    """
     where = f"the entry {key[:80]!r}"
     if not isinstance(entry, dict):
         _refuse(path, f"{where} is not an object")
@@ -162,7 +166,7 @@ def _read_entry(path: Path, key: str, entry: object) -> Credentials | None:
 def _ask_helper(path: Path, helper: object, reference: Reference) -> Credentials | None:
     """Ask a credential helper (github.com/docker/docker-credential-helpers, "Development")."""
     if not isinstance(helper, str) or not _HELPER_NAME.fullmatch(helper):
-        _refuse(path, f"it names the impossible credential helper {str(helper)[:80]!r}")
+        _refuse(path, f"it names the invalid credential helper {str(helper)[:80]!r}")
     program = f"docker-credential-{helper}"
     server = _HUB_KEY if reference.registry == DOCKER_HUB else reference.registry
     try:
@@ -193,9 +197,9 @@ def _ask_helper(path: Path, helper: object, reference: Reference) -> Credentials
         username, secret = answer["Username"], answer["Secret"]
     except (ValueError, LookupError, TypeError, RecursionError):
         username = secret = None
-    # What it said is not repeated: it may be the secret.
+    # The output is not shown: it may hold the secret.
     if not isinstance(username, str) or not isinstance(secret, str):
-        raise BuildFailed(f"{program} does not give a name and a secret for {server}")
+        raise BuildFailed(f"the answer of {program} for {server} lacks a name or a secret")
     if username == _NO_USER:
         return Credentials("", "", secret, program)
     return Credentials(username, secret, "", program) if username or secret else None

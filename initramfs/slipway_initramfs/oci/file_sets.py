@@ -1,4 +1,4 @@
-"""Directories and plain tar archives as sets of named files, which nobody vouches for."""
+"""File sets: named files of a directory or of a plain tar archive, both untrusted."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-# Most entries of an archive of images.
+# Limit on the entries of an archive of images.
 MAX_MEMBERS = 1 << 16
-# Most links from one name to another on the way to a file.
+# Limit on links that are followed to a file.
 MAX_LINKS = 8
 
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")
@@ -41,7 +41,7 @@ class FileSlice:
         return os.pread(self.descriptor, wanted, self.start + offset) if wanted > 0 else b""
 
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
-        """Give the bytes from ``offset`` on, a chunk at a time."""
+        """Yield the bytes from ``offset`` on, in chunks."""
         try:
             while data := self.read_at(offset, CHUNK):
                 offset += len(data)
@@ -58,18 +58,26 @@ class FileSet(Protocol):
         ...
 
     def read(self, name: str, limit: int) -> bytes:
-        """Return all of a file; more than ``limit`` bytes raise ImageError."""
+        """Return all bytes of a file.
+
+        Raises:
+            ImageError: the file has more than ``limit`` bytes.
+        """
         ...
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close open files."""
         ...
 
 
 def open_file_set(path: Path) -> FileSet:
-    """Open a directory or a plain tar archive; raises ImageError."""
+    """Open a directory or a plain tar archive.
+
+    Raises:
+        ImageError: the path cannot be opened, or the archive is invalid.
+    """
     try:
-        # Without O_NONBLOCK a named pipe would wait for somebody who writes.
+        # Without O_NONBLOCK the open of a named pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot open {path}: {_describe_reason(error)}") from error
@@ -88,7 +96,7 @@ def open_file_set(path: Path) -> FileSet:
 
 
 class _Files:
-    """What directories and archives have in common."""
+    """Common part of directories and archives."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
@@ -112,7 +120,7 @@ class _Files:
 class _DirectoryFiles(_Files):
     @contextmanager
     def open(self, name: str) -> Iterator[FileSlice]:
-        """Open a file; symbolic links on the way are refused, as they may lead anywhere."""
+        """Open a file; symbolic links are refused, as they may lead anywhere."""
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         parts = split(name)
         try:

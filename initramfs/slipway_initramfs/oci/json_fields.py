@@ -1,4 +1,4 @@
-"""Fields of JSON documents that anybody may have written: bounded, and of the types they must be.
+"""Fields of untrusted JSON documents, with checked types and limits.
 
 Each function raises ImageError; ``where`` is the beginning of its message.
 """
@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.oci.repository import MAX_DOCUMENT
 
-# Longest string that is taken from a document, in characters.
+# Limit on a string of a document, in characters.
 MAX_TEXT = 32 << 10
-# Largest size of a blob that a descriptor may name, in bytes.
+# Limit on the size of a blob in a descriptor, in bytes.
 MAX_BLOB = 1 << 40
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
@@ -22,7 +22,7 @@ _OTHER_DIGEST = re.compile("[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
 
 
 def parse_object(data: bytes, what: str) -> dict[str, Any]:
-    """Return the object that a JSON document is; ``what`` is its name."""
+    """Return the object in a JSON document; ``what`` is the document's name."""
     fields = parse_document(data, what)
     if not isinstance(fields, dict):
         raise ImageError(f"{what} is not a JSON object")
@@ -30,7 +30,7 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
 
 
 def parse_document(data: bytes, what: str) -> Any:
-    """Return what a JSON document holds; ``what`` is its name."""
+    """Return the value in a JSON document; ``what`` is the document's name."""
     if len(data) > MAX_DOCUMENT:
         raise ImageError(f"{what} has more than {MAX_DOCUMENT >> 20} MiB")
     try:
@@ -46,7 +46,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def get_object(fields: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    """Return a field that is an object, or an empty one where it is missing."""
+    """Return an object field, or an empty object if it is missing."""
     value = fields.get(name)
     if value is None:
         return {}
@@ -56,7 +56,7 @@ def get_object(fields: dict[str, Any], name: str, where: str) -> dict[str, Any]:
 
 
 def get_array(fields: dict[str, Any], name: str, most: int, where: str) -> list[Any]:
-    """Return a field that is a list of at most ``most`` values, or an empty one."""
+    """Return a list field of at most ``most`` values, or an empty list if it is missing."""
     value = fields.get(name)
     if value is None:
         return []
@@ -68,28 +68,28 @@ def get_array(fields: dict[str, Any], name: str, most: int, where: str) -> list[
 
 
 def get_text(fields: dict[str, Any], name: str, where: str) -> str:
-    """Return a field that is text, or an empty one where it is missing."""
+    """Return a text field, or an empty string if it is missing."""
     value = fields.get(name)
     return "" if value is None else check_text(value, name, where)
 
 
 def check_text(value: object, name: str, where: str) -> str:
-    """Return ``value``, the field ``name``, if it is bounded text without NUL."""
+    """Return ``value`` of the field ``name``, if it is text without NUL and not too long."""
     if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
-        raise ImageError(f"{where} has an impossible {name}: {show_value(value)}")
+        raise ImageError(f"{where} has an invalid {name}: {show_value(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ImageError(f"{where} has a {name} that is no text: {show_value(value)}") from error
+        raise ImageError(f"{where} has a {name} that is not text: {show_value(value)}") from error
     return value
 
 
 def show_value(value: object) -> str:
-    """Return what to print of a hostile value."""
+    """Return a short, harmless form of an untrusted value."""
     if isinstance(value, str):
         return repr(value[:80])
     if value is None:
-        return "none at all"
+        return "missing"
     if isinstance(value, int) and not -MAX_BLOB * 2 < value < MAX_BLOB * 2:
         return "of too many digits"
     if isinstance(value, int | float):
@@ -98,11 +98,11 @@ def show_value(value: object) -> str:
 
 
 def check_digest(value: object, where: str) -> str:
-    """Return ``value`` if it is a digest by SHA-256."""
+    """Return ``value`` if it is a SHA-256 digest."""
     if isinstance(value, str):
         if _DIGEST.fullmatch(value):
             return value
         if _OTHER_DIGEST.fullmatch(value) and not value.startswith("sha256:"):
             name = value.partition(":")[0]
             raise ImageError(f"{where} has a digest by {name[:40]!r}; only sha256 is supported")
-    raise ImageError(f"{where} has the impossible digest {show_value(value)}")
+    raise ImageError(f"{where} has the invalid digest {show_value(value)}")

@@ -1,4 +1,4 @@
-"""A layer on its way from its source into a spool: checked, decompressed and checked again."""
+"""Unpacking of a layer into a spool, with checks before and after decompression."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.oci.repository import Descriptor
 
-# Chunks that may wait to be hashed and written while the next one is decompressed.
+# Limit on chunks that wait to be hashed and written during the decompression.
 _AHEAD = 4
 _HINT = "It will be fetched again at the next try; if that does not help, the image is damaged."
 
@@ -33,9 +33,12 @@ def unpack_layer(
 ) -> Spool:
     """Decompress a layer into a spool in ``directory``, in one pass over its ``chunks``.
 
-    What comes in has to have the size and the digest of ``descriptor`` (so far as it names them),
-    what comes out the digest ``diff_id`` and at most ``limit`` bytes. Raises ImageCorrupted if the
-    bytes are not those, ImageError if they are too many or of an unknown media type.
+    The input must have the size and digest of ``descriptor`` (as far as stated), the output the
+    digest ``diff_id``.
+
+    Raises:
+        ImageCorrupted: bytes do not match a size or digest, or the stream is damaged.
+        ImageError: the output has more than ``limit`` bytes, or the media type is unknown.
     """
     source = _Incoming(chunks, descriptor)
     reader = READERS[find_layer_compression(descriptor)](source)
@@ -48,7 +51,7 @@ def unpack_layer(
 
     produced = 0
     pending: deque[Future[None]] = deque()
-    # Hashing and writing take as long as half of the decompression, and let go of the GIL as well.
+    # Hashing and writing take half as long as the decompression, and release the GIL too.
     with ThreadPoolExecutor(1, "layer") as pool:
         try:
             while data := reader.read(CHUNK):
@@ -64,7 +67,7 @@ def unpack_layer(
             for future in pending:
                 future.result()
         except DamagedStream as error:
-            # A blob of another digest is damaged, but that says less than the digest does.
+            # A wrong digest is the better message: check it first.
             source.finish()
             raise ImageCorrupted(f"layer {descriptor.label}: {error}", _HINT) from error
         finally:
@@ -79,7 +82,7 @@ def unpack_layer(
 
 
 class _Incoming:
-    """The compressed bytes: counted and hashed as they are read."""
+    """Compressed bytes, counted and hashed as they are read."""
 
     def __init__(self, chunks: Iterator[bytes], descriptor: Descriptor) -> None:
         self._chunks = chunks
@@ -89,13 +92,21 @@ class _Incoming:
         self._rest = memoryview(b"")
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes; more than the descriptor names raise ImageCorrupted."""
+        """Return up to ``size`` bytes.
+
+        Raises:
+            ImageCorrupted: the layer has more bytes than its descriptor states.
+        """
         data = self._rest or memoryview(self._read_next())
         self._rest = data[size:]
         return bytes(data[:size])
 
     def finish(self) -> None:
-        """Read what is left and compare size and digest; raises ImageCorrupted."""
+        """Read the rest and compare size and digest.
+
+        Raises:
+            ImageCorrupted: size or digest differ.
+        """
         while self._read_next():
             pass
         label, size = self._descriptor.label, self._descriptor.size

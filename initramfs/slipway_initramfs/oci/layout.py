@@ -1,4 +1,4 @@
-"""Images on disk: OCI layouts, as directories or tar archives, and what ``docker save`` writes.
+"""Images on disk: OCI layouts, as directories or tar archives, and archives of ``docker save``.
 
 Formats: OCI image specification, "Image Layout"; Docker's "Combined Image JSON + Filesystem
 Changeset Format", version 1.2.
@@ -31,29 +31,37 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.oci.file_sets import FileSet, FileSlice
 
-# Most images in one archive of ``docker save``.
+# Limit on the images in an archive of ``docker save``.
 MAX_IMAGES = 1024
 
-# The media type's end for what a layer begins with; these archives do not say it otherwise.
+# Suffixes of media types by the first bytes of a layer; these archives do not state them.
 _COMPRESSIONS = {b"\x1f\x8b": "+gzip", b"\x28\xb5\x2f\xfd": "+zstd"}
 _SHOWN = 8
 
 
 def open_layout(path: Path, tag: str) -> OciLayout:
-    """Open an OCI layout, a directory or a plain tar archive of one; raises ImageError."""
+    """Open an OCI layout: a directory, or a plain tar archive.
+
+    Raises:
+        ImageError: the path cannot be opened.
+    """
     return OciLayout(open_file_set(path), f"the layout {path}", tag)
 
 
 def open_archive(path: Path, tag: str) -> DockerArchive:
-    """Open what ``docker save`` has written, or a directory with it; raises ImageError."""
+    """Open an archive of ``docker save``, or a directory with its files.
+
+    Raises:
+        ImageError: the path cannot be opened.
+    """
     return DockerArchive(open_file_set(path), f"the archive {path}", tag)
 
 
 class OciLayout:
-    """An OCI image layout, a directory or a plain tar archive, as a repository.
+    """OCI image layout, a directory or a plain tar archive, as a repository.
 
-    ``tag`` is the annotation ``org.opencontainers.image.ref.name`` of an entry of its index; it may
-    be empty if there is only one image, or one for several platforms without any names.
+    ``tag`` is the annotation ``org.opencontainers.image.ref.name`` of an entry of the index. An
+    empty tag suits a layout with a single image, or with unnamed images for several platforms.
     """
 
     local = True
@@ -87,7 +95,7 @@ class OciLayout:
         return self.document(chosen[0].descriptor)
 
     def document(self, descriptor: Descriptor) -> Document:
-        """Return a document, its size and digest checked."""
+        """Return a document, checked against size and digest."""
         data = self._container.read(_build_blob_name(descriptor), MAX_DOCUMENT)
         found = digest_of(data)
         if len(data) != descriptor.size or found != descriptor.digest:
@@ -100,7 +108,7 @@ class OciLayout:
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
-        """Give the bytes of a blob from ``offset`` on; its size is checked before."""
+        """Yield the bytes of a blob from ``offset`` on; the size is checked first."""
         with self._container.open(_build_blob_name(descriptor)) as part:
             _check_size(part, descriptor, self._what)
             yield part.chunks(offset)
@@ -111,10 +119,10 @@ class OciLayout:
 
 
 class DockerArchive:
-    """A plain tar archive of ``docker save`` as a repository; a manifest is made up for it.
+    """Plain tar archive of ``docker save`` as a repository, with a generated manifest.
 
-    ``tag`` is a whole name in the archive (``docker.io/library/rust:1.80``), its end after a slash
-    or the part after the colon; it may be empty if there is only one image.
+    ``tag`` is a full name in the archive (``docker.io/library/rust:1.80``), the part after a slash,
+    or the part after the colon. An empty tag suits an archive with a single image.
     """
 
     local = True
@@ -126,9 +134,9 @@ class DockerArchive:
         self._names: dict[str, str] = {}
 
     def root(self) -> Document:
-        """Return a manifest of the image as the OCI specification has it.
+        """Return a manifest of the image in the form of the OCI specification.
 
-        Reads the layers that are compressed, since the archive does not tell their digests.
+        Compressed layers are read for their digests, which the archive does not state.
         """
         image = self._select_image()
         config = json_fields.get_text(image, "Config", self._what)
@@ -163,7 +171,7 @@ class DockerArchive:
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
-        """Give the bytes of a layer from ``offset`` on; its size is checked before."""
+        """Yield the bytes of a layer from ``offset`` on; the size is checked first."""
         with self._container.open(self._find_name(descriptor)) as part:
             _check_size(part, descriptor, self._what)
             yield part.chunks(offset)
@@ -194,7 +202,7 @@ class DockerArchive:
             return {"mediaType": OCI_LAYER + suffix, "digest": digest, "size": part.size}
 
     def _select_image(self) -> dict[str, Any]:
-        """Return the entry of the archive's list of images that the tag names."""
+        """Return the archive's entry of the image that the tag names."""
         what = f"{self._what}: manifest.json"
         images = json_fields.parse_document(
             self._container.read("manifest.json", MAX_DOCUMENT), what

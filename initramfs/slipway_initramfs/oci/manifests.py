@@ -1,8 +1,8 @@
-"""Indexes, manifests and configurations of images, read from whoever may have written them.
+"""Parser of indexes, manifests and configurations of container images, all untrusted.
 
 The formats are those of the OCI image specification 1.1 ("Image Index", "Image Manifest", "Image
-Configuration") and of Docker's image manifest version 2, schema 2, which differ in their media
-types only.
+Configuration") and of Docker's image manifest version 2, schema 2, which differ only in media
+types.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
-# Media types that ``read_document`` understands, for a registry's ``Accept``.
+# Media types that ``read_document`` accepts, for the header ``Accept``.
 ACCEPTED = (OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST)
-# How a layer is compressed, by its media type.
+# Compression of a layer by its media type.
 LAYER_COMPRESSIONS = {
     OCI_LAYER: "none",
     f"{OCI_LAYER}+gzip": "gzip",
@@ -40,9 +40,9 @@ LAYER_COMPRESSIONS = {
 MAX_LAYERS = 512
 MAX_ENTRIES = 1024
 MAX_VARIABLES = 256
-# Longest name of a variable, in characters.
+# Limit on the name of a variable, in characters.
 MAX_VARIABLE = 256
-# Most bytes of all variables; with the language's and the user's they have to fit into a job.
+# Limit on all variables, in bytes; with the language's and the user's they must fit into a job.
 MAX_ENVIRONMENT = 8 << 10
 
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
@@ -53,7 +53,7 @@ _NAME = "org.opencontainers.image.ref.name"
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What an image runs on, in Go's names; ``variant`` may be empty."""
+    """Platform of an image, in Go's names; ``variant`` may be empty."""
 
     os: str
     architecture: str
@@ -65,7 +65,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One manifest of an index; ``name`` is its tag in a layout, or empty."""
+    """Manifest in an index; ``name`` is the tag in a layout, or empty."""
 
     descriptor: Descriptor
     platform: Platform | None
@@ -74,14 +74,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Several manifests of which one is chosen."""
+    """Set of manifests, from which one is chosen."""
 
     entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One image: its configuration, and its layers from the lowest to the topmost."""
+    """Manifest of an image: configuration, and layers from the lowest to the topmost."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
@@ -89,10 +89,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What an image says of itself.
+    """Configuration of an image.
 
-    ``diff_ids`` are the digests of the decompressed layers, ``created`` is the date as it stands
-    there, ``environment`` has each variable once, in the order of the image.
+    ``diff_ids`` are the digests of the decompressed layers, ``created`` is the unparsed date,
+    ``environment`` has each variable once, in the image's order.
     """
 
     platform: Platform
@@ -104,11 +104,14 @@ class ImageConfig:
 
 
 def read_document(document: Document, expected: str = "") -> Index | Manifest:
-    """Parse an index or a manifest, whichever ``document`` is.
+    """Parse an index or a manifest.
 
-    The field ``mediaType``, the type that came with the document and the one that was ``expected``
-    (from an index; may be empty) decide, so far as they are known ones, and must not contradict
-    each other; without any of them the structure decides. Raises ImageError.
+    The field ``mediaType``, the type that came with the document and the ``expected`` type (from an
+    index; may be empty) must agree as far as they are known, and decide. Without a known type the
+    structure decides.
+
+    Raises:
+        ImageError: the document is invalid, or its types contradict each other.
     """
     what = f"the document {document.digest[:19] or 'of this image'}"
     content = json_fields.parse_object(document.data, what)
@@ -116,7 +119,7 @@ def read_document(document: Document, expected: str = "") -> Index | Manifest:
     claims = [stated, document.media_type.partition(";")[0].strip().lower(), expected]
     if content.get("schemaVersion") == 1 or any(claim.startswith(_SCHEMA_1) for claim in claims):
         raise ImageError(
-            f"{what} is an image of schema version 1, which is out of use since 2019",
+            f"{what} is an image of schema version 1, obsolete since 2019",
             "Ask its owner to push it again with a current program.",
         )
     known = {claim for claim in claims if claim in ACCEPTED}
@@ -134,17 +137,29 @@ def read_document(document: Document, expected: str = "") -> Index | Manifest:
 
 
 def parse_index(data: bytes) -> Index:
-    """Parse an image index or a manifest list; raises ImageError."""
+    """Parse an image index or a manifest list.
+
+    Raises:
+        ImageError: the document is invalid.
+    """
     return _read_index(json_fields.parse_object(data, "the index"), "the index")
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Parse the manifest of one image; raises ImageError."""
+    """Parse the manifest of an image.
+
+    Raises:
+        ImageError: the document is invalid.
+    """
     return _read_manifest(json_fields.parse_object(data, "the manifest"), "the manifest")
 
 
 def parse_config(data: bytes) -> ImageConfig:
-    """Parse an image's configuration; raises ImageError."""
+    """Parse an image's configuration.
+
+    Raises:
+        ImageError: the document is invalid.
+    """
     what = "the configuration of the image"
     content = json_fields.parse_object(data, what)
     run = json_fields.get_object(content, "config", what)
@@ -175,7 +190,11 @@ def parse_config(data: bytes) -> ImageConfig:
 
 
 def find_layer_compression(layer: Descriptor) -> str:
-    """Return the name of a layer's compression; ImageError if it is no layer that can be read."""
+    """Return the name of a layer's compression.
+
+    Raises:
+        ImageError: the media type is unknown, or must not be distributed.
+    """
     if layer.media_type in LAYER_COMPRESSIONS:
         return LAYER_COMPRESSIONS[layer.media_type]
     if ".foreign." in layer.media_type or ".nondistributable." in layer.media_type:
@@ -207,11 +226,11 @@ def _read_index(content: dict[str, Any], what: str) -> Index:
 def _read_manifest(content: dict[str, Any], what: str) -> Manifest:
     _check_version(content, what)
     if "config" not in content:
-        raise ImageError(f"{what} has no configuration and is no image")
+        raise ImageError(f"{what} lacks a configuration and is not an image")
     config = _read_descriptor(content["config"], f"{what}: config")
     if config.media_type not in _CONFIGS:
         raise ImageError(
-            f"{what} is no container image: its configuration is {config.media_type[:80]!r}",
+            f"{what} is not a container image: its configuration is {config.media_type[:80]!r}",
             "Artifacts like charts, signatures and attestations cannot be run.",
         )
     layers = [
@@ -234,7 +253,7 @@ def _read_descriptor(value: object, where: str) -> Descriptor:
         raise ImageError(f"{where} is not an object")
     size = value.get("size")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= json_fields.MAX_BLOB:
-        raise ImageError(f"{where} has the impossible size {json_fields.show_value(size)}")
+        raise ImageError(f"{where} has the invalid size {json_fields.show_value(size)}")
     digest = json_fields.check_digest(value.get("digest"), where)
     return Descriptor(json_fields.get_text(value, "mediaType", where), digest, size)
 

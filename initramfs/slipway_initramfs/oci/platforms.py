@@ -1,4 +1,4 @@
-"""Which of an image's manifests is the one for this machine, and all that belongs to it."""
+"""Platforms: the choice of an image's manifest for an architecture."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
     from slipway_initramfs.oci.manifests import ImageConfig, Index, Platform
     from slipway_initramfs.oci.repository import Descriptor, Repository
 
-# Most indexes one after the other on the way to a manifest.
+# Limit on nested indexes before a manifest.
 MAX_INDEXES = 2
 
-# Variants of an architecture that every machine of it runs, the best one first.
+# Variants that every machine of an architecture runs, best first.
 _VARIANTS = {"amd64": ("", "v1"), "arm64": ("v8", "")}
 _SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """An image of one architecture.
+    """Image of one architecture.
 
-    ``digest`` is that of its manifest, ``index_digest`` of the index that led to it, or empty.
+    ``digest`` is the digest of its manifest, ``index_digest`` that of the index before it, or
+    empty.
     """
 
     digest: str
@@ -41,7 +42,10 @@ class ResolvedImage:
 def resolve_image(repository: Repository, architecture: str) -> ResolvedImage:
     """Find the image for an ``architecture`` (Debian's name) behind a repository's reference.
 
-    All but the layers has been read and checked then. Raises ImageError.
+    All documents are read and checked, the layers are not.
+
+    Raises:
+        ImageError: a document is invalid, or the image lacks the architecture.
     """
     document = repository.root()
     expected = index_digest = ""
@@ -55,7 +59,7 @@ def resolve_image(repository: Repository, architecture: str) -> ResolvedImage:
         expected = chosen.media_type
         parsed = read_document(document, expected)
     if not isinstance(parsed, Manifest):
-        raise ImageError(f"more than {MAX_INDEXES} indexes lead one to the other")
+        raise ImageError(f"more than {MAX_INDEXES} nested indexes")
     for layer in parsed.layers:
         find_layer_compression(layer)
     config = parse_config(repository.document(parsed.config).data)
@@ -63,15 +67,18 @@ def resolve_image(repository: Repository, architecture: str) -> ResolvedImage:
     if len(config.diff_ids) != len(parsed.layers):
         raise ImageError(
             f"the image has {len(parsed.layers)} layers, "
-            f"but its configuration tells of {len(config.diff_ids)}"
+            f"but its configuration lists {len(config.diff_ids)}"
         )
     return ResolvedImage(document.digest, index_digest, parsed, config)
 
 
 def choose_platform(index: Index, architecture: str) -> Descriptor:
-    """Return the manifest for Linux on ``architecture``; ImageError if there is none.
+    """Return the manifest for Linux on ``architecture``.
 
-    A single manifest without a platform is taken for it: its configuration tells.
+    A single manifest without a platform is accepted; its configuration is checked later.
+
+    Raises:
+        ImageError: the index lacks the architecture.
     """
     for variant in _VARIANTS.get(architecture, ("",)):
         for entry in index.entries:
@@ -92,7 +99,11 @@ def choose_platform(index: Index, architecture: str) -> Descriptor:
 
 
 def check_platform(config: ImageConfig, architecture: str) -> None:
-    """Raise ImageError if an image is not for Linux on ``architecture``."""
+    """Check that an image is for Linux on ``architecture``.
+
+    Raises:
+        ImageError: the image is for another platform.
+    """
     if not _matches(config.platform, architecture, _VARIANTS.get(architecture, ("",))):
         raise ImageError(
             f"the image is for {str(config.platform)!r}, not for linux/{architecture}",

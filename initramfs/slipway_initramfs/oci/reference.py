@@ -1,7 +1,7 @@
-"""The name of an image: in a registry, in a layout, or in an archive.
+"""References: names of images in a registry, a layout or an archive.
 
 The grammar of names, tags and digests is that of the distribution project's reference package
-(github.com/distribution/reference), with Docker's defaults for what is left out.
+(github.com/distribution/reference), with Docker's defaults for omitted parts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Transport = Literal["docker", "oci", "docker-archive"]
 
 DOCKER_HUB = "docker.io"
 DEFAULT_TAG = "latest"
-# Longest reference, in characters; that of a path.
+# Limit on a reference, in characters; equal to that of a path.
 MAX_TEXT = 4096
-# Longest name of a registry and a repository together, in characters.
+# Limit on the names of registry and repository together, in characters.
 MAX_NAME = 255
 
 _HUB_NAMES = {DOCKER_HUB, "index.docker.io", "registry-1.docker.io"}
@@ -35,11 +35,11 @@ _FORMS = "Write docker://HOST/NAME:TAG, oci:PATH[:TAG] or docker-archive:PATH[:N
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One image, by name.
+    """Name of an image.
 
-    Of a registry (``docker``) are ``registry`` (host, and port if there is one), ``repository`` and
-    ``tag`` or ``digest`` or both, of which the digest counts. Of what lies on this machine is
-    ``path``; ``tag`` is the name of the image in it there, or empty.
+    In a registry (``docker``) an image has ``registry`` (host, optional port), ``repository`` and
+    ``tag`` or ``digest`` or both; the digest takes precedence. On this machine an image has
+    ``path``; ``tag`` is the image's name in it, or empty.
     """
 
     transport: Transport
@@ -51,13 +51,15 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read a reference as people write it; one without a prefix is a registry's.
+        """Parse a reference as people write it; without a prefix it names an image in a registry.
 
-        A relative path becomes absolute, so that the result means the same anywhere. Raises
-        InvalidReference.
+        Relative paths become absolute.
+
+        Raises:
+            InvalidReference: the text breaks the grammar.
         """
         if not text or len(text) > MAX_TEXT or not text.isprintable():
-            _refuse(text, "is empty, too long or no text", _FORMS)
+            _refuse(text, "is empty, too long or not printable", _FORMS)
         for transport, prefix in _PREFIXES.items():
             if text.startswith(prefix):
                 return _PARSERS[transport](text, text.removeprefix(prefix))
@@ -74,19 +76,19 @@ class Reference:
 
     @property
     def host(self) -> str:
-        """Host and port to ask; Docker Hub's API is not where its name says."""
+        """Host and port of the API; Docker Hub's differs from its name."""
         return _HUB_HOST if self.registry == DOCKER_HUB else self.registry
 
     def pin(self, digest: str) -> Reference:
-        """Return the reference to what the registry has under this name now, for good.
+        """Return a permanent reference to the registry's present image of this name.
 
-        What lies on this machine has no names by digest; its reference stays as it is.
+        Images on this machine have no names by digest; their references stay as they are.
         """
         return replace(self, digest=digest) if self.transport == "docker" else self
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, with or without a port, is this machine by its mere name."""
+    """Check whether the name of a host, with or without a port, means this machine."""
     name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
     if name.lower() == "localhost":
         return True
@@ -107,15 +109,13 @@ def _parse_docker(text: str, rest: str) -> Reference:
         registry, path = DOCKER_HUB, name
     path, colon, tag = path.partition(":")
     if colon and not _TAG.fullmatch(tag):
-        _refuse(
-            text, f"has the impossible tag {tag[:80]!r}", "Tags are letters, digits, _, . and -."
-        )
+        _refuse(text, f"has the invalid tag {tag[:80]!r}", "Tags are letters, digits, _, . and -.")
     if registry == DOCKER_HUB and "/" not in path:
         path = f"library/{path}"
     if not all(_COMPONENT.fullmatch(component) for component in path.split("/")):
         _refuse(
             text,
-            f"has the impossible repository {path[:80]!r}",
+            f"has the invalid repository {path[:80]!r}",
             "Names are lower-case letters and digits, with single ., _, __ or - between them.",
         )
     if len(registry) + 1 + len(path) > MAX_NAME:
@@ -128,12 +128,12 @@ def _parse_docker(text: str, rest: str) -> Reference:
 def _check_host(text: str, host: str) -> str:
     found = _HOST.fullmatch(host)
     if found is None or (found["port"] and not 0 < int(found["port"]) < 1 << 16):
-        _refuse(text, f"has the impossible registry {host[:80]!r}", "Write HOST or HOST:PORT.")
+        _refuse(text, f"has the invalid registry {host[:80]!r}", "Write HOST or HOST:PORT.")
     if host.startswith("["):
         try:
             ipaddress.IPv6Address(host[1 : host.index("]")])
         except ValueError:
-            _refuse(text, f"has the impossible address {host[:80]!r}")
+            _refuse(text, f"has the invalid address {host[:80]!r}")
     host = host.lower()
     return DOCKER_HUB if host in _HUB_NAMES else host
 
@@ -152,12 +152,12 @@ def _split_local(text: str, rest: str) -> tuple[Path, str]:
     """Split at the first colon, as skopeo does: names of images have colons, paths rarely."""
     path, colon, tag = rest.partition(":")
     if not path:
-        _refuse(text, "has no path", _FORMS)
+        _refuse(text, "lacks a path", _FORMS)
     if colon and (not tag or len(tag) > MAX_NAME or " " in tag):
-        _refuse(text, f"has the impossible name {tag[:80]!r} after its path")
+        _refuse(text, f"has the invalid name {tag[:80]!r} after its path")
     absolute = Path(path).absolute()
     if ":" in str(absolute) or not str(absolute).isprintable():
-        _refuse(text, f"leads to {str(absolute)[-80:]!r}, a path that cannot be written as one")
+        _refuse(text, f"leads to {str(absolute)[-80:]!r}, a path that a reference cannot hold")
     return absolute, tag
 
 

@@ -1,4 +1,4 @@
-"""A repository of a container registry (OCI distribution specification 1.1, "Pull")."""
+"""Repository of a container registry (OCI distribution specification 1.1, "Pull")."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Access", "Registry"]
 
-# Bytes after which a transfer that breaks again is a new failure, not the next one in a row.
+# Bytes of progress after which a broken transfer counts as a first failure again.
 PROGRESS = 64 << 10
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
@@ -40,22 +40,22 @@ _CONFIGS = {OCI_CONFIG, DOCKER_CONFIG}
 
 
 class Registry:
-    """What a registry has under one reference; may be used by several threads.
+    """Repository behind a registry's reference; may be used by several threads.
 
-    Nothing is asked before it is needed. Requests that fail in a way that may pass are repeated,
-    and a blob goes on where it broke, as ``patience`` says. All methods raise ImageError:
-    SourceUnavailable if the registry cannot be reached or does not work, BuildFailed if it refuses,
-    ImageCorrupted if its bytes are not those they should be.
+    Requests are sent on demand. Temporary failures are repeated, and a broken blob is resumed, as
+    ``policy`` says. All methods raise ImageError: SourceUnavailable if the registry cannot be
+    reached or fails, BuildFailed if it refuses, ImageCorrupted if its bytes do not match a digest
+    or size.
     """
 
     local = False
 
     def __init__(
-        self, reference: Reference, access: Access, patience: RetryPolicy | None = None
+        self, reference: Reference, access: Access, policy: RetryPolicy | None = None
     ) -> None:
         self._reference = reference
-        self._patience = patience or RetryPolicy()
-        self._client = Client(access, self._patience)
+        self._policy = policy or RetryPolicy()
+        self._client = Client(access, self._policy)
         self._authorization = Authorization(reference, self._client)
         self._scheme = "https"
 
@@ -66,7 +66,7 @@ class Registry:
         return self._fetch_document(f"manifests/{name}", what, self._reference.digest)
 
     def document(self, descriptor: Descriptor) -> Document:
-        """Return a manifest, an index or a configuration, its size and digest checked."""
+        """Return a manifest, an index or a configuration, checked against size and digest."""
         kind = "blobs" if descriptor.media_type in _CONFIGS else "manifests"
         what = f"the document {descriptor.label} of {self._reference}"
         if descriptor.size > MAX_DOCUMENT:
@@ -80,7 +80,7 @@ class Registry:
 
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[Iterator[bytes]]:
-        """Give the bytes of a blob from ``offset`` on, as they come, unchecked."""
+        """Yield the bytes of a blob from ``offset`` on, unchecked."""
         chunks = self._fetch_chunks(descriptor, offset)
         try:
             yield chunks
@@ -88,7 +88,7 @@ class Registry:
             chunks.close()
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         self._client.close()
 
     def _fetch_document(self, path: str, what: str, expected: str) -> Document:
@@ -100,8 +100,8 @@ class Registry:
                 media_type = response.headers.get("Content-Type", "")
                 if media_type.partition(";")[0].strip().lower() == "text/html":
                     raise BuildFailed(
-                        f"{self._reference.registry} answers with a web page; it is no registry",
-                        "Look at the host and the port of the reference.",
+                        f"{self._reference.registry} answers with a web page; it is not a registry",
+                        "Check the host and the port of the reference.",
                     )
                 data = read_body(response, MAX_DOCUMENT)
                 digest = digest_of(data)
@@ -113,7 +113,7 @@ class Registry:
                         )
                 return Document(media_type, digest, data)
 
-        return self._patience.retry(ask)
+        return self._policy.retry(ask)
 
     def _fetch_chunks(self, descriptor: Descriptor, offset: int) -> Generator[bytes, None, None]:
         position = mark = offset
@@ -127,7 +127,7 @@ class Registry:
                 if position >= descriptor.size:
                     return
                 raise Interrupted(
-                    f"{self._reference.registry} gives {position} of the "
+                    f"{self._reference.registry} sent {position} of the "
                     f"{descriptor.size} bytes of layer {descriptor.label}",
                     "Try again later.",
                 )
@@ -135,11 +135,11 @@ class Registry:
                 # Some progress is wanted, or else a byte at a time would go on for years.
                 failures = 1 if position - mark >= PROGRESS else failures + 1
                 mark = position
-                self._patience.wait(failures, error)
+                self._policy.wait(failures, error)
 
     @contextmanager
     def _open_range(self, descriptor: Descriptor, offset: int) -> Iterator[Iterator[bytes]]:
-        """Give the bytes from ``offset`` on, of one answer."""
+        """Yield the bytes of a response from ``offset`` on."""
         what = f"layer {descriptor.label} of {self._reference}"
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         with self._open_path(f"blobs/{descriptor.digest}", headers) as response:
@@ -166,12 +166,12 @@ class Registry:
 
     @contextmanager
     def _open_path(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
-        """Ask for something of the repository; once more if a login turns out to be needed."""
+        """Get a path of the repository; repeat the request once if the registry demands a login."""
         with ExitStack() as stack:
             used = self._authorization.header()
             response = self._send_request(stack, path, headers, used)
             if self._asks_for_login(response):
-                # Read it in any case: what is left unread costs a new connection.
+                # Read the body in any case: an unread body costs a new connection.
                 said = read_complaint(response)
                 self._authorization.renew(response, used, said)
                 stack.close()
@@ -197,7 +197,7 @@ class Registry:
         return f"{self._scheme}://{self._reference.host}/v2/{self._reference.repository}/{path}"
 
     def _asks_for_login(self, response: httpx.Response) -> bool:
-        """Whether the registry itself wants a login, rather than where it has its blobs."""
+        """Check whether the registry itself demands a login, and not the host of its blobs."""
         asked = origin_of(response.url) == origin_of(self._build_url(""))
         return asked and response.status_code == HTTPStatus.UNAUTHORIZED
 
@@ -208,15 +208,15 @@ class Registry:
         if response.status_code == HTTPStatus.NOT_FOUND:
             return BuildFailed(
                 f"the registry {self._reference.registry} does not have {what} ({said})",
-                "Look at the spelling; name and tag may be gone, or private.",
+                "Check the spelling; name and tag may be removed or private.",
             )
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return SourceUnavailable(f"{response.url.host} answers {said}", "Try again later.")
-        return BuildFailed(f"{response.url.host} answers {said} when it is asked for {what}")
+        return BuildFailed(f"{response.url.host} answers {said} to the request for {what}")
 
 
 def _skip_bytes(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
-    """Leave out the first ``count`` bytes, which come from a server that knows no ranges."""
+    """Skip the first ``count`` bytes, from a server without support for ranges."""
     for chunk in chunks:
         rest = chunk[count:]
         count -= len(chunk) - len(rest)

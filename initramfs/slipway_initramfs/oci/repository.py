@@ -1,4 +1,4 @@
-"""What a reference leads to, whether it is a registry, a layout directory or an archive."""
+"""Repositories: the interface of registries, layout directories and archives."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    # Called with a blob's short name, the bytes that have come and those that will, in total.
+    # Called with a blob's short name, the bytes received, and the bytes in total.
     Transfers = Callable[[str, int, int], None]
 
-# Most bytes of an index, a manifest or a configuration; registries refuse more as well.
+# Limit on an index, a manifest or a configuration, in bytes; registries have the same limit.
 MAX_DOCUMENT = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A blob as a manifest names it (OCI image specification, "Content Descriptors").
+    """Blob as a manifest names it (OCI image specification, "Content Descriptors").
 
-    ``digest`` is ``sha256:`` and 64 hexadecimal digits, or empty where the container of the blob
-    does not say it (docker-archive); ``size`` is in bytes, or -1 where it is not said either.
+    ``digest`` is ``sha256:`` and 64 hexadecimal digits, or empty if unknown (docker-archive);
+    ``size`` is in bytes, or -1 if unknown.
     """
 
     media_type: str
@@ -31,18 +31,18 @@ class Descriptor:
 
     @property
     def label(self) -> str:
-        """The first digits of the digest, by which people tell layers apart."""
+        """First digits of the digest, by which people tell layers apart."""
         return self.digest.removeprefix("sha256:")[:12] or "layer"
 
 
 def digest_of(data: bytes) -> str:
-    """Return the digest by which a descriptor names ``data``."""
+    """Return the digest that a descriptor of ``data`` has."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A manifest or an index, as its bytes; ``media_type`` is what came with them, or empty."""
+    """Bytes of a manifest or an index; ``media_type`` is the type from the transport, or empty."""
 
     media_type: str
     digest: str
@@ -50,14 +50,14 @@ class Document:
 
 
 class Repository(Protocol):
-    """Gives the documents and blobs of one reference; any method raises ImageError.
+    """Documents and blobs behind a reference; all methods raise ImageError.
 
-    Nothing is trusted because it came from here: who asks for a blob checks its digest.
+    The bytes are untrusted: the caller checks a blob's digest.
     """
 
     @property
     def local(self) -> bool:
-        """Whether blobs are read from this machine's disk, so that no copy need be kept."""
+        """True if blobs are on this machine's disk, and need no cached copy."""
         ...
 
     def root(self) -> Document:
@@ -65,15 +65,15 @@ class Repository(Protocol):
         ...
 
     def document(self, descriptor: Descriptor) -> Document:
-        """Return a manifest, an index or a configuration, its size and digest checked."""
+        """Return a manifest, an index or a configuration, checked against size and digest."""
         ...
 
     def blob(
         self, descriptor: Descriptor, offset: int = 0
     ) -> AbstractContextManager[Iterator[bytes]]:
-        """Give the bytes of a blob from ``offset`` on, as they come, unchecked."""
+        """Yield the bytes of a blob from ``offset`` on, unchecked."""
         ...
 
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
         ...

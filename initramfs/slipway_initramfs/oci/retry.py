@@ -1,4 +1,4 @@
-"""How long to wait for a server, and how often to ask it again."""
+"""Retries: time limits for a server, and the repetition of failed exchanges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Interrupted(SourceUnavailable):
-    """An exchange failed in a way that may pass; ``retry_after`` is the server's wish, seconds."""
+    """Temporary failure of an exchange; ``retry_after`` is the server's wish in seconds."""
 
     def __init__(self, message: str, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(message, hint)
@@ -27,11 +27,11 @@ class Interrupted(SourceUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Times in seconds.
+    """Limits and waits, in seconds.
 
-    ``connect`` is for a connection to stand, ``silence`` for the next byte. After ``attempts``
-    failures in a row the last one counts; between them is a wait that doubles from ``first_wait``
-    on up to ``longest_wait``. A server that asks for more than that is not waited for.
+    ``connect`` limits a connection attempt, ``silence`` the wait for the next byte. The failure
+    number ``attempts`` in a row is final; between failures the wait doubles from ``first_wait`` up
+    to ``longest_wait``. If a server asks for a longer wait, the failure is final.
     """
 
     attempts: int = 5
@@ -42,7 +42,11 @@ class RetryPolicy:
     sleep: Callable[[float], None] = time.sleep
 
     def retry(self, operation: Callable[[], Result]) -> Result:
-        """Return what ``operation`` returns, calling it again after Interrupted."""
+        """Call ``operation`` until it succeeds, and return its result.
+
+        Raises:
+            Interrupted: the last attempt failed.
+        """
         failures = 0
         while True:
             try:
@@ -52,17 +56,21 @@ class RetryPolicy:
                 self.wait(failures, error)
 
     def wait(self, failures: int, error: Interrupted) -> None:
-        """Wait after the failure of this number in a row; raise ``error`` if it was the last."""
+        """Wait after the failure number ``failures`` in a row.
+
+        Raises:
+            Interrupted: the failure is final; this is ``error``.
+        """
         if failures >= self.attempts or (error.retry_after or 0) > self.longest_wait:
             raise error
-        # Clients that failed together shall not come back together.
+        # Spread the retries of clients that failed at the same time.
         spread = random.uniform(0.5, 1)  # noqa: S311  (no secret)
         wait = min(self.first_wait * 2 ** min(failures - 1, 16), self.longest_wait) * spread
         self.sleep(max(wait, error.retry_after or 0))
 
 
 def retry_after(value: str | None) -> float | None:
-    """Return the seconds that a ``Retry-After`` header names (RFC 9110, section 10.2.3)."""
+    """Return the seconds in a ``Retry-After`` header (RFC 9110, section 10.2.3), or None."""
     value = (value or "").strip()
     if value.isascii() and value.isdigit() and len(value) < 10:
         return float(value)

@@ -158,8 +158,8 @@ def test_looks_on_where_a_file_has_nothing_for_the_registry(home: Home) -> None:
         ({"auths": {HOST: {"auth": 1}}}, "not a string"),
         ({"auths": {HOST: {"auth": "*"}}}, "not base64"),
         ({"auths": {HOST: login("alice")}}, "not name:password"),
-        ({"credsStore": "../../evil"}, "impossible credential helper"),
-        ({"credsStore": 7}, "impossible credential helper"),
+        ({"credsStore": "../../evil"}, "invalid credential helper"),
+        ({"credsStore": 7}, "invalid credential helper"),
         (" " * (credentials.MAX_FILE + 1), "more than 1 MiB"),
     ],
 )
@@ -227,9 +227,9 @@ def test_an_entry_that_the_store_has_emptied_is_none(home: Home, helper: Path) -
     ("script", "complaint"),
     [
         ("echo the keychain is locked; exit 1", "fails for .*the keychain is locked"),
-        ("echo hush", "does not give a name and a secret"),
-        ('echo "{\\"Username\\": \\"hush\\"}"', "does not give a name and a secret"),
-        ('echo "[]"', "does not give a name and a secret"),
+        ("echo hush", "lacks a name or a secret"),
+        ('echo "{\\"Username\\": \\"hush\\"}"', "lacks a name or a secret"),
+        ('echo "[]"', "lacks a name or a secret"),
     ],
 )
 def test_says_what_a_helper_does_wrong(

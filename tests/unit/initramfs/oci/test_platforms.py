@@ -141,7 +141,7 @@ def test_more_indexes_in_a_row_are_refused() -> None:
     for _ in range(2):
         chain.append(index_of(chain[-1], media_type=OCI_INDEX))
 
-    with pytest.raises(ImageError, match="more than 2 indexes"):
+    with pytest.raises(ImageError, match="more than 2 nested indexes"):
         resolve_image(Documents(*reversed(chain), CONFIG), "amd64")
 
 
@@ -155,7 +155,7 @@ def test_a_document_of_another_type_than_its_index_says_is_refused() -> None:
 def test_a_manifest_with_more_layers_than_diff_ids_is_refused() -> None:
     manifest = manifest_bytes(CONFIG, [LAYER, LAYER])
 
-    with pytest.raises(ImageError, match="2 layers, but its configuration tells of 1"):
+    with pytest.raises(ImageError, match="2 layers, but its configuration lists 1"):
         resolve_image(Documents(manifest, CONFIG), "amd64")
 
 
