@@ -113,7 +113,7 @@ async def test_a_run_that_ended_while_nobody_read_its_output_is_noticed() -> Non
     async with keeping(ClientTimeouts(grace=0)) as runs:
         execution = PlayedExecution(printing(bytes(2 * AHEAD)))
         run = await runs.start(execution, RunPolicy(US))
-        await wait_until(lambda: run._output.full, "the run's log is full")
+        await wait_until(lambda: run.output.full, "the run's log is full")
 
         execution.end()
         await run.wait_forgotten()
@@ -148,14 +148,12 @@ async def test_a_client_that_comes_back_in_time_keeps_the_run(kept: KeptRuns) ->
     execution = PlayedExecution(writing(b"x"))
     run = await kept.start(execution, RunPolicy(US))
     connect(run.socket or "").close()
-    await wait_until(
-        lambda: run._client._departure is not None, "the grace of the client that left has begun"
-    )
+    await wait_until(lambda: run.awaits_client, "the grace of the client that left has begun")
 
     client = connect(run.socket or "")
     await wait_until(lambda: run.connected, "a client is connected")
 
-    assert run._client._departure is None
+    assert not run.awaits_client
     client.close()
 
 
@@ -169,7 +167,7 @@ async def test_a_detached_run_does_without_its_client() -> None:
         client.close()
         await wait_until(lambda: not run.connected, "no client is connected")
 
-        assert run._client._departure is None
+        assert not run.awaits_client
 
 
 async def test_commands_of_a_client_that_left_at_once_are_carried_out() -> None:

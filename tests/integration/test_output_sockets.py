@@ -55,24 +55,24 @@ async def test_a_hundred_megabytes_arrive_whole(kept: KeptRuns) -> None:
 async def test_a_program_waits_while_nobody_reads(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(*[bytes(64 * 1024)] * 1000))
     run = await kept.start(execution, RunPolicy(US))
-    await wait_until(lambda: run._output.full, "the run's log is full")
+    await wait_until(lambda: run.output.full, "the run's log is full")
     unconnected = execution.given
 
     client = connect(run.socket or "")
     await wait_until(
-        lambda: execution.given > unconnected and run._output.full,
+        lambda: execution.given > unconnected and run.output.full,
         "more output was given, and the log is full",
     )
-    taken = run._output.taken
+    taken = run.output.taken
     for _ in range(1000):
         await asyncio.sleep(0)
 
     client.close()
     assert unconnected * 64 * 1024 <= AHEAD + 4 * 64 * 1024
-    assert taken == run._output.taken
+    assert taken == run.output.taken
     # What the kernel holds back has to be kept, for whoever has read none of it.
     assert 0 < taken < BEHIND
-    assert run._output.size <= AHEAD + BEHIND
+    assert run.output.size <= AHEAD + BEHIND
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -270,8 +270,8 @@ async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: KeptRuns) 
     client = connect(run.socket or "")
     flooding = asyncio.create_task(asyncio.to_thread(client.sendall, b"x\n" * MIB))
 
-    await wait_until(lambda: run._output.full, "the run's log is full")
-    kept_bytes = run._output.size
+    await wait_until(lambda: run.output.full, "the run's log is full")
+    kept_bytes = run.output.size
     client.shutdown(socket.SHUT_RDWR)
     with pytest.raises(BrokenPipeError):
         await flooding

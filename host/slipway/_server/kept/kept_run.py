@@ -44,6 +44,7 @@ class KeptRun:
 
     Attributes:
         created: seconds since the epoch.
+        output: the stream that clients read.
         ended: the run is over; its output may still be unread.
         read: a client has read the whole stream; the socket is gone.
         forgotten: nothing is kept any more.
@@ -68,14 +69,14 @@ class KeptRun:
         self._timeouts = timeouts
         self._observer = observer
         self._loop = asyncio.get_running_loop()
-        self._output = OutputLog()
-        self._pump = EventPump(execution, self._output, policy.stream)
+        self.output = OutputLog()
+        self._pump = EventPump(execution, self.output, policy.stream)
         self._changes = ChangeNotifier()
         self._client = RunClient(
             policy, sockets.allowed, timeouts.reconnect, self, self._on_abandoned, self._changes
         )
         self._socket = OutputSocket(
-            sockets.directory / self.id, sockets.access, self._output, self._client
+            sockets.directory / self.id, sockets.access, self.output, self._client
         )
         self._released = False
         self._unwanted = False
@@ -116,16 +117,21 @@ class KeptRun:
         return self._socket.connected
 
     @property
+    def awaits_client(self) -> bool:
+        """True while a client that has left has time to come back."""
+        return self._client.awaits_return
+
+    @property
     def kept_from(self) -> int:
         """Offset of the oldest byte of the stream that is kept."""
-        return self._output.start
+        return self.output.start
 
     @property
     def kept_bytes(self) -> int:
         """Bytes of output and output files in memory."""
         files = self.result.files if self.result is not None else ()
         fetched = sum(len(file.data) for file in files if file.data is not None)
-        return self._output.size + self.execution.untaken + fetched
+        return self.output.size + self.execution.untaken + fetched
 
     @property
     def stdin(self) -> AsyncStdin:
@@ -150,14 +156,14 @@ class KeptRun:
         """
         if self.socket is None:
             raise NoLongerKept("the whole stream has been read, and its socket is gone")
-        if offset < self._output.start:
+        if offset < self.output.start:
             raise NoLongerKept(
                 f"byte {offset} of the stream is no longer kept",
-                f"The oldest byte that is kept is {self._output.start}.",
+                f"The oldest byte that is kept is {self.output.start}.",
             )
-        if not 0 <= offset <= self._output.end:
+        if not 0 <= offset <= self.output.end:
             raise InputError(
-                f"byte {offset} is beyond the stream's end, {self._output.end}",
+                f"byte {offset} is beyond the stream's end, {self.output.end}",
                 "Resume at the number of bytes that you have read.",
             )
         self._socket.resume(offset)
@@ -209,7 +215,7 @@ class KeptRun:
     async def report_refusal(self, error: SlipwayError) -> None:
         """Write to the events stream that a command was refused."""
         record = {"type": "refused", "message": error.message, "hint": error.hint}
-        await self._output.append(encode_line(record))
+        await self.output.append(encode_line(record))
 
     def _on_abandoned(self) -> None:
         log.info("cancelled run %s: its client left and did not come back", self.id)
@@ -232,7 +238,7 @@ class KeptRun:
             await self._wait_read()
             if self._client.delivered:
                 await self._socket.close()
-                self._output.clear()
+                self.output.clear()
                 self.read = True
                 self._observer.on_changed(self)
                 # An events stream has the result; for a raw stream the client has to ask for it.
@@ -252,8 +258,8 @@ class KeptRun:
             if self._unwanted:
                 return
             now = self._loop.time()
-            if self._output.taken != taken or not self._output.full:
-                taken, since = self._output.taken, now
+            if self.output.taken != taken or not self.output.full:
+                taken, since = self.output.taken, now
             elif now - since >= self._timeouts.stall:
                 log.info("cancelled run %s: nobody reads its output", self.id)
                 await self.cancel()
@@ -266,8 +272,8 @@ class KeptRun:
     async def _wait_read(self) -> None:
         """Wait until the stream has been read, or nobody has read a window of it for the grace."""
         taken = -AHEAD
-        while self._output.taken - taken >= AHEAD and not self._unwanted:
-            taken = self._output.taken
+        while self.output.taken - taken >= AHEAD and not self._unwanted:
+            taken = self.output.taken
             if await self._wait_until(lambda: self._client.delivered, self._timeouts.grace):
                 return
 
@@ -277,7 +283,7 @@ class KeptRun:
         return condition()
 
     def _on_life_over(self, life: asyncio.Task[None]) -> None:
-        self._output.clear()
+        self.output.clear()
         self.forgotten = True
         self._changes.notify()
         if not life.cancelled() and (error := life.exception()) is not None:

@@ -51,6 +51,11 @@ class RunClient:
         # A client has read the stream to its end.
         self.delivered = False
 
+    @property
+    def awaits_return(self) -> bool:
+        """True while a client that has left has time to come back."""
+        return self._departure is not None
+
     def may_read(self, connection: socket.socket) -> bool:
         """Tell if the process that has connected may read the run's output."""
         try:
