@@ -96,7 +96,7 @@ def test_steps_of_many_show_a_bar_with_per_cent(on_terminal: Callable[..., str])
         "progress = Progress()\n"
         "progress('unpacking 1/2 bash')\n"
         "progress('packing files with a long name ' + 'x' * 100)\n"
-        "progress.done()\n"
+        "progress.clear()\n"
     )
 
     shown = on_terminal(60, "python", "-c", steps)

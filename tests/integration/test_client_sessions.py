@@ -302,8 +302,8 @@ async def test_full_server_is_busy() -> None:
     ("options", "message"),
     [
         ({"timeout": 1}, "timeout is an option of a run"),
-        ({"kernel": Path("/x")}, "not for a server's"),
-        ({"boot_log": True}, "not for a server's"),
+        ({"kernel": Path("/x")}, "not available on a server"),
+        ({"boot_log": True}, "not available on a server"),
         ({"memory": "1G"}, "memory is '1G'"),
         ({"cpus": 99}, "cpus is 99"),
         ({"colour": 1}, "colour"),

@@ -159,7 +159,7 @@ def test_code_in_the_description_of_the_sdk_runs() -> None:
 
     assert re.fullmatch(r"ok Hello, Ada\n \d+\n", printed[0])
     assert printed[1:] == [
-        "heard you\nthe program ended well b'done\\n'\n",
+        "heard you\nthe program succeeded b'done\\n'\n",
         "Who? Ada\nAda it is\nthe program was ended by signal 6\n",
         "0\n1\n2\n",
         "one\n--\none\ntwo\n",

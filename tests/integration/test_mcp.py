@@ -187,15 +187,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"arguments": "text"}, "invalid argument 'arguments'"),
     ({"arguments": [1]}, "invalid argument 'arguments.0'"),
     ({"arguments": ["x"] * 513}, "invalid argument 'arguments'"),
-    ({"arguments": ["a\0"]}, "arguments[0] has a NUL"),
+    ({"arguments": ["a\0"]}, "arguments[0] contains NUL"),
     ({"environment": {"A": 1}}, "invalid argument 'environment.A'"),
-    ({"environment": {"=": "x"}}, "environment has the name '='"),
+    ({"environment": {"=": "x"}}, "environment has the invalid name '='"),
     ({"files": FILE}, "invalid argument 'files'"),
     ({"files": [{"path": "x"}]}, "text or base64, and not both"),
     ({"files": [{**FILE, "base64": "eA=="}]}, "text or base64, and not both"),
     ({"files": [{"path": "x", "base64": "?"}]}, "the file 'x' has invalid base64"),
     ({"files": [{**FILE, "mode": 512}]}, "invalid argument 'files.0.mode'"),
-    ({"files": [FILE, FILE]}, "files has 'x', which is the name of another file"),
+    ({"files": [FILE, FILE]}, "files has 'x', which is also the name of another file"),
     ({"outputs": ["/etc/passwd"]}, "working directory"),
 ]
 

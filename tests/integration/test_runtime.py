@@ -188,7 +188,7 @@ async def test_signal_that_does_not_exist_is_refused(runtime: AsyncRuntime, numb
     execution = await runtime.start("forever", "bash")
     await until(execution, PhaseStarted)
 
-    with pytest.raises(InputError, match="there is no signal"):
+    with pytest.raises(InputError, match="invalid signal"):
         await execution.signal(number)
     await execution.cancel()
 

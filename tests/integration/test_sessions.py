@@ -453,10 +453,12 @@ async def test_options_of_the_machine_are_no_options_of_a_run(
 ) -> None:
     options: dict[str, Any] = {option: 1}
 
-    with pytest.raises(InputError, match=f"{option} is an option of the session's machine") as e:
+    with pytest.raises(
+        InputError, match=f"{option} is an option of the session, not of its runs"
+    ) as e:
         await session.start("print x", **options)
 
-    assert e.value.hint == f"Give {option} to the session, at its beginning."
+    assert e.value.hint == f"Pass {option} to session()."
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,13 @@ class Downloads:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._close()
-        self._progress.done()
+        self._progress.clear()
 
     def notice(self, line: str) -> None:
         """Print a line that stays on the screen."""
         with self._lock:
             self._close()
-        self._progress.done()
+        self._progress.clear()
         write_line(line)
 
     def transfer(self, label: str, done: int, total: int) -> None:
@@ -49,7 +49,7 @@ class Downloads:
                 return
             if self._bars is None:
                 self._bars = _make_bars()
-                self._progress.done()
+                self._progress.clear()
                 self._bars.start()
             if label not in self._tasks:
                 self._tasks[label] = self._bars.add_task(label, total=total)

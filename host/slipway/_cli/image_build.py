@@ -157,7 +157,7 @@ def _make_snapshot(language: Language, options: Options, store: ImageStore) -> N
         assets = find_assets(language, options, store, progress)
         stored = make_snapshot(assets, options, store, progress)
     finally:
-        progress.done()
+        progress.clear()
     seconds = time.monotonic() - began
     write_line(
         f"snapshot {stored.shape.key}: {to_mebibytes(stored.disk_bytes)} MiB, {seconds:.1f} s"

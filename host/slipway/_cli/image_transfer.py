@@ -45,7 +45,7 @@ def export_image(parsed: argparse.Namespace, image: Image, store: ImageStore) ->
         with _open_output(parsed.file) as output:
             index = image_export.export_image(store, image, agent, output, progress)
     finally:
-        progress.done()
+        progress.clear()
     size = sum(part.size for part in index.blobs)
     if parsed.json:
         print_text(
@@ -85,7 +85,7 @@ def import_image(parsed: argparse.Namespace, store: ImageStore) -> int:
             agent = freeze.freeze_agent(store, image.architecture, progress)
             find_initrd(store, image, store.kernel(image.architecture), agent.path)
     finally:
-        progress.done()
+        progress.clear()
     if parsed.json:
         print_text(
             json.dumps({**_describe_image(image), "replaced": found.replaced, "agent": found.agent})

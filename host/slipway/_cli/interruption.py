@@ -23,7 +23,7 @@ def report_interruption(store: ImageStore, progress: Progress) -> Iterator[None]
         from slipway_initramfs.errors import ImageError
         from slipway_initramfs.store.garbage_collection import list_downloads, try_tidy
 
-        progress.done()
+        progress.clear()
         with suppress(ImageError, OSError):
             try_tidy(store)
         kept = 0

@@ -94,7 +94,7 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
     try:
         slot.find()
     finally:
-        progress.done()
+        progress.clear()
     run = Run(job, slot, PROCESS_START)
     result: Result = run_interruptible(lambda: _execute(run, parsed))
     return result

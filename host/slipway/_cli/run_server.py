@@ -92,7 +92,7 @@ async def _follow_events(
                 break
         return await execution.wait()
     finally:
-        progress.done()
+        progress.clear()
 
 
 def _lend_terminal(terminal: LocalTerminal, event: Event) -> None:
@@ -112,4 +112,4 @@ def _show_event(progress: Progress, event: Event) -> None:
         case Preparing(detail=detail):
             progress(detail)
         case Started():
-            progress.done()
+            progress.clear()

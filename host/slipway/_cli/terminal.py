@@ -83,7 +83,7 @@ class Progress:
             self._kind, self._shown_at = kind, now
             write_line(line)
 
-    def done(self) -> None:
+    def clear(self) -> None:
         """Remove the line of the last step."""
         if self._pending:
             _write_stderr("\r\x1b[K")

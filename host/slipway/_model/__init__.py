@@ -1,1 +1,1 @@
-"""The words of callers: options, events, results, errors, and the handles' base classes."""
+"""Data and interfaces for callers: options, events, results, errors, handles."""

@@ -1,4 +1,4 @@
-"""What a caller gives to a run beside its options: source, language, stdin, key, listener."""
+"""Arguments of a run besides its options: source, language, stdin, listener."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from slipway._model.values import convert, make_input_error
 from slipway._util.threads import call_in_daemon
 
 Source: TypeAlias = str | bytes | os.PathLike[str]
-"""A program's text, or the path of its file; a str is always the text."""
+"""Text of a program, or the path of its file; a str is always a text."""
 Stdin: TypeAlias = bytes | str | AsyncIterable[bytes] | AsyncIterable[str]
 BlockingStdin: TypeAlias = bytes | str | Iterable[bytes] | Iterable[str]
 OnOutput: TypeAlias = Callable[[str, str, bytes], Awaitable[object] | None]
-_LISTENS = "It is called as on_output(phase, stream, data)."
+_LISTENER_HINT = "Calls have the form on_output(phase, stream, data)."
 
 
 async def read_source(source: Source) -> bytes:
-    """The source's bytes, of its file where it is a path.
+    """Return the bytes of a source; a path is read in a thread.
 
     Raises:
-        InputError: it is nothing that can be a source, or the file cannot be read.
+        InputError: the source is of another type, or the file cannot be read.
     """
     if isinstance(source, os.PathLike):
         return await asyncio.to_thread(load_source, source)
@@ -34,97 +34,100 @@ async def read_source(source: Source) -> bytes:
 
 
 def load_source(source: object) -> bytes:
-    """As :func:`read_source`, and waits for the file."""
+    """Return the bytes of a source as :func:`read_source`; blocks while the file is read."""
     if isinstance(source, os.PathLike):
         return read_local_file(convert("source", Path, source), MAX_SOURCE, "source")
     if isinstance(source, str | bytes | bytearray | memoryview):
         data: bytes = convert("source", bytes, source)
         return data
     raise make_input_error(
-        "source", source, "a program's text, or the Path of its file", "Give a str."
+        "source", source, "a program's text, or the Path of its file", "Pass a str."
     )
 
 
 def check_language(language: object, source: object) -> str | None:
-    """The name of the language; None where the suffix of ``source`` is to tell it, a path.
+    """Return the name of the language, or None to use the suffix of ``source``, a path.
 
     Raises:
-        InputError: it is neither named nor to be told.
+        InputError: the language is missing, and ``source`` is not a path.
     """
     if isinstance(language, str) or (language is None and isinstance(source, os.PathLike)):
         return language
     raise make_input_error(
-        "language", language, "a name", 'For example "python". The suffix of a Path tells it.'
+        "language",
+        language,
+        "a name",
+        'For example "python". Only a source that is a Path needs no language.',
     )
 
 
 def open_stdin(stdin: object) -> bytes | AsyncIterator[bytes] | None:
-    """What is given as stdin, for a run; None stays None.
+    """Return stdin as bytes or as an asynchronous iterator of bytes; None stays None.
 
     Raises:
-        InputError: it is nothing that can be read.
+        InputError: stdin is of another type.
     """
     if stdin is None:
         return None
     if isinstance(stdin, AsyncIterable):
         return _convert_pieces(stdin)
-    return _convert_stdin(stdin, "Give bytes, a str, or an asynchronous iterator of them.")
+    return _convert_stdin(stdin, "Pass bytes, a str, or an asynchronous iterator of them.")
 
 
 def open_blocking_stdin(stdin: object) -> bytes | AsyncIterator[bytes] | None:
-    """As :func:`open_stdin`, for a caller without an event loop, whose iterators may wait."""
+    """Open stdin of a caller without an event loop; iterators may block."""
     if stdin is None:
         return None
     if isinstance(stdin, Iterable) and not isinstance(stdin, str | bytes | bytearray | memoryview):
         return _convert_pieces(_iterate_in_thread(iter(stdin)))
-    return _convert_stdin(stdin, "Give bytes, a str, or an iterable of them.")
+    return _convert_stdin(stdin, "Pass bytes, a str, or an iterable of them.")
 
 
 async def stream_bytes(data: bytes) -> AsyncIterator[bytes]:
-    """``data`` as a stream."""
+    """Yield ``data`` as one piece, unless empty."""
     if data:
         yield data
 
 
 def check_listener(on_output: object) -> None:
-    """Check that ``on_output`` can be called, if it is there.
+    """Check that ``on_output`` is None or can be called.
 
     Raises:
-        InputError: it cannot.
+        InputError: the argument is not callable, or takes other arguments.
     """
     if on_output is None:
         return
     if not callable(on_output):
-        raise make_input_error("on_output", on_output, "a function", _LISTENS)
+        raise make_input_error("on_output", on_output, "a function", _LISTENER_HINT)
     try:
-        taken = inspect.signature(on_output)
-    except (TypeError, ValueError):  # of what is written in C nothing may be known
+        signature = inspect.signature(on_output)
+    except (TypeError, ValueError):  # functions in C may have no signature
         return
     try:
-        taken.bind("run", "stdout", b"")
+        signature.bind("run", "stdout", b"")
     except TypeError as error:
-        raise InputError(f"on_output cannot be called: {error}", _LISTENS) from None
+        raise InputError(f"on_output cannot be called: {error}", _LISTENER_HINT) from None
 
 
 def check_blocking_listener(on_output: object) -> None:
-    """As :func:`check_listener`; a coroutine function has no loop here.
+    """Check ``on_output`` as :func:`check_listener`, and that no await is needed.
 
     Raises:
-        InputError: it cannot be called, or would have to be awaited.
+        InputError: the argument is not callable, or is a coroutine function.
     """
     check_listener(on_output)
     if inspect.iscoroutinefunction(on_output):
         raise InputError(
-            "on_output is a coroutine function, and nothing awaits it here",
-            "Give a plain function, or use slipway.AsyncRuntime or slipway.AsyncClient.",
+            "on_output is a coroutine function, which a blocking call cannot await",
+            "Pass a plain function, or use slipway.AsyncRuntime or slipway.AsyncClient.",
         )
 
 
 async def call_listener(on_output: OnOutput, phase: str, stream: str, data: bytes) -> None:
-    """Have ``on_output`` hear of output, and wait for it where it is to be awaited."""
-    told = on_output(phase, stream, data)
-    if inspect.isawaitable(told):
-        await told
+    """Call ``on_output`` with output, and await the result if possible."""
+    result = on_output(phase, stream, data)
+    if inspect.isawaitable(result):
+        await result
 
 
 def _convert_stdin(stdin: object, hint: str) -> bytes:
@@ -146,12 +149,12 @@ async def _convert_pieces(stdin: AsyncIterable[object]) -> AsyncIterator[bytes]:
     except Exception as error:
         raise InputError(
             f"the iterator of stdin raised {type(error).__name__}: {error!s:.200}",
-            "The program was ended. The cause is the error's __cause__.",
+            "The program was ended. See __cause__ of this error.",
         ) from error
 
 
 async def _iterate_in_thread(pieces: Iterator[object]) -> AsyncIterator[object]:
-    # Not in the loop's thread: what somebody types is waited for.
+    # In a thread, because the iterator may wait for a person's input.
     end = object()
     while (piece := await call_in_daemon(lambda: next(pieces, end))) is not end:
         yield piece

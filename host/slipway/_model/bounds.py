@@ -1,4 +1,4 @@
-"""How many and how large the texts and files of a request may be, and what they may be called."""
+"""Bounds of the texts and files of a request: number, size and names."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ if TYPE_CHECKING:
 
 MAX_FILES = 256
 MAX_FILE_BYTES = 256 * 1024 * 1024
-# Together with both phases' environments and the wanted paths these fit into one message of the
-# protocol, which has at most 64 KiB.
+# Together with the environments of both phases and the output paths these fit into one message of
+# the protocol, at most 64 KiB.
 MAX_ARGUMENTS = 512
 MAX_ARGUMENT_BYTES = 16 * 1024
 MAX_VARIABLES = 128
 MAX_ENVIRONMENT_BYTES = 12 * 1024
 MAX_OUTPUTS = 64
 MAX_OUTPUT_PATH_BYTES = 4 * 1024
-# Of a part of a path (NAME_MAX), and of a variable's name.
+# Bytes of a part of a path (NAME_MAX), and of a variable's name.
 MAX_NAME = 255
 MAX_PATH = 4096
-# Characters of what says whose run it is.
+# Characters of a run's key.
 MAX_KEY = 128
 
-_PACK = "Pack them into one archive, which the program unpacks."
+_PACK = "Pack the files into one archive, and unpack it in the program."
 _LONG_INPUT = "Pass long input on stdin or as a file."
-_NO_NUL = "No program can be given a NUL there: pass it on stdin or in a file."
+_NO_NUL = "Linux does not allow NUL there: pass the text on stdin or in a file."
 
 
 def check_arguments(arguments: tuple[str, ...]) -> None:
     """Check the arguments of a program.
 
     Raises:
-        InputError: they are too many or too long, or one cannot be an argument.
+        InputError: the arguments are too many or too long, or contain NUL.
     """
     _check_count("arguments", len(arguments), MAX_ARGUMENTS, _LONG_INPUT)
     for number, argument in enumerate(arguments):
         if "\0" in argument:
-            raise InputError(f"arguments[{number}] has a NUL", _NO_NUL)
+            raise InputError(f"arguments[{number}] contains NUL", _NO_NUL)
     _check_size("arguments", arguments, MAX_ARGUMENT_BYTES, _LONG_INPUT)
 
 
 def check_environment(environment: tuple[tuple[str, str], ...]) -> None:
-    """Check the variables of a program, which may be called as Linux lets them.
+    """Check the variables of a program; names are those that Linux allows.
 
     Raises:
-        InputError: they are too many or too long, or one cannot be a variable.
+        InputError: the variables are too many or too long, or a name or value is invalid.
     """
     for name, value in environment:
         if (
@@ -61,60 +61,60 @@ def check_environment(environment: tuple[tuple[str, str], ...]) -> None:
             or _count_bytes("environment", [name]) > MAX_NAME
         ):
             raise InputError(
-                f"environment has the name {name[:80]!r}, which no variable can have",
-                f"A name has 1 to {MAX_NAME} bytes of anything but '=' and NUL.",
+                f"environment has the invalid name {name[:80]!r}",
+                f"A name has 1 to {MAX_NAME} bytes, without '=' and NUL.",
             )
         if "\0" in value:
-            raise InputError(f"environment[{name[:80]!r}] has a NUL", _NO_NUL)
+            raise InputError(f"environment[{name[:80]!r}] contains NUL", _NO_NUL)
     _check_count("environment", len(environment), MAX_VARIABLES, _LONG_INPUT)
     texts = [text for pair in environment for text in pair]
     _check_size("environment", texts, MAX_ENVIRONMENT_BYTES, _LONG_INPUT)
 
 
 def check_outputs(paths: tuple[str, ...]) -> None:
-    """Check the paths of files that are wanted back.
+    """Check the paths of output files.
 
     Raises:
-        InputError: they are too many or too long, or one is no path in the working directory.
+        InputError: the paths are too many or too long, or lie outside the working directory.
     """
-    hint = "Let the program pack them into one archive."
+    hint = "Pack the files into one archive in the program."
     for path in paths:
         check_guest_path("outputs", path)
     if len(set(paths)) < len(paths):
-        raise InputError("outputs has a file twice", "Name each wanted path once.")
+        raise InputError("outputs names a file twice", "Name each file once.")
     _check_count("outputs", len(paths), MAX_OUTPUTS, hint)
     _check_size("outputs", paths, MAX_OUTPUT_PATH_BYTES, hint)
 
 
 def check_files(files: tuple[InputFile, ...], source_name: str) -> None:
-    """Check the files beside a source that is called ``source_name``.
+    """Check the input files beside a source with the name ``source_name``.
 
     Raises:
-        InputError: they are too many or too large, or their paths do not go together.
+        InputError: the files are too many or too large, or their paths exclude each other.
     """
     _check_count("files", len(files), MAX_FILES, _PACK)
     if (size := sum(len(file.data) for file in files)) > MAX_FILE_BYTES:
         raise InputError(
-            f"files has {size} bytes together, and at most {MAX_FILE_BYTES} are allowed",
-            "Compress them, or let several runs have a share each.",
+            f"files has {size} bytes in total, and at most {MAX_FILE_BYTES} are allowed",
+            "Compress the files, or divide them among several runs.",
         )
-    taken = {source_name: "the source"}
+    names = {source_name: "the source"}
     for file in files:
         check_guest_path("files", file.path)
         if not 0 <= file.mode <= 0o777:
             raise InputError(
-                f"files has {file.path!r:.200} with the mode {file.mode:o}, which must be from "
+                f"files has {file.path!r:.200} with the mode {file.mode:o}, and modes must be "
                 "0 to 777",
-                "Give the permission bits only: stat.S_IMODE(mode) & 0o777.",
+                "Use the permission bits only: stat.S_IMODE(mode) & 0o777.",
             )
-        if file.path in taken:
+        if file.path in names:
             raise InputError(
-                f"files has {file.path!r:.200}, which is the name of {taken[file.path]} already",
+                f"files has {file.path!r:.200}, which is also the name of {names[file.path]}",
                 "Give one of them another name: --file LOCAL:GUEST",
             )
-        taken[file.path] = "another file"
-    # What lies below a file follows it.
-    ordered = sorted(path.split("/") for path in taken)
+        names[file.path] = "another file"
+    # In this order, a path below a file follows that file.
+    ordered = sorted(path.split("/") for path in names)
     for above, below in pairwise(ordered):
         if below[: len(above)] == above:
             raise InputError(
@@ -125,10 +125,10 @@ def check_files(files: tuple[InputFile, ...], source_name: str) -> None:
 
 
 def check_guest_path(field: str, path: str) -> None:
-    """Check that ``path``, which a ``field`` of the request has, lies in the working directory.
+    """Check that ``path``, a value of ``field``, lies in the working directory.
 
     Raises:
-        InputError: it does not.
+        InputError: the path lies outside, or is too long.
     """
     parts = path.split("/")
     if path.startswith("/") or any(p in {"", ".", ".."} or "\0" in p for p in parts):
@@ -150,7 +150,7 @@ def _check_count(name: str, count: int, most: int, hint: str) -> None:
 
 def _check_size(name: str, texts: Iterable[str], most: int, hint: str) -> None:
     if (size := _count_bytes(name, texts)) > most:
-        raise InputError(f"{name} has {size} bytes together, and at most {most} are allowed", hint)
+        raise InputError(f"{name} has {size} bytes in total, and at most {most} are allowed", hint)
 
 
 def _count_bytes(name: str, texts: Iterable[str]) -> int:

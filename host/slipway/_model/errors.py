@@ -1,16 +1,16 @@
-"""What can go wrong, as one small tree.
+"""Errors: one small tree of exceptions.
 
 ::
 
     SlipwayError
-    ├── InputError          your input: nothing was started
-    ├── ProgramError        your program: raised only by Result.check(), in slipway._model.result
-    ├── HostError           this host: something is missing, or too small
-    │   ├── ImageError      an image cannot be made, found or trusted
-    │   └── Busy            too much to do: try again later
-    └── UnknownOutcome      the machine was lost, or broke the rules: the program may have run
+    ├── InputError          invalid input; nothing was started
+    ├── ProgramError        the program failed; raised by Result.check() only
+    ├── HostError           a part of this host is missing, or too small
+    │   ├── ImageError      an image cannot be built, found or trusted
+    │   └── Busy            too many runs: try again later
+    └── UnknownOutcome      the machine was lost; the program may have run
 
-Every error is one sentence in ``message`` and, where there is something to do, one in ``hint``.
+``message`` is one sentence about the error; ``hint`` says how to correct it, or is empty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slipway._util.public import public
 
 @public
 class SlipwayError(Exception):
-    """The root of the tree."""
+    """Base class of all errors of Slipway."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -30,22 +30,22 @@ class SlipwayError(Exception):
 
 @public
 class InputError(SlipwayError, ValueError):
-    """The request cannot be run as it stands; nothing was started."""
+    """Error in the request; nothing was started."""
 
 
 @public
 class HostError(SlipwayError):
-    """This host lacks something that a run needs; nothing of the program has run."""
+    """Error of this host: a required part is missing. The program has not run."""
 
 
 @public
 class ImageError(HostError):
-    """An image cannot be made, found or trusted."""
+    """Error of an image: build, search or check failed."""
 
 
 @public
 class Busy(HostError):
-    """There is no room for another run now; in ``retry_after`` seconds there may be."""
+    """Refusal of a run because the queue is full; try again in ``retry_after`` seconds."""
 
     def __init__(self, message: str, hint: str = "", retry_after: float = 1.0) -> None:
         super().__init__(message, hint)
@@ -54,9 +54,9 @@ class Busy(HostError):
 
 @public
 class UnknownOutcome(SlipwayError):
-    """The machine ended or misbehaved under a job: the program may have run, in part or whole.
+    """Loss of the machine under a job: the program may have run in part or whole.
 
-    ``stdout`` and ``stderr`` hold what had come until then, unless it was streamed.
+    ``stdout`` and ``stderr`` hold the output until then, unless it was streamed.
     """
 
     stdout: bytes = b""

@@ -1,10 +1,11 @@
-"""What is told of a run while it lasts, in this order.
+"""Events of a run, in this order.
 
 ::
 
     Queued*  Preparing*  Started  (PhaseStarted  Output*  PhaseEnded){0,2}  Ended
 
-Output of stdout and stderr is interleaved as the agent read it. A failure is raised, and no event.
+Output of stdout and stderr comes in the order in which the agent read it. A failure is an
+exception, not an event.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from slipway._util.public import public
 @public
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The run waits for room; ``position`` others are started before it."""
+    """Event: the run waits in the queue behind ``position`` others."""
 
     position: int
 
@@ -26,7 +27,7 @@ class Queued:
 @public
 @dataclass(frozen=True, slots=True)
 class Preparing:
-    """An image is being made; ``detail`` is a line for people."""
+    """Event: an image is being built; ``detail`` is a line for people."""
 
     detail: str
 
@@ -34,7 +35,7 @@ class Preparing:
 @public
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The machine, ``kvm`` or ``qemu``, has booted and its agent is ready."""
+    """Event: the machine, ``kvm`` or ``qemu``, has booted and its agent is ready."""
 
     machine: str
 
@@ -42,7 +43,7 @@ class Started:
 @public
 @dataclass(frozen=True, slots=True)
 class PhaseStarted:
-    """``phase``, ``build`` or ``run``, has begun."""
+    """Event: ``phase``, ``build`` or ``run``, has begun."""
 
     phase: str
 
@@ -50,7 +51,7 @@ class PhaseStarted:
 @public
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Bytes written to ``stream``, ``stdout`` or ``stderr``: from 1 byte to 120 KiB."""
+    """Event: 1 byte to 120 KiB were written to ``stream``, ``stdout`` or ``stderr``."""
 
     phase: str
     stream: str
@@ -60,7 +61,7 @@ class Output:
 @public
 @dataclass(frozen=True, slots=True)
 class PhaseEnded:
-    """``phase`` is over; ``result`` has the sizes of its output, not the output."""
+    """Event: ``phase`` has ended; ``result`` has the sizes of its output, not the output."""
 
     phase: str
     result: PhaseResult
@@ -69,7 +70,7 @@ class PhaseEnded:
 @public
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """All is over and the machine is gone; ``result`` has the files, not the output."""
+    """Event: the run and its machine have ended; ``result`` has the files, not the output."""
 
     result: Result
 

@@ -1,4 +1,4 @@
-"""A run that has been started: its events, its stdin, its end. The same in process and remote."""
+"""Handle of a run under way, the same for runs in this process and on a server."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ if TYPE_CHECKING:
     from slipway._model.result import OutputFile, Result
 
 
-# The last of the real-time ones: signal(7).
+# The last real-time signal: signal(7).
 MAX_SIGNAL = 64
 
 
 def check_signal(number: object) -> None:
-    """Check that there is a signal ``number``.
+    """Check that ``number`` is a signal.
 
     Raises:
-        InputError: there is none.
+        InputError: the number is invalid.
     """
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_SIGNAL:
         raise InputError(
-            f"there is no signal {describe_value(number)}",
+            f"invalid signal {describe_value(number)}",
             f"Signals are 1 to {MAX_SIGNAL}, for example signal.SIGINT.",
         )
 
 
 @public
 class AsyncStdin:
-    """The program's standard input, where it was left open."""
+    """Standard input of a program that was started with ``stdin=None``."""
 
     def __init__(self, execution: AsyncExecution) -> None:
         self._execution = execution
 
     async def write(self, data: bytes | str) -> None:
-        """Give ``data`` to the program; waits while it does not read.
+        """Write ``data`` to the program; waits while the program does not read.
 
-        What comes after the program's end is dropped, as no program can read it.
+        Data after the end of the program is dropped.
 
         Raises:
             InputError: stdin was given with the run, or has been closed.
@@ -63,17 +63,16 @@ class AsyncStdin:
             await self._execution._write(octets)
 
     async def close(self) -> None:
-        """End of file; may be called again."""
+        """Send end of file; a second call has no effect."""
         await self._execution._end_input()
 
 
 @public
 class AsyncExecution(abc.ABC):
-    """A run under way.
+    """Handle of a run under way, and asynchronous iterator over its events.
 
-    It is an asynchronous iterator over :mod:`slipway._model.events`. While nobody takes them, about
-    1 MiB of output waits, and then the program does. As a context manager it cancels at its end
-    what is still running.
+    About 1 MiB of output is kept for the reader of the events; then the program waits. As a context
+    manager, the handle cancels the run at the end of the block.
     """
 
     def __init__(self, identifier: str, language: str) -> None:
@@ -89,22 +88,22 @@ class AsyncExecution(abc.ABC):
 
     @property
     def state(self) -> str:
-        """One of queued, preparing, booting, building, running, ended."""
+        """State: queued, preparing, booting, building, running or ended."""
         return self._state
 
     @property
     def position(self) -> int | None:
-        """How many are started before this run, while it is queued."""
+        """Number of runs before this one in the queue, or None."""
         return self._position
 
     @property
     def outcome(self) -> Result | SlipwayError | None:
-        """How it ended, as soon as that is known; None before."""
+        """Result or error of the run; None before its end."""
         return self._result or self._failure
 
     @property
     def untaken(self) -> int:
-        """Bytes of output and files that wait here for whoever takes the events."""
+        """Bytes of output and files that the reader of the events has not taken."""
         return 0
 
     @abc.abstractmethod
@@ -112,29 +111,34 @@ class AsyncExecution(abc.ABC):
         """Send signal ``number`` to the program of the phase that runs.
 
         Raises:
-            InputError: no phase runs, or there is no such signal.
+            InputError: no phase runs, or the signal is invalid.
             UnknownOutcome: the machine was lost.
         """
 
     @abc.abstractmethod
     async def resize(self, rows: int, columns: int) -> None:
-        """Give the program's terminal another size; it hears SIGWINCH. Nothing after its end.
+        """Set the size of the program's terminal, which sends SIGWINCH; no effect after the end.
 
         Raises:
-            InputError: it has no terminal, or none can have that size.
+            InputError: the program has no terminal, or the size is invalid.
             UnknownOutcome: the machine was lost.
         """
 
     @abc.abstractmethod
     async def cancel(self) -> None:
-        """End the run, and wait until its machine is gone. Its verdict is then ``cancelled``.
+        """End the run with the verdict ``cancelled``, and wait until its machine has ended.
 
-        One that has ended is left as it is.
+        No effect after the end of the run.
         """
 
     @abc.abstractmethod
     async def _next(self) -> Event:
-        """The next event; StopAsyncIteration after the last. Raises SlipwayError."""
+        """Return the next event.
+
+        Raises:
+            StopAsyncIteration: there are no more events.
+            SlipwayError: the run failed.
+        """
 
     @abc.abstractmethod
     async def _write(self, data: bytes) -> None:
@@ -154,8 +158,8 @@ class AsyncExecution(abc.ABC):
             raise self._failure
         if self._taking:
             raise InputError(
-                "two tasks take the events of one run",
-                "Let one of them iterate, or wait().",
+                "two tasks read the events of one run",
+                "Iterate, or call wait(), in one task only.",
             )
         self._taking = True
         try:
@@ -173,10 +177,10 @@ class AsyncExecution(abc.ABC):
         return event
 
     async def wait(self) -> Result:
-        """Wait for the end. The result has the output that was not taken as events before.
+        """Wait for the end, and return the result with the output that was not read as events.
 
         Raises:
-            HostError: this host lacks something.
+            HostError: a part of this host is missing.
             UnknownOutcome: the machine was lost under the program.
         """
         async for event in self:
@@ -203,9 +207,10 @@ class AsyncExecution(abc.ABC):
             return await self.wait()
 
     async def files(self) -> tuple[OutputFile, ...]:
-        """Wait for the end, and the files that were asked for.
+        """Wait for the end, and return the output files.
 
-        Raises what :meth:`wait` raises.
+        Raises:
+            SlipwayError: as :meth:`wait`.
         """
         return (await self.wait()).files
 
@@ -221,7 +226,7 @@ class AsyncExecution(abc.ABC):
         await self.cancel()
 
     def _follow(self, event: Event) -> None:
-        """Keep state and position in step with what is told."""
+        """Update state and position by an event."""
         match event:
             case Queued(position=position):
                 self._state, self._position = "queued", position

@@ -1,4 +1,4 @@
-"""A file that a run is given."""
+"""Input file of a run."""
 
 # Not "from __future__ import annotations": the types of fields are read at each start.
 import os
@@ -11,10 +11,10 @@ from slipway._util.public import public
 @public
 @dataclass(frozen=True, slots=True, init=False)
 class InputFile:
-    """A file for the working directory: ``path`` there, and its bytes, or a text.
+    """Input file for the working directory: the ``path`` there, and ``data``, bytes or a text.
 
     Raises:
-        InputError: one of them is of another type.
+        InputError: an argument is of another type.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""What callers are told of a language."""
+"""Description of a language for callers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from slipway._util.public import public
 @public
 @dataclass(frozen=True, slots=True)
 class LanguageInfo:
-    """A language that can be run.
+    """Description of a known language.
 
-    ``built`` says whether the image that its name stands for is there, and ``toolchain`` what
-    compiles or interprets in it (``rustc 1.63.0``; "" where that is unknown). ``versions`` are the
-    others that have an image, and ``toolchains`` tells of each what is in it.
+    ``built`` is True if the default image is in the store. ``toolchain`` is the compiler or
+    interpreter of that image (``rustc 1.63.0``, or "" if unknown). ``versions`` are other versions
+    with an image, and ``toolchains`` their compilers or interpreters.
     """
 
     name: str

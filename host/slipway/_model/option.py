@@ -76,7 +76,7 @@ class Option:
 
 
 def read_options(kind: type) -> Mapping[str, Option]:
-    """Return the declarations in the annotations of the dataclass ``kind``, by field name."""
+    """Return the options that the fields of the dataclass ``kind`` declare, by name."""
     kinds = read_field_types(kind)
     return {
         field.name: replace(note, name=field.name, kind=kinds[field.name], default=field.default)

@@ -30,9 +30,9 @@ MAX_PROCESSES = 4 * 1024 * 1024
 MAX_CHARACTERS = 0xFFFF
 # The most that Linux lets a process open (fs.nr_open).
 MAX_OPEN_FILES = 1024 * 1024
-# With less not even the smallest program starts.
+# Even the smallest program needs this much.
 MIN_MEMORY_LIMIT = 4 * MIB
-# An hour: a machine that is meant to live longer is not what a snippet needs.
+# An hour: long-lived machines are not the purpose of Slipway.
 MAX_SECONDS = 3600.0
 
 # slipway._model.values converts a value to the declared type and checks its bounds.
@@ -45,10 +45,10 @@ Count = Annotated[int, Bounds(0, MAX_PROCESSES, above=True)]
 @public
 @dataclass(frozen=True, slots=True)
 class Tty:
-    """The size of a program's terminal, in characters.
+    """Size of a program's terminal, in characters.
 
     Raises:
-        InputError: one of them is no number, or out of its bounds.
+        InputError: a value is not an integer, or out of bounds.
     """
 
     rows: Annotated[int, Bounds(1, MAX_CHARACTERS)] = 24
@@ -63,20 +63,19 @@ class Tty:
 @public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to run. Times in seconds, sizes in bytes; None is the language's default.
+    """Options of a run. Times in seconds, sizes in bytes; None is the language's default.
 
-    ``memory`` is the machine's, rounded up to whole MiB, ``memory_limit`` the program's share of it
-    (None: all that the system leaves), ``build_memory_limit`` the build's. Without ``memory`` the
-    machine is as large as they need. A ``timeout`` that is longer than the language's raises
-    ``cpu_time``, where that is not given, to what all ``cpus`` do meanwhile; so it is with those
-    of the build. ``output_limit`` holds for each of stdout and stderr; what is over is dropped,
-    counted and marked, and with ``kill_on_output`` ends the program.
-    With ``tty`` the program has a terminal; True is one of 24 rows and 80 columns.
+    ``memory`` of the machine is rounded up to whole MiB; without it, the machine is as large as the
+    limits need. ``memory_limit`` is the program's part (None: all memory that the system leaves),
+    ``build_memory_limit`` that of the build. A ``timeout`` over the language's default raises the
+    default of ``cpu_time`` to that time on all ``cpus``; likewise for the build. ``output_limit``
+    holds for stdout and stderr each. Output over the limit is dropped and counted, and ends the
+    program with ``kill_on_output``. ``tty=True`` is a terminal of 24 rows and 80 columns.
 
-    Lists do for tuples, a mapping for the pairs of ``environment``, and a text for a path.
+    Lists are accepted for tuples, a mapping for ``environment``, and a text for a path.
 
     Raises:
-        InputError: a value is of another type than its field is declared to be.
+        InputError: a value is of another type than its field.
     """
 
     arguments: Annotated[
@@ -166,10 +165,10 @@ class Options:
             object.__setattr__(self, "tty", Tty())
 
     def check(self, source_name: str) -> None:
-        """Check every bound that does not depend on the image.
+        """Check all bounds that do not depend on the image.
 
         Raises:
-            InputError: the first that does not hold.
+            InputError: a value is out of bounds.
         """
         for name, kind in read_field_types(Options).items():
             check_bounds(name, kind, getattr(self, name))
@@ -186,10 +185,10 @@ MACHINE_OPTIONS = tuple(option.name for option in OPTIONS.values() if option.gro
 
 
 def build_options(given: "Mapping[str, Any]") -> Options:
-    """Return the options that a caller names.
+    """Return the options of a caller.
 
     Raises:
-        InputError: one is unknown, or has a value of the wrong type.
+        InputError: an option is unknown, or a value is of another type.
     """
     for name in given:
         if name not in OPTIONS:
@@ -201,13 +200,12 @@ def build_options(given: "Mapping[str, Any]") -> Options:
 
 
 def check_source(source: bytes) -> None:
-    """Check that ``source`` is not too long.
+    """Check the size of ``source``.
 
-    What is in it is for the language's own tools to judge: an empty program, another encoding than
-    UTF-8, bytes that are no text at all.
+    The language's own tools judge the content: empty, in any encoding, or binary.
 
     Raises:
-        InputError: it is too long.
+        InputError: the source is too large.
     """
     if len(source) > MAX_SOURCE:
         raise InputError(
@@ -217,10 +215,10 @@ def check_source(source: bytes) -> None:
 
 
 def read_local_file(path: Path, limit: int, what: str) -> bytes:
-    """The bytes of a file of the caller's, at most ``limit`` of them.
+    """Return the bytes of a local file.
 
     Raises:
-        InputError: it cannot be read, is no file, or is longer.
+        InputError: the file cannot be read, or is larger than ``limit`` bytes.
     """
     named = f"{'an' if what[0] in 'aeiou' else 'a'} {what} file"
     try:
@@ -238,7 +236,7 @@ def read_local_file(path: Path, limit: int, what: str) -> bytes:
         ) from None
     if len(data) > limit:
         raise InputError(
-            f"{path} has more than {limit} bytes, the most that a file of this kind may have",
-            "Compress it, or have the program make what it can.",
+            f"{path} has more than {limit} bytes, the limit for {named}",
+            "Compress the file, or generate its content in the program.",
         )
     return data

@@ -1,4 +1,4 @@
-"""What became of a run."""
+"""Result of a run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from slipway._util.text import plain
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Of files that are missing, in a sentence.
+# Names of missing files in a sentence, and characters of each.
 MAX_SHOWN_NAMES = 3
 MAX_SHOWN_LENGTH = 80
 
 
 @public
 class ProgramError(SlipwayError):
-    """The program did not end well; ``result`` holds all that is known."""
+    """Failure of the program, raised by :meth:`Result.check`; see ``result``."""
 
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class ProgramError(SlipwayError):
 
 @public
 class Verdict(StrEnum):
-    """How a phase, or the run as a whole, ended."""
+    """Outcome of a phase, or of the whole run."""
 
     OK = "ok"
     FAILED = "failed"
@@ -47,7 +47,7 @@ class Verdict(StrEnum):
 @public
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a phase used. Times in seconds, memory in bytes."""
+    """Resources that a phase used. Times in seconds, memory in bytes."""
 
     wall: float
     user: float
@@ -59,10 +59,10 @@ class Usage:
 @public
 @dataclass(frozen=True, slots=True)
 class PhaseLimits:
-    """What bounded a phase, by the names of the options: seconds, bytes and counts.
+    """Limits of a phase, named as the options: seconds, bytes and counts.
 
-    None is no bound but the machine's. ``open_files`` is what the program may raise its own limit
-    to.
+    None is a limit by the machine only. ``open_files`` is the hard limit, up to which the program
+    may raise its own.
     """
 
     timeout: float | None = None
@@ -77,7 +77,7 @@ class PhaseLimits:
 @public
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """One output stream: the bytes kept, how many there were, how many were over the limit."""
+    """Output stream: the kept bytes, their total ``size``, and the bytes ``dropped``."""
 
     data: bytes = b""
     size: int = 0
@@ -85,11 +85,11 @@ class Captured:
 
     @property
     def truncated(self) -> bool:
-        """Whether the program wrote more than its limit."""
+        """True if the program wrote more than its limit."""
         return self.dropped > 0
 
     def record(self) -> dict[str, Any]:
-        """For JSON: text where it is UTF-8, base64 where it is not."""
+        """Return the stream for JSON: as text if it is UTF-8, else as base64."""
         record: dict[str, Any] = {
             "bytes": self.size,
             "dropped": self.dropped,
@@ -105,7 +105,7 @@ class Captured:
 @public
 @dataclass(frozen=True, slots=True)
 class PhaseResult:
-    """One phase. ``signal`` is 0 unless a signal ended the program, and then ``code`` is 0."""
+    """Result of a phase: ``code`` is the exit code, or ``signal`` the signal that ended it."""
 
     verdict: Verdict
     code: int
@@ -117,7 +117,7 @@ class PhaseResult:
     limits: PhaseLimits = PhaseLimits()
 
     def with_output(self, phase: str, captured: Mapping[tuple[str, str], bytes]) -> PhaseResult:
-        """This result with the output of ``phase`` that was collected."""
+        """Return this result with the collected output of ``phase``."""
         return replace(
             self,
             stdout=replace(self.stdout, data=captured.get((phase, "stdout"), b"")),
@@ -125,7 +125,7 @@ class PhaseResult:
         )
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result for JSON."""
         return {
             "verdict": str(self.verdict),
             "code": self.code,
@@ -146,7 +146,7 @@ _NOT_BEGUN = PhaseResult(
 @public
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file fetched back: its bytes, or why there are none."""
+    """Output file: its bytes, or the reason in ``missing``."""
 
     path: str
     mode: int = 0
@@ -157,13 +157,12 @@ class OutputFile:
 @public
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the wall-clock time went, in seconds, each from the end of the one before.
+    """Wall-clock times of a run, in seconds, each from the end of the one before.
 
-    ``queue`` is what a run waits for room in a runtime, ``prepare`` ends when the machine's process
-    exists, ``boot`` when the agent has opened its port, ``ready`` when it has answered. A machine
-    that did not boot has ``restore`` instead of these two, which ends when the agent of the clone
-    has answered. ``build`` and ``run`` include the transfer of what they need; ``teardown`` ends
-    when nothing of the machine is left.
+    ``queue`` is the time in the queue of a runtime. ``prepare`` ends when the process of the
+    machine exists, ``boot`` when the agent has opened its port, ``ready`` when the agent has
+    answered. A clone has ``restore`` in place of these two, up to the answer of its agent.
+    ``build`` and ``run`` include the transfer of files; ``teardown`` ends with the machine.
     """
 
     queue: float = 0.0
@@ -179,11 +178,10 @@ class Timing:
 @public
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the run ran on; ``machine_reason`` says why it was that machine.
+    """Machine, image and kernel of a run; ``machine_reason`` says why that hypervisor was chosen.
 
-    ``start`` is where the machine came from: ``cold`` it booted, ``snapshot`` it was cloned,
-    ``pool`` the clone waited already, ``session`` it has had runs before. ``start_reason`` says why
-    it was not faster, where there is something to say.
+    ``start`` is ``cold`` (booted), ``snapshot`` (cloned), ``pool`` (an idle clone) or ``session``
+    (a machine with earlier runs). ``start_reason`` says why a faster start was not possible.
     """
 
     machine: str
@@ -201,11 +199,11 @@ class Provenance:
 @public
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one run.
+    """Result of a run.
 
-    ``build`` is None where the language has no build phase; so is ``run`` where the build failed.
-    Both are None where the run was cancelled before anything of it began. With ``tty`` the program
-    had a terminal, and all that it wrote there is its stdout.
+    ``build`` is None if the language has no build phase, ``run`` if the build failed, and both if
+    the run was cancelled before its first phase. With ``tty`` the program had a terminal, and all
+    of its output is stdout.
     """
 
     language: str
@@ -219,7 +217,7 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """The run's verdict, or ``build_failed`` where the build did not get that far."""
+        """Verdict of the program, or ``build_failed``."""
         if self.run is not None:
             return self.run.verdict
         if self.build is None or self.build.verdict in {Verdict.OK, Verdict.CANCELLED}:
@@ -228,32 +226,32 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether the program ended with exit code 0."""
+        """True if the program ended with exit code 0."""
         return self.verdict is Verdict.OK
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The paths of the files that were asked for and are not there."""
+        """Paths of missing output files."""
         return tuple(file.path for file in self.files if file.data is None)
 
     @property
     def code(self) -> int:
-        """The exit code of the last phase that ran."""
+        """Exit code of the last phase."""
         return self._last.code
 
     @property
     def signal(self) -> int:
-        """The signal that ended the last phase that ran, or 0."""
+        """Signal that ended the last phase, or 0."""
         return self._last.signal
 
     @property
     def stdout(self) -> str:
-        """What the program wrote to stdout; bytes that are not UTF-8 are replaced."""
+        """Stdout of the program; bytes that are not UTF-8 are replaced."""
         return self.run.stdout.data.decode("utf-8", "replace") if self.run else ""
 
     @property
     def stderr(self) -> str:
-        """What the program, or else the failed build, wrote to stderr."""
+        """Stderr of the program, or of the failed build."""
         return self._last.stderr.data.decode("utf-8", "replace")
 
     @property
@@ -261,7 +259,7 @@ class Result:
         return self.run or self.build or _NOT_BEGUN
 
     def with_output(self, captured: Mapping[tuple[str, str], bytes]) -> Result:
-        """This result with the output that was collected, by phase and stream."""
+        """Return this result with the collected output, by phase and stream."""
         return replace(
             self,
             build=self.build and self.build.with_output("build", captured),
@@ -269,17 +267,17 @@ class Result:
         )
 
     def check(self) -> Result:
-        """This result, if the program ended well.
+        """Return this result if the program succeeded.
 
         Raises:
-            ProgramError: it did not.
+            ProgramError: the program failed.
         """
         if not self.ok:
             raise ProgramError(self.summary(), self)
         return self
 
     def summary(self) -> str:
-        """How it ended, as one sentence for people."""
+        """Return the outcome as one sentence for people."""
         last = self._last
         if self.verdict is Verdict.CANCELLED and last.verdict is not Verdict.CANCELLED:
             return "the run was cancelled after its build"
@@ -287,7 +285,7 @@ class Result:
             return "the run was cancelled before it began"
         subject = "the program" if self.run is not None else "the build"
         how = {
-            Verdict.OK: f"ended well{self._lacking()}",
+            Verdict.OK: f"succeeded{self._describe_missing()}",
             Verdict.FAILED: f"ended with exit code {last.code}",
             Verdict.SIGNALED: f"was ended by signal {last.signal}",
             Verdict.TIMED_OUT: "reached its time limit",
@@ -299,16 +297,16 @@ class Result:
         }[last.verdict]
         return f"{subject} {how}" + (f": {last.detail}" if last.detail else "")
 
-    def _lacking(self) -> str:
-        """What a program that ended well did not leave, as the end of a sentence."""
+    def _describe_missing(self) -> str:
+        """Return the missing output files, as the end of a sentence."""
         if not self.missing:
             return ""
         names = ", ".join(plain(path[:MAX_SHOWN_LENGTH]) for path in self.missing[:MAX_SHOWN_NAMES])
         more = len(self.missing) - MAX_SHOWN_NAMES
-        return f", but did not leave {names}" + (f" and {more} more" if more > 0 else "")
+        return f", but did not write {names}" + (f" and {more} more" if more > 0 else "")
 
     def record(self) -> dict[str, Any]:
-        """The whole result for JSON."""
+        """Return the result for JSON."""
         return {
             "language": self.language,
             "verdict": str(self.verdict),

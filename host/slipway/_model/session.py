@@ -1,4 +1,4 @@
-"""One machine for several runs. The same in process and remote."""
+"""Session: one machine for several runs, in this process or on a server."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from slipway._model.result import Result
 
 DEFAULT_IDLE_SECONDS = 600.0
-# A day: a machine that nobody has used for so long has been forgotten.
+# A day: a session without runs for so long has been forgotten.
 MAX_IDLE_SECONDS = 86_400.0
 _IDLE = Annotated[float, Bounds(0, MAX_IDLE_SECONDS, above=True)]
 
 
 @public
 class AsyncSession(abc.ABC):
-    """A machine that takes runs, one after the other.
+    """Machine that takes runs, one after the other.
 
-    Files stay from one run to the next, in the working directory and in ``/tmp``; processes do not.
-    Each run has its own limits, arguments, environment and files. As a context manager it opens at
-    its beginning and closes at its end.
+    Files in the working directory and in ``/tmp`` stay from one run to the next; processes do not.
+    Each run has its own limits, arguments, environment and files. As a context manager, the session
+    opens at the beginning of the block and closes at the end.
     """
 
     def __init__(self, identifier: str, language: str) -> None:
@@ -42,23 +42,23 @@ class AsyncSession(abc.ABC):
 
     @property
     def state(self) -> str:
-        """One of opening, open, lost, ended.
+        """State: opening, open, lost or ended.
 
-        ``lost``: the machine ended, or broke the rules. ``ended``: it was closed, or had no run for
-        too long.
+        ``lost``: the machine ended or broke the protocol. ``ended``: the session was closed, or had
+        no run for too long.
         """
         return self._state
 
     @abc.abstractmethod
     async def open(self) -> None:
-        """Wait for room, and then for the machine; an open session is left as it is.
+        """Wait in the queue, and then for the machine; no effect on an open session.
 
-        Cancelled, it leaves nothing, and the session has ended.
+        A cancelled call ends the session.
 
         Raises:
-            Busy: there is no room in the queue, or the runtime is being closed.
-            InputError: the session has ended, or needs more than there is in all.
-            HostError: this host lacks something.
+            Busy: the queue is full, or the runtime is being closed.
+            InputError: the session has ended, or needs more than the whole host.
+            HostError: a part of this host is missing.
         """
 
     @abc.abstractmethod
@@ -69,17 +69,17 @@ class AsyncSession(abc.ABC):
         stdin: Stdin | None = b"",
         **options: Any,
     ) -> AsyncExecution:
-        """Start ``source``, or queue it behind the session's other runs.
+        """Start ``source``, or queue it behind other runs of the session.
 
         Args:
             source: the program's text, or the Path of its file.
-            stdin: what the program reads; with None it is open, for the handle's ``stdin``.
-            options: the fields of :class:`slipway.Options` without those that make a machine.
+            stdin: input of the program; None leaves stdin open for ``stdin`` of the handle.
+            options: fields of :class:`slipway.Options`, except those of the machine.
 
         Raises:
-            InputError: the request cannot be run as it stands, or the session is not open.
-            Busy: too many runs wait already, or the runtime is being closed.
-            HostError: the session's machine was lost, or had no run for too long.
+            InputError: the request is invalid, or the session is not open.
+            Busy: too many runs wait, or the runtime is being closed.
+            HostError: the machine was lost, or the session had no run for too long.
         """
 
     async def run(
@@ -90,15 +90,15 @@ class AsyncSession(abc.ABC):
         on_output: OnOutput | None = None,
         **options: Any,
     ) -> Result:
-        """Run ``source`` and wait for its end; the arguments are those of :meth:`start`.
+        """Run ``source`` and return its result; arguments as for :meth:`start`.
 
-        ``on_output`` is as in :meth:`slipway.AsyncRuntime.run`. Where the caller is cancelled, so
-        is the run, and the session goes on.
+        ``on_output`` is as in :meth:`slipway.AsyncRuntime.run`. A cancelled call cancels the run;
+        the session stays open.
 
         Raises:
-            InputError: the request cannot be run as it stands, or the session is not open.
-            HostError: the session's machine was lost before, or had no run for too long.
-            UnknownOutcome: the machine was lost under the program; the session is lost with it.
+            InputError: the request is invalid, or the session is not open.
+            HostError: the machine was lost before, or the session had no run for too long.
+            UnknownOutcome: the machine was lost under the program; the session is lost too.
         """
         check_listener(on_output)
         execution = await self.start(source, stdin=stdin, **options)
@@ -106,22 +106,22 @@ class AsyncSession(abc.ABC):
 
     @abc.abstractmethod
     async def fork(self) -> AsyncSession:
-        """Another open session, which begins as this one is now: files and all.
+        """Return a new open session with the files of this session.
 
-        It waits for room, as :meth:`open` does, and then for the runs of this session that came
-        before; both go on apart. Cancelled, it leaves nothing, and this session goes on.
+        The call waits in the queue like :meth:`open`, and then for earlier runs of this session.
+        Both sessions then continue independently. A cancelled call has no effect.
 
         Raises:
-            Busy: there is no room in the queue, or the runtime is being closed.
-            InputError: the session is not open, or there can never be room for two.
-            HostError: it cannot be cloned; this one goes on where its machine can.
+            Busy: the queue is full, or the runtime is being closed.
+            InputError: the session is not open, or the host is too small for two.
+            HostError: the machine cannot be cloned; this session stays open if possible.
         """
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """End the session and what runs in it, and wait until nothing is left.
+        """End the session and its runs, and wait until the machine has ended.
 
-        May be called again.
+        A second call has no effect.
         """
 
     async def __aenter__(self) -> Self:
@@ -138,39 +138,40 @@ class AsyncSession(abc.ABC):
 
 
 def build_session_options(given: Mapping[str, Any], source_name: str) -> Options:
-    """The options of a session that a caller names.
+    """Return the options of a session.
 
     Raises:
-        InputError: one is a run's, is no option at all, or is out of its bounds.
+        InputError: an option is unknown, belongs to runs, or is out of bounds.
     """
     options = build_options(given)
     if foreign := sorted(given.keys() - set(MACHINE_OPTIONS)):
         raise InputError(
-            f"{foreign[0]} is an option of a run, not of a session", "Give it to each run."
+            f"{foreign[0]} is an option of a run, not of a session",
+            f"Pass {foreign[0]} to each run.",
         )
     options.check(source_name)
     return options
 
 
 def check_run_options(given: Mapping[str, Any]) -> None:
-    """Check that the options of a run in a session have none of the machine's.
+    """Check that the options of a run in a session do not belong to the machine.
 
     Raises:
-        InputError: one is.
+        InputError: an option belongs to the machine.
     """
     for name in MACHINE_OPTIONS:
         if name in given:
             raise InputError(
-                f"{name} is an option of the session's machine, which has been made",
-                f"Give {name} to the session, at its beginning.",
+                f"{name} is an option of the session, not of its runs",
+                f"Pass {name} to session().",
             )
 
 
 def check_idle_seconds(seconds: object) -> float:
-    """How long a session may go without a run.
+    """Return the checked time that a session may be without a run, in seconds.
 
     Raises:
-        InputError: it is no number of seconds, or out of bounds.
+        InputError: the value is not a number, or out of bounds.
     """
-    taken: float = check_value("idle_seconds", _IDLE, seconds)
-    return taken
+    checked: float = check_value("idle_seconds", _IDLE, seconds)
+    return checked

@@ -1,8 +1,9 @@
-"""Values of a caller's, who may have no types, taken as what a declaration says of them.
+"""Conversion of callers' values to declared types, and check of their bounds.
 
-A declaration is a type: text, bytes, a number, a path, a class of ours, several of those, or None.
-``Annotated[int, Bounds(1, 8)]`` says within which bounds. Of ``bool | Tty``, what is no bool is
-taken as the last. All that is wrong is an InputError that names the value.
+Callers may not use types. A declared type is text, bytes, a number, a path, a class of ours, a
+tuple or union of those, or None; ``Annotated[int, Bounds(1, 8)]`` adds bounds. For a union such as
+``bool | Tty``, a value of another type is converted to the last type. An invalid value is an
+InputError that names the value.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Annotated, Any, SupportsIndex, Union, get_args, get_origin
 
 from slipway._model.errors import InputError
 
-# An iterator may have no end. No option takes nearly so many.
+# An iterator may be endless. No option takes nearly as many items.
 MAX_ITEMS = 10_000
-# No number that means anything has more; to print one of millions of digits takes minutes.
+# Larger numbers are not printed: millions of digits take minutes.
 _MAX_BITS = 128
 _SEE = "See slipway.Options."
 
@@ -38,10 +39,10 @@ class Bounds:
     unit: str = ""
 
     def check(self, name: str, value: float) -> None:
-        """Check that ``value`` is within.
+        """Check that ``value`` is within the bounds.
 
         Raises:
-            InputError: it is not, or is no number at all.
+            InputError: the value is out of bounds, or NaN.
         """
         low = value > self.least if self.above else value >= self.least
         if low and value <= self.most:
@@ -50,15 +51,15 @@ class Bounds:
         most = f" and at most {self.most:.15g}" if math.isfinite(self.most) else ""
         raise InputError(
             f"{name} is {describe_value(value)}, and must be {least}{most}",
-            f"Leave {name} out for the default.",
+            f"Leave out {name} for the default.",
         )
 
 
 def check_value(name: str, kind: Any, value: object) -> Any:
-    """``value`` as the declaration ``kind`` has it, within its bounds.
+    """Return ``value`` converted to the declared type ``kind``, after a check of its bounds.
 
     Raises:
-        InputError: it is of another type, or out of its bounds.
+        InputError: the value is of another type, or out of bounds.
     """
     taken = convert(name, kind, value)
     check_bounds(name, kind, taken)
@@ -68,16 +69,14 @@ def check_value(name: str, kind: Any, value: object) -> Any:
 def read_field_types(kind: type) -> Mapping[str, Any]:
     """Return the declared types of the fields of a dataclass, with their bounds.
 
-    Its module may not postpone annotations (PEP 563): to evaluate texts takes time at each start.
+    The module of the class may not postpone annotations (PEP 563): the evaluation of texts takes
+    time at each start.
     """
     return kind.__annotations__
 
 
 def find_plain_type(kind: Any) -> Any:
-    """Return the type that a declaration has without bounds and without None.
-
-    Of several types the last is returned, as :func:`convert` does.
-    """
+    """Return a declared type without bounds and None; of a union, the last type."""
     if get_origin(kind) is Annotated:
         return find_plain_type(get_args(kind)[0])
     if get_origin(kind) in {Union, UnionType}:
@@ -86,7 +85,7 @@ def find_plain_type(kind: Any) -> Any:
 
 
 def find_annotations(kind: Any) -> tuple[Any, ...]:
-    """Return the annotations of a declaration and of its parts, such as its bounds."""
+    """Return the annotations of a declared type and of its parts, such as bounds."""
     if get_origin(kind) is Annotated:
         return (*kind.__metadata__, *find_annotations(get_args(kind)[0]))
     if get_origin(kind) in {Union, UnionType}:
@@ -95,10 +94,10 @@ def find_annotations(kind: Any) -> tuple[Any, ...]:
 
 
 def convert(name: str, kind: Any, value: object) -> Any:
-    """``value`` as the declaration ``kind`` has it, wherever its bounds are.
+    """Return ``value`` converted to the declared type ``kind``, without a check of bounds.
 
     Raises:
-        InputError: it is of another type.
+        InputError: the value is of another type.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -116,10 +115,10 @@ def convert(name: str, kind: Any, value: object) -> Any:
 
 
 def check_bounds(name: str, kind: Any, value: Any) -> None:
-    """Check a converted ``value`` for the bounds that its declaration ``kind`` has.
+    """Check a converted ``value`` against the bounds of its declared type ``kind``.
 
     Raises:
-        InputError: it is out of them.
+        InputError: the value is out of bounds.
     """
     if value is not None:
         for note in find_annotations(kind):
@@ -127,11 +126,11 @@ def check_bounds(name: str, kind: Any, value: Any) -> None:
                 note.check(name, value)
 
 
-def encode_text(name: str, text: str, hint: str = "Give the bytes that are meant.") -> bytes:
-    """``text`` in UTF-8; what Python made of bytes that are none (PEP 383) is those bytes.
+def encode_text(name: str, text: str, hint: str = "Pass bytes instead.") -> bytes:
+    """Return ``text`` in UTF-8; surrogate escapes (PEP 383) become their bytes.
 
     Raises:
-        InputError: it has a surrogate that stands for no byte.
+        InputError: the text has a lone surrogate that is not an escape.
     """
     try:
         return text.encode("utf-8", "surrogateescape")
@@ -142,7 +141,7 @@ def encode_text(name: str, text: str, hint: str = "Give the bytes that are meant
 
 
 def describe_value(value: object) -> str:
-    """A value of any size for a sentence."""
+    """Return a short description of any value, for a message."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MAX_BITS:
         return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | int | float):
@@ -153,22 +152,24 @@ def describe_value(value: object) -> str:
 
 
 def make_input_error(name: str, value: object, wanted: str, hint: str = "") -> InputError:
-    """The error of a value that is not what is ``wanted``."""
+    """Return the error for a value that is not as ``wanted``."""
     return InputError(f"{name} is {describe_value(value)}, and must be {wanted}", hint)
 
 
 def _convert_items(name: str, parts: tuple[Any, ...], value: object) -> tuple[Any, ...]:
-    """``tuple[X, ...]``, or a tuple that has its length; pairs may be a mapping."""
+    """Convert to ``tuple[X, ...]`` or ``tuple[X, Y]``; pairs may be a mapping."""
     endless = parts[-1] is ...
     if endless and get_origin(parts[0]) is tuple and isinstance(value, Mapping):
         return _convert_pairs(name, get_args(parts[0]), value)
     if isinstance(value, str | bytes | bytearray):
-        raise InputError(f"{name} is one text, and has to be several", f"Write {name}=[text].")
+        raise InputError(
+            f"{name} is one text, and must be a list of texts", f"Write {name}=[text]."
+        )
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
         raise make_input_error(name, value, "a list or a tuple", _SEE)
     items = tuple(islice(value, MAX_ITEMS + 1))
     if len(items) > MAX_ITEMS:
-        raise InputError(f"{name} has more than {MAX_ITEMS} items", "Give fewer.")
+        raise InputError(f"{name} has more than {MAX_ITEMS} items", "Use fewer items.")
     if not endless and len(items) != len(parts):
         raise InputError(f"{name} has {len(items)} items, and must have {len(parts)}", _SEE)
     kinds = parts[:1] * len(items) if endless else parts
@@ -194,7 +195,7 @@ def _convert_text(name: str, value: object) -> str:
     if isinstance(value, str):
         return str(value)
     hint = "Decode it: os.fsdecode(...)." if isinstance(value, bytes | bytearray) else ""
-    raise make_input_error(name, value, "a text", hint or "Give a str.")
+    raise make_input_error(name, value, "a text", hint or "Pass a str.")
 
 
 def _convert_bytes(name: str, value: object) -> bytes:
@@ -203,7 +204,7 @@ def _convert_bytes(name: str, value: object) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     hint = (
-        "Read the file: .read_bytes()." if isinstance(value, os.PathLike) else "Give bytes or str."
+        "Read the file: .read_bytes()." if isinstance(value, os.PathLike) else "Pass bytes or str."
     )
     raise make_input_error(name, value, "bytes or a text", hint)
 
@@ -211,30 +212,32 @@ def _convert_bytes(name: str, value: object) -> bytes:
 def _convert_flag(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise make_input_error(name, value, "True or False", "Give a bool.")
+    raise make_input_error(name, value, "True or False", "Pass a bool.")
 
 
 def _convert_integer(name: str, value: object) -> int:
     if isinstance(value, SupportsIndex) and not isinstance(value, bool):
         return value.__index__()
-    raise make_input_error(name, value, "an integer", "Give an int; sizes are in bytes.")
+    raise make_input_error(name, value, "an integer", "Pass an int; sizes are in bytes.")
 
 
 def _convert_number(name: str, value: object) -> float:
     if isinstance(value, float | SupportsIndex) and not isinstance(value, bool):
         try:
             return float(value)
-        except OverflowError:  # Bounds tell of it
+        except OverflowError:  # Bounds.check reports the value
             return math.inf
-    raise make_input_error(name, value, "a number", "Give an int or a float; times are in seconds.")
+    raise make_input_error(name, value, "a number", "Pass an int or a float; times are in seconds.")
 
 
 def _convert_path(name: str, value: object) -> Path:
     found = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(found, str):
-        raise make_input_error(name, value, "a path", "Give a str or a Path.")
+        raise make_input_error(name, value, "a path", "Pass a str or a Path.")
     if not found or "\0" in found or not _is_encodable(found):
-        raise InputError(f"{name} is {found[:60]!r}, which is no path", "Give a str or a Path.")
+        raise InputError(
+            f"{name} is {found[:60]!r}, which is not a valid path", "Pass a str or a Path."
+        )
     return Path(found)
 
 
@@ -247,15 +250,15 @@ def _is_encodable(path: str) -> bool:
 
 
 def _make_converter(kind: type) -> Any:
-    def taken(name: str, value: object) -> object:
+    def convert_instance(name: str, value: object) -> object:
         if isinstance(value, kind):
             return value
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         raise make_input_error(
-            name, value, f"{article} {kind.__name__}", f"Give a slipway.{kind.__name__}(...)."
+            name, value, f"{article} {kind.__name__}", f"Pass a slipway.{kind.__name__}(...)."
         )
 
-    return taken
+    return convert_instance
 
 
 _CONVERTERS: Mapping[Any, Any] = {

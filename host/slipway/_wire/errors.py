@@ -1,4 +1,4 @@
-"""The JSON form of errors."""
+"""JSON form of errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from slipway._model.errors import Busy, InputError, SlipwayError, UnknownOutcome
 from slipway._util.text import plain
 from slipway._wire.fields import Fields
 
-# Seconds. Who is told to come back later than this is told nonsense.
+# Seconds. Longer times for another try make no sense.
 MAX_RETRY = 24 * 3600.0
 
 _ERRORS: dict[str, type[SlipwayError]] = {
@@ -20,7 +20,7 @@ _ERRORS: dict[str, type[SlipwayError]] = {
 
 
 def encode_error(error: SlipwayError) -> dict[str, Any]:
-    """``error`` for JSON, under the nearest public name."""
+    """Return ``error`` for JSON, with the name of its nearest public class."""
     name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
     record = {"error": name, "message": plain(error.message), "hint": plain(error.hint)}
     if isinstance(error, Busy):
@@ -29,7 +29,7 @@ def encode_error(error: SlipwayError) -> dict[str, Any]:
 
 
 def decode_error(record: object) -> SlipwayError:
-    """The error in ``record``; where there is none, that is the error."""
+    """Return the error in ``record``, or a protocol error if the record is invalid."""
     try:
         fields = Fields(record, "the error")
         kind = _ERRORS.get(fields.text("error"), SlipwayError)
@@ -42,7 +42,8 @@ def decode_error(record: object) -> SlipwayError:
 
 
 def make_protocol_error(what: str) -> UnknownOutcome:
-    """The error of a server that does not keep to the protocol."""
+    """Return the error for a server that breaks the protocol."""
     return UnknownOutcome(
-        f"the server broke the protocol: {what}", "Is it a Slipway server of this version?"
+        f"the server broke the protocol: {what}",
+        "Check that the server is Slipway of this version.",
     )

@@ -1,8 +1,8 @@
-"""The JSON form of events.
+"""JSON form of events.
 
-A stream of events is lines of JSON, an object each, whose ``type`` is an event's name. Files that
-were fetched come before the ``ended`` that lists them, each as one ``file`` and as many
-``file_data`` as it takes. Instead of ``ended`` there may be ``failed``.
+A stream of events is lines of JSON, each an object with the name of the event as ``type``. Output
+files come before the ``ended`` that lists them, each as one ``file`` and several ``file_data``. A
+stream may end with ``failed`` instead of ``ended``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from slipway._model.result import OutputFile
 
-# Of a file, in one line: 64 KiB as base64.
+# Bytes of a file in one line: 64 KiB as base64.
 FILE_PIECE = 48 * 1024
 MAX_OUTPUT_PIECE = 128 * 1024
 PHASES = ("build", "run")
@@ -39,7 +39,7 @@ STREAMS = ("stdout", "stderr")
 
 
 def encode_event(event: Event) -> dict[str, Any]:
-    """``event`` for JSON; of files only their names, modes and sizes."""
+    """Return ``event`` for JSON; of files, the names, modes and sizes."""
     match event:
         case Output(phase, stream, data):
             return {"type": "output", "phase": phase, "stream": stream, **encode_data(data)}
@@ -58,7 +58,7 @@ def encode_event(event: Event) -> dict[str, Any]:
 
 
 def encode_event_and_files(event: Event) -> Iterator[dict[str, Any]]:
-    """All the lines of ``event``: before an ``ended`` come its files, a piece at a time."""
+    """Yield all records of ``event``: pieces of its files, then the event."""
     if isinstance(event, Ended):
         for file in event.result.files:
             if file.data is not None:
@@ -71,28 +71,32 @@ def encode_event_and_files(event: Event) -> Iterator[dict[str, Any]]:
 
 
 def decode_event(record: object, contents: Mapping[str, OutputFile] | None = None) -> Event:
-    """The event that :func:`encode_event` made ``record`` of; ``contents`` are an Ended's files.
+    """Return the event in ``record``; ``contents`` are the files of an Ended.
 
     Raises:
-        UnknownOutcome: there is none.
+        UnknownOutcome: the record is invalid.
     """
     try:
         fields = Fields(record, "an event")
         event = read_event(fields, fields.text("type"), contents or {})
         if event is None:
-            raise InputError(f"there is no event {fields.text('type')!r:.60}")
+            raise InputError(f"unknown event {fields.text('type')!r:.60}")
     except InputError as error:
         raise make_protocol_error(error.message) from None
     return event
 
 
 def read_event(fields: Fields, kind: str, contents: Mapping[str, OutputFile]) -> Event | None:
-    """The event of this kind; None where there is no such kind. Raises InputError."""
+    """Return the event of this kind, or None for an unknown kind.
+
+    Raises:
+        InputError: a field is missing or invalid.
+    """
     match kind:
         case "output":
             data = fields.data()
             if not 0 < len(data) <= MAX_OUTPUT_PIECE:
-                raise InputError(f"{len(data)} bytes of output came at once")
+                raise InputError(f"an event has {len(data)} bytes of output")
             return Output(fields.choice("phase", PHASES), fields.choice("stream", STREAMS), data)
         case "queued":
             return Queued(fields.integer("position"))

@@ -1,4 +1,4 @@
-"""The checked fields of a JSON object that came over a socket."""
+"""Checked fields of a JSON object from a socket."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from slipway._util.text import plain
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Of a line of events or commands, with its end. 120 KiB of output can take six bytes each.
+# Bytes of a line with its end. Each byte of 120 KiB of output can take six in JSON.
 MAX_LINE = 1024 * 1024
-# JavaScript's, which JSON's readers have in common, would be 2^53 - 1; nothing of ours comes near.
+# JavaScript's limit is 2^53 - 1; our numbers are far below.
 MAX_INTEGER = 2**63 - 1
 
 
 class Fields:
-    """An object's fields; unknown ones are ignored, so that a newer peer may say more.
+    """Fields of an object; unknown fields are ignored, for newer peers.
 
     Each method raises InputError with a sentence that names the field by ``where``.
     """
 
     def __init__(self, record: object, where: str) -> None:
         if not isinstance(record, dict):
-            raise InputError(f"{where} is no JSON object")
+            raise InputError(f"{where} is not a JSON object")
         self._record: dict[str, Any] = record
         self._where = where
 
@@ -35,66 +35,66 @@ class Fields:
         return self._record.get(name) is not None
 
     def text(self, name: str) -> str:
-        """A string as it came."""
+        """Return a string, unchanged."""
         value = self._record.get(name)
         if not isinstance(value, str):
             raise self._wrong(name, "a string")
         return value
 
     def plain_text(self, name: str) -> str:
-        """A string for people; "" where there is none. A terminal may get to see it."""
+        """Return a string without control characters, for a terminal; "" if missing."""
         return plain(self.text(name)) if name in self else ""
 
     def integer(self, name: str, most: int = MAX_INTEGER) -> int:
-        """A number from 0 to ``most``. JSON's true is a number to Python, and none here."""
+        """Return an integer from 0 to ``most``; true, an int in Python, is an error."""
         value = self._record.get(name)
         if type(value) is not int or not 0 <= value <= most:
             raise self._wrong(name, f"an integer from 0 to {most}")
         return value
 
     def number(self, name: str) -> float:
-        """A finite number that is not negative."""
+        """Return a finite number, at least 0."""
         value = self._record.get(name)
         if type(value) is int and 0 <= value <= MAX_INTEGER:
             return float(value)
         if type(value) is float and math.isfinite(value) and value >= 0:
             return value
-        raise self._wrong(name, "a number that is not negative")
+        raise self._wrong(name, "a number of at least 0")
 
     def flag(self, name: str) -> bool:
-        """True or false."""
+        """Return True or False."""
         value = self._record.get(name)
         if not isinstance(value, bool):
             raise self._wrong(name, "true or false")
         return value
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        """One of ``choices``."""
+        """Return one of ``choices``."""
         value = self._record.get(name)
         if value not in choices:
             raise self._wrong(name, f"one of {', '.join(choices)}")
         return str(value)
 
     def fields(self, name: str) -> Fields:
-        """An object."""
+        """Return an object."""
         return Fields(self._record.get(name), f"{self._where}.{name}")
 
     def items(self, name: str, most: int) -> list[Any]:
-        """A list of at most ``most`` values."""
+        """Return a list of at most ``most`` values."""
         value = self._record.get(name)
         if not isinstance(value, list) or len(value) > most:
             raise self._wrong(name, f"a list of at most {most}")
         return value
 
     def texts(self, name: str, most: int) -> tuple[str, ...]:
-        """A list of at most ``most`` strings."""
+        """Return a list of at most ``most`` strings."""
         value = self.items(name, most)
         if not all(isinstance(text, str) for text in value):
             raise self._wrong(name, "a list of strings")
         return tuple(value)
 
     def plain_texts(self, name: str, most: int) -> dict[str, str]:
-        """An object of at most ``most`` strings for people, by name."""
+        """Return an object of at most ``most`` strings without control characters."""
         value = self._record.get(name)
         if not isinstance(value, dict) or len(value) > most:
             raise self._wrong(name, f"an object of at most {most}")
@@ -102,7 +102,7 @@ class Fields:
         return {key: fields.plain_text(key) for key in value}
 
     def data(self) -> bytes:
-        """The bytes in ``text`` or ``base64``, of which there is one."""
+        """Return the bytes in ``text`` or ``base64``; exactly one of these fields must exist."""
         text = self.text("text") if "text" in self else None
         encoded = self.text("base64") if "base64" in self else None
         return decode_text_or_base64(text, encoded, self._where)
@@ -114,15 +114,15 @@ class Fields:
 
 
 def encode_line(record: Mapping[str, Any]) -> bytes:
-    """``record`` as one line, with its end."""
+    """Return ``record`` as one line, with its end."""
     return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def decode_data(record: object) -> bytes:
-    """The bytes that :func:`encode_data` made ``record`` of; other fields may be there.
+    """Return the bytes in ``record``; other fields are ignored.
 
     Raises:
-        InputError: there are none.
+        InputError: the record has no bytes, or invalid ones.
     """
     return Fields(record, "data").data()
 
@@ -149,7 +149,7 @@ def decode_text_or_base64(text: str | None, encoded: str | None, where: str) -> 
 
 
 def encode_data(data: bytes) -> dict[str, Any]:
-    """``data`` as text where it is UTF-8, as base64 (RFC 4648) where it is not."""
+    """Return ``data`` as text if it is UTF-8, else as base64 (RFC 4648)."""
     try:
         return {"text": data.decode("utf-8")}
     except UnicodeDecodeError:
@@ -157,22 +157,22 @@ def encode_data(data: bytes) -> dict[str, Any]:
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
-    """The object in one line of JSON (RFC 8259).
+    """Return the object in one line of JSON (RFC 8259).
 
     Raises:
-        InputError: there is none, or the line is too long.
+        InputError: the line is too long, or is not a JSON object.
     """
     if len(line) > MAX_LINE:
         raise InputError(f"a line of JSON has more than {MAX_LINE} bytes")
     try:
         record = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise InputError(f"{line[:60]!r} is no line of JSON") from None
+        raise InputError(f"{line[:60]!r} is not a line of JSON") from None
     if not isinstance(record, dict):
-        raise InputError(f"{line[:60]!r} is no JSON object")
+        raise InputError(f"{line[:60]!r} is not a JSON object")
     return record
 
 
 def _refuse_constant(name: str) -> None:
-    # Python reads NaN and Infinity, which RFC 8259 does not have.
+    # Python accepts NaN and Infinity, which are not in RFC 8259.
     raise ValueError(name)

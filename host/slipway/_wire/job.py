@@ -1,4 +1,4 @@
-"""The JSON form of what a client asks for."""
+"""JSON form of a job and of a session, for the request of a client."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def encode_job(
     source: bytes, language: str | None, options: Options, stdin: bytes | None
 ) -> dict[str, Any]:
-    """The body of ``POST /v1/start`` for a checked source, to be answered by a stream of events.
+    """Return the body of ``POST /v1/start`` for a checked source; the answer is a stream of events.
 
-    ``stdin`` is None where it comes as commands; ``language`` where a session has one.
+    ``stdin`` is None if it follows as commands, ``language`` is None in a session.
 
     Raises:
-        InputError: an option is no business of a server's, or a text is no Unicode.
+        InputError: an option is local, or a text is not Unicode.
     """
     _refuse_local_options(options)
     record: dict[str, Any] = {
@@ -52,10 +52,10 @@ def encode_job(
 
 
 def encode_session(language: str, options: Options, idle_seconds: float) -> dict[str, Any]:
-    """The body of ``POST /v1/sessions``.
+    """Return the body of ``POST /v1/sessions``.
 
     Raises:
-        InputError: an option is no business of a server's, or a text is no Unicode.
+        InputError: an option is local, or a text is not Unicode.
     """
     _refuse_local_options(options)
     return {
@@ -66,7 +66,7 @@ def encode_session(language: str, options: Options, idle_seconds: float) -> dict
 
 
 def _encode_source(source: bytes) -> dict[str, str]:
-    """The source as text, or as base64 where it is not UTF-8: JSON has no bytes."""
+    """Return the source as text, or as base64 if it is not UTF-8."""
     encoded = encode_data(source)
     return {"source" if form == "text" else f"source_{form}": encoded[form] for form in encoded}
 
@@ -75,7 +75,7 @@ def _refuse_local_options(options: Options) -> None:
     for option in OPTIONS.values():
         if option.local and getattr(options, option.name):
             raise InputError(
-                f"{option.name} is for machines that this process starts, not for a server's",
+                f"{option.name} is not available on a server",
                 f"Leave {option.name} out, or run without a server.",
             )
 
@@ -97,7 +97,7 @@ def _encode_scalars(options: Options, groups: set[Group]) -> dict[str, Any]:
 
 
 def _iterate_texts(options: Options) -> Iterator[tuple[str, str]]:
-    """All texts of a caller's, each with the name of its option."""
+    """Yield all texts of a caller, with the names of their options."""
     for name in ("arguments", "outputs"):
         for text in getattr(options, name):
             yield name, text
@@ -109,11 +109,11 @@ def _iterate_texts(options: Options) -> Iterator[tuple[str, str]]:
 
 
 def _check_unicode(name: str, text: str) -> None:
-    """Refuse what a command line made of bytes that are not UTF-8: JSON has no form for it."""
+    """Check that JSON can hold ``text``: a command line may have bytes that are not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(
-            f"{name} has {text[:60]!r}, which is not Unicode, and a server is told of it in JSON",
-            "Give it another name or value, or run without a server.",
+            f"{name} has {text[:60]!r}, which is not Unicode and has no form in JSON",
+            "Use another name or value, or run without a server.",
         ) from None

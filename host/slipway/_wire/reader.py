@@ -1,4 +1,4 @@
-"""A stream of records, as the events that they make up."""
+"""Reader of events from a stream of records."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from slipway._wire.errors import decode_error, make_protocol_error
 from slipway._wire.events import read_event
 from slipway._wire.fields import Fields
 
-# Of a stream whose limit the server's language sets: more than any that comes with Slipway.
+# Bytes of a stream if the server's language sets the limit: more than any language of Slipway.
 MAX_OUTPUT = 64 * MIB
-# What has begun last and what may begin then. One cancelled early ends anywhere.
+# Allowed orders of phases. A cancelled run may end after any of them.
 _STEPS = {("", "build"), ("", "run"), ("build", "run")}
 
 
 class EventReader:
-    """Makes events of the records of one stream, and checks their order and bounds.
+    """Reader of the events in the records of one stream; checks their order and bounds.
 
-    Kinds of records that are not known are ignored, so that a newer server may say more.
-    ``outputs`` are the paths that were asked for; no other file is taken. Of each stream of a
-    phase at most ``limit`` bytes are.
+    Unknown kinds of records are ignored, for newer servers. Only files with a path in ``outputs``
+    are accepted, and at most ``limit`` bytes of each stream of a phase.
     """
 
     def __init__(self, outputs: tuple[str, ...] = (), limit: int = MAX_OUTPUT) -> None:
@@ -46,17 +45,17 @@ class EventReader:
         self.ended = False
 
     def feed(self, record: object) -> Event | None:
-        """The event that ``record`` completes; None where there is none.
+        """Return the event that ``record`` completes, or None.
 
         Raises:
-            SlipwayError: the failure that the server tells.
+            SlipwayError: the server reports a failure.
             UnknownOutcome: the server broke the protocol.
         """
         try:
             fields = Fields(record, "an event")
             kind = fields.text("type")
             if self.ended:
-                raise InputError(f"{kind!r:.60} came after the end")
+                raise InputError(f"{kind!r:.60} after the end")
             failed = kind == "failed"
             event = None if failed else self._event(fields, kind)
         except InputError as error:
@@ -68,20 +67,20 @@ class EventReader:
 
     def _event(self, fields: Fields, kind: str) -> Event | None:
         if self._incoming is not None and kind != "file_data":
-            raise InputError(f"{kind!r:.60} came before the whole of a file")
+            raise InputError(f"{kind!r:.60} before the end of a file")
         match kind:
             case "file":
                 self._begin_file(fields)
             case "file_data":
                 self._continue_file(fields)
             case "refused":
-                raise InputError(f"it refused a command: {fields.plain_text('message'):.200}")
+                raise InputError(f"a command was refused: {fields.plain_text('message'):.200}")
         event = read_event(fields, kind, self._contents)
         if event is not None and not self._in_order(event):
-            raise InputError(f"{kind!r} came out of order")
+            raise InputError(f"{kind!r} is out of order")
         if isinstance(event, Ended):
             if tuple(file.path for file in event.result.files) != self._outputs:
-                raise InputError("the result's files are not those that were asked for")
+                raise InputError("the files of the result are not the requested files")
             self.ended = True
         return event
 
@@ -109,7 +108,7 @@ class EventReader:
     def _begin_file(self, fields: Fields) -> None:
         path = fields.text("path")
         if path not in self._outputs or path in self._contents:
-            raise InputError(f"{path!r:.60} came, which was not asked for or has come")
+            raise InputError(f"the file {path!r:.60} was not requested, or is repeated")
         size, mode = fields.integer("size", self._room), fields.integer("mode", 0o7777)
         self._room -= size
         self._incoming = path, mode, size, bytearray()
@@ -117,11 +116,11 @@ class EventReader:
 
     def _continue_file(self, fields: Fields) -> None:
         if self._incoming is None:
-            raise InputError("data of a file came without its name")
+            raise InputError("data of a file without its name")
         _, _, size, content = self._incoming
         data = fields.data()
         if not data or len(content) + len(data) > size:
-            raise InputError("a file came with no data, or with more than its size")
+            raise InputError("a file has no data, or more than its size")
         content += data
         self._end_file()
 

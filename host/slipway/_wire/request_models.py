@@ -1,4 +1,4 @@
-"""What a request may ask for: the forms of its query and of its JSON body."""
+"""Models of requests: query and JSON body."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEXTUAL = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def make_optional_field(description: str | None = None) -> Any:
-    """A field that need not be there. It is None then."""
+    """Return an optional field, None by default."""
     return Field(None, description=description)
 
 
@@ -30,10 +30,10 @@ def _parse_flag(value: object) -> object:
 
 
 def _describe_nulls(schema: dict[str, Any]) -> None:
-    """Have a schema say of fields that need not be there that null is as good as nothing.
+    """Allow null for optional fields in a schema, and describe defaults in words.
 
-    It tells no default as ``default``: there are generated clients that send each of those, and
-    others that have their users give them.
+    The schema has no ``default``: some generated clients send each default, and others require
+    their users to pass it.
     """
     required = schema.get("required", ())
     for name, told in schema.get("properties", {}).items():
@@ -47,7 +47,7 @@ def _describe_nulls(schema: dict[str, Any]) -> None:
 
 
 def describe_default(told: dict[str, Any]) -> None:
-    """Tell in words what a field is where it is left out."""
+    """Move the default of a field into its description."""
     default = told.pop("default", None)
     if default not in (None, "", [], {}):
         text = json.dumps(default) if not isinstance(default, str) else default
@@ -55,7 +55,7 @@ def describe_default(told: dict[str, Any]) -> None:
 
 
 class Body(BaseModel):
-    """What is sent as JSON. A field that is null has not been given."""
+    """Body in JSON. A field with null counts as missing."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_describe_nulls
@@ -137,31 +137,31 @@ class Setting(_Machine, _Language):
 
 
 class SessionRunQuery(_QueryFlags, Limits):
-    """The query of ``POST /v1/sessions/{id}/run``."""
+    """Query of ``POST /v1/sessions/{id}/run``."""
 
     model_config = _TEXTUAL
 
-    tty: Flag = Field(False, description="The program has a terminal of 24 rows and 80 columns.")
+    tty: Flag = Field(False, description="Run the program in a terminal of 24 rows and 80 columns.")
 
 
 class SessionStartQuery(SessionRunQuery):
-    """The query of ``POST /v1/sessions/{id}/start``."""
+    """Query of ``POST /v1/sessions/{id}/start``."""
 
-    stream: StreamName = Field("raw", description="What the output socket gives.")
-    interactive: Flag = Field(False, description="Stdin comes as commands on the output socket.")
-    detached: Flag = Field(False, description="Goes on when its client leaves.")
+    stream: StreamName = Field("raw", description="Form of the output socket.")
+    interactive: Flag = Field(False, description="Stdin follows as commands on the output socket.")
+    detached: Flag = Field(False, description="The run continues when its client leaves.")
 
 
 class RunQuery(SessionRunQuery, Setting):
-    """The query of ``POST /v1/run``."""
+    """Query of ``POST /v1/run``."""
 
 
 class StartQuery(SessionStartQuery, Setting):
-    """The query of ``POST /v1/start``."""
+    """Query of ``POST /v1/start``."""
 
 
 class ResumeQuery(BaseModel):
-    """The query of ``POST /v1/runs/{id}/resume``."""
+    """Query of ``POST /v1/runs/{id}/resume``."""
 
     model_config = _TEXTUAL
 
@@ -171,31 +171,31 @@ class ResumeQuery(BaseModel):
 
 
 class NoQuery(BaseModel):
-    """The query of a route that has none."""
+    """Query of a route without parameters."""
 
     model_config = _TEXTUAL
 
 
 class TerminalSize(Body):
-    """The size of a program's terminal, in characters; also the body of a resize."""
+    """Size of a program's terminal, in characters; also the body of a resize."""
 
     rows: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
     columns: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)]
 
     def to_tty(self) -> Tty:
-        """Return the option that says so."""
+        """Return the value of the option ``tty``."""
         return Tty(self.rows, self.columns)
 
 
 class Data(Body):
-    """Bytes: ``text`` where they are UTF-8, else ``base64`` (RFC 4648); one of the two."""
+    """Bytes: either ``text`` in UTF-8 or ``base64`` (RFC 4648)."""
 
     text: str = make_optional_field()
     base64: str = make_optional_field()
 
 
 class File(Data):
-    """A file for the working directory."""
+    """Input file for the working directory."""
 
     path: Annotated[str, Field(min_length=1, max_length=4096)]
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
@@ -206,8 +206,9 @@ class Details(Body, _BodyFlags, Limits):
 
     tty: bool | TerminalSize = Field(
         False,
-        description="Run it in a terminal, of 24 rows and 80 columns if true: what it wrote before "
-        "a crash is there, a prompt comes before its input, stdin is echoed, and all is in stdout.",
+        description="Run the program in a terminal, of 24 rows and 80 columns if true. Output "
+        "before a crash is kept, prompts come before their input, stdin is echoed, and all output "
+        "is stdout.",
     )
     arguments: Annotated[list[str], Field(max_length=MAX_ARGUMENTS)] = Field(
         [], description="Command line arguments of the program."
@@ -216,23 +217,23 @@ class Details(Body, _BodyFlags, Limits):
         {}, description="Environment variables of build and program."
     )
     files: Annotated[list[File], Field(max_length=MAX_FILES)] = Field(
-        [], description="Files in the working directory: each with text, or base64."
+        [], description="Files for the working directory, each with text or base64."
     )
     outputs: Annotated[list[str], Field(max_length=MAX_OUTPUTS)] = Field(
-        [], description="Paths of files that the program writes and that are wanted back."
+        [], description="Paths of files to fetch from the working directory after the run."
     )
-    stdin: str | Data = Field("", description="What the program reads on its standard input.")
+    stdin: str | Data = Field("", description="Standard input of the program.")
 
 
 class SessionRunBody(Details):
-    """The JSON body of ``POST /v1/sessions/{id}/run``: a whole job."""
+    """JSON body of ``POST /v1/sessions/{id}/run``: a whole job."""
 
     source: str = make_optional_field("The program; this or source_base64.")
     source_base64: str = make_optional_field()
 
 
 class SessionStartBody(SessionRunBody):
-    """The JSON body of ``POST /v1/sessions/{id}/start``: a whole job."""
+    """JSON body of ``POST /v1/sessions/{id}/start``: a whole job."""
 
     stream: StreamName = "raw"
     interactive: bool = False
@@ -240,22 +241,22 @@ class SessionStartBody(SessionRunBody):
 
 
 class RunBody(SessionRunBody, Setting):
-    """The JSON body of ``POST /v1/run``: a whole job."""
+    """JSON body of ``POST /v1/run``: a whole job."""
 
 
 class StartBody(SessionStartBody, Setting):
-    """The JSON body of ``POST /v1/start``: a whole job."""
+    """JSON body of ``POST /v1/start``: a whole job."""
 
 
 class SessionBody(Body, Setting):
-    """The JSON body of ``POST /v1/sessions``."""
+    """JSON body of ``POST /v1/sessions``."""
 
     idle: Annotated[float, Field(gt=0, le=MAX_IDLE_SECONDS)] = make_optional_field(
-        "Without a run for so long, the session ends by itself."
+        "Seconds without a run, after which the session ends."
     )
 
 
 class SignalBody(Body):
-    """The body of ``POST /v1/runs/{id}/signal``."""
+    """Body of ``POST /v1/runs/{id}/signal``."""
 
     signal: Annotated[int, Field(ge=1, le=64)] | Annotated[str, Field(pattern="^(SIG)?[A-Z0-9]+$")]

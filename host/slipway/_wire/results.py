@@ -1,4 +1,4 @@
-"""The JSON form of results."""
+"""JSON form of results."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from slipway._wire.fields import Fields, encode_data
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Notes for people; there are two or three at most.
+# Notes for people; usually two or three.
 MAX_WARNINGS = 64
 
 
 def encode_result(result: Result, *, output: bool, files: bool) -> dict[str, Any]:
-    """``result`` for JSON, with what the program wrote and the files' content where asked for."""
+    """Return ``result`` for JSON, if wanted with ``output`` and contents of ``files``."""
     record = result.record()
     for phase in ("build", "run"):
         if record[phase] is not None and not output:
@@ -39,17 +39,17 @@ def encode_result(result: Result, *, output: bool, files: bool) -> dict[str, Any
 
 
 def encode_phase(result: PhaseResult) -> dict[str, Any]:
-    """A phase's result for JSON, without what it wrote."""
+    """Return the result of a phase for JSON, without its output."""
     record = result.record()
     _remove_output(record)
     return record
 
 
 def decode_result(record: object, contents: Mapping[str, OutputFile] | None = None) -> Result:
-    """The result in ``record``; ``contents`` has the files whose bytes came apart from it.
+    """Return the result in ``record``; ``contents`` has files that were sent before it.
 
     Raises:
-        UnknownOutcome: there is none.
+        UnknownOutcome: the record is invalid.
     """
     try:
         return read_result(Fields(record, "the result"), contents or {})
@@ -58,7 +58,11 @@ def decode_result(record: object, contents: Mapping[str, OutputFile] | None = No
 
 
 def read_result(record: Fields, contents: Mapping[str, OutputFile]) -> Result:
-    """The result in ``record``; raises InputError."""
+    """Return the result in ``record``.
+
+    Raises:
+        InputError: a field is missing or invalid.
+    """
     names = {field.name: field.type for field in fields(Provenance)}
     provenance: dict[str, Any] = {
         name: record.integer(name) if kind == "int" else record.plain_text(name)
@@ -78,10 +82,14 @@ def read_result(record: Fields, contents: Mapping[str, OutputFile]) -> Result:
 
 
 def read_phase(record: Fields) -> PhaseResult:
-    """The result of a phase in ``record``; raises InputError."""
+    """Return the result of a phase in ``record``.
+
+    Raises:
+        InputError: a field is missing or invalid.
+    """
     verdict = record.text("verdict")
-    if verdict not in set(Verdict) - {Verdict.BUILD_FAILED}:  # which is a run's, not a phase's
-        raise InputError(f"{verdict!r:.60} is no verdict of a phase")
+    if verdict not in set(Verdict) - {Verdict.BUILD_FAILED}:  # a verdict of runs only
+        raise InputError(f"{verdict!r:.60} is not a verdict of a phase")
     usage = record.fields("usage")
     return PhaseResult(
         verdict=Verdict(verdict),
@@ -118,7 +126,7 @@ def _read_captured(record: Fields) -> Captured:
     size, dropped = record.integer("bytes"), record.integer("dropped")
     data = record.data() if "text" in record or "base64" in record else b""
     if dropped > size or len(data) > size - dropped:
-        raise InputError(f"{dropped} of {size} bytes were dropped and {len(data)} kept")
+        raise InputError(f"a stream of {size} bytes has {dropped} dropped and {len(data)} kept")
     return Captured(data, size, dropped)
 
 
@@ -133,9 +141,9 @@ def _read_file(item: object, contents: Mapping[str, OutputFile]) -> OutputFile:
     elif path in contents:
         file = contents[path]
     else:
-        raise InputError(f"the content of {path!r:.60} did not come")
+        raise InputError(f"the content of {path!r:.60} is missing")
     if file.mode != mode or file.data is None or len(file.data) != size:
-        raise InputError(f"the content of {path!r:.60} is not what its result says")
+        raise InputError(f"the content of {path!r:.60} does not match the result")
     return file
 
 

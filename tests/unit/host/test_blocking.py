@@ -126,7 +126,7 @@ def test_waiting_may_time_out_and_be_tried_again(runtime: Runtime) -> None:
 
 def test_signal_reaches_the_program(runtime: Runtime) -> None:
     with runtime.start("forever", "bash") as execution:
-        with pytest.raises(slipway.InputError, match="there is no signal 0"):
+        with pytest.raises(slipway.InputError, match="invalid signal 0"):
             execution.signal(0)
         while not isinstance(next(execution), PhaseStarted):
             pass

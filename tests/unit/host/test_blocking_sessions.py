@@ -73,7 +73,7 @@ def test_handle_of_a_run_takes_stdin_and_cancels(runtime: Runtime) -> None:
 
 def test_failures_are_raised_to_the_caller(runtime: Runtime) -> None:
     with runtime.session("bash") as session:
-        with pytest.raises(InputError, match="memory is an option of the session's machine"):
+        with pytest.raises(InputError, match="memory is an option of the session, not of its runs"):
             session.run("print x", memory=5)
         with pytest.raises(UnknownOutcome):
             session.run("die")

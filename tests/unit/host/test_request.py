@@ -308,7 +308,7 @@ def test_value_of_any_type_is_taken_or_told_by_the_options_name(name: str, numbe
         ({"cpus": None}, "cpus is None, and must be an integer"),
         ({"kill_on_output": 1}, "kill_on_output is 1, and must be True or False"),
         ({"kernel": str}, "kernel is of type type, and must be a path"),
-        ({"kernel": "a\0"}, "kernel is 'a.x00', which is no path"),
+        ({"kernel": "a\0"}, "kernel is 'a.x00', which is not a valid path"),
         ({"machine": None}, "machine is None, and must be a text"),
         ({"arguments": "text"}, "arguments is one text"),
         ({"arguments": 7}, "arguments is 7, and must be a list or a tuple"),

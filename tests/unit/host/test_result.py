@@ -85,7 +85,7 @@ def test_summary_names_the_files_that_are_missing() -> None:
     names = ("gone", "a\nb", "x" * 100, "fourth", "fifth")
     one, many = result(phase(Verdict.OK), None, "gone"), result(phase(Verdict.OK), None, *names)
 
-    assert one.summary() == "the program ended well, but did not leave gone"
+    assert one.summary() == "the program succeeded, but did not write gone"
     assert many.summary().endswith(f"{'x' * 80} and 2 more")
     assert "\n" not in many.summary()
     assert many.missing == names
