@@ -1,9 +1,8 @@
-"""Who may run now, and who waits: counts, nothing else.
+"""Admission: the decision which run may start now, by counts alone.
 
-A run is admitted while machines, memory and processors suffice. Among the clients that wait, told
-apart by a key, it is the turn of the one that has the fewest runs going, then of the one that came
-first; each client's own runs keep their order. Nobody is passed over for needing much: the one
-whose turn it is waits for room, and all others with it.
+A run is admitted while machines, memory and vCPUs suffice. The next run is of the key with the
+fewest running runs, then the oldest; runs of one key keep their order. A large run is not passed
+over: while the next run waits for room, all others wait as well.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much may run at once: machines, bytes of memory, vCPUs; and how many runs may wait."""
+    """Capacity: machines, bytes of memory and vCPUs at once, and the length of the queue."""
 
     vms: int
     memory: int
@@ -33,7 +32,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one run takes: bytes of memory, the machine's own included, and vCPUs."""
+    """Needs of one run: bytes of memory, overhead of the machine included, and vCPUs."""
 
     memory: int
     cpus: int
@@ -42,7 +41,7 @@ class Needs:
 @public
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much of a capacity is taken now."""
+    """Load: the part of a capacity that is in use now."""
 
     capacity: Capacity
     vms: int
@@ -53,7 +52,7 @@ class Load:
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """One run's place, from its arrival to its end."""
+    """Ticket of one run, from its arrival to its end."""
 
     key: str
     number: int
@@ -64,7 +63,7 @@ class Ticket:
 
 
 class Admission:
-    """Admits runs within a capacity. Not for several threads."""
+    """Admission of runs within a capacity. For one thread only."""
 
     def __init__(self, capacity: Capacity) -> None:
         self.capacity = capacity
@@ -76,11 +75,11 @@ class Admission:
         self._reserved = 0
         self._reclaiming = False
         self.reclaim: Callable[[int], object] | None = None
-        """Told how many bytes a run lacks of the memory that is reserved; frees what it can."""
+        """Called with the bytes of reserved memory that a run needs; frees as many as possible."""
 
     @property
     def load(self) -> Load:
-        """What runs and waits now."""
+        """Counts of running and waiting runs."""
         vms = self._running.total()
         return Load(self.capacity, vms, len(self._waiting), self._memory, self._cpus)
 
@@ -90,10 +89,10 @@ class Admission:
         return self._reserved
 
     def check(self, needs: Needs) -> None:
-        """Check that a run could be admitted at all.
+        """Check that an idle host could admit a run.
 
         Raises:
-            InputError: it never could.
+            InputError: the needs exceed the whole capacity.
         """
         if needs.memory > self.capacity.memory:
             raise InputError(
@@ -109,18 +108,17 @@ class Admission:
             )
 
     def enter(self, key: str, needs: Needs | None) -> Ticket:
-        """Take a place: admitted at once where there is room and nobody waits, else in the queue.
+        """Admit a run at once if it fits and no other run waits, else queue the run.
 
-        With no ``needs`` it waits in any case, until :meth:`declare` tells them.
+        Without ``needs`` the run waits in any case, until :meth:`declare` sets them.
 
         Raises:
             Busy: the queue is full.
         """
-        # Those whose images are still being made let everybody pass.
-        nobody = all(ticket.needs is None for ticket in self._waiting.values())
-        at_once = needs is not None and nobody and self._fits(needs)
-        # Where there is no room to wait at all, one that does not know its needs yet may stand in
-        # the doorway.
+        # Runs that wait for their image let all others pass.
+        is_empty = all(ticket.needs is None for ticket in self._waiting.values())
+        at_once = needs is not None and is_empty and self._fits(needs)
+        # Even with a queue of length 0, one run with unknown needs may wait.
         bound = max(self.capacity.queue, needs is None)
         if not at_once and len(self._waiting) >= bound:
             raise Busy(
@@ -134,26 +132,26 @@ class Admission:
         return ticket
 
     def declare(self, ticket: Ticket, needs: Needs) -> None:
-        """Say what a run needs that has entered without."""
+        """Set the needs of a run that has entered without them."""
         ticket.needs = needs
         self._admit()
 
     def leave(self, ticket: Ticket) -> None:
-        """Give the place back; may be called again."""
+        """Release the place of a run. Idempotent."""
         if self._waiting.pop(ticket.number, None) is None and ticket.admitted.is_set():
             assert ticket.needs is not None
             self._memory -= ticket.needs.memory
             self._cpus -= ticket.needs.cpus
             self._running[ticket.key] -= 1
-            self._running += Counter()  # keys of clients that have nothing here are forgotten
+            self._running += Counter()  # keys without a run are removed
             ticket.admitted.clear()
         ticket.position = None
         self._admit()
 
     def reserve(self, memory: int) -> bool:
-        """Take ``memory`` bytes for what is no run and makes way for one, if there is room.
+        """Reserve ``memory`` bytes for an idle clone or template; return False if they do not fit.
 
-        Whoever's turn it is has to fit beside it: else it would be taken back at once.
+        The next run must fit beside the reservation, which would otherwise be reclaimed at once.
         """
         turns = self._turns()
         needs = turns[0].needs if turns else None
@@ -164,12 +162,12 @@ class Admission:
         return True
 
     def free(self, memory: int) -> None:
-        """Give back what was reserved."""
+        """Release ``memory`` reserved bytes."""
         self._reserved -= memory
         self.settle()
 
     def settle(self) -> None:
-        """What is reserved can make way now, and could not before: admit whom that lets in."""
+        """Admit runs again, after reserved memory has become reclaimable."""
         if not self._reclaiming:
             self._admit()
 
@@ -189,7 +187,7 @@ class Admission:
         return room >= self._reserved
 
     def _admit(self) -> None:
-        """Admit all whose turn it is, and tell the others their new places."""
+        """Admit runs in their turns while they fit, and report new positions to the others."""
         turns = self._turns()
         while turns and turns[0].needs is not None and self._fits(turns[0].needs):
             ticket = turns.pop(0)
@@ -206,9 +204,9 @@ class Admission:
                     ticket.on_position(position)
 
     def _turns(self) -> list[Ticket]:
-        """Who waits, in the order of their turns if none of those that run ended before."""
+        """Return the waiting runs in the order of their turns, if no running run ended before."""
         by_key: dict[str, list[Ticket]] = {}
-        # One whose image is still being made stands at the end: all can go before it.
+        # Runs that wait for their image stand at the end: all others may pass.
         for ticket in sorted(self._waiting.values(), key=lambda t: (t.needs is None, t.number)):
             by_key.setdefault(ticket.key, []).append(ticket)
         ranked = [

@@ -1,4 +1,4 @@
-"""A run under way, and a session, for programs without an event loop."""
+"""Blocking handles of runs and sessions, for programs without an event loop."""
 
 from __future__ import annotations
 
@@ -29,30 +29,31 @@ _SECONDS = Annotated[float, Bounds(0, math.inf)] | None
 
 @public
 class Stdin:
-    """The program's standard input, where it was left open."""
+    """Standard input of the program, if it was left open."""
 
     def __init__(self, execution: AsyncExecution, thread: LoopThread) -> None:
         self._stdin = execution.stdin
         self._thread = thread
 
     def write(self, data: bytes | str) -> None:
-        """Give ``data`` to the program; see :meth:`slipway.AsyncStdin.write`.
+        """Write ``data`` to the program; see :meth:`slipway.AsyncStdin.write`.
 
         Raises:
-            InputError: stdin was given with the run, or has been closed.
+            InputError: stdin was given with the run, or is closed.
         """
         self._thread.call(lambda: self._stdin.write(data))
 
     def close(self) -> None:
-        """End of file; may be called again."""
+        """Close stdin: the program reads end of file. Idempotent."""
         self._thread.call(self._stdin.close)
 
 
 @public
 class Execution:
-    """A run under way; see :class:`slipway.AsyncExecution`.
+    """Execution: the handle of a run under way; see :class:`slipway.AsyncExecution`.
 
-    It is an iterator over its events. As a context manager it cancels at its end what still runs.
+    Iteration yields the events. As a context manager, the execution is cancelled at the end of the
+    block if the run has not ended.
     """
 
     def __init__(self, execution: AsyncExecution, thread: LoopThread, owner: object) -> None:
@@ -61,49 +62,51 @@ class Execution:
         self.stdin = Stdin(execution, thread)
         self._execution = execution
         self._thread = thread
-        # As long as there is a handle, whoever started the run is not garbage.
+        # A reference, so that the runtime or session lives as long as the handle.
         self._owner = owner
 
     @property
     def state(self) -> str:
-        """One of queued, preparing, booting, building, running, ended."""
+        """State: queued, preparing, booting, building, running or ended."""
         return self._execution.state
 
     @property
     def position(self) -> int | None:
-        """How many are started before this run, while it is queued."""
+        """Number of runs that start before this one, while this one is queued; else None."""
         return self._execution.position
 
     def signal(self, number: int) -> None:
-        """Send signal ``number`` to the program of the phase that runs.
+        """Send signal ``number`` to the program of the current phase.
 
         Raises:
-            InputError: no phase runs, or there is no such signal.
+            InputError: no phase is running, or the number is not that of a signal.
             UnknownOutcome: the machine was lost.
         """
         self._thread.call(lambda: self._execution.signal(number))
 
     def resize(self, rows: int, columns: int) -> None:
-        """Give the program's terminal another size; it hears SIGWINCH. Nothing after its end.
+        """Change the size of the program's terminal; the program gets SIGWINCH.
+
+        Without effect after the end of the program.
 
         Raises:
-            InputError: it has no terminal, or none can have that size.
+            InputError: the program has no terminal, or the size is out of bounds.
             UnknownOutcome: the machine was lost.
         """
         self._thread.call(lambda: self._execution.resize(rows, columns))
 
     def cancel(self) -> None:
-        """End the run, and wait until its machine is gone; one that has ended is left as it is."""
+        """Cancel the run and wait until its machine is gone. Without effect after its end."""
         self._thread.call(self._execution.cancel)
 
     def wait(self, timeout: float | None = None) -> Result:
-        """Wait for the end. The result has the output that was not taken as events before.
+        """Wait for the result, which has the output that was not taken as events before.
 
         Args:
-            timeout: seconds to wait at most. The run goes on, and may be waited for again.
+            timeout: longest wait in seconds. The run continues after a time-out.
 
         Raises:
-            TimeoutError: it has not ended by then.
+            TimeoutError: the run has not ended within ``timeout``.
             HostError: this host lacks something.
             UnknownOutcome: the machine was lost under the program.
         """
@@ -111,9 +114,9 @@ class Execution:
         return self._thread.call(self._execution.wait, seconds)
 
     def collect(self, on_output: OnOutput | None = None) -> Result:
-        """Wait for the end, and pass the output to ``on_output`` as it comes, in this thread.
+        """Wait for the result, and pass each piece of output to ``on_output``, in this thread.
 
-        Without ``on_output`` the result has the output. A run that is left early is cancelled.
+        Without ``on_output`` the result has the output. An exception cancels the run.
 
         Raises:
             HostError: this host lacks something.
@@ -127,14 +130,14 @@ class Execution:
             return self.wait()
 
     def files(self) -> tuple[OutputFile, ...]:
-        """Wait for the end, and the files that were asked for. Raises what :meth:`wait` raises."""
+        """Wait for the end, and return the requested files. Raises as :meth:`wait` does."""
         return self._thread.call(self._execution.files)
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
-        event = self._thread.call(self._taken)
+        event = self._thread.call(self._take_event)
         if event is None:
             raise StopIteration
         return event
@@ -150,52 +153,52 @@ class Execution:
     ) -> None:
         self.cancel()
 
-    async def _taken(self) -> Event | None:
+    async def _take_event(self) -> Event | None:
         # A StopAsyncIteration cannot leave a coroutine.
         return await anext(self._execution, None)
 
 
 @public
 class Session:
-    """A machine for several runs; see :class:`slipway.AsyncSession`.
+    """Session: one machine for several runs; see :class:`slipway.AsyncSession`.
 
-    As a context manager it opens at its beginning and closes at its end. Its methods may be called
-    from several threads at once.
+    As a context manager the session opens at the beginning of the block and closes at its end.
+    Several threads may call the methods at once.
     """
 
     def __init__(self, session: AsyncSession, thread: LoopThread, owner: object) -> None:
         self._session = session
         self._thread = thread
-        # As long as there is a session, whoever opened it is not garbage.
+        # A reference, so that the runtime lives as long as the session.
         self._owner = owner
 
     @property
     def id(self) -> str:
-        """Which one it is."""
+        """Identifier of the session."""
         return self._session.id
 
     @property
     def language(self) -> str:
-        """The language of its runs."""
+        """Language of all runs of the session."""
         return self._session.language
 
     @property
     def state(self) -> str:
-        """One of opening, open, lost, ended; see :attr:`slipway.AsyncSession.state`."""
+        """State: opening, open, lost or ended; see :attr:`slipway.AsyncSession.state`."""
         return self._session.state
 
     def open(self) -> None:
         """Wait for room, and then for the machine; see :meth:`slipway.AsyncSession.open`.
 
         Raises:
-            Busy: there is no room in the queue.
-            InputError: the session has ended, or needs more than there is in all.
+            Busy: the queue is full.
+            InputError: the session has ended, or needs more than the whole capacity.
             HostError: this host lacks something, or no server listens.
         """
         try:
             self._thread.call(self._session.open)
         except BaseException:
-            # An interrupt may come when it is open already.
+            # An interrupt may arrive when the session is open already.
             if self._session.state == "open":
                 self._thread.call(self._session.close)
             raise
@@ -203,20 +206,20 @@ class Session:
     def start(
         self, source: Source, *, stdin: BlockingStdin | None = b"", **options: Any
     ) -> Execution:
-        """Start ``source``, or queue it behind the session's other runs.
+        """Start ``source``, or queue the run behind earlier runs of the session.
 
         Args:
-            source: the program's text, or the Path of its file.
+            source: text of the program, or the Path of its file.
             stdin: as for :meth:`slipway.Runtime.start`.
-            options: the fields of :class:`slipway.Options` without those that make a machine.
+            options: the fields of :class:`slipway.Options`, except those of the machine.
 
         Raises:
             InputError: the request cannot be run as it stands, or the session is not open.
             Busy: too many runs wait already.
-            HostError: the session's machine was lost, or had no run for too long.
+            HostError: the session was lost, or was idle for too long.
         """
         opened = open_blocking_stdin(stdin)
-        return started(
+        return start_execution(
             self._thread, lambda: self._session.start(source, stdin=opened, **options), self
         )
 
@@ -234,16 +237,16 @@ class Session:
 
         Raises:
             InputError: the request cannot be run as it stands, or the session is not open.
-            HostError: the session's machine was lost before, or had no run for too long.
-            UnknownOutcome: the machine was lost under the program; the session is lost with it.
+            HostError: the session was lost before, or was idle for too long.
+            UnknownOutcome: the machine was lost under the program, and with it the session.
         """
         check_blocking_listener(on_output)
         return self.start(source, stdin=stdin, **options).collect(on_output)
 
     def fork(self) -> Session:
-        """Another open session, which begins as this one is now.
+        """Return a fork: another open session that continues from the present state of this one.
 
-        See :meth:`slipway.AsyncSession.fork`, also for what it raises.
+        See :meth:`slipway.AsyncSession.fork` for the exceptions.
         """
         forked: list[AsyncSession] = []
 
@@ -259,10 +262,10 @@ class Session:
         return Session(forked[0], self._thread, self._owner)
 
     def close(self) -> None:
-        """End the session and what runs in it; may be called again."""
+        """End the session and its runs. Idempotent."""
         try:
             self._thread.call(self._session.close)
-        except InputError:  # it was closed with all else, or this is called in an event loop
+        except InputError:  # closed with its runtime, or called in an event loop
             if self._session.state != "ended":
                 raise
 
@@ -279,20 +282,23 @@ class Session:
         self.close()
 
 
-def started(
+def start_execution(
     thread: LoopThread, start: Callable[[], Awaitable[AsyncExecution]], owner: object
 ) -> Execution:
-    """The run that ``start`` starts in the loop of ``thread``."""
-    begun: list[AsyncExecution] = []
+    """Start a run by ``start`` in the loop of ``thread``, and return its handle.
+
+    ``owner`` is kept alive by the handle.
+    """
+    executions: list[AsyncExecution] = []
 
     async def begin() -> None:
-        begun.append(await start())
+        executions.append(await start())
 
     try:
         thread.call(begin)
     except BaseException:
-        # An interrupt may come when there is a run already, and nobody would know of it.
-        if begun:
-            thread.call(begun[0].cancel)
+        # An interrupt may arrive when the run has started already: it would have no handle.
+        if executions:
+            thread.call(executions[0].cancel)
         raise
-    return Execution(begun[0], thread, owner)
+    return Execution(executions[0], thread, owner)

@@ -1,10 +1,10 @@
-"""The synchronous forms: the same runtimes and handles for programs without an event loop."""
+"""Blocking runtime and client, for programs without an event loop."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from slipway._blocking.handles import Session, started
+from slipway._blocking.handles import Session, start_execution
 from slipway._blocking.loop_thread import LoopThread
 from slipway._local.runtime import DEFAULT_QUEUE, AsyncRuntime
 from slipway._model.arguments import check_blocking_listener, open_blocking_stdin
@@ -30,7 +30,7 @@ _Runs = TypeVar("_Runs", bound="AsyncRuntime | AsyncClient")
 
 
 class _Blocking(Generic[_Runs]):
-    """What :class:`Runtime` and :class:`Client` share: ``runs`` in a thread of its own."""
+    """Common part of :class:`Runtime` and :class:`Client`: ``runs`` in an event loop thread."""
 
     def __init__(self, runs: _Runs) -> None:
         self._runs = runs
@@ -48,22 +48,22 @@ class _Blocking(Generic[_Runs]):
         """Start ``source``, or queue it.
 
         Args:
-            source: the program's text, or the Path of its file.
-            language: a language's name, for example ``python`` or ``rust@1.80``; where it is left
-                out, the suffix of the Path tells it.
-            stdin: what the program reads, at once or piece by piece; with None it is open, for the
-                handle's ``stdin``. An iterator is asked in other threads than this one.
-            key: whose run it is, for fairness.
+            source: text of the program, or the Path of its file.
+            language: name of a language, for example ``python`` or ``rust@1.80``; optional for a
+                Path, whose suffix names the language.
+            stdin: input of the program, at once or as an iterator; None leaves stdin open for the
+                handle's ``stdin``. Iterators are called in other threads than this one.
+            key: name of the caller's share of the queue, for fairness.
             options: the fields of :class:`slipway.Options`.
 
         Raises:
             InputError: the request cannot be run as it stands; nothing was started.
-            Busy: there is no room in the queue.
+            Busy: the queue is full.
             HostError: this host lacks something, or no server listens.
-            UnknownOutcome: the server went away before it had told what it did.
+            UnknownOutcome: the server went away before it had answered.
         """
         opened = open_blocking_stdin(stdin)
-        return started(
+        return start_execution(
             self._thread,
             lambda: self._runs.start(source, language, stdin=opened, key=key, **options),
             self,
@@ -82,12 +82,12 @@ class _Blocking(Generic[_Runs]):
         """Run ``source`` and wait for its end; see :meth:`start`.
 
         Args:
-            source: the program's text, or the Path of its file.
-            language: a language's name, where the suffix of the Path does not tell it.
-            stdin: what the program reads.
-            on_output: called as ``on_output(phase, stream, data)`` in this thread while the output
-                comes. The result holds the output only where this is not given.
-            key: whose run it is.
+            source: text of the program, or the Path of its file.
+            language: name of a language; optional for a Path whose suffix names it.
+            stdin: input of the program.
+            on_output: called as ``on_output(phase, stream, data)`` in this thread for each piece
+                of output. Without it, the result holds the output.
+            key: name of the caller's share of the queue.
             options: the fields of :class:`slipway.Options`.
 
         Raises:
@@ -107,19 +107,23 @@ class _Blocking(Generic[_Runs]):
         idle_seconds: float = DEFAULT_IDLE_SECONDS,
         **options: Any,
     ) -> Session:
-        """A machine for several runs; it opens as a context manager does.
+        """Return a session, which opens as a context manager.
 
-        See :meth:`slipway.AsyncRuntime.session`, also for what it raises.
+        See :meth:`slipway.AsyncRuntime.session` for arguments and exceptions.
         """
-        made = self._runs.session(language, key=key, idle_seconds=idle_seconds, **options)
-        return Session(made, self._thread, self)
+        session = self._runs.session(language, key=key, idle_seconds=idle_seconds, **options)
+        return Session(session, self._thread, self)
 
     def languages(self) -> tuple[LanguageInfo, ...]:
-        """What can be run; raises HostError."""
+        """List the languages that can run.
+
+        Raises:
+            HostError: the image store is unreadable, or no server listens.
+        """
         return self._thread.call(self._runs.languages)
 
     def close(self) -> None:
-        """Cancel what runs, and leave nothing behind; may be called again."""
+        """Cancel all runs and leave nothing behind. Idempotent."""
         self._thread.close()
 
     def __enter__(self) -> Self:
@@ -136,10 +140,10 @@ class _Blocking(Generic[_Runs]):
 
 @public
 class Runtime(_Blocking["AsyncRuntime"]):
-    """Runs programs in machines of their own, in this process; see :class:`slipway.AsyncRuntime`.
+    """Runtime of programs in machines of this process; see :class:`slipway.AsyncRuntime`.
 
-    Its methods may be called from several threads at once. Machines end with :meth:`close`, or
-    with the process. The arguments are those of :class:`slipway.AsyncRuntime`.
+    Several threads may call its methods at once. Machines end with :meth:`close`, or with the
+    process. The arguments are those of :class:`slipway.AsyncRuntime`.
     """
 
     def __init__(  # noqa: PLR0913  # keywords, each with a default
@@ -178,16 +182,16 @@ class Runtime(_Blocking["AsyncRuntime"]):
 
     @property
     def load(self) -> Load:
-        """What runs and waits now, and how much may."""
+        """Counts of running and waiting runs, and their capacity."""
         return self._thread.call(self._load)
 
     @property
     def idle(self) -> int:
-        """How many clones wait for runs."""
+        """Number of idle clones in the pool."""
         return self._thread.call(self._idle)
 
     def drain(self, seconds: float) -> None:
-        """Start nothing more, wait up to ``seconds`` for what there is, and cancel the rest."""
+        """Start nothing more, wait up to ``seconds`` for current runs, and cancel the rest."""
         self._thread.call(lambda: self._runs.drain(seconds))
 
     async def _begin(self) -> None:
@@ -202,19 +206,24 @@ class Runtime(_Blocking["AsyncRuntime"]):
 
 @public
 class Client(_Blocking["AsyncClient"]):
-    """Runs programs on the server that listens at ``path``; see :class:`slipway.AsyncClient`.
+    """Client of the server that listens at ``path``; see :class:`slipway.AsyncClient`.
 
-    Its methods may be called from several threads at once.
+    Several threads may call its methods at once.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, key: str = "", timeout: float = 30.0
     ) -> None:
-        # It brings httpx, which a Runtime has no need of.
+        # Imports httpx, which a Runtime does not need.
         from slipway._remote.client import AsyncClient
 
         super().__init__(AsyncClient(path, key=key, timeout=timeout))
 
     def health(self) -> Health:
-        """How the server does; raises HostError where none listens, Busy where it ends."""
+        """Ask for the state of the server.
+
+        Raises:
+            HostError: no server listens.
+            Busy: the server is about to end.
+        """
         return self._thread.call(self._runs.health)
