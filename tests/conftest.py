@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +29,13 @@ WAYS = ("guest", "clone", "runtime", "client", "cli")
 
 # Fixtures that stand for what Python alone does not bring, and the marker of each test that uses
 # one, directly or through another fixture. ``make check`` runs the tests without these markers.
-MARKERS = {"image_store": "image", "apt": "debian", "qemu": "vm", "kvm": "vm"}
+MARKERS = {
+    "image_store": "image",
+    "apt": "debian",
+    "registry_programs": "debian",
+    "qemu": "vm",
+    "kvm": "vm",
+}
 
 # The suite is to do the same whether or not this machine reaches Docker Hub.
 os.environ.setdefault("SLIPWAY_SOURCE", "debian")
@@ -82,6 +92,34 @@ def bash(image_store: ImageStore, progress: Callable[[str], None]) -> Assets:
 def qemu() -> str:
     """The path of QEMU."""
     return need_program(PROGRAM)
+
+
+@pytest.fixture(scope="session")
+def other_users() -> None:
+    """Programs of these tests can be run as other users, which takes root and an open checkout."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    for path in (Path(sys.prefix, "bin"), Path(__file__).parents[1]):
+        for directory in (path, *path.parents):
+            if not directory.stat().st_mode & stat.S_IXOTH:
+                pytest.skip(f"other users cannot enter {directory}")
+
+
+@pytest.fixture(scope="session")
+def mounts() -> None:
+    """Programs of these tests can mount what only they see."""
+    namespaces = "-m" if os.geteuid() == 0 else "-Urm"
+    command = ["unshare", namespaces, "mount", "-t", "tmpfs", "none", "/tmp"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode != 0:
+        pytest.skip(f"this user may not mount: {ended.stderr.strip()}")
+
+
+@pytest.fixture(scope="session")
+def registry_programs() -> None:
+    """What runs a container registry and pushes to it."""
+    for program in ("docker-registry", "skopeo", "htpasswd"):
+        need_program(program)
 
 
 @pytest.fixture(scope="session")

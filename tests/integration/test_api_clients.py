@@ -221,7 +221,7 @@ sys.stdout.buffer.write(client.recv(65536))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.usefixtures("other_users")
 async def test_refuses_strangers_whatever_the_mode_of_the_socket() -> None:
     async with served() as api:
         api.path.chmod(0o666)

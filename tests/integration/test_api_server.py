@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from slipway.machine.qemu import PROGRAM
 from support.commands import Commands
 from support.serving import FAKE_SERVER, PATIENCE, Server
 from support.waiting import block_until
@@ -226,9 +227,22 @@ def test_gives_its_socket_the_mode_that_is_asked_for(directory: Path) -> None:
     assert mode & 0o777 == 0o660
 
 
-def test_refuses_a_second_server_on_the_same_path(directory: Path) -> None:
+@pytest.fixture
+def hypervisor(tmp_path: Path) -> dict[str, str]:
+    """An environment with a QEMU that no test of these starts."""
+    program = tmp_path / PROGRAM
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def test_refuses_a_second_server_on_the_same_path(
+    directory: Path, hypervisor: dict[str, str]
+) -> None:
     with Server(directory, fake=True) as server:
-        second = Commands(directory / "tmp")("slipway", "serve", "--api-sock", server.path)
+        second = Commands(directory / "tmp", hypervisor)(
+            "slipway", "serve", "--api-sock", server.path
+        )
 
         assert ask(server.path, "GET", "/v1/health")[0] == 200
     assert second.code == 125
@@ -259,8 +273,10 @@ def test_refuses_a_second_server_on_the_same_path(directory: Path) -> None:
         (("--api-sock", "api", "--pool", "1", "--warm", "cobol"), "cobol"),
     ],
 )
-def test_refuses_a_wrong_call(directory: Path, arguments: tuple[str, ...], named: str) -> None:
-    commands = Commands(directory)
+def test_refuses_a_wrong_call(
+    directory: Path, hypervisor: dict[str, str], arguments: tuple[str, ...], named: str
+) -> None:
+    commands = Commands(directory, hypervisor)
 
     ended = commands("slipway", "serve", *arguments, cwd=directory)
 
@@ -280,8 +296,12 @@ def test_refuses_a_machine_that_this_host_cannot_run(directory: Path) -> None:
     assert not commands.leftovers()
 
 
-def test_says_what_is_wrong_with_a_directory_that_is_not_there(directory: Path) -> None:
-    ended = Commands(directory)("slipway", "serve", "--api-sock", directory / "none" / "api")
+def test_says_what_is_wrong_with_a_directory_that_is_not_there(
+    directory: Path, hypervisor: dict[str, str]
+) -> None:
+    ended = Commands(directory, hypervisor)(
+        "slipway", "serve", "--api-sock", directory / "none" / "api"
+    )
 
     assert ended.code == 125
     assert "mkdir" in ended.stderr

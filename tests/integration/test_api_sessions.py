@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -603,7 +602,7 @@ for method, target in json.loads(sys.argv[2]):
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.usefixtures("other_users")
 async def test_a_session_does_not_exist_for_other_users() -> None:
     async with served(allowed=AllowList(0, everybody=True)) as api, api.client() as http:
         api.path.chmod(0o666)

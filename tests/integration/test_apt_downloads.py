@@ -123,6 +123,7 @@ def sizes(directory: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.debian("apt-get")
 def test_an_interrupted_download_says_what_is_kept_and_is_gone_on_with(
     tmp_path: Path, mirror: _Mirror, number: signal.Signals
 ) -> None:

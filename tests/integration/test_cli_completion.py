@@ -74,7 +74,14 @@ def shell(
     return commands
 
 
-@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bash",
+        pytest.param("fish", marks=pytest.mark.debian("fish")),
+        pytest.param("zsh", marks=pytest.mark.debian("zsh")),
+    ],
+)
 def test_shells_complete(shell: Commands, name: str) -> None:
     lines = "".join(f"{line}\n" for line in LINES).encode()
 
@@ -94,6 +101,7 @@ def run(shell: Commands, name: str, script: str, lines: bytes = b"") -> list[str
     return ended.stdout.decode().splitlines()
 
 
+@pytest.mark.debian("zsh")
 def test_zsh_takes_the_script(shell: Commands) -> None:
     script = (
         'autoload -U compinit; compinit -D; eval "$(slipway completion zsh)"\n'
@@ -106,6 +114,7 @@ def test_zsh_takes_the_script(shell: Commands) -> None:
     assert "--json[print JSON records]" in options
 
 
+@pytest.mark.debian("mandoc", "col")
 def test_manual_pages_are_sound(commands: Commands, tmp_path: Path) -> None:
     ended = commands("slipway", "man", "--output", tmp_path / "man1")
     pages = sorted((tmp_path / "man1").iterdir())
@@ -119,6 +128,7 @@ def test_manual_pages_are_sound(commands: Commands, tmp_path: Path) -> None:
     assert [line for line in found.stdout.splitlines() if b"missing date" not in line] == []
 
 
+@pytest.mark.debian("mandoc", "col")
 def test_manual_page_tells_what_the_help_tells(commands: Commands) -> None:
     page = commands("slipway", "man", "run")
     helped = commands("slipway", "run", "--help")

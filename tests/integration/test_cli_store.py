@@ -259,8 +259,11 @@ def test_store_that_is_no_directory_is_told_by_every_verb(
     assert "--store" in hint
 
 
-def test_doctor_tells_of_a_store_that_it_may_not_search(commands: Commands, tmp_path: Path) -> None:
+def test_doctor_tells_of_a_store_that_it_may_not_search(
+    commands: Commands, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     if os.geteuid() == 0:
+        request.getfixturevalue("other_users")
         commands.prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
         closed = Path("/root/slipway")
     else:

@@ -238,6 +238,7 @@ async def test_program_waits_for_whoever_reads_slowly(client: AsyncClient) -> No
     assert result.code == 7
 
 
+@pytest.mark.usefixtures("bash")
 async def test_languages_and_health_are_told(client: AsyncClient) -> None:
     languages = {language.name: language for language in await client.languages()}
     health = await client.health()

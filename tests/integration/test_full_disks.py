@@ -12,6 +12,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from support.stores import store_root
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
     from slipway_initramfs.store.image_store import ImageStore
     from support.commands import Commands
+
+pytestmark = pytest.mark.usefixtures("mounts")
 
 NAMESPACES = "-m" if os.geteuid() == 0 else "-Urm"
 
@@ -31,6 +35,7 @@ def small_disk(place: Path, size: str, then: str = ":") -> tuple[str, ...]:
     return ("unshare", NAMESPACES, "sh", "-c", mount, "sh")
 
 
+@pytest.mark.debian("apt-get")
 def test_a_build_on_a_full_disk_is_refused_at_once(commands: Commands, tmp_path: Path) -> None:
     # Here apt would wait for ever for the program that was to check what it had fetched.
     disk = tmp_path / "disk"
@@ -45,6 +50,7 @@ def test_a_build_on_a_full_disk_is_refused_at_once(commands: Commands, tmp_path:
     assert "--store" in ended.stderr
 
 
+@pytest.mark.debian("apt-get")
 def test_a_disk_without_any_room_is_told(commands: Commands, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     # Directories could still be made where the disk is only full.
@@ -109,6 +115,7 @@ except BuildFailed as error:
 """
 
 
+@pytest.mark.debian("apt-get")
 def test_apt_is_ended_when_the_disk_becomes_full(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     command = [*small_disk(disk, "2m"), sys.executable, "-c", APT, str(disk / "apt")]
@@ -162,6 +169,8 @@ from pathlib import Path
 from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.store.initrds import find_initrd
 from slipway_initramfs.store.image_store import ImageStore
+import pytest
+
 from support.stores import put_agent, put_image, put_kernel
 
 store = ImageStore(Path(sys.argv[1]))

@@ -247,7 +247,7 @@ async def test_only_the_owner_and_who_oversees_see_a_run(kept: KeptRuns) -> None
     assert kept.list_visible(stranger) == [run]
 
 
-@pytest.mark.skipif(US != 0, reason="only root can become somebody else")
+@pytest.mark.usefixtures("other_users")
 async def test_only_the_owner_gets_output_from_a_socket_that_all_may_open() -> None:
     program = (
         f"import os, socket, sys; os.setgid({STRANGER}); os.setuid({STRANGER});"

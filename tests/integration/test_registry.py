@@ -78,7 +78,7 @@ def layout(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def anonymous(directory: Path) -> Iterator[DockerRegistry]:
+def anonymous(registry_programs: None, directory: Path) -> Iterator[DockerRegistry]:
     with docker_registry(directory / "anonymous") as registry:
         yield registry
 
@@ -193,7 +193,9 @@ def test_says_that_there_is_no_such_image(
 
 
 @pytest.fixture
-def damaged(directory: Path, layout: Path, tmp_path: Path) -> Iterator[tuple[DockerRegistry, str]]:
+def damaged(
+    registry_programs: None, directory: Path, layout: Path, tmp_path: Path
+) -> Iterator[tuple[DockerRegistry, str]]:
     """A registry of the test's own, and the reference of an image in it."""
     with docker_registry(tmp_path / "damaged") as registry:
         yield registry, registry.push(layout, "team/tool:1")
@@ -263,13 +265,17 @@ def test_refuses_a_manifest_that_is_corrupted(
 
 
 @pytest.fixture(scope="module")
-def basic(directory: Path, layout: Path) -> Iterator[tuple[DockerRegistry, str]]:
+def basic(
+    registry_programs: None, directory: Path, layout: Path
+) -> Iterator[tuple[DockerRegistry, str]]:
     with docker_registry(directory / "basic", users=ALICE) as registry:
         yield registry, registry.push(layout, "team/tool:1")
 
 
 @pytest.fixture(scope="module")
-def tokens(directory: Path, layout: Path) -> Iterator[tuple[DockerRegistry, str, str]]:
+def tokens(
+    registry_programs: None, directory: Path, layout: Path
+) -> Iterator[tuple[DockerRegistry, str, str]]:
     """A registry, an image that is for everybody, and one that is not."""
     with docker_registry_with_tokens(directory / "tokens", ALICE) as registry:
         public = registry.push(layout, "public/tool:1")
@@ -358,7 +364,9 @@ def test_says_that_the_token_server_refuses_a_password(
 
 
 @pytest.fixture(scope="module")
-def tls(directory: Path, layout: Path) -> Iterator[tuple[DockerRegistry, str]]:
+def tls(
+    registry_programs: None, directory: Path, layout: Path
+) -> Iterator[tuple[DockerRegistry, str]]:
     with docker_registry(directory / "tls", ca=trustme.CA()) as registry:
         yield registry, registry.push(layout, "team/tool:1")
 

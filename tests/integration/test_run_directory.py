@@ -271,7 +271,7 @@ def test_a_missing_parent_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert "mkdir -p" in caught.value.hint
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.usefixtures("other_users")
 def test_an_unwritable_parent_is_told(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path;"

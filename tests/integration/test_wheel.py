@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 import slipway
+from support.host_programs import need_program
+
+pytestmark = pytest.mark.debian("git")
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", re.S | re.M)
@@ -33,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the wheel, built from the files that a clone of the checkout has."""
     directory = tmp_path_factory.mktemp("wheel")
     clone = directory / "clone"
-    listed = run("git", "ls-files", directory=ROOT).stdout.splitlines()
+    listed = run(need_program("git"), "ls-files", directory=ROOT).stdout.splitlines()
     for name in listed:
         if (ROOT / name).is_file():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)

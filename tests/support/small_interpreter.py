@@ -11,6 +11,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from support.host_programs import need_program
+
 SUFFIX = ".rpn"
 """Of the language's files."""
 
@@ -111,5 +113,6 @@ def compile_interpreter(kind: str) -> bytes:
         source.write_text(_SOURCE)
         # Without a build id, which depends on the directory's name.
         options = ("-Os", "-s", "-Wl,--build-id=none", "-o", str(program), str(source))
-        subprocess.run([*_COMPILERS[kind], *options], check=True)
+        compiler, *kinds = _COMPILERS[kind]
+        subprocess.run([need_program(compiler), *kinds, *options], check=True)
         return program.read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -36,7 +35,7 @@ for name in ("/dev/stderr", "/dev/fd/2"):
 os.system("echo shell >/dev/stderr; exec 3>&1; echo shell >/dev/fd/3; cat /dev/stdin")
 """
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as others")
+pytestmark = pytest.mark.usefixtures("other_users")
 
 
 @pytest.fixture

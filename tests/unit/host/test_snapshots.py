@@ -450,6 +450,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
+@pytest.mark.usefixtures("mounts")
 def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     images = ImageStore(tmp_path / "mount" / "store")
     images.root.parent.mkdir()
@@ -477,6 +478,7 @@ print([path for path in left if path not in before and path not in locks])
     assert left == "[]"
 
 
+@pytest.mark.usefixtures("mounts")
 def test_full_disk_between_the_files_leaves_nothing(tmp_path: Path) -> None:
     images = ImageStore(tmp_path / "mount" / "store")
     images.root.parent.mkdir()

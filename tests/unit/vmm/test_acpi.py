@@ -113,6 +113,7 @@ def test_every_table_is_found_and_sound(
 
 
 @pytest.mark.parametrize("rtc", [False, True])
+@pytest.mark.debian("iasl")
 def test_hardware_that_is_not_there_is_denied(tmp_path: Path, rtc: bool) -> None:
     fadt = tables_in(build_tables(board(rtc=rtc), ADDRESS), ADDRESS)["FACP"]
 
@@ -128,6 +129,7 @@ def test_hardware_that_is_not_there_is_denied(tmp_path: Path, rtc: bool) -> None
     assert compiled(tmp_path)[36:] == fadt[36:]
 
 
+@pytest.mark.debian("iasl")
 def test_each_vcpu_has_a_local_apic_and_all_lines_are_the_ioapics(tmp_path: Path) -> None:
     madt = tables_in(build_tables(board(cpus=8), ADDRESS), ADDRESS)["APIC"]
 
@@ -146,6 +148,7 @@ def test_each_vcpu_has_a_local_apic_and_all_lines_are_the_ioapics(tmp_path: Path
     assert compiled(tmp_path)[36:] == madt[36:]
 
 
+@pytest.mark.debian("iasl")
 def test_root_table_is_as_acpica_would_make_it(tmp_path: Path) -> None:
     xsdt = tables_in(build_tables(board(), ADDRESS), ADDRESS)["XSDT"]
 
@@ -157,6 +160,7 @@ def test_root_table_is_as_acpica_would_make_it(tmp_path: Path) -> None:
 # --- Devices --------------------------------------------------------------------------------------
 
 
+@pytest.mark.debian("iasl")
 def test_devices_are_as_acpica_would_describe_them(tmp_path: Path) -> None:
     dsdt = tables_in(build_tables(board(), ADDRESS), ADDRESS)["DSDT"]
 
@@ -191,6 +195,7 @@ def test_clock_that_is_not_there_has_no_device() -> None:
     assert aml.eisa_id("PNP0B00") not in without
 
 
+@pytest.mark.debian("iasl")
 def test_board_without_devices_is_described(tmp_path: Path) -> None:
     dsdt = tables_in(build_tables(board(1, (), (), rtc=False), ADDRESS), ADDRESS)["DSDT"]
 
@@ -204,6 +209,7 @@ def test_board_without_devices_is_described(tmp_path: Path) -> None:
 NUMBERS = [(1 << bits) + off for bits in (1, 8, 16, 32, 63) for off in (-1, 0, 1)]
 
 
+@pytest.mark.debian("iasl")
 def test_terms_are_encoded_as_acpica_encodes_them(tmp_path: Path) -> None:
     terms = [
         aml.name("NUMS", aml.package(*map(aml.integer, NUMBERS))),

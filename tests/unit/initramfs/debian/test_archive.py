@@ -196,6 +196,7 @@ def test_a_child_dies_with_the_process_that_started_it() -> None:
     os.close(descriptor)
 
 
+@pytest.mark.debian("apt-get")
 def test_what_a_killed_apt_has_left_goes_with_the_next(tmp_path: Path) -> None:
     first = apt_programs.Apt(tmp_path, "amd64", print)
     first.prepare()

@@ -50,6 +50,7 @@ def skopeo(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+@pytest.mark.debian("skopeo")
 def test_skopeo_copies_all_of_a_layout(tmp_path: Path, compression: str) -> None:
     top = write_layout(tmp_path / "layout", [image(compression)], "one")
 
@@ -62,6 +63,7 @@ def test_skopeo_copies_all_of_a_layout(tmp_path: Path, compression: str) -> None
     assert len(blobs & copied) == 3
 
 
+@pytest.mark.debian("umoci")
 def test_umoci_applies_the_layers(tmp_path: Path) -> None:
     write_layout(tmp_path / "layout", [image()], "one")
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
@@ -86,6 +88,7 @@ def test_umoci_applies_the_layers(tmp_path: Path) -> None:
     assert (root / "etc" / "linked").samefile(root / "etc" / "kept")
 
 
+@pytest.mark.debian("skopeo")
 def test_each_platform_of_an_index_is_found(tmp_path: Path) -> None:
     images = [image(), image(architecture="arm64", variant="v8", user="nobody")]
     write_layout(tmp_path, images, "both")
@@ -97,6 +100,7 @@ def test_each_platform_of_an_index_is_found(tmp_path: Path) -> None:
     assert configuration["config"]["User"] == "nobody"
 
 
+@pytest.mark.debian("skopeo")
 def test_a_layout_takes_several_tags(tmp_path: Path) -> None:
     write_layout(tmp_path, [image()], "one")
     write_layout(tmp_path, [image(working_directory="/two")], "two")
@@ -133,6 +137,7 @@ def test_documents_are_written_in_the_style_that_is_asked_for(tmp_path: Path) ->
     }
 
 
+@pytest.mark.debian("musl-gcc")
 def test_the_small_interpreter_computes(tmp_path: Path) -> None:
     program = tmp_path / "rpn"
     program.write_bytes(compile_interpreter("static"))
