@@ -7,14 +7,13 @@
     result = slipway.run("print(1)", language="python")
     print(result.stdout, result.verdict)
 
-:func:`run` waits; :func:`run_async` is the same for asyncio and can stream the output while it
-comes. For many runs there are runtimes, which queue what the host has no room for:
-:class:`Runtime` and :class:`AsyncRuntime` in this process, :class:`Client` and
-:class:`AsyncClient` on a server (``slipway serve``). Their methods are the same: ``run``;
-``start``, which gives a handle with events, stdin, signals and the result; and ``session``, a
-machine for several runs, which keeps their files and can be forked.
+:func:`run` blocks; :func:`run_async` is for asyncio and can stream the output. Runtimes are for
+many runs, with a queue: :class:`Runtime` and :class:`AsyncRuntime` in this process,
+:class:`Client` and :class:`AsyncClient` on a server (``slipway serve``). All have the same
+methods. ``run`` returns a result, ``start`` a handle with events, stdin and signals, and
+``session`` a machine for several runs, which share its files; a session can be forked.
 
-All raise what is drawn in :class:`SlipwayError`'s module, never anything else of ours.
+Errors are subclasses of :class:`SlipwayError`.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def test_doctor_fits_the_terminal(
     shown = on_terminal(60, *command)
 
     longest_word = max(map(len, commands(*command).stdout.decode().split()))
-    assert max(map(len, shown.splitlines())) <= max(60, 19 + longest_word)
+    assert max(map(len, shown.splitlines())) <= max(60, 22 + longest_word)
     assert "kernel       Linux" in shown
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -150,7 +150,8 @@ def _create_file(path: Path) -> Iterator[BinaryIO]:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(aside, flags, 0o666)
         named = True
-    try:
+    with ExitStack() as undo:
+        undo.callback(_remove_file, aside)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -160,10 +161,12 @@ def _create_file(path: Path) -> Iterator[BinaryIO]:
                 place = f"/proc/self/fd/{file.fileno()}"
                 os.link(place, aside, src_dir_fd=file.fileno(), follow_symlinks=True)
         aside.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
+
+
+def _remove_file(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
