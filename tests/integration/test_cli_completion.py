@@ -79,7 +79,6 @@ def shell(
     [
         "bash",
         pytest.param("fish", marks=pytest.mark.debian("fish")),
-        pytest.param("zsh", marks=pytest.mark.debian("zsh")),
     ],
 )
 def test_shells_complete(shell: Commands, name: str) -> None:
