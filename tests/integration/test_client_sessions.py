@@ -187,7 +187,7 @@ async def test_session_that_was_idle_says_so(client: AsyncClient) -> None:
     session = client.session("bash", idle_seconds=20)
     await session.open()
     clock.advance(20)
-    async with AsyncClient(client._calls.path) as other:
+    async with AsyncClient(client._api.path) as other:
 
         async def is_idle() -> bool:
             return not (await other.health()).vms

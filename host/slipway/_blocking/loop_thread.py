@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for callers that have none."""
+"""Event loop in a thread of its own, for callers without an event loop."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Seconds that the end of a process waits for what somebody forgot to close.
+# Longest wait at the end of the process for runtimes that were not closed, in seconds.
 EXIT_SECONDS = 10.0
 
 
 class LoopThread:
-    """Runs coroutines for other threads until it is closed, or ``owner`` is garbage.
+    """Thread that runs coroutines for other threads, until closed or ``owner`` is garbage.
 
-    The kernel kills a machine with the thread that started it, so this one lives as long as they
-    may. It is a daemon: no end of a process waits for it for ever.
+    The kernel kills a machine when the thread that started it ends; therefore this thread lives
+    as long as its machines. It is a daemon thread: the end of the process does not wait for it.
 
     Args:
-        owner: whose calls it makes; it is not kept alive from here.
+        owner: object whose calls the thread makes; referenced weakly.
         finish: awaited in the loop at the end.
     """
 
@@ -45,17 +45,18 @@ class LoopThread:
             daemon=True,
         )
         self._thread.start()
-        weakref.finalize(owner, _ask, self._loop, self._stop).atexit = False
+        weakref.finalize(owner, _request_stop, self._loop, self._stop).atexit = False
         _running.add(self)
 
     def call(self, make: Callable[[], Coroutine[Any, Any, _T]], timeout: float | None = None) -> _T:
-        """What the coroutine that ``make`` makes returns or raises in the loop.
+        """Run the coroutine of ``make`` in the loop, and return its value or raise its exception.
 
-        What interrupts the waiting, such as Ctrl-C, cancels it and waits for its end.
+        An interrupt of the wait, such as Ctrl-C, cancels the coroutine and waits for its end.
 
         Raises:
-            InputError: this is closed, or the caller has an event loop, which would stand still.
-            TimeoutError: it has not ended after ``timeout`` seconds.
+            InputError: the thread is closed, or the caller runs in an event loop, which this call
+                would block.
+            TimeoutError: the coroutine has not ended after ``timeout`` seconds.
         """
         _check_caller()
         outcome: Future[_T] = Future()
@@ -66,7 +67,7 @@ class LoopThread:
                 async with asyncio.timeout(timeout):
                     value = await make()
             except asyncio.CancelledError:
-                outcome.set_exception(_closed())
+                outcome.set_exception(_make_closed_error())
             except BaseException as error:
                 outcome.set_exception(error)
             else:
@@ -74,44 +75,44 @@ class LoopThread:
 
         def settle(_task: asyncio.Task[None] | None = None) -> None:
             if not outcome.done():
-                outcome.set_exception(_closed())
+                outcome.set_exception(_make_closed_error())
 
         def begin() -> None:
             tasks.append(self._loop.create_task(work()))
-            # One that is cancelled before its first step has no steps, and settles nothing.
+            # A task that is cancelled before its first step does not run work().
             tasks[0].add_done_callback(settle)
 
         def cancel() -> None:
             if tasks:
                 tasks[0].cancel()
-            else:  # interrupted before it was begun
+            else:  # interrupted before begin() ran
                 settle()
 
-        asked = False
+        is_scheduled = False
         try:
-            with self._lock:  # so that what is begun is begun before the loop is asked to stop
+            with self._lock:  # begin() is scheduled before the loop is asked to stop
                 if self._closed:
-                    raise _closed()
-                asked = True
+                    raise _make_closed_error()
+                is_scheduled = True
                 self._loop.call_soon_threadsafe(begin)
             return outcome.result()
         except BaseException:
-            if asked and not outcome.done():
-                with suppress(RuntimeError):  # the loop has ended, and cancelled it
+            if is_scheduled and not outcome.done():
+                with suppress(RuntimeError):  # the loop has ended, and has cancelled the task
                     self._loop.call_soon_threadsafe(cancel)
                 outcome.exception()
             raise
 
     def close(self, patience: float | None = None) -> None:
-        """Finish, and wait for it up to ``patience`` seconds; may be called again.
+        """Finish, and wait up to ``patience`` seconds for the end. Idempotent.
 
         Raises:
-            SlipwayError: what the finish raised, to the first who closes.
+            SlipwayError: raised by ``finish``; only the first call of close() reports it.
         """
         with self._lock:
             first, self._closed = not self._closed, True
             if first:
-                _ask(self._loop, self._stop)
+                _request_stop(self._loop, self._stop)
         self._thread.join(patience)
         if first and self._ended.done():
             self._ended.result()
@@ -136,8 +137,8 @@ def _serve(
         ended.set_result(None)
 
 
-def _ask(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    with suppress(RuntimeError):  # it has been closed
+def _request_stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    with suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(stop.set)
 
 
@@ -152,7 +153,7 @@ def _check_caller() -> None:
     )
 
 
-def _closed() -> InputError:
+def _make_closed_error() -> InputError:
     return InputError("it has been closed", "Make a new Runtime or Client.")
 
 

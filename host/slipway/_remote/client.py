@@ -1,4 +1,4 @@
-"""Runs on a server: the same as :mod:`slipway._local.runtime`, through the server's Unix socket."""
+"""Client of a server: the interface of a runtime, over the server's Unix socket."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from slipway._model.key import check_key
 from slipway._model.language_info import LanguageInfo
 from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
 from slipway._model.values import Bounds, check_value, convert
-from slipway._remote.http import Calls
-from slipway._remote.runs import RemoteStarts
+from slipway._remote.http import ApiClient
+from slipway._remote.runs import RemoteRuns
 from slipway._remote.session import RemoteSession
 from slipway._util.public import public
 from slipway._wire.errors import make_protocol_error
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 30.0
 MAX_LANGUAGES = 1000
-# A day; more is no timeout.
+# Seconds; at most one day.
 _TIMEOUT = Annotated[float, Bounds(0, 86_400, above=True)]
 
 
 @public
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a server does: its version, how many machines it has, and how many runs wait."""
+    """Health of a server: state, version, number of machines, and number of waiting runs."""
 
     status: str
     version: str
@@ -49,29 +49,30 @@ class Health:
 
 @public
 class AsyncClient:
-    """Runs programs on the server that listens at ``path``; see ``slipway serve``.
+    """Client of the server that listens at ``path``; see ``slipway serve``.
 
-    Nothing is connected before it is used. As a context manager it closes itself.
+    It connects when it is used first. As a context manager, the client is closed at the end of the
+    block.
 
     Args:
-        path: the server's Unix socket.
-        key: whose the runs are where one does not say, for fairness among those who share the
-            server. At most 128 characters of ASCII.
-        timeout: seconds that each answer of the server's may take. No bound of a run: it has its
-            own limits, and may be queued for as long as it takes.
+        path: Unix socket of the server.
+        key: name of the share of the queue for runs that do not set one, for fairness among
+            clients of the server. At most 128 printable ASCII characters.
+        timeout: longest time for each answer of the server, in seconds. Runs have their own
+            limits, and may wait in the queue for any time.
 
     Raises:
-        InputError: one of them cannot be.
+        InputError: an argument is invalid.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, key: str = "", timeout: float = DEFAULT_TIMEOUT
     ) -> None:
         self._key = check_key(key)
-        self._calls = Calls(
+        self._api = ApiClient(
             str(check_value("path", Path, path)), check_value("timeout", _TIMEOUT, timeout)
         )
-        self._starts = RemoteStarts(self._calls)
+        self._runs = RemoteRuns(self._api)
 
     async def start(
         self,
@@ -82,21 +83,21 @@ class AsyncClient:
         key: str = "",
         **options: Any,
     ) -> AsyncExecution:
-        """Start ``source``, or have it queued; see :meth:`slipway.AsyncRuntime.start`.
+        """Start ``source``, or queue the run; see :meth:`slipway.AsyncRuntime.start`.
 
-        ``options`` are those of :class:`slipway.Options` but ``kernel`` and ``boot_log``.
+        ``options`` are the fields of :class:`slipway.Options` except ``kernel`` and ``boot_log``.
 
         Raises:
             InputError: the request cannot be run as it stands; nothing was started.
-            Busy: there is no room in the server's queue, or it is about to end.
+            Busy: the queue of the server is full, or the server is about to end.
             HostError: no server listens, or its host lacks something.
-            UnknownOutcome: the server went away before it had told what it did.
+            UnknownOutcome: the server went away before it had answered.
         """
         headers = self._headers(key)
         if check_language(language, source) is None:
             path = convert("source", Path, source)
             language = language_of_suffix(path, await self.languages())
-        return await self._starts.start("/v1/start", source, language, stdin, options, headers)
+        return await self._runs.start("/v1/start", source, language, stdin, options, headers)
 
     async def run(
         self,
@@ -111,12 +112,12 @@ class AsyncClient:
         """Run ``source`` and wait for its end; see :meth:`start`.
 
         Args:
-            source: the program's text, or the Path of its file.
-            language: a language's name; where it is left out, the suffix of the Path tells it.
-            stdin: what the program reads.
-            on_output: called as ``on_output(phase, stream, data)`` while the output comes, and
-                awaited where it can be. The result holds the output only where this is not given.
-            key: whose run it is.
+            source: text of the program, or the Path of its file.
+            language: name of a language; optional for a Path whose suffix names it.
+            stdin: input of the program.
+            on_output: called as ``on_output(phase, stream, data)`` for each piece of output, and
+                awaited if it returns an awaitable. Without it, the result holds the output.
+            key: name of the caller's share of the queue.
             options: the fields of :class:`slipway.Options`.
 
         Raises:
@@ -136,42 +137,43 @@ class AsyncClient:
         idle_seconds: float = DEFAULT_IDLE_SECONDS,
         **options: Any,
     ) -> AsyncSession:
-        """A machine for several runs; see :meth:`slipway.AsyncRuntime.session`.
+        """Return a session; see :meth:`slipway.AsyncRuntime.session`.
 
-        Nothing is asked before it is opened. It ends with the client at the latest.
+        The first request is sent when the session is opened. A session ends with its client at the
+        latest.
 
         Raises:
-            InputError: there can be no such session.
+            InputError: an argument is invalid.
         """
-        self._starts.check_open()
+        self._runs.check_open()
         name = convert("language", str, language)
         seconds = check_idle_seconds(idle_seconds)
         body = encode_session(name, build_session_options(options, ""), seconds)
-        return RemoteSession(self._starts, name, "/v1/sessions", body, self._headers(key))
+        return RemoteSession(self._runs, name, "/v1/sessions", body, self._headers(key))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
-        """What the server can run.
+        """List the languages that the server can run.
 
         Raises:
             HostError: no server listens.
-            UnknownOutcome: it does not answer as one.
+            UnknownOutcome: the answer is missing or invalid.
         """
-        answer = await self._calls.ask("GET", "/v1/languages")
+        answer = await self._api.request("GET", "/v1/languages")
         try:
             items = Fields(answer, "the answer").items("languages", MAX_LANGUAGES)
-            return tuple(_language(Fields(item, "a language")) for item in items)
+            return tuple(_parse_language(Fields(item, "a language")) for item in items)
         except InputError as error:
             raise make_protocol_error(error.message) from None
 
     async def health(self) -> Health:
-        """How the server does.
+        """Ask for the state of the server.
 
         Raises:
             HostError: no server listens.
-            Busy: it is about to end.
-            UnknownOutcome: it does not answer as one.
+            Busy: the server is about to end.
+            UnknownOutcome: the answer is missing or invalid.
         """
-        answer = await self._calls.ask("GET", "/v1/health")
+        answer = await self._api.request("GET", "/v1/health")
         try:
             fields = Fields(answer, "the answer")
             return Health(
@@ -184,9 +186,9 @@ class AsyncClient:
             raise make_protocol_error(error.message) from None
 
     async def aclose(self) -> None:
-        """Cancel what runs, and leave nothing open."""
-        failures = await self._starts.close()
-        await self._calls.aclose()
+        """Cancel all runs, end all sessions, and close all connections."""
+        failures = await self._runs.close()
+        await self._api.aclose()
         for failure in failures:
             raise failure
 
@@ -207,18 +209,18 @@ class AsyncClient:
 
 
 def language_of_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
-    """The name of the language whose suffix ``path`` has, by that suffix where it is an alias.
+    """Return the name of the language with the suffix of ``path``, or its alias of that name.
 
     Raises:
-        InputError: none has it.
+        InputError: no language has that suffix.
     """
-    # "mjs" says more than "javascript".
+    # An alias such as "mjs" is more specific than "javascript".
     names = {
         suffix: suffix[1:] if suffix[1:] in info.aliases else info.name
         for info in languages
         for suffix in info.suffixes
     }
-    # ".C" is C++ by an old custom; else case means nothing.
+    # ".C" is C++ by convention; otherwise case does not matter.
     found = names.get(path.suffix) or names.get(path.suffix.lower())
     if found is None:
         what = f"the suffix {path.suffix[:40]!r}" if path.suffix else "a file without a suffix"
@@ -227,7 +229,7 @@ def language_of_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
     return found
 
 
-def _language(fields: Fields) -> LanguageInfo:
+def _parse_language(fields: Fields) -> LanguageInfo:
     return LanguageInfo(
         fields.plain_text("name"),
         fields.texts("aliases", MAX_LANGUAGES),

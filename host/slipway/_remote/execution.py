@@ -1,4 +1,4 @@
-"""A run in a machine of a server's."""
+"""Execution of a run on a server."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from slipway._model.options import Options
-    from slipway._remote.http import Calls
+    from slipway._remote.http import ApiClient
 
 STATES = ("queued", "preparing", "booting", "building", "running", "ended")
-# Of stdin in one command: a line of 64 KiB where it goes as base64.
+# Bytes of stdin in one command, which is a line of 64 KiB in base64.
 STDIN_PIECE = 48 * 1024
-# How often one is tried that breaks without a single line between.
+# Connections in a row that may break without a single line.
 ATTEMPTS = 5
-# What may wait in a server when a run is cancelled is about a MiB.
+# Bytes of output that are taken after a cancellation. A server keeps about 1 MiB.
 MAX_REST = 16 * 1024 * 1024
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class RemoteExecution(AsyncExecution):
-    """The run that ``answer``, to ``POST /v1/start``, tells of.
+    """Execution of the run described by ``answer``, the answer to ``POST /v1/start``.
 
     Raises:
-        UnknownOutcome: it tells of none.
+        UnknownOutcome: the answer is invalid.
     """
 
-    def __init__(self, calls: Calls, answer: object, options: Options) -> None:
+    def __init__(self, api: ApiClient, answer: object, options: Options) -> None:
         try:
             fields = Fields(answer, "the answer")
             identifier, self._path = fields.text("id"), _socket_path(fields)
             if not _IDENTIFIER.fullmatch(identifier):
-                raise InputError(f"{identifier!r:.60} is no id of a run")
+                raise InputError(f"{identifier!r:.60} is not the id of a run")
             super().__init__(identifier, fields.plain_text("language"))
             self._state = fields.choice("state", STATES)
             self._position = fields.integer("position") if "position" in fields else None
         except InputError as error:
             raise make_protocol_error(error.message) from None
-        self._calls = calls
+        self._api = api
         self._has_terminal = bool(options.tty)
         limit = max(options.output_limit or 0, MAX_OUTPUT)
         self._reader = EventReader(options.outputs, limit)
         self._socket: LineSocket | None = None
-        # Bytes of whole lines that have been handled, of the stream since its beginning.
+        # Bytes of handled lines since the beginning of the stream.
         self._offset = 0
         self._attempts = 0
-        # Events that came while the run was cancelled; one receives at a time.
+        # Events that arrived during the cancellation. The lock allows one receiver at a time.
         self._rest: deque[Event | SlipwayError] = deque()
         self._receiving = asyncio.Lock()
         self._over = False
@@ -73,7 +73,9 @@ class RemoteExecution(AsyncExecution):
         self._input_failure: InputError | None = None
 
     async def begin(self, stdin: AsyncIterator[bytes] | None, *, interactive: bool) -> None:
-        """Connect; feed ``stdin`` to the program, or leave it open where there is none.
+        """Connect to the output, and feed ``stdin`` to the program, if given.
+
+        With ``interactive`` the program reads stdin from commands of this handle.
 
         Raises:
             UnknownOutcome: the server went away.
@@ -84,21 +86,21 @@ class RemoteExecution(AsyncExecution):
             self._feeder = asyncio.create_task(self._feed(stdin), name=f"slipway-stdin-{self.id}")
 
     async def signal(self, number: int) -> None:
-        """Have the server send it; see :meth:`AsyncExecution.signal`."""
+        """Send a signal; see :meth:`AsyncExecution.signal`."""
         check_signal(number)
-        await self._calls.ask("POST", f"/v1/runs/{self.id}/signal", {"signal": int(number)})
+        await self._api.request("POST", f"/v1/runs/{self.id}/signal", {"signal": int(number)})
 
     async def resize(self, rows: int, columns: int) -> None:
-        """Have the server do it; see :meth:`AsyncExecution.resize`."""
+        """Change the size of the terminal; see :meth:`AsyncExecution.resize`."""
         size = Tty(rows, columns)
         if not self._has_terminal:
             raise InputError("the program has no terminal", "Start it with tty=True.")
         if not self._over:
-            with suppress(UnknownRun):  # it has ended, and is forgotten
-                await self._calls.ask("POST", f"/v1/runs/{self.id}/resize", asdict(size))
+            with suppress(UnknownRun):  # ended, and no longer kept
+                await self._api.request("POST", f"/v1/runs/{self.id}/resize", asdict(size))
 
     async def cancel(self) -> None:
-        """Have the server end it, and take what is left; see :meth:`AsyncExecution.cancel`.
+        """Cancel the run and take its remaining events; see :meth:`AsyncExecution.cancel`.
 
         Raises:
             UnknownOutcome: the server does not answer.
@@ -106,16 +108,16 @@ class RemoteExecution(AsyncExecution):
         if self._over:
             return
         try:
-            # No such run, or no server: then there is no machine of it either.
+            # Without the run or the server, the machine is gone as well.
             with suppress(UnknownRun, HostError):
-                await self._calls.ask("DELETE", f"/v1/runs/{self.id}")
+                await self._api.request("DELETE", f"/v1/runs/{self.id}")
             if self._socket is not None:
                 await self._take_rest()
         finally:
             self.close()
 
     def close(self) -> None:
-        """Leave no socket open, and no task behind."""
+        """Close the socket and cancel the task. Idempotent."""
         self._over = True
         if self._feeder is not None:
             self._feeder.cancel()
@@ -143,10 +145,10 @@ class RemoteExecution(AsyncExecution):
         return item
 
     async def _receive(self) -> Event:
-        """The next event from the server. May be cancelled without loss."""
+        """Receive the next event. Cancellation loses nothing."""
         try:
             while True:
-                event = self._handle(await self._line())
+                event = self._handle(await self._read_line())
                 if event is not None:
                     self._follow(event)
                     if self._reader.ended:
@@ -166,10 +168,10 @@ class RemoteExecution(AsyncExecution):
             raise make_protocol_error(error.message) from None
         return self._reader.feed(record)
 
-    async def _line(self) -> bytes:
+    async def _read_line(self) -> bytes:
         while True:
             if self._input_failure is not None and self._feeder is not None:
-                await asyncio.wait([self._feeder])  # it ends the run
+                await asyncio.wait([self._feeder])  # which cancels the run
                 raise self._input_failure
             if self._over:
                 raise UnknownOutcome("the handle of the run was closed before the run had ended")
@@ -183,7 +185,7 @@ class RemoteExecution(AsyncExecution):
                 await self._reconnect()
 
     async def _reconnect(self) -> None:
-        """Go on where the stream broke."""
+        """Connect again, and resume the stream where it broke."""
         if self._written:
             raise UnknownOutcome(
                 "the connection to the run broke, and what it got of its stdin is not known",
@@ -193,7 +195,7 @@ class RemoteExecution(AsyncExecution):
             raise make_protocol_error(f"the output ended {ATTEMPTS} times before the run did")
         self._attempts += 1
         try:
-            answer = await self._calls.ask(
+            answer = await self._api.request(
                 "POST", f"/v1/runs/{self.id}/resume?offset={self._offset}"
             )
             fields = Fields(answer, "the answer")
@@ -201,7 +203,7 @@ class RemoteExecution(AsyncExecution):
                 raise make_protocol_error("it resumes the output somewhere else")
             self._path = _socket_path(fields)
         except HostError:
-            raise self._gone() from None
+            raise self._make_lost_error() from None
         except InputError as error:
             raise UnknownOutcome(f"the server has lost the run: {error.message}") from None
         await self._connect()
@@ -210,29 +212,29 @@ class RemoteExecution(AsyncExecution):
         if self._socket is not None:
             self._socket.close()
         try:
-            async with asyncio.timeout(self._calls.timeout):
+            async with asyncio.timeout(self._api.timeout):
                 self._socket = await LineSocket.connect(self._path)
-        except OSError as error:  # TimeoutError is one
+        except OSError as error:  # TimeoutError included
             reason = error.strerror or "it does not accept"
             raise UnknownOutcome(
                 f"cannot connect to the output of the run at {self._path!r:.120}: {reason}",
                 "The server may have ended, or may not let you in.",
             ) from None
 
-    def _gone(self) -> UnknownOutcome:
+    def _make_lost_error(self) -> UnknownOutcome:
         doing = {"building": "was being built", "running": "ran"}.get(
             self._state, f"was {self._state}"
         )
         return UnknownOutcome(
-            f"the server at {self._calls.path} went away while the program {doing}",
+            f"the server at {self._api.path} went away while the program {doing}",
             "What it ran has ended with it.",
         )
 
     async def _take_rest(self) -> None:
-        """Keep what a cancelled run has still said, for whoever asks."""
+        """Keep the remaining events of a cancelled run for the reader."""
         size = 0
         try:
-            async with asyncio.timeout(self._calls.timeout):
+            async with asyncio.timeout(self._api.timeout):
                 while not self._reader.ended and size < MAX_REST:
                     async with self._receiving:
                         if self._reader.ended:
@@ -256,18 +258,20 @@ class RemoteExecution(AsyncExecution):
         if not self._input:
             raise InputError("stdin has been closed", "Write before you close it.")
         for start in range(0, len(data), STDIN_PIECE):
-            await self._command({"type": "stdin", **encode_data(data[start : start + STDIN_PIECE])})
+            await self._send_command(
+                {"type": "stdin", **encode_data(data[start : start + STDIN_PIECE])}
+            )
 
     async def _end_input(self) -> None:
         if self._input:
             self._input = False
-            await self._command({"type": "stdin_end"})
+            await self._send_command({"type": "stdin_end"})
 
-    async def _command(self, record: dict[str, str]) -> None:
+    async def _send_command(self, record: dict[str, str]) -> None:
         if self._socket is None or self._over:
             return
         self._written = True
-        # A run that has ended reads no more; one whose server has gone is for the reader to tell.
+        # An ended run reads no more; the reader of events reports a lost server.
         with suppress(OSError):
             await self._socket.write(encode_line(record))
 
@@ -282,7 +286,7 @@ class RemoteExecution(AsyncExecution):
             self._input_failure = error
             try:
                 with suppress(SlipwayError):
-                    await self._calls.ask("DELETE", f"/v1/runs/{self.id}")
+                    await self._api.request("DELETE", f"/v1/runs/{self.id}")
             finally:
                 if self._socket is not None:
                     self._socket.close()
@@ -291,7 +295,7 @@ class RemoteExecution(AsyncExecution):
 def _socket_path(fields: Fields) -> str:
     path = fields.text("socket")
     size = len(path.encode("utf-8", "replace"))
-    # As it will be bound and no other: a relative one would be anybody's.
+    # Absolute, as servers report it: a relative path would depend on our directory.
     if not path.startswith("/") or not path.isprintable() or size > MAX_SOCKET_PATH:
-        raise InputError(f"{path!r:.120} is no path of a socket")
+        raise InputError(f"{path!r:.120} is not the path of a socket")
     return path

@@ -1,4 +1,4 @@
-"""The calls of a server's API, each a question and a bounded answer over its Unix socket."""
+"""HTTP client of the API: requests with bounded answers, over the server's Unix socket."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from slipway._wire.fields import Fields, decode_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Of an answer of the server's. The longest is a list of languages.
+# Bytes of an answer. The longest answer is a list of languages.
 MAX_ANSWER = 1024 * 1024
-# The ends of the types of problems; the status tells enough of the others.
+# Errors by the end of the problem's type; the status suffices for all others.
 _PROBLEMS: dict[str, type[SlipwayError]] = {
     "input-error": InputError,
     "busy": Busy,
@@ -39,18 +39,18 @@ _PROBLEMS: dict[str, type[SlipwayError]] = {
 
 
 class UnknownRun(InputError):
-    """The server has no such run or session, or not so much of it any more."""
+    """Error for a run or session that the server does not know, or no longer keeps in full."""
 
 
-class Calls:
-    """Asks the server that listens at ``path``; waits ``timeout`` seconds for each answer."""
+class ApiClient:
+    """Client of the API of the server at ``path``; waits ``timeout`` seconds for each answer."""
 
     def __init__(self, path: str, timeout: float) -> None:
         self.path = path
         self.timeout = timeout
         self._http = httpx.AsyncClient(
-            # Without connections kept alive none stays open, and none is found closed by the server
-            # when a job has just been sent.
+            # Connections are not kept: the server could close an idle connection at the moment when
+            # a job is sent on it.
             transport=httpx.AsyncHTTPTransport(
                 uds=path, limits=httpx.Limits(max_keepalive_connections=0)
             ),
@@ -61,26 +61,26 @@ class Calls:
         )
 
     async def aclose(self) -> None:
-        """Close what is open."""
+        """Close all connections."""
         await self._http.aclose()
 
-    async def ask(
+    async def request(
         self,
         method: str,
         target: str,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         *,
-        patient: bool = False,
+        may_queue: bool = False,
     ) -> dict[str, Any]:
-        """The object in the answer; an empty one where there is no content.
+        """Send a request, and return the object of the answer, or {} for an empty answer.
 
-        ``patient``: the answer comes when there is room, however long that takes.
+        With ``may_queue`` the answer may take any time: the server waits for room.
 
         Raises:
-            SlipwayError: the one that the server tells.
-            HostError: no server listens, or it is about something else.
-            UnknownOutcome: it went away, or was silent, before it had answered.
+            SlipwayError: the error that the server reports.
+            HostError: no server listens, or the socket cannot be used.
+            UnknownOutcome: the server went away, or did not answer in time.
         """
         content = None if body is None else json.dumps(body).encode("ascii")
         all_headers = {**(headers or {})}
@@ -88,16 +88,16 @@ class Calls:
             all_headers["Content-Type"] = "application/json"
         try:
             async with (
-                asyncio.timeout(None if content or patient else self.timeout) as deadline,
+                asyncio.timeout(None if content or may_queue else self.timeout) as deadline,
                 self._http.stream(
                     method,
                     target,
                     content=content,
                     headers=all_headers,
-                    timeout=httpx.Timeout(self.timeout, read=None if patient else self.timeout),
+                    timeout=httpx.Timeout(self.timeout, read=None if may_queue else self.timeout),
                 ) as answer,
             ):
-                # However long a large job took to be sent, its answer is short.
+                # Sending a large job may take any time; the answer is short.
                 deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
                 text = await self._read(answer)
         except (TimeoutError, httpx.TimeoutException):
@@ -106,14 +106,14 @@ class Calls:
                 f" {self.timeout:g} s"
             ) from None
         except httpx.ConnectError as error:
-            raise self._unreachable(error) from None
+            raise self._make_connect_error(error) from None
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise UnknownOutcome(
                 f"the server at {self.path} went away while it was asked for {method} {target}:"
                 f" {str(error) or type(error).__name__}"
             ) from None
         if not answer.is_success:
-            raise _told(answer.status_code, text)
+            raise _make_error(answer.status_code, text)
         try:
             return decode_line(text) if text else {}
         except InputError as error:
@@ -127,7 +127,7 @@ class Calls:
                 raise UnknownOutcome(f"the server's answer has more than {MAX_ANSWER} bytes")
         return bytes(text)
 
-    def _unreachable(self, error: BaseException) -> HostError:
+    def _make_connect_error(self, error: BaseException) -> HostError:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
@@ -145,8 +145,8 @@ class Calls:
         )
 
 
-def _told(status: int, text: bytes) -> SlipwayError:
-    """The error in an answer of problem+json (RFC 9457), or in its status alone."""
+def _make_error(status: int, text: bytes) -> SlipwayError:
+    """Make the error of an answer from its problem+json (RFC 9457), or from its status alone."""
     try:
         problem = Fields(decode_line(text), "the problem")
         kind, message, hint = (

@@ -1,4 +1,4 @@
-"""A Unix socket for lines of JSON in both directions, read only as they are asked for."""
+"""Unix socket for lines of JSON in both directions, read on request only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ READ_SIZE = 256 * 1024
 
 
 class LineSocket:
-    """A connection; each direction works whatever becomes of the other.
+    """Connection whose directions are independent: one works after the other has failed.
 
-    Not asyncio's streams: those read ahead, and an error of writing loses them what they have read.
+    Streams of asyncio read ahead, and lose the input that they have read when writing fails.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -31,7 +31,11 @@ class LineSocket:
 
     @classmethod
     async def connect(cls, path: str) -> LineSocket:
-        """A connection to what listens at ``path``. Raises OSError."""
+        """Connect to the socket at ``path``.
+
+        Raises:
+            OSError: the connection failed.
+        """
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connected.setblocking(False)
@@ -42,12 +46,12 @@ class LineSocket:
         return cls(connected)
 
     async def read_line(self) -> bytes | None:
-        """The next whole line, with its end; None where the connection has ended.
+        """Return the next whole line with its newline, or None at the end of the connection.
 
-        May be cancelled without loss.
+        Cancellation loses nothing.
 
         Raises:
-            UnknownOutcome: a line is too long.
+            UnknownOutcome: a line is longer than MAX_LINE.
         """
         while not self._lines:
             data = await self._receive()
@@ -57,10 +61,10 @@ class LineSocket:
         return self._lines.popleft()
 
     async def write(self, line: bytes) -> None:
-        """Send ``line``; where the caller is cancelled, the next one sends the rest.
+        """Send ``line``. After a cancellation, the next call sends the rest of the line first.
 
         Raises:
-            OSError: the other side takes no more.
+            OSError: the peer has closed the connection.
         """
         async with self._sending:
             self._unsent += line
@@ -69,10 +73,10 @@ class LineSocket:
                 while self._unsent and not self._closed:
                     await self._send()
             finally:
-                self._left()
+                self._release()
 
     def close(self) -> None:
-        """Close; whoever waits in a read or write is woken."""
+        """Close the connection; pending reads and writes end."""
         self._closed = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -88,7 +92,7 @@ class LineSocket:
         except OSError:
             return b""
         finally:
-            self._left()
+            self._release()
 
     def _split(self, data: bytes) -> None:
         first, *rest = data.split(b"\n")
@@ -102,14 +106,14 @@ class LineSocket:
 
     async def _send(self) -> None:
         try:
-            # A slice: the kernel takes no more at once than its buffer has room for.
+            # A slice: the kernel takes at most the free part of its buffer at once.
             sent = self._socket.send(memoryview(self._unsent)[:READ_SIZE])
         except (BlockingIOError, InterruptedError):
             await wait_writable(self._socket)
         else:
             del self._unsent[:sent]
 
-    def _left(self) -> None:
+    def _release(self) -> None:
         self._users -= 1
         if self._closed and not self._users:
             self._socket.close()

@@ -1,4 +1,4 @@
-"""Runs that a client has started on its server: how it asks for them, and which there are."""
+"""Runs and sessions that a client has on its server."""
 
 from __future__ import annotations
 
@@ -19,24 +19,28 @@ if TYPE_CHECKING:
     from slipway._model.arguments import Source, Stdin
     from slipway._model.options import Options
     from slipway._model.session import AsyncSession
-    from slipway._remote.http import Calls
+    from slipway._remote.http import ApiClient
 
-# Of stdin that travels with the job; more of it is streamed.
+# Bytes of stdin that travel with the job; longer input is streamed.
 INLINE_STDIN = 64 * 1024
 
 
-class RemoteStarts:
-    """Starts runs on the server of ``calls``, until it is closed, which closes all sessions."""
+class RemoteRuns:
+    """Runs and sessions on the server of ``api``; closing it ends all of them."""
 
-    def __init__(self, calls: Calls) -> None:
-        self.calls = calls
+    def __init__(self, api: ApiClient) -> None:
+        self.api = api
         self.sessions: set[AsyncSession] = set()
-        """Those that are open, or may be."""
+        """Sessions that are open, or may be."""
         self._executions: weakref.WeakSet[RemoteExecution] = weakref.WeakSet()
         self._closed = False
 
     def check_open(self) -> None:
-        """Check that the client has not been closed; raises InputError."""
+        """Check that the client is open.
+
+        Raises:
+            InputError: the client has been closed.
+        """
         if self._closed:
             raise InputError("the client has been closed", "Start runs before.")
 
@@ -49,27 +53,27 @@ class RemoteStarts:
         options: dict[str, Any],
         headers: Mapping[str, str] | None = None,
     ) -> RemoteExecution:
-        """Ask ``target`` for a run; ``language`` is None where a session has one.
+        """Start a run by ``POST target``; ``language`` is None for a run of a session.
 
         Raises:
             InputError: the request cannot be run as it stands; nothing was started.
-            SlipwayError: the one that the server tells, or what :meth:`Calls.ask` raises.
+            SlipwayError: an error of :meth:`ApiClient.request`.
         """
         self.check_open()
         opened = open_stdin(stdin)
-        checked, text = _checked(await read_source(source), options)
+        checked, text = _check_request(await read_source(source), options)
         self.check_open()
         inline = opened if isinstance(opened, bytes) and len(opened) <= INLINE_STDIN else None
         body = encode_job(text, language, checked, inline)
-        asked = asyncio.ensure_future(self.calls.ask("POST", target, body, headers))
+        asked = asyncio.ensure_future(self.api.request("POST", target, body, headers))
         try:
             answer = await asyncio.shield(asked)
         except asyncio.CancelledError:
-            # Who knows its name can end it; it would go on without anybody who does.
+            # Cancel the run by its id: nobody else would know of it.
             with suppress(SlipwayError):
-                await self._opened(await asked, checked).cancel()
+                await self._add_execution(await asked, checked).cancel()
             raise
-        execution = self._opened(answer, checked)
+        execution = self._add_execution(answer, checked)
         try:
             if inline is not None:
                 await execution.begin(None, interactive=False)
@@ -82,9 +86,9 @@ class RemoteStarts:
         return execution
 
     async def close(self) -> list[BaseException]:
-        """Start nothing more, and end what there is; the errors of what could not be are returned.
+        """Start nothing more, end all runs and sessions, and return the errors of doing so.
 
-        None of these is raised, for each is to be tried.
+        Errors are returned instead of raised, so that all runs and sessions are tried.
         """
         self._closed = True
         ended = await asyncio.gather(
@@ -94,17 +98,21 @@ class RemoteStarts:
         )
         return [outcome for outcome in ended if isinstance(outcome, BaseException)]
 
-    def _opened(self, answer: object, options: Options) -> RemoteExecution:
-        execution = RemoteExecution(self.calls, answer, options)
+    def _add_execution(self, answer: object, options: Options) -> RemoteExecution:
+        execution = RemoteExecution(self.api, answer, options)
         self._executions.add(execution)
         return execution
 
 
-def _checked(source: bytes, options: dict[str, Any]) -> tuple[Options, bytes]:
-    """What a run in this process would be refused for as well. Raises InputError."""
+def _check_request(source: bytes, options: dict[str, Any]) -> tuple[Options, bytes]:
+    """Check a request as for a run in this process, and return options and source.
+
+    Raises:
+        InputError: an option or the source is invalid.
+    """
     if "store" in options:
         raise InputError("store is the server's: it has one of its own", "Leave store out.")
     check_source(source)
     checked = build_options(options)
-    checked.check("")  # only the server knows what the source will be called
+    checked.check("")  # only the server knows the name of the source
     return checked, source
