@@ -9,6 +9,7 @@ import pytest
 
 from slipway._model.errors import UnknownOutcome
 from slipway._run.job_exchange import WINDOW
+from slipway._run.output_queue import MAX_JOINED
 from slipway_protocol import messages as m
 from slipway_protocol.schema import MAX_DATA
 from support.listening import pump_to
@@ -148,3 +149,7 @@ async def test_job_cancelled_between_its_phases_ends_there() -> None:
     await session.close()
 
     assert list(report.phases) == [BUILD]
+
+
+def test_pieces_are_joined_up_to_the_size_of_a_message() -> None:
+    assert MAX_JOINED == MAX_DATA
