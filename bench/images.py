@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from process_tree import measure
-from slipway_initramfs.build import build_image, build_kernel
+from slipway_initramfs.architectures import machine_architecture
+from slipway_initramfs.build import build_image
 from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.freeze import freeze_agent
+from slipway_initramfs.kernel_build import build_kernel
 from slipway_initramfs.languages.toml_file import parse_language
 from slipway_initramfs.oci.container_image import ContainerImage
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.source import SourceOptions
-from slipway_initramfs.store.image_store import ImageStore, machine_architecture
+from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,14 +10,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from slipway_initramfs.build import build_image, build_kernel
+from slipway_initramfs.architectures import machine_architecture
+from slipway_initramfs.build import build_image
 from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.freeze import freeze_agent
+from slipway_initramfs.kernel_build import build_kernel
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.progress import BuildProgress
 from slipway_initramfs.source import SourceOptions
-from slipway_initramfs.store.image_store import ImageStore, machine_architecture
+from slipway_initramfs.store.image_store import ImageStore
 from slipway_initramfs.store.initrds import find_initrd
 from support.alpine_recipes import alpine_go
 from support.container_images import write_layout
@@ -58,7 +60,7 @@ def main() -> None:
             write_layout(layout, [RECIPES[language.image](packages)])
             reference = Reference.parse(registry.push(layout, f"library/{language.name}:loopback"))
             choices = SourceOptions(reference=reference)
-            image = build_image(language, store, choices, reports=BuildProgress(say, say))
+            image = build_image(language, store, choices, progress=BuildProgress(say, say))
             # What the lab boots, where the store cannot be written.
             find_initrd(store, image, kernel, frozen.path)
 

@@ -1,38 +1,35 @@
-"""Builds of images and kernels: source, layers, tree, trimming, archive, store."""
+"""Build of an image: source, layers, tree, trimming, archive, store."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slipway_initramfs import freeze, warmup
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.compression.compressors import create_compressor
-from slipway_initramfs.debian import kernel
-from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
-from slipway_initramfs.languages.catalogue import ENVIRONMENT
+from slipway_initramfs.languages.language import ENVIRONMENT
 from slipway_initramfs.progress import BuildProgress
 from slipway_initramfs.rootfs import defaults, loader_cache, programs
 from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.layers import apply_layer
 from slipway_initramfs.rootfs.tree import Tree
 from slipway_initramfs.source import SourceOptions, choose_source
-from slipway_initramfs.store.image_store import machine_architecture
-from slipway_initramfs.store.records import BUILDER, MIB, Image, Kernel
+from slipway_initramfs.store.records import BUILDER, MIB, Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.languages.recipes import Recipe
     from slipway_initramfs.source import Source
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.warmup import Warmer
 
-    Progress = Callable[[str], None]
 
 COMPRESSION = "lz4"
 _PROGRAM = "#!"
@@ -42,9 +39,9 @@ _SHOWN = 4
 def build_image(
     language: Language,
     store: ImageStore,
-    choices: SourceOptions | None = None,
+    options: SourceOptions | None = None,
     *,
-    reports: BuildProgress | None = None,
+    progress: BuildProgress | None = None,
     warmer: Warmer | None = None,
 ) -> Image:
     """Return the image of a language; build it if no intact image in the store fits the options.
@@ -60,25 +57,25 @@ def build_image(
         ImageError: an option or the store is invalid.
     """
     language = _choose_version(language, store)
-    chosen, told = choices or SourceOptions(), reports or BuildProgress()
-    arch = chosen.architecture or machine_architecture()
+    options, progress = options or SourceOptions(), progress or BuildProgress()
+    arch = options.architecture or machine_architecture()
     name = f"{language.image}-{arch}"
-    with store.building(f"image-{name}", told.step):
-        existing = _find_existing(store, language, arch, told.step)
-        sound = _check_existing(existing, language, told.step)
-        if sound is not None and _fits_options(sound, chosen):
-            return sound
-        source = choose_source(language, store, chosen, arch, existing, told)
+    with store.building(f"image-{name}", progress.step):
+        existing = _find_existing(store, language, arch, progress.step)
+        intact = _check_existing(existing, language, progress.step)
+        if intact is not None and _fits_options(intact, options):
+            return intact
+        source = choose_source(language, store, options, arch, existing, progress)
         with closing(source):
             maker = _ImageBuilder(
-                store, arch, source, language, chosen.compression or COMPRESSION, told
+                store, arch, source, language, options.compression or COMPRESSION, progress
             )
             key = maker.key()
-            if sound is not None and sound.manifest.get("build_key") == key:
+            if intact is not None and intact.manifest.get("build_key") == key:
                 # The content is the same, the reference may be another.
-                manifest = {**sound.manifest, **source.manifest()}
-                if manifest == sound.manifest:
-                    return sound
+                manifest = {**intact.manifest, **source.manifest()}
+                if manifest == intact.manifest:
+                    return intact
             else:
                 manifest = {
                     "name": language.image,
@@ -89,58 +86,8 @@ def build_image(
         store.put_record("image", name, manifest)
     image = store.image(language.image, arch)
     if image is None:
-        raise ImageError(f"the image {name} was removed while it was being made")
+        raise ImageError(f"the image {name} was removed during the build")
     return image
-
-
-def build_kernel(
-    store: ImageStore,
-    *,
-    architecture: str | None = None,
-    progress: Progress | None = None,
-    refresh: bool = False,
-) -> Kernel:
-    """Return Debian's cloud kernel; fetch and unpack it if the store has no intact kernel.
-
-    With ``refresh`` the package lists are updated first.
-
-    Raises:
-        BuildFailed: the kernel cannot be built.
-        ImageError: the store or the kernel package is invalid.
-    """
-    report = progress or BuildProgress().step
-    arch = architecture or machine_architecture()
-    with store.building(f"kernel-{arch}", report):
-        existing: Kernel | None = None
-        with suppress(ImageCorrupted):
-            existing = store.kernel(arch)
-            if existing is not None:
-                existing.verify()
-                if not refresh and existing.manifest.get("builder") == BUILDER:
-                    return existing
-        source = DebianArchive(store.apt, arch, report)
-        if arch not in kernel.PACKAGES:
-            raise BuildFailed(f"no kernel for the architecture {arch!r}")
-        package = kernel.find_kernel_package(
-            source.resolve([kernel.PACKAGES[arch]], refresh=refresh)
-        )
-        source.check_room([package], store.temporary, "the kernel")
-        source.fetch([package])
-        report(f"unpacking the kernel {package.version}")
-        unpacked = kernel.KernelPackage(source.open(package, store.temporary), arch)
-        data = unpacked.image()
-        image = store.put_blob(lambda file: kernel.write_sparse(data, file))
-        modules = store.put_blob(unpacked.write_modules)
-        manifest = kernel.describe_kernel(arch, package, unpacked.version) | {
-            "builder": BUILDER,
-            "image": {"digest": image.digest, "size": image.size},
-            "modules": {"digest": modules.digest, "size": modules.size},
-        }
-        store.put_record("kernel", arch, manifest)
-    built = store.kernel(arch)
-    if built is None:
-        raise ImageError("the kernel was removed while it was being made")
-    return built
 
 
 def _choose_version(language: Language, store: ImageStore) -> Language:
@@ -150,39 +97,41 @@ def _choose_version(language: Language, store: ImageStore) -> Language:
 
 
 def _find_existing(
-    store: ImageStore, language: Language, arch: str, progress: Progress
+    store: ImageStore, language: Language, arch: str, report: Callable[[str], None]
 ) -> Image | None:
     """Return the image's record in the store, of any source; its archive may be missing."""
     try:
         image = store.image(language.image, arch)
     except ImageCorrupted as error:
-        progress(f"{error.message}; making it again")
+        report(f"{error.message}; building it again")
         return None
     return image if image is not None and image.name == language.image else None
 
 
-def _check_existing(image: Image | None, language: Language, progress: Progress) -> Image | None:
+def _check_existing(
+    image: Image | None, language: Language, report: Callable[[str], None]
+) -> Image | None:
     """Return the image if it is intact and a build today would use the same recipe."""
     if image is None or not language.matches(image):
         return None
     try:
         image.verify()
     except ImageCorrupted as error:
-        progress(f"{error.message}; making it again")
+        report(f"{error.message}; building it again")
         return None
     return image
 
 
-def _fits_options(image: Image, choices: SourceOptions) -> bool:
+def _fits_options(image: Image, options: SourceOptions) -> bool:
     """Check whether the options allow to keep an existing image."""
-    if choices.refresh or choices.reference is not None:
+    if options.refresh or options.reference is not None:
         return False
-    if choices.compression not in ("", image.manifest["archive"].get("compression")):
+    if options.compression not in ("", image.manifest["archive"].get("compression")):
         return False
-    if choices.kind == "auto":
+    if options.kind == "auto":
         return True
     # An image that a caller named does not stand for the image of the language's registry.
-    return choices.kind == image.source.get("kind") and not image.source.get("chosen")
+    return options.kind == image.source.get("kind") and not image.source.get("chosen")
 
 
 class _ImageBuilder:
@@ -195,7 +144,7 @@ class _ImageBuilder:
         source: Source,
         language: Language,
         compression: str,
-        reports: BuildProgress,
+        progress: BuildProgress,
     ) -> None:
         self._store = store
         self._architecture = architecture
@@ -205,7 +154,7 @@ class _ImageBuilder:
         self.recipe: Recipe = recipe
         self._environment = language.environment
         self._compression = compression
-        self._step = reports.step
+        self._step = progress.step
 
     def key(self) -> str:
         """Return a digest of all inputs that the image's bytes depend on."""
@@ -244,11 +193,11 @@ class _ImageBuilder:
         )
         removed += tree.remove(self.recipe.trim).size
         loader_cache.add_loader_cache(tree, self._architecture)
-        told = self._source.manifest()
-        self._check_programs(tree, told)
+        origin = self._source.manifest()
+        self._check_programs(tree, origin)
         manifest = {
             **self._pack_tree(tree, self._compression, self.key()),
-            **told,
+            **origin,
             "recipe": self.recipe.as_json(),
             "trimmed": removed,
             "warnings": warnings + warmth.warnings,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slipway_initramfs.disk.spool import CHUNK
 from slipway_initramfs.errors import ImageError
-from slipway_initramfs.store import records
+from slipway_initramfs.store import manifests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,11 +182,13 @@ def _parse_index(data: bytes) -> ArchiveIndex:
 
 def _build_index(plain: dict[str, Any]) -> ArchiveIndex:
     """Return the index in ``plain``; ValueError, TypeError or KeyError mean invalid content."""
-    told = plain["records"]
-    if [kind for kind in KINDS if kind in told] != list(told) or {"image", "kernel"} - set(told):
+    listed = plain["records"]
+    if [kind for kind in KINDS if kind in listed] != list(listed):
         raise ValueError
-    keys = {kind: _check_key(entry["key"]) for kind, entry in told.items()}
-    parts = {kind: _build_member(entry, records.MAX_MANIFEST) for kind, entry in told.items()}
+    if not {"image", "kernel"} <= set(listed):
+        raise ValueError
+    keys = {kind: _check_key(entry["key"]) for kind, entry in listed.items()}
+    parts = {kind: _build_member(entry, manifests.MAX_MANIFEST) for kind, entry in listed.items()}
     blobs = tuple(_build_member(entry, MAX_BLOB) for entry in plain["blobs"][: MAX_BLOBS + 1])
     agent = _build_member(plain["agent"], MAX_BLOB)
     sources = plain["agent"]["sources"]
@@ -195,21 +197,21 @@ def _build_index(plain: dict[str, Any]) -> ArchiveIndex:
         len(blobs) > MAX_BLOBS
         or len(set(digests)) != len(digests)
         or agent not in blobs
-        or not records.is_digest(sources)
+        or not manifests.is_digest(sources)
     ):
         raise ValueError
     return ArchiveIndex(keys, parts, agent, sources, blobs)
 
 
 def _check_key(key: Any) -> str:
-    if not isinstance(key, str) or not records.is_key(key):
+    if not isinstance(key, str) or not manifests.is_key(key):
         raise ValueError
     return key
 
 
 def _build_member(entry: Any, most: int) -> ArchiveMember:
     digest, size = entry["digest"], entry["size"]
-    if not isinstance(digest, str) or not records.is_digest(digest):
+    if not isinstance(digest, str) or not manifests.is_digest(digest):
         raise ValueError
     if type(size) is not int or not 0 < size <= most:
         raise ValueError

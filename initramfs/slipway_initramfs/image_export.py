@@ -12,7 +12,7 @@ from slipway_initramfs.disk.spool import CHUNK
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.image_archive import ArchiveIndex, ArchiveMember
 from slipway_initramfs.languages.catalogue import LANGUAGE_KIND
-from slipway_initramfs.store import records
+from slipway_initramfs.store import manifests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,12 +47,12 @@ def export_image(
     kernel.quick_check()
     keys = {"image": f"{image.name}-{image.architecture}", "kernel": kernel.architecture}
     texts = {
-        "image": records.encode("image", image.manifest),
-        "kernel": records.encode("kernel", kernel.manifest),
+        "image": manifests.encode_manifest("image", image.manifest),
+        "kernel": manifests.encode_manifest("kernel", kernel.manifest),
     }
     if (language := store.record(LANGUAGE_KIND, image.language)) is not None:
         keys["language"] = image.language
-        texts["language"] = records.encode("language", language)
+        texts["language"] = manifests.encode_manifest("language", language)
     blobs = {
         blob.digest: blob
         for blob in (

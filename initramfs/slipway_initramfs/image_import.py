@@ -20,14 +20,14 @@ from slipway_initramfs.image_archive import ArchiveIndex, ArchiveReader, UnfitAr
 from slipway_initramfs.languages import catalogue, toml_file
 from slipway_initramfs.languages.catalogue import LANGUAGE_KIND
 from slipway_initramfs.oci.manifests import MAX_ENVIRONMENT, MAX_VARIABLES
-from slipway_initramfs.store import records
+from slipway_initramfs.store import manifests
 from slipway_initramfs.store.garbage_collection import try_tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slipway_initramfs.image_archive import ArchiveMember
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image
 
@@ -147,7 +147,7 @@ class _IncomingImage:
             if manifest is None:
                 return catalogue.find_language(image.name)
             catalogue.check_new_name(image.language)
-            text = records.text(manifest, "file").encode()
+            text = manifests.get_text(manifest, "file").encode()
             if set(manifest) != {"format", "kind", "file"} or not toml_file.is_language_name(
                 image.language
             ):
@@ -190,8 +190,8 @@ def _parse_manifest(kind: str, part: ArchiveMember, data: bytes) -> dict[str, An
     if hashlib.sha256(data).hexdigest() != part.digest:
         raise UnfitArchive(f"the archive is damaged in its record of the {kind}")
     try:
-        manifest = records.parse(data, kind)
-        same = records.encode(kind, manifest) == data
+        manifest = manifests.parse_manifest(data, kind)
+        same = manifests.encode_manifest(kind, manifest) == data
     except (ImageCorrupted, RecursionError, ValueError) as error:
         raise UnfitArchive(f"the archive has a bad record of the {kind}") from error
     if not same:

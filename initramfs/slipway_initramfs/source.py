@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from slipway_initramfs.disk.spool import Spool
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.progress import BuildProgress
     from slipway_initramfs.rootfs.layers import Dialect
     from slipway_initramfs.rootfs.tree import Tree
@@ -95,10 +95,10 @@ class SourceOptions:
 def choose_source(
     language: Language,
     store: ImageStore,
-    choices: SourceOptions,
+    options: SourceOptions,
     architecture: str,
     existing: Image | None,
-    reports: BuildProgress,
+    progress: BuildProgress,
 ) -> Source:
     """Choose and resolve the source of an image.
 
@@ -110,11 +110,11 @@ def choose_source(
         BuildFailed: the source has no such image, or refuses it.
         ImageError: a reference or document is invalid.
     """
-    chooser = _Chooser(language, store, choices, architecture, reports)
-    if choices.reference is not None:
-        return chooser.container(choices.reference, "as named", chosen=True)
-    if choices.kind != "auto":
-        return chooser.of_kind(choices.kind, f"source {choices.kind}")
+    chooser = _Chooser(language, store, options, architecture, progress)
+    if options.reference is not None:
+        return chooser.container(options.reference, "as named", chosen=True)
+    if options.kind != "auto":
+        return chooser.of_kind(options.kind, f"source {options.kind}")
     if existing is not None and (source := chooser.as_before(existing)) is not None:
         return source
     return chooser.first_that_answers()
@@ -126,16 +126,16 @@ class _Chooser:
 
     language: Language
     store: ImageStore
-    choices: SourceOptions
+    options: SourceOptions
     architecture: str
-    reports: BuildProgress
+    progress: BuildProgress
 
     def debian(self, why: str) -> Source:
         from slipway_initramfs.debian.packages import DebianPackages
 
-        self.reports.notice(f"{self.language.image}: from Debian's packages ({why})")
+        self.progress.notice(f"{self.language.image}: from Debian's packages ({why})")
         return DebianPackages.resolve(
-            self.language, self.store, self.architecture, self.choices.refresh, self.reports
+            self.language, self.store, self.architecture, self.options.refresh, self.progress
         )
 
     def container(self, reference: Reference, why: str, *, chosen: bool) -> Source:
@@ -143,14 +143,14 @@ class _Chooser:
         from slipway_initramfs.oci.container_image import ContainerImage
 
         found = ContainerImage.resolve(
-            reference, self.store, self.choices.access, self.architecture, self.reports
+            reference, self.store, self.options.access, self.architecture, self.progress
         )
         found.chosen = chosen
         if self.language.registry.tools:
             found.tools = Tools.resolve(
-                self.store, self.architecture, self.choices.refresh, self.reports
+                self.store, self.architecture, self.options.refresh, self.progress
             )
-        self.reports.notice(f"{self.language.image}: from {reference} ({why})")
+        self.progress.notice(f"{self.language.image}: from {reference} ({why})")
         return found
 
     def of_kind(self, kind: str, why: str) -> Source:
@@ -163,7 +163,7 @@ class _Chooser:
                 f"the language file has no container image for {self.language.image}",
                 f"Name one: slipway image build --from docker://... {self.language.image}",
             )
-        return self.container(_apply_mirror(named, self.choices.registry), why, chosen=False)
+        return self.container(_apply_mirror(named, self.options.registry), why, chosen=False)
 
     def as_before(self, existing: Image) -> Source | None:
         """Return the source of an outdated or damaged image, or None if no longer known."""
@@ -186,7 +186,7 @@ class _Chooser:
         named, warm = _find_reference(self.language), self.language.registry.warm
         if not named:
             return self.debian("its language file has no container image")
-        slow = warm is not None and warm.slow and self.choices.emulated
+        slow = warm is not None and warm.slow and self.options.emulated
         # A requested version is worth the wait: Debian has a single version, most likely another.
         if slow and self.language.debian is not None and not self.language.version:
             return self.debian(

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.disk.spool import Spool
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
 from slipway_initramfs.rootfs import defaults
 from slipway_initramfs.rootfs.layers import apply_layer
-from slipway_initramfs.store.image_store import machine_architecture
 
 if TYPE_CHECKING:
     from slipway_initramfs.languages.recipes import Recipe, Warmup

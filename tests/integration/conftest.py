@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.store.image_store import ImageStore, default_root
+from slipway_initramfs.store.image_store import ImageStore
+from slipway_initramfs.store.reader import default_root
 from support.commands import Commands
 from support.host_programs import need_program
 from support.serving import Server

@@ -16,13 +16,14 @@ import pytest
 from slipway.machine.model import MachineSpec
 from slipway.machine.qemu_hypervisor import QemuHypervisor
 from slipway_initramfs import freeze
-from slipway_initramfs.build import build_kernel
 from slipway_initramfs.debian.archive import DebianArchive
+from slipway_initramfs.kernel_build import build_kernel
 from slipway_initramfs.rootfs import defaults
 from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.layers import apply_layer
 from slipway_initramfs.rootfs.tree import Tree
-from slipway_initramfs.store.image_store import ImageStore, default_root
+from slipway_initramfs.store.image_store import ImageStore
+from slipway_initramfs.store.reader import default_root
 from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
 from slipway_protocol.schema import MAX_DATA, VERSION

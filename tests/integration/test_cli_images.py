@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.languages import catalogue
-from slipway_initramfs.store.image_store import ImageStore, machine_architecture
+from slipway_initramfs.store.image_store import ImageStore
 from support.stores import put_image
 
 if TYPE_CHECKING:

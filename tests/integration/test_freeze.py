@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway_initramfs import freeze
-from slipway_initramfs.store.image_store import machine_architecture
+from slipway_initramfs.architectures import machine_architecture
 from support.newc import unpack
 from support.stores import writer
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.build import build_image, build_kernel
+from slipway_initramfs.build import build_image
 from slipway_initramfs.compression.compressors import unpack_lz4
 from slipway_initramfs.debian.archive import DebianArchive, Package
 from slipway_initramfs.errors import BuildFailed
+from slipway_initramfs.kernel_build import build_kernel
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.progress import BuildProgress
 from slipway_initramfs.source import SourceOptions
@@ -58,7 +59,7 @@ def test_the_same_packages_give_the_same_bytes(
 ) -> None:
     language = catalogue.find_language(name)
 
-    first = build_image(language, store, DEBIAN, reports=BuildProgress(progress))
+    first = build_image(language, store, DEBIAN, progress=BuildProgress(progress))
     second = build_image(language, new_store(), DEBIAN)
 
     assert first.digest == second.digest
@@ -113,7 +114,7 @@ def test_an_image_that_is_there_is_not_built_again(store: ImageStore) -> None:
     image = build_image(language, store, DEBIAN)
     said: list[str] = []
 
-    assert build_image(language, store, reports=BuildProgress(said.append, said.append)) == image
+    assert build_image(language, store, progress=BuildProgress(said.append, said.append)) == image
     assert said == []
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.debian.archive import DebianArchive
-from slipway_initramfs.store.image_store import ImageStore, machine_architecture
+from slipway_initramfs.store.image_store import ImageStore
 from support.alpine_recipes import alpine_rpn
 from support.container_images import write_layout
 from support.debian_layers import Packages

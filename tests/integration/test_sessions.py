@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
     from slipway._run.guest import Guest
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from slipway._model.options import Options
     from slipway.machine.model import Hypervisor, Machine, MachineSpec
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
     Progress = Callable[[str], None]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from slipway._run.assets import Assets
     from slipway.machine.model import Template
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 _T = TypeVar("_T")
 

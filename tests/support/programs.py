@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._model.result import OutputFile, PhaseResult, Result
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 # Seconds. A guest that a loaded host emulates takes long, and counts as CPU time what its host has
 # spent elsewhere. Nothing waits for these limits but a test that fails.

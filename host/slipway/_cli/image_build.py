@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slipway._cli.parser import Parser
     from slipway._model.options import Options
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.source import SourceOptions
     from slipway_initramfs.store.image_store import ImageStore
 
@@ -74,11 +74,12 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     """
     from slipway._run.image_warmup import warmer
     from slipway.machine.hypervisors import choose
-    from slipway_initramfs.build import build_image, build_kernel
+    from slipway_initramfs.architectures import machine_architecture
+    from slipway_initramfs.build import build_image
     from slipway_initramfs.freeze import freeze_agent
+    from slipway_initramfs.kernel_build import build_kernel
     from slipway_initramfs.languages import catalogue, toml_file
     from slipway_initramfs.progress import BuildProgress
-    from slipway_initramfs.store.image_store import machine_architecture
     from slipway_initramfs.store.initrds import find_initrd
 
     file: Path | None = parsed.language_file
@@ -97,7 +98,7 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
         for language in wanted:
             began = time.monotonic()
             image = build_image(
-                language, store, choices, reports=reports, warmer=warmer(store, progress)
+                language, store, choices, progress=reports, warmer=warmer(store, progress)
             )
             # The file that a machine boots: a first run finds it, even in a read-only store.
             find_initrd(store, image, kernel, frozen.path)
@@ -128,7 +129,7 @@ def _read_snapshot_options(
     """
     from slipway._model.options import Options
     from slipway.machine.hypervisors import choose
-    from slipway_initramfs.store.image_store import machine_architecture
+    from slipway_initramfs.architectures import machine_architecture
 
     if not parsed.snapshot:
         if parsed.machine is not None:

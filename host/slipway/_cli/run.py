@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._model.result import Result
     from slipway._run.run import Run
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from slipway._model.events import Event
     from slipway._model.options import Options
     from slipway._run.slot import Slot
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 log = logging.getLogger("slipway.runtime")
 log.addHandler(logging.NullHandler())

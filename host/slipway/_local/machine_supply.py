@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slipway._run.slot import SlotContext
     from slipway._snapshots.pool import Pool
     from slipway._snapshots.templates import Templates
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
 
 log = logging.getLogger("slipway.runtime")

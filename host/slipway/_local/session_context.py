@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from slipway._model.options import Options
     from slipway._run.slot import SlotContext
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 
 class OpenSession(Protocol):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway.machine.model import Hypervisor
     from slipway_initramfs.freeze import Agent
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image, Kernel
 
@@ -88,7 +88,7 @@ def assets_of_image(
         with suppress(ImageCorrupted):
             kernel = store.kernel()
     if kernel is None:
-        from slipway_initramfs.build import build_kernel
+        from slipway_initramfs.kernel_build import build_kernel
 
         kernel = build_kernel(store, progress=progress)
     memory = machine_memory(image, language, options)

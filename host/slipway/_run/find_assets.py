@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image
 
@@ -95,6 +95,6 @@ def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
         language,
         store,
         SourceOptions.from_environment(os.environ, kind=kind, emulated=emulated),
-        reports=BuildProgress(progress, progress, transfer),
+        progress=BuildProgress(progress, progress, transfer),
         warmer=warmer(store, progress),
     )

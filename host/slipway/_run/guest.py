@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slipway._run.job_report import JobReport
     from slipway._run.output_sink import JobObserver, OutputSink
     from slipway.machine.model import Machine
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 # A loaded host that emulates a guest in software needs most of it; nothing waits for it otherwise.
 BOOT_SECONDS = 180.0

@@ -11,7 +11,7 @@ from slipway._util.threads import call_in_daemon
 if TYPE_CHECKING:
     from slipway._run.assets import Assets, Progress
     from slipway._run.images import ImageProvider
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 
 class ImageBuilds:

@@ -46,8 +46,7 @@ async def _warm(
     from slipway._run.guest import Guest
     from slipway._run.job_request import JobRequest
     from slipway._run.output_sink import OutputTail
-    from slipway_initramfs.languages.catalogue import Language
-    from slipway_initramfs.languages.language import Limits
+    from slipway_initramfs.languages.language import Language, Limits
     from slipway_initramfs.languages.language import Phase as Command
     from slipway_initramfs.languages.recipes import RegistryRecipe
     from slipway_initramfs.warmup import OUTPUT

@@ -9,7 +9,7 @@ from slipway._run.find_assets import find_assets
 if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
 
 

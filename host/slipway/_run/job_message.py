@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from slipway._model.input_file import InputFile
 from slipway._model.options import MIB, Tty
 from slipway._sources import arrange
-from slipway_initramfs.languages.catalogue import ENVIRONMENT
+from slipway_initramfs.languages.language import ENVIRONMENT
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:

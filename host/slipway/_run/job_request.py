@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from slipway._model.options import Options
     from slipway._run.assets import Assets
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from slipway._model.values import convert
 from slipway._run.image_errors import errors_told_to_callers
 
 if TYPE_CHECKING:
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
 
 
@@ -57,8 +57,8 @@ def list_languages(store: ImageStore) -> tuple[LanguageInfo, ...]:
     Raises:
         ImageError: the store cannot be read.
     """
+    from slipway_initramfs.architectures import machine_architecture
     from slipway_initramfs.languages.catalogue import known_languages
-    from slipway_initramfs.store.image_store import machine_architecture
 
     with errors_told_to_callers():
         known = known_languages(store)

@@ -10,7 +10,7 @@ from slipway._model.options import MAX_MEMORY, MIB
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.records import Image
 
 # The agent gives a job's disk this share of what the machine leaves its programs.

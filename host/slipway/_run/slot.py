@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slipway._run.image_builds import ImageBuilds
     from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 
 def ignore_progress(_line: str) -> None:

@@ -12,7 +12,7 @@ from slipway._model.options import MIB
 if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 FORMAT: Final = 1
 """Raised whenever snapshots come to hold something else; those of others are of no use then."""

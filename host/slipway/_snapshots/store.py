@@ -24,7 +24,7 @@ from slipway._snapshots.key import Shape
 from slipway.machine.model import Snapshot
 from slipway_initramfs.errors import ImageCorrupted
 from slipway_initramfs.errors import ImageError as BuildError
-from slipway_initramfs.store import records
+from slipway_initramfs.store import manifests
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,14 +89,16 @@ class SnapshotStore:
     def _parse(self, key: str, record: str) -> StoredSnapshot:
         """The snapshot of this record. Raises ImageCorrupted."""
         manifest = self._images.manifest(KIND, record)
-        made = records.count(manifest, "made")
+        made = manifests.get_count(manifest, "made")
         parts = manifest.get("parts")
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
             raise ImageCorrupted("a snapshot in the store does not say what it depends on")
         image, machine, inputs = (
-            records.text(manifest, name) for name in ("image", "machine", "inputs")
+            manifests.get_text(manifest, name) for name in ("image", "machine", "inputs")
         )
-        memory_bytes, cpus = (records.count(manifest, name) for name in ("memory_bytes", "cpus"))
+        memory_bytes, cpus = (
+            manifests.get_count(manifest, name) for name in ("memory_bytes", "cpus")
+        )
         shape = Shape(image, machine, memory_bytes, cpus, inputs, tuple(parts.items()))
         memory, state = (self._blob(manifest, name) for name in ("memory", "state"))
         if (
@@ -115,7 +117,9 @@ class SnapshotStore:
         entry = manifest.get(name)
         if not isinstance(entry, dict):
             raise ImageCorrupted(f"a snapshot in the store has no {name}")
-        return self._images.blob(records.text(entry, "digest"), records.count(entry, "size"))
+        return self._images.blob(
+            manifests.get_text(entry, "digest"), manifests.get_count(entry, "size")
+        )
 
     # -- using -----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from slipway._model.input_file import InputFile
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 # Bytes. The names travel in one message, with all other fields of a job.
 MAX_SOURCE_NAMES: Final = 8 * 1024

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slipway._model.input_file import InputFile
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
 
 MAX_REASON: Final = 1000
 # Bytes of all arguments of the build: they travel in one message with the caller's arguments.

@@ -157,10 +157,10 @@ class DebianArchive:
         command = ("apt-cache", "show", "--no-all-versions", "--", *names)
         try:
             with self._lock_state():
-                told = self._apt.ask(*command, purpose="ask for the packages' sizes")
+                shown = self._apt.ask(*command, purpose="ask for the packages' sizes")
         except BuildFailed:
             return _UNPACKED * sum(package.size for package in packages)
-        sizes = re.findall(r"^Installed-Size: (\d{1,9})$", told, re.MULTILINE)
+        sizes = re.findall(r"^Installed-Size: (\d{1,9})$", shown, re.MULTILINE)
         return sum(map(int, sizes)) << 10
 
     def open(self, package: Package, spool_directory: Path | None = None) -> Spool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.debian.archive import Package
     from slipway_initramfs.disk.spool import Spool
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.languages.recipes import DebianRecipe
     from slipway_initramfs.progress import BuildProgress
     from slipway_initramfs.rootfs.layers import Dialect
@@ -64,16 +64,16 @@ class PackageSelection:
         store: ImageStore,
         architecture: str,
         refresh: bool,
-        reports: BuildProgress,
+        progress: BuildProgress,
     ) -> PackageSelection:
         """Resolve a choice.
 
         Raises:
             BuildFailed: a package is unknown, or the lists cannot be fetched.
         """
-        source = DebianArchive(store.apt, architecture, reports.step)
+        source = DebianArchive(store.apt, architecture, progress.step)
         packages = choice.select(source, refresh=refresh)
-        return cls(choice, source, packages, store.temporary, reports.step)
+        return cls(choice, source, packages, store.temporary, progress.step)
 
     def fetch(self, what: str) -> PackageSelection:
         """Download the packages; return this selection, or a newer one that replaces it.
@@ -151,7 +151,7 @@ class DebianPackages:
         store: ImageStore,
         architecture: str,
         refresh: bool,
-        reports: BuildProgress,
+        progress: BuildProgress,
     ) -> DebianPackages:
         """Resolve and download the packages of a language.
 
@@ -167,7 +167,7 @@ class DebianPackages:
             )
         usual = defaults.TOOLS if recipe.tools else defaults.LEAST
         choice = PackageChoice((*usual, *recipe.packages), defaults.EXCLUDE | set(recipe.exclude))
-        selection = PackageSelection.resolve(choice, store, architecture, refresh, reports)
+        selection = PackageSelection.resolve(choice, store, architecture, refresh, progress)
         _check_version(language, recipe, selection.packages)
         what = f"the image {language.image}"
         return cls(selection.fetch(what), recipe)

@@ -46,7 +46,7 @@ class Tools:
 
     @classmethod
     def resolve(
-        cls, store: ImageStore, architecture: str, refresh: bool, reports: BuildProgress
+        cls, store: ImageStore, architecture: str, refresh: bool, progress: BuildProgress
     ) -> Tools:
         """Resolve and download the base set.
 
@@ -59,7 +59,7 @@ class Tools:
         try:
             choice = PackageChoice(defaults.TOOLS, defaults.EXCLUDE)
             return cls(
-                PackageSelection.resolve(choice, store, architecture, refresh, reports).fetch(
+                PackageSelection.resolve(choice, store, architecture, refresh, progress).fetch(
                     "the tools"
                 )
             )

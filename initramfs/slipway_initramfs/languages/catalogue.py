@@ -14,14 +14,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError, InvalidLanguage, UnknownLanguage
-from slipway_initramfs.languages.language import ENVIRONMENT, RULES, Language
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
-
-__all__ = ["ENVIRONMENT", "RULES", "Language"]
 
 # Kind of the store's records of added language files.
 LANGUAGE_KIND = "language"
@@ -142,14 +140,14 @@ def _list_known(store: ImageStore | None) -> Iterable[Language]:
 
 def _load_stored(store: ImageStore) -> dict[str, Language]:
     from slipway_initramfs.languages import toml_file
-    from slipway_initramfs.store import records
+    from slipway_initramfs.store import manifests
 
     given = {}
     for name in store.names(LANGUAGE_KIND):
         try:
             record = store.record(LANGUAGE_KIND, name)
             if record is not None:
-                text = records.text(record, "file")
+                text = manifests.get_text(record, "file")
                 language = toml_file.parse_language(text.encode(), f"the language file of {name}")
                 # Under another name a language does not claim its aliases.
                 aliases = language.aliases if language.name == name else ()

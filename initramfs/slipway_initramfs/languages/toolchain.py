@@ -52,5 +52,5 @@ class Toolchain:
 
     def _find_variable_version(self, image: Image) -> str:
         # The value is untrusted: only text in the form of a version is used.
-        told = image.environment.get(self.variable, "") if self.variable else ""
-        return told if re.fullmatch(_VERSION, told) else ""
+        value = image.environment.get(self.variable, "") if self.variable else ""
+        return value if re.fullmatch(_VERSION, value) else ""

@@ -58,7 +58,7 @@ class ContainerImage:
         repository: Repository,
         image: ResolvedImage,
         store: ImageStore,
-        reports: BuildProgress,
+        progress: BuildProgress,
     ) -> None:
         # True if a caller named this image, false if the language file did.
         self.chosen = False
@@ -71,7 +71,7 @@ class ContainerImage:
         self._cache = BlobCache(store.layers)
         self._temporary = store.temporary
         self._where = f"{reference.path}: " if reference.path else ""
-        self._reports = reports
+        self._progress = progress
 
     @classmethod
     def resolve(
@@ -80,7 +80,7 @@ class ContainerImage:
         store: ImageStore,
         access: Access,
         architecture: str,
-        reports: BuildProgress,
+        progress: BuildProgress,
     ) -> ContainerImage:
         """Find the image for ``architecture``.
 
@@ -89,9 +89,9 @@ class ContainerImage:
             BuildFailed: the registry refuses or lacks the image.
             ImageError: a document of the image is invalid.
         """
-        reports.step(f"asking for {reference}")
+        progress.step(f"asking for {reference}")
         with _name_file_in_errors(reference):
-            return cls._resolve(reference, store, access, architecture, reports)
+            return cls._resolve(reference, store, access, architecture, progress)
 
     @classmethod
     def _resolve(
@@ -100,7 +100,7 @@ class ContainerImage:
         store: ImageStore,
         access: Access,
         architecture: str,
-        reports: BuildProgress,
+        progress: BuildProgress,
     ) -> ContainerImage:
         repository: Repository
         if reference.transport == "docker":
@@ -113,7 +113,7 @@ class ContainerImage:
             on_error.callback(repository.close)
             image = resolve_image(repository, architecture)
             on_error.pop_all()
-        return cls(reference, repository, image, store, reports)
+        return cls(reference, repository, image, store, progress)
 
     def close(self) -> None:
         """Close connections and files."""
@@ -148,7 +148,7 @@ class ContainerImage:
                     for job in islice(waiting, _AHEAD - len(pending)):
                         pending.append(pool.submit(self._unpack_layer, *job, left))
                     spool = pending.popleft().result()
-                    self._reports.step(f"unpacking {number}/{len(layers)} layer {layer.label}")
+                    self._progress.step(f"unpacking {number}/{len(layers)} layer {layer.label}")
                     left -= spool.size
                     if left < 0:
                         raise ImageError(f"the image unpacks to more than {MAX_UNPACKED >> 20} MiB")
@@ -206,20 +206,20 @@ class ContainerImage:
 
     def _build_config(self) -> dict[str, Any]:
         config = self._image.config
-        told = {
+        additions = {
             "SLIPWAY_IMAGE_WORKDIR": config.working_directory,
             "SLIPWAY_IMAGE_USER": config.user,
         }
         return {
             "environment": {
                 **{name: value for name, value in config.environment if name not in _OURS},
-                **{name: value for name, value in told.items() if value},
+                **{name: value for name, value in additions.items() if value},
             }
         }
 
     def _fetch_layers(self, layers: tuple[Descriptor, ...], total: int) -> None:
-        self._reports.step(f"downloading {len(layers)} layers, {total / 1e6:.0f} MB")
-        self._cache.fetch_all(layers, self._repository, self._reports.transfer)
+        self._progress.step(f"downloading {len(layers)} layers, {total / 1e6:.0f} MB")
+        self._cache.fetch_all(layers, self._repository, self._progress.transfer)
 
     def _unpack_layer(self, layer: Descriptor, diff_id: str, limit: int) -> Spool:
         def unpack(chunks: Iterator[bytes]) -> Spool:
@@ -228,13 +228,13 @@ class ContainerImage:
         if self._repository.local:
             with _name_file_in_errors(self._reference), self._repository.blob(layer) as chunks:
                 return unpack(chunks)
-        path = self._cache.fetch(layer, self._repository, self._reports.transfer)
+        path = self._cache.fetch(layer, self._repository, self._progress.transfer)
         try:
             return unpack(read_chunks(path))
         except ImageCorrupted:
             # The cached blob may be damaged: fetch it again from the registry.
             self._cache.discard(layer)
-            self._cache.fetch(layer, self._repository, self._reports.transfer)
+            self._cache.fetch(layer, self._repository, self._progress.transfer)
             return unpack(read_chunks(path))
 
 

@@ -171,8 +171,8 @@ def parse_config(data: bytes) -> ImageConfig:
         if not (0 < len(name) <= MAX_VARIABLE and separator):
             raise ImageError(f"{what} has the variable {name[:80]!r}, which is not NAME=VALUE")
         variables[name] = value
-    told = json_fields.get_text(run, "WorkingDir", what), json_fields.get_text(run, "User", what)
-    size = sum(len(text.encode()) for text in (*variables, *variables.values(), *told))
+    texts = json_fields.get_text(run, "WorkingDir", what), json_fields.get_text(run, "User", what)
+    size = sum(len(text.encode()) for text in (*variables, *variables.values(), *texts))
     if size > MAX_ENVIRONMENT:
         raise ImageError(f"{what} has an environment of {size} bytes, over {MAX_ENVIRONMENT}")
     diff_ids = [
@@ -183,8 +183,8 @@ def parse_config(data: bytes) -> ImageConfig:
         platform=_read_platform(content, what),
         diff_ids=tuple(diff_ids),
         environment=tuple(variables.items()),
-        working_directory=told[0],
-        user=told[1],
+        working_directory=texts[0],
+        user=texts[1],
         created=json_fields.get_text(content, "created", what),
     )
 

@@ -105,8 +105,8 @@ class Registry:
                     )
                 data = read_body(response, MAX_DOCUMENT)
                 digest = digest_of(data)
-                told = response.headers.get("Docker-Content-Digest", "")
-                for promised in (expected, told if told.startswith("sha256:") else ""):
+                reported = response.headers.get("Docker-Content-Digest", "")
+                for promised in (expected, reported if reported.startswith("sha256:") else ""):
                     if promised not in ("", digest):
                         raise ImageCorrupted(
                             f"{what} has the digest {digest[:19]}... instead of {promised[:19]!r}"
@@ -148,11 +148,11 @@ class Registry:
             if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise ImageCorrupted(f"{what} has no more than {offset} bytes in the registry")
             if status == HTTPStatus.PARTIAL_CONTENT:
-                told = response.headers.get("Content-Range", "")
-                found = _CONTENT_RANGE.fullmatch(told)
+                reported = response.headers.get("Content-Range", "")
+                found = _CONTENT_RANGE.fullmatch(reported)
                 if found is None or int(found[1]) != offset:
                     raise ImageError(
-                        f"the registry answers with the range {told[:80]!r} when it is "
+                        f"the registry answers with the range {reported[:80]!r} when it is "
                         f"asked for {what} from byte {offset} on"
                     )
                 start, total = offset, found[3]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError
-from slipway_initramfs.store import records
+from slipway_initramfs.store import manifests
 from slipway_initramfs.store.garbage_collection import (
     allocated_bytes,
     find_prunable,
@@ -91,7 +91,7 @@ def _group_records(store: ImageStore) -> dict[tuple[str, str], set[Path]]:
             if manifest is not None:
                 # Agents of many sources are mostly equal; their keys are not shown.
                 name = key.partition("-")[0] if called == "agent" else key
-                digests = records.digests_in(manifest)
+                digests = manifests.find_digests(manifest)
                 blobs = groups.setdefault((called, name), set())
                 blobs |= {store.root / "blobs" / digest for digest in digests}
     return groups

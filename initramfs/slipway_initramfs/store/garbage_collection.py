@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from slipway_initramfs.disk import locks
 from slipway_initramfs.errors import ImageCorrupted, ImageError
-from slipway_initramfs.store import files, records
+from slipway_initramfs.store import files, manifests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -203,7 +203,7 @@ def _find_orphans(
                 dead.append(store.root / "refs" / kind / key)
                 continue
             digests.add(f"{digest}.json")
-            blobs |= records.digests_in(manifest)
+            blobs |= manifests.find_digests(manifest)
     parts = {blob[:32] for blob in blobs}
     keepers: dict[str, Callable[[str], bool]] = {
         "manifests": digests.__contains__,

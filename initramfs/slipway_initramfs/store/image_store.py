@@ -23,16 +23,13 @@ import os
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.errors import ImageCorrupted, ImageError
-from slipway_initramfs.store import records
-from slipway_initramfs.store.reader import MIN_PREFIX, StoreReader, default_root
+from slipway_initramfs.store import manifests
+from slipway_initramfs.store.reader import StoreReader
 from slipway_initramfs.store.records import Archive, Blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-__all__ = ["MIN_PREFIX", "default_root", "machine_architecture"]
 
 
 class ImageStore(StoreReader):
@@ -97,9 +94,9 @@ class ImageStore(StoreReader):
 
         from slipway_initramfs.store import files
 
-        if not records.is_key(key):
+        if not manifests.is_key(key):
             raise ImageError(f"invalid name in the store: {key!r}")
-        data = records.encode(kind, manifest)
+        data = manifests.encode_manifest(kind, manifest)
         digest = hashlib.sha256(data).hexdigest()
         aside = files.write_aside(self, lambda file: file.write(data))
         files.publish(self, aside, self.root / "manifests" / f"{digest}.json")
@@ -135,7 +132,7 @@ class ImageStore(StoreReader):
             ImageError: the image is unknown, or the name invalid.
         """
         language, _, version = name.partition("@")
-        if not records.is_key(language):
+        if not manifests.is_key(language):
             raise ImageError(f"invalid name in the store: {language[:80]!r}")
         if version and self.image(name) is None:
             raise ImageError(f"unknown image {name!r}", f"Build it: slipway image build {name}")

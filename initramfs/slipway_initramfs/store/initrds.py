@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError
-from slipway_initramfs.store import records
+from slipway_initramfs.store import manifests
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
         ImageError: the agent is not in this store, or the store cannot be written.
         ImageCorrupted: bytes in the store are missing or damaged.
     """
-    if not records.is_digest(agent.name):
+    if not manifests.is_digest(agent.name):
         raise ImageError(f"{agent} is not an archive of the image store")
     target = _build_path(store, image, kernel, agent)
     parts = [agent, *((kernel.modules_archive,) if kernel else ()), image.root_archive]

@@ -13,7 +13,7 @@ from typing import Any
 
 from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.errors import ImageCorrupted, ImageError
-from slipway_initramfs.store import records
+from slipway_initramfs.store import manifests
 from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
 
 # Digits of a digest that suffice to name an image.
@@ -50,7 +50,7 @@ class StoreReader:
             ImageError: several images have such a digest.
             ImageCorrupted: the record is damaged.
         """
-        if records.is_key(name):
+        if manifests.is_key(name):
             arch = architecture or machine_architecture()
             key = f"{self.default(name) or name}-{arch}"
             if (digest := self.reference("image", key)) is not None:
@@ -79,7 +79,7 @@ class StoreReader:
         with suppress(ImageCorrupted):
             record = self.record("default", language) or {}
             name = record.get("image")
-            if isinstance(name, str) and records.is_key(name):
+            if isinstance(name, str) and manifests.is_key(name):
                 key = f"{name}-{machine_architecture()}"
                 return name if self.reference("image", key) is not None else ""
         return ""
@@ -106,7 +106,7 @@ class StoreReader:
         except OSError as error:
             raise self._make_read_error(error) from error
         # Network file systems may add files of their own.
-        return sorted(filter(records.is_key, found))
+        return sorted(filter(manifests.is_key, found))
 
     def _make_read_error(self, error: OSError) -> ImageError:
         return ImageError(
@@ -137,8 +137,8 @@ class StoreReader:
             ImageCorrupted: the record is not one of a kernel.
         """
         return Kernel(
-            architecture=records.text(manifest, "architecture"),
-            version=records.text(manifest, "version"),
+            architecture=manifests.get_text(manifest, "architecture"),
+            version=manifests.get_text(manifest, "version"),
             digest=digest,
             image=self._build_blob(manifest, "image"),
             modules=self._build_blob(manifest, "modules"),
@@ -155,7 +155,7 @@ class StoreReader:
 
     def reference(self, kind: str, key: str) -> str | None:
         """Return the digest of the record of this name, or None if missing or damaged."""
-        if not records.is_key(key):
+        if not manifests.is_key(key):
             raise ImageError(f"invalid name in the store: {key!r}")
         try:
             with (self.root / "refs" / kind / key).open("rb") as file:
@@ -164,7 +164,7 @@ class StoreReader:
             return None
         except OSError as error:
             raise self._make_read_error(error) from error
-        return digest if records.is_digest(digest) else None
+        return digest if manifests.is_digest(digest) else None
 
     def manifest(self, kind: str, digest: str) -> dict[str, Any]:
         """Return the manifest of this kind and digest.
@@ -174,7 +174,7 @@ class StoreReader:
         """
         try:
             with (self.root / "manifests" / f"{digest}.json").open("rb") as file:
-                return records.parse(file.read(records.MAX_MANIFEST + 1), kind)
+                return manifests.parse_manifest(file.read(manifests.MAX_MANIFEST + 1), kind)
         except OSError as error:
             raise ImageCorrupted(
                 f"the {kind} {digest[:16]} is missing in the store: {error}"
@@ -186,7 +186,7 @@ class StoreReader:
         Raises:
             ImageCorrupted: the digest is invalid.
         """
-        if not records.is_digest(digest):
+        if not manifests.is_digest(digest):
             raise ImageCorrupted(f"invalid digest of a blob in the store: {digest[:64]!r}")
         return Blob(self.root / "blobs" / digest, digest, size)
 
@@ -200,12 +200,12 @@ class StoreReader:
             ImageCorrupted: the record is not one of an image.
         """
         for key in ("memory", "workload", "files", "trimmed", "root"):
-            records.count(manifest, key)
+            manifests.get_count(manifest, key)
         if not isinstance(manifest.get("source"), dict):
             raise ImageCorrupted("a manifest in the store lacks the source of its image")
         return Image(
-            name=records.text(manifest, "name"),
-            architecture=records.text(manifest, "architecture"),
+            name=manifests.get_text(manifest, "name"),
+            architecture=manifests.get_text(manifest, "architecture"),
             digest=digest,
             root=self._build_blob(manifest, "archive"),
             manifest=manifest,
@@ -215,7 +215,7 @@ class StoreReader:
         entry = manifest.get(key)
         if not isinstance(entry, dict):
             raise ImageCorrupted(f"a manifest in the store lacks the digest of its {key}")
-        return self.blob(records.text(entry, "digest"), records.count(entry, "size"))
+        return self.blob(manifests.get_text(entry, "digest"), manifests.get_count(entry, "size"))
 
     def blobs_of(self, kind: str, manifest: dict[str, Any]) -> list[Blob]:
         """Return the blobs that a record of an image or a kernel names.
@@ -228,6 +228,6 @@ class StoreReader:
         if not all(isinstance(entry, dict) for entry in found):
             raise ImageCorrupted("a manifest in the store lacks the names of its files")
         return [
-            self.blob(records.text(entry, "digest"), records.count(entry, "size"))
+            self.blob(manifests.get_text(entry, "digest"), manifests.get_count(entry, "size"))
             for entry in found
         ]

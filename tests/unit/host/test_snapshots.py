@@ -216,7 +216,7 @@ def test_removed_snapshot_is_gone_and_what_is_open_goes_on(
     assert stored.memory.digest not in names(images.root / "blobs")
     assert content(opened.memory) == content(snapshot.memory)
     opened.close()
-    with pytest.raises(ImageError, match="no snapshot"):
+    with pytest.raises(ImageError, match="unknown snapshot"):
         store.remove(shape.key)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.build import build_image
 from slipway_initramfs.compression.compressors import unpack_lz4
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError, InvalidReference
@@ -22,7 +23,6 @@ from slipway_initramfs.oci.platforms import resolve_image
 from slipway_initramfs.oci.reference import Reference
 from slipway_initramfs.progress import BuildProgress
 from slipway_initramfs.source import SourceOptions, choose_source
-from slipway_initramfs.store.image_store import machine_architecture
 from support.container_images import ContainerImage, Layer, write_layout
 from support.layers import file, symlink, tar_bytes
 from support.newc import unpack
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from slipway_initramfs.languages.catalogue import Language
+    from slipway_initramfs.languages.language import Language
     from slipway_initramfs.oci.layout import OciLayout
     from slipway_initramfs.oci.repository import Descriptor
     from slipway_initramfs.store.image_store import ImageStore

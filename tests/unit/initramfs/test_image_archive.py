@@ -18,7 +18,7 @@ from slipway_initramfs.image_archive import ArchiveIndex, ArchiveMember
 from slipway_initramfs.image_export import export_image
 from slipway_initramfs.image_import import ImportResult, import_image
 from slipway_initramfs.languages import catalogue
-from slipway_initramfs.store import records
+from slipway_initramfs.store import manifests
 from slipway_initramfs.store.garbage_collection import prune
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_initramfs.store.records import BUILDER
@@ -253,7 +253,7 @@ def changed(
         kind, told = record
         part = index.records[kind]
         old = json.loads(contents.pop(f"manifests/{part.digest}")) if part.size else {}
-        text = records.encode(kind, {**old, **told})
+        text = manifests.encode_manifest(kind, {**old, **told})
         new = ArchiveMember(hashlib.sha256(text).hexdigest(), len(text))
         contents[f"manifests/{new.digest}"] = text
         index = replace(index, records={**index.records, kind: new})
@@ -393,7 +393,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byte
         edited(lambda plain: plain["records"]["image"].update(key=["x"])),
         edited(lambda plain: plain["records"]["image"].update(key="go-amd64")),
         edited(lambda plain: plain["records"]["kernel"].update(key="arm64")),
-        edited(lambda plain: plain["records"]["image"].update(size=records.MAX_MANIFEST + 1)),
+        edited(lambda plain: plain["records"]["image"].update(size=manifests.MAX_MANIFEST + 1)),
         edited(lambda plain: plain.update(records=[])),
     ],
 )

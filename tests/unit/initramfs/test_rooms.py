@@ -21,6 +21,7 @@ ORDER = (
     "freeze",
     "source",
     "warmup",
+    "kernel_build",
     "build",
     "image_archive",
     "image_export",

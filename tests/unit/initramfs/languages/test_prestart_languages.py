@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from slipway_initramfs.errors import InvalidLanguage
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.languages.toml_file import parse_language
+
+if TYPE_CHECKING:
+    from slipway_initramfs.languages.language import Language
 
 TOY = """
 name = "toy"
@@ -24,7 +29,7 @@ def test_python_can_be_started_ahead() -> None:
 @pytest.mark.parametrize(
     "language", catalogue.builtin_languages().values(), ids=lambda lang: lang.name
 )
-def test_no_language_with_a_build_is_started_ahead(language: catalogue.Language) -> None:
+def test_no_language_with_a_build_is_started_ahead(language: Language) -> None:
     assert not (language.run.prestart and language.build)
     assert language.build is None or not language.build.prestart
 
