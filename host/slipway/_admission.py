@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import Busy, InputError
-from slipway._model.options import MIB
 from slipway._util.public import public
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._admission import Admission, Capacity
-from slipway._model.options import MIB, Options
+from slipway._model.options import Options
 from slipway._run.agent_connection import Session
 from slipway._run.find_assets import find_assets
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._snapshots.create import make
 from slipway._snapshots.templates import Templates
+from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Stream
 from support.listening import run_with

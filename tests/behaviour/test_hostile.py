@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._model.options import MIB
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._model.input_file import InputFile
-from slipway._model.options import MIB
+from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:

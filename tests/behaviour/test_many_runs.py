@@ -20,9 +20,10 @@ import psutil
 import pytest
 
 from slipway._local.runtime import AsyncRuntime
-from slipway._model.options import MIB, Options
+from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
+from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from support.programs import PATIENCE
 from support.stores import copy_store

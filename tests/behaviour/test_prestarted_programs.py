@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._model.input_file import InputFile
-from slipway._model.options import MIB, Options
+from slipway._model.options import Options
 from slipway._run.job_message import describe_job
 from slipway._run.job_request import JobRequest
 from slipway._run.output_sink import OutputCapture, OutputTail
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from support.microvm import Microvm

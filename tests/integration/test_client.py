@@ -12,8 +12,8 @@ from slipway._local.runtime import AsyncRuntime
 from slipway._model.errors import Busy, InputError, UnknownOutcome
 from slipway._model.events import Ended, Output, PhaseEnded, PhaseStarted, Queued, Started
 from slipway._model.input_file import InputFile
-from slipway._model.options import MIB
 from slipway._remote.client import AsyncClient
+from slipway._util.units import MIB
 from support.api_server import served
 from support.fake_machine import fake_machines
 from support.waiting import wait_until

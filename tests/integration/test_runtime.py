@@ -23,9 +23,9 @@ from slipway._model.events import (
     Started,
 )
 from slipway._model.input_file import InputFile
-from slipway._model.options import MIB
 from slipway._model.result import Result
 from slipway._run.job_exchange import WINDOW
+from slipway._util.units import MIB
 from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.store.image_store import ImageStore
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher, FakeMachine, fake_machines

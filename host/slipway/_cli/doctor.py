@@ -14,7 +14,7 @@ from slipway._cli.parser import Parser, add_store
 from slipway._cli.quantities import to_mebibytes
 from slipway._cli.screen import find_width, paint
 from slipway._cli.terminal import print_text
-from slipway._model.options import MIB
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

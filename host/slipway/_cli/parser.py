@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._cli.quantities import parse_duration, parse_path, parse_seconds, parse_size
 from slipway._model.errors import InputError
-from slipway._model.options import MIB
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -7,7 +7,7 @@ import math
 import re
 from pathlib import Path
 
-from slipway._model.options import MIB
+from slipway._util.units import MIB
 
 # Compiled when needed: most command lines have no quantity.
 _NUMBER = r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from slipway._model.bounds import MAX_FILE_BYTES, MAX_FILES
 from slipway._model.errors import InputError
 from slipway._model.input_file import InputFile
-from slipway._model.options import MIB, read_local_file
+from slipway._model.options import read_local_file
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,11 +15,12 @@ from slipway._model.arguments import stream_bytes
 from slipway._model.errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._model.events import Ended, Output, Preparing, Queued
 from slipway._model.execution import AsyncExecution, check_signal
-from slipway._model.options import MIB, Tty
+from slipway._model.options import Tty
 from slipway._model.result import OutputFile, Provenance, Result, Timing
 from slipway._run.job_request import JobRequest
 from slipway._run.output_queue import OutputQueue
 from slipway._run.run import Run
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

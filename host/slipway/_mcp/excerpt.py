@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 from collections import deque
 
-KIB = 1024
+from slipway._util.units import KIB
+
 # The reason of an error is at the beginning of a compiler's output, and at the end of the output of
 # most programs. 32 KiB are about 10,000 tokens.
 HEAD = 24 * KIB

@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from slipway._mcp.excerpt import KIB, Excerpt
+from slipway._mcp.excerpt import Excerpt
 from slipway._model.input_file import InputFile
 from slipway._model.options import OPTIONS
 from slipway._model.result import OutputFile, Result
+from slipway._util.units import KIB
 from slipway._wire.fields import decode_text_or_base64
 from slipway._wire.request_models import Data, Details, MachineSize, Name, TerminalSize
 

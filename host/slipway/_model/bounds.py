@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import InputError
 from slipway._model.values import encode_text
+from slipway._util.units import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
     from slipway._model.input_file import InputFile
 
 MAX_FILES = 256
-MAX_FILE_BYTES = 256 * 1024 * 1024
+MAX_FILE_BYTES = 256 * MIB
 # Together with the environments of both phases and the output paths these fit into one message of
 # the protocol, at most 64 KiB.
 MAX_ARGUMENTS = 512
-MAX_ARGUMENT_BYTES = 16 * 1024
+MAX_ARGUMENT_BYTES = 16 * KIB
 MAX_VARIABLES = 128
-MAX_ENVIRONMENT_BYTES = 12 * 1024
+MAX_ENVIRONMENT_BYTES = 12 * KIB
 MAX_OUTPUTS = 64
-MAX_OUTPUT_PATH_BYTES = 4 * 1024
+MAX_OUTPUT_PATH_BYTES = 4 * KIB
 # Bytes of a part of a path (NAME_MAX), and of a variable's name.
 MAX_NAME = 255
 MAX_PATH = 4096

@@ -16,14 +16,14 @@ from slipway._model.input_file import InputFile
 from slipway._model.option import Group, Option, read_options
 from slipway._model.values import Bounds, check_bounds, check_value, convert, read_field_types
 from slipway._util.public import public
+from slipway._util.units import GIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MIB = 1024 * 1024
 MAX_SOURCE = 4 * MIB
 MAX_CPUS = 8
-MAX_MEMORY = 64 * 1024 * MIB
+MAX_MEMORY = 64 * GIB
 # The most process ids that Linux has (PID_MAX_LIMIT).
 MAX_PROCESSES = 4 * 1024 * 1024
 # Linux counts the rows and columns of a terminal in 16 bits.

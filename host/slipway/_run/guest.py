@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError, ImageError, UnknownOutcome
-from slipway._model.options import MIB, Options
+from slipway._model.options import Options
 from slipway._run.agent_connection import Session
 from slipway._run.deadline_pause import DeadlinePause
 from slipway._run.job_message import Surroundings, describe_job
@@ -18,6 +18,7 @@ from slipway._run.start_machine import start_machine
 from slipway._sources import keep_names
 from slipway._util.text import plain
 from slipway._util.threads import uninterrupted
+from slipway._util.units import MIB
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:

@@ -41,11 +41,12 @@ def warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
 async def _warm(
     image: Image, warm_up: Warmup, store: ImageStore, progress: Callable[[str], None]
 ) -> bytes:
-    from slipway._model.options import MAX_CPUS, MIB, Options
+    from slipway._model.options import MAX_CPUS, Options
     from slipway._run.assets import boot_assets
     from slipway._run.guest import Guest
     from slipway._run.job_request import JobRequest
     from slipway._run.output_sink import OutputTail
+    from slipway._util.units import MIB
     from slipway_initramfs.languages.language import Language, Limits
     from slipway_initramfs.languages.language import Phase as Command
     from slipway_initramfs.languages.recipes import RegistryRecipe

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from slipway._model.input_file import InputFile
-from slipway._model.options import MIB, Tty
+from slipway._model.options import Tty
 from slipway._sources import arrange
+from slipway._util.units import MIB
 from slipway_initramfs.languages.language import ENVIRONMENT
 from slipway_protocol import messages as m
 

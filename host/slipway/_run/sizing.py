@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import InputError
-from slipway._model.options import MAX_MEMORY, MIB
+from slipway._model.options import MAX_MEMORY
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from slipway._model.options import Options

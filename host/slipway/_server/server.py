@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from slipway._model.options import MIB
 from slipway._server.http.app import create_app
 from slipway._server.http.connection import MAX_HEAD, Connection, Gate, GatedConfig, Pace
 from slipway._server.http.metrics import Metrics
@@ -21,6 +20,7 @@ from slipway._server.kept.kept_sessions import KeptSessions
 from slipway._server.kept.retention import ClientTimeouts, OutputSockets
 from slipway._server.run_directory import RunDirectory
 from slipway._server.socket_access import SocketAccess
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     import socket

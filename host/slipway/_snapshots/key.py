@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Final
 
-from slipway._model.options import MIB
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from slipway._model.options import Options

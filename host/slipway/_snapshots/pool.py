@@ -15,13 +15,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import SlipwayError
-from slipway._model.options import MIB, Options
+from slipway._model.options import Options
 from slipway._run.guest import Origin
 from slipway._snapshots.create import make
 from slipway._snapshots.key import NoSnapshot
 from slipway._snapshots.pool_entry import Idle, Shelf
 from slipway._util.memory import unshared_bytes
 from slipway._util.threads import uninterrupted
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from slipway._admission import Admission

@@ -18,9 +18,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from slipway._model.errors import HostError, ImageError
-from slipway._model.options import MAX_CPUS, MAX_MEMORY, MIB
+from slipway._model.options import MAX_CPUS, MAX_MEMORY
 from slipway._run.image_errors import errors_told_to_callers
 from slipway._snapshots.key import Shape
+from slipway._util.units import MIB
 from slipway.machine.model import Snapshot
 from slipway_initramfs.errors import ImageCorrupted
 from slipway_initramfs.errors import ImageError as BuildError

@@ -14,8 +14,8 @@ from slipway._model.events import (
     Queued,
     Started,
 )
-from slipway._model.options import MIB
 from slipway._model.result import OutputFile
+from slipway._util.units import MIB
 from slipway._wire.errors import decode_error, make_protocol_error
 from slipway._wire.events import read_event
 from slipway._wire.fields import Fields

@@ -8,6 +8,7 @@ import os
 from contextlib import suppress
 
 from slipway._model.errors import HostError
+from slipway._util.units import MIB
 from slipway.vmm.libc import libc
 from slipway.vmm.pages import PAGE, merge_ranges
 
@@ -21,7 +22,6 @@ MAP_FIXED = 0x10
 MADV_POPULATE_READ = 22
 MADV_POPULATE_WRITE = 23
 HUGE_PAGE = 2 << 20
-MIB = 1 << 20
 # Pieces of a file so near to each other are mapped as one: each mapping is copied by every fork.
 JOINED = 256 * 1024
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from slipway._model.options import MIB, Options
+from slipway._model.options import Options
 from slipway._model.result import PhaseLimits
 from slipway._run.job_message import Surroundings, describe_job
 from slipway._run.job_report import PhaseReport
 from slipway._run.job_request import JobRequest
 from slipway._run.results import phase_result
+from slipway._util.units import MIB
 from slipway._wire.fields import Fields
 from slipway._wire.results import encode_phase, read_phase
 from slipway_initramfs.languages import catalogue

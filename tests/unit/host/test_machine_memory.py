@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from slipway import InputError
 from slipway._model.input_file import InputFile
-from slipway._model.options import MAX_MEMORY, MIB, Options
+from slipway._model.options import MAX_MEMORY, Options
 from slipway._run import sizing as _sizing
 from slipway._run.sizing import check_room, machine_memory
 from slipway._snapshots.key import Shape
+from slipway._util.units import MIB
 from slipway_agent import guest_system
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.store.records import LOW_MEMORY, Blob, Image

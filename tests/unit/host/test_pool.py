@@ -13,12 +13,13 @@ import pytest_asyncio
 from slipway._admission import Admission, Capacity, Needs
 from slipway._model.errors import HostError, ImageError
 from slipway._model.input_file import InputFile
-from slipway._model.options import MIB, Options
+from slipway._model.options import Options
 from slipway._run.languages import find_language
 from slipway._snapshots import pool as _pool
 from slipway._snapshots import pool_entry as _shelf
 from slipway._snapshots.key import Shape
 from slipway._snapshots.pool import ANSWER_SECONDS, SLACK, Pool
+from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from support.clock import Clock
 from support.fake_machine import FakeLauncher, FakeMachine

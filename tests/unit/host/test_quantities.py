@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from slipway._cli.quantities import parse_duration, parse_seconds, parse_size
-from slipway._model.options import MIB
+from slipway._util.units import MIB
 
 
 @pytest.mark.parametrize(

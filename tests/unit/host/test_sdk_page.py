@@ -9,8 +9,9 @@ import pytest
 
 from slipway._model import bounds as _request_bounds
 from slipway._model import options as _request
-from slipway._model.options import MIB, Options
+from slipway._model.options import Options
 from slipway._model.result import OutputFile, PhaseResult, Result, Usage, Verdict
+from slipway._util.units import MIB
 
 # How the page writes a bound that is no plain number.
 WRITTEN = {

@@ -17,13 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slipway._model.errors import HostError, ImageError
-from slipway._model.options import MIB, Options
+from slipway._model.options import Options
 from slipway._run.assets import Assets
 from slipway._snapshots import sparse_files as _sparse_files
 from slipway._snapshots import verified_files as _checked_files
 from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.verified_files import CheckedFile
+from slipway._util.units import MIB
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot
 from slipway_initramfs.freeze import Agent

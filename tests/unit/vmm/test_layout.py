@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from slipway._util.units import GIB, MIB
 from slipway.vmm.arch.x86_64 import acpi, boot, layout
 from slipway.vmm.arch.x86_64.architecture import memory_regions, serial_line, virtio_line
 from slipway.vmm.arch.x86_64.kernel import ADDRESS_LIMIT, LOWEST_ADDRESS
@@ -103,7 +104,7 @@ def test_interrupt_lines_are_apart_and_the_ioapics() -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [layout.MIB, layout.HOLE - 4096, layout.HOLE, layout.HOLE + 4096, 64 * layout.GIB]
+    "size", [MIB, layout.HOLE - 4096, layout.HOLE, layout.HOLE + 4096, 64 * GIB]
 )
 def test_memory_leaves_the_hole_free_and_is_all_there(size: int) -> None:
     regions = memory_regions(size)

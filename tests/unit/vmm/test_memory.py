@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipway import HostError
+from slipway._util.units import MIB
 from slipway.vmm.arch.x86_64 import layout
 from slipway.vmm.arch.x86_64.architecture import memory_regions
-from slipway.vmm.memory import HUGE_PAGE, MIB, GuestAddressError, GuestMemory
+from slipway.vmm.memory import HUGE_PAGE, GuestAddressError, GuestMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

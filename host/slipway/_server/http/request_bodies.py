@@ -6,8 +6,8 @@ import asyncio
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from slipway._model.options import MIB
 from slipway._server.problems import Problem, Refusal
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping

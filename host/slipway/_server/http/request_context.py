@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.responses import Response
 
 from slipway._model.key import check_key
-from slipway._model.options import MIB
 from slipway._server.http import request_parsing
 from slipway._server.problems import DRAINING, Problem, Refusal
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response  # noqa: TC002  # FastAPI looks it up
 
-from slipway._model.options import MAX_SOURCE, MIB
+from slipway._model.options import MAX_SOURCE
 from slipway._model.result import Result
 from slipway._server.http import response_models as documents
 from slipway._server.http import run_request_parsing, server_sent_events
@@ -29,6 +29,7 @@ from slipway._server.http.server_sent_events import EventStream, cancel_and_drai
 from slipway._server.kept.retention import RunPolicy
 from slipway._server.kept.run_record import build_run_record
 from slipway._server.problems import InvalidRequest, Problem, Refusal
+from slipway._util.units import MIB
 from slipway._wire.request_models import RunBody, RunQuery, StartBody, StartQuery
 from slipway._wire.results import encode_result
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import Busy, SlipwayError
-from slipway._model.options import MIB
 from slipway._server.kept.kept_run import KeptRun
 from slipway._server.kept.retention import ClientTimeouts
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from slipway._model.execution import AsyncExecution

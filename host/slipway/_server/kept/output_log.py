@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 
-from slipway._model.options import MIB
+from slipway._util.units import MIB
 
 # The most bytes that are kept and not yet written to any client. Then appending waits.
 AHEAD = MIB

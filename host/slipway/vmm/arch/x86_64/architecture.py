@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slipway._model.errors import InputError
+from slipway._util.units import MIB
 from slipway.vmm.arch.x86_64 import acpi, boot, layout, processor
 from slipway.vmm.arch.x86_64.kernel import open_kernel
 from slipway.vmm.arch.x86_64.processor_state import X86ProcessorState
@@ -105,8 +106,8 @@ def place_initramfs(
         address = (end - total) // layout.PAGE * layout.PAGE
         if address < start:
             raise InputError(
-                f"kernel and initramfs need {(start + total) // layout.MIB + 1} MiB of memory to be"
-                f" loaded, and the machine has {end // layout.MIB}",
+                f"kernel and initramfs need {(start + total) // MIB + 1} MiB of memory to be"
+                f" loaded, and the machine has {end // MIB}",
                 "Give it more: --memory.",
             )
         at = address

@@ -18,12 +18,12 @@ import struct
 from contextlib import ExitStack
 
 from slipway._model.errors import InputError
+from slipway._util.units import MIB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-MIB = 1 << 20
 MAX_PROGRAM_HEADERS = 64  # a vmlinux has five
 # What is below belongs to the boot loader, and to what a BIOS would leave there.
 LOWEST_ADDRESS, ADDRESS_LIMIT = MIB, 4 << 30

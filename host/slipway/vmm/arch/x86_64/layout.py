@@ -20,8 +20,6 @@
 from __future__ import annotations
 
 PAGE = 4096
-MIB = 1 << 20
-GIB = 1 << 30
 
 GDT = 0x500
 ZERO_PAGE = 0x7000
