@@ -1,4 +1,4 @@
-"""What machines have in common that are a child process with sockets to it."""
+"""Common part of machines that are a child process with sockets."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ def open_pair(
     ours: ExitStack | AsyncExitStack,
     theirs: ExitStack,
 ) -> tuple[socket.socket, int]:
-    """Our end of a pair and their end's descriptor, each closed by its stack.
+    """Return our end of a new pair of sockets, and the descriptor of the other end.
+
+    Each end is closed by its stack.
 
     Raises:
-        HostError: there is no descriptor left.
+        HostError: this process has too many descriptors.
     """
     try:
         end, other = make()
@@ -42,7 +44,7 @@ def open_pair(
 
 
 class ChildMachine:
-    """A process, its console and the stream to the agent."""
+    """Process of a machine, with its console and the stream to the agent."""
 
     def __init__(self, process: ChildProcess, console: Console, hypervisor: Hypervisor) -> None:
         self._process = process
@@ -51,7 +53,7 @@ class ChildMachine:
         self.hypervisor = hypervisor
 
     async def connect(self, agent: socket.socket, console: socket.socket) -> None:
-        """Take our ends of its sockets into use. A failure leaves them, and the process, be."""
+        """Take over our ends of the sockets; an error leaves sockets and process as they are."""
         self._transport = Transport(*await asyncio.open_connection(sock=agent))
         self.console.attach(*await asyncio.open_connection(sock=console))
 
@@ -63,15 +65,15 @@ class ChildMachine:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """The id of the process."""
         return self._process.pid
 
     async def wait(self) -> int:
-        """Until the process has ended; its exit status."""
+        """Wait for the end of the process; return its exit status, negative for a signal."""
         return await self._process.wait()
 
     async def read_exit_report(self) -> str:
-        """What the process complained about when it ended; empty while it runs."""
+        """Return the text that the process wrote to stderr before its end; empty while it runs."""
         return await self._process.read_stderr()
 
     async def __aenter__(self) -> Self:
@@ -85,6 +87,6 @@ class ChildMachine:
         await self._process.kill()
         await self.console.close()
         if self._transport is not None:
-            self._transport.writer.transport.abort()  # nobody is there to take what is unsent
+            self._transport.writer.transport.abort()  # unsent bytes have no receiver any more
             with suppress(OSError):  # the machine may have gone first
                 await self._transport.writer.wait_closed()

@@ -1,4 +1,4 @@
-"""A process that a zygote has forked for us: no child of ours, but ours to end."""
+"""Process that a zygote has forked: not a child of this process, but owned by it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Parent(Protocol):
-        """What stands for the zygote."""
+        """Template whose zygote is the parent of the process."""
 
         def on_clone_ended(self, process: ClonedProcess) -> None:
-            """The process has ended."""
+            """Forget the process, which has ended."""
             ...
 
         async def wait_settled(self) -> None:
-            """Until what follows from that is done."""
+            """Wait for the end of the zygote, if this was its last child."""
             ...
 
 
@@ -30,13 +30,14 @@ _WORDS_BYTES = 4096
 
 
 class ClonedProcess(ChildProcess):
-    """Seen by a descriptor (pidfd), since its number may become another's.
+    """Clone's process, seen by a pidfd, since its number may become that of another process.
 
-    Its parent reports the end to :meth:`set_exit_status`; with its parent, the kernel kills it.
+    The parent reports the end to :meth:`set_exit_status`. When the parent ends, the kernel kills
+    its children.
     """
 
     def __init__(self, number: int, pidfd: int, errors: int, parent: Parent) -> None:
-        """Take over the descriptors of the process and of what it writes to standard error."""
+        """Take over two descriptors: the process's pidfd, and the pipe of its stderr."""
         self._number = number
         self._pidfd = pidfd
         self._errors = errors
@@ -46,18 +47,18 @@ class ClonedProcess(ChildProcess):
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """The id of the process."""
         return self._number
 
     def set_exit_status(self, code: int) -> None:
-        """It has, with this exit status; negative for a signal."""
+        """Keep the exit status of the process, which has ended; negative for a signal."""
         if not self._ended.done():
             os.close(self._pidfd)
             self._ended.set_result(code)
             self._parent.on_clone_ended(self)
 
     def on_parent_lost(self) -> None:
-        """Its parent is gone, and the kernel kills it."""
+        """Wait for the kernel to kill the process, whose parent has ended."""
         if not self._ended.done():
             asyncio.get_running_loop().add_reader(self._pidfd, self._on_killed)
 
@@ -66,7 +67,7 @@ class ClonedProcess(ChildProcess):
         self.set_exit_status(-signal.SIGKILL)
 
     async def read_stderr(self) -> str:
-        """What it wrote to its standard error before it ended; empty while it runs."""
+        """Return the text that the process wrote to stderr before its end; empty while it runs."""
         try:
             async with asyncio.timeout(1):
                 await self.wait()
@@ -85,7 +86,7 @@ class ClonedProcess(ChildProcess):
             self._errors = -1
 
     async def kill(self) -> None:
-        """Kill it and wait for its end."""
+        """Kill the process and wait for its end."""
         if not self._ended.done():
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

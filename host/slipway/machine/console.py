@@ -1,4 +1,4 @@
-"""The guest's console: its last lines, for when something goes wrong."""
+"""Console of a guest: its last lines, which explain a failure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 import sys
 from contextlib import suppress
 
-# Enough for a kernel panic with its registers and call trace. The guest may write without end.
+# Room for a kernel panic with registers and call trace. A guest may write without end.
 KEPT_BYTES = 32 * 1024
-# What a terminal would obey instead of showing it: all but ASCII's printable characters, tab and
-# newline. In UTF-8, too, bytes from 0x80 on may be control characters.
+# Bytes that a terminal may obey instead of showing: all but printable ASCII, tab and newline. In
+# UTF-8, bytes from 0x80 on may be control characters as well.
 _OBEYED = bytes(b for b in range(256) if not 0x20 <= b < 0x7F and b not in b"\t\n")
 
 
 class Console:
-    """Reads the console's end of a socket; keeps the tail, and shows it all if ``echo``."""
+    """Reader of the console's socket: keeps the last 32 KiB; copies all to stderr if ``echo``."""
 
     def __init__(self, echo: bool = False) -> None:
         self._tail = bytearray()
@@ -24,7 +24,7 @@ class Console:
         self._writer: asyncio.StreamWriter | None = None
 
     def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Begin to read."""
+        """Start to read."""
         self._writer = writer
         self._task = asyncio.create_task(self._pump(reader))
 
@@ -33,16 +33,16 @@ class Console:
             self._tail += data
             del self._tail[:-KEPT_BYTES]
             if self._echo:
-                with suppress(OSError):  # nobody looks any more; the tail is kept all the same
+                with suppress(OSError):  # stderr is closed; the tail is kept all the same
                     os.write(sys.stderr.fileno(), data.translate(None, _OBEYED))
 
     async def wait_drained(self) -> None:
-        """Until the guest's side is closed and all of it is read, or a second has passed."""
+        """Wait until the guest has closed its end and all is read, for a second at most."""
         if self._task is not None:
             await asyncio.wait([self._task], timeout=1)
 
     def last_lines(self, count: int = 12) -> list[str]:
-        """The last lines that are not empty, without control characters."""
+        """Return the last lines that are not empty, without control characters."""
         text = self._tail.decode("utf-8", "replace")
         lines = ("".join(c for c in line if c.isprintable()) for line in text.splitlines())
         return [line for line in lines if line.strip()][-count:]

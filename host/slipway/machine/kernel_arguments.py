@@ -1,4 +1,4 @@
-"""The part of the kernel's command line that all machines share."""
+"""Part of the kernel's command line that all machines share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from slipway.machine.model import MachineSpec
 
-# The root lives in a ramfs: a tmpfs would cap it at half the memory and boot on with the rest
-# missing. Mitigations guard guests against each other's programs; there is only one here.
-# What the kernel does to be traced is a sixth of its start, and nobody traces it here; a kernel
-# that has not got one of these functions says nothing of it.
+# The root is a ramfs: a tmpfs would be limited to half of the memory, and the kernel would boot
+# with the rest of the files missing. Mitigations protect programs of one guest from each other, and
+# a guest has a single user. Preparations for tracing take a sixth of the kernel's start, and
+# tracing is not used; a kernel without one of these functions ignores its name.
 COMMON = (
     "console=ttyS0 rootfstype=ramfs panic=-1 mitigations=off init_on_alloc=0"
     " cryptomgr.notests random.trust_cpu=on"
@@ -20,7 +20,7 @@ COMMON = (
 
 
 def build_command_line(spec: MachineSpec, machine: str) -> str:
-    """The whole command line, with what ``machine`` needs in it.
+    """Return the command line of a guest's kernel; ``machine`` is the part of its hypervisor.
 
     The agent's own part comes last, since it may hold ``--``.
     """

@@ -1,4 +1,4 @@
-"""The kvm machine: Slipway's own VMM, in a process of its own for each VM."""
+"""Machine of the hypervisor ``kvm``: a process of Slipway's own VMM."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from slipway.machine.process import ChildProcess
     from slipway.vmm.spec import VmConfig
 
-# A host that is so loaded that this is not enough could not run the guest either.
+# A host under so much load that this is too short could not run the guest either.
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 
 
 class KvmMachine(ChildMachine):
-    """A VMM's process, and the channel to control it."""
+    """Process of a VMM, and the channel that controls it."""
 
     def __init__(
         self,
@@ -49,16 +49,17 @@ class KvmMachine(ChildMachine):
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
         self._asking = asyncio.Lock()
         self._ending = ""
-        # Until the first KVM_RUN, in seconds: the CPU time that the VMM's process took, and of a
-        # clone the time that passed since its fork.
+        # Until the first KVM_RUN, in seconds: CPU time of the VMM's process, and for a clone the
+        # time since its fork.
         self.start_cpu_seconds = 0.0
         self.start_seconds = 0.0
 
     async def start_vm(self, sockets: VmmSockets, spec: MachineSpec | None = None) -> None:
-        """Wait until the VM runs, which boots what ``spec`` says, if it has to be told.
+        """Wait until the VM runs; a VMM that is not a clone is sent ``spec`` first.
 
         Raises:
-            HostError: it does not. Then nothing of it is left.
+            HostError: the VM did not start. Its process has ended then.
+            InputError: the kernel is invalid, or does not fit into the memory.
         """
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self.stop)
@@ -67,12 +68,12 @@ class KvmMachine(ChildMachine):
             undo.pop_all()
 
     async def _wait_running(self, spec: MachineSpec | None) -> None:
-        """Tell the VMM what to boot, and wait until it does."""
+        """Send ``spec``, if given, and wait until the VMM reports that its VM runs."""
         started = self._expect_answer(control.RUNNING)
         asyncio.get_running_loop().add_reader(self._channel, self._on_readable)
         if spec is not None:
             message = encode_start_message(spec)
-            with suppress(OSError):  # a VMM that is gone is heard of
+            with suppress(OSError):  # the end of the VMM is noticed by the channel
                 self._channel.send(message)
         texts = await self._wait_for_answer(started, START_SECONDS)
         self.start_cpu_seconds = parse_seconds(texts.get("cpu_us", ""))
@@ -95,7 +96,7 @@ class KvmMachine(ChildMachine):
             raise HostError(f"the VMM ended before it answered: {words or 'silently'}") from None
 
     def _on_readable(self) -> None:
-        """One message of the VMM's, or its end."""
+        """Handle a message of the VMM, or its end."""
         try:
             message = self._channel.recv(control.MAX_MESSAGE)
         except BlockingIOError:
@@ -121,7 +122,7 @@ class KvmMachine(ChildMachine):
             self._close_channel()
 
     def _close_channel(self) -> None:
-        """Hear no more; a VMM that is still there ends by that."""
+        """Close the control channel; a VMM that still runs ends then."""
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
@@ -134,7 +135,7 @@ class KvmMachine(ChildMachine):
         self._answers.clear()
 
     async def _request(self, verb: str, answer: str) -> dict[str, str]:
-        async with self._asking:  # an answer does not say which question it is for
+        async with self._asking:  # an answer does not name its request
             try:
                 self._channel.send(control.encode(verb))
             except OSError:
@@ -142,7 +143,7 @@ class KvmMachine(ChildMachine):
             return await self._wait_for_answer(self._expect_answer(answer), ANSWER_SECONDS)
 
     async def snapshot(self) -> Snapshot:
-        """What the VM is now; see :meth:`slipway.machine.model.Machine.snapshot`."""
+        """Stop the vCPUs and return a snapshot; see :meth:`Machine.snapshot`."""
         config = self._config
         async with self._asking:
             loop = asyncio.get_running_loop()
@@ -169,23 +170,23 @@ class KvmMachine(ChildMachine):
         )
 
     async def read_working_set(self) -> list[tuple[int, int]]:
-        """Of a clone: what of its memory it has written to, as (start, end) in bytes of its RAM.
+        """Return the parts of the RAM that this clone has written to: start and end, in bytes.
 
-        It can be asked once. For :meth:`add_working_set`, after a clone's first answer.
+        Call it once, after the clone's first answer; for :meth:`add_working_set`.
         """
         told = (await self._request(control.TOUCHED, control.TOUCHED)).get("ranges", "")
         return kvm_snapshot.parse_ranges(told, self._config.memory_bytes)
 
     async def record_working_set(self, snapshot: Snapshot) -> Snapshot:
-        """With its working set; see :meth:`slipway.machine.model.Machine.noted`."""
+        """Add this clone's working set; see :meth:`Machine.record_working_set`."""
         return self.add_working_set(snapshot, await self.read_working_set())
 
     @staticmethod
     def add_working_set(snapshot: Snapshot, ranges: Sequence[tuple[int, int]]) -> Snapshot:
-        """``snapshot``, taken over, of whose memory each clone gets ``ranges`` when it is made.
+        """Return ``snapshot``, taken over, whose clones get the pages of ``ranges`` at their start.
 
         Raises:
-            HostError: the snapshot or the ranges are none; then the snapshot is still open.
+            HostError: the snapshot or the ranges are invalid; then the snapshot is still open.
         """
         state = kvm_snapshot.add_working_set(snapshot.state, ranges)
         os.close(snapshot.state)
@@ -196,16 +197,16 @@ class KvmMachine(ChildMachine):
         await self._request(control.PAUSE, control.PAUSED)
 
     async def resume(self) -> None:
-        """Let the vCPUs go on."""
+        """Let the vCPUs continue."""
         await self._request(control.RESUME, control.RESUMED)
 
     async def count_exits(self) -> list[str]:
-        """How often the guest came out to the VMM, and what for; the most frequent first."""
+        """Return counts of exits and their causes, one a line, the most frequent first."""
         told = (await self._request(control.REPORT, control.REPORT)).get("exits", "")
         return [plain(line) for line in told.split("\n")]
 
     async def read_exit_report(self) -> str:
-        """Why the VM ended, unless the guest asked for it; while it runs, what it does."""
+        """Return the reason of an end that the guest did not request; see :class:`Machine`."""
         complaint = await super().read_exit_report()
         if self._ending or complaint:
             return self._ending or complaint

@@ -1,4 +1,4 @@
-"""What of this host a snapshot of the kvm machine depends on."""
+"""Facts of this host that a snapshot of the hypervisor ``kvm`` depends on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from slipway.vmm.kvm.system import Kvm
 from slipway.vmm.snapshot import state_file as snapshot
 
 _CPU_INFO = Path("/proc/cpuinfo")
-# What of CPUID tells which processor of the host was asked: leaf, and masks of eax to edx. Of
-# leaves 0xb and 0x1f nothing is the guest's in any case.
+# Masks of eax to edx, by leaf, without the bits that tell the processors of a host apart. Leaves
+# 0xb and 0x1f never reach a guest.
 _ALL = 0xFFFF_FFFF
 _MASKS = {
     0x1: (_ALL, 0x0000_FFFF, _ALL, _ALL),  # APIC id, logical processors
@@ -24,13 +24,13 @@ _MASKS = {
 
 
 def compute_fingerprint() -> str:
-    """The same for the same processors, KVM and VMM, whichever processor answers; 64 hex digits.
+    """Return a digest of processor, KVM and VMM, as 64 hexadecimal digits; the same on each CPU.
 
-    The rate of the TSC is no part of it: each boot of a host measures it a little differently, and
-    whatever is rounded has an edge somewhere. KVM says at a restore whether a rate is near enough.
+    The rate of the TSC is left out: each boot of a host measures a slightly different rate, and
+    rounding always has an edge. KVM checks at a restore if the rate is near enough.
 
     Raises:
-        HostError: there is no KVM.
+        HostError: KVM cannot be opened.
     """
     with closing(Kvm()) as kvm:
         parts: list[object] = [snapshot.VERSION, _read_processor(), x86_64_state.xsave_size(kvm)]
@@ -45,7 +45,7 @@ def compute_fingerprint() -> str:
 
 
 def _read_processor() -> list[str]:
-    """Who made the first processor, and which it is; empty where the kernel does not tell."""
+    """Return vendor and model of the first processor; empty if the kernel does not report them."""
     try:
         text = _CPU_INFO.read_text(errors="replace")
     except OSError:

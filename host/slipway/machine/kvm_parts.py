@@ -1,4 +1,4 @@
-"""What a kvm machine is made of and connected by, and what its VMM is told."""
+"""Sockets, command and first message of a VMM."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGES = str(Path(__file__).parents[2])
 
 @dataclass(frozen=True, slots=True)
 class VmmSockets:
-    """Our ends of what leads to a VMM, and the descriptors of its ends."""
+    """Our ends of a VMM's sockets, and the descriptors of its ends (``theirs``)."""
 
     channel: socket.socket
     agent: socket.socket
@@ -36,10 +36,10 @@ class VmmSockets:
 
     @classmethod
     def open(cls, ours: ExitStack, theirs: ExitStack) -> VmmSockets:
-        """Make them; each end is closed by its stack.
+        """Make the sockets; each end is closed by its stack.
 
         Raises:
-            HostError: there is no descriptor left.
+            HostError: this process has too many descriptors.
         """
         channel, channel_fd = open_pair(control.create_pair, ours, theirs)
         agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
@@ -49,9 +49,9 @@ class VmmSockets:
 
 
 def build_vmm_command(module: str, descriptors: tuple[int, ...]) -> list[str]:
-    """Return the command of a process that runs ``main`` of ``module``, below slipway.vmm.process.
+    """Return the command of a process that runs ``main`` of ``slipway.vmm.process.module``.
 
-    ``descriptors`` are inherited, and told to it behind this process's id.
+    Its arguments are this process's id and the numbers of ``descriptors``, which it inherits.
     """
     program = f"{_SET_PATH} from slipway.vmm.process.{module} import main; main()"
     numbers = map(str, (os.getpid(), *descriptors))
@@ -59,7 +59,7 @@ def build_vmm_command(module: str, descriptors: tuple[int, ...]) -> list[str]:
 
 
 def encode_start_message(spec: MachineSpec) -> bytes:
-    """What a VMM is told to boot.
+    """Return the message that tells a VMM which guest to boot.
 
     Raises:
         InputError: the command line is too long.
@@ -79,7 +79,7 @@ def encode_start_message(spec: MachineSpec) -> bytes:
 
 
 def parse_seconds(microseconds: str) -> float:
-    """As a VMM tells them; 0 where it tells nonsense."""
+    """Return microseconds of a VMM's message in seconds; 0 for invalid text."""
     if microseconds.isdecimal() and len(microseconds) < 16:
         return int(microseconds) / 1e6
     return 0.0

@@ -1,7 +1,7 @@
-"""What a VMM tells of its VM, as the files of a snapshot.
+"""Files of a snapshot, made of the pieces that a VMM sends.
 
-The VMM may have been taken over by its guest: the parent makes the files, and writes there what
-comes, in bounds and in order. It holds the memory of one piece at a time.
+The VMM may be controlled by its guest. Therefore the parent makes the files, and checks order
+and bounds of each piece before it writes. One piece at a time is in this process's memory.
 """
 
 from __future__ import annotations
@@ -32,24 +32,28 @@ _MEMORY_NAME, _STATE_NAME = "slipway-memory", "slipway-state"
 
 
 class SnapshotReceiver:
-    """Takes one snapshot from a VMM's ``channel`` (a copy of it), in a thread."""
+    """Receiver of one snapshot from ``channel``, a copy of a VMM's, for a thread of its own."""
 
     def __init__(self, channel: socket.socket, memory_bytes: int) -> None:
-        """Raises HostError where there is no room for the files."""
+        """Make the file of the memory.
+
+        Raises:
+            HostError: the host has no room for the file.
+        """
         self._channel = channel
         self._deadline = time.monotonic() + SAVE_SECONDS
         self._size = memory_bytes
         self._written = 0
         self._state = bytearray()
-        # What came that is no part of the snapshot, and ended it; empty where the VMM has.
+        # The message behind the last piece; empty if the VMM has ended.
         self.message = b""
         self.memory = memory_files.create(_MEMORY_NAME, memory_bytes)
 
     def receive(self) -> None:
-        """Until the VMM says something else than a piece.
+        """Store pieces until another message comes, which is then in ``message``.
 
         Raises:
-            HostError: what it says is no snapshot, or it says nothing any more.
+            HostError: a piece is invalid, or the VMM sends nothing for too long.
         """
         buffer = bytearray(control.MAX_MESSAGE)
         view = memoryview(buffer)
@@ -66,7 +70,7 @@ class SnapshotReceiver:
             raise HostError(f"a snapshot cannot be taken: {error.strerror}") from None
 
     def _receive_message(self, buffer: bytearray) -> int:
-        """The next message's length; 0 at the end."""
+        """Receive the next message into ``buffer``; return its length, 0 at the end."""
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
         while True:
@@ -91,7 +95,7 @@ class SnapshotReceiver:
                 raise _build_error()
             self._state += data
             return
-        # In ascending order, so that it ends.
+        # Ascending order bounds the number of pieces.
         if start < self._written or start + len(data) > self._size:
             raise _build_error()
         self._written = start + len(data)
@@ -100,10 +104,10 @@ class SnapshotReceiver:
             start, data = start + count, data[count:]
 
     def create_state_file(self, config: VmConfig) -> int:
-        """The file of the state, once all has come; both are sealed.
+        """Return the descriptor of the state's file, after the last piece; both files are sealed.
 
         Raises:
-            HostError: it is not the state of such a VM.
+            HostError: the state is invalid, or of a VM with another configuration.
         """
         body = bytes(self._state)
         saved = snapshot.decode_body(body)
@@ -114,14 +118,14 @@ class SnapshotReceiver:
 
 
 def _build_error() -> HostError:
-    return HostError("the VMM sent what is no snapshot of its machine")
+    return HostError("the VMM sent an invalid snapshot of its machine")
 
 
 def create_sealed_file(data: bytes) -> int:
-    """The descriptor of a file that holds the state ``data`` for good.
+    """Return the descriptor of a sealed file with the state ``data``.
 
     Raises:
-        HostError: there is no room for it.
+        HostError: the host has no room for the file.
     """
     with ExitStack() as undo:
         descriptor = memory_files.create(_STATE_NAME)
@@ -138,12 +142,12 @@ def create_sealed_file(data: bytes) -> int:
 async def receive_snapshot(
     channel: socket.socket, config: VmConfig, understand: Callable[[bytes], None]
 ) -> tuple[int, int]:
-    """Descriptors of memory and state, as they come by ``channel``.
+    """Return the descriptors of memory and state, which a VMM sends over ``channel``.
 
-    What the VMM says instead goes to ``understand``.
+    Another message than the expected ones is passed to ``understand``.
 
     Raises:
-        HostError: the VMM refuses, says nonsense, or has ended.
+        HostError: the VMM refuses, sends invalid pieces, or has ended.
     """
     try:
         copy = channel.dup()
@@ -172,7 +176,7 @@ async def receive_snapshot(
 
 
 def parse_ranges(text: str, size: int) -> list[Range]:
-    """Ranges of a memory of ``size`` bytes as a VMM tells them; none where it tells nonsense."""
+    """Return the ranges that a VMM reports of ``size`` bytes of memory; empty for invalid text."""
     ranges = []
     for word in text.split(" ")[: snapshot.MAX_RANGES]:
         first, _, second = word.partition("-")
@@ -187,9 +191,9 @@ def parse_ranges(text: str, size: int) -> list[Range]:
 
 
 def add_working_set(state: int, ranges: Sequence[Range]) -> int:
-    """The descriptor of a state's file like the file ``state``, of a snapshot that has ``ranges``.
+    """Return the descriptor of a copy of the file ``state``, with the working set ``ranges``.
 
     Raises:
-        HostError: that is none, or there is no room for it.
+        HostError: the state or a range is invalid, or the host has no room for the file.
     """
     return create_sealed_file(snapshot.add_working_set(snapshot.read(state), ranges))

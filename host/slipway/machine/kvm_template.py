@@ -1,4 +1,4 @@
-"""Clones of a kvm machine's snapshot: children of a zygote, a process that is ready to be one."""
+"""Template of the hypervisor ``kvm``: a zygote, whose children are the clones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AGAIN = "Make the template again."
 
 
 class KvmTemplate(Template):
-    """A zygote's process, the channel to it, and its children."""
+    """Process of a zygote, the channel to it, and its children."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class KvmTemplate(Template):
         self._channel = channel
         self._config = VmConfig(snapshot.memory_bytes, snapshot.cpus, not snapshot.serial_port)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Who waits for a clone, in the order of asking, and what it will write its complaints to.
+        # Waiting callers, in the order of their requests, each with the pipe of its clone's stderr.
         self._requests: deque[tuple[asyncio.Future[ClonedProcess], int]] = deque()
         self._clones: dict[int, ClonedProcess] = {}
         self._closed = self._dead = False
@@ -72,7 +72,7 @@ class KvmTemplate(Template):
 
     @property
     def pid(self) -> int:
-        """The zygote's process id."""
+        """The id of the zygote's process."""
         return self._process.pid
 
     async def _wait_ready(self) -> None:
@@ -88,10 +88,10 @@ class KvmTemplate(Template):
             raise HostError(f"the zygote ended before it answered: {words or 'silently'}") from None
 
     async def clone(self, *, boot_log: bool = False) -> KvmMachine:
-        """Have a child forked, and wait until its VM runs; see :meth:`Template.clone`.
+        """Request a child, and wait until its VM runs; see :meth:`Template.clone`.
 
         Raises:
-            HostError: it cannot be made, or cannot restore what the snapshot holds.
+            HostError: the child cannot be forked, or cannot restore the snapshot.
         """
         self._check_open()
         with ExitStack() as ours:
@@ -100,7 +100,7 @@ class KvmTemplate(Template):
                 try:
                     reader, writer = os.pipe2(os.O_CLOEXEC)
                 except OSError as error:
-                    raise HostError(f"a clone cannot be made: {error.strerror}") from None
+                    raise HostError(f"cannot make a clone: {error.strerror}") from None
                 theirs.callback(os.close, writer)
                 asked = self._request_clone([*sockets.theirs, writer], reader)
             process = await self._wait_for_clone(asked)
@@ -118,13 +118,13 @@ class KvmTemplate(Template):
             raise HostError("the process that makes clones has ended", _AGAIN)
 
     def _request_clone(self, descriptors: list[int], errors: int) -> asyncio.Future[ClonedProcess]:
-        """Ask for a child that has copies of ``descriptors``; takes ``errors`` over."""
+        """Request a child with copies of ``descriptors``; takes over ``errors``, a pipe."""
         asked: asyncio.Future[ClonedProcess] = asyncio.get_running_loop().create_future()
         try:
             socket.send_fds(self._channel, [control.encode(control.CLONE)], descriptors)
         except OSError as error:
             os.close(errors)
-            raise HostError(f"a clone cannot be asked for: {error.strerror}") from None
+            raise HostError(f"cannot request a clone: {error.strerror}") from None
         self._requests.append((asked, errors))
         return asked
 
@@ -133,7 +133,7 @@ class KvmTemplate(Template):
             async with asyncio.timeout(ANSWER_SECONDS):
                 try:
                     return await asyncio.shield(asked)
-                except asyncio.CancelledError:  # what has been asked for comes all the same
+                except asyncio.CancelledError:  # the requested child comes all the same
                     with suppress(HostError):
                         await (await asked).kill()
                     raise
@@ -141,7 +141,7 @@ class KvmTemplate(Template):
             raise HostError(f"no clone was made within {ANSWER_SECONDS:g} s") from None
 
     def _on_readable(self) -> None:
-        """One message of the zygote's, or its end."""
+        """Handle a message of the zygote, or its end."""
         try:
             message, descriptors, _, _ = socket.recv_fds(self._channel, control.MAX_MESSAGE, 1)
         except BlockingIOError:
@@ -168,14 +168,14 @@ class KvmTemplate(Template):
         asked, errors = self._requests.popleft()
         process = ClonedProcess(number, pidfd, errors, self)
         self._clones[number] = process
-        if asked.done():  # nobody waits for it any more
+        if asked.done():  # its caller was cancelled
             self._killing.add(task := asyncio.ensure_future(process.kill()))
             task.add_done_callback(self._killing.discard)
         else:
             asked.set_result(process)
 
     def _fail_request(self, error: HostError) -> None:
-        """It cannot begin, or not make the clone that was asked for first."""
+        """Report that the zygote cannot start, or cannot make the clone of the first request."""
         if not self._ready.done():
             self._ready.set_exception(error)
         elif self._requests:
@@ -185,7 +185,7 @@ class KvmTemplate(Template):
                 asked.set_exception(error)
 
     def _on_zygote_ended(self) -> None:
-        """The zygote has ended, and with it all its children do."""
+        """Report the end of the zygote, by which the kernel kills its children."""
         self._dead = True
         self._close_channel()
         if not self._ready.done():
@@ -201,13 +201,13 @@ class KvmTemplate(Template):
             self._channel.close()
 
     def on_clone_ended(self, process: ClonedProcess) -> None:
-        """See :class:`slipway.machine.cloned_process.Parent`."""
+        """Forget a child that has ended; the last may end the zygote."""
         self._clones.pop(process.pid, None)
         if self._closed and not self._clones and self._ending is None:
             self._ending = asyncio.ensure_future(self._end_zygote())
 
     async def wait_settled(self) -> None:
-        """See :class:`slipway.machine.cloned_process.Parent`."""
+        """Wait for the end of the zygote, if that has begun."""
         if self._ending is not None:
             await asyncio.shield(self._ending)
 
@@ -228,7 +228,11 @@ class KvmTemplate(Template):
 
 
 def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
-    """Raises HostError for what cannot be a snapshot of this machine."""
+    """Check that ``snapshot`` is one of this hypervisor, and that its parts fit together.
+
+    Raises:
+        HostError: they do not, or its state is damaged.
+    """
     if snapshot.machine != hypervisor:
         raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for KVM")
     saved = states.decode(states.read(snapshot.state))

@@ -1,4 +1,4 @@
-"""Files in memory that hold what a machine was, and that nobody can change any more."""
+"""Sealed files in memory that hold snapshots."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import ExitStack, suppress
 
 from slipway._model.errors import HostError
 
-# A process that got hold of the file can neither change nor shorten it (fcntl(2)): a clone that was
-# taken over by its guest cannot reach its siblings by it.
+# A process that has the file can neither change nor shorten it (fcntl(2)): a clone that its guest
+# controls cannot reach its siblings through the file.
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _CHUNK = 16 * 1024 * 1024
 
 
 def create(name: str, size: int = 0) -> int:
-    """The descriptor of a new file of ``size`` bytes, all holes; ``name`` is for people.
+    """Return the descriptor of a new file of ``size`` bytes, all holes; ``name`` is for people.
 
     Raises:
-        HostError: the host has no room for it.
+        HostError: the host has no room for the file.
     """
     descriptor = -1
     try:
@@ -33,10 +33,10 @@ def create(name: str, size: int = 0) -> int:
 
 
 def seal(descriptor: int) -> None:
-    """Keep everybody from changing the file. Nobody may have it mapped to write to it.
+    """Prevent all changes of the file, which must not be mapped writable anywhere.
 
     Raises:
-        HostError: somebody has, or the file cannot be sealed.
+        HostError: the file is mapped writable, or cannot be sealed.
     """
     try:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
@@ -45,17 +45,17 @@ def seal(descriptor: int) -> None:
 
 
 def is_sealed(descriptor: int) -> bool:
-    """Whether nobody can change the file; never so for one that is on a disk."""
+    """Tell if the file is sealed against changes; a file on a disk never is."""
     with suppress(OSError):
         return bool(fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE)
     return False
 
 
 def copy_sealed(name: str, source: int) -> int:
-    """The descriptor of a sealed copy of the file ``source``, with its holes.
+    """Return the descriptor of a sealed copy of the file ``source``, with its holes.
 
     Raises:
-        HostError: the host has no room for it, or the file cannot be read.
+        HostError: the host has no room for the copy, or the file cannot be read.
     """
     size = os.fstat(source).st_size
     with ExitStack() as undo:
@@ -77,13 +77,13 @@ def _copy_data(source: int, copy: int, size: int) -> None:
         os.lseek(copy, offset, os.SEEK_SET)
         while offset < end:
             count = os.sendfile(copy, source, offset, min(end - offset, _CHUNK))
-            if not count:  # somebody made it shorter
+            if not count:  # the file was shortened meanwhile
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             offset += count
 
 
 def _find_data(descriptor: int, offset: int) -> int:
-    """Where after ``offset`` there is more than a hole; the file's size if nowhere."""
+    """Return the first offset from ``offset`` on that is not in a hole; else the file's size."""
     try:
         return os.lseek(descriptor, offset, os.SEEK_DATA)
     except OSError as error:
@@ -93,15 +93,15 @@ def _find_data(descriptor: int, offset: int) -> int:
 
 
 def is_empty(descriptor: int) -> bool:
-    """Whether the file is one hole."""
+    """Tell if the file is one hole."""
     return _find_data(descriptor, 0) == os.fstat(descriptor).st_size
 
 
 def reopen(descriptor: int) -> int:
-    """A descriptor of the same file with an offset of its own, to read.
+    """Return a descriptor of the same file with its own offset, for reading.
 
     Raises:
-        HostError: it cannot be opened.
+        HostError: the file cannot be opened.
     """
     try:
         return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,7 +1,7 @@
-"""QEMU's migration, which is how a machine is saved to a file and loaded from one.
+"""QEMU's migration, by which a machine is saved to a file and loaded from one.
 
-Nothing travels: the stream that another host would get is written to a file in memory, without the
-RAM where that is shared with us already.
+The stream that would go to another host is written to a file in memory, without the RAM where
+that is shared with this process already.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from slipway._util.threads import uninterrupted
 if TYPE_CHECKING:
     from slipway.machine.qmp import Monitor
 
-# What a state may hold besides the RAM: the devices' 60 KB, and the firmware.
+# Upper bound on a state without the RAM: devices have 60 KB, and there is the firmware.
 STATE_BYTES = 64 * 1024 * 1024
 # Saving 100 MB of RAM takes a tenth of a second; loading it, too.
 SAVE_SECONDS = 60.0
@@ -25,21 +25,22 @@ LOAD_SECONDS = 60.0
 BREAK_OFF_SECONDS = 10.0
 _OVER = (None, "none", "completed", "failed", "cancelled")
 _POLL_SECONDS = 0.002
-# Both ends of a migration have to say so.
+# Both ends of a migration need this setting.
 _IGNORE_SHARED = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
-# Else QEMU spares a network, and lets the guest run on while it writes its RAM faster than that.
-# These are the highest values that it takes: bytes and milliseconds.
+# By default QEMU limits its rate, and lets the guest continue while that writes to its RAM faster.
+# These are the highest values that QEMU accepts: bytes and milliseconds.
 _UNLIMITED = {"max-bandwidth": 2**60, "downtime-limit": 2_000_000}
 _SHOWN = 300
 
 
 async def save(monitor: Monitor, state: int) -> None:
-    """Have QEMU write all but shared memory to the file ``state``; the guest stands still after.
+    """Let QEMU write all but shared memory to the file ``state``, and stop the guest.
 
-    Cancelled, it breaks that off: QEMU lets no guest go on meanwhile, and would stop it at the end.
+    A cancelled call breaks the migration off: QEMU could not resume the guest meanwhile, and would
+    stop it at the end.
 
     Raises:
-        HostError: it cannot, or has ended.
+        HostError: QEMU cannot save the machine, or has ended.
     """
     await monitor.execute("migrate-set-capabilities", _IGNORE_SHARED)
     await monitor.execute("migrate-set-parameters", _UNLIMITED)
@@ -58,7 +59,7 @@ async def save(monitor: Monitor, state: int) -> None:
 
 
 async def _break_off(monitor: Monitor) -> None:
-    """Until QEMU saves nothing more, or does not answer."""
+    """Wait until QEMU has stopped saving, or does not answer in time."""
     with suppress(HostError, TimeoutError):
         async with asyncio.timeout(BREAK_OFF_SECONDS):
             await monitor.execute("migrate_cancel")
@@ -70,28 +71,29 @@ async def _is_saved(monitor: Monitor) -> bool:
     told = await _query_status(monitor)
     status = told.get("status")
     if status in ("failed", "cancelled"):
-        reason = plain(str(told.get("error-desc", "it does not say why"))[:_SHOWN])
+        reason = plain(str(told.get("error-desc", "reason unknown"))[:_SHOWN])
         raise HostError(f"QEMU could not save the machine: {reason}")
     return status == "completed"
 
 
 async def _query_status(monitor: Monitor) -> dict[str, Any]:
-    """What QEMU says of its migration; nothing where there has been none."""
+    """Return QEMU's report on its migration; empty before the first."""
     told = await monitor.execute("query-migrate")
     return told if isinstance(told, dict) else {}
 
 
 def load(monitor: Monitor, state: int) -> None:
-    """Have QEMU load the file that it has inherited as ``state``.
+    """Let QEMU load the file that it has inherited as ``state``.
 
-    It is started with ``-incoming defer``, and need not run yet. It ends where it cannot load that.
+    QEMU is started with ``-incoming defer``, and may still be starting. A state that cannot be
+    loaded ends its process.
     """
     monitor.send("migrate-set-capabilities", _IGNORE_SHARED)
     monitor.send("migrate-incoming", {"uri": f"fd:{state}"})
 
 
 async def wait_loaded(monitor: Monitor) -> None:
-    """Until the guest goes on.
+    """Wait until the guest runs.
 
     Raises:
         HostError: QEMU could not load the state, or has ended.

@@ -1,4 +1,4 @@
-"""Child processes that never outlive us."""
+"""Child processes that never outlive this process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from slipway._util.text import plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# setpriv asks the kernel to kill the child when we die. Death before that request would go
-# unnoticed, so what setpriv starts looks whether its parent is still the one that it was born to.
-# exec keeps the request; no core file of a guest's memory is ever written.
+# setpriv requests the child's death with its parent. A parent that died before the request would go
+# unnoticed, so the shell compares its parent's id with the expected one. exec keeps the request.
+# Without core files, a guest's memory never lands on a disk.
 _GUARD = 'ulimit -c 0; test "$PPID" = "$0" || exit 125; exec "$@"'
 
 _HINTS = {
@@ -31,7 +31,7 @@ _HINTS = {
 
 
 def _build_guard() -> list[str]:
-    """What is put before a command that knows nothing of us."""
+    """Return the command that is put before a program to bind its life to this process."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise HostError(
@@ -42,7 +42,7 @@ def _build_guard() -> list[str]:
 
 
 class ChildProcess:
-    """A child in a session of its own that the kernel kills when this process dies."""
+    """Child in a session of its own, which the kernel kills when this process dies."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
@@ -56,12 +56,12 @@ class ChildProcess:
     def start(
         cls, argv: Sequence[str], *, pass_fds: Sequence[int] = (), guarded: bool = True
     ) -> ChildProcess:
-        """Start ``argv``; its standard error is kept out of the way of ours.
+        """Start ``argv``; its stderr goes to a pipe.
 
-        Unless it is ``guarded``, the program itself has to ask for its death with ours.
+        Without ``guarded``, the program itself has to bind its life to that of its parent.
 
         Raises:
-            HostError: setpriv or the program is missing, or the host has no room for it.
+            HostError: setpriv or the program is missing, or the host has no room for a process.
         """
         command = [*(_build_guard() if guarded else ()), *argv]
         try:
@@ -78,7 +78,7 @@ class ChildProcess:
             raise HostError(f"cannot start {argv[0]}: {error.strerror}", hint) from None
         try:
             return cls(popen)
-        except OSError as error:  # no descriptor is left to watch it with
+        except OSError as error:  # too many descriptors to watch the process
             popen.kill()
             popen.communicate()
             hint = _HINTS.get(error.errno or 0, "")
@@ -86,7 +86,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """The child's process id, which is its process group's as well."""
+        """The id of the child, and of its process group."""
         return self._popen.pid
 
     def _reap(self) -> None:
@@ -95,14 +95,14 @@ class ChildProcess:
         self._ended.set_result(self._popen.wait())
 
     async def read_stderr(self) -> str:
-        """What the child wrote to its standard error before it ended; empty while it runs."""
+        """Return the text that the child wrote to stderr before its end; empty while it runs."""
         try:
             async with asyncio.timeout(1):
                 await self.wait()
         except TimeoutError:
             return ""
         assert self._popen.stderr is not None
-        # Sending and receiving may both notice the end, and both ask.
+        # Sender and receiver may both notice the end, and both call this.
         if not self._popen.stderr.closed:
             with self._popen.stderr as stream:
                 os.set_blocking(stream.fileno(), False)
@@ -111,11 +111,11 @@ class ChildProcess:
         return self._stderr_text
 
     async def wait(self) -> int:
-        """The exit status, negative for a signal."""
+        """Wait for the end of the child; return its exit status, negative for a signal."""
         return await asyncio.shield(self._ended)
 
     async def kill(self) -> None:
-        """Kill the child's whole group and reap it."""
+        """Kill the child's process group, and wait for its end. May be called again."""
         if not self._ended.done():
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)

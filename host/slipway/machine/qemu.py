@@ -1,7 +1,7 @@
-"""The qemu machine: QEMU's microvm board under software emulation (TCG).
+"""Machine of the hypervisor ``qemu``: a process of QEMU, with its microvm board.
 
-It needs nothing of the host but QEMU and runs the same guests as KVM does, slower. Why each option
-is as it is: docs/decisions/qemu-options.md. Clones of its snapshots: qemu_template.py.
+QEMU emulates the processor (TCG); it runs the same guests as KVM does, slower. The reasons for
+its options: docs/decisions/qemu-options.md. Clones of snapshots: qemu_template.py.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 PROGRAM = "qemu-system-x86_64"
 INSTALL_HINT = "apt-get install qemu-system-x86"
 
-# acpi announces the virtio devices; a timer interrupt comes from the APIC, hence no PIT and no PIC.
-# The board's option ROMs would only look for disks.
+# acpi announces the virtio devices. The timer interrupt comes from the APIC, hence no PIT and no
+# PIC. The board's option ROMs only look for disks.
 BOARD = "microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off"
-# MiB for translated code; the default is up to 1 GiB. A boot fills 56, a start of node 51 more,
-# and when the cache is full all of it is thrown away.
+# MiB of translated code; the default is up to 1 GiB. A boot fills 56, a start of node 51 more, and
+# a full cache is discarded as a whole.
 CACHE_MIB = 256
 ACCELERATOR = f"tcg,tb-size={CACHE_MIB}"
-# Without these the guest's copies use 8-byte moves, which TCG translates well, where `rep movsb`
-# costs it a loop turn a byte; and supervisor access prevention would end a translated block twice
-# for every copy from or to a program.
+# Without erms and fsrm, a guest copies by 8-byte moves, which TCG translates well; `rep movsb`
+# takes a turn of a loop for each byte. With smap, each copy from or to a program ends two
+# translated blocks.
 CPU = "max,-erms,-fsrm,-smap"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -50,24 +50,25 @@ VIRTIO_PORT = (
 )
 SERIAL_PORT = ("-device", "isa-serial,index=1,chardev=agent")
 
-# QEMU rounds a machine's memory up to a multiple of this, in bytes, but not what that is made of.
+# QEMU rounds a machine's memory up to a multiple of this, in bytes, but not its backend.
 RAM_STEP = 8192
-# A triple fault is what ends this board.
+# A triple fault ends this board.
 REBOOT = "reboot=t"
-# Translated code is found by its address: with ASLR each start of a program that can be moved would
-# be translated anew. It guards nothing here, see docs/threat-model.md.
+# Translated code is found by its address: with ASLR each start of a position-independent program
+# would be translated again. ASLR protects nothing here, see docs/threat-model.md.
 SAME_ADDRESSES = "norandmaps"
 
 
 def build_kernel_command_line(spec: MachineSpec, khz: int) -> str:
-    """The whole command line, with the clock in it that TCG's guests cannot measure."""
-    # tsc=reliable: there is no other clock to watch the TSC with, and watching it takes a second.
+    """Return the kernel's command line, with the clock rate that guests of TCG cannot measure."""
+    # tsc=reliable: to compare the TSC with another clock takes a second, and there is no other
+    # clock.
     return build_command_line(spec, f"{REBOOT} {SAME_ADDRESSES} tsc_early_khz={khz} tsc=reliable")
 
 
 @dataclass(frozen=True, slots=True)
 class QemuSockets:
-    """QEMU's ends of its sockets. They are inherited, so that there is no path to clean up."""
+    """QEMU's ends of its sockets, which it inherits: without paths, nothing is left to clean up."""
 
     agent: int
     console: int
@@ -76,14 +77,14 @@ class QemuSockets:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """What a machine and its clones have to have in common."""
+    """Hardware that a machine and its clones share."""
 
     memory_bytes: int
     cpus: int
     serial_port: bool
 
     def build_arguments(self, sockets: QemuSockets, ram: str) -> list[str]:
-        """QEMU's arguments, with ``ram`` as what the memory is made of."""
+        """Return QEMU's arguments; ``ram`` is the memory backend."""
         return [
             *["-M", f"{BOARD},memory-backend=ram", "-accel", ACCELERATOR, "-cpu", CPU],
             *["-smp", str(self.cpus), "-m", f"{self.memory_bytes}B"],
@@ -99,13 +100,13 @@ class Board:
 
 
 def build_file_ram(descriptor: int, *, share: bool) -> str:
-    """RAM that is the file ``descriptor``, or unless it is shared what that file is at first."""
+    """Return a memory backend: the file ``descriptor`` itself if ``share``, else a private copy."""
     path = f"/proc/self/fd/{descriptor}"
     return f"memory-backend-file,mem-path={path},share={'on' if share else 'off'}"
 
 
 def build_boot_arguments(spec: MachineSpec, khz: int) -> list[str]:
-    """QEMU's arguments for what a machine boots."""
+    """Return QEMU's arguments for kernel and initramfs."""
     return [
         *["-kernel", str(spec.kernel), "-initrd", str(spec.initrd)],
         *["-append", build_kernel_command_line(spec, khz)],
@@ -113,10 +114,10 @@ def build_boot_arguments(spec: MachineSpec, khz: int) -> list[str]:
 
 
 def find_program() -> str:
-    """QEMU's path.
+    """Return QEMU's path.
 
     Raises:
-        HostError: it is not installed.
+        HostError: QEMU is not installed.
     """
     found = shutil.which(PROGRAM)
     if found is None:
@@ -125,7 +126,11 @@ def find_program() -> str:
 
 
 def compute_fingerprint() -> str:
-    """What a snapshot depends on: QEMU, the machine that it makes, and this host's processor."""
+    """Return a digest of QEMU, its options and this host's processor.
+
+    Raises:
+        HostError: QEMU is not installed, or cannot be read.
+    """
     path = find_program()
     try:
         status = Path(path).stat()
@@ -144,7 +149,7 @@ def compute_fingerprint() -> str:
 
 
 def _limit_file_size(pid: int, size: int) -> None:
-    """Keep QEMU's process from writing more than ``size`` bytes to a file, as to a state."""
+    """Limit the files that process ``pid`` writes, such as a state, to ``size`` bytes."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = size if hard == resource.RLIM_INFINITY else min(size, hard)
     with suppress(ProcessLookupError):
@@ -152,7 +157,7 @@ def _limit_file_size(pid: int, size: int) -> None:
 
 
 class QemuMachine(ChildMachine):
-    """QEMU's process, and the socket to its monitor."""
+    """Process of QEMU, and the socket to its monitor."""
 
     def __init__(
         self,
@@ -165,7 +170,7 @@ class QemuMachine(ChildMachine):
         super().__init__(process, console, hypervisor)
         self.monitor = monitor
         self._board = board
-        # The RAM, where it outlives the machine.
+        # Descriptor of the RAM's file, if that outlives the machine.
         self._memory: int | None = None
 
     @classmethod
@@ -179,10 +184,10 @@ class QemuMachine(ChildMachine):
         hypervisor: Hypervisor,
         boot_log: bool,
     ) -> QemuMachine:
-        """Start QEMU as ``board`` with ``ram``, the descriptors ``files`` and ``rest``.
+        """Start QEMU as ``board`` with the backend ``ram``, inherited ``files`` and more arguments.
 
         Raises:
-            HostError: QEMU is not there, or the host has no room for it.
+            HostError: QEMU is missing, or the host has no room for a process.
         """
         async with AsyncExitStack() as undo:
             with ExitStack() as theirs:
@@ -203,14 +208,14 @@ class QemuMachine(ChildMachine):
         return machine
 
     def keep_memory(self, memory: int) -> None:
-        """Take over the descriptor ``memory`` of the file that is the RAM, for the snapshot."""
+        """Take over the descriptor ``memory`` of the file with the RAM, for the snapshot."""
         self._memory = memory
 
     async def snapshot(self) -> Snapshot:
-        """What the machine is now; see :meth:`slipway.machine.model.Machine.snapshot`.
+        """Stop the guest and return a snapshot; see :meth:`Machine.snapshot`.
 
-        A template's memory is sealed, which nobody who may write to it must live to see: its
-        process has ended afterwards. Another machine's is part of the state.
+        The memory of a template is sealed, and a sealed file must not be mapped writable: the
+        process of a template is killed. The memory of another machine is part of the state.
         """
         with ExitStack() as kept:
             state = memory_files.create("slipway-state")
@@ -232,11 +237,11 @@ class QemuMachine(ChildMachine):
         )
 
     async def resume(self) -> None:
-        """Go on after a snapshot; see :meth:`slipway.machine.model.Machine.resume`."""
+        """Continue after a snapshot; see :meth:`Machine.resume`."""
         await self.monitor.execute("cont")
 
     async def record_working_set(self, snapshot: Snapshot) -> Snapshot:
-        """As it is; see :meth:`slipway.machine.model.Machine.noted`."""
+        """Return ``snapshot`` unchanged; see :meth:`Machine.record_working_set`."""
         return snapshot
 
     async def read_exit_report(self) -> str:

@@ -1,7 +1,7 @@
-"""Clones of a qemu machine's snapshot: QEMU's processes that begin where it was taken.
+"""Template of the hypervisor ``qemu``: clones are processes of QEMU that continue from a snapshot.
 
-The recipe is Kata Containers' VM templating: the snapshot's memory is mapped privately, and the
-state of the devices comes as an incoming migration.
+As in Kata Containers' VM templating, the snapshot's memory is mapped privately, and the state
+of the devices comes as an incoming migration.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class QemuTemplate(Template):
-    """A snapshot, and how QEMU is started for a clone of it."""
+    """Open snapshot, from which QEMU starts clones."""
 
     def __init__(self, snapshot: Snapshot, hypervisor: Hypervisor) -> None:
         self._snapshot = snapshot
@@ -45,15 +45,15 @@ class QemuTemplate(Template):
     async def clone(self, *, boot_log: bool = False) -> QemuMachine:
         """Start QEMU for a clone; see :meth:`slipway.machine.model.Template.clone`.
 
-        A state that QEMU cannot load ends its process, as a guest that crashes does: whoever
-        greets the agent hears why.
+        A state that QEMU cannot load ends its process, like a guest that crashes: the handshake
+        with the agent fails then, with QEMU's reason.
         """
         if not self._open:
             raise HostError("the template is closed")
         snapshot = self._snapshot
         board = Board(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port)
         files: tuple[int, ...] = ()
-        # Reading the holes of a file would fill them; those of anonymous memory stay holes.
+        # To read a hole of a file fills it; holes of anonymous memory stay.
         ram = "memory-backend-ram"
         if not memory_files.is_empty(snapshot.memory):
             ram, files = build_file_ram(snapshot.memory, share=False), (snapshot.memory,)
@@ -85,7 +85,7 @@ class QemuTemplate(Template):
 
 
 async def _wait_resumed(machine: QemuMachine) -> None:
-    """Until the guest runs: an emulated serial port loses what comes before."""
+    """Wait until the guest runs: an emulated serial port loses bytes that come before."""
     try:
         await migration.wait_loaded(machine.monitor)
     except HostError as error:
@@ -114,16 +114,20 @@ async def _copy_memory(snapshot: Snapshot) -> Snapshot:
 
 
 def _is_usable(memory: int) -> bool:
-    """Whether QEMU can open ``memory``, which it does to write even if it maps it privately.
+    """Tell if QEMU can open ``memory``, which it does for writing, even for a private mapping.
 
-    A sealed file it cannot change all the same. One on a disk it could, if a guest broke out into
-    it: it runs with our rights and could open the store's files by their names as well.
+    QEMU cannot change a sealed file. A file on a disk could be changed by a guest that controls
+    QEMU; but QEMU runs with our rights, and could open the store's files by their names as well.
     """
     return memory_files.is_sealed(memory) or os.access(f"/proc/self/fd/{memory}", os.R_OK | os.W_OK)
 
 
 def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
-    """Raises HostError for what cannot be a snapshot of this machine."""
+    """Check that ``snapshot`` is one of this hypervisor, and the sizes of its files.
+
+    Raises:
+        HostError: the snapshot is of another hypervisor, or damaged.
+    """
     if snapshot.machine != hypervisor:
         raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for QEMU")
     memory, state = os.fstat(snapshot.memory).st_size, os.fstat(snapshot.state).st_size

@@ -1,7 +1,7 @@
-"""A client of QEMU's machine protocol, QMP: commands and their answers, one JSON object a line.
+"""Client of QEMU's machine protocol, QMP: commands and answers, one JSON object a line.
 
-QEMU runs a stranger's guest and may have been taken over by it, so its lines are bounded and
-nothing in them is trusted. See docs/interop/qmp-spec in QEMU's sources.
+QEMU may be controlled by its guest: its lines are bounded, and all content is checked. See
+docs/interop/qmp-spec in QEMU's sources.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from slipway._util.text import plain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The greeting is the longest line that QEMU has for us, a third of a KiB; a query's answer is less.
+# The greeting is the longest line, a third of a KiB; the answer to a query is shorter.
 MAX_LINE = 64 * 1024
-# A piece is read at a time and QEMU is left alone after so many lines that are nothing: one that
+# One piece is read at a time, and the socket is closed after so many invalid lines: a QEMU that
 # writes without end must not keep all other machines of this process waiting.
 MAX_NOISE = 256
 _PIECE = 4096
-# A host that is so loaded that this is not enough could not run the guest either.
+# A host under so much load that this is too short could not run the guest either.
 ANSWER_SECONDS = 30.0
 # Enough of an error for a person to read.
 _SHOWN = 300
 
 
 class Monitor:
-    """Our end of the socket to QEMU's monitor; it is listened to until it is closed."""
+    """Our end of the socket to QEMU's monitor, which is read until it is closed."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -41,15 +41,15 @@ class Monitor:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._told: set[int] = set()
         self._noise = 0
-        # What QEMU refused of that which it was told; empty if nothing.
+        # QEMU's first refusal of a command that was only sent; empty if none.
         self.complaint = ""
         self.resumed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(end, self._on_readable)
         self.send("qmp_capabilities")
 
     def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
-        """Send ``command``; QEMU need not have started yet, and ends if it refuses."""
-        with suppress(HostError):  # that it has ended is noticed by its end
+        """Send ``command``. QEMU may still be starting; a refusal ends it."""
+        with suppress(HostError):  # the end of QEMU is noticed by its process
             self._told.add(self._write_command(command, arguments, ()))
 
     async def execute(
@@ -59,10 +59,10 @@ class Monitor:
         *,
         files: tuple[int, ...] = (),
     ) -> Any:
-        """What QEMU answers to ``command``, which takes the descriptors ``files`` along.
+        """Return QEMU's answer to ``command``, which carries copies of the descriptors ``files``.
 
         Raises:
-            HostError: QEMU refuses, has ended, or does not answer.
+            HostError: QEMU refuses, has ended, or does not answer in time.
         """
         number = self._write_command(command, arguments, files)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -74,14 +74,14 @@ class Monitor:
             self._answers.pop(number, None)
 
     def close(self) -> None:
-        """Listen no more. May be called again."""
+        """Close the socket, and fail all that wait. May be called again."""
         if self._socket.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
         for answer in (*self._answers.values(), self.resumed):
             if not answer.done():
                 answer.set_exception(HostError("QEMU has ended"))
-                answer.exception()  # nobody may be waiting for it
+                answer.exception()  # the answer may have no caller
 
     def _write_command(
         self, command: str, arguments: dict[str, Any] | None, files: tuple[int, ...]
@@ -90,14 +90,14 @@ class Monitor:
         message: dict[str, Any] = {"execute": command, "id": self._number}
         if arguments is not None:
             message["arguments"] = arguments
-        # QEMU reads it byte by byte.
+        # Short, since QEMU reads byte by byte.
         data = json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
         try:
             sent = socket.send_fds(self._socket, [data], files)
-        except OSError:  # gone, or it has not read for so long that the socket is full
+        except OSError:  # ended, or the socket is full since QEMU does not read
             sent = 0
         if sent != len(data):
-            self.close()  # what it reads next would be the rest of this
+            self.close()  # the next command would follow half a line
             raise HostError("QEMU has ended")
         return self._number
 
@@ -117,7 +117,7 @@ class Monitor:
             self.close()
 
     def _handle_line(self, line: bytearray) -> None:
-        """One line; what is no answer, and no event that somebody waits for, is dropped."""
+        """Handle a line; all but answers and the event RESUME is ignored."""
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -146,11 +146,11 @@ class Monitor:
 def _resolve(
     answer: asyncio.Future[Any] | None, settle: Callable[[asyncio.Future[Any]], None]
 ) -> None:
-    """``settle`` what somebody still waits for."""
+    """Call ``settle`` with ``answer`` if a caller still waits for it."""
     if answer is not None and not answer.done():
         settle(answer)
 
 
 def _parse_description(error: object) -> str:
     text = error.get("desc") if isinstance(error, dict) else None
-    return plain(text[:_SHOWN]) if isinstance(text, str) else "it does not say why"
+    return plain(text[:_SHOWN]) if isinstance(text, str) else "reason unknown"

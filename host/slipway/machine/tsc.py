@@ -1,7 +1,7 @@
-"""The rate of this host's time stamp counter.
+"""Rate of this host's time stamp counter (TSC).
 
-Under QEMU's TCG the guest reads the host's TSC but has no timer that it could calibrate it against
-without hanging now and then, so the rate goes on its command line.
+A guest of QEMU's TCG reads the host's TSC, but has no timer to calibrate the TSC against without
+hanging now and then. Therefore the rate goes on its command line.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 # rdtsc; shl rdx, 32; or rax, rdx; ret
 _RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")
-# Long enough for three correct digits: the kernel refines nothing, but timekeeping only needs ppm
-# where a run lasts for minutes.
+# Long enough for three correct digits. The kernel does not refine the rate; a higher precision only
+# matters for runs of minutes.
 _SPAN = 0.05
 _READINGS = 10
 
 
 def measure_khz() -> int:
-    """The rate in kHz, from 50 ms of looking at it.
+    """Return the rate in kHz, measured over 50 ms.
 
     Raises:
-        OSError: the host forbids memory that is executable.
+        OSError: the host forbids executable memory.
     """
     with mmap.mmap(
         -1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
@@ -45,9 +45,9 @@ def measure_khz() -> int:
 
 
 def _read_simultaneously(read: Callable[[], int]) -> tuple[int, int]:
-    """Clock (ns) and counter at one moment: the closest of a few readings.
+    """Return clock (ns) and counter at one moment: the closest of a few readings.
 
-    Between the two a loaded host may let another process run for as long as the whole span.
+    Between both reads, a loaded host may run another process for as long as the whole span.
     """
     readings = []
     for _ in range(_READINGS):
@@ -58,5 +58,5 @@ def _read_simultaneously(read: Callable[[], int]) -> tuple[int, int]:
 
 
 def find_tsc_khz(cache: Path) -> int:
-    """The rate in kHz, measured once per boot of the host and kept in the file ``cache``."""
+    """Return the rate in kHz, measured once per boot of the host and kept in the file ``cache``."""
     return once_per_boot(cache, measure_khz)

@@ -105,7 +105,7 @@ async def test_any_messages_are_refused(messages: list[bytes]) -> None:
 
 async def test_state_of_another_machine_is_refused() -> None:
     for config in (VmConfig(64 * MIB, 1, True), VmConfig(64 * MIB, 2, False)):
-        with pytest.raises(HostError, match="no snapshot of its machine"):
+        with pytest.raises(HostError, match="an invalid snapshot of its machine"):
             await received([state(), SAVED], config=config)
 
 
