@@ -1,9 +1,9 @@
-"""What a serial port or a virtio port is connected to: a socket of the parent's.
+"""Backends of a serial or virtio port: sockets of the parent.
 
-The socket is watched edge-triggered. Whoever can go on does: the vCPU's thread, when the guest made
-room or gave bytes, and the main thread, when the socket did. Both hold the machine's lock.
+A socket is watched edge-triggered. The thread that can continue does: a vCPU's thread after the
+guest made room or gave bytes, the main thread after the socket did. Both hold the machine's lock.
 
-Descriptors, not socket objects: what those add is not needed, and their import takes 5 ms.
+Backends hold descriptors instead of socket objects, whose module takes 5 ms to import.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Port(Protocol):
-        """The device's end."""
+        """Device's side of a backend."""
 
         def receive(self, data: memoryview, /) -> int:
-            """Take bytes for the guest; returns how many."""
+            """Take bytes for the guest; return their number."""
             ...
 
         def drain(self) -> None:
-            """The other end takes bytes again."""
+            """Continue to send: the backend accepts bytes again."""
             ...
 
 
@@ -30,12 +30,12 @@ READ_SIZE = 64 * 1024
 
 
 class SocketBackend:
-    """Loses nothing: what one side does not take, the other has to keep."""
+    """Backend that loses no byte: each side keeps the bytes that the other does not accept."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         self.descriptor = descriptor
-        # An eventfd that says: look at ``ended``.
+        # Eventfd, written when ``ended`` is set.
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.port: Port | None = None
         self.ended = False
@@ -45,11 +45,11 @@ class SocketBackend:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is on its way that one side has given and the other not taken."""
+        """True if no byte is on its way between the two sides."""
         return not self._pending and not self._blocked
 
     def send(self, data: bytes | memoryview) -> int:
-        """Take bytes of the guest's; returns how many."""
+        """Send bytes of the guest; return the number of those that were accepted."""
         try:
             taken = os.write(self.descriptor, data)
         except BlockingIOError:
@@ -57,12 +57,12 @@ class SocketBackend:
         except OSError:
             self.ended = True
             os.eventfd_write(self.wake, 1)
-            return len(data)  # nobody reads any more, and the machine is about to end
+            return len(data)  # without a reader, the machine is about to end
         self._blocked = taken < len(data)
         return taken
 
     def can_receive(self) -> None:
-        """Give the guest what has come for it, as much as it takes now."""
+        """Give the guest the bytes that have come, as many as it accepts now."""
         if self._feeding or self.port is None:
             return
         self._feeding = True
@@ -90,7 +90,7 @@ class SocketBackend:
         return bool(self._pending)
 
     def ready(self) -> None:
-        """The socket has become readable or writable, or both."""
+        """Continue after the socket became readable or writable, or both."""
         self.can_receive()
         if self._blocked and self.port is not None:
             self._blocked = False
@@ -98,7 +98,7 @@ class SocketBackend:
 
 
 class ConsoleBackend:
-    """Never stops a guest: what nobody reads in time is dropped and counted."""
+    """Backend that never stops a guest: bytes without a reader in time are dropped and counted."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
@@ -106,7 +106,7 @@ class ConsoleBackend:
         self.dropped = 0
 
     def send(self, data: bytes | memoryview) -> int:
-        """Pass on what fits, forget the rest."""
+        """Send the bytes that fit, and drop the rest; return the number of all."""
         try:
             sent = os.write(self.descriptor, data)
         except OSError:
@@ -115,4 +115,4 @@ class ConsoleBackend:
         return len(data)
 
     def can_receive(self) -> None:
-        """Nobody types at this console."""
+        """Ignore the call: this console has no input."""

@@ -1,4 +1,4 @@
-"""Which device an access of the guest's belongs to: ports and memory-mapped registers."""
+"""Bus of a machine: finds the device of each port and memory-mapped register."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ if TYPE_CHECKING:
 
     from slipway.vmm.devices.model import Device
 
-# Different unknown places that are told apart; a guest may try all of them.
+# Unknown addresses with a counter of their own; a guest may try all of them.
 KEPT_UNKNOWN = 64
 
 
 class Bus:
-    """Dispatches accesses and counts them.
+    """Dispatcher of accesses to devices, and their counter.
 
-    Where no device is, reads give all ones and writes vanish, as on a PC.
+    Without a device, reads return all ones and writes vanish, as on a PC.
 
     ``counts`` has the accesses that ended KVM_RUN, by (is a port, is a write, address);
-    ``unknown`` how many of them were for nobody.
+    ``unknown`` is the number of those without a device.
     """
 
     __slots__ = ("_bursts", "_kept", "_memory", "_ports", "counts", "unknown")
@@ -32,21 +32,21 @@ class Bus:
         self._kept = 0
 
     def add_port(self, first: int, count: int, device: Device) -> None:
-        """Let ``device`` have ``count`` ports from ``first`` on, each a register of one byte."""
+        """Give ``device`` the ports from ``first`` on, ``count`` registers of one byte."""
         for offset in range(count):
             assert first + offset not in self._ports
             self._ports[first + offset] = (device, offset)
 
     def add_burst(self, address: int, burst: Callable[[bytes], object]) -> None:
-        """Have coalesced writes to a port or address given to ``burst``, many at once."""
+        """Pass coalesced writes to a port or address to ``burst``, many at once."""
         self._bursts[address] = burst
 
     def add_memory(self, address: int, size: int, device: Device) -> None:
-        """Let ``device`` have the registers from ``address`` on."""
+        """Give ``device`` the ``size`` bytes of registers from ``address`` on."""
         self._memory.append((address, address + size, device))
 
     def read_port(self, port: int, size: int) -> int:
-        """What a guest reads; ``size`` is 1, 2 or 4."""
+        """Return the value that a guest reads; ``size`` is 1, 2 or 4 bytes."""
         self._count((True, False, port))
         found = self._ports.get(port)
         if size == 1:
@@ -63,7 +63,7 @@ class Bus:
         return value
 
     def write_port(self, port: int, size: int, value: int) -> None:
-        """Take what a guest writes."""
+        """Write a value of a guest; ``size`` is 1, 2 or 4 bytes."""
         self._count((True, True, port))
         found = self._ports.get(port)
         if found is None:
@@ -78,7 +78,7 @@ class Bus:
                 at[0].write(at[1], 1, value >> 8 * part & 0xFF)
 
     def read_memory(self, address: int, size: int) -> int:
-        """What a guest reads where it has no RAM; ``size`` is 1 to 8."""
+        """Return the value that a guest reads outside of its RAM; ``size`` is 1 to 8 bytes."""
         self._count((False, False, address))
         for start, end, device in self._memory:
             if start <= address < end:
@@ -87,7 +87,7 @@ class Bus:
         return (1 << 8 * size) - 1
 
     def write_memory(self, address: int, size: int, value: int) -> None:
-        """Take what a guest writes where it has no RAM."""
+        """Write a value of a guest outside of its RAM; ``size`` is 1 to 8 bytes."""
         self._count((False, True, address))
         for start, end, device in self._memory:
             if start <= address < end:
@@ -96,7 +96,7 @@ class Bus:
         self.unknown += 1
 
     def write_coalesced(self, writes: Iterable[tuple[int, bytes]]) -> None:
-        """Take writes that did not end KVM_RUN, in their order."""
+        """Pass on writes that did not end KVM_RUN, in their order."""
         for address, data in writes:
             burst = self._bursts.get(address)
             if burst is not None:

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_files(paths: Sequence[str]) -> Iterator[list[tuple[int, int]]]:
-    """Open regular files to read; gives (descriptor, size in bytes) of each.
+    """Open regular files to read; yield descriptor and size in bytes of each.
 
     Raises:
-        HostError: one is not there, or no file.
+        HostError: a file is missing, or not a regular file.
     """
     with ExitStack() as cleanup:
         files = []
         for path in paths:
             try:
-                # Not blocking: a FIFO would have us wait until somebody writes to it.
+                # O_NONBLOCK: to open a FIFO would wait for its writer.
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as error:
                 raise HostError(f"cannot open {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""The C library, for what Python has no function for.
+"""The C library, for calls that Python has no function for.
 
 Opened once: each opening makes classes, and that takes a third of a millisecond in a process that
 has just been forked.

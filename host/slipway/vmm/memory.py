@@ -1,4 +1,4 @@
-"""Guest memory: one mapping, addressed as the guest sees it; of a snapshot's file, or empty."""
+"""Guest memory: one mapping with guest addresses, empty or with the content of a snapshot."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# include/uapi/asm-generic/mman-common.h; the mmap module has no names for them.
+# include/uapi/asm-generic/mman-common.h; the mmap module lacks these names.
 MAP_NORESERVE = 0x4000
 MAP_FIXED = 0x10
 MADV_POPULATE_READ = 22
 MADV_POPULATE_WRITE = 23
 HUGE_PAGE = 2 << 20
-# Pieces of a file so near to each other are mapped as one: each mapping is copied by every fork.
+# Pieces of a file at this distance or less are mapped as one: a fork copies each mapping.
 JOINED = 256 * 1024
 
 
 class GuestAddressError(Exception):
-    """A guest names memory that it has not got."""
+    """A guest names an address outside of its RAM."""
 
 
 class Region:
-    """``size`` bytes at guest physical ``address``, which are ``offset`` into the mapping."""
+    """Part of the RAM: ``size`` bytes at guest ``address``, ``offset`` bytes into the mapping."""
 
     __slots__ = ("address", "end", "offset", "size")
 
@@ -45,22 +45,22 @@ class Region:
 class GuestMemory:
     """RAM in one or two regions with a hole for devices between them.
 
-    The mapping is placed so that guest and host addresses are equal modulo 2 MiB: only then can the
-    kernel back the guest with huge pages, which halves the time of a boot.
+    Guest and host addresses are equal modulo 2 MiB: only then can the kernel back the guest with
+    huge pages, which halves the time of a boot.
     """
 
     def __init__(self, layout: Sequence[tuple[int, int]], file: int | None = None) -> None:
         """Map memory for ``layout``: (guest address, size) pairs in ascending order, in bytes.
 
-        With ``file`` it begins as that file is, which it does not change; and then it is inherited
-        by a fork.
+        With ``file``, the memory starts as a private copy of that file, and a forked child inherits
+        it.
 
         Raises:
-            HostError: the host has not got that much, or the file cannot be mapped.
+            HostError: the host has too little memory, or the file cannot be mapped.
         """
         total = sum(size for _, size in layout)
         try:
-            # No swap is reserved: a guest rarely touches all that it is given.
+            # No swap is reserved: a guest rarely touches all of its memory.
             self._mapping = mmap.mmap(
                 -1,
                 total + HUGE_PAGE,
@@ -72,14 +72,14 @@ class GuestMemory:
                 f"{total // MIB} MiB of memory for the guest cannot be mapped: {reason}",
                 "Give the machine less memory (--memory), or run fewer machines at once.",
             ) from None
-        # An address for KVM, and a lock on the mapping's size.
+        # The address for KVM; keeps the mapping from being resized.
         self._anchor = ctypes.c_char.from_buffer(self._mapping)
         base = ctypes.addressof(self._anchor)
         slack = -base % HUGE_PAGE
         self.host_address = base + slack
         self.size = total
         if file is None:
-            with suppress(OSError):  # a kernel without huge pages is slower and right all the same
+            with suppress(OSError):  # without huge pages the guest is slower
                 self._mapping.madvise(mmap.MADV_HUGEPAGE)
             self._mapping.madvise(mmap.MADV_DONTFORK)
         else:
@@ -94,10 +94,10 @@ class GuestMemory:
         self.regions = tuple(regions)
 
     def _map(self, file: int) -> None:
-        """Put what ``file`` holds over the empty mapping.
+        """Map the data of ``file`` over the empty mapping.
 
-        Large holes stay as they are: a page that is first written to in a hole of the file would be
-        made twice, once for the file.
+        Large holes stay anonymous: a first write to a page of a hole would make two pages, one of
+        them in the file's cache.
         """
         for start, end in merge_ranges(_find_data(file, self.size), JOINED):
             address = libc.mmap(
@@ -115,7 +115,7 @@ class GuestMemory:
     def populate(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Make the pages of ``ranges``, in bytes from the start of the mapping, at once.
 
-        Where the kernel does not know how (Linux before 5.14), they come one by one as always.
+        A kernel before Linux 5.14 cannot, and makes them one by one at their first use.
         """
         slack = self.host_address - ctypes.addressof(self._anchor)
         with suppress(OSError):
@@ -123,17 +123,17 @@ class GuestMemory:
                 self._mapping.madvise(MADV_POPULATE_WRITE, slack + start, end - start)
 
     def view_all(self) -> memoryview:
-        """The whole memory, without the holes between its regions; it is about to be read."""
+        """Return the whole memory, without the hole between regions, ready to be read."""
         slack = self.host_address - ctypes.addressof(self._anchor)
-        with suppress(OSError):  # Linux before 5.14: then with as many faults as there are pages
+        with suppress(OSError):  # Linux before 5.14: then with a fault for each page
             self._mapping.madvise(MADV_POPULATE_READ, slack, self.size)
         return self._view
 
     def view(self, address: int, length: int) -> memoryview:
-        """The ``length`` bytes at guest physical ``address``, to be read and written.
+        """Return a view of ``length`` bytes at guest physical ``address``, to be read and written.
 
         Raises:
-            GuestAddressError: not all of them are RAM.
+            GuestAddressError: part of the bytes is outside of the RAM.
         """
         for region in self.regions:
             if region.address <= address and address + length <= region.end and length >= 0:
@@ -142,18 +142,18 @@ class GuestMemory:
         raise GuestAddressError(f"{length} bytes at {address:#x} are not all memory")
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Put ``data`` at guest physical ``address``.
+        """Write ``data`` to guest physical ``address``.
 
         Raises:
-            GuestAddressError: not all of it would be RAM.
+            GuestAddressError: part of the bytes is outside of the RAM.
         """
         self.view(address, len(data))[:] = data
 
     def read(self, address: int, length: int) -> bytes:
-        """A copy of what is at guest physical ``address``.
+        """Return a copy of ``length`` bytes at guest physical ``address``.
 
         Raises:
-            GuestAddressError: not all of it is RAM.
+            GuestAddressError: part of the bytes is outside of the RAM.
         """
         return bytes(self.view(address, length))
 
@@ -161,7 +161,7 @@ class GuestMemory:
         """Read ``size`` bytes from the start of a file to ``address``.
 
         Raises:
-            GuestAddressError: not all of them would be RAM.
+            GuestAddressError: part of the bytes is outside of the RAM.
             HostError: the file has become shorter, or cannot be read.
         """
         rest = self.view(address, size)
@@ -170,27 +170,27 @@ class GuestMemory:
             try:
                 count = os.preadv(descriptor, [rest], offset)
             except OSError as error:
-                raise HostError(f"what the guest boots cannot be read: {error.strerror}") from None
+                raise HostError(f"cannot read a boot file: {error.strerror}") from None
             if not count:
-                raise HostError(f"what the guest boots ends after {offset} of {size} bytes")
+                raise HostError(f"a boot file ends after {offset} of {size} bytes")
             offset += count
             rest = rest[count:]
 
     def close(self) -> None:
-        """Unmap; KVM must not use it any more."""
+        """Unmap the memory, after KVM has stopped using it."""
         self._view.release()
         del self._anchor
         self._mapping.close()
 
 
 def _find_data(file: int, size: int) -> list[tuple[int, int]]:
-    """Where ``file`` has data, up to ``size``: start and end of each piece, in whole pages."""
+    """Return start and end of each piece of data in ``file``, up to ``size``, in whole pages."""
     pieces: list[tuple[int, int]] = []
     end = 0
     while end < size:
         try:
             start = os.lseek(file, end, os.SEEK_DATA)
-        except OSError:  # there is none any more
+        except OSError:  # only a hole is left
             break
         end = os.lseek(file, start, os.SEEK_HOLE)
         start, end = start // PAGE * PAGE, min(-(-end // PAGE) * PAGE, size)

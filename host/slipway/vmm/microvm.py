@@ -1,4 +1,4 @@
-"""A VM as a whole: memory, devices, bus and vCPUs of one machine, put together."""
+"""VM as a whole: memory, devices, bus and vCPUs, put together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AGENT = 1
 
 
 class MicroVm:
-    """Owns everything of one VM; ``ended`` is an eventfd that tells of its end.
+    """Owner of all parts of one VM; the eventfd ``ended`` is written at its end.
 
     ``agent`` and ``console`` are descriptors of stream sockets.
     """
@@ -39,10 +39,10 @@ class MicroVm:
     def __init__(
         self, config: VmConfig, agent: int, console: int, memory: GuestMemory | None = None
     ) -> None:
-        """Make a VM that is to be booted or restored; ``memory``, if its content is there already.
+        """Make a VM that is then booted or restored; ``memory`` may have its content already.
 
         Raises:
-            HostError: this host cannot run it.
+            HostError: this host cannot run the VM.
         """
         self.lock = threading.Lock()
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
@@ -64,17 +64,17 @@ class MicroVm:
         self._attach()
         self._vcpus = [self._vm.create_vcpu(number) for number in range(config.cpus)]
         self._threads = [VcpuThread(v, self._bus, self.lock, self._end) for v in self._vcpus]
-        # Made before the VM is confined, like all else.
+        # Before the confinement, like all objects.
         self._saver = StateSaver(
             self._arch, self._kvm, self._vm, self._vcpus, self._devices, self._memory
         )
 
     def boot(self, spec: BootSpec) -> None:
-        """Put into memory what ``spec`` boots, and the vCPUs to where they begin with it.
+        """Load the files of ``spec`` into memory, and bring the vCPUs to the kernel's entry.
 
         Raises:
-            InputError: what it shall boot is not fit to be booted.
-            HostError: KVM refuses something.
+            InputError: a file cannot be booted.
+            HostError: KVM refuses a call.
         """
         config = self._config
         plan = Plan(
@@ -88,10 +88,10 @@ class MicroVm:
             self._arch.prepare_vcpu(self._kvm, vcpu, config.cpus, entry)
 
     def restore(self, saved: Saved) -> None:
-        """Become what ``saved`` says, whose memory is there.
+        """Restore all but the memory, which is mapped already, from ``saved``.
 
         Raises:
-            HostError: it cannot.
+            HostError: the state is not of this host or VM.
         """
         self._memory.populate(saved.working_set)
         for name in self._saver.restore(saved):
@@ -130,24 +130,24 @@ class MicroVm:
         self._end(Ending("the guest ended by itself", wanted=True))
 
     def _end(self, ending: Ending) -> None:
-        """The first end is the one that counts; the others follow from it."""
+        """Keep the first ending; later ones follow from it."""
         if self.ending is None:
             self.ending = ending
             os.eventfd_write(self.ended, 1)
 
     def start(self) -> None:
-        """Let the vCPUs run; from the main thread."""
+        """Start the vCPUs; called by the main thread."""
         accept_kicks()
         for thread in self._threads:
             thread.start()
 
     def pause(self) -> None:
-        """Stop all vCPUs; waits until they stand still."""
+        """Stop all vCPUs, and wait until they stand still."""
         for thread in self._threads:
             thread.pause()
 
     def resume(self) -> None:
-        """Let all vCPUs go on."""
+        """Let all vCPUs continue."""
         for thread in self._threads:
             thread.resume()
 
@@ -162,10 +162,10 @@ class MicroVm:
         return self._memory
 
     def save(self, channel: int) -> None:
-        """Write all that the VM is to ``channel``; it stands still from then on.
+        """Stop the vCPUs, and write the state of the VM to ``channel``.
 
         Raises:
-            HostError: it cannot be taken down now.
+            HostError: the guest has ended, or bytes are on their way to or from the agent.
         """
         self.pause()
         with self.lock:
@@ -176,21 +176,21 @@ class MicroVm:
             self._saver.save(self._config, channel)
 
     def on_agent_ready(self) -> None:
-        """The agent's socket has become readable or writable."""
+        """Continue after the agent's socket became readable or writable."""
         with self.lock:
             self.backend.ready()
 
     def describe(self) -> list[str]:
-        """Registers and instruction bytes of all vCPUs, which stand still, in lines."""
+        """Return registers and instruction bytes of all vCPUs, which stand still, in lines."""
         lines = []
         for thread in self._threads:
             lines += self._arch.describe_vcpu(thread.vcpu, self._memory)
         return lines
 
     def count_exits(self) -> list[str]:
-        """How often the vCPUs came out of KVM_RUN, and what for, in lines; the most frequent first.
+        """Return the number of exits, and their causes, the most frequent first.
 
-        Each line is a count and a place: ``out 0x3f8``, ``read 0xd0000000``, ...
+        Each line but the first is a count and a place: ``out 0x3f8``, ``read 0xd0000000``, ...
         """
         with self.lock:
             total = sum(sum(thread.exits.values()) for thread in self._threads)

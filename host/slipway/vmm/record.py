@@ -1,25 +1,25 @@
-"""Plain values with names: ``@record`` is ``@dataclass(slots=True)`` without its import.
+"""Plain values with named fields: ``@record`` is ``@dataclass(slots=True)`` without its import.
 
-dataclasses brings inspect and generates source for each class. In a process that starts once for
-each VM that is 12 ms, as much as all else that it imports. To a type checker they are dataclasses:
-record.pyi says so.
+The module dataclasses imports inspect and generates source for each class. In a process that starts
+once for each VM that takes 12 ms, as much as all other imports. Type checkers see dataclasses, by
+record.pyi.
 """
 
 
 class _Fresh:
-    """A default that is made anew for each record."""
+    """Default value that is made anew for each record."""
 
     def __init__(self, make):
         self.make = make
 
 
 def field(*, default_factory):
-    """A field whose default ``default_factory`` makes."""
+    """Return a field whose default is made by ``default_factory``."""
     return _Fresh(default_factory)
 
 
 def record(plain):
-    """Make a class with annotations and defaults one with slots, ``__init__`` and ``==``."""
+    """Return the class ``plain``, with slots, ``__init__`` and ``==`` made of its annotations."""
     members = dict(plain.__dict__)
     names = tuple(members["__annotations__"])
     defaults = {name: members.pop(name) for name in names if name in members}
@@ -49,7 +49,7 @@ def record(plain):
 
 
 def replace(value, **changes):
-    """A copy of ``value`` with ``changes``."""
+    """Return a copy of ``value`` with ``changes``."""
     kept = {name: getattr(value, name) for name in value.__slots__}
     return type(value)(**(kept | changes))
 

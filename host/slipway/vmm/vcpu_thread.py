@@ -1,4 +1,4 @@
-"""The run loop: one thread for each vCPU, from KVM_RUN to the device that its exit is for."""
+"""Run loop: one thread for each vCPU, which runs the guest and passes exits to devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slipway.vmm.bus import Bus
     from slipway.vmm.kvm.vcpu import Vcpu
 
-# Interrupts KVM_RUN; what it means is in the vCPU's flags.
+# Signal that interrupts KVM_RUN; flags of the vCPU say why.
 KICK = signal.SIGUSR1
 
 _io = abi.EXIT_IO.unpack_from
@@ -26,7 +26,7 @@ _IO, _MMIO = abi.EXIT_IO_REASON, abi.EXIT_MMIO_REASON
 
 
 class Ending:
-    """Why a vCPU will not run again. ``wanted``: the guest asked for it in the proper way."""
+    """Reason why a vCPU does not run again; ``wanted``: the guest requested its end."""
 
     __slots__ = ("text", "wanted")
 
@@ -36,14 +36,14 @@ class Ending:
 
 
 def accept_kicks() -> None:
-    """Let :data:`KICK` interrupt a system call and do nothing else; in the main thread, once."""
+    """Let :data:`KICK` interrupt system calls without further effect; main thread, once."""
     signal.signal(KICK, lambda number, frame: None)
 
 
 class VcpuThread:
-    """Runs ``vcpu`` until it ends; ``on_end`` is then called in its thread, unless it is stopped.
+    """Thread that runs ``vcpu`` until its end, and then calls ``on_end``, unless it was stopped.
 
-    ``lock`` is held while devices work: they know nothing of threads.
+    ``lock`` is held while devices work, since they know nothing of threads.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class VcpuThread:
         self._go.set()
         self._parked = threading.Event()
         self._stopping = False
-        # A signal to a thread that is gone would go to memory that is somebody else's by now.
+        # Held for a signal: pthread_kill to a thread that has ended has undefined effects.
         self._kicking = threading.Lock()
         self._kickable = False
         self._thread = threading.Thread(
@@ -66,11 +66,11 @@ class VcpuThread:
         )
 
     def start(self) -> None:
-        """Begin to run."""
+        """Start to run the vCPU."""
         self._thread.start()
 
     def pause(self) -> None:
-        """Stop between two instructions, after what an exit began is complete; waits for that."""
+        """Stop between two instructions, after the effects of an exit, and wait for that."""
         self._go.clear()
         self._kick()
         while not self._parked.wait(0.05):
@@ -78,11 +78,11 @@ class VcpuThread:
                 return
 
     def resume(self) -> None:
-        """Go on after :meth:`pause`."""
+        """Continue after :meth:`pause`."""
         self._go.set()
 
     def stop(self) -> None:
-        """End the thread for good; from another thread."""
+        """End the thread for good; called by another thread."""
         self._stopping = True
         self._kick()
         self._go.set()
@@ -90,15 +90,15 @@ class VcpuThread:
             self._thread.join()
 
     def _kick(self) -> None:
-        # The flag first: a signal that comes before KVM_RUN does not interrupt it.
+        # The flag first: a signal that comes before KVM_RUN does not interrupt KVM_RUN.
         self.vcpu.set_immediate_exit(True)
         with self._kicking:
             if self._kickable and self._thread.ident is not None:
                 signal.pthread_kill(self._thread.ident, KICK)
 
     def _park(self) -> bool:
-        """After an interruption: wait while paused; whether to go on."""
-        # Cleared before the flags are looked at: who sets them after that sets it again.
+        """Wait while paused, after an interruption; return True to continue."""
+        # Cleared before the other flags are read: a thread that sets one later sets this again.
         self.vcpu.set_immediate_exit(False)
         if not self._go.is_set() and not self._stopping:
             self._parked.set()
@@ -111,7 +111,7 @@ class VcpuThread:
         try:
             ending = self._run()
         except Exception as error:
-            # A fault of ours must not leave a guest that stands still without a word.
+            # A fault of the VMM must not leave a stopped guest without a report.
             ending = Ending(f"a fault of the VMM's own: {type(error).__name__}: {error}")
         finally:
             with self._kicking:
@@ -126,14 +126,14 @@ class VcpuThread:
             try:
                 reason = run()
             except InterruptedError:
-                # What the guest has written does not wait for an exit that may be long in coming.
+                # Coalesced writes do not wait for the next exit, which may be far.
                 with lock:
                     bus.write_coalesced(take_coalesced())
                 if self._park():
                     continue
                 return None
             except BlockingIOError:
-                continue  # a vCPU that waited for its start-up interrupt has got it
+                continue  # the start-up interrupt of this vCPU has come
             except OSError as error:
                 return Ending(f"KVM_RUN failed: {error.strerror}")
             exits[reason] = exits.get(reason, 0) + 1
@@ -164,7 +164,7 @@ class VcpuThread:
 
 
 def _explain_exit(page: mmap.mmap, reason: int) -> Ending | None:
-    """What an exit means that is no device's; None where the guest goes on."""
+    """Return the ending that follows from an exit without a device; None if the guest continues."""
     kind = abi.ExitReason
     if reason in {kind.IRQ_WINDOW_OPEN, kind.INTR}:
         return None
@@ -191,4 +191,4 @@ def _explain_exit(page: mmap.mmap, reason: int) -> Ending | None:
         name = abi.ExitReason(reason).name
     except ValueError:
         name = "unknown"
-    return Ending(f"an exit that this machine does not know: {name} ({reason})")
+    return Ending(f"an exit that this machine does not support: {name} ({reason})")

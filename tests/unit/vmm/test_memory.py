@@ -205,7 +205,7 @@ def test_file_that_does_not_fit_is_refused(memory: GuestMemory, file: int) -> No
 
 def test_file_that_cannot_be_read_is_told(memory: GuestMemory, tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(HostError, match="cannot be read: Is a directory"):
+    with pytest.raises(HostError, match="cannot read a boot file: Is a directory"):
         memory.load(0, directory, 1)
     os.close(directory)
 

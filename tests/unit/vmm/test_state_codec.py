@@ -193,7 +193,7 @@ def test_another_version_is_told() -> None:
 def test_state_of_no_machine_is_refused(changes: dict[str, Any]) -> None:
     body = pack.pack(pack.unpack(snapshot.pack_body(some())) | changes)
 
-    with pytest.raises(HostError, match="state is none"):
+    with pytest.raises(HostError, match="state is invalid"):
         snapshot.decode(snapshot.seal(body))
 
 

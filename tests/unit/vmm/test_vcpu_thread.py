@@ -214,10 +214,10 @@ HALT = exit_with(ExitReason.HLT)
         ),
         (
             exit_with(ExitReason.DEBUG),
-            "an exit that this machine does not know: DEBUG (4)",
+            "an exit that this machine does not support: DEBUG (4)",
             False,
         ),
-        (exit_with(99), "an exit that this machine does not know: unknown (99)", False),
+        (exit_with(99), "an exit that this machine does not support: unknown (99)", False),
         (fail_with(errno.EFAULT), "KVM_RUN failed: Bad address", False),
         (fail_with(errno.EINVAL), "KVM_RUN failed: Invalid argument", False),
     ],

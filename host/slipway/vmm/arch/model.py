@@ -22,95 +22,100 @@ if TYPE_CHECKING:
     from slipway.vmm.spec import Plan
 
     class Architecture(Protocol):
-        """The functions of an architecture's package."""
+        """Functions of an architecture's package."""
 
         KERNEL_ARGUMENTS: str
-        """What the kernel's command line needs on this machine."""
+        """Arguments that the kernel's command line needs on this machine."""
         MACHINE_TYPE: int
         """The argument of KVM_CREATE_VM."""
 
         def memory_regions(self, size: int) -> list[tuple[int, int]]:
-            """Where ``size`` bytes of RAM are: (guest address, size) each."""
+            """Return the places of ``size`` bytes of RAM: (guest address, size) each."""
             ...
 
         def create_interrupts(self, vm: Vm) -> None:
-            """Make what has to be there before the first vCPU."""
+            """Make the interrupt controllers, before the first vCPU."""
             ...
 
         def load(
             self, memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan
         ) -> int:
-            """Put into memory all that the kernel starts with; returns its entry.
-
-            ``initramfs`` are archives, which it gets one after the other.
+            """Load kernel, initramfs archives and boot tables into memory; return the entry.
 
             Raises:
-                InputError: one of them is not what it should be, or they do not fit.
+                InputError: a file cannot be booted, or the files do not fit.
             """
             ...
 
         def prepare_vcpu(self, kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
-            """Bring ``vcpu``, one of ``count``, to where it may run."""
+            """Bring ``vcpu``, of ``count``, to where it may run."""
             ...
 
         def serial_line(self, number: int) -> int:
-            """The interrupt line of serial port ``number`` (0 or 1)."""
+            """Return the interrupt line of serial port ``number`` (0 or 1)."""
             ...
 
         def virtio_line(self, number: int) -> int:
-            """The interrupt line of virtio device ``number``."""
+            """Return the interrupt line of virtio device ``number``."""
             ...
 
         def attach_serial(self, vm: Vm, bus: Bus, number: int, uart: Uart) -> None:
-            """Put a serial port where the guest looks for it, its transmit register coalesced."""
+            """Put a serial port at its address, with coalesced writes to its transmit register."""
             ...
 
         def attach_virtio(self, bus: Bus, number: int, device: Device) -> None:
-            """Put a virtio-mmio device where the guest is told that it is."""
+            """Put a virtio-mmio device at the address that the guest is told."""
             ...
 
         def attach_board(
             self, bus: Bus, reset: Callable[[], None], clock: Callable[[], float]
         ) -> dict[str, Stateful]:
-            """Put the small devices of the board where they belong; which those are, by names."""
+            """Put the small devices of the board at their addresses; return them by name."""
             ...
 
         def describe_vcpu(self, vcpu: Vcpu, memory: GuestMemory) -> list[str]:
-            """Registers and instruction bytes of a vCPU that does not run, in lines."""
+            """Return registers and instruction bytes of a stopped vCPU, in lines."""
             ...
 
         def create_processor_state(self, kvm: Kvm) -> ProcessorState:
-            """What takes down, and sets, the processors of a VM."""
+            """Return the object that saves and restores the processors of a VM."""
             ...
 
         def restore_board(self, devices: dict[str, Stateful], states: dict[str, Any]) -> None:
-            """Make the devices of the board what ``states`` say; ValueError if those are none."""
+            """Restore the devices of the board from ``states``.
+
+            Raises:
+                ValueError: a state is invalid.
+            """
             ...
 
     class ProcessorState(Protocol):
-        """Knows what this host's KVM can tell of a vCPU; asked before the VM is confined."""
+        """State of vCPUs and interrupt controllers, as far as this host's KVM can report it.
+
+        KVM is asked for that before the VM is confined.
+        """
 
         def save(self, vm: Vm, vcpus: Sequence[Vcpu]) -> tuple[list[Parts], Parts]:
-            """All of the vCPUs, which stand still, and of the VM around them.
+            """Return the state of each vCPU, which stand still, and of the VM around them.
 
             Raises:
-                HostError: KVM refuses.
+                HostError: KVM refuses a call.
             """
             ...
 
         def restore(self, vm: Vm, vcpus: Sequence[Vcpu], saved: tuple[list[Parts], Parts]) -> None:
-            """Make a VM whose vCPUs are new what :meth:`save` gave of another.
+            """Restore the result of :meth:`save` in a VM whose vCPUs are new.
 
             Raises:
-                HostError: that was none of this host.
+                HostError: the state is not of this host.
             """
             ...
 
     class Stateful(Protocol):
-        """A device whose state can be taken down."""
+        """Device with a state that can be saved."""
 
         def save_state(self) -> object:
-            """A copy of the state as it is."""
+            """Return a copy of the state."""
             ...
 
     Parts = dict[str, bytes | int]

@@ -1,6 +1,5 @@
-"""The devices of a machine: one in each module, none knows of KVM, of asyncio or of threads.
+"""Devices of a machine, one a module, without knowledge of KVM, asyncio or threads.
 
-A device has registers, an interrupt to trigger and somewhere to put its bytes; what else it needs
-is handed to it (a clock, what to do at a reset). Whoever calls it sees to it that one call ends
-before the next begins.
+A device has registers, an interrupt to trigger, and a backend for its bytes; a clock or the effect
+of a reset is an argument. The caller ends one call before the next begins.
 """

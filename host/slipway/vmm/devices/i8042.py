@@ -1,9 +1,9 @@
-"""The keyboard controller of a PC, without keyboard or mouse: what a guest resets the machine by.
+"""Keyboard controller of a PC, without keyboard or mouse; a guest resets the machine by it.
 
-After the Intel 8042 as the PC has it (IBM PS/2 technical reference) and as Linux probes for it
-(drivers/input/serio/i8042.c). That driver polls the status 10,000 times for each answer that does
-not come; so every command that has an answer gets one at once, and says that nothing is plugged in.
-Nothing raises an interrupt.
+After the Intel 8042 as the PC has it (IBM PS/2 technical reference), and the probes of Linux
+(drivers/input/serio/i8042.c). That driver polls the status 10,000 times for each missing answer;
+therefore each command with an answer gets one at once, which says that no device is plugged in.
+The controller never raises an interrupt.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Command(IntEnum):
 
 SELF_TEST_PASSED = 0x55
 LINE_STUCK = 0x01  # the answer of a test: the clock line stays low
-RESEND = 0xFE  # with Status.TIMEOUT: the device did not take the byte
+RESEND = 0xFE  # with Status.TIMEOUT: the device has not accepted the byte
 _UNLOCKED = 0x80
 _A20 = 0x02
-_NO_RESET = 0x01  # of the output port, and of the bits not to be pulsed
+_NO_RESET = 0x01  # of the output port, and of PULSE's mask
 
 _DATA, _STATUS = map(int, Register)
 _IDLE = int(Status.SYSTEM | Status.UNLOCKED)
@@ -60,16 +60,16 @@ _ANSWER = int(Status.OUTPUT_FULL | Status.AUX | Status.TIMEOUT)
 
 @record
 class I8042State:
-    """All that a guest can tell of the controller. The defaults are what a PC's firmware leaves."""
+    """Complete state of the controller; the defaults are those of a PC's firmware."""
 
     status: int = _IDLE
     control: int = int(Control.SYSTEM | Control.KBD_OFF | Control.AUX_OFF | Control.TRANSLATE)
     output: int = 0
-    command: int = 0  # the one whose parameter is to come; 0 is none
+    command: int = 0  # the command that waits for its parameter; 0 if none does
 
 
 class I8042:
-    """The controller. ``reset`` is called whenever the guest pulls the processor's reset line."""
+    """Keyboard controller; calls ``reset`` when the guest pulls the processor's reset line."""
 
     __slots__ = ("_reset", "_state")
 
@@ -78,15 +78,15 @@ class I8042:
         self._state = I8042State()
 
     def save_state(self) -> I8042State:
-        """A copy of the state as it is."""
+        """Return a copy of the state."""
         return replace(self._state)
 
     def restore(self, state: I8042State) -> None:
-        """Become what ``state`` says."""
+        """Restore a copy of ``state``."""
         self._state = replace(state)
 
     def read(self, offset: int, size: int) -> int:
-        """The status, or the answer, which is taken by that and stays readable."""
+        """Return the status, or the answer, which stays readable."""
         state = self._state
         if offset == _STATUS:
             return state.status
@@ -96,7 +96,7 @@ class I8042:
         return 0xFF
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """A command, or the parameter of one."""
+        """Write a command, or the parameter of the last command."""
         state = self._state
         value &= 0xFF
         if offset == _STATUS:
@@ -109,7 +109,7 @@ class I8042:
             self._take(command, value)
 
     def _answer(self, value: int, flags: int = 0) -> None:
-        # An answer that nobody has read makes way: Linux gives up on LOOP_AUX without reading.
+        # An unread answer is replaced: Linux gives up on LOOP_AUX without reading.
         state = self._state
         state.status = state.status & ~_ANSWER | _FULL | flags
         state.output = value
@@ -126,7 +126,7 @@ class I8042:
             case Command.AUX_ENABLE:
                 state.control &= ~int(Control.AUX_OFF)
             case Command.AUX_TEST:
-                # A controller without this port would not answer at all, and be polled for it.
+                # A controller without this port would not answer, and Linux would poll for long.
                 self._answer(LINE_STUCK)
             case Command.SELF_TEST:
                 self._answer(SELF_TEST_PASSED)
@@ -141,7 +141,7 @@ class I8042:
             case Command.READ_OUTPUT_PORT:
                 self._answer(_A20 | _NO_RESET)
             case _ if command >= Command.PULSE:
-                # Those lines go low for 6 us whose bits are 0; RESET pulses just that line.
+                # Lines whose bits are 0 go low for 6 us; RESET pulses only the reset line.
                 if not command & _NO_RESET:
                     self._reset()
             case _ if command & 0xE0 == Command.READ_CONTROL:
@@ -157,8 +157,8 @@ class I8042:
                 if not value & _NO_RESET:
                     self._reset()
             case Command.LOOP_KBD | Command.LOOP_AUX:
-                # Without Status.AUX, as a controller does that has no such port: Linux looks no
-                # further then, and would wait for an interrupt of it otherwise.
+                # Without Status.AUX, like a controller without this port: Linux stops probing then.
+                # Otherwise it would wait for an interrupt.
                 self._answer(value)
             case Command.SEND_AUX:
                 self._answer(RESEND, int(Status.TIMEOUT | Status.AUX))

@@ -1,47 +1,51 @@
-"""What a device is to the rest of the machine, and what the rest is to a device."""
+"""Protocols between devices and the rest of the machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
 
-# One edge on the device's interrupt line. There is nothing to take back: KVM's irqfd pulses.
+# Raises one edge on the device's interrupt line; KVM's irqfd pulses, and needs no reset.
 Trigger = Callable[[], None]
 
 
 class Device(Protocol):
-    """Registers at offsets from where the bus has put the device.
+    """Registers at offsets from the address that the bus gave to the device.
 
-    A guest may do anything to them: no access raises. ``size`` is 1, 2, 4 or 8 bytes; what a device
-    of byte-wide registers is asked in one piece the bus has split.
+    A guest may do anything with them: no access raises. ``size`` is 1, 2, 4 or 8 bytes; the bus
+    splits an access to a device with byte-wide registers.
     """
 
     def read(self, offset: int, size: int) -> int:
-        """The value there, as a little-endian number."""
+        """Return the value at ``offset``, as a little-endian number."""
         ...
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Put ``value`` there."""
+        """Write ``value`` to ``offset``."""
 
 
 class Backend(Protocol):
-    """What a serial or virtio port is connected to; it does not raise."""
+    """Host side of a serial or virtio port; its methods do not raise."""
 
     def send(self, data: bytes | memoryview, /) -> int:
-        """Take what the guest sent, perhaps as a view of its memory; how many, from none to all.
+        """Take bytes of the guest, perhaps a view of its memory; return the number of bytes taken.
 
-        After it has not taken all, the line says by the port's ``drain`` when it can take more, but
-        not from here.
+        After it has taken less than all, the backend calls the port's ``drain`` when it can take
+        more, but not from this call.
         """
         ...
 
     def can_receive(self) -> None:
-        """The port can be given more by its ``receive``, which may be called from here."""
+        """Note that the port has room; its ``receive`` may be called from here."""
 
 
 class Memory(Protocol):
-    """What a virtqueue needs of guest memory."""
+    """Guest memory as a virtqueue uses it."""
 
     def view(self, address: int, length: int) -> memoryview:
-        """The ``length`` bytes at ``address``; GuestAddressError unless all of them are RAM."""
+        """Return a view of ``length`` bytes at ``address``.
+
+        Raises:
+            GuestAddressError: part of the bytes is outside of the RAM.
+        """
         ...

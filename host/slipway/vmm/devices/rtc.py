@@ -1,10 +1,10 @@
-"""The real-time clock and CMOS memory of a PC: an MC146818, with the century at 0x32.
+"""Real-time clock and CMOS memory of a PC: an MC146818, with the century at 0x32.
 
-After the data sheet MC146818 (Motorola, 1984) and drivers/rtc/rtc-mc146818-lib.c of Linux. No
-interrupt comes of it: alarms are kept and never go off, register C has nothing to tell.
+After the data sheet MC146818 (Motorola, 1984) and drivers/rtc/rtc-mc146818-lib.c of Linux. The
+clock raises no interrupt: alarms are kept and never go off, and register C is always empty.
 
-Its time is the host's, in UTC. What a guest writes there is ignored: a guest that sets its clock
-goes by its own from then on, and after a snapshot has been restored only the host knows the time.
+Its time is the host's, in UTC. A time that a guest writes is ignored: such a guest goes by its own
+clock from then on, and after a restored snapshot only the host knows the time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Register = IntEnum("Register", "INDEX DATA", start=0)
 
 
 class Cell(IntEnum):
-    """What the index selects. All others of the 128 are memory, as are the alarm's (1, 3, 5)."""
+    """Cells with a meaning. All others of the 128 are memory, like the alarm's (1, 3, 5)."""
 
     SECONDS = 0x00
     MINUTES = 0x02
@@ -40,10 +40,10 @@ class Cell(IntEnum):
 
 
 B = IntFlag("B", {"HOURS_24": 0x02, "BINARY": 0x04})
-UPDATE_IN_PROGRESS = 0x80  # of register A; never set, since Linux waits for it to end
+UPDATE_IN_PROGRESS = 0x80  # of register A; never set, since Linux waits while it is set
 VALID = 0x80  # of register D: the battery has not failed
-PM = 0x80  # of the hours, where they are 12
-_DIVIDER = 0x26  # register A as firmware leaves it: 32,768 Hz in, 1,024 Hz out
+PM = 0x80  # of the hours, in the 12-hour format
+_DIVIDER = 0x26  # register A of a PC's firmware: 32,768 Hz in, 1,024 Hz out
 
 _DATA = int(Register.DATA)
 _TIME = frozenset(map(int, Cell)) - {Cell.A, Cell.B, Cell.C, Cell.D}
@@ -60,14 +60,14 @@ def _build_cells() -> bytearray:
 
 @record
 class RtcState:
-    """All that a guest can tell but the time. The defaults are what a PC's firmware leaves."""
+    """Complete state without the time; the defaults are those of a PC's firmware."""
 
     index: int = 0
     cells: bytearray = field(default_factory=_build_cells)
 
 
 class Rtc:
-    """The clock and the memory. ``clock`` tells the seconds since 1970, as ``time.time`` does."""
+    """Clock and memory. ``clock`` returns seconds since 1970, like ``time.time``."""
 
     __slots__ = ("_clock", "_state")
 
@@ -76,15 +76,15 @@ class Rtc:
         self._state = RtcState()
 
     def save_state(self) -> RtcState:
-        """A copy of the state as it is."""
+        """Return a copy of the state."""
         return replace(self._state, cells=self._state.cells.copy())
 
     def restore(self, state: RtcState) -> None:
-        """Become what ``state`` says."""
+        """Restore a copy of ``state``."""
         self._state = replace(state, cells=state.cells.copy())
 
     def read(self, offset: int, size: int) -> int:
-        """The cell that was selected; which that is cannot be read."""
+        """Return the selected cell; its index cannot be read."""
         if offset != _DATA:
             return 0xFF
         state = self._state
@@ -92,7 +92,7 @@ class Rtc:
         return self._read_time(index) if index in _TIME else state.cells[index]
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Select a cell, or write to the one selected."""
+        """Select a cell, or write to the selected cell."""
         state = self._state
         if offset != _DATA:
             state.index = value & 0x7F  # the bit above is the PC's mask of NMIs

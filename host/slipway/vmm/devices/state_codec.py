@@ -1,7 +1,7 @@
-"""The states of devices as plain values and back, with the bounds of each field.
+"""States of devices as plain values, and back, with the bounds of each field.
 
-What is read here becomes a device that a guest then uses, and may come from a VMM that its guest
-has taken over: a field that a device could not have is refused.
+A decoded state becomes a device that a guest uses, and may come from a VMM that a guest controls:
+a field that no device could have is refused.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     Check = Callable[[Any], Any]
 
-_FIFO = 64  # the longest of a serial port's
+_FIFO = 64  # bytes of a serial port's longest FIFO
 
 
 def _make_integer_check(maximum: int) -> Check:
     def check(value: Any) -> int:
         if type(value) is not int or not 0 <= value <= maximum:
-            raise ValueError("a number out of its bounds")
+            raise ValueError("a number is out of bounds")
         return value
 
     return check
@@ -108,7 +108,7 @@ _FIELDS: dict[type, dict[str, Check]] = {
 
 
 def encode(state: object) -> Any:
-    """A state as maps, lists, numbers and bytes."""
+    """Return a state as maps, lists, numbers and bytes."""
     if type(state) in _FIELDS:
         return {name: encode(getattr(state, name)) for name in _FIELDS[type(state)]}
     if isinstance(state, list | tuple):
@@ -119,22 +119,26 @@ def encode(state: object) -> Any:
 
 
 def decode_uart(value: Any) -> UartState:
-    """The state of a serial port; raises ValueError if ``value`` is none."""
+    """Return the state of a serial port.
+
+    Raises:
+        ValueError: ``value`` is not such a state; likewise for the other devices.
+    """
     return _decode_state(UartState, value)
 
 
 def decode_keyboard(value: Any) -> I8042State:
-    """The state of a keyboard controller; raises ValueError if ``value`` is none."""
+    """Return the state of a keyboard controller; see :func:`decode_uart`."""
     return _decode_state(I8042State, value)
 
 
 def decode_clock(value: Any) -> RtcState:
-    """The state of a real-time clock; raises ValueError if ``value`` is none."""
+    """Return the state of a real-time clock; see :func:`decode_uart`."""
     return _decode_state(RtcState, value)
 
 
 def decode_console(value: Any) -> ConsoleState:
-    """The state of a virtio console; raises ValueError if ``value`` is none."""
+    """Return the state of a virtio console; see :func:`decode_uart`."""
     return _decode_state(ConsoleState, value)
 
 

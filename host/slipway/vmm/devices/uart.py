@@ -1,11 +1,11 @@
-"""A serial port: a 16550A, with the 64-byte FIFOs of a 16750 for who asks for them.
+"""Serial port: a 16550A, with the optional 64-byte FIFOs of a 16750.
 
 After the data sheets PC16550D (National Semiconductor, 1995) and TL16C750 (Texas Instruments,
-SLLS191C), and what Linux expects of such a chip (drivers/tty/serial/8250/8250_port.c).
+SLLS191C), and the probes of Linux (drivers/tty/serial/8250/8250_port.c).
 
-Time does not pass in it. A character is sent when the line takes it, so that baud rate and format
-are only kept; characters that wait below the trigger level have timed out at once, since nothing
-would come later to say so. The flow control of a 16750 is left out: its far end is always ready.
+Time does not pass in the device. A character is sent when the backend takes it, and baud rate and
+format are only kept. Characters below the trigger level have timed out at once, since no later
+event would report them. The flow control of a 16750 is left out: its far end is always ready.
 """
 
 from __future__ import annotations
@@ -97,16 +97,16 @@ _MODEM = tuple(
 
 @record
 class Counters:
-    """What was lost, and breaks; for the host to look at, and no part of the state."""
+    """Counts of lost characters and of breaks, for the host, and not part of the state."""
 
-    overruns: int = 0  # characters that came when the receiver was full
-    dropped: int = 0  # characters that the guest wrote when the transmitter was full
-    breaks: int = 0  # that the guest sent
+    overruns: int = 0  # characters that came to a full receiver
+    dropped: int = 0  # characters that the guest wrote to a full transmitter
+    breaks: int = 0  # sent by the guest
 
 
 @record
 class UartState:
-    """All that a guest can tell of a port. The defaults are what a reset leaves."""
+    """Complete state of a port; the defaults are those of a reset."""
 
     ier: int = 0
     fcr: int = 0
@@ -115,19 +115,20 @@ class UartState:
     scr: int = 0
     dll: int = 1  # not 0, by which Linux's earlycon would divide
     dlm: int = 0
-    errors: int = 0  # those bits of the LSR that stay until it is read
-    deltas: int = 0  # the same of the MSR
-    thre: bool = False  # the interrupt is due; the LSR's bit tells from ``unsent``
-    asserted: bool = False  # an interrupt that is enabled is due, and was triggered
+    errors: int = 0  # bits of the LSR that stay until it is read
+    deltas: int = 0  # bits of the MSR that stay until it is read
+    thre: bool = False  # the interrupt is due; the bit of the LSR depends on ``unsent``
+    asserted: bool = False  # an enabled interrupt is due, and was triggered
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
 
 
 class Uart:
-    """The port.
+    """Serial port.
 
-    On a PC's board MCR's OUT2 gates the interrupt; not here. The chip does not do it, nor do the
-    boards of other architectures, and an edge that a gate has swallowed is not repeated.
+    On a PC's board, OUT2 of the MCR gates the interrupt. The chip itself does not, nor do the
+    boards of other architectures, and an edge that a gate has swallowed is not repeated: no gate
+    here.
     """
 
     __slots__ = ("_fifo", "_level", "_room", "_send", "_size", "_state", "_trigger", "counters")
@@ -140,17 +141,17 @@ class Uart:
         self.restore(UartState())
 
     def save_state(self) -> UartState:
-        """A copy of the state as it is."""
+        """Return a copy of the state."""
         s = self._state
         return replace(s, received=s.received.copy(), unsent=s.unsent.copy())
 
     def restore(self, state: UartState) -> None:
-        """Become what ``state`` says. An interrupt that has been triggered is not again."""
+        """Restore a copy of ``state``. An interrupt that was triggered is not triggered again."""
         self._state = replace(state, received=state.received.copy(), unsent=state.unsent.copy())
         self._set_fcr(state.fcr)
 
     def read(self, offset: int, size: int) -> int:
-        """One register; what is beyond them reads as ones."""
+        """Return one register; offsets beyond the last read as ones."""
         s = self._state
         if offset == LSR:
             errors = s.errors
@@ -175,7 +176,7 @@ class Uart:
         return {LCR: s.lcr, MCR: s.mcr, SCR: s.scr}.get(offset, 0xFF)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """One register."""
+        """Write one register."""
         s = self._state
         value &= 0xFF
         if offset == DATA:
@@ -183,15 +184,15 @@ class Uart:
         elif offset == IER and s.lcr & LCR_DLAB:
             s.dlm = value
         elif offset == IER:
-            # To enable it raises it, even if it was acknowledged before: Linux tests for that, and
-            # falls back to a timer where it is not so (UART_BUG_THRE).
+            # Enabling the interrupt raises it, even if acknowledged before: Linux tests for that,
+            # and would fall back to a timer (UART_BUG_THRE).
             s.thre = s.thre or bool(value & ~s.ier & IER_THRE and not s.unsent)
             s.ier = value & 0x0F
             self._settle()
         elif offset == FCR:
             self._write_fcr(value)
         elif offset == LCR:
-            # A break is on the wire and not in the transmitter: it delays nothing, and loops not.
+            # A break is on the wire, not in the transmitter: no delay, and no part of the loop.
             self.counters.breaks += bool(value & ~s.lcr & LCR_BREAK)
             s.lcr = value
         elif offset == MCR:
@@ -200,7 +201,7 @@ class Uart:
             s.scr = value
 
     def write_burst(self, data: bytes) -> None:
-        """Write each byte of ``data``, which has some, to register 0 with nothing in between."""
+        """Write each byte of ``data``, at least one, to register 0 without an access between."""
         s = self._state
         if s.lcr & LCR_DLAB:
             s.dll = data[-1]
@@ -215,7 +216,7 @@ class Uart:
     def receive(self, data: bytes | memoryview) -> int:
         """Take as many characters as fit and return their number; see ``Backend.can_receive``."""
         s = self._state
-        # Nothing comes in while the port hears itself; so Linux's probe does not lose any of it.
+        # No input in the loop, by which Linux's probe would lose characters.
         room = 0 if s.mcr & MCR_LOOP else self._size - len(s.received)
         data = data[:room]
         s.received += data
@@ -223,12 +224,12 @@ class Uart:
         return len(data)
 
     def drain(self) -> None:
-        """The line can take more."""
+        """Continue to send: the backend can take more."""
         if self._state.unsent:
             self._transmit(b"")
 
     def _settle(self) -> None:
-        """Trigger if an interrupt is due and none was: drivers read the IIR until none is."""
+        """Trigger on a rise of the interrupt only: drivers read the IIR until no cause is left."""
         s = self._state
         ier = s.ier
         if ier and (
@@ -251,7 +252,7 @@ class Uart:
         if ier & IER_DATA and s.received:
             return IIR_DATA if len(s.received) >= self._level else IIR_TIMEOUT
         if ier & IER_THRE and s.thre:
-            s.thre = False  # to read that it is the cause acknowledges it
+            s.thre = False  # a read of this cause acknowledges it
             self._settle()
             return IIR_THRE
         return IIR_MODEM if ier & IER_MODEM and s.deltas else IIR_NONE
@@ -263,12 +264,12 @@ class Uart:
             return 0
         value = received.pop(0)
         if not received:
-            self._room()  # before the interrupt is looked at: where more comes it just stays
+            self._room()  # first: if more data comes, the interrupt stays
         self._settle()
         return value
 
     def _put(self, value: int) -> None:
-        """Receive a character of the loop; without room one is lost."""
+        """Receive a character of the loop; without room a character is lost."""
         s = self._state
         if len(s.received) >= self._size:
             self.counters.overruns += 1
@@ -294,10 +295,10 @@ class Uart:
     def _write_fcr(self, value: int) -> None:
         s = self._state
         if not value & FCR_ENABLE:
-            value = 0  # the other bits are not heeded then
+            value = 0  # without this bit, the others have no effect
         elif not s.lcr & LCR_DLAB:
-            # The TL16C750 protects the bit so. Linux takes a chip that does not for a 16550A, and
-            # counts on the bit to be cleared by this.
+            # The TL16C750 protects the bit by DLAB. Linux takes a chip without the protection for
+            # a 16550A, and expects this write to clear the bit.
             value &= ~FCR_WIDE
         size = self._size
         self._set_fcr(value & ~(FCR_CLEAR_RX | FCR_CLEAR_TX))

@@ -1,11 +1,11 @@
-"""A virtio console with one port that is a byte stream (VIRTIO 1.1, section 5.3).
+"""Virtio console with one port, a byte stream (VIRTIO 1.1, section 5.3).
 
-Linux's virtio_console makes of it /dev/vport0p1, whose name in sysfs is "agent", as it does of
-QEMU's virtio-serial-device with a virtserialport.
+Linux's virtio_console makes it /dev/vport0p1, with the name "agent" in sysfs, as for QEMU's
+virtio-serial-device with a virtserialport.
 
-A guest that writes 32 KiB leaves once: its buffers go to the sink as views of guest memory, and it
-finds them used when it looks. It is interrupted for that only now and then, since each time is two
-more exits, and nobody waits for it but a writer whose queue is full.
+A guest that writes 32 KiB exits once: its buffers go to the backend as views of guest memory, and
+are used when the guest looks again. Interrupts for that are rare, since each is two more exits, and
+only a writer with a full queue waits for one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = b"agent"
 PORT = 1
-# Port 0 is reserved for a console, which older drivers take it for; there is none here.
+# Port 0 is reserved for a console, as which older drivers use it; this device has none.
 MAX_PORTS = 2
 MULTIPORT = 1 << 1  # the feature of having ports other than 0 (5.3.3)
 # struct virtio_console_config (5.3.4): cols, rows, max_nr_ports, emerg_wr
@@ -34,15 +34,15 @@ _CONFIG = Struct("<HHII")
 # struct virtio_console_control (5.3.6.2): id, event, value
 _CONTROL = Struct("<IHH")
 
-# What one call may send: a guest's other processors can add chains as fast as they are sent, and a
-# hostile one's can all name the same memory.
+# Bytes that one call may send: other vCPUs can add chains as fast as they are sent, and the chains
+# of a hostile guest can all name the same memory.
 TRANSMIT_BUDGET = 2 << 20
 BUFFER_COST = 2 << 10
-# Linux waits for a message to be taken before it sends the next.
+# Linux sends the next message after the last is taken.
 MESSAGES_A_TURN = 128
 
-# Queues (5.3.2), control messages (5.3.6.2), and which of those the guest is still to be sent, in
-# this order: flags and no queue, since it may ask and never listen.
+# Queues (5.3.2), control messages (5.3.6.2), and the messages that the guest still has to get, in
+# this order: flags instead of a queue, since a guest may request messages and never read them.
 Queue = IntEnum(
     "Queue", "RECEIVE_0 TRANSMIT_0 CONTROL_RECEIVE CONTROL_TRANSMIT RECEIVE TRANSMIT", start=0
 )
@@ -57,18 +57,18 @@ _RECEIVE, _TRANSMIT = int(Queue.RECEIVE), int(Queue.TRANSMIT)
 
 @record
 class ConsoleState:
-    """All of a console that is not in guest memory; at first as after a reset."""
+    """Complete state of a console outside of guest memory; the defaults are those of a reset."""
 
     transport: MmioState = field(default_factory=MmioState)
     ready: bool = False  # the guest's driver has the port
     opened: bool = False  # a program in the guest has it open
     starved: bool = False  # the host has bytes that the guest has no buffers for
     pending: int = 0
-    sent: int = 0  # what the sink has taken of the transmit queue's next chain
+    sent: int = 0  # bytes of the transmit queue's next chain that the backend has taken
 
 
 class VirtioConsole(VirtioMmio):
-    """The device. One call ends before the next begins."""
+    """Virtio console; one call ends before the next begins."""
 
     DEVICE_ID = 3
     FEATURES = VERSION_1 | RingFeature.EVENT_IDX | RingFeature.INDIRECT_DESC | MULTIPORT
@@ -83,13 +83,13 @@ class VirtioConsole(VirtioMmio):
         self._state = ConsoleState()
 
     def reset(self) -> None:
-        """See :meth:`VirtioMmio.reset`."""
+        """Reset transport and port; see :meth:`VirtioMmio.reset`."""
         super().reset()
         self._state = ConsoleState()
 
     @property
     def opened(self) -> bool:
-        """Whether the guest has the port open."""
+        """True if a program of the guest has the port open."""
         return self._state.opened and self.running
 
     def receive(self, data: bytes | memoryview) -> int:
@@ -106,13 +106,13 @@ class VirtioConsole(VirtioMmio):
             return 0
 
     def drain(self) -> None:
-        """The sink can take more."""
+        """Continue to send: the backend can take more."""
         self.notify(_TRANSMIT)
         if self.running:
-            self.tell(self.queues[_TRANSMIT])  # it may have looked before, and waits now
+            self.tell(self.queues[_TRANSMIT])  # the driver may wait for it
 
     def serve(self, queue: int) -> None:
-        """See :meth:`VirtioMmio.serve`."""
+        """Serve a queue; see :meth:`VirtioMmio.serve`."""
         if queue == _TRANSMIT:
             self._transmit()
         elif queue == _RECEIVE:
@@ -125,14 +125,15 @@ class VirtioConsole(VirtioMmio):
             self._inform()
 
     def save_state(self) -> ConsoleState:
-        """A copy of the state as it is."""
+        """Return a copy of the state."""
         return replace(self._state, transport=self.save_transport())
 
     def restore(self, state: ConsoleState) -> None:
-        """Become what ``state`` says; guest memory has its content already. Then ``drain``.
+        """Restore ``state``, after the guest memory; call ``drain`` next.
 
         Raises:
-            DriverError, GuestAddressError: that was a console of another machine.
+            DriverError: the state is of another machine.
+            GuestAddressError: the state is of another machine.
         """
         self.restore_transport(state.transport)
         self._state = replace(state, transport=MmioState())
@@ -145,7 +146,7 @@ class VirtioConsole(VirtioMmio):
             self.postpone(_TRANSMIT)
 
     def _send(self, queue: Virtqueue) -> bool:
-        """Send what there is and the sink takes; False if that is too much for one call."""
+        """Send until queue or backend is exhausted; return False after too much for one call."""
         state = self._state
         send = self._sink.send
         batch = queue.size >> 3 or 1
@@ -186,8 +187,8 @@ class VirtioConsole(VirtioMmio):
         while taken < total:
             chain = queue.peek(True)
             if chain is None:
-                # All the buffers that the driver ever gave are with the guest, and each comes back
-                # when it has been read. Half of them at a time are worth an exit.
+                # All buffers are with the guest, and each comes back after it was read. An exit is
+                # worth it for half of them at a time.
                 if queue.await_more(queue.depth >> 1 or 1):
                     continue
                 self._state.starved = True
@@ -199,7 +200,7 @@ class VirtioConsole(VirtioMmio):
         return taken
 
     def _listen(self) -> None:
-        """Act on the guest's control messages."""
+        """Handle the guest's control messages."""
         was_open = self._state.opened
         queue = self.queues[Queue.CONTROL_TRANSMIT]
         for _ in range(MESSAGES_A_TURN):
@@ -210,14 +211,14 @@ class VirtioConsole(VirtioMmio):
                 break
             message = _gather(chain, _CONTROL.size)
             queue.push(0)
-            if len(message) == _CONTROL.size:  # what is shorter QEMU, too, drops
+            if len(message) == _CONTROL.size:  # QEMU drops shorter messages as well
                 self._handle(*_CONTROL.unpack(message))
         else:
             self.postpone(Queue.CONTROL_TRANSMIT)
         self.tell(queue)
         self._inform()
         if self._state.opened and not was_open:
-            self._sink.can_receive()  # at the very end, since it may receive
+            self._sink.can_receive()  # last, since the backend may call receive
 
     def _handle(self, port: int, event: int, value: int) -> None:
         state = self._state
@@ -233,7 +234,7 @@ class VirtioConsole(VirtioMmio):
             state.opened = bool(value)
 
     def _inform(self) -> None:
-        """Send the guest those control messages that it has buffers for."""
+        """Send the pending control messages for which the guest has buffers."""
         state = self._state
         queue = self.queues[Queue.CONTROL_RECEIVE]
         while state.pending:
@@ -245,7 +246,7 @@ class VirtioConsole(VirtioMmio):
             if state.pending & Pending.ADD:
                 sent, message = Pending.ADD, _CONTROL.pack(PORT, Event.PORT_ADD, 1)
             elif state.pending & Pending.NAME:
-                # The NUL is QEMU's. Linux ends the name there, or without one after the message.
+                # With QEMU's NUL; Linux ends the name there, or at the end of the message.
                 sent, message = Pending.NAME, _CONTROL.pack(PORT, Event.PORT_NAME, 1) + NAME + b"\0"
             else:
                 sent, message = Pending.OPEN, _CONTROL.pack(PORT, Event.PORT_OPEN, 1)
@@ -258,7 +259,7 @@ class VirtioConsole(VirtioMmio):
 
 
 def _scatter(data: memoryview, chain: list[memoryview]) -> int:
-    """Write from the front of ``data`` into the chain's buffers; how much."""
+    """Write ``data`` into the chain's buffers, as far as they reach; return the number of bytes."""
     written = 0
     for buffer in chain:
         piece = data[written : written + len(buffer)]
@@ -268,7 +269,7 @@ def _scatter(data: memoryview, chain: list[memoryview]) -> int:
 
 
 def _gather(chain: list[memoryview], size: int) -> bytes:
-    """The first ``size`` bytes of the chain's buffers, or what there is."""
+    """Return the first ``size`` bytes of the chain's buffers, or all of them."""
     data = b""
     for buffer in chain:
         data += buffer[: size - len(data)]

@@ -1,11 +1,10 @@
-"""The virtio-mmio transport: a virtio device's registers (VIRTIO 1.1, section 4.2.2).
+"""Virtio-mmio transport: registers and queues of a virtio device (VIRTIO 1.1, section 4.2.2).
 
-About the interrupt, which is an edge. Linux's handler reads the status, acknowledges what it read
-and then looks at every queue. Whatever happens before the acknowledgement is therefore seen by that
-look, whatever happens after it by the next run of the handler; and a line that has pulsed while the
-handler runs makes it run again. So there is a pulse for each event, even if its status bit is still
-set: between read and acknowledgement that is no sign that the handler will look again. Now and then
-it will find nothing to do.
+The interrupt is an edge. Linux's handler reads the status, acknowledges the bits that it read, and
+then looks at every queue. That look covers all events before the acknowledgement, and the next run
+of the handler those after it; a line that pulses while the handler runs makes it run again.
+Therefore each event pulses, even if its status bit is still set: between read and acknowledgement,
+a set bit does not promise another look. Now and then the handler finds all done.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Register(IntEnum):
     INTERRUPT_STATUS = 0x060
     INTERRUPT_ACK = 0x064
     STATUS = 0x070
-    QUEUE_DESC = 0x080  # this and the next two: the lower half, and 4 further the higher
+    QUEUE_DESC = 0x080  # lower half, as the next two; the upper half follows
     QUEUE_DRIVER = 0x090
     QUEUE_DEVICE = 0x0A0
     CONFIG_GENERATION = 0x0FC  # always 0: the configuration does not change
@@ -54,13 +53,13 @@ class Register(IntEnum):
 
 
 class Status(IntFlag):
-    """How far driver and device have got with each other (2.1)."""
+    """Progress of driver and device in their negotiation (2.1)."""
 
     ACKNOWLEDGE = 1
     DRIVER = 2
     DRIVER_OK = 4
     FEATURES_OK = 8
-    DEVICE_NEEDS_RESET = 64  # set by the device; the others by the driver
+    DEVICE_NEEDS_RESET = 64  # set by the device; all others by the driver
     FAILED = 128
 
 
@@ -68,7 +67,7 @@ Interrupt = IntFlag("Interrupt", "USED_BUFFER CONFIGURATION")
 
 VERSION_1 = 1 << 32  # the feature of following the standard (6)
 
-# The data path's, as numbers: to compute with members of an enum would cost more than the rest.
+# Registers of the data path, as numbers: arithmetic with enums would cost more than all the rest.
 _NOTIFY, _ACK = int(Register.QUEUE_NOTIFY), int(Register.INTERRUPT_ACK)
 _INTERRUPT_STATUS, _CONFIG = int(Register.INTERRUPT_STATUS), int(Register.CONFIG)
 _USED_BUFFER, _CONFIGURATION = map(int, Interrupt)
@@ -88,7 +87,7 @@ _AREA_OF = {at + 4 * high: (area, 32 * high) for area, at in enumerate(_AREAS) f
 
 @record
 class MmioState:
-    """All of a device's transport that is not in guest memory; at first as after a reset."""
+    """Complete state of the transport outside of guest memory; defaults are those of a reset."""
 
     status: int = 0
     driver_features: int = 0
@@ -101,15 +100,15 @@ class MmioState:
 
 
 class VirtioMmio:
-    """The registers and queues of a virtio device; what it does is its subclass's.
+    """Registers and queues of a virtio device; a subclass has its function.
 
-    Nothing a guest does raises. A driver that breaks the rules is told so (2.1.2), and its device
-    does nothing more until a reset: ``failures`` counts that, ``reason`` says why the last time.
+    No access of a guest raises. A driver that breaks the rules is told (2.1.2), and its device
+    stops until a reset; ``failures`` counts that, ``reason`` has the cause of the last.
     """
 
     DEVICE_ID: ClassVar[int]
-    FEATURES: ClassVar[int]  # what it offers
-    REQUIRED: ClassVar[int]  # what it does not do without
+    FEATURES: ClassVar[int]  # offered
+    REQUIRED: ClassVar[int]  # without which the device refuses a driver
     QUEUE_SIZES: ClassVar[Sequence[int]]
     CONFIGURATION: ClassVar[bytes]
 
@@ -122,21 +121,22 @@ class VirtioMmio:
         self._mmio = MmioState()
 
     def reset(self) -> None:
-        """As when new; holds no view of guest memory any more, so that it can be unmapped."""
+        """Reset the device, which holds no view of guest memory then."""
         self._mmio = MmioState()
         self.running = False
         for queue in self.queues:
             queue.reset()
 
     def serve(self, queue: int) -> None:
-        """For the subclass: the driver has put buffers into a queue, or says so.
+        """Handle buffers that the driver has put into a queue; for the subclass.
 
         Raises:
-            DriverError, GuestAddressError: what is there breaks the rules.
+            DriverError: a buffer breaks the rules.
+            GuestAddressError: a buffer is outside of the RAM.
         """
 
     def read(self, offset: int, size: int) -> int:
-        """The driver reads ``size`` bytes at ``offset`` in the region."""
+        """Return ``size`` bytes at ``offset`` in the region."""
         if offset >= _CONFIG:
             start = offset - _CONFIG
             return int.from_bytes(self.CONFIGURATION[start : start + size], "little")
@@ -147,7 +147,7 @@ class VirtioMmio:
         return self._read_setup(offset)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """The driver writes ``size`` bytes at ``offset`` in the region."""
+        """Write ``size`` bytes at ``offset`` in the region."""
         if size != 4:
             return
         value &= _WORD
@@ -161,7 +161,7 @@ class VirtioMmio:
             self._write_setup(offset, value)
 
     def notify(self, queue: int) -> None:
-        """The driver notifies the device of buffers in ``queue``; any number may come."""
+        """Handle the driver's notification of buffers in ``queue``, which may be any number."""
         if not self.running:  # 3.1.1: no buffer is touched before DRIVER_OK
             return
         try:
@@ -170,14 +170,14 @@ class VirtioMmio:
             self.fail(str(error))
 
     def tell(self, queue: Virtqueue) -> None:
-        """Show the guest what was used of ``queue``, and interrupt it if it wants that."""
+        """Publish the used buffers of ``queue``; interrupt the guest if the driver wants that."""
         if queue.wants_interrupt():
             self._interrupt(_USED_BUFFER)
 
     def postpone(self, queue: int) -> None:
-        """Serve ``queue`` again when the guest acknowledges an interrupt, which it gets for that.
+        """Serve ``queue`` again after the guest has acknowledged an interrupt, which is raised now.
 
-        It was too much for one call, and a notification need not follow.
+        For more work than one call may do, since another notification need not follow.
         """
         self._mmio.postponed = queue
         self._interrupt(_USED_BUFFER)
@@ -192,14 +192,15 @@ class VirtioMmio:
             self._interrupt(_CONFIGURATION)
 
     def save_transport(self) -> MmioState:
-        """A copy of the state as it is."""
+        """Return a copy of the transport's state."""
         return replace(self._mmio, queues=[queue.save_state() for queue in self.queues])
 
     def restore_transport(self, state: MmioState) -> None:
-        """Become what ``state`` says; guest memory has its content already.
+        """Restore ``state``, after the guest memory.
 
         Raises:
-            DriverError, GuestAddressError: that was a device of another machine.
+            DriverError: the state is of another machine.
+            GuestAddressError: the state is of another machine.
         """
         self.reset()
         self._mmio = replace(state, queues=[])
@@ -224,7 +225,7 @@ class VirtioMmio:
                 select = self._mmio.device_features_select
                 return self.FEATURES >> 32 * select & _WORD if select < 2 else 0
             case Register.QUEUE_NUM_MAX:
-                return self._queue.maximum if self._queue else 0  # 0: there is no such queue
+                return self._queue.maximum if self._queue else 0  # 0: unknown queue
             case Register.QUEUE_READY:
                 return int(self._queue is not None and self._queue.ready)
             case Register.STATUS:
@@ -241,7 +242,7 @@ class VirtioMmio:
             mmio.driver_features_select = value
         elif offset == Register.DRIVER_FEATURES:
             select = mmio.driver_features_select
-            if select < 2 and not mmio.status & Status.FEATURES_OK:  # 3.1.1: then it is settled
+            if select < 2 and not mmio.status & Status.FEATURES_OK:  # 3.1.1: settled then
                 other = mmio.driver_features & _WORD << 32 * (1 - select)
                 mmio.driver_features = other | value << 32 * select
         elif (queue := self._queue) is None:
@@ -249,7 +250,7 @@ class VirtioMmio:
         elif offset == Register.QUEUE_READY:
             self._set_ready(queue, bool(value))
         elif queue.ready:
-            return  # 4.2.2.2: what it was told stays as long as it is used
+            return  # 4.2.2.2: no change while the queue is in use
         elif offset == Register.QUEUE_NUM:
             queue.size = value
         elif offset in _AREA_OF:
@@ -261,7 +262,7 @@ class VirtioMmio:
             queue.disable()
             return
         settled = self._mmio.status & (Status.FEATURES_OK | Status.DRIVER_OK | _NEEDS_RESET)
-        if queue.ready or settled != Status.FEATURES_OK:  # 3.1.1: between the two steps
+        if queue.ready or settled != Status.FEATURES_OK:  # 3.1.1: only between the two steps
             return
         try:
             queue.enable(self._mmio.driver_features)
@@ -283,7 +284,7 @@ class VirtioMmio:
             return
         value &= _BY_DRIVER
         if value & ~status & Status.FEATURES_OK and not self._accepts_features():
-            value ^= Status.FEATURES_OK  # 3.1.1, step 6: that is how a device refuses
+            value ^= Status.FEATURES_OK  # 3.1.1, step 6: so a device refuses
         if status & ~value:
             self.fail("a driver that takes back its status")  # 2.1.1
         elif value & Status.DRIVER_OK and not value & Status.FEATURES_OK:

@@ -1,12 +1,11 @@
-"""Split virtqueues as a device sees them (VIRTIO 1.1, section 2.6).
+"""Split virtqueues, from the device's side (VIRTIO 1.1, section 2.6).
 
-The driver is hostile: whatever it puts into its rings is checked, after it was read and not read
-again, and what breaks the rules ends in :class:`DriverError`, which costs the driver its device.
+The driver is hostile: each value of its rings is read once and then checked, and a broken rule ends
+in :class:`DriverError`, which costs the driver its device.
 
-The guest's other processors run on while a ring is looked at. So its fields are elements of cast
-views, each read or written by one instruction: ``struct`` goes byte by byte, and would see half of
-an index that is being written. Such views have the host's byte order; rings are little-endian, as
-is every host that Slipway has machines for.
+The guest's other processors run meanwhile. Therefore fields of a ring are elements of cast views,
+each read or written by one instruction: ``struct`` works byte by byte, and could see half of an
+index. Such views have the host's byte order; rings are little-endian, like all hosts of Slipway.
 """
 
 from __future__ import annotations
@@ -42,19 +41,19 @@ class RingFeature(IntFlag):
 
 
 class Area(IntEnum):
-    """The parts of a virtqueue (2.6), each somewhere else in memory."""
+    """Parts of a virtqueue (2.6), each at its own address."""
 
     DESCRIPTORS = 0
     AVAILABLE = 1  # the driver area
     USED = 2  # the device area
 
 
-# As numbers: to compute with members of an enum would cost more than the rest.
+# As numbers: arithmetic with enums would cost more than all the rest.
 _NEXT, _WRITE, _INDIRECT = map(int, DescriptorFlag)
 
 _ALIGNMENT = {Area.DESCRIPTORS: 16, Area.AVAILABLE: 2, Area.USED: 4}
 _DESCRIPTOR_SIZE = 16
-# x86 itself keeps loads in order, and stores; only a load may overtake a store.
+# x86 keeps loads in order, and stores; only a load may overtake a store.
 _WEAK = os.uname().machine != "x86_64"
 # Either ring begins with two fields of 16 bits, flags and idx, and ends with one: the event.
 _FLAGS = 0
@@ -67,7 +66,7 @@ _WRAP = 0xFFFF
 
 @record
 class QueueState:
-    """All of a virtqueue that is not in guest memory."""
+    """Complete state of a virtqueue outside of guest memory."""
 
     size: int
     areas: tuple[int, int, int]
@@ -78,40 +77,40 @@ class QueueState:
 
 
 class Virtqueue:
-    """One queue: chains of buffers come from its available ring and go to its used ring."""
+    """Queue of buffer chains, which come from the available ring and go to the used ring."""
 
     def __init__(self, memory: Memory, maximum: int) -> None:
         self._memory = memory
         self.maximum = maximum
-        # A lock that nobody else knows, for its atomic operations: see _fence.
+        # A private lock, for its atomic operations: see _fence.
         fence = Lock()
         fence.acquire()
         self._open_fence, self._close_fence = fence.release, fence.acquire
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, and hold no view of guest memory any more."""
+        """Forget all state, and drop all views of guest memory."""
         self.size = self.maximum
         self.areas = [0, 0, 0]
         self.disable()
 
     def disable(self) -> None:
-        """Take the rings from the device, which then finds no buffers."""
+        """Drop the rings: the device finds no more buffers."""
         self.ready = False
         self._event_idx = self._indirect = False
         self._mask = 0
         self._next_available = self._seen = self._head = 0
         self._next_used = self._told = 0
-        # The most buffers that were ever there to take at once.
+        # The largest number of available chains so far.
         self.depth = 0
         self._descriptors = self._available = self._used = self._elements = memoryview(b"")
 
     def enable(self, features: int) -> None:
-        """Take the rings that ``size`` and ``areas`` describe, used by what the driver agreed to.
+        """Use the rings at ``areas``, of ``size`` chains, with the features that were negotiated.
 
         Raises:
-            DriverError: they are no rings.
-            GuestAddressError: they are not in memory.
+            DriverError: size or alignment is invalid.
+            GuestAddressError: a ring is outside of the RAM.
         """
         size = self.size
         if not 0 < size <= self.maximum or size & (size - 1):
@@ -134,11 +133,13 @@ class Virtqueue:
         self.ready = True
 
     def peek(self, writable: bool) -> list[memoryview] | None:
-        """The next chain's buffers, of which none is empty; it stays the next until :meth:`push`.
+        """Return the buffers of the next chain, none of them empty; None if the ring is empty.
+
+        The chain stays the next until :meth:`push`.
 
         Raises:
-            DriverError: it is not a chain of buffers, all to be written or all to be read.
-            GuestAddressError: not all of it is in memory.
+            DriverError: the chain is invalid, or has a buffer of the wrong direction.
+            GuestAddressError: a buffer is outside of the RAM.
         """
         if self._next_available == self._seen and not self._look():
             return None
@@ -158,10 +159,10 @@ class Virtqueue:
         return [self._memory.view(self._descriptors[2 * head], length)]
 
     def push(self, written: int) -> int:
-        """The chain is used, with ``written`` bytes in it.
+        """Mark the chain as used, with ``written`` bytes in its buffers.
 
-        How many are since the last :meth:`wants_interrupt`. The driver sees them after
-        :meth:`publish`.
+        Return the number of used chains since the last :meth:`wants_interrupt`. The driver sees
+        them after :meth:`publish`.
         """
         used = self._next_used
         self._elements[used & self._mask] = self._head | written << 32
@@ -170,40 +171,40 @@ class Virtqueue:
         return (used - self._told) & _WRAP
 
     def publish(self) -> None:
-        """Show the driver what was used."""
+        """Show used chains to the driver."""
         if _WEAK:
-            self._fence()  # what is used before how much
+            self._fence()  # elements before their number
         if self.ready:
             self._used[_INDEX] = self._next_used
 
     def wants_interrupt(self) -> bool:
-        """Publish, and say whether the driver wants to be told of it (2.6.7.2)."""
+        """Publish, and tell if the driver wants an interrupt for that (2.6.7.2)."""
         old, new = self._told, self._next_used
         if old == new:
             return False
         self.publish()
         self._told = new
-        self._fence()  # how much was used before whether that matters
+        self._fence()  # the index before the driver's wish
         if self._event_idx:
             event = self._available[_RING + self.size]
             return (new - event - 1) & _WRAP < (new - old) & _WRAP
         return not self._available[_FLAGS] & _NO_INTERRUPT
 
     def await_more(self, count: int = 1) -> bool:
-        """Ask for a notification when there are ``count`` chains; True if there are already.
+        """Request a notification at ``count`` chains; return True if they are there already.
 
-        The rest of the time the driver need not notify, and does not, where it knows how to refrain
-        (2.6.10): a notification is an exit.
+        Otherwise the driver need not notify, and does not if it can suppress that (2.6.10): a
+        notification is an exit.
         """
         if self._event_idx:
             self._used[_RING + 4 * self.size] = (self._next_available + count - 1) & _WRAP
-            # The driver writes its index before it reads the event, and we the other way round:
-            # one of the two notices.
+            # The driver writes its index before it reads the event, this side the other way round:
+            # one of both notices.
             self._fence()
         return self._look() and (self._seen - self._next_available) & _WRAP >= count
 
     def save_state(self) -> QueueState:
-        """A copy of the state as it is."""
+        """Return a copy of the state."""
         descriptors, available, used = self.areas
         return QueueState(
             size=self.size,
@@ -215,10 +216,11 @@ class Virtqueue:
         )
 
     def restore(self, state: QueueState, features: int) -> None:
-        """Become what ``state`` says; guest memory has its content already.
+        """Restore ``state``, after the guest memory.
 
         Raises:
-            DriverError, GuestAddressError: that was a queue of another machine.
+            DriverError: the state is of another machine.
+            GuestAddressError: the state is of another machine.
         """
         self.reset()
         self.size = state.size
@@ -230,7 +232,7 @@ class Virtqueue:
             self._told = state.told
 
     def _look(self) -> bool:
-        """Read how far the driver has got; whether that is further than we are."""
+        """Read the driver's index; return True if it is ahead of this side's."""
         if not self.ready:
             return False
         seen = self._available[_INDEX]
@@ -242,17 +244,17 @@ class Virtqueue:
         self.depth = max(self.depth, depth)
         self._seen = seen
         if _WEAK:
-            self._fence()  # how many before which
+            self._fence()  # the index before the elements
         return True
 
     def _walk(self, head: int, writable: bool) -> list[memoryview]:
-        """The buffers of a chain of several descriptors."""
+        """Return the buffers of a chain of several descriptors."""
         table, count = self._descriptors, self.size
         buffers: list[memoryview] = []
         index = head
         indirect = False
-        # No chain is longer than its queue (2.6.5.3.1), which ends loops, too. The reference to an
-        # indirect table is one more.
+        # A chain is at most as long as its queue (2.6.5.3.1), which ends loops as well. A reference
+        # to an indirect table counts extra.
         for _ in range(self.size + 1):
             if index >= count:
                 raise DriverError(f"descriptor {index} of {count}")
@@ -275,10 +277,10 @@ class Virtqueue:
         raise DriverError("a chain longer than its queue")
 
     def _fence(self) -> None:
-        """A memory barrier: no load or store moves across it, in either direction.
+        """Pass a memory barrier, over which no load or store moves in either direction.
 
-        Python has no other. Releasing and taking a lock are atomic operations, which on x86 are
-        barriers each, and on ARM are one in this order: a store-release, then a load-acquire.
+        Python has no other. To release and take a lock are atomic operations. On x86 each is a
+        barrier; on ARM both are, in this order: a store-release, then a load-acquire.
         """
         self._open_fence()
         self._close_fence()

@@ -1,1 +1,1 @@
-"""The interface of /dev/kvm (Linux, Documentation/virt/kvm/api.rst); nothing else knows it."""
+"""Interface of /dev/kvm (Linux, Documentation/virt/kvm/api.rst), known only to this package."""

@@ -1,7 +1,7 @@
-"""Numbers and layouts of KVM's interface that all architectures share (include/uapi/linux/kvm.h).
+"""Numbers and layouts of KVM's interface for all architectures (include/uapi/linux/kvm.h).
 
-Plain integers and not enums where a number is used once for each VM exit: an enum's attribute costs
-more than the rest of the look-up.
+Numbers that each VM exit uses are plain integers: an enum's attribute costs more than the rest of
+the look-up.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ EXIT_MMIO_REASON = 6
 
 
 class ExitReason(IntEnum):
-    """Why KVM_RUN returned."""
+    """Reasons why KVM_RUN returns."""
 
     UNKNOWN = 0
     EXCEPTION = 1
@@ -106,7 +106,7 @@ class SystemEvent(IntEnum):
 
 
 class Capability(IntEnum):
-    """What KVM_CHECK_EXTENSION is asked for."""
+    """Capabilities, the arguments of KVM_CHECK_EXTENSION."""
 
     IRQCHIP = 0
     USER_MEMORY = 3
@@ -122,7 +122,7 @@ class Capability(IntEnum):
     XSAVE2 = 208
 
 
-# What a machine cannot do without, and what each is for; a kernel of 4.20 or later has them all.
+# Required capabilities and their purposes; kernels from 4.20 on have all of them.
 NEEDED = {
     Capability.USER_MEMORY: "guest memory",
     Capability.IRQCHIP: "an interrupt controller in the kernel",

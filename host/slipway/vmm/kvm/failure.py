@@ -1,4 +1,4 @@
-"""Errors of KVM's calls as errors of our own tree."""
+"""Errors of KVM's calls, as errors for users."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GENERAL = "Use --machine qemu; 'slipway doctor' tells what this host can do."
 
 
 class explain_failure:  # noqa: N801 (used as a statement, like contextlib.suppress)
-    """Turns an OSError inside into a HostError that names what failed."""
+    """Context manager that turns an OSError into a HostError with the name of the failed call."""
 
     __slots__ = ("_what",)
 

@@ -1,4 +1,4 @@
-"""/dev/kvm itself."""
+"""The device /dev/kvm."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from slipway.vmm.kvm.vm import Vm
 
 
 class Kvm:
-    """An open /dev/kvm; owns its descriptor."""
+    """Open /dev/kvm; owner of its descriptor."""
 
     __slots__ = ("_run_size", "fd")
 
     def __init__(self, path: str = abi.DEVICE) -> None:
-        """Open ``path`` and check what it offers.
+        """Open ``path`` and check its version and capabilities.
 
         Raises:
-            HostError: it is not there, not permitted, or lacks something.
+            HostError: the device is missing, not permitted, or lacks a capability.
         """
         try:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -52,7 +52,7 @@ class Kvm:
                 )
 
     def capability(self, capability: abi.Capability) -> int:
-        """0 where it is not there; else 1, or the number that goes with it."""
+        """Return 0 for a missing capability, else 1 or its number."""
         with explain_failure("KVM_CHECK_EXTENSION"):
             return fcntl.ioctl(self.fd, abi.KVM_CHECK_EXTENSION, int(capability))
 
@@ -68,12 +68,12 @@ class Kvm:
         return Vm(fd, self._run_size, ring_page)
 
     def close(self) -> None:
-        """Close the device; VMs made from it live on."""
+        """Close the device; its VMs continue."""
         os.close(self.fd)
 
 
 def why_not_open(error: OSError, path: str = abi.DEVICE) -> tuple[str, str]:
-    """What ``error`` says of opening ``path``, and what mends it."""
+    """Return message and hint for ``error``, raised by an attempt to open ``path``."""
     if error.errno in {errno.ENOENT, errno.ENXIO, errno.ENODEV}:
         return (
             f"no {path}: no virtualisation here, or the kvm module is not loaded",

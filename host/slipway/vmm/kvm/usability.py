@@ -1,8 +1,7 @@
-"""Whether this host's KVM is of use: it may exist, open, and still interpret every instruction.
+"""Check if this host's KVM is usable: it may open, and still interpret every instruction.
 
-The second question is answered by timing a guest of four instructions. On hardware one turn of its
-loop takes a few nanoseconds; where KVM emulates kernel mode it takes over 500, and a Linux would
-not boot.
+That is answered by timing a guest of four instructions. On hardware a turn of its loop takes a few
+nanoseconds. A KVM that emulates kernel mode takes over 500, and Linux would not boot there.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from slipway.vmm.kvm.vcpu import Vcpu
 
 TURNS = 10_000
-# The first entry of a vCPU costs more than the loop where the host is emulated itself.
+# On an emulated host, the first entry of a vCPU costs more than the loop.
 ATTEMPTS = 3
 SLOW_NANOSECONDS = 100
 _CODE_ADDRESS = 0x1000
@@ -35,9 +34,9 @@ _CODE = b"\x66\xb9" + TURNS.to_bytes(4, "little") + b"\x66\x49\x75\xfc\xf4"
 
 
 def examine(state: Path | None = None) -> tuple[bool, str]:
-    """Whether KVM is usable, and the reason in a few words.
+    """Return if KVM is usable, and the reason in a few words.
 
-    The loop is timed once per boot of the host where ``state`` names a directory to remember it in.
+    The directory ``state`` keeps the measured time until the next boot of the host.
     """
     if os.uname().machine != "x86_64":
         return False, f"there is no VMM for the architecture {os.uname().machine} yet"
@@ -63,10 +62,10 @@ def examine(state: Path | None = None) -> tuple[bool, str]:
 
 
 def time_guest_loop() -> int:
-    """Picoseconds that one turn of a guest's loop takes.
+    """Return the picoseconds that a turn of the guest's loop takes.
 
     Raises:
-        HostError: KVM is not there, not permitted, or refuses this guest.
+        HostError: KVM is missing, not permitted, or refuses this guest.
     """
     with ExitStack() as cleanup:
         kvm = cleanup.enter_context(closing(Kvm()))
@@ -88,7 +87,7 @@ def time_guest_loop() -> int:
 
 
 def _time_once(vcpu: Vcpu) -> int:
-    """Nanoseconds that the guest takes on ``vcpu``."""
+    """Return the nanoseconds that the guest takes on ``vcpu``."""
     x86_64.set_registers(vcpu, rip=_CODE_ADDRESS)
     began = time.perf_counter_ns()
     try:
@@ -102,7 +101,7 @@ def _time_once(vcpu: Vcpu) -> int:
 
 
 def main() -> int:
-    """``python -m``: print the reason; 0 where KVM is usable, else 1."""
+    """Print the reason (``python -m``); return 0 if KVM is usable, else 1."""
     usable, reason = examine()
     print(f"KVM: {reason}")
     return 0 if usable else 1

@@ -1,4 +1,4 @@
-"""One vCPU of KVM: its run page and the ring of coalesced writes behind it."""
+"""A vCPU of KVM: its run page, and the ring of coalesced writes behind it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REASON_AT = abi.EXIT_REASON_OFFSET
 
 
 class Vcpu:
-    """Owns the vCPU's descriptor and the mapping of its run page (``page``, struct kvm_run)."""
+    """Owner of a vCPU's descriptor, and of the mapping of its run page (struct kvm_run)."""
 
     __slots__ = ("_ring", "fd", "number", "page")
 
@@ -36,7 +36,7 @@ class Vcpu:
         self._ring = ring_page * abi.PAGE_SIZE
 
     def run(self) -> int:
-        """Run the guest until something ends it; returns the exit reason.
+        """Run the guest up to the next exit; return the reason.
 
         Raises:
             InterruptedError: a signal came, or ``immediate_exit`` is set.
@@ -46,14 +46,14 @@ class Vcpu:
         return self.page[_REASON_AT]  # no reason has more than one byte
 
     def set_immediate_exit(self, value: bool) -> None:
-        """Have :meth:`run` come back at once, after it has completed what was under way."""
+        """Let :meth:`run` return at once, after the effects of the last exit are complete."""
         self.page[abi.RUN_IMMEDIATE_EXIT_OFFSET] = value
 
     def take_coalesced(self) -> list[tuple[int, bytes]]:
-        """Take what the ring holds: writes in their order, as (address, data).
+        """Take the writes of the ring, in their order, as (address, data).
 
-        What follows on itself at one address is joined: a serial port's transmit register gets a
-        FIFO's worth of writes. All vCPUs of a VM share the ring: a lock is needed around this.
+        Successive writes to one address are joined: a serial port's transmit register gets many.
+        All vCPUs of a VM share the ring, which needs a lock around this call.
         """
         page, ring = self.page, self._ring
         first, last = _indices(page, ring)
@@ -77,11 +77,11 @@ class Vcpu:
         return taken
 
     def _count_alike(self, at: int, stop: int) -> int:
-        """How many entries from ``at`` on are writes of one byte to the same address."""
+        """Return the number of entries from ``at`` on that write a byte to the same address."""
         page = self.page
         whole = (stop - at) // _SIZE
-        # The usual case is that all are alike, and three slices tell, where a loop would take a
-        # step an entry. The places that are coalesced differ in their lowest 16 bits.
+        # Usually all are alike, which three slices show faster than a loop over the entries.
+        # Coalesced addresses differ in their lowest 16 bits.
         if all(
             page[at + offset : stop : _SIZE].count(page[at + offset]) == whole
             for offset in (0, 1, 8)
@@ -94,6 +94,6 @@ class Vcpu:
         return count
 
     def close(self) -> None:
-        """Unmap and close."""
+        """Unmap the run page, and close the vCPU."""
         self.page.close()
         os.close(self.fd)

@@ -1,4 +1,4 @@
-"""One VM of KVM: its memory slots, interrupt lines and coalesced writes."""
+"""A VM of KVM: its memory slots, interrupt lines and coalesced writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slipway.vmm.kvm.vcpu import Vcpu
 
 
 class Vm:
-    """Owns the VM's descriptor; the memory that it is given stays its caller's."""
+    """Owner of the VM's descriptor; the memory belongs to the caller."""
 
     __slots__ = ("_ring_page", "_run_size", "fd")
 
@@ -23,8 +23,7 @@ class Vm:
     def set_memory(self, slot: int, guest_address: int, size: int, host_address: int) -> None:
         """Make ``size`` bytes at ``host_address`` of this process the guest's memory.
 
-        Both addresses and the size are multiples of a page. The memory has to stay mapped as long
-        as the VM lives.
+        Addresses and size are multiples of a page. The memory stays mapped as long as the VM lives.
 
         Raises:
             HostError: KVM refuses.
@@ -49,16 +48,16 @@ class Vm:
         return Vcpu(fd, number, self._run_size, self._ring_page)
 
     def pulse_on(self, eventfd: int, line: int) -> None:
-        """Give interrupt line ``line`` an edge whenever ``eventfd`` is written to."""
+        """Let each write to ``eventfd`` raise an edge on interrupt line ``line``."""
         with explain_failure("KVM_IRQFD"):
             fcntl.ioctl(self.fd, abi.KVM_IRQFD, abi.IRQFD.pack(eventfd, line, 0, 0))
 
     def coalesce_port(self, port: int, length: int = 1) -> None:
-        """Have writes to these I/O ports put into the ring instead of ending KVM_RUN."""
+        """Put writes to these I/O ports into the ring instead of ending KVM_RUN."""
         self._coalesce(port, length, 1)
 
     def coalesce_memory(self, address: int, length: int) -> None:
-        """Have writes to these guest addresses put into the ring instead of ending KVM_RUN."""
+        """Put writes to these guest addresses into the ring instead of ending KVM_RUN."""
         self._coalesce(address, length, 0)
 
     def _coalesce(self, address: int, length: int, is_port: int) -> None:
@@ -67,5 +66,5 @@ class Vm:
             fcntl.ioctl(self.fd, abi.KVM_REGISTER_COALESCED_MMIO, zone)
 
     def close(self) -> None:
-        """Close the VM; it is gone when its vCPUs are closed as well."""
+        """Close the VM, which ends when its vCPUs are closed as well."""
         os.close(self.fd)

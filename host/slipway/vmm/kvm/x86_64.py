@@ -1,4 +1,4 @@
-"""What only KVM on x86-64 has: registers, CPUID, MSRs, the local APIC (arch/x86/.../asm/kvm.h)."""
+"""KVM's interface on x86-64 alone: registers, CPUID, MSRs, local APIC (arch/x86/.../asm/kvm.h)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SEGMENT_SIZE = 24
 TABLE = struct.Struct("=QH6x")
 # struct kvm_sregs: cs ds es fs gs ss tr ldt, gdt idt, cr0 cr2 cr3 cr4 cr8 efer apic_base, bitmap
 SREGS_SIZE = 0x138
-# type, present, dpl, db, s, l, g, avl, unusable, padding: how the processor starts.
+# type, present, dpl, db, s, l, g, avl, unusable, padding: the state after a reset.
 REAL_MODE_CODE = (0xB, 1, 0, 0, 1, 0, 0, 0, 0, 0)
 SREGS_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 SREGS_GDT = 8 * SEGMENT_SIZE
@@ -64,7 +64,7 @@ LAPIC_SIZE = 1024
 
 
 class SegmentRegister:
-    """One segment register's hidden part (struct kvm_segment), as KVM takes it."""
+    """Hidden part of a segment register (struct kvm_segment)."""
 
     __slots__ = ("attributes", "base", "limit", "selector")
 
@@ -76,12 +76,12 @@ class SegmentRegister:
         self.attributes = attributes
 
     def pack_into(self, buffer: bytearray, offset: int) -> None:
-        """Write it where struct kvm_segment has it."""
+        """Write the register to ``offset`` of a buffer."""
         SEGMENT.pack_into(buffer, offset, self.base, self.limit, self.selector, *self.attributes)
 
 
 def supported_cpuid(kvm: Kvm) -> list[tuple[int, ...]]:
-    """What this host's KVM can show a guest: (function, index, flags, eax, ebx, ecx, edx) each."""
+    """Return the CPUID that KVM can show: (function, index, flags, eax, ebx, ecx, edx) each."""
     buffer = bytearray(CPUID_HEADER.size + CPUID_MAX_ENTRIES * CPUID_ENTRY.size)
     CPUID_HEADER.pack_into(buffer, 0, CPUID_MAX_ENTRIES)
     with explain_failure("KVM_GET_SUPPORTED_CPUID"):
@@ -92,7 +92,7 @@ def supported_cpuid(kvm: Kvm) -> list[tuple[int, ...]]:
 
 
 def _call(vcpu: Vcpu, name: str, request: int, buffer: bytearray) -> bytearray:
-    """Have KVM read ``buffer``, or fill it. Not bytes: fcntl takes those up to 1,024 only."""
+    """Let KVM read or fill ``buffer``: a bytearray, since fcntl copies at most 1,024 bytes."""
     with explain_failure(name):
         fcntl.ioctl(vcpu.fd, request, buffer)
     return buffer
@@ -109,7 +109,7 @@ def set_msrs(vcpu: Vcpu, values: Mapping[int, int]) -> None:
     """Set model-specific registers.
 
     Raises:
-        HostError: KVM knows one of them not, or refuses its value.
+        HostError: a register is unknown to KVM, or its value is refused.
     """
     packed = b"".join(MSR_ENTRY.pack(index, value) for index, value in values.items())
     with explain_failure("KVM_SET_MSRS"):
@@ -119,64 +119,64 @@ def set_msrs(vcpu: Vcpu, values: Mapping[int, int]) -> None:
 
 
 def registers(vcpu: Vcpu) -> dict[str, int]:
-    """The general registers, by their names."""
+    """Return the general registers by name."""
     buffer = _call(vcpu, "KVM_GET_REGS", KVM_GET_REGS, bytearray(REGS.size))
     return dict(zip(REGS_NAMES, REGS.unpack(buffer), strict=True))
 
 
 def set_registers(vcpu: Vcpu, **values: int) -> None:
-    """Set the general registers; those not named become zero."""
+    """Set the general registers; others become zero."""
     values.setdefault("rflags", RFLAGS_RESERVED)
     packed = REGS.pack(*(values.get(name, 0) for name in REGS_NAMES))
     _call(vcpu, "KVM_SET_REGS", KVM_SET_REGS, bytearray(packed))
 
 
 def special_registers(vcpu: Vcpu) -> bytearray:
-    """The special registers as struct kvm_sregs, to be changed and set again."""
+    """Return the special registers as struct kvm_sregs, to be changed and set again."""
     return _call(vcpu, "KVM_GET_SREGS", KVM_GET_SREGS, bytearray(SREGS_SIZE))
 
 
 def set_special_registers(vcpu: Vcpu, buffer: bytearray) -> None:
-    """Set what :func:`special_registers` gave."""
+    """Set the result of :func:`special_registers`."""
     _call(vcpu, "KVM_SET_SREGS", KVM_SET_SREGS, buffer)
 
 
 def segment_offset(name: str) -> int:
-    """Where the segment register ``name`` is in struct kvm_sregs."""
+    """Return the offset of the segment register ``name`` in struct kvm_sregs."""
     return SREGS_SEGMENTS.index(name) * SEGMENT_SIZE
 
 
 def control_registers(sregs: bytearray) -> dict[str, int]:
-    """The control registers in struct kvm_sregs, by their names."""
+    """Return the control registers of struct kvm_sregs by name."""
     values = SREGS_CONTROL.unpack_from(sregs, SREGS_CONTROL_OFFSET)
     return dict(zip(SREGS_CONTROL_NAMES, values, strict=True))
 
 
 def change_control_registers(sregs: bytearray, **values: int) -> None:
-    """Change those that are named in struct kvm_sregs."""
+    """Change control registers in struct kvm_sregs."""
     merged = control_registers(sregs) | values
     SREGS_CONTROL.pack_into(sregs, SREGS_CONTROL_OFFSET, *merged.values())
 
 
 def local_apic(vcpu: Vcpu) -> bytearray:
-    """The registers of the vCPU's local APIC, as their page has them."""
+    """Return the registers of the vCPU's local APIC, laid out as in its page."""
     return _call(vcpu, "KVM_GET_LAPIC", KVM_GET_LAPIC, bytearray(LAPIC_SIZE))
 
 
 def set_local_apic(vcpu: Vcpu, buffer: bytearray) -> None:
-    """Set what :func:`local_apic` gave."""
+    """Set the result of :func:`local_apic`."""
     _call(vcpu, "KVM_SET_LAPIC", KVM_SET_LAPIC, buffer)
 
 
 def place_real_mode_pages(vm: Vm, identity_map: int, task_state: int) -> None:
-    """Tell Intel's KVM where four pages are that the guest has no RAM at.
+    """Tell Intel's KVM the addresses of four pages outside of the RAM.
 
-    It runs real mode with them where the processor cannot. ``task_state`` is three pages long.
+    KVM runs real mode with them on processors that cannot. ``task_state`` is three pages long.
     """
     with explain_failure("KVM_SET_IDENTITY_MAP_ADDR"):
         fcntl.ioctl(vm.fd, KVM_SET_IDENTITY_MAP_ADDR, struct.pack("=Q", identity_map))
     with explain_failure("KVM_SET_TSS_ADDR"):
-        # Above 2 GiB, which fcntl takes for no int.
+        # Above 2 GiB, too large for fcntl.
         argument = ctypes.c_ulong(task_state)
         if libc.ioctl(vm.fd, ctypes.c_ulong(KVM_SET_TSS_ADDR), argument):
             raise OSError(ctypes.get_errno(), "the address is refused")

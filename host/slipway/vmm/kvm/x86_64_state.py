@@ -1,7 +1,7 @@
-"""All that a vCPU and a VM of KVM are on x86-64, to be taken down and set again.
+"""Complete state of a vCPU and a VM of KVM on x86-64, to be saved and restored.
 
-The structures stay the bytes that KVM gave (arch/x86/include/uapi/asm/kvm.h); it checks them itself
-when they are set.
+The structures stay the bytes of KVM (arch/x86/include/uapi/asm/kvm.h), which checks them when they
+are set.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ KVM_GET_XCRS = 0x8188AEA6
 KVM_SET_XCRS = 0x4188AEA7
 KVM_GET_XSAVE2 = 0x9000AECF
 
-# What has to be asked to take a VM down: all of it reads, and nothing changes or makes anything.
+# Calls that save a VM: all of them only read.
 READING = (
     x86_64.KVM_GET_REGS,
     x86_64.KVM_GET_SREGS,
@@ -61,10 +61,10 @@ READING = (
     KVM_GET_XCRS,
 )
 
-# struct kvm_xsave is this long, and longer only where a guest has got more (AMX).
+# Size of struct kvm_xsave, larger only for guests with AMX.
 XSAVE_SIZE = 4096
 MAX_XSAVE_SIZE = 64 * 1024
-# struct kvm_irqchip: chip_id, pad, and the chip, of which there are master, slave and IOAPIC.
+# struct kvm_irqchip: chip_id, pad, and the chip: master, slave or IOAPIC.
 IRQCHIP_SIZE = 520
 IRQCHIPS = 3
 # struct kvm_clock_data: clock, flags, pad, realtime, host_tsc, pad[4]. Without flags, only the
@@ -76,11 +76,11 @@ _TSC, _TSC_DEADLINE = 0x10, 0x6E0
 # KVM keeps the memory types but does not list them: IA32_MTRR_DEF_TYPE, the fixed ranges and
 # eight variable ones.
 _MTRRS = (0x2FF, 0x250, 0x258, 0x259, *range(0x268, 0x270), *range(0x200, 0x210))
-# Hyper-V's: no guest is told of them.
+# Registers of Hyper-V, of which no guest is told.
 _UNUSED = range(0x4000_0000, 0x4000_0200)
 
-# Name, to read, to set, size; in the order in which they are set. The segments and CR4 come before
-# what depends on them, the local APIC before the deadline of its timer, which is an MSR.
+# Name, request to read, request to set, size; in the order of setting. Segments and CR4 come before
+# dependent registers, the local APIC before the deadline of its timer, an MSR.
 _FIXED = {
     "sregs": (x86_64.KVM_GET_SREGS, x86_64.KVM_SET_SREGS, x86_64.SREGS_SIZE),
     "xcrs": (KVM_GET_XCRS, KVM_SET_XCRS, 0x188),
@@ -96,7 +96,7 @@ _LAST = {
 
 
 def msr_indices(kvm: Kvm) -> list[int]:
-    """The model-specific registers that make up a vCPU, in the order in which to set them."""
+    """Return the model-specific registers of a vCPU, in the order in which to set them."""
     buffer = bytearray(struct.pack("=I", MAX_MSRS) + bytes(4 * MAX_MSRS))
     with explain_failure("KVM_GET_MSR_INDEX_LIST"):
         fcntl.ioctl(kvm.fd, KVM_GET_MSR_INDEX_LIST, buffer)
@@ -108,18 +108,18 @@ def msr_indices(kvm: Kvm) -> list[int]:
 
 
 def xsave_size(kvm: Kvm) -> int:
-    """How many bytes the floating-point and vector registers take."""
+    """Return the bytes of the floating-point and vector registers."""
     return max(XSAVE_SIZE, kvm.capability(Capability.XSAVE2))
 
 
 def save_vcpu(vcpu: Vcpu, msrs: Sequence[int], xsave: int) -> dict[str, bytes | int]:
-    """All of ``vcpu``, which stands still.
+    """Return the complete state of ``vcpu``, which stands still.
 
     Raises:
-        HostError: KVM refuses.
+        HostError: KVM refuses a call.
     """
     parts: dict[str, bytes | int] = {}
-    # The state of its start first: KVM takes events in by that, which may change the rest.
+    # mp_state first: KVM handles pending events on that call, which may change other parts.
     for name, (get, _, size) in (_LAST | _FIXED).items():
         if name == "xsave" and xsave > XSAVE_SIZE:
             get, size = KVM_GET_XSAVE2, xsave  # noqa: PLW2901 (the one that is longer)
@@ -142,13 +142,13 @@ def _read_part(vcpu: Vcpu, name: str, request: int, buffer: bytearray) -> bytear
 
 
 def tsc_khz(vcpu: Vcpu) -> int:
-    """The rate of the guest's time stamp counter."""
+    """Return the rate of the guest's time stamp counter."""
     with explain_failure("KVM_GET_TSC_KHZ"):
         return fcntl.ioctl(vcpu.fd, KVM_GET_TSC_KHZ, 0)
 
 
 def read_msrs(vcpu: Vcpu, indices: Sequence[int]) -> bytes:
-    """As struct kvm_msr_entry each; those that KVM does not let be read are left out."""
+    """Return MSRs as struct kvm_msr_entry each, without those that KVM does not let be read."""
     entries = b""
     rest = list(indices)
     while rest:
@@ -163,19 +163,19 @@ def read_msrs(vcpu: Vcpu, indices: Sequence[int]) -> bytes:
 
 
 def restore_vcpu(vcpu: Vcpu, parts: dict[str, bytes | int], xsave: int) -> None:
-    """Make ``vcpu``, which is new, what :func:`save_vcpu` gave of another.
+    """Restore the result of :func:`save_vcpu` in ``vcpu``, which is new.
 
     Raises:
-        HostError: those are not the parts of a vCPU, or not of one of this host.
+        HostError: a part is invalid, or not of this host.
     """
     sizes = {name: size for name, (_, _, size) in (_FIXED | _LAST).items()} | {"xsave": xsave}
     for name, size in sizes.items():
         if len(_get_bytes(parts, name)) != size:
-            raise _build_error(f"its {name} have another size than here")
+            raise _build_error(f"its {name} has another size than here")
     cpuid, msrs = _get_bytes(parts, "cpuid"), _get_bytes(parts, "msrs")
     entries, cut = divmod(len(cpuid), x86_64.CPUID_ENTRY.size)
     if cut or entries > x86_64.CPUID_MAX_ENTRIES:
-        raise _build_error("its CPUID is none")
+        raise _build_error("its CPUID is invalid")
     header = x86_64.CPUID_HEADER.pack(entries)
     _set_part(vcpu, "cpuid", x86_64.KVM_SET_CPUID2, header + cpuid)
     _set_rate(vcpu, parts.get("tsc_khz"))
@@ -189,7 +189,7 @@ def restore_vcpu(vcpu: Vcpu, parts: dict[str, bytes | int], xsave: int) -> None:
 def _get_bytes(parts: dict[str, bytes | int], name: str) -> bytes:
     part = parts.get(name)
     if type(part) is not bytes:
-        raise _build_error(f"it has no {name}")
+        raise _build_error(f"its {name} is missing")
     return part
 
 
@@ -203,19 +203,19 @@ def _set_part(vcpu: Vcpu, name: str, request: int, data: bytes) -> None:
 
 
 def _set_rate(vcpu: Vcpu, khz: bytes | int | None) -> None:
-    """A host measures its rate anew at each boot: KVM takes what is near, or scales."""
+    """Set the rate of the TSC: hosts measure a new rate at each boot, and KVM scales if needed."""
     if type(khz) is not int or not 0 < khz < 1 << 31:
-        raise _build_error("it has no rate of its TSC")
+        raise _build_error("the rate of its TSC is invalid")
     if khz != tsc_khz(vcpu):
         with explain_failure("setting the rate of a vCPU's TSC"):
             fcntl.ioctl(vcpu.fd, KVM_SET_TSC_KHZ, khz)
 
 
 def _set_msrs(vcpu: Vcpu, entries: bytes) -> None:
-    """What is refused has to have its value already: there are some that only tell something."""
+    """Set MSRs; a refused register must have its value already, as read-only ones do."""
     size = x86_64.MSR_ENTRY.size
     if len(entries) % size or len(entries) > MAX_MSRS * size:
-        raise _build_error("its MSRs are none")
+        raise _build_error("its MSRs are invalid")
     rest = entries
     while rest:
         buffer = bytearray(x86_64.MSR_HEADER.pack(len(rest) // size) + rest)
@@ -230,10 +230,10 @@ def _set_msrs(vcpu: Vcpu, entries: bytes) -> None:
 
 
 def save_vm(vm: Vm) -> dict[str, bytes | int]:
-    """The interrupt controllers and the clock of ``vm``, whose vCPUs stand still.
+    """Return interrupt controllers and clock of ``vm``, whose vCPUs stand still.
 
     Raises:
-        HostError: KVM refuses.
+        HostError: KVM refuses a call.
     """
     parts: dict[str, bytes | int] = {}
     for chip in range(IRQCHIPS):
@@ -249,21 +249,21 @@ def save_vm(vm: Vm) -> dict[str, bytes | int]:
 
 
 def restore_vm(vm: Vm, parts: dict[str, bytes | int]) -> None:
-    """Make ``vm``, whose vCPUs are restored, what :func:`save_vm` gave of another.
+    """Restore the result of :func:`save_vm` in ``vm``, whose vCPUs are restored.
 
-    The guest's clock goes on from where it stood: the time in between is for the host to tell.
+    The guest's clock continues from its saved time; the host tells the guest the time in between.
 
     Raises:
-        HostError: those are not the parts of a VM, or KVM refuses.
+        HostError: a part is invalid, or KVM refuses a call.
     """
     for chip in range(IRQCHIPS):
         data = _get_bytes(parts, f"irqchip{chip}")
         if len(data) != IRQCHIP_SIZE or data[:4] != struct.pack("=I", chip):
-            raise _build_error("its interrupt controllers are none")
+            raise _build_error("its interrupt controllers are invalid")
         with explain_failure("KVM_SET_IRQCHIP"):
             fcntl.ioctl(vm.fd, KVM_SET_IRQCHIP, bytearray(data))
     clock = parts.get("clock")
     if type(clock) is not int:
-        raise _build_error("it has no clock")
+        raise _build_error("its clock is missing")
     with explain_failure("KVM_SET_CLOCK"):
         fcntl.ioctl(vm.fd, KVM_SET_CLOCK, CLOCK.pack(clock))

@@ -1,16 +1,16 @@
-"""What a VMM gives up before the first instruction of its guest runs.
+"""Confinement: rights that a VMM gives up before the first instruction of its guest.
 
-A guest that takes over its VMM finds a process that, whoever started it,
+A guest that takes over its VMM, whoever started that, finds a process that
 
-- can open, make or rename no file, reach no network, start no program and no process, signal nobody
-  but itself and make no memory executable: the filter of :mod:`slipway.vmm.process.seccomp` allows
-  to run the vCPUs and to use the descriptors that exist, on x86-64 (elsewhere there is no filter);
-- gets no further descriptor and writes no file's contents, by its limits;
-- is looked into by no process of the same user, leaves no core file, and dies with its parent.
+- can open, make or rename no file, reach no network, start no program or process, signal only
+  itself, and make no memory executable: the filter of :mod:`slipway.vmm.process.seccomp` allows it
+  to run the existing vCPUs and to use the open descriptors (on x86-64; elsewhere no filter exists);
+- gets no further descriptor and writes to no file, by its limits;
+- cannot be inspected by processes of the same user, leaves no core file, and dies with its parent.
 
-Where root started it, it has no capability left, and network, IPC, host name and mounts of its own.
-It keeps root's user id. Where an ordinary user did, it never had a capability; the namespaces are
-refused, so that on another architecture than x86-64 it is in that user's network.
+A VMM of root has no capability left, and its own network, IPC, host name and mounts; the user id
+stays root's. A VMM of an ordinary user never had a capability, and new namespaces are refused: on
+another architecture than x86-64 it is in that user's network.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NO_CAPABILITIES = bytes(2 * 3 * 4)
 
 
 def set_parent_death_signal(parent: int) -> None:
-    """Have the kernel kill this process when ``parent`` dies, which may have happened already."""
+    """Let the kernel kill this process when ``parent`` dies; end at once if it is dead already."""
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.getppid() != parent:
@@ -48,30 +48,33 @@ def set_parent_death_signal(parent: int) -> None:
 
 
 def drop_privileges(address: int = 0) -> int:
-    """Drop it, before the vCPUs' threads start; what only root may do is left where it is refused.
+    """Give up all rights that a running VMM does not need, before the vCPUs' threads start.
 
-    All that will be imported, opened or made has to be there. On the way the pagemap is opened, to
-    be read from ``address`` on; returns its descriptor, or -1.
+    All imports, files and objects have to exist before. Rights that only root can give up are left
+    in place where the kernel refuses.
+
+    Return the descriptor of the pagemap, opened on the way, which stands at ``address``
+    (:mod:`slipway.vmm.snapshot.pagemap`), or -1.
 
     Raises:
         HostError: the kernel cannot filter system calls.
     """
-    # Only root may.
+    # Permitted to root only.
     libc.unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS)
     with suppress(OSError):
         os.chdir("/")
-    # Nothing is gained by it, so that the kernel does not take back the death with the parent.
+    # Capabilities are only dropped: the kernel keeps the parent-death signal, see prctl(2).
     libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), _NO_CAPABILITIES)
     descriptor = pagemap.open_pagemap(address)
-    # Nobody of the same user may look into the guest's memory, and no core file is written. An
-    # ordinary user's process itself is in the way of its own /proc from here on.
+    # Protects the guest's memory from processes of the same user, and prevents core files. From
+    # here on an ordinary user's process cannot open its own files in /proc.
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     for limit, value in (
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_NOFILE, 0),  # those that are open stay
+        (resource.RLIMIT_NOFILE, 0),  # open descriptors stay
     ):
         with suppress(OSError, ValueError):
             resource.setrlimit(limit, (value, value))

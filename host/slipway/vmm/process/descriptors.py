@@ -1,6 +1,6 @@
-"""Descriptors over a Unix socket (SCM_RIGHTS), with what the socket module is made of.
+"""Descriptors over a Unix socket (SCM_RIGHTS), with the C module below socket.
 
-That module's own functions for it cost its import.
+The functions of the module socket for this would cost its import.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _INT_BYTES = array("i").itemsize
 
 
 def receive(channel: _socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
-    """A message of at most ``size`` bytes with at most ``count`` descriptors.
+    """Receive a message of at most ``size`` bytes with ``count`` descriptors.
 
-    All are dropped of a message that came with another number of them.
+    Descriptors are closed if their number is another.
 
     Raises:
-        OSError: the other end is broken.
+        OSError: the other end is closed.
     """
     room = _socket.CMSG_SPACE(count * _INT_BYTES)
     message, ancillary, flags, _ = channel.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
@@ -41,7 +41,7 @@ def send(channel: _socket.socket, message: bytes, descriptors: Sequence[int]) ->
     """Send a message and copies of ``descriptors``.
 
     Raises:
-        OSError: the other end is broken, or gone.
+        OSError: the other end is closed.
     """
     rights = array("i", descriptors).tobytes()
     channel.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])

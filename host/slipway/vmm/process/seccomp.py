@@ -1,12 +1,12 @@
-"""The system calls of a VMM that runs, as a filter for the kernel (seccomp with classic BPF).
+"""Filter for the system calls of a running VMM (seccomp with classic BPF).
 
-An allow-list. Whatever else is called fails with EPERM, and the process goes on. To kill it would
-hold back no more: what is refused is refused. But Python and glibc try what they can do without (a
-lazy import, the source line of a traceback), each version something else, and a fault of ours shall
-end in a report. Calls of another architecture, which nobody makes by accident, kill the process.
-Calls as new as clone3, or newer, do not exist (ENOSYS): at that answer glibc takes an older one.
+The filter is an allow-list. All other calls fail with EPERM, and the process continues. To kill the
+process would prevent no more: the call is refused either way. But Python and glibc try optional
+calls (a lazy import, the source line of a traceback), other ones in each version, and a fault of
+the VMM shall end in a report. Calls of another architecture, which never happen by accident, kill
+the process. Calls as new as clone3, or newer, do not exist (ENOSYS): glibc then uses an older one.
 
-There are tables for x86-64 only; elsewhere there is no filter.
+Only x86-64 has a table; elsewhere no filter is installed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RET_KILL_PROCESS = 0x80000000
 _RET_ERRNO = 0x00050000
 _RET_ALLOW = 0x7FFF0000
 # struct seccomp_data: nr, arch, instruction_pointer, args[6]. All architectures of the tables are
-# little-endian, and of no argument that is looked at does the kernel use more than the lower half.
+# little-endian, and the kernel uses only the lower half of each checked argument.
 _NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
 # include/uapi/linux/bpf_common.h, filter.h
 _INSTRUCTION = struct.Struct("=HBBI")
@@ -48,11 +48,11 @@ _RETURN = 0x06  # BPF_RET | BPF_K
 
 _ALL_BITS = 0xFFFFFFFF
 _PROT_EXEC = 4  # include/uapi/asm-generic/mman-common.h
-# include/uapi/linux/sched.h: what glibc's pthread_create says, and musl's (CLONE_DETACHED).
+# include/uapi/linux/sched.h: flags of pthread_create in glibc, and in musl (CLONE_DETACHED).
 _CLONE_THREAD = 0x00010000
 _CLONE_FLAGS = 0x007D0F00
 # include/uapi/linux/futex.h: FUTEX_WAIT, WAKE, REQUEUE (musl's conditions), WAIT_BITSET and
-# WAKE_BITSET. Nobody here needs those that inherit priorities.
+# WAKE_BITSET. Commands that inherit priorities are not needed.
 _FUTEX_COMMANDS = (0, 1, 3, 9, 10)
 _FUTEX_OPTIONS = 0x180  # FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME
 # asm/unistd.h; from here on all architectures have the same numbers (Linux 5.3).
@@ -63,7 +63,7 @@ ENOSYS = _RET_ERRNO | errno.ENOSYS
 
 
 class _Table:
-    """What an architecture calls things; ``numbers`` are looked at in their order."""
+    """Numbers of an architecture; ``numbers`` are compared in their order."""
 
     __slots__ = ("audit", "ioctls", "numbers")
 
@@ -76,8 +76,7 @@ class _Table:
 _TABLES = {
     "x86_64": _Table(
         0xC000003E,  # AUDIT_ARCH_X86_64, include/uapi/linux/audit.h
-        # To run; for the report of an end and for a snapshot, to read. None that make, connect or
-        # set something.
+        # To run, and to read for reports and snapshots. No call that makes, connects or sets.
         (abi.KVM_RUN, *x86_64_state.READING),
         {  # arch/x86/entry/syscalls/syscall_64.tbl
             # An exit and its device
@@ -86,9 +85,9 @@ _TABLES = {
             "read": 0,
             "futex": 202,
             "epoll_wait": 232,
-            "epoll_pwait": 281,  # epoll_wait of a libc that has but this
+            "epoll_pwait": 281,  # epoll_wait in a libc that has only this
             "rt_sigreturn": 15,
-            "clock_gettime": 228,  # where the vDSO cannot tell the time
+            "clock_gettime": 228,  # if the vDSO cannot read the time
             "gettimeofday": 96,
             "clock_nanosleep": 230,
             "restart_syscall": 219,  # after SIGSTOP and SIGCONT
@@ -109,12 +108,12 @@ _TABLES = {
             "rt_sigaction": 13,
             "rt_sigprocmask": 14,
             "sched_yield": 24,
-            "sched_getaffinity": 204,  # how many arenas malloc makes
+            "sched_getaffinity": 204,  # for malloc's number of arenas
             "exit": 60,
             # Ends, with glibc's last words
             "getrandom": 318,
             "close": 3,
-            "writev": 20,  # and a snapshot's pages, each with its place before it
+            "writev": 20,  # and a snapshot's pages, each behind its offset
             "exit_group": 231,
         },
     ),
@@ -122,7 +121,7 @@ _TABLES = {
 
 
 def _allow_if(argument: int, mask: int, values: Sequence[int]) -> list[Instruction]:
-    """Allow the call if the argument's bits in ``mask`` are one of ``values``."""
+    """Return code that allows the call if the argument's bits in ``mask`` are in ``values``."""
     code = [(_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * argument), (_AND, 0, 0, mask)]
     for value in values:
         code += [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, _RET_ALLOW)]
@@ -130,7 +129,7 @@ def _allow_if(argument: int, mask: int, values: Sequence[int]) -> list[Instructi
 
 
 def build_filter(machine: str, process: int) -> bytes | None:
-    """The filter for ``process`` on a ``machine`` as uname names it; None where there is none."""
+    """Return the filter for ``process`` on a ``machine`` (uname); None without a table."""
     if (table := _TABLES.get(machine)) is None:
         return None
     not_executable = _allow_if(2, _PROT_EXEC, (0,))
@@ -160,9 +159,9 @@ def build_filter(machine: str, process: int) -> bytes | None:
 
 
 def install() -> bool:
-    """Let this thread, and those that it starts, make no other calls.
+    """Restrict this thread, and those that it starts, to the calls of the table.
 
-    New privileges have to be ruled out before. False where there is no table.
+    New privileges have to be ruled out before. Return False without a table.
 
     Raises:
         HostError: the kernel has no filters.

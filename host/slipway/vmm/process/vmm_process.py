@@ -1,7 +1,7 @@
-"""The VMM's process, ``python -c ... PARENT CONTROL AGENT CONSOLE``, which the kvm machine starts.
+"""Process of a VMM, ``python -c ... PARENT CONTROL AGENT CONSOLE``, started by the kvm hypervisor.
 
-The numbers are the parent's process id and inherited descriptors. The first message on the control
-channel says what to boot; the end of that channel is the end of the process.
+The arguments are the parent's process id and inherited descriptors. The first message on the
+control channel says which guest to boot; the end of that channel is the end of the process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from slipway.vmm.pages import Range
 
-# With all digits they still fit into a message.
+# With all their digits, so many fit into a message.
 MAX_RANGES = 3000
 _WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
@@ -40,10 +40,10 @@ def main() -> NoReturn:
 
 
 def _boot_vm(channel: int, agent: int, console: int) -> MicroVm:
-    """The VM that the parent asks for."""
+    """Return the VM that the parent requests."""
     verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
     if verb != control.START:
-        os._exit(1)  # the parent died before it said what to do
+        os._exit(1)  # the parent died before its request
     config = VmConfig(int(texts["memory"]), int(texts["cpus"]), texts["virtio"] == "1")
     vm = MicroVm(config, agent, console)
     vm.boot(BootSpec(texts["kernel"], texts["initramfs"].split("\n"), texts["command_line"]))
@@ -51,7 +51,7 @@ def _boot_vm(channel: int, agent: int, console: int) -> MicroVm:
 
 
 def run_and_exit(channel: int, run: Callable[[], int]) -> NoReturn:
-    """End this process as ``run`` does; what it raises is told on ``channel``."""
+    """End this process with the status of ``run``; its error is sent to ``channel``."""
     try:
         code = run()
     except SlipwayError as error:
@@ -59,32 +59,30 @@ def run_and_exit(channel: int, run: Callable[[], int]) -> NoReturn:
         send_message(channel, control.FAILED, kind=kind, message=error.message, hint=error.hint)
         code = 1
     except OSError as error:
-        message = f"this host refuses something that a VM needs: {error.strerror or error}"
+        message = f"this host refuses a call that a VM needs: {error.strerror or error}"
         send_message(channel, control.FAILED, kind="host", message=message, hint="")
         code = 1
     except MemoryError:
-        send_message(
-            channel, control.FAILED, kind="host", message="there is no memory left", hint=""
-        )
+        send_message(channel, control.FAILED, kind="host", message="out of memory", hint="")
         code = 1
-    # No destructors: the kernel takes the guest's memory back faster than we can unmap it.
+    # No destructors: the kernel frees the guest's memory faster than an unmap.
     sys.stderr.flush()
     os._exit(code)
 
 
 def send_message(channel: int, verb: str, **texts: str) -> None:
-    """Say something to the parent; without one, this process ends."""
+    """Send a message to the parent; without a parent, this process ends."""
     try:
         os.write(channel, control.encode(verb, **texts))
     except OSError:
-        os._exit(1)  # the parent is gone
+        os._exit(1)  # the parent has ended
 
 
 class VmmProcess:
-    """The main thread: what comes from the parent, and the end of the VM."""
+    """Main thread: handles the parent's requests, and the end of the VM."""
 
     def __init__(self, channel: int, agent: int, vm: MicroVm, began_ns: int = 0) -> None:
-        """``began_ns``: when that did which led to here, by ``time.monotonic_ns``."""
+        """Take the VM; ``began_ns`` is when the fork of a clone began (``time.monotonic_ns``)."""
         self._channel = channel
         self._agent = agent
         self._vm = vm
@@ -92,7 +90,7 @@ class VmmProcess:
         self._pagemap = -1
 
     def run(self) -> int:
-        """Until the VM, or the parent, has ended; the exit status."""
+        """Run until VM or parent has ended; return the exit status."""
         vm = self._vm
         poll = select.epoll()
         poll.register(self._agent, _WATCHED)
@@ -101,7 +99,7 @@ class VmmProcess:
         poll.register(vm.ended, select.EPOLLIN)
         self._pagemap = confine.drop_privileges(
             vm.memory.host_address
-        )  # nothing is imported, opened or made any more
+        )  # from here on no import, file or object is made
         elapsed = time.monotonic_ns() - self._began_ns if self._began_ns else 0
         cpu_us, start_us = time.process_time_ns() // 1000, elapsed // 1000
         send_message(self._channel, control.RUNNING, cpu_us=str(cpu_us), start_us=str(start_us))
@@ -124,7 +122,7 @@ class VmmProcess:
         return 0 if ending.wanted else 1
 
     def _handle_request(self) -> bool:
-        """Do what the parent asks for; False once it is gone."""
+        """Handle a request of the parent; return False after the parent has ended."""
         vm = self._vm
         verb, _ = control.decode(os.read(self._channel, control.MAX_MESSAGE))
         if verb == control.PAUSE:
@@ -142,13 +140,14 @@ class VmmProcess:
         return bool(verb)
 
     def _send_touched(self) -> None:
-        """What the guest has written to until now; once, since the pagemap cannot be wound back."""
+        """Report the pages that the guest has written to; once, as the pagemap is not rewound."""
         ranges: list[Range] = []
         if self._pagemap >= 0:
             ranges = read_own(self._pagemap, self._vm.memory.size)
             os.close(self._pagemap)
             self._pagemap = -1
-        # What does not fit into a message comes page by page, as without all this.
+        # Ranges that do not fit into a message are faulted in page by page, as without a working
+        # set.
         text = " ".join(f"{start:x}-{end:x}" for start, end in ranges[:MAX_RANGES])
         send_message(self._channel, control.TOUCHED, ranges=text)
 
@@ -158,8 +157,6 @@ class VmmProcess:
         except HostError as error:
             send_message(self._channel, control.REFUSED, message=error.message, hint=error.hint)
         except (OSError, MemoryError) as error:
-            send_message(
-                self._channel, control.REFUSED, message=str(error) or "there is no memory left"
-            )
+            send_message(self._channel, control.REFUSED, message=str(error) or "out of memory")
         else:
             send_message(self._channel, control.SAVED)

@@ -1,11 +1,12 @@
-"""The process that makes clones, ``python -c ... PARENT CONTROL MEMORY STATE``.
+"""Zygote: process that makes clones, ``python -c ... PARENT CONTROL MEMORY STATE``.
 
-The numbers are the parent's process id and inherited descriptors: the control channel, and a
-snapshot's files. It has imported all that a VMM needs, read the state and mapped the memory, and
-forks for each clone a child that makes its VM of that, confines itself and lives like any VMM.
+The arguments are the parent's process id and inherited descriptors: the control channel and a
+snapshot's files. The zygote has imported all modules of a VMM, read the state and mapped the
+memory. For each clone it forks a child, which makes its VM of that, confines itself and runs like
+any VMM.
 
-It runs no guest and reads nothing that comes from one but the state, and it is what its parent is:
-neither it nor a child is confined until the child's VM is made.
+A zygote runs no guest and reads no data of a guest but the state. It has its parent's rights: a
+child is confined only after its VM is made.
 """
 
 from __future__ import annotations
@@ -37,39 +38,39 @@ DESCRIPTORS = 4
 
 
 def main() -> NoReturn:
-    """Make clones until the parent wants none any more, and wait for their ends."""
+    """Make clones on request, and wait for their ends."""
     parent, channel, memory, state = map(int, sys.argv[-4:])
     confine.set_parent_death_signal(parent)
     run_and_exit(channel, lambda: Zygote(channel, memory, state).run())
 
 
 class Zygote:
-    """Never has a thread: a fork copies but the one that calls it."""
+    """Zygote; it never has a thread, as a fork copies only the calling thread."""
 
     def __init__(self, channel: int, memory: int, state: int) -> None:
         """Take over the descriptors.
 
         Raises:
-            HostError: the snapshot is of no use here.
+            HostError: the snapshot cannot be used here.
         """
         self._saved = snapshot.decode(snapshot.read(state))
         if os.fstat(memory).st_size != self._saved.memory:
-            raise HostError("the snapshot's memory has not the length that its state says")
+            raise HostError("the snapshot's memory and state differ in size")
         layout = find_architecture().memory_regions(self._saved.memory)
         self._memory = GuestMemory(layout, memory)
         for descriptor in (memory, state):
             os.close(descriptor)
         self._channel = _socket.socket(fileno=channel)
         self._poll = select.epoll()
-        # The children by their descriptors of processes.
+        # Process ids of the children, by pidfd.
         self._children: dict[int, int] = {}
         self._closing = False
-        # What is there now stays, and nobody looks for garbage in it.
+        # Present objects stay, and are exempt from garbage collection.
         gc.disable()
         gc.freeze()
 
     def run(self) -> int:
-        """Until no more clones are wanted and none is left; the exit status."""
+        """Run until the parent wants no more clones and all have ended; return the exit status."""
         send_message(self._channel.fileno(), control.RUNNING)
         self._poll.register(self._channel, select.EPOLLIN)
         while not self._closing or self._children:
@@ -84,12 +85,12 @@ class Zygote:
         try:
             message, given = descriptors.receive(self._channel, control.MAX_MESSAGE, DESCRIPTORS)
         except OSError:
-            os._exit(1)  # the parent is gone
+            os._exit(1)  # the parent has ended
         verb, _ = control.decode(message)
         if verb == control.CLONE:
             if given:
                 self._clone(given)
-            else:  # they found no room in this process
+            else:  # this process has too many descriptors
                 self._refuse_clone(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         elif verb == control.CLOSE:
             self._closing = True
@@ -112,7 +113,7 @@ class Zygote:
                 os.close(descriptor)
 
     def _adopt_child(self, process: int) -> None:
-        """Keep a child, and let the parent have it as well."""
+        """Keep a child, and send its pidfd to the parent."""
         try:
             descriptor = os.pidfd_open(process)
         except OSError as error:
@@ -143,18 +144,18 @@ class Zygote:
         send_message(channel, control.EXITED, process=str(process), code=str(code))
 
     def _run_child(self, zygote: int, given: list[int], began: int) -> NoReturn:
-        """In the child: what a clone does with its run."""
+        """Run the child's VM and end; never returns, so that a child never acts as zygote."""
         channel, agent, console, errors = given
         try:
             confine.set_parent_death_signal(zygote)
             os.dup2(errors, sys.stderr.fileno())
-            # What is the zygote's and its other children's.
+            # Descriptors of the zygote and of its other children.
             self._poll.close()
             self._channel.close()
             for descriptor in (errors, *self._children):
                 os.close(descriptor)
             run_and_exit(channel, lambda: self._run_clone(channel, agent, console, began))
-        finally:  # whatever happens, a child never goes on as a zygote
+        finally:  # on any error, a child never acts as zygote
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
             os._exit(1)

@@ -1,8 +1,8 @@
-"""What a snapshot's state is written in: the part of msgpack that it needs, and in one form only.
+"""Encoding of a snapshot's state: the needed part of msgpack, with one form for each value.
 
-None, booleans, integers from 0 to 2**64-1, bytes, text, lists, and maps whose keys are text. Not
-the msgpack package: a VMM has to know this before it gives up importing, and starts once for each
-VM. What is read here may come from a VMM that its guest has taken over.
+Values are None, booleans, integers from 0 to 2**64-1, bytes, text, lists, and maps with keys of
+text. The package msgpack is not used: a VMM imports before its confinement, and starts once for
+each VM. Decoded bytes may come from a VMM that a guest controls.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Deeper than anything of ours; recursion that a stranger decides on needs an end.
+# Deeper than any state; untrusted input must not decide on the depth of a recursion.
 MAX_DEPTH = 8
 
 _NIL, _FALSE, _TRUE = 0xC0, 0xC2, 0xC3
 _FIXED_MAP, _FIXED_LIST, _FIXED_TEXT = 0x80, 0x90, 0xA0
-# The bytes that announce a length, or a number, of 1, 2, 4 and 8 bytes; 0 where there is none.
+# Codes for a length, or a number, of 1, 2, 4 and 8 bytes; 0 if the kind lacks this width.
 _NUMBERS = (0xCC, 0xCD, 0xCE, 0xCF)
 _BYTES = (0xC4, 0xC5, 0xC6, 0)
 _TEXTS = (0xD9, 0xDA, 0xDB, 0)
@@ -31,10 +31,11 @@ _SIZED = {
 
 
 def pack(value: Any) -> bytes:
-    """The bytes of ``value``.
+    """Return the bytes of ``value``.
 
     Raises:
-        TypeError, ValueError: it holds something that is not of the kinds above.
+        TypeError: a value is of another type.
+        ValueError: an integer or length is out of range.
     """
     parts: list[bytes] = []
     _pack(value, parts.append)
@@ -73,7 +74,7 @@ def _pack(value: Any, put: Any) -> None:
 
 
 def _encode_size(codes: tuple[int, ...], number: int) -> bytes:
-    """The shortest form of a number or length."""
+    """Return the shortest form of a number or length."""
     for power, code in enumerate(codes):
         if code and 0 <= number < 1 << (8 << power):
             return bytes((code,)) + number.to_bytes(1 << power, "big")
@@ -81,22 +82,22 @@ def _encode_size(codes: tuple[int, ...], number: int) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """The value that ``data`` is, all of it, in the form that :func:`pack` gives it.
+    """Return the value of ``data``, which must be in the form of :func:`pack`.
 
     Raises:
-        ValueError: it is none. Nothing that ``data`` may hold raises another exception.
+        ValueError: ``data`` is in another form. No content raises another exception.
     """
     value, end = _unpack(data, 0, MAX_DEPTH)
-    # One form for each value: then two readers cannot make different things of the same bytes.
+    # One form for each value: two readers cannot decode the same bytes differently.
     if end != len(data) or pack(value) != data:
-        raise ValueError("it is not in the form that it was written in")
+        raise ValueError("the form is not canonical")
     return value
 
 
 def _unpack(data: bytes, at: int, depth: int) -> tuple[Any, int]:
-    """A value and where it ends."""
+    """Return a value and its end."""
     if at >= len(data):
-        raise ValueError("it ends too early")
+        raise ValueError("the data ends too early")
     code = data[at]
     at += 1
     if code < _FIXED_MAP:
@@ -109,7 +110,7 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if code in (_NIL, _FALSE, _TRUE):
         return {_NIL: None, _FALSE: False, _TRUE: True}[code], at
     if code not in _SIZED:
-        raise ValueError(f"there is nothing that begins with {code:#x}")
+        raise ValueError(f"unknown code {code:#x}")
     kinds, width = _SIZED[code]
     number = int.from_bytes(_read_run(_BYTES, data, at, width), "big")
     at += width
@@ -123,7 +124,7 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[Any, int]:
 def _read_run(kinds: tuple[int, ...], data: bytes, at: int, size: int) -> Any:
     run = data[at : at + size]
     if len(run) != size:
-        raise ValueError("it ends too early")
+        raise ValueError("the data ends too early")
     return run.decode() if kinds is _TEXTS else run
 
 
@@ -131,9 +132,9 @@ def _read_items(
     kinds: tuple[int, ...], data: bytes, at: int, count: int, depth: int
 ) -> tuple[Any, int]:
     if not depth:
-        raise ValueError("it is nested too deeply")
+        raise ValueError("the nesting is too deep")
     items: list[Any] = []
-    # Each item takes a byte at least: a count that lies ends with the data.
+    # Each item takes at least a byte: a wrong count ends with the data.
     for _ in range(count * 2 if kinds is _MAPS else count):
         item, at = _unpack(data, at, depth - 1)
         items.append(item)

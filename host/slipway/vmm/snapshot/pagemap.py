@@ -1,8 +1,8 @@
-"""Which pages of the guest's memory this process has written to, as the kernel tells it.
+"""Pages of the guest's memory that this process has written to, as the kernel reports them.
 
 After Documentation/admin-guide/mm/pagemap.rst of Linux: eight bytes for each page. The file is
-opened when the process has no capability any more, since to who had one it would tell physical
-addresses as well; and where it shall be read it stands already, since a VMM may only read.
+opened after all capabilities are dropped, since with one it would report physical addresses as
+well. Its offset is set at once, since a confined VMM may only read.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 PATH = "/proc/self/pagemap"
 _ENTRY = 8
-_AT_ONCE = 256 * 1024  # bytes, of 128 MiB of the guest's
+_AT_ONCE = 256 * 1024  # bytes, for 128 MiB of guest memory
 _THERE = 1 << 63 | 1 << 62  # present, or swapped out
 _OF_A_FILE = 1 << 61
 
 
 def open_pagemap(address: int) -> int:
-    """A descriptor that stands at ``address``, or -1 where the kernel does not tell."""
+    """Return a descriptor at the entry of ``address``, or -1 if the kernel refuses."""
     try:
         descriptor = os.open(PATH, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -33,7 +33,7 @@ def open_pagemap(address: int) -> int:
 
 
 def read_own(descriptor: int, size: int) -> list[Range]:
-    """Of ``size`` bytes from where ``descriptor`` stands: what is this process's own, no file's."""
+    """Return the private pages among ``size`` bytes from the descriptor's offset on."""
     ranges: list[Range] = []
     page, pages = 0, size // PAGE
     while page < pages:

@@ -1,7 +1,7 @@
-"""What a VM is apart from its memory, as a file: a snapshot's state.
+"""State of a snapshot as a file: all of a VM but its memory, which is another file.
 
-It begins with a name, the version of the format and the SHA-256 of what follows, which is one value
-of :mod:`slipway.vmm.snapshot.canonical_msgpack`. The memory is a file of its own.
+The file starts with a magic, the version of the format, and the SHA-256 of the rest, a value of
+:mod:`slipway.vmm.snapshot.canonical_msgpack`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from slipway.vmm.pages import Range
 
-# A change of what a VM is made of, of its devices, of where they are, is one of this as well.
+# A change of the VM, of its devices or of their addresses needs a new version as well.
 VERSION = 2
-# Far more than eight vCPUs with the largest of all registers.
+# Eight vCPUs with the largest register sets take much less.
 MAX_BYTES = 4 << 20
 MAX_CPUS = 64
 MAX_RANGES = 4096
@@ -36,9 +36,9 @@ _AGAIN = "Make the snapshot again."
 
 @record
 class Saved:
-    """The state of a VM; ``memory`` in bytes. Vcpus and machine are the architecture's business.
+    """State of a VM; ``memory`` in bytes. The architecture defines ``vcpus`` and ``machine``.
 
-    ``working_set`` is what of the memory its clones write to first, in bytes from its start.
+    ``working_set`` are the ranges that clones write to first, in bytes from the memory's start.
     """
 
     architecture: str
@@ -60,27 +60,27 @@ _FIELDS = tuple(Saved.__annotations__)
 
 
 def pack_body(saved: Saved) -> bytes:
-    """What a VMM tells of its VM."""
+    """Return the state as a VMM sends it, without a header."""
     return pack.pack({name: getattr(saved, name) for name in _FIELDS})
 
 
 def encode(saved: Saved) -> bytes:
-    """The bytes of a file for ``saved``."""
+    """Return the file of ``saved``."""
     return seal(pack_body(saved))
 
 
 def seal(body: bytes) -> bytes:
-    """``body`` with what guards it before it."""
+    """Return ``body`` behind its header."""
     from hashlib import sha256
 
     return _HEADER.pack(_MAGIC, VERSION, sha256(body).digest()) + body
 
 
 def read(descriptor: int) -> bytes:
-    """All of a state's file.
+    """Return the content of a state's file.
 
     Raises:
-        HostError: it cannot be read, or is too long to be one.
+        HostError: the file cannot be read, or is too long.
     """
     try:
         size = os.fstat(descriptor).st_size
@@ -88,16 +88,16 @@ def read(descriptor: int) -> bytes:
     except OSError as error:
         raise HostError(f"the snapshot cannot be read: {error.strerror}", _AGAIN) from None
     if len(data) != size or size > MAX_BYTES:
-        raise HostError("the snapshot's state has not the length of one", _AGAIN)
+        raise HostError("the snapshot's state has an invalid length", _AGAIN)
     return data
 
 
 def decode(data: bytes) -> Saved:
-    """The state in a file's bytes.
+    """Return the state in the file ``data``.
 
     Raises:
-        HostError: it is damaged, of another version, or not what a VMM writes. Nothing that
-            ``data`` may hold raises another exception.
+        HostError: the file is damaged, of another version, or invalid. No content raises another
+            exception.
     """
     from hashlib import sha256
 
@@ -105,7 +105,7 @@ def decode(data: bytes) -> Saved:
         raise HostError("the snapshot's state ends too early", _AGAIN)
     magic, version, digest = _HEADER.unpack_from(data)
     if magic != _MAGIC:
-        raise HostError("the snapshot's state is none of the kvm machine's", _AGAIN)
+        raise HostError("the snapshot's state is not of the hypervisor kvm", _AGAIN)
     if version != VERSION:
         raise HostError(f"the snapshot has version {version}, and {VERSION} is needed", _AGAIN)
     body = data[_HEADER.size :]
@@ -115,48 +115,52 @@ def decode(data: bytes) -> Saved:
 
 
 def decode_body(body: bytes) -> Saved:
-    """The state that :func:`pack_body` wrote.
+    """Return the state that :func:`pack_body` wrote.
 
     Raises:
-        HostError: it is none.
+        HostError: the body is invalid.
     """
     try:
         if len(body) > MAX_BYTES - _HEADER.size:
-            raise ValueError("it is too long")
+            raise ValueError("too long")
         return _check_state(pack.unpack(body))
     except ValueError as error:
-        raise HostError(f"the snapshot's state is none: {error}", _AGAIN) from None
+        raise HostError(f"the snapshot's state is invalid: {error}", _AGAIN) from None
 
 
 def _check_state(value: Any) -> Saved:
     if type(value) is not dict or value.keys() != set(_FIELDS):
-        raise ValueError("it has other parts")
+        raise ValueError("unexpected parts")
     saved = Saved(**value)
     if type(saved.architecture) is not str or type(saved.virtio) is not bool:
-        raise ValueError("it does not say of what machine it is")
+        raise ValueError("its architecture or port is invalid")
     if type(saved.memory) is not int or not saved.memory or saved.memory % PAGE:
-        raise ValueError("it does not say how much memory there is")
+        raise ValueError("its memory size is invalid")
     if type(saved.cpus) is not int or not 0 < saved.cpus <= MAX_CPUS:
-        raise ValueError("it does not say how many vCPUs there are")
+        raise ValueError("its number of vCPUs is invalid")
     if type(saved.vcpus) is not list or len(saved.vcpus) != saved.cpus:
-        raise ValueError("it has another number of vCPUs")
+        raise ValueError("a vCPU is missing")
     for parts in (*saved.vcpus, saved.machine):
         if type(parts) is not dict or not all(type(p) in (bytes, int) for p in parts.values()):
-            raise ValueError("a part of the processors is none")
+            raise ValueError("a part of a processor is invalid")
     if type(saved.devices) is not dict:
-        raise ValueError("it has no devices")
+        raise ValueError("its devices are missing")
     return replace(saved, working_set=_check_ranges(saved.working_set, saved.memory))
 
 
 def _check_ranges(value: Any, size: int) -> list[Range]:
-    """Raises ValueError unless they are pages of ``size`` bytes, in order."""
+    """Return ``value`` as ranges of pages in ``size`` bytes, in ascending order.
+
+    Raises:
+        ValueError: the value has another form.
+    """
     if type(value) is not list or len(value) > MAX_RANGES:
-        raise ValueError("it has no working set")
+        raise ValueError("its working set is invalid")
     ranges = []
     last = 0
     for item in value:
         if type(item) is not list or [type(at) for at in item] != [int, int]:
-            raise ValueError("a range of its working set is none")
+            raise ValueError("a range of its working set is invalid")
         start, end = item
         if start % PAGE or end % PAGE or not last <= start < end <= size:
             raise ValueError("a range of its working set is out of bounds")
@@ -166,10 +170,10 @@ def _check_ranges(value: Any, size: int) -> list[Range]:
 
 
 def add_working_set(state: bytes, ranges: Sequence[Range]) -> bytes:
-    """The same state, of whose memory clones get ``ranges`` at once.
+    """Return a copy of ``state`` whose clones get the pages of ``ranges`` at their start.
 
     Raises:
-        HostError: ``state`` is none, or ``ranges`` are not in its memory.
+        HostError: the state is invalid, or a range is outside of its memory.
     """
     saved = replace(decode(state), working_set=merge_ranges(ranges)[:MAX_RANGES])
     data = encode(saved)

@@ -1,4 +1,4 @@
-"""Takes a VM that stands still down to a channel, and makes another what it was."""
+"""Saving and restoring of a VM that stands still."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class StateSaver:
-    """Of the parts of one VM; ``devices`` by their names."""
+    """Saver of one VM's vCPUs, interrupt controllers and devices; ``devices`` by name."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class StateSaver:
         """Write memory and state to ``channel``, in pieces.
 
         Raises:
-            HostError: KVM refuses.
+            HostError: KVM refuses a call.
         """
         vcpus, machine = self._processors.save(self._vm, self._vcpus)
         devices = {
@@ -71,14 +71,14 @@ class StateSaver:
         write_pieces(channel, self._memory.view_all(), body)
 
     def restore(self, saved: Saved) -> list[str]:
-        """Make this VM, which is new, what was saved of another.
+        """Restore ``saved`` in this VM, which is new.
 
-        Returns which ports have interrupted the guest without an answer. KVM brings such an edge to
-        its interrupt controllers a moment later, so that they may not have known of it yet: it has
-        to come again, and a driver that has been there already finds nothing to do.
+        Return the ports that have interrupted the guest without an answer. KVM passes such an edge
+        to its interrupt controllers a moment later, so that the saved controllers may not know it.
+        Hence the edge has to be repeated; a driver that has handled it finds no further work.
 
         Raises:
-            HostError: that was none of this host and config.
+            HostError: the state is not of this host, or of another configuration.
         """
         if saved.architecture != self._name:
             raise HostError(f"the snapshot is of the architecture {saved.architecture:.20}")
@@ -86,7 +86,7 @@ class StateSaver:
         try:
             return self._restore_devices(saved.devices)
         except (ValueError, DriverError, GuestAddressError) as error:
-            raise HostError(f"the snapshot's devices are none of this machine: {error}") from None
+            raise HostError(f"the snapshot's devices do not fit this machine: {error}") from None
 
     def _restore_devices(self, saved: dict[str, Any]) -> list[str]:
         devices: dict[str, Any] = self._devices

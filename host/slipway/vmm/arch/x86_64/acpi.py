@@ -1,10 +1,10 @@
-"""ACPI tables that tell the kernel which devices there are, and of how many that are not.
+"""ACPI tables, which tell the kernel of the devices, and of legacy devices that are missing.
 
 *Hardware-reduced* ACPI (specification 6.3, section 4.1): no fixed registers, no SCI, no PM timer.
 Linux then leaves out PIC, PIT and the check of the timer's interrupt line
 (``acpi_generic_reduced_hw_init`` and ``setup_IO_APIC`` below arch/x86/kernel), gives interrupts
-only to what the DSDT describes, and numbers them from 24 on. A keyboard controller and a CMOS clock
-are not looked for where the boot flags of the FADT deny them.
+only to devices of the DSDT, and numbers them from 24 on. Linux does not look for a keyboard
+controller and a CMOS clock that the boot flags of the FADT deny.
 
 Sources: section 5.2 "ACPI System Description Tables"; chapter 6 "Device Configuration".
 """
@@ -30,16 +30,16 @@ _RSDP = struct.Struct("<8sB6sBIIQB3x")
 _RSDP_SIZE_1_0 = 20
 _RSDP_CHECKSUM, _RSDP_EXTENDED_CHECKSUM = 8, 32
 
-# The FADT (table 5-33) of this size is mostly zeros; offsets of what is not.
+# The FADT (table 5-33) of this size is mostly zeros; these are the offsets of other fields.
 _FADT_SIZE, _FADT_REVISION, _FADT_MINOR_REVISION = 276, 6, 3
 _FADT_BOOT_FLAGS, _FADT_FLAGS, _FADT_MINOR, _FADT_DSDT = 109, 112, 131, 140
-# IAPC_BOOT_ARCH (table 5-34). Bit 1, an 8042 is there, stays clear.
+# IAPC_BOOT_ARCH (table 5-34). Bit 1, "8042 present", stays clear.
 _NO_VGA, _NO_CMOS_RTC = 1 << 2, 1 << 5
-# Fixed feature flags (table 5-35): WBINVD works, HLT is there, no fixed buttons nor RTC wake-up.
+# Fixed feature flags (table 5-35): WBINVD and HLT work; no fixed buttons, no wake-up by the RTC.
 _WBINVD, _PROC_C1, _PWR_BUTTON, _SLP_BUTTON, _FIX_RTC = 1 << 0, 1 << 2, 1 << 4, 1 << 5, 1 << 6
 _HEADLESS, _HW_REDUCED = 1 << 12, 1 << 20
 
-# The MADT (section 5.2.12) and its entries: type and length, then what they are about.
+# The MADT (section 5.2.12) and its entries: type and length, then the content.
 _MADT = struct.Struct("<II")
 _MADT_REVISION = 5
 _LOCAL_APIC = struct.Struct("<BBBBI")
@@ -58,7 +58,7 @@ class IsaSerial:
 
 
 class VirtioResource:
-    """A virtio device: its ``size`` bytes of registers, below 4 GiB, and its IOAPIC line."""
+    """Registers of a virtio device (``size`` bytes below 4 GiB), and its line of the IOAPIC."""
 
     __slots__ = ("address", "gsi", "size")
 
@@ -69,7 +69,7 @@ class VirtioResource:
 
 
 class AcpiBoard:
-    """What the tables describe. ``rtc``: a CMOS clock is at port 0x70, its interrupt is 8."""
+    """Hardware that the tables describe; ``rtc``: a CMOS clock at port 0x70 with interrupt 8."""
 
     __slots__ = ("cpus", "io_apic", "local_apic", "rtc", "serials", "virtio")
 
@@ -92,9 +92,9 @@ class AcpiBoard:
 
 
 def build_tables(board: AcpiBoard, address: int) -> bytes:
-    """All tables, to be placed at guest physical ``address``, where the first is the RSDP.
+    """Return all tables, for guest physical ``address``, a multiple of 16; the RSDP is the first.
 
-    ``address`` is a multiple of 16; the kernel is told it in the zero page (acpi_rsdp_addr).
+    The kernel finds the RSDP by the zero page (acpi_rsdp_addr).
     """
     blob = bytearray(_RSDP.size)
 
@@ -127,7 +127,7 @@ def _build_table(signature: bytes, revision: int, body: bytes) -> bytes:
 
 
 def _compute_checksum(data: bytearray) -> int:
-    """The byte that makes the sum of all, with 0 in its place so far, a multiple of 256."""
+    """Return the byte for which the sum of ``data``, with 0 in its place, is a multiple of 256."""
     return -sum(data) & 0xFF
 
 
@@ -143,9 +143,9 @@ def _build_fadt(board: AcpiBoard, dsdt: int) -> bytes:
 
 
 def _build_madt(board: AcpiBoard) -> bytes:
-    """One local APIC for each vCPU, whose id is its number; one IOAPIC for all interrupt lines.
+    """Return the table with a local APIC for each vCPU, by number, and the IOAPIC of all lines.
 
-    There are no ISA interrupts, and so no overrides of them.
+    Without ISA interrupts, no overrides of them are needed.
     """
     entries = [_MADT.pack(board.local_apic, 0)]
     for number in range(board.cpus):
@@ -155,10 +155,10 @@ def _build_madt(board: AcpiBoard) -> bytes:
 
 
 def _build_devices(board: AcpiBoard) -> bytes:
-    """The body of the DSDT.
+    """Return the body of the DSDT.
 
-    Interrupts are in extended descriptors, which Linux takes as they are; the attributes of ISA
-    ones it would look up elsewhere.
+    Interrupts are in extended descriptors, which Linux takes as they are. For ISA descriptors Linux
+    would look the attributes up elsewhere.
     """
     devices = [
         _build_device(

@@ -1,7 +1,7 @@
-"""An assembler for the few terms of ACPI's machine language that a DSDT of fixed devices has.
+"""Assembler for the few terms of ACPI's machine language in a DSDT of fixed devices.
 
 Sources: ACPI specification 6.3, chapter 20 "ACPI Machine Language", and section 6.4 "Resource Data
-Types for ACPI". Every function returns the bytes of one term.
+Types for ACPI". Each function returns the bytes of one term.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _END_TAG = b"\x79\x00"
 
 
 def integer(value: int) -> bytes:
-    """A number from 0 to 2**64 - 1, as short as can be."""
+    """Return a number from 0 to 2**64 - 1, in its shortest form."""
     if value <= 1:
         return _ONE if value else _ZERO
     for prefix, size in ((_BYTE, 1), (_WORD, 2), (_DWORD, 4)):
@@ -35,12 +35,12 @@ def integer(value: int) -> bytes:
 
 
 def string(text: str) -> bytes:
-    """ASCII text."""
+    """Return an ASCII text."""
     return _STRING + text.encode("ascii") + b"\0"
 
 
 def eisa_id(text: str) -> bytes:
-    """The number that stands for a plug-and-play id such as ``PNP0501``."""
+    """Return the number of a plug-and-play id such as ``PNP0501``."""
     letters = 0
     for letter in text[:3]:
         letters = letters << 5 | ord(letter) - 0x40
@@ -48,52 +48,52 @@ def eisa_id(text: str) -> bytes:
 
 
 def name(path: str, value: bytes) -> bytes:
-    """The definition of ``path`` as ``value``, a term."""
+    """Return the definition of ``path`` as ``value``, a term."""
     return _NAME + _encode_path(path) + value
 
 
 def scope(path: str, *terms: bytes) -> bytes:
-    """``terms`` within an existing name, such as ``_SB``, where all devices are."""
+    """Return ``terms`` within an existing name, such as ``_SB``, the scope of all devices."""
     return _SCOPE + _prefix_length(_encode_path(path) + b"".join(terms))
 
 
 def device(path: str, *terms: bytes) -> bytes:
-    """A device whose objects ``terms`` define."""
+    """Return a device with objects that ``terms`` define."""
     return _DEVICE + _prefix_length(_encode_path(path) + b"".join(terms))
 
 
 def buffer(data: bytes) -> bytes:
-    """Bytes."""
+    """Return a buffer of bytes."""
     return _BUFFER + _prefix_length(integer(len(data)) + data)
 
 
 def package(*elements: bytes) -> bytes:
-    """An array of up to 255 terms."""
+    """Return an array of up to 255 terms."""
     return _PACKAGE + _prefix_length(bytes([len(elements)]) + b"".join(elements))
 
 
 def resources(*descriptors: bytes) -> bytes:
-    """A resource template: what a device's ``_CRS`` names."""
+    """Return a resource template, the value of a device's ``_CRS``."""
     return buffer(b"".join(descriptors) + _END_TAG)
 
 
 def io_ports(first: int, count: int) -> bytes:
-    """The resource of ``count`` I/O ports."""
+    """Return the resource of ``count`` I/O ports from ``first`` on."""
     return _IO.pack(0x47, 1, first, first, 1, count)
 
 
 def memory(address: int, size: int) -> bytes:
-    """The resource of ``size`` bytes of device memory, below 4 GiB."""
+    """Return the resource of ``size`` bytes of device memory, below 4 GiB."""
     return _MEMORY.pack(0x86, 9, 1, address, size)
 
 
 def interrupt(line: int) -> bytes:
-    """The resource of one line of the IOAPIC: edges, active high, not shared."""
+    """Return the resource of a line of the IOAPIC: edge-triggered, active high, not shared."""
     return _INTERRUPT.pack(0x89, 6, _CONSUMER | _EDGE, 1, line)
 
 
 def _encode_path(path: str) -> bytes:
-    r"""A path of names separated by dots, each up to four characters; ``\`` is the root."""
+    r"""Encode a path of names of up to four characters, separated by dots; ``\`` is the root."""
     root = b"\\" if path.startswith("\\") else b""
     names = [part.ljust(4, "_").encode("ascii") for part in path.removeprefix("\\").split(".")]
     if names == [b"____"]:
@@ -105,7 +105,7 @@ def _encode_path(path: str) -> bytes:
 
 
 def _prefix_length(content: bytes) -> bytes:
-    """``content`` behind a PkgLength (section 20.2.4), which counts its own bytes too."""
+    """Return ``content`` behind a PkgLength (section 20.2.4), which counts its own bytes too."""
     if len(content) + 1 < 1 << 6:
         return bytes([len(content) + 1]) + content
     more = next(more for more in (1, 2, 3) if len(content) + 1 + more < 1 << 4 + 8 * more)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from slipway.vmm.memory import GuestMemory
     from slipway.vmm.spec import Plan
 
-# reboot=k: a reset by the keyboard controller is an end that the guest asked for; a triple fault
-# stays what it is, a crash. The clock is KVM's, there is no PCI, and no more than two UARTs.
+# reboot=k: a reset by the keyboard controller is an end that the guest requested, and a triple
+# fault is a crash. The clock is KVM's; PCI is missing, and two UARTs are the most.
 KERNEL_ARGUMENTS = "reboot=k pci=off 8250.nr_uarts=2"
 MACHINE_TYPE = 0
 
@@ -38,20 +38,20 @@ describe_vcpu = processor.describe
 
 
 def memory_regions(size: int) -> list[tuple[int, int]]:
-    """RAM from 0 on, and what the hole of the devices leaves no room for from 4 GiB on."""
+    """Place RAM from 0 on; the part that does not fit below the devices' hole starts at 4 GiB."""
     low = min(size, layout.HOLE)
     high = size - low
     return [(0, low), *([(layout.HOLE_END, high)] if high else [])]
 
 
 def create_interrupts(vm: Vm) -> None:
-    """PIC, IOAPIC and local APICs, in the kernel; no PIT, as the APICs' timers need none."""
+    """Make PIC, IOAPIC and local APICs in the kernel; the APICs' timers replace a PIT."""
     place_real_mode_pages(vm, layout.IDENTITY_MAP, layout.TASK_STATE)
     vm.create_irqchip()
 
 
 def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan) -> int:
-    """Put into memory what the guest starts with; returns the kernel's entry."""
+    """Load kernel, initramfs and tables; return the kernel's entry."""
     command_line = plan.command_line.encode("utf-8", "surrogateescape")
     if len(command_line) >= layout.COMMAND_LINE_SIZE:
         raise InputError(
@@ -75,7 +75,7 @@ def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan)
             )
             for number in range(plan.virtio)
         ),
-        # KVM's clock tells the time of day as well; reading this one takes 150 exits.
+        # KVM's clock has the time of day as well; to read the CMOS clock takes 150 exits.
         rtc=False,
         local_apic=layout.LOCAL_APIC,
         io_apic=layout.IO_APIC,
@@ -91,12 +91,12 @@ def place_initramfs(
 ) -> tuple[int, int]:
     """Load ``archives`` one after the other to the end of the memory from ``start`` to ``end``.
 
-    Each begins on a page of its own; the kernel skips the zeros between them. Returns address and
-    size, in bytes.
+    Each begins on a new page; the kernel skips the zeros between them. Return address and size, in
+    bytes.
 
     Raises:
-        InputError: there is not enough room.
-        HostError: one cannot be read.
+        InputError: the memory has too little room.
+        HostError: an archive cannot be read.
     """
     from slipway.vmm.files import open_files
 
@@ -118,12 +118,12 @@ def place_initramfs(
 
 
 def serial_line(number: int) -> int:
-    """COM1 has ISA interrupt 4, COM2 3."""
+    """Return ISA interrupt 4 for COM1, 3 for COM2."""
     return _SERIALS[number][1]
 
 
 def virtio_line(number: int) -> int:
-    """The IOAPIC's lines that follow those of ISA."""
+    """Return a line of the IOAPIC behind those of ISA."""
     return layout.VIRTIO_LINE + number
 
 
@@ -132,24 +132,24 @@ def _find_virtio_address(number: int) -> int:
 
 
 def attach_serial(vm: Vm, bus: Bus, number: int, uart: Uart) -> None:
-    """COM1 or COM2."""
+    """Attach COM1 or COM2."""
     port = _SERIALS[number][0]
     bus.add_port(port, layout.SERIAL_PORTS, uart)
-    # THR is the first register; the divisor that shares its port is written there as well, and
-    # either comes out of the ring before the next access to any other register.
+    # The first register takes data, or the divisor. Both leave the ring before the next access to
+    # any other register.
     vm.coalesce_port(port)
     bus.add_burst(port, uart.write_burst)
 
 
 def attach_virtio(bus: Bus, number: int, device: Device) -> None:
-    """In the hole below the IOAPIC."""
+    """Attach a device in the hole below the IOAPIC."""
     bus.add_memory(_find_virtio_address(number), layout.VIRTIO_SIZE, device)
 
 
 def attach_board(
     bus: Bus, reset: Callable[[], None], clock: Callable[[], float]
 ) -> dict[str, Stateful]:
-    """Keyboard controller and real-time clock."""
+    """Attach keyboard controller and real-time clock."""
     keyboard, rtc = I8042(reset), Rtc(clock)
     bus.add_port(layout.KEYBOARD, layout.KEYBOARD_PORTS, keyboard)
     bus.add_port(layout.RTC, layout.RTC_PORTS, rtc)
@@ -157,11 +157,11 @@ def attach_board(
 
 
 def restore_board(devices: dict[str, Any], states: dict[str, Any]) -> None:
-    """Those two."""
+    """Restore keyboard controller and real-time clock."""
     devices["keyboard"].restore(saved.decode_keyboard(states.get("keyboard")))
     devices["clock"].restore(saved.decode_clock(states.get("clock")))
 
 
 def create_processor_state(kvm: Kvm) -> X86ProcessorState:
-    """Of vCPUs, PIC, IOAPIC and the clock."""
+    """Return the state of vCPUs, PIC, IOAPIC and KVM's clock."""
     return X86ProcessorState(kvm)

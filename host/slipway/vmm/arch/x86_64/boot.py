@@ -1,4 +1,4 @@
-"""What the kernel finds in memory when it starts: GDT, page tables, zero page, command line.
+"""Memory content at the kernel's start: GDT, page tables, zero page, command line.
 
 Linux's 64-bit boot protocol (Documentation/arch/x86/boot.rst, section "64-bit boot protocol").
 """
@@ -84,7 +84,7 @@ def write_zero_page(
 
 
 def e820(memory: GuestMemory) -> Sequence[tuple[int, int, int]]:
-    """The map of memory: (address, size, type) in ascending order."""
+    """Return the map of memory: (address, size, type) in ascending order."""
     low, *high = memory.regions
     return [
         (0, layout.LOW_MEMORY_END, _E820_RAM),

@@ -1,4 +1,4 @@
-"""What CPUID tells the guest: what this host's KVM supports, with this machine's processors in it.
+"""CPUID of the guest: features that this host's KVM supports, with this machine's processors.
 
 Leaves and bits: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E; KVM's own at 0x4000_0000
 (Documentation/virt/kvm/x86/cpuid.rst).
@@ -29,7 +29,7 @@ _LEVEL_CORE = 2
 def build_entries(
     supported: Sequence[Entry], number: int, count: int, tsc_deadline: bool
 ) -> list[Entry]:
-    """The entries for vCPU ``number`` of ``count``, each (function, index, flags, eax..edx).
+    """Return the entries for vCPU ``number`` of ``count``, each (function, index, flags, eax..edx).
 
     The processors are cores of one package, without hyper-threading.
     """
@@ -47,8 +47,8 @@ def _adapt_entries(
             ebx = ebx & 0x0000_FFFF | max(1, count) << 16 | number << 24
             ecx |= _ECX_HYPERVISOR
             if tsc_deadline:
-                # KVM leaves it out, since only who has the irqchip in the kernel may offer it. With
-                # it the guest need not calibrate its timer against another one.
+                # KVM leaves the bit out, since it needs an irqchip in the kernel. With the bit, the
+                # guest need not calibrate its timer.
                 ecx |= _ECX_TSC_DEADLINE
             edx = edx | _EDX_HYPERTHREADING if count > 1 else edx & ~_EDX_HYPERTHREADING
         elif function == _CACHES:
@@ -56,7 +56,7 @@ def _adapt_entries(
             shared = count - 1 if eax >> 5 & 7 >= 3 else 0
             eax = eax & 0x3FFF | (count - 1) << 26 | shared << 14
         elif function == _PERFORMANCE:
-            # No counters: they are the host's, and a way to spy on it.
+            # No performance counters: a guest could spy on the host by them.
             eax = ebx = ecx = edx = 0
         elif function in _TOPOLOGY:
             continue

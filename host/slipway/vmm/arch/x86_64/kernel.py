@@ -1,11 +1,11 @@
-"""A kernel for Linux's 64-bit entry: an ELF ``vmlinux``, or the one packed into a bzImage.
+"""Kernel for Linux's 64-bit entry: an ELF ``vmlinux``, or the ELF file packed into a bzImage.
 
-Opening an ELF file reads its headers only, since that is part of every start; a bzImage is unpacked
-into this process's memory. Segments are read by position and never mapped: a file that somebody
-shortens is then an error, where a mapping would be a SIGBUS.
+To open an ELF file reads its headers only, since that is part of each start; a bzImage is unpacked
+into this process's memory. Segments are read by position and never mapped: a file that is shortened
+meanwhile is then an error, while a mapping would cause a SIGBUS.
 
 Sources: System V ABI, chapters 4 "Object Files" and 5 "Program Loading"; Linux,
-Documentation/arch/x86/boot.rst. The ``e_entry`` of a vmlinux is already physical
+Documentation/arch/x86/boot.rst. The ``e_entry`` of a vmlinux is physical already
 (``phys_startup_64`` in arch/x86/kernel/vmlinux.lds.S), as are its ``p_paddr``.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 MAX_PROGRAM_HEADERS = 64  # a vmlinux has five
-# What is below belongs to the boot loader, and to what a BIOS would leave there.
+# Lower addresses belong to the boot loader and to the data of a BIOS.
 LOWEST_ADDRESS, ADDRESS_LIMIT = MIB, 4 << 30
 
 _WANTED = "Name a vmlinux or bzImage of Linux for x86-64."
@@ -54,9 +54,9 @@ _ARM64_MAGIC = 0x38
 
 
 class KernelSegment:
-    """A part of the file that belongs at the guest physical ``address``.
+    """Part of the file that is loaded to the guest physical ``address``.
 
-    What ``memory_size`` has more than ``file_size`` are zeros, as fresh memory has them.
+    The bytes of ``memory_size`` beyond ``file_size`` are zeros, like fresh memory.
     """
 
     __slots__ = ("address", "file_offset", "file_size", "memory_size")
@@ -69,19 +69,19 @@ class KernelSegment:
 
     @property
     def end(self) -> int:
-        """The first address after it."""
+        """The first address after the segment."""
         return self.address + self.memory_size
 
 
 class _File:
-    """A regular file, read by position."""
+    """Regular file, read by position."""
 
     __slots__ = ("_fd", "path", "size")
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
         try:
-            # Not blocking: a FIFO would have us wait until somebody writes to it.
+            # O_NONBLOCK: to open a FIFO would wait for its writer.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except FileNotFoundError:
             raise InputError(f"there is no kernel {path}", _WANTED) from None
@@ -97,7 +97,7 @@ class _File:
             raise InputError(f"{path} is {kind}", _WANTED)
 
     def read_into(self, target: bytearray | memoryview, offset: int) -> None:
-        """Read into ``target``, which is zeros: the holes of a sparse file are left as they are."""
+        """Read into ``target``, which is zeros; the holes of a sparse file are skipped."""
         view = memoryview(target)
         end = offset + len(view)
         at = offset
@@ -113,14 +113,14 @@ class _File:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from None
 
     def _find_data(self, start: int, end: int) -> tuple[int, int]:
-        """The next stretch before ``end`` that is no hole; both numbers are ``end`` if none is."""
+        """Return start and end of the next data before ``end``; both are ``end`` at the end."""
         try:
             data = min(end, os.lseek(self._fd, start, os.SEEK_DATA))
             return data, min(end, os.lseek(self._fd, data, os.SEEK_HOLE)) if data < end else end
         except OSError as error:
             if error.errno != errno.ENXIO:
-                return start, end  # a file system that knows no holes
-        # There is no data from here on: a hole at the end, or the end has come nearer.
+                return start, end  # a file system without holes
+        # A hole up to the end; or the file has become shorter.
         return (end, end) if os.fstat(self._fd).st_size >= end else (start, end)
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class _File:
 
 
 class _Unpacked:
-    """The ELF file that a bzImage holds."""
+    """ELF file of a bzImage."""
 
     __slots__ = ("_data", "size")
 
@@ -150,7 +150,7 @@ _Source = _File | _Unpacked
 
 
 class KernelImage:
-    """Where a kernel's segments belong, in ascending order, and its physical 64-bit entry."""
+    """Segments of a kernel, in ascending order, and its physical 64-bit entry."""
 
     __slots__ = ("_source", "entry", "path", "segments")
 
@@ -172,10 +172,10 @@ class KernelImage:
         return self.segments[-1].end
 
     def check_fits(self, limit: int) -> None:
-        """Check that memory which ends at the address ``limit`` has room for it.
+        """Check that the kernel fits below the address ``limit``.
 
         Raises:
-            InputError: it has not.
+            InputError: the memory is too small.
         """
         if self.end > limit:
             needed = -(-self.end // MIB)
@@ -207,7 +207,7 @@ def open_kernel(path: str | os.PathLike[str]) -> KernelImage:
     """Open the kernel in the file ``path``, which the image then keeps open.
 
     Raises:
-        InputError: it cannot be read, or is no kernel that could be loaded.
+        InputError: the file cannot be read, or is not a kernel that can be loaded.
     """
     with ExitStack() as undo:
         file = _File(path)
@@ -227,7 +227,7 @@ def _read(source: _Source, offset: int, size: int) -> bytes:
 
 
 def _unpack(file: _File, head: bytes) -> bytes:
-    """The ELF file in a bzImage that begins with ``head``."""
+    """Return the ELF file in a bzImage that begins with ``head``."""
     if len(head) < _SETUP_END or head[_SETUP_MAGIC:_SETUP_VERSION] != b"HdrS":
         raise InputError(f"{file.path} {_describe_content(head)}", _WANTED)
     (version,) = struct.unpack_from("<H", head, _SETUP_VERSION)
@@ -247,7 +247,7 @@ def _unpack(file: _File, head: bytes) -> bytes:
 
 
 def _describe_content(head: bytes) -> str:
-    """What a file is that begins with ``head`` and holds no kernel of ours."""
+    """Describe a file that begins with ``head`` and is neither ELF nor bzImage."""
     if not head:
         return "is empty"
     if head[_ARM64_MAGIC : _ARM64_MAGIC + 4] == b"ARM\x64":
@@ -301,7 +301,7 @@ def _parse(path: str | os.PathLike[str], source: _Source) -> KernelImage:
 
 
 def _find_misplaced(segments: tuple[KernelSegment, ...], entry: int, file_size: int) -> str:
-    """Why these cannot be a kernel's segments; empty if they can."""
+    """Return why the segments cannot be a kernel's; empty if they can."""
     free = LOWEST_ADDRESS
     for segment in segments:
         name = f"its segment for address {segment.address:#x}"

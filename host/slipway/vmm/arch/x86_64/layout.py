@@ -1,4 +1,4 @@
-"""Where everything is in the guest's physical memory and among its ports; addresses only.
+"""Addresses in the guest's physical memory and among its ports.
 
 ::
 
@@ -6,8 +6,8 @@
     0x0000_7000  zero page (struct boot_params)
     0x0000_9000  page tables: PML4, PDPT, four page directories
     0x0002_0000  kernel command line
-    0x000E_0000  ACPI tables                        end of what a BIOS would own: 0x0010_0000
-    0x0010_0000  the kernel, where its segments say
+    0x000E_0000  ACPI tables                        end of the BIOS's range: 0x0010_0000
+    0x0010_0000  the kernel, at the addresses of its segments
          ...     initramfs, at the end of the lower memory
     0xC000_0000  end of the lower memory at most
     0xD000_0000  virtio-mmio devices
@@ -27,12 +27,12 @@ PAGE_TABLES = 0x9000
 COMMAND_LINE = 0x20000
 # COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h, its final NUL included.
 COMMAND_LINE_SIZE = 2048
-# Below it lies what a BIOS keeps for itself (the EBDA); the kernel reserves from here up by habit.
+# Start of the range that a BIOS keeps for itself (EBDA); the kernel always reserves the range.
 LOW_MEMORY_END = 0x9FC00
 ACPI = 0xE0000
 BIOS_END = 0x100000
 
-# Lower memory ends here at the latest; what lies between it and 4 GiB belongs to devices.
+# Lower memory ends here at the latest; the range from here to 4 GiB belongs to devices.
 HOLE = 0xC000_0000
 HOLE_END = 0x1_0000_0000
 
@@ -51,5 +51,5 @@ KEYBOARD = 0x60
 KEYBOARD_PORTS = 5
 RTC, RTC_IRQ = 0x70, 8
 RTC_PORTS = 2
-# The first of the IOAPIC's lines that no ISA device has.
+# The first line of the IOAPIC behind those of ISA devices.
 VIRTIO_LINE = 16

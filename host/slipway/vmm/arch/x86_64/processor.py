@@ -1,4 +1,4 @@
-"""A vCPU as the kernel's 64-bit entry wants it, and as a report of its end shows it."""
+"""Registers of a vCPU: at the kernel's 64-bit entry, and in the report of an end."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _EFER_LME, _EFER_LMA = 1 << 8, 1 << 10
 _MSRS = {
     # IA32_MISC_ENABLE: fast string operations, which the kernel's copies look for.
     0x1A0: 1,
-    # IA32_MTRR_DEF_TYPE: enabled, and all memory is write-back, as it would be behind firmware.
+    # IA32_MTRR_DEF_TYPE: enabled, and all memory is write-back, as firmware sets it.
     0x2FF: 1 << 11 | 6,
 }
 
-# Registers of the local APIC, by their offsets, and what is connected to its two pins. The first is
-# masked: the PIC behind it gets the lines of ISA devices as well as the IOAPIC, and a kernel that
-# was told that there is no PIC does not mask it, so that each interrupt would come twice.
+# Registers of the local APIC, by offset, and the sources at its two pins. The first is masked: the
+# PIC behind it gets the lines of ISA devices as well as the IOAPIC. A kernel that was told of no
+# PIC does not mask it, and each interrupt would come twice.
 _LVT_LINT0, _LVT_LINT1 = 0x350, 0x360
 _MASKED_EXTERNAL, _NMI = 0x10700, 0x400
 
 
 def prepare(kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
-    """Bring ``vcpu``, one of ``count``, to where it may run; the first starts at ``entry``.
+    """Bring ``vcpu``, of ``count``, to where it may run; the first starts at ``entry``.
 
     Raises:
-        HostError: KVM refuses something.
+        HostError: KVM refuses a call.
     """
     tsc_deadline = bool(kvm.capability(Capability.TSC_DEADLINE_TIMER))
     entries = cpuid.build_entries(kvm_x86.supported_cpuid(kvm), vcpu.number, count, tsc_deadline)
@@ -49,7 +49,7 @@ def prepare(kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
     struct.pack_into("<I", apic, _LVT_LINT0, _MASKED_EXTERNAL)
     struct.pack_into("<I", apic, _LVT_LINT1, _NMI)
     kvm_x86.set_local_apic(vcpu, apic)
-    if vcpu.number == 0:  # the others wait for the first to send them INIT and SIPI
+    if vcpu.number == 0:  # the others wait for INIT and SIPI of the first
         _enter_long_mode(vcpu, entry)
 
 
@@ -73,7 +73,7 @@ def _enter_long_mode(vcpu: Vcpu, entry: int) -> None:
 
 
 def describe(vcpu: Vcpu, memory: GuestMemory) -> list[str]:
-    """The registers and the bytes at RIP, in lines for a person."""
+    """Return the registers and the bytes at RIP, in lines for people."""
     registers = kvm_x86.registers(vcpu)
     control = kvm_x86.control_registers(kvm_x86.special_registers(vcpu))
     shown = registers | {name: control[name] for name in ("cr0", "cr2", "cr3", "cr4", "efer")}
@@ -86,7 +86,7 @@ def describe(vcpu: Vcpu, memory: GuestMemory) -> list[str]:
 
 
 def _read_code(memory: GuestMemory, address: int, control: dict[str, int]) -> bytes:
-    """Up to 16 bytes at the virtual ``address``; empty where that is not mapped."""
+    """Return up to 16 bytes at the virtual ``address``; empty if that is not mapped."""
     from slipway.vmm.memory import GuestAddressError
 
     physical = address

@@ -1,4 +1,4 @@
-"""Takes down, and sets, the processors and interrupt controllers of a VM."""
+"""State of the processors and interrupt controllers of a VM."""
 
 from __future__ import annotations
 
