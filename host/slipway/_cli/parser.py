@@ -177,12 +177,12 @@ def _add_units(message: str, action: argparse.Action) -> str:
 
 def suggest_names(text: str, known: Iterable[str]) -> str:
     """Return a question that suggests near names of ``known``, or an empty text."""
-    import difflib
+    from slipway._util.near_names import find_near_names
 
     bare = text.lstrip("-").lower()
     names = {name.lstrip("-"): name for name in known}
     near = [name for name in names if len(bare) > 1 and name.startswith(bare)]
-    near = near or difflib.get_close_matches(bare, names, n=3, cutoff=0.7)
+    near = near or find_near_names(bare, names, 3)
     return f"Did you mean {' or '.join(names[name] for name in near[:3])}?" if near else ""
 
 

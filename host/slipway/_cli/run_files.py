@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from slipway._cli.run_inputs import split_pair
 from slipway._cli.terminal import write_line
 from slipway._model.errors import HostError, InputError
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
     from slipway._model.result import OutputFile
@@ -42,7 +42,9 @@ def save_files(files: tuple[OutputFile, ...], locals_of: dict[str, str]) -> None
     """
     for file in files:
         if file.data is None:
-            write_line(f"cannot fetch {plain(file.path)} (--get): {plain(file.missing)}")
+            write_line(
+                f"cannot fetch {to_plain_line(file.path)} (--get): {to_plain_line(file.missing)}"
+            )
         else:
             _write_file(locals_of[file.path], file.mode, file.data)
 

@@ -14,6 +14,7 @@ from slipway._cli.terminal import print_text, write_line
 from slipway._model.errors import HostError, InputError
 from slipway._snapshots.key import FORMAT, digest_of, language_digest
 from slipway._snapshots.store import SnapshotStore
+from slipway._util.near_names import find_near_names
 
 if TYPE_CHECKING:
     import argparse
@@ -95,9 +96,7 @@ def _remove_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 
 def _make_unknown_key_error(key: str, known: list[str]) -> InputError:
-    import difflib
-
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    near = find_near_names(key, known, 3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "See: slipway snapshot list"
     return InputError(f"snapshot {key[:160]!r} not found", hint)
 

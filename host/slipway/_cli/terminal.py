@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._cli.screen import find_width, format_step, is_screen, paint
 from slipway._model.errors import HostError, InputError, SlipwayError
-from slipway._util.text import plain, plain_lines
+from slipway._util.text import to_plain_line, to_plain_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def write_text(text: str) -> None:
 
 def write_line(line: str) -> None:
     """Write a message to stderr, without control characters."""
-    _write_stderr(f"slipway: {plain_lines(line)}\n")
+    _write_stderr(f"slipway: {to_plain_lines(line)}\n")
 
 
 def print_text(text: str) -> None:
@@ -77,7 +77,7 @@ class Progress:
         kind, now = line.partition(" ")[0], time.monotonic()
         if self._terminal:
             # Only the last part of a wrapped line could be overwritten.
-            _write_stderr(f"\r\x1b[K{format_step(plain(line), find_width(sys.stderr) - 1)}")
+            _write_stderr(f"\r\x1b[K{format_step(to_plain_line(line), find_width(sys.stderr) - 1)}")
             self._pending = True
         elif kind != self._kind or now - self._shown_at >= 1:
             self._kind, self._shown_at = kind, now
@@ -99,7 +99,7 @@ def _write_stderr(text: str) -> None:
 def _report_error(error: SlipwayError) -> None:
     for word, colour, text in (("error:", "red", error.message), ("hint:", "cyan", error.hint)):
         if text:
-            _write_stderr(f"slipway: {paint(word, colour, sys.stderr)} {plain_lines(text)}\n")
+            _write_stderr(f"slipway: {paint(word, colour, sys.stderr)} {to_plain_lines(text)}\n")
 
 
 def run_guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:

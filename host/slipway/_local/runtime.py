@@ -23,7 +23,7 @@ from slipway._run.image_builds import ImageBuilds
 from slipway._run.images import StoredImages
 from slipway._run.languages import language_of, list_languages
 from slipway._run.slot import Slot, SlotContext
-from slipway._util.memory import free_memory
+from slipway._util.memory import read_free_memory
 from slipway._util.public import public
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class AsyncRuntime:
         vcpus = check_value("cpus", _Some | None, cpus)
         capacity = Capacity(
             vms=MAX_VMS if vms is None else vms,
-            memory=int(free_memory() * SHARE_OF_MEMORY) if memory is None else memory,
+            memory=int(read_free_memory() * SHARE_OF_MEMORY) if memory is None else memory,
             cpus=len(os.sched_getaffinity(0)) if vcpus is None else vcpus,
             queue=check_value("queue", _Maybe, queue),
         )

@@ -16,7 +16,7 @@ from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway._model.options import MACHINE_OPTIONS, build_options
 from slipway._model.session import AsyncSession, check_run_options
 from slipway._run.slot import Slot
-from slipway._util.threads import uninterrupted
+from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
     from slipway._local.session_context import SessionContext, SessionSpec
@@ -244,7 +244,7 @@ class LocalSession(AsyncSession):
             forks = [fork._close(reason) for fork in list(self._forks)]
             await asyncio.gather(self._tear_down(), *forks)
 
-        await uninterrupted(end_all())
+        await run_shielded(end_all())
 
     async def _lose(self, why: str) -> None:
         """Release a machine that cannot be used. Runs in the queue fail, each in its turn."""
@@ -264,7 +264,7 @@ class LocalSession(AsyncSession):
         """Release the machine and leave the slot, once, and wait for that."""
         if self._teardown is None:
             self._teardown = asyncio.create_task(self._release_guest())
-        await uninterrupted(_wait_for(self._teardown))
+        await run_shielded(_wait_for(self._teardown))
 
     async def _release_guest(self) -> None:
         guest, self._guest = self._guest, None

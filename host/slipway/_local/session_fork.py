@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import SlipwayError
-from slipway._util.threads import uninterrupted
+from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,7 +56,7 @@ async def clone_between_jobs(
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        await uninterrupted(_undo_clone(work, FORK_SECONDS if wanted() else 0))
+        await run_shielded(_undo_clone(work, FORK_SECONDS if wanted() else 0))
         raise
 
 
@@ -79,12 +79,12 @@ async def _clone_and_resume(
     try:
         clone = await guest.fork()
     except BaseException:
-        await uninterrupted(go_on(resume=True))
+        await run_shielded(go_on(resume=True))
         raise
     try:
         await go_on(resume=False)
     except BaseException:
-        await uninterrupted(clone.stop())
+        await run_shielded(clone.stop())
         raise
     return clone
 

@@ -28,7 +28,7 @@ from slipway._mcp.excerpt import Excerpt
 from slipway._mcp.forms import LanguageForm, Languages, Outcome, RunCodeArguments, build_outcome
 from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway._model.events import Ended, Output, PhaseStarted, Preparing, Queued, Started
-from slipway._util.near_names import hint_at
+from slipway._util.near_names import suggest_name
 from slipway_protocol import __version__
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _parse_arguments(arguments: dict[str, Any]) -> RunCodeArguments:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            hint = hint_at(where, RunCodeArguments.model_fields, SEE)
+            hint = suggest_name(where, RunCodeArguments.model_fields, SEE)
             raise InputError(f"unknown argument {where!r:.80} of run_code", hint) from None
         reason = first["msg"][:200].lower().removeprefix("input ")
         raise InputError(f"invalid argument {where!r:.80}: {reason}", SEE) from None

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from slipway._model.errors import InputError
 from slipway._model.options import MAX_SOURCE, read_local_file
 from slipway._model.values import convert, make_input_error
-from slipway._util.threads import call_in_daemon
+from slipway._util.threads import run_in_daemon_thread
 
 Source: TypeAlias = str | bytes | os.PathLike[str]
 """Text of a program, or the path of its file; a str is always a text."""
@@ -156,5 +156,5 @@ async def _convert_pieces(stdin: AsyncIterable[object]) -> AsyncIterator[bytes]:
 async def _iterate_in_thread(pieces: Iterator[object]) -> AsyncIterator[object]:
     # In a thread, because the iterator may wait for a person's input.
     end = object()
-    while (piece := await call_in_daemon(lambda: next(pieces, end))) is not end:
+    while (piece := await run_in_daemon_thread(lambda: next(pieces, end))) is not end:
         yield piece

@@ -192,9 +192,9 @@ def build_options(given: "Mapping[str, Any]") -> Options:
     """
     for name in given:
         if name not in OPTIONS:
-            from slipway._util.near_names import hint_at
+            from slipway._util.near_names import suggest_name
 
-            hint = hint_at(name, OPTIONS, "See slipway.Options.")
+            hint = suggest_name(name, OPTIONS, "See slipway.Options.")
             raise InputError(f"unknown option {name!r:.60}", hint)
     return Options(**given)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipway._model.errors import SlipwayError
 from slipway._util.public import public
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -301,7 +301,9 @@ class Result:
         """Return the missing output files, as the end of a sentence."""
         if not self.missing:
             return ""
-        names = ", ".join(plain(path[:MAX_SHOWN_LENGTH]) for path in self.missing[:MAX_SHOWN_NAMES])
+        names = ", ".join(
+            to_plain_line(path[:MAX_SHOWN_LENGTH]) for path in self.missing[:MAX_SHOWN_NAMES]
+        )
         more = len(self.missing) - MAX_SHOWN_NAMES
         return f", but did not write {names}" + (f" and {more} more" if more > 0 else "")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slipway._model.errors import Busy, HostError, InputError, SlipwayError
 from slipway._model.session import AsyncSession, check_run_options
 from slipway._remote.http import UnknownRun
-from slipway._util.threads import uninterrupted
+from slipway._util.threads import run_shielded
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import Fields
 
@@ -112,7 +112,7 @@ class RemoteSession(AsyncSession):
         self._set_state("ended", self._why)
         if self._closing is None:
             self._closing = asyncio.create_task(self._request_close(), name="slipway-close")
-        await uninterrupted(self._over())
+        await run_shielded(self._over())
 
     async def _over(self) -> None:
         assert self._closing is not None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError, UnknownOutcome
 from slipway._run.job_exchange import Conversation
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
 from slipway_protocol.connection import Violation
@@ -68,13 +68,13 @@ class Session:
                     self.awake_at = self.awake_at or time.monotonic()
                     return replace(
                         message,
-                        agent_version=plain(message.agent_version),
-                        kernel=plain(message.kernel),
+                        agent_version=to_plain_line(message.agent_version),
+                        kernel=to_plain_line(message.kernel),
                     )
                 case m.Log():
                     self.log(message)
                 case m.Fault(text=text):
-                    raise HostError(f"the agent cannot start: {plain(text)}")
+                    raise HostError(f"the agent cannot start: {to_plain_line(text)}")
                 case _:
                     raise HostError(f"{type(message).__name__} came before the agent was ready")
 

@@ -16,8 +16,8 @@ from slipway._run.job_request import JobRequest
 from slipway._run.output_sink import OutputTail
 from slipway._run.start_machine import start_machine
 from slipway._sources import keep_names
-from slipway._util.text import plain
-from slipway._util.threads import uninterrupted
+from slipway._util.text import to_plain_line
+from slipway._util.threads import run_shielded
 from slipway._util.units import MIB
 from slipway_protocol import messages as m
 
@@ -166,7 +166,7 @@ class Guest:
         except UnknownOutcome as error:
             raise HostError(f"the sample program of {language.name}: {error.message}") from None
         if not report.succeeded:
-            words = " ".join(plain(tail.data.decode("utf-8", "replace")).split())
+            words = " ".join(to_plain_line(tail.data.decode("utf-8", "replace")).split())
             raise ImageError(
                 f"the sample program of {language.name} fails: {words or 'it said nothing'}",
                 "See what it says: slipway run; it is 'sample' of the language file.",
@@ -219,13 +219,13 @@ class Guest:
             guest = Guest(await template.clone(), replace(self.origin, start="session"))
             guest.names = self.names
         except BaseException:
-            await uninterrupted(template.close())
+            await run_shielded(template.close())
             raise
         try:
-            await uninterrupted(template.close())
+            await run_shielded(template.close())
             await guest.wait_restored(clone=True)
         except BaseException:
-            await uninterrupted(guest.stop())
+            await run_shielded(guest.stop())
             raise
         return guest
 

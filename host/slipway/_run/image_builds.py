@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from slipway._model.options import Options
-from slipway._util.threads import call_in_daemon
+from slipway._util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from slipway._run.assets import Assets, Progress
@@ -60,7 +60,7 @@ class _Build:
         self.last_line = ""
         # Default options: the build may outlive the run that began it.
         self.task = asyncio.create_task(
-            call_in_daemon(lambda: images.find(language, Options(), self._report))
+            run_in_daemon_thread(lambda: images.find(language, Options(), self._report))
         )
 
     def _report(self, line: str) -> None:

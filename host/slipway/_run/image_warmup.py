@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import ImageError, SlipwayError
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,5 +85,5 @@ async def _warm(
 
 def _failure(program: str, said: bytes, missing: str) -> ImageError:
     """The error for a program of the image that left nothing; its words are as hostile as it is."""
-    words = " ".join(plain(said.decode("utf-8", "replace")).split())
+    words = " ".join(to_plain_line(said.decode("utf-8", "replace")).split())
     return ImageError(f"{program} failed in the image: {words or missing or 'it said nothing'}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from slipway._model.errors import InputError, UnknownOutcome
 from slipway._run.job_report import JobReport, PhaseReport
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.flow import ReceiveWindow
@@ -188,12 +188,12 @@ class Conversation:
                 self._file_data(data)
             case m.FileMissing(path=path, reason=reason):
                 self._claim(path)
-                self._report.missing[path] = plain(reason)
+                self._report.missing[path] = to_plain_line(reason)
             case m.Log():
                 self._line.log(message)
             case m.Fault(text=text):
                 # Nothing that we send may provoke one; what it is about will not be answered.
-                raise UnknownOutcome(f"the agent gave up: {plain(text)}")
+                raise UnknownOutcome(f"the agent gave up: {to_plain_line(text)}")
             case m.Exited():
                 pass  # PhaseDone says it again, with the verdict
             case m.Ready():
@@ -257,7 +257,7 @@ class Conversation:
             raise UnknownOutcome(f"the {done.phase.name} phase ended out of order")
         now = time.monotonic()
         self._report.phases[done.phase] = PhaseReport(
-            replace(done, detail=plain(done.detail)),
+            replace(done, detail=to_plain_line(done.detail)),
             self._limits(done.phase),
             {name: stream.received for name, stream in self._streams.items()},
             {name: stream.dropped for name, stream in self._streams.items()},

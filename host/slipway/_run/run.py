@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import InputError, UnknownOutcome
 from slipway._run.output_sink import OutputCapture
-from slipway._util.threads import uninterrupted
+from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
     from slipway._model.arguments import OnOutput
@@ -89,7 +89,7 @@ class Run:
         finally:
             self._guest = None
             self._lap()
-            await uninterrupted(self._slot.release(guest))
+            await run_shielded(self._slot.release(guest))
         self._seconds["teardown"] = self._lap()
         return self._build_result(assets, guest, report)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import InputError
 from slipway._run.launcher import DamagedImage
-from slipway._util.threads import call_in_daemon
+from slipway._util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +173,7 @@ class Slot:
         except DamagedImage:
             # No job has run: the image is checked before the agent's first job.
             self.progress("the stored image is damaged; building it again")
-            await call_in_daemon(lambda: self.find(repair=True))
+            await run_in_daemon_thread(lambda: self.find(repair=True))
             return await launcher.launch(self.assets, self._options)
 
     async def release(self, guest: Guest) -> None:

@@ -16,7 +16,7 @@ from slipway._model.errors import (
     SlipwayError,
     UnknownOutcome,
 )
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,8 +70,8 @@ class Problem:
             "type": _PREFIX + self.kind,
             "title": _TITLES.get(self.kind) or HTTPStatus(self.status).phrase,
             "status": self.status,
-            "detail": plain(self.detail)[:MAX_TEXT],
-            "hint": plain(self.hint or default)[:MAX_TEXT],
+            "detail": to_plain_line(self.detail)[:MAX_TEXT],
+            "hint": to_plain_line(self.hint or default)[:MAX_TEXT],
         }
         if self.retry_after is not None:
             record["retry_after"] = self.retry_after

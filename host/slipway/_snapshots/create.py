@@ -10,7 +10,7 @@ from slipway._run.guest import Guest
 from slipway._run.launcher import ColdLauncher
 from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
-from slipway._util.threads import uninterrupted
+from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -44,7 +44,7 @@ async def make(
     snapshot = await take(assets, options, store, progress)
     try:
         # The thread goes on with the files, whoever is cancelled.
-        return await uninterrupted(asyncio.to_thread(SnapshotStore(store).save, shape, snapshot))
+        return await run_shielded(asyncio.to_thread(SnapshotStore(store).save, shape, snapshot))
     finally:
         snapshot.close()
 
@@ -62,11 +62,11 @@ async def take(assets: Assets, options: Options, store: ImageStore, progress: Pr
         await guest.rehearse(assets.language)
         snapshot = await guest.machine.snapshot()
     except BaseException:
-        await uninterrupted(guest.stop())
+        await run_shielded(guest.stop())
         raise
     compiled = assets.language.build is not None
     try:
-        await uninterrupted(guest.stop())
+        await run_shielded(guest.stop())
         progress(f"making a snapshot of {assets.image.name}: trying a clone")
         template = await assets.hypervisor.open_template(snapshot.duplicate())
         try:
@@ -80,9 +80,9 @@ async def take(assets: Assets, options: Options, store: ImageStore, progress: Pr
                 if compiled:
                     await clone.rehearse(assets.language)
             finally:
-                await uninterrupted(clone.stop())
+                await run_shielded(clone.stop())
         finally:
-            await uninterrupted(template.close())
+            await run_shielded(template.close())
     except BaseException:
         snapshot.close()
         raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from slipway._run.image_errors import errors_told_to_callers
 from slipway._run.launcher import ColdLauncher
 from slipway._snapshots.key import NoSnapshot, check_clonable
-from slipway._util.threads import uninterrupted
+from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -81,4 +81,4 @@ class SnapshotLauncher:
 
     async def _close_own_templates(self) -> None:
         if self._own and self._templates is not None:
-            await uninterrupted(self._templates.close())
+            await run_shielded(self._templates.close())

@@ -20,8 +20,8 @@ from slipway._run.guest import Origin
 from slipway._snapshots.create import make
 from slipway._snapshots.key import NoSnapshot
 from slipway._snapshots.pool_entry import Idle, Shelf
-from slipway._util.memory import unshared_bytes
-from slipway._util.threads import uninterrupted
+from slipway._util.memory import read_unshared_bytes
+from slipway._util.threads import run_shielded
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ class Pool:
                     await guest.wait_restored(clone=False)
             except (SlipwayError, TimeoutError) as error:
                 log.warning("a clone of %s was of no use: %s", shape.key, error or "it hangs")
-                await uninterrupted(guest.stop())
+                await run_shielded(guest.stop())
             except BaseException:
-                await uninterrupted(guest.stop())
+                await run_shielded(guest.stop())
                 raise
             else:
                 shelf.pause = 0.0
@@ -234,13 +234,13 @@ class Pool:
             # It may have been forgotten, or too many, in the meantime.
             wanted = self._shelves.get(shelf.shape) is shelf and len(shelf.ready) < shelf.target
             if guest is not None and not wanted:
-                await uninterrupted(guest.stop())
+                await run_shielded(guest.stop())
                 guest = None
         finally:
             if guest is None:
                 self._admission.free(memory)
         if guest is not None:
-            needed = min(memory, unshared_bytes(guest.machine.pid, memory) + SLACK)
+            needed = min(memory, read_unshared_bytes(guest.machine.pid, memory) + SLACK)
             self._admission.free(memory - needed)
             self._shelve(guest, shelf, needed)
             # A run may have come that lacks just this, and had nothing to take it from.
@@ -254,7 +254,7 @@ class Pool:
             try:
                 await guest.prepare(shelf.assets.language)
             except BaseException:
-                await uninterrupted(guest.stop())
+                await run_shielded(guest.stop())
                 raise
         except NoSnapshot as error:
             log.warning("%s: %s", shelf.shape.key, error.reason)

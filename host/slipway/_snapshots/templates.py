@@ -17,7 +17,7 @@ from slipway._model.errors import HostError, ImageError, SlipwayError
 from slipway._run.guest import Guest, Origin
 from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
-from slipway._util.threads import uninterrupted
+from slipway._util.threads import run_shielded
 from slipway.machine.hypervisors import find_hypervisor
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Templates:
             await asyncio.shield(check)
             raise
         except BaseException:
-            await uninterrupted(asyncio.wait([check]))
+            await run_shielded(asyncio.wait([check]))
             raise
 
     async def _open_copy(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _Opened:
@@ -194,7 +194,7 @@ class Templates:
             loaded.append(await asyncio.to_thread(self._snapshots.load, stored))
 
         try:
-            await uninterrupted(load())  # the thread cannot be broken off, and opens files
+            await run_shielded(load())  # the thread cannot be broken off, and opens files
         except BaseException:
             for snapshot in loaded:
                 snapshot.close()
@@ -203,7 +203,7 @@ class Templates:
 
     async def _verify(self, stored: StoredSnapshot, snapshot: Snapshot) -> None:
         try:
-            await uninterrupted(asyncio.to_thread(self._snapshots.verify, stored, snapshot))
+            await run_shielded(asyncio.to_thread(self._snapshots.verify, stored, snapshot))
         finally:
             snapshot.close()
 
@@ -221,13 +221,13 @@ class Templates:
         try:
             await _answered(guest, opened.check)
         except SlipwayError as error:
-            await uninterrupted(guest.stop())
+            await run_shielded(guest.stop())
             removed = self._failed(shape, opened, 1 if self._shared else MAX_FAILURES)
             raise NoSnapshot(
                 f"the clone of a snapshot was of no use{removed}: {error.message}"
             ) from error
         except BaseException:
-            await uninterrupted(guest.stop())
+            await run_shielded(guest.stop())
             raise
         del self._failures[shape]
         return guest

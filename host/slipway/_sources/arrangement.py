@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from slipway._model.errors import InputError
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,7 +61,7 @@ def arrange(
         try:
             sources = go.describe_packages(language, source, files)
         except go.Unbuildable as error:
-            why = plain(str(error))[: go.MAX_REASON]
+            why = to_plain_line(str(error))[: go.MAX_REASON]
             return Arrangement(language.source, "-e", (why,))
         return Arrangement(language.source, program, sources)
     others = sorted(file.path for file in files if file.path.endswith(language.sources))

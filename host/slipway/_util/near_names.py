@@ -1,4 +1,4 @@
-"""Names that are nearly right, as callers without types write them."""
+"""Suggestions for names with slips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 _MAX_NAME = 80
 
 
-def hint_at(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Ask whether the nearest of ``known`` was meant; ``otherwise`` where none is near."""
-    near = get_close_matches(name[:_MAX_NAME], known, n=1)
+def find_near_names(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Return at most ``count`` of the ``known`` names that are similar to ``name``."""
+    return get_close_matches(name[:_MAX_NAME], list(known), n=count)
+
+
+def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return a question that suggests the nearest of ``known``, or ``otherwise``."""
+    near = find_near_names(name, known)
     return f"Did you mean {near[0]!r}?" if near else otherwise

@@ -1,4 +1,4 @@
-"""What is measured once per boot of the host and remembered in a file."""
+"""Measurements that are done once per boot of the host, and kept in a file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def once_per_boot(file: Path, measure: Callable[[], int]) -> int:
-    """The number in ``file`` if it is of this boot of the host, else what ``measure`` gives now.
+def measure_once_per_boot(file: Path, measure: Callable[[], int]) -> int:
+    """Return the number in ``file`` if it is of this boot, else measure and write the file.
 
-    Raises whatever ``measure`` raises. A file that cannot be written is measured again next time.
+    Exceptions of ``measure`` are passed on. If the file cannot be written, the next call measures
+    again.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     try:
@@ -24,7 +25,7 @@ def once_per_boot(file: Path, measure: Callable[[], int]) -> int:
     except (OSError, ValueError):
         pass
     measured = measure()
-    # One short write: a reader sees all of it or nothing, and what is cut short is no number.
+    # One short write: a reader sees the whole line or rejects it.
     with suppress(OSError):
         file.write_text(f"{boot} {measured}\n", "ascii")
     return measured

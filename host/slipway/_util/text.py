@@ -1,13 +1,13 @@
-"""Text of a guest's, or of a file's name, made fit for a person's terminal."""
+"""Untrusted text (of a guest, of file names) without control characters, for a terminal."""
 
 from __future__ import annotations
 
 
-def plain(text: str) -> str:
-    """``text`` as one line without control characters: a terminal would obey them."""
+def to_plain_line(text: str) -> str:
+    """Return ``text`` as one line without control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def plain_lines(text: str) -> str:
-    """``text`` without control characters but those that end lines."""
-    return "\n".join(map(plain, text.split("\n")))
+def to_plain_lines(text: str) -> str:
+    """Return ``text`` without control characters except line ends."""
+    return "\n".join(map(to_plain_line, text.split("\n")))

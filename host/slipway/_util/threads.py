@@ -1,4 +1,4 @@
-"""Calls that go on: in threads that no end of a process waits for, or whoever is cancelled."""
+"""Calls that continue when the caller is cancelled, in daemon threads or tasks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-async def call_in_daemon(function: Callable[[], _T]) -> _T:
-    """What ``function`` returns or raises, called in a daemon thread.
+async def run_in_daemon_thread(function: Callable[[], _T]) -> _T:
+    """Call ``function`` in a daemon thread, and return or raise its outcome.
 
-    The loop's executor has few threads, and the end of a process waits for them; making an image
-    takes minutes, and what is left half made is swept up by whoever comes next. Where the caller
-    is cancelled, the call goes on.
+    Unlike threads of the loop's executor, a process does not wait for daemon threads at its exit. A
+    build of an image takes minutes, and the next process removes the remains of an unfinished one.
+    If the caller is cancelled, the call continues.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
@@ -35,17 +35,17 @@ async def call_in_daemon(function: Callable[[], _T]) -> _T:
         value, error = None, None
         try:
             value = function()
-        except BaseException as raised:
+        except BaseException as raised:  # passed on to the caller in the loop
             error = raised
-        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+        with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, value, error)
 
     threading.Thread(target=work, daemon=True, name="slipway-call").start()
     return await future
 
 
-async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
-    """What ``work`` returns or raises; a cancelling of the caller is raised when it has ended."""
+async def run_shielded(work: Coroutine[Any, Any, _T]) -> _T:
+    """Await ``work`` to its end; a cancellation of the caller is raised after that."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

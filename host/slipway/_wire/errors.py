@@ -6,7 +6,7 @@ from typing import Any
 
 from slipway._model import errors
 from slipway._model.errors import Busy, InputError, SlipwayError, UnknownOutcome
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 from slipway._wire.fields import Fields
 
 # Seconds. Longer times for another try make no sense.
@@ -22,7 +22,11 @@ _ERRORS: dict[str, type[SlipwayError]] = {
 def encode_error(error: SlipwayError) -> dict[str, Any]:
     """Return ``error`` for JSON, with the name of its nearest public class."""
     name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
-    record = {"error": name, "message": plain(error.message), "hint": plain(error.hint)}
+    record = {
+        "error": name,
+        "message": to_plain_line(error.message),
+        "hint": to_plain_line(error.hint),
+    }
     if isinstance(error, Busy):
         return {**record, "retry_after": error.retry_after}
     return record

@@ -21,7 +21,7 @@ from slipway._model.events import (
     Queued,
     Started,
 )
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import Fields, encode_data
 from slipway._wire.results import encode_phase, encode_result, read_phase, read_result
@@ -46,7 +46,7 @@ def encode_event(event: Event) -> dict[str, Any]:
         case Queued(position):
             return {"type": "queued", "position": position}
         case Preparing(detail):
-            return {"type": "preparing", "detail": plain(detail)}
+            return {"type": "preparing", "detail": to_plain_line(detail)}
         case Started(machine):
             return {"type": "started", "machine": machine}
         case PhaseStarted(phase):

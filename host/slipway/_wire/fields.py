@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.errors import InputError
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Fields:
 
     def plain_text(self, name: str) -> str:
         """Return a string without control characters, for a terminal; "" if missing."""
-        return plain(self.text(name)) if name in self else ""
+        return to_plain_line(self.text(name)) if name in self else ""
 
     def integer(self, name: str, most: int = MAX_INTEGER) -> int:
         """Return an integer from 0 to ``most``; true, an int in Python, is an error."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
-from slipway._util.threads import uninterrupted
+from slipway._util.threads import run_shielded
 from slipway.machine.model import Transport
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ChildMachine:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await uninterrupted(self.stop())
+        await run_shielded(self.stop())
 
     async def stop(self) -> None:
         """Kill the process and close the sockets."""

@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 from slipway.machine.process import ChildProcess
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class ClonedProcess(ChildProcess):
             os.set_blocking(self._errors, False)
             with suppress(OSError):
                 text = os.read(self._errors, _WORDS_BYTES).decode("utf-8", "replace")
-                self._stderr_text = " ".join(plain(text).split())
+                self._stderr_text = " ".join(to_plain_line(text).split())
             os.close(self._errors)
             self._errors = -1
 

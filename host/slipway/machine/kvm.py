@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError, InputError, SlipwayError
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 from slipway.machine import kvm_snapshot
 from slipway.machine.child import ChildMachine
 from slipway.machine.console import Console
@@ -113,11 +113,13 @@ class KvmMachine(ChildMachine):
                 future.set_result(texts)
         elif verb == control.FAILED:
             kind = InputError if texts.get("kind") == "input" else HostError
-            self._fail_answers(kind(plain(texts.get("message", "")), plain(texts.get("hint", ""))))
+            self._fail_answers(
+                kind(to_plain_line(texts.get("message", "")), to_plain_line(texts.get("hint", "")))
+            )
         elif verb == control.ENDED:
             if texts.get("wanted") != "1":
                 lines = texts.get("text", "").split("\n")
-                self._ending = "\n  ".join(plain(line) for line in lines)
+                self._ending = "\n  ".join(to_plain_line(line) for line in lines)
         elif not message:
             self._close_channel()
 
@@ -203,7 +205,7 @@ class KvmMachine(ChildMachine):
     async def count_exits(self) -> list[str]:
         """Return counts of exits and their causes, one a line, the most frequent first."""
         told = (await self._request(control.REPORT, control.REPORT)).get("exits", "")
-        return [plain(line) for line in told.split("\n")]
+        return [to_plain_line(line) for line in told.split("\n")]
 
     async def read_exit_report(self) -> str:
         """Return the reason of an end that the guest did not request; see :class:`Machine`."""

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 from slipway.machine import memory_files
 from slipway.vmm.process import control
 from slipway.vmm.snapshot import pieces
@@ -170,7 +170,9 @@ async def receive_snapshot(
             undo.pop_all()
             return receiver.memory, state
         if verb == control.REFUSED:
-            raise HostError(plain(texts.get("message", "")), plain(texts.get("hint", "")))
+            raise HostError(
+                to_plain_line(texts.get("message", "")), to_plain_line(texts.get("hint", ""))
+            )
         understand(receiver.message)
         raise HostError("the VMM has ended")
 

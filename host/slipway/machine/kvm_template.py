@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 from slipway.machine.child import open_pair
 from slipway.machine.cloned_process import ClonedProcess
 from slipway.machine.kvm import ANSWER_SECONDS, START_SECONDS, KvmMachine
@@ -159,7 +159,9 @@ class KvmTemplate(Template):
                 self._ready.set_result(None)
         elif verb in {control.REFUSED, control.FAILED}:
             self._fail_request(
-                HostError(plain(texts.get("message", "")), plain(texts.get("hint", "")))
+                HostError(
+                    to_plain_line(texts.get("message", "")), to_plain_line(texts.get("hint", ""))
+                )
             )
         elif not message:
             self._on_zygote_ended()
@@ -234,7 +236,9 @@ def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
         HostError: they do not, or its state is damaged.
     """
     if snapshot.machine != hypervisor:
-        raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for KVM")
+        raise HostError(
+            f"a snapshot of the machine {to_plain_line(snapshot.machine)!r} is not for KVM"
+        )
     saved = states.decode(states.read(snapshot.state))
     config = VmConfig(snapshot.memory_bytes, snapshot.cpus, not snapshot.serial_port)
     if saved.config != config:

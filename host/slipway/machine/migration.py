@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.errors import HostError
-from slipway._util.text import plain
-from slipway._util.threads import uninterrupted
+from slipway._util.text import to_plain_line
+from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
     from slipway.machine.qmp import Monitor
@@ -51,10 +51,10 @@ async def save(monitor: Monitor, state: int) -> None:
             while not await _is_saved(monitor):
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
-        await uninterrupted(_break_off(monitor))
+        await run_shielded(_break_off(monitor))
         raise HostError(f"QEMU did not save the machine within {SAVE_SECONDS:g} s") from None
     except asyncio.CancelledError:
-        await uninterrupted(_break_off(monitor))
+        await run_shielded(_break_off(monitor))
         raise
 
 
@@ -71,7 +71,7 @@ async def _is_saved(monitor: Monitor) -> bool:
     told = await _query_status(monitor)
     status = told.get("status")
     if status in ("failed", "cancelled"):
-        reason = plain(str(told.get("error-desc", "reason unknown"))[:_SHOWN])
+        reason = to_plain_line(str(told.get("error-desc", "reason unknown"))[:_SHOWN])
         raise HostError(f"QEMU could not save the machine: {reason}")
     return status == "completed"
 

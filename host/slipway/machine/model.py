@@ -237,6 +237,6 @@ class Template(Protocol):
 
     async def __aexit__(self, *_: object) -> None:
         # Who only looks snapshots up does not import asyncio.
-        from slipway._util.threads import uninterrupted
+        from slipway._util.threads import run_shielded
 
-        await uninterrupted(self.close())
+        await run_shielded(self.close())

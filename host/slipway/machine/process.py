@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ class ChildProcess:
             with self._popen.stderr as stream:
                 os.set_blocking(stream.fileno(), False)
                 text = (stream.read(4096) or b"").decode("utf-8", "replace")
-            self._stderr_text = " ".join(plain(text).split())
+            self._stderr_text = " ".join(to_plain_line(text).split())
         return self._stderr_text
 
     async def wait(self) -> int:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
-from slipway._util.text import plain
-from slipway._util.threads import uninterrupted
+from slipway._util.text import to_plain_line
+from slipway._util.threads import run_shielded
 from slipway.machine import memory_files, migration
 from slipway.machine.model import Template
 from slipway.machine.qemu import Board, QemuMachine, build_file_ram
@@ -107,7 +107,7 @@ async def _copy_memory(snapshot: Snapshot) -> Snapshot:
             undo.callback(os.close, memory)
             return memory
 
-        memory = await uninterrupted(copy())  # the thread uses the descriptor until it ends
+        memory = await run_shielded(copy())  # the thread uses the descriptor until it ends
         undo.pop_all()
     os.close(snapshot.memory)
     return replace(snapshot, memory=memory)
@@ -129,7 +129,9 @@ def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
         HostError: the snapshot is of another hypervisor, or damaged.
     """
     if snapshot.machine != hypervisor:
-        raise HostError(f"a snapshot of the machine {plain(snapshot.machine)!r} is not for QEMU")
+        raise HostError(
+            f"a snapshot of the machine {to_plain_line(snapshot.machine)!r} is not for QEMU"
+        )
     memory, state = os.fstat(snapshot.memory).st_size, os.fstat(snapshot.state).st_size
     if memory != snapshot.memory_bytes:
         raise HostError(

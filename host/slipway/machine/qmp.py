@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.errors import HostError
-from slipway._util.text import plain
+from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,4 +153,4 @@ def _resolve(
 
 def _parse_description(error: object) -> str:
     text = error.get("desc") if isinstance(error, dict) else None
-    return plain(text[:_SHOWN]) if isinstance(text, str) else "reason unknown"
+    return to_plain_line(text[:_SHOWN]) if isinstance(text, str) else "reason unknown"

@@ -11,7 +11,7 @@ import mmap
 import time
 from typing import TYPE_CHECKING
 
-from slipway._util.once_per_boot import once_per_boot
+from slipway._util.once_per_boot import measure_once_per_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,4 +59,4 @@ def _read_simultaneously(read: Callable[[], int]) -> tuple[int, int]:
 
 def find_tsc_khz(cache: Path) -> int:
     """Return the rate in kHz, measured once per boot of the host and kept in the file ``cache``."""
-    return once_per_boot(cache, measure_khz)
+    return measure_once_per_boot(cache, measure_khz)

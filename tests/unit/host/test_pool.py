@@ -82,7 +82,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pool, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
-    monkeypatch.setattr(_pool, "unshared_bytes", lambda _pid, most: most)
+    monkeypatch.setattr(_pool, "read_unshared_bytes", lambda _pid, most: most)
 
 
 @pytest_asyncio.fixture
@@ -455,7 +455,7 @@ async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: Grou
 async def test_clone_that_waits_has_reserved_what_it_has_for_itself(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pool, "unshared_bytes", lambda _pid, _most: 20 * MIB)
+    monkeypatch.setattr(_pool, "read_unshared_bytes", lambda _pid, _most: 20 * MIB)
 
     ground.want()
     await ground.filled(2)
@@ -469,7 +469,7 @@ async def test_clone_that_waits_has_reserved_what_it_has_for_itself(
 async def test_clone_that_has_more_than_was_reserved_keeps_what_was(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pool, "unshared_bytes", lambda _pid, most: 2 * most)
+    monkeypatch.setattr(_pool, "read_unshared_bytes", lambda _pid, most: 2 * most)
 
     await ground.take()
     await ground.filled(1)

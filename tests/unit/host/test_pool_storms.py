@@ -59,7 +59,7 @@ def hypervisor(monkeypatch: pytest.MonkeyPatch) -> StoredHypervisor:
     """A machine of the test's own, quick pauses, and a host that has memory."""
     made = StoredHypervisor()
     monkeypatch.setattr(_guest, "RESTORE_SECONDS", 0.05)
-    monkeypatch.setattr(_pool, "unshared_bytes", lambda _pid, most: most)
+    monkeypatch.setattr(_pool, "read_unshared_bytes", lambda _pid, most: most)
     monkeypatch.setattr(_templates, "find_hypervisor", lambda _name: made)
     monkeypatch.setattr(_pool, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)

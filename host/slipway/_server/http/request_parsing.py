@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from slipway._server.problems import SEE, InvalidRequest, Problem, Refusal
-from slipway._util.near_names import hint_at
+from slipway._util.near_names import suggest_name
 from slipway._wire.request_models import Limits, Setting, StartBody
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _find_hint(name: str, kind: type[BaseModel]) -> str:
         return "It is set when the session is opened: POST /v1/sessions"
     if name in StartBody.model_fields:
         return "It is for another request. See: GET /openapi.json"
-    return hint_at(name, kind.model_fields, SEE)
+    return suggest_name(name, kind.model_fields, SEE)
 
 
 def _shorten_message(text: str) -> str:

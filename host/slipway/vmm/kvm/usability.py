@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
-from slipway._util.once_per_boot import once_per_boot
+from slipway._util.once_per_boot import measure_once_per_boot
 from slipway.vmm.kvm import abi, x86_64
 from slipway.vmm.kvm.system import Kvm, why_not_open
 
@@ -49,7 +49,7 @@ def examine(state: Path | None = None) -> tuple[bool, str]:
         if state is None:
             picoseconds = time_guest_loop()
         else:
-            picoseconds = once_per_boot(state / "kvm-loop-ps", time_guest_loop)
+            picoseconds = measure_once_per_boot(state / "kvm-loop-ps", time_guest_loop)
     except HostError as error:
         return False, error.message
     nanoseconds = picoseconds / 1000
