@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -25,6 +26,7 @@ from slipway._model.events import (
 from slipway._model.input_file import InputFile
 from slipway._model.result import Result
 from slipway._run.job_exchange import WINDOW
+from slipway._run.job_request import JobRequest
 from slipway._util.units import MIB
 from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.store.image_store import ImageStore
@@ -404,7 +406,7 @@ async def test_output_that_nobody_takes_stops_the_program(runtime: AsyncRuntime)
     async for event in execution:
         if isinstance(event, Output):
             taken += len(event.data)
-            held = execution._events.size
+            held = execution.untaken
             assert held < KEPT_OUTPUT + 256 * 1024
         if isinstance(event, PhaseEnded):
             break
@@ -508,9 +510,9 @@ async def test_run_that_has_ended_keeps_no_job(runtime: AsyncRuntime) -> None:
 
     await execution.wait()
 
-    assert execution._job is None
-    assert execution._run is None
-    assert execution._slot._check is None
+    gc.collect()
+    assert not [item for item in gc.get_objects() if isinstance(item, JobRequest)]
+    assert execution.outcome is not None
 
 
 async def test_outcome_is_known_although_nobody_takes_the_events(runtime: AsyncRuntime) -> None:
