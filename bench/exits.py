@@ -16,7 +16,7 @@ from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.job_request import JobRequest
-from slipway._run.languages import language_of_file
+from slipway._run.languages import find_language_of_file
 from slipway._run.output_sink import OutputTail
 from slipway.machine.kvm import KvmMachine
 from slipway_initramfs.store.image_store import ImageStore
@@ -30,7 +30,7 @@ SHOWN = 12
 
 def what_boots(file: Path, serial: bool) -> tuple[Assets, Options]:
     """The assets of ``file``'s language, and options that choose the port."""
-    language = language_of_file(file)
+    language = find_language_of_file(file)
     assets = find_assets(language, Options(), ImageStore(), print)
     # A kernel that is named gets the UART, whatever it is.
     kernel = assets.kernel_path if serial else None
@@ -40,7 +40,7 @@ def what_boots(file: Path, serial: bool) -> tuple[Assets, Options]:
 
 async def count(file: Path, serial: bool) -> None:
     """Boot, run ``file``, and print the exits of each."""
-    language = language_of_file(file)
+    language = find_language_of_file(file)
     assets, options = what_boots(file, serial)
     guest = await Guest.start(assets, options)
     try:

@@ -72,7 +72,7 @@ async def clone(of: Template) -> float:
     began = time.monotonic()
     guest = Guest(await of.clone())
     try:
-        await guest.wait_restored(clone=True)
+        await guest.adopt_clone()
         return time.monotonic() - began
     finally:
         await guest.stop()
@@ -83,7 +83,7 @@ async def unshared(of: Template) -> float:
     guests = [Guest(await of.clone()) for _ in range(TOGETHER)]
     try:
         for guest in guests:
-            await guest.wait_restored(clone=True)
+            await guest.adopt_clone()
         return statistics.median(private_bytes(guest.machine.pid) for guest in guests) / (1 << 20)
     finally:
         for guest in guests:

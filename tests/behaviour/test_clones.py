@@ -109,7 +109,7 @@ async def stopping(guest: Guest) -> AsyncIterator[Guest]:
 async def clone_of(template: Template) -> AsyncIterator[Guest]:
     """A clone whose agent has answered."""
     async with stopping(Guest(await template.clone())) as guest:
-        await guest.wait_restored(clone=True)
+        await guest.adopt_clone()
         yield guest
 
 

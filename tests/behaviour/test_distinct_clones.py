@@ -18,7 +18,7 @@ import pytest
 
 from slipway._admission import Admission, Capacity
 from slipway._model.options import Options
-from slipway._run.agent_connection import Session
+from slipway._run.agent_connection import AgentConnection
 from slipway._run.find_assets import find_assets
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
@@ -99,22 +99,22 @@ class Told:
 
 
 @pytest.fixture
-def greetings(monkeypatch: pytest.MonkeyPatch) -> dict[Session, float]:
+def greetings(monkeypatch: pytest.MonkeyPatch) -> dict[AgentConnection, float]:
     """How long the last greeting of each session took, in seconds."""
-    seconds: dict[Session, float] = {}
-    hello = Session.hello
+    seconds: dict[AgentConnection, float] = {}
+    resync = AgentConnection.resync
 
-    async def timed(self: Session, *, clone: bool = False) -> Ready:
+    async def timed(self: AgentConnection) -> Ready:
         began = time.monotonic()
-        ready = await hello(self, clone=clone)
+        ready = await resync(self)
         seconds[self] = time.monotonic() - began
         return ready
 
-    monkeypatch.setattr(Session, "hello", timed)
+    monkeypatch.setattr(AgentConnection, "resync", timed)
     return seconds
 
 
-async def interview(guest: Guest, greetings: dict[Session, float]) -> Told:
+async def interview(guest: Guest, greetings: dict[AgentConnection, float]) -> Told:
     """Have a program tell what it sees, and then the time, whenever it is asked."""
     lines: asyncio.Queue[tuple[float, str]] = asyncio.Queue()
     told: list[str] = []
@@ -143,7 +143,7 @@ async def interview(guest: Guest, greetings: dict[Session, float]) -> Told:
     job = JobRequest(find_language("python"), TELL.encode(), options, questions())
     report = await run_with(guest, job, sink)
     assert report.succeeded
-    return Told(json.loads(told[0]), max(errors), greetings[guest._session])
+    return Told(json.loads(told[0]), max(errors), greetings[guest._connection])
 
 
 @pytest.mark.timeout(240 + 5 * CLONES)
@@ -151,7 +151,7 @@ async def test_clones_differ_in_all_that_is_random_and_have_the_time(
     machine: str,
     tmp_path: Path,
     progress: Callable[[str], None],
-    greetings: dict[Session, float],
+    greetings: dict[AgentConnection, float],
 ) -> None:
     store, options = (
         ImageStore(writable_store("python", tmp_path / "store")),
@@ -171,7 +171,7 @@ async def test_clones_differ_in_all_that_is_random_and_have_the_time(
             try:
                 # Every second one has its interpreter started ahead, as those of a pool have.
                 if number % 2:
-                    await guest.prepare(assets.language)
+                    await guest.prestart(assets.language)
                 told.append(await interview(guest, greetings))
             finally:
                 await guest.stop()

@@ -195,7 +195,7 @@ def test_job_leaves_nothing_however_it_ends(vm: Microvm, ending: str) -> None:
 def test_program_that_was_started_ahead_sees_what_any_does(vm: Microvm) -> None:
     before = look(vm)
     vm.run(LEAVE)
-    vm.call(vm.guest.prepare(vm.language))
+    vm.call(vm.guest.prestart(vm.language))
     seen = look(vm)
 
     # An interpreter that was too slow to open the FIFO leaves that to the end of the job.
@@ -206,7 +206,7 @@ def test_program_that_was_started_ahead_sees_what_any_does(vm: Microvm) -> None:
 @pytest.mark.languages("python")
 def test_program_that_was_started_ahead_leaves_nothing(vm: Microvm) -> None:
     before = look(vm)
-    vm.call(vm.guest.prepare(vm.language))
+    vm.call(vm.guest.prestart(vm.language))
     left = vm.run(LEAVE)
 
     assert left.stdout == b"left\n", left.stderr
@@ -216,7 +216,7 @@ def test_program_that_was_started_ahead_leaves_nothing(vm: Microvm) -> None:
 @pytest.mark.languages("python")
 def test_program_that_was_started_ahead_for_nothing_leaves_nothing(vm: Microvm) -> None:
     before = look(vm)
-    vm.call(vm.guest.prepare(vm.language))
+    vm.call(vm.guest.prestart(vm.language))
     vm.run("print(1)", "an argument")
 
     assert look(vm) == before

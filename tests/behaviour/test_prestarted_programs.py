@@ -9,7 +9,7 @@ import pytest
 
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
-from slipway._run.job_message import describe_job
+from slipway._run.job_message import build_job_message
 from slipway._run.job_request import JobRequest
 from slipway._run.output_sink import OutputCapture, OutputTail
 from slipway._util.units import MIB
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.languages("python")
 
 def run(vm: Microvm, source: str, **options: Any) -> Outcome:
     """Run ``source`` after a prestart, whose program may still be on its way to the script."""
-    vm.call(vm.guest.prepare(vm.language))
+    vm.call(vm.guest.prestart(vm.language))
     return vm.run(source, **options)
 
 
@@ -34,7 +34,7 @@ def test_second_job_gets_the_prestarted_program(vm: Microvm) -> None:
     source = b"import os, stat; print(stat.S_ISFIFO(os.fstat(0).st_mode), os.read(0, 9))"
     for _ in range(2):
         vm.call(vm.guest.run(JobRequest(vm.language, source, Options()), capture))
-        vm.call(vm.guest.prepare(vm.language))
+        vm.call(vm.guest.prestart(vm.language))
 
     assert capture.data["run", "stdout"] == b"False b''\nTrue b''\n"
 
@@ -89,13 +89,13 @@ try:
 except OSError as error:
     print(error.strerror)
 """
-    job, files = describe_job(JobRequest(vm.language, source.encode(), Options()))
+    job, files = build_job_message(JobRequest(vm.language, source.encode(), Options()))
     capture = OutputCapture()
 
     for _ in range(2):
         sized = replace(job, disk_bytes=8 * MIB)
-        vm.call(vm.guest._session.run(sized, files, capture))
-        vm.call(vm.guest.prepare(vm.language))
+        vm.call(vm.guest._connection.run(sized, files, capture))
+        vm.call(vm.guest.prestart(vm.language))
 
     assert (
         capture.data["run", "stdout"].decode().splitlines()
@@ -124,7 +124,7 @@ def test_node_gets_its_script_when_the_job_comes(vm: Microvm) -> None:
     for _ in range(2):
         said.append(OutputTail(MIB))
         vm.call(vm.guest.run(JobRequest(vm.language, NODE.encode(), Options()), said[-1]))
-        vm.call(vm.guest.prepare(vm.language))
+        vm.call(vm.guest.prestart(vm.language))
 
     # A prestarted program has a pipe as stdin, since its job may have input.
     alone, ahead = (bytes(tail.data) for tail in said)

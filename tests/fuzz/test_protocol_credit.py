@@ -33,7 +33,7 @@ class Pipe:
         self.receiver = ReceiveWindow(self.window)
 
 
-class Conversation:
+class JobExchange:
     """An agent, a host, and a wire in either direction that carries as much as it is told to."""
 
     def __init__(self, pipes: dict[m.Stream, Pipe]) -> None:
@@ -133,7 +133,7 @@ def test_long_stream_beside_a_silent_one_arrives_whole(
 
 
 def run_to_the_end(pipes: dict[m.Stream, Pipe], acts: list[tuple[str, m.Stream, int]]) -> None:
-    talk = Conversation(pipes)
+    talk = JobExchange(pipes)
     for action, stream, size in acts:
         talk.act(action, stream, size)
     # From here on everybody does what there is to do: it must come to an end, not to a standstill.
@@ -153,7 +153,7 @@ def run_to_the_end(pipes: dict[m.Stream, Pipe], acts: list[tuple[str, m.Stream, 
 def test_reader_that_never_reads_is_sent_its_window_and_no_more(
     window: int, sizes: list[int]
 ) -> None:
-    talk = Conversation(
+    talk = JobExchange(
         {m.Stream.STDOUT: Pipe(bytes(1 << 21), window), m.Stream.STDERR: Pipe(b"", 1)}
     )
 

@@ -18,7 +18,7 @@ import pytest
 import slipway
 from slipway._local.runtime import AsyncRuntime
 from slipway._run.guest import MAX_READ_AT_ONCE
-from slipway._run.job_message import describe_job
+from slipway._run.job_message import build_job_message
 from support.commands import PATIENCE, Commands
 from support.fake_machine import fake_machines
 from support.screens import Screen
@@ -35,7 +35,7 @@ TESTS = Path(__file__).parents[1]
 LENDER = """
 import asyncio, os, signal, sys
 from slipway._cli.run_terminal import LocalTerminal
-from slipway._cli.terminal import guarded, run_interruptible
+from slipway._cli.terminal import run_guarded, run_interruptible
 from slipway._model.errors import UnknownOutcome
 
 async def resize(size):
@@ -52,7 +52,7 @@ async def lend():
         while True:
             await asyncio.sleep(3600)
 
-guarded(lambda arguments: run_interruptible(lend), [])
+run_guarded(lambda arguments: run_interruptible(lend), [])
 """
 IN_BASH = """
 trap 'echo "now $(stty size)"' WINCH
@@ -145,9 +145,9 @@ async def test_size_that_is_told_while_sources_are_read(monkeypatch: pytest.Monk
     def describe(*job: Any) -> Any:
         begun.set()
         told.wait(PATIENCE)
-        return describe_job(*job)
+        return build_job_message(*job)
 
-    monkeypatch.setattr("slipway._run.guest.describe_job", describe)
+    monkeypatch.setattr("slipway._run.guest.build_job_message", describe)
     files = [slipway.InputFile("large", bytes(MAX_READ_AT_ONCE))]
     async with AsyncRuntime(**fake_machines()) as runtime:
         execution = await runtime.start("size", "javascript", tty=True, files=files)

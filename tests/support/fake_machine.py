@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from slipway._model.errors import HostError, InputError
 from slipway._run.assets import Assets
-from slipway._run.guest import Guest, Origin
+from slipway._run.guest import Guest, StartInfo
 from slipway.machine.console import Console
 from slipway.machine.model import Snapshot, Template, Transport
 from slipway_initramfs.freeze import Agent
@@ -250,7 +250,7 @@ class FakeLauncher:
         try:
             guest = Guest(
                 machine,
-                Origin(machine_reason="a test's"),
+                StartInfo(machine_reason="a test's"),
             )
             await guest.wait_ready()
         except BaseException:

@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
-from slipway._run.guest import Guest, Origin
+from slipway._run.guest import Guest, StartInfo
 from slipway._snapshots.key import NoSnapshot
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot, Template, Transport
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from slipway._snapshots.key import Shape
 
 MIB = 1024 * 1024
-ORIGIN = Origin("snapshot", "", "a test's")
+ORIGIN = StartInfo("snapshot", "", "a test's")
 MEMORY = MIB
 """What the snapshots here have, in bytes."""
 IDLE_MEMORY = 96 * MIB
@@ -88,7 +88,7 @@ class FakeTemplates:
         ours, theirs = await make_transports()
         guest = Guest(FakeMachine(ours, theirs, self.launcher, _original(theirs)), ORIGIN)
         try:
-            await guest.wait_restored(clone=True)
+            await guest.adopt_clone()
         except BaseException:
             await guest.stop()
             raise

@@ -12,7 +12,7 @@ from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
-from slipway._run.results import output_files, phase_results
+from slipway._run.results import build_phase_results, output_files
 from slipway._snapshots.create import take
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Phase, Stream
@@ -100,7 +100,7 @@ class MicrovmJob:
         }
         results = {
             phase: result.with_output(phase.name.lower(), captured)
-            for phase, result in phase_results(report).items()
+            for phase, result in build_phase_results(report).items()
         }
         files = {file.path: file for file in output_files(report, options.outputs)}
         return Outcome(results.get(Phase.BUILD), results.get(Phase.RUN), files)
@@ -255,5 +255,5 @@ class CloneVm(Microvm):
             snapshot = await take(assets, self._options, store, lambda line: None)
             self._template = await assets.hypervisor.open_template(snapshot)
         self._guest = Guest(await self._template.clone())
-        await self._guest.wait_restored(clone=True)
-        await self._guest.prepare(assets.language)
+        await self._guest.adopt_clone()
+        await self._guest.prestart(assets.language)

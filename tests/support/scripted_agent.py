@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
-from slipway._run.agent_connection import Session
+from slipway._run.agent_connection import AgentConnection
 from slipway._run.deadline_pause import DeadlinePause
 from slipway.machine.console import Console
 from slipway.machine.model import Transport
@@ -85,12 +85,12 @@ class ScriptedMachine:
         return ""
 
 
-async def connect() -> tuple[Session, ScriptedAgent]:
+async def connect() -> tuple[AgentConnection, ScriptedAgent]:
     """A session and the agent that it talks to."""
     ours, theirs = socket.socketpair()
     transport = Transport(*await asyncio.open_connection(sock=ours))
     agent = ScriptedAgent(*await asyncio.open_connection(sock=theirs))
-    return Session(ScriptedMachine(transport)), agent  # type: ignore[arg-type]
+    return AgentConnection(ScriptedMachine(transport)), agent  # type: ignore[arg-type]
 
 
 async def play(
@@ -108,7 +108,7 @@ async def play(
     session, agent = await connect()
 
     await agent.say(Awake(VERSION), READY)
-    await session.hello()
+    await session.handshake()
 
     async def act() -> None:
         await agent.hear(Start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slipway._cli.parser import Parser, add_store
-from slipway._run.image_errors import errors_told_to_callers
+from slipway._run.image_errors import translated_image_errors
 
 if TYPE_CHECKING:
     import argparse
@@ -47,5 +47,5 @@ class CommandGroup:
 
         parsed = self.parser.parse_args(arguments)
         function: Callable[[argparse.Namespace, ImageStore], int] = parsed.function
-        with errors_told_to_callers():
+        with translated_image_errors():
             return function(parsed, ImageStore(parsed.store))

@@ -80,12 +80,12 @@ def _set_completion(action: argparse.Action) -> None:
 
 def _list_words(what: str) -> Iterable[str]:
     """Return the languages, images or snapshots of the store."""
-    from slipway._run.image_errors import errors_told_to_callers
+    from slipway._run.image_errors import translated_image_errors
     from slipway_initramfs.languages import catalogue
     from slipway_initramfs.store.image_store import ImageStore
 
     store = ImageStore()
-    with errors_told_to_callers():
+    with translated_image_errors():
         if what == "snapshots":
             return store.names("snapshot")
         images = {image.name for image in store.images()}

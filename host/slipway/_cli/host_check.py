@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slipway._run.image_errors import errors_told_to_callers
+from slipway._run.image_errors import translated_image_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,6 @@ def check_host(store: Path | None, machine: str) -> None:
     from slipway_initramfs.store.image_store import ImageStore
 
     images = ImageStore(store)
-    with errors_told_to_callers():
+    with translated_image_errors():
         images.images()
     choose(machine, images.root).check()

@@ -101,10 +101,10 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
 
 
 def _find_language(parsed: argparse.Namespace, store: ImageStore) -> Language:
-    from slipway._run.languages import find_language, language_of_file
+    from slipway._run.languages import find_language, find_language_of_file
 
     if parsed.language is None:
-        return language_of_file(Path(parsed.source), store)
+        return find_language_of_file(Path(parsed.source), store)
     return find_language(parsed.language, store)
 
 
@@ -114,10 +114,10 @@ async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
     output = StandardOutput()
     if not parsed.tty:
         return await run.collect(output.write)
-    from slipway._cli.run_terminal import LocalTerminal, PhaseWatcher
+    from slipway._cli.run_terminal import LocalTerminal, PhaseObserver
 
     with LocalTerminal(run.resize).lent() as terminal:
-        return await run.collect(output.write, PhaseWatcher(terminal))
+        return await run.collect(output.write, PhaseObserver(terminal))
 
 
 def _describe_error(error: SlipwayError) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class LocalTerminal:
             self.take()
 
 
-class PhaseWatcher:
+class PhaseObserver:
     """Observer of a run that lends ``terminal`` to the program while it runs.
 
     During boot and build, Ctrl-C ends this command.

@@ -110,7 +110,7 @@ class LocalExecution(AsyncExecution):
         """See :attr:`AsyncExecution.untaken`."""
         return self._events.size
 
-    def when_over(self, call: Callable[[LocalExecution], object]) -> None:
+    def call_when_ended(self, call: Callable[[LocalExecution], object]) -> None:
         """Have ``call`` called when nothing of the run is left."""
         self._task.add_done_callback(lambda _: call(self))
 

@@ -18,7 +18,7 @@ from slipway._model.options import build_options
 from slipway._model.values import check_value
 from slipway._run.images import StoredImages
 from slipway._run.job_request import JobRequest
-from slipway._run.languages import language_of
+from slipway._run.languages import select_language
 from slipway._run.launcher import ColdLauncher
 from slipway._run.run import Run
 from slipway._run.slot import Slot, SlotContext
@@ -129,7 +129,7 @@ def _request_job(
     from slipway_initramfs.store.image_store import ImageStore
 
     image_store = ImageStore(check_value("store", Path | None, store))
-    found = language_of(language, source, image_store)
+    found = select_language(language, source, image_store)
     stream = stream_bytes(opened) if isinstance(opened, bytes) else opened
     job = JobRequest(found, text, checked, stream)
     job.check()

@@ -39,10 +39,10 @@ class RunProgress:
 
     def on_phase_ended(self, phase: Phase, report: PhaseReport) -> None:
         """Put the event that ``phase`` has ended."""
-        from slipway._run.results import phase_result
+        from slipway._run.results import build_phase_result
 
         self.phase = None
-        self._put(PhaseEnded(phase.name.lower(), phase_result(report)))
+        self._put(PhaseEnded(phase.name.lower(), build_phase_result(report)))
 
     def on_job_done(self) -> None:
         """Note that only the machine is still to be stopped."""

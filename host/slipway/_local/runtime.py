@@ -21,7 +21,7 @@ from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, 
 from slipway._model.values import Bounds, check_value, convert
 from slipway._run.image_builds import ImageBuilds
 from slipway._run.images import StoredImages
-from slipway._run.languages import language_of, list_languages
+from slipway._run.languages import list_languages, select_language
 from slipway._run.slot import Slot, SlotContext
 from slipway._util.memory import read_free_memory
 from slipway._util.public import public
@@ -151,7 +151,7 @@ class AsyncRuntime:
         checked = build_options({"machine": self._machine, **options})
         opened = open_stdin(stdin)
         text = await read_source(source)
-        found = language_of(language, source, self._store)
+        found = select_language(language, source, self._store)
         job, pipe = request_job(found, text, checked, opened)
         slot = Slot(self._slots, found, checked, key, check=job.check_room)
         execution = LocalExecution(job, slot, pipe)
@@ -160,7 +160,7 @@ class AsyncRuntime:
         self._check_open()
         execution.begin()
         self._executions.add(execution)
-        execution.when_over(self._executions.discard)
+        execution.call_when_ended(self._executions.discard)
         return execution
 
     async def run(
@@ -211,7 +211,7 @@ class AsyncRuntime:
         """
         key = check_key(key)
         idle_seconds = check_idle_seconds(idle_seconds)
-        found = language_of(language, None, self._store)
+        found = select_language(language, None, self._store)
         checked = build_session_options({"machine": self._machine, **options}, found.source)
         return LocalSession(self._home, SessionSpec(found, checked, key, idle_seconds))
 

@@ -139,7 +139,7 @@ class LocalSession(AsyncSession):
         execution.begin()
         self._executions.add(execution)
         self._restart_timer()
-        execution.when_over(self._forget_execution)
+        execution.call_when_ended(self._forget_execution)
         return execution
 
     def _forget_execution(self, execution: LocalExecution) -> None:
@@ -169,15 +169,15 @@ class LocalSession(AsyncSession):
         Raises:
             SlipwayError: the session is closed.
         """
-        from slipway._run.guest import Origin
+        from slipway._run.guest import StartInfo
 
         if self._closed is not None:
             raise self._closed.build_error()
         assert self._guest is not None
-        origin = self._guest.origin
+        origin = self._guest.start_info
         if self._had_run:
-            origin = Origin("session", "", origin.machine_reason)
-        self._guest.taken(origin)
+            origin = StartInfo("session", "", origin.machine_reason)
+        self._guest.mark_taken(origin)
         self._had_run = True
         return self._guest
 

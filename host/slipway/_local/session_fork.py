@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import SlipwayError
-from slipway._util.threads import run_shielded
+from slipway._util.threads import call_shielded, run_shielded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,27 +67,24 @@ async def _clone_and_resume(
     wanted: Callable[[], bool],
     lose: Callable[[str], Awaitable[None]],
 ) -> Guest:
-    async def go_on(*, resume: bool) -> None:
+    async def resume_original(*, stopped: bool) -> None:
         """Set the original's clock, which stood still; after a failure the machine may as well."""
         if not wanted():
             return
         try:
-            if resume:
+            if stopped:
                 await guest.machine.resume()
-            await guest.wait_restored(clone=False)
+            await guest.resync()
         except SlipwayError as error:
             await lose(f"its machine did not go on after a fork: {error.message}")
 
-    try:
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(call_shielded, partial(resume_original, stopped=True))
         clone = await guest.fork()
-    except BaseException:
-        await run_shielded(go_on(resume=True))
-        raise
-    try:
-        await go_on(resume=False)
-    except BaseException:
-        await run_shielded(clone.stop())
-        raise
+        undo.pop_all()
+        await undo.enter_async_context(clone)
+        await resume_original(stopped=False)
+        undo.pop_all()
     return clone
 
 

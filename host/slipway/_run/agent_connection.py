@@ -1,4 +1,4 @@
-"""A session with an agent: one hello, then jobs, one after the other."""
+"""Connection to the agent of one machine: a handshake, then one job after the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError, UnknownOutcome
-from slipway._run.job_exchange import Conversation
+from slipway._run.job_exchange import JobExchange
 from slipway._util.text import to_plain_line
 from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
@@ -27,31 +27,63 @@ if TYPE_CHECKING:
     from slipway_protocol.messages import HostMessage, Message
 
 log = logging.getLogger("slipway.agent")
-# Whoever wants the agent's log asks for it: by default nothing of a guest's reaches a terminal.
+# Silent by default: text of a guest reaches a terminal only if the program asks for this log.
 log.addHandler(logging.NullHandler())
 
 
-class Session:
-    """Talks to the agent in ``machine``."""
+# Upper bound on the error of a clone's clock, in seconds. On a busy host a greeting may take
+# longer, and the next ones as well.
+CLOCK_SECONDS = 0.010
+MAX_GREETINGS = 3
+
+
+class AgentConnection:
+    """Messages to and from the agent in ``machine``."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         transport = machine.transport
         self._channel = Channel(transport.reader, transport.writer)
         self._jobs = 0
-        self._conversation: Conversation | None = None
+        self._exchange: JobExchange | None = None
         self.awake_at: float | None = None
 
-    async def hello(self, *, clone: bool = False) -> m.Ready:
-        """Open the conversation; waits until the guest has booted.
-
-        ``clone``: the machine has been cloned, and this is the first that it hears. Without it, to
-        a guest that is ready already, it only sets the clock and stirs the random state.
+    async def handshake(self) -> m.Ready:
+        """Greet the agent of a guest that boots, and wait until the agent is ready.
 
         Raises:
-            HostError: the guest ended, or the agent in it refuses.
+            HostError: the guest ended, or the agent refuses.
         """
-        await self.send(self._greeting(clone))
+        return await self._greet(clone=False)
+
+    async def adopt_clone(self) -> m.Ready:
+        """Greet the agent of a new clone, which gets the time and a random state of its own.
+
+        The first greeting was sent before the clone existed, so the time in it is late. Each of the
+        others makes the clock better and never worse, and more than one is rarely needed.
+
+        Raises:
+            HostError, UnknownOutcome: as :meth:`resync`.
+        """
+        ready = await self._greet(clone=True)
+        for _ in range(MAX_GREETINGS):
+            began = time.monotonic()
+            ready = await self.resync()
+            if time.monotonic() - began <= CLOCK_SECONDS:
+                break
+        return ready
+
+    async def resync(self) -> m.Ready:
+        """Greet an agent that is ready: set its clock, and stir its random state.
+
+        Raises:
+            HostError: the guest ended without a job, or the agent refuses.
+            UnknownOutcome: the guest ended after a job.
+        """
+        return await self._greet(clone=False)
+
+    async def _greet(self, *, clone: bool) -> m.Ready:
+        await self._send_hello(clone)
         while True:
             message = await self.receive()
             match message:
@@ -62,8 +94,8 @@ class Session:
                             f"the agent speaks protocol {version}, this host {VERSION}",
                             "Rebuild the agent: slipway image prune",
                         )
-                    # A serial port forgets what came before it was opened.
-                    await self.send(self._greeting(clone))
+                    # A serial port loses bytes that come before the agent opens it.
+                    await self._send_hello(clone)
                 case m.Ready():
                     self.awake_at = self.awake_at or time.monotonic()
                     return replace(
@@ -72,22 +104,22 @@ class Session:
                         kernel=to_plain_line(message.kernel),
                     )
                 case m.Log():
-                    self.log(message)
+                    self.log_line(message)
                 case m.Fault(text=text):
                     raise HostError(f"the agent cannot start: {to_plain_line(text)}")
                 case _:
                     raise HostError(f"{type(message).__name__} came before the agent was ready")
 
-    def _greeting(self, clone: bool) -> m.Hello:
-        return m.Hello(VERSION, (), time.time_ns(), os.urandom(32), clone)
+    async def _send_hello(self, clone: bool) -> None:
+        await self.send(m.Hello(VERSION, (), time.time_ns(), os.urandom(32), clone))
 
-    async def prepare(self, prestart: m.Prestart) -> None:
-        """Have a program started ahead of its job, up to where it reads its script.
+    async def prestart(self, program: m.Prestart) -> None:
+        """Start a program before its job comes, up to the point where it opens its script.
 
         Raises:
             UnknownOutcome: the machine has ended.
         """
-        await self.send(prestart)
+        await self.send(program)
 
     async def run(
         self,
@@ -103,8 +135,8 @@ class Session:
             UnknownOutcome: the machine ended, or broke the protocol.
         """
         self._jobs += 1
-        self._conversation = Conversation(self, self._jobs, job, sink, observer)
-        return await self._conversation.run(files, stdin)
+        self._exchange = JobExchange(self, self._jobs, job, sink, observer)
+        return await self._exchange.run(files, stdin)
 
     async def signal(self, number: int) -> None:
         """Send signal ``number`` to the program of the phase that runs.
@@ -115,13 +147,13 @@ class Session:
         await self.send(m.Signal(self._jobs, number))
 
     async def resize(self, size: m.Tty) -> None:
-        """Give the terminal of the job's program another size.
+        """Resize the terminal of the job's program.
 
         Raises:
             UnknownOutcome: the machine has ended.
         """
-        if self._conversation is not None:
-            await self._conversation.resize(size)
+        if self._exchange is not None:
+            await self._exchange.resize(size)
 
     async def cancel(self) -> None:
         """Have the agent end the job.
@@ -129,35 +161,40 @@ class Session:
         Raises:
             UnknownOutcome: the machine has ended.
         """
-        if self._conversation is not None:
-            await self._conversation.cancel()
+        if self._exchange is not None:
+            await self._exchange.cancel()
 
     async def close(self) -> None:
-        """Close our end."""
+        """Close the stream to the agent."""
         await self._channel.close()
 
     async def send(self, message: HostMessage) -> None:
-        """Send ``message``; waits while the guest does not read.
+        """Send ``message``; wait while the guest does not read.
 
         Raises:
-            HostError: the machine has ended before it had a job.
-            UnknownOutcome: it has ended.
+            HostError: the machine ended before its first job.
+            UnknownOutcome: the machine ended after that.
         """
         try:
             await self._channel.send(message)
         except OSError:
-            raise await self._lost() from None
+            raise await self._build_loss_error() from None
 
     def post(self, message: HostMessage) -> None:
         """Send a small ``message`` without waiting; a machine that has ended gets none."""
         self._channel.post(message)
 
     async def receive(self) -> Message:
-        """The next message; noise and violations are dealt with here."""
+        """Return the next message; noise between the frames is dropped.
+
+        Raises:
+            HostError: the machine ended before its first job.
+            UnknownOutcome: the machine ended after that, or broke the protocol.
+        """
         while True:
             event = await self._channel.receive()
             if event is None:
-                raise await self._lost()
+                raise await self._build_loss_error()
             if isinstance(event, Violation):
                 raise UnknownOutcome(f"the guest broke the protocol: {event.reason}")
             if isinstance(event, BadFrame):
@@ -165,21 +202,21 @@ class Session:
                 continue
             return event
 
-    async def _lost(self) -> UnknownOutcome | HostError:
-        """The machine went away; say so with what it and its console showed last."""
+    async def _build_loss_error(self) -> UnknownOutcome | HostError:
+        """Build the error for a machine that ended, with the last lines of its console."""
         await self._machine.console.wait_drained()
         lines = self._machine.console.last_lines(6)
-        said = (
+        details = (
             "its console said last:\n  " + "\n  ".join(lines) if lines else "its console is empty"
         )
-        if words := await self._machine.read_exit_report():
-            said = f"it complained: {words}; {said}"
+        if report := await self._machine.read_exit_report():
+            details = f"it reported: {report}; {details}"
         message = "the machine ended by itself"
         if not self._jobs:
-            return HostError(f"{message} before the agent was ready; {said}")
-        return UnknownOutcome(f"{message} while it had a job; {said}")
+            return HostError(f"{message} before the agent was ready; {details}")
+        return UnknownOutcome(f"{message} while it had a job; {details}")
 
     @staticmethod
-    def log(message: m.Log) -> None:
-        """Pass a line of the agent's on to our log, as one line."""
+    def log_line(message: m.Log) -> None:
+        """Log a line of the agent, escaped to one line of ASCII."""
         log.log(int(message.level), "%s", message.text.encode("unicode_escape").decode("ascii"))

@@ -6,8 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from slipway._run.image_errors import errors_told_to_callers
-from slipway._run.sizing import machine_memory
+from slipway._run.image_errors import translated_image_errors
+from slipway._run.sizing import choose_machine_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ class Assets:
         return self.other_kernel or self.kernel.path
 
 
-def boot_assets(
+def find_boot_assets(
     image: Image, language: Language, options: Options, store: ImageStore, progress: Progress
 ) -> Assets:
     """What ``image`` boots from, with kernel and agent made where they are missing.
@@ -61,11 +61,11 @@ def boot_assets(
         ImageError: they cannot be made.
         InputError: the machine would have too little memory, or is unknown.
     """
-    with errors_told_to_callers():
-        return assets_of_image(image, language, options, store, progress, verified=False)
+    with translated_image_errors():
+        return build_assets(image, language, options, store, progress, verified=False)
 
 
-def assets_of_image(
+def build_assets(
     image: Image,
     language: Language,
     options: Options,
@@ -74,7 +74,7 @@ def assets_of_image(
     *,
     verified: bool,
 ) -> Assets:
-    """As :func:`boot_assets`, with the errors of image making.
+    """As :func:`find_boot_assets`, with the errors of image making.
 
     With ``verified`` every byte of kernel and agent is checked as well.
     """
@@ -91,7 +91,7 @@ def assets_of_image(
         from slipway_initramfs.kernel_build import build_kernel
 
         kernel = build_kernel(store, progress=progress)
-    memory = machine_memory(image, language, options)
+    memory = choose_machine_memory(image, language, options)
     agent = freeze_agent(store, image.architecture, progress, verify=verified)
     # The modules are the kernel's: another kernel takes none of them.
     initrd = find_initrd(store, image, kernel if options.kernel is None else None, agent.path)

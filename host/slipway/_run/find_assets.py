@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import InputError
-from slipway._run.assets import assets_of_image
-from slipway._run.image_errors import errors_told_to_callers
+from slipway._run.assets import build_assets
+from slipway._run.image_errors import translated_image_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def find_assets(
 
     if options.kernel is not None:
         _check_kernel(options.kernel)
-    with errors_told_to_callers():
+    with translated_image_errors():
         try:
             image = None if repair else store.image(language.image)
         except ImageCorrupted:
@@ -52,10 +52,10 @@ def find_assets(
         if image is None or not language.matches(image):
             image = _build(language, store, progress)
         try:
-            return assets_of_image(image, language, options, store, progress, verified=repair)
+            return build_assets(image, language, options, store, progress, verified=repair)
         except ImageCorrupted:
             image = _build(language, store, progress)
-            return assets_of_image(image, language, options, store, progress, verified=True)
+            return build_assets(image, language, options, store, progress, verified=True)
 
 
 def _check_kernel(kernel: Path) -> None:

@@ -1,27 +1,32 @@
-"""A booted machine with a ready agent in it: takes jobs, one after the other."""
+"""Guest: a machine with a ready agent, which takes one job after the other."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from slipway._model.errors import HostError, ImageError, UnknownOutcome
 from slipway._model.options import Options
-from slipway._run.agent_connection import Session
+from slipway._run.agent_connection import AgentConnection
 from slipway._run.deadline_pause import DeadlinePause
-from slipway._run.job_message import Surroundings, describe_job
+from slipway._run.job_message import Surroundings, build_job_message
 from slipway._run.job_request import JobRequest
 from slipway._run.output_sink import OutputTail
 from slipway._run.start_machine import start_machine
 from slipway._sources import keep_names
 from slipway._util.text import to_plain_line
-from slipway._util.threads import run_shielded
+from slipway._util.threads import call_shielded, run_shielded
 from slipway._util.units import MIB
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+    from typing import Any
+
     from slipway._model.input_file import InputFile
     from slipway._run.assets import Assets
     from slipway._run.job_report import JobReport
@@ -29,28 +34,25 @@ if TYPE_CHECKING:
     from slipway.machine.model import Machine
     from slipway_initramfs.languages.language import Language
 
-# A loaded host that emulates a guest in software needs most of it; nothing waits for it otherwise.
+# A loaded host that emulates a guest in software needs most of this; an idle one a few seconds.
 BOOT_SECONDS = 180.0
-# A clone's agent answers within a second on a loaded host; more is a machine that does not go on.
+# A clone's agent answers within a second on a loaded host. One that takes longer hangs.
 RESTORE_SECONDS = 60.0
-# By how much a guest's clock may be late. On a busy host a greeting may take longer, and so may the
-# next one.
-CLOCK_SECONDS = 0.010
-MAX_GREETINGS = 3
-# The agent ends a phase that reached its limit. Where it is the agent that no longer answers, the
-# host ends the machine this much later.
+# The agent ends a phase that reached its limit. If the agent hangs, the host ends the machine after
+# this time.
 GRACE_SECONDS = 20.0
-# The slowest that files may go into a guest; a loaded host that emulates manages ten times as much.
+# Lower bound on the speed of files into a guest, in bytes a second. A loaded host that emulates is
+# ten times as fast.
 TRANSFER_RATE = MIB
-# Of sources, in the event loop: some milliseconds.
+# Sources up to this size are parsed in the event loop, which takes milliseconds.
 MAX_READ_AT_ONCE = 64 * 1024
-# Of what a sample program says before it fails.
-SAID = 2000
+# Bytes of a failed sample's output that are shown.
+SHOWN_OUTPUT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a guest came from, as :class:`slipway._model.result.Provenance` has it."""
+class StartInfo:
+    """Start of a guest: its kind and the reasons, as in a result's provenance."""
 
     start: str = "cold"
     start_reason: str = ""
@@ -58,200 +60,213 @@ class Origin:
 
 
 class Guest:
-    """A machine, its session, and what the agent said when it was ready."""
+    """A machine, the connection to its agent, and the agent's report when it was ready.
 
-    def __init__(self, machine: Machine, origin: Origin | None = None) -> None:
+    As a context manager it stops the machine at the end.
+    """
+
+    def __init__(self, machine: Machine, start_info: StartInfo | None = None) -> None:
         self.machine = machine
-        self.origin = origin or Origin()
-        # When the machine's process was there: the end of all preparation.
+        self.start_info = start_info or StartInfo()
+        # When the machine's process existed: the end of all preparation, by the monotonic clock.
         self.began = time.monotonic()
-        self._session = Session(machine)
         self.ready: m.Ready | None = None
-        # What its first answer said that jobs have. Later ones say a little less or more, and the
-        # command of a program that was started ahead has to be that of its job.
-        self._memory = 0
-        # No job is under way, and none was left in the middle: it may be given another.
+        # True while the guest can take a job: none is under way, and none was left unfinished.
         self.idle = True
-        # Of files and directories that its session's runs have brought: see keep_names.
-        self.names: frozenset[str] = frozenset()
-        # Of the terminal of the job that is about to begin, where another is told.
-        self._size: m.Tty | None = None
         self.boot_seconds = 0.0
         self.ready_seconds = 0.0
         self.restore_seconds = 0.0
+        self._connection = AgentConnection(machine)
+        # Memory for jobs by the agent's first report. Later reports differ a little, and the
+        # command of a prestarted program has to be that of its job.
+        self._memory = 0
+        # Names of files that the session's runs have brought; see keep_names.
+        self._names: frozenset[str] = frozenset()
+        # Terminal size that came while a job was being prepared.
+        self._size: m.Tty | None = None
 
     @classmethod
-    async def start(cls, assets: Assets, options: Options) -> Guest:
+    async def start(cls, assets: Assets, options: Options) -> Self:
         """Start a machine; :meth:`wait_ready` waits for its agent.
 
         Raises:
-            HostError: this host cannot run it.
+            HostError: this host cannot run the machine.
         """
         return cls(await start_machine(assets, options))
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await run_shielded(self.stop())
+
+    # --- Greetings --------------------------------------------------------------------------
+
     async def wait_ready(self) -> m.Ready:
-        """Until the agent answers.
+        """Wait until the agent of a machine that boots is ready.
 
         Raises:
-            HostError: it does not.
+            HostError: the agent is not ready in time, or the machine ended.
         """
         try:
             async with asyncio.timeout(BOOT_SECONDS):
-                self.ready = await self._session.hello()
+                self.ready = await self._connection.handshake()
         except TimeoutError:
             lines = "\n  ".join(self.machine.console.last_lines(6))
-            words = await self.machine.read_exit_report()
             raise HostError(
                 f"the agent was not ready after {BOOT_SECONDS:g} s"
-                + (f" ({words})" if words else "")
+                + await self._read_exit_report()
                 + (f"; its console said:\n  {lines}" if lines else "; its console is empty"),
                 "See how far the guest boots: slipway run --boot-log",
             ) from None
         self._memory = self._memory or self.ready.memory_bytes
-        assert self._session.awake_at is not None
-        self.boot_seconds = self._session.awake_at - self.began
-        self.ready_seconds = time.monotonic() - self._session.awake_at
+        assert self._connection.awake_at is not None
+        self.boot_seconds = self._connection.awake_at - self.began
+        self.ready_seconds = time.monotonic() - self._connection.awake_at
         return self.ready
 
-    async def wait_restored(self, *, clone: bool) -> m.Ready:
-        """Until the agent of a machine that did not boot answers; see :meth:`Session.hello`.
-
-        ``clone``: nobody has spoken to it since it was cloned.
+    async def adopt_clone(self) -> m.Ready:
+        """Greet the agent of a new clone; see :meth:`AgentConnection.adopt_clone`.
 
         Raises:
-            HostError: it does not.
+            HostError: the agent does not answer in time, or the machine ended.
         """
+        return await self._await_greeting(self._connection.adopt_clone())
+
+    async def resync(self) -> m.Ready:
+        """Set the clock of a guest that stood still or waited, and stir its random state.
+
+        Raises:
+            HostError: the agent does not answer in time, or the machine ended.
+        """
+        return await self._await_greeting(self._connection.resync())
+
+    async def _await_greeting(self, greeting: Coroutine[Any, Any, m.Ready]) -> m.Ready:
         try:
             async with asyncio.timeout(RESTORE_SECONDS):
-                self.ready = await self._greeted(clone)
+                self.ready = await greeting
         except TimeoutError:
-            words = await self.machine.read_exit_report()
             raise HostError(
                 f"the agent did not go on within {RESTORE_SECONDS:g} s after it was cloned"
-                + (f" ({words})" if words else "")
+                + await self._read_exit_report()
             ) from None
-        except UnknownOutcome as error:  # it has had jobs, but none is under way
+        except UnknownOutcome as error:  # after earlier jobs; none is under way
             raise HostError(error.message, error.hint) from None
         self._memory = self._memory or self.ready.memory_bytes
         self.restore_seconds = time.monotonic() - self.began
         return self.ready
 
-    async def _greeted(self, clone: bool) -> m.Ready:
-        """Say hello; to a clone until the time that it is told is still right when it has answered.
+    async def _read_exit_report(self) -> str:
+        report = await self.machine.read_exit_report()
+        return f" ({report})" if report else ""
 
-        The first that it hears was sent before it was restored. Each of the others makes its clock
-        better, and none worse; one that has been greeted so needs no more than one.
-        """
-        ready = await self._session.hello(clone=clone)
-        for _ in range(MAX_GREETINGS if clone else 0):
-            began = time.monotonic()
-            ready = await self._session.hello()
-            if time.monotonic() - began <= CLOCK_SECONDS:
-                break
-        return ready
+    # --- Preparation ------------------------------------------------------------------------
 
-    async def rehearse(self, language: Language) -> None:
-        """Run the language's sample program, if there is one: what has run once is faster.
+    async def run_sample(self, language: Language) -> None:
+        """Run the sample of ``language``, if it has one: a second run of the same code is faster.
 
         Raises:
             HostError: the guest ended.
-            ImageError: the program failed.
+            ImageError: the sample failed.
         """
         if not language.sample:
             return
-        tail = OutputTail(SAID)
+        tail = OutputTail(SHOWN_OUTPUT)
         try:
-            job = JobRequest(language, language.sample.encode(), Options())
-            report = await self.run(job, tail)
+            report = await self.run(JobRequest(language, language.sample.encode(), Options()), tail)
         except UnknownOutcome as error:
             raise HostError(f"the sample program of {language.name}: {error.message}") from None
         if not report.succeeded:
             words = " ".join(to_plain_line(tail.data.decode("utf-8", "replace")).split())
             raise ImageError(
                 f"the sample program of {language.name} fails: {words or 'it said nothing'}",
-                "See what it says: slipway run; it is 'sample' of the language file.",
+                "See its output: slipway run; it is 'sample' of the language file.",
             )
 
-    async def prepare(self, language: Language) -> None:
-        """Do before the next job what can be: its interpreter is started, where it has one.
+    async def prestart(self, language: Language) -> None:
+        """Start the interpreter of ``language`` for the next job, if it can wait for its script.
 
         Raises:
             HostError: the guest ended.
+            ImageError: the sample failed.
         """
-        # Code that is translated as it runs has to be run once.
+        # Emulation translates code when it runs first.
         if self.machine.hypervisor.is_emulated:
-            await self._start_ahead(language)
-            await self.rehearse(language)
-            await self.wait_restored(clone=False)
-        await self._start_ahead(language)
+            await self._send_prestart(language)
+            await self.run_sample(language)
+            await self.resync()
+        await self._send_prestart(language)
 
-    async def _start_ahead(self, language: Language) -> None:
-        if language.run.prestart:
-            request = JobRequest(language, b"", Options())
-            job, _ = describe_job(request, Surroundings(memory=self._memory))
-            try:
-                prestart = m.Prestart(job.run, language.source, language.run.prestart_unless)
-                await self._session.prepare(prestart)
-            except UnknownOutcome as error:
-                raise HostError(error.message, error.hint) from None
+    async def _send_prestart(self, language: Language) -> None:
+        if not language.run.prestart:
+            return
+        job, _ = build_job_message(
+            JobRequest(language, b"", Options()), Surroundings(memory=self._memory)
+        )
+        program = m.Prestart(job.run, language.source, language.run.prestart_unless)
+        try:
+            await self._connection.prestart(program)
+        except UnknownOutcome as error:
+            raise HostError(error.message, error.hint) from None
 
-    def taken(self, origin: Origin) -> None:
-        """It has been waiting; what comes is timed from now on."""
+    def mark_taken(self, start_info: StartInfo) -> None:
+        """Begin the time of a run that takes an idle guest."""
         self.began = time.monotonic()
-        self.origin = origin
+        self.start_info = start_info
         self.boot_seconds = self.ready_seconds = self.restore_seconds = 0.0
 
     async def fork(self) -> Guest:
-        """A guest that begins as this one is now, between two jobs.
+        """Return a clone that continues from the state between two jobs.
 
         Raises:
-            HostError: it cannot be cloned; this one may have ended as well.
+            HostError: the guest cannot be cloned; the guest may have ended as well.
         """
-        machine = self.machine
-        snapshot = await machine.snapshot()
-        try:
-            await machine.resume()
-        except BaseException:
-            snapshot.close()
-            raise
-        template = await machine.hypervisor.open_template(snapshot)
-        try:
-            guest = Guest(await template.clone(), replace(self.origin, start="session"))
-            guest.names = self.names
-        except BaseException:
-            await run_shielded(template.close())
-            raise
-        try:
-            await run_shielded(template.close())
-            await guest.wait_restored(clone=True)
-        except BaseException:
-            await run_shielded(guest.stop())
-            raise
-        return guest
+        with ExitStack() as undo:
+            snapshot = await self.machine.snapshot()
+            undo.callback(snapshot.close)
+            await self.machine.resume()
+            undo.pop_all()  # the template takes the snapshot over
+        async with AsyncExitStack() as undo_clone:
+            template = await self.machine.hypervisor.open_template(snapshot)
+            async with AsyncExitStack() as after_cloning:
+                after_cloning.push_async_callback(call_shielded, template.close)
+                clone = Guest(await template.clone(), replace(self.start_info, start="session"))
+                await undo_clone.enter_async_context(clone)
+            clone._names = self._names
+            await clone.adopt_clone()
+            undo_clone.pop_all()
+        return clone
+
+    # --- Jobs -------------------------------------------------------------------------------
 
     async def run(
         self, job: JobRequest, sink: OutputSink, observer: JobObserver | None = None
     ) -> JobReport:
-        """Run ``job`` and wait for its end; see ``slipway._run.agent_connection.Session.run``.
+        """Run ``job``, and return the agent's report at its end.
 
         Raises:
             InputError: reading stdin failed, and the program was ended.
             UnknownOutcome: the guest ended, or misbehaved.
         """
         self._size = None
-        message, files = await self._describe(job)
+        message, files = await self._build_message(job)
         if self._size is not None:  # another size came meanwhile
             message = replace(message, run=replace(message.run, tty=self._size))
         if job.keep_files:
-            self.names = keep_names(self.names, job.language, job.options.files)
+            self._names = keep_names(self._names, job.language, job.options.files)
         commands = (message.build, message.run)
         walls = [command.limits.wall_ms / 1000 for command in commands if command is not None]
         transfer = sum(len(file.data) for file in files) / TRANSFER_RATE
         self.idle = False
         try:
             async with asyncio.timeout(sum(walls) + transfer + GRACE_SECONDS) as deadline:
-                with DeadlinePause(sink, deadline) as patient:
-                    report = await self._session.run(message, files, patient, job.stdin, observer)
+                with DeadlinePause(sink, deadline) as paused:
+                    report = await self._connection.run(message, files, paused, job.stdin, observer)
         except TimeoutError:
             raise UnknownOutcome(
                 f"the job did not end within its time limits and {GRACE_SECONDS:g} s more",
@@ -262,30 +277,42 @@ class Guest:
             raise report.failure
         return report
 
-    async def _describe(self, job: JobRequest) -> tuple[m.Job, tuple[InputFile, ...]]:
-        """Build the message of the job and its files; large sources are read in a thread."""
+    async def _build_message(self, job: JobRequest) -> tuple[m.Job, tuple[InputFile, ...]]:
+        """Build the message of the job and its files; large sources are parsed in a thread."""
         options = job.options
         cpus = self.ready.cpus if self.ready is not None else options.cpus
-        surroundings = Surroundings(cpus, self._memory, self.names)
+        surroundings = Surroundings(cpus, self._memory, self._names)
         size = len(job.source) + sum(len(file.data) for file in options.files)
         if job.language.rules and size > MAX_READ_AT_ONCE:
-            return await asyncio.to_thread(describe_job, job, surroundings)
-        return describe_job(job, surroundings)
+            return await asyncio.to_thread(build_job_message, job, surroundings)
+        return build_job_message(job, surroundings)
 
     async def signal(self, number: int) -> None:
-        """Send signal ``number`` to the program that runs; raises UnknownOutcome."""
-        await self._session.signal(number)
+        """Send signal ``number`` to the program that runs.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        await self._connection.signal(number)
 
     async def resize(self, size: m.Tty) -> None:
-        """Give the program's terminal another size; raises UnknownOutcome."""
+        """Resize the program's terminal.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
         self._size = size
-        await self._session.resize(size)
+        await self._connection.resize(size)
 
     async def cancel(self) -> None:
-        """Have the agent end the job; raises UnknownOutcome."""
-        await self._session.cancel()
+        """Have the agent end the job.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        await self._connection.cancel()
 
     async def stop(self) -> None:
-        """End the machine at once; nothing of it remains."""
+        """Stop the machine at once, and leave nothing of it."""
         await self.machine.stop()
-        await self._session.close()
+        await self._connection.close()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def errors_told_to_callers() -> Iterator[None]:
+def translated_image_errors() -> Iterator[None]:
     """Errors of making and finding images, as those of our own tree."""
     from slipway_initramfs.errors import ImageError as BuildError
     from slipway_initramfs.errors import InvalidLanguage, InvalidReference, UnknownLanguage

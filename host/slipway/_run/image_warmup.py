@@ -42,7 +42,7 @@ async def _warm(
     image: Image, warm_up: Warmup, store: ImageStore, progress: Callable[[str], None]
 ) -> bytes:
     from slipway._model.options import MAX_CPUS, Options
-    from slipway._run.assets import boot_assets
+    from slipway._run.assets import find_boot_assets
     from slipway._run.guest import Guest
     from slipway._run.job_request import JobRequest
     from slipway._run.output_sink import OutputTail
@@ -69,15 +69,12 @@ async def _warm(
         memory=image.minimum_memory + warm_up.memory * MIB,
         cpus=min(os.cpu_count() or 1, MAX_CPUS),
     )
-    assets = await asyncio.to_thread(boot_assets, image, language, options, store, progress)
+    assets = await asyncio.to_thread(find_boot_assets, image, language, options, store, progress)
     tail = OutputTail(_SAID)
     progress("warming the image up in a machine of its own")
-    guest = await Guest.start(assets, options)
-    try:
+    async with await Guest.start(assets, options) as guest:
         await guest.wait_ready()
         report = await guest.run(JobRequest(assets.language, b"", options), tail)
-    finally:
-        await guest.stop()
     if OUTPUT in report.files and report.succeeded:
         return report.files[OUTPUT][1]
     raise _failure(warm_up.command[0], bytes(tail.data), report.missing.get(OUTPUT, ""))

@@ -1,7 +1,7 @@
-"""One job's part of a session: what the agent may say when, and what becomes of it.
+"""Exchange of one job with the agent: the order of its messages, its output and its files.
 
-The agent's side is the guest's, and the guest is hostile: whatever is out of order, over its credit
-or not asked for ends the job as an unknown outcome.
+The agent's side belongs to the guest, which is hostile: a message that is out of order, over its
+credit or not asked for ends the job with an unknown outcome.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from slipway._model.errors import InputError, UnknownOutcome
+from slipway._run.file_receiver import FileReceiver
 from slipway._run.job_report import JobReport, PhaseReport
 from slipway._util.text import to_plain_line
 from slipway_protocol import messages as m
@@ -26,32 +27,29 @@ if TYPE_CHECKING:
     from slipway._run.output_sink import JobObserver, OutputSink
     from slipway_protocol.messages import HostMessage, Message
 
+# Credit of each stream of a run, in bytes. Keeps a fast pipe full at the latency of a loaded host.
+WINDOW = 1024 * 1024
 
-class Line(Protocol):
-    """What a conversation needs of its session. Both raise UnknownOutcome at its end."""
+
+class AgentChannel(Protocol):
+    """Messages of one connection. All methods raise UnknownOutcome when the machine has ended."""
 
     async def send(self, message: HostMessage) -> None:
-        """Send ``message``; waits while the guest does not read."""
+        """Send ``message``; wait while the guest does not read."""
 
     def post(self, message: HostMessage) -> None:
         """Send a small ``message`` without waiting."""
 
     async def receive(self) -> Message:
-        """The next message."""
+        """Return the next message."""
         ...
 
-    def log(self, message: m.Log) -> None:
-        """Pass a line of the agent's on."""
+    def log_line(self, message: m.Log) -> None:
+        """Log a line of the agent."""
 
 
-# Enough to keep a fast pipe full at the latency of a loaded host; held per stream and run.
-WINDOW = 1024 * 1024
-# Files fetched back are kept in memory until they are handed over.
-MAX_FETCHED = 256 * 1024 * 1024
-
-
-class Conversation:
-    """One job, from its announcement to JobDone.
+class JobExchange:
+    """Exchange of one job, from its announcement to JobDone.
 
     The task that receives pushes output into ``sink`` and never waits for its reader, so a slow one
     delays neither the verdict nor the other stream. The agent's credit bounds what the sink holds:
@@ -60,26 +58,24 @@ class Conversation:
 
     def __init__(
         self,
-        line: Line,
+        channel: AgentChannel,
         number: int,
         job: m.Job,
         sink: OutputSink,
         observer: JobObserver | None = None,
     ) -> None:
-        self._line = line
+        self._channel = channel
         self._job = job
         self._id = number
         self._sink = sink
+        self._observer = observer
         self._report = JobReport()
+        self._files = FileReceiver(job.outputs, self._report)
         self._phase: m.Phase | None = None
         self._phase_began = time.monotonic()
-        self._observer = observer
         self._streams = {s: _OutputStream() for s in (m.Stream.STDOUT, m.Stream.STDERR)}
         self._is_over = False
-        self._wanted = set(job.outputs)
-        self._incoming: tuple[m.File, bytearray] | None = None
-        self._fetched = 0
-        self._cancelled = False
+        self._is_cancelled = False
         self._stdin_credit = 0
         self._stdin_open = asyncio.Event()
         self._started = asyncio.Event()
@@ -88,15 +84,48 @@ class Conversation:
     async def run(
         self, files: tuple[InputFile, ...], stdin: AsyncIterator[bytes] | None
     ) -> JobReport:
+        """Send the job with its ``files`` and ``stdin``, and return the report at its end.
+
+        Raises:
+            UnknownOutcome: the machine ended, or broke the protocol.
+        """
         self._sink.connect(self)
         try:
-            await self._converse(files, stdin)
+            async with asyncio.TaskGroup() as tasks:
+                feeder = tasks.create_task(self._send_stdin(stdin)) if stdin is not None else None
+                sender = tasks.create_task(self._send_job(files))
+                while not self._handle_message(await self._channel.receive()):
+                    pass
+                await sender
+                if feeder is not None:
+                    feeder.cancel()
         except BaseExceptionGroup as group:
             # Tasks are cancelled together; the first to fail says why.
             raise group.exceptions[0] from None
         finally:
             self._is_over = True
+        if self._observer is not None:
+            self._observer.on_job_done()
         return self._report
+
+    async def cancel(self) -> None:
+        """Have the agent end the job.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        self._is_cancelled = True
+        await self._channel.send(m.Cancel(self._id))
+
+    async def resize(self, size: m.Tty) -> None:
+        """Resize the program's terminal, now or when the job starts.
+
+        Raises:
+            UnknownOutcome: the machine has ended.
+        """
+        self._size = size
+        if self._started.is_set():
+            await self._channel.send(m.Resize(self._id, size))
 
     def release(self, stream: m.Stream, size: int) -> None:
         """Let the agent send ``size`` more bytes of ``stream``; a job that is over needs none.
@@ -106,35 +135,12 @@ class Conversation:
         """
         grant = self._streams[stream].window.count_consumed(size)
         if grant and not self._is_over:
-            self._line.post(m.Credit(self._id, stream, grant))
+            self._channel.post(m.Credit(self._id, stream, grant))
 
-    async def cancel(self) -> None:
-        """Have the agent end the job; raises UnknownOutcome where the machine has ended."""
-        self._cancelled = True
-        await self._line.send(m.Cancel(self._id))
+    # --- Sending ----------------------------------------------------------------------------
 
-    async def resize(self, size: m.Tty) -> None:
-        """Give the program's terminal another size; raises UnknownOutcome."""
-        self._size = size
-        if self._started.is_set():
-            await self._line.send(m.Resize(self._id, size))
-
-    async def _converse(
-        self, files: tuple[InputFile, ...], stdin: AsyncIterator[bytes] | None
-    ) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            feeder = tasks.create_task(self._feed(stdin)) if stdin is not None else None
-            sender = tasks.create_task(self._announce(files))
-            while not self._handle(await self._line.receive()):
-                pass
-            await sender
-            if feeder is not None:
-                feeder.cancel()
-        if self._observer is not None:
-            self._observer.on_job_done()
-
-    async def _announce(self, files: tuple[InputFile, ...]) -> None:
-        send = self._line.send
+    async def _send_job(self, files: tuple[InputFile, ...]) -> None:
+        send = self._channel.send
         await send(replace(self._job, job=self._id, window_bytes=WINDOW))
         for file in files:
             await send(m.File(self._id, file.path, file.mode, len(file.data)))
@@ -142,11 +148,11 @@ class Conversation:
                 await send(m.FileData(self._id, file.data[start : start + MAX_DATA]))
         await send(m.Start(self._id))
         self._started.set()
-        if self._size is not None:  # it was told before the agent knew the job
+        if self._size is not None:  # it came before the agent knew the job
             await send(m.Resize(self._id, self._size))
 
-    async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
-        # An empty stdin is at its end at once: the agent would not know of which job.
+    async def _send_stdin(self, stdin: AsyncIterator[bytes]) -> None:
+        # An empty stdin ends at once: the agent has to know its job before that.
         await self._started.wait()
         try:
             async for data in stdin:
@@ -157,56 +163,57 @@ class Conversation:
                         await self._stdin_open.wait()
                     count = min(len(rest), self._stdin_credit, MAX_DATA)
                     self._stdin_credit -= count
-                    await self._line.send(m.Input(self._id, bytes(rest[:count])))
+                    await self._channel.send(m.Input(self._id, bytes(rest[:count])))
                     rest = rest[count:]
-        except InputError as error:  # the caller's iterator: its program would wait for more
+        except InputError as error:  # of the caller's iterator: the program would wait for more
             self._report.failure = error
             await self.cancel()
             return
-        await self._line.send(m.InputEnd(self._id))
+        await self._channel.send(m.InputEnd(self._id))
 
-    def _handle(self, message: Message) -> bool:
-        """Take one message; True at the end of the job."""
+    # --- Receiving --------------------------------------------------------------------------
+
+    def _handle_message(self, message: Message) -> bool:
+        """Handle one message; return True at the end of the job."""
         job = getattr(message, "job", self._id)
         if job != self._id:
             raise UnknownOutcome(f"{type(message).__name__} is about job {job}, not {self._id}")
         match message:
             case m.Output(stream=stream, data=data):
-                self._output(stream, data)
+                self._take_output(stream, data)
             case m.PhaseStarted(phase=phase):
-                self._begin(phase)
+                self._start_phase(phase)
             case m.OutputEnd():
-                self._output_end(message)
+                self._end_output(message)
             case m.PhaseDone():
-                self._end(message)
+                self._end_phase(message)
             case m.Credit(stream=m.Stream.STDIN, count=count):
                 self._stdin_credit += count
                 self._stdin_open.set()
             case m.File():
-                self._file(message)
+                self._files.begin_file(message)
             case m.FileData(data=data):
-                self._file_data(data)
+                self._files.take_data(data)
             case m.FileMissing(path=path, reason=reason):
-                self._claim(path)
-                self._report.missing[path] = to_plain_line(reason)
+                self._files.note_missing(path, to_plain_line(reason))
             case m.Log():
-                self._line.log(message)
+                self._channel.log_line(message)
             case m.Fault(text=text):
-                # Nothing that we send may provoke one; what it is about will not be answered.
+                # No message of the host's may cause one; its subject gets no answer any more.
                 raise UnknownOutcome(f"the agent gave up: {to_plain_line(text)}")
             case m.Exited():
                 pass  # PhaseDone says it again, with the verdict
             case m.Ready():
-                pass  # to our second Hello: the port had not lost the first
+                pass  # to a second Hello: the port had not lost the first
             case m.JobDone():
-                self._finish()
+                self._check_complete()
                 return True
             case _:
                 raise UnknownOutcome(f"{type(message).__name__} came in the middle of a job")
         return False
 
-    def _next(self) -> m.Phase | None:
-        """The phase that is to follow those that are over; None where there is none."""
+    def _find_next_phase(self) -> m.Phase | None:
+        """Return the phase that has to follow, or None behind the last."""
         phases = self._report.phases
         if not phases:
             return m.Phase.RUN if self._job.build is None else m.Phase.BUILD
@@ -214,53 +221,54 @@ class Conversation:
             return None
         return m.Phase.RUN
 
-    def _begin(self, phase: m.Phase) -> None:
-        if self._phase is not None or phase is not self._next():
+    def _start_phase(self, phase: m.Phase) -> None:
+        if self._phase is not None or phase is not self._find_next_phase():
             raise UnknownOutcome(f"the {phase.name} phase began out of order")
         self._phase = phase
         for stream in self._streams.values():
-            stream.begin()
+            stream.start_phase()
         if self._observer is not None:
             self._observer.on_phase_started(phase)
 
-    def _output(self, stream: m.Stream, data: bytes) -> None:
+    def _take_output(self, stream: m.Stream, data: bytes) -> None:
         state = self._streams.get(stream)
-        if state is None or self._phase is None or state.ended:
+        if state is None or self._phase is None or state.has_ended:
             raise UnknownOutcome("output came from a stream that is not open")
         try:
             state.window.count_received(len(data))
         except ProtocolError as error:
             raise UnknownOutcome(f"the guest broke the protocol: {error.message}") from None
         state.received += len(data)
-        # The agent keeps the limit; who collects the output relies on it.
-        if (limit := self._limits(self._phase).output_bytes) and state.received > limit:
+        # The agent keeps the limit, and a sink that collects the output relies on it.
+        if (limit := self._find_limits(self._phase).output_bytes) and state.received > limit:
             raise UnknownOutcome(f"the guest sent more than the output limit of {limit} bytes")
         self._sink.put_output(self._phase, stream, data)
 
-    def _limits(self, phase: m.Phase) -> m.Limits:
+    def _find_limits(self, phase: m.Phase) -> m.Limits:
         build = self._job.build
         command = build if build is not None and phase is m.Phase.BUILD else self._job.run
         return command.limits
 
-    def _output_end(self, message: m.OutputEnd) -> None:
+    def _end_output(self, message: m.OutputEnd) -> None:
         state = self._streams.get(message.stream)
-        if state is None or self._phase is None or state.ended:
+        if state is None or self._phase is None or state.has_ended:
             raise UnknownOutcome("the end of a stream came that is not open")
         if message.sent != state.received:
             lost = message.sent - state.received
             raise UnknownOutcome(f"{message.stream.name.lower()} lost {lost} bytes on the way")
-        state.ended = True
+        state.has_ended = True
         state.dropped = message.dropped
 
-    def _end(self, done: m.PhaseDone) -> None:
-        if done.phase is not self._phase or not all(s.ended for s in self._streams.values()):
+    def _end_phase(self, done: m.PhaseDone) -> None:
+        streams = self._streams
+        if done.phase is not self._phase or not all(s.has_ended for s in streams.values()):
             raise UnknownOutcome(f"the {done.phase.name} phase ended out of order")
         now = time.monotonic()
         self._report.phases[done.phase] = PhaseReport(
             replace(done, detail=to_plain_line(done.detail)),
-            self._limits(done.phase),
-            {name: stream.received for name, stream in self._streams.items()},
-            {name: stream.dropped for name, stream in self._streams.items()},
+            self._find_limits(done.phase),
+            {name: stream.received for name, stream in streams.items()},
+            {name: stream.dropped for name, stream in streams.items()},
             now - self._phase_began,
         )
         self._phase_began = now
@@ -268,37 +276,13 @@ class Conversation:
         if self._observer is not None:
             self._observer.on_phase_ended(done.phase, self._report.phases[done.phase])
 
-    def _claim(self, path: str) -> None:
-        if path not in self._wanted or self._incoming is not None:
-            raise UnknownOutcome(f"the guest sent a file that was not asked for: {path!r}")
-        self._wanted.remove(path)
-
-    def _file(self, file: m.File) -> None:
-        self._claim(file.path)
-        self._fetched += file.size
-        if self._fetched > MAX_FETCHED:
-            raise UnknownOutcome(f"the files fetched back have more than {MAX_FETCHED} bytes")
-        self._incoming = (file, bytearray())
-        self._file_data(b"")
-
-    def _file_data(self, data: bytes) -> None:
-        if self._incoming is None:
-            raise UnknownOutcome("file content came without a file")
-        file, content = self._incoming
-        content += data
-        if len(content) > file.size:
-            raise UnknownOutcome(f"{file.path!r} has more bytes than were announced")
-        if len(content) == file.size:
-            self._report.files[file.path] = (file.mode, bytes(content))
-            self._incoming = None
-
-    def _finish(self) -> None:
+    def _check_complete(self) -> None:
+        """Check that all phases and files of the job came. Raises UnknownOutcome."""
         # A job that is cancelled between its phases ends there.
-        early = self._next() is not None and not (self._cancelled and self._report.phases)
-        if self._phase is not None or early:
+        is_cut = self._is_cancelled and bool(self._report.phases)
+        if self._phase is not None or (self._find_next_phase() is not None and not is_cut):
             raise UnknownOutcome("the job ended out of order")
-        if self._wanted or self._incoming is not None:
-            raise UnknownOutcome("the job ended without all of its files")
+        self._files.check_complete()
 
 
 class _OutputStream:
@@ -306,10 +290,10 @@ class _OutputStream:
 
     def __init__(self) -> None:
         self.window = ReceiveWindow(WINDOW)
-        self.begin()
+        self.start_phase()
 
-    def begin(self) -> None:
-        """A phase begins."""
+    def start_phase(self) -> None:
+        """Begin to count for a phase."""
         self.received = 0
         self.dropped = 0
-        self.ended = False
+        self.has_ended = False

@@ -39,7 +39,7 @@ class Surroundings:
     taken: frozenset[str] = frozenset()
 
 
-def describe_job(
+def build_job_message(
     job: JobRequest, surroundings: Surroundings | None = None
 ) -> tuple[m.Job, tuple[InputFile, ...]]:
     """Build the message of ``job``, whose number the sender sets, and its files."""
@@ -64,14 +64,14 @@ def describe_job(
         tuple(environment.items()),
         replace(limits, kill_on_output=options.kill_on_output),
         stdin=job.stdin is not None,
-        tty=terminal_size(options.tty) if isinstance(options.tty, Tty) else None,
+        tty=convert_terminal_size(options.tty) if isinstance(options.tty, Tty) else None,
         out_of_memory=language.run.out_of_memory,
     )
     files = (InputFile(arranged.source, source), *options.files, *arranged.files)
     return m.Job(0, build, run, options.outputs, 0, keep=job.keep_files), files
 
 
-def terminal_size(tty: Tty) -> m.Tty:
+def convert_terminal_size(tty: Tty) -> m.Tty:
     """The size of a terminal as the protocol has it."""
     return m.Tty(tty.rows, tty.columns)
 

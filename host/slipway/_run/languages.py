@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slipway._model.arguments import check_language
 from slipway._model.language_info import LanguageInfo
 from slipway._model.values import convert
-from slipway._run.image_errors import errors_told_to_callers
+from slipway._run.image_errors import translated_image_errors
 
 if TYPE_CHECKING:
     from slipway_initramfs.languages.language import Language
@@ -23,11 +23,11 @@ def find_language(name: str, store: ImageStore | None = None) -> Language:
     """
     from slipway_initramfs.languages import catalogue
 
-    with errors_told_to_callers():
+    with translated_image_errors():
         return catalogue.find_language(name, store)
 
 
-def language_of_file(path: Path, store: ImageStore | None = None) -> Language:
+def find_language_of_file(path: Path, store: ImageStore | None = None) -> Language:
     """The language whose suffix ``path`` has.
 
     Raises:
@@ -35,11 +35,11 @@ def language_of_file(path: Path, store: ImageStore | None = None) -> Language:
     """
     from slipway_initramfs.languages import catalogue
 
-    with errors_told_to_callers():
+    with translated_image_errors():
         return catalogue.find_language_by_suffix(path, store)
 
 
-def language_of(language: object, source: object, store: ImageStore) -> Language:
+def select_language(language: object, source: object, store: ImageStore) -> Language:
     """The language that is named, or that the suffix of ``source`` tells, a path.
 
     Raises:
@@ -48,7 +48,7 @@ def language_of(language: object, source: object, store: ImageStore) -> Language
     name = check_language(language, source)
     if name is not None:
         return find_language(name, store)
-    return language_of_file(convert("source", Path, source), store)
+    return find_language_of_file(convert("source", Path, source), store)
 
 
 def list_languages(store: ImageStore) -> tuple[LanguageInfo, ...]:
@@ -60,7 +60,7 @@ def list_languages(store: ImageStore) -> tuple[LanguageInfo, ...]:
     from slipway_initramfs.architectures import machine_architecture
     from slipway_initramfs.languages.catalogue import known_languages
 
-    with errors_told_to_callers():
+    with translated_image_errors():
         known = known_languages(store)
         found: dict[str, dict[str, str]] = {name: {} for name in known}
         for image in store.images():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol
 
 from slipway._model.errors import ImageError
 from slipway._run.assets import verify
 from slipway._run.start_machine import start_machine
+from slipway._util.threads import call_shielded
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -17,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class DamagedImage(ImageError):
-    """What was booted is not what was stored; nothing of a program has run."""
+    """The image that was booted is damaged; no program has run."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the stored image is damaged and was damaged again after it had been made anew",
+            "the stored image is damaged and was damaged again after it had been built anew",
             "Check the disk of the image store: slipway doctor",
         )
 
@@ -44,7 +46,7 @@ class Launcher(Protocol):
 
 
 class ColdLauncher:
-    """Boots a new machine for each run, from the images of ``store``."""
+    """Launcher that boots a new machine for each run, from the images of ``store``."""
 
     def __init__(self, store: ImageStore) -> None:
         self._store = store
@@ -52,21 +54,24 @@ class ColdLauncher:
     async def launch(
         self, assets: Assets, options: Options, start_reason: str = "", *, template: bool = False
     ) -> Guest:
-        """Boot; see :meth:`Launcher.launch`. ``start_reason``: why it is not cloned."""
-        machine = await start_machine(assets, options, template=template)
-        try:
-            # Imported while the guest boots; nothing before it needs them.
-            from slipway._run.guest import Guest, Origin
+        """Boot a machine; see :meth:`Launcher.launch`.
 
-            guest = Guest(machine, Origin("cold", start_reason, assets.hypervisor.reason))
+        ``start_reason`` says why it is not a clone; ``template`` as in
+        :class:`slipway.machine.model.MachineSpec`.
+        """
+        machine = await start_machine(assets, options, template=template)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(call_shielded, machine.stop)
+            # Imported while the guest boots.
+            from slipway._run.guest import Guest, StartInfo
+
+            guest = Guest(machine, StartInfo("cold", start_reason, assets.hypervisor.reason))
             await self._boot(guest, assets)
-        except BaseException:
-            await machine.stop()
-            raise
+            undo.pop_all()
         return guest
 
     async def release(self, guest: Guest) -> None:
-        """End it."""
+        """Stop the guest."""
         await guest.stop()
 
     async def _boot(self, guest: Guest, assets: Assets) -> None:

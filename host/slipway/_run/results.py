@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from slipway._run.job_report import JobReport, PhaseReport
 
 
-def phase_results(report: JobReport) -> dict[m.Phase, PhaseResult]:
+def build_phase_results(report: JobReport) -> dict[m.Phase, PhaseResult]:
     """The report's phases, without their output."""
-    return {phase: phase_result(told) for phase, told in report.phases.items()}
+    return {phase: build_phase_result(told) for phase, told in report.phases.items()}
 
 
-def phase_result(told: PhaseReport) -> PhaseResult:
+def build_phase_result(told: PhaseReport) -> PhaseResult:
     """What was told of one phase, without its output."""
     streams = [
         Captured(b"", told.sent[s] + told.dropped[s], told.dropped[s])

@@ -109,14 +109,14 @@ class Run:
             InputError: the program has no terminal.
             UnknownOutcome: the machine has ended.
         """
-        from slipway._run.job_message import terminal_size
+        from slipway._run.job_message import convert_terminal_size
 
         if not self._job.options.tty:
             raise InputError("the program has no terminal", "Start it with tty=True.")
         # Not into the options yet, all of which would be checked anew for each of many sizes.
         self._size = size
         if self._guest is not None:
-            await self._guest.resize(terminal_size(size))
+            await self._guest.resize(convert_terminal_size(size))
 
     async def cancel(self) -> None:
         """Have the agent end the job, if a machine runs it.
@@ -136,12 +136,12 @@ class Run:
 
     def _build_result(self, assets: Assets, guest: Guest, report: JobReport) -> Result:
         from slipway._model.result import Provenance, Result, Timing
-        from slipway._run.results import output_files, phase_results
+        from slipway._run.results import build_phase_results, output_files
         from slipway_protocol.messages import Phase
 
         assert guest.ready is not None
         job = self._job
-        phases = phase_results(report)
+        phases = build_phase_results(report)
         for phase, told in report.phases.items():
             self._seconds[phase.name.lower()] = told.seconds
         return Result(
@@ -159,9 +159,9 @@ class Run:
                 agent=guest.ready.agent_version,
                 memory=assets.memory,
                 cpus=job.options.cpus,
-                machine_reason=guest.origin.machine_reason,
-                start=guest.origin.start,
-                start_reason=guest.origin.start_reason,
+                machine_reason=guest.start_info.machine_reason,
+                start=guest.start_info.start,
+                start_reason=guest.start_info.start_reason,
             ),
         )
 

@@ -20,7 +20,7 @@ DISK_SHARE = 2
 _PAGE = 4096
 
 
-def machine_memory(image: Image, language: Language, options: Options) -> int:
+def choose_machine_memory(image: Image, language: Language, options: Options) -> int:
     """What the machine has: whole MiB, which all machines can have and snapshots are named by.
 
     Where it is not given, it is the image's default, or more where a limit needs it.

@@ -59,7 +59,7 @@ async def take(assets: Assets, options: Options, store: ImageStore, progress: Pr
     guest = await ColdLauncher(store).launch(assets, options, template=True)
     try:
         progress(f"making a snapshot of {assets.image.name}: running its sample program")
-        await guest.rehearse(assets.language)
+        await guest.run_sample(assets.language)
         snapshot = await guest.machine.snapshot()
     except BaseException:
         await run_shielded(guest.stop())
@@ -72,13 +72,13 @@ async def take(assets: Assets, options: Options, store: ImageStore, progress: Pr
         try:
             clone = Guest(await template.clone())
             try:
-                await clone.wait_restored(clone=True)
+                await clone.adopt_clone()
                 if not compiled:
-                    await clone.rehearse(assets.language)
+                    await clone.run_sample(assets.language)
                 # Not what a compiler touches: clones that wait would all have that.
                 snapshot = await clone.machine.record_working_set(snapshot)
                 if compiled:
-                    await clone.rehearse(assets.language)
+                    await clone.run_sample(assets.language)
             finally:
                 await run_shielded(clone.stop())
         finally:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._run.image_errors import errors_told_to_callers
+from slipway._run.image_errors import translated_image_errors
 from slipway._run.launcher import ColdLauncher
 from slipway._snapshots.key import NoSnapshot, check_clonable
 from slipway._util.threads import run_shielded
@@ -61,7 +61,7 @@ class SnapshotLauncher:
             return guest
         guest = await templates.clone(shape, assets, options)
         if self._pool is not None:
-            guest.origin = replace(guest.origin, start_reason="no clone waited in the pool")
+            guest.start_info = replace(guest.start_info, start_reason="no clone waited in the pool")
         return guest
 
     def _open_templates(self, assets: Assets, options: Options) -> Templates:
@@ -69,7 +69,7 @@ class SnapshotLauncher:
         from slipway._snapshots.store import KIND
 
         check_clonable(assets, options)
-        with errors_told_to_callers():
+        with translated_image_errors():
             names = self._store.names(KIND)
         if not names:
             raise NoSnapshot("there is no snapshot")

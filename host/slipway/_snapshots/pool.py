@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import SlipwayError
 from slipway._model.options import Options
-from slipway._run.guest import Origin
+from slipway._run.guest import StartInfo
 from slipway._snapshots.create import make
 from slipway._snapshots.key import NoSnapshot
 from slipway._snapshots.pool_entry import Idle, Shelf
@@ -79,11 +79,11 @@ class Pool:
         shelf = self._demand(shape, assets, options)
         while shelf.ready:
             guest = self._unshelve(shelf.ready[0], shelf)
-            guest.taken(Origin("pool", "", guest.origin.machine_reason))
+            guest.mark_taken(StartInfo("pool", "", guest.start_info.machine_reason))
             try:
                 # Its clock may have drifted, or the host have slept.
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    await guest.wait_restored(clone=False)
+                    await guest.resync()
             except (SlipwayError, TimeoutError) as error:
                 log.warning("a clone of %s was of no use: %s", shape.key, error or "it hangs")
                 await run_shielded(guest.stop())
@@ -252,7 +252,7 @@ class Pool:
                 return None
             guest = await self._templates.clone(shelf.shape, shelf.assets, shelf.options)
             try:
-                await guest.prepare(shelf.assets.language)
+                await guest.prestart(shelf.assets.language)
             except BaseException:
                 await run_shielded(guest.stop())
                 raise

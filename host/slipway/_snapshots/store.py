@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from slipway._model.errors import HostError, ImageError
 from slipway._model.options import MAX_CPUS, MAX_MEMORY
-from slipway._run.image_errors import errors_told_to_callers
+from slipway._run.image_errors import translated_image_errors
 from slipway._snapshots.key import Shape
 from slipway._util.units import MIB
 from slipway.machine.model import Snapshot
@@ -77,7 +77,7 @@ class SnapshotStore:
         Raises:
             ImageError: the store cannot be read.
         """
-        with errors_told_to_callers():
+        with translated_image_errors():
             names = self._images.names(KIND)
         return [stored for name in names if (stored := self._stored(name)) is not None]
 
@@ -213,7 +213,7 @@ class SnapshotStore:
             raise HostError(f"the snapshot is of another machine than {shape.key}")
         from slipway_initramfs.store.garbage_collection import try_tidy
 
-        with errors_told_to_callers():
+        with translated_image_errors():
             try:
                 with self._images.building(f"{KIND}-{shape.key}"):
                     return self._parse(shape.key, self._write(shape, snapshot))
@@ -251,7 +251,7 @@ class SnapshotStore:
         """
         from slipway_initramfs.store.garbage_collection import remove_record
 
-        with errors_told_to_callers():
+        with translated_image_errors():
             return remove_record(self._images, KIND, key)
 
     def forget(self, shape: Shape) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from slipway._model.errors import HostError, ImageError, SlipwayError
-from slipway._run.guest import Guest, Origin
+from slipway._run.guest import Guest, StartInfo
 from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.threads import run_shielded
@@ -108,7 +108,7 @@ class Templates:
         self._opened[shape] = self._opened.pop(shape)
         try:
             return await self._cloned(
-                shape, opened, Origin("snapshot", "", assets.hypervisor.reason)
+                shape, opened, StartInfo("snapshot", "", assets.hypervisor.reason)
             )
         finally:
             opened.users -= 1
@@ -209,7 +209,7 @@ class Templates:
 
     # --- Cloning -------------------------------------------------------------------------------
 
-    async def _cloned(self, shape: Shape, opened: _Opened, origin: Origin) -> Guest:
+    async def _cloned(self, shape: Shape, opened: _Opened, origin: StartInfo) -> Guest:
         try:
             machine = await opened.template.clone()
         except HostError as error:  # of this host, most likely: there is no room for a process
@@ -267,9 +267,9 @@ async def _answered(guest: Guest, check: asyncio.Task[None] | None) -> None:
             which may take a minute to give up.
     """
     if check is None:
-        await guest.wait_restored(clone=True)
+        await guest.adopt_clone()
         return
-    answer = asyncio.ensure_future(guest.wait_restored(clone=True))
+    answer = asyncio.ensure_future(guest.adopt_clone())
     try:
         await asyncio.wait([answer, check], return_when=asyncio.FIRST_EXCEPTION)
         await asyncio.shield(check)

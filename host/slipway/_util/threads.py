@@ -61,3 +61,8 @@ async def run_shielded(work: Coroutine[Any, Any, _T]) -> _T:
         task.exception()
         raise cancelled
     return task.result()
+
+
+async def call_shielded(function: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Call ``function`` and await it to its end: a callback of an exit stack."""
+    return await run_shielded(function())

@@ -9,7 +9,8 @@ import pytest
 
 from slipway._model.errors import HostError, UnknownOutcome
 from slipway._model.input_file import InputFile
-from slipway._run.job_exchange import MAX_FETCHED, WINDOW
+from slipway._run.file_receiver import MAX_FETCHED
+from slipway._run.job_exchange import WINDOW
 from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
 from slipway_protocol.schema import MAX_DATA, VERSION
@@ -403,7 +404,7 @@ async def test_stdin_that_fails_ends_the_job_with_its_error() -> None:
 
 async def test_hello_is_said_again_to_an_agent_that_just_awoke() -> None:
     session, agent = await connect()
-    greeting = asyncio.create_task(session.hello())
+    greeting = asyncio.create_task(session.handshake())
     first = await agent.hear(m.Hello)
     await agent.say(m.Log(m.Level.WARNING, "slow"), m.Awake(VERSION))
     second = await agent.hear(m.Hello)
@@ -435,6 +436,6 @@ async def test_guest_that_never_gets_ready_has_run_nothing(
     await agent.hang_up()
 
     with pytest.raises(HostError):
-        await session.hello()
+        await session.handshake()
     agent.drop()
     await session.close()

@@ -9,10 +9,10 @@ import pytest
 
 from slipway._model.options import Options
 from slipway._model.result import PhaseLimits
-from slipway._run.job_message import Surroundings, describe_job
+from slipway._run.job_message import Surroundings, build_job_message
 from slipway._run.job_report import PhaseReport
 from slipway._run.job_request import JobRequest
-from slipway._run.results import phase_result
+from slipway._run.results import build_phase_result
 from slipway._util.units import MIB
 from slipway._wire.fields import Fields
 from slipway._wire.results import encode_phase, read_phase
@@ -26,7 +26,7 @@ BUILD = m.Limits(120_000, 120_000, 0, 1024, 0, 65536, MIB, soft_open_files=1024)
 def limits(cpus: int = 1, **options: Any) -> tuple[m.Limits, m.Limits]:
     """Those of the build and of the program."""
     language = catalogue.find_language("rust")
-    job, _ = describe_job(JobRequest(language, b"x", Options(**options)), Surroundings(cpus))
+    job, _ = build_job_message(JobRequest(language, b"x", Options(**options)), Surroundings(cpus))
     assert job.build is not None
     return job.build.limits, job.run.limits
 
@@ -78,7 +78,7 @@ def test_command_tells_a_runtime_its_memory() -> None:
     language = catalogue.find_language("javascript")
 
     def told(memory: int, **options: Any) -> tuple[str, ...]:
-        job, _ = describe_job(
+        job, _ = build_job_message(
             JobRequest(language, b"x", Options(arguments=("{memory}",), **options)),
             Surroundings(memory=memory),
         )
@@ -99,7 +99,7 @@ def test_result_tells_the_limits_that_were_in_force() -> None:
         (m.Limits(), PhaseLimits()),
         (m.Limits(1, 1500, 5, 6, 7, 8, 9), PhaseLimits(0.001, 1.5, 5, 6, 8, 7, 9)),
     ):
-        result = phase_result(PhaseReport(done, told, none, none, 0.0))
+        result = build_phase_result(PhaseReport(done, told, none, none, 0.0))
 
         assert result.limits == expected
         assert read_phase(Fields(encode_phase(result), "it")).limits == expected

@@ -14,7 +14,7 @@ from slipway import InputError
 from slipway._model.input_file import InputFile
 from slipway._model.options import MAX_MEMORY, Options
 from slipway._run import sizing as _sizing
-from slipway._run.sizing import check_room, machine_memory
+from slipway._run.sizing import check_room, choose_machine_memory
 from slipway._snapshots.key import Shape
 from slipway._util.units import MIB
 from slipway_agent import guest_system
@@ -34,7 +34,7 @@ def rust() -> Language:
 
 
 def memory_of(**options: Any) -> int:
-    return machine_memory(IMAGE, rust(), Options(**options))
+    return choose_machine_memory(IMAGE, rust(), Options(**options))
 
 
 def check(has: int, **options: Any) -> None:
@@ -87,7 +87,7 @@ def test_machine_grows_with_a_limit(name: str) -> None:
 def test_machine_of_a_language_that_is_not_built_does_not_grow_for_a_build() -> None:
     language = replace(rust(), build=None)
 
-    assert machine_memory(IMAGE, language, Options(build_memory_limit=999 * MIB)) == DEFAULT
+    assert choose_machine_memory(IMAGE, language, Options(build_memory_limit=999 * MIB)) == DEFAULT
 
 
 @pytest.mark.parametrize("name", ["memory_limit", "build_memory_limit"])

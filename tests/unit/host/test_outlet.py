@@ -55,7 +55,7 @@ class Diary:
 async def begin(diary: Diary) -> tuple[asyncio.Task[JobReport], ScriptedAgent]:
     session, agent = await connect()
     await agent.say(m.Ready(1, "1", (), "6.1", 1, 1, 1, 1))
-    await session.hello()
+    await session.handshake()
     pump = pump_to(diary.sink, diary)
     running = asyncio.create_task(pump.run(session.run(JOB, (), pump, None, pump)))
     running.add_done_callback(lambda _: asyncio.ensure_future(session.close()))
@@ -136,7 +136,7 @@ async def test_job_cancelled_between_its_phases_ends_there() -> None:
     session, agent = await connect()
     diary = Diary()
     await agent.say(m.Ready(1, "1", (), "6.1", 1, 1, 1, 1))
-    await session.hello()
+    await session.handshake()
     pump = pump_to(diary.sink, diary)
     running = asyncio.create_task(pump.run(session.run(JOB, (), pump, None, pump)))
     await agent.hear(m.Start)

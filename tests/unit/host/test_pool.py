@@ -122,7 +122,7 @@ async def test_first_run_finds_none_and_the_next_the_one_made_for_it(ground: Gro
     assert first is None
     assert second is not None
     assert second.machine == waiting
-    assert (second.origin.start, second.origin.machine_reason) == ("pool", "a test's")
+    assert (second.start_info.start, second.start_info.machine_reason) == ("pool", "a test's")
     assert waiting.agent.hellos[:3] == [True, False, False]
 
 

@@ -12,7 +12,7 @@ import pytest
 from slipway._admission import Admission, Capacity, Needs
 from slipway._model.options import Options
 from slipway._run import guest as _guest
-from slipway._run.guest import Origin
+from slipway._run.guest import StartInfo
 from slipway._run.languages import find_language
 from slipway._snapshots import pool as _pool
 from slipway._snapshots import pool_entry as _shelf
@@ -50,7 +50,7 @@ class Cold:
 
     async def launch(self, assets: Assets, options: Options, start_reason: str = "") -> Guest:
         guest = await self.hypervisor.launcher.launch(assets, options)
-        guest.origin = Origin("cold", start_reason)
+        guest.start_info = StartInfo("cold", start_reason)
         return guest
 
 
@@ -109,7 +109,7 @@ async def test_all_runs_end_and_nothing_is_left(
             await ticket.admitted.wait()
             assert admission.load.memory + admission.reserved <= CAPACITY.memory
             guest = await launcher.launch(assets[language], Options())
-            starts.append(guest.origin.start)
+            starts.append(guest.start_info.start)
             await launcher.release(guest)
         finally:
             admission.leave(ticket)

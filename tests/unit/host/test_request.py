@@ -23,7 +23,7 @@ from slipway._model.bounds import (
 )
 from slipway._model.input_file import InputFile
 from slipway._model.options import MAX_SECONDS, MAX_SOURCE, Options, check_source, read_local_file
-from slipway._run.job_message import describe_job
+from slipway._run.job_message import build_job_message
 from slipway._run.job_request import JobRequest
 from slipway_initramfs.languages import catalogue
 from slipway_protocol.codec import decode, encode
@@ -217,7 +217,7 @@ def test_options_that_are_taken_can_be_sent(
         options.check(language.source)
     except slipway.InputError:
         return
-    job, _ = describe_job(JobRequest(language, b"x", options, stream_bytes(b"")))
+    job, _ = build_job_message(JobRequest(language, b"x", options, stream_bytes(b"")))
     assert decode(encode(job), HOST_TO_AGENT) == job
 
 
@@ -229,7 +229,7 @@ def test_largest_options_fit_into_one_message() -> None:
     )
     options.check("main.rs")
 
-    job, _ = describe_job(
+    job, _ = build_job_message(
         JobRequest(catalogue.find_language("rust"), b"x", options, stream_bytes(b""))
     )
 
@@ -288,7 +288,7 @@ def test_value_of_any_type_is_taken_or_told_by_the_options_name(name: str, numbe
             slipway.Options(**options).check("main.py")
         assert len(caught.value.message) < 300
     else:
-        job, _ = describe_job(
+        job, _ = build_job_message(
             JobRequest(
                 catalogue.find_language("rust"), b"x", slipway.Options(**options), stream_bytes(b"")
             )

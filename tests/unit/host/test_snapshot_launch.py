@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from slipway._model.errors import HostError
 from slipway._model.options import Options
-from slipway._run.guest import Guest, Origin
+from slipway._run.guest import Guest, StartInfo
 from slipway._run.languages import find_language
 from slipway._snapshots.key import Shape, check_clonable
 from slipway._snapshots.launcher import SnapshotLauncher
@@ -38,7 +38,7 @@ class Cold:
 
     async def launch(self, assets: Assets, options: Options, start_reason: str = "") -> Guest:
         guest = await self.launcher.launch(assets, options)
-        guest.origin = Origin("cold", start_reason, "a test's")
+        guest.start_info = StartInfo("cold", start_reason, "a test's")
         self.guests.append(guest)
         return guest
 
@@ -79,10 +79,10 @@ class Ground:
         launcher._cold = Cold(self.machines)  # type: ignore[assignment]
         return launcher
 
-    async def launch(self, launcher: SnapshotLauncher) -> Origin:
+    async def launch(self, launcher: SnapshotLauncher) -> StartInfo:
         guest = await launcher.launch(self.assets, Options())
         await launcher.release(guest)
-        return guest.origin
+        return guest.start_info
 
 
 @pytest_asyncio.fixture
@@ -106,8 +106,8 @@ async def test_clone_is_made_where_none_waits(ground: Ground) -> None:
     with_pool = await ground.launch(ground.launcher())
     without = await ground.launch(ground.launcher(pool=False))
 
-    assert with_pool == Origin("snapshot", "no clone waited in the pool", "a test's")
-    assert without == Origin("snapshot", "", "a test's")
+    assert with_pool == StartInfo("snapshot", "no clone waited in the pool", "a test's")
+    assert without == StartInfo("snapshot", "", "a test's")
 
 
 @pytest.mark.parametrize("reason", ["there is no snapshot", "the snapshot cannot be used: damaged"])
@@ -118,7 +118,7 @@ async def test_run_boots_where_nothing_can_be_cloned_and_says_why(
 
     origin = await ground.launch(ground.launcher())
 
-    assert origin == Origin("cold", reason, "a test's")
+    assert origin == StartInfo("cold", reason, "a test's")
 
 
 async def test_kernel_of_the_callers_own_is_booted(ground: Ground) -> None:
@@ -127,7 +127,7 @@ async def test_kernel_of_the_callers_own_is_booted(ground: Ground) -> None:
     shared = await ground.launch(ground.launcher())
     alone = await ground.launch(ground.launcher(templates=False, pool=False))
 
-    assert shared == alone == Origin("cold", "it boots a kernel of its own", "a test's")
+    assert shared == alone == StartInfo("cold", "it boots a kernel of its own", "a test's")
     assert ground.templates.made == 0
 
 
@@ -136,14 +136,14 @@ async def test_boot_that_is_to_be_seen_is_a_boot(ground: Ground) -> None:
 
     guest = await launcher.launch(ground.assets, Options(boot_log=True))
 
-    assert guest.origin == Origin("cold", "its boot is to be seen", "a test's")
+    assert guest.start_info == StartInfo("cold", "its boot is to be seen", "a test's")
     await launcher.release(guest)
 
 
 async def test_store_without_snapshots_is_not_asked_for_one(ground: Ground) -> None:
     origin = await ground.launch(ground.launcher(templates=False, pool=False))
 
-    assert origin == Origin("cold", "there is no snapshot", "a test's")
+    assert origin == StartInfo("cold", "there is no snapshot", "a test's")
 
 
 async def test_one_users_template_is_closed_with_its_run(
@@ -163,7 +163,7 @@ async def test_one_users_template_is_closed_with_its_run(
     open_meanwhile = template.is_open
     await launcher.release(guest)
 
-    assert guest.origin == Origin("snapshot", "", "a test's")
+    assert guest.start_info == StartInfo("snapshot", "", "a test's")
     assert open_meanwhile
     assert not template.is_open
     assert not hypervisor.launcher.machines

@@ -17,7 +17,7 @@ from slipway._model.bounds import MAX_FILES
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
 from slipway._remote.client import language_of_suffix
-from slipway._run.job_message import Surroundings, describe_job
+from slipway._run.job_message import Surroundings, build_job_message
 from slipway._run.job_request import JobRequest
 from slipway._sources import MAX_SOURCE_NAMES, check_source_names, keep_names
 from slipway._sources.arrangement import MAX_KEPT_NAMES
@@ -45,7 +45,7 @@ def built(
     """The build's command for a source with files."""
     beside = tuple(InputFile(path, text.encode()) for path, text in files.items())
     options = Options(files=beside)
-    job, _ = describe_job(
+    job, _ = build_job_message(
         JobRequest(catalogue.find_language(language), source.encode(), options),
         Surroundings(taken=taken),
     )
@@ -169,7 +169,7 @@ def test_program_has_a_name_that_is_not_taken() -> None:
 
 
 def test_run_is_of_the_program_that_was_built() -> None:
-    job, _ = describe_job(JobRequest(c(), b"", Options(files=(InputFile("main", b""),))))
+    job, _ = build_job_message(JobRequest(c(), b"", Options(files=(InputFile("main", b""),))))
 
     assert job.run.argv == ("./main-1",)
 
@@ -178,7 +178,9 @@ def test_run_is_of_the_program_that_was_built() -> None:
     ("path", "name"), [("a.cc", "main.cc"), ("a.CPP", "main.cpp"), ("a.C", "main.C")]
 )
 def test_source_keeps_its_suffix(path: str, name: str) -> None:
-    job, files = describe_job(JobRequest(catalogue.find_language_by_suffix(path), b"", Options()))
+    job, files = build_job_message(
+        JobRequest(catalogue.find_language_by_suffix(path), b"", Options())
+    )
 
     assert files[0].path == name
     assert job.build is not None
@@ -218,7 +220,7 @@ def test_names_of_sources_that_fit_do_so_with_all_else() -> None:
     options.check(c().source)
     check_source_names(c(), files)
 
-    job, _ = describe_job(JobRequest(c(), b"", options, stream_bytes(b"")))
+    job, _ = build_job_message(JobRequest(c(), b"", options, stream_bytes(b"")))
 
     assert len(encode(job)) <= MAX_MESSAGE
 
@@ -264,7 +266,7 @@ def test_any_job_has_a_command_that_can_be_sent(
     except slipway.InputError:
         return
 
-    job, sent = describe_job(JobRequest(language, source, options))
+    job, sent = build_job_message(JobRequest(language, source, options))
 
     assert decode(encode(job), HOST_TO_AGENT) == job
     assert len({file.path for file in sent}) == len(sent)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
-from slipway._run.job_message import Surroundings, describe_job
+from slipway._run.job_message import Surroundings, build_job_message
 from slipway._run.job_request import JobRequest
 from slipway._sources.node_text import MAX_READ, is_module
 from slipway_initramfs.languages import catalogue
@@ -146,7 +146,7 @@ def test_names(told: str, source: str, beside: list[str], name: str, more: bool)
     )
     options = Options(files=files)
 
-    job, (first, *others) = describe_job(
+    job, (first, *others) = build_job_message(
         JobRequest(catalogue.find_language(told), source.encode(), options)
     )
 
@@ -159,7 +159,7 @@ def test_package_of_an_earlier_run_is_left_alone() -> None:
     options = Options(files=(InputFile("module.js", FILES["module.js"].encode()),))
 
     place = Surroundings(taken=frozenset({"package.json"}))
-    _, files = describe_job(
+    _, files = build_job_message(
         JobRequest(catalogue.find_language("js"), b"import 'fs'", options), place
     )
 

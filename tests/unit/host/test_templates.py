@@ -14,7 +14,7 @@ import pytest_asyncio
 from slipway._admission import Admission, Capacity, Needs
 from slipway._model.errors import HostError, ImageError
 from slipway._model.options import Options
-from slipway._run.guest import Guest, Origin
+from slipway._run.guest import Guest, StartInfo
 from slipway._run.languages import find_language
 from slipway._snapshots import create as _template_making
 from slipway._snapshots.create import make
@@ -119,7 +119,7 @@ async def test_clone_of_what_is_sound_answers(ground: Ground, shared: bool) -> N
     guest = await ground.clone()
 
     assert isinstance(guest, Guest)
-    assert guest.origin == Origin("snapshot", "", "a test's")
+    assert guest.start_info == StartInfo("snapshot", "", "a test's")
     assert guest.ready is not None
     assert ground.is_there
     await guest.stop()

@@ -50,7 +50,7 @@ captured = st.builds(
     pieces,
     st.integers(0, 2**62),
 )
-phase_results = st.builds(
+build_phase_results = st.builds(
     PhaseResult,
     verdicts,
     st.integers(0, 255),
@@ -66,8 +66,8 @@ files = st.builds(OutputFile, paths, st.integers(0, 0o777), st.binary(max_size=2
 results = st.builds(
     Result,
     lines,
-    st.none() | phase_results,
-    st.none() | phase_results,
+    st.none() | build_phase_results,
+    st.none() | build_phase_results,
     st.lists(files, max_size=3, unique_by=lambda file: file.path).map(tuple),
     st.builds(Timing, seconds, seconds, seconds, seconds, seconds, seconds, seconds),
     st.builds(Provenance, lines, lines, lines, lines, lines, counts, counts, lines),

@@ -185,7 +185,7 @@ async def _start(
             wanted = run_request_parsing.parse_json_request(body.take(), query, forms.body)
         execution = await starter(wanted)
         stack.pop_all()
-    execution.when_over(lambda _: _count_run(service.metrics, execution, body))
+    execution.call_when_ended(lambda _: _count_run(service.metrics, execution, body))
     return wanted, execution
 
 
