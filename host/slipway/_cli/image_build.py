@@ -12,14 +12,13 @@ from slipway._cli.interruption import report_interruption
 from slipway._cli.quantities import parse_path, to_mebibytes
 from slipway._cli.terminal import Progress, write_line
 from slipway._model.errors import InputError
-from slipway.machine.hypervisors import HYPERVISORS
+from slipway._model.options import OPTIONS, Options
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
     from slipway._cli.parser import Parser
-    from slipway._model.options import Options
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.source import SourceOptions
     from slipway_initramfs.store.image_store import ImageStore
@@ -59,7 +58,7 @@ def add_build_options(parser: Parser) -> None:
     )
     add(
         "--machine",
-        choices=("auto", *HYPERVISORS),
+        choices=OPTIONS["machine"].choices,
         help="hypervisor of the snapshot (default: auto)",
     )
 
@@ -127,7 +126,6 @@ def _read_snapshot_options(
         InputError: arguments exclude each other.
         HostError: the hypervisor is not available on this host.
     """
-    from slipway._model.options import Options
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.architectures import machine_architecture
 

@@ -12,8 +12,8 @@ from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_count, parse_path
 from slipway._cli.terminal import DescriptorWorker, run_interruptible, write_all
 from slipway._model.errors import HostError, InputError
+from slipway._model.options import OPTIONS
 from slipway._util.units import MIB
-from slipway.machine.hypervisors import HYPERVISORS
 
 if TYPE_CHECKING:
     import argparse
@@ -73,7 +73,7 @@ def build_parser(prog: str) -> Parser:
     add(
         "--machine",
         default="auto",
-        choices=("auto", *HYPERVISORS),
+        choices=OPTIONS["machine"].choices,
         help="hypervisor of the machines (default: auto)",
     )
     add(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_count, parse_duration, parse_path, parse_size
 from slipway._model.errors import InputError
-from slipway.machine.hypervisors import HYPERVISORS
+from slipway._model.options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -107,7 +107,7 @@ def build_parser(prog: str) -> Parser:
     add(
         "--machine",
         default="auto",
-        choices=("auto", *HYPERVISORS),
+        choices=OPTIONS["machine"].choices,
         help="hypervisor of the machines (default: auto)",
     )
     add(
