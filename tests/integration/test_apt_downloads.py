@@ -124,7 +124,7 @@ def sizes(directory: Path) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.debian("apt-get")
-def test_an_interrupted_download_says_what_is_kept_and_is_gone_on_with(
+def test_an_interrupted_download_is_reported_and_resumed(
     tmp_path: Path, mirror: _Mirror, number: signal.Signals
 ) -> None:
     store = tmp_path / "store"

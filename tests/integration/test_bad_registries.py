@@ -231,7 +231,7 @@ def test_does_not_wait_for_a_server_that_falls_silent(serve: Serve, pull: Pull) 
     ("host", "complaint"),
     [("registry.invalid", "cannot find the host"), ("127.0.0.1:1", "cannot connect to")],
 )
-def test_says_at_once_that_there_is_no_way(
+def test_an_unreachable_host_is_reported_at_once(
     pull: Pull, waits: list[float], host: str, complaint: str
 ) -> None:
     with pytest.raises(SourceUnavailable, match=f"{complaint} {host}"):
@@ -259,7 +259,7 @@ def test_says_at_once_that_there_is_no_way(
         (Reply(200, {"Content-Type": "text/html; charset=utf-8"}), "it is not a registry", "port"),
     ],
 )
-def test_says_why_a_registry_gives_nothing(
+def test_refusals_of_a_registry_are_reported(
     serve: Serve, pull: Pull, waits: list[float], reply: Reply, complaint: str, hint: str
 ) -> None:
     server = serve(once(reply))
@@ -366,7 +366,7 @@ def test_notices_an_end_that_http_does_not(serve: Serve, pull: Pull) -> None:
     assert read(pull(serve(script))) == DATA
 
 
-def test_leaves_out_what_it_has_from_a_server_without_ranges(serve: Serve, pull: Pull) -> None:
+def test_received_bytes_are_skipped_from_a_server_without_ranges(serve: Serve, pull: Pull) -> None:
     server = serve(once(Reply(200, body=DATA)))
 
     assert read(pull(server), offset=123_456) == DATA[123_456:]
@@ -399,7 +399,7 @@ def test_gives_up_on_a_server_that_gives_a_byte_at_a_time(serve: Serve, pull: Pu
         (Reply(404), "does not have layer"),
     ],
 )
-def test_refuses_what_is_not_the_rest(
+def test_a_wrong_range_is_refused(
     serve: Serve, pull: Pull, waits: list[float], reply: Reply, complaint: str
 ) -> None:
     with pytest.raises(ImageError, match=complaint):
@@ -446,7 +446,7 @@ def want_basic(reply: Callable[[Request], Reply]) -> Callable[[Request], Reply]:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_tells_no_other_server_the_password(
+def test_the_password_is_not_sent_to_another_server(
     serve: Serve, pull: Pull, home: Path, status: int
 ) -> None:
     storage = serve(ranged)
@@ -497,7 +497,7 @@ def test_does_not_log_in_where_a_redirect_leads(serve: Serve, pull: Pull, home: 
         (MANIFEST_PATH, "redirects more than 5 times"),
     ],
 )
-def test_follows_no_redirect_to_nowhere(
+def test_a_redirect_to_an_invalid_address_is_refused(
     serve: Serve, pull: Pull, location: str, complaint: str
 ) -> None:
     server = serve(once(Reply(307, {"Location": location})))
@@ -673,7 +673,7 @@ def test_asks_a_busy_token_server_again(serve: Serve, pull: Pull, waits: list[fl
         (Reply(403, body=error("DENIED", "no")), "its token server .* answers 403 .*DENIED: no"),
     ],
 )
-def test_says_what_is_wrong_with_a_token_server(
+def test_failures_of_a_token_server_are_reported(
     serve: Serve, pull: Pull, reply: Reply, complaint: str
 ) -> None:
     server = serve(want_token(f"http://{serve(once(reply)).host}/", "a".__eq__))
@@ -751,7 +751,7 @@ def test_speaks_plain_http_where_it_may(pull: Pull, proxy: ScriptedServer) -> No
     assert proxy.requests[1].path == f"http://registry.example{MANIFEST_PATH}"
 
 
-def test_says_what_a_proxy_refuses(
+def test_a_refusal_of_a_proxy_is_reported(
     serve: Serve, pull: Pull, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(once(Reply(raw=b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")))

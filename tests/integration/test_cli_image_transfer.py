@@ -69,7 +69,7 @@ def test_an_image_goes_through_pipes(
     assert elsewhere.image("bash") is not None
 
 
-def test_a_file_appears_when_it_is_whole(
+def test_an_exported_file_appears_when_complete(
     commands: Commands, store: ImageStore, exported: Path, tmp_path: Path
 ) -> None:
     before = sorted(path.name for path in tmp_path.iterdir())
@@ -101,7 +101,7 @@ def test_a_file_appears_when_it_is_whole(
         (("import", "/dev/zero"), 125, "not an archive of 'slipway image export'"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_failures_are_reported(
     commands: Commands, store: ImageStore, arguments: tuple[str, ...], code: int, word: str
 ) -> None:
     name, *rest = arguments
@@ -114,7 +114,7 @@ def test_what_cannot_be_done_is_told(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_what_ends_in_the_middle_of_an_import_leaves_nothing(
+def test_an_interrupted_import_leaves_no_files(
     commands: Commands, exported: Path, elsewhere: ImageStore, number: signal.Signals
 ) -> None:
     data = exported.read_bytes()
@@ -136,7 +136,7 @@ def test_what_ends_in_the_middle_of_an_import_leaves_nothing(
     assert commands.leftovers() == []
 
 
-def test_what_is_killed_in_the_middle_of_an_export_leaves_no_file(
+def test_a_killed_export_leaves_no_file(
     commands: Commands, store: ImageStore, tmp_path: Path
 ) -> None:
     target = tmp_path / "out"

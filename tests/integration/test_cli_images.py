@@ -96,7 +96,7 @@ def test_an_image_of_another_architecture_goes_by_its_name_where_there_is_no_oth
     assert own.digest in beside.stdout.decode()
 
 
-def test_removing_tells_what_was_removed(image: Callable[..., Ended], toys: ImageStore) -> None:
+def test_removed_images_are_reported(image: Callable[..., Ended], toys: ImageStore) -> None:
     for name in ("bash", "bash@5", "go"):
         put_image(toys, name, architecture=OURS)
     image("default", "bash@5")
@@ -108,9 +108,7 @@ def test_removing_tells_what_was_removed(image: Callable[..., Ended], toys: Imag
     assert names(image("list")) == ["bash"]
 
 
-def test_nothing_is_removed_where_one_name_is_wrong(
-    image: Callable[..., Ended], toys: ImageStore
-) -> None:
+def test_a_wrong_name_prevents_all_removals(image: Callable[..., Ended], toys: ImageStore) -> None:
     put_image(toys, "bash", architecture=OURS)
 
     refused = image("remove", "bash", "go")
@@ -123,7 +121,7 @@ def test_nothing_is_removed_where_one_name_is_wrong(
 # --- What takes space --------------------------------------------------------------------------
 
 
-def test_what_takes_space_is_shown(image: Callable[..., Ended], toys: ImageStore) -> None:
+def test_disk_use_is_shown(image: Callable[..., Ended], toys: ImageStore) -> None:
     put_image(toys, "bash", bytes(3 << 20), architecture=OURS)
     toys.layers.mkdir()
     (toys.layers / "x").write_bytes(bytes(range(256)) * (5 << 12))
@@ -158,7 +156,7 @@ def test_a_prune_can_be_tried_first(image: Callable[..., Ended], toys: ImageStor
     assert told["bytes"] == done["bytes"] >= 3 << 20
 
 
-def test_a_store_that_is_not_there_takes_no_space_and_is_not_made(
+def test_a_missing_store_takes_no_space_and_is_not_created(
     image: Callable[..., Ended], toys: ImageStore
 ) -> None:
     assert json.loads(image("du", "--json").stdout)["bytes"] == 0
@@ -184,7 +182,7 @@ def test_a_default_is_chosen_and_taken_back(image: Callable[..., Ended], toys: I
 
 
 @pytest.mark.parametrize("name", ["nope", "bash@4", "bash@", "", "../x", "bash@5/x"])
-def test_what_is_no_image_becomes_no_default(
+def test_a_missing_image_does_not_become_the_default(
     image: Callable[..., Ended], toys: ImageStore, name: str
 ) -> None:
     put_image(toys, "bash@5", architecture=OURS)
@@ -213,7 +211,7 @@ def test_what_is_no_image_becomes_no_default(
         (("--from", "docker://UPPER/x", "bash"), "'UPPER/x'"),
     ],
 )  # fmt: skip
-def test_wrong_calls_of_build_are_refused_before_anything_is_made(
+def test_wrong_calls_of_build_are_refused_before_the_build(
     image: Callable[..., Ended], toys: ImageStore, arguments: tuple[str, ...], word: str
 ) -> None:
     refused = image("build", *arguments)

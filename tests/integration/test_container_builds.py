@@ -163,7 +163,7 @@ def unpacked(image: Image) -> dict[str, tuple[int, bytes]]:
 # --- What is made ----------------------------------------------------------------------------
 
 
-def test_a_language_of_ones_own_is_built_from_a_registry_and_runs(
+def test_an_added_language_is_built_from_a_registry_and_runs(
     build: Callable[..., Ended],
     commands: Commands,
     store: ImageStore,
@@ -379,7 +379,7 @@ def test_the_registry_is_asked_before_debian(
 
 
 @pytest.mark.parametrize(("emulated", "kind"), [(False, "registry"), (True, "debian")])
-def test_what_warms_up_slowly_comes_from_debian_where_machines_are_emulated(
+def test_emulated_hosts_build_slow_languages_from_debian(
     new_store: Callable[[], ImageStore],
     layout: Path,
     registry: DockerRegistry,
@@ -461,7 +461,7 @@ def test_versions_of_a_language_are_run_side_by_side(
 # --- Warming up ------------------------------------------------------------------------------
 
 
-def test_what_warming_up_left_is_in_the_image(
+def test_the_result_of_a_warm_up_is_in_the_image(
     build: Callable[..., Ended], store: ImageStore, layout: Path, language_file: Path
 ) -> None:
     language_file.write_text(ASH + WARM)
@@ -493,7 +493,7 @@ def test_an_image_that_is_warm_is_not_warmed_up(
     assert "warm" not in image_of(store, "ash").manifest
 
 
-def test_a_warm_up_that_fails_is_told_with_its_words(
+def test_a_failed_warm_up_is_reported_with_its_output(
     build: Callable[..., Ended],
     commands: Commands,
     store: ImageStore,
@@ -575,7 +575,7 @@ BAD: dict[str, tuple[Callable[[], ContainerImage], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_image_is_told_and_leaves_nothing(
+def test_an_invalid_image_is_reported_and_leaves_no_files(
     build: Callable[..., Ended],
     commands: Commands,
     store: ImageStore,
@@ -621,7 +621,7 @@ def test_links_never_lead_out_of_the_root(
     assert list(outside.iterdir()) == []
 
 
-def test_a_damaged_blob_is_told_and_the_sound_one_is_taken_next_time(
+def test_a_damaged_blob_is_reported_and_replaced_by_the_next_attempt(
     build: Callable[..., Ended], store: ImageStore, registry: DockerRegistry,
     layout: Path, language_file: Path,
 ) -> None:  # fmt: skip
@@ -646,7 +646,7 @@ def test_a_damaged_blob_is_told_and_the_sound_one_is_taken_next_time(
 
 
 @pytest.mark.parametrize("part", ["layers", "tmp"])
-def test_a_full_disk_is_told_and_the_next_try_succeeds(
+def test_a_full_disk_is_reported_and_the_next_attempt_succeeds(
     build: Callable[..., Ended],
     commands: Commands,
     store: ImageStore,

@@ -131,7 +131,7 @@ def test_archives_of_older_sources_are_forgotten(
 
 
 @pytest.mark.skipif(machine_architecture() != "amd64", reason="the tree is for x86-64")
-def test_frozen_tree_imports_all_that_it_may_need(
+def test_the_frozen_tree_imports_all_needed_modules(
     store: ImageStore, progress: Callable[[str], None], tmp_path: Path
 ) -> None:
     for name, (mode, data) in unpack(

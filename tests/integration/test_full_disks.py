@@ -51,7 +51,7 @@ def test_a_build_on_a_full_disk_is_refused_at_once(commands: Commands, tmp_path:
 
 
 @pytest.mark.debian("apt-get")
-def test_a_disk_without_any_room_is_told(commands: Commands, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(commands: Commands, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     # Directories could still be made where the disk is only full.
     fill = f"for n in $(seq 200); do mkdir {disk}/$n || break; done 2>/dev/null"
@@ -65,7 +65,7 @@ def test_a_disk_without_any_room_is_told(commands: Commands, tmp_path: Path) -> 
     assert "bug" not in ended.stderr
 
 
-def test_an_image_is_not_taken_where_it_does_not_fit(
+def test_an_image_that_does_not_fit_is_not_imported(
     commands: Commands, store: ImageStore, tmp_path: Path
 ) -> None:
     disk, file = tmp_path / "disk", tmp_path / "bash.slipway"
@@ -81,7 +81,7 @@ def test_an_image_is_not_taken_where_it_does_not_fit(
     assert f"cannot write {disk}/b: No space left on device" in not_sent.stderr
 
 
-def test_what_an_image_takes_is_known_before_anything_is_fetched(
+def test_disk_space_is_checked_before_a_download(
     commands: Commands, bash: Assets, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"

@@ -70,7 +70,9 @@ def test_the_same_packages_give_the_same_bytes(
 @pytest.mark.parametrize(
     ("name", "program"), [("bash", "usr/bin/bash"), ("python", "usr/bin/python3.11")]
 )
-def test_an_image_holds_what_a_guest_needs(store: ImageStore, name: str, program: str) -> None:
+def test_an_image_has_the_files_that_a_guest_needs(
+    store: ImageStore, name: str, program: str
+) -> None:
     image = build_image(catalogue.find_language(name), store, DEBIAN)
 
     entries = unpacked(image)
@@ -92,7 +94,7 @@ def test_the_sentinel_is_the_last_entry_and_holds_the_build_key(store: ImageStor
     assert content.decode() == f"{image.manifest['build_key']}\n"
 
 
-def test_the_manifest_tells_packages_and_sizes(store: ImageStore) -> None:
+def test_the_manifest_has_packages_and_sizes(store: ImageStore) -> None:
     image = build_image(catalogue.find_language("bash"), store, DEBIAN)
 
     packages = {package["name"]: package["version"] for package in image.manifest["packages"]}
@@ -109,7 +111,7 @@ def test_pythons_modules_have_their_bytecode(store: ImageStore) -> None:
     assert "usr/lib/python3.11/json/__pycache__/decoder.cpython-311.pyc" in entries
 
 
-def test_an_image_that_is_there_is_not_built_again(store: ImageStore) -> None:
+def test_an_existing_image_is_not_built_again(store: ImageStore) -> None:
     language = catalogue.find_language("bash")
     image = build_image(language, store, DEBIAN)
     said: list[str] = []
@@ -225,7 +227,7 @@ def test_an_ordinary_user_resolves_packages(tmp_path: Path) -> None:
     assert int(done.stdout) > 10_000
 
 
-def test_a_package_that_is_gone_from_the_mirror_is_an_error(apt: Path) -> None:
+def test_a_package_missing_on_the_mirror_is_an_error(apt: Path) -> None:
     source = DebianArchive(apt, "amd64", lambda _: None)
     [first, *_] = source.resolve(["libmd0"])
     gone = Package("gone", "1", "amd64", first.uri + ".gone", 100, "0" * 64)

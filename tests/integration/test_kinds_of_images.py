@@ -109,7 +109,7 @@ def test_pythons_modules_are_compiled_to_the_same_bytes_in_any_machine(
     assert ran.stdout == b"/usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc\n"
 
 
-def test_the_language_file_of_the_page_works_as_it_stands(
+def test_the_language_file_of_the_page_works_unchanged(
     commands: Commands, store: ImageStore, apt: Path, tmp_path: Path
 ) -> None:
     [text] = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)

@@ -89,7 +89,7 @@ def test_a_recipe_without_its_commands_program_is_refused_and_names_it(
     assert store.image("other") is None
 
 
-def test_without_the_base_set_an_image_has_what_it_names_and_no_more(
+def test_without_the_base_set_an_image_has_only_its_named_packages(
     new_store: Callable[[], ImageStore],
 ) -> None:
     text = LANGUAGE.replace('["other"', '["dash"')

@@ -145,7 +145,7 @@ def test_reads_an_index_and_all_behind_it(pull: Callable[..., Registry], image: 
     assert architectures == ["amd64", "arm64"]
 
 
-def test_reads_what_a_digest_names(pull: Callable[..., Registry], image: str) -> None:
+def test_a_reference_by_digest_is_read(pull: Callable[..., Registry], image: str) -> None:
     root = pull(image).root()
 
     pinned = pull(str(Reference.parse(image).pin(root.digest)))
@@ -176,7 +176,7 @@ def test_does_not_ask_a_proxy_for_this_machine(
 
 
 @pytest.mark.parametrize("name", ["team/tool:2", "team/other:1", "team/tool@sha256:" + "0" * 64])
-def test_says_that_there_is_no_such_image(
+def test_a_missing_image_is_reported(
     pull: Callable[..., Registry], anonymous: DockerRegistry, image: str, name: str
 ) -> None:
     reference = f"docker://{anonymous.host}/{name}"
@@ -469,7 +469,7 @@ def test_goes_on_where_a_connection_broke(
     assert line.given < layer.size + 200_000
 
 
-def test_gives_up_on_a_line_that_carries_nothing(
+def test_a_dead_connection_is_given_up(
     pull: Callable[..., Registry], anonymous: DockerRegistry, image: str
 ) -> None:
     with breaking_line(anonymous.host, 100) as line:

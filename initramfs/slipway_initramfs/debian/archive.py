@@ -106,7 +106,7 @@ class DebianArchive:
         options = [f"--no-{kind}" for kind in _NO_NEEDS]
         command = ("apt-cache", "depends", *options, "--", *names)
         with self._lock_state():
-            said = self._apt.ask(*command, purpose="look for what the packages need")
+            said = self._apt.ask(*command, purpose="find the packages' dependencies")
         return dependencies.parse(said, frozenset(names))
 
     def fetch(self, packages: Iterable[Package]) -> list[Path]:

@@ -153,8 +153,8 @@ def _load_stored(store: ImageStore) -> dict[str, Language]:
                 aliases = language.aliases if language.name == name else ()
                 given[name] = replace(language, name=name, aliases=aliases)
         except (InvalidLanguage, ImageCorrupted):
-            # One that an older version took, or that was damaged: it is unknown until it is given
-            # again, and no reason to refuse all others.
+            # A damaged file, or one that only an older version accepts: unknown until it is added
+            # again, but no reason to refuse all others.
             continue
     return given
 

@@ -152,8 +152,8 @@ class Registry:
                 found = _CONTENT_RANGE.fullmatch(reported)
                 if found is None or int(found[1]) != offset:
                     raise ImageError(
-                        f"the registry answers with the range {reported[:80]!r} when it is "
-                        f"asked for {what} from byte {offset} on"
+                        f"the registry answers with the range {reported[:80]!r} to a request "
+                        f"for {what} from byte {offset} on"
                     )
                 start, total = offset, found[3]
             elif status != HTTPStatus.OK:

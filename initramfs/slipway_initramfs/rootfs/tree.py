@@ -238,7 +238,7 @@ class Tree:
         """Put a node as ``put`` does, at a path that is already split."""
         if not parts:
             if not node.is_directory:
-                raise ImageError("the root of the file system has to be a directory")
+                raise ImageError("the root of the file system must be a directory")
             self.root.mode, self.root.owner = node.mode, node.owner
             return
         if node.is_link:

@@ -178,7 +178,7 @@ def _read_old_sparse(source: ArchiveBytes, header: bytes, member: Member, budget
         budget.spend(_FIELDS)
         block = source.read_at(member.offset, BLOCK)
         if len(block) < BLOCK or len(numbers) > 2 * MAX_SEGMENTS:
-            raise ImageError(f"broken tar archive: {member.name[:80]!r} has no sound sparse map")
+            raise ImageError(f"broken tar archive: {member.name[:80]!r} has an invalid sparse map")
         numbers += _parse_sparse_fields(block[:504])
         more = block[504]
         member.offset += BLOCK
@@ -213,14 +213,14 @@ def _read_inline_map(source: ArchiveBytes, member: Member, budget: Budget) -> li
     start = source.read_at(member.offset, min(member.size, _DIGITS))
     count = parse_decimal(start.partition(b"\n")[0].decode("latin-1"), "sparse map")
     if count > MAX_SEGMENTS:
-        raise ImageError(f"broken tar archive: {member.name[:80]!r} has no sound sparse map")
+        raise ImageError(f"broken tar archive: {member.name[:80]!r} has an invalid sparse map")
     lines = 1 + 2 * count
     budget.spend(lines)
     found = source.read_at(member.offset, min(member.size, lines * _DIGITS)).split(b"\n", lines)
     length = sum(len(line) + 1 for line in found[:lines])
     padded = -(-length // BLOCK) * BLOCK
     if len(found) <= lines or padded > member.size:
-        raise ImageError(f"broken tar archive: {member.name[:80]!r} has no sound sparse map")
+        raise ImageError(f"broken tar archive: {member.name[:80]!r} has an invalid sparse map")
     member.offset += padded
     member.size -= padded
     return [parse_decimal(line.decode("latin-1"), "sparse map") for line in found[1:lines]]
@@ -237,6 +237,6 @@ def _set_segments(member: Member, numbers: list[int], real_size: int) -> None:
         and sum(size for _, size in pairs) == member.size
     )
     if not sound:
-        raise ImageError(f"broken tar archive: {member.name[:80]!r} has no sound sparse map")
+        raise ImageError(f"broken tar archive: {member.name[:80]!r} has an invalid sparse map")
     member.segments = tuple(pair for pair in pairs if pair[1])
     member.real_size = real_size

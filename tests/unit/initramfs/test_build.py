@@ -95,9 +95,7 @@ def test_a_bare_name_is_built_as_the_version_that_it_stands_for(
     assert image == store.image("toy") == store.image("toy@2")
 
 
-def test_an_outdated_default_is_made_again_and_not_something_else(
-    store: ImageStore, first: Path
-) -> None:
+def test_an_outdated_default_is_built_again_in_its_version(store: ImageStore, first: Path) -> None:
     build(store, toy(version="2"), first)
     store.set_default("toy@2")
     outdated = replace(toy(), registry=replace(toy().registry, trim=("etc/which",)))
@@ -108,9 +106,7 @@ def test_an_outdated_default_is_made_again_and_not_something_else(
     assert [each.name for each in store.images()] == ["toy@2"]
 
 
-def test_a_version_is_not_taken_from_a_reference_without_a_place_for_one(
-    store: ImageStore, first: Path
-) -> None:
+def test_a_version_needs_a_placeholder_in_the_reference(store: ImageStore, first: Path) -> None:
     language = toy(f"oci:{first}", version="9.9")
 
     with pytest.raises(BuildFailed, match=r"the language file has no container image for toy@9\.9"):
@@ -132,7 +128,9 @@ def test_the_same_content_by_another_name_is_remembered_by_that_name(
     assert image.root == before.root
 
 
-def test_a_damaged_image_is_made_again_from_what_was_named(store: ImageStore, first: Path) -> None:
+def test_a_damaged_image_is_built_again_from_its_named_source(
+    store: ImageStore, first: Path
+) -> None:
     before = build(store, toy(), first)
     before.root_archive.write_bytes(bytes(before.root.size))
 
@@ -155,7 +153,7 @@ def test_a_forced_registry_replaces_an_image_that_was_named(
     assert image.source["requested"] == f"oci:{second}"
 
 
-def test_a_named_image_that_has_vanished_is_told_with_a_way_out(
+def test_a_missing_named_source_is_reported_with_a_hint(
     store: ImageStore, first: Path, tmp_path: Path
 ) -> None:
     build(store, toy(), first)
@@ -195,7 +193,7 @@ def test_a_mirror_that_is_no_host_is_not_taken_for_a_user_of_docker_hub(
 # --- Warming up ------------------------------------------------------------------------------
 
 
-def test_what_warming_up_leaves_cannot_lead_mounts_astray(store: ImageStore, first: Path) -> None:
+def test_the_result_of_a_warm_up_cannot_redirect_mounts(store: ImageStore, first: Path) -> None:
     warm = Warmup(("true",), "", 1, slow=False)
     language = replace(toy(), registry=replace(toy().registry, warm=warm))
     left = tar_bytes(symlink("proc", "etc"), file("work", b"no directory"), file("opt/warm"))
@@ -215,7 +213,9 @@ def test_what_warming_up_leaves_cannot_lead_mounts_astray(store: ImageStore, fir
 @pytest.mark.parametrize(
     "left", [b"no archive", tar_bytes(file("../up")), tar_bytes(file(".agent"))]
 )
-def test_bad_leavings_of_a_warm_up_are_told(store: ImageStore, first: Path, left: bytes) -> None:
+def test_an_invalid_result_of_a_warm_up_is_reported(
+    store: ImageStore, first: Path, left: bytes
+) -> None:
     warm = Warmup(("true",), "", 1, slow=False)
     language = replace(toy(), registry=replace(toy().registry, warm=warm))
 
@@ -309,7 +309,7 @@ def runs(command: str, *, environment: str = "") -> Language:
 
 
 @pytest.mark.parametrize("program", ["nosuch", "/bin/nosuch", "text", "/bin"])
-def test_an_image_without_the_commands_program_is_not_made(
+def test_an_image_without_the_commands_program_is_refused(
     store: ImageStore, tmp_path: Path, program: str
 ) -> None:
     layout = image_of(tmp_path / "image", lambda layer: layer.file("usr/bin/text", "no program"))

@@ -37,15 +37,15 @@ def living(pids: Path) -> list[psutil.Process]:
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_what_a_program_says_and_its_code_are_told() -> None:
+def test_output_and_exit_code_are_returned() -> None:
     assert shell("echo out; echo err >&2; exit 3") == CompletedProgram(3, "out\n", "err\n")
 
 
-def test_a_program_finds_nothing_on_its_stdin() -> None:
+def test_a_program_has_an_empty_stdin() -> None:
     assert shell("cat; echo done").stdout == "done\n"
 
 
-def test_lines_are_told_while_the_program_runs() -> None:
+def test_lines_arrive_while_the_program_runs() -> None:
     lines: list[str] = []
 
     shell("printf 'a\\nb'; printf 'c\\n'; echo x >&2", Supervision(LONG, listen=lines.append))
@@ -67,7 +67,7 @@ def test_of_endless_output_the_last_is_kept() -> None:
         (Supervision(0.5, watch=object), "took more than"),
     ],
 )
-def test_a_program_that_hangs_is_ended_with_all_that_it_has_started(
+def test_a_hanging_program_is_ended_with_its_descendants(
     tmp_path: Path, supervision: Supervision, why: str
 ) -> None:
     pids = tmp_path / "pids"
@@ -86,7 +86,7 @@ def test_signs_of_life_keep_a_program_from_being_given_up() -> None:
     assert done.code == 0
 
 
-def test_what_watching_raises_ends_the_program(tmp_path: Path) -> None:
+def test_an_exception_of_watch_ends_the_program(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
 
     def watch() -> None:
@@ -99,7 +99,7 @@ def test_what_watching_raises_ends_the_program(tmp_path: Path) -> None:
     assert living(pids) == []
 
 
-def test_what_a_program_leaves_behind_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_remaining_descendant_does_not_delay_the_result(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
 
     done = shell(f"sleep 600 & echo $! >{pids}; echo said")

@@ -80,9 +80,7 @@ def is_untouched(store: ImageStore) -> bool:
 # -- what goes round -----------------------------------------------------------------------------
 
 
-def test_an_image_goes_round_with_all_that_it_boots_from(
-    full: ImageStore, empty: ImageStore
-) -> None:
+def test_export_and_import_keep_all_files_of_an_image(full: ImageStore, empty: ImageStore) -> None:
     data = exported(full, "bash")
 
     found = taken(empty, data)
@@ -115,7 +113,7 @@ def test_an_archive_is_a_plain_tar(full: ImageStore) -> None:
     assert index["format"] == image_archive.FORMAT
 
 
-def test_a_language_of_ones_own_goes_with_its_image(full: ImageStore, empty: ImageStore) -> None:
+def test_an_added_language_travels_with_its_image(full: ImageStore, empty: ImageStore) -> None:
     catalogue.store_language(full, "toy", LANGUAGE)
     put_image(full, "toy@2", told=current("toy", full))
 
@@ -191,9 +189,7 @@ def test_an_archive_that_is_cut_short_is_refused(full: ImageStore, empty: ImageS
         assert is_untouched(empty), size
 
 
-def test_a_bit_that_has_changed_is_noticed_wherever_it_is(
-    full: ImageStore, empty: ImageStore
-) -> None:
+def test_a_changed_bit_is_detected_anywhere(full: ImageStore, empty: ImageStore) -> None:
     data = exported(full, "bash")
     chance = random.Random(13)
 
@@ -213,7 +209,7 @@ def test_a_bit_that_has_changed_is_noticed_wherever_it_is(
             prune(empty)
 
 
-def test_a_sound_image_stays_where_a_bad_one_comes(full: ImageStore, empty: ImageStore) -> None:
+def test_an_intact_image_survives_an_invalid_import(full: ImageStore, empty: ImageStore) -> None:
     data = exported(full, "bash")
     taken(empty, data)
     before = sorted(path for path in empty.root.rglob("*") if path.is_file())
@@ -419,7 +415,7 @@ def test_an_archive_of_another_format_is_named(full: ImageStore, empty: ImageSto
     assert "same version" in caught.value.hint
 
 
-def test_what_would_not_fit_onto_the_disk_is_refused_before_it_is_read(
+def test_an_archive_larger_than_the_disk_is_refused_before_reading(
     full: ImageStore, empty: ImageStore
 ) -> None:
     data = exported(full, "bash")
@@ -458,7 +454,7 @@ def test_what_would_not_fit_onto_the_disk_is_refused_before_it_is_read(
         lambda data: data.replace(b"ustar\x0000", b"ustar  \0", 1),
     ],
 )
-def test_what_is_no_such_archive_is_refused(
+def test_other_files_are_refused(
     full: ImageStore, empty: ImageStore, change: Callable[[bytes], bytes]
 ) -> None:
     with pytest.raises(ImageError):

@@ -31,7 +31,7 @@ MAKING = (
 
 
 @pytest.mark.parametrize("module", MAKING)
-def test_looking_up_an_image_imports_nothing_of_its_making(module: str, tmp_path: Path) -> None:
+def test_lookup_of_an_image_imports_no_build_modules(module: str, tmp_path: Path) -> None:
     store = ImageStore(tmp_path / "slipway")
     find_initrd(store, put_image(store, "python"), None, put_agent(store).path)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

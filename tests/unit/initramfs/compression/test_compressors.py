@@ -56,7 +56,7 @@ def sample(size: int) -> bytes:
 @pytest.mark.parametrize(
     "size", [0, 1, GZIP_BLOCK, GZIP_BLOCK + 1, LZ4_BLOCK - 1, LZ4_BLOCK, 2 * LZ4_BLOCK + 7]
 )
-def test_what_is_compressed_gives_back_what_went_in(name: str, size: int) -> None:
+def test_compressed_data_is_decompressed_to_the_same_bytes(name: str, size: int) -> None:
     data = sample(size)
 
     assert UNPACK[name](compress(data, name=name)) == data
@@ -109,7 +109,7 @@ def test_gzip_is_one_member_without_a_time() -> None:
     assert (packed[4:8], decoder.unused_data) == (bytes(4), b"")
 
 
-def test_gzip_blocks_know_what_was_before_them() -> None:
+def test_gzip_blocks_use_the_previous_block_as_dictionary() -> None:
     noise = random.Random(1).randbytes(GZIP_WINDOW // 2)
     data = noise * (4 * GZIP_BLOCK // len(noise))
 

@@ -142,7 +142,7 @@ def test_a_zstd_frame_with_a_huge_window_is_refused() -> None:
         unpacked("zstd", frame)
 
 
-def test_a_zstd_block_that_repeats_one_byte_stays_within_what_was_asked_for() -> None:
+def test_a_zstd_block_of_a_repeated_byte_respects_the_requested_size() -> None:
     block = (128 << 10) << 3 | 1 << 1
     blocks = block.to_bytes(3, "little") + b"x"
     frame = b"\x28\xb5\x2f\xfd" + bytes([0, 10 << 3]) + blocks * 20 + b"\1\0\0"
@@ -154,7 +154,7 @@ def test_a_zstd_block_that_repeats_one_byte_stays_within_what_was_asked_for() ->
     ("name", "piece"),
     [("gzip", gzip.compress(b"", mtime=0)), ("zstd", zstd(b"")), ("zstd", SKIPPABLE)],
 )
-def test_pieces_with_nothing_in_them_do_not_go_on_for_ever(
+def test_empty_pieces_are_limited_in_number(
     name: str, piece: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decompressors, "MAX_PIECES", 100)
@@ -173,7 +173,7 @@ def test_empty_zstd_blocks_do_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.debian("zstd")
 @pytest.mark.parametrize("options", [["-19"], ["-1", "--long=27"], ["-3", "-T2", "--no-check"]])
-def test_what_the_zstd_program_writes_is_read(options: list[str]) -> None:
+def test_streams_of_the_zstd_program_are_read(options: list[str]) -> None:
     done = subprocess.run(["zstd", "-c", *options], input=DATA, capture_output=True, check=True)
 
     assert unpacked("zstd", done.stdout) == DATA

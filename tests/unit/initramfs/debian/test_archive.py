@@ -64,13 +64,13 @@ def test_of_deb822_sources_only_debians_own_are_taken(tmp_path: Path) -> None:
     )
 
 
-def test_deb822_source_without_suites_is_none(tmp_path: Path) -> None:
+def test_a_deb822_source_without_suites_is_ignored(tmp_path: Path) -> None:
     damaged = "Types: deb\nURIs: http://damaged.example/debian\nComponents: main\n"
 
     assert len(sources(tmp_path, debian_sources=f"{damaged}\n{DEB822}")) == 3
 
 
-def test_of_one_line_sources_only_debians_own_are_taken(tmp_path: Path) -> None:
+def test_only_debians_own_one_line_sources_are_used(tmp_path: Path) -> None:
     text = (
         "deb http://ftp.de.debian.org/debian bookworm main non-free # comment\n"
         "deb [arch=amd64 signed-by=/x/vendor.gpg] https://apt.example/debian bookworm main\n"
@@ -111,7 +111,7 @@ def test_a_machine_without_this_release_falls_back_to_debians_mirror(
         ("", "says nothing"),
     ],
 )
-def test_what_apt_says_becomes_one_sentence(output: str, message: str) -> None:
+def test_errors_of_apt_become_a_sentence(output: str, message: str) -> None:
     assert message in apt_programs.make_error("do it", output, "amd64").message
 
 
@@ -197,7 +197,7 @@ def test_a_child_dies_with_the_process_that_started_it() -> None:
 
 
 @pytest.mark.debian("apt-get")
-def test_what_a_killed_apt_has_left_goes_with_the_next(tmp_path: Path) -> None:
+def test_remains_of_a_killed_apt_are_removed_by_the_next(tmp_path: Path) -> None:
     first = apt_programs.Apt(tmp_path, "amd64", print)
     first.prepare()
     left = first.ask("mktemp", purpose="leave a file").strip()

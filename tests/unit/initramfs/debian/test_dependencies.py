@@ -24,7 +24,7 @@ mawk
 """
 
 
-def test_what_packages_need_is_read_with_alternatives_and_providers() -> None:
+def test_dependencies_include_alternatives_and_providers() -> None:
     known = {"python3.11", "mawk", "media-types", "libelogind0", "libgssapi"}
 
     needs = parse(SAID, known)
@@ -35,7 +35,7 @@ def test_what_packages_need_is_read_with_alternatives_and_providers() -> None:
     assert needs["mawk"] == frozenset()
 
 
-def test_what_is_cut_takes_along_only_what_nothing_else_needs() -> None:
+def test_a_cut_package_takes_along_only_its_exclusive_dependencies() -> None:
     needs = {
         "perl": frozenset({"perl-base", "dpkg"}),
         "dpkg": frozenset({"tar", "libmd0"}),
@@ -49,5 +49,5 @@ def test_what_is_cut_takes_along_only_what_nothing_else_needs() -> None:
     }  # fmt: skip
 
 
-def test_what_needs_each_other_is_reached_once() -> None:
+def test_mutual_dependencies_are_reached_once() -> None:
     assert reach(["a"], (), {"a": frozenset({"b"}), "b": frozenset({"a"})}) == {"a", "b"}

@@ -68,7 +68,7 @@ def test_the_kernel_is_found_in_its_boot_image(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", PACKERS)
-def test_damage_to_what_is_packed_is_an_image_error(form: str) -> None:
+def test_damage_to_the_payload_is_an_image_error(form: str) -> None:
     packed = PACKERS[form](ELF)
 
     for payload in (packed[:-9], packed[:12] + b"\xff" * (len(packed) - 12), packed[:6] + bytes(9)):
@@ -104,7 +104,7 @@ def test_more_than_is_claimed_is_not_unpacked(form: str) -> None:
         vmlinuz(lz4(ELF), 1 << 31),
     ],
 )
-def test_what_is_no_kernel_is_an_error(data: bytes) -> None:
+def test_a_file_that_is_not_a_kernel_is_an_error(data: bytes) -> None:
     with pytest.raises(ImageError):
         unpack_vmlinuz(data)
 
@@ -185,7 +185,7 @@ def test_modules_are_numbered_in_the_order_of_their_dependencies() -> None:
     assert virtio in data
 
 
-def test_what_is_built_in_is_skipped() -> None:
+def test_built_in_modules_are_skipped() -> None:
     made = package(
         ("virtio_console.ko", module("virtio_console", "virtio")),
         builtin="kernel/virtio.ko\nkernel/virtio_mmio.ko\n",
@@ -216,7 +216,7 @@ def test_a_package_without_a_kernel_is_an_error() -> None:
         KernelPackage(layer(file("usr/x")), "amd64")
 
 
-def test_the_kernel_is_chosen_among_what_the_meta_package_depends_on() -> None:
+def test_the_kernel_is_found_among_dependencies_of_the_meta_package() -> None:
     names = ("linux-base", "linux-image-6.1.0-9-cloud-amd64", "linux-image-cloud-amd64")
     packages = tuple(Package(name, "1", "amd64", "", 0, "") for name in names)
 

@@ -68,7 +68,7 @@ def test_a_stream_that_is_cut_short_is_corrupted(suffix: str, part: float) -> No
         ar_bytes(*[("member", b"")] * 40),
     ],
 )
-def test_what_is_no_whole_package_is_corrupted(data: bytes) -> None:
+def test_a_truncated_or_invalid_package_is_corrupted(data: bytes) -> None:
     with pytest.raises(ImageCorrupted):
         read(data)
 

@@ -53,7 +53,7 @@ def content(tree: Tree, path: str) -> bytes:
     return node.read(100)
 
 
-def test_an_empty_image_gets_all_of_it_and_a_merged_usr() -> None:
+def test_an_empty_image_gets_all_tools_and_a_merged_usr() -> None:
     tree = Tree()
 
     add(tree)
@@ -77,7 +77,7 @@ def test_a_program_that_the_image_has_anywhere_stays_the_images() -> None:
         assert content(tree, path) == b"theirs"
 
 
-def test_what_is_added_is_found_below_the_root_where_that_is_not_merged() -> None:
+def test_added_tools_are_linked_below_an_unmerged_root() -> None:
     tree = Tree()
     tree.add_file("bin/busybox", b"theirs")
     tree.add_file("lib/ld-musl-x86_64.so.1", b"theirs")
@@ -169,7 +169,7 @@ def glibc(major: int, minor: int) -> Tree:
     return tree
 
 
-def test_what_fits_one_c_library_only_comes_where_there_is_none() -> None:
+def test_files_of_the_c_library_come_only_to_images_without_one() -> None:
     paths, warnings = completed(Tree())
     assert {f"usr/lib/{TRIPLET}/gconv/SJIS.so", "usr/bin/which", "usr/bin/perl"} <= paths
     assert warnings == []
@@ -198,7 +198,7 @@ def test_perl_of_the_image_is_not_mixed_with_our_modules() -> None:
     assert content(tree, "usr/bin/perl") == b"theirs"
 
 
-def test_where_packages_cannot_be_had_an_image_is_made_without_them_and_says_so(
+def test_without_packages_an_image_has_a_warning_instead_of_tools(
     store: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_what_fits_is_let_on(tmp_path: Path) -> None:
+def test_enough_space_passes(tmp_path: Path) -> None:
     space.check_space("a test", (tmp_path, 1), (tmp_path / "not" / "there", 1))
     space.check_space_left(tmp_path)
 
 
-def test_what_does_not_fit_is_told_with_the_file_system_and_what_to_do(tmp_path: Path) -> None:
+def test_missing_space_is_reported_with_the_file_system_and_a_hint(tmp_path: Path) -> None:
     found = os.statvfs(tmp_path)
     half = found.f_bavail * found.f_frsize // 2 + (64 << 20)
 
@@ -33,5 +33,5 @@ def test_what_does_not_fit_is_told_with_the_file_system_and_what_to_do(tmp_path:
     assert "slipway image prune" in caught.value.hint
 
 
-def test_what_needs_nothing_fits_onto_a_full_disk(tmp_path: Path) -> None:
+def test_a_need_of_zero_fits_onto_a_full_disk(tmp_path: Path) -> None:
     space.check_space("a test", (tmp_path, 0))

@@ -60,7 +60,7 @@ def test_a_language_is_found_by_suffix(path: str, found: str) -> None:
     assert catalogue.find_language_by_suffix(path).name == found
 
 
-def test_an_unknown_name_brings_the_nearest_ones() -> None:
+def test_an_unknown_name_is_reported_with_the_nearest_names() -> None:
     with pytest.raises(UnknownLanguage) as caught:
         catalogue.find_language("pyhton")
 
@@ -69,7 +69,7 @@ def test_an_unknown_name_brings_the_nearest_ones() -> None:
 
 
 @pytest.mark.parametrize("path", ["main.xyz", "Makefile", "", ".bashrc"])
-def test_an_unknown_suffix_brings_the_known_ones(path: str) -> None:
+def test_an_unknown_suffix_is_reported_with_the_known_suffixes(path: str) -> None:
     with pytest.raises(UnknownLanguage) as caught:
         catalogue.find_language_by_suffix(path)
 
@@ -151,7 +151,7 @@ def test_a_given_language_that_is_no_language_any_more_is_unknown(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["rust", "cpp"])
-def test_a_given_language_cannot_have_the_name_of_one_that_is_there(name: str) -> None:
+def test_an_added_language_cannot_have_a_built_in_name(name: str) -> None:
     with pytest.raises(InvalidLanguage, match=name):
         catalogue.check_new_name(name)
 
@@ -214,7 +214,7 @@ def test_a_wrong_file_is_an_error_that_names_file_and_key(
 
 
 @pytest.mark.parametrize("data", [b"name = ", b"\xff\xfe", b"#" * (1 << 20) + b"##"])
-def test_what_is_no_toml_is_an_error_that_names_the_file(tmp_path: Path, data: bytes) -> None:
+def test_invalid_toml_is_an_error_that_names_the_file(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "toy.toml"
     path.write_bytes(data)
 

@@ -59,6 +59,6 @@ def test_a_program_is_started_ahead_only_if_that_is_said(key: str, prestart: boo
         ),
     ],
 )
-def test_what_cannot_be_started_ahead_is_an_error(tables: str, key: str) -> None:
+def test_impossible_prestart_settings_are_errors(tables: str, key: str) -> None:
     with pytest.raises(InvalidLanguage, match=key):
         parse_language(TOY.format(tables).encode(), "toy.toml")

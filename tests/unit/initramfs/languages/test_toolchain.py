@@ -54,7 +54,7 @@ def variables(**values: str) -> dict[str, Any]:
         ("rust", {}, ""),
     ],
 )
-def test_a_toolchain_is_told_from_the_record(
+def test_a_toolchain_is_found_in_the_record(
     store: ImageStore, language: str, told: dict[str, Any], toolchain: str
 ) -> None:
     image = put_image(store, language, told=told)
@@ -62,7 +62,7 @@ def test_a_toolchain_is_told_from_the_record(
     assert catalogue.find_language(language).toolchain.of(image) == toolchain
 
 
-def test_a_language_of_ones_own_tells_its_toolchain(store: ImageStore) -> None:
+def test_an_added_language_has_a_toolchain(store: ImageStore) -> None:
     text = 'image.toolchain = { text = "Toy {version}!", variable = "TOY" }\n'
     image = put_image(store, told=variables(TOY="7"))
 
@@ -71,6 +71,6 @@ def test_a_language_of_ones_own_tells_its_toolchain(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Toy", "Toy\\u001b {version}", "{version}" * 8])
-def test_what_a_toolchain_says_is_a_short_line_with_a_version(text: str) -> None:
+def test_a_toolchains_text_is_a_short_line_with_a_version(text: str) -> None:
     with pytest.raises(InvalidLanguage, match=r"toy.toml: image.toolchain.text"):
         parse_language(f'{TOY}image.toolchain = {{ text = "{text}" }}\n'.encode(), "toy.toml")

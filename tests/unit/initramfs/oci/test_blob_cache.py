@@ -94,7 +94,7 @@ def test_keeps_an_empty_blob(cache: BlobCache) -> None:
     assert path.read_bytes() == b""
 
 
-def test_asks_once_for_what_it_has(cache: BlobCache) -> None:
+def test_a_cached_blob_is_not_fetched_again(cache: BlobCache) -> None:
     repository = Memory(lambda _: DATA)
 
     paths = [cache.fetch(BLOB, repository, ignore) for _ in range(2)]
@@ -103,7 +103,7 @@ def test_asks_once_for_what_it_has(cache: BlobCache) -> None:
     assert len(repository.offsets) == 1
 
 
-def test_fetches_again_what_has_lost_bytes(cache: BlobCache) -> None:
+def test_a_truncated_blob_is_fetched_again(cache: BlobCache) -> None:
     repository = Memory(lambda _: DATA)
     path = cache.fetch(BLOB, repository, ignore)
     os.truncate(path, 10)
@@ -113,7 +113,7 @@ def test_fetches_again_what_has_lost_bytes(cache: BlobCache) -> None:
     assert path.read_bytes() == DATA
 
 
-def test_fetches_again_what_was_discarded(cache: BlobCache) -> None:
+def test_a_discarded_blob_is_fetched_again(cache: BlobCache) -> None:
     repository = Memory(lambda _: DATA)
     path = cache.fetch(BLOB, repository, ignore)
     path.write_bytes(bytes(len(DATA)))
@@ -124,7 +124,7 @@ def test_fetches_again_what_was_discarded(cache: BlobCache) -> None:
     assert path.read_bytes() == DATA
 
 
-def test_tells_what_comes(cache: BlobCache) -> None:
+def test_transfers_are_reported(cache: BlobCache) -> None:
     told: list[tuple[str, int, int]] = []
 
     cache.fetch(BLOB, Memory(lambda _: DATA), lambda *values: told.append(values))
@@ -172,7 +172,7 @@ def test_goes_on_where_an_earlier_try_stopped(cache: BlobCache, directory: Path)
     assert repository.offsets == [1000]
 
 
-def test_asks_for_nothing_if_all_had_come(cache: BlobCache, directory: Path) -> None:
+def test_a_complete_partial_blob_needs_no_request(cache: BlobCache, directory: Path) -> None:
     partial_of(directory, BLOB).write_bytes(DATA)
     repository = Memory(lambda _: DATA)
 
@@ -210,7 +210,7 @@ def test_starts_anew_only_once(cache: BlobCache, directory: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-def test_keeps_what_has_come_when_the_source_fails(cache: BlobCache, directory: Path) -> None:
+def test_a_partial_blob_is_kept_when_the_source_fails(cache: BlobCache, directory: Path) -> None:
     def failing(_: Descriptor) -> Chunks:
         yield DATA[:1000]
         raise SourceUnavailable("the registry is gone")
@@ -266,7 +266,7 @@ def test_several_threads_share_one_transfer(cache: BlobCache) -> None:
     assert paths[0].read_bytes() == DATA
 
 
-def test_who_waits_for_a_failing_transfer_tries_itself(cache: BlobCache, directory: Path) -> None:
+def test_a_waiter_of_a_failed_transfer_fetches_the_blob(cache: BlobCache, directory: Path) -> None:
     begun = Event()
     others = Event()
 
@@ -431,7 +431,7 @@ def slow_process(directory: Path, blob: Descriptor) -> Iterator[subprocess.Popen
         yield process
 
 
-def test_a_killed_process_leaves_what_had_come(cache: BlobCache, directory: Path) -> None:
+def test_a_killed_process_leaves_a_partial_blob(cache: BlobCache, directory: Path) -> None:
     blob = descriptor_of(b"x" * 2000)
     repository = Memory(lambda _: b"x" * 2000)
     with slow_process(directory, blob) as process:

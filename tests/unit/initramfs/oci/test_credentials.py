@@ -67,11 +67,11 @@ def write_program(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-def test_finds_nothing_where_there_are_no_files(home: Home) -> None:
+def test_without_files_there_are_no_credentials(home: Home) -> None:
     assert home.find() is None
 
 
-def test_takes_what_docker_login_left(home: Home) -> None:
+def test_credentials_of_docker_login_are_used(home: Home) -> None:
     home.docker(auths={HOST: login("alice:pass:word"), "other.example": login("eve:x")})
 
     assert home.find() == ("alice", "pass:word", "")
@@ -139,7 +139,7 @@ def test_looks_into_the_named_file_then_podmans_then_dockers(home: Home) -> None
     assert home.find() is None
 
 
-def test_looks_on_where_a_file_has_nothing_for_the_registry(home: Home) -> None:
+def test_the_next_file_is_read_if_a_file_lacks_the_registry(home: Home) -> None:
     home.write(".config/containers/auth.json", {"auths": {"other.example": login("eve:x")}})
     home.docker(auths={HOST: login("alice:x")})
 
@@ -209,14 +209,14 @@ def test_takes_an_identity_token_from_a_helper(home: Home, helper: Path) -> None
     assert home.find() == ("", "", "secret")
 
 
-def test_takes_the_entry_of_the_file_if_the_helper_knows_nothing(home: Home, helper: Path) -> None:
+def test_the_files_entry_is_used_if_the_helper_lacks_the_registry(home: Home, helper: Path) -> None:
     write_program(helper, "echo credentials not found in native keychain; exit 1")
     home.docker(credsStore="test", auths={HOST: login("alice:x")})
 
     assert home.find() == ("alice", "x", "")
 
 
-def test_an_entry_that_the_store_has_emptied_is_none(home: Home, helper: Path) -> None:
+def test_an_empty_entry_of_a_credential_store_is_ignored(home: Home, helper: Path) -> None:
     write_program(helper, "echo credentials not found in native keychain; exit 1")
     home.docker(credsStore="test", auths={HOST: {}})
 
@@ -232,7 +232,7 @@ def test_an_entry_that_the_store_has_emptied_is_none(home: Home, helper: Path) -
         ('echo "[]"', "lacks a name or a secret"),
     ],
 )
-def test_says_what_a_helper_does_wrong(
+def test_failures_of_a_helper_are_reported(
     home: Home, helper: Path, script: str, complaint: str
 ) -> None:
     write_program(helper, script)

@@ -66,14 +66,14 @@ def test_a_layer_of_another_digest_is_corrupted() -> None:
         unpack_layer(pieces(GZIP), other, digest(TAR), limit=LIMIT)
 
 
-def test_damage_that_stops_the_decompressor_is_told_by_the_digest() -> None:
+def test_damage_that_stops_the_decompressor_is_reported_by_the_digest() -> None:
     data = GZIP[:1000] + b"\xff" * 1000 + GZIP[2000:]
 
     with pytest.raises(ImageCorrupted, match="has the digest"):
         unpack_layer(pieces(data), described(GZIP), digest(TAR), limit=LIMIT)
 
 
-def test_damage_under_the_right_digest_is_told_by_the_decompressor() -> None:
+def test_damage_under_the_right_digest_is_reported_by_the_decompressor() -> None:
     data = GZIP[:-100]
 
     with pytest.raises(ImageCorrupted, match="truncated"):
@@ -127,7 +127,7 @@ def test_an_error_of_the_source_comes_through() -> None:
         unpack_layer(broken(), described(GZIP), digest(TAR), limit=LIMIT)
 
 
-def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match="cannot write below"):
         unpack_layer(
             pieces(GZIP),
@@ -138,7 +138,7 @@ def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         )
 
 
-def test_nothing_is_left_on_the_disk(tmp_path: Path) -> None:
+def test_a_failed_unpacking_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ImageCorrupted):
         unpack_layer(pieces(GZIP), described(GZIP), digest(b""), directory=tmp_path, limit=LIMIT)
 

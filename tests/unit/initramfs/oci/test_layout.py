@@ -150,7 +150,7 @@ def test_a_layer_of_another_size_is_corrupted(write: Writer, tmp_path: Path) -> 
         },
     ],
 )
-def test_what_is_no_layout_is_refused(
+def test_an_invalid_layout_is_refused(
     write: Writer, change: dict[str, bytes], tmp_path: Path
 ) -> None:
     with pytest.raises(ImageError):
@@ -177,7 +177,7 @@ def test_a_pipe_in_a_layout_does_not_wait_for_a_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("opened", [open_layout, open_archive])
-def test_what_is_not_there_or_compressed_is_told(
+def test_a_missing_or_compressed_file_is_reported(
     opened: Callable[[Path, str], Repository], tmp_path: Path
 ) -> None:
     packed = tmp_path / "x.tar.gz"
@@ -242,7 +242,7 @@ CONFIG = {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": [digest
         [file("../manifest.json", b"[]")],
     ],
 )
-def test_what_is_no_saved_image_is_refused(entries: list[Entry], tmp_path: Path) -> None:
+def test_an_invalid_saved_image_is_refused(entries: list[Entry], tmp_path: Path) -> None:
     path = tmp_path / "saved.tar"
     path.write_bytes(
         tar_bytes(file("config", json.dumps(CONFIG).encode()), file("l", LOWER), *entries)
@@ -261,7 +261,7 @@ def test_what_is_no_saved_image_is_refused(entries: list[Entry], tmp_path: Path)
         ("docker-archive:{}/copy:x:latest", open_archive),
     ],
 )
-def test_what_skopeo_writes_is_read(
+def test_archives_of_skopeo_are_read(
     target: str, opened: Callable[[Path, str], Repository], tmp_path: Path
 ) -> None:
     source = write_layout(tmp_path / "source", layout_files(LAYERS))

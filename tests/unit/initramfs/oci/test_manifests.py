@@ -61,7 +61,7 @@ def test_an_index_names_manifests_with_their_platforms() -> None:
     assert str(entry.platform) == "linux/amd64"
 
 
-def test_a_configuration_tells_platform_environment_and_diff_ids() -> None:
+def test_a_configuration_has_platform_environment_and_diff_ids() -> None:
     config = parse_config(CONFIG)
 
     assert str(config.platform) == "linux/amd64"
@@ -71,7 +71,7 @@ def test_a_configuration_tells_platform_environment_and_diff_ids() -> None:
     assert config.created == "2024-01-01T00:00:00Z"
 
 
-def test_a_configuration_may_say_nothing_about_running() -> None:
+def test_a_configuration_without_settings_is_accepted() -> None:
     config = parse_config(config_bytes([], config=None))
 
     assert (config.environment, config.working_directory, config.user) == ((), "", "")
@@ -113,7 +113,7 @@ def test_a_document_that_is_both_index_and_manifest_is_refused() -> None:
 
 
 @pytest.mark.parametrize("came", ["", "application/vnd.docker.distribution.manifest.v1+prettyjws"])
-def test_an_image_of_schema_version_1_is_told_so(came: str) -> None:
+def test_an_image_of_schema_version_1_is_refused_by_name(came: str) -> None:
     fields = {"schemaVersion": 1, "name": "x", "fsLayers": [], "history": []}
 
     with pytest.raises(ImageError, match="schema version 1") as caught:
@@ -143,7 +143,7 @@ def test_an_artifact_is_no_image() -> None:
         ("application/vnd.docker.image.rootfs.diff.tar.gzip", "gzip"),
     ],
 )
-def test_a_layers_media_type_tells_its_compression(media_type: str, compression: str) -> None:
+def test_a_layers_media_type_decides_its_compression(media_type: str, compression: str) -> None:
     assert find_layer_compression(Descriptor(media_type, digest(LAYER), 7)) == compression
 
 
@@ -206,7 +206,7 @@ def test_a_descriptor_has_to_be_possible(change: dict[str, Any], said: str) -> N
         None,
     ],
 )
-def test_what_is_no_manifest_is_refused(fields: object) -> None:
+def test_an_invalid_manifest_is_refused(fields: object) -> None:
     with pytest.raises(ImageError):
         parse_manifest(packed(fields))
 
@@ -229,7 +229,7 @@ def test_what_is_no_manifest_is_refused(fields: object) -> None:
         {"architecture": 5},
     ],
 )
-def test_what_is_no_configuration_is_refused(change: dict[str, Any]) -> None:
+def test_an_invalid_configuration_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ImageError, match="configuration"):
         parse_config(config_bytes([], **change))
 
@@ -247,7 +247,7 @@ def test_what_is_no_configuration_is_refused(change: dict[str, Any]) -> None:
         b" " * (MAX_DOCUMENT + 1),
     ],
 )
-def test_what_is_no_json_is_refused(data: bytes) -> None:
+def test_invalid_json_is_refused(data: bytes) -> None:
     with pytest.raises(ImageError):
         read_document(Document("", "", data))
 

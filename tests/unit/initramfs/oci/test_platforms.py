@@ -105,7 +105,7 @@ def test_no_manifest_of_another_platform_is_taken(platforms: list[str]) -> None:
         choose_platform(index(*platforms), "amd64")
 
 
-def test_who_finds_no_platform_lists_those_that_there_are() -> None:
+def test_a_missing_platform_is_reported_with_the_existing_ones() -> None:
     with pytest.raises(ImageError) as caught:
         choose_platform(index("linux/arm64/v8", "windows/amd64", "unknown/unknown"), "amd64")
 

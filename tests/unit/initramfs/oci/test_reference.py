@@ -44,7 +44,7 @@ DIGEST = "sha256:" + "0f" * 32
         ("docker-archive:/a/saved.tar:rust:1.80", "docker-archive:/a/saved.tar:rust:1.80"),
     ],
 )
-def test_reads_what_docker_and_skopeo_read(text: str, canonical: str) -> None:
+def test_references_of_docker_and_skopeo_are_read(text: str, canonical: str) -> None:
     reference = Reference.parse(text)
 
     assert str(reference) == canonical
@@ -89,7 +89,7 @@ def test_reads_what_docker_and_skopeo_read(text: str, canonical: str) -> None:
         ("docker-archive::x", "lacks a path"),
     ],
 )
-def test_refuses_what_breaks_the_grammar(text: str, complaint: str) -> None:
+def test_references_against_the_grammar_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(InvalidReference, match=complaint) as caught:
         Reference.parse(text)
 
@@ -126,7 +126,7 @@ def test_pins_a_name_to_a_digest() -> None:
     assert str(pinned) == f"docker://docker.io/library/rust:1@{DIGEST}"
 
 
-def test_pins_nothing_that_is_on_this_machine() -> None:
+def test_references_on_this_machine_are_not_pinned() -> None:
     layout = Reference.parse("oci:/a/layout")
 
     assert layout.pin(DIGEST) == layout

@@ -9,7 +9,7 @@ from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.oci.retry import Interrupted, RetryPolicy, retry_after
 
 
-def test_returns_what_comes_in_the_end() -> None:
+def test_the_result_of_the_last_attempt_is_returned() -> None:
     waits: list[float] = []
     outcomes: list[Exception | str] = [Interrupted("once"), Interrupted("twice"), "done"]
 

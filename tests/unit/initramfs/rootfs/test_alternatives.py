@@ -46,11 +46,11 @@ def test_a_script_is_read_with_slaves_and_priorities() -> None:
         "update-alternatives --install '/usr/bin/a a /usr/bin/b 1",
     ],
 )
-def test_what_a_script_computes_or_breaks_is_left_out(script: str) -> None:
+def test_computed_and_invalid_alternatives_are_left_out(script: str) -> None:
     assert alternatives.parse_script(script) == []
 
 
-def test_the_highest_priority_of_what_is_there_is_linked() -> None:
+def test_the_existing_target_of_highest_priority_is_linked() -> None:
     tree = Tree()
     for path in ("usr/bin/mawk", "usr/bin/gawk", "usr/lib/x86_64-linux-gnu/blas/libblas.so.3"):
         tree.add_file(path, b"program")
@@ -66,7 +66,7 @@ def test_the_highest_priority_of_what_is_there_is_linked() -> None:
     }
 
 
-def test_what_a_package_brings_itself_stays() -> None:
+def test_existing_files_are_not_replaced_by_alternatives() -> None:
     tree = Tree()
     tree.add_file("usr/bin/gawk", b"program")
     tree.add_file("usr/bin/awk", b"another")

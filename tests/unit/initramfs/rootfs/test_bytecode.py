@@ -76,7 +76,7 @@ def test_an_interpreter_of_another_version_is_refused() -> None:
 
 
 @pytest.mark.parametrize("script", ["exit 127", "echo Python 2.7.18", "echo something"])
-def test_a_shim_that_stands_for_nothing_is_no_interpreter(
+def test_a_shim_without_an_interpreter_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     other = next(version for version in MAGIC if version != VERSION)

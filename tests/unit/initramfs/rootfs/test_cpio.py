@@ -92,7 +92,7 @@ def test_no_times_and_no_device_numbers_of_the_building_machine() -> None:
 
 
 @pytest.mark.debian("cpio")
-def test_cpio_lists_what_was_written() -> None:
+def test_cpio_lists_the_written_entries() -> None:
     done = subprocess.run(
         ["cpio", "-itv", "--quiet", "--numeric-uid-gid"],
         input=archive(sample()),
@@ -131,7 +131,7 @@ _names = st.text(
 
 
 @given(st.dictionaries(_names, st.binary(max_size=50), max_size=8), st.sets(_names, max_size=4))
-def test_any_tree_is_read_back_as_it_was(contents: dict[str, bytes], links: set[str]) -> None:
+def test_any_tree_survives_a_round_trip(contents: dict[str, bytes], links: set[str]) -> None:
     tree = Tree()
     for name, data in contents.items():
         tree.add_file(f"dir/{name}", data, 0o640)

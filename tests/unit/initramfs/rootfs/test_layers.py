@@ -62,13 +62,13 @@ def test_a_later_layer_replaces_a_file() -> None:
     assert files(applied([file("a", b"1")], [file("a", b"2")])) == {"a": b"2"}
 
 
-def test_a_whiteout_removes_what_lower_layers_brought() -> None:
+def test_a_whiteout_removes_entries_of_lower_layers() -> None:
     tree = applied([file("d/a"), file("d/b"), file("e/x")], [file("d/.wh.a"), file(".wh.e")])
 
     assert list(files(tree)) == ["d/b"]
 
 
-def test_a_whiteout_spares_what_its_own_layer_brings() -> None:
+def test_a_whiteout_spares_entries_of_its_own_layer() -> None:
     tree = applied([file("d/old")], [file("d/new"), file(".wh.d")])
 
     assert list(files(tree)) == ["d/new"]
@@ -110,7 +110,7 @@ def test_a_file_that_is_taken_away_and_brought_again_is_there(whiteout_first: bo
     assert files(tree) == {"d/a": b"new"}
 
 
-def test_a_whiteout_of_what_is_not_there_does_nothing() -> None:
+def test_a_whiteout_of_a_missing_entry_has_no_effect() -> None:
     tree = applied([file("a")], [file(".wh.b"), file("no/such/.wh.c"), file("a/.wh.d")])
 
     assert list(files(tree)) == ["a"]
@@ -122,7 +122,7 @@ def test_a_whiteout_is_followed_through_links_inside_the_root() -> None:
     assert list(files(tree)) == []
 
 
-def test_a_whiteout_of_a_link_leaves_what_it_leads_to() -> None:
+def test_a_whiteout_of_a_link_keeps_its_target() -> None:
     tree = applied([file("usr/lib/a"), symlink("lib", "usr/lib")], [file(".wh.lib")])
 
     assert [path for path, _ in tree.walk()] == ["usr", "usr/lib", "usr/lib/a"]
@@ -144,7 +144,7 @@ def test_a_link_to_an_older_file_does_not_save_its_old_name() -> None:
     assert files(tree) == {"b": b"1"}
 
 
-def test_a_new_file_leaves_the_other_names_of_the_old_one() -> None:
+def test_a_new_file_keeps_other_names_of_the_old_file() -> None:
     tree = applied([file("a", b"1"), hardlink("b", "a")], [file("a", b"2")])
 
     assert files(tree) == {"a": b"2", "b": b"1"}
@@ -253,7 +253,7 @@ def test_links_do_not_make_paths_that_the_kernel_passes_over() -> None:
         list(tree.walk())
 
 
-def test_whiteouts_of_one_directory_over_and_over_end() -> None:
+def test_repeated_whiteouts_of_a_directory_take_bounded_time() -> None:
     depth = "/".join(["d"] * 1000)
     entries = [file(f"{depth}/{number}") for number in range(500)]
     marks = [file("/".join(["d"] * level) + "/.wh..wh..opq") for level in range(1000, 0, -1)]

@@ -40,7 +40,7 @@ def names(tree: Tree, directory: Path) -> list[tuple[str, str]]:
     return re.findall(r"^\t(\S+) \(libc6,x86-64\) => (\S+)$", done.stdout, re.MULTILINE)
 
 
-def test_ldconfig_reads_what_is_written_in_the_loaders_order(tmp_path: Path) -> None:
+def test_ldconfig_reads_the_cache_in_the_loaders_order(tmp_path: Path) -> None:
     tree = glibc(*(f"usr/lib/{TRIPLET}/libx.so.{number}" for number in (2, 10, 9)))
     tree.add_file(f"usr/lib/{TRIPLET}/libz.so.1.2.13", elf())
     tree.add_symlink(f"usr/lib/{TRIPLET}/libz.so.1", "libz.so.1.2.13")
@@ -85,7 +85,7 @@ def test_hostile_configuration_is_read_once_and_in_part(tmp_path: Path) -> None:
     assert ("libx.so.1", "/opt/lib/libx.so.1") in names(tree, tmp_path)
 
 
-def test_where_programs_have_another_loader_nothing_is_written() -> None:
+def test_no_cache_is_written_for_another_loader() -> None:
     tree = Tree()
     tree.add_file("lib/ld-musl-x86_64.so.1", elf())
 

@@ -74,7 +74,7 @@ def test_a_file_where_a_directory_is_needed_is_an_error() -> None:
         tree.add_file("a/b", b"")
 
 
-def test_a_directory_over_a_directory_keeps_what_is_in_it() -> None:
+def test_a_directory_over_a_directory_keeps_its_entries() -> None:
     tree = Tree()
     tree.add_file("a/b", b"")
 
@@ -106,7 +106,7 @@ def test_impossible_link_targets_are_refused(target: str) -> None:
         Tree().add_symlink("a", target)
 
 
-def test_a_hard_link_to_nothing_or_to_a_directory_is_refused() -> None:
+def test_a_hard_link_to_a_missing_file_or_a_directory_is_refused() -> None:
     tree = Tree()
     tree.add_directory("dir")
 
@@ -132,7 +132,7 @@ def test_a_hard_link_to_nothing_or_to_a_directory_is_refused() -> None:
         ("nothing", None),
     ],
 )
-def test_remove_takes_what_matches_and_nothing_else(glob: str, left: list[str] | None) -> None:
+def test_remove_takes_only_matching_paths(glob: str, left: list[str] | None) -> None:
     tree = Tree()
     everything = ["usr/share/doc/a", "usr/share/man/x", "usr/lib/a.so", "usr/lib/deep/test/t"]
     for path in everything:

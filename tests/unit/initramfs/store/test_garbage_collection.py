@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
 
 
-def test_remove_frees_what_only_this_image_needs(store: ImageStore) -> None:
+def test_remove_frees_exclusive_files_of_the_image(store: ImageStore) -> None:
     put_image(store, "one", b"shared")
     put_image(store, "two", b"shared")
     put_image(store, "three", b"own" * 1000)
@@ -32,7 +32,7 @@ def test_remove_frees_what_only_this_image_needs(store: ImageStore) -> None:
     assert store.image("three", "amd64") is None
 
 
-def test_remove_of_nothing_is_an_error(store: ImageStore) -> None:
+def test_remove_of_an_unknown_image_is_an_error(store: ImageStore) -> None:
     with pytest.raises(ImageError, match="unknown image 'none'"):
         remove_image(store, "none")
 
@@ -51,7 +51,7 @@ def test_prune_removes_downloads_leftovers_and_replaced_images(store: ImageStore
     assert names(store.apt / "downloads") == names(store.temporary) == []
 
 
-def test_what_a_prune_would_remove_is_told_and_nothing_is_changed(store: ImageStore) -> None:
+def test_prunable_files_are_listed_without_a_change(store: ImageStore) -> None:
     put_image(store, "toy", b"old" * 1000)
     put_image(store, "toy", b"new")
     put_image(store, "gone", b"gone" * 1000)
@@ -72,7 +72,7 @@ def test_what_a_prune_would_remove_is_told_and_nothing_is_changed(store: ImageSt
     assert sum(each.size for each in found) == size > 15_000
 
 
-def test_without_a_snapshot_its_files_go_as_well(store: ImageStore) -> None:
+def test_files_of_a_removed_snapshot_are_prunable(store: ImageStore) -> None:
     image = put_image(store, "toy")
     with store.building("snapshot-toy"):
         blob = store.put_blob(writer(b"memory" * 1000))
@@ -83,9 +83,7 @@ def test_without_a_snapshot_its_files_go_as_well(store: ImageStore) -> None:
     assert blob.path in {each.path for each in find_prunable(store, {("snapshot", "toy-1")})}
 
 
-def test_the_downloads_of_another_store_are_nobodys_to_prune(
-    store: ImageStore, tmp_path: Path
-) -> None:
+def test_downloads_of_a_linked_store_are_not_pruned(store: ImageStore, tmp_path: Path) -> None:
     (tmp_path / "apt" / "downloads").mkdir(parents=True)
     (tmp_path / "apt" / "downloads" / "x.deb").write_bytes(b"x" * 5000)
     put_image(store, "toy")
@@ -98,7 +96,7 @@ def test_the_downloads_of_another_store_are_nobodys_to_prune(
     assert "packages" not in {use.kind for use in measure_disk_use(store).uses}
 
 
-def test_what_takes_space_is_told_with_what_is_shared(store: ImageStore) -> None:
+def test_disk_use_includes_shared_bytes(store: ImageStore) -> None:
     put_image(store, "one", b"shared" * 1000)
     put_image(store, "two", b"shared" * 1000)
     put_image(store, "three", b"own" * 1000)
@@ -121,7 +119,7 @@ def test_what_takes_space_is_told_with_what_is_shared(store: ImageStore) -> None
     assert found.prunable == 16_000
 
 
-def test_what_takes_space_is_told_while_somebody_writes(store: ImageStore) -> None:
+def test_disk_use_is_measured_during_writes(store: ImageStore) -> None:
     with store.building("x"):
         store.put_blob(writer(b"x" * 5000))
         found = measure_disk_use(store)
@@ -145,7 +143,7 @@ def test_a_removed_image_is_no_default_any_more(store: ImageStore) -> None:
     assert store.image("toy") == plain
 
 
-def test_a_given_language_goes_with_its_last_image(store: ImageStore) -> None:
+def test_an_added_language_is_removed_with_its_last_image(store: ImageStore) -> None:
     put_image(store, "toy")
     put_image(store, "toy@2", b"another")
     with store.building("language-toy"):

@@ -30,7 +30,7 @@ def test_the_default_store_is_below_the_users_cache(monkeypatch: pytest.MonkeyPa
     assert default_root() == Path("/home/me/.cache/slipway")
 
 
-def test_looking_into_an_empty_store_makes_nothing(store: ImageStore) -> None:
+def test_lookups_in_an_empty_store_create_no_files(store: ImageStore) -> None:
     assert store.image("python") is None
     assert store.images() == []
     assert store.kernel() is None
@@ -55,7 +55,7 @@ def test_versions_of_a_language_lie_side_by_side(store: ImageStore) -> None:
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the images of this test are amd64's")
-def test_the_default_is_what_a_bare_name_stands_for(store: ImageStore) -> None:
+def test_a_bare_name_stands_for_the_default(store: ImageStore) -> None:
     plain, versioned = put_image(store, "toy"), put_image(store, "toy@1.80", b"another")
 
     store.set_default("toy@1.80")
@@ -65,7 +65,7 @@ def test_the_default_is_what_a_bare_name_stands_for(store: ImageStore) -> None:
     assert store.image("toy") == plain
 
 
-def test_what_is_not_there_cannot_be_the_default(store: ImageStore) -> None:
+def test_a_missing_image_cannot_be_the_default(store: ImageStore) -> None:
     with pytest.raises(ImageError, match=r"toy@1\.80") as caught:
         store.set_default("toy@1.80")
 
@@ -84,7 +84,7 @@ def test_equal_content_is_stored_once(store: ImageStore) -> None:
     assert len(names(store.root / "blobs")) == 1
 
 
-def test_memory_grows_with_the_image_and_is_whole_mebibytes(store: ImageStore) -> None:
+def test_memory_grows_with_the_image_in_whole_mebibytes(store: ImageStore) -> None:
     small = put_image(store, "small", b"x")
     large = put_image(store, "large", b"x" * (10 * MIB))
 
@@ -158,7 +158,7 @@ def test_a_reference_to_a_lost_manifest_is_corrupted(store: ImageStore) -> None:
         store.image("toy", "amd64")
 
 
-def test_an_archive_is_made_once(store: ImageStore) -> None:
+def test_an_archive_is_written_once(store: ImageStore) -> None:
     made = []
 
     def write(file: BinaryIO) -> None:
@@ -173,14 +173,14 @@ def test_an_archive_is_made_once(store: ImageStore) -> None:
     assert first.path.read_bytes() == b"agent"
 
 
-def test_a_damaged_archive_is_made_again(store: ImageStore) -> None:
+def test_a_damaged_archive_is_written_again(store: ImageStore) -> None:
     archive = put_agent(store)
     archive.path.write_bytes(b"AGENT")
 
     assert put_agent(store).path.read_bytes() == b"agent"
 
 
-def test_a_writer_that_fails_leaves_nothing(store: ImageStore) -> None:
+def test_a_failing_writer_leaves_no_file(store: ImageStore) -> None:
     def fail(file: BinaryIO) -> None:
         file.write(b"half")
         raise RuntimeError
@@ -203,7 +203,7 @@ def test_a_full_disk_is_an_error_that_says_where(store: ImageStore) -> None:
     assert str(store.root) in caught.value.message
 
 
-def test_a_store_where_nothing_can_be_written_is_an_error(tmp_path: Path) -> None:
+def test_a_read_only_store_is_an_error(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
 
@@ -242,7 +242,7 @@ def wait_for(path: Path) -> None:
     block_until(path.exists, f"{path} is there")
 
 
-def test_processes_that_want_the_same_archive_make_it_once(
+def test_processes_that_need_the_same_archive_write_it_once(
     store: ImageStore, tmp_path: Path
 ) -> None:
     log, go = tmp_path / "log", tmp_path / "go"
@@ -286,7 +286,7 @@ def test_a_builder_at_work_is_not_swept(store: ImageStore, tmp_path: Path) -> No
     assert archive.path.read_bytes() == b"first half second half"
 
 
-def test_who_waits_for_another_builder_is_told(store: ImageStore, tmp_path: Path) -> None:
+def test_a_wait_for_another_builder_is_reported(store: ImageStore, tmp_path: Path) -> None:
     log, go = tmp_path / "log", tmp_path / "go"
     slow = start_builder(store, log, go)
     wait_for(log)
@@ -310,7 +310,7 @@ def test_no_impossible_name_can_be_a_default(store: ImageStore, name: str) -> No
         store.set_default(name)
 
 
-def test_what_cannot_be_named_on_the_disk_is_told_and_leaves_nothing(store: ImageStore) -> None:
+def test_a_failed_rename_is_reported_and_leaves_no_file(store: ImageStore) -> None:
     with store.building("toy"):
         (store.root / "refs" / "toy" / "key").mkdir(parents=True)
 

@@ -30,7 +30,7 @@ def test_the_initrd_of_a_foreign_kernel_has_no_modules(store: ImageStore) -> Non
     assert find_initrd(store, image, None, agent.path).read_bytes() == b"agent" + b"root archive"
 
 
-def test_a_cut_initrd_is_made_again(store: ImageStore) -> None:
+def test_a_truncated_initrd_is_written_again(store: ImageStore) -> None:
     image, kernel, agent = put_image(store), put_kernel(store), put_agent(store)
     find_initrd(store, image, kernel, agent.path).write_bytes(b"agent")
 

@@ -42,7 +42,7 @@ def only(data: bytes) -> Member:
     return member
 
 
-def test_an_entry_tells_name_type_mode_owner_and_where_its_bytes_are() -> None:
+def test_an_entry_has_name_type_mode_owner_and_position() -> None:
     member = only(tar_bytes(Entry("a/b", data=b"12345", mode=0o4755, owner=(7, 8))))
 
     assert (member.name, member.kind, member.mode, member.owner) == ("a/b", b"0", 0o4755, (7, 8))
@@ -70,7 +70,7 @@ def test_a_name_is_in_two_parts_in_ustar() -> None:
     assert member.name == "some/where/name"
 
 
-def test_what_gnu_tar_keeps_in_the_place_of_the_prefix_is_no_name() -> None:
+def test_gnu_fields_in_place_of_the_prefix_are_not_part_of_a_name() -> None:
     member = only(raw_header(b"name", b"0", 0, at_257=b"ustar  \0", at_345=b"00000000001") + END)
 
     assert member.name == "name"
@@ -97,7 +97,7 @@ def test_a_checksum_of_signed_bytes_counts_as_well() -> None:
     assert only(bytes(header) + END).name == "a\udcff\udcfe"
 
 
-def test_links_and_directories_have_no_data_whatever_their_size_says() -> None:
+def test_links_and_directories_have_no_data_despite_a_size() -> None:
     data = raw_header(b"d", b"5", 4096) + raw_header(b"a", b"0", 0) + END
 
     assert [(member.name, member.size) for member in members(data)] == [("d", 0), ("a", 0)]
@@ -131,7 +131,7 @@ def test_pax_records_may_hold_newlines_and_equals_signs() -> None:
     assert only(pax_header(("path", "a\nb=c")) + raw_header(b"x", b"0", 0) + END).name == "a\nb=c"
 
 
-def test_global_records_that_mean_nothing_here_are_passed_by() -> None:
+def test_harmless_global_records_are_ignored() -> None:
     data = pax_header(("comment", "of git"), kind=b"g")
 
     assert members(data + END) == []
@@ -167,7 +167,7 @@ def test_the_map_of_a_sparse_file_is_read_in_each_format(style: str) -> None:
     "options",
     [["--format=gnu"], *(["--format=pax", f"--sparse-version={n}"] for n in ("0.0", "0.1", "1.0"))],
 )
-def test_what_gnu_tar_writes_of_a_file_with_many_holes_is_read(
+def test_sparse_files_of_gnu_tar_with_many_holes_are_read(
     options: list[str], tmp_path: Path
 ) -> None:
     with (tmp_path / "f").open("wb") as holed:
@@ -257,7 +257,7 @@ def test_a_sparse_map_that_makes_no_sense_is_refused(data: bytes) -> None:
         (b"junk" * 128, "no valid header at offset 0"),
     ],
 )
-def test_what_is_no_sound_archive_is_refused(data: bytes, said: str) -> None:
+def test_an_invalid_archive_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(ImageError, match=said):
         members(data)
 
