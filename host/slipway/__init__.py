@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from slipway._model.events import Started as Started
     from slipway._model.execution import AsyncExecution as AsyncExecution
     from slipway._model.execution import AsyncStdin as AsyncStdin
+    from slipway._model.health import Health as Health
     from slipway._model.input_file import InputFile as InputFile
     from slipway._model.language_info import LanguageInfo as LanguageInfo
     from slipway._model.options import Options as Options
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
     from slipway._model.result import Verdict as Verdict
     from slipway._model.session import AsyncSession as AsyncSession
     from slipway._remote.client import AsyncClient as AsyncClient
-    from slipway._remote.client import Health as Health
     from slipway_protocol import __version__ as __version__
 
 # Imported when first asked for: the command line starts QEMU before it needs most of them, and the
@@ -80,7 +80,6 @@ _HOMES = {
     "Session": "_blocking.handles",
     "Stdin": "_blocking.handles",
     "AsyncClient": "_remote.client",
-    "Health": "_remote.client",
     "Ended": "_model.events",
     "Event": "_model.events",
     "Output": "_model.events",
@@ -91,6 +90,7 @@ _HOMES = {
     "Started": "_model.events",
     "AsyncExecution": "_model.execution",
     "AsyncStdin": "_model.execution",
+    "Health": "_model.health",
     "InputFile": "_model.input_file",
     "Options": "_model.options",
     "Tty": "_model.options",

@@ -266,7 +266,7 @@ async def test_server_that_goes_away_leaves_what_had_come(directory: Path) -> No
     [
         ((410, {"detail": "byte 0 is no longer kept"}), "lost the run: byte 0 is no longer kept"),
         ((404, None), "lost the run"),
-        ((200, {"socket": "/x", "offset": 1}), "resumes the output somewhere else"),
+        ((200, {"socket": "/x", "offset": 1}), "resumes at another offset"),
         ((200, {"socket": "x", "offset": 0}), "not the path of a socket"),
         ((200, {"socket": "/nonexistent/x", "offset": 0}), "cannot connect to the output"),
     ],

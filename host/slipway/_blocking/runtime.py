@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from slipway._admission import Load
     from slipway._blocking.handles import Execution, OnOutput
     from slipway._model.arguments import BlockingStdin, Source
+    from slipway._model.health import Health
     from slipway._model.language_info import LanguageInfo
     from slipway._model.result import Result
-    from slipway._remote.client import AsyncClient, Health
+    from slipway._remote.client import AsyncClient
     from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
 

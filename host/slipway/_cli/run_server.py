@@ -19,7 +19,7 @@ from slipway._model.events import (
     Started,
 )
 from slipway._model.options import OPTIONS
-from slipway._remote.client import AsyncClient, language_of_suffix
+from slipway._remote.client import AsyncClient, find_language_by_suffix
 
 if TYPE_CHECKING:
     import argparse
@@ -52,7 +52,7 @@ def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
 
 async def _run_source(parsed: argparse.Namespace, source: bytes, options: Options) -> Result:
     async with AsyncClient(parsed.api_sock) as client:
-        language = parsed.language or language_of_suffix(
+        language = parsed.language or find_language_by_suffix(
             Path(parsed.source), await client.languages()
         )
         fields = {name: getattr(options, name) for name in OPTIONS}

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._model.arguments import check_language, check_listener
 from slipway._model.errors import InputError
 from slipway._model.key import check_key
-from slipway._model.language_info import LanguageInfo
 from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
 from slipway._model.values import Bounds, check_value, convert
-from slipway._remote.http import ApiClient
+from slipway._remote.answers import decode_health, decode_languages
+from slipway._remote.api_client import ApiClient
 from slipway._remote.runs import RemoteRuns
 from slipway._remote.session import RemoteSession
 from slipway._util.public import public
-from slipway._wire.errors import make_protocol_error
-from slipway._wire.fields import Fields
 from slipway._wire.job import encode_session
 
 if TYPE_CHECKING:
@@ -27,32 +24,22 @@ if TYPE_CHECKING:
 
     from slipway._model.arguments import OnOutput, Source, Stdin
     from slipway._model.execution import AsyncExecution
+    from slipway._model.health import Health
+    from slipway._model.language_info import LanguageInfo
     from slipway._model.result import Result
     from slipway._model.session import AsyncSession
 
 DEFAULT_TIMEOUT = 30.0
-MAX_LANGUAGES = 1000
 # Seconds; at most one day.
 _TIMEOUT = Annotated[float, Bounds(0, 86_400, above=True)]
-
-
-@public
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Health of a server: state, version, number of machines, and number of waiting runs."""
-
-    status: str
-    version: str
-    vms: int
-    waiting: int
 
 
 @public
 class AsyncClient:
     """Client of the server that listens at ``path``; see ``slipway serve``.
 
-    It connects when it is used first. As a context manager, the client is closed at the end of the
-    block.
+    The client connects for each request. As a context manager, the client is closed at the end of
+    the block.
 
     Args:
         path: Unix socket of the server.
@@ -91,12 +78,12 @@ class AsyncClient:
             InputError: the request cannot be run as it stands; nothing was started.
             Busy: the queue of the server is full, or the server is about to end.
             HostError: no server listens, or its host lacks something.
-            UnknownOutcome: the server went away before it had answered.
+            UnknownOutcome: the server went away before its answer.
         """
-        headers = self._headers(key)
+        headers = self._build_headers(key)
         if check_language(language, source) is None:
             path = convert("source", Path, source)
-            language = language_of_suffix(path, await self.languages())
+            language = find_language_by_suffix(path, await self.languages())
         return await self._runs.start("/v1/start", source, language, stdin, options, headers)
 
     async def run(
@@ -149,7 +136,7 @@ class AsyncClient:
         name = convert("language", str, language)
         seconds = check_idle_seconds(idle_seconds)
         body = encode_session(name, build_session_options(options, ""), seconds)
-        return RemoteSession(self._runs, name, "/v1/sessions", body, self._headers(key))
+        return RemoteSession(self._runs, name, "/v1/sessions", body, self._build_headers(key))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
         """List the languages that the server can run.
@@ -158,12 +145,7 @@ class AsyncClient:
             HostError: no server listens.
             UnknownOutcome: the answer is missing or invalid.
         """
-        answer = await self._api.request("GET", "/v1/languages")
-        try:
-            items = Fields(answer, "the answer").items("languages", MAX_LANGUAGES)
-            return tuple(_parse_language(Fields(item, "a language")) for item in items)
-        except InputError as error:
-            raise make_protocol_error(error.message) from None
+        return decode_languages(await self._api.request("GET", "/v1/languages"))
 
     async def health(self) -> Health:
         """Ask for the state of the server.
@@ -173,17 +155,7 @@ class AsyncClient:
             Busy: the server is about to end.
             UnknownOutcome: the answer is missing or invalid.
         """
-        answer = await self._api.request("GET", "/v1/health")
-        try:
-            fields = Fields(answer, "the answer")
-            return Health(
-                fields.plain_text("status"),
-                fields.plain_text("version"),
-                fields.integer("vms"),
-                fields.integer("waiting"),
-            )
-        except InputError as error:
-            raise make_protocol_error(error.message) from None
+        return decode_health(await self._api.request("GET", "/v1/health"))
 
     async def aclose(self) -> None:
         """Cancel all runs, end all sessions, and close all connections."""
@@ -203,12 +175,12 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    def _headers(self, key: str) -> dict[str, str] | None:
+    def _build_headers(self, key: str) -> dict[str, str] | None:
         key = check_key(key) or self._key
         return {"Slipway-Key": key} if key else None
 
 
-def language_of_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
+def find_language_by_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
     """Return the name of the language with the suffix of ``path``, or its alias of that name.
 
     Raises:
@@ -227,15 +199,3 @@ def language_of_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
         known = ", ".join(sorted(info.name for info in languages))
         raise InputError(f"no language of the server has {what}", f"Name the language: {known}.")
     return found
-
-
-def _parse_language(fields: Fields) -> LanguageInfo:
-    return LanguageInfo(
-        fields.plain_text("name"),
-        fields.texts("aliases", MAX_LANGUAGES),
-        fields.texts("suffixes", MAX_LANGUAGES),
-        fields.texts("versions", MAX_LANGUAGES),
-        fields.flag("built"),
-        fields.plain_text("toolchain"),
-        fields.plain_texts("toolchains", MAX_LANGUAGES),
-    )

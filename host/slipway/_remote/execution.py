@@ -1,9 +1,8 @@
-"""Execution of a run on a server."""
+"""Handle of a run on a server."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,11 +12,11 @@ from slipway._model.errors import HostError, InputError, SlipwayError, UnknownOu
 from slipway._model.events import Event, Output
 from slipway._model.execution import AsyncExecution, check_signal
 from slipway._model.options import Tty
-from slipway._remote.http import UnknownRun
+from slipway._remote.answers import decode_resume, decode_run
 from slipway._remote.line_socket import LineSocket
-from slipway._util.unix_sockets import MAX_SOCKET_PATH
+from slipway._remote.problems import UnknownRun
 from slipway._wire.errors import make_protocol_error
-from slipway._wire.fields import Fields, decode_line, encode_data, encode_line
+from slipway._wire.fields import decode_line, encode_data, encode_line
 from slipway._wire.reader import MAX_OUTPUT, EventReader
 
 if TYPE_CHECKING:
@@ -25,100 +24,97 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from slipway._model.options import Options
-    from slipway._remote.http import ApiClient
+    from slipway._remote.api_client import ApiClient
 
-STATES = ("queued", "preparing", "booting", "building", "running", "ended")
-# Bytes of stdin in one command, which is a line of 64 KiB in base64.
+# Bytes of stdin in one command: a line of 64 KiB when encoded as base64.
 STDIN_PIECE = 48 * 1024
-# Connections in a row that may break without a single line.
+# Connections in a row that may break before a complete line arrives.
 ATTEMPTS = 5
-# Bytes of output that are taken after a cancellation. A server keeps about 1 MiB.
-MAX_REST = 16 * 1024 * 1024
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# Bytes of events after a cancellation. A server holds about 1 MiB.
+MAX_LATE_BYTES = 16 * 1024 * 1024
+_ACTIVITIES = {"building": "was being built", "running": "ran"}
 
 
 class RemoteExecution(AsyncExecution):
-    """Execution of the run described by ``answer``, the answer to ``POST /v1/start``.
+    """Handle of the run in ``answer``, the server's reply to ``POST /v1/start``.
 
     Raises:
         UnknownOutcome: the answer is invalid.
     """
 
     def __init__(self, api: ApiClient, answer: object, options: Options) -> None:
-        try:
-            fields = Fields(answer, "the answer")
-            identifier, self._path = fields.text("id"), _socket_path(fields)
-            if not _IDENTIFIER.fullmatch(identifier):
-                raise InputError(f"{identifier!r:.60} is not the id of a run")
-            super().__init__(identifier, fields.plain_text("language"))
-            self._state = fields.choice("state", STATES)
-            self._position = fields.integer("position") if "position" in fields else None
-        except InputError as error:
-            raise make_protocol_error(error.message) from None
+        run = decode_run(answer)
+        super().__init__(run.id, run.language)
+        self._state, self._position = run.state, run.position
+        self._path = run.socket
         self._api = api
         self._has_terminal = bool(options.tty)
         limit = max(options.output_limit or 0, MAX_OUTPUT)
         self._reader = EventReader(options.outputs, limit)
         self._socket: LineSocket | None = None
-        # Bytes of handled lines since the beginning of the stream.
+        # Bytes of the stream, from its beginning, whose lines are handled.
         self._offset = 0
         self._attempts = 0
-        # Events that arrived during the cancellation. The lock allows one receiver at a time.
-        self._rest: deque[Event | SlipwayError] = deque()
+        # Events and the error that arrived during a cancellation.
+        self._late: deque[Event | SlipwayError] = deque()
+        # One task at a time receives.
         self._receiving = asyncio.Lock()
-        self._over = False
-        self._input: bool | None = None
-        self._written = False
+        self._closed = False
+        # None if stdin was given with the run, else True until end of file.
+        self._stdin_open: bool | None = None
+        self._has_sent = False
         self._feeder: asyncio.Task[None] | None = None
-        self._input_failure: InputError | None = None
+        self._stdin_error: InputError | None = None
 
     async def begin(self, stdin: AsyncIterator[bytes] | None, *, interactive: bool) -> None:
-        """Connect to the output, and feed ``stdin`` to the program, if given.
+        """Connect to the output, and start to send ``stdin``.
 
-        With ``interactive`` the program reads stdin from commands of this handle.
+        Without ``stdin``, the caller of an interactive run writes it.
 
         Raises:
             UnknownOutcome: the server went away.
         """
-        self._input = interactive or None
+        self._stdin_open = interactive or None
         await self._connect()
         if stdin is not None:
-            self._feeder = asyncio.create_task(self._feed(stdin), name=f"slipway-stdin-{self.id}")
+            self._feeder = asyncio.create_task(
+                self._feed_stdin(stdin), name=f"slipway-stdin-{self.id}"
+            )
 
     async def signal(self, number: int) -> None:
-        """Send a signal; see :meth:`AsyncExecution.signal`."""
+        """Send a signal through the server; see :meth:`AsyncExecution.signal`."""
         check_signal(number)
         await self._api.request("POST", f"/v1/runs/{self.id}/signal", {"signal": int(number)})
 
     async def resize(self, rows: int, columns: int) -> None:
-        """Change the size of the terminal; see :meth:`AsyncExecution.resize`."""
+        """Set the size of the terminal through the server; see :meth:`AsyncExecution.resize`."""
         size = Tty(rows, columns)
         if not self._has_terminal:
             raise InputError("the program has no terminal", "Start it with tty=True.")
-        if not self._over:
-            with suppress(UnknownRun):  # ended, and no longer kept
+        if not self._closed:
+            with suppress(UnknownRun):  # ended and no longer kept
                 await self._api.request("POST", f"/v1/runs/{self.id}/resize", asdict(size))
 
     async def cancel(self) -> None:
-        """Cancel the run and take its remaining events; see :meth:`AsyncExecution.cancel`.
+        """End the run on the server, and keep its last events; see :meth:`AsyncExecution.cancel`.
 
         Raises:
             UnknownOutcome: the server does not answer.
         """
-        if self._over:
+        if self._closed:
             return
         try:
-            # Without the run or the server, the machine is gone as well.
+            # If the run or the server is gone, so is the machine.
             with suppress(UnknownRun, HostError):
                 await self._api.request("DELETE", f"/v1/runs/{self.id}")
             if self._socket is not None:
-                await self._take_rest()
+                await self._keep_late_events()
         finally:
             self.close()
 
     def close(self) -> None:
-        """Close the socket and cancel the task. Idempotent."""
-        self._over = True
+        """Close the socket, and stop sending stdin."""
+        self._closed = True
         if self._feeder is not None:
             self._feeder.cancel()
         if self._socket is not None:
@@ -137,18 +133,18 @@ class RemoteExecution(AsyncExecution):
 
     async def _next(self) -> Event:
         async with self._receiving:
-            if not self._rest:
-                return await self._receive()
-            item = self._rest.popleft()
+            if not self._late:
+                return await self._receive_event()
+            item = self._late.popleft()
         if isinstance(item, SlipwayError):
             raise item
         return item
 
-    async def _receive(self) -> Event:
-        """Receive the next event. Cancellation loses nothing."""
+    async def _receive_event(self) -> Event:
+        """Return the next event from the server. May be cancelled without loss."""
         try:
             while True:
-                event = self._handle(await self._read_line())
+                event = self._decode_event(await self._read_line())
                 if event is not None:
                     self._follow(event)
                     if self._reader.ended:
@@ -159,37 +155,39 @@ class RemoteExecution(AsyncExecution):
             self.close()
             raise
 
-    def _handle(self, text: bytes) -> Event | None:
-        self._offset += len(text)
+    def _decode_event(self, line: bytes) -> Event | None:
+        self._offset += len(line)
         self._attempts = 0
         try:
-            record = decode_line(text)
+            record = decode_line(line)
         except InputError as error:
             raise make_protocol_error(error.message) from None
         return self._reader.feed(record)
 
     async def _read_line(self) -> bytes:
+        """Return the next line of the output; connect again if the connection breaks."""
         while True:
-            if self._input_failure is not None and self._feeder is not None:
-                await asyncio.wait([self._feeder])  # which cancels the run
-                raise self._input_failure
-            if self._over:
+            if self._stdin_error is not None and self._feeder is not None:
+                await asyncio.wait([self._feeder])  # the feeder cancels the run
+                raise self._stdin_error
+            if self._closed:
                 raise UnknownOutcome("the handle of the run was closed before the run had ended")
             assert self._socket is not None
-            text = await self._socket.read_line()
-            if self._input_failure is not None:
+            line = await self._socket.read_line()
+            if self._stdin_error is not None:
                 continue
-            if text is not None:
-                return text
-            if not self._over:
+            if line is not None:
+                return line
+            if not self._closed:
                 await self._reconnect()
 
     async def _reconnect(self) -> None:
-        """Connect again, and resume the stream where it broke."""
-        if self._written:
+        """Continue the output after the last complete line."""
+        if self._has_sent:
             raise UnknownOutcome(
-                "the connection to the run broke, and what it got of its stdin is not known",
-                "The program may have run, in part or whole; see whether the server still does.",
+                "the connection to the run broke, and how much the program read of its stdin is"
+                " not known",
+                "The program may have run, in part or completely. Ask the server for the run.",
             )
         if self._attempts == ATTEMPTS:
             raise make_protocol_error(f"the output ended {ATTEMPTS} times before the run did")
@@ -198,14 +196,14 @@ class RemoteExecution(AsyncExecution):
             answer = await self._api.request(
                 "POST", f"/v1/runs/{self.id}/resume?offset={self._offset}"
             )
-            fields = Fields(answer, "the answer")
-            if fields.integer("offset") != self._offset:
-                raise make_protocol_error("it resumes the output somewhere else")
-            self._path = _socket_path(fields)
         except HostError:
             raise self._make_lost_error() from None
         except InputError as error:
             raise UnknownOutcome(f"the server has lost the run: {error.message}") from None
+        resumed = decode_resume(answer)
+        if resumed.offset != self._offset:
+            raise make_protocol_error("the output resumes at another offset")
+        self._path = resumed.socket
         await self._connect()
 
     async def _connect(self) -> None:
@@ -214,88 +212,79 @@ class RemoteExecution(AsyncExecution):
         try:
             async with asyncio.timeout(self._api.timeout):
                 self._socket = await LineSocket.connect(self._path)
-        except OSError as error:  # TimeoutError included
-            reason = error.strerror or "it does not accept"
+        except OSError as error:  # TimeoutError is a subclass
+            reason = error.strerror or f"no connection within {self._api.timeout:g} s"
             raise UnknownOutcome(
                 f"cannot connect to the output of the run at {self._path!r:.120}: {reason}",
-                "The server may have ended, or may not let you in.",
+                "The server may have ended, or may not give you access.",
             ) from None
 
     def _make_lost_error(self) -> UnknownOutcome:
-        doing = {"building": "was being built", "running": "ran"}.get(
-            self._state, f"was {self._state}"
-        )
+        activity = _ACTIVITIES.get(self._state, f"was {self._state}")
         return UnknownOutcome(
-            f"the server at {self._api.path} went away while the program {doing}",
-            "What it ran has ended with it.",
+            f"the server at {self._api.path} went away while the program {activity}",
+            "The program has ended with the server.",
         )
 
-    async def _take_rest(self) -> None:
-        """Keep the remaining events of a cancelled run for the reader."""
+    async def _keep_late_events(self) -> None:
+        """Receive the last events of a cancelled run, for a later reader."""
         size = 0
         try:
             async with asyncio.timeout(self._api.timeout):
-                while not self._reader.ended and size < MAX_REST:
+                while not self._reader.ended and size < MAX_LATE_BYTES:
                     async with self._receiving:
                         if self._reader.ended:
                             return
-                        event = await self._receive()
-                        self._rest.append(event)
+                        event = await self._receive_event()
+                        self._late.append(event)
                     size += len(event.data) if isinstance(event, Output) else 1
         except TimeoutError:
-            self._rest.append(UnknownOutcome("the server did not tell the end of a cancelled run"))
+            self._late.append(
+                UnknownOutcome("the server did not report the end of a cancelled run")
+            )
         except SlipwayError as error:
-            self._rest.append(error)
+            self._late.append(error)
         else:
             if not self._reader.ended:
-                self._rest.append(make_protocol_error("the output of a cancelled run does not end"))
+                self._late.append(make_protocol_error("the output of a cancelled run does not end"))
 
     async def _write(self, data: bytes) -> None:
-        if self._input is None:
+        if self._stdin_open is None:
             raise InputError(
                 "stdin was given with the run", "Start it with stdin=None to write to it."
             )
-        if not self._input:
+        if not self._stdin_open:
             raise InputError("stdin has been closed", "Write before you close it.")
         for start in range(0, len(data), STDIN_PIECE):
-            await self._send_command(
-                {"type": "stdin", **encode_data(data[start : start + STDIN_PIECE])}
-            )
+            piece = data[start : start + STDIN_PIECE]
+            await self._send_command({"type": "stdin", **encode_data(piece)})
 
     async def _end_input(self) -> None:
-        if self._input:
-            self._input = False
+        if self._stdin_open:
+            self._stdin_open = False
             await self._send_command({"type": "stdin_end"})
 
     async def _send_command(self, record: dict[str, str]) -> None:
-        if self._socket is None or self._over:
+        if self._socket is None or self._closed:
             return
-        self._written = True
-        # An ended run reads no more; the reader of events reports a lost server.
+        self._has_sent = True
+        # Fails after the end of the run, or of the server, which the reader of events reports.
         with suppress(OSError):
             await self._socket.write(encode_line(record))
 
-    async def _feed(self, stdin: AsyncIterator[bytes]) -> None:
+    async def _feed_stdin(self, stdin: AsyncIterator[bytes]) -> None:
+        """Send all of ``stdin``; cancel the run if the iterator fails."""
         try:
             async for data in stdin:
-                if self._over:
+                if self._closed:
                     return
                 await self._write(data)
             await self._end_input()
         except InputError as error:
-            self._input_failure = error
+            self._stdin_error = error
             try:
                 with suppress(SlipwayError):
                     await self._api.request("DELETE", f"/v1/runs/{self.id}")
             finally:
                 if self._socket is not None:
                     self._socket.close()
-
-
-def _socket_path(fields: Fields) -> str:
-    path = fields.text("socket")
-    size = len(path.encode("utf-8", "replace"))
-    # Absolute, as servers report it: a relative path would depend on our directory.
-    if not path.startswith("/") or not path.isprintable() or size > MAX_SOCKET_PATH:
-        raise InputError(f"{path!r:.120} is not the path of a socket")
-    return path

@@ -1,11 +1,11 @@
-"""Unix socket for lines of JSON in both directions, read on request only."""
+"""Unix socket for lines of JSON in both directions, read only on demand."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from slipway._util.unix_sockets import wait_writable
 from slipway._wire.errors import make_protocol_error
@@ -15,17 +15,20 @@ READ_SIZE = 256 * 1024
 
 
 class LineSocket:
-    """Connection whose directions are independent: one works after the other has failed.
+    """Connection whose two directions fail independently.
 
-    Streams of asyncio read ahead, and lose the input that they have read when writing fails.
+    Streams of asyncio would not do: they read ahead, and lose all data that they have read when a
+    write fails.
     """
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._lines: deque[bytes] = deque()
-        self._tail = bytearray()
+        # The beginning of a line whose end has not arrived.
+        self._partial = bytearray()
         self._unsent = bytearray()
         self._sending = asyncio.Lock()
+        # Reads and writes under way: the descriptor stays open until they have returned.
         self._users = 0
         self._closed = False
 
@@ -34,37 +37,35 @@ class LineSocket:
         """Connect to the socket at ``path``.
 
         Raises:
-            OSError: the connection failed.
+            OSError: the connection was refused.
         """
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with ExitStack() as stack:
+            connected = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             connected.setblocking(False)
             await asyncio.get_running_loop().sock_connect(connected, path)
-        except BaseException:
-            connected.close()
-            raise
+            stack.pop_all()
         return cls(connected)
 
     async def read_line(self) -> bytes | None:
-        """Return the next whole line with its newline, or None at the end of the connection.
+        """Return the next complete line, with its end; None at the end of the connection.
 
-        Cancellation loses nothing.
+        May be cancelled without loss.
 
         Raises:
-            UnknownOutcome: a line is longer than MAX_LINE.
+            UnknownOutcome: a line is too long.
         """
         while not self._lines:
             data = await self._receive()
             if not data:
                 return None
-            self._split(data)
+            self._split_lines(data)
         return self._lines.popleft()
 
     async def write(self, line: bytes) -> None:
-        """Send ``line``. After a cancellation, the next call sends the rest of the line first.
+        """Send ``line``; the next call sends the rest of a cancelled one.
 
         Raises:
-            OSError: the peer has closed the connection.
+            OSError: the other side is closed.
         """
         async with self._sending:
             self._unsent += line
@@ -76,7 +77,7 @@ class LineSocket:
                 self._release()
 
     def close(self) -> None:
-        """Close the connection; pending reads and writes end."""
+        """Close the connection; reads and writes under way return."""
         self._closed = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -94,19 +95,19 @@ class LineSocket:
         finally:
             self._release()
 
-    def _split(self, data: bytes) -> None:
+    def _split_lines(self, data: bytes) -> None:
         first, *rest = data.split(b"\n")
-        self._tail += first
+        self._partial += first
         if rest:
-            self._lines.append(bytes(self._tail) + b"\n")
+            self._lines.append(bytes(self._partial) + b"\n")
             self._lines.extend(line + b"\n" for line in rest[:-1])
-            self._tail = bytearray(rest[-1])
-        if len(self._tail) >= MAX_LINE:
+            self._partial = bytearray(rest[-1])
+        if len(self._partial) >= MAX_LINE:
             raise make_protocol_error(f"a line has more than {MAX_LINE} bytes")
 
     async def _send(self) -> None:
         try:
-            # A slice: the kernel takes at most the free part of its buffer at once.
+            # A slice, because the kernel takes at most as much as fits into its buffer.
             sent = self._socket.send(memoryview(self._unsent)[:READ_SIZE])
         except (BlockingIOError, InterruptedError):
             await wait_writable(self._socket)

@@ -1,10 +1,10 @@
-"""Runs and sessions that a client has on its server."""
+"""Runs and sessions of one client on its server."""
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.arguments import open_stdin, read_source, stream_bytes
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from slipway._model.arguments import Source, Stdin
     from slipway._model.options import Options
     from slipway._model.session import AsyncSession
-    from slipway._remote.http import ApiClient
+    from slipway._remote.api_client import ApiClient
 
-# Bytes of stdin that travel with the job; longer input is streamed.
+# Bytes of stdin that travel with the job. Longer input is streamed.
 INLINE_STDIN = 64 * 1024
 
 
 class RemoteRuns:
-    """Runs and sessions on the server of ``api``; closing it ends all of them."""
+    """Runs and sessions of one client; they end when this object is closed."""
 
     def __init__(self, api: ApiClient) -> None:
         self.api = api
+        # Sessions that are open or about to open.
         self.sessions: set[AsyncSession] = set()
-        """Sessions that are open, or may be."""
         self._executions: weakref.WeakSet[RemoteExecution] = weakref.WeakSet()
         self._closed = False
 
@@ -42,7 +42,7 @@ class RemoteRuns:
             InputError: the client has been closed.
         """
         if self._closed:
-            raise InputError("the client has been closed", "Start runs before.")
+            raise InputError("the client has been closed", "Start runs before, or make another.")
 
     async def start(
         self,
@@ -53,66 +53,76 @@ class RemoteRuns:
         options: dict[str, Any],
         headers: Mapping[str, str] | None = None,
     ) -> RemoteExecution:
-        """Start a run by ``POST target``; ``language`` is None for a run of a session.
+        """Start a run by ``POST target``; ``language`` is None in a session.
 
         Raises:
-            InputError: the request cannot be run as it stands; nothing was started.
-            SlipwayError: an error of :meth:`ApiClient.request`.
+            InputError: the request is invalid; nothing was started.
+            SlipwayError: as :meth:`ApiClient.request`.
         """
         self.check_open()
-        opened = open_stdin(stdin)
-        checked, text = _check_request(await read_source(source), options)
+        pieces = open_stdin(stdin)
+        text = await read_source(source)
+        checked = _check_request(text, options)
         self.check_open()
-        inline = opened if isinstance(opened, bytes) and len(opened) <= INLINE_STDIN else None
+        inline = pieces if isinstance(pieces, bytes) and len(pieces) <= INLINE_STDIN else None
         body = encode_job(text, language, checked, inline)
-        asked = asyncio.ensure_future(self.api.request("POST", target, body, headers))
-        try:
-            answer = await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            # Cancel the run by its id: nobody else would know of it.
-            with suppress(SlipwayError):
-                await self._add_execution(await asked, checked).cancel()
-            raise
-        execution = self._add_execution(answer, checked)
-        try:
+        execution = await self._request_start(target, body, headers, checked)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(execution.cancel)
             if inline is not None:
                 await execution.begin(None, interactive=False)
             else:
-                feed = stream_bytes(opened) if isinstance(opened, bytes) else opened
+                feed = stream_bytes(pieces) if isinstance(pieces, bytes) else pieces
                 await execution.begin(feed, interactive=True)
-        except BaseException:
-            await execution.cancel()
-            raise
+            stack.pop_all()
         return execution
 
     async def close(self) -> list[BaseException]:
-        """Start nothing more, end all runs and sessions, and return the errors of doing so.
+        """Refuse new runs, and end all runs and sessions; return the errors of those that failed.
 
-        Errors are returned instead of raised, so that all runs and sessions are tried.
+        An error does not keep the other runs from ending.
         """
         self._closed = True
-        ended = await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(execution.cancel() for execution in list(self._executions)),
             *(session.close() for session in list(self.sessions)),
             return_exceptions=True,
         )
-        return [outcome for outcome in ended if isinstance(outcome, BaseException)]
+        return [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
 
-    def _add_execution(self, answer: object, options: Options) -> RemoteExecution:
+    async def _request_start(
+        self,
+        target: str,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str] | None,
+        options: Options,
+    ) -> RemoteExecution:
+        """Request the run. A cancelled caller waits for the answer, and then ends the run."""
+        request = asyncio.ensure_future(self.api.request("POST", target, body, headers))
+        try:
+            answer = await asyncio.shield(request)
+        except asyncio.CancelledError:
+            # Only with the identifier in the answer can the run be ended.
+            with suppress(SlipwayError):
+                await self._create_execution(await request, options).cancel()
+            raise
+        return self._create_execution(answer, options)
+
+    def _create_execution(self, answer: object, options: Options) -> RemoteExecution:
         execution = RemoteExecution(self.api, answer, options)
         self._executions.add(execution)
         return execution
 
 
-def _check_request(source: bytes, options: dict[str, Any]) -> tuple[Options, bytes]:
-    """Check a request as for a run in this process, and return options and source.
+def _check_request(source: bytes, options: dict[str, Any]) -> Options:
+    """Return the checked options of a run on a server.
 
     Raises:
-        InputError: an option or the source is invalid.
+        InputError: the source or an option is invalid, or an option is local.
     """
     if "store" in options:
-        raise InputError("store is the server's: it has one of its own", "Leave store out.")
+        raise InputError("store is the server's, not the client's", "Leave store out.")
     check_source(source)
     checked = build_options(options)
-    checked.check("")  # only the server knows the name of the source
-    return checked, source
+    checked.check("")  # only the server knows the name of the source's file
+    return checked

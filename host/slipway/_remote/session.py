@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.errors import Busy, HostError, InputError, SlipwayError
 from slipway._model.session import AsyncSession, check_run_options
-from slipway._remote.http import UnknownRun
+from slipway._remote.answers import decode_session
+from slipway._remote.problems import UnknownRun
+from slipway._util.identifiers import create_identifier
 from slipway._util.threads import run_shielded
-from slipway._wire.errors import make_protocol_error
-from slipway._wire.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,12 +20,9 @@ if TYPE_CHECKING:
     from slipway._model.execution import AsyncExecution
     from slipway._remote.runs import RemoteRuns
 
-STATES = ("open", "lost", "ended")
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")
-
 
 class RemoteSession(AsyncSession):
-    """Session that is opened by ``POST target`` with ``body``."""
+    """Session that ``POST target`` opens, with ``body`` and ``headers``."""
 
     def __init__(
         self,
@@ -37,25 +32,29 @@ class RemoteSession(AsyncSession):
         body: Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
     ) -> None:
-        # The client chooses the id, so that it can end the session before the answer has come.
-        super().__init__(secrets.token_hex(16), language)
+        # The client chooses the identifier: a caller that does not wait for the answer can still
+        # end the session by it.
+        super().__init__(create_identifier(), language)
         self._runs = runs
-        self._target = target
+        self._open_target = target
         self._body = body
         self._headers = {**(headers or {}), "Slipway-Session": self.id}
         self._opening: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._why: SlipwayError = InputError("the session has been closed", "Open another.")
+        # For callers after the end.
+        self._error: SlipwayError = InputError("the session has been closed", "Open another.")
 
     async def open(self) -> None:
-        """Open the session; see :meth:`AsyncSession.open`. This may wait in the server's queue.
+        """Open the session on the server; see :meth:`AsyncSession.open`.
+
+        Waits without limit, because the session may be queued.
 
         Raises:
-            UnknownOutcome: the server went away before it had answered.
+            UnknownOutcome: the server went away before its answer.
         """
         if self._opening is None:
             self._runs.check_open()
-            self._check_not_over()
+            self._check_not_ended()
             self._runs.sessions.add(self)
             self._opening = asyncio.create_task(self._request_open(), name="slipway-open")
         try:
@@ -66,7 +65,7 @@ class RemoteSession(AsyncSession):
             raise
         if not self._opening.cancelled():
             self._opening.result()
-        self._check_not_over()
+        self._check_not_ended()
 
     async def start(
         self,
@@ -75,61 +74,63 @@ class RemoteSession(AsyncSession):
         stdin: Stdin | None = b"",
         **options: Any,
     ) -> AsyncExecution:
-        """Start ``source``, or queue the run; see :meth:`AsyncSession.start`.
+        """Start or queue ``source``; see :meth:`AsyncSession.start`.
 
         Raises:
-            UnknownOutcome: the server went away before it had answered.
+            UnknownOutcome: the server went away before its answer.
         """
         self._check_open()
         check_run_options(options)
         try:
-            return await self._runs.start(f"{self._path}/start", source, None, stdin, options)
+            return await self._runs.start(f"{self._target}/start", source, None, stdin, options)
         except SlipwayError as error:
-            await self._check_lost(error)
+            await self._update_state(error)
             raise
 
     async def fork(self) -> RemoteSession:
-        """Open a fork; see :meth:`AsyncSession.fork`.
+        """Open a fork on the server; see :meth:`AsyncSession.fork`.
 
         Raises:
-            UnknownOutcome: the server went away before it had answered.
+            UnknownOutcome: the server went away before its answer.
         """
         self._check_open()
-        fork = RemoteSession(self._runs, self.language, f"{self._path}/fork", None, None)
+        fork = RemoteSession(self._runs, self.language, f"{self._target}/fork", None, None)
         try:
             await fork.open()
         except SlipwayError as error:
-            await self._check_lost(error)
+            await self._update_state(error)
             raise
         return fork
 
     async def close(self) -> None:
-        """End the session; see :meth:`AsyncSession.close`.
+        """End the session on the server; see :meth:`AsyncSession.close`.
 
         Raises:
             UnknownOutcome: the server does not answer.
         """
-        self._set_state("ended", self._why)
+        self._set_ended("ended", self._error)
         if self._closing is None:
             self._closing = asyncio.create_task(self._request_close(), name="slipway-close")
-        await run_shielded(self._over())
+        await run_shielded(self._wait_closed())
 
-    async def _over(self) -> None:
+    async def _wait_closed(self) -> None:
         assert self._closing is not None
         await asyncio.wait([self._closing])
         self._closing.result()
 
     async def _request_open(self) -> None:
         try:
-            answer = await self._runs.api.request(
-                "POST", self._target, self._body, self._headers, may_queue=True
+            answer = decode_session(
+                await self._runs.api.request_when_ready(
+                    "POST", self._open_target, self._body, self._headers
+                )
             )
-            self.id, self.language, state = _parse_session(answer)
         except SlipwayError as error:
             self._forget("ended", error)
             raise
-        if self._state == "opening":  # otherwise it is being closed
-            self._state = state
+        self.id, self.language = answer.id, answer.language
+        if self._state == "opening":  # not closed in the meantime
+            self._state = answer.state
 
     async def _request_close(self) -> None:
         if self._opening is not None and not self._opening.done():
@@ -138,30 +139,30 @@ class RemoteSession(AsyncSession):
             await asyncio.wait([self._opening])
         try:
             if self._opening is not None:
-                # Without the session or the server, the machine is gone as well.
+                # If the session or the server is gone, so is the machine.
                 with suppress(UnknownRun, HostError):
-                    await self._runs.api.request("DELETE", self._path)
+                    await self._runs.api.request("DELETE", self._target)
         finally:
             self._runs.sessions.discard(self)
 
-    async def _check_lost(self, error: SlipwayError) -> None:
-        """Ask for the state after ``error``, and mark the session if it is lost or has ended."""
+    async def _update_state(self, error: SlipwayError) -> None:
+        """Find out if ``error``, which a request has met, means that the session has ended."""
         if isinstance(error, UnknownRun):
             self._forget("ended", error)
         elif isinstance(error, HostError) and not isinstance(error, Busy):
             with suppress(SlipwayError):
-                _, _, state = _parse_session(await self._runs.api.request("GET", self._path))
-                if state != "open":
-                    self._forget(state, error)
+                answer = decode_session(await self._runs.api.request("GET", self._target))
+                if answer.state != "open":
+                    self._forget(answer.state, error)
 
-    def _set_state(self, state: str, why: SlipwayError) -> None:
+    def _set_ended(self, state: str, error: SlipwayError) -> None:
         if self._state in {"opening", "open"}:
-            self._why = why
+            self._error = error
         self._state = state
 
-    def _forget(self, state: str, why: SlipwayError) -> None:
-        """Mark the session as lost or ended: the server does not have it any more."""
-        self._set_state(state, why)
+    def _forget(self, state: str, error: SlipwayError) -> None:
+        """Set the final state of a session that the server no longer has."""
+        self._set_ended(state, error)
         self._runs.sessions.discard(self)
 
     def _check_open(self) -> None:
@@ -170,28 +171,12 @@ class RemoteSession(AsyncSession):
             raise InputError(
                 "the session is not open", "Use it as a context manager, or open() it first."
             )
-        self._check_not_over()
+        self._check_not_ended()
 
-    def _check_not_over(self) -> None:
+    def _check_not_ended(self) -> None:
         if self._state not in {"opening", "open"}:
-            raise self._why
+            raise self._error
 
     @property
-    def _path(self) -> str:
+    def _target(self) -> str:
         return f"/v1/sessions/{self.id}"
-
-
-def _parse_session(answer: object) -> tuple[str, str, str]:
-    """Return id, language and state of the session in an answer.
-
-    Raises:
-        UnknownOutcome: the answer is invalid.
-    """
-    try:
-        fields = Fields(answer, "the answer")
-        identifier = fields.text("id")
-        if not _IDENTIFIER.fullmatch(identifier):
-            raise InputError(f"{identifier!r:.60} is not the id of a session")
-        return identifier, fields.plain_text("language"), fields.choice("state", STATES)
-    except InputError as error:
-        raise make_protocol_error(error.message) from None

@@ -16,7 +16,7 @@ from slipway._model.arguments import stream_bytes
 from slipway._model.bounds import MAX_FILES
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
-from slipway._remote.client import language_of_suffix
+from slipway._remote.client import find_language_by_suffix
 from slipway._run.job_message import Surroundings, build_job_message
 from slipway._run.job_request import JobRequest
 from slipway._sources import MAX_SOURCE_NAMES, check_source_names, keep_names
@@ -201,7 +201,7 @@ def test_server_is_told_the_suffix_by_the_name_of_the_language(path: str, name: 
         for language in catalogue.builtin_languages().values()
     ]
 
-    assert language_of_suffix(Path(path), known) == name
+    assert find_language_by_suffix(Path(path), known) == name
 
 
 # --- Bounds --------------------------------------------------------------------------------------

@@ -1,0 +1,18 @@
+"""Health of a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slipway._util.public import public
+
+
+@public
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Health of a server: state ("ok"), version, number of machines, and number of waiting runs."""
+
+    status: str
+    version: str
+    vms: int
+    waiting: int

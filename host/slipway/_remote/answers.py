@@ -1,0 +1,158 @@
+"""Answers of a server, decoded and checked."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slipway._model.errors import InputError
+from slipway._model.health import Health
+from slipway._model.language_info import LanguageInfo
+from slipway._util.unix_sockets import MAX_SOCKET_PATH
+from slipway._wire.errors import make_protocol_error
+from slipway._wire.fields import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_LANGUAGES = 1000
+RUN_STATES = ("queued", "preparing", "booting", "building", "running", "ended")
+SESSION_STATES = ("open", "lost", "ended")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunAnswer:
+    """Answer to the start of a run; ``socket`` is the path of its output."""
+
+    id: str
+    language: str
+    state: str
+    position: int | None
+    socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAnswer:
+    """Answer to the resumption of an output: the new socket, and the offset of its first byte."""
+
+    offset: int
+    socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAnswer:
+    """State of a session on the server."""
+
+    id: str
+    language: str
+    state: str
+
+
+def decode_run(answer: object) -> RunAnswer:
+    """Return the run that the server has started.
+
+    Raises:
+        UnknownOutcome: the answer is invalid.
+    """
+    with _protocol_errors():
+        fields = Fields(answer, "the answer")
+        return RunAnswer(
+            _read_identifier(fields, "run"),
+            fields.plain_text("language"),
+            fields.choice("state", RUN_STATES),
+            fields.integer("position") if "position" in fields else None,
+            _read_socket_path(fields),
+        )
+
+
+def decode_resume(answer: object) -> ResumeAnswer:
+    """Return the place where an output continues.
+
+    Raises:
+        UnknownOutcome: the answer is invalid.
+    """
+    with _protocol_errors():
+        fields = Fields(answer, "the answer")
+        return ResumeAnswer(fields.integer("offset"), _read_socket_path(fields))
+
+
+def decode_session(answer: object) -> SessionAnswer:
+    """Return the state of a session.
+
+    Raises:
+        UnknownOutcome: the answer is invalid.
+    """
+    with _protocol_errors():
+        fields = Fields(answer, "the answer")
+        return SessionAnswer(
+            _read_identifier(fields, "session"),
+            fields.plain_text("language"),
+            fields.choice("state", SESSION_STATES),
+        )
+
+
+def decode_languages(answer: object) -> tuple[LanguageInfo, ...]:
+    """Return the languages of a server.
+
+    Raises:
+        UnknownOutcome: the answer is invalid.
+    """
+    with _protocol_errors():
+        items = Fields(answer, "the answer").items("languages", MAX_LANGUAGES)
+        return tuple(_decode_language(Fields(item, "a language")) for item in items)
+
+
+def decode_health(answer: object) -> Health:
+    """Return the health of a server.
+
+    Raises:
+        UnknownOutcome: the answer is invalid.
+    """
+    with _protocol_errors():
+        fields = Fields(answer, "the answer")
+        return Health(
+            fields.plain_text("status"),
+            fields.plain_text("version"),
+            fields.integer("vms"),
+            fields.integer("waiting"),
+        )
+
+
+def _decode_language(fields: Fields) -> LanguageInfo:
+    return LanguageInfo(
+        fields.plain_text("name"),
+        fields.texts("aliases", MAX_LANGUAGES),
+        fields.texts("suffixes", MAX_LANGUAGES),
+        fields.texts("versions", MAX_LANGUAGES),
+        fields.flag("built"),
+        fields.plain_text("toolchain"),
+        fields.plain_texts("toolchains", MAX_LANGUAGES),
+    )
+
+
+def _read_identifier(fields: Fields, kind: str) -> str:
+    identifier = fields.text("id")
+    if not _IDENTIFIER.fullmatch(identifier):
+        raise InputError(f"{identifier!r:.60} is not the id of a {kind}")
+    return identifier
+
+
+def _read_socket_path(fields: Fields) -> str:
+    path = fields.text("socket")
+    size = len(path.encode("utf-8", "replace"))
+    # A relative path would depend on the client's working directory.
+    if not path.startswith("/") or not path.isprintable() or size > MAX_SOCKET_PATH:
+        raise InputError(f"{path!r:.120} is not the path of a socket")
+    return path
+
+
+@contextmanager
+def _protocol_errors() -> Iterator[None]:
+    """Raise UnknownOutcome in place of InputError: the server sent an invalid answer."""
+    try:
+        yield
+    except InputError as error:
+        raise make_protocol_error(error.message) from None
