@@ -69,7 +69,7 @@ class LimitsDocument(BaseModel):
 
 
 class CapturedDocument(BaseModel):
-    """One output stream; its kept part is text if it is UTF-8, else base64."""
+    """Output stream; the kept part is text if it is UTF-8, else base64."""
 
     bytes: int
     dropped: int
