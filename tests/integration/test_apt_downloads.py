@@ -17,15 +17,15 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 WHOLE, HALF = b"w" * 50_000, b"h" * 400_000
 CODE = """
 import sys
 from pathlib import Path
-from slipway._cli.interruption import interruption_told
-from slipway._cli.terminal import Progress, guarded
+from slipway._cli.interruption import report_interruption
+from slipway._cli.terminal import Progress, run_guarded
 from slipway_initramfs.debian.archive import DebianArchive, Package
 from slipway_initramfs.store.image_store import ImageStore
 
@@ -37,12 +37,12 @@ def command(arguments):
         Package(name, "1", "amd64", f"http://{host}/{name}", int(size), digest)
         for name, size, digest in (text.split(":") for text in digests)
     ]
-    with interruption_told(store, Progress()):
+    with report_interruption(store, Progress()):
         for path in source.fetch(packages):
             print(path.stat().st_size)
     return 0
 
-guarded(command, sys.argv[1:])
+run_guarded(command, sys.argv[1:])
 """
 
 
@@ -118,6 +118,15 @@ def fetching(store: Path, mirror: _Mirror) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool], what: str) -> None:
+    """Wait while the process runs, for at most four minutes."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, f"ended before {what}: {process.communicate()[1]}"
+        assert time.monotonic() < deadline, f"waited 240 s until {what}"
+        time.sleep(0.01)
+
+
 def sizes(directory: Path) -> list[int]:
     return sorted(path.stat().st_size for path in directory.iterdir())
 
@@ -129,11 +138,9 @@ def test_an_interrupted_download_is_reported_and_resumed(
 ) -> None:
     store = tmp_path / "store"
     with fetching(store, mirror) as process:
-        assert mirror.half_is_out.wait(240)
+        wait_until(process, mirror.half_is_out.is_set, "the mirror sends half of a file")
         partial = store / "apt" / "amd64" / "partial"
-        while len(HALF) // 2 not in sizes(partial):
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until(process, lambda: len(HALF) // 2 in sizes(partial), "apt has stored that half")
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         process.send_signal(number)
