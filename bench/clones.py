@@ -30,9 +30,9 @@ from slipway._run.find_assets import find_assets
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._run.launcher import ColdLauncher
-from slipway._snapshots.create import make
+from slipway._snapshots.create import create_snapshot
 from slipway._snapshots.pool import Pool
-from slipway._snapshots.templates import Templates
+from slipway._snapshots.templates import TemplateCache
 from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
     from slipway._run.output_sink import FlowControl
-    from slipway._snapshots.key import Shape
+    from slipway._snapshots.key import SnapshotKey
     from slipway_protocol.messages import Phase, Stream
 
 HELLO = {
@@ -62,9 +62,9 @@ class Ground:
 
     assets: Assets
     options: Options
-    shape: Shape
+    key: SnapshotKey
     store: ImageStore
-    templates: Templates
+    templates: TemplateCache
     admission: Admission
 
 
@@ -74,12 +74,12 @@ async def ground(name: str, machine: str) -> AsyncIterator[Ground]:
     store, options = ImageStore(), Options(machine=machine)
     assets = await asyncio.to_thread(find_assets, find_language(name, store), options, store, print)
     admission = Admission(Capacity(vms=64, memory=20 * GIB, cpus=64, queue=64))
-    templates = Templates(store, admission)
-    shape = templates.shape(assets, options)
-    if not templates.has(shape):
-        await make(assets, options, store, print)
+    templates = TemplateCache(store, admission)
+    key = templates.key_of(assets, options)
+    if not templates.has(key):
+        await create_snapshot(assets, options, store, print)
     try:
-        yield Ground(assets, options, shape, store, templates, admission)
+        yield Ground(assets, options, key, store, templates, admission)
     finally:
         await templates.close()
 
@@ -122,7 +122,7 @@ async def first_output(guest: Guest, on: Ground) -> float:
 
 async def cloned(on: Ground) -> Guest:
     """A clone, made now."""
-    return await on.templates.clone(on.shape, on.assets, on.options)
+    return await on.templates.clone(on.key, on.assets, on.options)
 
 
 async def filled(pool: Pool, count: int) -> None:
@@ -156,13 +156,13 @@ async def from_pool(on: Ground) -> tuple[float, float]:
     """The same from a pool with one clone in it; and what that had of its own, in bytes."""
     pool = Pool(on.store, on.templates, on.admission, 1)
     try:
-        pool.want(on.shape, on.assets, on.options)
+        pool.prewarm(on.key, on.assets, on.options)
         await filled(pool, 1)
-        (idle,) = pool._shelves[on.shape].ready
+        (idle,) = pool.entries[on.key].ready
         own = private_bytes(idle.guest.machine.pid)
 
         async def taken() -> Guest:
-            guest = await pool.take(on.shape, on.assets, on.options)
+            guest = await pool.take(on.key, on.assets, on.options)
             assert guest is not None
             return guest
 
@@ -178,9 +178,9 @@ async def memory(count: int, machine: str) -> None:
         ready_ones = [private_bytes(guest.machine.pid) for guest in fresh]
         await asyncio.gather(*(guest.stop() for guest in fresh))
         pool = Pool(on.store, on.templates, on.admission, 4)
-        pool.want(on.shape, on.assets, on.options)
+        pool.prewarm(on.key, on.assets, on.options)
         await filled(pool, 4)
-        waiting = [private_bytes(idle.guest.machine.pid) for idle in pool._shelves[on.shape].ready]
+        waiting = [private_bytes(idle.guest.machine.pid) for idle in pool.entries[on.key].ready]
         await pool.close()
         print("\nunshared memory of one clone's process, MiB (Private_Clean + Private_Dirty)")
         print(f"agent ready                 {statistics.median(ready_ones) / MIB:8.1f}")

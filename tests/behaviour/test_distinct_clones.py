@@ -22,8 +22,8 @@ from slipway._run.agent_connection import AgentConnection
 from slipway._run.find_assets import find_assets
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
-from slipway._snapshots.create import make
-from slipway._snapshots.templates import Templates
+from slipway._snapshots.create import create_snapshot
+from slipway._snapshots.templates import TemplateCache
 from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Stream
@@ -158,16 +158,16 @@ async def test_clones_differ_in_all_that_is_random_and_have_the_time(
         Options(machine=machine),
     )
     assets = await asyncio.to_thread(find_assets, find_language("python"), options, store, progress)
-    templates = Templates(store, Admission(Capacity(AT_ONCE, 4096 * MIB, AT_ONCE, 0)))
-    shape = templates.shape(assets, options)
-    if not templates.has(shape):
-        await make(assets, options, store, progress)
+    templates = TemplateCache(store, Admission(Capacity(AT_ONCE, 4096 * MIB, AT_ONCE, 0)))
+    key = templates.key_of(assets, options)
+    if not templates.has(key):
+        await create_snapshot(assets, options, store, progress)
     numbers = iter(range(CLONES))
     told: list[Told] = []
 
     async def interview_some() -> None:
         for number in numbers:
-            guest = await templates.clone(shape, assets, options)
+            guest = await templates.clone(key, assets, options)
             try:
                 # Every second one has its interpreter started ahead, as those of a pool have.
                 if number % 2:

@@ -59,9 +59,9 @@ def children() -> set[int]:
 
 def idle_machine(runtime: AsyncRuntime) -> int:
     """The process of the clone that waits."""
-    pool = runtime._stock._pool
+    pool = runtime._supply._pool
     assert pool is not None
-    ((idle,),) = (shelf.ready for shelf in pool._shelves.values())
+    ((idle,),) = (entry.ready for entry in pool._entries.values())
     return idle.guest.machine.pid
 
 

@@ -14,7 +14,7 @@ import pytest
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
-from slipway._snapshots.key import Shape
+from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.store import SnapshotStore
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot
@@ -42,19 +42,19 @@ def assets(store: ImageStore) -> Assets:
 
 
 @pytest.fixture
-def shape(assets: Assets) -> Shape:
-    return Shape.of(replace(assets, hypervisor=QemuHypervisor()), 1)
+def key(assets: Assets) -> SnapshotKey:
+    return SnapshotKey.of(replace(assets, hypervisor=QemuHypervisor()), 1)
 
 
-def keep(store: ImageStore, shape: Shape) -> Shape:
-    """Keep a snapshot of this shape that no machine ever was."""
-    memory = memory_files.create("test", shape.memory_bytes)
+def keep(store: ImageStore, key: SnapshotKey) -> SnapshotKey:
+    """Keep a snapshot of this key that no machine ever was."""
+    memory = memory_files.create("test", key.memory_bytes)
     state = memory_files.create("test", 5000)
-    os.pwrite(memory, bytes([shape.cpus]) * (1 << 20), 1 << 20)
-    snapshot = Snapshot(shape.machine, shape.memory_bytes, shape.cpus, False, memory, state)
-    SnapshotStore(store).save(shape, snapshot)
+    os.pwrite(memory, bytes([key.cpus]) * (1 << 20), 1 << 20)
+    snapshot = Snapshot(key.machine, key.memory_bytes, key.cpus, False, memory, state)
+    SnapshotStore(store).save(key, snapshot)
     snapshot.close()
-    return shape
+    return key
 
 
 def states(commands: Commands, store: ImageStore) -> dict[str, str]:
@@ -67,19 +67,19 @@ def states(commands: Commands, store: ImageStore) -> dict[str, str]:
 # --- What is there ---------------------------------------------------------------------------
 
 
-def test_snapshots_are_listed(commands: Commands, store: ImageStore, shape: Shape) -> None:
-    keep(store, shape)
+def test_snapshots_are_listed(commands: Commands, store: ImageStore, key: SnapshotKey) -> None:
+    keep(store, key)
 
     ended = commands("slipway", "snapshot", "list", "--store", store.root)
     records = commands("slipway", "snapshot", "list", "--json", "--store", store.root)
 
     heading, row = ended.stdout.decode().splitlines()
     assert " ".join(heading.split()) == "KEY IMAGE MACHINE MEMORY CPUS MIB MADE STATE"
-    assert row.split()[:5] == [shape.key, "bash", "qemu", str(shape.memory_bytes >> 20), "1"]
+    assert row.split()[:5] == [key.name, "bash", "qemu", str(key.memory_bytes >> 20), "1"]
     assert row.split()[-1] == "current"
     (record,) = json.loads(records.stdout)
-    assert (record["key"], record["image"], record["machine"]) == (shape.key, "bash", "qemu")
-    assert (record["memory"], record["cpus"]) == (shape.memory_bytes, 1)
+    assert (record["key"], record["image"], record["machine"]) == (key.name, "bash", "qemu")
+    assert (record["memory"], record["cpus"]) == (key.memory_bytes, 1)
     assert (record["current"], record["stale"]) == (True, "")
     assert 1 << 20 <= record["disk_bytes"] < 3 << 20
     assert record["made"].endswith("Z")
@@ -104,36 +104,36 @@ def test_empty_store_is_told(commands: Commands, tmp_path: Path) -> None:
     ],
 )
 def test_stale_snapshot_is_told_with_the_reason(
-    commands: Commands, store: ImageStore, shape: Shape, part: str, why: str
+    commands: Commands, store: ImageStore, key: SnapshotKey, part: str, why: str
 ) -> None:
-    current = dict(shape.parts)
+    current = dict(key.parts)
     if part == "image":  # another of the store's, or it would be swept
         current["image"] = put_image(store).digest
     else:
         current[part] = "other"
-    keep(store, replace(shape, inputs="ab" * 32, parts=tuple(current.items())))
+    keep(store, replace(key, inputs="ab" * 32, parts=tuple(current.items())))
 
     ended = commands("slipway", "snapshot", "list", "--store", store.root)
 
     assert f"stale: {'its ' if part in {'image', 'language'} else ''}" in ended.stdout.decode()
-    assert why in states(commands, store)[shape.key]
+    assert why in states(commands, store)[key.name]
 
 
-def test_lost_file_is_told(commands: Commands, store: ImageStore, shape: Shape) -> None:
-    keep(store, shape)
+def test_lost_file_is_told(commands: Commands, store: ImageStore, key: SnapshotKey) -> None:
+    keep(store, key)
     (stored,) = SnapshotStore(store).list()
     stored.state.path.unlink()
 
-    assert "lost" in states(commands, store)[shape.key]
+    assert "lost" in states(commands, store)[key.name]
 
 
 # --- Removing --------------------------------------------------------------------------------
 
 
 def test_snapshots_are_removed_by_key_or_all(
-    commands: Commands, store: ImageStore, shape: Shape
+    commands: Commands, store: ImageStore, key: SnapshotKey
 ) -> None:
-    keys = [keep(store, replace(shape, cpus=cpus)).key for cpus in (1, 2, 3)]
+    keys = [keep(store, replace(key, cpus=cpus)).name for cpus in (1, 2, 3)]
 
     one = commands("slipway", "snapshot", "remove", keys[0], "--store", store.root)
     left = sorted(states(commands, store))
@@ -147,18 +147,18 @@ def test_snapshots_are_removed_by_key_or_all(
 
 
 def test_unknown_snapshot_names_the_near_ones_and_removes_nothing(
-    commands: Commands, store: ImageStore, shape: Shape
+    commands: Commands, store: ImageStore, key: SnapshotKey
 ) -> None:
-    keep(store, shape)
+    keep(store, key)
 
     ended = commands(
-        "slipway", "snapshot", "remove", shape.key, "bash-qemu-1m-1", "--store", store.root
+        "slipway", "snapshot", "remove", key.name, "bash-qemu-1m-1", "--store", store.root
     )
 
     assert ended.code == 2
     assert "snapshot 'bash-qemu-1m-1' not found" in ended.stderr
-    assert f"Did you mean {shape.key}?" in ended.stderr
-    assert list(states(commands, store)) == [shape.key]
+    assert f"Did you mean {key.name}?" in ended.stderr
+    assert list(states(commands, store)) == [key.name]
 
 
 @pytest.mark.parametrize("arguments", [(), ("--all", "bash-qemu-1m-1"), ("../../x",)])
@@ -171,9 +171,11 @@ def test_wrong_removals_are_refused(
     assert "hint: " in ended.stderr
 
 
-def test_damaged_record_can_be_removed(commands: Commands, store: ImageStore, shape: Shape) -> None:
-    keep(store, shape)
-    (store.root / "refs" / "snapshot" / shape.key).write_text("damaged")
+def test_damaged_record_can_be_removed(
+    commands: Commands, store: ImageStore, key: SnapshotKey
+) -> None:
+    keep(store, key)
+    (store.root / "refs" / "snapshot" / key.name).write_text("damaged")
 
     listed = states(commands, store)
     ended = commands("slipway", "snapshot", "remove", "--all", "--store", store.root)
@@ -183,8 +185,10 @@ def test_damaged_record_can_be_removed(commands: Commands, store: ImageStore, sh
     assert store.names("snapshot") == []
 
 
-def test_snapshots_go_with_their_image(commands: Commands, store: ImageStore, shape: Shape) -> None:
-    keep(store, shape)
+def test_snapshots_go_with_their_image(
+    commands: Commands, store: ImageStore, key: SnapshotKey
+) -> None:
+    keep(store, key)
 
     ended = commands("slipway", "image", "remove", "bash", "--store", store.root)
 
@@ -192,15 +196,17 @@ def test_snapshots_go_with_their_image(commands: Commands, store: ImageStore, sh
     assert states(commands, store) == {}
 
 
-def test_prune_removes_the_stale_ones(commands: Commands, store: ImageStore, shape: Shape) -> None:
-    current = keep(store, shape)
-    parts = tuple({**dict(shape.parts), "host": "other"}.items())
-    keep(store, replace(shape, cpus=2, parts=parts))
+def test_prune_removes_the_stale_ones(
+    commands: Commands, store: ImageStore, key: SnapshotKey
+) -> None:
+    current = keep(store, key)
+    parts = tuple({**dict(key.parts), "host": "other"}.items())
+    keep(store, replace(key, cpus=2, parts=parts))
 
     ended = commands("slipway", "image", "prune", "--store", store.root)
 
     assert ended.code == 0
-    assert list(states(commands, store)) == [current.key]
+    assert list(states(commands, store)) == [current.name]
 
 
 # --- Making and using ------------------------------------------------------------------------

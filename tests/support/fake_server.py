@@ -16,15 +16,15 @@ def main() -> None:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     del sys.argv[0]
 
-    from slipway._local.machine_supply import Stock
+    from slipway._local.machine_supply import MachineSupply
     from support.fake_machine import FakeLauncher
 
     launcher = FakeLauncher()
     with (
         patch("slipway._local.runtime.StoredImages", lambda _store: launcher),
         patch(
-            "slipway._local.machine_supply.Stock.of_store",
-            lambda *_, **__: Stock.of_launcher(launcher),
+            "slipway._local.machine_supply.MachineSupply.from_store",
+            lambda *_, **__: MachineSupply.from_launcher(launcher),
         ),
         # Such machines need no hypervisor of this host.
         patch("slipway._cli.host_check.check_host", lambda *_: None),

@@ -1,8 +1,8 @@
-"""Templates and snapshots of machines that are none: what pools and launchers are tried with.
+"""Fakes of the template cache and of stored machines, for tests of pools and launchers.
 
-``FakeTemplates`` takes the place of :class:`slipway._snapshots.templates.Templates` under a pool.
-Its machines are those of :mod:`support.fake_machine`; ``cloning`` is awaited before each clone, and
-may raise; ``reasons`` are given instead of clones, one each, as long as there are some.
+``FakeTemplateCache`` takes the place of :class:`slipway._snapshots.templates.TemplateCache` under a
+pool. Its machines are those of :mod:`support.fake_machine`; ``cloning`` is awaited before each
+clone, and may raise; ``reasons`` are given instead of clones, in turn, until they are used up.
 
 ``StoredMachine`` is a machine that can be cloned from a snapshot that lies in a real store, by the
 real templates. What becomes of its clones, in the order in which they are made, ``moods`` says:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from slipway._admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
-    from slipway._snapshots.key import Shape
+    from slipway._snapshots.key import SnapshotKey
 
 MIB = 1024 * 1024
 ORIGIN = StartInfo("snapshot", "", "a test's")
@@ -50,7 +50,7 @@ def hush(machine: FakeMachine) -> None:
     machine._task.cancel()
 
 
-class FakeTemplates:
+class FakeTemplateCache:
     """See this module's text."""
 
     def __init__(self, launcher: FakeLauncher, admission: Admission | None = None) -> None:
@@ -60,25 +60,25 @@ class FakeTemplates:
         self.there = True
         self.made = 0
         """How many clones were asked for."""
-        self.dropped: list[Shape] = []
+        self.dropped: list[SnapshotKey] = []
         self.asked: list[int] = []
         """How many bytes they were to give."""
         if admission is not None:
-            admission.reclaim = self.give_way
+            admission.reclaim = self.evict
 
-    def overhead(self, shape: Shape) -> int:
+    def overhead(self, key: SnapshotKey) -> int:
         """As that of the other fake machines."""
         return OVERHEAD
 
-    def idle_memory(self, shape: Shape) -> int:
+    def idle_memory(self, key: SnapshotKey) -> int:
         """The same for all."""
         return IDLE_MEMORY
 
-    def has(self, shape: Shape) -> bool:
+    def has(self, key: SnapshotKey) -> bool:
         """Whether there is a snapshot."""
         return self.there
 
-    async def clone(self, shape: Shape, assets: Assets, options: Options) -> Guest:
+    async def clone(self, key: SnapshotKey, assets: Assets, options: Options) -> Guest:
         """A guest whose agent is ready."""
         self.made += 1
         if self.cloning is not None:
@@ -94,12 +94,12 @@ class FakeTemplates:
             raise
         return guest
 
-    def drop(self, shape: Shape) -> int:
+    def close_template(self, key: SnapshotKey) -> int:
         """There is nothing to give back."""
-        self.dropped.append(shape)
+        self.dropped.append(key)
         return 0
 
-    def give_way(self, memory: int) -> None:
+    def evict(self, memory: int) -> None:
         """There is nothing to give back."""
         self.asked.append(memory)
 

@@ -13,7 +13,7 @@ from slipway._run.guest import Guest
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._run.results import build_phase_results, output_files
-from slipway._snapshots.create import take
+from slipway._snapshots.create import capture_snapshot
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Phase, Stream
 from support.listening import run_with
@@ -252,7 +252,7 @@ class CloneVm(Microvm):
         self.language = assets.language
         if self._template is None:
             store = ImageStore()
-            snapshot = await take(assets, self._options, store, lambda line: None)
+            snapshot = await capture_snapshot(assets, self._options, store, lambda line: None)
             self._template = await assets.hypervisor.open_template(snapshot)
         self._guest = Guest(await self._template.clone())
         await self._guest.adopt_clone()

@@ -18,7 +18,7 @@ OLD_CLASS_NAMES = (
     "Calls Choices Conversation Disk Ground Idle Keeper Line Makings Outlet Patience Place Shape "
     "Shelf Spare Stock Terms Verbs Vms Warmth Watcher"
 )
-NOT_RENAMED_YET = "Conversation Idle Line Shape Shelf Stock"
+NOT_RENAMED_YET = "Conversation Line"
 # Functions that are named by a bare participle. The aim is 0.
 PARTICIPLES = {"host": 13, "initramfs": 0, "agent": 0, "protocol": 0}
 

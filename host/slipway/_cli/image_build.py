@@ -113,7 +113,7 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
         catalogue.store_language(store, wanted[0].name, text)
     if snapshot_options is not None:
         for language in wanted:
-            _make_snapshot(language, snapshot_options, store)
+            _create_snapshot(language, snapshot_options, store)
     return 0
 
 
@@ -145,21 +145,23 @@ def _read_snapshot_options(
     return options
 
 
-def _make_snapshot(language: Language, options: Options, store: ImageStore) -> None:
+def _create_snapshot(language: Language, options: Options, store: ImageStore) -> None:
     """Take a snapshot of an image in the store, and report it."""
+    import asyncio
+
     from slipway._run.find_assets import find_assets
-    from slipway._snapshots.create import make_snapshot
+    from slipway._snapshots.create import create_snapshot
 
     progress = Progress()
     began = time.monotonic()
     try:
         assets = find_assets(language, options, store, progress)
-        stored = make_snapshot(assets, options, store, progress)
+        stored = asyncio.run(create_snapshot(assets, options, store, progress))
     finally:
         progress.clear()
     seconds = time.monotonic() - began
     write_line(
-        f"snapshot {stored.shape.key}: {to_mebibytes(stored.disk_bytes)} MiB, {seconds:.1f} s"
+        f"snapshot {stored.key.name}: {to_mebibytes(stored.disk_bytes)} MiB, {seconds:.1f} s"
     )
 
 

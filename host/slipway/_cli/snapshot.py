@@ -12,7 +12,7 @@ from slipway._cli.quantities import to_mebibytes
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
 from slipway._model.errors import HostError, InputError
-from slipway._snapshots.key import FORMAT, digest_of, language_digest
+from slipway._snapshots.key import FORMAT, json_digest, language_digest
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.near_names import find_near_names
 
@@ -70,10 +70,10 @@ def _list_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
     )
     rows = []
     for snapshot in snapshots:
-        shape, stale = snapshot.shape, find_staleness(snapshot, store)
-        size = (to_mebibytes(shape.memory_bytes), shape.cpus, to_mebibytes(snapshot.disk_bytes))
+        key, stale = snapshot.key, find_staleness(snapshot, store)
+        size = (to_mebibytes(key.memory_bytes), key.cpus, to_mebibytes(snapshot.disk_bytes))
         state = f"stale: {stale}" if stale else "current"
-        rows.append((shape.key, shape.image, shape.machine, *size, snapshot.made, state))
+        rows.append((key.name, key.image, key.machine, *size, snapshot.made, state))
     print_text(format_table(columns, rows, sys.stdout))
     return 0
 
@@ -118,7 +118,7 @@ def find_stale_keys(store: ImageStore) -> list[str]:
         ImageError: the store cannot be read.
     """
     snapshots = SnapshotStore(store).list()
-    return [found.shape.key for found in snapshots if find_staleness(found, store)]
+    return [found.key.name for found in snapshots if find_staleness(found, store)]
 
 
 def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
@@ -131,11 +131,11 @@ def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
     from slipway_initramfs.errors import ImageError
     from slipway_protocol import __version__
 
-    parts = dict(snapshot.shape.parts)
+    parts = dict(snapshot.key.parts)
     if parts.get("version") != f"{__version__} {FORMAT}":
         return "from another version of Slipway"
     try:
-        image, kernel = store.image(snapshot.shape.image), store.kernel()
+        image, kernel = store.image(snapshot.key.image), store.kernel()
         agents = _list_agents(store)
     except ImageError as error:
         return error.message
@@ -147,13 +147,13 @@ def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
         return "the agent was replaced"
     if _digest_language(image.name, image.environment, store) != parts.get("language"):
         return "its language file was changed"
-    if snapshot.shape.machine not in HYPERVISORS:
+    if snapshot.key.machine not in HYPERVISORS:
         return "unknown hypervisor"
     try:
-        fingerprint = find_hypervisor(snapshot.shape.machine).fingerprint()
+        fingerprint = find_hypervisor(snapshot.key.machine).fingerprint()
     except HostError as error:
         return error.message
-    if digest_of(fingerprint) != parts.get("host"):
+    if json_digest(fingerprint) != parts.get("host"):
         return "from another CPU, kernel or VMM"
     for blob in (snapshot.memory, snapshot.state):
         try:
@@ -181,13 +181,13 @@ def _digest_language(name: str, environment: dict[str, str], store: ImageStore) 
 
 
 def _describe_snapshot(snapshot: StoredSnapshot, stale: str) -> dict[str, Any]:
-    shape = snapshot.shape
+    key = snapshot.key
     return {
-        "key": shape.key,
-        "image": shape.image,
-        "machine": shape.machine,
-        "memory": shape.memory_bytes,
-        "cpus": shape.cpus,
+        "key": key.name,
+        "image": key.image,
+        "machine": key.machine,
+        "memory": key.memory_bytes,
+        "cpus": key.cpus,
         "disk_bytes": snapshot.disk_bytes,
         "made": snapshot.made,
         "current": not stale,

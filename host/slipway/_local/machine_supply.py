@@ -18,33 +18,33 @@ if TYPE_CHECKING:
     from slipway._run.launcher import Launcher
     from slipway._run.slot import SlotContext
     from slipway._snapshots.pool import Pool
-    from slipway._snapshots.templates import Templates
+    from slipway._snapshots.templates import TemplateCache
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
 
 log = logging.getLogger("slipway.runtime")
 
 
-class Stock:
+class MachineSupply:
     """The launcher of a runtime, and what it keeps ready."""
 
     launcher: Launcher
 
     def __init__(self) -> None:
-        self._templates: Templates | None = None
+        self._templates: TemplateCache | None = None
         self._pool: Pool | None = None
         self._warm: tuple[Language, ...] = ()
         self._warming: asyncio.Task[None] | None = None
 
     @classmethod
-    def of_launcher(cls, launcher: Launcher) -> Stock:
+    def from_launcher(cls, launcher: Launcher) -> MachineSupply:
         """What somebody else's launcher has; nothing is kept ready."""
-        stock = cls()
-        stock.launcher = launcher
-        return stock
+        supply = cls()
+        supply.launcher = launcher
+        return supply
 
     @classmethod
-    def of_store(
+    def from_store(
         cls,
         store: ImageStore,
         admission: Admission,
@@ -52,34 +52,34 @@ class Stock:
         pool: int = 0,
         cold: bool = False,
         warm: Iterable[str] = (),
-    ) -> Stock:
+    ) -> MachineSupply:
         """Machines from the images and snapshots of ``store``; see :class:`AsyncRuntime`.
 
         Raises:
             InputError: the arguments do not fit together, or there is no such language.
         """
-        stock = cls()
-        stock._warm = tuple(find_language(name, store) for name in warm)
-        if cold and (pool or stock._warm):
+        supply = cls()
+        supply._warm = tuple(find_language(name, store) for name in warm)
+        if cold and (pool or supply._warm):
             raise InputError(
                 "machines that boot for each run do not wait in a pool",
                 "Leave out cold, or pool and warm.",
             )
-        if stock._warm and not pool:
+        if supply._warm and not pool:
             raise InputError("warm languages need a pool", "Give pool=1 or more.")
         if cold:
-            stock.launcher = ColdLauncher(store)
-            return stock
+            supply.launcher = ColdLauncher(store)
+            return supply
         from slipway._snapshots.launcher import SnapshotLauncher
-        from slipway._snapshots.templates import Templates
+        from slipway._snapshots.templates import TemplateCache
 
-        stock._templates = Templates(store, admission)
+        supply._templates = TemplateCache(store, admission)
         if pool:
             from slipway._snapshots.pool import Pool
 
-            stock._pool = Pool(store, stock._templates, admission, pool)
-        stock.launcher = SnapshotLauncher(store, stock._templates, stock._pool)
-        return stock
+            supply._pool = Pool(store, supply._templates, admission, pool)
+        supply.launcher = SnapshotLauncher(store, supply._templates, supply._pool)
+        return supply
 
     @property
     def idle(self) -> int:
@@ -118,11 +118,11 @@ class Stock:
         from slipway._snapshots.key import NoSnapshot
 
         try:
-            shape = self._templates.shape(assets, options)
+            key = self._templates.key_of(assets, options)
         except NoSnapshot as error:
             log.warning("%s cannot be kept warm: %s", language.name, error.reason)
         else:
-            self._pool.want(shape, assets, options)
+            self._pool.prewarm(key, assets, options)
 
 
 def _tell(line: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._admission import Admission, Capacity
 from slipway._local.execution import LocalExecution, request_job
-from slipway._local.machine_supply import Stock
+from slipway._local.machine_supply import MachineSupply
 from slipway._local.session import LocalSession
 from slipway._local.session_context import SessionContext, SessionSpec
 from slipway._model.arguments import check_listener, open_stdin, read_source
@@ -103,14 +103,14 @@ class AsyncRuntime:
         pool, cold = check_value("pool", _Maybe, pool), check_value("cold", bool, cold)
         self._admission = Admission(capacity)
         if launcher is not None:
-            self._stock = Stock.of_launcher(launcher)
+            self._supply = MachineSupply.from_launcher(launcher)
         else:
-            self._stock = Stock.of_store(
+            self._supply = MachineSupply.from_store(
                 self._store, self._admission, pool=pool, cold=cold, warm=warm_names
             )
         images = images or StoredImages(self._store)
         self._slots = SlotContext(
-            images, self._stock.launcher, self._admission, ImageBuilds(images)
+            images, self._supply.launcher, self._admission, ImageBuilds(images)
         )
         self._executions: set[LocalExecution] = set()
         self._home = SessionContext(self._slots, set(), self._check_open)
@@ -237,17 +237,17 @@ class AsyncRuntime:
             *(execution.cancel() for execution in list(self._executions)),
             *(session.close() for session in list(self._home.sessions)),
         )
-        await self._stock.close()
+        await self._supply.close()
 
     @property
     def idle(self) -> int:
         """How many clones wait for runs."""
-        return self._stock.idle
+        return self._supply.idle
 
     def begin(self) -> None:
         """Begin to make what is to be warm; the first run does so as well."""
         if not self._closing:
-            self._stock.begin(self._slots, self._machine)
+            self._supply.begin(self._slots, self._machine)
 
     async def __aenter__(self) -> Self:
         self.begin()

@@ -1,14 +1,15 @@
-"""Making templates: a machine is booted, warmed, stopped, and tried before it is kept."""
+"""Creation of snapshots: boot, warm-up, snapshot, and a trial clone before the snapshot is kept."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import HostError
 from slipway._run.guest import Guest
 from slipway._run.launcher import ColdLauncher
-from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
+from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.threads import run_shielded
 
@@ -20,70 +21,67 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
 
 
-def make_snapshot(
+async def create_snapshot(
     assets: Assets, options: Options, store: ImageStore, progress: Progress
 ) -> StoredSnapshot:
-    """Make the snapshot of a machine that runs what ``assets`` are, and keep it in ``store``.
+    """Create the snapshot of a machine on ``assets``, and keep it in ``store``.
+
+    A cancelled call leaves no machine and no open file.
 
     Raises:
         HostError: this host cannot run such a machine, or not clone it.
         ImageError: the language's sample program fails, or the disk is full.
     """
-    return asyncio.run(make(assets, options, store, progress))
-
-
-async def make(
-    assets: Assets, options: Options, store: ImageStore, progress: Progress
-) -> StoredSnapshot:
-    """Do what :func:`make_snapshot` does. Cancelled, it leaves no machine and no open file."""
     try:
         check_clonable(assets, options)
     except NoSnapshot as error:
-        raise HostError(f"no snapshot can be made: {error.reason}") from None
-    shape = Shape.of(assets, options.cpus)
-    snapshot = await take(assets, options, store, progress)
-    try:
-        # The thread goes on with the files, whoever is cancelled.
-        return await run_shielded(asyncio.to_thread(SnapshotStore(store).save, shape, snapshot))
-    finally:
-        snapshot.close()
+        raise HostError(f"cannot create a snapshot: {error.reason}") from None
+    key = SnapshotKey.of(assets, options.cpus)
+    with await capture_snapshot(assets, options, store, progress) as snapshot:
+        # The thread reads the snapshot's files to its end, even if this task is cancelled.
+        save = asyncio.to_thread(SnapshotStore(store).save, key, snapshot)
+        return await run_shielded(save)
 
 
-async def take(assets: Assets, options: Options, store: ImageStore, progress: Progress) -> Snapshot:
-    """The snapshot of a machine that is ready and warm, and of which a clone has been tried.
+async def capture_snapshot(
+    assets: Assets, options: Options, store: ImageStore, progress: Progress
+) -> Snapshot:
+    """Boot and warm a machine, and return its snapshot after a clone of it has run the sample.
+
+    The caller closes the snapshot.
 
     Raises:
-        HostError, ImageError: as :func:`make_snapshot` does.
+        HostError, ImageError: as :func:`create_snapshot` does.
     """
-    progress(f"making a snapshot of {assets.image.name}: booting it")
-    guest = await ColdLauncher(store).launch(assets, options, template=True)
-    try:
-        progress(f"making a snapshot of {assets.image.name}: running its sample program")
-        await guest.run_sample(assets.language)
-        snapshot = await guest.machine.snapshot()
-    except BaseException:
-        await run_shielded(guest.stop())
-        raise
-    compiled = assets.language.build is not None
-    try:
-        await run_shielded(guest.stop())
-        progress(f"making a snapshot of {assets.image.name}: trying a clone")
-        template = await assets.hypervisor.open_template(snapshot.duplicate())
-        try:
+    is_compiled = assets.language.build is not None
+    label = f"creating a snapshot of {assets.image.name}"
+    with ExitStack() as on_failure:
+        progress(f"{label}: booting")
+        async with AsyncExitStack() as stack:
+            guest = await ColdLauncher(store).launch(assets, options, template=True)
+            stack.push_async_callback(_stop, guest)
+            progress(f"{label}: running the sample program")
+            await guest.run_sample(assets.language)
+            snapshot = await guest.machine.snapshot()
+            # Closes what the variable holds then: the snapshot with its working set replaces this.
+            on_failure.callback(lambda: snapshot.close())  # noqa: PLW0108
+        progress(f"{label}: trying a clone")
+        async with AsyncExitStack() as stack:
+            template = await stack.enter_async_context(
+                await assets.hypervisor.open_template(snapshot.duplicate())
+            )
             clone = Guest(await template.clone())
-            try:
-                await clone.adopt_clone()
-                if not compiled:
-                    await clone.run_sample(assets.language)
-                # Not what a compiler touches: clones that wait would all have that.
-                snapshot = await clone.machine.record_working_set(snapshot)
-                if compiled:
-                    await clone.run_sample(assets.language)
-            finally:
-                await run_shielded(clone.stop())
-        finally:
-            await run_shielded(template.close())
-    except BaseException:
-        snapshot.close()
-        raise
+            stack.push_async_callback(_stop, clone)
+            await clone.adopt_clone()
+            if not is_compiled:
+                await clone.run_sample(assets.language)
+            # Before a compiler runs: all idle clones would hold the pages that a compiler touches.
+            snapshot = await clone.machine.record_working_set(snapshot)
+            if is_compiled:
+                await clone.run_sample(assets.language)
+        on_failure.pop_all()
     return snapshot
+
+
+async def _stop(guest: Guest) -> None:
+    await run_shielded(guest.stop())

@@ -1,11 +1,11 @@
-"""What snapshots are of, and what they depend on."""
+"""Snapshot keys: the machine of a snapshot, and all that the snapshot depends on."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from slipway._util.units import MIB
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
     from slipway_initramfs.languages.language import Language
 
-FORMAT: Final = 1
-"""Raised whenever snapshots come to hold something else; those of others are of no use then."""
-# Of a language these decide nothing in the guest, or the image is made of them and has a digest.
-_ELSEWHERE: Final = frozenset({"aliases", "suffixes", "debian", "registry", "version"})
+# Increased with each change of the contents of snapshots; snapshots of other formats are stale.
+FORMAT = 1
+# Fields of a language without effect in the guest, or covered by the digest of its image.
+_ELSEWHERE = frozenset({"aliases", "suffixes", "debian", "registry", "version"})
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What a snapshot is of.
+class SnapshotKey:
+    """Identity of a snapshot.
 
-    ``image`` is the image's name, ``machine`` the machine's; ``inputs`` are 64 hexadecimal digits
-    that stand for all that the snapshot depends on, ``parts`` are the same one by one, so that it
-    can be told which of them has changed.
+    ``image`` and ``machine`` are the names of the image and of the hypervisor. ``inputs`` is a
+    digest (64 hexadecimal digits) of everything that the snapshot depends on; ``parts`` are the
+    digests of the single inputs by name, to report which input has changed.
     """
 
     image: str
@@ -37,8 +37,8 @@ class Shape:
     parts: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
-    def of(cls, assets: Assets, cpus: int) -> Shape:
-        """What a snapshot for a machine on these assets has to be of.
+    def of(cls, assets: Assets, cpus: int) -> SnapshotKey:
+        """Return the key of snapshots that can serve a machine on ``assets``.
 
         Raises:
             HostError: this host cannot run such a machine.
@@ -50,27 +50,27 @@ class Shape:
             "image": assets.image.digest,
             "kernel": assets.kernel.digest,
             "agent": assets.agent.digest,
-            "arguments": digest_of(assets.agent.kernel_arguments),
+            "arguments": json_digest(assets.agent.kernel_arguments),
             "language": language_digest(assets.language),
-            "host": digest_of(assets.hypervisor.fingerprint()),
+            "host": json_digest(assets.hypervisor.fingerprint()),
         }
         name, memory = assets.hypervisor.name, assets.memory
-        inputs = digest_of([assets.image.name, name, memory, cpus, parts])
+        inputs = json_digest([assets.image.name, name, memory, cpus, parts])
         return cls(assets.image.name, name, memory, cpus, inputs, tuple(parts.items()))
 
-    def is_same_machine(self, other: Shape) -> bool:
-        """Whether ``other`` differs at most in what it is made of: one takes the other's place."""
+    def replaces(self, other: SnapshotKey) -> bool:
+        """Return True if ``other`` has the same name: at most the inputs differ."""
         names = ("image", "machine", "memory_bytes", "cpus")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     @property
-    def key(self) -> str:
-        """The name in the store."""
+    def name(self) -> str:
+        """Name of the snapshot in the store."""
         return f"{self.image}-{self.machine}-{self.memory_bytes // MIB}m-{self.cpus}"
 
 
 class NoSnapshot(Exception):
-    """A run cannot be served by a clone; ``reason`` says why, for its provenance."""
+    """No clone can serve the run; ``reason`` is for the run's provenance."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -78,35 +78,41 @@ class NoSnapshot(Exception):
 
 
 def check_clonable(assets: Assets, options: Options) -> None:
-    """Check that clones of a snapshot may serve such a run.
+    """Check that a clone may serve a run with ``options``.
 
     Raises:
         NoSnapshot: the run needs a boot.
     """
     if assets.other_kernel is not None:
-        raise NoSnapshot("it boots a kernel of its own")
+        raise NoSnapshot("the run boots its own kernel")
     if options.boot_log:
-        raise NoSnapshot("its boot is to be seen")
+        raise NoSnapshot("the run shows the boot log")
 
 
-def digest_of(value: object) -> str:
-    """64 hexadecimal digits that stand for ``value``, which is made of plain values."""
+def json_digest(value: object) -> str:
+    """Return the BLAKE2b digest of ``value`` as sorted JSON: 64 hexadecimal digits.
+
+    Mappings and dataclasses count as JSON objects.
+    """
     # hashlib takes milliseconds to import.
     from _blake2 import blake2b
 
-    text = json.dumps(value, sort_keys=True, default=_plain)
+    text = json.dumps(value, sort_keys=True, default=_convert_to_json)
     return str(blake2b(text.encode(), digest_size=32).hexdigest())
 
 
 def language_digest(language: Language) -> str:
-    """What stands for all of a language that is not in its image: commands, sample, variables."""
+    """Return the digest of a language's commands, sample and variables.
+
+    All else of a language is part of its image.
+    """
     names = [each.name for each in fields(language) if each.name not in _ELSEWHERE]
-    return digest_of({name: getattr(language, name) for name in names})
+    return json_digest({name: getattr(language, name) for name in names})
 
 
-def _plain(value: object) -> object:
+def _convert_to_json(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     if is_dataclass(value):
         return {each.name: getattr(value, each.name) for each in fields(value)}
-    raise TypeError(f"{type(value).__name__} is not made of plain values")
+    raise TypeError(f"{type(value).__name__} has no JSON form")

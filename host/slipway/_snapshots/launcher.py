@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
     from slipway._snapshots.pool import Pool
-    from slipway._snapshots.templates import Templates
+    from slipway._snapshots.templates import TemplateCache
     from slipway_initramfs.store.image_store import ImageStore
 
 
@@ -27,7 +27,7 @@ class SnapshotLauncher:
     """
 
     def __init__(
-        self, store: ImageStore, templates: Templates | None = None, pool: Pool | None = None
+        self, store: ImageStore, templates: TemplateCache | None = None, pool: Pool | None = None
     ) -> None:
         self._store = store
         self._cold = ColdLauncher(store)
@@ -56,15 +56,15 @@ class SnapshotLauncher:
     async def _clone(self, assets: Assets, options: Options) -> Guest:
         """Return an idle clone of the pool, else a new clone. Raises NoSnapshot."""
         templates = self._templates or self._open_templates(assets, options)
-        shape = templates.shape(assets, options)
-        if self._pool is not None and (guest := await self._pool.take(shape, assets, options)):
+        key = templates.key_of(assets, options)
+        if self._pool is not None and (guest := await self._pool.take(key, assets, options)):
             return guest
-        guest = await templates.clone(shape, assets, options)
+        guest = await templates.clone(key, assets, options)
         if self._pool is not None:
             guest.start_info = replace(guest.start_info, start_reason="no clone waited in the pool")
         return guest
 
-    def _open_templates(self, assets: Assets, options: Options) -> Templates:
+    def _open_templates(self, assets: Assets, options: Options) -> TemplateCache:
         """Open templates for one run. Raises NoSnapshot."""
         from slipway._snapshots.store import KIND
 
@@ -74,9 +74,9 @@ class SnapshotLauncher:
         if not names:
             raise NoSnapshot("there is no snapshot")
         # A clone's modules take time to import; a store without snapshots needs none of them.
-        from slipway._snapshots.templates import Templates
+        from slipway._snapshots.templates import TemplateCache
 
-        self._templates = Templates(self._store)
+        self._templates = TemplateCache(self._store)
         return self._templates
 
     async def _close_own_templates(self) -> None:

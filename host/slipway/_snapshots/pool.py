@@ -1,9 +1,9 @@
-"""Clones that wait for runs.
+"""Pool of idle clones, by snapshot key.
 
-For each shape of machine that is in demand some clones are kept whose agent is ready and whose
-interpreter, where the language has one, waits for its script. A run takes the oldest; another is
-made in the background. There are as many as were lately needed at once, within what the admission
-of runs leaves of the memory: a run that finds no room takes it from them.
+The agent of an idle clone is ready, and its interpreter, if the language has one, waits for a
+script. A run takes the oldest clone, and another is made in the background. The pool keeps as many
+clones as were lately needed at once, in memory that the admission does not need for runs: a run
+without room gets the memory of idle clones.
 """
 
 from __future__ import annotations
@@ -11,280 +11,296 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from slipway._model.errors import SlipwayError
 from slipway._model.options import Options
 from slipway._run.guest import StartInfo
-from slipway._snapshots.create import make
+from slipway._snapshots.create import create_snapshot
 from slipway._snapshots.key import NoSnapshot
-from slipway._snapshots.pool_entry import Idle, Shelf
+from slipway._snapshots.pool_entry import IdleClone, PoolEntry
 from slipway._util.memory import read_unshared_bytes
 from slipway._util.threads import run_shielded
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from slipway._admission import Admission
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
-    from slipway._snapshots.key import Shape
-    from slipway._snapshots.templates import Templates
+    from slipway._snapshots.key import SnapshotKey
+    from slipway._snapshots.templates import TemplateCache
     from slipway_initramfs.store.image_store import ImageStore
 
 log = logging.getLogger("slipway.pool")
 log.addHandler(logging.NullHandler())
 
-# What a clone that waits may come to have beyond what it had for itself when it was ready.
+# Bytes that the unshared memory of a clone may grow by while it waits.
 SLACK = 16 * MIB
-# How often what waits is looked at: whether it is still wanted, and may still be there. Where there
-# was no room, it is looked for again.
+# Interval between two checks of demand and free memory, and the pause after a lack of memory.
 TICK_SECONDS = 5.0
-# A shape that nobody asked for in this time keeps one clone less.
+# An entry without demand for this time keeps one clone less.
 UNUSED_SECONDS = 60.0
-# Below this the host itself is short of memory: nothing waits, and nothing is made ahead.
+# Free memory of the host, in bytes, below which the pool keeps no clone.
 SHORT_OF_MEMORY = 256 * MIB
-# A clone that waited has an answer within milliseconds; a run does better without one that hangs.
+# An idle clone answers within milliseconds. A clone that does not is discarded.
 ANSWER_SECONDS = 10.0
 
 
 class Pool:
-    """At most ``size`` clones for each shape; what they are made from is made where it is missing.
+    """Pool of at most ``size`` idle clones for each snapshot key.
 
-    Snapshots are made for the machines that a language has by default only: whoever asks for
-    others could have them made without end.
+    Missing snapshots are created for default machines of a language only. For other machines,
+    callers could cause snapshots without end.
     """
 
     def __init__(
-        self, store: ImageStore, templates: Templates, admission: Admission, size: int
+        self, store: ImageStore, templates: TemplateCache, admission: Admission, size: int
     ) -> None:
         self._store = store
         self._templates = templates
         self._admission = admission
         self._size = size
-        self._shelves: dict[Shape, Shelf] = {}
+        self._entries: dict[SnapshotKey, PoolEntry] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._endings: set[asyncio.Task[None]] = set()
-        admission.reclaim = self._give_way
+        self._stops: set[asyncio.Task[None]] = set()
+        admission.reclaim = self._evict
+
+    @property
+    def entries(self) -> Mapping[SnapshotKey, PoolEntry]:
+        """Entries of all keys with demand; read-only."""
+        return self._entries
 
     @property
     def idle(self) -> int:
-        """How many clones wait."""
-        return sum(len(shelf.ready) for shelf in self._shelves.values())
+        """Number of idle clones."""
+        return sum(len(entry.ready) for entry in self._entries.values())
 
-    async def take(self, shape: Shape, assets: Assets, options: Options) -> Guest | None:
-        """The oldest clone of this shape that answers, if one waits. Another is made for it."""
-        shelf = self._demand(shape, assets, options)
-        while shelf.ready:
-            guest = self._unshelve(shelf.ready[0], shelf)
+    async def take(self, key: SnapshotKey, assets: Assets, options: Options) -> Guest | None:
+        """Return the oldest idle clone of ``key`` that answers, or None; another is made for it."""
+        entry = self._entry_for(key, assets, options)
+        while entry.ready:
+            guest = self._remove_clone(entry.ready[0], entry)
             guest.mark_taken(StartInfo("pool", "", guest.start_info.machine_reason))
-            try:
-                # Its clock may have drifted, or the host have slept.
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await guest.resync()
-            except (SlipwayError, TimeoutError) as error:
-                log.warning("a clone of %s was of no use: %s", shape.key, error or "it hangs")
-                await run_shielded(guest.stop())
-            except BaseException:
-                await run_shielded(guest.stop())
-                raise
-            else:
-                shelf.pause = 0.0
+            if await self._resync(guest, key):
+                entry.backoff = 0.0
                 return guest
-        # As many were wanted at once as there were, and one more.
-        shelf.target = min(shelf.target + 1, self._size)
+        # Demand at once: all idle clones, and this run.
+        entry.desired = min(entry.desired + 1, self._size)
         self._wake.set()
         return None
 
-    def want(self, shape: Shape, assets: Assets, options: Options) -> None:
-        """Have clones ready before the first run."""
-        shelf = self._demand(shape, assets, options)
-        shelf.target = shelf.least = self._size
+    def prewarm(self, key: SnapshotKey, assets: Assets, options: Options) -> None:
+        """Keep clones of ``key`` from now on, without waiting for demand."""
+        entry = self._entry_for(key, assets, options)
+        entry.desired = entry.minimum = self._size
 
     async def close(self) -> None:
-        """End all that waits, and what is being made."""
+        """End all idle clones, and the clone that is being made."""
         self._closed = True
-        self._admission.reclaim = self._templates.give_way
+        self._admission.reclaim = self._templates.evict
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        for shelf in self._shelves.values():
-            self._clear(shelf)
-        self._shelves.clear()
-        if self._endings:
-            await asyncio.wait(self._endings)
+        for entry in self._entries.values():
+            self._end_clones(entry)
+        self._entries.clear()
+        if self._stops:
+            await asyncio.wait(self._stops)
 
-    def _demand(self, shape: Shape, assets: Assets, options: Options) -> Shelf:
-        shelf = self._shelves.get(shape)
-        if shelf is None:
-            # Of the run nothing is kept but what makes a machine.
+    def _entry_for(self, key: SnapshotKey, assets: Assets, options: Options) -> PoolEntry:
+        entry = self._entries.get(key)
+        if entry is None:
+            # Only options of the machine are kept: the rest is a run's.
             options = Options(memory=options.memory, cpus=options.cpus, machine=options.machine)
-            shelf = Shelf(shape, assets, options)
-            # An image that was made anew has another shape; what waits of the old is not wanted.
-            for other in [s for s in self._shelves.values() if s.shape.is_same_machine(shape)]:
-                shelf.target = shelf.least = other.least
-                self._clear(other)
-                del self._shelves[other.shape]
-                self._templates.drop(other.shape)
-            self._shelves[shape] = shelf
-        shelf.assets, shelf.used = assets, time.monotonic()
+            entry = PoolEntry(key, assets, options)
+            # A rebuilt image has other inputs; clones of the old image are of no use any more.
+            for other in [each for each in self._entries.values() if each.key.replaces(key)]:
+                entry.desired = entry.minimum = other.minimum
+                self._end_clones(other)
+                del self._entries[other.key]
+                self._templates.close_template(other.key)
+            self._entries[key] = entry
+        entry.assets, entry.used = assets, time.monotonic()
         if self._task is None and not self._closed:
-            self._task = asyncio.create_task(self._keep_filled(), name="slipway-pool")
+            self._task = asyncio.create_task(self._fill_forever(), name="slipway-pool")
         self._wake.set()
-        return shelf
+        return entry
 
-    # --- What waits ----------------------------------------------------------------------------
+    # --- Idle clones ---------------------------------------------------------------------------
 
-    def _shelve(self, guest: Guest, shelf: Shelf, memory: int) -> None:
-        idle = Idle(guest, asyncio.create_task(guest.machine.wait()), memory)
-        shelf.ready.append(idle)
-        idle.watch.add_done_callback(lambda watch: self._ended(idle, shelf, watch))
+    @staticmethod
+    async def _resync(guest: Guest, key: SnapshotKey) -> bool:
+        """Set the clock of a clone that has waited; return False if it does not answer."""
+        async with AsyncExitStack() as on_failure:
+            on_failure.push_async_callback(_stop, guest)
+            try:
+                # Its clock may have drifted, and the host may have slept.
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await guest.resync()
+            except TimeoutError:
+                log.warning("discarded an idle %s: no answer in %g s", key.name, ANSWER_SECONDS)
+                return False
+            except SlipwayError as error:
+                log.warning("discarded an idle %s: %s", key.name, error.message)
+                return False
+            on_failure.pop_all()
+        return True
 
-    def _ended(self, idle: Idle, shelf: Shelf, watch: asyncio.Task[int]) -> None:
-        if not watch.cancelled() and idle in shelf.ready:
-            log.warning("a clone of %s ended while it waited", shelf.shape.key)
-            shelf.failed()
-            self._end(idle, shelf)
+    def _keep_clone(self, guest: Guest, entry: PoolEntry, memory: int) -> None:
+        idle = IdleClone(guest, asyncio.create_task(guest.machine.wait()), memory)
+        entry.ready.append(idle)
+        idle.watch.add_done_callback(lambda watch: self._on_clone_end(idle, entry, watch))
+
+    def _on_clone_end(self, idle: IdleClone, entry: PoolEntry, watch: asyncio.Task[int]) -> None:
+        if not watch.cancelled() and idle in entry.ready:
+            log.warning("an idle %s ended", entry.key.name)
+            entry.back_off()
+            self._end_clone(idle, entry)
             self._wake.set()
 
-    def _unshelve(self, idle: Idle, shelf: Shelf) -> Guest:
-        shelf.ready.remove(idle)
+    def _remove_clone(self, idle: IdleClone, entry: PoolEntry) -> Guest:
+        entry.ready.remove(idle)
         idle.watch.cancel()
         self._admission.free(idle.memory)
         return idle.guest
 
-    def _end(self, idle: Idle, shelf: Shelf) -> None:
-        ending = asyncio.create_task(self._unshelve(idle, shelf).stop())
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+    def _end_clone(self, idle: IdleClone, entry: PoolEntry) -> None:
+        stop = asyncio.create_task(self._remove_clone(idle, entry).stop())
+        self._stops.add(stop)
+        stop.add_done_callback(self._stops.discard)
 
-    def _clear(self, shelf: Shelf) -> None:
-        while shelf.ready:
-            self._end(shelf.ready[0], shelf)
+    def _end_clones(self, entry: PoolEntry) -> None:
+        while entry.ready:
+            self._end_clone(entry.ready[0], entry)
 
-    def _give_way(self, memory: int) -> None:
-        """A run needs ``memory`` bytes that clones have which nobody has taken yet."""
-        for shelf in sorted(self._shelves.values(), key=lambda shelf: shelf.used):
-            while shelf.ready and memory > 0:
-                memory -= shelf.ready[0].memory
-                self._end(shelf.ready[0], shelf)
-                shelf.target = max(shelf.target - 1, shelf.least)
-                shelf.rest(TICK_SECONDS)
-        self._templates.give_way(memory)
+    def _evict(self, memory: int) -> None:
+        """Give ``memory`` bytes of idle clones to a run, longest without demand first."""
+        for entry in sorted(self._entries.values(), key=lambda entry: entry.used):
+            while entry.ready and memory > 0:
+                memory -= entry.ready[0].memory
+                self._end_clone(entry.ready[0], entry)
+                entry.desired = max(entry.desired - 1, entry.minimum)
+                entry.postpone(TICK_SECONDS)
+        self._templates.evict(memory)
+
+    def _evict_all(self) -> None:
+        """Give all memory of idle clones to the host; if none is left, that of templates."""
+        if not self.idle:
+            self._templates.evict(self._admission.capacity.memory)
+        for entry in self._entries.values():
+            self._end_clones(entry)
 
     # --- Filling -------------------------------------------------------------------------------
 
-    async def _keep_filled(self) -> None:
+    async def _fill_forever(self) -> None:
         while True:
             self._wake.clear()
             try:
                 self._forget_unused()
-                if _short_of_memory():
-                    self._give_all()
-                elif (shelf := self._shortest()) is not None:
-                    # One after the other: they are made beside runs, which need the processors.
-                    await self._add(shelf)
+                if _is_host_short_of_memory():
+                    self._evict_all()
+                elif (entry := self._find_shortest()) is not None:
+                    # One at a time: runs need the processors at the same time.
+                    await self._add_clone(entry)
                     continue
             except Exception:
-                # Runs do without a pool; they do not end with it.
-                log.exception("the pool has a bug")
+                # Runs continue without a pool.
+                log.exception("bug in the pool")
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._rest()):
+                async with asyncio.timeout(self._time_to_next_attempt()):
                     await self._wake.wait()
 
-    def _rest(self) -> float:
-        """Seconds until something may be due."""
+    def _time_to_next_attempt(self) -> float:
+        """Return the seconds until an entry's next attempt, at most ``TICK_SECONDS``."""
         now = time.monotonic()
-        due = [s.not_before - now for s in self._shelves.values() if s.not_before > now]
+        due = [e.retry_at - now for e in self._entries.values() if e.retry_at > now]
         return min([TICK_SECONDS, *due])
 
-    def _shortest(self) -> Shelf | None:
-        """The shelf that has fewest of those that lack some."""
-        short = [shelf for shelf in self._shelves.values() if shelf.is_short]
-        return min(short, key=lambda shelf: len(shelf.ready), default=None)
+    def _find_shortest(self) -> PoolEntry | None:
+        """Return the entry with the fewest clones of those that are short."""
+        short = [entry for entry in self._entries.values() if entry.is_short]
+        return min(short, key=lambda entry: len(entry.ready), default=None)
 
     def _forget_unused(self) -> None:
         now = time.monotonic()
-        for shelf in list(self._shelves.values()):
-            if shelf.least or now - max(shelf.used, shelf.shrunk) <= UNUSED_SECONDS:
+        for entry in list(self._entries.values()):
+            if entry.minimum or now - max(entry.used, entry.shrunk) <= UNUSED_SECONDS:
                 continue
-            shelf.target, shelf.shrunk = max(shelf.target - 1, 0), now
-            while len(shelf.ready) > shelf.target:
-                self._end(shelf.ready[0], shelf)
-            if not shelf.target:  # whoever asks for other machines each time leaves nothing
-                del self._shelves[shelf.shape]
+            entry.desired, entry.shrunk = max(entry.desired - 1, 0), now
+            while len(entry.ready) > entry.desired:
+                self._end_clone(entry.ready[0], entry)
+            if not entry.desired:  # bounds the number of entries: each run may ask for another key
+                del self._entries[entry.key]
 
-    def _give_all(self) -> None:
-        """The host needs the memory: the clones', and if they are gone, the templates'."""
-        if not self.idle:
-            self._templates.give_way(self._admission.capacity.memory)
-        for shelf in self._shelves.values():
-            self._clear(shelf)
-
-    async def _add(self, shelf: Shelf) -> None:
-        memory = self._templates.idle_memory(shelf.shape)
+    async def _add_clone(self, entry: PoolEntry) -> None:
+        memory = self._templates.idle_memory(entry.key)
         if not self._admission.reserve(memory):
-            shelf.rest(TICK_SECONDS)
+            entry.postpone(TICK_SECONDS)
             return
-        guest = None
-        try:
-            guest = await self._made(shelf)
-            # It may have been forgotten, or too many, in the meantime.
-            wanted = self._shelves.get(shelf.shape) is shelf and len(shelf.ready) < shelf.target
-            if guest is not None and not wanted:
-                await run_shielded(guest.stop())
-                guest = None
-        finally:
+        with ExitStack() as on_failure:
+            on_failure.callback(self._admission.free, memory)
+            guest = await self._make_clone(entry)
             if guest is None:
-                self._admission.free(memory)
-        if guest is not None:
-            needed = min(memory, read_unshared_bytes(guest.machine.pid, memory) + SLACK)
-            self._admission.free(memory - needed)
-            self._shelve(guest, shelf, needed)
-            # A run may have come that lacks just this, and had nothing to take it from.
-            self._admission.settle()
+                return
+            # The entry may have been forgotten or shrunk while the clone was made.
+            if self._entries.get(entry.key) is not entry or len(entry.ready) >= entry.desired:
+                await _stop(guest)
+                return
+            on_failure.pop_all()
+        needed = min(memory, read_unshared_bytes(guest.machine.pid, memory) + SLACK)
+        self._admission.free(memory - needed)
+        self._keep_clone(guest, entry, needed)
+        # A run may have come that lacks just this memory, and found nothing to evict.
+        self._admission.settle()
 
-    async def _made(self, shelf: Shelf) -> Guest | None:
+    async def _make_clone(self, entry: PoolEntry) -> Guest | None:
+        """Make a clone that is ready for a job; None after a failure, which is logged."""
         try:
-            if not self._templates.has(shelf.shape) and not await self._made_snapshot(shelf):
+            if not self._templates.has(entry.key) and not await self._create_snapshot(entry):
                 return None
-            guest = await self._templates.clone(shelf.shape, shelf.assets, shelf.options)
-            try:
-                await guest.prestart(shelf.assets.language)
-            except BaseException:
-                await run_shielded(guest.stop())
-                raise
+            async with AsyncExitStack() as on_failure:
+                guest = await self._templates.clone(entry.key, entry.assets, entry.options)
+                on_failure.push_async_callback(_stop, guest)
+                await guest.prestart(entry.assets.language)
+                on_failure.pop_all()
         except NoSnapshot as error:
-            log.warning("%s: %s", shelf.shape.key, error.reason)
+            log.warning("%s: %s", entry.key.name, error.reason)
         except SlipwayError as error:
-            log.warning("no clone of %s can be made: %s", shelf.shape.key, error.message)
+            log.warning("cannot make a clone of %s: %s", entry.key.name, error.message)
         except Exception:
-            log.exception("no clone of %s can be made, by a bug of ours", shelf.shape.key)
+            log.exception("bug: cannot make a clone of %s", entry.key.name)
         else:
             return guest
-        shelf.failed()
+        entry.back_off()
         return None
 
-    async def _made_snapshot(self, shelf: Shelf) -> bool:
-        """Make the template of the shelf; whether there is one now."""
-        assets, options = shelf.assets, shelf.options
+    async def _create_snapshot(self, entry: PoolEntry) -> bool:
+        """Create the snapshot of the entry's key; return False if it may not be created now."""
+        assets, options = entry.assets, entry.options
         if assets.memory != assets.image.default_memory or options.cpus != 1:
-            shelf.target = 0
+            entry.desired = 0
             return False
-        needs = assets.memory + self._templates.overhead(shelf.shape)
-        if not self._admission.reserve(needs):
-            shelf.rest(TICK_SECONDS)
+        needed = assets.memory + self._templates.overhead(entry.key)
+        if not self._admission.reserve(needed):
+            entry.postpone(TICK_SECONDS)
             return False
         try:
-            await make(assets, options, self._store, lambda line: log.info("%s", line))
+            await create_snapshot(assets, options, self._store, lambda line: log.info("%s", line))
         finally:
-            self._admission.free(needs)
+            self._admission.free(needed)
         return True
 
 
-def _short_of_memory() -> bool:
+async def _stop(guest: Guest) -> None:
+    await run_shielded(guest.stop())
+
+
+def _is_host_short_of_memory() -> bool:
     import psutil
 
     return bool(psutil.virtual_memory().available < SHORT_OF_MEMORY)

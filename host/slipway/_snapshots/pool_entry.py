@@ -1,4 +1,4 @@
-"""The clones of one kind that wait, and how many there are to be."""
+"""Entries of the pool: the idle clones of one snapshot key, and their desired number."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
-    from slipway._snapshots.key import Shape
+    from slipway._snapshots.key import SnapshotKey
 
-# After a failure: doubled each time, until a clone has been of use.
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 300.0
+# Seconds to wait after a failure; doubled each time, until a clone has served a run.
+FIRST_BACKOFF = 1.0
+LONGEST_BACKOFF = 300.0
 
 
 @dataclass(eq=False, slots=True)
-class Idle:
-    """A clone that waits, who looks after it, and the bytes that are reserved for it."""
+class IdleClone:
+    """Clone that waits for a run.
+
+    ``watch`` ends with the clone's machine; ``memory`` bytes are reserved for the clone.
+    """
 
     guest: Guest
     watch: asyncio.Task[int]
@@ -30,34 +33,34 @@ class Idle:
 
 
 @dataclass(eq=False, slots=True)
-class Shelf:
-    """The clones of one shape.
+class PoolEntry:
+    """Idle clones of one snapshot key.
 
-    ``target``: how many are to wait, and ``least`` however few are asked for; ``used``: when the
-    last one was; ``shrunk``: when there came to be one less, for want of use.
+    ``desired`` clones shall wait, and never fewer than ``minimum``. ``used`` is the time of the
+    last demand, ``shrunk`` that of the last decrease for lack of demand, by time.monotonic().
     """
 
-    shape: Shape
+    key: SnapshotKey
     assets: Assets
     options: Options
-    target: int = 0
-    least: int = 0
+    desired: int = 0
+    minimum: int = 0
     used: float = 0.0
     shrunk: float = 0.0
-    ready: deque[Idle] = field(default_factory=deque)
-    pause: float = 0.0
-    not_before: float = 0.0
+    ready: deque[IdleClone] = field(default_factory=deque)
+    backoff: float = 0.0
+    retry_at: float = 0.0
 
     @property
     def is_short(self) -> bool:
-        """Whether one is to be made now."""
-        return len(self.ready) < self.target and time.monotonic() >= self.not_before
+        """True if a clone is to be made now."""
+        return len(self.ready) < self.desired and time.monotonic() >= self.retry_at
 
-    def failed(self) -> None:
-        """Wait before the next attempt, longer each time."""
-        self.pause = min(max(2 * self.pause, FIRST_PAUSE), LONGEST_PAUSE)
-        self.rest(self.pause)
+    def back_off(self) -> None:
+        """Wait before the next attempt, longer after each failure."""
+        self.backoff = min(max(2 * self.backoff, FIRST_BACKOFF), LONGEST_BACKOFF)
+        self.postpone(self.backoff)
 
-    def rest(self, seconds: float) -> None:
-        """Wait before the next attempt, no shorter than it had to anyway."""
-        self.not_before = max(self.not_before, time.monotonic() + seconds)
+    def postpone(self, seconds: float) -> None:
+        """Wait at least ``seconds`` before the next attempt."""
+        self.retry_at = max(self.retry_at, time.monotonic() + seconds)

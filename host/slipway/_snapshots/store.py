@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from slipway._model.errors import HostError, ImageError
 from slipway._model.options import MAX_CPUS, MAX_MEMORY
 from slipway._run.image_errors import translated_image_errors
-from slipway._snapshots.key import Shape
+from slipway._snapshots.key import SnapshotKey
 from slipway._util.units import MIB
 from slipway.machine.model import Snapshot
 from slipway_initramfs.errors import ImageCorrupted
@@ -47,7 +47,7 @@ class StoredSnapshot:
     of its record.
     """
 
-    shape: Shape
+    key: SnapshotKey
     memory: Blob
     state: Blob
     made: str
@@ -66,10 +66,10 @@ class SnapshotStore:
 
     # -- looking up ------------------------------------------------------------------------------
 
-    def find(self, shape: Shape) -> StoredSnapshot | None:
-        """The snapshot of this shape; None where there is none, or no sound record of it."""
-        stored = self._stored(shape.key)
-        return stored if stored is not None and stored.shape == shape else None
+    def find(self, key: SnapshotKey) -> StoredSnapshot | None:
+        """The snapshot of this key; None where there is none, or no sound record of it."""
+        stored = self._stored(key.name)
+        return stored if stored is not None and stored.key == key else None
 
     def list(self) -> list[StoredSnapshot]:
         """All snapshots, sorted by key; damaged records are left out.
@@ -81,13 +81,13 @@ class SnapshotStore:
             names = self._images.names(KIND)
         return [stored for name in names if (stored := self._stored(name)) is not None]
 
-    def _stored(self, key: str) -> StoredSnapshot | None:
+    def _stored(self, name: str) -> StoredSnapshot | None:
         with suppress(BuildError):
-            if (record := self._images.reference(KIND, key)) is not None:
-                return self._parse(key, record)
+            if (record := self._images.reference(KIND, name)) is not None:
+                return self._parse(name, record)
         return None
 
-    def _parse(self, key: str, record: str) -> StoredSnapshot:
+    def _parse(self, name: str, record: str) -> StoredSnapshot:
         """The snapshot of this record. Raises ImageCorrupted."""
         manifest = self._images.manifest(KIND, record)
         made = manifests.get_count(manifest, "made")
@@ -100,19 +100,19 @@ class SnapshotStore:
         memory_bytes, cpus = (
             manifests.get_count(manifest, name) for name in ("memory_bytes", "cpus")
         )
-        shape = Shape(image, machine, memory_bytes, cpus, inputs, tuple(parts.items()))
+        key = SnapshotKey(image, machine, memory_bytes, cpus, inputs, tuple(parts.items()))
         memory, state = (self._blob(manifest, name) for name in ("memory", "state"))
         if (
-            shape.key != key
-            or not 1 <= shape.cpus <= MAX_CPUS
-            or not 0 < memory.size == shape.memory_bytes <= MAX_MEMORY
+            key.name != name
+            or not 1 <= key.cpus <= MAX_CPUS
+            or not 0 < memory.size == key.memory_bytes <= MAX_MEMORY
             or not 0 < state.size <= MAX_STATE
             or made > _LATEST
         ):
             raise ImageCorrupted("a snapshot in the store contradicts itself")
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
         disk = _allocated(memory.path) + _allocated(state.path)
-        return StoredSnapshot(shape, memory, state, written, disk, record)
+        return StoredSnapshot(key, memory, state, written, disk, record)
 
     def _blob(self, manifest: dict[str, Any], name: str) -> Blob:
         entry = manifest.get(name)
@@ -144,8 +144,8 @@ class SnapshotStore:
                 if not stat.S_ISREG(found.st_mode) or found.st_size != blob.size:
                     self._discard(stored, f"has {found.st_size} bytes instead of {blob.size}")
             opened.pop_all()
-        shape = stored.shape
-        return Snapshot(shape.machine, shape.memory_bytes, shape.cpus, False, *descriptors)
+        key = stored.key
+        return Snapshot(key.machine, key.memory_bytes, key.cpus, False, *descriptors)
 
     def verify(self, stored: StoredSnapshot, snapshot: Snapshot) -> None:
         """Check every byte of ``snapshot``, which is ``stored`` opened, once per boot of the host.
@@ -154,12 +154,12 @@ class SnapshotStore:
             ImageError: it is damaged; the snapshot is forgotten then.
             HostError: it cannot be checked.
         """
-        from slipway._snapshots.verified_files import CheckedFile
+        from slipway._snapshots.verified_files import VerifiedFile
 
         pairs = ((stored.memory, snapshot.memory), (stored.state, snapshot.state))
         for blob, descriptor in pairs:
-            file = CheckedFile(descriptor, self._images.root / "verified" / blob.digest)
-            if not file.is_known:
+            file = VerifiedFile(descriptor, self._images.root / "verified" / blob.digest)
+            if not file.is_verified:
                 self._check(stored, blob, descriptor)
                 file.remember()
 
@@ -183,8 +183,8 @@ class SnapshotStore:
                 copies.pop_all()
         finally:
             files.close()
-        shape = stored.shape
-        return Snapshot(shape.machine, shape.memory_bytes, shape.cpus, False, *copied)
+        key = stored.key
+        return Snapshot(key.machine, key.memory_bytes, key.cpus, False, *copied)
 
     def _check(self, stored: StoredSnapshot, blob: Blob, descriptor: int) -> None:
         from slipway._snapshots.sparse_files import digest
@@ -198,32 +198,32 @@ class SnapshotStore:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def save(self, shape: Shape, snapshot: Snapshot) -> StoredSnapshot:
+    def save(self, key: SnapshotKey, snapshot: Snapshot) -> StoredSnapshot:
         """Keep ``snapshot``, which stays the caller's, in place of what has its key.
 
         Raises:
             ImageError: the disk is full, or the store cannot be written; nothing is left then.
-            HostError: the snapshot is not of this shape, or cannot be read.
+            HostError: the snapshot is not of this key, or cannot be read.
         """
-        if snapshot.serial_port or (shape.machine, shape.memory_bytes, shape.cpus) != (
+        if snapshot.serial_port or (key.machine, key.memory_bytes, key.cpus) != (
             snapshot.machine,
             snapshot.memory_bytes,
             snapshot.cpus,
         ):
-            raise HostError(f"the snapshot is of another machine than {shape.key}")
+            raise HostError(f"the snapshot is of another machine than {key.name}")
         from slipway_initramfs.store.garbage_collection import try_tidy
 
         with translated_image_errors():
             try:
-                with self._images.building(f"{KIND}-{shape.key}"):
-                    return self._parse(shape.key, self._write(shape, snapshot))
+                with self._images.building(f"{KIND}-{key.name}"):
+                    return self._parse(key.name, self._write(key, snapshot))
             except BaseException:
                 # Whoever writes to the store next would do it, but room is wanted now.
                 with suppress(BuildError):
                     try_tidy(self._images)
                 raise
 
-    def _write(self, shape: Shape, snapshot: Snapshot) -> str:
+    def _write(self, key: SnapshotKey, snapshot: Snapshot) -> str:
         from slipway._snapshots import sparse_files as _sparse_files
 
         blobs = {}
@@ -233,17 +233,17 @@ class SnapshotStore:
                 _sparse_files.digest,
             )
             blobs[name] = {"digest": blob.digest, "size": blob.size}
-        parts = dict(shape.parts)
+        parts = dict(key.parts)
         manifest = {
-            **{each.name: getattr(shape, each.name) for each in fields(shape)},
+            **{each.name: getattr(key, each.name) for each in fields(key)},
             "parts": parts,
             "image_digest": parts.get("image", ""),
             "made": int(time.time()),
             **blobs,
         }
-        return self._images.put_record(KIND, shape.key, manifest)
+        return self._images.put_record(KIND, key.name, manifest)
 
-    def remove(self, key: str) -> int:
+    def remove(self, name: str) -> int:
         """Remove a snapshot and return the bytes freed; clones that exist go on.
 
         Raises:
@@ -252,25 +252,25 @@ class SnapshotStore:
         from slipway_initramfs.store.garbage_collection import remove_record
 
         with translated_image_errors():
-            return remove_record(self._images, KIND, key)
+            return remove_record(self._images, KIND, name)
 
-    def forget(self, shape: Shape) -> None:
-        """Let the snapshot of this shape be found no more, if there is one."""
-        if (stored := self.find(shape)) is not None:
+    def forget(self, key: SnapshotKey) -> None:
+        """Let the snapshot of this key be found no more, if there is one."""
+        if (stored := self.find(key)) is not None:
             self._forget(stored)
 
     def _forget(self, stored: StoredSnapshot) -> None:
         """Take its name away, if it still has it; its files go with the next sweep."""
-        key = stored.shape.key
+        name = stored.key.name
         with suppress(BuildError, OSError):
-            if self._images.reference(KIND, key) == stored.record:
-                (self._images.root / "refs" / KIND / key).unlink(missing_ok=True)
+            if self._images.reference(KIND, name) == stored.record:
+                (self._images.root / "refs" / KIND / name).unlink(missing_ok=True)
 
     def _discard(self, stored: StoredSnapshot, why: str) -> NoReturn:
         self._forget(stored)
         raise ImageError(
-            f"the snapshot {stored.shape.key} in the store {why}",
-            f"Make it again: slipway image build --snapshot {stored.shape.image}",
+            f"the snapshot {stored.key.name} in the store {why}",
+            f"Make it again: slipway image build --snapshot {stored.key.image}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Templates: machines that were ready once, and of which clones are made.
+"""TemplateCache: machines that were ready once, and of which clones are made.
 
 A template is made in the background or when asked for, tried, and kept in the store as a snapshot;
 each process that wants clones opens it anew.
@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from slipway._model.errors import HostError, ImageError, SlipwayError
 from slipway._run.guest import Guest, StartInfo
-from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
+from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.threads import run_shielded
 from slipway.machine.hypervisors import find_hypervisor
@@ -33,7 +33,7 @@ MAX_FAILURES = 2
 
 
 @dataclass(eq=False, slots=True)
-class _Opened:
+class _OpenTemplate:
     """A template that this process has open.
 
     ``check`` reads every byte of it, while it is used; ``reserved`` are the bytes that it has in
@@ -46,7 +46,7 @@ class _Opened:
     users: int = 0
 
 
-class Templates:
+class TemplateCache:
     """The templates of a process, opened at their first use.
 
     Those that are shared serve many clones, of people who do not know each other. Their memory is
@@ -59,15 +59,15 @@ class Templates:
         self._snapshots = SnapshotStore(store)
         self._admission = admission
         self._shared = admission is not None
-        self._opened: dict[Shape, _Opened] = {}
+        self._open_templates: dict[SnapshotKey, _OpenTemplate] = {}
         """Those that were used longest ago come first."""
-        self._opening: WeakValueDictionary[Shape, asyncio.Lock] = WeakValueDictionary()
-        self._failures: Counter[Shape] = Counter()
+        self._opening: WeakValueDictionary[SnapshotKey, asyncio.Lock] = WeakValueDictionary()
+        self._failures: Counter[SnapshotKey] = Counter()
         self._closing: set[asyncio.Task[None]] = set()
         if admission is not None:
-            admission.reclaim = self.give_way
+            admission.reclaim = self.evict
 
-    def shape(self, assets: Assets, options: Options) -> Shape:
+    def key_of(self, assets: Assets, options: Options) -> SnapshotKey:
         """What a snapshot has to be of to serve this run.
 
         Raises:
@@ -75,83 +75,83 @@ class Templates:
             NoSnapshot: no clone may serve this run.
         """
         check_clonable(assets, options)
-        return Shape.of(assets, options.cpus)
+        return SnapshotKey.of(assets, options.cpus)
 
-    def overhead(self, shape: Shape) -> int:
+    def overhead(self, key: SnapshotKey) -> int:
         """Bytes that a machine of this kind takes at most beside its guest's memory."""
-        return find_hypervisor(shape.machine).overhead
+        return find_hypervisor(key.machine).overhead
 
-    def idle_memory(self, shape: Shape) -> int:
+    def idle_memory(self, key: SnapshotKey) -> int:
         """Bytes that a clone has at most for itself while it waits for a job."""
-        return find_hypervisor(shape.machine).idle_memory
+        return find_hypervisor(key.machine).idle_memory
 
-    def has(self, shape: Shape) -> bool:
+    def has(self, key: SnapshotKey) -> bool:
         """Whether there is a snapshot of it."""
-        return shape in self._opened or self._snapshots.find(shape) is not None
+        return key in self._open_templates or self._snapshots.find(key) is not None
 
-    async def clone(self, shape: Shape, assets: Assets, options: Options) -> Guest:
+    async def clone(self, key: SnapshotKey, assets: Assets, options: Options) -> Guest:
         """A clone whose agent is ready. A snapshot that cannot be used is discarded.
 
         Raises:
             NoSnapshot: it is missing, cannot be used, or there is no room for it.
         """
         try:
-            opened = await self._open(shape, assets)
+            opened = await self._open(key, assets)
         except ImageError as error:  # the store has forgotten it
             raise NoSnapshot(
                 f"the snapshot cannot be used, and was removed: {error.message}"
             ) from error
         except HostError as error:
-            removed = self._count(shape, 1 if self._shared else MAX_FAILURES)
+            removed = self._count_failures(key, 1 if self._shared else MAX_FAILURES)
             raise NoSnapshot(f"the snapshot cannot be used{removed}: {error.message}") from error
         opened.users += 1
-        self._opened[shape] = self._opened.pop(shape)
+        self._open_templates[key] = self._open_templates.pop(key)
         try:
-            return await self._cloned(
-                shape, opened, StartInfo("snapshot", "", assets.hypervisor.reason)
+            return await self._make_clone(
+                key, opened, StartInfo("snapshot", "", assets.hypervisor.reason)
             )
         finally:
             opened.users -= 1
-            if self._opened.get(shape) is not opened:
+            if self._open_templates.get(key) is not opened:
                 self._close_soon(opened)
             elif self._admission is not None:
                 self._admission.settle()
 
-    def drop(self, shape: Shape) -> int:
+    def close_template(self, key: SnapshotKey) -> int:
         """Close this one soon, if it is open; the bytes that it gives back now."""
-        opened = self._opened.pop(shape, None)
+        opened = self._open_templates.pop(key, None)
         return self._close_soon(opened) if opened is not None else 0
 
-    def give_way(self, memory: int) -> None:
+    def evict(self, memory: int) -> None:
         """Close those used longest ago, but none in use, until they have given back ``memory``."""
-        for shape, opened in list(self._opened.items()):
+        for key, opened in list(self._open_templates.items()):
             if memory > 0 and not opened.users:
-                memory -= self.drop(shape)
+                memory -= self.close_template(key)
 
     async def close(self) -> None:
         """Close all. Clones that exist go on."""
         if self._admission is not None:
             self._admission.reclaim = None
-        for shape in list(self._opened):
-            self.drop(shape)
+        for key in list(self._open_templates):
+            self.close_template(key)
         if self._closing:
             await asyncio.wait(self._closing)
 
     # --- Opening -------------------------------------------------------------------------------
 
-    async def _open(self, shape: Shape, assets: Assets) -> _Opened:
+    async def _open(self, key: SnapshotKey, assets: Assets) -> _OpenTemplate:
         """The template. Raises NoSnapshot."""
-        async with self._opening.setdefault(shape, asyncio.Lock()):
-            if shape in self._opened:
-                return self._opened[shape]
-            stored = self._snapshots.find(shape)
+        async with self._opening.setdefault(key, asyncio.Lock()):
+            if key in self._open_templates:
+                return self._open_templates[key]
+            stored = self._snapshots.find(key)
             if stored is None:
                 raise NoSnapshot("there is no snapshot")
             opening = self._open_copy if self._shared else self._open_files
-            self._opened[shape] = opened = await opening(stored, assets.hypervisor)
+            self._open_templates[key] = opened = await opening(stored, assets.hypervisor)
             return opened
 
-    async def _open_files(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _Opened:
+    async def _open_files(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _OpenTemplate:
         snapshot = self._snapshots.open(stored)
         try:
             twin = snapshot.duplicate()
@@ -161,7 +161,7 @@ class Templates:
         check = asyncio.create_task(self._verify(stored, twin))
         check.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
-            return _Opened(await hypervisor.open_template(snapshot), check)
+            return _OpenTemplate(await hypervisor.open_template(snapshot), check)
         except SlipwayError:
             # What is damaged is the better explanation of what the machine cannot read.
             await asyncio.shield(check)
@@ -170,24 +170,24 @@ class Templates:
             await run_shielded(asyncio.wait([check]))
             raise
 
-    async def _open_copy(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _Opened:
+    async def _open_copy(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _OpenTemplate:
         assert self._admission is not None
         size = stored.disk_bytes
         if not self._admission.reserve(size):
             raise NoSnapshot("there is no room for the snapshot among the runs")
         try:
             try:
-                snapshot = await self._loaded(stored)
+                snapshot = await self._load_copy(stored)
             except ImageError:
                 raise
             except HostError as error:
                 raise NoSnapshot(f"there is no room for the snapshot: {error.message}") from error
-            return _Opened(await hypervisor.open_template(snapshot), None, size)
+            return _OpenTemplate(await hypervisor.open_template(snapshot), None, size)
         except BaseException:
             self._admission.free(size)
             raise
 
-    async def _loaded(self, stored: StoredSnapshot) -> Snapshot:
+    async def _load_copy(self, stored: StoredSnapshot) -> Snapshot:
         loaded: list[Snapshot] = []
 
         async def load() -> None:
@@ -209,46 +209,48 @@ class Templates:
 
     # --- Cloning -------------------------------------------------------------------------------
 
-    async def _cloned(self, shape: Shape, opened: _Opened, origin: StartInfo) -> Guest:
+    async def _make_clone(
+        self, key: SnapshotKey, opened: _OpenTemplate, origin: StartInfo
+    ) -> Guest:
         try:
             machine = await opened.template.clone()
         except HostError as error:  # of this host, most likely: there is no room for a process
-            removed = self._failed(shape, opened, 1)
+            removed = self._count_failed_clone(key, opened, 1)
             raise NoSnapshot(
                 f"the snapshot could not be cloned{removed}: {error.message}"
             ) from error
         guest = Guest(machine, origin)
         try:
-            await _answered(guest, opened.check)
+            await _wait_answer(guest, opened.check)
         except SlipwayError as error:
             await run_shielded(guest.stop())
-            removed = self._failed(shape, opened, 1 if self._shared else MAX_FAILURES)
+            removed = self._count_failed_clone(key, opened, 1 if self._shared else MAX_FAILURES)
             raise NoSnapshot(
                 f"the clone of a snapshot was of no use{removed}: {error.message}"
             ) from error
         except BaseException:
             await run_shielded(guest.stop())
             raise
-        del self._failures[shape]
+        del self._failures[key]
         return guest
 
-    def _failed(self, shape: Shape, opened: _Opened, times: int) -> str:
+    def _count_failed_clone(self, key: SnapshotKey, opened: _OpenTemplate, times: int) -> str:
         """Open it anew next time; see :meth:`_count`."""
-        if self._opened.get(shape) is not opened:
+        if self._open_templates.get(key) is not opened:
             return ""  # somebody else's clone of it has failed before, and was counted
-        self.drop(shape)
-        return self._count(shape, times)
+        self.close_template(key)
+        return self._count_failures(key, times)
 
-    def _count(self, shape: Shape, times: int) -> str:
+    def _count_failures(self, key: SnapshotKey, times: int) -> str:
         """After ``MAX_FAILURES`` in a row, have it made anew; says that it was removed then."""
-        self._failures[shape] += times
-        if self._failures[shape] < MAX_FAILURES:
+        self._failures[key] += times
+        if self._failures[key] < MAX_FAILURES:
             return ""
-        del self._failures[shape]
-        self._snapshots.forget(shape)
+        del self._failures[key]
+        self._snapshots.forget(key)
         return ", and was removed"
 
-    def _close_soon(self, opened: _Opened) -> int:
+    def _close_soon(self, opened: _OpenTemplate) -> int:
         """Close what nobody finds any more, after its last user; the bytes given back now."""
         if opened.users:
             return 0
@@ -259,7 +261,7 @@ class Templates:
         return opened.reserved
 
 
-async def _answered(guest: Guest, check: asyncio.Task[None] | None) -> None:
+async def _wait_answer(guest: Guest, check: asyncio.Task[None] | None) -> None:
     """Until the clone's agent is ready and what it was cloned from is known to be sound.
 
     Raises:
@@ -282,7 +284,7 @@ async def _answered(guest: Guest, check: asyncio.Task[None] | None) -> None:
             answer.exception()
 
 
-async def _close(opened: _Opened) -> None:
+async def _close(opened: _OpenTemplate) -> None:
     await opened.template.close()
     if opened.check is not None:
         with suppress(SlipwayError):

@@ -19,7 +19,7 @@ systems are as coarse as that."""
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class CheckedFile:
+class VerifiedFile:
     """An open file, and the memo ``memo`` of it. To be made before the file is read."""
 
     def __init__(self, descriptor: int, memo: Path) -> None:
@@ -27,7 +27,7 @@ class CheckedFile:
         self._note = _note(descriptor)
 
     @property
-    def is_known(self) -> bool:
+    def is_verified(self) -> bool:
         """Whether it is as it was when it was found sound, in this boot of the host."""
         if not self._note:
             return False

@@ -15,7 +15,7 @@ from slipway._model.input_file import InputFile
 from slipway._model.options import MAX_MEMORY, Options
 from slipway._run import sizing as _sizing
 from slipway._run.sizing import check_room, choose_machine_memory
-from slipway._snapshots.key import Shape
+from slipway._snapshots.key import SnapshotKey
 from slipway._util.units import MIB
 from slipway_agent import guest_system
 from slipway_initramfs.languages import catalogue
@@ -55,7 +55,7 @@ def test_machines_of_different_memory_never_have_snapshots_of_one_name() -> None
 
     sizes = {memory_of(memory=memory) for memory in asked}
 
-    assert len({Shape("toy", "qemu", size, 1, "").key for size in sizes}) == len(sizes) == 3
+    assert len({SnapshotKey("toy", "qemu", size, 1, "").name for size in sizes}) == len(sizes) == 3
 
 
 @given(st.integers(1, MAX_MEMORY) | st.integers(LOW_MEMORY - 999 * MIB, LOW_MEMORY + 999 * MIB))

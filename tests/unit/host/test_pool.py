@@ -15,15 +15,14 @@ from slipway._model.errors import HostError, ImageError
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
 from slipway._run.languages import find_language
-from slipway._snapshots import pool as _pool
-from slipway._snapshots import pool_entry as _shelf
-from slipway._snapshots.key import Shape
+from slipway._snapshots import pool, pool_entry
+from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.pool import ANSWER_SECONDS, SLACK, Pool
 from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from support.clock import Clock
 from support.fake_machine import FakeLauncher, FakeMachine
-from support.fake_templates import IDLE_MEMORY, FakeTemplates, hush
+from support.fake_templates import IDLE_MEMORY, FakeTemplateCache, hush
 from support.sessions import open_files
 from support.waiting import wait_until
 
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
 
-SHAPE = Shape("bash", "fake", 128 * MIB, 1, "ab" * 32)
-ANEW = replace(SHAPE, inputs="cd" * 32)
-OTHER = replace(SHAPE, image="python")
+KEY = SnapshotKey("bash", "fake", 128 * MIB, 1, "ab" * 32)
+ANEW = replace(KEY, inputs="cd" * 32)
+OTHER = replace(KEY, image="python")
 CAPACITY = Capacity(vms=100, memory=64 * IDLE_MEMORY, cpus=100, queue=100)
 
 
@@ -46,7 +45,7 @@ class Ground:
     def __init__(self, store: ImageStore, capacity: Capacity = CAPACITY, size: int = 2) -> None:
         self.launcher = FakeLauncher()
         self.admission = Admission(capacity)
-        self.templates = FakeTemplates(self.launcher, self.admission)
+        self.templates = FakeTemplateCache(self.launcher, self.admission)
         self.pool = Pool(store, self.templates, self.admission, size)  # type: ignore[arg-type]
         assets = self.launcher.find(find_language("bash"), Options(), print)
         self.assets = replace(
@@ -54,35 +53,35 @@ class Ground:
         )
         self.guests: list[Guest] = []
 
-    async def take(self, shape: Shape = SHAPE) -> Guest | None:
+    async def take(self, key: SnapshotKey = KEY) -> Guest | None:
         """What a run gets; stopped at the test's end."""
-        guest = await self.pool.take(shape, self.assets, Options())
+        guest = await self.pool.take(key, self.assets, Options())
         if guest is not None:
             self.guests.append(guest)
         return guest
 
-    def want(self, shape: Shape = SHAPE) -> None:
-        self.pool.want(shape, self.assets, Options())
+    def prewarm(self, key: SnapshotKey = KEY) -> None:
+        self.pool.prewarm(key, self.assets, Options())
 
     async def filled(self, count: int) -> None:
         """Until so many clones wait."""
         await wait_until(lambda: self.pool.idle == count, "so many clones wait")
 
-    def waiting(self, shape: Shape = SHAPE) -> list[Any]:
+    def waiting(self, key: SnapshotKey = KEY) -> list[Any]:
         """The machines that wait, the oldest first."""
-        shelf = self.pool._shelves.get(shape)
-        return [idle.guest.machine for idle in shelf.ready] if shelf is not None else []
+        entry = self.pool.entries.get(key)
+        return [idle.guest.machine for idle in entry.ready] if entry is not None else []
 
-    def target(self, shape: Shape = SHAPE) -> int:
-        return self.pool._shelves[shape].target
+    def desired(self, key: SnapshotKey = KEY) -> int:
+        return self.pool.entries[key].desired
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pool, "TICK_SECONDS", 0.02)
-    monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
-    monkeypatch.setattr(_pool, "read_unshared_bytes", lambda _pid, most: most)
+    monkeypatch.setattr(pool, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(pool_entry, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 0)
+    monkeypatch.setattr(pool, "read_unshared_bytes", lambda _pid, most: most)
 
 
 @pytest_asyncio.fixture
@@ -127,7 +126,7 @@ async def test_first_run_finds_none_and_the_next_the_one_made_for_it(ground: Gro
 
 
 async def test_oldest_is_taken_first_and_replaced(ground: Ground) -> None:
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
     oldest, newer = ground.waiting()
 
@@ -145,7 +144,7 @@ async def test_there_come_to_be_as_many_as_are_wanted_at_once(ground: Ground) ->
 
     for _ in range(4):
         await ground.take()
-        targets.append(ground.target())
+        targets.append(ground.desired())
 
     await ground.filled(2)
     assert targets == [1, 2, 2, 2]
@@ -158,7 +157,7 @@ async def test_one_is_enough_for_who_wants_one_after_the_other(ground: Ground) -
         await ground.filled(1)
         assert await ground.take() is not None
 
-    assert ground.target() == 1
+    assert ground.desired() == 1
 
 
 async def test_each_shape_has_its_own(ground: Ground) -> None:
@@ -166,11 +165,11 @@ async def test_each_shape_has_its_own(ground: Ground) -> None:
     await ground.take(OTHER)
     await ground.filled(2)
 
-    assert [len(ground.waiting(shape)) for shape in (SHAPE, OTHER)] == [1, 1]
+    assert [len(ground.waiting(key)) for key in (KEY, OTHER)] == [1, 1]
 
 
 async def test_image_that_is_made_anew_replaces_what_waits(ground: Ground) -> None:
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
     old = ground.waiting()
 
@@ -180,23 +179,23 @@ async def test_image_that_is_made_anew_replaces_what_waits(ground: Ground) -> No
     assert first is None
     assert not ground.launcher.machines & set(old)
     assert ground.waiting() == []
-    assert ground.templates.dropped == [SHAPE]
-    assert (ground.target(ANEW), ground.pool._shelves[ANEW].least) == (2, 2)
+    assert ground.templates.dropped == [KEY]
+    assert (ground.desired(ANEW), ground.pool.entries[ANEW].minimum) == (2, 2)
 
 
 async def test_nothing_of_a_run_is_kept_with_the_clones_for_others(ground: Ground) -> None:
     options = Options(files=(InputFile("secret", b"x"),), environment=(("SECRET", "x"),), cpus=1)
 
-    await ground.pool.take(SHAPE, ground.assets, options)
+    await ground.pool.take(KEY, ground.assets, options)
 
-    assert ground.pool._shelves[SHAPE].options == Options()
+    assert ground.pool.entries[KEY].options == Options()
 
 
 # --- Clones that fail ---------------------------------------------------------------------------
 
 
 async def test_clone_that_dies_while_it_waits_is_replaced(ground: Ground) -> None:
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
     first, second = ground.waiting()
 
@@ -211,7 +210,7 @@ async def test_clone_that_dies_while_it_waits_is_replaced(ground: Ground) -> Non
 
 
 async def test_clone_that_has_just_died_is_not_given_out(ground: Ground) -> None:
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
     first, second = ground.waiting()
 
@@ -225,26 +224,26 @@ async def test_clone_that_has_just_died_is_not_given_out(ground: Ground) -> None
 async def test_pause_grows_while_clones_die_and_ends_with_one_that_is_of_use(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(pool_entry, "FIRST_BACKOFF", 0.001)
     await ground.take()
-    shelf = ground.pool._shelves[SHAPE]
+    entry = ground.pool.entries[KEY]
     pauses: list[float] = []
 
     for _ in range(4):
         await ground.filled(1)
         ground.waiting()[0]._end()
-        await wait_until(lambda: shelf.pause not in [0, *pauses], "the pause has grown")
-        pauses.append(shelf.pause)
+        await wait_until(lambda: entry.backoff not in [0, *pauses], "the pause has grown")
+        pauses.append(entry.backoff)
     await ground.filled(1)
     await ground.take()
 
     assert pauses == [0.001, 0.002, 0.004, 0.008]
-    assert shelf.pause == 0
+    assert entry.backoff == 0
 
 
 async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: Ground) -> None:
     clock = Clock()
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
     first, second = ground.waiting()
     hush(first)
@@ -260,7 +259,7 @@ async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: 
 
 
 async def test_run_that_is_cancelled_while_it_takes_one_leaves_nothing(ground: Ground) -> None:
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
     first, _ = ground.waiting()
     hush(first)
@@ -308,13 +307,10 @@ async def test_reason_against_a_clone_is_logged_and_not_the_end(
 async def test_bug_of_the_pool_itself_is_not_its_end(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> bool:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(_pool, "_short_of_memory", broken)
+    monkeypatch.setattr(pool, "SHORT_OF_MEMORY", "of a type that cannot be compared")
     await ground.take()
     await asyncio.sleep(0.05)
-    monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
+    monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 0)
 
     await ground.filled(1)
 
@@ -360,10 +356,10 @@ async def test_snapshot_that_is_missing_is_made_once(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making = Making(ground)
-    monkeypatch.setattr(_pool, "make", making)
+    monkeypatch.setattr(pool, "create_snapshot", making)
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
 
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
 
     assert making.calls == 1
@@ -374,12 +370,12 @@ async def test_snapshot_of_a_size_that_somebody_chose_is_not_made(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making = Making(ground)
-    monkeypatch.setattr(_pool, "make", making)
+    monkeypatch.setattr(pool, "create_snapshot", making)
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory + MIB)
 
     for _ in range(3):
         await ground.take()
-        await wait_until(lambda: ground.target() == 0, "no clone is wanted")
+        await wait_until(lambda: ground.desired() == 0, "no clone is wanted")
 
     assert making.calls == 0
 
@@ -388,7 +384,7 @@ async def test_snapshot_that_cannot_be_made_is_tried_again_later(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making = Making(ground, ImageError("the sample fails"))
-    monkeypatch.setattr(_pool, "make", making)
+    monkeypatch.setattr(pool, "create_snapshot", making)
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
 
     await ground.take()
@@ -402,7 +398,7 @@ async def test_snapshot_that_cannot_be_made_is_tried_again_later(
 
 
 async def test_run_that_lacks_memory_takes_it_from_what_waits(ground: Ground) -> None:
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
     needs = Needs(CAPACITY.memory - IDLE_MEMORY, 1)
 
@@ -414,18 +410,18 @@ async def test_run_that_lacks_memory_takes_it_from_what_waits(ground: Ground) ->
 
 
 async def test_those_used_longest_ago_give_way_first(ground: Ground) -> None:
-    ground.want(OTHER)
-    ground.want(SHAPE)
+    ground.prewarm(OTHER)
+    ground.prewarm(KEY)
     await ground.filled(4)
 
     ticket = ground.admission.enter("", Needs(CAPACITY.memory - 2 * IDLE_MEMORY, 1))
 
-    assert [len(ground.waiting(shape)) for shape in (OTHER, SHAPE)] == [0, 2]
+    assert [len(ground.waiting(key)) for key in (OTHER, KEY)] == [0, 2]
     ground.admission.leave(ticket)
 
 
 async def test_what_gave_way_and_is_to_be_warm_comes_back(ground: Ground) -> None:
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
     ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
     idle = ground.pool.idle
@@ -455,9 +451,9 @@ async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: Grou
 async def test_clone_that_waits_has_reserved_what_it_has_for_itself(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pool, "read_unshared_bytes", lambda _pid, _most: 20 * MIB)
+    monkeypatch.setattr(pool, "read_unshared_bytes", lambda _pid, _most: 20 * MIB)
 
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
     waiting = ground.admission.reserved
     await ground.take()
@@ -469,7 +465,7 @@ async def test_clone_that_waits_has_reserved_what_it_has_for_itself(
 async def test_clone_that_has_more_than_was_reserved_keeps_what_was(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pool, "read_unshared_bytes", lambda _pid, most: 2 * most)
+    monkeypatch.setattr(pool, "read_unshared_bytes", lambda _pid, most: 2 * most)
 
     await ground.take()
     await ground.filled(1)
@@ -492,16 +488,16 @@ async def test_nothing_is_made_without_room_and_is_when_there_is(ground: Ground)
 async def test_host_that_is_short_of_memory_gets_all_of_it(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ground.want()
+    ground.prewarm()
     await ground.filled(2)
 
-    monkeypatch.setattr(_pool, "_short_of_memory", lambda: True)
+    monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 1 << 62)
     await wait_until(
         lambda: not ground.launcher.machines and ground.templates.asked,
         "a template was asked for, and no machine is left",
     )
     nothing_made = await ground.take() is None
-    monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
+    monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 0)
     await ground.filled(2)
 
     assert nothing_made
@@ -511,12 +507,12 @@ async def test_host_that_is_short_of_memory_gets_all_of_it(
 async def test_unused_ones_become_fewer_and_warm_ones_do_not(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ground.want(OTHER)
+    ground.prewarm(OTHER)
     await ground.take()
     await ground.filled(3)
 
-    monkeypatch.setattr(_pool, "UNUSED_SECONDS", 0.02)
-    await wait_until(lambda: SHAPE not in ground.pool._shelves, "the pool has forgotten the shape")
+    monkeypatch.setattr(pool, "UNUSED_SECONDS", 0.02)
+    await wait_until(lambda: KEY not in ground.pool.entries, "the pool has forgotten the key")
     await asyncio.sleep(0.1)
 
     assert len(ground.waiting(OTHER)) == 2
@@ -547,7 +543,7 @@ async def test_closing_in_the_middle_of_making_a_snapshot_leaves_nothing(
 
     ground.templates.there = False
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
-    monkeypatch.setattr(_pool, "make", make)
+    monkeypatch.setattr(pool, "create_snapshot", make)
     await ground.take()
     await begun.wait()
 
@@ -568,7 +564,7 @@ async def test_pool_that_is_closed_makes_nothing_more(ground: Ground) -> None:
 async def test_closed_at_any_moment_nothing_is_left(tmp_path: Path) -> None:
     for steps in range(60):
         ground = Ground(ImageStore(tmp_path))
-        ground.want()
+        ground.prewarm()
         for _ in range(steps):
             await asyncio.sleep(0)
 
@@ -582,9 +578,9 @@ async def test_a_thousand_runs_leave_nothing(ground: Ground) -> None:
     async def run(_number: int) -> str:
         ticket = ground.admission.enter("", Needs(IDLE_MEMORY, 1))
         await ticket.admitted.wait()
-        guest = await ground.pool.take(SHAPE, ground.assets, Options())
+        guest = await ground.pool.take(KEY, ground.assets, Options())
         if guest is None:
-            guest = await ground.templates.clone(SHAPE, ground.assets, Options())
+            guest = await ground.templates.clone(KEY, ground.assets, Options())
         assert isinstance(guest.machine, FakeMachine)
         try:
             told = str(id(guest.machine))

@@ -1,4 +1,4 @@
-"""Runs of several shapes in too little memory, with clones that fail: all end, nothing is left."""
+"""Runs of several keys in too little memory, with clones that fail: all end, nothing is left."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from slipway._model.options import Options
 from slipway._run import guest as _guest
 from slipway._run.guest import StartInfo
 from slipway._run.languages import find_language
-from slipway._snapshots import pool as _pool
-from slipway._snapshots import pool_entry as _shelf
+from slipway._snapshots import pool, pool_entry
 from slipway._snapshots import templates as _templates
-from slipway._snapshots.key import Shape
+from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.pool import Pool
 from slipway._snapshots.store import SnapshotStore
-from slipway._snapshots.templates import Templates
+from slipway._snapshots.templates import TemplateCache
 from slipway_initramfs.store.image_store import ImageStore
 from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
 from support.sessions import open_files
@@ -59,12 +58,12 @@ def hypervisor(monkeypatch: pytest.MonkeyPatch) -> StoredHypervisor:
     """A machine of the test's own, quick pauses, and a host that has memory."""
     made = StoredHypervisor()
     monkeypatch.setattr(_guest, "RESTORE_SECONDS", 0.05)
-    monkeypatch.setattr(_pool, "read_unshared_bytes", lambda _pid, most: most)
+    monkeypatch.setattr(pool, "read_unshared_bytes", lambda _pid, most: most)
     monkeypatch.setattr(_templates, "find_hypervisor", lambda _name: made)
-    monkeypatch.setattr(_pool, "TICK_SECONDS", 0.01)
-    monkeypatch.setattr(_pool, "_short_of_memory", lambda: False)
-    monkeypatch.setattr(_shelf, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(_shelf, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(pool, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 0)
+    monkeypatch.setattr(pool_entry, "FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr(pool_entry, "LONGEST_BACKOFF", 0.01)
     return made
 
 
@@ -75,9 +74,9 @@ def keep_snapshots(store: ImageStore, hypervisor: StoredHypervisor) -> dict[str,
         found = hypervisor.launcher.find(find_language(name), Options(), print)
         image = put_image(store, name)
         assets[name] = replace(found, image=image, memory=MEMORY)
-        shape = Shape.of(assets[name], 1)
+        key = SnapshotKey.of(assets[name], 1)
         snapshot = stored_snapshot()
-        SnapshotStore(store).save(shape, snapshot)
+        SnapshotStore(store).save(key, snapshot)
         snapshot.close()
     return assets
 
@@ -97,7 +96,7 @@ async def test_all_runs_end_and_nothing_is_left(
     before = open_files()
     hypervisor.moods[:] = [mood_of(choice) for _ in range(10 * RUNS)]
     admission = Admission(CAPACITY)
-    templates = Templates(store, admission)
+    templates = TemplateCache(store, admission)
     pool = Pool(store, templates, admission, 2)
     launcher = SnapshotLauncher(store, templates, pool)
     launcher._cold = Cold(hypervisor)  # type: ignore[assignment]

@@ -13,12 +13,12 @@ from slipway._model.errors import HostError
 from slipway._model.options import Options
 from slipway._run.guest import Guest, StartInfo
 from slipway._run.languages import find_language
-from slipway._snapshots.key import Shape, check_clonable
+from slipway._snapshots.key import SnapshotKey, check_clonable
 from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.store import SnapshotStore
 from slipway_initramfs.store.image_store import ImageStore
 from support.fake_machine import FakeLauncher
-from support.fake_templates import MEMORY, FakeTemplates, StoredHypervisor, stored_snapshot
+from support.fake_templates import MEMORY, FakeTemplateCache, StoredHypervisor, stored_snapshot
 from support.stores import put_image
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from slipway._run.assets import Assets
 
-SHAPE = Shape("bash", "fake", MEMORY, 1, "ab" * 32)
+KEY = SnapshotKey("bash", "fake", MEMORY, 1, "ab" * 32)
 
 
 class Cold:
@@ -43,12 +43,12 @@ class Cold:
         return guest
 
 
-class Templates(FakeTemplates):
-    """Those of one process, with a shape for every run."""
+class TemplateCache(FakeTemplateCache):
+    """Those of one process, with a key for every run."""
 
-    def shape(self, assets: Assets, options: Options) -> Shape:
+    def key_of(self, assets: Assets, options: Options) -> SnapshotKey:
         check_clonable(assets, options)
-        return SHAPE
+        return KEY
 
 
 class Pool:
@@ -65,7 +65,7 @@ class Ground:
     def __init__(self, root: Path) -> None:
         self.machines = FakeLauncher()
         self.store = ImageStore(root)
-        self.templates = Templates(self.machines)
+        self.templates = TemplateCache(self.machines)
         self.pool = Pool()
         self.assets = self.machines.find(find_language("bash"), Options(), print)
         self.guests: list[Guest] = []
@@ -127,7 +127,7 @@ async def test_kernel_of_the_callers_own_is_booted(ground: Ground) -> None:
     shared = await ground.launch(ground.launcher())
     alone = await ground.launch(ground.launcher(templates=False, pool=False))
 
-    assert shared == alone == StartInfo("cold", "it boots a kernel of its own", "a test's")
+    assert shared == alone == StartInfo("cold", "the run boots its own kernel", "a test's")
     assert ground.templates.made == 0
 
 
@@ -136,7 +136,7 @@ async def test_boot_that_is_to_be_seen_is_a_boot(ground: Ground) -> None:
 
     guest = await launcher.launch(ground.assets, Options(boot_log=True))
 
-    assert guest.start_info == StartInfo("cold", "its boot is to be seen", "a test's")
+    assert guest.start_info == StartInfo("cold", "the run shows the boot log", "a test's")
     await launcher.release(guest)
 
 
@@ -153,8 +153,8 @@ async def test_one_users_template_is_closed_with_its_run(
     image = put_image(ground.store)
     ground.assets = replace(ground.assets, image=image, memory=MEMORY, hypervisor=hypervisor)
     snapshot = stored_snapshot()
-    shape = Shape.of(ground.assets, 1)
-    SnapshotStore(ground.store).save(shape, snapshot)
+    key = SnapshotKey.of(ground.assets, 1)
+    SnapshotStore(ground.store).save(key, snapshot)
     snapshot.close()
     launcher = ground.launcher(templates=False, pool=False)
 

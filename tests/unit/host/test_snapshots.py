@@ -21,9 +21,9 @@ from slipway._model.options import Options
 from slipway._run.assets import Assets
 from slipway._snapshots import sparse_files as _sparse_files
 from slipway._snapshots import verified_files as _checked_files
-from slipway._snapshots.key import NoSnapshot, Shape, check_clonable
+from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
-from slipway._snapshots.verified_files import CheckedFile
+from slipway._snapshots.verified_files import VerifiedFile
 from slipway._util.units import MIB
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot
@@ -49,24 +49,24 @@ def images(tmp_path: Path) -> ImageStore:
 
 
 @pytest.fixture
-def shape(images: ImageStore) -> Shape:
+def key(images: ImageStore) -> SnapshotKey:
     image = put_image(images)
-    return Shape("toy", "qemu", MEMORY, 1, "ab" * 32, (("image", image.digest),))
+    return SnapshotKey("toy", "qemu", MEMORY, 1, "ab" * 32, (("image", image.digest),))
 
 
 @pytest.fixture
 def snapshot() -> Iterator[Snapshot]:
-    made = make_snapshot(PIECES)
+    made = write_snapshot(PIECES)
     yield made
     made.close()
 
 
 @pytest.fixture
-def stored(images: ImageStore, shape: Shape, snapshot: Snapshot) -> StoredSnapshot:
-    return SnapshotStore(images).save(shape, snapshot)
+def stored(images: ImageStore, key: SnapshotKey, snapshot: Snapshot) -> StoredSnapshot:
+    return SnapshotStore(images).save(key, snapshot)
 
 
-def make_snapshot(pieces: dict[int, bytes], state: bytes = STATE) -> Snapshot:
+def write_snapshot(pieces: dict[int, bytes], state: bytes = STATE) -> Snapshot:
     files = []
     for size, parts in ((MEMORY, pieces), (len(state), {0: state})):
         files.append(memory_files.create("test", size))
@@ -91,11 +91,11 @@ def flip(path: Path, offset: int) -> None:
 
 
 def test_what_is_saved_is_found_and_opened_again(
-    images: ImageStore, shape: Shape, snapshot: Snapshot, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, stored: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
 
-    assert store.find(shape) == stored
+    assert store.find(key) == stored
     assert store.list() == [stored]
     opened = store.open(stored)
 
@@ -115,10 +115,10 @@ def test_opened_snapshots_cannot_be_written(images: ImageStore, stored: StoredSn
     opened.close()
 
 
-def test_zeros_take_no_room(images: ImageStore, shape: Shape) -> None:
-    full = make_snapshot({0: bytes(MEMORY), 4096: b"x"})
+def test_zeros_take_no_room(images: ImageStore, key: SnapshotKey) -> None:
+    full = write_snapshot({0: bytes(MEMORY), 4096: b"x"})
 
-    stored = SnapshotStore(images).save(shape, full)
+    stored = SnapshotStore(images).save(key, full)
 
     assert stored.memory.size == MEMORY
     assert stored.disk_bytes < 1 * MIB
@@ -140,30 +140,32 @@ def test_loaded_snapshot_is_in_memory_and_sealed(
     loaded.close()
 
 
-def test_saving_again_replaces(images: ImageStore, shape: Shape, stored: StoredSnapshot) -> None:
+def test_saving_again_replaces(
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+) -> None:
     store = SnapshotStore(images)
-    other = make_snapshot({4096: b"other"})
+    other = write_snapshot({4096: b"other"})
 
-    again = store.save(replace(shape, inputs="cd" * 32), other)
+    again = store.save(replace(key, inputs="cd" * 32), other)
 
-    assert store.find(shape) is None
+    assert store.find(key) is None
     assert store.list() == [again]
     other.close()
 
 
 def test_nothing_is_found_where_inputs_differ(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
 
-    assert store.find(replace(shape, inputs="cd" * 32)) is None
-    assert store.find(replace(shape, machine="kvm")) is None
-    assert store.find(replace(shape, memory_bytes=2 * MEMORY)) is None
-    assert store.find(replace(shape, image="no such name/..")) is None
+    assert store.find(replace(key, inputs="cd" * 32)) is None
+    assert store.find(replace(key, machine="kvm")) is None
+    assert store.find(replace(key, memory_bytes=2 * MEMORY)) is None
+    assert store.find(replace(key, image="no such name/..")) is None
 
 
 def test_snapshot_of_another_machine_is_refused(
-    images: ImageStore, shape: Shape, snapshot: Snapshot
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot
 ) -> None:
     store = SnapshotStore(images)
 
@@ -174,12 +176,12 @@ def test_snapshot_of_another_machine_is_refused(
         replace(snapshot, serial_port=True),
     ):
         with pytest.raises(HostError, match="another machine"):
-            store.save(shape, other)
+            store.save(key, other)
     assert store.list() == []
 
 
 def test_snapshots_go_with_their_image(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
 ) -> None:
     from slipway_initramfs.store.garbage_collection import remove_image
 
@@ -191,7 +193,7 @@ def test_snapshots_go_with_their_image(
 
 
 def test_snapshots_go_when_their_image_is_replaced(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
 ) -> None:
     put_image(images, root=b"another")
 
@@ -205,59 +207,59 @@ def test_snapshots_go_when_their_image_is_replaced(
 
 
 def test_removed_snapshot_is_gone_and_what_is_open_goes_on(
-    images: ImageStore, shape: Shape, snapshot: Snapshot, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, stored: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
     opened = store.open(stored)
 
-    freed = store.remove(shape.key)
+    freed = store.remove(key.name)
 
     assert freed >= len(STATE)
-    assert store.find(shape) is None
+    assert store.find(key) is None
     assert stored.memory.digest not in names(images.root / "blobs")
     assert content(opened.memory) == content(snapshot.memory)
     opened.close()
     with pytest.raises(ImageError, match="unknown snapshot"):
-        store.remove(shape.key)
+        store.remove(key.name)
 
 
 def test_nothing_is_removed_while_another_process_writes(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
 
     with images.building("anything"), pytest.raises(ImageError, match="another process"):
-        store.remove(shape.key)
+        store.remove(key.name)
 
-    assert store.find(shape) == stored
+    assert store.find(key) == stored
 
 
 def test_forgotten_snapshot_is_found_no_more(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
 
-    store.forget(replace(shape, inputs="cd" * 32))
-    assert store.find(shape) == stored
-    store.forget(shape)
-    store.forget(shape)
+    store.forget(replace(key, inputs="cd" * 32))
+    assert store.find(key) == stored
+    store.forget(key)
+    store.forget(key)
 
-    assert store.find(shape) is None
+    assert store.find(key) is None
 
 
 def test_who_finds_an_old_one_damaged_does_not_forget_the_new_one(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
-    new = make_snapshot({4096: b"other"})
-    replaced = store.save(shape, new)
+    new = write_snapshot({4096: b"other"})
+    replaced = store.save(key, new)
     with images.building("anything"):  # sweeps the old one
         pass
 
     with pytest.raises(ImageError, match="lost"):
         store.open(stored)
 
-    assert store.find(shape) == replaced
+    assert store.find(key) == replaced
     new.close()
 
 
@@ -277,7 +279,7 @@ def damage_cases() -> list[Any]:
 @pytest.mark.parametrize("way", ["verify", "load"])
 def test_flipped_bit_is_found_and_the_snapshot_forgotten(
     images: ImageStore,
-    shape: Shape,
+    key: SnapshotKey,
     stored: StoredSnapshot,
     part: str,
     damage: Callable[[Path, int], None],
@@ -292,14 +294,14 @@ def test_flipped_bit_is_found_and_the_snapshot_forgotten(
         store.load(stored) if way == "load" else store.verify(stored, opened)
 
     assert "image build --snapshot toy" in caught.value.hint
-    assert store.find(shape) is None
+    assert store.find(key) is None
     opened.close()
 
 
 @pytest.mark.parametrize("part", ["memory", "state"])
 @pytest.mark.parametrize("by", [-1, 1, -4096, 4096])
 def test_other_length_is_found_and_the_snapshot_forgotten(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot, part: str, by: int
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot, part: str, by: int
 ) -> None:
     store = SnapshotStore(images)
     blob = getattr(stored, part)
@@ -308,13 +310,13 @@ def test_other_length_is_found_and_the_snapshot_forgotten(
     with pytest.raises(ImageError, match="bytes instead of"):
         store.open(stored)
 
-    assert store.find(shape) is None
+    assert store.find(key) is None
 
 
 @pytest.mark.parametrize("part", ["memory", "state"])
 @pytest.mark.parametrize("instead", ["nothing", "fifo", "link", "directory"])
 def test_lost_file_is_found_and_the_snapshot_forgotten(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot, part: str, instead: str
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot, part: str, instead: str
 ) -> None:
     store = SnapshotStore(images)
     path = getattr(stored, part).path
@@ -330,16 +332,16 @@ def test_lost_file_is_found_and_the_snapshot_forgotten(
     with pytest.raises(ImageError):
         store.open(stored)
 
-    assert store.find(shape) is None
+    assert store.find(key) is None
 
 
 def test_damaged_snapshot_is_whole_when_it_is_saved_again(
-    images: ImageStore, shape: Shape, snapshot: Snapshot, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, stored: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
     flip(stored.memory.path, 1)
 
-    again = store.save(shape, snapshot)
+    again = store.save(key, snapshot)
 
     opened = store.open(again)
     store.verify(again, opened)
@@ -372,14 +374,14 @@ HOSTILE: dict[str, list[Any]] = {
     ("name", "value"), [(name, value) for name, values in HOSTILE.items() for value in values]
 )
 def test_record_that_cannot_be_ours_is_none(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot, name: str, value: Any
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot, name: str, value: Any
 ) -> None:
     store = SnapshotStore(images)
-    manifest = images.record("snapshot", shape.key)
+    manifest = images.record("snapshot", key.name)
     assert manifest is not None
-    images.put_record("snapshot", shape.key, {**manifest, name: value})
+    images.put_record("snapshot", key.name, {**manifest, name: value})
 
-    assert store.find(shape) is None
+    assert store.find(key) is None
     assert store.list() == []
 
 
@@ -388,30 +390,30 @@ def test_record_that_cannot_be_ours_is_none(
 )
 @given(data=st.binary(max_size=300) | st.dictionaries(st.text(max_size=5), st.integers()))
 def test_manifest_of_anything_is_none(
-    images: ImageStore, shape: Shape, snapshot: Snapshot, data: bytes | dict[str, int]
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, data: bytes | dict[str, int]
 ) -> None:
     store = SnapshotStore(images)
-    stored = store.find(shape) or store.save(shape, snapshot)
+    stored = store.find(key) or store.save(key, snapshot)
     text = data if isinstance(data, bytes) else json.dumps(data).encode()
     path = images.root / "manifests" / f"{stored.record}.json"
     whole = path.read_bytes()
     path.write_bytes(text)
 
-    found = (store.find(shape), store.list())
+    found = (store.find(key), store.list())
 
     path.write_bytes(whole)
     assert found == (None, [])
 
 
 def test_record_of_another_name_is_none(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
 ) -> None:
     directory = images.root / "refs" / "snapshot"
-    (directory / shape.key).rename(directory / replace(shape, cpus=2).key)
+    (directory / key.name).rename(directory / replace(key, cpus=2).name)
 
     store = SnapshotStore(images)
 
-    assert store.find(replace(shape, cpus=2)) is None
+    assert store.find(replace(key, cpus=2)) is None
     assert store.list() == []
 
 
@@ -422,7 +424,7 @@ SAVER = """
 import os, sys
 from pathlib import Path
 from slipway._model.errors import ImageError
-from slipway._snapshots.key import Shape
+from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.store import SnapshotStore
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot
@@ -432,7 +434,7 @@ from support.stores import put_image
 images = ImageStore(Path(sys.argv[1]))
 size = int(sys.argv[2]) << 20
 image = images.image("toy", "amd64") or put_image(images)
-shape = Shape("toy", "qemu", size, 1, "ab" * 32, (("image", image.digest),))
+key = SnapshotKey("toy", "qemu", size, 1, "ab" * 32, (("image", image.digest),))
 store = SnapshotStore(images)
 
 def snapshot():
@@ -458,10 +460,10 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     code = """
 before = {str(path): path.stat().st_size for path in images.root.rglob("*") if path.is_file()}
 try:
-    store.save(shape, snapshot())
+    store.save(key, snapshot())
 except ImageError as error:
     print(error.message, error.hint, sep="\\n")
-assert store.find(shape) is None
+assert store.find(key) is None
 left = {str(path): path.stat().st_size for path in images.root.rglob("*") if path.is_file()}
 locks = [path for path in left if "/locks/" in path]
 print([path for path in left if path not in before and path not in locks])
@@ -487,7 +489,7 @@ def test_full_disk_between_the_files_leaves_nothing(tmp_path: Path) -> None:
 full = snapshot()
 os.pwrite(full.state, os.urandom(4 << 20), 0)
 try:
-    store.save(shape, full)
+    store.save(key, full)
 except ImageError as error:
     print(error.message)
 print(sorted(path.stat().st_size for path in (images.root / "blobs").iterdir()))
@@ -510,9 +512,7 @@ def test_killed_savers_leave_nothing_behind(images: ImageStore) -> None:
     put_image(images)
     for _ in range(5):
         process = subprocess.Popen(
-            saver(
-                images, 64, "s = snapshot()\nprint(flush=True)\nwhile True: store.save(shape, s)"
-            ),
+            saver(images, 64, "s = snapshot()\nprint(flush=True)\nwhile True: store.save(key, s)"),
             env=environment(),
             stdout=subprocess.PIPE,
         )
@@ -541,13 +541,13 @@ def test_killed_savers_leave_nothing_behind(images: ImageStore) -> None:
             opened.close()
 
 
-def test_two_savers_at_once_leave_the_whole_of_one(images: ImageStore, shape: Shape) -> None:
-    made = [make_snapshot({offset: b"x" * 9000}) for offset in range(0, 4 * MIB, MIB)]
+def test_two_savers_at_once_leave_the_whole_of_one(images: ImageStore, key: SnapshotKey) -> None:
+    made = [write_snapshot({offset: b"x" * 9000}) for offset in range(0, 4 * MIB, MIB)]
     errors: list[BaseException] = []
 
     def save(snapshot: Snapshot) -> None:
         try:
-            SnapshotStore(images).save(shape, snapshot)
+            SnapshotStore(images).save(key, snapshot)
         except BaseException as error:
             errors.append(error)
 
@@ -558,7 +558,7 @@ def test_two_savers_at_once_leave_the_whole_of_one(images: ImageStore, shape: Sh
         thread.join()
 
     store = SnapshotStore(images)
-    stored = store.find(shape)
+    stored = store.find(key)
     assert errors == []
     assert stored is not None
     opened = store.open(stored)
@@ -569,16 +569,16 @@ def test_two_savers_at_once_leave_the_whole_of_one(images: ImageStore, shape: Sh
 
 
 def test_reading_a_snapshot_does_not_move_its_offsets(
-    images: ImageStore, shape: Shape, snapshot: Snapshot
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot
 ) -> None:
     os.lseek(snapshot.memory, 123, os.SEEK_SET)
 
-    SnapshotStore(images).save(shape, snapshot)
+    SnapshotStore(images).save(key, snapshot)
 
     assert os.lseek(snapshot.memory, 0, os.SEEK_CUR) == 123
 
 
-def test_looking_up_imports_nothing_of_making(images: ImageStore, shape: Shape) -> None:
+def test_looking_up_imports_nothing_of_making(images: ImageStore, key: SnapshotKey) -> None:
     slow = (
         "hashlib",
         "asyncio",
@@ -589,11 +589,11 @@ def test_looking_up_imports_nothing_of_making(images: ImageStore, shape: Shape) 
     )
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from slipway._snapshots.key import Shape\n"
+        "from slipway._snapshots.key import SnapshotKey\n"
         "from slipway._snapshots.store import SnapshotStore\n"
         "from slipway_initramfs.store.image_store import ImageStore\n"
         f"store = SnapshotStore(ImageStore(Path({str(images.root)!r})))\n"
-        f"store.find(Shape('toy', 'qemu', {MEMORY}, 1, {shape.inputs!r}))\n"
+        f"store.find(SnapshotKey('toy', 'qemu', {MEMORY}, 1, {key.inputs!r}))\n"
         f"print(*(name for name in {slow!r} if name in sys.modules))"
     )
 
@@ -668,14 +668,14 @@ def checked(tmp_path: Path) -> Path:
     return path
 
 
-def is_known(path: Path) -> bool:
+def is_verified(path: Path) -> bool:
     with path.open("rb") as file:
-        return CheckedFile(file.fileno(), path.parent / "verified" / "memo").is_known
+        return VerifiedFile(file.fileno(), path.parent / "verified" / "memo").is_verified
 
 
 def remember(path: Path) -> None:
     with path.open("rb") as file:
-        CheckedFile(file.fileno(), path.parent / "verified" / "memo").remember()
+        VerifiedFile(file.fileno(), path.parent / "verified" / "memo").remember()
 
 
 def rewrite(path: Path) -> None:
@@ -692,11 +692,11 @@ def exchange(path: Path) -> None:
 
 @pytest.mark.usefixtures("settled")
 def test_sound_file_is_known(checked: Path) -> None:
-    assert not is_known(checked)
+    assert not is_verified(checked)
 
     remember(checked)
 
-    assert is_known(checked)
+    assert is_verified(checked)
 
 
 @pytest.mark.usefixtures("settled")
@@ -706,7 +706,7 @@ def test_changed_file_is_not_known(checked: Path, change: Callable[[Path], None]
 
     change(checked)
 
-    assert not is_known(checked)
+    assert not is_verified(checked)
 
 
 @pytest.mark.usefixtures("settled")
@@ -718,7 +718,7 @@ def test_other_memo_says_nothing(checked: Path, change: Callable[[bytes], bytes]
     memo = checked.parent / "verified" / "memo"
     memo.write_bytes(change(memo.read_bytes()))
 
-    assert not is_known(checked)
+    assert not is_verified(checked)
 
 
 @pytest.mark.usefixtures("settled")
@@ -732,19 +732,19 @@ def test_what_is_no_memo_is_neither_waited_for_nor_followed(
 
     remember(checked)
 
-    assert not is_known(checked)
+    assert not is_verified(checked)
     assert not memo.is_file()
 
 
 def test_file_that_was_just_written_is_not_remembered(checked: Path) -> None:
     remember(checked)
 
-    assert not is_known(checked)
+    assert not is_verified(checked)
 
 
 @pytest.mark.usefixtures("settled")
 def test_verified_snapshot_is_remembered_until_it_is_gone(
-    images: ImageStore, shape: Shape, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
     opened = store.open(stored)
@@ -755,7 +755,7 @@ def test_verified_snapshot_is_remembered_until_it_is_gone(
     store.verify(stored, opened)
     opened.close()
     assert memos == sorted([stored.memory.digest, stored.state.digest])
-    store.remove(shape.key)
+    store.remove(key.name)
     assert names(images.root / "verified") == []
 
 
@@ -790,12 +790,12 @@ def assets(images: ImageStore) -> Assets:
 
 
 def test_shape_says_what_it_is_of(assets: Assets) -> None:
-    shape = Shape.of(assets, 2)
+    key = SnapshotKey.of(assets, 2)
 
-    assert shape.key == "toy-qemu-256m-2"
-    assert len(shape.inputs) == 64
-    assert shape == Shape.of(assets, 2)
-    assert hash(shape) == hash(Shape.of(assets, 2))
+    assert key.name == "toy-qemu-256m-2"
+    assert len(key.inputs) == 64
+    assert key == SnapshotKey.of(assets, 2)
+    assert hash(key) == hash(SnapshotKey.of(assets, 2))
 
 
 def test_whatever_changes_makes_another_shape(assets: Assets) -> None:
@@ -814,19 +814,19 @@ def test_whatever_changes_makes_another_shape(assets: Assets) -> None:
         replace(assets, language=replace(language, sample="another")),
         replace(assets, language=replace(language, source="another.py")),
     ]
-    shapes = [Shape.of(other, 1) for other in (assets, *changed)]
-    shapes.append(Shape.of(on(assets, host="another host"), 1))
-    shapes.append(Shape.of(on(assets, name="kvm"), 1))
-    shapes.append(Shape.of(assets, 2))
+    keys = [SnapshotKey.of(other, 1) for other in (assets, *changed)]
+    keys.append(SnapshotKey.of(on(assets, host="another host"), 1))
+    keys.append(SnapshotKey.of(on(assets, name="kvm"), 1))
+    keys.append(SnapshotKey.of(assets, 2))
 
-    assert len({shape.inputs for shape in shapes}) == len(shapes)
+    assert len({key.inputs for key in keys}) == len(keys)
 
 
 def test_other_version_makes_another_shape(assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Shape.of(assets, 1)
+    before = SnapshotKey.of(assets, 1)
     monkeypatch.setattr("slipway_protocol.__version__", "99.0")
 
-    assert Shape.of(assets, 1) != before
+    assert SnapshotKey.of(assets, 1) != before
 
 
 def test_what_is_asked_for_may_not_be_cloned(assets: Assets) -> None:

@@ -1,4 +1,4 @@
-"""Templates: what becomes of snapshots that are missing, damaged, or cannot be cloned."""
+"""TemplateCache: what becomes of snapshots that are missing, damaged, or cannot be cloned."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from slipway._model.errors import HostError, ImageError
 from slipway._model.options import Options
 from slipway._run.guest import Guest, StartInfo
 from slipway._run.languages import find_language
-from slipway._snapshots import create as _template_making
-from slipway._snapshots.create import make
-from slipway._snapshots.key import NoSnapshot, Shape
+from slipway._snapshots import create
+from slipway._snapshots.create import create_snapshot
+from slipway._snapshots.key import NoSnapshot, SnapshotKey
 from slipway._snapshots.store import SnapshotStore
-from slipway._snapshots.templates import Templates
+from slipway._snapshots.templates import TemplateCache
 from slipway_initramfs.store.image_store import ImageStore
 from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
 from support.sessions import open_files
@@ -51,28 +51,28 @@ class Ground:
         image = put_image(self.images)
         assets = self.launcher.find(find_language("bash"), self.options, print)
         self.assets: Assets = replace(assets, image=image, memory=MEMORY)
-        self.shape = Shape.of(self.assets, 1)
+        self.key = SnapshotKey.of(self.assets, 1)
         self.store = SnapshotStore(self.images)
         snapshot = stored_snapshot()
-        self.stored: StoredSnapshot = self.store.save(self.shape, snapshot)
+        self.stored: StoredSnapshot = self.store.save(self.key, snapshot)
         snapshot.close()
-        self.templates: Templates
+        self.templates: TemplateCache
 
-    def open(self, *, shared: bool) -> Templates:
-        self.templates = Templates(self.images, self.admission if shared else None)
+    def open(self, *, shared: bool) -> TemplateCache:
+        self.templates = TemplateCache(self.images, self.admission if shared else None)
         return self.templates
 
     async def clone(self) -> Guest | str:
         """A clone, or the reason why there is none."""
         try:
-            return await self.templates.clone(self.shape, self.assets, self.options)
+            return await self.templates.clone(self.key, self.assets, self.options)
         except NoSnapshot as error:
             return error.reason
 
     @property
     def is_there(self) -> bool:
         """Whether the store has the snapshot still."""
-        return self.store.find(self.shape) is not None
+        return self.store.find(self.key) is not None
 
     def damage(self, part: str) -> None:
         """Flip one bit of its ``part``."""
@@ -138,9 +138,9 @@ async def test_first_clones_at_once_open_the_template_once(ground: Ground) -> No
 
 async def test_nothing_is_remembered_of_shapes_that_have_no_snapshot(ground: Ground) -> None:
     for cpus in range(2, 10):
-        shape = Shape.of(ground.assets, cpus)
+        key = SnapshotKey.of(ground.assets, cpus)
         with pytest.raises(NoSnapshot, match=r"^there is no snapshot$"):
-            await ground.templates.clone(shape, ground.assets, ground.options)
+            await ground.templates.clone(key, ground.assets, ground.options)
 
     assert not ground.templates._opening
     assert not ground.templates._failures
@@ -305,7 +305,7 @@ async def test_failure_of_one_does_not_close_the_template_under_another(ground: 
     going_on = asyncio.Event()
     ground.launcher.cloning = going_on.wait  # type: ignore[assignment]
     slow = asyncio.create_task(ground.clone())
-    await wait_until(lambda: ground.templates._opened, "a template is open")
+    await wait_until(lambda: ground.templates._open_templates, "a template is open")
     ground.launcher.cloning = None
     ground.hypervisor.moods[:] = ["dies"]
 
@@ -340,7 +340,7 @@ async def test_template_in_use_makes_way_when_it_is_not_any_more(ground: Ground)
     going_on = asyncio.Event()
     ground.launcher.cloning = going_on.wait  # type: ignore[assignment]
     cloning = asyncio.create_task(ground.clone())
-    await wait_until(lambda: ground.templates._opened, "a template is open")
+    await wait_until(lambda: ground.templates._open_templates, "a template is open")
 
     ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
     at_once = ticket.admitted.is_set()
@@ -356,7 +356,7 @@ async def test_template_in_use_makes_way_when_it_is_not_any_more(ground: Ground)
 
 async def test_template_that_made_way_is_opened_again(ground: Ground) -> None:
     first = await ground.clone()
-    ground.templates.give_way(1)
+    ground.templates.evict(1)
     second = await ground.clone()
 
     assert len(ground.hypervisor.templates) == 2
@@ -463,24 +463,24 @@ class Booting:
 @pytest.fixture
 def making(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Ground:
     """A store whose snapshot has to be made."""
-    monkeypatch.setattr(_template_making, "ColdLauncher", Booting(ground))
+    monkeypatch.setattr(create, "ColdLauncher", Booting(ground))
     ground.assets = replace(
         ground.assets, language=replace(ground.assets.language, sample="print hello")
     )
-    ground.shape = Shape.of(ground.assets, 1)
+    ground.key = SnapshotKey.of(ground.assets, 1)
     assert not ground.is_there
     return ground
 
 
 async def make_it(ground: Ground) -> StoredSnapshot:
-    return await make(ground.assets, ground.options, ground.images, lambda line: None)
+    return await create_snapshot(ground.assets, ground.options, ground.images, lambda line: None)
 
 
 async def test_what_is_made_is_found_and_can_be_cloned(making: Ground) -> None:
     stored = await make_it(making)
     guest = await making.clone()
 
-    assert stored.shape == making.shape
+    assert stored.key == making.key
     assert isinstance(guest, Guest)
     await guest.stop()
 
@@ -515,11 +515,11 @@ async def test_making_that_is_cancelled_while_it_saves_closes_no_file_too_early(
     saving, going_on = threading.Event(), threading.Event()
     save, sizes = SnapshotStore.save, []
 
-    def slow(store: SnapshotStore, shape: Shape, snapshot: Snapshot) -> StoredSnapshot:
+    def slow(store: SnapshotStore, key: SnapshotKey, snapshot: Snapshot) -> StoredSnapshot:
         saving.set()
         going_on.wait()
         sizes.append(os.fstat(snapshot.memory).st_size)
-        return save(store, shape, snapshot)
+        return save(store, key, snapshot)
 
     monkeypatch.setattr(SnapshotStore, "save", slow)
     task = asyncio.create_task(make_it(making))
