@@ -27,7 +27,6 @@ WEAK_WORDS_OF_PAGES = {
     "docs/api.md": 7.1,
     "docs/snapshots.md": 9.0,
     "docs/style.md": 9.8,
-    "docs/vmm.md": 6.2,
 }
 
 
