@@ -12,7 +12,7 @@ from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
-from slipway._run.results import build_phase_results, output_files
+from slipway._run.results import build_output_files, build_phase_results
 from slipway._snapshots.create import capture_snapshot
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Phase, Stream
@@ -102,7 +102,7 @@ class MicrovmJob:
             phase: result.with_output(phase.name.lower(), captured)
             for phase, result in build_phase_results(report).items()
         }
-        files = {file.path: file for file in output_files(report, options.outputs)}
+        files = {file.path: file for file in build_output_files(report, options.outputs)}
         return Outcome(results.get(Phase.BUILD), results.get(Phase.RUN), files)
 
     async def _sink(self, phase: Phase, stream: Stream, data: bytes) -> None:

@@ -71,7 +71,7 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
         HostError: a snapshot cannot be taken.
         ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be built.
     """
-    from slipway._run.image_warmup import warmer
+    from slipway._run.image_warmup import create_warmer
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.architectures import machine_architecture
     from slipway_initramfs.build import build_image
@@ -97,7 +97,7 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
         for language in wanted:
             began = time.monotonic()
             image = build_image(
-                language, store, choices, progress=reports, warmer=warmer(store, progress)
+                language, store, choices, progress=reports, warmer=create_warmer(store, progress)
             )
             # The file that a machine boots: a first run finds it, even in a read-only store.
             find_initrd(store, image, kernel, frozen.path)

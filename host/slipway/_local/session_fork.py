@@ -76,7 +76,7 @@ async def _clone_and_resume(
                 await guest.machine.resume()
             await guest.resync()
         except SlipwayError as error:
-            await lose(f"its machine did not go on after a fork: {error.message}")
+            await lose(f"its machine did not continue after a fork: {error.message}")
 
     async with AsyncExitStack() as undo:
         undo.push_async_callback(call_shielded, partial(resume_original, stopped=True))

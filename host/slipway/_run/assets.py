@@ -1,4 +1,4 @@
-"""Kernel, initramfs and agent that a machine boots."""
+"""Assets of a machine: kernel, initramfs and agent."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Everything that a machine is started from.
+    """Kernel, initramfs, agent and hypervisor of a machine.
 
-    ``language`` is as this image has it, with the variables that the image sets; ``memory`` is the
-    machine's, in bytes; ``other_kernel`` the caller's own kernel, if it has one; ``hypervisor`` is
-    chosen once for all machines of these assets.
+    ``language`` includes the environment of the image; ``memory`` is that of the machine, in bytes;
+    ``other_kernel`` is the caller's own kernel. ``hypervisor`` is chosen once for all machines of
+    these assets.
     """
 
     language: Language
@@ -55,10 +55,10 @@ class Assets:
 def find_boot_assets(
     image: Image, language: Language, options: Options, store: ImageStore, progress: Progress
 ) -> Assets:
-    """What ``image`` boots from, with kernel and agent made where they are missing.
+    """Find the assets that boot ``image``; a missing kernel or agent is built.
 
     Raises:
-        ImageError: they cannot be made.
+        ImageError: the kernel or the agent cannot be built.
         InputError: the machine would have too little memory, or is unknown.
     """
     with translated_image_errors():
@@ -74,9 +74,9 @@ def build_assets(
     *,
     verified: bool,
 ) -> Assets:
-    """As :func:`find_boot_assets`, with the errors of image making.
+    """Find the assets as :func:`find_boot_assets` does, with the errors of slipway_initramfs.
 
-    With ``verified`` every byte of kernel and agent is checked as well.
+    With ``verified`` every byte of kernel and agent is checked.
     """
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.errors import ImageCorrupted
@@ -93,19 +93,19 @@ def build_assets(
         kernel = build_kernel(store, progress=progress)
     memory = choose_machine_memory(image, language, options)
     agent = freeze_agent(store, image.architecture, progress, verify=verified)
-    # The modules are the kernel's: another kernel takes none of them.
+    # Modules fit only the kernel that they were built with.
     initrd = find_initrd(store, image, kernel if options.kernel is None else None, agent.path)
     adapted = replace(language, environment={**image.environment, **language.environment})
     hypervisor = choose(options.machine, store.root)
     return Assets(adapted, image, kernel, agent, initrd, options.kernel, memory, hypervisor)
 
 
-def verify(assets: Assets, store: ImageStore) -> None:
-    """Check every byte of what is being booted against its digest.
+def verify_assets(assets: Assets, store: ImageStore) -> None:
+    """Check every byte of the files that a machine boots against their digests.
 
     Raises:
-        ImageCorrupted: of :mod:`slipway_initramfs.errors`; what is damaged is made again by
-            :func:`find_assets` with ``repair``.
+        ImageCorrupted: a file is damaged; :func:`find_assets` builds it again with ``repair``. The
+            class is that of :mod:`slipway_initramfs.errors`.
     """
     from slipway_initramfs.store.initrds import verify_initrd
 

@@ -1,4 +1,4 @@
-"""Assets of a run: found in the store, or built when they are missing or damaged."""
+"""Search for the assets of a run in the store; missing and damaged ones are built."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def find_assets(
     *,
     repair: bool = False,
 ) -> Assets:
-    """Find what ``language`` runs on; what is missing is made first.
+    """Find the assets of ``language``; missing ones are built.
 
-    With ``repair`` every byte of what is found is checked, and what is damaged made anew.
+    With ``repair`` every byte is checked, and damaged assets are built again.
 
     Raises:
-        ImageError: it cannot be made.
-        InputError: the machine would have too little memory, or the kernel is no file.
+        ImageError: an asset cannot be built.
+        InputError: the machine would have too little memory, or the caller's kernel is invalid.
     """
     from slipway_initramfs.errors import ImageCorrupted
 
@@ -50,51 +50,51 @@ def find_assets(
         except ImageCorrupted:
             image = None
         if image is None or not language.matches(image):
-            image = _build(language, store, progress)
+            image = _build_image(language, store, progress)
         try:
             return build_assets(image, language, options, store, progress, verified=repair)
         except ImageCorrupted:
-            image = _build(language, store, progress)
+            image = _build_image(language, store, progress)
             return build_assets(image, language, options, store, progress, verified=True)
 
 
 def _check_kernel(kernel: Path) -> None:
-    """Check that a caller's ``kernel`` looks like one: QEMU takes anything, and does not say so.
+    """Check the first bytes of a caller's ``kernel``: QEMU accepts any file, and reports nothing.
 
     Raises:
-        InputError: it does not, or cannot be read.
+        InputError: the file is missing, cannot be read, or is not a kernel.
     """
     hint = "Name a vmlinux or bzImage file."
-    # os.path says no where a name is too long or a directory may not be searched; Path raises.
+    # Path.is_file raises for long names and for directories that may not be searched.
     if not os.path.isfile(kernel):  # noqa: PTH113
-        raise InputError(f"there is no kernel {kernel}", hint)
+        raise InputError(f"kernel {kernel}: no such file", hint)
     try:
         with kernel.open("rb") as file:
             head = file.read(_KERNEL_HEAD)
     except OSError as error:
         raise InputError(f"cannot read the kernel {kernel}: {error.strerror}", hint) from None
     if not any(head[at:].startswith(magic) for at, magic in _KERNEL_MAGICS):
-        raise InputError(f"{kernel} is no Linux kernel", hint)
+        raise InputError(f"{kernel} is not a Linux kernel", hint)
 
 
-def _build(language: Language, store: ImageStore, progress: Progress) -> Image:
-    """Make the image, or find that it is there and sound."""
-    from slipway._run.image_warmup import warmer
+def _build_image(language: Language, store: ImageStore, progress: Progress) -> Image:
+    """Build the image, unless the store has a sound one."""
+    from slipway._run.image_warmup import create_warmer
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.build import build_image
     from slipway_initramfs.progress import BuildProgress
     from slipway_initramfs.source import SourceOptions
 
-    def transfer(label: str, done: int, total: int) -> None:
+    def report_transfer(label: str, done: int, total: int) -> None:
         progress(f"downloading {label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
-    # What is there already comes from where somebody wanted it, whatever the default is today.
+    # An image that exists keeps its kind of source, even if the default has changed.
     kind = "auto" if language.image in {image.name for image in store.images()} else None
     emulated = choose("auto", store.root).is_emulated
     return build_image(
         language,
         store,
         SourceOptions.from_environment(os.environ, kind=kind, emulated=emulated),
-        progress=BuildProgress(progress, progress, transfer),
-        warmer=warmer(store, progress),
+        progress=BuildProgress(progress, progress, report_transfer),
+        warmer=create_warmer(store, progress),
     )

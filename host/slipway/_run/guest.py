@@ -152,7 +152,7 @@ class Guest:
                 self.ready = await greeting
         except TimeoutError:
             raise HostError(
-                f"the agent did not go on within {RESTORE_SECONDS:g} s after it was cloned"
+                f"the agent did not continue within {RESTORE_SECONDS:g} s after it was cloned"
                 + await self._read_exit_report()
             ) from None
         except UnknownOutcome as error:  # after earlier jobs; none is under way
@@ -184,7 +184,7 @@ class Guest:
         if not report.succeeded:
             words = " ".join(to_plain_line(tail.data.decode("utf-8", "replace")).split())
             raise ImageError(
-                f"the sample program of {language.name} fails: {words or 'it said nothing'}",
+                f"the sample program of {language.name} fails: {words or 'no output'}",
                 "See its output: slipway run; it is 'sample' of the language file.",
             )
 

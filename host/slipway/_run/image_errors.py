@@ -1,4 +1,4 @@
-"""Errors of image making, as those that callers see."""
+"""Translation of errors of slipway_initramfs into those of slipway."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def translated_image_errors() -> Iterator[None]:
-    """Errors of making and finding images, as those of our own tree."""
+    """Raise errors of slipway_initramfs in the body as ImageError or InputError."""
     from slipway_initramfs.errors import ImageError as BuildError
     from slipway_initramfs.errors import InvalidLanguage, InvalidReference, UnknownLanguage
 

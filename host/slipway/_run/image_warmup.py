@@ -1,4 +1,4 @@
-"""Warming an image up: one command in a machine of the image itself, and the file it leaves."""
+"""Warm-up of an image: one command in a machine of the image, and the file that it writes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.records import Image
     from slipway_initramfs.warmup import Warmer
 
-# Compiling a standard library takes an emulated machine a quarter of an hour.
+# An emulated machine compiles a standard library in a quarter of an hour.
 SECONDS = 3600
-_SAID = 2000
+_SHOWN_OUTPUT = 2000
 
 
-def warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
-    """What runs warm-ups on a machine of this host, with the kernel and the agent of ``store``."""
+def create_warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
+    """Create the function that runs warm-ups in machines of this host.
+
+    Kernel and agent come from ``store``.
+    """
 
     def warm(image: Image, warm_up: Warmup) -> bytes:
         from slipway_initramfs.errors import BuildFailed
 
         try:
-            return asyncio.run(_warm(image, warm_up, store, progress))
+            return asyncio.run(_run_warmup(image, warm_up, store, progress))
         except SlipwayError as error:
             raise BuildFailed(
                 f"the image cannot be warmed up: {error.message}", error.hint
@@ -38,7 +41,7 @@ def warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
     return warm
 
 
-async def _warm(
+async def _run_warmup(
     image: Image, warm_up: Warmup, store: ImageStore, progress: Callable[[str], None]
 ) -> bytes:
     from slipway._model.options import MAX_CPUS, Options
@@ -70,17 +73,17 @@ async def _warm(
         cpus=min(os.cpu_count() or 1, MAX_CPUS),
     )
     assets = await asyncio.to_thread(find_boot_assets, image, language, options, store, progress)
-    tail = OutputTail(_SAID)
+    tail = OutputTail(_SHOWN_OUTPUT)
     progress("warming the image up in a machine of its own")
     async with await Guest.start(assets, options) as guest:
         await guest.wait_ready()
         report = await guest.run(JobRequest(assets.language, b"", options), tail)
     if OUTPUT in report.files and report.succeeded:
         return report.files[OUTPUT][1]
-    raise _failure(warm_up.command[0], bytes(tail.data), report.missing.get(OUTPUT, ""))
+    raise _build_failure(warm_up.command[0], bytes(tail.data), report.missing.get(OUTPUT, ""))
 
 
-def _failure(program: str, said: bytes, missing: str) -> ImageError:
-    """The error for a program of the image that left nothing; its words are as hostile as it is."""
-    words = " ".join(to_plain_line(said.decode("utf-8", "replace")).split())
-    return ImageError(f"{program} failed in the image: {words or missing or 'it said nothing'}")
+def _build_failure(program: str, output: bytes, missing: str) -> ImageError:
+    """Build the error for a warm-up without a file; ``output`` is as hostile as the image."""
+    words = " ".join(to_plain_line(output.decode("utf-8", "replace")).split())
+    return ImageError(f"{program} failed in the image: {words or missing or 'no output'}")

@@ -1,4 +1,4 @@
-"""A job as the protocol has it, from a language and what a caller asks for."""
+"""Message of a job, built from its request."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T", int, float)
 
-# What a program begins with on any Linux; it may raise it to the limit.
+# Soft limit that Linux gives a program by default; the program may raise it up to the hard limit.
 SOFT_OPEN_FILES = 1024
-# Stands in a language's command for the program's memory in MiB, for runtimes that want to be told.
+# Placeholder in a language's command for the program's memory in MiB.
 MEMORY = "{memory}"
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Where a job is to run.
+    """Surroundings of a job in its guest.
 
-    ``cpus`` are the machine's, ``memory`` is what it leaves its jobs; ``taken`` are the names that
-    earlier jobs have brought into its directory.
+    ``cpus`` are those of the machine, ``memory`` is left for jobs, in bytes; ``taken`` are names in
+    the workspace that earlier jobs of the session have brought.
     """
 
     cpus: int = 1
@@ -52,11 +52,11 @@ def build_job_message(
         build = m.Command(
             arranged.fill(language.build.command),
             tuple(environment.items()),
-            _limits(language.build.limits, _build_demands(options), surroundings.cpus),
+            _build_limits(language.build.limits, _select_build_limits(options), surroundings.cpus),
             out_of_memory=language.build.out_of_memory,
         )
-    limits = _limits(language.run.limits, _demands(options), surroundings.cpus)
-    mebibytes = str(_told_memory(limits, surroundings.memory) // MIB)
+    limits = _build_limits(language.run.limits, _select_run_limits(options), surroundings.cpus)
+    mebibytes = str(_choose_reported_memory(limits, surroundings.memory) // MIB)
     filled = arranged.fill(language.run.command)
     command = (part.replace(MEMORY, mebibytes) for part in filled)
     run = m.Command(
@@ -72,13 +72,13 @@ def build_job_message(
 
 
 def convert_terminal_size(tty: Tty) -> m.Tty:
-    """The size of a terminal as the protocol has it."""
+    """Convert the size of a terminal for the protocol."""
     return m.Tty(tty.rows, tty.columns)
 
 
 @dataclass(frozen=True, slots=True)
-class _Demands:
-    """What a caller says of one phase's limits; None is the language's."""
+class _LimitOptions:
+    """Limits of one phase by the caller's options; None stands for the default of the language."""
 
     wall: float | None
     cpu: float | None
@@ -89,12 +89,12 @@ class _Demands:
     output: int | None = None
 
 
-def _build_demands(options: Options) -> _Demands:
-    return _Demands(options.build_timeout, options.build_cpu_time, options.build_memory_limit)
+def _select_build_limits(options: Options) -> _LimitOptions:
+    return _LimitOptions(options.build_timeout, options.build_cpu_time, options.build_memory_limit)
 
 
-def _demands(options: Options) -> _Demands:
-    return _Demands(
+def _select_run_limits(options: Options) -> _LimitOptions:
+    return _LimitOptions(
         options.timeout,
         options.cpu_time,
         options.memory_limit,
@@ -105,36 +105,36 @@ def _demands(options: Options) -> _Demands:
     )
 
 
-def _limits(default: Limits, asked: _Demands, cpus: int) -> m.Limits:
-    """A language's limits (seconds and MiB), or those that are asked for, as the protocol has them.
+def _build_limits(default: Limits, asked: _LimitOptions, cpus: int) -> m.Limits:
+    """Build the limits of a phase from the language's (seconds, MiB) and the caller's.
 
-    Open files are limited softly where nobody asks: programs that count on many know how to.
+    By default open files have a soft limit as well: a program that needs many raises it.
     """
-    cpu = _cpu_seconds(default, asked, cpus)
-    hard = _first(asked.open_files, default.open_files)
+    cpu = _choose_cpu_seconds(default, asked, cpus)
+    hard = _choose(asked.open_files, default.open_files)
     return m.Limits(
-        wall_ms=_milliseconds(_first(asked.wall, default.wall)),
-        cpu_ms=_milliseconds(cpu) if cpu else 0,
-        memory_bytes=_first(asked.memory, default.memory * MIB),
-        processes=_first(asked.processes, default.processes),
-        file_bytes=_first(asked.file_size, default.file_size * MIB),
+        wall_ms=_convert_to_ms(_choose(asked.wall, default.wall)),
+        cpu_ms=_convert_to_ms(cpu) if cpu else 0,
+        memory_bytes=_choose(asked.memory, default.memory * MIB),
+        processes=_choose(asked.processes, default.processes),
+        file_bytes=_choose(asked.file_size, default.file_size * MIB),
         open_files=hard,
-        output_bytes=_first(asked.output, default.output * MIB),
+        output_bytes=_choose(asked.output, default.output * MIB),
         soft_open_files=min(hard, SOFT_OPEN_FILES) if asked.open_files is None else 0,
     )
 
 
-def _told_memory(limits: m.Limits, memory: int) -> int:
-    """What a runtime is told to have: the machine's memory, while the limit is not far below.
+def _choose_reported_memory(limits: m.Limits, memory: int) -> int:
+    """Choose the memory that a command names: the machine's, unless the limit is far below.
 
-    So the command is that of a program that was started ahead.
+    The command is then the same as that of a prestarted program.
     """
     limit = limits.memory_bytes
     return limit if limit and (limit < memory // 2 or not memory) else memory
 
 
-def _cpu_seconds(default: Limits, asked: _Demands, cpus: int) -> float:
-    """The limit of CPU time: never one that cuts into a wall-clock time that was asked for."""
+def _choose_cpu_seconds(default: Limits, asked: _LimitOptions, cpus: int) -> float:
+    """Choose the limit of CPU time; a default never cuts into the caller's wall-clock limit."""
     if asked.cpu is not None:
         return asked.cpu
     if asked.wall is None or not default.cpu:
@@ -142,10 +142,10 @@ def _cpu_seconds(default: Limits, asked: _Demands, cpus: int) -> float:
     return max(default.cpu, asked.wall * cpus)
 
 
-def _first(asked: _T | None, default: _T) -> _T:
+def _choose(asked: _T | None, default: _T) -> _T:
     return default if asked is None else asked
 
 
-def _milliseconds(seconds: float) -> int:
-    """At least one: zero would mean that there is no limit."""
+def _convert_to_ms(seconds: float) -> int:
+    """Convert to milliseconds, at least 1: 0 means unlimited."""
     return max(1, round(1000 * seconds))

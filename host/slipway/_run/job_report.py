@@ -1,4 +1,4 @@
-"""What an agent has said of a job, as far as it fits the protocol."""
+"""Report of the agent on a job, checked against the protocol."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class PhaseReport:
-    """What the agent said of one phase, and the ``limits`` that it was given.
+    """Report on one phase, with the ``limits`` that were in force.
 
-    ``seconds`` is the host's own measure of it.
+    ``sent`` and ``dropped`` are bytes of output; ``seconds`` were measured by the host.
     """
 
     done: m.PhaseDone
@@ -27,7 +27,7 @@ class PhaseReport:
 
 @dataclass(slots=True)
 class JobReport:
-    """What the agent said of one job. ``failure``: the caller's stdin failed, which ended it."""
+    """Report on one job. ``failure`` is the error of the caller's stdin, if that ended the job."""
 
     phases: dict[m.Phase, PhaseReport] = field(default_factory=dict)
     files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
@@ -36,5 +36,5 @@ class JobReport:
 
     @property
     def succeeded(self) -> bool:
-        """Whether all phases ended as they should."""
-        return all(told.done.verdict is m.Verdict.OK for told in self.phases.values())
+        """True if the verdict of all phases is ``ok``."""
+        return all(phase.done.verdict is m.Verdict.OK for phase in self.phases.values())

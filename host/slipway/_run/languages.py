@@ -1,4 +1,4 @@
-"""Languages by name and suffix, and the images that they have."""
+"""Languages by name and suffix, with their images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def find_language(name: str, store: ImageStore | None = None) -> Language:
-    """The language called ``name``, or ``name@version``, that Slipway has or ``store`` was given.
+    """Find the language ``name``, or ``name@version``, of Slipway or of ``store``.
 
     Raises:
-        InputError: there is none; the hint has the nearest names.
+        InputError: the language is unknown; the hint has the nearest names.
     """
     from slipway_initramfs.languages import catalogue
 
@@ -28,10 +28,10 @@ def find_language(name: str, store: ImageStore | None = None) -> Language:
 
 
 def find_language_of_file(path: Path, store: ImageStore | None = None) -> Language:
-    """The language whose suffix ``path`` has.
+    """Find the language with the suffix of ``path``.
 
     Raises:
-        InputError: none has it.
+        InputError: no language has this suffix.
     """
     from slipway_initramfs.languages import catalogue
 
@@ -40,10 +40,10 @@ def find_language_of_file(path: Path, store: ImageStore | None = None) -> Langua
 
 
 def select_language(language: object, source: object, store: ImageStore) -> Language:
-    """The language that is named, or that the suffix of ``source`` tells, a path.
+    """Select a language by name, or by the suffix of ``source`` if that is a path.
 
     Raises:
-        InputError: there is none.
+        InputError: the language is unknown.
     """
     name = check_language(language, source)
     if name is not None:
@@ -52,7 +52,7 @@ def select_language(language: object, source: object, store: ImageStore) -> Lang
 
 
 def list_languages(store: ImageStore) -> tuple[LanguageInfo, ...]:
-    """All languages that Slipway has or ``store`` was given, by name.
+    """List all languages of Slipway and of ``store``, by name.
 
     Raises:
         ImageError: the store cannot be read.
@@ -67,19 +67,19 @@ def list_languages(store: ImageStore) -> tuple[LanguageInfo, ...]:
             if image.architecture == machine_architecture() and image.language in known:
                 version = image.name.partition("@")[2]
                 found[image.language][version] = known[image.language].toolchain.of(image)
-        return tuple(_info(known[name], found[name], store) for name in sorted(known))
+        return tuple(_build_info(known[name], found[name], store) for name in sorted(known))
 
 
-def _info(language: Language, found: dict[str, str], store: ImageStore) -> LanguageInfo:
-    # What a bare name stands for may be one of the versions.
-    meant = store.default(language.name).partition("@")[2]
+def _build_info(language: Language, found: dict[str, str], store: ImageStore) -> LanguageInfo:
+    # A name without a version stands for the default, which may be a version.
+    default = store.default(language.name).partition("@")[2]
     others = {version: text for version, text in found.items() if version}
     return LanguageInfo(
         language.name,
         language.aliases,
         language.suffixes,
         tuple(others),
-        meant in found,
-        found.get(meant, ""),
+        default in found,
+        found.get(default, ""),
         others,
     )

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol
 
 from slipway._model.errors import ImageError
-from slipway._run.assets import verify
+from slipway._run.assets import verify_assets
 from slipway._run.start_machine import start_machine
 from slipway._util.threads import call_shielded
 
@@ -78,7 +78,7 @@ class ColdLauncher:
         """Wait for the agent while the bytes that boot are checked against their digests."""
         from slipway_initramfs.errors import ImageCorrupted
 
-        check = asyncio.create_task(asyncio.to_thread(verify, assets, self._store))
+        check = asyncio.create_task(asyncio.to_thread(verify_assets, assets, self._store))
         try:
             await guest.wait_ready()
         finally:

@@ -1,4 +1,4 @@
-"""Results of what a guest has told of a job."""
+"""Results of a job, built from the agent's report."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 def build_phase_results(report: JobReport) -> dict[m.Phase, PhaseResult]:
-    """The report's phases, without their output."""
-    return {phase: build_phase_result(told) for phase, told in report.phases.items()}
+    """Build the results of the report's phases, without their output."""
+    return {phase: build_phase_result(each) for phase, each in report.phases.items()}
 
 
-def build_phase_result(told: PhaseReport) -> PhaseResult:
-    """What was told of one phase, without its output."""
+def build_phase_result(report: PhaseReport) -> PhaseResult:
+    """Build the result of one phase, without its output."""
     streams = [
-        Captured(b"", told.sent[s] + told.dropped[s], told.dropped[s])
+        Captured(b"", report.sent[s] + report.dropped[s], report.dropped[s])
         for s in (m.Stream.STDOUT, m.Stream.STDERR)
     ]
-    usage = told.done.usage
+    usage = report.done.usage
     return PhaseResult(
-        verdict=Verdict[told.done.verdict.name],
-        code=told.done.code,
-        signal=told.done.signal,
+        verdict=Verdict[report.done.verdict.name],
+        code=report.done.code,
+        signal=report.done.signal,
         usage=Usage(
             usage.wall_us / 1e6,
             usage.user_us / 1e6,
@@ -36,13 +36,13 @@ def build_phase_result(told: PhaseReport) -> PhaseResult:
         ),
         stdout=streams[0],
         stderr=streams[1],
-        detail=told.done.detail,
-        limits=_limits(told.limits),
+        detail=report.done.detail,
+        limits=_build_limits(report.limits),
     )
 
 
-def _limits(limits: m.Limits) -> PhaseLimits:
-    """The limits of a phase by their options' names; zero is none."""
+def _build_limits(limits: m.Limits) -> PhaseLimits:
+    """Build the limits of a phase by the names of their options; 0 means unlimited."""
     return PhaseLimits(
         timeout=limits.wall_ms / 1000 or None,
         cpu_time=limits.cpu_ms / 1000 or None,
@@ -54,8 +54,8 @@ def _limits(limits: m.Limits) -> PhaseLimits:
     )
 
 
-def output_files(report: JobReport, wanted: tuple[str, ...]) -> tuple[OutputFile, ...]:
-    """The files fetched back, in the order in which they were asked for."""
+def build_output_files(report: JobReport, wanted: tuple[str, ...]) -> tuple[OutputFile, ...]:
+    """Build the output files, in the order of the paths in ``wanted``."""
     files = []
     for path in wanted:
         if path in report.files:

@@ -36,7 +36,7 @@ class Run:
 
     def mark_admitted(self) -> None:
         """Count the time since the last step as time in the queue."""
-        self._seconds["queue"] = self._lap()
+        self._seconds["queue"] = self._take_lap()
 
     async def collect(
         self, on_output: OnOutput | None, observer: RunObserver | None = None
@@ -85,12 +85,12 @@ class Run:
         try:
             if observer is not None:
                 observer.on_booted(guest.machine.hypervisor.name)
-            report = await guest.run(self._job_in(assets), sink, observer)
+            report = await guest.run(self._adapt_job(assets), sink, observer)
         finally:
             self._guest = None
-            self._lap()
+            self._take_lap()
             await run_shielded(self._slot.release(guest))
-        self._seconds["teardown"] = self._lap()
+        self._seconds["teardown"] = self._take_lap()
         return self._build_result(assets, guest, report)
 
     async def signal(self, number: int) -> None:
@@ -127,7 +127,7 @@ class Run:
         if self._guest is not None:
             await self._guest.cancel()
 
-    def _job_in(self, assets: Assets) -> JobRequest:
+    def _adapt_job(self, assets: Assets) -> JobRequest:
         """Return the job with the variables of the image, and the latest terminal size."""
         options = self._job.options
         if self._size is not None:
@@ -136,19 +136,19 @@ class Run:
 
     def _build_result(self, assets: Assets, guest: Guest, report: JobReport) -> Result:
         from slipway._model.result import Provenance, Result, Timing
-        from slipway._run.results import build_phase_results, output_files
+        from slipway._run.results import build_output_files, build_phase_results
         from slipway_protocol.messages import Phase
 
         assert guest.ready is not None
         job = self._job
         phases = build_phase_results(report)
-        for phase, told in report.phases.items():
-            self._seconds[phase.name.lower()] = told.seconds
+        for phase, phase_report in report.phases.items():
+            self._seconds[phase.name.lower()] = phase_report.seconds
         return Result(
             language=job.language.name,
             build=phases.get(Phase.BUILD),
             run=phases.get(Phase.RUN),
-            files=output_files(report, job.options.outputs),
+            files=build_output_files(report, job.options.outputs),
             tty=bool(job.options.tty),
             timing=Timing(**self._seconds),
             provenance=Provenance(
@@ -165,7 +165,7 @@ class Run:
             ),
         )
 
-    def _lap(self) -> float:
+    def _take_lap(self) -> float:
         now = time.monotonic()
         elapsed, self._mark = now - self._mark, now
         return elapsed

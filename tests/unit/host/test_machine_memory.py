@@ -101,7 +101,7 @@ def test_pair_that_does_not_fit_is_refused_by_both_names(name: str) -> None:
 
 
 def test_machine_that_no_host_can_have_is_refused() -> None:
-    with pytest.raises(InputError, match=r"memory_limit of 65000 MiB takes a machine of"):
+    with pytest.raises(InputError, match=r"memory_limit of 65000 MiB needs a machine of"):
         memory_of(memory_limit=65000 * MIB)
     with pytest.raises(InputError, match=r"^memory is 65000 MiB"):
         memory_of(memory=65000 * MIB)
