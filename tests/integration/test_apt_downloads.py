@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,13 +119,11 @@ def fetching(store: Path, mirror: _Mirror) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool], what: str) -> None:
-    """Wait while the process runs, for at most four minutes."""
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, f"ended before {what}: {process.communicate()[1]}"
-        assert time.monotonic() < deadline, f"waited 240 s until {what}"
-        time.sleep(0.01)
+def wait_until(
+    process: subprocess.Popen[str], condition: Callable[[], bool], sentence: str
+) -> None:
+    block_until(lambda: condition() or process.poll() is not None, sentence, limit=240)
+    assert process.poll() is None, f"ended before: {sentence}: {process.communicate()[1]}"
 
 
 def sizes(directory: Path) -> list[int]:

@@ -30,6 +30,7 @@ from support.registries import (
     server_context,
     write_docker_config,
 )
+from support.waiting import LIMIT
 
 if TYPE_CHECKING:
     import ssl
@@ -634,7 +635,7 @@ def test_threads_share_a_token(serve: Serve, pull: Pull) -> None:
 
     def script(request: Request) -> Reply:
         if "authorization" not in request.headers:
-            together.wait(60)
+            together.wait(LIMIT)
         return answer(request)
 
     registry = pull(serve(script))
@@ -643,7 +644,8 @@ def test_threads_share_a_token(serve: Serve, pull: Pull) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(LIMIT)
+        assert not thread.is_alive(), "the thread has its manifest"
 
     assert found == [MANIFEST] * 3
     assert len(issuer.requests) == 1
@@ -786,6 +788,7 @@ def test_takes_a_server_that_hangs_up_on_tls_for_one_without_it(pull: Pull) -> N
         thread = Thread(target=script, daemon=True)
         thread.start()
         document = pull(f"127.0.0.1:{listener.getsockname()[1]}").root()
-        thread.join()
+        thread.join(LIMIT)
+        assert not thread.is_alive(), "the server has answered"
 
     assert document.data == MANIFEST

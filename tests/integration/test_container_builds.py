@@ -28,6 +28,7 @@ from support.container_images import ContainerImage, Layer, write_layout
 from support.host_programs import need_program
 from support.newc import unpack
 from support.registries import docker_registry
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -528,8 +529,10 @@ def test_a_signal_ends_a_warm_up_and_its_machine(
         assert process.stderr is not None
         while b"warming the image up" not in process.stderr.readline():
             assert process.poll() is None
-        while not any("qemu" in child.name() for child in commands.processes()):
-            assert process.poll() is None
+        block_until(
+            lambda: any("qemu" in child.name() for child in commands.processes()),
+            "the machine of the warm-up runs",
+        )
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
 

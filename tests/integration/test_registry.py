@@ -40,6 +40,7 @@ from support.registries import (
     docker_registry_with_tokens,
     write_docker_config,
 )
+from support.waiting import LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -536,7 +537,7 @@ def test_two_processes_share_one_transfer(
     with breaking_line(anonymous.host, 10_000_000) as line:
         through = image.replace(anonymous.host, line.host)
         with start_pull(cache, through, layer) as one, start_pull(cache, through, layer) as other:
-            codes = [process.wait() for process in (one, other)]
+            codes = [process.wait(LIMIT) for process in (one, other)]
 
     assert codes == [0, 0]
     assert [path.stat().st_size for path in cache.iterdir()] == [layer.size]

@@ -15,6 +15,7 @@ from slipway_initramfs.errors import BuildFailed, ImageCorrupted, SourceUnavaila
 from slipway_initramfs.oci.blob_cache import REPORT, BlobCache
 from slipway_initramfs.oci.repository import Descriptor, Document
 from support.layers import digest
+from support.waiting import LIMIT, block_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -246,20 +247,24 @@ def test_says_that_a_place_cannot_be_written(tmp_path: Path) -> None:
         BlobCache(tmp_path / "file" / "layers").fetch(BLOB, Memory(lambda _: DATA), ignore)
 
 
+def join(thread: Thread) -> None:
+    block_until(lambda: not thread.is_alive(), "the thread has ended")
+
+
 def test_several_threads_share_one_transfer(cache: BlobCache) -> None:
     repository = Memory(lambda _: DATA)
     together = Barrier(4)
     paths: list[Path] = []
 
     def fetch() -> None:
-        together.wait()
+        together.wait(LIMIT)
         paths.append(cache.fetch(BLOB, repository, ignore))
 
     threads = [Thread(target=fetch) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
 
     assert len(paths) == 4
     assert repository.offsets == [0]
@@ -272,7 +277,7 @@ def test_a_waiter_of_a_failed_transfer_fetches_the_blob(cache: BlobCache, direct
 
     def wrong(_: Descriptor) -> Chunks:
         begun.set()
-        others.wait()
+        assert others.wait(LIMIT), "the other fetch has begun"
         yield bytes(len(DATA))
 
     def first() -> None:
@@ -281,13 +286,13 @@ def test_a_waiter_of_a_failed_transfer_fetches_the_blob(cache: BlobCache, direct
 
     thread = Thread(target=first)
     thread.start()
-    begun.wait()
+    assert begun.wait(LIMIT), "the first fetch has begun"
     right = Memory(lambda _: DATA)
     second = Thread(target=lambda: cache.fetch(BLOB, right, ignore))
     second.start()
     others.set()
-    thread.join()
-    second.join()
+    join(thread)
+    join(second)
 
     assert right.offsets == [0]
     assert [file.read_bytes() for file in directory.iterdir()] == [DATA]
@@ -307,7 +312,7 @@ def test_fetches_several_blobs_at_a_time(cache: BlobCache) -> None:
     blobs = {descriptor_of(data): data for data in (b"a", b"b", b"c")}
 
     def give(blob: Descriptor) -> Chunks:
-        together.wait(60)
+        together.wait(LIMIT)
         yield blobs[blob]
 
     paths = cache.fetch_all(list(blobs), Memory(give), ignore, workers=3)
@@ -325,7 +330,7 @@ def test_the_first_error_stops_the_others(cache: BlobCache) -> None:
 
     def give(blob: Descriptor) -> Chunks:
         if blob != BLOB:
-            waiting.wait()
+            assert waiting.wait(LIMIT), "the endless transfer has begun"
             raise SourceUnavailable("the registry is gone")
         try:
             while True:
@@ -340,7 +345,7 @@ def test_the_first_error_stops_the_others(cache: BlobCache) -> None:
     with pytest.raises(SourceUnavailable, match="the registry is gone"):
         cache.fetch_all(blobs, Memory(lambda blob: give(BLOB if blob is endless else blob)), ignore)
 
-    assert stopped.wait(60)
+    assert stopped.wait(LIMIT), "the endless transfer has stopped"
 
 
 def test_an_error_does_not_wait_for_a_silent_source(cache: BlobCache) -> None:
@@ -351,7 +356,7 @@ def test_an_error_does_not_wait_for_a_silent_source(cache: BlobCache) -> None:
         if blob == BLOB:
             silent.set()
             for_ever.wait()
-        silent.wait()
+        assert silent.wait(LIMIT), "the silent transfer has begun"
         raise SourceUnavailable("the registry is gone")
         yield b""
 
@@ -452,7 +457,7 @@ def test_waits_for_another_process_and_takes_its_result(cache: BlobCache, direct
         thread = Thread(target=lambda: paths.append(cache.fetch(blob, repository, ignore)))
         thread.start()
         process.stdin.close()
-        thread.join()
+        join(thread)
 
     assert paths[0].read_bytes() == b"x" * 1000
     assert repository.offsets == []
