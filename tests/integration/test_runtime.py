@@ -406,7 +406,7 @@ async def test_output_that_nobody_takes_stops_the_program(runtime: AsyncRuntime)
     async for event in execution:
         if isinstance(event, Output):
             taken += len(event.data)
-            held = execution.untaken
+            held = execution.pending_bytes
             assert held < KEPT_OUTPUT + 256 * 1024
         if isinstance(event, PhaseEnded):
             break
@@ -522,7 +522,7 @@ async def test_outcome_is_known_although_nobody_takes_the_events(runtime: AsyncR
 
     assert isinstance(execution.outcome, Result)
     assert execution.outcome.code == 3
-    assert execution.untaken == 2
+    assert execution.pending_bytes == 2
 
 
 async def test_cancelling_while_the_machine_ends_keeps_the_result(

@@ -42,7 +42,7 @@ async def resize(size):
     print(f"[{size.rows}x{size.columns}]", flush=True)
 
 async def lend():
-    with LocalTerminal(resize).lent() as terminal:
+    with LocalTerminal(resize).follow_size() as terminal:
         terminal.take()
         print("lent", flush=True)
         if sys.argv[1] == "raise":

@@ -104,7 +104,7 @@ class PlayedExecution(AsyncExecution):
             await self._cancelled.wait()
             event = Ended(result(Verdict.CANCELLED))
         self.given += 1
-        self._follow(event)
+        self._update_state(event)
         return event
 
     async def _write(self, data: bytes) -> None:

@@ -116,7 +116,7 @@ async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
         return await run.collect(output.write)
     from slipway._cli.run_terminal import LocalTerminal, PhaseObserver
 
-    with LocalTerminal(run.resize).lent() as terminal:
+    with LocalTerminal(run.resize).follow_size() as terminal:
         return await run.collect(output.write, PhaseObserver(terminal))
 
 

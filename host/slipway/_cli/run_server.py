@@ -70,7 +70,7 @@ async def _follow_in_terminal(execution: AsyncExecution) -> Result:
     async def resize(size: Tty) -> None:
         await execution.resize(size.rows, size.columns)
 
-    with LocalTerminal(resize).lent() as terminal:
+    with LocalTerminal(resize).follow_size() as terminal:
         return await _follow_events(execution, streaming=True, terminal=terminal)
 
 

@@ -46,11 +46,11 @@ class LocalTerminal:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextmanager
-    def lent(self) -> Iterator[LocalTerminal]:
+    def follow_size(self) -> Iterator[LocalTerminal]:
         """Follow the size of the terminal, and restore its mode at the end."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGWINCH, self._follow)
-        loop.add_signal_handler(signal.SIGTSTP, self._pause)
+        loop.add_signal_handler(signal.SIGWINCH, self._on_resize)
+        loop.add_signal_handler(signal.SIGTSTP, self._suspend)
         try:
             yield self
         finally:
@@ -73,16 +73,16 @@ class LocalTerminal:
             with suppress(termios.error):  # hung up
                 termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
-    def _follow(self) -> None:
-        task = asyncio.ensure_future(self._tell(read_terminal_size()))
+    def _on_resize(self) -> None:
+        task = asyncio.ensure_future(self._report_size(read_terminal_size()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _tell(self, size: Tty) -> None:
+    async def _report_size(self, size: Tty) -> None:
         with suppress(SlipwayError):  # the run reports the error itself
             await self._resize(size)
 
-    def _pause(self) -> None:
+    def _suspend(self) -> None:
         """Stop this process, with the terminal in its normal mode."""
         had = self._saved is not None
         self.give_back()

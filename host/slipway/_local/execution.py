@@ -106,8 +106,8 @@ class LocalExecution(AsyncExecution):
         return self._outcome
 
     @property
-    def untaken(self) -> int:
-        """See :attr:`AsyncExecution.untaken`."""
+    def pending_bytes(self) -> int:
+        """See :attr:`AsyncExecution.pending_bytes`."""
         return self._events.size
 
     def call_when_ended(self, call: Callable[[LocalExecution], object]) -> None:
@@ -228,7 +228,7 @@ class LocalExecution(AsyncExecution):
         )
 
     def _put(self, event: Event) -> None:
-        self._follow(event)
+        self._update_state(event)
         if isinstance(event, Queued | Preparing):
             self._events.put_latest(event)
         else:

@@ -84,7 +84,7 @@ class AsyncExecution(abc.ABC):
         self._captured: dict[tuple[str, str], bytearray] = {}
         self._result: Result | None = None
         self._failure: SlipwayError | None = None
-        self._taking = False
+        self._is_read = False
 
     @property
     def state(self) -> str:
@@ -102,7 +102,7 @@ class AsyncExecution(abc.ABC):
         return self._result or self._failure
 
     @property
-    def untaken(self) -> int:
+    def pending_bytes(self) -> int:
         """Bytes of output and files that the reader of the events has not taken."""
         return 0
 
@@ -156,12 +156,12 @@ class AsyncExecution(abc.ABC):
             raise StopAsyncIteration
         if self._failure is not None:
             raise self._failure
-        if self._taking:
+        if self._is_read:
             raise InputError(
                 "two tasks read the events of one run",
                 "Iterate, or call wait(), in one task only.",
             )
-        self._taking = True
+        self._is_read = True
         try:
             event = await self._next()
         except SlipwayError as error:
@@ -171,7 +171,7 @@ class AsyncExecution(abc.ABC):
             self._failure = error
             raise
         finally:
-            self._taking = False
+            self._is_read = False
         if isinstance(event, Ended):
             self._result = event.result
         return event
@@ -225,7 +225,7 @@ class AsyncExecution(abc.ABC):
     ) -> None:
         await self.cancel()
 
-    def _follow(self, event: Event) -> None:
+    def _update_state(self, event: Event) -> None:
         """Update state and position by an event."""
         match event:
             case Queued(position=position):

@@ -146,7 +146,7 @@ class RemoteExecution(AsyncExecution):
             while True:
                 event = self._decode_event(await self._read_line())
                 if event is not None:
-                    self._follow(event)
+                    self._update_state(event)
                     if self._reader.ended:
                         self.close()
                     return event

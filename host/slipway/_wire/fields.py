@@ -38,7 +38,7 @@ class Fields:
         """Return a string, unchanged."""
         value = self._record.get(name)
         if not isinstance(value, str):
-            raise self._wrong(name, "a string")
+            raise self._make_error(name, "a string")
         return value
 
     def plain_text(self, name: str) -> str:
@@ -49,7 +49,7 @@ class Fields:
         """Return an integer from 0 to ``most``; true, an int in Python, is an error."""
         value = self._record.get(name)
         if type(value) is not int or not 0 <= value <= most:
-            raise self._wrong(name, f"an integer from 0 to {most}")
+            raise self._make_error(name, f"an integer from 0 to {most}")
         return value
 
     def number(self, name: str) -> float:
@@ -59,20 +59,20 @@ class Fields:
             return float(value)
         if type(value) is float and math.isfinite(value) and value >= 0:
             return value
-        raise self._wrong(name, "a number of at least 0")
+        raise self._make_error(name, "a number of at least 0")
 
     def flag(self, name: str) -> bool:
         """Return True or False."""
         value = self._record.get(name)
         if not isinstance(value, bool):
-            raise self._wrong(name, "true or false")
+            raise self._make_error(name, "true or false")
         return value
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         """Return one of ``choices``."""
         value = self._record.get(name)
         if value not in choices:
-            raise self._wrong(name, f"one of {', '.join(choices)}")
+            raise self._make_error(name, f"one of {', '.join(choices)}")
         return str(value)
 
     def fields(self, name: str) -> Fields:
@@ -83,21 +83,21 @@ class Fields:
         """Return a list of at most ``most`` values."""
         value = self._record.get(name)
         if not isinstance(value, list) or len(value) > most:
-            raise self._wrong(name, f"a list of at most {most}")
+            raise self._make_error(name, f"a list of at most {most}")
         return value
 
     def texts(self, name: str, most: int) -> tuple[str, ...]:
         """Return a list of at most ``most`` strings."""
         value = self.items(name, most)
         if not all(isinstance(text, str) for text in value):
-            raise self._wrong(name, "a list of strings")
+            raise self._make_error(name, "a list of strings")
         return tuple(value)
 
     def plain_texts(self, name: str, most: int) -> dict[str, str]:
         """Return an object of at most ``most`` strings without control characters."""
         value = self._record.get(name)
         if not isinstance(value, dict) or len(value) > most:
-            raise self._wrong(name, f"an object of at most {most}")
+            raise self._make_error(name, f"an object of at most {most}")
         fields = Fields(value, f"{self._where}.{name}")
         return {key: fields.plain_text(key) for key in value}
 
@@ -107,7 +107,7 @@ class Fields:
         encoded = self.text("base64") if "base64" in self else None
         return decode_text_or_base64(text, encoded, self._where)
 
-    def _wrong(self, name: str, what: str) -> InputError:
+    def _make_error(self, name: str, what: str) -> InputError:
         value = self._record.get(name)
         found = f"is {value!r:.60}" if name in self._record else "is missing"
         return InputError(f"{self._where}.{name} {found}, and must be {what}")

@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    model_validator,
+)
 
 from slipway._model.bounds import MAX_ARGUMENTS, MAX_FILES, MAX_OUTPUTS, MAX_VARIABLES
-from slipway._model.option import Group
-from slipway._model.options import MAX_CHARACTERS, OPTIONS, Tty
+from slipway._model.options import MACHINE_OPTIONS, MAX_CHARACTERS, OPTIONS, Tty
 from slipway._model.session import MAX_IDLE_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from slipway._model.option import Option
 
 _TEXTUAL = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -23,7 +32,10 @@ def make_optional_field(description: str | None = None) -> Any:
     return Field(None, description=description)
 
 
-def _parse_flag(value: object) -> object:
+def _parse_flag(value: object, info: ValidationInfo) -> object:
+    """Return a flag of a query, which is text; a strict model takes bool only."""
+    if info.config is not None and info.config.get("strict"):
+        return value
     if value in {"true", "false"}:
         return value == "true"
     raise ValueError("must be true or false")
@@ -75,7 +87,9 @@ StreamName = Literal["raw", "events"]
 
 
 def _make_field(option: Option) -> tuple[Any, Any]:
-    """Return the type and the default of the field for a scalar option that is no flag."""
+    """Return the type and the default of the field for a scalar option."""
+    if option.is_flag:
+        return Flag, Field(False, description=option.sentence)
     kind: Any = Literal[option.choices] if option.choices else option.type
     if bounds := option.bounds:
         least: dict[str, Any] = {"gt" if bounds.above else "ge": bounds.least}
@@ -84,19 +98,14 @@ def _make_field(option: Option) -> tuple[Any, Any]:
     return kind, make_optional_field(option.sentence + default)
 
 
-_WIRE_OPTIONS = [option for option in OPTIONS.values() if option.is_scalar and not option.local]
-_FLAGS = [option for option in _WIRE_OPTIONS if option.is_flag]
-_LIMITS = {
-    option.name: _make_field(option)
-    for option in _WIRE_OPTIONS
-    if option.group is not Group.MACHINE and not option.is_flag
-}
-_MACHINE = {
-    option.name: _make_field(option)
-    for option in _WIRE_OPTIONS
-    if option.group is Group.MACHINE and not option.is_flag
-}
-_SIZES = {name: field for name, field in _MACHINE.items() if not OPTIONS[name].choices}
+def _make_model(name: str, summary: str, names: Iterable[str]) -> Any:
+    """Return a model with a field for each of the named options."""
+    fields: dict[str, Any] = {option: _make_field(OPTIONS[option]) for option in names}
+    return create_model(name, __doc__=summary, **fields)
+
+
+_SCALARS = [name for name, option in OPTIONS.items() if option.is_scalar and not option.local]
+_OF_MACHINE = [name for name in _SCALARS if name in MACHINE_OPTIONS]
 
 if TYPE_CHECKING:
     # Their fields come from the declarations of the options.
@@ -105,26 +114,18 @@ if TYPE_CHECKING:
     class MachineSize(BaseModel): ...
 
     class _Machine(BaseModel): ...
-
-    class _QueryFlags(BaseModel): ...
-
-    class _BodyFlags(BaseModel): ...
 else:
-    Limits = create_model(
-        "Limits", __doc__="Limits of one run. Times in seconds, sizes in bytes.", **_LIMITS
+    Limits = _make_model(
+        "Limits",
+        "Limits of one run. Times in seconds, sizes in bytes.",
+        (name for name in _SCALARS if name not in MACHINE_OPTIONS),
     )
-    MachineSize = create_model(
-        "MachineSize", __doc__="Size of a machine. Memory in bytes.", **_SIZES
+    MachineSize = _make_model(
+        "MachineSize",
+        "Size of a machine. Memory in bytes.",
+        (name for name in _OF_MACHINE if OPTIONS[name].bounds),
     )
-    _Machine = create_model("_Machine", **_MACHINE)
-    _QueryFlags = create_model(
-        "_QueryFlags",
-        **{flag.name: (Flag, Field(False, description=flag.sentence)) for flag in _FLAGS},
-    )
-    _BodyFlags = create_model(
-        "_BodyFlags",
-        **{flag.name: (bool, Field(False, description=flag.sentence)) for flag in _FLAGS},
-    )
+    _Machine = _make_model("_Machine", "Size and hypervisor of a machine.", _OF_MACHINE)
 
 
 class _Language(BaseModel):
@@ -136,7 +137,7 @@ class Setting(_Machine, _Language):
     """Language and machine of a run or session. Sizes in bytes."""
 
 
-class SessionRunQuery(_QueryFlags, Limits):
+class SessionRunQuery(Limits):
     """Query of ``POST /v1/sessions/{id}/run``."""
 
     model_config = _TEXTUAL
@@ -201,7 +202,7 @@ class File(Data):
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
 
 
-class Details(Body, _BodyFlags, Limits):
+class Details(Body, Limits):
     """Fields of a job beside its source and its language, for the HTTP API and the MCP tool."""
 
     tty: bool | TerminalSize = Field(

@@ -157,7 +157,7 @@ def test_events_of_one_run_are_for_one_thread(runtime: Runtime) -> None:
         pass
     other = threading.Thread(target=execution.wait)
     other.start()
-    block_until(lambda: execution._execution._taking, "the other thread takes the events")
+    block_until(lambda: execution._execution._is_read, "the other thread takes the events")
 
     with pytest.raises(slipway.InputError, match="two tasks"):
         next(execution)

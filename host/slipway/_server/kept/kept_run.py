@@ -131,7 +131,7 @@ class KeptRun:
         """Bytes of output and output files in memory."""
         files = self.result.files if self.result is not None else ()
         fetched = sum(len(file.data) for file in files if file.data is not None)
-        return self.output.size + self.execution.untaken + fetched
+        return self.output.size + self.execution.pending_bytes + fetched
 
     @property
     def stdin(self) -> AsyncStdin:

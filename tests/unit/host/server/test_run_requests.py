@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway._model.input_file import InputFile
-from slipway._model.options import Options, Tty
+from slipway._model.options import OPTIONS, Options, Tty
 from slipway._model.values import Bounds, read_field_types
 from slipway._server.http import run_request_parsing as requests
 from slipway._server.http.request_parsing import parse_body
@@ -198,6 +198,13 @@ def test_takes_only_true_and_false_for_a_flag(value: str) -> None:
         query(kill_on_output=value)
 
 
+@pytest.mark.parametrize("value", ["true", 1, "yes"])
+def test_takes_no_text_for_a_flag_in_a_body(value: object) -> None:
+    detail = refusal({"source": "x", "language": "c", "kill_on_output": value})
+
+    assert detail.startswith("kill_on_output in the body")
+
+
 C = RunQuery.model_validate({"language": "c"})
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -234,7 +241,7 @@ def test_makes_a_job_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
     assert caught.value.problem.status in {400, 422}
 
 
-@pytest.mark.parametrize("name", sorted({*Limits.model_fields, "memory", "cpus"}))
+@pytest.mark.parametrize("name", sorted(name for name in OPTIONS if OPTIONS[name].bounds))
 def test_bounds_are_those_that_the_option_declares(name: str) -> None:
     (bounds,) = declared_bounds(read_field_types(Options)[name])
     told = (Limits if name in Limits.model_fields else Setting).model_json_schema()
