@@ -1,10 +1,10 @@
-"""A playground: output as it comes, what you type goes to the program, Ctrl-C ends it.
+"""Playground: shows output as it comes, and sends your input to the program; Ctrl-C ends it.
 
 python examples/playground.py                     # a program that asks and answers
 python examples/playground.py examples/queens.cpp
 python examples/playground.py --language python -c 'print(input())'
 python examples/playground.py --api-sock /run/slipway/api
-python examples/playground.py --tty examples/queens.cpp   # in a terminal of its own
+python examples/playground.py --tty examples/queens.cpp   # in a terminal
 """
 
 import argparse
@@ -28,18 +28,18 @@ echo "Nobody left."
 """
 
 
-def parse():
+def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--api-sock", metavar="PATH", help="of a server; else machines of its own")
-    parser.add_argument("--language", metavar="NAME", help="instead of by the file's suffix")
-    parser.add_argument("-c", dest="source", metavar="TEXT", help="the program itself")
+    parser.add_argument("--api-sock", metavar="PATH", help="server to use (default: none)")
+    parser.add_argument("--language", metavar="NAME", help="language (default: by suffix)")
+    parser.add_argument("-c", dest="source", metavar="TEXT", help="source code, instead of a file")
     parser.add_argument("--tty", action="store_true", help="give the program a terminal")
-    parser.add_argument("file", nargs="?", type=pathlib.Path, help="a file with the program")
+    parser.add_argument("file", nargs="?", type=pathlib.Path, help="file with the source code")
     return parser.parse_args()
 
 
-def program(parsed, runs):
-    """The source text, and its language."""
+def read_program(parsed, runs):
+    """Return the source and its language."""
     if parsed.file is None:
         return parsed.source or SAMPLE, parsed.language or "bash"
     suffix = parsed.file.suffix.removeprefix(".")
@@ -47,23 +47,23 @@ def program(parsed, runs):
         if suffix in {known.removeprefix(".") for known in language.suffixes}:
             return parsed.file.read_bytes(), parsed.language or language.name
     if parsed.language is None:
-        sys.exit(f"no language has files like {parsed.file}: use --language")
+        sys.exit(f"unknown suffix of {parsed.file}: use --language")
     return parsed.file.read_bytes(), parsed.language
 
 
 @contextlib.contextmanager
-def terminal(execution):
-    """Leave echo, lines and Ctrl-C to the program's terminal, and tell it our size."""
+def lend_terminal(execution):
+    """Leave echo, lines and Ctrl-C to the program's terminal, and pass on our size."""
     saved = termios.tcgetattr(0)
     tty.setraw(0)
     raw = termios.tcgetattr(0)
-    raw[1] = saved[1]  # we write lines of our own
+    raw[1] = saved[1]  # for our own messages
     termios.tcsetattr(0, termios.TCSADRAIN, raw)
 
-    def follow(*_):
-        threading.Thread(target=execution.resize, args=size(), daemon=True).start()
+    def resize(*_):
+        threading.Thread(target=execution.resize, args=read_size(), daemon=True).start()
 
-    signal.signal(signal.SIGWINCH, follow)
+    signal.signal(signal.SIGWINCH, resize)
     try:
         yield
     finally:
@@ -71,27 +71,27 @@ def terminal(execution):
         termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
 
-def size():
-    """Rows and columns of our terminal."""
+def read_size():
+    """Return rows and columns of our terminal."""
     columns, rows = os.get_terminal_size(0)
     return rows, columns
 
 
-def type_in(stdin):
-    """Pass on what is typed; runs in a thread, as reading from a terminal waits."""
-    # What is typed after the program's end is nobody's.
+def pass_input(stdin):
+    """Pass our input to the program. Runs in a thread, because reading a terminal blocks."""
+    # Input after the program's end is dropped.
     with contextlib.suppress(slipway.SlipwayError):
         while data := os.read(0, 4096):
             stdin.write(data)
         stdin.close()
 
 
-def show(execution):
-    """Print what is told of a run, and return its result."""
+def show_events(execution):
+    """Print the events of a run, and return its result."""
     for event in execution:
         match event:
             case slipway.Queued(position=position):
-                print(f"[waiting; {position} are before you]", file=sys.stderr)
+                print(f"[in the queue, {position} runs before this run]", file=sys.stderr)
             case slipway.Preparing(detail=detail):
                 print(f"[{detail}]", file=sys.stderr)
             case slipway.PhaseStarted(phase=phase):
@@ -104,20 +104,20 @@ def show(execution):
 
 
 def main():
-    parsed = parse()
+    parsed = parse_arguments()
     if parsed.tty and not os.isatty(0):
-        sys.exit("--tty is for those who sit at a terminal")
+        sys.exit("--tty needs a terminal as stdin")
     with slipway.Client(parsed.api_sock) if parsed.api_sock else slipway.Runtime() as runs:
-        source, language = program(parsed, runs)
-        options = {"tty": slipway.Tty(*size())} if parsed.tty else {}
+        source, language = read_program(parsed, runs)
+        options = {"tty": slipway.Tty(*read_size())} if parsed.tty else {}
         with runs.start(source, language, stdin=None, **options) as execution:
-            threading.Thread(target=type_in, args=[execution.stdin], daemon=True).start()
-            with terminal(execution) if parsed.tty else contextlib.nullcontext():
+            threading.Thread(target=pass_input, args=[execution.stdin], daemon=True).start()
+            with lend_terminal(execution) if parsed.tty else contextlib.nullcontext():
                 try:
-                    result = show(execution)
+                    result = show_events(execution)
                 except KeyboardInterrupt:
                     execution.cancel()
-                    result = show(execution)
+                    result = show_events(execution)
     print(f"[{result.summary()}]", file=sys.stderr)
     return 130 if result.verdict == "cancelled" else 0
 
