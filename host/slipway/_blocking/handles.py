@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._model.arguments import check_blocking_listener, open_blocking_stdin
@@ -13,7 +14,7 @@ from slipway._model.values import Bounds, check_value
 from slipway._util.public import public
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Coroutine, Iterator
     from types import TracebackType
 
     from slipway._blocking.loop_thread import LoopThread
@@ -195,13 +196,11 @@ class Session:
             InputError: the session has ended, or needs more than the whole capacity.
             HostError: this host lacks something, or no server listens.
         """
-        try:
-            self._thread.call(self._session.open)
-        except BaseException:
+        with ExitStack() as stack:
             # An interrupt may arrive when the session is open already.
-            if self._session.state == "open":
-                self._thread.call(self._session.close)
-            raise
+            stack.callback(self._close_if_open)
+            self._thread.call(self._session.open)
+            stack.pop_all()
 
     def start(
         self, source: Source, *, stdin: BlockingStdin | None = b"", **options: Any
@@ -248,18 +247,8 @@ class Session:
 
         See :meth:`slipway.AsyncSession.fork` for the exceptions.
         """
-        forked: list[AsyncSession] = []
-
-        async def fork() -> None:
-            forked.append(await self._session.fork())
-
-        try:
-            self._thread.call(fork)
-        except BaseException:
-            if forked:
-                self._thread.call(forked[0].close)
-            raise
-        return Session(forked[0], self._thread, self._owner)
+        fork = self._thread.acquire(self._session.fork, release=lambda fork: fork.close())
+        return Session(fork, self._thread, self._owner)
 
     def close(self) -> None:
         """End the session and its runs. Idempotent."""
@@ -281,24 +270,18 @@ class Session:
     ) -> None:
         self.close()
 
+    def _close_if_open(self) -> None:
+        if self._session.state == "open":
+            self._thread.call(self._session.close)
+
 
 def start_execution(
-    thread: LoopThread, start: Callable[[], Awaitable[AsyncExecution]], owner: object
+    thread: LoopThread, start: Callable[[], Coroutine[Any, Any, AsyncExecution]], owner: object
 ) -> Execution:
     """Start a run by ``start`` in the loop of ``thread``, and return its handle.
 
     ``owner`` is kept alive by the handle.
     """
-    executions: list[AsyncExecution] = []
-
-    async def begin() -> None:
-        executions.append(await start())
-
-    try:
-        thread.call(begin)
-    except BaseException:
-        # An interrupt may arrive when the run has started already: it would have no handle.
-        if executions:
-            thread.call(executions[0].cancel)
-        raise
-    return Execution(executions[0], thread, owner)
+    # An interrupt may arrive when the run has started already: it would have no handle.
+    execution = thread.acquire(start, release=lambda execution: execution.cancel())
+    return Execution(execution, thread, owner)

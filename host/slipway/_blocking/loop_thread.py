@@ -6,14 +6,14 @@ import asyncio
 import atexit
 import threading
 import weakref
-from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from slipway._blocking.loop_call import LoopCall, make_closed_error
 from slipway._model.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
 _T = TypeVar("_T")
 
@@ -26,26 +26,22 @@ class LoopThread:
 
     The kernel kills a machine when the thread that started it ends; therefore this thread lives
     as long as its machines. It is a daemon thread: the end of the process does not wait for it.
+    docs/decisions/loop-thread.md says why this is not a portal of anyio.
 
     Args:
         owner: object whose calls the thread makes; referenced weakly.
         finish: awaited in the loop at the end.
     """
 
-    def __init__(self, owner: object, finish: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, owner: object, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        self._ended: Future[None] = Future()
+        self._finish = LoopCall(self._loop, finish)
         self._closed = False
         self._lock = threading.Lock()
-        self._thread = threading.Thread(
-            target=_serve,
-            args=(self._loop, self._stop, finish, self._ended),
-            name="slipway",
-            daemon=True,
-        )
+        self._thread = threading.Thread(target=self._serve, name="slipway", daemon=True)
         self._thread.start()
-        weakref.finalize(owner, _request_stop, self._loop, self._stop).atexit = False
+        weakref.finalize(owner, self._request_stop).atexit = False
         _running.add(self)
 
     def call(self, make: Callable[[], Coroutine[Any, Any, _T]], timeout: float | None = None) -> _T:
@@ -58,50 +54,23 @@ class LoopThread:
                 would block.
             TimeoutError: the coroutine has not ended after ``timeout`` seconds.
         """
-        _check_caller()
-        outcome: Future[_T] = Future()
-        tasks: list[asyncio.Task[None]] = []
+        return self._wait(LoopCall(self._loop, make, timeout))
 
-        async def work() -> None:
-            try:
-                async with asyncio.timeout(timeout):
-                    value = await make()
-            except asyncio.CancelledError:
-                outcome.set_exception(_make_closed_error())
-            except BaseException as error:
-                outcome.set_exception(error)
-            else:
-                outcome.set_result(value)
+    def acquire(
+        self,
+        make: Callable[[], Coroutine[Any, Any, _T]],
+        release: Callable[[_T], Coroutine[Any, Any, None]],
+    ) -> _T:
+        """Run the coroutine of ``make`` as :meth:`call`, and ``release`` a value that is lost.
 
-        def settle(_task: asyncio.Task[None] | None = None) -> None:
-            if not outcome.done():
-                outcome.set_exception(_make_closed_error())
-
-        def begin() -> None:
-            tasks.append(self._loop.create_task(work()))
-            # A task that is cancelled before its first step does not run work().
-            tasks[0].add_done_callback(settle)
-
-        def cancel() -> None:
-            if tasks:
-                tasks[0].cancel()
-            else:  # interrupted before begin() ran
-                settle()
-
-        is_scheduled = False
-        try:
-            with self._lock:  # begin() is scheduled before the loop is asked to stop
-                if self._closed:
-                    raise _make_closed_error()
-                is_scheduled = True
-                self._loop.call_soon_threadsafe(begin)
-            return outcome.result()
-        except BaseException:
-            if is_scheduled and not outcome.done():
-                with suppress(RuntimeError):  # the loop has ended, and has cancelled the task
-                    self._loop.call_soon_threadsafe(cancel)
-                outcome.exception()
-            raise
+        The value is lost if an interrupt arrives when the coroutine has returned already.
+        """
+        call = LoopCall(self._loop, make)
+        with ExitStack() as stack:
+            stack.callback(self._release, call, release)
+            value = self._wait(call)
+            stack.pop_all()
+        return value
 
     def close(self, patience: float | None = None) -> None:
         """Finish, and wait up to ``patience`` seconds for the end. Idempotent.
@@ -112,34 +81,40 @@ class LoopThread:
         with self._lock:
             first, self._closed = not self._closed, True
             if first:
-                _request_stop(self._loop, self._stop)
+                self._request_stop()
         self._thread.join(patience)
-        if first and self._ended.done():
-            self._ended.result()
+        if first and self._finish.is_done:
+            self._finish.wait()
 
+    def _wait(self, call: LoopCall[_T]) -> _T:
+        _check_caller()
+        with ExitStack() as stack:
+            with self._lock:  # the loop begins the call before it is requested to stop
+                if self._closed:
+                    raise make_closed_error()
+                stack.callback(call.abort)
+                call.schedule()
+            value = call.wait()
+            stack.pop_all()
+        return value
 
-def _serve(
-    loop: asyncio.AbstractEventLoop,
-    stop: asyncio.Event,
-    finish: Callable[[], Awaitable[None]],
-    ended: Future[None],
-) -> None:
-    async def live() -> None:
-        await stop.wait()
-        await finish()
+    def _release(
+        self, call: LoopCall[_T], release: Callable[[_T], Coroutine[Any, Any, None]]
+    ) -> None:
+        if call.has_value:
+            self.call(lambda: release(call.wait()))
 
-    try:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(live())
-    except BaseException as error:
-        ended.set_exception(error)
-    else:
-        ended.set_result(None)
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._live())
 
+    async def _live(self) -> None:
+        await self._stop.wait()
+        await self._finish.run()
 
-def _request_stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    with suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(stop.set)
+    def _request_stop(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._stop.set)
 
 
 def _check_caller() -> None:
@@ -151,10 +126,6 @@ def _check_caller() -> None:
         "this would block the event loop that it is called in",
         "Use slipway.AsyncRuntime or slipway.AsyncClient there.",
     )
-
-
-def _make_closed_error() -> InputError:
-    return InputError("it has been closed", "Make a new Runtime or Client.")
 
 
 _running: weakref.WeakSet[LoopThread] = weakref.WeakSet()

@@ -1,11 +1,13 @@
-"""An event loop in a thread of its own, and what interrupts its callers."""
+"""An event loop in a thread of its own, and interrupts of its callers."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -14,10 +16,10 @@ from slipway._model.errors import InputError
 
 
 class Owner:
-    """Somebody whose calls are made."""
+    """Owner of a thread, without anything to finish."""
 
     async def finish(self) -> None:
-        """There is nothing to tidy."""
+        """Do nothing."""
 
 
 async def forever() -> None:
@@ -61,3 +63,94 @@ def test_call_after_the_close_is_refused() -> None:
 
     with pytest.raises(InputError, match="has been closed"):
         thread.call(forever)
+
+
+def test_value_that_an_interrupt_would_lose_is_released() -> None:
+    owner = Owner()
+    thread = LoopThread(owner, owner.finish)
+    main = threading.main_thread().ident
+    assert main is not None
+    released = []
+
+    async def ignore_cancellation() -> str:
+        signal.pthread_kill(main, signal.SIGINT)
+        with suppress(asyncio.CancelledError):
+            await forever()
+        return "run"
+
+    async def release(value: str) -> None:
+        released.append(value)
+
+    with pytest.raises(KeyboardInterrupt):
+        thread.acquire(ignore_cancellation, release)
+    thread.close()
+
+    assert released == ["run"]
+
+
+def test_interrupt_without_a_value_releases_nothing() -> None:
+    owner = Owner()
+    thread = LoopThread(owner, owner.finish)
+    main = threading.main_thread().ident
+    assert main is not None
+    released: list[None] = []
+
+    async def wait() -> None:
+        signal.pthread_kill(main, signal.SIGINT)
+        await forever()
+
+    async def release(value: None) -> None:
+        released.append(value)
+
+    with pytest.raises(KeyboardInterrupt):
+        thread.acquire(wait, release)
+    thread.close()
+
+    assert released == []
+
+
+def test_exit_of_a_coroutine_is_raised_in_the_calling_thread_and_not_in_the_loop() -> None:
+    owner = Owner()
+    thread = LoopThread(owner, owner.finish)
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    async def answer() -> int:
+        return 1
+
+    with pytest.raises(SystemExit):
+        thread.call(leave)
+    still_alive = thread.call(answer)
+    thread.close()
+
+    assert still_alive == 1
+
+
+def test_call_has_a_copy_of_the_callers_context() -> None:
+    owner = Owner()
+    thread = LoopThread(owner, owner.finish)
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    variable.set("before")
+
+    async def change() -> str:
+        seen = variable.get()
+        variable.set("after")
+        return seen
+
+    seen = thread.call(change)
+    thread.close()
+
+    assert (seen, variable.get()) == ("before", "before")
+
+
+def test_error_of_the_finish_is_raised_by_the_first_close_only() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    owner = Owner()
+    thread = LoopThread(owner, fail)
+
+    with pytest.raises(ZeroDivisionError):
+        thread.close()
+    thread.close()

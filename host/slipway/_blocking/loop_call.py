@@ -1,0 +1,99 @@
+"""Call of a coroutine in the event loop of another thread."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from slipway._model.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+_T = TypeVar("_T")
+
+
+class LoopCall(Generic[_T]):
+    """Call of ``make``, whose coroutine runs in ``loop`` while one other thread waits.
+
+    Args:
+        loop: the event loop of the other thread.
+        make: creates the coroutine; called in the loop.
+        timeout: longest time of the coroutine in seconds.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        make: Callable[[], Coroutine[Any, Any, _T]],
+        timeout: float | None = None,
+    ) -> None:
+        self._loop = loop
+        self._make = make
+        self._timeout = timeout
+        self._task: asyncio.Task[None] | None = None
+        self._outcome: Future[_T] = Future()
+
+    @property
+    def is_done(self) -> bool:
+        """True if the coroutine has returned or raised."""
+        return self._outcome.done()
+
+    @property
+    def has_value(self) -> bool:
+        """True if the coroutine has returned."""
+        return self._outcome.done() and self._outcome.exception() is None
+
+    def schedule(self) -> None:
+        """Schedule the coroutine, with a copy of the context variables of this thread."""
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def wait(self) -> _T:
+        """Wait for the coroutine; return its value or raise its exception.
+
+        Raises:
+            InputError: the loop ended before the coroutine.
+            TimeoutError: the coroutine did not end in time.
+        """
+        return self._outcome.result()
+
+    def abort(self) -> None:
+        """Cancel the coroutine and wait for its end. No effect after the end."""
+        if not self._outcome.done():
+            with suppress(RuntimeError):  # the loop has ended, and has cancelled the task
+                self._loop.call_soon_threadsafe(self._cancel)
+            self._outcome.exception()
+
+    async def run(self) -> None:
+        """Await the coroutine, and keep the outcome for the waiting thread."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                value = await self._make()
+        except asyncio.CancelledError:
+            self._outcome.set_exception(make_closed_error())
+        except BaseException as error:  # for the waiting thread; the loop continues
+            self._outcome.set_exception(error)
+        else:
+            self._outcome.set_result(value)
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self.run())
+        # A task that is cancelled before its first step does not run.
+        self._task.add_done_callback(self._settle)
+
+    def _cancel(self) -> None:
+        if self._task is None:  # aborted before schedule() had an effect
+            self._settle()
+        else:
+            self._task.cancel()
+
+    def _settle(self, _task: asyncio.Task[None] | None = None) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(make_closed_error())
+
+
+def make_closed_error() -> InputError:
+    """Return the error for a call of a closed runtime or client."""
+    return InputError("the runtime or client has been closed", "Make a new Runtime or Client.")
