@@ -64,7 +64,7 @@ async def boot(kernel: Path, initrd: Path) -> None:
     try:
         await asyncio.wait_for(machine.wait(), 120)
         await machine.console.wait_drained()
-        lines = machine.console.last_lines()
+        lines = machine.console.get_last_lines()
         if not any("bare" in line for line in lines):
             raise SystemExit(f"the bare guest did not get to its /init: {lines}")
     finally:

@@ -143,7 +143,7 @@ class Guest:
                 event = await asyncio.wait_for(self._channel.receive(), PATIENCE)
             except TimeoutError:
                 self.fail(f"a message of the agent, {kind.__name__} at the end")
-            assert event is not None, self.machine.console.last_lines()
+            assert event is not None, self.machine.console.get_last_lines()
             events.append(event)
         return events
 
@@ -156,7 +156,7 @@ class Guest:
 
     def fail(self, awaited: str) -> NoReturn:
         """Fail the test after a wait for ``awaited``, with the console."""
-        console = self.machine.console.last_lines()
+        console = self.machine.console.get_last_lines()
         raise AssertionError(f"waited {PATIENCE} s for {awaited}; console: {console}")
 
     async def hello(self) -> m.Ready:

@@ -53,12 +53,12 @@ def memory() -> Iterator[GuestMemory]:
 
 @pytest.mark.parametrize("capability", abi.NEEDED, ids=lambda capability: capability.name)
 def test_capability_that_is_needed_is_there(kvm: Kvm, capability: abi.Capability) -> None:
-    assert kvm.capability(capability) > 0
+    assert kvm.get_capability(capability) > 0
 
 
 def test_capability_with_a_number_gives_it(kvm: Kvm) -> None:
-    assert kvm.capability(abi.Capability.MAX_VCPUS) >= 8
-    assert kvm.capability(abi.Capability.COALESCED_MMIO) in {1, 2, 3}
+    assert kvm.get_capability(abi.Capability.MAX_VCPUS) >= 8
+    assert kvm.get_capability(abi.Capability.COALESCED_MMIO) in {1, 2, 3}
 
 
 def test_all_descriptors_and_run_pages_are_given_back() -> None:
@@ -79,7 +79,7 @@ def test_vm_lives_on_without_the_device() -> None:
     kvm.close()
 
     with closing(vm), closing(vm.create_vcpu(0)) as vcpu:
-        assert x86_64.registers(vcpu)["rip"] == 0xFFF0
+        assert x86_64.read_registers(vcpu)["rip"] == 0xFFF0
 
 
 # --- Memory -------------------------------------------------------------------------------------
@@ -152,31 +152,31 @@ def test_registers_are_what_they_were_set_to(vm: Vm) -> None:
     values = {name: 0x0101_0101_0101_0101 * number for number, name in enumerate(names, 1)}
     with closing(vm.create_vcpu(0)) as vcpu:
         x86_64.set_registers(vcpu, **values)
-        assert x86_64.registers(vcpu) == values | {"rflags": x86_64.RFLAGS_RESERVED}
+        assert x86_64.read_registers(vcpu) == values | {"rflags": x86_64.RFLAGS_RESERVED}
 
         x86_64.set_registers(vcpu, rax=1)
-        assert x86_64.registers(vcpu)["rbx"] == 0
+        assert x86_64.read_registers(vcpu)["rbx"] == 0
 
 
 def test_special_registers_are_what_they_were_set_to(vm: Vm) -> None:
     with closing(vm.create_vcpu(0)) as vcpu:
-        sregs = x86_64.special_registers(vcpu)
+        sregs = x86_64.read_special_registers(vcpu)
         segment = x86_64.SegmentRegister(0x18, (3, 1, 0, 1, 1, 0, 1, 0, 0, 0), base=0x1234_5000)
-        segment.pack_into(sregs, x86_64.segment_offset("gs"))
+        segment.pack_into(sregs, x86_64.find_segment_offset("gs"))
         x86_64.change_control_registers(sregs, cr2=0x4711, cr3=0x9000)
         x86_64.set_special_registers(vcpu, sregs)
 
-        again = x86_64.special_registers(vcpu)
-        control = x86_64.control_registers(again)
+        again = x86_64.read_special_registers(vcpu)
+        control = x86_64.unpack_control_registers(again)
 
     assert (control["cr2"], control["cr3"]) == (0x4711, 0x9000)
-    base, limit, selector, *_ = x86_64.SEGMENT.unpack_from(again, x86_64.segment_offset("gs"))
+    base, limit, selector, *_ = x86_64.SEGMENT.unpack_from(again, x86_64.find_segment_offset("gs"))
     assert (base, limit, selector) == (0x1234_5000, 0xFFFF_FFFF, 0x18)
 
 
 def test_special_registers_that_cannot_be_are_refused(vm: Vm) -> None:
     with closing(vm.create_vcpu(0)) as vcpu:
-        sregs = x86_64.special_registers(vcpu)
+        sregs = x86_64.read_special_registers(vcpu)
         x86_64.change_control_registers(sregs, cr0=1 << 31)  # paging without protection
 
         with pytest.raises(HostError, match="KVM_SET_SREGS failed"):
@@ -185,11 +185,11 @@ def test_special_registers_that_cannot_be_are_refused(vm: Vm) -> None:
 
 def test_local_apic_is_what_it_was_set_to(bare: Bare) -> None:
     vcpu = bare(Code()).vcpu
-    apic = x86_64.local_apic(vcpu)
+    apic = x86_64.read_local_apic(vcpu)
     struct.pack_into("<I", apic, 0x350, 0x1_0000)  # LINT0, masked
     x86_64.set_local_apic(vcpu, apic)
 
-    assert x86_64.local_apic(vcpu)[0x350:0x354] == b"\0\0\1\0"
+    assert x86_64.read_local_apic(vcpu)[0x350:0x354] == b"\0\0\1\0"
 
 
 def test_local_apic_without_controllers_in_the_kernel_is_refused(vm: Vm) -> None:
@@ -197,7 +197,7 @@ def test_local_apic_without_controllers_in_the_kernel_is_refused(vm: Vm) -> None
         closing(vm.create_vcpu(0)) as vcpu,
         pytest.raises(HostError, match="KVM_GET_LAPIC failed"),
     ):
-        x86_64.local_apic(vcpu)
+        x86_64.read_local_apic(vcpu)
 
 
 def test_msr_that_is_refused_is_named(vm: Vm) -> None:

@@ -272,7 +272,7 @@ async def test_crash_is_reported_by_a_confined_vmm(boot: Boot) -> None:
     assert await machine.wait() == 1
     words = await machine.read_exit_report()
     await machine.console.wait_drained()
-    assert machine.console.last_lines() == ["oh no"]
+    assert machine.console.get_last_lines() == ["oh no"]
     assert words.startswith("the guest crashed: a triple fault\n")
     assert {"vCPU 0:", "vCPU 1:"} <= {line.strip() for line in words.split("\n")}
     assert "rip " in words

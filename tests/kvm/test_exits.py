@@ -209,7 +209,7 @@ def test_halted_guest_stays_in_the_kernel(bare: Bare) -> None:
 
 def resets(machine: BareMetal) -> bool:
     """Whether this KVM has reset the vCPU at its triple fault, as that of AMD's processors does."""
-    return x86_64.registers(machine.vcpu)["rip"] == RESET_VECTOR
+    return x86_64.read_registers(machine.vcpu)["rip"] == RESET_VECTOR
 
 
 def test_triple_fault_is_told_with_registers_and_instruction(bare: Bare) -> None:

@@ -29,7 +29,9 @@ SYNC = 0x3FF  # COM1's last register: to read it is an exit, and so brings out w
 
 async def console(machine: KvmMachine, text: str) -> None:
     """Until the console's last line is ``text``."""
-    await wait_until(lambda: machine.console.last_lines(1) == [text], f"the console says {text!r}")
+    await wait_until(
+        lambda: machine.console.get_last_lines(1) == [text], f"the console says {text!r}"
+    )
 
 
 async def exit_count(machine: KvmMachine) -> int:
@@ -54,7 +56,7 @@ async def test_kernel_runs_and_its_console_is_read(boot: Boot) -> None:
 
     await console(machine, "second")
 
-    assert machine.console.last_lines() == ["first", "second"]
+    assert machine.console.get_last_lines() == ["first", "second"]
     assert psutil.pid_exists(machine.pid)
     assert machine.start_cpu_seconds > 0
 
@@ -67,7 +69,7 @@ async def test_kernel_is_given_its_command_line(boot: Boot) -> None:
     await machine.wait()
     await machine.console.wait_drained()
 
-    words = machine.console.last_lines(1)[0]
+    words = machine.console.get_last_lines(1)[0]
     assert words.startswith("console=ttyS0 ")
     assert words.endswith(" these are for the guest")
 
@@ -80,7 +82,7 @@ async def test_kernel_is_given_its_initramfs(boot: Boot) -> None:
     await machine.wait()
     await machine.console.wait_drained()
 
-    assert machine.console.last_lines() == ["an initramfs"]
+    assert machine.console.get_last_lines() == ["an initramfs"]
 
 
 @pytest.mark.parametrize("memory", [4 * MIB, 65 * MIB, 513 * MIB, layout.HOLE + MIB])
@@ -92,7 +94,7 @@ async def test_kernel_has_all_the_memory_up_to_its_end(boot: Boot, memory: int) 
     await machine.wait()
     await machine.console.wait_drained()
 
-    assert machine.console.last_lines() == ["the end!"]
+    assert machine.console.get_last_lines() == ["the end!"]
 
 
 async def test_kernel_finds_all_its_processors(boot: Boot) -> None:
@@ -175,11 +177,11 @@ async def test_guest_without_exits_is_paused_and_resumed(
 async def test_what_the_guest_wrote_last_comes_when_it_is_paused(boot: Boot) -> None:
     machine = await boot(Code().out(COM1, ord("x")).halt())
     async with asyncio.timeout(PATIENCE):
-        while not machine.console.last_lines():
+        while not machine.console.get_last_lines():
             await machine.pause()
             await machine.resume()
 
-    assert machine.console.last_lines() == ["x"]
+    assert machine.console.get_last_lines() == ["x"]
 
 
 # --- Guests that do too much --------------------------------------------------------------------
@@ -199,7 +201,7 @@ async def test_flood_of_the_console_is_bounded_and_delays_no_stop(boot: Boot) ->
         await more_exits(machine)
 
     assert resident(machine.pid) < before + 16 * MIB
-    assert 0 < sum(map(len, machine.console.last_lines(10**6))) <= KEPT_BYTES
+    assert 0 < sum(map(len, machine.console.get_last_lines(10**6))) <= KEPT_BYTES
     async with asyncio.timeout(PATIENCE / 6):
         await machine.stop()
 

@@ -55,7 +55,7 @@ async def test_guest_that_ends_in_the_proper_way_has_no_last_words(boot: Boot) -
     assert await machine.wait() == 0
     assert await machine.read_exit_report() == ""
     await machine.console.wait_drained()
-    assert machine.console.last_lines() == ["bye"]
+    assert machine.console.get_last_lines() == ["bye"]
 
 
 async def test_guest_that_crashes_is_told_with_registers_and_instruction(boot: Boot) -> None:
@@ -71,7 +71,7 @@ async def test_guest_that_crashes_is_told_with_registers_and_instruction(boot: B
     assert any("bytes at rip: " in line for line in lines)
     assert "  1 in 0x3ff" in lines
     assert words.replace("\n", "").isprintable()
-    assert machine.console.last_lines() == ["oh no"]
+    assert machine.console.get_last_lines() == ["oh no"]
 
 
 async def test_instruction_that_kvm_cannot_do_is_told(boot: Boot) -> None:

@@ -191,5 +191,5 @@ async def test_machine_starts_after_one_that_was_refused(boot: Boot, spec: Machi
 
         assert await machine.wait() == 0
         await machine.console.wait_drained()
-        assert machine.console.last_lines() == ["booted"]
+        assert machine.console.get_last_lines() == ["booted"]
         await machine.stop()

@@ -57,7 +57,7 @@ def test_vcpu_becomes_what_another_was(bare: Bare, fresh: BareMetal) -> None:
     arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
 
     again, vm_again = saved(fresh)
-    assert x86_64.registers(fresh.vcpu)["rbx"] == 0x1122334455667788
+    assert x86_64.read_registers(fresh.vcpu)["rbx"] == 0x1122334455667788
     before, after = msrs(vcpus[0]), msrs(again[0])
     assert after.pop(TSC) >= before.pop(TSC)
     assert after == before
@@ -127,7 +127,7 @@ def test_all_vcpus_are_kept(bare: Bare) -> None:
 
 
 def test_deadline_is_set_after_the_clock_that_it_is_of(fresh: BareMetal) -> None:
-    indices = x86_64_state.msr_indices(fresh.kvm)
+    indices = x86_64_state.list_msrs(fresh.kvm)
 
     assert indices[0] == TSC
     assert indices[-1] == TSC_DEADLINE

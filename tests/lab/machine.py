@@ -120,7 +120,7 @@ async def run(spec: LabSpec, job: Job, timeout: float | None) -> int:
             return status
         await process.wait()
         await tail.wait_drained()
-        words = await process.read_stderr() or "; ".join(tail.last_lines())
+        words = await process.read_stderr() or "; ".join(tail.get_last_lines())
         raise HostError(f"the lab's machine ended before the command did: {words}")
     finally:
         await process.kill()

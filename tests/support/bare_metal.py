@@ -75,7 +75,7 @@ class BareMetal:
         self.endings: list[Ending] = []
         self.ended = threading.Event()
         self.kvm = Kvm()
-        self.memory = GuestMemory(arch.memory_regions(memory))
+        self.memory = GuestMemory(arch.place_memory(memory))
         self.vm = self.kvm.create_vm(arch.MACHINE_TYPE)
         for slot, region in enumerate(self.memory.regions):
             host_address = self.memory.host_address + region.offset

@@ -205,7 +205,7 @@ class AgentConnection:
     async def _build_loss_error(self) -> UnknownOutcome | HostError:
         """Build the error for a machine that ended, with the last lines of its console."""
         await self._machine.console.wait_drained()
-        lines = self._machine.console.last_lines(6)
+        lines = self._machine.console.get_last_lines(6)
         details = (
             "its console said last:\n  " + "\n  ".join(lines) if lines else "its console is empty"
         )

@@ -117,7 +117,7 @@ class Guest:
             async with asyncio.timeout(BOOT_SECONDS):
                 self.ready = await self._connection.handshake()
         except TimeoutError:
-            lines = "\n  ".join(self.machine.console.last_lines(6))
+            lines = "\n  ".join(self.machine.console.get_last_lines(6))
             raise HostError(
                 f"the agent was not ready after {BOOT_SECONDS:g} s"
                 + await self._read_exit_report()

@@ -41,7 +41,7 @@ class Console:
         if self._task is not None:
             await asyncio.wait([self._task], timeout=1)
 
-    def last_lines(self, count: int = 12) -> list[str]:
+    def get_last_lines(self, count: int = 12) -> list[str]:
         """Return the last lines that are not empty, without control characters."""
         text = self._tail.decode("utf-8", "replace")
         lines = ("".join(c for c in line if c.isprintable()) for line in text.splitlines())

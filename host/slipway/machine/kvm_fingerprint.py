@@ -33,14 +33,18 @@ def compute_fingerprint() -> str:
         HostError: KVM cannot be opened.
     """
     with closing(Kvm()) as kvm:
-        parts: list[object] = [snapshot.VERSION, _read_processor(), x86_64_state.xsave_size(kvm)]
-        for entry in sorted(x86_64.supported_cpuid(kvm)):
+        parts: list[object] = [
+            snapshot.VERSION,
+            _read_processor(),
+            x86_64_state.find_xsave_size(kvm),
+        ]
+        for entry in sorted(x86_64.read_supported_cpuid(kvm)):
             function, index, flags, *registers = entry
             masks = _MASKS.get(function, (_ALL,) * 4)
             masked = [value & mask for value, mask in zip(registers, masks, strict=True)]
             parts.append((function, index, flags, *masked))
-        parts += [(capability.name, kvm.capability(capability)) for capability in Capability]
-        parts += sorted(x86_64_state.msr_indices(kvm))
+        parts += [(capability.name, kvm.get_capability(capability)) for capability in Capability]
+        parts += sorted(x86_64_state.list_msrs(kvm))
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -53,7 +53,7 @@ class MicroVm:
         self._bus = Bus()
         self._console = ConsoleBackend(console)
         self._kvm = Kvm()
-        self._memory = memory or GuestMemory(self._arch.memory_regions(config.memory_bytes))
+        self._memory = memory or GuestMemory(self._arch.place_memory(config.memory_bytes))
         self._vm = self._kvm.create_vm(self._arch.MACHINE_TYPE)
         for slot, region in enumerate(self._memory.regions):
             host_address = self._memory.host_address + region.offset
@@ -101,18 +101,18 @@ class MicroVm:
 
     def _attach(self) -> None:
         vm, bus = self._vm, self._bus
-        trigger = self._create_trigger(vm, self._arch.serial_line(CONSOLE))
+        trigger = self._create_trigger(vm, self._arch.find_serial_line(CONSOLE))
         console = Uart(trigger, self._console)
         self._arch.attach_serial(vm, bus, CONSOLE, console)
         self._triggers["console"] = trigger
         self._devices["console"] = console
         port: VirtioConsole | Uart
         if self._config.virtio:
-            trigger = self._create_trigger(vm, self._arch.virtio_line(0))
+            trigger = self._create_trigger(vm, self._arch.find_virtio_line(0))
             port = VirtioConsole(self._memory, trigger, self.backend)
             self._arch.attach_virtio(bus, 0, port)
         else:
-            trigger = self._create_trigger(vm, self._arch.serial_line(AGENT))
+            trigger = self._create_trigger(vm, self._arch.find_serial_line(AGENT))
             port = Uart(trigger, self.backend)
             self._arch.attach_serial(vm, bus, AGENT, port)
         self._triggers["agent"] = trigger

@@ -156,15 +156,15 @@ async def test_console_that_is_shown_cannot_steer_a_terminal(
 async def test_console_keeps_its_last_lines_without_control_characters() -> None:
     console = await console_of(b"first\n\x1b[31mred\x07\x1b[0m\r\n\n\xff\xfe\nlast")
 
-    assert console.last_lines(3) == ["[31mred[0m", "\ufffd\ufffd", "last"]
+    assert console.get_last_lines(3) == ["[31mred[0m", "\ufffd\ufffd", "last"]
     await console.close()
 
 
 async def test_console_of_a_guest_that_writes_without_end_is_bounded() -> None:
     console = await console_of(b"x" * (10 * KEPT_BYTES) + b"\nend")
 
-    assert sum(map(len, console.last_lines(100))) <= KEPT_BYTES
-    assert console.last_lines(1) == ["end"]
+    assert sum(map(len, console.get_last_lines(100))) <= KEPT_BYTES
+    assert console.get_last_lines(1) == ["end"]
     await console.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from slipway import InputError
 from slipway.vmm.arch.x86_64 import boot, layout
-from slipway.vmm.arch.x86_64.architecture import load, memory_regions, place_initramfs
+from slipway.vmm.arch.x86_64.architecture import load, place_initramfs, place_memory
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.spec import Plan
 from support.machine_code import CODE, Code, vmlinux
@@ -28,7 +28,7 @@ RAM, RESERVED = 1, 2
 
 @pytest.fixture
 def memory() -> Iterator[GuestMemory]:
-    with closing(GuestMemory(memory_regions(64 * MIB))) as memory:
+    with closing(GuestMemory(place_memory(64 * MIB))) as memory:
         yield memory
 
 
@@ -135,7 +135,7 @@ def test_zero_page_has_nothing_of_what_was_there(memory: GuestMemory) -> None:
     "size", [4 * MIB, 64 * MIB, layout.HOLE, layout.HOLE + 4096, layout.HOLE + (1 << 30)]
 )
 def test_map_of_memory_is_in_order_and_is_what_there_is(size: int) -> None:
-    with closing(GuestMemory(memory_regions(size))) as memory:
+    with closing(GuestMemory(place_memory(size))) as memory:
         boot.write_zero_page(memory, b"", (0, 0), 0)
         table = e820_of(memory)
         regions = [(region.address, region.end) for region in memory.regions]
@@ -153,8 +153,8 @@ def test_map_of_memory_is_in_order_and_is_what_there_is(size: int) -> None:
 
 
 def test_what_the_kernel_reads_first_is_in_usable_or_reserved_memory() -> None:
-    with closing(GuestMemory(memory_regions(64 * MIB))) as memory:
-        table = boot.e820(memory)
+    with closing(GuestMemory(place_memory(64 * MIB))) as memory:
+        table = boot.build_e820(memory)
 
     for address in (layout.ZERO_PAGE, layout.PAGE_TABLES, layout.COMMAND_LINE, layout.ACPI, CODE):
         assert any(start <= address < start + length for start, length, _ in table)

@@ -8,7 +8,7 @@ import pytest
 
 from slipway._util.units import GIB, MIB
 from slipway.vmm.arch.x86_64 import acpi, boot, layout
-from slipway.vmm.arch.x86_64.architecture import memory_regions, serial_line, virtio_line
+from slipway.vmm.arch.x86_64.architecture import find_serial_line, find_virtio_line, place_memory
 from slipway.vmm.arch.x86_64.kernel import ADDRESS_LIMIT, LOWEST_ADDRESS
 
 PAGE_TABLES_SIZE = 6 * layout.PAGE  # PML4, PDPT and four directories
@@ -83,7 +83,7 @@ def test_tables_of_the_largest_board_fit() -> None:
             acpi.IsaSerial(layout.COM2, layout.COM2_IRQ),
         ),
         virtio=tuple(
-            acpi.VirtioResource(layout.VIRTIO, layout.VIRTIO_SIZE, virtio_line(number))
+            acpi.VirtioResource(layout.VIRTIO, layout.VIRTIO_SIZE, find_virtio_line(number))
             for number in range(VIRTIO_DEVICES)
         ),
         rtc=True,
@@ -95,19 +95,19 @@ def test_tables_of_the_largest_board_fit() -> None:
 
 
 def test_interrupt_lines_are_apart_and_the_ioapics() -> None:
-    lines = [serial_line(0), serial_line(1), layout.RTC_IRQ]
-    lines += [virtio_line(number) for number in range(VIRTIO_DEVICES)]
+    lines = [find_serial_line(0), find_serial_line(1), layout.RTC_IRQ]
+    lines += [find_virtio_line(number) for number in range(VIRTIO_DEVICES)]
 
     assert len(set(lines)) == len(lines)
     assert max(lines) <= LAST_IO_APIC_LINE
-    assert virtio_line(0) > 15  # no ISA device's
+    assert find_virtio_line(0) > 15  # no ISA device's
 
 
 @pytest.mark.parametrize(
     "size", [MIB, layout.HOLE - 4096, layout.HOLE, layout.HOLE + 4096, 64 * GIB]
 )
 def test_memory_leaves_the_hole_free_and_is_all_there(size: int) -> None:
-    regions = memory_regions(size)
+    regions = place_memory(size)
 
     assert sum(length for _, length in regions) == size
     for address, length in regions:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from slipway import HostError
 from slipway._util.units import MIB
 from slipway.vmm.arch.x86_64 import layout
-from slipway.vmm.arch.x86_64.architecture import memory_regions
+from slipway.vmm.arch.x86_64.architecture import place_memory
 from slipway.vmm.memory import HUGE_PAGE, GuestAddressError, GuestMemory
 
 if TYPE_CHECKING:
@@ -151,17 +151,17 @@ def test_read_is_a_copy_and_view_is_none(memory: GuestMemory) -> None:
 
 
 def test_memory_has_one_region_up_to_the_hole() -> None:
-    assert memory_regions(64 * MIB) == [(0, 64 * MIB)]
-    assert memory_regions(layout.HOLE) == [(0, layout.HOLE)]
+    assert place_memory(64 * MIB) == [(0, 64 * MIB)]
+    assert place_memory(layout.HOLE) == [(0, layout.HOLE)]
 
 
 def test_memory_has_the_rest_above_4_gib() -> None:
-    assert memory_regions(layout.HOLE + MIB) == [(0, layout.HOLE), (1 << 32, MIB)]
+    assert place_memory(layout.HOLE + MIB) == [(0, layout.HOLE), (1 << 32, MIB)]
 
 
 def test_guest_and_host_addresses_are_equal_in_a_huge_page() -> None:
     for _ in range(10):
-        with closing(GuestMemory(memory_regions(layout.HOLE + MIB))) as memory:
+        with closing(GuestMemory(place_memory(layout.HOLE + MIB))) as memory:
             assert memory.size == layout.HOLE + MIB
             for region in memory.regions:
                 host = memory.host_address + region.offset
@@ -169,7 +169,7 @@ def test_guest_and_host_addresses_are_equal_in_a_huge_page() -> None:
 
 
 def test_parts_of_the_mapping_are_in_order() -> None:
-    with closing(GuestMemory(memory_regions(layout.HOLE + MIB))) as memory:
+    with closing(GuestMemory(place_memory(layout.HOLE + MIB))) as memory:
         low, high = memory.regions
 
     assert (low.offset, low.end) == (0, layout.HOLE)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         MACHINE_TYPE: int
         """The argument of KVM_CREATE_VM."""
 
-        def memory_regions(self, size: int) -> list[tuple[int, int]]:
+        def place_memory(self, size: int) -> list[tuple[int, int]]:
             """Return the places of ``size`` bytes of RAM: (guest address, size) each."""
             ...
 
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
             """Bring ``vcpu``, of ``count``, to where it may run."""
             ...
 
-        def serial_line(self, number: int) -> int:
+        def find_serial_line(self, number: int) -> int:
             """Return the interrupt line of serial port ``number`` (0 or 1)."""
             ...
 
-        def virtio_line(self, number: int) -> int:
+        def find_virtio_line(self, number: int) -> int:
             """Return the interrupt line of virtio device ``number``."""
             ...
 

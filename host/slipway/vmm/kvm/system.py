@@ -27,7 +27,7 @@ class Kvm:
         try:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            message, hint = why_not_open(error, path)
+            message, hint = explain_open_error(error, path)
             raise HostError(message, hint) from error
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -45,13 +45,13 @@ class Kvm:
                 "Use --machine qemu, or a kernel of Linux 4.20 or later.",
             )
         for capability, purpose in abi.NEEDED.items():
-            if not self.capability(capability):
+            if not self.get_capability(capability):
                 raise HostError(
                     f"this host's KVM lacks KVM_CAP_{capability.name} ({purpose})",
                     "Use --machine qemu, or a kernel of Linux 4.20 or later.",
                 )
 
-    def capability(self, capability: abi.Capability) -> int:
+    def get_capability(self, capability: abi.Capability) -> int:
         """Return 0 for a missing capability, else 1 or its number."""
         with explain_failure("KVM_CHECK_EXTENSION"):
             return fcntl.ioctl(self.fd, abi.KVM_CHECK_EXTENSION, int(capability))
@@ -64,7 +64,7 @@ class Kvm:
         """
         with explain_failure("KVM_CREATE_VM"):
             fd = fcntl.ioctl(self.fd, abi.KVM_CREATE_VM, kind)
-        ring_page = self.capability(abi.Capability.COALESCED_MMIO)
+        ring_page = self.get_capability(abi.Capability.COALESCED_MMIO)
         return Vm(fd, self._run_size, ring_page)
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class Kvm:
         os.close(self.fd)
 
 
-def why_not_open(error: OSError, path: str = abi.DEVICE) -> tuple[str, str]:
+def explain_open_error(error: OSError, path: str = abi.DEVICE) -> tuple[str, str]:
     """Return message and hint for ``error``, raised by an attempt to open ``path``."""
     if error.errno in {errno.ENOENT, errno.ENXIO, errno.ENODEV}:
         return (

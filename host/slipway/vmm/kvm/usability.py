@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from slipway._model.errors import HostError
 from slipway._util.once_per_boot import measure_once_per_boot
 from slipway.vmm.kvm import abi, x86_64
-from slipway.vmm.kvm.system import Kvm, why_not_open
+from slipway.vmm.kvm.system import Kvm, explain_open_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def examine(state: Path | None = None) -> tuple[bool, str]:
     try:
         os.close(os.open(abi.DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        message, hint = why_not_open(error)
+        message, hint = explain_open_error(error)
         return False, f"{message}. {hint}"
     try:
         if state is None:
@@ -78,10 +78,10 @@ def time_guest_loop() -> int:
         cleanup.callback(anchors.clear)
         vm.set_memory(0, 0, _MEMORY_SIZE, ctypes.addressof(anchors[0]))
         vcpu = cleanup.enter_context(closing(vm.create_vcpu(0)))
-        sregs = x86_64.special_registers(vcpu)
+        sregs = x86_64.read_special_registers(vcpu)
         real_mode = x86_64.SegmentRegister(0, x86_64.REAL_MODE_CODE)
         real_mode.limit = 0xFFFF
-        real_mode.pack_into(sregs, x86_64.segment_offset("cs"))
+        real_mode.pack_into(sregs, x86_64.find_segment_offset("cs"))
         x86_64.set_special_registers(vcpu, sregs)
         return min(_time_once(vcpu) for _ in range(ATTEMPTS)) * 1000 // TURNS
 

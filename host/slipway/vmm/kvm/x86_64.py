@@ -80,7 +80,7 @@ class SegmentRegister:
         SEGMENT.pack_into(buffer, offset, self.base, self.limit, self.selector, *self.attributes)
 
 
-def supported_cpuid(kvm: Kvm) -> list[tuple[int, ...]]:
+def read_supported_cpuid(kvm: Kvm) -> list[tuple[int, ...]]:
     """Return the CPUID that KVM can show: (function, index, flags, eax, ebx, ecx, edx) each."""
     buffer = bytearray(CPUID_HEADER.size + CPUID_MAX_ENTRIES * CPUID_ENTRY.size)
     CPUID_HEADER.pack_into(buffer, 0, CPUID_MAX_ENTRIES)
@@ -118,7 +118,7 @@ def set_msrs(vcpu: Vcpu, values: Mapping[int, int]) -> None:
             raise OSError(22, f"MSR {list(values)[done]:#x} is refused")
 
 
-def registers(vcpu: Vcpu) -> dict[str, int]:
+def read_registers(vcpu: Vcpu) -> dict[str, int]:
     """Return the general registers by name."""
     buffer = _call(vcpu, "KVM_GET_REGS", KVM_GET_REGS, bytearray(REGS.size))
     return dict(zip(REGS_NAMES, REGS.unpack(buffer), strict=True))
@@ -131,22 +131,22 @@ def set_registers(vcpu: Vcpu, **values: int) -> None:
     _call(vcpu, "KVM_SET_REGS", KVM_SET_REGS, bytearray(packed))
 
 
-def special_registers(vcpu: Vcpu) -> bytearray:
+def read_special_registers(vcpu: Vcpu) -> bytearray:
     """Return the special registers as struct kvm_sregs, to be changed and set again."""
     return _call(vcpu, "KVM_GET_SREGS", KVM_GET_SREGS, bytearray(SREGS_SIZE))
 
 
 def set_special_registers(vcpu: Vcpu, buffer: bytearray) -> None:
-    """Set the result of :func:`special_registers`."""
+    """Set the result of :func:`read_special_registers`."""
     _call(vcpu, "KVM_SET_SREGS", KVM_SET_SREGS, buffer)
 
 
-def segment_offset(name: str) -> int:
+def find_segment_offset(name: str) -> int:
     """Return the offset of the segment register ``name`` in struct kvm_sregs."""
     return SREGS_SEGMENTS.index(name) * SEGMENT_SIZE
 
 
-def control_registers(sregs: bytearray) -> dict[str, int]:
+def unpack_control_registers(sregs: bytearray) -> dict[str, int]:
     """Return the control registers of struct kvm_sregs by name."""
     values = SREGS_CONTROL.unpack_from(sregs, SREGS_CONTROL_OFFSET)
     return dict(zip(SREGS_CONTROL_NAMES, values, strict=True))
@@ -154,17 +154,17 @@ def control_registers(sregs: bytearray) -> dict[str, int]:
 
 def change_control_registers(sregs: bytearray, **values: int) -> None:
     """Change control registers in struct kvm_sregs."""
-    merged = control_registers(sregs) | values
+    merged = unpack_control_registers(sregs) | values
     SREGS_CONTROL.pack_into(sregs, SREGS_CONTROL_OFFSET, *merged.values())
 
 
-def local_apic(vcpu: Vcpu) -> bytearray:
+def read_local_apic(vcpu: Vcpu) -> bytearray:
     """Return the registers of the vCPU's local APIC, laid out as in its page."""
     return _call(vcpu, "KVM_GET_LAPIC", KVM_GET_LAPIC, bytearray(LAPIC_SIZE))
 
 
 def set_local_apic(vcpu: Vcpu, buffer: bytearray) -> None:
-    """Set the result of :func:`local_apic`."""
+    """Set the result of :func:`read_local_apic`."""
     _call(vcpu, "KVM_SET_LAPIC", KVM_SET_LAPIC, buffer)
 
 

@@ -95,7 +95,7 @@ _LAST = {
 }
 
 
-def msr_indices(kvm: Kvm) -> list[int]:
+def list_msrs(kvm: Kvm) -> list[int]:
     """Return the model-specific registers of a vCPU, in the order in which to set them."""
     buffer = bytearray(struct.pack("=I", MAX_MSRS) + bytes(4 * MAX_MSRS))
     with explain_failure("KVM_GET_MSR_INDEX_LIST"):
@@ -107,9 +107,9 @@ def msr_indices(kvm: Kvm) -> list[int]:
     return [_TSC, *dict.fromkeys(rest), _TSC_DEADLINE]
 
 
-def xsave_size(kvm: Kvm) -> int:
+def find_xsave_size(kvm: Kvm) -> int:
     """Return the bytes of the floating-point and vector registers."""
-    return max(XSAVE_SIZE, kvm.capability(Capability.XSAVE2))
+    return max(XSAVE_SIZE, kvm.get_capability(Capability.XSAVE2))
 
 
 def save_vcpu(vcpu: Vcpu, msrs: Sequence[int], xsave: int) -> dict[str, bytes | int]:
@@ -131,7 +131,7 @@ def save_vcpu(vcpu: Vcpu, msrs: Sequence[int], xsave: int) -> dict[str, bytes | 
     (count,) = x86_64.CPUID_HEADER.unpack_from(cpuid)
     entries = cpuid[len(header) :]
     parts["cpuid"] = bytes(entries[: count * x86_64.CPUID_ENTRY.size])
-    parts["tsc_khz"] = tsc_khz(vcpu)
+    parts["tsc_khz"] = read_tsc_khz(vcpu)
     return parts
 
 
@@ -141,7 +141,7 @@ def _read_part(vcpu: Vcpu, name: str, request: int, buffer: bytearray) -> bytear
     return buffer
 
 
-def tsc_khz(vcpu: Vcpu) -> int:
+def read_tsc_khz(vcpu: Vcpu) -> int:
     """Return the rate of the guest's time stamp counter."""
     with explain_failure("KVM_GET_TSC_KHZ"):
         return fcntl.ioctl(vcpu.fd, KVM_GET_TSC_KHZ, 0)
@@ -206,7 +206,7 @@ def _set_rate(vcpu: Vcpu, khz: bytes | int | None) -> None:
     """Set the rate of the TSC: hosts measure a new rate at each boot, and KVM scales if needed."""
     if type(khz) is not int or not 0 < khz < 1 << 31:
         raise _build_error("the rate of its TSC is invalid")
-    if khz != tsc_khz(vcpu):
+    if khz != read_tsc_khz(vcpu):
         with explain_failure("setting the rate of a vCPU's TSC"):
             fcntl.ioctl(vcpu.fd, KVM_SET_TSC_KHZ, khz)
 

@@ -56,7 +56,7 @@ class Zygote:
         self._saved = snapshot.decode(snapshot.read(state))
         if os.fstat(memory).st_size != self._saved.memory:
             raise HostError("the snapshot's memory and state differ in size")
-        layout = find_architecture().memory_regions(self._saved.memory)
+        layout = find_architecture().place_memory(self._saved.memory)
         self._memory = GuestMemory(layout, memory)
         for descriptor in (memory, state):
             os.close(descriptor)

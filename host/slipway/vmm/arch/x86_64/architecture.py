@@ -37,7 +37,7 @@ prepare_vcpu = processor.prepare
 describe_vcpu = processor.describe
 
 
-def memory_regions(size: int) -> list[tuple[int, int]]:
+def place_memory(size: int) -> list[tuple[int, int]]:
     """Place RAM from 0 on; the part that does not fit below the devices' hole starts at 4 GiB."""
     low = min(size, layout.HOLE)
     high = size - low
@@ -71,7 +71,7 @@ def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan)
         serials=tuple(acpi.IsaSerial(*place) for place in _SERIALS[: plan.serials]),
         virtio=tuple(
             acpi.VirtioResource(
-                _find_virtio_address(number), layout.VIRTIO_SIZE, virtio_line(number)
+                _find_virtio_address(number), layout.VIRTIO_SIZE, find_virtio_line(number)
             )
             for number in range(plan.virtio)
         ),
@@ -117,12 +117,12 @@ def place_initramfs(
     return address, total
 
 
-def serial_line(number: int) -> int:
+def find_serial_line(number: int) -> int:
     """Return ISA interrupt 4 for COM1, 3 for COM2."""
     return _SERIALS[number][1]
 
 
-def virtio_line(number: int) -> int:
+def find_virtio_line(number: int) -> int:
     """Return a line of the IOAPIC behind those of ISA."""
     return layout.VIRTIO_LINE + number
 

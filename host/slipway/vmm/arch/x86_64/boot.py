@@ -76,14 +76,14 @@ def write_zero_page(
     struct.pack_into("<I", page, _COMMAND_LINE, layout.COMMAND_LINE)
     struct.pack_into("<I", page, _COMMAND_LINE_SIZE, len(command_line))
     struct.pack_into("<Q", page, _ACPI_RSDP, rsdp)
-    table = e820(memory)
+    table = build_e820(memory)
     page[_E820_COUNT] = len(table)
     for number, entry in enumerate(table):
         _E820_ENTRY.pack_into(page, _E820_TABLE + number * _E820_ENTRY.size, *entry)
     memory.write(layout.ZERO_PAGE, page)
 
 
-def e820(memory: GuestMemory) -> Sequence[tuple[int, int, int]]:
+def build_e820(memory: GuestMemory) -> Sequence[tuple[int, int, int]]:
     """Return the map of memory: (address, size, type) in ascending order."""
     low, *high = memory.regions
     return [

@@ -41,11 +41,13 @@ def prepare(kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
     Raises:
         HostError: KVM refuses a call.
     """
-    tsc_deadline = bool(kvm.capability(Capability.TSC_DEADLINE_TIMER))
-    entries = cpuid.build_entries(kvm_x86.supported_cpuid(kvm), vcpu.number, count, tsc_deadline)
+    tsc_deadline = bool(kvm.get_capability(Capability.TSC_DEADLINE_TIMER))
+    entries = cpuid.build_entries(
+        kvm_x86.read_supported_cpuid(kvm), vcpu.number, count, tsc_deadline
+    )
     kvm_x86.set_cpuid(vcpu, entries)
     kvm_x86.set_msrs(vcpu, _MSRS)
-    apic = kvm_x86.local_apic(vcpu)
+    apic = kvm_x86.read_local_apic(vcpu)
     struct.pack_into("<I", apic, _LVT_LINT0, _MASKED_EXTERNAL)
     struct.pack_into("<I", apic, _LVT_LINT1, _NMI)
     kvm_x86.set_local_apic(vcpu, apic)
@@ -54,12 +56,12 @@ def prepare(kvm: Kvm, vcpu: Vcpu, count: int, entry: int) -> None:
 
 
 def _enter_long_mode(vcpu: Vcpu, entry: int) -> None:
-    sregs = kvm_x86.special_registers(vcpu)
+    sregs = kvm_x86.read_special_registers(vcpu)
     code = kvm_x86.SegmentRegister(boot.BOOT_CS, _CODE)
     data = kvm_x86.SegmentRegister(boot.BOOT_DS, _DATA)
-    code.pack_into(sregs, kvm_x86.segment_offset("cs"))
+    code.pack_into(sregs, kvm_x86.find_segment_offset("cs"))
     for name in ("ds", "es", "fs", "gs", "ss"):
-        data.pack_into(sregs, kvm_x86.segment_offset(name))
+        data.pack_into(sregs, kvm_x86.find_segment_offset(name))
     kvm_x86.TABLE.pack_into(sregs, kvm_x86.SREGS_GDT, layout.GDT, boot.GDT_LIMIT)
     kvm_x86.change_control_registers(
         sregs,
@@ -74,8 +76,8 @@ def _enter_long_mode(vcpu: Vcpu, entry: int) -> None:
 
 def describe(vcpu: Vcpu, memory: GuestMemory) -> list[str]:
     """Return the registers and the bytes at RIP, in lines for people."""
-    registers = kvm_x86.registers(vcpu)
-    control = kvm_x86.control_registers(kvm_x86.special_registers(vcpu))
+    registers = kvm_x86.read_registers(vcpu)
+    control = kvm_x86.unpack_control_registers(kvm_x86.read_special_registers(vcpu))
     shown = registers | {name: control[name] for name in ("cr0", "cr2", "cr3", "cr4", "efer")}
     cells = [f"{name} {value:016x}" for name, value in shown.items()]
     lines = [f"vCPU {vcpu.number}:"]

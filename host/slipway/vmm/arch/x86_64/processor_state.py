@@ -20,8 +20,8 @@ class X86ProcessorState:
     __slots__ = ("_msrs", "_xsave")
 
     def __init__(self, kvm: Kvm) -> None:
-        self._msrs = x86_64_state.msr_indices(kvm)
-        self._xsave = x86_64_state.xsave_size(kvm)
+        self._msrs = x86_64_state.list_msrs(kvm)
+        self._xsave = x86_64_state.find_xsave_size(kvm)
 
     def save(self, vm: Vm, vcpus: Sequence[Vcpu]) -> tuple[list[Parts], Parts]:
         """See :meth:`slipway.vmm.arch.model.ProcessorState.save`."""
