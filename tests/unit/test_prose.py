@@ -19,15 +19,11 @@ from support.prose import (
 # Weak words in 100 words of the docstrings of a package.
 WEAK_WORDS_PER_HUNDRED = 5.0
 # Summaries of modules and classes that begin with a weak word. The aim is 0.
-WEAK_OPENINGS = {"host": 14, "initramfs": 1, "agent": 0, "protocol": 0}
+WEAK_OPENINGS = {"host": 2, "initramfs": 1, "agent": 0, "protocol": 0}
 # The same in 100 words of a page, and the pages that are above that still. The house style lists
 # the words themselves.
 WEAK_WORDS_OF_A_PAGE = 6.0
-WEAK_WORDS_OF_PAGES = {
-    "docs/api.md": 7.1,
-    "docs/snapshots.md": 9.0,
-    "docs/style.md": 9.8,
-}
+WEAK_WORDS_OF_PAGES = {"docs/style.md": 9.8}
 
 
 @cache
