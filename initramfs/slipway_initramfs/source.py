@@ -112,12 +112,12 @@ def choose_source(
     """
     chooser = _Chooser(language, store, options, architecture, progress)
     if options.reference is not None:
-        return chooser.container(options.reference, "as named", chosen=True)
+        return chooser.use_container(options.reference, "as named", chosen=True)
     if options.kind != "auto":
-        return chooser.of_kind(options.kind, f"source {options.kind}")
-    if existing is not None and (source := chooser.as_before(existing)) is not None:
+        return chooser.use_kind(options.kind, f"source {options.kind}")
+    if existing is not None and (source := chooser.use_previous(existing)) is not None:
         return source
-    return chooser.first_that_answers()
+    return chooser.use_first_available()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class _Chooser:
     architecture: str
     progress: BuildProgress
 
-    def debian(self, why: str) -> Source:
+    def use_debian(self, why: str) -> Source:
         from slipway_initramfs.debian.packages import DebianPackages
 
         self.progress.notice(f"{self.language.image}: from Debian's packages ({why})")
@@ -138,7 +138,7 @@ class _Chooser:
             self.language, self.store, self.architecture, self.options.refresh, self.progress
         )
 
-    def container(self, reference: Reference, why: str, *, chosen: bool) -> Source:
+    def use_container(self, reference: Reference, why: str, *, chosen: bool) -> Source:
         from slipway_initramfs.debian.tools import Tools
         from slipway_initramfs.oci.container_image import ContainerImage
 
@@ -153,25 +153,25 @@ class _Chooser:
         self.progress.notice(f"{self.language.image}: from {reference} ({why})")
         return found
 
-    def of_kind(self, kind: str, why: str) -> Source:
+    def use_kind(self, kind: str, why: str) -> Source:
         """Return the language's own source of this kind."""
         if kind == "debian":
-            return self.debian(why)
+            return self.use_debian(why)
         named = _find_reference(self.language)
         if not named:
             raise BuildFailed(
                 f"the language file has no container image for {self.language.image}",
                 f"Name one: slipway image build --from docker://... {self.language.image}",
             )
-        return self.container(_apply_mirror(named, self.options.registry), why, chosen=False)
+        return self.use_container(_apply_mirror(named, self.options.registry), why, chosen=False)
 
-    def as_before(self, existing: Image) -> Source | None:
+    def use_previous(self, existing: Image) -> Source | None:
         """Return the source of an outdated or damaged image, or None if no longer known."""
         kind = existing.source.get("kind")
         if existing.source.get("chosen"):
             requested = str(existing.source.get("requested"))
             try:
-                return self.container(Reference.parse(requested), "as before", chosen=True)
+                return self.use_container(Reference.parse(requested), "as before", chosen=True)
             except ImageError as error:
                 name = self.language.image
                 raise BuildFailed(
@@ -179,26 +179,26 @@ class _Chooser:
                     f"Name another image: slipway image build --from REFERENCE {name}",
                 ) from error
         there = self.language.debian if kind == "debian" else _find_reference(self.language)
-        return self.of_kind(str(kind), "as before") if there else None
+        return self.use_kind(str(kind), "as before") if there else None
 
-    def first_that_answers(self) -> Source:
+    def use_first_available(self) -> Source:
         """Return the registry's image, or Debian's packages if that fails or takes too long."""
         named, warm = _find_reference(self.language), self.language.registry.warm
         if not named:
-            return self.debian("its language file has no container image")
+            return self.use_debian("its language file has no container image")
         slow = warm is not None and warm.slow and self.options.emulated
         # A requested version is worth the wait: Debian has a single version, most likely another.
         if slow and self.language.debian is not None and not self.language.version:
-            return self.debian(
+            return self.use_debian(
                 "warming a container image up would take long on an emulated machine"
             )
         try:
-            return self.of_kind("registry", "its registry answers")
+            return self.use_kind("registry", "its registry answers")
         except BuildFailed as error:
             if self.language.debian is None:
                 raise
             try:
-                return self.debian(error.message)
+                return self.use_debian(error.message)
             except ImageError as other:
                 # Either may be the cause: report both.
                 raise BuildFailed(f"{error.message}, and {other.message}", error.hint) from other

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from support.imports import read_imports
+import re
+
+from support.imports import ROOT, read_imports
 
 # A module may import its own room, and the rooms before it. Modules without a room stand for
 # themselves: those that all rooms need come first, those that make and carry images last.
@@ -27,6 +29,7 @@ ORDER = (
     "image_export",
     "image_import",
 )
+ROOMS = {"disk", "compression", "tar", "rootfs", "store", "languages", "debian", "oci"}
 
 
 def parts_of(package: str) -> dict[str, frozenset[str]]:
@@ -53,3 +56,14 @@ def test_rooms_import_only_rooms_before_them() -> None:
     ]
 
     assert wrong == []
+
+
+def test_the_page_of_images_names_all_modules() -> None:
+    page = (ROOT / "docs/images.md").read_text()
+    rows = re.findall(r"^\| (?:`\w+` )?\| (`\w+`(?:, `\w+`)*) \|", page, re.M)
+    modules = [module for module in read_imports() if module.startswith("slipway_initramfs.")]
+    files = [module for module in modules if module.partition(".")[2] not in ROOMS]
+
+    assert sorted(re.findall(r"\w+", " ".join(rows))) == sorted(
+        module.rpartition(".")[2] for module in files
+    )
