@@ -37,7 +37,7 @@ def run_command(arguments: list[str], prog: str) -> int:
     if parsed.api_sock is not None and (parsed.store is not None or parsed.max_vms is not None):
         raise InputError(
             "--store and --max-vms are not available with --api-sock",
-            "Leave out these, or --api-sock.",
+            "Leave out both, or --api-sock.",
         )
     try:
         import mcp  # noqa: F401

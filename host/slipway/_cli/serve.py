@@ -271,7 +271,7 @@ def _read_settings(parsed: argparse.Namespace, inherited: Path | None) -> Server
     if inherited is not None and parsed.api_sock is not None:
         raise InputError(
             f"--api-sock, and the socket {inherited} from systemd, exclude each other",
-            "Leave --api-sock out.",
+            "Leave out --api-sock.",
         )
     return ServerSettings(
         api_socket=path,

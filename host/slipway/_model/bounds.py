@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import InputError
 from slipway._model.values import encode_text
-from slipway._util.units import KIB, MIB
+from slipway._util.units import KIB, MIB, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,7 +96,8 @@ def check_files(files: tuple[InputFile, ...], source_name: str) -> None:
     _check_count("files", len(files), MAX_FILES, _PACK)
     if (size := sum(len(file.data) for file in files)) > MAX_FILE_BYTES:
         raise InputError(
-            f"files has {size} bytes in total, and at most {MAX_FILE_BYTES} are allowed",
+            f"files has {size} bytes in total, and at most {format_size(MAX_FILE_BYTES)}"
+            " are allowed",
             "Compress the files, or divide them among several runs.",
         )
     names = {source_name: "the source"}
@@ -151,7 +152,9 @@ def _check_count(name: str, count: int, most: int, hint: str) -> None:
 
 def _check_size(name: str, texts: Iterable[str], most: int, hint: str) -> None:
     if (size := _count_bytes(name, texts)) > most:
-        raise InputError(f"{name} has {size} bytes in total, and at most {most} are allowed", hint)
+        raise InputError(
+            f"{name} has {size} bytes in total, and at most {format_size(most)} are allowed", hint
+        )
 
 
 def _count_bytes(name: str, texts: Iterable[str]) -> int:

@@ -16,7 +16,7 @@ from slipway._model.input_file import InputFile
 from slipway._model.option import Group, Option, read_options
 from slipway._model.values import Bounds, check_bounds, check_value, convert, read_field_types
 from slipway._util.public import public
-from slipway._util.units import GIB, MIB
+from slipway._util.units import GIB, MIB, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -209,7 +209,8 @@ def check_source(source: bytes) -> None:
     """
     if len(source) > MAX_SOURCE:
         raise InputError(
-            f"the source has {len(source)} bytes, and at most {MAX_SOURCE} are allowed",
+            f"the source has {len(source)} bytes, and at most {format_size(MAX_SOURCE)}"
+            " are allowed",
             "Pass data as a file beside the source (--file) or on stdin.",
         )
 
@@ -236,7 +237,7 @@ def read_local_file(path: Path, limit: int, what: str) -> bytes:
         ) from None
     if len(data) > limit:
         raise InputError(
-            f"{path} has more than {limit} bytes, the limit for {named}",
+            f"{path} has more than {format_size(limit)}, the limit for {named}",
             "Compress the file, or generate its content in the program.",
         )
     return data

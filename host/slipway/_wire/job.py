@@ -76,7 +76,7 @@ def _refuse_local_options(options: Options) -> None:
         if option.local and getattr(options, option.name):
             raise InputError(
                 f"{option.name} is not available on a server",
-                f"Leave {option.name} out, or run without a server.",
+                f"Leave out {option.name}, or run without a server.",
             )
 
 
