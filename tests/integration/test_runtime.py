@@ -518,7 +518,7 @@ async def test_run_that_has_ended_keeps_no_job(runtime: AsyncRuntime) -> None:
 async def test_outcome_is_known_although_nobody_takes_the_events(runtime: AsyncRuntime) -> None:
     execution = await runtime.start("print x\nexit 3", "bash")
 
-    await execution.over()
+    await execution.wait_ended()
 
     assert isinstance(execution.outcome, Result)
     assert execution.outcome.code == 3

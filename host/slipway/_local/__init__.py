@@ -1,1 +1,1 @@
-"""Runs and sessions in this process: the runtimes, and one run without a runtime."""
+"""Runs and sessions in this process: runtimes, and single runs without a runtime."""

@@ -35,7 +35,7 @@ log.addHandler(logging.NullHandler())
 
 # Unread output kept per run, in bytes. The agent's credit holds another window of each stream.
 KEPT_OUTPUT = MIB
-# An agent ends a job within milliseconds; one that does not is not asked any longer.
+# An agent ends a job within milliseconds. After this time the machine is stopped instead.
 CANCEL_SECONDS = 5.0
 
 
@@ -47,7 +47,7 @@ def request_job(
     *,
     keep_files: bool = False,
 ) -> tuple[JobRequest, StdinPipe | None]:
-    """Build and check a job. With ``stdin`` None a pipe is its stdin, for the handle to write to.
+    """Build and check a job. With ``stdin`` None the job reads a pipe, for the handle to write to.
 
     Raises:
         InputError: the job cannot be run.
@@ -63,9 +63,9 @@ def request_job(
 
 
 class LocalExecution(AsyncExecution):
-    """Handle of ``job`` in ``slot``; ``pipe`` is the job's stdin if the handle may write to it.
+    """Handle of ``job`` in ``slot``; ``pipe`` is the stdin of a job that the handle writes to.
 
-    The machine of a job that keeps its files is for other jobs as well: it is stopped only if the
+    A job that keeps files shares the machine with other jobs: the machine is stopped only if the
     agent does not end the job.
     """
 
@@ -78,50 +78,50 @@ class LocalExecution(AsyncExecution):
         self._events: OutputQueue[Event] = OutputQueue(KEPT_OUTPUT)
         self._progress = RunProgress(self._put)
         self._shares_machine = job.keep_files
-        self._cancelled = False
+        self._is_cancelled = False
         self._outcome: Result | SlipwayError | None = None
         self._last_report = ("", 0.0)
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Result]
-        self._over = asyncio.Event()
+        self._ended = asyncio.Event()
         slot.progress = self._report_preparation
 
     def begin(self) -> None:
-        """Enter the admission, and go on in a task.
+        """Enter the admission, and continue in a task.
 
         Raises:
             Busy: the queue is full.
-            InputError: the run needs more than there is in all.
+            InputError: the run needs more than the capacity.
         """
         assert self._run is not None
         self._slot.enter(self._report_position)
         if self._slot.position is None:
             self._state = "booting"
-        self._task = asyncio.create_task(self._live(self._run), name=f"slipway-run-{self.id}")
-        self._task.add_done_callback(self._finish)
+        self._task = asyncio.create_task(self._execute(self._run), name=f"slipway-run-{self.id}")
+        self._task.add_done_callback(self._on_task_done)
 
     @property
     def outcome(self) -> Result | SlipwayError | None:
-        """Known at the end, whoever takes the events; see :attr:`AsyncExecution.outcome`."""
+        """The outcome, even before all events are read; see :attr:`AsyncExecution.outcome`."""
         return self._outcome
 
     @property
     def pending_bytes(self) -> int:
-        """See :attr:`AsyncExecution.pending_bytes`."""
+        """Bytes of unread output; see :attr:`AsyncExecution.pending_bytes`."""
         return self._events.size
 
     def call_when_ended(self, call: Callable[[LocalExecution], object]) -> None:
-        """Have ``call`` called when nothing of the run is left."""
+        """Call ``call`` with this handle when the machine is gone and the slot is free."""
         self._task.add_done_callback(lambda _: call(self))
 
-    async def over(self) -> None:
-        """Wait until nothing of the run is left, whoever takes its events."""
-        await self._over.wait()
+    async def wait_ended(self) -> None:
+        """Wait until the machine is gone and the slot is free; events may still be unread."""
+        await self._ended.wait()
 
     async def signal(self, number: int) -> None:
-        """Send it by the agent; see :meth:`AsyncExecution.signal`."""
+        """Have the agent send the signal; see :meth:`AsyncExecution.signal`."""
         check_signal(number)
-        if self._progress.phase is None or self._over.is_set():
+        if self._progress.phase is None or self._ended.is_set():
             raise InputError(
                 f"no program of this run is running: it is {self.state}",
                 "Wait for the event that a phase has started.",
@@ -130,21 +130,21 @@ class LocalExecution(AsyncExecution):
             await self._run.signal(number)
 
     async def resize(self, rows: int, columns: int) -> None:
-        """Tell the agent, or change what it will be told; see :meth:`AsyncExecution.resize`."""
+        """Resize the terminal now, or when the job starts; see :meth:`AsyncExecution.resize`."""
         size = Tty(rows, columns)
         if self._run is not None:
             await self._run.resize(size)
 
     async def cancel(self) -> None:
-        """Ask the agent, and then end the machine; see :meth:`AsyncExecution.cancel`."""
-        if not self._cancelled and not self._over.is_set():
-            self._cancelled = True
+        """Have the agent end the job, then stop the machine; see :meth:`AsyncExecution.cancel`."""
+        if not self._is_cancelled and not self._ended.is_set():
+            self._is_cancelled = True
             # The events may have no reader any more, and the agent's last output fits.
             self._events.lift_bound()
             progress = self._progress
             try:
                 if progress.is_job_done:  # only the end of the machine is left to wait for
-                    await self.over()
+                    await self.wait_ended()
                 elif progress.phase is not None or (self._shares_machine and progress.has_machine):
                     async with asyncio.timeout(CANCEL_SECONDS):
                         # Before its first phase the files of a job are still on their way.
@@ -153,10 +153,10 @@ class LocalExecution(AsyncExecution):
                             await self._run.cancel()
                         await asyncio.wait([self._task])
             except (TimeoutError, SlipwayError):
-                pass  # it is ended without the agent's word
+                pass  # the machine is stopped without an answer of the agent
             finally:
                 self._task.cancel()
-        await self.over()
+        await self.wait_ended()
 
     async def _next(self) -> Event:
         item = await self._events.take()
@@ -177,12 +177,12 @@ class LocalExecution(AsyncExecution):
         if self._pipe is not None:
             self._pipe.close()
 
-    def _finish(self, task: asyncio.Task[Result]) -> None:
-        """The run is over, however that came; a task may end before its first step."""
+    def _on_task_done(self, task: asyncio.Task[Result]) -> None:
+        """Leave the slot and report the outcome; a cancelled task may not even have begun."""
         self._slot.leave()
         if self._pipe is not None:
             self._pipe.drop_reader()
-        self._outcome = self._outcome_of(task)
+        self._outcome = self._build_outcome(task)
         # The handle may live long; source and input files do not.
         self._run = self._job = None
         if isinstance(self._outcome, Result):
@@ -191,28 +191,28 @@ class LocalExecution(AsyncExecution):
             self._state, self._position = "ended", None
             self._events.close(self._outcome)
         self._progress.job_started.set()
-        self._over.set()
+        self._ended.set()
 
-    def _outcome_of(self, task: asyncio.Task[Result]) -> Result | SlipwayError:
+    def _build_outcome(self, task: asyncio.Task[Result]) -> Result | SlipwayError:
         if task.cancelled():
-            if self._cancelled:
-                return self._cancelled_result()
+            if self._is_cancelled:
+                return self._build_cancelled_result()
             return UnknownOutcome("the event loop of the run has ended")
         if (error := task.exception()) is None:
             return task.result()
         if isinstance(error, SlipwayError):
             return error
         log.error("a run ended by a bug", exc_info=error)
-        return HostError(f"{type(error).__name__}: {error}", "This is a bug of ours.")
+        return HostError(f"{type(error).__name__}: {error}", "This is a bug in Slipway.")
 
-    async def _live(self, run: Run) -> Result:
+    async def _execute(self, run: Run) -> Result:
         await self._slot.wait_admitted()
         self._state, self._position = "booting", None
         run.mark_admitted()
         return await run.execute(self._events, self._progress)
 
-    def _cancelled_result(self) -> Result:
-        """Of a run whose agent had no say in it."""
+    def _build_cancelled_result(self) -> Result:
+        """Build the result of a run that was cancelled without an answer of the agent."""
         assert self._job is not None
         options = self._job.options
         image = self._job.language.image
@@ -240,12 +240,12 @@ class LocalExecution(AsyncExecution):
     def _report_preparation(self, line: str) -> None:
         """Report a line about an image build; called in the thread of the build."""
         kind, now = line.partition(" ")[0], time.monotonic()
-        # A download has many a second, and the newest of a second says as much.
+        # A download reports many times a second; one line a second is enough.
         if kind != self._last_report[0] or now - self._last_report[1] >= 1:
             self._last_report = (kind, now)
             with suppress(RuntimeError):  # the loop ended before the build
                 self._loop.call_soon_threadsafe(self._put_preparing, line)
 
     def _put_preparing(self, line: str) -> None:
-        if not self._over.is_set():
+        if not self._ended.is_set():
             self._put(Preparing(line))

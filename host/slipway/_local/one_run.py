@@ -1,4 +1,4 @@
-"""``slipway.run`` and ``slipway.run_async``: one run without a runtime."""
+"""Single runs without a runtime: ``slipway.run`` and ``slipway.run_async``."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 @public
 def run(source: Source, language: str | None = None, **arguments: Any) -> Result:
-    """Run ``source`` in a new machine and wait for its end.
+    """Run ``source`` in a new machine, and wait for the end.
 
     ``arguments`` are those of :func:`run_async`.
 
     Raises:
-        InputError: the request cannot be run as it stands; nothing was started.
+        InputError: an argument is invalid; nothing was started.
         HostError: this host lacks something.
         UnknownOutcome: the machine was lost under the program.
     """
@@ -76,18 +76,17 @@ async def run_async(
 
     Args:
         source: the program's text, or the Path of its file.
-        language: a language's name, for example ``python``; where it is left out, the suffix of
-            the Path tells it.
-        stdin: what the program reads on its stdin.
+        language: name of the language, for example ``python``. Default: by the suffix of a Path.
+        stdin: input of the program.
         on_output: called as ``on_output(phase, stream, data)`` with ``build`` or ``run`` and
-            ``stdout`` or ``stderr`` while the output comes, and awaited where it can be. While it
-            waits, so does the program. The result holds the output only where this is not given.
-        store: the directory of the image store.
-        progress: called with a line for people when an image has to be made first.
-        options: the fields of :class:`slipway.Options`.
+            ``stdout`` or ``stderr`` while output comes; an awaitable result is awaited, and the
+            program waits meanwhile. Without ``on_output`` the result has the output.
+        store: directory of the image store.
+        progress: called with a line for people while a missing image is built.
+        options: fields of :class:`slipway.Options`.
 
     Raises:
-        InputError: the request cannot be run as it stands; nothing was started.
+        InputError: an argument is invalid; nothing was started.
         HostError: this host lacks something.
         UnknownOutcome: the machine was lost under the program.
     """
@@ -116,16 +115,17 @@ def _request_job(
     ``text`` is the content of ``source``.
 
     Raises:
-        InputError: the run cannot be started as it stands.
+        InputError: an argument is invalid.
     """
     checked = build_options(options)
     opened = open_stdin(stdin)
     if opened is None:
         raise InputError(
-            "stdin is None, and there is no handle to write to", "Give it, or use a Runtime."
+            "stdin is None, and a single run has no handle to write to",
+            "Give stdin, or use a Runtime.",
         )
     if progress is not None and not callable(progress):
-        raise InputError("progress is no function", "It takes a line of text.")
+        raise InputError("progress is not a function", "Give a function of one line of text.")
     from slipway_initramfs.store.image_store import ImageStore
 
     image_store = ImageStore(check_value("store", Path | None, store))

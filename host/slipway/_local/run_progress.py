@@ -1,4 +1,4 @@
-"""Progress of a run: the events of its steps, and the facts that its handle decides by."""
+"""Progress of a run: events of the steps, and facts for the handle."""
 
 from __future__ import annotations
 

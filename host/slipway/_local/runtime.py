@@ -1,4 +1,4 @@
-"""Runs in this process: as many at once as the host can take, the others in a queue."""
+"""Runtime: runs and sessions in this process, within the capacity of the host."""
 
 from __future__ import annotations
 
@@ -37,38 +37,38 @@ if TYPE_CHECKING:
     from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
 
-# What is left to the host itself and to other programs, of what is free when we start.
+# Share of the free memory that machines get by default; the rest is for the host.
 SHARE_OF_MEMORY = 0.8
 DEFAULT_QUEUE = 64
-# Not a bound of ours: memory and CPUs are what runs out. It keeps descriptors and processes finite.
+# Bound on descriptors and processes. Memory and CPUs usually run out before.
 MAX_VMS = 256
-_Some = Annotated[int, Bounds(1, math.inf)]
-_Maybe = Annotated[int, Bounds(0, math.inf)]
-# Less is room for no machine.
+_Positive = Annotated[int, Bounds(1, math.inf)]
+_Count = Annotated[int, Bounds(0, math.inf)]
+# The smallest machine needs this much.
 _Budget = Annotated[int, Bounds(128 << 20, math.inf)]
 _Seconds = Annotated[float, Bounds(0, math.inf)]
 
 
 @public
 class AsyncRuntime:
-    """Runs programs in machines of their own, in this process and without a server.
+    """Runtime in this process: runs and sessions, each in a machine, without a server.
 
     Args:
-        store: the directory of the image store.
-        machine: ``auto``, ``kvm`` or ``qemu``, where a run does not say.
-        max_vms: how many machines there may be at once; None: as many as CPUs and memory allow.
-        memory_budget: bytes that all machines may have together; None: most of what is free now.
-        cpus: vCPUs that all machines may have together; None: as many as this process has.
-        queue: how many runs may wait for room.
-        pool: how many clones of a language's machine may wait for runs; 0: none waits, and
-            snapshots are used where there are some, but not made.
-        cold: boot a machine for each run, whatever snapshots there are.
-        warm: languages whose clones are to wait before their first run.
-        images: the source of images, in place of the store.
-        launcher: the supplier of machines, in place of pool, cold and warm.
+        store: directory of the image store.
+        machine: default of the option ``machine``: ``auto``, ``kvm`` or ``qemu``.
+        max_vms: maximum number of machines; None: as CPUs and memory allow.
+        memory_budget: memory for all machines together, in bytes; None: most of the free memory.
+        cpus: vCPUs for all machines together; None: the number of this process's CPUs.
+        queue: maximum number of runs that wait for room.
+        pool: maximum number of idle clones per language and machine size. With 0 snapshots are
+            used but never created.
+        cold: boot a machine for each run, even if a snapshot exists.
+        warm: languages whose clones are prewarmed before the first run.
+        images: source of images, in place of the store.
+        launcher: supplier of machines, in place of pool, cold and warm.
 
     Raises:
-        InputError: one of them is out of its bounds.
+        InputError: an argument is invalid.
     """
 
     def __init__(  # noqa: PLR0913  # keywords, each with a default
@@ -90,17 +90,17 @@ class AsyncRuntime:
 
         self._store = ImageStore(check_value("store", Path | None, store))
         self._machine = convert("machine", str, machine)
-        vms = check_value("max_vms", _Some | None, max_vms)
+        vms = check_value("max_vms", _Positive | None, max_vms)
         memory = check_value("memory_budget", _Budget | None, memory_budget)
-        vcpus = check_value("cpus", _Some | None, cpus)
+        vcpus = check_value("cpus", _Positive | None, cpus)
         capacity = Capacity(
             vms=MAX_VMS if vms is None else vms,
             memory=int(read_free_memory() * SHARE_OF_MEMORY) if memory is None else memory,
             cpus=len(os.sched_getaffinity(0)) if vcpus is None else vcpus,
-            queue=check_value("queue", _Maybe, queue),
+            queue=check_value("queue", _Count, queue),
         )
         warm_names = check_value("warm", tuple[str, ...], warm)
-        pool, cold = check_value("pool", _Maybe, pool), check_value("cold", bool, cold)
+        pool, cold = check_value("pool", _Count, pool), check_value("cold", bool, cold)
         self._admission = Admission(capacity)
         if launcher is not None:
             self._supply = MachineSupply.from_launcher(launcher)
@@ -113,12 +113,12 @@ class AsyncRuntime:
             images, self._supply.launcher, self._admission, ImageBuilds(images)
         )
         self._executions: set[LocalExecution] = set()
-        self._home = SessionContext(self._slots, set(), self._check_open)
+        self._context = SessionContext(self._slots, set(), self._check_open)
         self._closing = ""
 
     @property
     def load(self) -> Load:
-        """What runs and waits now, and how much may."""
+        """Numbers of machines and waiting runs, and the resources in use, with their limits."""
         return self._admission.load
 
     async def start(
@@ -134,15 +134,15 @@ class AsyncRuntime:
 
         Args:
             source: the program's text, or the Path of its file.
-            language: a language's name, for example ``python`` or ``rust@1.80``; where it is left
-                out, the suffix of the Path tells it.
-            stdin: what the program reads; with None it is open, for the handle's ``stdin``.
-            key: whose run it is, for fairness among those who share this runtime.
-            options: the fields of :class:`slipway.Options`.
+            language: name of the language, for example ``python`` or ``rust@1.80``. Default: by
+                the suffix of a Path.
+            stdin: input of the program. None keeps stdin open for ``stdin`` of the handle.
+            key: share of the queue; shares of different keys are equal.
+            options: fields of :class:`slipway.Options`.
 
         Raises:
-            InputError: the request cannot be run as it stands; nothing was started.
-            Busy: there is no room in the queue, or the runtime is being closed.
+            InputError: an argument is invalid; nothing was started.
+            Busy: the queue is full, or the runtime is being closed.
             HostError: this host lacks something.
         """
         self._check_open()
@@ -173,13 +173,13 @@ class AsyncRuntime:
         key: str = "",
         **options: Any,
     ) -> Result:
-        """Run ``source`` and wait for its end; the arguments are those of :meth:`start`.
+        """Run ``source``, and wait for the end; the arguments are those of :meth:`start`.
 
-        Where there is ``on_output``, it is called as ``on_output(phase, stream, data)`` while the
-        output comes, and awaited where it can be; the result does not hold the output then.
+        ``on_output`` is called as ``on_output(phase, stream, data)`` while output comes, and an
+        awaitable result is awaited. Without ``on_output`` the result has the output.
 
         Raises:
-            InputError: the request cannot be run as it stands; nothing was started.
+            InputError: an argument is invalid; nothing was started.
             HostError: this host lacks something.
             UnknownOutcome: the machine was lost under the program.
         """
@@ -195,57 +195,58 @@ class AsyncRuntime:
         idle_seconds: float = DEFAULT_IDLE_SECONDS,
         **options: Any,
     ) -> LocalSession:
-        """A machine for several runs, which keeps their files; it opens as a context manager does.
+        """Create a session: one machine for several runs, which share their files.
 
-        It has its place among the runs from its opening to its end.
+        The session opens as a context manager or by ``open()``, and has a slot from then to its
+        end.
 
         Args:
-            language: a language's name, for example ``python`` or ``rust@1.80``.
-            key: whose session it is, for fairness.
-            idle_seconds: without a run for so long, it ends by itself.
+            language: name of the language, for example ``python`` or ``rust@1.80``.
+            key: share of the queue; shares of different keys are equal.
+            idle_seconds: time without a run after which the session ends.
             options: ``memory``, ``cpus``, ``machine``, ``kernel`` and ``boot_log`` of
-                :class:`slipway.Options`; the others belong to its runs.
+                :class:`slipway.Options`; the other options belong to the runs.
 
         Raises:
-            InputError: it cannot be as it stands.
+            InputError: an argument is invalid.
         """
         key = check_key(key)
         idle_seconds = check_idle_seconds(idle_seconds)
         found = select_language(language, None, self._store)
         checked = build_session_options({"machine": self._machine, **options}, found.source)
-        return LocalSession(self._home, SessionSpec(found, checked, key, idle_seconds))
+        return LocalSession(self._context, SessionSpec(found, checked, key, idle_seconds))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
-        """What can be run here."""
+        """List the languages, with their images."""
         return await asyncio.to_thread(list_languages, self._store)
 
     async def drain(self, seconds: float) -> None:
-        """Start nothing more; wait up to ``seconds`` for what there is, then cancel the rest."""
+        """Refuse new runs; wait up to ``seconds`` for those under way, then cancel the rest."""
         seconds = check_value("seconds", _Seconds, seconds)
         self._closing = "the runtime is about to end"
-        waiting = [asyncio.ensure_future(e.over()) for e in self._executions]
-        waiting += [asyncio.ensure_future(session.drain()) for session in self._home.sessions]
+        waiting = [asyncio.ensure_future(e.wait_ended()) for e in self._executions]
+        waiting += [asyncio.ensure_future(session.drain()) for session in self._context.sessions]
         if waiting:
             await asyncio.wait(waiting, timeout=seconds)
         await self.aclose()
         await asyncio.gather(*waiting)
 
     async def aclose(self) -> None:
-        """Cancel what runs, and wait until nothing of it is left."""
+        """Cancel all runs and sessions, and wait until their machines are gone."""
         self._closing = self._closing or "the runtime has been closed"
         await asyncio.gather(
             *(execution.cancel() for execution in list(self._executions)),
-            *(session.close() for session in list(self._home.sessions)),
+            *(session.close() for session in list(self._context.sessions)),
         )
         await self._supply.close()
 
     @property
     def idle(self) -> int:
-        """How many clones wait for runs."""
+        """The number of idle clones."""
         return self._supply.idle
 
     def begin(self) -> None:
-        """Begin to make what is to be warm; the first run does so as well."""
+        """Begin to prewarm; the first run does so as well."""
         if not self._closing:
             self._supply.begin(self._slots, self._machine)
 
@@ -262,6 +263,6 @@ class AsyncRuntime:
         await self.aclose()
 
     def _check_open(self) -> None:
-        """Check that it is not being closed. Raises Busy."""
+        """Check that the runtime is not being closed. Raises Busy."""
         if self._closing:
-            raise Busy(self._closing, "Try again when it has started anew.", 10.0)
+            raise Busy(self._closing, "Try again when it has restarted.", 10.0)

@@ -40,21 +40,21 @@ class _Closed:
     hint: str = "Open another."
 
     def build_error(self) -> SlipwayError:
-        """Build an error for one caller: two tasks cannot share a traceback."""
+        """Build an error for one caller; tasks cannot share a traceback."""
         return self.kind(self.message, self.hint)
 
 
 class LocalSession(AsyncSession):
-    """A session with a slot among the runs of its runtime.
+    """Session with a slot among the runs of the runtime.
 
-    It is opening without a guest, then open with one, and closed for the reason in ``_closed``. Its
-    runs have slots of their own, which give them the guest in turn.
+    The session is opening without a guest, open with a guest, and closed for the reason in
+    ``_closed``. Each run has a slot as well, whose launcher lends the guest in turn.
     """
 
     def __init__(
         self, context: SessionContext, spec: SessionSpec, slot: Slot | None = None
     ) -> None:
-        """``slot``: that of a fork; None: a new one."""
+        """``slot`` is given for a fork."""
         super().__init__(secrets.token_hex(16), spec.language.name)
         self._context = context
         self._spec = spec
@@ -75,7 +75,7 @@ class LocalSession(AsyncSession):
 
     @property
     def state(self) -> str:
-        """One of opening, open, lost, ended; see :attr:`AsyncSession.state`."""
+        """The state: opening, open, lost or ended; see :attr:`AsyncSession.state`."""
         if self._closed is not None:
             return self._closed.state
         return "opening" if self._guest is None else "open"
@@ -124,7 +124,7 @@ class LocalSession(AsyncSession):
         stdin: Stdin | None = b"",
         **options: Any,
     ) -> LocalExecution:
-        """Start ``source``, or queue it; see :meth:`AsyncSession.start`."""
+        """Start ``source``, or queue the run; see :meth:`AsyncSession.start`."""
         self._check_open()
         check_run_options(options)
         machine = {name: getattr(self._spec.options, name) for name in MACHINE_OPTIONS}
@@ -152,7 +152,7 @@ class LocalSession(AsyncSession):
         Raises:
             Busy: the runtime is being closed.
             InputError: the session is not open.
-            HostError: its machine was lost, or had no run for too long.
+            HostError: the machine was lost, or had no run for too long.
         """
         self._context.check_open()
         if self._closed is not None:
@@ -164,7 +164,7 @@ class LocalSession(AsyncSession):
         return self._guest
 
     def lend_guest(self) -> Guest:
-        """Return the guest, for one run.
+        """Return the guest for a run.
 
         Raises:
             SlipwayError: the session is closed.
@@ -174,22 +174,22 @@ class LocalSession(AsyncSession):
         if self._closed is not None:
             raise self._closed.build_error()
         assert self._guest is not None
-        origin = self._guest.start_info
+        start_info = self._guest.start_info
         if self._had_run:
-            origin = StartInfo("session", "", origin.machine_reason)
-        self._guest.mark_taken(origin)
+            start_info = StartInfo("session", "", start_info.machine_reason)
+        self._guest.mark_taken(start_info)
         self._had_run = True
         return self._guest
 
     async def take_back(self, guest: Guest) -> None:
-        """Take back the guest after a run; the session is lost if the guest has not ended it."""
+        """Take back the guest after a run; lose the session if the run has not ended."""
         if not guest.idle:
             await self._lose("its machine was lost under a run, or did not end one in time")
 
     # --- Forks ------------------------------------------------------------------------------
 
     async def fork(self) -> LocalSession:
-        """Open a session that continues from this one; see :meth:`AsyncSession.fork`."""
+        """Open a session that continues from this session; see :meth:`AsyncSession.fork`."""
         self._check_open()
         launcher = ForkLauncher(self._clone_guest)
         fork = LocalSession(self._context, self._spec, self._slot.for_fork(launcher))
@@ -222,13 +222,13 @@ class LocalSession(AsyncSession):
     # --- End --------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """End the session and what runs in it; see :meth:`AsyncSession.close`."""
+        """End the session and all runs in the session; see :meth:`AsyncSession.close`."""
         await self._close(_Closed("ended", InputError, "the session has been closed"))
 
     async def drain(self) -> None:
         """Wait for the end of the session's runs, and close it."""
         while self._executions:
-            await asyncio.gather(*(execution.over() for execution in self._executions))
+            await asyncio.gather(*(execution.wait_ended() for execution in self._executions))
         await self.close()
 
     async def _close(self, reason: _Closed) -> None:

@@ -1,4 +1,4 @@
-"""Context of a session: the parts of its runtime that it uses, and its own settings."""
+"""Context of a session: parts of the runtime, and settings."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class OpenSession(Protocol):
-    """A session that its runtime ends when the runtime closes."""
+    """Session that the runtime closes at the latest when the runtime closes."""
 
     async def drain(self) -> None:
-        """Wait for the end of its runs, then close it."""
+        """Wait for the end of all runs, then close the session."""
 
     async def close(self) -> None:
-        """End its runs, and close it."""
+        """Cancel all runs, and close the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionContext:
     """Parts that the sessions of one runtime share.
 
-    ``sessions`` are all that have a slot or wait for one; ``check_open`` raises Busy while the
-    runtime is being closed.
+    ``sessions`` are the open ones, and those that wait for a slot; ``check_open`` raises Busy while
+    the runtime is being closed.
     """
 
     slots: SlotContext
@@ -38,7 +38,7 @@ class SessionContext:
 
 @dataclass(frozen=True, slots=True)
 class SessionSpec:
-    """Settings of a session, which its forks have as well."""
+    """Settings of a session and of all forks of the session."""
 
     language: Language
     options: Options

@@ -1,4 +1,4 @@
-"""Fork of a session: a clone of its guest, made between two jobs."""
+"""Fork of a session: a clone of the guest, made between two jobs."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ async def clone_between_jobs(
     wanted: Callable[[], bool],
     lose: Callable[[str], Awaitable[None]],
 ) -> Guest:
-    """Clone ``guest``, and let it go on, whatever becomes of the clone.
+    """Clone ``guest``, and resume the original, even if the clone fails.
 
     A cancelled call leaves no clone.
 
     Args:
         guest: the original.
-        wanted: returns whether the original is to go on.
-        lose: called with the reason why the original cannot go on.
+        wanted: returns False if the original need not continue.
+        lose: called with the reason if the original cannot continue.
 
     Raises:
         HostError: the guest cannot be cloned.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class StdinPipe:
-    """Bytes for a program, with room for one piece."""
+    """Pipe to the stdin of a program, with room for a single piece."""
 
     def __init__(self) -> None:
         self._piece: bytes | None = None
@@ -22,7 +22,7 @@ class StdinPipe:
         self._emptied = asyncio.Event()
 
     async def write(self, data: bytes) -> None:
-        """Add ``data`` when there is room; without a reader ``data`` is dropped.
+        """Wait for room, and add ``data``; without a reader ``data`` is dropped.
 
         Raises:
             InputError: the pipe has been closed.
@@ -42,7 +42,7 @@ class StdinPipe:
         self._changed.set()
 
     def drop_reader(self) -> None:
-        """Drop what waits, and all that is written from now on."""
+        """Drop the waiting piece, and all later ones."""
         self._has_reader = False
         self._piece = None
         self._emptied.set()
