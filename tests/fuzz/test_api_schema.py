@@ -128,7 +128,7 @@ def _aim_at_a_session(case: schemathesis.Case[Any], session: requests.Session) -
 
 @schema.parametrize()
 @settings(deadline=None)
-def test_answers_as_its_document_says(
+def test_responses_match_the_document(
     case: schemathesis.Case[Any], session: requests.Session
 ) -> None:
     _aim(case, session)

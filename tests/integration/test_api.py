@@ -1,4 +1,4 @@
-"""What the API answers to who asks properly."""
+"""Responses of the API to valid requests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def read_all(path: str) -> bytes:
 
 
 async def state_of(http: httpx.AsyncClient, location: str, wanted: str) -> dict[str, Any]:
-    """The record of a run, once it has the state that is wanted."""
+    """Return the record of a run as soon as it has this state."""
 
     async def has_it() -> dict[str, Any] | None:
         record: dict[str, Any] = (await http.get(location)).json()
@@ -101,7 +101,7 @@ async def test_answers_a_whole_job_with_its_result(http: httpx.AsyncClient) -> N
     assert result["files"][1] == {"path": "none", "missing": "no such file"}
 
 
-async def test_streams_the_events_of_a_run_where_that_is_accepted(
+async def test_streams_events_to_clients_that_accept_them(
     http: httpx.AsyncClient,
 ) -> None:
     headers = {**TEXT, "accept": "text/event-stream"}
@@ -118,7 +118,7 @@ async def test_streams_the_events_of_a_run_where_that_is_accepted(
     assert records[-1]["result"]["verdict"] == "ok"
 
 
-async def test_tells_a_lost_machine_apart_from_a_failed_program(http: httpx.AsyncClient) -> None:
+async def test_lost_machine_and_failed_program_differ(http: httpx.AsyncClient) -> None:
     events = {**TEXT, "accept": "text/event-stream"}
 
     whole = await http.post("/v1/run?language=bash", content=b"die", headers=TEXT)
@@ -131,7 +131,7 @@ async def test_tells_a_lost_machine_apart_from_a_failed_program(http: httpx.Asyn
     assert last["error"] == "UnknownOutcome"
 
 
-async def test_lists_what_runs_and_tells_of_its_end(http: httpx.AsyncClient) -> None:
+async def test_lists_runs_and_their_results(http: httpx.AsyncClient) -> None:
     started = await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
     location = started.headers["location"]
 
@@ -165,7 +165,7 @@ async def test_refuses_a_signal_while_no_program_runs(http: httpx.AsyncClient) -
     assert answer.status_code == 409
 
 
-async def test_ends_a_run_that_is_deleted_and_leaves_its_output_to_be_read(
+async def test_deleted_run_ends_and_its_output_can_be_read(
     api: Served, http: httpx.AsyncClient
 ) -> None:
     source = b"print before\nforever"
@@ -194,7 +194,7 @@ async def test_gives_a_fetched_file_as_octets(http: httpx.AsyncClient) -> None:
     assert other.status_code == 404
 
 
-async def test_resumes_a_stream_at_a_byte_and_says_which_are_gone(
+async def test_stream_resumes_at_kept_bytes_and_refuses_dropped_bytes(
     http: httpx.AsyncClient,
 ) -> None:
     source = b"flood 3000000\nprint end"
@@ -245,7 +245,7 @@ async def test_counts_runs_refusals_and_requests(http: httpx.AsyncClient) -> Non
     assert "slipway_vms_max 8.0" in text
 
 
-async def test_says_when_there_may_be_room_where_there_is_none() -> None:
+async def test_busy_server_says_when_to_try_again() -> None:
     async with served(runtime={"max_vms": 1, "queue": 0}) as api, api.client() as http:
         first = await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
         second = await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
@@ -266,7 +266,7 @@ async def test_reports_the_position_in_the_queue() -> None:
         assert [answer.json()["position"] for answer in started] == [None, 0, 1]
 
 
-async def test_serves_its_document_and_no_pages_of_others(http: httpx.AsyncClient) -> None:
+async def test_serves_its_document_and_no_other_pages(http: httpx.AsyncClient) -> None:
     document = await http.get("/openapi.json")
     pages = [await http.get(path) for path in ("/docs", "/redoc")]
 
@@ -274,7 +274,7 @@ async def test_serves_its_document_and_no_pages_of_others(http: httpx.AsyncClien
     assert [page.status_code for page in pages] == [404, 404]
 
 
-async def test_starts_what_waits_for_an_image_to_be_made() -> None:
+async def test_run_starts_after_its_image_is_built() -> None:
     launcher = FakeLauncher(unbuilt=["rust"])
     async with served(launcher) as api, api.client() as http:
         started = await http.post("/v1/start?language=rust", content=b"print x", headers=TEXT)
@@ -285,7 +285,7 @@ async def test_starts_what_waits_for_an_image_to_be_made() -> None:
         assert await read_all(started.json()["socket"]) == b"x\n"
 
 
-async def test_run_that_nobody_reads_still_has_its_result_and_files(
+async def test_unread_run_has_its_result_and_files(
     http: httpx.AsyncClient,
 ) -> None:
     told = {

@@ -1,4 +1,4 @@
-"""What the API answers to who asks for what cannot be."""
+"""Responses of the API to invalid requests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def problem(answer: bytes) -> tuple[int, dict[str, Any]]:
-    """The status and the problem in one answer as it came."""
+    """Return the status and the problem of one response."""
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"content-type: application/problem+json" in head
     return int(head.split()[1]), json.loads(body)
@@ -61,7 +61,7 @@ def problem(answer: bytes) -> tuple[int, dict[str, Any]]:
     ],
     ids=["words", "tls", "no-host", "field", "target", "negative", "twice", "chunk"],
 )
-async def test_refuses_what_is_no_http(api: Served, request_bytes: bytes) -> None:
+async def test_refuses_invalid_http(api: Served, request_bytes: bytes) -> None:
     status, told = problem(await api.answer(request_bytes))
 
     assert status == 400
@@ -93,7 +93,7 @@ async def test_refuses_a_body_of_many_values_before_it_reads_them(
     assert "beside its texts" in answer.json()["detail"]
 
 
-async def test_texts_may_be_long_and_have_what_looks_like_structure(
+async def test_strings_may_be_long_and_contain_brackets(
     http: httpx.AsyncClient,
 ) -> None:
     source = "print hi\n# " + '"[{,]}\\' * 50_000
@@ -114,7 +114,7 @@ async def test_source_may_be_any_bytes(http: httpx.AsyncClient, source: bytes) -
     assert raw.json()["run"]["stdout"] == told.json()["run"]["stdout"]
 
 
-async def test_refuses_more_output_than_an_answer_holds(http: httpx.AsyncClient) -> None:
+async def test_refuses_more_output_than_a_response_holds(http: httpx.AsyncClient) -> None:
     told = {"language": "bash", "source": "print hi", "output_limit": 17 * 1024 * 1024}
 
     refused = await http.post("/v1/run", json=told)
@@ -137,7 +137,7 @@ async def test_refuses_more_output_than_an_answer_holds(http: httpx.AsyncClient)
         ("{}", "source or source_base64", "openapi"),
     ],
 )
-async def test_says_what_was_meant(
+async def test_errors_name_the_field_and_a_fix(
     http: httpx.AsyncClient, body: str, detail: str, hint: str
 ) -> None:
     answer = await http.post("/v1/run", content=body, headers={"content-type": "application/json"})
@@ -171,7 +171,7 @@ async def test_refuses_a_body_in_chunks_once_it_is_too_long(api: Served) -> None
     assert status == 413
 
 
-async def test_refuses_a_large_body_before_it_is_sent_to_who_waits(api: Served) -> None:
+async def test_refuses_a_large_body_instead_of_100_continue(api: Served) -> None:
     fields = b"content-type: text/plain\r\ncontent-length: 9999999\r\nexpect: 100-continue\r\n\r\n"
 
     answer = await api.answer(RUN + fields)
@@ -179,7 +179,7 @@ async def test_refuses_a_large_body_before_it_is_sent_to_who_waits(api: Served) 
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_tells_who_waits_to_go_on(api: Served) -> None:
+async def test_sends_100_continue(api: Served) -> None:
     fields = b"content-type: text/plain\r\ncontent-length: 8\r\nexpect: 100-continue\r\n\r\n"
     reader, writer = await api.connect()
     writer.write(RUN + fields)
@@ -195,7 +195,7 @@ async def test_tells_who_waits_to_go_on(api: Served) -> None:
 
 @pytest.mark.debian("curl")
 @pytest.mark.parametrize("size", [2 * MIB, 8 * MIB], ids=["fits", "too-large"])
-async def test_gets_on_with_curl_and_large_bodies(api: Served, size: int) -> None:
+async def test_curl_sends_large_bodies(api: Served, size: int) -> None:
     command = ["curl", "-sS", "--unix-socket", str(api.path), "-H", "content-type: text/plain"]
     url = "http://slipway/v1/run?language=bash"
 
@@ -336,9 +336,7 @@ async def test_refuses_a_body_of_another_type(http: httpx.AsyncClient, kind: str
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("identifier", ["x", "0" * 32, "..%2f..", "%00", "é"])
-async def test_knows_no_run_of_another_id(
-    http: httpx.AsyncClient, method: str, identifier: str
-) -> None:
+async def test_unknown_run_is_a_404(http: httpx.AsyncClient, method: str, identifier: str) -> None:
     answer = await http.request(method, f"/v1/runs/{identifier}")
 
     assert answer.status_code == 404
@@ -346,9 +344,7 @@ async def test_knows_no_run_of_another_id(
 
 
 @pytest.mark.parametrize("body", [{}, {"signal": 0}, {"signal": True}, {"signal": "KILLER"}])
-async def test_refuses_a_signal_that_there_is_not(
-    http: httpx.AsyncClient, body: dict[str, object]
-) -> None:
+async def test_refuses_an_unknown_signal(http: httpx.AsyncClient, body: dict[str, object]) -> None:
     started = await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
 
     answer = await http.post(f"{started.headers['location']}/signal", json=body)
@@ -381,7 +377,7 @@ async def test_takes_the_longest_key(http: httpx.AsyncClient) -> None:
     assert answer.status_code == 200
 
 
-async def test_tells_a_client_nothing_of_a_bug_but_that_there_is_one(
+async def test_response_to_a_bug_has_no_details(
     http: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

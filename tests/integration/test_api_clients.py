@@ -27,7 +27,7 @@ HASTY = Pace(head=0.2, body=0.2, idle=1, stall=0.2)
 
 
 def run(source: bytes, *fields: bytes) -> bytes:
-    """A request to run ``source``."""
+    """Return a request to run ``source``."""
     length = b"content-length: %d\r\n" % len(source)
     head = b"POST /v1/run?language=bash HTTP/1.1\r\nhost: x\r\n"
     return head + TEXT + length + b"".join(fields) + b"\r\n" + source
@@ -49,7 +49,7 @@ async def hasty() -> AsyncIterator[Served]:
 
 
 async def until_running(api: Served) -> None:
-    """Until a machine is there, whose program runs for ever."""
+    """Wait until a machine runs an endless program."""
     async with api.client() as http:
 
         async def runs() -> bool:
@@ -65,7 +65,7 @@ async def until_no_machine(api: Served) -> None:
 # --- Slow ---------------------------------------------------------------------------------------
 
 
-async def test_gives_a_head_that_drips_no_more_than_its_time(hasty: Served) -> None:
+async def test_slow_head_has_a_time_limit(hasty: Served) -> None:
     loop = asyncio.get_running_loop()
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.setblocking(False)
@@ -86,11 +86,11 @@ async def test_gives_a_head_that_drips_no_more_than_its_time(hasty: Served) -> N
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_closes_a_connection_on_which_nothing_is_asked(hasty: Served) -> None:
+async def test_connection_without_a_request_is_closed(hasty: Served) -> None:
     assert await hasty.answer() == b""
 
 
-async def test_closes_a_connection_on_which_nothing_more_is_asked(hasty: Served) -> None:
+async def test_idle_connection_is_closed(hasty: Served) -> None:
     answer = await hasty.answer(HEALTH)
 
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -116,14 +116,14 @@ async def test_cancels_the_run_of_a_client_that_reads_no_events(hasty: Served) -
 # --- Half-closed, and gone ----------------------------------------------------------------------
 
 
-async def test_answers_a_client_that_sends_no_more(api: Served) -> None:
+async def test_half_closed_client_gets_its_response(api: Served) -> None:
     answer = await api.answer(run(b"sleep 0.1\nprint hi"), end=True)
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"text":"hi\\n"' in answer
 
 
-async def test_answers_all_pipelined_requests_of_a_client_that_sends_no_more(api: Served) -> None:
+async def test_half_closed_client_gets_all_pipelined_responses(api: Served) -> None:
     answer = await api.answer(HEALTH + run(b"print hi") + HEALTH, end=True)
 
     assert answer.count(b"HTTP/1.1 200 OK") == 3
@@ -193,7 +193,7 @@ async def test_answers_a_thousand_connections_at_once(api: Served) -> None:
     assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
 
 
-async def test_refuses_more_connections_than_it_can_have() -> None:
+async def test_number_of_connections_is_bounded() -> None:
     async with served(descriptors=20) as api:
         open_ones = [await api.connect() for _ in range(10)]
 
@@ -237,7 +237,7 @@ async def test_refuses_strangers_whatever_the_mode_of_the_socket() -> None:
         assert "user 65534" in json.loads(body)["detail"]
 
 
-async def test_serves_on_when_there_are_no_descriptors_left_for_a_while(api: Served) -> None:
+async def test_server_survives_a_lack_of_descriptors(api: Served) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -28,13 +28,13 @@ TEXT = {"Content-Type": "text/plain"}
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory whose path is short enough for sockets."""
+    """Directory with a path that is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="slipway-") as name:
         yield Path(name)
 
 
 class Connection(http.client.HTTPConnection):
-    """HTTP on a Unix socket."""
+    """HTTP connection on a Unix socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("slipway", timeout=PATIENCE)
@@ -74,7 +74,7 @@ def start(server: Server, source: bytes) -> dict[str, Any]:
 
 
 def end(server: Server) -> int:
-    """Wait for its end; its exit code."""
+    """Wait for its end, and return its exit code."""
     server.reap(PATIENCE)
     return server.process.returncode
 
@@ -95,7 +95,7 @@ def read_all(client: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ends_well_when_it_is_told_to(directory: Path, number: int) -> None:
+def test_signal_ends_the_server_cleanly(directory: Path, number: int) -> None:
     with Server(directory, fake=True) as server:
         server.process.send_signal(number)
         code = end(server)
@@ -104,7 +104,7 @@ def test_ends_well_when_it_is_told_to(directory: Path, number: int) -> None:
     assert not server.leftovers()
 
 
-def test_lets_runs_end_and_takes_no_more_while_it_drains(directory: Path) -> None:
+def test_drain_lets_runs_end_and_refuses_new_runs(directory: Path) -> None:
     with Server(directory, fake=True) as server:
         output = connected(start(server, b"print began\nsleep 2\nprint ended")["socket"])
 
@@ -122,7 +122,7 @@ def test_lets_runs_end_and_takes_no_more_while_it_drains(directory: Path) -> Non
     assert not server.leftovers()
 
 
-def test_cancels_what_runs_longer_than_it_may_drain(directory: Path) -> None:
+def test_runs_are_cancelled_after_the_drain_time(directory: Path) -> None:
     with Server(directory, "--drain", "0", fake=True) as server:
         output = connected(start(server, b"print began\nforever")["socket"])
 
@@ -163,13 +163,13 @@ def test_answers_a_run_that_it_cancels_at_its_end(directory: Path) -> None:
 
 
 def open_session(server: Server) -> str:
-    """The place of a new session."""
+    """Open a session and return its path."""
     status, session = ask(server.path, "POST", "/v1/sessions", b'{"language": "bash"}')
     assert status == 201
     return f"/v1/sessions/{session['id']}"
 
 
-def test_ends_sessions_that_nobody_uses_when_it_drains(directory: Path) -> None:
+def test_drain_ends_idle_sessions(directory: Path) -> None:
     with Server(directory, "--drain", "3600", fake=True) as server:
         open_session(server)
 
@@ -180,7 +180,7 @@ def test_ends_sessions_that_nobody_uses_when_it_drains(directory: Path) -> None:
     assert not server.leftovers()
 
 
-def test_lets_runs_in_sessions_end_while_it_drains(directory: Path) -> None:
+def test_drain_lets_runs_in_sessions_end(directory: Path) -> None:
     with Server(directory, fake=True) as server:
         place = open_session(server)
         job = b'{"source": "print began\\nsleep 1\\nprint ended"}'
@@ -196,7 +196,7 @@ def test_lets_runs_in_sessions_end_while_it_drains(directory: Path) -> None:
     assert not server.leftovers()
 
 
-def test_cancels_what_runs_in_sessions_longer_than_it_may_drain(directory: Path) -> None:
+def test_runs_in_sessions_are_cancelled_after_the_drain_time(directory: Path) -> None:
     with Server(directory, "--drain", "0", "--max-sessions", "1", fake=True) as server:
         place = open_session(server)
         refused = ask(server.path, "POST", "/v1/sessions", b'{"language": "bash"}')
@@ -220,7 +220,7 @@ def test_says_on_which_socket_it_listens(directory: Path) -> None:
     assert server.log.read_text().startswith(f"slipway: listening on {server.path}\n")
 
 
-def test_gives_its_socket_the_mode_that_is_asked_for(directory: Path) -> None:
+def test_socket_has_the_requested_mode(directory: Path) -> None:
     with Server(directory, "--mode", "0660", fake=True) as server:
         mode = server.path.stat().st_mode
 
@@ -229,7 +229,7 @@ def test_gives_its_socket_the_mode_that_is_asked_for(directory: Path) -> None:
 
 @pytest.fixture
 def hypervisor(tmp_path: Path) -> dict[str, str]:
-    """An environment with a QEMU that no test of these starts."""
+    """Return an environment with a QEMU program that is never started."""
     program = tmp_path / PROGRAM
     program.write_text("#!/bin/sh\nexit 1\n")
     program.chmod(0o755)
@@ -296,9 +296,7 @@ def test_refuses_a_machine_that_this_host_cannot_run(directory: Path) -> None:
     assert not commands.leftovers()
 
 
-def test_says_what_is_wrong_with_a_directory_that_is_not_there(
-    directory: Path, hypervisor: dict[str, str]
-) -> None:
+def test_missing_directory_is_reported(directory: Path, hypervisor: dict[str, str]) -> None:
     ended = Commands(directory, hypervisor)(
         "slipway", "serve", "--api-sock", directory / "none" / "api"
     )
@@ -318,7 +316,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 @pytest.fixture
 def manager(directory: Path) -> Iterator[socket.socket]:
-    """A socket that hears what a service tells its manager."""
+    """Socket of a service manager."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(directory / "notify"))
         manager.settimeout(PATIENCE)
@@ -326,7 +324,7 @@ def manager(directory: Path) -> Iterator[socket.socket]:
 
 
 def hear(manager: socket.socket, wanted: str) -> list[str]:
-    """What is told up to the message with the line that is wanted."""
+    """Return all messages up to the message with this line."""
     lines: list[str] = []
     while wanted not in lines:
         lines += manager.recv(4096).decode().split("\n")

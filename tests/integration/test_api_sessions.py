@@ -1,4 +1,4 @@
-"""Sessions over the API: to who asks properly, and to who does not."""
+"""Sessions of the API: valid and invalid requests, clients that leave, ends."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def opened(http: httpx.AsyncClient, **told: object) -> str:
-    """The place of a new session."""
+    """Open a session and return its path."""
     answer = await http.post("/v1/sessions", json={**BASH, **told})
     assert answer.status_code == 201, answer.text
     return answer.headers["location"]
 
 
 async def output(http: httpx.AsyncClient, place: str, source: bytes) -> str:
-    """What ``source`` writes in the session at ``place``."""
+    """Run ``source`` in the session at ``place``, and return its output."""
     answer = await http.post(f"{place}/run", content=source, headers=TEXT)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["run"]["stdout"].get("text"))
@@ -61,7 +61,7 @@ async def read_all(path: str) -> bytes:
 
 
 async def until(http: httpx.AsyncClient, place: str, state: str) -> dict[str, Any]:
-    """The record of a run or session, once it has that state."""
+    """Return the record of a run or session as soon as it has this state."""
 
     async def has_it() -> dict[str, Any] | None:
         record: dict[str, Any] = (await http.get(place)).json()
@@ -73,7 +73,7 @@ async def until(http: httpx.AsyncClient, place: str, state: str) -> dict[str, An
 
 
 async def until_runs(http: httpx.AsyncClient, place: str, count: int) -> None:
-    """Until a session has had so many runs."""
+    """Wait until a session has had this number of runs."""
 
     async def has_them() -> bool:
         return bool((await http.get(place)).json()["runs"] == count)
@@ -82,7 +82,7 @@ async def until_runs(http: httpx.AsyncClient, place: str, count: int) -> None:
 
 
 async def until_load(http: httpx.AsyncClient, **wanted: int) -> None:
-    """Until as many ``vms``, and as many who are ``waiting``."""
+    """Wait for these numbers of machines and of waiting runs."""
 
     async def is_so() -> bool:
         health = (await http.get("/v1/health")).json()
@@ -92,14 +92,14 @@ async def until_load(http: httpx.AsyncClient, **wanted: int) -> None:
 
 
 async def until_idle(api: Served) -> None:
-    """Until there is no machine, and no place is taken."""
+    """Wait until no machine and no slot is left."""
     async with api.client() as http:
         await until_load(http, vms=0, waiting=0)
     await wait_until(lambda: not api.launcher.machines, "no machine is left")
 
 
 def posting(target: str, told: object = None) -> bytes:
-    """A request as it is sent."""
+    """Return the bytes of a request."""
     body = b"" if told is None else json.dumps(told).encode()
     head = f"POST {target} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
     return head.encode() + b"content-type: application/json\r\n\r\n" + body
@@ -120,7 +120,7 @@ async def test_keeps_the_files_of_one_run_for_the_next(
     assert api.launcher.launched == 1
 
 
-async def test_tells_of_a_session_that_is_open(http: httpx.AsyncClient) -> None:
+async def test_lists_open_sessions(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/sessions", json={**BASH, "idle": 5, "memory": 2**28, "cpus": 2})
     place = answer.headers["location"]
     await output(http, place, b"print hi")
@@ -163,7 +163,7 @@ async def test_streams_the_events_of_a_run(http: httpx.AsyncClient) -> None:
     assert names == ["started", "phase_started", "output", "phase_ended", "ended"]
 
 
-async def test_gives_each_run_limits_and_arguments_of_its_own(http: httpx.AsyncClient) -> None:
+async def test_each_run_has_its_own_limits_and_arguments(http: httpx.AsyncClient) -> None:
     place = await opened(http)
     first = {"source": "env A\nforever", "environment": {"A": "b"}, "timeout": 0.05}
 
@@ -186,7 +186,7 @@ async def test_runs_wait_for_one_another(http: httpx.AsyncClient) -> None:
     assert await read_all(second.json()["socket"]) == b"second\n"
 
 
-async def test_fork_begins_as_the_session_is_and_goes_its_own_way(
+async def test_fork_begins_with_the_session_s_files_and_is_independent(
     http: httpx.AsyncClient,
 ) -> None:
     place = await opened(http, idle=7)
@@ -203,7 +203,7 @@ async def test_fork_begins_as_the_session_is_and_goes_its_own_way(
     assert (await output(http, place, b"cat kept")).rstrip() == "new"
 
 
-async def test_says_where_the_machine_of_a_run_came_from(http: httpx.AsyncClient) -> None:
+async def test_result_has_the_origin_of_its_machine(http: httpx.AsyncClient) -> None:
     place = await opened(http)
 
     starts = [
@@ -237,7 +237,7 @@ async def test_makes_the_image_that_a_session_needs() -> None:
         assert (await opening).json()["state"] == "open"
 
 
-async def test_gives_a_session_the_id_that_is_asked_for(http: httpx.AsyncClient) -> None:
+async def test_session_has_the_requested_id(http: httpx.AsyncClient) -> None:
     ids = ["0123456789abcdef" * 2, "f" * 32]
 
     first = await http.post("/v1/sessions", json=BASH, headers={"slipway-session": ids[0]})
@@ -251,7 +251,7 @@ async def test_gives_a_session_the_id_that_is_asked_for(http: httpx.AsyncClient)
 # --- Their end ----------------------------------------------------------------------------------
 
 
-async def test_delete_ends_what_runs_and_leaves_its_output(
+async def test_delete_ends_runs_and_keeps_their_output(
     api: Served, http: httpx.AsyncClient
 ) -> None:
     place = await opened(http)
@@ -268,7 +268,7 @@ async def test_delete_ends_what_runs_and_leaves_its_output(
     assert (await http.get(place)).status_code == 404
 
 
-async def test_session_without_runs_ends_and_says_why(api: Served, http: httpx.AsyncClient) -> None:
+async def test_idle_session_ends_with_a_reason(api: Served, http: httpx.AsyncClient) -> None:
     clock = Clock()
     place = await opened(http, idle=20)
     clock.advance(20)
@@ -361,7 +361,7 @@ async def test_client_that_leaves_the_queue_leaves_nothing() -> None:
         assert await output(http, place, b"print still") == "still\n"
 
 
-async def test_client_that_leaves_before_its_fork_is_open_leaves_the_session(
+async def test_client_that_leaves_before_its_fork_is_open_keeps_the_session(
     api: Served, http: httpx.AsyncClient
 ) -> None:
     place = await opened(http)
@@ -385,7 +385,7 @@ async def test_client_that_sends_no_more_gets_its_session(api: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 201 ")
 
 
-async def test_server_that_ends_takes_no_sessions_and_ends_those_it_has() -> None:
+async def test_draining_server_refuses_new_sessions_and_ends_open_sessions() -> None:
     async with served(drain=30) as api, api.client() as http:
         idle, busy = await opened(http), await opened(http)
         running = await http.post(f"{busy}/start?detached=true", content=b"forever", headers=TEXT)
@@ -403,7 +403,7 @@ async def test_server_that_ends_takes_no_sessions_and_ends_those_it_has() -> Non
         assert (await http.get(busy)).json()["state"] == "open"
 
 
-async def test_server_that_ends_refuses_those_who_wait_for_a_session() -> None:
+async def test_draining_server_refuses_waiting_sessions() -> None:
     async with served(runtime={"max_vms": 1}) as api, api.client() as http:
         await opened(http)
         opening = asyncio.create_task(http.post("/v1/sessions", json=BASH))
@@ -419,7 +419,7 @@ async def test_server_that_ends_refuses_those_who_wait_for_a_session() -> None:
 # --- What bounds them ---------------------------------------------------------------------------
 
 
-async def test_an_open_session_takes_the_place_of_a_run() -> None:
+async def test_open_session_holds_the_slot_of_a_run() -> None:
     async with served(runtime={"max_vms": 1, "queue": 0}) as api, api.client() as http:
         place = await opened(http)
 
@@ -433,7 +433,7 @@ async def test_an_open_session_takes_the_place_of_a_run() -> None:
         assert after.status_code == 200
 
 
-async def test_no_more_sessions_than_the_server_is_told() -> None:
+async def test_number_of_sessions_is_bounded() -> None:
     async with served(sessions=1) as api, api.client() as http:
         place = await opened(http)
 
@@ -542,7 +542,7 @@ async def test_refuses_a_query_and_a_body_of_another_type(http: httpx.AsyncClien
     "name", ["memory", "cpus", "machine", "language", "version", "idle", "kernel", "keep"]
 )
 @pytest.mark.parametrize("what", ["run", "start"])
-async def test_refuses_a_run_what_is_the_session_s(
+async def test_refuses_options_of_the_session_for_its_runs(
     http: httpx.AsyncClient, name: str, what: str
 ) -> None:
     place = await opened(http)
@@ -557,7 +557,7 @@ async def test_refuses_a_run_what_is_the_session_s(
 
 
 @pytest.mark.parametrize("identifier", ["x", "0" * 32, "..%2f..", "%00", "é", "a" * 5000])
-async def test_knows_no_session_of_another_id(http: httpx.AsyncClient, identifier: str) -> None:
+async def test_unknown_session_is_a_404(http: httpx.AsyncClient, identifier: str) -> None:
     place = f"/v1/sessions/{identifier}"
 
     answers = [

@@ -1,4 +1,4 @@
-"""Clients that are generated from docs/openapi.json, as anybody would, run programs."""
+"""Clients that are generated from docs/openapi.json run programs."""
 
 from __future__ import annotations
 

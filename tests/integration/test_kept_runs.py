@@ -1,4 +1,4 @@
-"""How long a server keeps a run, and for whom."""
+"""Lifetime of kept runs, and their owners."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def kept() -> AsyncIterator[KeptRuns]:
         yield runs
 
 
-async def test_socket_and_directory_vanish_once_all_has_been_read(kept: KeptRuns) -> None:
+async def test_socket_and_directory_are_removed_after_all_has_been_read(kept: KeptRuns) -> None:
     run = await kept.start(PlayedExecution(printing(b"hello\n")), RunPolicy(US, "events"))
     path = run.socket
     assert path is not None
@@ -47,7 +47,7 @@ async def test_socket_and_directory_vanish_once_all_has_been_read(kept: KeptRuns
     assert kept.find(run.id, Peer(1, US, frozenset())) is None
 
 
-async def test_what_was_promised_to_be_resumed_is_kept_from_that_moment(kept: KeptRuns) -> None:
+async def test_resumed_bytes_are_kept_from_the_call_on(kept: KeptRuns) -> None:
     pieces = pieces_of(8 * MIB, seed=1)
     run = await kept.start(PlayedExecution(writing(*pieces)), RunPolicy(US))
     path = run.socket
@@ -67,7 +67,7 @@ async def test_what_was_promised_to_be_resumed_is_kept_from_that_moment(kept: Ke
     await run.forget()
 
 
-async def test_a_raw_run_keeps_its_result_when_its_socket_has_vanished(
+async def test_raw_run_keeps_its_result_after_its_socket(
     kept: KeptRuns,
 ) -> None:
     files = (OutputFile("a.txt", 0o644, b"content"),)
@@ -89,7 +89,7 @@ async def test_a_raw_run_keeps_its_result_when_its_socket_has_vanished(
     assert len(kept) == 0
 
 
-async def test_nothing_is_left_after_the_grace() -> None:
+async def test_unread_run_is_forgotten_after_the_grace_time() -> None:
     async with keeping(ClientTimeouts(grace=0)) as runs:
         run = await runs.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
 
@@ -98,7 +98,7 @@ async def test_nothing_is_left_after_the_grace() -> None:
         assert (len(runs), runs.kept_bytes) == (0, 0)
 
 
-async def test_a_client_that_reads_nothing_has_no_longer_than_the_grace() -> None:
+async def test_client_that_reads_nothing_has_only_the_grace_time() -> None:
     async with keeping(ClientTimeouts(grace=0.05)) as runs:
         run = await runs.start(PlayedExecution(printing(bytes(AHEAD))), RunPolicy(US))
         client = connect(run.socket or "")
@@ -109,7 +109,7 @@ async def test_a_client_that_reads_nothing_has_no_longer_than_the_grace() -> Non
         client.close()
 
 
-async def test_a_run_that_ended_while_nobody_read_its_output_is_noticed() -> None:
+async def test_end_of_a_run_with_unread_output_is_noticed() -> None:
     async with keeping(ClientTimeouts(grace=0)) as runs:
         execution = PlayedExecution(printing(bytes(2 * AHEAD)))
         run = await runs.start(execution, RunPolicy(US))
@@ -121,7 +121,7 @@ async def test_a_run_that_ended_while_nobody_read_its_output_is_noticed() -> Non
         assert run.forgotten
 
 
-async def test_a_program_that_waits_for_a_reader_too_long_is_cancelled() -> None:
+async def test_run_is_cancelled_if_its_program_waits_too_long_for_a_reader() -> None:
     async with keeping(ClientTimeouts(stall=0, grace=0)) as runs:
         execution = PlayedExecution(writing(bytes(2 * AHEAD)))
 
@@ -157,7 +157,7 @@ async def test_a_client_that_comes_back_in_time_keeps_the_run(kept: KeptRuns) ->
     client.close()
 
 
-async def test_a_detached_run_does_without_its_client() -> None:
+async def test_detached_run_goes_on_without_its_client() -> None:
     async with keeping(ClientTimeouts(reconnect=0, grace=3600)) as runs:
         execution = PlayedExecution(writing(b"x"))
         run = await runs.start(execution, RunPolicy(US, detached=True))
@@ -200,7 +200,7 @@ async def test_a_failure_ends_the_stream(kept: KeptRuns, stream: str) -> None:
         assert lines(got)[-1] == {"type": "failed", **told}
 
 
-async def test_a_bug_ends_the_stream_and_tells_no_traceback(
+async def test_bug_ends_the_stream_without_a_traceback(
     kept: KeptRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     execution = PlayedExecution(writing(), KeyError("secret"))
@@ -213,7 +213,7 @@ async def test_a_bug_ends_the_stream_and_tells_no_traceback(
     assert "was lost by a bug" in caplog.text
 
 
-async def test_removing_a_run_ends_it_and_leaves_its_output(kept: KeptRuns) -> None:
+async def test_removing_a_run_ends_it_and_keeps_its_output(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"so far"))
     run = await kept.start(execution, RunPolicy(US))
     await wait_until(lambda: run.kept_bytes > 0, "output is kept")
@@ -235,7 +235,7 @@ async def test_removing_a_run_that_has_ended_leaves_nothing(kept: KeptRuns) -> N
     assert len(kept) == 0
 
 
-async def test_only_the_owner_and_who_oversees_see_a_run(kept: KeptRuns) -> None:
+async def test_only_the_owner_and_overseers_see_a_run(kept: KeptRuns) -> None:
     run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(STRANGER))
     stranger, other = Peer(1, STRANGER, frozenset()), Peer(1, STRANGER + 1, frozenset())
     ours = Peer(1, US, frozenset())
@@ -248,7 +248,7 @@ async def test_only_the_owner_and_who_oversees_see_a_run(kept: KeptRuns) -> None
 
 
 @pytest.mark.usefixtures("other_users")
-async def test_only_the_owner_gets_output_from_a_socket_that_all_may_open() -> None:
+async def test_only_the_owner_reads_output_from_a_socket_with_open_mode() -> None:
     program = (
         f"import os, socket, sys; os.setgid({STRANGER}); os.setuid({STRANGER});"
         "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(100))"
@@ -267,7 +267,7 @@ async def test_only_the_owner_gets_output_from_a_socket_that_all_may_open() -> N
 
 
 @pytest.mark.parametrize(("mode", "directory"), [(0o600, 0o700), (0o660, 0o711), (0o666, 0o711)])
-async def test_sockets_have_the_mode_that_was_asked_for(mode: int, directory: int) -> None:
+async def test_output_sockets_have_the_requested_mode(mode: int, directory: int) -> None:
     async with keeping(access=SocketAccess(mode)) as runs:
         run = await runs.start(PlayedExecution(writing(b"x")), RunPolicy(US))
         assert run.socket is not None
@@ -277,7 +277,7 @@ async def test_sockets_have_the_mode_that_was_asked_for(mode: int, directory: in
         assert found == [mode, directory]
 
 
-async def test_a_run_whose_socket_cannot_be_made_is_cancelled(tmp_path: Path) -> None:
+async def test_run_without_a_socket_is_cancelled(tmp_path: Path) -> None:
     runs = KeptRuns(OutputSockets(tmp_path / "no", SocketAccess(), AllowList(US)))
     execution = PlayedExecution(writing(b"x"))
 
@@ -288,7 +288,7 @@ async def test_a_run_whose_socket_cannot_be_made_is_cancelled(tmp_path: Path) ->
     assert len(runs) == 0
 
 
-async def test_what_ended_unread_is_bounded_in_number(
+async def test_unread_runs_are_bounded_in_number(
     kept: KeptRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_runs, "MAX_ENDED", 2)
@@ -304,7 +304,7 @@ async def test_what_ended_unread_is_bounded_in_number(
     assert execution.cancelled.is_set()
 
 
-async def test_what_ended_unread_is_bounded_in_bytes(
+async def test_unread_output_is_bounded_in_bytes(
     kept: KeptRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_runs, "MAX_KEPT", 1000)
@@ -320,7 +320,9 @@ async def test_what_ended_unread_is_bounded_in_bytes(
     assert kept.kept_bytes == 0
 
 
-async def test_what_was_read_makes_room(kept: KeptRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_runs_that_have_been_read_make_room(
+    kept: KeptRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kept_runs, "MAX_ENDED", 3)
     for _ in range(10):
         run = await kept.start(PlayedExecution(printing(b"read")), RunPolicy(US))
@@ -331,7 +333,7 @@ async def test_what_was_read_makes_room(kept: KeptRuns, monkeypatch: pytest.Monk
     assert kept.find(run.id, Peer(1, US, frozenset())) is run
 
 
-async def test_draining_waits_for_who_is_reading(kept: KeptRuns) -> None:
+async def test_drain_waits_for_connected_clients(kept: KeptRuns) -> None:
     data = b"".join(pieces_of(2 * MIB, 4))
     run = await kept.start(PlayedExecution(printing(data)), RunPolicy(US))
     client = connect(run.socket or "")

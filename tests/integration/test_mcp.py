@@ -1,4 +1,4 @@
-"""The MCP server: the real program, spoken to by the SDK's own client and by hand."""
+"""The MCP server as a process, with the SDK's client and with raw messages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def text(result: CallToolResult) -> str:
     return result.content[0].text
 
 
-async def test_tells_its_tools_and_languages(commands: Commands) -> None:
+async def test_lists_its_tools_and_languages(commands: Commands) -> None:
     async with client(commands) as mcp:
         tools = {tool.name: tool for tool in (await mcp.list_tools()).tools}
         languages = await mcp.call_tool("list_languages")
@@ -72,7 +72,7 @@ async def test_tells_its_tools_and_languages(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_runs_a_program_and_tells_of_its_steps(commands: Commands, mode: str) -> None:
+async def test_runs_a_program_and_reports_its_steps(commands: Commands, mode: str) -> None:
     steps: list[str | None] = []
 
     async def heard(progress: float, total: float | None, message: str | None) -> None:
@@ -129,7 +129,7 @@ async def test_missing_server_is_an_error_of_the_tool(commands: Commands, tmp_pa
     assert text(result).startswith("no server listens at")
 
 
-async def test_tells_what_the_compiler_said(commands: Commands) -> None:
+async def test_result_has_the_compiler_s_output(commands: Commands) -> None:
     async with client(commands) as mcp:
         result = await mcp.call_tool("run_code", {"language": "c", "source": "int main( { }"})
 
@@ -227,7 +227,7 @@ async def test_unknown_tool_is_an_error_of_the_protocol(commands: Commands) -> N
             await mcp.call_tool("format_disk", {})
 
 
-async def test_cancelled_call_gives_its_room_to_the_next(commands: Commands) -> None:
+async def test_cancelled_call_makes_room_for_the_next(commands: Commands) -> None:
     running = asyncio.Event()
 
     async def heard(progress: float, total: float | None, message: str | None) -> None:
@@ -247,7 +247,7 @@ async def test_cancelled_call_gives_its_room_to_the_next(commands: Commands) -> 
 
 
 class Raw:
-    """The server with a client that is no library."""
+    """MCP server with raw lines as its client."""
 
     def __init__(self, commands: Commands) -> None:
         self.process = commands.start("slipway", "mcp", "--machine", "qemu")
@@ -309,7 +309,9 @@ def test_client_that_leaves_takes_its_machines_along(raw: Raw) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_it_while_its_client_is_there(raw: Raw, number: signal.Signals) -> None:
+def test_signal_ends_the_server_while_a_client_is_connected(
+    raw: Raw, number: signal.Signals
+) -> None:
     raw.start_endless_program()
 
     raw.process.send_signal(number)
@@ -319,7 +321,7 @@ def test_signal_ends_it_while_its_client_is_there(raw: Raw, number: signal.Signa
     assert raw.end()[1] == ""
 
 
-def test_line_that_is_no_message_does_not_end_it(raw: Raw) -> None:
+def test_invalid_line_does_not_end_the_server(raw: Raw) -> None:
     assert raw.process.stdin is not None
     raw.process.stdin.write(b'no json\n\xff\n[]\n{"jsonrpc": "2.0"}\n')
     raw.ask("tools/list")
@@ -328,14 +330,14 @@ def test_line_that_is_no_message_does_not_end_it(raw: Raw) -> None:
     assert raw.end() == (0, "")
 
 
-def test_message_without_an_end_ends_it(raw: Raw) -> None:
+def test_endless_message_ends_the_server(raw: Raw) -> None:
     _, stderr = raw.process.communicate(b"x" * 65 * 1024 * 1024, PATIENCE)
 
     assert raw.process.returncode == 2
     assert b"message of the client over 64 MiB" in stderr
 
 
-def test_missing_sdk_is_told_with_its_cure() -> None:
+def test_missing_sdk_is_reported_with_a_hint() -> None:
     program = (
         "import sys; sys.modules['mcp'] = None; sys.argv = ['slipway', 'mcp']; "
         "from slipway._cli import main; main()"

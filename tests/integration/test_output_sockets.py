@@ -1,4 +1,4 @@
-"""Output sockets, with clients of every manner."""
+"""Output sockets with slow, half-closed, flooding and other clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def kept() -> AsyncIterator[KeptRuns]:
         yield runs
 
 
-async def test_gives_raw_output_to_whoever_connects_later(kept: KeptRuns) -> None:
+async def test_raw_output_is_kept_for_a_later_client(kept: KeptRuns) -> None:
     run = await kept.start(PlayedExecution(printing(b"hello\n", b"world\n")), RunPolicy(US))
     await wait_until(lambda: run.ended, "the run has ended")
 
@@ -109,7 +109,7 @@ async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept: KeptRuns) 
     assert got == data[oldest:]
 
 
-async def test_refuses_to_resume_at_what_is_not_kept(kept: KeptRuns) -> None:
+async def test_refuses_to_resume_at_dropped_bytes(kept: KeptRuns) -> None:
     run = await kept.start(PlayedExecution(printing(bytes(4 * MIB))), RunPolicy(US))
     client = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, client, 3 * MIB)
@@ -140,7 +140,7 @@ async def test_the_newest_client_wins(kept: KeptRuns) -> None:
     new.close()
 
 
-async def test_many_who_connect_at_once_leave_nothing(kept: KeptRuns) -> None:
+async def test_many_concurrent_clients_leave_nothing(kept: KeptRuns) -> None:
     run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(US))
 
     def storm() -> None:
@@ -187,7 +187,7 @@ async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(kept
     assert not run.ended
 
 
-async def test_what_a_raw_client_sends_does_not_matter(kept: KeptRuns) -> None:
+async def test_input_of_a_raw_client_is_dropped(kept: KeptRuns) -> None:
     run = await kept.start(PlayedExecution(printing(b"hello")), RunPolicy(US))
     client = connect(run.socket or "")
 
@@ -198,9 +198,7 @@ async def test_what_a_raw_client_sends_does_not_matter(kept: KeptRuns) -> None:
 
 
 @pytest.mark.parametrize("stream", ["raw", "events"])
-async def test_a_client_that_left_bytes_unread_has_not_been_given_all(
-    kept: KeptRuns, stream: str
-) -> None:
+async def test_stream_with_unread_bytes_is_not_delivered(kept: KeptRuns, stream: str) -> None:
     run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), RunPolicy(US, stream))
     client = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, client, 1000)
@@ -213,7 +211,7 @@ async def test_a_client_that_left_bytes_unread_has_not_been_given_all(
     assert len(await whole(run.socket or "")) >= 5000
 
 
-async def test_a_half_closed_client_that_left_bytes_unread_has_not_been_given_all(
+async def test_stream_with_unread_bytes_is_not_delivered_to_a_half_closed_client(
     kept: KeptRuns,
 ) -> None:
     run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), RunPolicy(US))
@@ -228,7 +226,7 @@ async def test_a_half_closed_client_that_left_bytes_unread_has_not_been_given_al
     assert not run.read
 
 
-async def test_events_take_commands_and_answer_what_is_none(kept: KeptRuns) -> None:
+async def test_events_stream_takes_commands_and_answers_invalid_commands(kept: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"x"))
     run = await kept.start(execution, RunPolicy(US, "events"))
     client = connect(run.socket or "")
@@ -265,7 +263,7 @@ async def test_a_flood_of_commands_waits_for_the_program(kept: KeptRuns) -> None
     await wait_until(lambda: len(execution.written) > 1000, "more than 1000 pieces were written")
 
 
-async def test_a_flood_of_nonsense_waits_for_its_client_to_read(kept: KeptRuns) -> None:
+async def test_flood_of_invalid_commands_waits_for_its_client_to_read(kept: KeptRuns) -> None:
     run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(US, "events"))
     client = connect(run.socket or "")
     flooding = asyncio.create_task(asyncio.to_thread(client.sendall, b"x\n" * MIB))
@@ -294,6 +292,6 @@ async def test_files_of_events_come_before_the_end_and_are_whole(kept: KeptRuns)
     assert last.result.files == (file,)
 
 
-def test_what_a_kernel_holds_back_is_less_than_what_is_kept() -> None:
+def test_kernel_buffers_less_than_is_kept() -> None:
     # socket(7): the kernel doubles it; one more piece fits, of at most half of that.
     assert 3 * output_connection.SEND_BUFFER < BEHIND

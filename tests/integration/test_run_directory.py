@@ -26,7 +26,7 @@ OTHER = 12345
 
 
 def _bound(path: Path) -> None:
-    """A socket on which nobody listens any more."""
+    """Create a socket without a listener."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
         stale.bind(str(path))
 
@@ -57,7 +57,7 @@ def test_nothing_is_left(api: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "directory"), [(0o600, 0o700), (0o660, 0o711), (0o666, 0o711)])
-def test_sockets_are_as_open_as_was_asked_for(api: Path, mode: int, directory: int) -> None:
+def test_sockets_have_the_requested_access(api: Path, mode: int, directory: int) -> None:
     umask = os.umask(0o077)
     try:
         with RunDirectory(api, access=SocketAccess(mode)) as ours, ours.listen(8):
@@ -69,7 +69,7 @@ def test_sockets_are_as_open_as_was_asked_for(api: Path, mode: int, directory: i
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things away")
-def test_the_socket_belongs_to_who_was_named_and_its_directory_to_us(api: Path) -> None:
+def test_socket_belongs_to_the_owner_and_its_directory_to_us(api: Path) -> None:
     with (
         RunDirectory(api, access=SocketAccess(0o660, OTHER, OTHER)) as directory,
         directory.listen(8),
@@ -123,7 +123,7 @@ def test_refuses_a_datagram_socket(api: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling link"])
-def test_refuses_what_is_no_socket_and_leaves_it(api: Path, kind: str) -> None:
+def test_other_files_at_the_path_are_refused_and_kept(api: Path, kind: str) -> None:
     target = api.parent / "target"
     match kind:
         case "file":
@@ -143,7 +143,7 @@ def test_refuses_what_is_no_socket_and_leaves_it(api: Path, kind: str) -> None:
     assert _all(api.parent) == before
 
 
-def test_replaces_a_socket_on_which_nobody_listens(api: Path) -> None:
+def test_socket_without_a_listener_is_replaced(api: Path) -> None:
     _bound(api)
 
     with RunDirectory(api) as directory, directory.listen(8):
@@ -172,7 +172,7 @@ def test_a_start_after_kill_9_cleans_up(api: Path) -> None:
     assert _all(api.parent) == []
 
 
-def test_sweeps_only_what_a_server_leaves(tmp_path: Path, api: Path) -> None:
+def test_only_directories_of_servers_are_swept(tmp_path: Path, api: Path) -> None:
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     run.mkdir(0o700)
     elsewhere.mkdir()
@@ -197,7 +197,7 @@ def test_sweeps_only_what_a_server_leaves(tmp_path: Path, api: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things away")
-def test_does_not_sweep_what_belongs_to_somebody_else(tmp_path: Path, api: Path) -> None:
+def test_files_of_other_users_are_not_swept(tmp_path: Path, api: Path) -> None:
     run = tmp_path / "run"
     (run / ID).mkdir(parents=True)
     os.chown(run / ID, OTHER, OTHER)
@@ -229,7 +229,7 @@ def test_refuses_a_directory_of_somebody_else(tmp_path: Path, api: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_refuses_a_run_directory_that_is_none(tmp_path: Path, api: Path, kind: str) -> None:
+def test_refuses_a_run_directory_that_is_a_file(tmp_path: Path, api: Path, kind: str) -> None:
     run = tmp_path / "run"
     if kind == "file":
         run.write_text("")
@@ -259,7 +259,7 @@ def test_the_longest_path_for_a_socket_works(tmp_path: Path) -> None:
         connect(api).close()
 
 
-def test_a_missing_parent_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_missing_parent_is_reported_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no such file or directory") as caught:
         RunDirectory(tmp_path / "missing" / "api").__enter__()
     with (
@@ -272,7 +272,7 @@ def test_a_missing_parent_is_told_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("other_users")
-def test_an_unwritable_parent_is_told(tmp_path: Path) -> None:
+def test_unwritable_parent_is_reported(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path;"
         "from slipway._server.run_directory import RunDirectory;"
@@ -309,7 +309,7 @@ def test_refuses_a_lock_that_is_a_link(api: Path) -> None:
     assert not target.exists()
 
 
-def test_of_many_servers_that_start_at_once_one_listens(api: Path) -> None:
+def test_one_of_many_concurrent_servers_listens(api: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from slipway._model.errors import HostError;"
         "from slipway._server.run_directory import RunDirectory\n"

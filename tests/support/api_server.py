@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 
 class Served:
-    """A server that runs, and ways to talk to it."""
+    """Running server, and connections to it."""
 
     def __init__(self, path: Path, launcher: FakeLauncher, server: Server) -> None:
         self.path = path
@@ -32,16 +32,16 @@ class Served:
         self.server = server
 
     def client(self) -> httpx.AsyncClient:
-        """An HTTP client of it."""
+        """Return a new HTTP client."""
         transport = httpx.AsyncHTTPTransport(uds=str(self.path))
         return httpx.AsyncClient(transport=transport, base_url="http://slipway", timeout=30)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A bare connection."""
+        """Open a raw connection."""
         return await asyncio.open_unix_connection(str(self.path))
 
     async def answer(self, *pieces: bytes, end: bool = False) -> bytes:
-        """All that it sends back to ``pieces`` until it closes; with ``end`` we send no more."""
+        """Send ``pieces``, half-close with ``end``, and return all that the server sends."""
         reader, writer = await self.connect()
         try:
             for piece in pieces:
@@ -61,7 +61,7 @@ async def served(
     runtime: dict[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
-    """A server with these settings; ``runtime`` are arguments of AsyncRuntime."""
+    """Start a server with these settings; ``runtime`` are arguments of AsyncRuntime."""
     launcher = launcher or FakeLauncher()
     options = {"max_vms": 8, "memory_budget": 8192 * MIB, "cpus": 64, **(runtime or {})}
     settings.setdefault("allowed", AllowList(os.geteuid()))

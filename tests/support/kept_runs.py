@@ -1,4 +1,4 @@
-"""Runs that are kept as a server keeps them, and nothing that is left of them."""
+"""Kept runs as in a server, with a check that nothing is left of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DESCRIPTORS = Path("/proc/self/fd")
 async def keeping(
     timeouts: ClientTimeouts = FOREVER, access: SocketAccess | None = None
 ) -> AsyncIterator[KeptRuns]:
-    """Runs, kept with ``timeouts``; nothing is left of them at the end."""
+    """Keep runs with ``timeouts``, and check at the end that nothing is left of them."""
     with short_directory() as directory:
         directory.chmod(0o711)
         before = set(_DESCRIPTORS.iterdir())
@@ -45,17 +45,17 @@ async def keeping(
 
 
 def lines(data: bytes) -> list[dict[str, Any]]:
-    """The records of a stream of events."""
+    """Return the records of a stream of events."""
     return [json.loads(line) for line in data.splitlines()]
 
 
 def command(**fields: Any) -> bytes:
-    """A command, as a client sends it."""
+    """Return the line of a command."""
     return json.dumps(fields).encode() + b"\n"
 
 
 def pieces_of(size: int, seed: int) -> list[bytes]:
-    """Output of ``size`` bytes, in pieces of all sizes."""
+    """Return output of ``size`` bytes in pieces of random sizes."""
     chance, pieces = random.Random(seed), []
     while size > 0:
         piece = chance.randbytes(min(size, chance.choice((1, 100, 5_000, 64_000, 120_000))))

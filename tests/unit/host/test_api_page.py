@@ -1,4 +1,4 @@
-"""docs/api.md names what there is."""
+"""docs/api.md names all routes, fields and types of problems."""
 
 from __future__ import annotations
 

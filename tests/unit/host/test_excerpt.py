@@ -15,7 +15,7 @@ def excerpt(*pieces: bytes) -> Excerpt:
 
 
 @given(st.lists(st.integers(1, HEAD), max_size=8))
-def test_keeps_the_beginning_and_the_end_however_it_comes(sizes: list[int]) -> None:
+def test_beginning_and_end_are_kept_from_any_pieces(sizes: list[int]) -> None:
     whole = "".join(chr(ord("a") + number % 26) for number in range(sum(sizes)))
     pieces, at = [], 0
     for size in sizes:
@@ -34,7 +34,7 @@ def test_keeps_the_beginning_and_the_end_however_it_comes(sizes: list[int]) -> N
     assert made.size == len(whole)
 
 
-def test_holds_no_more_than_it_shows_and_one_piece() -> None:
+def test_holds_only_the_excerpt_and_one_piece() -> None:
     made = excerpt(*[bytes([65 + number % 26]) * 1000 for number in range(10_000)])
 
     assert sum(map(len, made._tail)) < TAIL + 1000
@@ -47,6 +47,6 @@ def test_leaves_out_characters_that_the_gap_cuts(shift: int) -> None:
     assert "\N{REPLACEMENT CHARACTER}" not in made.render()
 
 
-def test_replaces_what_is_no_utf_8() -> None:
+def test_invalid_utf_8_is_replaced() -> None:
     assert excerpt(b"a\xffb").render() == "a\N{REPLACEMENT CHARACTER}b"
     assert excerpt(b"\x80" * (HEAD + TAIL + 1)).render().endswith("\N{REPLACEMENT CHARACTER}")

@@ -9,11 +9,11 @@ KEPT = Path(__file__).parents[4] / "docs" / "openapi.json"
 HOW = "write it anew: python -m slipway._server.http.app > docs/openapi.json"
 
 
-def test_the_document_in_the_tree_is_that_of_the_code() -> None:
+def test_document_in_docs_is_that_of_the_code() -> None:
     assert KEPT.read_bytes() == encode_document(), HOW
 
 
-def test_every_answer_that_is_an_error_is_a_problem() -> None:
+def test_every_error_response_is_a_problem() -> None:
     told = json.loads(encode_document())
 
     for methods in told["paths"].values():
@@ -50,7 +50,7 @@ def test_operations_have_tags_and_the_document_a_server() -> None:
             assert tag in known
 
 
-def test_every_schema_that_is_named_is_there() -> None:
+def test_every_referenced_schema_exists() -> None:
     text = encode_document().decode()
     schemas = json.loads(text)["components"]["schemas"]
 

@@ -1,4 +1,4 @@
-"""Lines of commands, however they are cut."""
+"""Command lines that arrive in pieces of any size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Played:
-    """Carries commands out on a played execution."""
+    """Target of commands with a played execution."""
 
     def __init__(self) -> None:
         self.execution = PlayedExecution(writing())
@@ -62,9 +62,7 @@ def _line(**command: Any) -> bytes:
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=6), st.lists(st.integers(1, 30)), st.booleans())
-def test_commands_are_the_same_however_they_are_cut(
-    pieces: list[bytes], cuts: list[int], ended: bool
-) -> None:
+def test_commands_may_come_in_any_pieces(pieces: list[bytes], cuts: list[int], ended: bool) -> None:
     async def play() -> None:
         played = Played()
         commands = CommandReader(played)
@@ -134,7 +132,7 @@ async def test_carries_out_every_command() -> None:
         b'{"type": "resize", "rows": "24", "columns": 80}',
     ],
 )
-async def test_refuses_what_is_no_command_and_goes_on(line: bytes) -> None:
+async def test_invalid_commands_are_refused_and_the_next_are_carried_out(line: bytes) -> None:
     played = await _feed(line + b"\n" + _line(type="stdin", text="after"))
 
     assert len(played.refused) == 1

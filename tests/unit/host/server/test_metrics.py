@@ -29,7 +29,7 @@ def labels(**told: str) -> frozenset[tuple[str, str]]:
     return frozenset(told.items())
 
 
-def test_tells_the_load_of_the_moment() -> None:
+def test_load_is_read_for_each_scrape() -> None:
     told = samples(Metrics(lambda: LOAD, lambda: 2, lambda: 3))
 
     assert {name: value for (name, _), value in told.items() if value} == {
@@ -46,7 +46,7 @@ def test_tells_the_load_of_the_moment() -> None:
     }
 
 
-def test_counts_runs_and_measures_the_phases_that_there_were() -> None:
+def test_counts_runs_and_measures_their_phases() -> None:
     metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
 
     metrics.count_result(result(boot=0.2, run=3.0))
@@ -60,7 +60,7 @@ def test_counts_runs_and_measures_the_phases_that_there_were() -> None:
     assert ("slipway_phase_seconds_sum", labels(phase="build", language="rust")) not in told
 
 
-def test_counts_where_machines_came_from() -> None:
+def test_counts_starts_by_the_origin_of_the_machine() -> None:
     metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
 
     metrics.count_result(result(start="pool"))
@@ -83,7 +83,7 @@ def test_counts_runs_without_a_result() -> None:
     assert told["slipway_runs_total", failed] == 1
 
 
-def test_has_a_registry_of_its_own() -> None:
+def test_servers_have_separate_registries() -> None:
     first, second = (
         Metrics(lambda: LOAD, lambda: 2, lambda: 3),
         Metrics(lambda: LOAD, lambda: 2, lambda: 3),

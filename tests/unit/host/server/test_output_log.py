@@ -1,4 +1,4 @@
-"""The window of a stream, against plain bytes."""
+"""The window of an output stream, compared with plain bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def _settle() -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(_STEPS, st.integers(0, 2**32))
-def test_gives_what_was_appended_and_keeps_its_bounds(
+def test_reads_the_appended_bytes_within_its_bounds(
     steps: list[tuple[str, int]], seed: int
 ) -> None:
     async def play() -> None:
@@ -67,7 +67,7 @@ def test_gives_what_was_appended_and_keeps_its_bounds(
     asyncio.run(play())
 
 
-async def test_bytes_written_alone_take_no_object_each() -> None:
+async def test_single_bytes_share_blocks() -> None:
     log = OutputLog()
 
     for _ in range(AHEAD):
@@ -105,7 +105,7 @@ async def test_a_reader_waits_for_bytes_and_for_the_end() -> None:
     assert waited
 
 
-async def test_data_of_two_who_append_stays_together() -> None:
+async def test_data_of_concurrent_appends_stays_together() -> None:
     log = OutputLog(1000, 1000)
     pieces = [bytes([number]) * 2500 for number in range(4)]
     appending = asyncio.gather(*(log.append(piece) for piece in pieces))
@@ -120,7 +120,7 @@ async def test_data_of_two_who_append_stays_together() -> None:
     assert got == b"".join(pieces)
 
 
-async def test_closing_ends_who_waits_to_append() -> None:
+async def test_close_ends_waiting_appends() -> None:
     log = OutputLog()
     await log.append(bytes(AHEAD))
     appending = asyncio.create_task(log.append(b"lost"))
@@ -133,7 +133,7 @@ async def test_closing_ends_who_waits_to_append() -> None:
     assert log.end == AHEAD
 
 
-async def test_refuses_to_read_what_is_not_kept() -> None:
+async def test_refuses_to_read_dropped_bytes() -> None:
     log = OutputLog()
     for _ in range(4):
         await log.append(bytes(AHEAD))

@@ -15,7 +15,7 @@ def peer(uid: int, *groups: int) -> Peer:
     return Peer(1, uid, frozenset(groups))
 
 
-def test_knows_who_is_at_the_other_end() -> None:
+def test_peer_is_the_process_at_the_other_end() -> None:
     ours, theirs = socket.socketpair()
 
     with ours, theirs:
@@ -26,7 +26,7 @@ def test_knows_who_is_at_the_other_end() -> None:
     assert found.groups >= {os.getegid(), *os.getgroups()}
 
 
-def test_says_so_where_the_kernel_does_not_know() -> None:
+def test_unknown_peer_is_an_error() -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
     ours.close()
@@ -35,7 +35,7 @@ def test_says_so_where_the_kernel_does_not_know() -> None:
         read_peer(ours)
 
 
-def test_lets_in_root_and_its_own_user_and_nobody_else() -> None:
+def test_only_root_and_the_own_user_are_allowed_by_default() -> None:
     allowed = AllowList.parse(OWNER, [])
 
     assert allowed.is_allowed(peer(0))
@@ -43,13 +43,13 @@ def test_lets_in_root_and_its_own_user_and_nobody_else() -> None:
     assert not allowed.is_allowed(peer(1001, 0, OWNER))
 
 
-def test_lets_in_users_groups_and_everybody() -> None:
+def test_users_groups_and_everybody_can_be_allowed() -> None:
     assert AllowList.parse(OWNER, ["1001"]).is_allowed(peer(1001))
     assert AllowList.parse(OWNER, ["@27"]).is_allowed(peer(1001, 5, 27))
     assert AllowList.parse(OWNER, ["*"]).is_allowed(peer(1001))
 
 
-def test_lets_only_root_and_its_own_user_see_the_runs_of_others() -> None:
+def test_only_root_and_the_own_user_see_runs_of_other_users() -> None:
     allowed = AllowList.parse(OWNER, ["*", "1001"])
 
     assert allowed.is_overseer(peer(0))
@@ -65,7 +65,7 @@ def test_knows_users_and_groups_by_name_and_number() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "no-such-name", "-1", "4294967295", "9" * 30, "a\0b", "٣"])
-def test_refuses_users_and_groups_that_there_are_not(name: str) -> None:
+def test_refuses_unknown_users_and_groups(name: str) -> None:
     with pytest.raises(InputError):
         find_user_id(name)
     with pytest.raises(InputError):

@@ -26,7 +26,7 @@ from slipway._server.problems import BUG, MAX_TEXT, Problem, describe_error
         (SlipwayError("m", "h"), 500, "internal-error"),
     ],
 )
-def test_tells_each_error_by_its_type(error: SlipwayError, status: int, kind: str) -> None:
+def test_each_error_has_its_type_and_status(error: SlipwayError, status: int, kind: str) -> None:
     problem = describe_error(error)
 
     told = json.loads(problem.encode_body())
@@ -36,25 +36,25 @@ def test_tells_each_error_by_its_type(error: SlipwayError, status: int, kind: st
     assert told["title"]
 
 
-def test_says_when_to_try_again_in_whole_seconds() -> None:
+def test_retry_after_is_in_whole_seconds() -> None:
     problem = describe_error(Busy("m", "h", 3.2))
 
     assert json.loads(problem.encode_body())["retry_after"] == 3.2
     assert (b"retry-after", b"4") in problem.encode_headers()
 
 
-def test_bounds_what_is_told_and_makes_it_plain() -> None:
+def test_detail_is_bounded_and_printable() -> None:
     told = json.loads(Problem(422, "input-error", "\x1b[2J\n" + "x" * 10_000).encode_body())
 
     assert len(told["detail"]) == MAX_TEXT
     assert told["detail"].isprintable()
 
 
-def test_tells_text_that_is_no_unicode() -> None:
+def test_lone_surrogates_are_escaped() -> None:
     body = Problem(422, "input-error", "a \ud800").encode_body()
 
     assert body.isascii()
 
 
-def test_tells_nothing_of_a_bug() -> None:
+def test_problem_of_a_bug_is_a_500() -> None:
     assert BUG.status == 500

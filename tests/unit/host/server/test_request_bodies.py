@@ -11,7 +11,7 @@ from slipway._server.problems import Refusal
 
 
 class Sender:
-    """A client, as an ASGI application hears it: each piece after its pause, in seconds."""
+    """ASGI messages of a client: each piece after a pause, in seconds."""
 
     def __init__(self, *pieces: bytes, pause: float = 0.0, leaves: bool = False) -> None:
         self._pieces = list(pieces)
@@ -41,7 +41,7 @@ async def test_joins_the_pieces() -> None:
     assert body.take() == b"abc"
 
 
-async def test_counts_what_is_held_until_it_is_released() -> None:
+async def test_counts_bytes_until_they_are_released() -> None:
     bodies = BodyReader(Pace())
 
     body = await bodies.read(Sender(b"abc"), "3", 3)
@@ -53,7 +53,7 @@ async def test_counts_what_is_held_until_it_is_released() -> None:
     assert (held, bodies.held) == (3, 0)
 
 
-async def test_reads_nothing_of_a_body_that_says_it_is_too_long() -> None:
+async def test_body_with_a_too_large_length_is_not_read() -> None:
     sender = Sender(b"abcd")
 
     status = await refused(BodyReader(Pace()), sender, "4", 3)
@@ -69,7 +69,7 @@ async def test_counts_a_body_that_does_not_say_its_length() -> None:
     assert bodies.held == 0
 
 
-async def test_has_bounded_room_for_all_bodies_together() -> None:
+async def test_all_bodies_together_are_bounded() -> None:
     bodies = BodyReader(Pace(), most=5)
     first = await bodies.read(Sender(b"abc"), None, 5)
 
@@ -81,13 +81,13 @@ async def test_has_bounded_room_for_all_bodies_together() -> None:
     assert bodies.held == second.size == 3
 
 
-async def test_gives_up_a_body_that_pauses() -> None:
+async def test_body_that_pauses_is_refused() -> None:
     bodies = BodyReader(Pace(body=0.01))
 
     assert await refused(bodies, Sender(b"a", pause=3600), None, 5) == 408
 
 
-async def test_gives_up_a_body_that_drips() -> None:
+async def test_slow_body_is_refused() -> None:
     bodies = BodyReader(Pace(body=0.1, rate=1000))
 
     status = await refused(bodies, Sender(*[b"x"] * 10_000, pause=0.01), None, 10_000)
@@ -96,7 +96,7 @@ async def test_gives_up_a_body_that_drips() -> None:
     assert bodies.held == 0
 
 
-async def test_says_so_where_the_client_leaves_within() -> None:
+async def test_client_that_leaves_during_its_body_is_gone() -> None:
     bodies = BodyReader(Pace())
 
     with pytest.raises(ClientGone):

@@ -60,7 +60,7 @@ def test_puts_language_and_version_together() -> None:
     assert made.language == "rust@1.80"
 
 
-def test_takes_each_thing_from_the_query_or_the_body() -> None:
+def test_values_come_from_the_query_or_the_body() -> None:
     made = job({"source": "x", "memory": 5, "detached": True}, language="c", stream="events")
 
     assert made.language == "c"
@@ -70,7 +70,7 @@ def test_takes_each_thing_from_the_query_or_the_body() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(StartQuery.model_fields))
-def test_query_and_body_may_say_the_same_and_not_two_things(name: str) -> None:
+def test_query_and_body_may_agree_but_not_differ(name: str) -> None:
     values: dict[str, tuple[Any, Any]] = {
         "language": ("c", "rust"), "version": ("1", "2"), "machine": ("kvm", "qemu"),
         "stream": ("events", "raw"),
@@ -89,12 +89,12 @@ def test_query_and_body_may_say_the_same_and_not_two_things(name: str) -> None:
     assert detail.startswith(f"{name} is given in the query and in the body, and they differ")
 
 
-def test_version_may_be_said_twice() -> None:
+def test_version_may_be_given_twice() -> None:
     assert job({"source": "x", "language": "rust@1.80", "version": "1.80"}).language == "rust@1.80"
     assert refusal({"source": "x", "language": "rust@1.80", "version": "1"}).startswith("version")
 
 
-def test_null_is_as_good_as_nothing() -> None:
+def test_null_is_like_a_missing_field() -> None:
     names = set(StartBody.model_fields) - {"source", "language"}
     said = {"source": "x", "language": "c"}
     file = {"path": "a", "text": "t", "base64": None, "mode": None}
@@ -108,19 +108,19 @@ def test_null_is_as_good_as_nothing() -> None:
     assert "path" in refusal({**said, "files": [{**file, "path": None}]})
 
 
-def test_has_stdin_come_later_where_the_run_is_interactive() -> None:
+def test_interactive_run_has_no_stdin_in_its_request() -> None:
     made = job({"source": "x", "language": "c", "stream": "events", "interactive": True})
 
     assert made.stdin is None
 
 
-def test_refuses_stdin_that_is_given_and_comes_later() -> None:
+def test_refuses_stdin_in_an_interactive_request() -> None:
     told = {"source": "x", "language": "c", "stream": "events", "interactive": True, "stdin": "a"}
 
     assert "stdin" in refusal(told)
 
 
-def test_refuses_an_interactive_run_without_a_way_for_its_stdin() -> None:
+def test_refuses_an_interactive_run_with_a_raw_stream() -> None:
     assert "stream=events" in refusal({"source": "x", "language": "c", "interactive": True})
 
 
@@ -131,7 +131,7 @@ def test_knows_every_option_that_a_client_can_give() -> None:
     assert set(Options.__dataclass_fields__) - local <= known
 
 
-def test_understands_what_our_own_client_sends() -> None:
+def test_decodes_jobs_of_our_own_client() -> None:
     options = Options(
         arguments=("a",),
         environment=(("K", "v"),),
@@ -163,7 +163,7 @@ def test_makes_a_job_without_a_language_for_a_session() -> None:
 
 
 @pytest.mark.parametrize("name", ["memory", "cpus", "machine"])
-def test_says_whose_a_machine_option_is_that_a_run_in_a_session_is_given(name: str) -> None:
+def test_hint_for_machine_options_in_a_session_names_the_session(name: str) -> None:
     body = json.dumps({"source": "x", name: 1}).encode()
 
     with pytest.raises(Refusal) as caught:
@@ -173,7 +173,7 @@ def test_says_whose_a_machine_option_is_that_a_run_in_a_session_is_given(name: s
     assert "POST /v1/sessions" in caught.value.problem.hint
 
 
-def test_understands_what_our_own_client_sends_for_a_session() -> None:
+def test_decodes_sessions_of_our_own_client() -> None:
     record = encode_session("rust@1.80", Options(memory=2**28, machine="qemu"), 5.0)
 
     told = parse_body(json.dumps(record).encode(), SessionBody)
@@ -185,7 +185,7 @@ def test_understands_what_our_own_client_sends_for_a_session() -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=50).map(str.encode))
-def test_makes_a_session_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
+def test_any_bytes_are_a_session_or_an_error(body: bytes) -> None:
     with pytest.raises(Refusal) as caught:
         requests.join_language(parse_body(body, SessionBody).language, None)
 
@@ -199,7 +199,7 @@ def test_takes_only_true_and_false_for_a_flag(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["true", 1, "yes"])
-def test_takes_no_text_for_a_flag_in_a_body(value: object) -> None:
+def test_text_is_no_flag_in_a_body(value: object) -> None:
     detail = refusal({"source": "x", "language": "c", "kill_on_output": value})
 
     assert detail.startswith("kill_on_output in the body")
@@ -222,7 +222,7 @@ def outcome(told: object) -> RunRequest | Refusal:
 
 
 @given(st.dictionaries(_names, _json, max_size=6) | _json)
-def test_makes_a_job_or_says_what_is_wrong_whatever_the_body_is(told: object) -> None:
+def test_any_body_is_a_request_or_an_error(told: object) -> None:
     made = outcome(told)
 
     if isinstance(made, RunRequest):
@@ -234,7 +234,7 @@ def test_makes_a_job_or_says_what_is_wrong_whatever_the_body_is(told: object) ->
 
 
 @given(st.binary(max_size=200))
-def test_makes_a_job_or_says_what_is_wrong_of_any_bytes(body: bytes) -> None:
+def test_any_bytes_are_a_request_or_an_error(body: bytes) -> None:
     with pytest.raises(Refusal) as caught:
         requests.parse_json_request(body, C, StartBody)
 
@@ -252,6 +252,6 @@ def test_bounds_are_those_that_the_option_declares(name: str) -> None:
 
 
 def declared_bounds(kind: Any) -> list[Bounds]:
-    """Those in a declaration, wherever they stand in it."""
+    """Return all bounds within a declaration."""
     found = [note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Bounds)]
     return found + [each for part in get_args(kind) for each in declared_bounds(part)]

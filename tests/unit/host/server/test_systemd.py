@@ -24,7 +24,7 @@ def listening(path: Path) -> socket.socket:
     return listener
 
 
-def test_takes_the_socket_that_it_is_given(tmp_path: Path) -> None:
+def test_inherited_socket_is_taken(tmp_path: Path) -> None:
     environment = activation(HOME="/")
     listener = listening(tmp_path / "api")
 
@@ -42,7 +42,7 @@ def test_takes_the_socket_that_it_is_given(tmp_path: Path) -> None:
     [{}, {"LISTEN_FDS": "1"}, {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_PID": "1"}],
     ids=["none", "no-pid", "other", "no-count"],
 )
-def test_takes_no_socket_that_is_not_for_it(environment: dict[str, str]) -> None:
+def test_socket_for_another_process_is_not_taken(environment: dict[str, str]) -> None:
     assert take_inherited_socket(environment) is None
     assert not environment
 
@@ -67,7 +67,7 @@ def test_refuses_a_socket_without_an_absolute_path(name: object) -> None:
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_tells_the_manager(tmp_path: Path, abstract: bool) -> None:
+def test_manager_receives_the_state(tmp_path: Path, abstract: bool) -> None:
     path = f"@slipway-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path.replace("@", "\0", 1) if abstract else path)
@@ -80,7 +80,7 @@ def test_tells_the_manager(tmp_path: Path, abstract: bool) -> None:
         assert not environment
 
 
-def test_tells_nobody_where_there_is_nobody(tmp_path: Path) -> None:
+def test_without_a_manager_nothing_is_sent(tmp_path: Path) -> None:
     Notifier({})("READY=1")
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "none")})("READY=1")
 
@@ -102,5 +102,5 @@ def test_feeds_a_watchdog_twice_in_its_time() -> None:
     ],
     ids=["none", "no-manager", "zero", "no-number", "other"],
 )
-def test_feeds_no_watchdog_that_is_not_its_own(environment: dict[str, str]) -> None:
+def test_watchdog_of_another_process_is_not_fed(environment: dict[str, str]) -> None:
     assert Notifier(environment).watchdog_seconds is None
