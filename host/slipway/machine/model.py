@@ -38,12 +38,12 @@ class MachineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A machine as it stood at one moment: what its clones begin as.
+    """State of a stopped machine, from which clones start.
 
-    ``memory`` and ``state`` are descriptors of regular files that nobody writes to any more;
-    whoever has the snapshot owns both. ``memory`` is the guest's RAM (``memory_bytes`` long, with
-    holes where it is zero), ``state`` all else, and what of the RAM is other than ``memory`` says.
-    ``machine`` is the name of the machine that it is of; only that one can read ``state``.
+    ``memory`` and ``state`` are descriptors of regular files that do not change any more; the
+    owner of the snapshot closes both. ``memory`` is the guest's RAM (``memory_bytes`` long, with
+    holes for zeros), ``state`` the rest, and the RAM that differs from ``memory``. ``machine`` is
+    the name of the hypervisor, which alone can read ``state``.
     """
 
     machine: str
@@ -236,7 +236,7 @@ class Template(Protocol):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # Who only looks snapshots up does not import asyncio.
+        # Not at the top: a look-up of snapshots does not import asyncio.
         from slipway._util.threads import run_shielded
 
         await run_shielded(self.close())

@@ -1,6 +1,6 @@
 """Confinement: rights that a VMM gives up before the first instruction of its guest.
 
-A guest that takes over its VMM, whoever started that, finds a process that
+A guest that takes over its VMM finds a process that
 
 - can open, make or rename no file, reach no network, start no program or process, signal only
   itself, and make no memory executable: the filter of :mod:`slipway.vmm.process.seccomp` allows it
