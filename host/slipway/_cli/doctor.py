@@ -121,10 +121,10 @@ def _check_qemu() -> Finding:
     if path is None:
         return Finding("qemu", False, f"{PROGRAM} is not installed", INSTALL_HINT)
     try:
-        told = subprocess.run([path, "--version"], capture_output=True, timeout=20, check=True)
+        finished = subprocess.run([path, "--version"], capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Finding("qemu", False, f"{path} does not run: {error}", INSTALL_HINT)
-    return Finding("qemu", True, told.stdout.decode("utf-8", "replace").splitlines()[0])
+    return Finding("qemu", True, finished.stdout.decode("utf-8", "replace").splitlines()[0])
 
 
 def _check_program(name: str, package: str, otherwise: str = "") -> Finding:

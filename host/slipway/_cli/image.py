@@ -114,8 +114,8 @@ def _list_images(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 def _inspect_image(parsed: argparse.Namespace, store: ImageStore) -> int:
     image = _find_image(store, parsed.image)
-    told = {**_describe_image(image, store), "built": store.build_time(image), **image.manifest}
-    print_text(json.dumps(told, indent=1))
+    record = {**_describe_image(image, store), "built": store.build_time(image), **image.manifest}
+    print_text(json.dumps(record, indent=1))
     print_text("\n")
     return 0
 

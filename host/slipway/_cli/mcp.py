@@ -32,8 +32,8 @@ def run_command(arguments: list[str], prog: str) -> int:
     Raises:
         SlipwayError: the server cannot start.
     """
-    described = build_parser(prog)
-    parsed = described.parse_args(arguments)
+    parser = build_parser(prog)
+    parsed = parser.parse_args(arguments)
     if parsed.api_sock is not None and (parsed.store is not None or parsed.max_vms is not None):
         raise InputError(
             "--store and --max-vms are not available with --api-sock",
@@ -49,7 +49,7 @@ def run_command(arguments: list[str], prog: str) -> int:
         import logging
 
         logging.basicConfig(level=logging.DEBUG, format="slipway: %(name)s: %(message)s")
-    with rename_options_in_errors(described):
+    with rename_options_in_errors(parser):
         if parsed.api_sock is None:
             check_host(parsed.store, parsed.machine)
         run_interruptible(lambda: _serve(parsed))

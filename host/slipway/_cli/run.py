@@ -43,9 +43,9 @@ def run_command(arguments: list[str], prog: str) -> int:
     """
     ours, program_arguments = split_arguments(arguments)
     try:
-        described = build_parser(prog)
-        with rename_options_in_errors(described):
-            return _run_parsed(parse_arguments(ours, described), tuple(program_arguments))
+        parser = build_parser(prog)
+        with rename_options_in_errors(parser):
+            return _run_parsed(parse_arguments(ours, parser), tuple(program_arguments))
     except SlipwayError as error:
         if "--json" in ours:
             print_text(json.dumps(_describe_error(error)) + "\n")

@@ -123,15 +123,15 @@ def read_source(parsed: argparse.Namespace) -> bytes:
         ) from None
 
 
-def parse_arguments(arguments: list[str], described: Parser) -> argparse.Namespace:
+def parse_arguments(arguments: list[str], parser: Parser) -> argparse.Namespace:
     """Parse the arguments before ``--``.
 
     Raises:
         InputError: an argument is missing, unknown or malformed.
     """
     parsed: argparse.Namespace
-    parsed, strays = described.parse_known_args(arguments)
-    prog = described.prog
+    parsed, strays = parser.parse_known_args(arguments)
+    prog = parser.prog
     _check_source(parsed, prog)
     if strays:
         import shlex

@@ -35,10 +35,10 @@ def run_command(arguments: list[str], prog: str) -> int:
     Raises:
         SlipwayError: the server cannot start.
     """
-    described = build_parser(prog)
-    parsed = described.parse_args(arguments)
+    parser = build_parser(prog)
+    parsed = parser.parse_args(arguments)
     _configure_logging(parsed.debug)
-    with rename_options_in_errors(described):
+    with rename_options_in_errors(parser):
         asyncio.run(_serve(parsed, os.environ))
     return 0
 

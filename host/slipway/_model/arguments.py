@@ -14,8 +14,8 @@ from slipway._model.options import MAX_SOURCE, read_local_file
 from slipway._model.values import convert, make_input_error
 from slipway._util.threads import run_in_daemon_thread
 
+# Text of a program, or the path of its file; a str is always a text.
 Source: TypeAlias = str | bytes | os.PathLike[str]
-"""Text of a program, or the path of its file; a str is always a text."""
 Stdin: TypeAlias = bytes | str | AsyncIterable[bytes] | AsyncIterable[str]
 BlockingStdin: TypeAlias = bytes | str | Iterable[bytes] | Iterable[str]
 OnOutput: TypeAlias = Callable[[str, str, bytes], Awaitable[object] | None]

@@ -178,10 +178,10 @@ class Options:
         check_outputs(self.outputs)
 
 
+# All run options by name, in the order of the fields of Options.
 OPTIONS = read_options(Options)
-"""All run options by name, in the order of the fields of :class:`slipway.Options`."""
+# Options that belong to a session and not to its runs.
 MACHINE_OPTIONS = tuple(option.name for option in OPTIONS.values() if option.group is Group.MACHINE)
-"""Options that belong to a session and not to its runs."""
 
 
 def build_options(given: "Mapping[str, Any]") -> Options:

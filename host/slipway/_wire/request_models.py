@@ -48,22 +48,22 @@ def _describe_nulls(schema: dict[str, Any]) -> None:
     their users to pass it.
     """
     required = schema.get("required", ())
-    for name, told in schema.get("properties", {}).items():
+    for name, field in schema.get("properties", {}).items():
         if name in required:
             continue
-        describe_default(told)
-        words = {key: told.pop(key) for key in ("title", "description") if key in told}
-        kinds = told.pop("anyOf", None) or [dict(told)]
-        told.clear()
-        told |= {"anyOf": [*kinds, {"type": "null"}], **words}
+        describe_default(field)
+        words = {key: field.pop(key) for key in ("title", "description") if key in field}
+        kinds = field.pop("anyOf", None) or [dict(field)]
+        field.clear()
+        field |= {"anyOf": [*kinds, {"type": "null"}], **words}
 
 
-def describe_default(told: dict[str, Any]) -> None:
+def describe_default(field: dict[str, Any]) -> None:
     """Move the default of a field into its description."""
-    default = told.pop("default", None)
+    default = field.pop("default", None)
     if default not in (None, "", [], {}):
         text = json.dumps(default) if not isinstance(default, str) else default
-        told["description"] = f"{told.get('description', '')} Default: {text}.".strip()
+        field["description"] = f"{field.get('description', '')} Default: {text}.".strip()
 
 
 class Body(BaseModel):

@@ -64,10 +64,10 @@ def test_hypervisors_are_those_of_the_host() -> None:
 @on_scalars
 def test_command_line_takes_the_option(option: Option) -> None:
     typed, value = typed_and_meant(option)
-    described = build_parser("vmm-run")
+    parser = build_parser("vmm-run")
 
-    given = read_options(parse_arguments([*typed, "-c", "1", "--language", "c"], described), (), ())
-    absent = read_options(parse_arguments(["-c", "1", "--language", "c"], described), (), ())
+    given = read_options(parse_arguments([*typed, "-c", "1", "--language", "c"], parser), (), ())
+    absent = read_options(parse_arguments(["-c", "1", "--language", "c"], parser), (), ())
 
     assert getattr(given, option.name) == value
     assert getattr(absent, option.name) == option.default
