@@ -254,7 +254,7 @@ class Apt:
             self._come, self._come_at = come, monotonic()
         elif monotonic() - self._come_at > _PATIENCE and space.is_low(self._state):
             # apt has removed a file that did not fit, and waits for it.
-            raise space.make_full_error(self._state, "too little room is left for apt")
+            raise space.make_full_error(self._state, "too little space is left for apt")
         return come
 
 
