@@ -7,6 +7,8 @@ import inspect
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from support.clock import find_jumping_clock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -30,11 +32,14 @@ async def wait_until(condition: Callable[[], _T], sentence: str, limit: float = 
 async def wait_until(condition: Callable[[], Any], sentence: str, limit: float = LIMIT) -> Any:
     """Wait until ``condition`` returns, or its coroutine gives, something true; return that.
 
+    With a :class:`JumpingClock` it is looked at before each jump.
+
     ``sentence`` says what is waited for, as it is once it is so: "the pool has two clones".
 
     Raises:
         AssertionError: It did not come true within ``limit`` seconds.
     """
+    clock = find_jumping_clock()
     end = time.monotonic() + limit
     pause = 0.0
     while True:
@@ -44,8 +49,11 @@ async def wait_until(condition: Callable[[], Any], sentence: str, limit: float =
         if value:
             return value
         _check_limit(end, limit, sentence)
-        await asyncio.sleep(pause)
-        pause = min(pause + 0.001, _LONGEST_PAUSE)
+        if clock is not None:
+            await clock.idle()
+        else:
+            await asyncio.sleep(pause)
+            pause = min(pause + 0.001, _LONGEST_PAUSE)
 
 
 def block_until(condition: Callable[[], _T], sentence: str, limit: float = LIMIT) -> _T:
