@@ -12,7 +12,7 @@ import pytest
 from slipway._server.http.connection import Pace
 from slipway._server.peers import AllowList
 from support.api_server import Served, served
-from support.clock import Clock
+from support.clock import Clock, JumpingClock
 from support.fake_machine import FakeLauncher
 from support.waiting import wait_until
 
@@ -317,7 +317,8 @@ async def test_client_that_leaves_cancels_its_run_and_not_the_session(
 
 
 async def test_client_that_reads_nothing_loses_its_run_and_not_the_session() -> None:
-    async with served(pace=Pace(stall=0.2)) as api, api.client() as http:
+    JumpingClock()
+    async with served(pace=Pace(stall=20)) as api, api.client() as http:
         place = await opened(http)
         _, writer = await api.connect()
         request = posting(f"{place}/run", {"source": "flood 100000000", "output_limit": 2**30})
@@ -471,8 +472,9 @@ async def test_forks_are_bounded_by_the_machines_and_the_queue() -> None:
 async def test_sessions_that_ended_long_ago_are_forgotten(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    JumpingClock()
     monkeypatch.setattr("slipway._server.kept.kept_sessions.MAX_ENDED", 2)
-    places = [await opened(http, idle=0.01) for _ in range(4)]
+    places = [await opened(http, idle=60) for _ in range(4)]
 
     async def have_ended() -> bool:
         kept = (await http.get("/v1/sessions")).json()["sessions"]

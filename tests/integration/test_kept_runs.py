@@ -17,6 +17,7 @@ from slipway._server.kept.retention import ClientTimeouts, NoLongerKept, OutputS
 from slipway._server.kept.run_record import build_run_record
 from slipway._server.peers import AllowList, Peer
 from slipway._server.socket_access import SocketAccess
+from support.clock import JumpingClock
 from support.kept_runs import MIB, US, command, keeping, lines, pieces_of
 from support.output_clients import connect, read_all, read_exactly, whole
 from support.played_execution import PlayedExecution, printing, writing
@@ -90,7 +91,8 @@ async def test_raw_run_keeps_its_result_after_its_socket(
 
 
 async def test_unread_run_is_forgotten_after_the_grace_time() -> None:
-    async with keeping(ClientTimeouts(grace=0)) as runs:
+    JumpingClock()
+    async with keeping(ClientTimeouts(grace=60)) as runs:
         run = await runs.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
 
         await run.wait_forgotten()
@@ -99,7 +101,8 @@ async def test_unread_run_is_forgotten_after_the_grace_time() -> None:
 
 
 async def test_client_that_reads_nothing_has_only_the_grace_time() -> None:
-    async with keeping(ClientTimeouts(grace=0.05)) as runs:
+    JumpingClock()
+    async with keeping(ClientTimeouts(grace=3600)) as runs:
         run = await runs.start(PlayedExecution(printing(bytes(AHEAD))), RunPolicy(US))
         client = connect(run.socket or "")
 
@@ -110,7 +113,8 @@ async def test_client_that_reads_nothing_has_only_the_grace_time() -> None:
 
 
 async def test_end_of_a_run_with_unread_output_is_noticed() -> None:
-    async with keeping(ClientTimeouts(grace=0)) as runs:
+    JumpingClock()
+    async with keeping(ClientTimeouts(grace=60)) as runs:
         execution = PlayedExecution(printing(bytes(2 * AHEAD)))
         run = await runs.start(execution, RunPolicy(US))
         await wait_until(lambda: run.output.full, "the run's log is full")
@@ -122,7 +126,8 @@ async def test_end_of_a_run_with_unread_output_is_noticed() -> None:
 
 
 async def test_run_is_cancelled_if_its_program_waits_too_long_for_a_reader() -> None:
-    async with keeping(ClientTimeouts(stall=0, grace=0)) as runs:
+    JumpingClock()
+    async with keeping(ClientTimeouts(stall=60, grace=60)) as runs:
         execution = PlayedExecution(writing(bytes(2 * AHEAD)))
 
         run = await runs.start(execution, RunPolicy(US))
@@ -132,7 +137,8 @@ async def test_run_is_cancelled_if_its_program_waits_too_long_for_a_reader() -> 
 
 
 async def test_a_client_that_leaves_and_does_not_come_back_ends_the_run() -> None:
-    async with keeping(ClientTimeouts(reconnect=0, grace=3600)) as runs:
+    JumpingClock()
+    async with keeping(ClientTimeouts(reconnect=60, grace=3600)) as runs:
         execution = PlayedExecution(writing(b"x"))
         run = await runs.start(execution, RunPolicy(US))
 

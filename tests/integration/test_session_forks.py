@@ -10,7 +10,7 @@ import pytest
 from slipway._local.runtime import AsyncRuntime
 from slipway._model.errors import HostError, InputError
 from slipway._model.events import Output, PhaseStarted
-from support.clock import Clock
+from support.clock import Clock, JumpingClock
 from support.fake_machine import MEMORY, FakeLauncher, FakeTemplate
 from support.sessions import MACHINE, nothing_left, text, tidy_runtime, until
 from support.waiting import wait_until
@@ -194,8 +194,9 @@ async def test_fork_that_is_cancelled_leaves_the_original_and_nothing_else(
     forking = asyncio.create_task(session.fork())
     await reached.wait()
 
+    clock = JumpingClock()
     forking.cancel()
-    await asyncio.sleep(0.05)
+    await clock.idle()
     broken_off = forking.done()
     go_on.set()
     await asyncio.wait([forking])

@@ -15,7 +15,7 @@ from slipway._model.input_file import InputFile
 from slipway._model.options import MAX_SOURCE
 from slipway._run.launcher import DamagedImage
 from slipway._util.units import MIB
-from support.clock import Clock
+from support.clock import Clock, JumpingClock
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 from support.sessions import MACHINE, nothing_left, text, tidy_runtime, until
 from support.waiting import wait_until
@@ -577,11 +577,10 @@ async def test_closing_that_is_cancelled_closes_all_the_same(
 async def test_session_without_runs_ends_by_itself(
     runtime: AsyncRuntime, launcher: FakeLauncher
 ) -> None:
-    clock = Clock()
+    JumpingClock()
     session = runtime.session("bash", idle_seconds=60)
     await session.open()
 
-    clock.advance(60)
     await wait_until(lambda: session.state == "ended", "the session has ended")
 
     with pytest.raises(HostError, match="it had no run for 60 s") as error:

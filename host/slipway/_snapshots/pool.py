@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -125,7 +124,7 @@ class Pool:
                 del self._entries[other.key]
                 self._templates.close_template(other.key)
             self._entries[key] = entry
-        entry.assets, entry.used = assets, time.monotonic()
+        entry.assets, entry.used = assets, asyncio.get_running_loop().time()
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._fill_forever(), name="slipway-pool")
         self._wake.set()
@@ -217,7 +216,7 @@ class Pool:
 
     def _time_to_next_attempt(self) -> float:
         """Return the seconds until an entry's next attempt, at most ``TICK_SECONDS``."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         due = [e.retry_at - now for e in self._entries.values() if e.retry_at > now]
         return min([TICK_SECONDS, *due])
 
@@ -227,7 +226,7 @@ class Pool:
         return min(short, key=lambda entry: len(entry.ready), default=None)
 
     def _forget_unused(self) -> None:
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         for entry in list(self._entries.values()):
             if entry.minimum or now - max(entry.used, entry.shrunk) <= UNUSED_SECONDS:
                 continue

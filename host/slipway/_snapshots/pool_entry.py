@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio
-
     from slipway._model.options import Options
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
@@ -37,7 +35,7 @@ class PoolEntry:
     """Idle clones of one snapshot key.
 
     ``desired`` clones shall wait, and never fewer than ``minimum``. ``used`` is the time of the
-    last demand, ``shrunk`` that of the last decrease for lack of demand, by time.monotonic().
+    last demand, ``shrunk`` that of the last decrease for lack of demand, by the event loop's clock.
     """
 
     key: SnapshotKey
@@ -54,7 +52,8 @@ class PoolEntry:
     @property
     def is_short(self) -> bool:
         """True if a clone is to be made now."""
-        return len(self.ready) < self.desired and time.monotonic() >= self.retry_at
+        now = asyncio.get_running_loop().time()
+        return len(self.ready) < self.desired and now >= self.retry_at
 
     def back_off(self) -> None:
         """Wait before the next attempt, longer after each failure."""
@@ -63,4 +62,4 @@ class PoolEntry:
 
     def postpone(self, seconds: float) -> None:
         """Wait at least ``seconds`` before the next attempt."""
-        self.retry_at = max(self.retry_at, time.monotonic() + seconds)
+        self.retry_at = max(self.retry_at, asyncio.get_running_loop().time() + seconds)

@@ -15,12 +15,13 @@ from slipway._model.errors import HostError, ImageError
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
 from slipway._run.languages import find_language
-from slipway._snapshots import pool, pool_entry
+from slipway._snapshots import pool
 from slipway._snapshots.key import SnapshotKey
-from slipway._snapshots.pool import ANSWER_SECONDS, SLACK, Pool
+from slipway._snapshots.pool import SLACK, TICK_SECONDS, UNUSED_SECONDS, Pool
+from slipway._snapshots.pool_entry import FIRST_BACKOFF
 from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
-from support.clock import Clock
+from support.clock import JumpingClock
 from support.fake_machine import FakeLauncher, FakeMachine
 from support.fake_templates import IDLE_MEMORY, FakeTemplateCache, hush
 from support.sessions import open_files
@@ -78,14 +79,13 @@ class Ground:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "TICK_SECONDS", 0.02)
-    monkeypatch.setattr(pool_entry, "FIRST_BACKOFF", 0.01)
     monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 0)
     monkeypatch.setattr(pool, "read_unshared_bytes", lambda _pid, most: most)
 
 
 @pytest_asyncio.fixture
 async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+    JumpingClock()
     before = open_files()
     made = Ground(ImageStore(tmp_path))
     yield made
@@ -222,9 +222,8 @@ async def test_clone_that_has_just_died_is_not_given_out(ground: Ground) -> None
 
 
 async def test_pause_grows_while_clones_die_and_ends_with_one_that_is_of_use(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Ground,
 ) -> None:
-    monkeypatch.setattr(pool_entry, "FIRST_BACKOFF", 0.001)
     await ground.take()
     entry = ground.pool.entries[KEY]
     pauses: list[float] = []
@@ -237,12 +236,11 @@ async def test_pause_grows_while_clones_die_and_ends_with_one_that_is_of_use(
     await ground.filled(1)
     await ground.take()
 
-    assert pauses == [0.001, 0.002, 0.004, 0.008]
+    assert pauses == [FIRST_BACKOFF * factor for factor in (1, 2, 4, 8)]
     assert entry.backoff == 0
 
 
 async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: Ground) -> None:
-    clock = Clock()
     ground.prewarm()
     await ground.filled(2)
     first, second = ground.waiting()
@@ -250,7 +248,6 @@ async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: 
 
     taking = asyncio.create_task(ground.take())
     await wait_until(lambda: first not in ground.waiting(), "the first clone waits no more")
-    clock.advance(ANSWER_SECONDS)
     taken = await taking
 
     assert taken is not None
@@ -309,7 +306,7 @@ async def test_bug_of_the_pool_itself_is_not_its_end(
 ) -> None:
     monkeypatch.setattr(pool, "SHORT_OF_MEMORY", "of a type that cannot be compared")
     await ground.take()
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(2 * TICK_SECONDS)
     monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 0)
 
     await ground.filled(1)
@@ -476,7 +473,7 @@ async def test_clone_that_has_more_than_was_reserved_keeps_what_was(
 async def test_nothing_is_made_without_room_and_is_when_there_is(ground: Ground) -> None:
     ticket = ground.admission.enter("", Needs(CAPACITY.memory - IDLE_MEMORY + 1, 1))
     await ground.take()
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(10 * TICK_SECONDS)
     made = ground.templates.made
 
     ground.admission.leave(ticket)
@@ -504,16 +501,13 @@ async def test_host_that_is_short_of_memory_gets_all_of_it(
     assert ground.templates.asked[0] >= CAPACITY.memory
 
 
-async def test_unused_ones_become_fewer_and_warm_ones_do_not(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unused_ones_become_fewer_and_warm_ones_do_not(ground: Ground) -> None:
     ground.prewarm(OTHER)
     await ground.take()
     await ground.filled(3)
 
-    monkeypatch.setattr(pool, "UNUSED_SECONDS", 0.02)
     await wait_until(lambda: KEY not in ground.pool.entries, "the pool has forgotten the key")
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(10 * UNUSED_SECONDS)
 
     assert len(ground.waiting(OTHER)) == 2
     assert ground.launcher.machines == set(ground.waiting(OTHER))
@@ -556,7 +550,7 @@ async def test_pool_that_is_closed_makes_nothing_more(ground: Ground) -> None:
     await ground.pool.close()
 
     assert await ground.take() is None
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(10 * TICK_SECONDS)
 
     assert ground.templates.made == 0
 

@@ -22,6 +22,7 @@ from slipway._snapshots.key import NoSnapshot, SnapshotKey
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import TemplateCache
 from slipway_initramfs.store.image_store import ImageStore
+from support.clock import JumpingClock
 from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
 from support.sessions import open_files
 from support.stores import put_image
@@ -373,6 +374,7 @@ async def test_template_that_made_way_is_opened_again(ground: Ground) -> None:
 async def test_run_that_is_cancelled_leaves_nothing(
     ground: Ground, shared: bool, where: str
 ) -> None:
+    clock = JumpingClock()
     ground.open(shared=shared)
     if where == "opening":
         ground.hypervisor.opening = never
@@ -381,7 +383,7 @@ async def test_run_that_is_cancelled_leaves_nothing(
     else:
         ground.hypervisor.moods[:] = ["silent"]
     cloning = asyncio.create_task(ground.clone())
-    await asyncio.sleep(0.1)
+    await clock.idle()
 
     cloning.cancel()
     await asyncio.gather(cloning, return_exceptions=True)
