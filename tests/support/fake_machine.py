@@ -105,7 +105,7 @@ class FakeMachine:
         self.pid = os.getpid()
         self._theirs = theirs
         self._launcher = launcher
-        self.agent = FakeAgent(theirs.reader, theirs.writer, self._end, original)
+        self.agent = FakeAgent(theirs.reader, theirs.writer, self.die, original)
         self._boots = original is None
         self.stands_still = False
         self._task = asyncio.create_task(self._serve())
@@ -117,10 +117,15 @@ class FakeMachine:
             await self._launcher.boot()
         await self.agent.serve()
 
-    def _end(self) -> None:
+    def die(self) -> None:
+        """End as a machine that is killed does."""
         self._theirs.writer.transport.abort()
         self._launcher.machines.discard(self)
         self._ended.set()
+
+    def hush(self) -> None:
+        """Have its agent say nothing more, while the machine goes on."""
+        self._task.cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,7 +144,7 @@ class FakeMachine:
 
     async def stop(self) -> None:
         """End it; nothing of it remains."""
-        self._end()
+        self.die()
         # All that must happen comes before the first wait, which may be cancelled.
         self.transport.writer.transport.abort()
         self._task.cancel()
@@ -154,7 +159,7 @@ class FakeMachine:
         if self._launcher.snapshotting is not None:
             await self._launcher.snapshotting()
         self._check_alive()
-        frozen = FakeAgent(self._theirs.reader, self._theirs.writer, self._end, self.agent)
+        frozen = FakeAgent(self._theirs.reader, self._theirs.writer, self.die, self.agent)
         memory, state = os.memfd_create("memory"), os.memfd_create("state")
         return FakeSnapshot(
             self.hypervisor.name,

@@ -45,11 +45,6 @@ IDLE_MEMORY = 96 * MIB
 """What a clone that waits has at most, in bytes."""
 
 
-def hush(machine: FakeMachine) -> None:
-    """Have its agent say nothing more, while the machine goes on."""
-    machine._task.cancel()
-
-
 class FakeTemplateCache:
     """See this module's text."""
 
@@ -112,7 +107,7 @@ class StoredMachine(FakeMachine):
         moods = self.hypervisor.moods
         mood = moods.pop(0) if moods and not self._boots else ""
         if mood == "dies":
-            self._end()
+            self.die()
         elif mood == "silent":
             await asyncio.get_running_loop().create_future()
         else:

@@ -23,7 +23,7 @@ from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from support.clock import JumpingClock
 from support.fake_machine import FakeLauncher, FakeMachine
-from support.fake_templates import IDLE_MEMORY, FakeTemplateCache, hush
+from support.fake_templates import IDLE_MEMORY, FakeTemplateCache
 from support.sessions import open_files
 from support.waiting import wait_until
 
@@ -199,7 +199,7 @@ async def test_clone_that_dies_while_it_waits_is_replaced(ground: Ground) -> Non
     await ground.filled(2)
     first, second = ground.waiting()
 
-    first._end()
+    first.die()
     await wait_until(
         lambda: ground.templates.made == 3 and ground.pool.idle == 2,
         "a third template was made and two clones wait",
@@ -214,7 +214,7 @@ async def test_clone_that_has_just_died_is_not_given_out(ground: Ground) -> None
     await ground.filled(2)
     first, second = ground.waiting()
 
-    first._end()
+    first.die()
     taken = await ground.take()
 
     assert taken is not None
@@ -230,7 +230,7 @@ async def test_pause_grows_while_clones_die_and_ends_with_one_that_is_of_use(
 
     for _ in range(4):
         await ground.filled(1)
-        ground.waiting()[0]._end()
+        ground.waiting()[0].die()
         await wait_until(lambda: entry.backoff not in [0, *pauses], "the pause has grown")
         pauses.append(entry.backoff)
     await ground.filled(1)
@@ -244,7 +244,7 @@ async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: 
     ground.prewarm()
     await ground.filled(2)
     first, second = ground.waiting()
-    hush(first)
+    first.hush()
 
     taking = asyncio.create_task(ground.take())
     await wait_until(lambda: first not in ground.waiting(), "the first clone waits no more")
@@ -259,7 +259,7 @@ async def test_run_that_is_cancelled_while_it_takes_one_leaves_nothing(ground: G
     ground.prewarm()
     await ground.filled(2)
     first, _ = ground.waiting()
-    hush(first)
+    first.hush()
 
     taking = asyncio.create_task(ground.take())
     await wait_until(lambda: first not in ground.waiting(), "the first clone waits no more")
