@@ -245,7 +245,7 @@ def test_run_without_a_snapshot_boots_and_says_why(
     record = json.loads(ended.stdout)
     assert record["run"]["stdout"]["text"] == "hello\n"
     assert record["start"] == "cold"
-    assert "no snapshot" in record["start_reason"]
+    assert "no matching snapshot" in record["start_reason"]
     assert record["timing"]["boot"] > 0
 
 

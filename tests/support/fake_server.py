@@ -24,7 +24,7 @@ def main() -> None:
         patch("slipway._local.runtime.StoredImages", lambda _store: launcher),
         patch(
             "slipway._local.machine_supply.MachineSupply.from_store",
-            lambda *_, **__: MachineSupply.from_launcher(launcher),
+            lambda *_, **__: MachineSupply(launcher),
         ),
         # Such machines need no hypervisor of this host.
         patch("slipway._cli.host_check.check_host", lambda *_: None),

@@ -255,16 +255,6 @@ def _read_settings(parsed: argparse.Namespace, inherited: Path | None) -> Server
             f"body_limit is {parsed.body_limit}; use more than 0",
             "Leave out --body-limit for 64M.",
         )
-    if parsed.cold and parsed.pool:
-        raise InputError(
-            f"--cold and --pool {parsed.pool} exclude each other: a pool needs snapshots",
-            "Leave out one of them.",
-        )
-    if parsed.warm and not _find_pool_size(parsed):
-        raise InputError(
-            f"--warm and {'--cold' if parsed.cold else '--pool 0'} exclude each other",
-            "Leave out one of them.",
-        )
     path = inherited or parsed.api_sock
     if path is None:
         raise InputError("missing --api-sock", "Name a socket: slipway serve --api-sock PATH")

@@ -23,6 +23,7 @@ from slipway._run.image_builds import ImageBuilds
 from slipway._run.images import StoredImages
 from slipway._run.languages import list_languages, select_language
 from slipway._run.slot import Slot, SlotContext
+from slipway._snapshots.pool_options import PoolOptions
 from slipway._util.memory import read_free_memory
 from slipway._util.public import public
 
@@ -100,14 +101,14 @@ class AsyncRuntime:
             queue=check_value("queue", _Count, queue),
         )
         warm_names = check_value("warm", tuple[str, ...], warm)
-        pool, cold = check_value("pool", _Count, pool), check_value("cold", bool, cold)
+        pool_options = PoolOptions(
+            check_value("pool", _Count, pool), check_value("cold", bool, cold), warm_names
+        )
         self._admission = Admission(capacity)
         if launcher is not None:
-            self._supply = MachineSupply.from_launcher(launcher)
+            self._supply = MachineSupply(launcher)
         else:
-            self._supply = MachineSupply.from_store(
-                self._store, self._admission, pool=pool, cold=cold, warm=warm_names
-            )
+            self._supply = MachineSupply.from_store(self._store, self._admission, pool_options)
         images = images or StoredImages(self._store)
         self._slots = SlotContext(
             images, self._supply.launcher, self._admission, ImageBuilds(images)
@@ -248,7 +249,7 @@ class AsyncRuntime:
     def begin(self) -> None:
         """Begin to prewarm; the first run does so as well."""
         if not self._closing:
-            self._supply.begin(self._slots, self._machine)
+            self._supply.prewarm(self._slots, self._machine)
 
     async def __aenter__(self) -> Self:
         self.begin()

@@ -1,4 +1,4 @@
-"""Machines that do not boot: clones of a snapshot where there is one."""
+"""Launcher of machines by clone: from the pool, from a snapshot, else by a boot."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class SnapshotLauncher:
-    """Takes a clone of ``pool``, else makes one, else boots; a run says which it was, and why.
+    """Launcher that takes an idle clone of ``pool``, else makes a clone, else boots.
 
-    Without ``templates`` it opens its own, for the few runs of one user.
+    ``Guest.start_info`` says which, and why. Without ``templates`` the launcher opens a cache for
+    the one run of a command line, and closes it with the guest.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class SnapshotLauncher:
         self._pool = pool
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
-        """Clone, or boot; see :meth:`Launcher.launch`."""
+        """Return a guest whose agent is ready; see :meth:`Launcher.launch`."""
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._close_own_templates)
             try:
@@ -47,7 +48,7 @@ class SnapshotLauncher:
             return guest
 
     async def release(self, guest: Guest) -> None:
-        """Stop the guest, and close the templates that were opened for it alone."""
+        """Stop the guest, and close the templates that were opened for this run."""
         try:
             await guest.stop()
         finally:
@@ -61,7 +62,7 @@ class SnapshotLauncher:
             return guest
         guest = await templates.clone(key, assets, options)
         if self._pool is not None:
-            guest.start_info = replace(guest.start_info, start_reason="no clone waited in the pool")
+            guest.start_info = replace(guest.start_info, start_reason="no idle clone in the pool")
         return guest
 
     def _open_templates(self, assets: Assets, options: Options) -> TemplateCache:
@@ -72,8 +73,8 @@ class SnapshotLauncher:
         with translated_image_errors():
             names = self._store.names(KIND)
         if not names:
-            raise NoSnapshot("there is no snapshot")
-        # A clone's modules take time to import; a store without snapshots needs none of them.
+            raise NoSnapshot("no matching snapshot")
+        # Modules for clones take time to import; a store without snapshots does not need them.
         from slipway._snapshots.templates import TemplateCache
 
         self._templates = TemplateCache(self._store)

@@ -1,11 +1,11 @@
-"""The store of snapshots: what machines are cloned from, kept on disk between processes.
+"""Store of snapshots on disk.
 
-A snapshot is a record of kind ``snapshot`` in the image store that names two blobs, the guest's
-memory and all else. Its name, the key, says what it is of; its ``inputs`` stand for all that it
-depends on, and where they differ it is of no use. Blobs of snapshots have holes and are named by
+A snapshot is a record of kind ``snapshot`` in the image store that names two blobs: the guest's
+memory, and the state of all else. A record is found by the name of its key, and used if the key's
+``inputs`` match. Blobs of snapshots have holes and are named by
 :func:`slipway._snapshots.sparse_files.digest`.
 
-Finding one is on the way of every run: what only writers need is imported when they write.
+Each run looks for a snapshot: modules that only writers need are imported by the writers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import stat
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._model.errors import HostError, ImageError
 from slipway._model.options import MAX_CPUS, MAX_MEMORY
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Blob
 
-KIND: Final = "snapshot"
-MAX_STATE: Final = 256 * MIB
-_LATEST: Final = 253402300799
-"""The last second of the year 9999."""
+KIND = "snapshot"
+MAX_STATE = 256 * MIB
+# Last second of the year 9999, which ISO 8601 can write with four digits.
+_LATEST = 253402300799
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """A snapshot in the store, whose files may be lost or damaged.
+    """Snapshot in the store, whose files may be lost or damaged.
 
-    ``made`` is when (ISO 8601, UTC), ``disk_bytes`` what it takes there; ``record`` is the digest
-    of its record.
+    ``made`` is the time of its creation (ISO 8601, UTC), ``disk_bytes`` the space that both files
+    take on the disk, ``record`` the digest of its record.
     """
 
     key: SnapshotKey
@@ -56,10 +56,7 @@ class StoredSnapshot:
 
 
 class SnapshotStore:
-    """The snapshots in an image store.
-
-    Errors of the store are ImageError of :mod:`slipway._model.errors`.
-    """
+    """Snapshots in an image store; errors of the store are :class:`slipway.ImageError`."""
 
     def __init__(self, images: ImageStore) -> None:
         self._images = images
@@ -67,12 +64,12 @@ class SnapshotStore:
     # -- looking up ------------------------------------------------------------------------------
 
     def find(self, key: SnapshotKey) -> StoredSnapshot | None:
-        """The snapshot of this key; None where there is none, or no sound record of it."""
+        """Return the snapshot of ``key``, or None if no valid record matches."""
         stored = self._stored(key.name)
         return stored if stored is not None and stored.key == key else None
 
     def list(self) -> list[StoredSnapshot]:
-        """All snapshots, sorted by key; damaged records are left out.
+        """Return all snapshots, sorted by name, without damaged records.
 
         Raises:
             ImageError: the store cannot be read.
@@ -88,12 +85,12 @@ class SnapshotStore:
         return None
 
     def _parse(self, name: str, record: str) -> StoredSnapshot:
-        """The snapshot of this record. Raises ImageCorrupted."""
+        """Return the snapshot of a record. Raises ImageCorrupted."""
         manifest = self._images.manifest(KIND, record)
         made = manifests.get_count(manifest, "made")
         parts = manifest.get("parts")
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-            raise ImageCorrupted("a snapshot in the store does not say what it depends on")
+            raise ImageCorrupted("a snapshot in the store has no valid parts")
         image, machine, inputs = (
             manifests.get_text(manifest, name) for name in ("image", "machine", "inputs")
         )
@@ -125,16 +122,16 @@ class SnapshotStore:
     # -- using -----------------------------------------------------------------------------------
 
     def open(self, stored: StoredSnapshot) -> Snapshot:
-        """The store's files themselves, to be read only; their lengths are checked.
+        """Open the files of the store, read-only, and check their lengths.
 
         Raises:
-            ImageError: one is lost, or of another length; the snapshot is forgotten then.
+            ImageError: a file is lost, or of another length; the snapshot is forgotten then.
         """
         with ExitStack() as opened:
             descriptors = []
             for blob in (stored.memory, stored.state):
                 try:
-                    # Not to wait for somebody who writes where a file should be.
+                    # O_NONBLOCK: a FIFO in place of the file would block.
                     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
                     descriptors.append(os.open(blob.path, flags))
                 except OSError as error:
@@ -148,11 +145,11 @@ class SnapshotStore:
         return Snapshot(key.machine, key.memory_bytes, key.cpus, False, *descriptors)
 
     def verify(self, stored: StoredSnapshot, snapshot: Snapshot) -> None:
-        """Check every byte of ``snapshot``, which is ``stored`` opened, once per boot of the host.
+        """Check every byte of ``snapshot``, opened from ``stored``, once per boot of the host.
 
         Raises:
-            ImageError: it is damaged; the snapshot is forgotten then.
-            HostError: it cannot be checked.
+            ImageError: the snapshot is damaged, and is forgotten.
+            HostError: the files cannot be checked.
         """
         from slipway._snapshots.verified_files import VerifiedFile
 
@@ -164,11 +161,11 @@ class SnapshotStore:
                 file.remember()
 
     def load(self, stored: StoredSnapshot) -> Snapshot:
-        """A copy of the snapshot in memory, checked, that nobody can change.
+        """Return a verified copy of the snapshot in sealed memory (memfd_create(2)).
 
         Raises:
-            ImageError: it is lost or damaged; the snapshot is forgotten then.
-            HostError: the host has no room for it.
+            ImageError: the snapshot is lost or damaged, and is forgotten.
+            HostError: the host has too little memory.
         """
         from slipway.machine.memory_files import copy_sealed
 
@@ -199,11 +196,11 @@ class SnapshotStore:
     # -- writing ---------------------------------------------------------------------------------
 
     def save(self, key: SnapshotKey, snapshot: Snapshot) -> StoredSnapshot:
-        """Keep ``snapshot``, which stays the caller's, in place of what has its key.
+        """Keep ``snapshot`` in place of the snapshot of the same name; the caller still owns it.
 
         Raises:
             ImageError: the disk is full, or the store cannot be written; nothing is left then.
-            HostError: the snapshot is not of this key, or cannot be read.
+            HostError: the snapshot is of another machine than ``key``, or cannot be read.
         """
         if snapshot.serial_port or (key.machine, key.memory_bytes, key.cpus) != (
             snapshot.machine,
@@ -218,7 +215,7 @@ class SnapshotStore:
                 with self._images.building(f"{KIND}-{key.name}"):
                     return self._parse(key.name, self._write(key, snapshot))
             except BaseException:
-                # Whoever writes to the store next would do it, but room is wanted now.
+                # Re-raised. The next writer would remove the parts, but the disk may be full now.
                 with suppress(BuildError):
                     try_tidy(self._images)
                 raise
@@ -247,7 +244,7 @@ class SnapshotStore:
         """Remove a snapshot and return the bytes freed; clones that exist go on.
 
         Raises:
-            ImageError: there is none of this key, or another process is writing to the store.
+            ImageError: ``name`` is unknown, or another process is writing to the store.
         """
         from slipway_initramfs.store.garbage_collection import remove_record
 
@@ -255,12 +252,12 @@ class SnapshotStore:
             return remove_record(self._images, KIND, name)
 
     def forget(self, key: SnapshotKey) -> None:
-        """Let the snapshot of this key be found no more, if there is one."""
+        """Remove the record of the snapshot of ``key``, if found."""
         if (stored := self.find(key)) is not None:
             self._forget(stored)
 
     def _forget(self, stored: StoredSnapshot) -> None:
-        """Take its name away, if it still has it; its files go with the next sweep."""
+        """Remove a snapshot's record, unless replaced; garbage collection removes the files."""
         name = stored.key.name
         with suppress(BuildError, OSError):
             if self._images.reference(KIND, name) == stored.record:
@@ -270,12 +267,12 @@ class SnapshotStore:
         self._forget(stored)
         raise ImageError(
             f"the snapshot {stored.key.name} in the store {why}",
-            f"Make it again: slipway image build --snapshot {stored.key.image}",
+            f"Create it again: slipway image build --snapshot {stored.key.image}",
         )
 
 
 def _allocated(path: Path) -> int:
-    """Bytes that a file takes on its disk; 0 where it is lost."""
+    """Return the bytes that a file takes on its disk; 0 if it is lost."""
     try:
         return path.stat().st_blocks * 512
     except OSError:

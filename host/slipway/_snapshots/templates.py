@@ -1,14 +1,13 @@
-"""TemplateCache: machines that were ready once, and of which clones are made.
+"""Cache of templates: open snapshots from which clones are made.
 
-A template is made in the background or when asked for, tried, and kept in the store as a snapshot;
-each process that wants clones opens it anew.
+A snapshot is kept in the store; each process that makes clones opens it as a template.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -28,16 +27,16 @@ if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, Snapshot, Template
     from slipway_initramfs.store.image_store import ImageStore
 
-# A snapshot that cannot be cloned so often, one time after the other, is made anew.
+# Failures in a row after which a snapshot is removed, to be created again.
 MAX_FAILURES = 2
 
 
 @dataclass(eq=False, slots=True)
 class _OpenTemplate:
-    """A template that this process has open.
+    """Template that this process has open.
 
-    ``check`` reads every byte of it, while it is used; ``reserved`` are the bytes that it has in
-    memory; ``users`` count those who are making a clone of it.
+    ``check`` verifies every byte of the snapshot's files while the template is in use already.
+    ``reserved`` bytes are in memory; ``users`` is the number of clones that are being made.
     """
 
     template: Template
@@ -47,28 +46,31 @@ class _OpenTemplate:
 
 
 class TemplateCache:
-    """The templates of a process, opened at their first use.
+    """Templates of a process, opened at their first use, least recently used first.
 
-    Those that are shared serve many clones, of people who do not know each other. Their memory is
-    copied, and checked before anything uses it; nothing that breaks out of one clone can change it.
-    Else the store's files are used as they are, and checked meanwhile.
+    Shared templates serve many clones, of users who do not know each other. Their files are copied
+    into sealed memory and verified before use, so that no clone can change them. A template for one
+    run uses the files of the store directly, which are verified at the same time.
     """
 
     def __init__(self, store: ImageStore, admission: Admission | None = None) -> None:
-        """With ``admission``, whose memory they take part of, they are shared."""
+        """With ``admission``, templates are shared, and take part of the memory for runs."""
         self._snapshots = SnapshotStore(store)
         self._admission = admission
-        self._shared = admission is not None
-        self._open_templates: dict[SnapshotKey, _OpenTemplate] = {}
-        """Those that were used longest ago come first."""
-        self._opening: WeakValueDictionary[SnapshotKey, asyncio.Lock] = WeakValueDictionary()
+        self._open: dict[SnapshotKey, _OpenTemplate] = {}
+        self._locks: WeakValueDictionary[SnapshotKey, asyncio.Lock] = WeakValueDictionary()
         self._failures: Counter[SnapshotKey] = Counter()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closes: set[asyncio.Task[None]] = set()
         if admission is not None:
             admission.reclaim = self.evict
 
+    @property
+    def count(self) -> int:
+        """Number of open templates."""
+        return len(self._open)
+
     def key_of(self, assets: Assets, options: Options) -> SnapshotKey:
-        """What a snapshot has to be of to serve this run.
+        """Return the key of snapshots that can serve this run.
 
         Raises:
             HostError: this host cannot run such a machine.
@@ -78,195 +80,195 @@ class TemplateCache:
         return SnapshotKey.of(assets, options.cpus)
 
     def overhead(self, key: SnapshotKey) -> int:
-        """Bytes that a machine of this kind takes at most beside its guest's memory."""
+        """Return the upper bound of a machine's memory beside its guest's RAM, in bytes."""
         return find_hypervisor(key.machine).overhead
 
     def idle_memory(self, key: SnapshotKey) -> int:
-        """Bytes that a clone has at most for itself while it waits for a job."""
+        """Return the upper bound of an idle clone's unshared memory, in bytes."""
         return find_hypervisor(key.machine).idle_memory
 
     def has(self, key: SnapshotKey) -> bool:
-        """Whether there is a snapshot of it."""
-        return key in self._open_templates or self._snapshots.find(key) is not None
+        """Return True if a snapshot of ``key`` is open or in the store."""
+        return key in self._open or self._snapshots.find(key) is not None
 
     async def clone(self, key: SnapshotKey, assets: Assets, options: Options) -> Guest:
-        """A clone whose agent is ready. A snapshot that cannot be used is discarded.
+        """Return a clone whose agent is ready. A snapshot that cannot be used is removed.
 
         Raises:
-            NoSnapshot: it is missing, cannot be used, or there is no room for it.
+            NoSnapshot: the snapshot is missing, cannot be used, or does not fit into the memory.
         """
         try:
-            opened = await self._open(key, assets)
-        except ImageError as error:  # the store has forgotten it
+            entry = await self._find_or_open(key, assets)
+        except ImageError as error:  # the store has removed the snapshot
             raise NoSnapshot(
                 f"the snapshot cannot be used, and was removed: {error.message}"
             ) from error
         except HostError as error:
-            removed = self._count_failures(key, 1 if self._shared else MAX_FAILURES)
+            removed = self._count_failures(key, self._weight_of_failure)
             raise NoSnapshot(f"the snapshot cannot be used{removed}: {error.message}") from error
-        opened.users += 1
-        self._open_templates[key] = self._open_templates.pop(key)
+        entry.users += 1
+        self._open[key] = self._open.pop(key)
         try:
-            return await self._make_clone(
-                key, opened, StartInfo("snapshot", "", assets.hypervisor.reason)
-            )
+            return await self._make_clone(key, entry, assets.hypervisor.reason)
         finally:
-            opened.users -= 1
-            if self._open_templates.get(key) is not opened:
-                self._close_soon(opened)
+            entry.users -= 1
+            if self._open.get(key) is not entry:
+                self._start_close(entry)
             elif self._admission is not None:
                 self._admission.settle()
 
     def close_template(self, key: SnapshotKey) -> int:
-        """Close this one soon, if it is open; the bytes that it gives back now."""
-        opened = self._open_templates.pop(key, None)
-        return self._close_soon(opened) if opened is not None else 0
+        """Start to close the template of ``key``, if open; return the bytes that it frees now."""
+        entry = self._open.pop(key, None)
+        return self._start_close(entry) if entry is not None else 0
 
     def evict(self, memory: int) -> None:
-        """Close those used longest ago, but none in use, until they have given back ``memory``."""
-        for key, opened in list(self._open_templates.items()):
-            if memory > 0 and not opened.users:
+        """Close unused templates, least recently used first, until ``memory`` bytes are free."""
+        for key, entry in list(self._open.items()):
+            if memory > 0 and not entry.users:
                 memory -= self.close_template(key)
 
     async def close(self) -> None:
-        """Close all. Clones that exist go on."""
+        """Close all templates. Clones that exist continue."""
         if self._admission is not None:
             self._admission.reclaim = None
-        for key in list(self._open_templates):
+        for key in list(self._open):
             self.close_template(key)
-        if self._closing:
-            await asyncio.wait(self._closing)
+        if self._closes:
+            await asyncio.wait(self._closes)
 
     # --- Opening -------------------------------------------------------------------------------
 
-    async def _open(self, key: SnapshotKey, assets: Assets) -> _OpenTemplate:
-        """The template. Raises NoSnapshot."""
-        async with self._opening.setdefault(key, asyncio.Lock()):
-            if key in self._open_templates:
-                return self._open_templates[key]
+    @property
+    def _weight_of_failure(self) -> int:
+        # A cache for one run sees no second failure of a snapshot: the first has to be enough.
+        return MAX_FAILURES if self._admission is None else 1
+
+    async def _find_or_open(self, key: SnapshotKey, assets: Assets) -> _OpenTemplate:
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            if key in self._open:
+                return self._open[key]
             stored = self._snapshots.find(key)
             if stored is None:
-                raise NoSnapshot("there is no snapshot")
-            opening = self._open_copy if self._shared else self._open_files
-            self._open_templates[key] = opened = await opening(stored, assets.hypervisor)
-            return opened
+                raise NoSnapshot("no matching snapshot")
+            if self._admission is None:
+                entry = await self._open_files(stored, assets.hypervisor)
+            else:
+                entry = await self._open_copy(stored, assets.hypervisor, self._admission)
+            self._open[key] = entry
+            return entry
 
     async def _open_files(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _OpenTemplate:
-        snapshot = self._snapshots.open(stored)
-        try:
+        with ExitStack() as on_failure:
+            snapshot = on_failure.enter_context(self._snapshots.open(stored))
             twin = snapshot.duplicate()
-        except BaseException:
-            snapshot.close()
-            raise
+            on_failure.pop_all()
         check = asyncio.create_task(self._verify(stored, twin))
         check.add_done_callback(lambda task: task.cancelled() or task.exception())
-        try:
-            return _OpenTemplate(await hypervisor.open_template(snapshot), check)
-        except SlipwayError:
-            # What is damaged is the better explanation of what the machine cannot read.
-            await asyncio.shield(check)
-            raise
-        except BaseException:
-            await run_shielded(asyncio.wait([check]))
-            raise
+        async with AsyncExitStack() as stack:
+            # The check has files open: no failure may leave it behind.
+            stack.push_async_callback(lambda: run_shielded(asyncio.wait([check])))
+            try:
+                template = await hypervisor.open_template(snapshot)
+            except SlipwayError:
+                # Damage, found by the check, explains more than the hypervisor's refusal.
+                await asyncio.shield(check)
+                raise
+            stack.pop_all()
+        return _OpenTemplate(template, check)
 
-    async def _open_copy(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _OpenTemplate:
-        assert self._admission is not None
+    async def _open_copy(
+        self, stored: StoredSnapshot, hypervisor: Hypervisor, admission: Admission
+    ) -> _OpenTemplate:
         size = stored.disk_bytes
-        if not self._admission.reserve(size):
-            raise NoSnapshot("there is no room for the snapshot among the runs")
-        try:
+        if not admission.reserve(size):
+            raise NoSnapshot("no room for the snapshot beside the runs")
+        with ExitStack() as on_failure:
+            on_failure.callback(admission.free, size)
             try:
                 snapshot = await self._load_copy(stored)
             except ImageError:
                 raise
             except HostError as error:
-                raise NoSnapshot(f"there is no room for the snapshot: {error.message}") from error
-            return _OpenTemplate(await hypervisor.open_template(snapshot), None, size)
-        except BaseException:
-            self._admission.free(size)
-            raise
+                raise NoSnapshot(f"no room for the snapshot: {error.message}") from error
+            template = await hypervisor.open_template(snapshot)
+            on_failure.pop_all()
+        return _OpenTemplate(template, None, size)
 
     async def _load_copy(self, stored: StoredSnapshot) -> Snapshot:
-        loaded: list[Snapshot] = []
+        """Load a sealed copy in a thread, which cannot be cancelled; close it if this task is."""
+        with ExitStack() as on_failure:
 
-        async def load() -> None:
-            loaded.append(await asyncio.to_thread(self._snapshots.load, stored))
+            async def load() -> Snapshot:
+                snapshot = await asyncio.to_thread(self._snapshots.load, stored)
+                return on_failure.enter_context(snapshot)
 
-        try:
-            await run_shielded(load())  # the thread cannot be broken off, and opens files
-        except BaseException:
-            for snapshot in loaded:
-                snapshot.close()
-            raise
-        return loaded[0]
+            snapshot = await run_shielded(load())
+            on_failure.pop_all()
+        return snapshot
 
     async def _verify(self, stored: StoredSnapshot, snapshot: Snapshot) -> None:
-        try:
+        with snapshot:
             await run_shielded(asyncio.to_thread(self._snapshots.verify, stored, snapshot))
-        finally:
-            snapshot.close()
 
     # --- Cloning -------------------------------------------------------------------------------
 
-    async def _make_clone(
-        self, key: SnapshotKey, opened: _OpenTemplate, origin: StartInfo
-    ) -> Guest:
+    async def _make_clone(self, key: SnapshotKey, entry: _OpenTemplate, reason: str) -> Guest:
         try:
-            machine = await opened.template.clone()
-        except HostError as error:  # of this host, most likely: there is no room for a process
-            removed = self._count_failed_clone(key, opened, 1)
-            raise NoSnapshot(
-                f"the snapshot could not be cloned{removed}: {error.message}"
-            ) from error
-        guest = Guest(machine, origin)
-        try:
-            await _wait_answer(guest, opened.check)
-        except SlipwayError as error:
-            await run_shielded(guest.stop())
-            removed = self._count_failed_clone(key, opened, 1 if self._shared else MAX_FAILURES)
-            raise NoSnapshot(
-                f"the clone of a snapshot was of no use{removed}: {error.message}"
-            ) from error
-        except BaseException:
-            await run_shielded(guest.stop())
-            raise
-        del self._failures[key]
+            machine = await entry.template.clone()
+        except HostError as error:  # most likely a limit of this host, as of processes
+            removed = self._count_failed_clone(key, entry, 1)
+            raise NoSnapshot(f"the snapshot cannot be cloned{removed}: {error.message}") from error
+        async with AsyncExitStack() as on_failure:
+            guest = Guest(machine, StartInfo("snapshot", "", reason))
+            await on_failure.enter_async_context(guest)
+            try:
+                await _adopt_clone(guest, entry.check)
+            except SlipwayError as error:
+                removed = self._count_failed_clone(key, entry, self._weight_of_failure)
+                raise NoSnapshot(
+                    f"the clone of a snapshot failed{removed}: {error.message}"
+                ) from error
+            del self._failures[key]
+            on_failure.pop_all()
         return guest
 
-    def _count_failed_clone(self, key: SnapshotKey, opened: _OpenTemplate, times: int) -> str:
-        """Open it anew next time; see :meth:`_count`."""
-        if self._open_templates.get(key) is not opened:
-            return ""  # somebody else's clone of it has failed before, and was counted
+    def _count_failed_clone(self, key: SnapshotKey, entry: _OpenTemplate, weight: int) -> str:
+        """Close the template, to be opened again, and count; see :meth:`_count_failures`."""
+        if self._open.get(key) is not entry:
+            return ""  # another clone of the same template has failed before, and was counted
         self.close_template(key)
-        return self._count_failures(key, times)
+        return self._count_failures(key, weight)
 
-    def _count_failures(self, key: SnapshotKey, times: int) -> str:
-        """After ``MAX_FAILURES`` in a row, have it made anew; says that it was removed then."""
-        self._failures[key] += times
+    def _count_failures(self, key: SnapshotKey, weight: int) -> str:
+        """Remove the snapshot after ``MAX_FAILURES`` in a row; return the words that say this."""
+        self._failures[key] += weight
         if self._failures[key] < MAX_FAILURES:
             return ""
         del self._failures[key]
         self._snapshots.forget(key)
         return ", and was removed"
 
-    def _close_soon(self, opened: _OpenTemplate) -> int:
-        """Close what nobody finds any more, after its last user; the bytes given back now."""
-        if opened.users:
+    def _start_close(self, entry: _OpenTemplate) -> int:
+        """Close a template that is in the cache no more, after its last user.
+
+        Return the bytes that are free now.
+        """
+        if entry.users:
             return 0
-        self._closing.add(task := asyncio.create_task(_close(opened)))
-        task.add_done_callback(self._closing.discard)
+        self._closes.add(task := asyncio.create_task(_close(entry)))
+        task.add_done_callback(self._closes.discard)
         if self._admission is not None:
-            self._admission.free(opened.reserved)
-        return opened.reserved
+            self._admission.free(entry.reserved)
+        return entry.reserved
 
 
-async def _wait_answer(guest: Guest, check: asyncio.Task[None] | None) -> None:
-    """Until the clone's agent is ready and what it was cloned from is known to be sound.
+async def _adopt_clone(guest: Guest, check: asyncio.Task[None] | None) -> None:
+    """Wait until the clone's agent is ready and ``check`` has found its snapshot sound.
 
     Raises:
-        SlipwayError: one of them is not. What is damaged explains a clone that does not answer,
-            which may take a minute to give up.
+        SlipwayError: one of both failed. Damage is reported at once: it explains a clone that does
+            not answer, for which the time limit is a minute.
     """
     if check is None:
         await guest.adopt_clone()
@@ -284,8 +286,8 @@ async def _wait_answer(guest: Guest, check: asyncio.Task[None] | None) -> None:
             answer.exception()
 
 
-async def _close(opened: _OpenTemplate) -> None:
-    await opened.template.close()
-    if opened.check is not None:
+async def _close(entry: _OpenTemplate) -> None:
+    await entry.template.close()
+    if entry.check is not None:
         with suppress(SlipwayError):
-            await opened.check
+            await entry.check

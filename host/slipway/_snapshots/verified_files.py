@@ -1,7 +1,7 @@
-"""Which files have been read and found sound since the host has booted.
+"""Memos of files that were verified since the host has booted.
 
-Whatever changes a file by the file system changes its times. A disk that forgets does not, and so
-that is looked for once a boot.
+A change through the file system changes a file's times. Decay of the disk does not, and is looked
+for once per boot.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
-_SETTLED: Final = 2_000_000_000
-"""Nanoseconds after which a write is sure to give a file another time: the clocks of some file
-systems are as coarse as that."""
-# Not to wait for somebody who reads or writes where a file should be.
-_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# Nanoseconds after which each write gives a file a new time: some file systems count in 2 s.
+_SETTLED = 2_000_000_000
+# O_NONBLOCK: a FIFO in place of the file would block.
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class VerifiedFile:
-    """An open file, and the memo ``memo`` of it. To be made before the file is read."""
+    """Open file and its memo, a file named ``memo``; to be created before the file is read."""
 
     def __init__(self, descriptor: int, memo: Path) -> None:
         self._memo = memo
-        self._note = _note(descriptor)
+        self._note = _describe_file(descriptor)
 
     @property
     def is_verified(self) -> bool:
-        """Whether it is as it was when it was found sound, in this boot of the host."""
+        """True if the file has not changed since it was verified in this boot of the host."""
         if not self._note:
             return False
         try:
@@ -41,7 +39,7 @@ class VerifiedFile:
             return False
 
     def remember(self) -> None:
-        """Write down that it is sound; where that cannot be written, it is checked again."""
+        """Write the memo. If it cannot be written, the next user verifies the file again."""
         if self._note:
             # One short write: a reader sees all of it or nothing.
             with suppress(OSError):
@@ -53,8 +51,8 @@ class VerifiedFile:
                     os.close(memo)
 
 
-def _note(descriptor: int) -> bytes:
-    """What changes with the file's bytes and with each boot; nothing where that is not sure."""
+def _describe_file(descriptor: int) -> bytes:
+    """Return text that changes with the file's bytes and each boot; empty if that is unsure."""
     found = os.fstat(descriptor)
     if not found.st_nlink or max(found.st_mtime_ns, found.st_ctime_ns) + _SETTLED > time.time_ns():
         return b""

@@ -106,11 +106,11 @@ async def test_clone_is_made_where_none_waits(ground: Ground) -> None:
     with_pool = await ground.launch(ground.launcher())
     without = await ground.launch(ground.launcher(pool=False))
 
-    assert with_pool == StartInfo("snapshot", "no clone waited in the pool", "a test's")
+    assert with_pool == StartInfo("snapshot", "no idle clone in the pool", "a test's")
     assert without == StartInfo("snapshot", "", "a test's")
 
 
-@pytest.mark.parametrize("reason", ["there is no snapshot", "the snapshot cannot be used: damaged"])
+@pytest.mark.parametrize("reason", ["no matching snapshot", "the snapshot cannot be used: damaged"])
 async def test_run_boots_where_nothing_can_be_cloned_and_says_why(
     ground: Ground, reason: str
 ) -> None:
@@ -143,7 +143,7 @@ async def test_boot_that_is_to_be_seen_is_a_boot(ground: Ground) -> None:
 async def test_store_without_snapshots_is_not_asked_for_one(ground: Ground) -> None:
     origin = await ground.launch(ground.launcher(templates=False, pool=False))
 
-    assert origin == StartInfo("cold", "there is no snapshot", "a test's")
+    assert origin == StartInfo("cold", "no matching snapshot", "a test's")
 
 
 async def test_one_users_template_is_closed_with_its_run(
