@@ -40,6 +40,7 @@ Seconds = Annotated[float, Bounds(0, MAX_SECONDS, above=True, unit="s")]
 Size = Annotated[int, Bounds(0, MAX_MEMORY, above=True, unit="bytes")]
 Share = Annotated[int, Bounds(MIN_MEMORY_LIMIT, MAX_MEMORY, unit="bytes")]
 Count = Annotated[int, Bounds(0, MAX_PROCESSES, above=True)]
+FileCount = Annotated[int, Bounds(0, MAX_OPEN_FILES, above=True)]
 
 
 @public
@@ -131,7 +132,7 @@ class Options:
     ] = None
     processes: Annotated[Count | None, Option("processes and threads of the program")] = None
     open_files: Annotated[
-        Annotated[int, Bounds(0, MAX_OPEN_FILES, above=True)] | None,
+        FileCount | None,
         Option("files that each process of the program may have open"),
     ] = None
     file_size: Annotated[Size | None, Option("size of each file that the program writes")] = None
