@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 KILLS = int(os.environ.get("SLIPWAY_TEST_KILLS", "8"))
 SEED = int(os.environ.get("SLIPWAY_TEST_SEED", "0")) or random.randrange(1, 1 << 32)
-# Seconds from the server's start; it takes half a one, more on a loaded host.
-LATEST_KILL = 2.0
+# The latest kill of a server, as a multiple of the time that a start takes on this host now.
+LATEST_KILL = 3.0
 ENDLESS = "while :; do :; done"
 BUILT = "int main(void) { for (;;); }"
 TALKATIVE = "while :; do echo talk; done"
@@ -117,13 +118,16 @@ async def test_server_that_is_killed_at_any_time_is_swept_by_the_next(directory:
     chance = random.Random(SEED)
     print(f"SLIPWAY_TEST_SEED={SEED}")
     server = Server(directory, "--max-vms", "2", fake=True)
+    began = time.monotonic()
+    with server:
+        latest_kill = LATEST_KILL * (time.monotonic() - began)
     left_something = 0
     for _ in range(KILLS):
         stop = asyncio.Event()
         users = [asyncio.create_task(use(server, stop)) for _ in range(6)]
         server.spawn()
         try:
-            await asyncio.sleep(chance.uniform(0, LATEST_KILL))
+            await asyncio.sleep(chance.uniform(0, latest_kill))
         finally:
             server.kill()
         left_something += bool(server.leftovers())
