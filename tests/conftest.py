@@ -33,7 +33,7 @@ MARKERS = {
     "image_store": "image",
     "apt": "debian",
     "registry_programs": "debian",
-    "qemu": "vm",
+    "installed_qemu": "vm",
     "kvm": "vm",
 }
 
@@ -89,7 +89,7 @@ def bash(image_store: ImageStore, progress: Callable[[str], None]) -> Assets:
 
 
 @pytest.fixture(scope="session")
-def qemu() -> str:
+def installed_qemu() -> str:
     """The path of QEMU."""
     return need_program(PROGRAM)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Boot = Callable[..., AbstractAsyncContextManager["Guest"]]
 
 pytestmark = [
-    pytest.mark.usefixtures("qemu"),
+    pytest.mark.usefixtures("installed_qemu"),
     pytest.mark.debian("apt-get"),
     pytest.mark.timeout(600),
 ]

@@ -86,7 +86,7 @@ def test_ended_while_the_program_runs(
     assert files_of(store) == before
 
 
-@pytest.mark.usefixtures("bash", "qemu")
+@pytest.mark.usefixtures("bash", "installed_qemu")
 def test_hangup_that_nohup_has_ignored_ends_nothing(commands: Commands, tmp_path: Path) -> None:
     source = tmp_path / "reads.sh"
     source.write_text("echo running; read -r line; echo $line")
@@ -100,7 +100,7 @@ def test_hangup_that_nohup_has_ignored_ends_nothing(commands: Commands, tmp_path
     assert (process.returncode, stdout) == (0, b"still here\n")
 
 
-@pytest.mark.usefixtures("bash", "qemu")
+@pytest.mark.usefixtures("bash", "installed_qemu")
 def test_interrupt_of_the_terminal_does_not_reach_qemu(commands: Commands, endless: Path) -> None:
     """It goes to the whole foreground group; QEMU is ended in order, by us."""
     with commands.start("vmm-run", endless, start_new_session=True) as process:
@@ -117,7 +117,7 @@ def test_interrupt_of_the_terminal_does_not_reach_qemu(commands: Commands, endle
     assert commands.leftovers() == []
 
 
-@pytest.mark.usefixtures("bash", "qemu")
+@pytest.mark.usefixtures("bash", "installed_qemu")
 def test_machine_that_dies_under_the_program_is_told(commands: Commands, endless: Path) -> None:
     with commands.start("vmm-run", endless) as process:
         assert process.stdout is not None
@@ -134,7 +134,7 @@ def test_machine_that_dies_under_the_program_is_told(commands: Commands, endless
     assert commands.leftovers() == []
 
 
-@pytest.mark.usefixtures("bash", "qemu")
+@pytest.mark.usefixtures("bash", "installed_qemu")
 def test_signal_that_comes_twice_changes_nothing(commands: Commands, endless: Path) -> None:
     with commands.start("vmm-run", endless) as process:
         assert process.stdout is not None

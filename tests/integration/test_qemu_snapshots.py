@@ -29,7 +29,7 @@ ACCESS = os.access
 
 
 @pytest.fixture(scope="module")
-def booting(bash: Assets, qemu: str) -> MachineSpec:
+def booting(bash: Assets, installed_qemu: str) -> MachineSpec:
     return MachineSpec(
         kernel=bash.kernel_path,
         initrd=bash.initrd,

@@ -627,7 +627,7 @@ async def test_languages_tell_the_toolchains_of_their_images(
     assert (after.toolchain, after.built) == ("rustc 1.80.1", True)
 
 
-@pytest.mark.usefixtures("bash", "qemu")
+@pytest.mark.usefixtures("bash", "installed_qemu")
 async def test_real_machine_runs_and_is_cancelled() -> None:
     async with AsyncRuntime(machine="qemu") as runtime:
         execution = await runtime.start('echo "hello $(cat)"; sleep 600', "bash", stdin=None)
@@ -643,7 +643,7 @@ async def test_real_machine_runs_and_is_cancelled() -> None:
     assert result.verdict == "cancelled"
 
 
-@pytest.mark.usefixtures("bash", "qemu")
+@pytest.mark.usefixtures("bash", "installed_qemu")
 async def test_signal_reaches_a_program_in_a_real_machine() -> None:
     source = """\
 import signal, sys

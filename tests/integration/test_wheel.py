@@ -84,14 +84,14 @@ def test_commands_are_installed(environment: Path, tmp_path: Path) -> None:
     assert Path(where).is_relative_to(environment.parent)
 
 
-@pytest.mark.usefixtures("image_store", "qemu")
+@pytest.mark.usefixtures("image_store", "installed_qemu")
 def test_doctor_finds_nothing_missing(environment: Path, tmp_path: Path) -> None:
     report = run(environment / "slipway", "doctor", directory=tmp_path).stdout
 
     assert re.search(r"^ok +image +bash ", report, re.M)
 
 
-@pytest.mark.usefixtures("image_store", "qemu")
+@pytest.mark.usefixtures("image_store", "installed_qemu")
 def test_bash_program_runs(environment: Path, tmp_path: Path) -> None:
     code = "echo $((6 * 7)) on $(uname -s)"
 
@@ -100,7 +100,7 @@ def test_bash_program_runs(environment: Path, tmp_path: Path) -> None:
     assert ended.stdout == "42 on Linux\n"
 
 
-@pytest.mark.usefixtures("image_store", "qemu")
+@pytest.mark.usefixtures("image_store", "installed_qemu")
 def test_example_of_the_readme_prints_what_it_says(environment: Path, tmp_path: Path) -> None:
     found = EXAMPLE.search((ROOT / "README.md").read_text())
     assert found is not None

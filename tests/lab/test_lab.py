@@ -20,7 +20,7 @@ PATIENCE = 240
 EXAMINE = "from slipway.vmm.kvm.usability import examine; print(examine())"
 
 pytestmark = [
-    pytest.mark.usefixtures("qemu"),
+    pytest.mark.usefixtures("installed_qemu"),
     pytest.mark.debian("busybox", "apt-get"),
     pytest.mark.timeout(600),
 ]
