@@ -29,7 +29,8 @@ class Option:
     """Declaration of a run option, as an annotation of a field of :class:`slipway.Options`.
 
     The check of the library, the arguments of ``slipway run``, the fields of the HTTP API and of
-    the MCP tool, and the table in docs/sdk.md are made from this, the field's type and default.
+    the MCP tool, the table in docs/sdk.md and the API reference are made from this, the field's
+    type and default.
 
     ``help`` is a phrase without capital letter and full stop. A ``local`` option exists only for
     machines that this process starts. ``flags`` are the names on the command line, by default the
