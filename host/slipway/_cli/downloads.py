@@ -34,14 +34,14 @@ class Downloads:
             self._close()
         self._progress.clear()
 
-    def notice(self, line: str) -> None:
+    def show_notice(self, line: str) -> None:
         """Print a line that stays on the screen."""
         with self._lock:
             self._close()
         self._progress.clear()
         write_line(line)
 
-    def transfer(self, label: str, done: int, total: int) -> None:
+    def show_transfer(self, label: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` bytes of ``label`` have arrived."""
         with self._lock:
             if not self._terminal:

@@ -91,7 +91,7 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     snapshot_options = _read_snapshot_options(parsed, store, architecture)
     progress = Progress()
     with report_interruption(store, progress), Downloads(progress) as downloads:
-        reports = BuildProgress(progress, downloads.notice, downloads.transfer)
+        reports = BuildProgress(progress, downloads.show_notice, downloads.show_transfer)
         kernel = build_kernel(store, architecture=architecture, progress=progress)
         frozen = freeze_agent(store, architecture, progress)
         for language in wanted:
@@ -102,9 +102,9 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
             # The file that a machine boots: a first run finds it, even in a read-only store.
             find_initrd(store, image, kernel, frozen.path)
             for warning in image.manifest.get("warnings", []):
-                downloads.notice(f"{image.name}: {warning}")
+                downloads.show_notice(f"{image.name}: {warning}")
             seconds = time.monotonic() - began
-            downloads.notice(
+            downloads.show_notice(
                 f"{image.name}: {to_mebibytes(image.root.size)} MiB, {image.digest[:12]},"
                 f" {seconds:.1f} s"
             )

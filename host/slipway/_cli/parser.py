@@ -42,9 +42,9 @@ class Parser(argparse.ArgumentParser):
         try:
             parsed, strays = super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
-            raise self._argument_error(error) from None
+            raise self._translate_error(error) from None
         if strays and not self._takes_strays:
-            raise InputError(f"unexpected argument {strays[0]!r:.80}", self._see_help())
+            raise InputError(f"unexpected argument {strays[0]!r:.80}", self._make_help_hint())
         return parsed, strays
 
     def error(self, message: str) -> NoReturn:
@@ -55,16 +55,16 @@ class Parser(argparse.ArgumentParser):
         """
         missing = message.partition("are required: ")[2]
         if not missing:
-            raise InputError(message, self._see_help())
+            raise InputError(message, self._make_help_hint())
         commands = find_subparsers(self)
         raise InputError(
             f"missing {missing}",
-            f"Commands: {', '.join(commands)}. {self._see_help()}"
+            f"Commands: {', '.join(commands)}. {self._make_help_hint()}"
             if commands
-            else self._see_help(),
+            else self._make_help_hint(),
         )
 
-    def _argument_error(self, error: argparse.ArgumentError) -> InputError:
+    def _translate_error(self, error: argparse.ArgumentError) -> InputError:
         name, said = error.argument_name, error.message
         if name is None:
             try:
@@ -73,10 +73,10 @@ class Parser(argparse.ArgumentParser):
                 return raised
         if said.startswith("expected "):
             hint = f" Write a value that begins with '-' as {name}=VALUE."
-            return InputError(f"{name} needs a value", self._see_help() + "." + hint)
+            return InputError(f"{name} needs a value", self._make_help_hint() + "." + hint)
         if said.startswith("ignored explicit argument"):
-            return InputError(f"{name} takes no value", self._see_help())
-        return InputError(f"{name}: {said}", self._see_help())
+            return InputError(f"{name} takes no value", self._make_help_hint())
+        return InputError(f"{name}: {said}", self._make_help_hint())
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Check a value against the choices of its argument; argparse calls this."""
@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         else:
             name = "/".join(action.option_strings) or action.metavar or action.dest
             said = f"{name} is {value!r:.80}; use one of {', '.join(choices)}"
-            listing = self._see_help()
+            listing = self._make_help_hint()
         raise InputError(said, suggest_names(str(value), choices) or listing)
 
     def _check_options(self, args: Sequence[str] | None) -> None:
@@ -102,7 +102,7 @@ class Parser(argparse.ArgumentParser):
             name = text.partition("=")[0]
             if name not in known and (text.startswith("--") or text[:2] not in known):
                 near = suggest_names(name, known)
-                hint = " ".join(filter(None, (near, self._stray_hint))) or self._see_help()
+                hint = " ".join(filter(None, (near, self._stray_hint))) or self._make_help_hint()
                 raise InputError(f"unknown option {name[:80]!r}", hint)
 
     def _check_order(self, args: Sequence[str] | None) -> None:
@@ -116,9 +116,9 @@ class Parser(argparse.ArgumentParser):
                     f"{name} belongs after the command",
                     f"Write: {self.prog} COMMAND {name}",
                 )
-            raise InputError(f"unknown option {name[:80]!r}", self._see_help())
+            raise InputError(f"unknown option {name[:80]!r}", self._make_help_hint())
 
-    def _see_help(self) -> str:
+    def _make_help_hint(self) -> str:
         return f"See: {self.prog} --help"
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -61,9 +61,9 @@ def decode_run(answer: object) -> RunAnswer:
         fields = Fields(answer, "the answer")
         return RunAnswer(
             _read_identifier(fields, "run"),
-            fields.plain_text("language"),
-            fields.choice("state", RUN_STATES),
-            fields.integer("position") if "position" in fields else None,
+            fields.read_plain_text("language"),
+            fields.read_choice("state", RUN_STATES),
+            fields.read_integer("position") if "position" in fields else None,
             _read_socket_path(fields),
         )
 
@@ -76,7 +76,7 @@ def decode_resume(answer: object) -> ResumeAnswer:
     """
     with _protocol_errors():
         fields = Fields(answer, "the answer")
-        return ResumeAnswer(fields.integer("offset"), _read_socket_path(fields))
+        return ResumeAnswer(fields.read_integer("offset"), _read_socket_path(fields))
 
 
 def decode_session(answer: object) -> SessionAnswer:
@@ -89,8 +89,8 @@ def decode_session(answer: object) -> SessionAnswer:
         fields = Fields(answer, "the answer")
         return SessionAnswer(
             _read_identifier(fields, "session"),
-            fields.plain_text("language"),
-            fields.choice("state", SESSION_STATES),
+            fields.read_plain_text("language"),
+            fields.read_choice("state", SESSION_STATES),
         )
 
 
@@ -101,7 +101,7 @@ def decode_languages(answer: object) -> tuple[LanguageInfo, ...]:
         UnknownOutcome: the answer is invalid.
     """
     with _protocol_errors():
-        items = Fields(answer, "the answer").items("languages", MAX_LANGUAGES)
+        items = Fields(answer, "the answer").read_items("languages", MAX_LANGUAGES)
         return tuple(_decode_language(Fields(item, "a language")) for item in items)
 
 
@@ -114,34 +114,34 @@ def decode_health(answer: object) -> Health:
     with _protocol_errors():
         fields = Fields(answer, "the answer")
         return Health(
-            fields.plain_text("status"),
-            fields.plain_text("version"),
-            fields.integer("vms"),
-            fields.integer("waiting"),
+            fields.read_plain_text("status"),
+            fields.read_plain_text("version"),
+            fields.read_integer("vms"),
+            fields.read_integer("waiting"),
         )
 
 
 def _decode_language(fields: Fields) -> LanguageInfo:
     return LanguageInfo(
-        fields.plain_text("name"),
-        fields.texts("aliases", MAX_LANGUAGES),
-        fields.texts("suffixes", MAX_LANGUAGES),
-        fields.texts("versions", MAX_LANGUAGES),
-        fields.flag("built"),
-        fields.plain_text("toolchain"),
-        fields.plain_texts("toolchains", MAX_LANGUAGES),
+        fields.read_plain_text("name"),
+        fields.read_texts("aliases", MAX_LANGUAGES),
+        fields.read_texts("suffixes", MAX_LANGUAGES),
+        fields.read_texts("versions", MAX_LANGUAGES),
+        fields.read_flag("built"),
+        fields.read_plain_text("toolchain"),
+        fields.read_plain_texts("toolchains", MAX_LANGUAGES),
     )
 
 
 def _read_identifier(fields: Fields, kind: str) -> str:
-    identifier = fields.text("id")
+    identifier = fields.read_text("id")
     if not _IDENTIFIER.fullmatch(identifier):
         raise InputError(f"{identifier!r:.60} is not the id of a {kind}")
     return identifier
 
 
 def _read_socket_path(fields: Fields) -> str:
-    path = fields.text("socket")
+    path = fields.read_text("socket")
     size = len(path.encode("utf-8", "replace"))
     # A relative path would depend on the client's working directory.
     if not path.startswith("/") or not path.isprintable() or size > MAX_SOCKET_PATH:

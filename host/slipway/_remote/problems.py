@@ -36,8 +36,8 @@ def decode_problem(status: int, text: bytes) -> SlipwayError:
     """Return the error in a refusal with ``status``; ``text`` may be anything."""
     try:
         problem = Fields(decode_line(text), "the problem")
-        kind = problem.plain_text("type").removeprefix("urn:slipway:")
-        message, hint = problem.plain_text("detail"), problem.plain_text("hint")
+        kind = problem.read_plain_text("type").removeprefix("urn:slipway:")
+        message, hint = problem.read_plain_text("detail"), problem.read_plain_text("hint")
         seconds = _read_retry(problem)
     except InputError:
         kind, message, hint, seconds = "", "", "", _DEFAULT_RETRY
@@ -49,7 +49,7 @@ def decode_problem(status: int, text: bytes) -> SlipwayError:
 def _read_retry(problem: Fields) -> float:
     if "retry_after" not in problem:
         return _DEFAULT_RETRY
-    return min(problem.number("retry_after"), MAX_RETRY)
+    return min(problem.read_number("retry_after"), MAX_RETRY)
 
 
 def _choose_by_status(status: int) -> type[SlipwayError]:

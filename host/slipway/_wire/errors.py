@@ -36,10 +36,10 @@ def decode_error(record: object) -> SlipwayError:
     """Return the error in ``record``, or a protocol error if the record is invalid."""
     try:
         fields = Fields(record, "the error")
-        kind = _ERRORS.get(fields.text("error"), SlipwayError)
-        message, hint = fields.plain_text("message"), fields.plain_text("hint")
+        kind = _ERRORS.get(fields.read_text("error"), SlipwayError)
+        message, hint = fields.read_plain_text("message"), fields.read_plain_text("hint")
         if issubclass(kind, Busy):
-            return kind(message, hint, min(fields.number("retry_after"), MAX_RETRY))
+            return kind(message, hint, min(fields.read_number("retry_after"), MAX_RETRY))
         return kind(message, hint)
     except InputError as error:
         return make_protocol_error(error.message)

@@ -78,9 +78,9 @@ def decode_event(record: object, contents: Mapping[str, OutputFile] | None = Non
     """
     try:
         fields = Fields(record, "an event")
-        event = read_event(fields, fields.text("type"), contents or {})
+        event = read_event(fields, fields.read_text("type"), contents or {})
         if event is None:
-            raise InputError(f"unknown event {fields.text('type')!r:.60}")
+            raise InputError(f"unknown event {fields.read_text('type')!r:.60}")
     except InputError as error:
         raise make_protocol_error(error.message) from None
     return event
@@ -94,21 +94,23 @@ def read_event(fields: Fields, kind: str, contents: Mapping[str, OutputFile]) ->
     """
     match kind:
         case "output":
-            data = fields.data()
+            data = fields.read_data()
             if not 0 < len(data) <= MAX_OUTPUT_PIECE:
                 raise InputError(f"an event has {len(data)} bytes of output")
-            return Output(fields.choice("phase", PHASES), fields.choice("stream", STREAMS), data)
+            return Output(
+                fields.read_choice("phase", PHASES), fields.read_choice("stream", STREAMS), data
+            )
         case "queued":
-            return Queued(fields.integer("position"))
+            return Queued(fields.read_integer("position"))
         case "preparing":
-            return Preparing(fields.plain_text("detail"))
+            return Preparing(fields.read_plain_text("detail"))
         case "started":
-            return Started(fields.plain_text("machine"))
+            return Started(fields.read_plain_text("machine"))
         case "phase_started":
-            return PhaseStarted(fields.choice("phase", PHASES))
+            return PhaseStarted(fields.read_choice("phase", PHASES))
         case "phase_ended":
-            result = read_phase(fields.fields("result"))
-            return PhaseEnded(fields.choice("phase", PHASES), result)
+            result = read_phase(fields.read_fields("result"))
+            return PhaseEnded(fields.read_choice("phase", PHASES), result)
         case "ended":
-            return Ended(read_result(fields.fields("result"), contents))
+            return Ended(read_result(fields.read_fields("result"), contents))
     return None

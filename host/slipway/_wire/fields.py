@@ -34,25 +34,25 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return self._record.get(name) is not None
 
-    def text(self, name: str) -> str:
+    def read_text(self, name: str) -> str:
         """Return a string, unchanged."""
         value = self._record.get(name)
         if not isinstance(value, str):
             raise self._make_error(name, "a string")
         return value
 
-    def plain_text(self, name: str) -> str:
+    def read_plain_text(self, name: str) -> str:
         """Return a string without control characters, for a terminal; "" if missing."""
-        return to_plain_line(self.text(name)) if name in self else ""
+        return to_plain_line(self.read_text(name)) if name in self else ""
 
-    def integer(self, name: str, most: int = MAX_INTEGER) -> int:
+    def read_integer(self, name: str, most: int = MAX_INTEGER) -> int:
         """Return an integer from 0 to ``most``; true, an int in Python, is an error."""
         value = self._record.get(name)
         if type(value) is not int or not 0 <= value <= most:
             raise self._make_error(name, f"an integer from 0 to {most}")
         return value
 
-    def number(self, name: str) -> float:
+    def read_number(self, name: str) -> float:
         """Return a finite number, at least 0."""
         value = self._record.get(name)
         if type(value) is int and 0 <= value <= MAX_INTEGER:
@@ -61,50 +61,50 @@ class Fields:
             return value
         raise self._make_error(name, "a number of at least 0")
 
-    def flag(self, name: str) -> bool:
+    def read_flag(self, name: str) -> bool:
         """Return True or False."""
         value = self._record.get(name)
         if not isinstance(value, bool):
             raise self._make_error(name, "true or false")
         return value
 
-    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+    def read_choice(self, name: str, choices: tuple[str, ...]) -> str:
         """Return one of ``choices``."""
         value = self._record.get(name)
         if value not in choices:
             raise self._make_error(name, f"one of {', '.join(choices)}")
         return str(value)
 
-    def fields(self, name: str) -> Fields:
+    def read_fields(self, name: str) -> Fields:
         """Return an object."""
         return Fields(self._record.get(name), f"{self._where}.{name}")
 
-    def items(self, name: str, most: int) -> list[Any]:
+    def read_items(self, name: str, most: int) -> list[Any]:
         """Return a list of at most ``most`` values."""
         value = self._record.get(name)
         if not isinstance(value, list) or len(value) > most:
             raise self._make_error(name, f"a list of at most {most}")
         return value
 
-    def texts(self, name: str, most: int) -> tuple[str, ...]:
+    def read_texts(self, name: str, most: int) -> tuple[str, ...]:
         """Return a list of at most ``most`` strings."""
-        value = self.items(name, most)
+        value = self.read_items(name, most)
         if not all(isinstance(text, str) for text in value):
             raise self._make_error(name, "a list of strings")
         return tuple(value)
 
-    def plain_texts(self, name: str, most: int) -> dict[str, str]:
+    def read_plain_texts(self, name: str, most: int) -> dict[str, str]:
         """Return an object of at most ``most`` strings without control characters."""
         value = self._record.get(name)
         if not isinstance(value, dict) or len(value) > most:
             raise self._make_error(name, f"an object of at most {most}")
         fields = Fields(value, f"{self._where}.{name}")
-        return {key: fields.plain_text(key) for key in value}
+        return {key: fields.read_plain_text(key) for key in value}
 
-    def data(self) -> bytes:
+    def read_data(self) -> bytes:
         """Return the bytes in ``text`` or ``base64``; exactly one of these fields must exist."""
-        text = self.text("text") if "text" in self else None
-        encoded = self.text("base64") if "base64" in self else None
+        text = self.read_text("text") if "text" in self else None
+        encoded = self.read_text("base64") if "base64" in self else None
         return decode_text_or_base64(text, encoded, self._where)
 
     def _make_error(self, name: str, what: str) -> InputError:
@@ -124,7 +124,7 @@ def decode_data(record: object) -> bytes:
     Raises:
         InputError: the record has no bytes, or invalid ones.
     """
-    return Fields(record, "data").data()
+    return Fields(record, "data").read_data()
 
 
 def decode_text_or_base64(text: str | None, encoded: str | None, where: str) -> bytes:

@@ -53,11 +53,11 @@ class EventReader:
         """
         try:
             fields = Fields(record, "an event")
-            kind = fields.text("type")
+            kind = fields.read_text("type")
             if self.ended:
                 raise InputError(f"{kind!r:.60} after the end")
             failed = kind == "failed"
-            event = None if failed else self._event(fields, kind)
+            event = None if failed else self._read_event(fields, kind)
         except InputError as error:
             raise make_protocol_error(error.message) from None
         if failed:
@@ -65,7 +65,7 @@ class EventReader:
             raise decode_error(record)
         return event
 
-    def _event(self, fields: Fields, kind: str) -> Event | None:
+    def _read_event(self, fields: Fields, kind: str) -> Event | None:
         if self._incoming is not None and kind != "file_data":
             raise InputError(f"{kind!r:.60} before the end of a file")
         match kind:
@@ -74,9 +74,9 @@ class EventReader:
             case "file_data":
                 self._continue_file(fields)
             case "refused":
-                raise InputError(f"a command was refused: {fields.plain_text('message'):.200}")
+                raise InputError(f"a command was refused: {fields.read_plain_text('message'):.200}")
         event = read_event(fields, kind, self._contents)
-        if event is not None and not self._in_order(event):
+        if event is not None and not self._is_in_order(event):
             raise InputError(f"{kind!r} is out of order")
         if isinstance(event, Ended):
             if tuple(file.path for file in event.result.files) != self._outputs:
@@ -84,7 +84,7 @@ class EventReader:
             self.ended = True
         return event
 
-    def _in_order(self, event: Event) -> bool:
+    def _is_in_order(self, event: Event) -> bool:
         match event:
             case Queued() | Preparing() | Started():
                 return not self._begun
@@ -106,10 +106,10 @@ class EventReader:
                 return True
 
     def _begin_file(self, fields: Fields) -> None:
-        path = fields.text("path")
+        path = fields.read_text("path")
         if path not in self._outputs or path in self._contents:
             raise InputError(f"the file {path!r:.60} was not requested, or is repeated")
-        size, mode = fields.integer("size", self._room), fields.integer("mode", 0o7777)
+        size, mode = fields.read_integer("size", self._room), fields.read_integer("mode", 0o7777)
         self._room -= size
         self._incoming = path, mode, size, bytearray()
         self._end_file()
@@ -118,7 +118,7 @@ class EventReader:
         if self._incoming is None:
             raise InputError("data of a file without its name")
         _, _, size, content = self._incoming
-        data = fields.data()
+        data = fields.read_data()
         if not data or len(content) + len(data) > size:
             raise InputError("a file has no data, or more than its size")
         content += data

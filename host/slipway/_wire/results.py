@@ -65,19 +65,19 @@ def read_result(record: Fields, contents: Mapping[str, OutputFile]) -> Result:
     """
     names = {field.name: field.type for field in fields(Provenance)}
     provenance: dict[str, Any] = {
-        name: record.integer(name) if kind == "int" else record.plain_text(name)
+        name: record.read_integer(name) if kind == "int" else record.read_plain_text(name)
         for name, kind in names.items()
     }
-    timing, given = record.fields("timing"), [field.name for field in fields(Timing)]
+    timing, given = record.read_fields("timing"), [field.name for field in fields(Timing)]
     return Result(
-        language=record.plain_text("language"),
-        build=read_phase(record.fields("build")) if "build" in record else None,
-        run=read_phase(record.fields("run")) if "run" in record else None,
-        files=tuple(_read_file(item, contents) for item in record.items("files", MAX_OUTPUTS)),
-        timing=Timing(**{name: timing.number(name) for name in given if name in timing}),
+        language=record.read_plain_text("language"),
+        build=read_phase(record.read_fields("build")) if "build" in record else None,
+        run=read_phase(record.read_fields("run")) if "run" in record else None,
+        files=tuple(_read_file(item, contents) for item in record.read_items("files", MAX_OUTPUTS)),
+        timing=Timing(**{name: timing.read_number(name) for name in given if name in timing}),
         provenance=Provenance(**provenance),
-        warnings=record.texts("warnings", MAX_WARNINGS),
-        tty=record.flag("tty"),
+        warnings=record.read_texts("warnings", MAX_WARNINGS),
+        tty=record.read_flag("tty"),
     )
 
 
@@ -87,34 +87,34 @@ def read_phase(record: Fields) -> PhaseResult:
     Raises:
         InputError: a field is missing or invalid.
     """
-    verdict = record.text("verdict")
+    verdict = record.read_text("verdict")
     if verdict not in set(Verdict) - {Verdict.BUILD_FAILED}:  # a verdict of runs only
         raise InputError(f"{verdict!r:.60} is not a verdict of a phase")
-    usage = record.fields("usage")
+    usage = record.read_fields("usage")
     return PhaseResult(
         verdict=Verdict(verdict),
-        code=record.integer("code", 255),
-        signal=record.integer("signal", 127),
+        code=record.read_integer("code", 255),
+        signal=record.read_integer("signal", 127),
         usage=Usage(
-            usage.number("wall"),
-            usage.number("user"),
-            usage.number("system"),
-            usage.integer("memory_peak"),
-            usage.integer("processes_peak"),
+            usage.read_number("wall"),
+            usage.read_number("user"),
+            usage.read_number("system"),
+            usage.read_integer("memory_peak"),
+            usage.read_integer("processes_peak"),
         ),
-        stdout=_read_captured(record.fields("stdout")),
-        stderr=_read_captured(record.fields("stderr")),
-        detail=record.plain_text("detail"),
-        limits=_read_limits(record.fields("limits")),
+        stdout=_read_captured(record.read_fields("stdout")),
+        stderr=_read_captured(record.read_fields("stderr")),
+        detail=record.read_plain_text("detail"),
+        limits=_read_limits(record.read_fields("limits")),
     )
 
 
 def _read_limits(record: Fields) -> PhaseLimits:
     given: dict[str, Any] = {
         field.name: (
-            record.number(field.name)
+            record.read_number(field.name)
             if field.name in {"timeout", "cpu_time"}
-            else record.integer(field.name)
+            else record.read_integer(field.name)
         )
         for field in fields(PhaseLimits)
         if field.name in record
@@ -123,8 +123,8 @@ def _read_limits(record: Fields) -> PhaseLimits:
 
 
 def _read_captured(record: Fields) -> Captured:
-    size, dropped = record.integer("bytes"), record.integer("dropped")
-    data = record.data() if "text" in record or "base64" in record else b""
+    size, dropped = record.read_integer("bytes"), record.read_integer("dropped")
+    data = record.read_data() if "text" in record or "base64" in record else b""
     if dropped > size or len(data) > size - dropped:
         raise InputError(f"a stream of {size} bytes has {dropped} dropped and {len(data)} kept")
     return Captured(data, size, dropped)
@@ -132,12 +132,12 @@ def _read_captured(record: Fields) -> Captured:
 
 def _read_file(item: object, contents: Mapping[str, OutputFile]) -> OutputFile:
     record = Fields(item, "a file of the result")
-    path = record.text("path")
+    path = record.read_text("path")
     if "missing" in record:
-        return OutputFile(path, missing=record.plain_text("missing"))
-    size, mode = record.integer("bytes", MAX_FILE_BYTES), record.integer("mode", 0o7777)
+        return OutputFile(path, missing=record.read_plain_text("missing"))
+    size, mode = record.read_integer("bytes", MAX_FILE_BYTES), record.read_integer("mode", 0o7777)
     if "text" in record or "base64" in record:
-        file = OutputFile(path, mode, record.data())
+        file = OutputFile(path, mode, record.read_data())
     elif path in contents:
         file = contents[path]
     else:
