@@ -268,8 +268,8 @@ def test_refuses_a_second_server_on_the_same_path(
         (("--api-sock", "api", "--max-sessions", "-1"), "--max-sessions"),
         (("--api-sock", "api", "--max-sessions", "many"), "--max-sessions"),
         (("--api-sock", "api", "--pool", "-1"), "pool"),
-        (("--api-sock", "api", "--pool", "1", "--cold"), "--cold"),
-        (("--api-sock", "api", "--pool", "0", "--warm", "bash"), "pool"),
+        (("--api-sock", "api", "--pool", "1", "--cold"), "--cold and --pool 1 exclude each other"),
+        (("--api-sock", "api", "--pool", "0", "--warm", "bash"), "--warm and --pool 0 exclude"),
         (("--api-sock", "api", "--pool", "1", "--warm", "cobol"), "cobol"),
     ],
 )

@@ -163,7 +163,17 @@ def rename_options_in_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
                 said = _add_units(error.message, action)
                 error.message = word.sub(action.option_strings[-1], said)
                 error.hint = word.sub(action.option_strings[-1], error.hint)
+        error.message = _rename_values(error.message, parser)
+        error.hint = _rename_values(error.hint, parser)
         raise
+
+
+def _rename_values(text: str, parser: argparse.ArgumentParser) -> str:
+    """Return ``text`` with ``--pool 1`` in place of ``pool=1``."""
+    for action in parser._actions:
+        if action.option_strings:
+            text = re.sub(rf"(?<![-\w]){action.dest}=", f"{action.option_strings[-1]} ", text)
+    return text
 
 
 def _add_units(message: str, action: argparse.Action) -> str:
