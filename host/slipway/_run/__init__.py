@@ -1,1 +1,1 @@
-"""One run: image, machine, agent, job, output, result."""
+"""Run of a job: image, machine, agent, job, output, result."""

@@ -65,7 +65,7 @@ class SnapshotStore:
 
     def find(self, key: SnapshotKey) -> StoredSnapshot | None:
         """Return the snapshot of ``key``, or None if no valid record matches."""
-        stored = self._stored(key.name)
+        stored = self._find(key.name)
         return stored if stored is not None and stored.key == key else None
 
     def list(self) -> list[StoredSnapshot]:
@@ -76,9 +76,9 @@ class SnapshotStore:
         """
         with translated_image_errors():
             names = self._images.names(KIND)
-        return [stored for name in names if (stored := self._stored(name)) is not None]
+        return [stored for name in names if (stored := self._find(name)) is not None]
 
-    def _stored(self, name: str) -> StoredSnapshot | None:
+    def _find(self, name: str) -> StoredSnapshot | None:
         with suppress(BuildError):
             if (record := self._images.reference(KIND, name)) is not None:
                 return self._parse(name, record)
@@ -108,7 +108,7 @@ class SnapshotStore:
         ):
             raise ImageCorrupted("a snapshot in the store contradicts itself")
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
-        disk = _allocated(memory.path) + _allocated(state.path)
+        disk = _get_disk_bytes(memory.path) + _get_disk_bytes(state.path)
         return StoredSnapshot(key, memory, state, written, disk, record)
 
     def _blob(self, manifest: dict[str, Any], name: str) -> Blob:
@@ -271,7 +271,7 @@ class SnapshotStore:
         )
 
 
-def _allocated(path: Path) -> int:
+def _get_disk_bytes(path: Path) -> int:
     """Return the bytes that a file takes on its disk; 0 if it is lost."""
     try:
         return path.stat().st_blocks * 512

@@ -44,7 +44,7 @@ _FILE_NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One version of a package: its URI, its ``size`` in bytes, its SHA-256."""
+    """Version of a package: its URI, its ``size`` in bytes, its SHA-256."""
 
     name: str
     version: str

@@ -73,7 +73,7 @@ class KernelSegment:
         return self.address + self.memory_size
 
 
-class _File:
+class _KernelFile:
     """Regular file, read by position."""
 
     __slots__ = ("_fd", "path", "size")
@@ -146,7 +146,7 @@ class _Unpacked:
         self._data = b""
 
 
-_Source = _File | _Unpacked
+_Source = _KernelFile | _Unpacked
 
 
 class KernelImage:
@@ -210,7 +210,7 @@ def open_kernel(path: str | os.PathLike[str]) -> KernelImage:
         InputError: the file cannot be read, or is not a kernel that can be loaded.
     """
     with ExitStack() as undo:
-        file = _File(path)
+        file = _KernelFile(path)
         undo.callback(file.close)
         head = _read(file, 0, min(file.size, _SETUP_END))
         if not head.startswith(_ELF_MAGIC):
@@ -226,7 +226,7 @@ def _read(source: _Source, offset: int, size: int) -> bytes:
     return bytes(data)
 
 
-def _unpack(file: _File, head: bytes) -> bytes:
+def _unpack(file: _KernelFile, head: bytes) -> bytes:
     """Return the ELF file in a bzImage that begins with ``head``."""
     if len(head) < _SETUP_END or head[_SETUP_MAGIC:_SETUP_VERSION] != b"HdrS":
         raise InputError(f"{file.path} {_describe_content(head)}", _WANTED)
