@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 from slipway._model.errors import HostError, InputError
 from slipway._run.assets import Assets
-from slipway._run.guest import Guest, StartInfo
+from slipway._run.guest import Guest
+from slipway._run.start_info import StartInfo
 from slipway.machine.console import Console
 from slipway.machine.model import Snapshot, Template, Transport
 from slipway_initramfs.freeze import Agent

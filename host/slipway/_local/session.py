@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from slipway._admission import Admission, Capacity
 from slipway._local.execution import LocalExecution, request_job
-from slipway._local.session_fork import ForkLauncher, clone_between_jobs
+from slipway._local.session_fork import clone_between_jobs
+from slipway._local.session_launchers import ForkLauncher, GuestLender
 from slipway._model.arguments import open_stdin, read_source
 from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway._model.options import MACHINE_OPTIONS, build_options
@@ -21,8 +22,6 @@ from slipway._util.threads import run_shielded
 if TYPE_CHECKING:
     from slipway._local.session_context import SessionContext, SessionSpec
     from slipway._model.arguments import Source, Stdin
-    from slipway._model.options import Options
-    from slipway._run.assets import Assets
     from slipway._run.guest import Guest
     from slipway._run.job_request import JobRequest
 
@@ -61,7 +60,8 @@ class LocalSession(AsyncSession):
         self._slot = slot or Slot(context.slots, spec.language, spec.options, spec.key)
         # One run at a time, in the order in which they came.
         turns = Admission(Capacity(1, sys.maxsize, sys.maxsize, QUEUE))
-        self._turns = replace(context.slots, launcher=_GuestLender(self), admission=turns)
+        lender = GuestLender(self._lend_guest, self._take_back)
+        self._turns = replace(context.slots, launcher=lender, admission=turns)
         self._guest: Guest | None = None
         self._closed: _Closed | None = None
         self._had_run = False
@@ -163,13 +163,13 @@ class LocalSession(AsyncSession):
             )
         return self._guest
 
-    def lend_guest(self) -> Guest:
+    def _lend_guest(self) -> Guest:
         """Return the guest for a run.
 
         Raises:
             SlipwayError: the session is closed.
         """
-        from slipway._run.guest import StartInfo
+        from slipway._run.start_info import StartInfo
 
         if self._closed is not None:
             raise self._closed.build_error()
@@ -181,7 +181,7 @@ class LocalSession(AsyncSession):
         self._had_run = True
         return self._guest
 
-    async def take_back(self, guest: Guest) -> None:
+    async def _take_back(self, guest: Guest) -> None:
         """Take back the guest after a run; lose the session if the run has not ended."""
         if not guest.idle:
             await self._lose("its machine was lost under a run, or did not end one in time")
@@ -302,21 +302,6 @@ class LocalSession(AsyncSession):
             "Open another, with a longer idle time (idle_seconds).",
         )
         self._expiry = asyncio.create_task(self._close(reason))
-
-
-class _GuestLender:
-    """Launcher of a session's runs: lends the session's guest to each."""
-
-    def __init__(self, session: LocalSession) -> None:
-        self._session = session
-
-    async def launch(self, assets: Assets, options: Options) -> Guest:
-        """Lend the guest; see :meth:`LocalSession.lend_guest`."""
-        return self._session.lend_guest()
-
-    async def release(self, guest: Guest) -> None:
-        """Give the guest back; see :meth:`LocalSession.take_back`."""
-        await self._session.take_back(guest)
 
 
 async def _wait_for(task: asyncio.Task[None]) -> None:

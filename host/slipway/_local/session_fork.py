@@ -13,27 +13,10 @@ from slipway._util.threads import call_shielded, run_shielded
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from slipway._model.options import Options
-    from slipway._run.assets import Assets
     from slipway._run.guest import Guest
 
 # A cancelled fork is given this time to finish: an interrupted one could cost the original.
 FORK_SECONDS = 10.0
-
-
-class ForkLauncher:
-    """Launcher of a fork's machine, which ``clone`` makes."""
-
-    def __init__(self, clone: Callable[[], Awaitable[Guest]]) -> None:
-        self._clone = clone
-
-    async def launch(self, assets: Assets, options: Options) -> Guest:
-        """Clone the original's guest; see :meth:`Launcher.launch`."""
-        return await self._clone()
-
-    async def release(self, guest: Guest) -> None:
-        """Stop the clone."""
-        await guest.stop()
 
 
 async def clone_between_jobs(

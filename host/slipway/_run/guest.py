@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from slipway._model.errors import HostError, ImageError, UnknownOutcome
@@ -15,6 +15,7 @@ from slipway._run.deadline_pause import DeadlinePause
 from slipway._run.job_message import Surroundings, build_job_message
 from slipway._run.job_request import JobRequest
 from slipway._run.output_sink import OutputTail
+from slipway._run.start_info import StartInfo
 from slipway._run.start_machine import start_machine
 from slipway._sources import keep_names
 from slipway._util.text import to_plain_line
@@ -48,15 +49,6 @@ TRANSFER_RATE = MIB
 MAX_READ_AT_ONCE = 64 * 1024
 # Bytes of a failed sample's output that are shown.
 SHOWN_OUTPUT = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class StartInfo:
-    """Start of a guest: its kind and the reasons, as in a result's provenance."""
-
-    start: str = "cold"
-    start_reason: str = ""
-    machine_reason: str = ""
 
 
 class Guest:

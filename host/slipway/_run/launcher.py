@@ -63,7 +63,8 @@ class ColdLauncher:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(call_shielded, machine.stop)
             # Imported while the guest boots.
-            from slipway._run.guest import Guest, StartInfo
+            from slipway._run.guest import Guest
+            from slipway._run.start_info import StartInfo
 
             guest = Guest(machine, StartInfo("cold", start_reason, assets.hypervisor.reason))
             await self._boot(guest, assets)

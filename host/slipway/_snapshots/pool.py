@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.errors import SlipwayError
 from slipway._model.options import Options
-from slipway._run.guest import StartInfo
+from slipway._run.start_info import StartInfo
 from slipway._snapshots.create import create_snapshot
 from slipway._snapshots.key import NoSnapshot
 from slipway._snapshots.pool_entry import IdleClone, PoolEntry

@@ -12,8 +12,8 @@ import pytest
 from slipway._admission import Admission, Capacity, Needs
 from slipway._model.options import Options
 from slipway._run import guest as _guest
-from slipway._run.guest import StartInfo
 from slipway._run.languages import find_language
+from slipway._run.start_info import StartInfo
 from slipway._snapshots import pool, pool_entry
 from slipway._snapshots import templates as _templates
 from slipway._snapshots.key import SnapshotKey

@@ -11,8 +11,8 @@ import pytest_asyncio
 
 from slipway._model.errors import HostError
 from slipway._model.options import Options
-from slipway._run.guest import Guest, StartInfo
 from slipway._run.languages import find_language
+from slipway._run.start_info import StartInfo
 from slipway._snapshots.key import SnapshotKey, check_clonable
 from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.store import SnapshotStore
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from slipway._run.assets import Assets
+    from slipway._run.guest import Guest
 
 KEY = SnapshotKey("bash", "fake", MEMORY, 1, "ab" * 32)
 

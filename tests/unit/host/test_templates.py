@@ -14,8 +14,9 @@ import pytest_asyncio
 from slipway._admission import Admission, Capacity, Needs
 from slipway._model.errors import HostError, ImageError
 from slipway._model.options import Options
-from slipway._run.guest import Guest, StartInfo
+from slipway._run.guest import Guest
 from slipway._run.languages import find_language
+from slipway._run.start_info import StartInfo
 from slipway._snapshots import create
 from slipway._snapshots.create import create_snapshot
 from slipway._snapshots.key import NoSnapshot, SnapshotKey

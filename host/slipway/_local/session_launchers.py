@@ -1,0 +1,48 @@
+"""Launchers of a session: for runs that share its machine, and for forks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from slipway._model.options import Options
+    from slipway._run.assets import Assets
+    from slipway._run.guest import Guest
+
+
+class GuestLender:
+    """Launcher of a session's runs: lends the session's guest to each in turn.
+
+    ``lend`` returns the guest, or raises SlipwayError if the session is closed.
+    """
+
+    def __init__(
+        self, lend: Callable[[], Guest], take_back: Callable[[Guest], Awaitable[None]]
+    ) -> None:
+        self._lend = lend
+        self._take_back = take_back
+
+    async def launch(self, assets: Assets, options: Options) -> Guest:
+        """Lend the guest; see :meth:`slipway._run.launcher.Launcher.launch`."""
+        return self._lend()
+
+    async def release(self, guest: Guest) -> None:
+        """Give the guest back to the session."""
+        await self._take_back(guest)
+
+
+class ForkLauncher:
+    """Launcher of a fork's machine, a clone of the original's."""
+
+    def __init__(self, clone: Callable[[], Awaitable[Guest]]) -> None:
+        self._clone = clone
+
+    async def launch(self, assets: Assets, options: Options) -> Guest:
+        """Clone the original's guest; see :meth:`slipway._run.launcher.Launcher.launch`."""
+        return await self._clone()
+
+    async def release(self, guest: Guest) -> None:
+        """Stop the clone."""
+        await guest.stop()
