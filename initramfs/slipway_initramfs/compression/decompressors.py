@@ -83,7 +83,7 @@ class GzipReader:
         self._members = 1
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, an empty string at the end.
+        """Return up to ``size`` bytes, empty bytes at the end.
 
         Raises:
             DamagedStream: the stream is truncated or damaged.
@@ -146,7 +146,7 @@ class ZstdReader:
         self._started = False
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, an empty string at the end.
+        """Return up to ``size`` bytes, empty bytes at the end.
 
         Raises:
             DamagedStream: the stream is truncated or damaged.
@@ -252,7 +252,7 @@ class XzReader:
         self._decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY)
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, an empty string at the end.
+        """Return up to ``size`` bytes, empty bytes at the end.
 
         Raises:
             DamagedStream: the stream is truncated or damaged.

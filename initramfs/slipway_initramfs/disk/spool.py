@@ -27,7 +27,7 @@ class Readable(Protocol):
     """Source of bytes in order."""
 
     def read(self, size: int, /) -> bytes:
-        """Return up to ``size`` bytes, an empty string at the end."""
+        """Return up to ``size`` bytes, empty bytes at the end."""
         ...
 
 

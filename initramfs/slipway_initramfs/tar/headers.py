@@ -62,7 +62,7 @@ class Pax(dict[str, str]):
 
 
 def read_header(source: ArchiveBytes, position: int) -> bytes:
-    """Return the header at ``position``, or an empty string at the end of the archive.
+    """Return the header at ``position``, or empty bytes at the end of the archive.
 
     Raises:
         ImageError: the header is truncated or damaged.
