@@ -1,7 +1,9 @@
-"""A judge: one problem, and submissions in several languages that are tried at once.
+"""Judge: runs the submissions to one problem, in several languages at the same time.
 
-python examples/judge.py                          # starts its own machines
-python examples/judge.py --api-sock /run/slipway/api      # uses a server: slipway serve
+    python examples/judge.py
+    python examples/judge.py --api-sock /run/slipway/api
+
+The first form starts machines in this process, the second on a server: slipway serve.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from slipway import AsyncClient, AsyncRuntime, SlipwayError
 @dataclass(frozen=True)
 class Problem:
     title: str
-    tests: tuple[tuple[bytes, str], ...]  # what the program reads, what it has to write
+    tests: tuple[tuple[bytes, str], ...]  # input, expected output
     seconds: float
     memory: int
 
@@ -54,13 +56,13 @@ NAMES = {
 
 
 async def judge(runs, problem, submission):
-    """The verdict on a submission, and a line that explains it to its author."""
+    """Return the verdict on a submission, and a line of explanation for the author."""
     for number, (given, expected) in enumerate(problem.tests, 1):
         result = await runs.run(
             submission.source,
             submission.language,
             stdin=given,
-            key=submission.author,  # where many wait, authors take turns
+            key=submission.author,  # authors take turns in the queue
             timeout=problem.seconds,
             memory_limit=problem.memory,
             output_limit=64 * 1024,
@@ -76,9 +78,10 @@ async def judge(runs, problem, submission):
 
 
 async def report(runs, problem, submission):
+    """Print the verdict on a submission; return False if the host failed."""
     try:
         verdict, explanation = await judge(runs, problem, submission)
-    except SlipwayError as error:  # ours, not theirs: to be judged again
+    except SlipwayError as error:  # of the host or the request: judge again
         verdict, explanation = "not judged", f"{error.message}. {error.hint}"
     print(f"{submission.author:6}{submission.language:8}{verdict:22}{explanation}", flush=True)
     return verdict != "not judged"
@@ -86,7 +89,7 @@ async def report(runs, problem, submission):
 
 async def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--api-sock", metavar="PATH", help="of a server; else machines of its own")
+    parser.add_argument("--api-sock", metavar="PATH", help="server to use (default: none)")
     path = parser.parse_args().api_sock
     async with AsyncClient(path) if path else AsyncRuntime() as runs:
         print(PROBLEM.title)

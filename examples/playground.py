@@ -1,10 +1,12 @@
 """Playground: shows output as it comes, and sends your input to the program; Ctrl-C ends it.
 
-python examples/playground.py                     # a program that asks and answers
-python examples/playground.py examples/queens.cpp
-python examples/playground.py --language python -c 'print(input())'
-python examples/playground.py --api-sock /run/slipway/api
-python examples/playground.py --tty examples/queens.cpp   # in a terminal
+    python examples/playground.py
+    python examples/playground.py examples/queens.cpp
+    python examples/playground.py --language python -c 'print(input())'
+    python examples/playground.py --api-sock /run/slipway/api
+    python examples/playground.py --tty examples/queens.cpp
+
+Without a file, the program is a sample that asks for names. With --tty, it runs in a terminal.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a client does about servers that lie, stall, break off and go away."""
+"""Clients of servers that lie, stall, break off and go away."""
 
 from __future__ import annotations
 

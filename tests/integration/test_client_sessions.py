@@ -1,4 +1,4 @@
-"""Sessions on a server: the same as in process, and what becomes of them where a server is bad."""
+"""Sessions on a server: as in this process, and with servers that misbehave."""
 
 from __future__ import annotations
 
@@ -182,12 +182,12 @@ async def test_client_that_is_closed_closes_its_sessions(server: Served) -> None
         client.session("bash")
 
 
-async def test_session_that_was_idle_says_so(client: AsyncClient) -> None:
+async def test_session_that_was_idle_says_so(server: Served, client: AsyncClient) -> None:
     clock = Clock()
     session = client.session("bash", idle_seconds=20)
     await session.open()
     clock.advance(20)
-    async with AsyncClient(client._api.path) as other:
+    async with AsyncClient(server.path) as other:
 
         async def is_idle() -> bool:
             return not (await other.health()).vms

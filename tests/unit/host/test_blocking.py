@@ -1,4 +1,4 @@
-"""The synchronous forms, on machines that are none."""
+"""Blocking runtimes and handles, on fake machines."""
 
 from __future__ import annotations
 
@@ -226,9 +226,10 @@ async def test_calls_that_would_block_an_event_loop_are_refused(runtime: Runtime
 
 
 def test_garbage_leaves_no_machine_and_no_thread(launcher: FakeLauncher) -> None:
+    before = set(threading.enumerate())
     runtime = Runtime(images=launcher, launcher=launcher)
+    (thread,) = set(threading.enumerate()) - before
     execution = runtime.start("forever", "bash")
-    thread = runtime._thread._thread
     gone = weakref.ref(runtime)
 
     del runtime, execution

@@ -1,4 +1,4 @@
-"""Sessions without an event loop, on machines that are none."""
+"""Blocking sessions, on fake machines."""
 
 from __future__ import annotations
 

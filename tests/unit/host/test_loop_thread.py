@@ -8,11 +8,13 @@ import os
 import signal
 import threading
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from slipway._blocking.loop_thread import LoopThread
 from slipway._model.errors import InputError
+from support.waiting import block_until
 
 
 class Owner:
@@ -26,28 +28,37 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
-def test_interrupt_before_the_first_step_is_raised() -> None:
+async def find_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+def test_interrupt_before_the_first_step_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = Owner()
     thread = LoopThread(owner, owner.finish)
+    loop = thread.call(find_loop)
+    schedule = loop.call_soon_threadsafe
     busy, free = threading.Event(), threading.Event()
+    scheduled = []
 
     def block() -> None:
         busy.set()
         free.wait()
 
+    def note(*arguments: Any) -> asyncio.Handle:
+        handle = schedule(*arguments)
+        scheduled.append(handle)
+        return handle
+
     def interrupt() -> None:
-        # The loop goes on when the call has been put behind the block, and its cancelling as well.
-        while len(waiting) < before + 1:
-            pass
+        # The loop continues when both the call and its cancellation wait behind the block.
+        block_until(lambda: len(scheduled) == 1, "the call is scheduled")
         os.kill(os.getpid(), signal.SIGINT)
-        while len(waiting) < before + 2:
-            pass
+        block_until(lambda: len(scheduled) == 2, "its cancellation is scheduled")
         free.set()
 
-    thread._loop.call_soon_threadsafe(block)
+    schedule(block)
     busy.wait()
-    waiting = thread._loop._ready  # type: ignore[attr-defined]
-    before = len(waiting)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", note)
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
     with pytest.raises(KeyboardInterrupt):
