@@ -86,7 +86,7 @@ async def test_kernel_that_is_none(
 async def test_kernel_that_is_not_there(spec: MachineSpec, tmp_path: Path) -> None:
     error = await refused(replace(spec, kernel=tmp_path / "none"), InputError)
 
-    assert error.message == f"there is no kernel {tmp_path / 'none'}"
+    assert error.message == f"kernel {tmp_path / 'none'}: no such file"
     assert error.hint
 
 
@@ -101,7 +101,7 @@ async def test_kernel_whose_name_is_strange_is_named(spec: MachineSpec, tmp_path
 
     error = await refused(replace(spec, kernel=tmp_path / name), InputError)
 
-    assert error.message.startswith(f"there is no kernel {tmp_path}")
+    assert error.message.startswith(f"kernel {tmp_path}")
     assert error.message.isprintable()
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 from slipway._model.errors import ImageError
 from slipway._run.assets import verify_assets
 from slipway._run.start_machine import start_machine
-from slipway._util.threads import call_shielded
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -59,9 +58,9 @@ class ColdLauncher:
         ``start_reason`` says why it is not a clone; ``template`` as in
         :class:`slipway.machine.model.MachineSpec`.
         """
-        machine = await start_machine(assets, options, template=template)
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(call_shielded, machine.stop)
+            machine = await start_machine(assets, options, template=template)
+            await undo.enter_async_context(machine)
             # Imported while the guest boots.
             from slipway._run.guest import Guest
             from slipway._run.start_info import StartInfo

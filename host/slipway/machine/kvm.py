@@ -92,8 +92,8 @@ class KvmMachine(ChildMachine):
         except TimeoutError:
             raise HostError(f"the VMM did not answer within {seconds:g} s") from None
         except EOFError:
-            words = await self._process.read_stderr()
-            raise HostError(f"the VMM ended before it answered: {words or 'silently'}") from None
+            words = await self._process.read_stderr() or "no message"
+            raise HostError(f"the VMM ended before it answered: {words}") from None
 
     def _on_readable(self) -> None:
         """Handle a message of the VMM, or its end."""

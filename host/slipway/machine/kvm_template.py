@@ -85,7 +85,9 @@ class KvmTemplate(Template):
             raise HostError(f"the zygote did not answer within {START_SECONDS:g} s") from None
         except EOFError:
             words = await self._process.read_stderr()
-            raise HostError(f"the zygote ended before it answered: {words or 'silently'}") from None
+            raise HostError(
+                f"the zygote ended before it answered: {words or 'no message'}"
+            ) from None
 
     async def clone(self, *, boot_log: bool = False) -> KvmMachine:
         """Request a child, and wait until its VM runs; see :meth:`Template.clone`.

@@ -172,7 +172,7 @@ class MicroVm:
             if self.ending is not None or self.backend.ended:
                 raise HostError("the guest has ended")
             if not self.backend.quiet:
-                raise HostError("there are bytes on their way to or from the agent")
+                raise HostError("bytes are on their way to or from the agent")
             self._saver.save(self._config, channel)
 
     def on_agent_ready(self) -> None:

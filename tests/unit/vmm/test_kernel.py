@@ -220,7 +220,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
         tmp_path: "is a directory",
         tmp_path / "fifo": "is not a regular file",
         Path("/dev/zero"): "is not a regular file",
-        tmp_path / "none": "there is no kernel",
+        tmp_path / "none": "no such file",
         tmp_path / "fifo" / "in": "Not a directory",
         tmp_path / ("x" * 300): "File name too long",
         tmp_path / "a\0b": "null byte",

@@ -23,5 +23,5 @@ def find_architecture() -> Architecture:
 
         return architecture
     raise HostError(
-        f"the kvm machine does not know the architecture {machine}", "Use --machine qemu."
+        f"the hypervisor kvm does not support the architecture {machine}", "Use --machine qemu."
     )

@@ -39,7 +39,7 @@ def examine(state: Path | None = None) -> tuple[bool, str]:
     The directory ``state`` keeps the measured time until the next boot of the host.
     """
     if os.uname().machine != "x86_64":
-        return False, f"there is no VMM for the architecture {os.uname().machine} yet"
+        return False, f"the architecture {os.uname().machine} is not supported yet"
     try:
         os.close(os.open(abi.DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
@@ -55,8 +55,8 @@ def examine(state: Path | None = None) -> tuple[bool, str]:
     nanoseconds = picoseconds / 1000
     if nanoseconds > SLOW_NANOSECONDS:
         return False, (
-            f"it interprets guest code ({nanoseconds:.0f} ns a loop turn) for want of hardware"
-            " virtualisation, and Linux does not boot on that"
+            f"it interprets guest code ({nanoseconds:.0f} ns a loop turn) for lack of hardware"
+            " virtualisation, and Linux does not boot there"
         )
     return True, f"usable ({nanoseconds:.1f} ns a loop turn)"
 

@@ -110,7 +110,7 @@ def decode(data: bytes) -> Saved:
         raise HostError(f"the snapshot has version {version}, and {VERSION} is needed", _AGAIN)
     body = data[_HEADER.size :]
     if sha256(body).digest() != digest:
-        raise HostError("the snapshot's state is damaged: its digest is another", _AGAIN)
+        raise HostError("the snapshot's state is damaged: its digest differs", _AGAIN)
     return decode_body(body)
 
 

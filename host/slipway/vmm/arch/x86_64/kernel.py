@@ -84,7 +84,7 @@ class _KernelFile:
             # O_NONBLOCK: to open a FIFO would wait for its writer.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except FileNotFoundError:
-            raise InputError(f"there is no kernel {path}", _WANTED) from None
+            raise InputError(f"kernel {path}: no such file", _WANTED) from None
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}", _WANTED) from None
         except ValueError as error:  # a NUL in the path
