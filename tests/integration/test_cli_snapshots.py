@@ -74,7 +74,7 @@ def test_snapshots_are_listed(commands: Commands, store: ImageStore, key: Snapsh
     records = commands("slipway", "snapshot", "list", "--json", "--store", store.root)
 
     heading, row = ended.stdout.decode().splitlines()
-    assert " ".join(heading.split()) == "KEY IMAGE MACHINE MEMORY CPUS MIB MADE STATE"
+    assert " ".join(heading.split()) == "KEY IMAGE MACHINE MEMORY CPUS MIB CREATED STATE"
     assert row.split()[:5] == [key.name, "bash", "qemu", str(key.memory_bytes >> 20), "1"]
     assert row.split()[-1] == "current"
     (record,) = json.loads(records.stdout)

@@ -92,7 +92,7 @@ def test_pipes_have_no_colours(commands: Commands, store: ImageStore) -> None:
 
 def test_steps_of_many_show_a_bar_with_per_cent(on_terminal: Callable[..., str]) -> None:
     steps = (
-        "from slipway._cli.terminal import Progress\n"
+        "from slipway._cli.progress import Progress\n"
         "progress = Progress()\n"
         "progress('unpacking 1/2 bash')\n"
         "progress('packing files with a long name ' + 'x' * 100)\n"

@@ -10,7 +10,7 @@ from slipway._cli.screen import is_screen
 from slipway._cli.terminal import write_line
 
 if TYPE_CHECKING:
-    from slipway._cli.terminal import Progress
+    from slipway._cli.progress import Progress
 
 
 class Downloads:

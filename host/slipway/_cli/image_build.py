@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.downloads import Downloads
 from slipway._cli.interruption import report_interruption
+from slipway._cli.progress import Progress
 from slipway._cli.quantities import parse_path, to_mebibytes
-from slipway._cli.terminal import Progress, write_line
+from slipway._cli.terminal import write_line
 from slipway._model.errors import InputError
 from slipway._model.options import OPTIONS, Options
 

@@ -10,7 +10,7 @@ from slipway._cli.terminal import Interrupted, write_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slipway._cli.terminal import Progress
+    from slipway._cli.progress import Progress
     from slipway_initramfs.store.image_store import ImageStore
 
 

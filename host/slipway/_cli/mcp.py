@@ -7,10 +7,11 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from slipway._cli.descriptors import DescriptorWorker, write_all
 from slipway._cli.host_check import check_host
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_count, parse_path
-from slipway._cli.terminal import DescriptorWorker, run_interruptible, write_all
+from slipway._cli.terminal import run_interruptible
 from slipway._model.errors import HostError, InputError
 from slipway._model.options import OPTIONS
 from slipway._util.units import MIB

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from slipway._cli.parser import rename_options_in_errors
 from slipway._cli.program import PROCESS_START
+from slipway._cli.progress import Progress
 from slipway._cli.run_arguments import build_parser, parse_arguments, read_options, read_source
 from slipway._cli.run_files import plan_destinations, save_files
 from slipway._cli.run_streams import StandardOutput, read_nothing, read_stdin
 from slipway._cli.terminal import (
     EXIT_MISSING,
     EXIT_TIMEOUT,
-    Progress,
     print_text,
     run_interruptible,
     split_arguments,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slipway._cli.progress import Progress
 from slipway._cli.run_arguments import read_source
 from slipway._cli.run_streams import StandardOutput, read_nothing, read_stdin
-from slipway._cli.terminal import Progress, run_interruptible
+from slipway._cli.terminal import run_interruptible
 from slipway._model.errors import InputError
 from slipway._model.events import (
     Ended,

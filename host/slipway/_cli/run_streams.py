@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from slipway._cli.terminal import DescriptorWorker, write_all
+from slipway._cli.descriptors import DescriptorWorker, write_all
 from slipway._model.errors import HostError
 
 if TYPE_CHECKING:

@@ -66,7 +66,7 @@ def _list_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
     columns = (
         *(Column("KEY"), Column("IMAGE", cut=True), Column("MACHINE")),
         *(Column(name, right=True) for name in ("MEMORY", "CPUS", "MIB")),
-        *(Column("MADE", cut=True), Column("STATE", cut=True)),
+        *(Column("CREATED", cut=True), Column("STATE", cut=True)),
     )
     rows = []
     for snapshot in snapshots:

@@ -6,15 +6,12 @@ import asyncio
 import os
 import signal
 import sys
-import threading
-import time
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from slipway._cli.screen import find_width, format_step, is_screen, paint
+from slipway._cli.screen import paint
 from slipway._model.errors import HostError, InputError, SlipwayError
-from slipway._util.text import to_plain_line, to_plain_lines
+from slipway._util.text import to_plain_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,14 +30,9 @@ class Interrupted(BaseException):
         self.number = number
 
 
-def write_text(text: str) -> None:
-    """Write a text to stderr."""
-    _write_stderr(text)
-
-
 def write_line(line: str) -> None:
     """Write a message to stderr, without control characters."""
-    _write_stderr(f"slipway: {to_plain_lines(line)}\n")
+    write_text(f"slipway: {to_plain_lines(line)}\n")
 
 
 def print_text(text: str) -> None:
@@ -59,38 +51,8 @@ def print_text(text: str) -> None:
         raise HostError(f"cannot write to stdout: {error.strerror}") from None
 
 
-class Progress:
-    """Display of long steps: one changing line on a terminal, else lines for a log.
-
-    A log gets a line for each new kind of step (the first word), and at most one per second of the
-    same kind.
-    """
-
-    def __init__(self) -> None:
-        self._terminal = is_screen(sys.stderr)
-        self._shown_at = 0.0
-        self._kind = ""
-        self._pending = False
-
-    def __call__(self, line: str) -> None:
-        """Show ``line``."""
-        kind, now = line.partition(" ")[0], time.monotonic()
-        if self._terminal:
-            # Only the last part of a wrapped line could be overwritten.
-            _write_stderr(f"\r\x1b[K{format_step(to_plain_line(line), find_width(sys.stderr) - 1)}")
-            self._pending = True
-        elif kind != self._kind or now - self._shown_at >= 1:
-            self._kind, self._shown_at = kind, now
-            write_line(line)
-
-    def clear(self) -> None:
-        """Remove the line of the last step."""
-        if self._pending:
-            _write_stderr("\r\x1b[K")
-            self._pending = False
-
-
-def _write_stderr(text: str) -> None:
+def write_text(text: str) -> None:
+    """Write a text to stderr; errors are ignored."""
     with suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -99,7 +61,7 @@ def _write_stderr(text: str) -> None:
 def _report_error(error: SlipwayError) -> None:
     for word, colour, text in (("error:", "red", error.message), ("hint:", "cyan", error.hint)):
         if text:
-            _write_stderr(f"slipway: {paint(word, colour, sys.stderr)} {to_plain_lines(text)}\n")
+            write_text(f"slipway: {paint(word, colour, sys.stderr)} {to_plain_lines(text)}\n")
 
 
 def run_guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:
@@ -194,52 +156,3 @@ def run_interruptible(main: Callable[[], Any]) -> Any:
         if not received:
             raise
         raise Interrupted(received[0]) from None
-
-
-class DescriptorWorker:
-    """Daemon thread for blocking calls on one descriptor, one at a time.
-
-    A process waits at exit for threads of the loop's executor, but a read of a terminal or a write
-    to a stopped pipe may never return. Non-blocking mode is no alternative: the flag would hold for
-    all programs with the same terminal.
-    """
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]]] = SimpleQueue()
-        self._loop = asyncio.get_running_loop()
-        threading.Thread(target=self._work, daemon=True).start()
-
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """Call ``function`` in the thread, and return or raise its outcome."""
-        future = self._loop.create_future()
-        self._calls.put((function, future))
-        return await future
-
-    def _work(self) -> None:
-        while True:
-            function, future = self._calls.get()
-            try:
-                outcome = function()
-            except OSError as error:
-                self._resolve(future, None, error)
-            else:
-                self._resolve(future, outcome, None)
-
-    def _resolve(self, future: asyncio.Future[Any], value: Any, error: OSError | None) -> None:
-        def settle() -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(value)
-
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(settle)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of ``data``; blocks until written."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
