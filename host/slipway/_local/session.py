@@ -184,7 +184,7 @@ class LocalSession(AsyncSession):
     async def _take_back(self, guest: Guest) -> None:
         """Take back the guest after a run; lose the session if the run has not ended."""
         if not guest.idle:
-            await self._lose("its machine was lost under a run, or did not end one in time")
+            await self._lose("its machine failed during a run, or did not end the run in time")
 
     # --- Forks ------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -31,9 +31,8 @@ class OutputQueue(Generic[_Mark]):
         self.size = 0  # bytes of output that wait
         self._bound = bound
         self._items: deque[_Piece | _Mark] = deque()
-        # Pieces whose credit is not released, by stream and size, and their sum.
-        self._withheld: deque[tuple[Stream, int]] = deque()
-        self._withheld_size = 0
+        # Bytes of each stream whose credit is not released.
+        self._withheld: Counter[Stream] = Counter()
         self._is_lifted = False
         self._changed = asyncio.Event()
         self._is_closed = False
@@ -58,7 +57,7 @@ class OutputQueue(Generic[_Mark]):
         is_full = not self._is_lifted and self.size >= self._bound
         self.size += size
         if is_full:
-            self._withhold(stream, size)
+            self._withheld[stream] += size
         else:
             self._flow.release(stream, size)
         self._changed.set()
@@ -104,23 +103,18 @@ class OutputQueue(Generic[_Mark]):
         self.size -= item.size
         return item.phase, item.stream, bytes(item.data)
 
-    def _withhold(self, stream: Stream, size: int) -> None:
-        last = self._withheld[-1] if self._withheld else None
-        if last is not None and last[0] is stream:
-            self._withheld[-1] = stream, last[1] + size
-        else:
-            self._withheld.append((stream, size))
-        self._withheld_size += size
-
     def _release_withheld(self) -> None:
-        """Release the oldest withheld credit, so far as released bytes that wait fit the bound."""
-        room = self._bound - (self.size - self._withheld_size)
+        """Release withheld credit, as far as released bytes that wait fit the bound.
+
+        Streams take turns. Counts for each stream, not for each piece, keep this small.
+        """
+        room = self._bound - (self.size - self._withheld.total())
         while self._withheld and (room > 0 or self._is_lifted):
-            stream, size = self._withheld.popleft()
+            stream = next(iter(self._withheld))
+            size = self._withheld.pop(stream)
             count = size if self._is_lifted else min(size, room)
             if count < size:
-                self._withheld.appendleft((stream, size - count))
-            self._withheld_size -= count
+                self._withheld[stream] = size - count
             room -= count
             self._flow.release(stream, count)
 
