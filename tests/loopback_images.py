@@ -35,7 +35,7 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    """Make what is not there, or not of the language's recipe any more."""
+    """Build missing images, and images with an outdated recipe."""
     store = ImageStore()
     wanted = [catalogue.find_language(name) for name in RECIPES]
     found = {language.image: store.image(language.image) for language in wanted}

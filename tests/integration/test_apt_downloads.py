@@ -1,4 +1,4 @@
-"""Downloads through apt that are interrupted: what came is kept, and gone on with."""
+"""Interrupted downloads through apt: received parts are kept and resumed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ run_guarded(command, sys.argv[1:])
 
 
 class _Mirror(ThreadingHTTPServer):
-    """Gives half of one file, then nothing until it is told to."""
+    """Sends half of a file, then waits for ``go_on``."""
 
     daemon_threads = True
 

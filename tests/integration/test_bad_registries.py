@@ -56,7 +56,7 @@ class Serve(Protocol):
 
 
 class Pull(Protocol):
-    """Opens team/tool:1, or what follows the host in ``name``, in a registry."""
+    """Opens team/tool:1, or ``name`` below the host, in a registry."""
 
     def __call__(
         self,
@@ -436,7 +436,7 @@ def test_starts_anew_when_the_registry_has_less_than_an_earlier_try_left(
 
 
 def want_basic(reply: Callable[[Request], Reply]) -> Callable[[Request], Reply]:
-    """Answer only those who have logged in."""
+    """Answer only clients with a login."""
 
     def script(request: Request) -> Reply:
         if request.headers.get("authorization") != BASIC:
@@ -558,7 +558,7 @@ def test_blames_no_failure_on_an_earlier_one(serve: Serve, pull: Pull) -> None:
 
 
 def want_token(realm: str, good: Callable[[str], bool]) -> Callable[[Request], Reply]:
-    """Answer only those who have a good token."""
+    """Answer only clients with a valid token."""
     challenge = f'Bearer realm="{realm}",service="here",scope="repository:team/tool:pull"'
 
     def script(request: Request) -> Reply:

@@ -1,4 +1,4 @@
-"""``slipway image`` as people call it: what it shows, what it takes for a name, what it refuses."""
+"""``slipway image`` on the command line: output, names of images, refusals."""
 
 from __future__ import annotations
 

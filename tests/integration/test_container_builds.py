@@ -76,7 +76,7 @@ def of_files(compression: str = "gzip", /, **files: bytes | str) -> Layer:
 
 
 def shell() -> Layer:
-    """A root with busybox in it, as Alpine's base layer has."""
+    """A root with busybox, like Alpine's base layer."""
     busybox = need_program("busybox")
 
     def fill(layer: LayerWriter) -> None:
@@ -92,7 +92,7 @@ def shell() -> Layer:
 
 
 def changes(compression: str) -> Layer:
-    """A layer that removes a file of a lower one and brings another."""
+    """A layer that removes a file of a lower layer and adds another."""
 
     def fill(layer: LayerWriter) -> None:
         layer.whiteout("etc/old")

@@ -1,7 +1,7 @@
-"""Stores on a disk that is full: each writer says so at once, and leaves what was there.
+"""Stores on a full disk: each writer reports it at once, and keeps existing files.
 
-The disk is a tmpfs in a mount namespace of its own, which an ordinary user can have as well where
-the kernel lets them make user namespaces.
+The disk is a tmpfs in a separate mount namespace. Ordinary users can create one if the kernel
+allows user namespaces.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAMESPACES = "-m" if os.geteuid() == 0 else "-Urm"
 
 
 def small_disk(place: Path, size: str, then: str = ":") -> tuple[str, ...]:
-    """What is put before a command that is to find a tmpfs at ``place``."""
+    """Return the prefix of a command that runs with a tmpfs at ``place``."""
     place.mkdir(exist_ok=True)
     mount = f'mount -t tmpfs -o size={size} none {place} && {then} && "$@"'
     return ("unshare", NAMESPACES, "sh", "-c", mount, "sh")

@@ -1,7 +1,7 @@
-"""Images that are really built, from Debian's packages, as ``slipway image build`` builds them.
+"""Builds of images from Debian's packages, as by ``slipway image build``.
 
-``SLIPWAY_TEST_STORE`` names the store whose downloads are shared (default: the user's own, so that
-nothing is downloaded twice); what the tests build goes into stores of their own.
+``SLIPWAY_TEST_STORE`` names the store with shared downloads (default: the user's own, to avoid
+repeated downloads); the tests build into separate stores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Languages of one's own made of Debian's packages: nothing that they need is missing."""
+"""Added languages from Debian's packages, with all dependencies."""
 
 from __future__ import annotations
 

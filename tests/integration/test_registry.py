@@ -1,4 +1,4 @@
-"""Pulling from Debian's docker-registry, as it is set up by those who run one."""
+"""Pulls from Debian's docker-registry, in the usual configurations."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def basic(
 def tokens(
     registry_programs: None, directory: Path, layout: Path
 ) -> Iterator[tuple[DockerRegistry, str, str]]:
-    """A registry, an image that is for everybody, and one that is not."""
+    """A registry, a public image, and a private image."""
     with docker_registry_with_tokens(directory / "tokens", ALICE) as registry:
         public = registry.push(layout, "public/tool:1")
         yield registry, public, registry.push(layout, "private/tool:1")

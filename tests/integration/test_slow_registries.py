@@ -25,7 +25,7 @@ BITS = b"".join(b"3e8\r\n" + DATA[:1000] + b"\r\n" for _ in range(3)) + b"0\r\n\
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """One that gives too little in all the time that it is allowed, which is none."""
+    """A registry that is too slow for a limit of zero seconds."""
     monkeypatch.setattr(client, "WINDOW", -1)
     monkeypatch.setenv("DOCKER_CONFIG", "/nonexistent")
     with scripted_server(lambda _: Reply(raw=HEAD + BITS)) as server:

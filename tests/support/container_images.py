@@ -1,7 +1,7 @@
 """Container images made without docker, as OCI layout directories that skopeo pushes.
 
-Layers are written as streams, so that one of 400 MB costs no memory, and the same input gives the
-same bytes. What is in an image is for others to say: see :mod:`support.image_recipes`.
+Layers are written as streams: a layer of 400 MB costs no memory, and equal input gives equal bytes.
+For the content of images see :mod:`support.image_recipes`.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def _write_document(blobs: Path, document: Any, style: Style, kind: str) -> dict
 
 
 def _write_layer(blobs: Path, layer: Layer) -> tuple[str, int, str]:
-    """Return the blob's digest and size, and the digest of what it unpacks to."""
+    """Return the blob's digest and size, and the digest of the unpacked bytes."""
     with tempfile.NamedTemporaryFile(dir=blobs, delete=False) as file:
         sink = _Compressor(file, layer.compression)
         layer.write(sink)

@@ -30,7 +30,7 @@ _FETCHED_AHEAD = 2
 
 
 def merge_usr(path: str) -> str:
-    """Where dpkg writes a file that its package has in one of MERGED."""
+    """Return the path to which dpkg writes a file that its package has in one of MERGED."""
     return f"usr/{path}" if path.partition("/")[0] in MERGED else path
 
 
@@ -45,12 +45,12 @@ class Packages:
         return self._source.architecture
 
     def resolve(self, names: Sequence[str], without: Iterable[Package] = ()) -> list[Package]:
-        """Return the packages and what they depend on, but for those that are there already."""
+        """Return the packages and their dependencies, except those present already."""
         there = {package.name for package in without}
         return [p for p in self._source.resolve(names) if p.name not in there]
 
     def select(self, names: Sequence[str]) -> list[Package]:
-        """Return the packages without what they depend on."""
+        """Return the packages without their dependencies."""
         return [p for p in self._source.resolve(names) if p.name in names]
 
     def add(

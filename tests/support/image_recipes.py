@@ -1,7 +1,7 @@
-"""What the container images of the tests are made of: the likes of the official images.
+"""Recipes of the container images of the tests, modelled on official images.
 
-No registry of the internet is needed: the content is Debian's, laid out as each image has it, with
-what is worth trimming, with files of lower layers replaced and removed by higher ones.
+No registry on the internet is needed: the content is Debian's, in the layout of each image, with
+files to be trimmed, and with files of lower layers that higher layers replace or remove.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def lua(packages: Packages) -> ContainerImage:
 
 
 def debian_python(packages: Packages) -> ContainerImage:
-    """A Debian with Python 3.11, its modules without bytecode, as the official images have them."""
+    """A Debian with Python 3.11 and modules without bytecode, like the official images."""
     base = packages.resolve(_BASE.split())
 
     def fill(layer: LayerWriter) -> None:
@@ -146,7 +146,7 @@ def distroless_lua(packages: Packages) -> ContainerImage:
 
 
 def scratch_rpn() -> ContainerImage:
-    """One static program and nothing else, in a plain layer; not even the user has a name."""
+    """A single static program in a plain layer, without a file of users."""
     program = compile_interpreter("static")
     return ContainerImage(
         layers=(Layer.of_members(lambda layer: layer.file("rpn", program, 0o755), "none"),),

@@ -184,7 +184,7 @@ def config_bytes(diff_ids: list[str], **fields: Any) -> bytes:
 
 
 def plain(layer_data: bytes) -> bytes:
-    """What a layer is when it is decompressed."""
+    """Return the bytes of a layer, decompressed."""
     return gzip.decompress(layer_data) if layer_data[:2] == b"\x1f\x8b" else layer_data
 
 

@@ -37,7 +37,7 @@ PATIENCE = 60
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a scripted server has been asked; names of headers are in lower case."""
+    """A request to a scripted server; names of headers are in lower case."""
 
     method: str
     path: str
@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a scripted server answers.
+    """A response of a scripted server.
 
     The header ``Content-Length`` is that of ``body`` unless it is given; a body that is shorter
     than what is given is one that breaks. ``raw`` is sent instead of anything HTTP. ``stall`` is
@@ -69,7 +69,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ScriptedServer:
-    """A server in a thread of this process; ``requests`` is what it has been asked so far."""
+    """A server in a thread of this process; ``requests`` are those received."""
 
     host: str
     requests: list[Request]
@@ -79,7 +79,7 @@ class ScriptedServer:
 def scripted_server(
     script: Callable[[Request], Reply], *, tls: ssl.SSLContext | None = None
 ) -> Iterator[ScriptedServer]:
-    """Answer each request with what ``script`` makes of it, on a port of 127.0.0.1."""
+    """Answer each request with the reply of ``script``, on a port of 127.0.0.1."""
     requests: list[Request] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -307,7 +307,7 @@ def server_context(ca: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
 
 
 def write_docker_config(directory: Path, host: str, login: tuple[str, str]) -> Path:
-    """Write what ``docker login`` leaves in ``$DOCKER_CONFIG``; return the file."""
+    """Write the file of ``docker login`` in ``$DOCKER_CONFIG``; return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.json"
     path.write_text(json.dumps({"auths": {host: {"auth": _base64(":".join(login))}}}))

@@ -24,7 +24,7 @@ def store_root(assets: Assets) -> Path:
 
 
 def copy_store(assets: Assets, target: Path) -> None:
-    """Copy what is booted from, without the initrd that is made of it, nor any downloads.
+    """Copy the files of a boot, without the initrd made of them and without downloads.
 
     The layout is that of :mod:`slipway_initramfs.store.image_store`.
     """
@@ -95,7 +95,7 @@ def put_kernel(store: ImageStore) -> Kernel:
 
 
 def put_agent(store: ImageStore) -> Archive:
-    """Put what passes for a frozen agent into a store."""
+    """Put a stand-in for a frozen agent into a store."""
     return store.put_archive("agent", "1-amd64", writer(b"agent"))
 
 

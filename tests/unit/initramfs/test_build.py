@@ -1,4 +1,4 @@
-"""What becomes of an image that is there, and what is refused, with images on disk for a source."""
+"""Builds of images from layouts on disk: existing images, versions, warm-ups and refusals."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_more_bytes_of_layers_than_a_root_may_have_are_not_even_fetched(
 
 
 class Watched:
-    """A layout that tells when its sixth layer is opened."""
+    """A layout with an event that the opening of its sixth layer sets."""
 
     local = True
 

@@ -1,4 +1,4 @@
-"""Programs that a build runs: what they say, how long they may take, what is left of them."""
+"""Child processes of a build: output, limits on time, and descendants."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shell(text: str, supervision: Supervision | None = None) -> CompletedProgram
 
 
 def living(pids: Path) -> list[psutil.Process]:
-    """The processes of these ids that do not end; the kernel takes a moment to end a killed one."""
+    """Return the ids of processes that do not end; the kernel takes a moment for a killed one."""
     found = []
     for pid in pids.read_text().split():
         with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Images as one file: what goes round, and what a store does not take."""
+"""Export and import of images, and archives that an import refuses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def quiet(_: str) -> None:
 
 
 def current(name: str, store: ImageStore | None = None) -> dict[str, Any]:
-    """What a record says that is made by this version."""
+    """Return the fields of a record of this version."""
     recipe = catalogue.find_language(name, store).recipe("debian")
     assert recipe is not None
     return {"builder": BUILDER, "recipe": recipe.as_json()}
@@ -243,7 +243,7 @@ def assembled(index: bytes, contents: list[tuple[str, bytes]]) -> bytes:
 def changed(
     data: bytes, *, record: tuple[str, dict[str, Any]] | None = None, **fields: Any
 ) -> bytes:
-    """An archive that is sound in itself, with other fields in its index or in a record."""
+    """Return a consistent archive with changed fields in the index or in a record."""
     index, contents = replace(index_of(data), **fields), members(data)
     if record is not None:
         kind, told = record
@@ -346,7 +346,7 @@ def test_language_files_that_do_not_fit_are_refused(
 
 
 def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
-    """The index with a change, written as an export writes it."""
+    """Return a changed index, written as by an export."""
 
     def edit(data: bytes) -> bytes:
         plain = json.loads(data)

@@ -1,4 +1,4 @@
-"""What of the base set of tools comes to a container image, and what does not."""
+"""Additions of the base set of tools to container images."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ DOWNLOADED = Downloaded(
 
 
 def completed(tree: Tree) -> tuple[set[str], list[str]]:
-    """Add what was downloaded; return all paths, and the warnings."""
+    """Add the downloaded tools; return all paths, and the warnings."""
     warnings = tools.Tools(cast("Any", DOWNLOADED)).add(tree, "/usr/bin:/bin")
     return {path for path, node in tree.walk() if not node.is_directory}, warnings
 

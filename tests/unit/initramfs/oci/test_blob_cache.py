@@ -35,7 +35,7 @@ BLOB = descriptor_of(DATA)
 
 
 class Memory:
-    """A repository whose blobs are what ``give`` says; ``offsets`` is what was asked for."""
+    """A repository with blobs from ``give``; ``offsets`` are the requested offsets."""
 
     local = False
 

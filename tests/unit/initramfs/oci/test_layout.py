@@ -55,7 +55,7 @@ Writer = Callable[[Path, dict[str, bytes]], Path]
 
 
 def contents(images: Repository) -> dict[str, bytes]:
-    """What is in the root of the image."""
+    """Return the paths in the root of the image."""
     tree = Tree()
     try:
         image = resolve_image(images, "amd64")

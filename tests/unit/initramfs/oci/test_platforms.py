@@ -28,7 +28,7 @@ MANIFEST = manifest_bytes(CONFIG, [LAYER])
 
 
 class Documents:
-    """A repository whose first document is the root."""
+    """A repository of documents; the first is the root."""
 
     local = True
 

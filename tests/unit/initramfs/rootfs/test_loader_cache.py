@@ -30,7 +30,7 @@ def glibc(*libraries: str) -> Tree:
 
 
 def names(tree: Tree, directory: Path) -> list[tuple[str, str]]:
-    """What ldconfig reads in the cache of a tree: names and paths, in order."""
+    """Return the names and paths that ldconfig reads in the cache of a tree, in order."""
     loader_cache.add_loader_cache(tree, "amd64")
     node = tree.find(loader_cache.PATH)
     assert node is not None
