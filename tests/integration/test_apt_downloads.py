@@ -26,7 +26,8 @@ CODE = """
 import sys
 from pathlib import Path
 from slipway._cli.interruption import report_interruption
-from slipway._cli.terminal import Progress, run_guarded
+from slipway._cli.progress import Progress
+from slipway._cli.terminal import run_guarded
 from slipway_initramfs.debian.archive import DebianArchive, Package
 from slipway_initramfs.store.image_store import ImageStore
 
