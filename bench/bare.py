@@ -1,7 +1,7 @@
-"""The yardstick of the boot benchmark: the least that a kernel can boot into.
+"""Baseline of the boot benchmark: the least that a kernel can boot into.
 
-``python bench/bare.py KERNEL INITRD`` boots it once on the same QEMU board as Slipway and waits for
-its end; ``write_initrd`` makes the initramfs.
+``python bench/bare.py KERNEL INITRD`` boots it once on Slipway's QEMU board and waits for the end;
+``write_initrd`` makes the initramfs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CODE = bytes.fromhex(
 
 
 def init_program() -> bytes:
-    """A static x86-64 ELF (System V ABI, chapter 4 and 5) that prints a line and restarts."""
+    """Return a static ELF for x86-64 (System V ABI, chapters 4, 5): prints a line, restarts."""
     body = CODE + MESSAGE
     size = HEADERS_SIZE + len(body)
     identity = b"\x7fELF\x02\x01\x01" + bytes(9)

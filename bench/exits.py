@@ -1,8 +1,8 @@
-"""What one boot and one job cost in exits to the VMM, by their places; for both kinds of port.
+"""Exits to the VMM of one boot and one job, by place, for both kinds of port.
 
-Runs on the kvm machine: where this host's KVM is of no use, in the lab:
-``make bench-lab`` or ``python tests/lab run -- python bench/exits.py``. The counts are the guest's
-doing and alike on every host. Goal: under 2,000 for a quiet boot to Ready.
+Needs a usable KVM; otherwise run it in the lab: ``make bench-lab`` or ``python tests/lab run --
+python bench/exits.py``. The counts depend on the guest alone, and are alike on every host. Goal:
+under 2,000 for a quiet boot to Ready.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "hello.py"
 SHOWN = 12
 
 
-def what_boots(file: Path, serial: bool) -> tuple[Assets, Options]:
-    """The assets of ``file``'s language, and options that choose the port."""
+def find_assets_and_options(file: Path, serial: bool) -> tuple[Assets, Options]:
+    """Return the assets of ``file``'s language, and options that choose the port."""
     language = find_language_of_file(file)
     assets = find_assets(language, Options(), ImageStore(), print)
     # A kernel that is named gets the UART, whatever it is.
@@ -41,7 +41,7 @@ def what_boots(file: Path, serial: bool) -> tuple[Assets, Options]:
 async def count(file: Path, serial: bool) -> None:
     """Boot, run ``file``, and print the exits of each."""
     language = find_language_of_file(file)
-    assets, options = what_boots(file, serial)
+    assets, options = find_assets_and_options(file, serial)
     guest = await Guest.start(assets, options)
     try:
         await guest.wait_ready()
@@ -65,7 +65,7 @@ def main() -> None:
     parsed = parser.parse_args()
     if parsed.prepare:
         for serial in (False, True):
-            what_boots(parsed.file, serial)
+            find_assets_and_options(parsed.file, serial)
         return
     for serial in (False, True):
         asyncio.run(count(parsed.file, serial))

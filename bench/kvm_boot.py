@@ -1,8 +1,8 @@
-"""From the start of a process to the first line of init: our VMM against QEMU with KVM.
+"""Time from the start of a process to the first line of init: our VMM against QEMU with KVM.
 
 The same kernel, initramfs and memory for both, in turn. Meant for the lab under ``--icount``,
-where time follows the count of instructions and repeats to the digit: ``make bench-lab``. The
-initramfs is the smallest there is; or name one with --initrd.
+where time follows the count of instructions and repeats exactly: ``make bench-lab``. The default
+initramfs is the smallest possible; --initrd names another.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ QEMU = (
 
 
 class FirstLine(Console):
-    """A console that tells when init's line came."""
+    """Console that notes when init's line came."""
 
     def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self.came = asyncio.create_task(first_line(reader))
+        self.came = asyncio.create_task(wait_for_first_line(reader))
 
 
-async def first_line(reader: asyncio.StreamReader) -> float:
-    """When init's line has come."""
+async def wait_for_first_line(reader: asyncio.StreamReader) -> float:
+    """Wait for init's line; return its time."""
     while line := await reader.readline():
         if line.startswith(LINE):
             return time.monotonic()
     raise SystemExit("the guest ended before its init said a word")
 
 
-async def ours(spec: MachineSpec) -> float:
-    """Seconds with the kvm machine."""
+async def time_vmm(spec: MachineSpec) -> float:
+    """Return the seconds with our VMM."""
     began = time.monotonic()
     with patch.object(kvm, "Console", FirstLine):
         machine = await KvmHypervisor().start(spec)
@@ -68,18 +68,18 @@ async def ours(spec: MachineSpec) -> float:
         await machine.stop()
 
 
-async def qemus(spec: MachineSpec) -> float:
-    """Seconds with QEMU's microvm board on KVM."""
+async def time_qemu(spec: MachineSpec) -> float:
+    """Return the seconds with QEMU's microvm board on KVM."""
     began = time.monotonic()
-    async with qemu_on_kvm(spec) as (console, _):
-        return await first_line(console) - began
+    async with run_qemu(spec) as (console, _):
+        return await wait_for_first_line(console) - began
 
 
 @asynccontextmanager
-async def qemu_on_kvm(
+async def run_qemu(
     spec: MachineSpec,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamReader]]:
-    """A machine of QEMU's; gives what comes from its console and its agent port."""
+    """Run a machine of QEMU; yield the readers of its console and its agent port."""
     ends = [socket.socketpair() for _ in range(2)]
     fds = [theirs.fileno() for _, theirs in ends]
     argv = [
@@ -104,8 +104,8 @@ async def qemu_on_kvm(
             writer.close()
 
 
-def stored_kernel() -> Path:
-    """The kernel of the image store."""
+def find_stored_kernel() -> Path:
+    """Return the kernel of the image store."""
     kernel = ImageStore().kernel()
     if kernel is None:
         raise SystemExit("make the kernel first: slipway image build bash")
@@ -118,7 +118,7 @@ def measure(
     spec: MachineSpec,
     rounds: int,
 ) -> float:
-    """The median of ``rounds``, after one that warms the caches."""
+    """Return the median of ``rounds``, after a first round that warms the caches."""
     seconds = [asyncio.run(run(spec)) for _ in range(rounds + 1)][1:]
     median = statistics.median(seconds)
     shown = " ".join(f"{value:.4f}" for value in seconds)
@@ -135,17 +135,17 @@ def main() -> None:
     parser.add_argument("--print-kernel", action="store_true", help="print the store's, and end")
     parsed = parser.parse_args()
     if parsed.print_kernel:
-        print(stored_kernel())
+        print(find_stored_kernel())
         return
     with tempfile.TemporaryDirectory() as directory:
         initrd = parsed.initrd or Path(directory) / "bare.cpio"
         if parsed.initrd is None:
             write_initrd(initrd)
-        kernel = parsed.kernel or stored_kernel()
+        kernel = parsed.kernel or find_stored_kernel()
         spec = MachineSpec(kernel, initrd, "", parsed.memory * MIB)
         print(f"initramfs of {initrd.stat().st_size / 1e6:.1f} MB, {parsed.memory} MiB", flush=True)
-        mine = measure("slipway", ours, spec, parsed.rounds)
-        other = measure("qemu", qemus, spec, parsed.rounds)
+        mine = measure("slipway", time_vmm, spec, parsed.rounds)
+        other = measure("qemu", time_qemu, spec, parsed.rounds)
         print(f"ratio    {mine / other:.3f}")
 
 

@@ -1,8 +1,8 @@
-"""A clone of the kvm machine against its cold boot: from asking for it to its agent's answer.
+"""Clone against cold boot on our VMM: time from the request to the agent's answer.
 
 The same kernel, initramfs and memory. Meant for the lab under ``--icount``, where time follows the
-count of instructions and repeats to the digit: ``make bench-lab``. There is no store in that lab:
-kernel, initrd and arguments are named; ``--print`` tells those of Bash's image.
+count of instructions and repeats exactly: ``make bench-lab``. That lab has no store: kernel, initrd
+and arguments are named; ``--print`` shows those of Bash's image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOGETHER = 4
 
 
 def show(what: str) -> None:
-    """Print what to measure with, as arguments of this program or of the lab."""
+    """Print the files to measure with, as arguments of this program or of the lab."""
     store = ImageStore()
     assets = find_assets(find_language("bash"), Options(), store, lambda line: None)
     if what == "files":
@@ -46,7 +46,7 @@ def show(what: str) -> None:
 
 
 async def boot(spec: MachineSpec) -> float:
-    """Seconds to the answer of an agent that boots."""
+    """Return the seconds to the answer of an agent that boots."""
     began = time.monotonic()
     guest = Guest(await KvmHypervisor().start(spec))
     try:
@@ -57,7 +57,7 @@ async def boot(spec: MachineSpec) -> float:
 
 
 async def template(spec: MachineSpec) -> Template:
-    """A machine whose agent is ready, to be cloned."""
+    """Return a template of a machine whose agent is ready."""
     guest = Guest(await KvmHypervisor().start(spec))
     try:
         await guest.wait_ready()
@@ -68,7 +68,7 @@ async def template(spec: MachineSpec) -> Template:
 
 
 async def clone(of: Template) -> float:
-    """Seconds to the answer of a clone's agent."""
+    """Return the seconds to the answer of a clone's agent."""
     began = time.monotonic()
     guest = Guest(await of.clone())
     try:
@@ -78,8 +78,8 @@ async def clone(of: Template) -> float:
         await guest.stop()
 
 
-async def unshared(of: Template) -> float:
-    """MiB that only one of several clones has, when their agents have answered."""
+async def measure_unshared(of: Template) -> float:
+    """Return the unshared MiB of one of several clones, after their agents have answered."""
     guests = [Guest(await of.clone()) for _ in range(TOGETHER)]
     try:
         for guest in guests:
@@ -91,11 +91,11 @@ async def unshared(of: Template) -> float:
 
 
 async def measure(spec: MachineSpec, rounds: int) -> None:
-    """Measure both, and print them."""
+    """Measure both, and print the results."""
     cold = [await boot(spec) for _ in range(rounds)]
     made = await template(spec)
     cloned = [await clone(made) for _ in range(rounds + 1)][1:]
-    own = await unshared(made)
+    own = await measure_unshared(made)
     await made.close()
     for name, seconds in (("boot", cold), ("clone", cloned)):
         shown = " ".join(f"{value:.4f}" for value in seconds)

@@ -1,8 +1,8 @@
 """A megabyte out of the guest's second UART: our VMM against QEMU with KVM.
 
-Meant for the lab under ``--icount``, as kvm_boot.py is. The guest is busybox; the time runs from
-the first byte to the last at the end of the host. Goals: five times QEMU's isa-serial, and under
-0.03 exits a byte.
+Meant for the lab under ``--icount``, like kvm_boot.py. The guest is busybox; the time runs from the
+first byte to the last at the host's end. Goals: five times QEMU's isa-serial, and under 0.03 exits
+a byte.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kvm_boot import MIB, qemu_on_kvm, stored_kernel
+from kvm_boot import MIB, find_stored_kernel, run_qemu
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec
 from slipway_initramfs.rootfs.cpio import write_tree
@@ -28,7 +28,7 @@ while :; do /bin/busybox sleep 1000; done
 
 
 def write_initrd(path: Path, size: int) -> None:
-    """An initramfs whose init writes ``size`` bytes to the second UART."""
+    """Write an initramfs whose init writes ``size`` bytes to the second UART."""
     tree = Tree()
     for name in ("dev", "bin"):
         tree.add_directory(name)
@@ -40,7 +40,7 @@ def write_initrd(path: Path, size: int) -> None:
 
 
 async def drain(reader: asyncio.StreamReader, size: int) -> float:
-    """Seconds from the first of ``size`` bytes to the last."""
+    """Return the seconds from the first of ``size`` bytes to the last."""
     received = len(await reader.read(MIB))
     began = time.monotonic()
     while received < size:
@@ -51,8 +51,8 @@ async def drain(reader: asyncio.StreamReader, size: int) -> float:
     return time.monotonic() - began
 
 
-async def ours(spec: MachineSpec, size: int) -> float:
-    """Seconds with the kvm machine; prints the exits."""
+async def time_vmm(spec: MachineSpec, size: int) -> float:
+    """Return the seconds with our VMM, and print the exits."""
     machine = await KvmHypervisor().start(spec)
     try:
         before = await machine.count_exits()
@@ -65,9 +65,9 @@ async def ours(spec: MachineSpec, size: int) -> float:
     return seconds
 
 
-async def qemus(spec: MachineSpec, size: int) -> float:
-    """Seconds with QEMU's isa-serial."""
-    async with qemu_on_kvm(spec) as (_, agent):
+async def time_qemu(spec: MachineSpec, size: int) -> float:
+    """Return the seconds with QEMU's isa-serial."""
+    async with run_qemu(spec) as (_, agent):
         return await drain(agent, size)
 
 
@@ -79,10 +79,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         initrd = Path(directory) / "serial.cpio"
         write_initrd(initrd, parsed.size)
-        kernel = parsed.kernel or stored_kernel()
+        kernel = parsed.kernel or find_stored_kernel()
         spec = MachineSpec(kernel, initrd, "", 256 * MIB, serial_port=True)
         rates = []
-        for name, run in (("slipway", ours), ("qemu", qemus)):
+        for name, run in (("slipway", time_vmm), ("qemu", time_qemu)):
             seconds = asyncio.run(run(spec, parsed.size))
             rates.append(parsed.size / seconds)
             print(f"{name:<8} {rates[-1] / 1e6:.4f} MB/s ({seconds:.3f} s)", flush=True)

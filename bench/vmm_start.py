@@ -1,7 +1,8 @@
-"""What a VMM costs its host before its guest's first instruction: CPU time and memory, natively.
+"""Cost of a VMM before its guest's first instruction: CPU time and memory, natively.
 
-Works wherever /dev/kvm opens, usable or not: nothing of the guest is measured. Goals: 15 ms of CPU
-for 256 MiB; 20 MB resident beyond the guest's memory, of which 8 MB unshared when ten run.
+Works on each host where /dev/kvm opens, usable or not, since no guest code is measured. Goals: 15
+ms of CPU time for 256 MiB; 20 MB resident beyond the guest's memory, of which 8 MB unshared with
+ten VMMs.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ MIB = 1 << 20
 TOGETHER = 10
 
 
-def mappings(pid: int) -> Iterator[dict[str, int]]:
-    """The sizes of each mapping of a process, in KiB, as /proc/PID/smaps names them."""
+def read_mappings(pid: int) -> Iterator[dict[str, int]]:
+    """Return the sizes of each mapping of a process, in KiB, as in /proc/PID/smaps."""
     sizes: dict[str, int] = {}
     for line in Path(f"/proc/{pid}/smaps").read_text("utf-8").splitlines():
         name, _, rest = line.partition(":")
@@ -42,16 +43,16 @@ def mappings(pid: int) -> Iterator[dict[str, int]]:
     yield sizes
 
 
-def beyond_guest(pid: int, memory: int) -> tuple[float, float]:
-    """Resident and private MB of the VMM, without the mapping that is the guest's memory."""
-    own = [sizes for sizes in mappings(pid) if sizes["Size"] < memory // 1024]
+def measure_beyond_guest(pid: int, memory: int) -> tuple[float, float]:
+    """Return resident and private MB of the VMM, without the mapping of the guest's memory."""
+    own = [sizes for sizes in read_mappings(pid) if sizes["Size"] < memory // 1024]
     resident = sum(sizes["Rss"] for sizes in own)
     private = sum(sizes["Private_Dirty"] + sizes["Private_Clean"] for sizes in own)
     return resident * 1024 / 1e6, private * 1024 / 1e6
 
 
 async def measure(spec: MachineSpec) -> None:
-    """Start machines one by one, then ten at once, and print what they took."""
+    """Start machines in turn, then ten at once, and print their costs."""
     seconds = []
     for _ in range(7):
         machine = await KvmHypervisor().start(spec)
@@ -60,7 +61,7 @@ async def measure(spec: MachineSpec) -> None:
     cpu = statistics.median(seconds[1:])
     print(f"CPU from the process's start to before KVM_RUN: {cpu * 1000:.1f} ms (median of 6)")
     machines = await asyncio.gather(*(KvmHypervisor().start(spec) for _ in range(TOGETHER)))
-    sizes = [beyond_guest(machine.pid, spec.memory_bytes) for machine in machines]
+    sizes = [measure_beyond_guest(machine.pid, spec.memory_bytes) for machine in machines]
     for machine in machines:
         await machine.stop()
     resident, private = (statistics.median(values) for values in zip(*sizes, strict=True))

@@ -1,4 +1,4 @@
-"""Python's compiled modules, made on the host: L1 could not write them."""
+"""Compiled modules of Python, made on the host, since L1 cannot write them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SKIPPED = re.compile(r"/programs/")
 
 
 def compile_modules(project: Path) -> None:
-    """Compile what is out of date of the project and of this Python's environment."""
+    """Compile outdated modules of the project and of this Python's environment."""
     for directory in (*(project / name for name in PACKAGES), Path(sys.prefix) / "lib"):
         # What cannot be compiled, or not be written, is left to whoever imports it.
         compileall.compile_dir(directory, quiet=2, rx=_SKIPPED)

@@ -1,6 +1,6 @@
-"""The lab's command line.
+"""Command line of the lab.
 
-Exits with the command's status; 124 when its time was over, 125 when the lab itself failed.
+Exits with the command's status; 124 after a time-out, 125 when the lab itself failed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from lab.bytecode import compile_modules
-from lab.files import UNNEEDED, host_files, python_paths
-from lab.image import LabImage, lab_image
+from lab.files import UNNEEDED, build_host_files, list_python_paths
+from lab.image import LabImage, find_lab_image
 from lab.job import Job
 from lab.machine import LabSpec, run
 from slipway._model.errors import HostError, SlipwayError
@@ -33,12 +33,12 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         store = ImageStore()
-        image = lab_image(store, _say, refresh=getattr(options, "refresh", False))
+        image = find_lab_image(store, _say, refresh=getattr(options, "refresh", False))
         if options.action == "build":
             _say(f"the lab has the kernel {image.version}")
             return 0
         compile_modules(ROOT)
-        spec = _spec(options, image, store.root)
+        spec = _build_spec(options, image, store.root)
         return asyncio.run(run(spec, _job(options), options.timeout))
     except BrokenPipeError:  # nobody wants to know how it goes on
         return LAB_FAILED
@@ -54,17 +54,23 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def _spec(options: argparse.Namespace, image: LabImage, state: Path) -> LabSpec:
-    """Raises HostError if a file or directory that is named is missing."""
+def _build_spec(options: argparse.Namespace, image: LabImage, state: Path) -> LabSpec:
+    """Return the parameters of L1.
+
+    Raises:
+        HostError: a file or directory is missing.
+    """
     if options.out is not None and options.icount:
         raise HostError("--out needs the host's files, which --icount does without")
     if options.out is not None and not options.out.is_dir():
         raise HostError(f"{options.out} is not a directory", "--out takes one that exists.")
     files = None
     if options.icount:
-        paths = [*options.include, *(python_paths(ROOT) if options.python else [])]
+        paths = [*options.include, *(list_python_paths(ROOT) if options.python else [])]
         try:
-            files = host_files(paths, [*options.exclude, *(UNNEEDED if options.python else [])])
+            files = build_host_files(
+                paths, [*options.exclude, *(UNNEEDED if options.python else [])]
+            )
         except OSError as error:
             raise HostError(f"cannot read {error.filename}: {error.strerror}") from None
     return LabSpec(

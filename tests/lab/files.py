@@ -1,4 +1,4 @@
-"""Files of the host as a part of the initramfs, for runs that share no file system with it."""
+"""Host files as a part of the initramfs, for runs without a shared file system."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ELF = b"\x7fELF"
 
 
 class HostFiles:
-    """A tree with copies of files at their own paths, and the libraries that programs need."""
+    """Tree with copies of files at their own paths, and the libraries of its programs."""
 
     def __init__(self) -> None:
         self.tree = Tree()
@@ -38,12 +38,14 @@ class HostFiles:
         self._known: set[Path] = set()
 
     def add(self, path: Path) -> None:
-        """Add a file, or a directory with all that is in it.
+        """Add a file, or a directory with its content.
 
-        Symbolic links are kept, and the files that they lead to are added. Raises OSError if there
-        is no such file.
+        Symbolic links are kept, and their targets are added.
+
+        Raises:
+            OSError: a file is missing or cannot be read.
         """
-        real = self._way(path.absolute())
+        real = self._resolve(path.absolute())
         if not real.is_dir():
             self._copy(real)
             return
@@ -57,7 +59,7 @@ class HostFiles:
                     self._link(here / name)
 
     def add_libraries(self) -> None:
-        """Add what the loader would load for the programs and libraries added so far."""
+        """Add the libraries that the loader loads for the programs and libraries of the tree."""
         for begin in range(0, len(self._programs), _LDD_BATCH):
             batch = self._programs[begin : begin + _LDD_BATCH]
             # It fails for static ones, which need nothing.
@@ -65,17 +67,17 @@ class HostFiles:
                 ["ldd", *batch], capture_output=True, text=True, errors="replace", check=False
             )
             for name in sorted(set(_LIBRARY.findall(ended.stdout))):
-                self._copy(self._way(Path(name)))
+                self._copy(self._resolve(Path(name)))
         self._programs.clear()
 
-    def _way(self, path: Path) -> Path:
-        """Return the real path; every symbolic link on the way is added."""
+    def _resolve(self, path: Path) -> Path:
+        """Return the real path; add every symbolic link on the way."""
         here = Path("/")
         for part in Path(os.path.normpath(path)).parts[1:]:
             step = here / part
             if step.is_symlink():
                 self._link(step)
-                here = self._way(here / step.readlink())
+                here = self._resolve(here / step.readlink())
             else:
                 here = step
         return here
@@ -88,7 +90,7 @@ class HostFiles:
             return
         self._known.add(path)
         if path.is_symlink():
-            real = self._way(path)
+            real = self._resolve(path)
             if real.is_file():
                 self._copy(real)
             return
@@ -103,10 +105,10 @@ class HostFiles:
         self.tree.add_file(_inside(path), content, mode)
 
 
-def host_files(paths: Iterable[Path], exclude: Sequence[str] = ()) -> Tree:
-    """Return a tree with these files and directories and the libraries that they need.
+def build_host_files(paths: Iterable[Path], exclude: Sequence[str] = ()) -> Tree:
+    """Return a tree with these files and directories, and the libraries of their programs.
 
-    ``exclude`` are globs as :meth:`Tree.remove` takes them, of paths without the leading slash.
+    ``exclude`` are globs as for :meth:`Tree.remove`, of paths without the leading slash.
     """
     files = HostFiles()
     for path in paths:
@@ -116,8 +118,8 @@ def host_files(paths: Iterable[Path], exclude: Sequence[str] = ()) -> Tree:
     return files.tree
 
 
-def python_paths(project: Path) -> list[Path]:
-    """Return what this Python, its environment and the project's packages are made of."""
+def list_python_paths(project: Path) -> list[Path]:
+    """Return the paths of this Python, its environment and the project's packages."""
     standard = Path(sysconfig.get_path("stdlib"))
     interpreter = Path(sys.executable)
     packages = [project / name for name in ("protocol", "agent", "initramfs", "host", "bench")]

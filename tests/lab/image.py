@@ -1,10 +1,10 @@
-"""What L1 boots from: Debian's generic kernel, and an initramfs with modules, busybox and init.
+"""Image of L1: Debian's generic kernel, and an initramfs with modules, busybox and init.
 
     <cache>/lab/<version of the package>-<digest>/{kernel,initramfs}
 
-The digest covers what the two files are made of besides the kernel package: the sources of this and
-of the builder, the init script and busybox. A directory is made under another name and renamed, so
-that one of this form is always whole.
+The digest covers all sources of the two files but the kernel package: this module and the builder,
+the init script and busybox. A directory is made under another name and renamed, so that each
+directory with a name of this form is complete.
 """
 
 from __future__ import annotations
@@ -55,26 +55,29 @@ UNUSED_AGE = 3600
 
 @dataclass(frozen=True, slots=True)
 class LabImage:
-    """The two files, and the version of the kernel."""
+    """Both files, and the version of the kernel."""
 
     kernel: Path
     initramfs: Path
     version: str
 
 
-def lab_image(
+def find_lab_image(
     store: ImageStore, progress: Callable[[str], None], *, refresh: bool = False
 ) -> LabImage:
-    """Return the image, made if there is none of these sources.
+    """Return the image of these sources, made if missing.
 
-    With ``refresh`` Debian is asked for a newer kernel. Raises ImageError (mostly BuildFailed).
+    ``refresh`` looks for a newer kernel of Debian.
+
+    Raises:
+        ImageError: the image cannot be made.
     """
     busybox = _busybox()
     digest = _digest(busybox)
     cache = store.root / "lab"
     if not refresh and (found := _find(cache, digest)) is not None:
         return found
-    with _turn(cache):
+    with _wait_for_turn(cache):
         if not refresh and (found := _find(cache, digest)) is not None:
             return found
         source = DebianArchive(store.apt, ARCHITECTURE, progress)
@@ -86,7 +89,7 @@ def lab_image(
             made = Path(tempfile.mkdtemp(prefix="new-", dir=cache))
             (made / "kernel").write_bytes(unpacked.image())
             with (made / "initramfs").open("wb") as file:
-                write_tree(_tree(modules.prepare(unpacked, progress), busybox), file)
+                write_tree(_build_tree(modules.prepare(unpacked, progress), busybox), file)
             made.chmod(0o755)
             made.rename(directory)
         directory.touch()
@@ -98,7 +101,7 @@ def lab_image(
 
 
 def _fetch(source: DebianArchive, progress: Callable[[str], None], *, refresh: bool) -> Package:
-    """Return the package with the kernel, downloaded."""
+    """Download the package with the kernel, and return its path."""
     package = kernel.find_kernel_package(source.resolve([KERNEL_PACKAGE], refresh=refresh))
     try:
         source.fetch([package])
@@ -110,7 +113,7 @@ def _fetch(source: DebianArchive, progress: Callable[[str], None], *, refresh: b
     return package
 
 
-def _tree(loaded: dict[str, bytes], busybox: Path) -> Tree:
+def _build_tree(loaded: dict[str, bytes], busybox: Path) -> Tree:
     """Return the root of L1's init."""
     tree = Tree()
     tree.add_device("dev/console", "c", (5, 1))
@@ -167,7 +170,7 @@ def _find(cache: Path, digest: str) -> LabImage | None:
 
 
 def _remove_unused(cache: Path, used: Path) -> None:
-    """Remove what killed builders left, and images that nobody has used for long."""
+    """Remove remains of killed builders, and images without use for long."""
     oldest = time.time() - UNUSED_AGE
     for path in cache.iterdir():
         abandoned = path.name.startswith("new-") or path.stat().st_mtime < oldest
@@ -176,8 +179,8 @@ def _remove_unused(cache: Path, used: Path) -> None:
 
 
 @contextmanager
-def _turn(cache: Path) -> Iterator[None]:
-    """Wait for others that make the image; killed ones hold no lock."""
+def _wait_for_turn(cache: Path) -> Iterator[None]:
+    """Wait for other builders of the image; a killed one holds no lock."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -1,4 +1,4 @@
-"""One run's part of the initramfs: what L1 is to do, and what its root is put together from."""
+"""Part of the initramfs for one run: the command of L1, and the parts of its root."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _OWN = ("dev", "proc", "sys", "run", "tmp", OUT)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A command, and where it runs.
+    """Command, and its directories.
 
-    ``visible`` are directories of the host that are to be seen in L1 even below /tmp or /run.
-    ``shared`` says that the root is the host's; ``out`` is a directory of the host, or None.
+    ``visible`` are directories of the host that L1 shows even below /tmp or /run. ``shared``: the
+    root is the host's. ``out`` is a directory of the host, or None.
     """
 
     command: Sequence[str]
@@ -49,7 +49,7 @@ class Job:
     """Precedes the exit status at the end of the output; no program can know it."""
 
     def archive(self) -> bytes:
-        """Return the archive with all this, to be put after the lab's own initramfs."""
+        """Return the archive of the job, which follows the lab's own initramfs."""
         tree = Tree()
         mounts = [*_MOUNTS, *(self._add_host(tree) if self.shared else self._add_own(tree))]
         if self.out is not None:
@@ -58,13 +58,13 @@ class Job:
         lines = (f"{source} /{ROOT}/{place} {kind} {how}" for source, place, kind, how in mounts)
         tree.add_file("etc/fstab", os.fsencode("\n".join([*lines, ""])))
         tree.add_file("lab/marker", os.fsencode(self.marker), 0o600)
-        tree.add_file(f"{ROOT}/{COMMAND}", os.fsencode(self._script()))
+        tree.add_file(f"{ROOT}/{COMMAND}", os.fsencode(self._build_script()))
         output = io.BytesIO()
         write_tree(tree, output)
         return output.getvalue()
 
     def _add_host(self, tree: Tree) -> list[tuple[str, str, str, str]]:
-        """Add what the host's root consists of; return what is mounted there."""
+        """Add the parts of the host's root; return its mounts."""
         mounts = [("host", "../host", "9p", f"ro,cache=loose,{_9P}")]
         for entry in sorted(Path("/").iterdir()):
             if entry.name in _OWN:
@@ -87,8 +87,8 @@ class Job:
         tree.add_directory(f"{ROOT}{self.directory}")
         return []
 
-    def _script(self) -> str:
-        """Return what busybox's shell runs in the new root."""
+    def _build_script(self) -> str:
+        """Return the script of busybox's shell in the new root."""
         pairs = [f"{key}={value}" for key, value in self.environment.items()]
         words = ["/run/lab/busybox", "env", "-i", *pairs, *self.command]
         directory = shlex.quote(str(self.directory))

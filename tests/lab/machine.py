@@ -45,7 +45,7 @@ CACHE_MIB = 512
 
 @dataclass(frozen=True, slots=True)
 class LabSpec:
-    """What L1 is made of. ``icount`` has its time follow the count of instructions."""
+    """Parameters of L1; with ``icount`` its time follows the count of instructions."""
 
     image: LabImage
     memory: int
@@ -61,7 +61,7 @@ class LabSpec:
 def build_arguments(
     spec: LabSpec, job: Job, *, initrd: int, output: int, console: int
 ) -> list[str]:
-    """QEMU's arguments; the numbers are those of inherited descriptors."""
+    """Return QEMU's arguments; the numbers are inherited descriptors."""
     # One thread cannot overtake itself: docs/lab.md, "One CPU".
     threads = "multi" if spec.cpus > 1 and not spec.icount else "single"
     khz = ICOUNT_KHZ if spec.icount else find_tsc_khz(spec.state / "tsc-khz")
@@ -101,7 +101,7 @@ async def run(spec: LabSpec, job: Job, timeout: float | None) -> int:
     if program is None:
         raise HostError("QEMU is not installed", "Install it: apt-get install qemu-system-x86")
     with ExitStack() as stack:
-        initrd = _initrd(spec, job)
+        initrd = _create_initrd(spec, job)
         stack.callback(os.close, initrd)
         output, output_theirs = socket.socketpair()
         console, console_theirs = socket.socketpair()
@@ -128,7 +128,7 @@ async def run(spec: LabSpec, job: Job, timeout: float | None) -> int:
 
 
 async def _copy(reader: asyncio.StreamReader, output: Output) -> int | None:
-    """Write what comes to standard output; return the status, or None if none comes."""
+    """Copy the output to stdout; return the status, or None if it is missing."""
     while output.status is None and (data := await reader.read(1 << 16)):
         view = memoryview(output.feed(data))
         while view:
@@ -136,7 +136,7 @@ async def _copy(reader: asyncio.StreamReader, output: Output) -> int | None:
     return output.status
 
 
-def _initrd(spec: LabSpec, job: Job) -> int:
+def _create_initrd(spec: LabSpec, job: Job) -> int:
     """Return a descriptor of a nameless file with the image's initramfs and the job's."""
     descriptor = os.memfd_create("lab-initrd")
     with os.fdopen(os.dup(descriptor), "wb") as file, spec.image.initramfs.open("rb") as source:

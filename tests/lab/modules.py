@@ -1,4 +1,4 @@
-"""The modules that L1 loads, and what is changed in them."""
+"""Kernel modules of L1, and the changes in them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _STORE_CODE = bytes.fromhex("48c7400c")
 
 
 def prepare(package: KernelPackage, progress: Callable[[str], None]) -> dict[str, bytes]:
-    """Return the modules of a kernel in their loading order, as L1 is to load them."""
-    found = {name: _unsigned(data) for name, data in package.modules(NAMES).items()}
-    return found | {"kvm": _without_pv_eoi(found["kvm"], progress)}
+    """Return the modules of a kernel in their loading order, changed for L1."""
+    found = {name: _strip_signature(data) for name, data in package.modules(NAMES).items()}
+    return found | {"kvm": _remove_pv_eoi(found["kvm"], progress)}
 
 
-def _unsigned(module: bytes) -> bytes:
-    """Return a module without its signature: to verify them all takes as long as half the boot.
+def _strip_signature(module: bytes) -> bytes:
+    """Return a module without its signature: to verify all takes as long as half of the boot.
 
-    The kernel loads it with a remark in its log.
+    The kernel loads such a module with a remark in its log.
     """
     if not module.endswith(_SIGNATURE_MAGIC):
         return module
@@ -43,11 +43,11 @@ def _unsigned(module: bytes) -> bytes:
     return module[: end - _SIGNATURE.size - length]
 
 
-def _without_pv_eoi(kvm: bytes, progress: Callable[[str], None]) -> bytes:
-    """Return the module kvm so that it does not offer paravirtual EOI to guests.
+def _remove_pv_eoi(kvm: bytes, progress: Callable[[str], None]) -> bytes:
+    """Return the module kvm, changed so that guests get no paravirtual EOI.
 
-    A guest that ends its interrupts without a VM exit meets an error of QEMU's: docs/lab.md. A
-    module in which the place is not found stays as it is, and ``progress`` says so.
+    A guest that ends its interrupts without a VM exit meets an error of QEMU: docs/lab.md. A module
+    in which the place is not found stays unchanged, and ``progress`` reports that.
     """
     offered = _STORE.pack(_STORE_CODE, _FEATURES)
     if kvm.count(offered) != 1:

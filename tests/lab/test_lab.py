@@ -1,4 +1,4 @@
-"""The lab as its users call it: a process that boots L1 and ends as the command in it does."""
+"""The lab as a process: it boots L1, and ends with the status of the command."""
 
 from __future__ import annotations
 
