@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from slipway._model.result import OutputFile, Provenance, Result, Timing
 from slipway._run.job_request import JobRequest
 from slipway._run.output_queue import OutputQueue
 from slipway._run.run import Run
+from slipway._util.identifiers import create_identifier
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class LocalExecution(AsyncExecution):
     """
 
     def __init__(self, job: JobRequest, slot: Slot, pipe: StdinPipe | None) -> None:
-        super().__init__(secrets.token_hex(16), job.language.name)
+        super().__init__(create_identifier(), job.language.name)
         self._job: JobRequest | None = job
         self._slot = slot
         self._pipe = pipe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway._model.options import MACHINE_OPTIONS, build_options
 from slipway._model.session import AsyncSession, check_run_options
 from slipway._run.slot import Slot
+from slipway._util.identifiers import create_identifier
 from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class LocalSession(AsyncSession):
         self, context: SessionContext, spec: SessionSpec, slot: Slot | None = None
     ) -> None:
         """``slot`` is given for a fork."""
-        super().__init__(secrets.token_hex(16), spec.language.name)
+        super().__init__(create_identifier(), spec.language.name)
         self._context = context
         self._spec = spec
         self._slot = slot or Slot(context.slots, spec.language, spec.options, spec.key)
