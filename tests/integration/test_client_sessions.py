@@ -76,16 +76,6 @@ async def until_left(server: Served, vms: int = 0) -> None:
 # --- The same as in process -----------------------------------------------------------------------
 
 
-async def test_files_stay_from_one_run_to_the_next(server: Served, session: AsyncSession) -> None:
-    await session.run("write kept content")
-
-    found = await session.run("cat kept")
-
-    assert found.stdout.rstrip() == "content"
-    assert found.provenance.start == "session"
-    assert server.launcher.launched == 1
-
-
 async def test_tells_what_it_is(client: AsyncClient) -> None:
     session = client.session("bash")
     before, known = session.state, session.id
@@ -134,17 +124,6 @@ async def test_handle_has_stdin_signals_and_events(session: AsyncSession) -> Non
     assert result.verdict == "signaled"
 
 
-async def test_cancelled_run_leaves_the_session(session: AsyncSession) -> None:
-    await session.run("write kept content")
-    execution = await session.start("forever")
-    await until(execution, PhaseStarted)
-
-    await execution.cancel()
-
-    assert (await execution.wait()).verdict == "cancelled"
-    assert (await session.run("cat kept")).stdout.rstrip() == "content"
-
-
 async def test_fork_begins_as_the_session_is(session: AsyncSession) -> None:
     await session.run("write kept old")
 
@@ -157,19 +136,6 @@ async def test_fork_begins_as_the_session_is(session: AsyncSession) -> None:
     assert fork.state == "ended"
 
 
-async def test_closing_ends_what_runs(server: Served, client: AsyncClient) -> None:
-    session = client.session("bash")
-    await session.open()
-    execution = await session.start("print before\nforever")
-    await until(execution, PhaseStarted)
-
-    await session.close()
-    await session.close()
-
-    assert not server.launcher.machines
-    assert (await execution.wait()).verdict == "cancelled"
-
-
 async def test_client_that_is_closed_closes_its_sessions(server: Served) -> None:
     async with AsyncClient(server.path) as client:
         session = client.session("bash")
@@ -180,38 +146,6 @@ async def test_client_that_is_closed_closes_its_sessions(server: Served) -> None
     assert not server.launcher.machines
     with pytest.raises(slipway.InputError, match="closed"):
         client.session("bash")
-
-
-async def test_session_that_was_idle_says_so(server: Served, client: AsyncClient) -> None:
-    clock = Clock()
-    session = client.session("bash", idle_seconds=20)
-    await session.open()
-    clock.advance(20)
-    async with AsyncClient(server.path) as other:
-
-        async def is_idle() -> bool:
-            return not (await other.health()).vms
-
-        await wait_until(is_idle, "the server has no machine")
-
-    with pytest.raises(slipway.HostError, match="no run for 20 s"):
-        await session.run("print x")
-
-    assert session.state == "ended"
-    with pytest.raises(slipway.HostError, match="no run for 20 s"):
-        await session.fork()
-
-
-async def test_session_whose_machine_dies_is_lost(server: Served, client: AsyncClient) -> None:
-    async with client.session("bash") as session:
-        with pytest.raises(slipway.UnknownOutcome):
-            await session.run("die")
-
-        with pytest.raises(slipway.HostError, match="lost"):
-            await session.run("print x")
-
-        assert session.state == "lost"
-    await until_left(server)
 
 
 async def test_session_that_another_has_deleted_has_ended(

@@ -13,9 +13,8 @@ import pytest
 
 from slipway._local.execution import KEPT_OUTPUT
 from slipway._local.runtime import AsyncRuntime
-from slipway._model.errors import Busy, HostError, InputError, UnknownOutcome
+from slipway._model.errors import Busy, HostError, InputError
 from slipway._model.events import (
-    Ended,
     Output,
     PhaseEnded,
     PhaseStarted,
@@ -72,22 +71,6 @@ async def test_runs_and_collects_the_output(runtime: AsyncRuntime) -> None:
     assert result.verdict == "failed"
 
 
-async def test_events_come_in_order(runtime: AsyncRuntime) -> None:
-    execution = await runtime.start("build-print building\nprint hello", "rust")
-
-    events = [event async for event in execution]
-
-    assert [type(event) for event in events] == [
-        Started, PhaseStarted, Output, PhaseEnded, PhaseStarted, Output, PhaseEnded, Ended,
-    ]  # fmt: skip
-    assert events[2] == Output("build", "stdout", b"building\n")
-    assert events[5] == Output("run", "stdout", b"hello\n")
-    ended = events[-1]
-    assert isinstance(ended, Ended)
-    assert ended.result.run is not None
-    assert (ended.result.run.stdout.size, ended.result.run.stdout.data) == (6, b"")
-
-
 async def test_states_follow_the_run(runtime: AsyncRuntime) -> None:
     execution = await runtime.start("forever", "rust")
     at_first = execution.state
@@ -132,19 +115,6 @@ async def test_output_is_streamed_and_not_kept(runtime: AsyncRuntime) -> None:
     assert result.stdout == ""
 
 
-async def test_stdin_is_written_while_the_program_runs(runtime: AsyncRuntime) -> None:
-    execution = await runtime.start("echo", "bash", stdin=None)
-
-    await execution.stdin.write(b"first ")
-    first = await until(execution, Output)
-    await execution.stdin.write(b"second")
-    await execution.stdin.close()
-    result = await execution.wait()
-
-    assert first[-1] == Output("run", "stdout", b"first ")
-    assert result.stdout == "second"
-
-
 async def test_more_stdin_than_the_program_reads_does_not_block(runtime: AsyncRuntime) -> None:
     execution = await runtime.start("read 1", "bash", stdin=None)
 
@@ -173,19 +143,6 @@ async def test_stdin_that_was_closed_cannot_be_written(runtime: AsyncRuntime) ->
     await execution.cancel()
 
 
-async def test_signal_reaches_the_program(runtime: AsyncRuntime) -> None:
-    execution = await runtime.start("trap 10\nprint ready\nforever", "bash")
-    await until(execution, Output)
-
-    await execution.signal(signal.SIGUSR1)
-    caught = await until(execution, Output)
-    await execution.signal(signal.SIGTERM)
-    result = await execution.wait()
-
-    assert caught[-1] == Output("run", "stdout", b"signal 10\n")
-    assert (result.verdict, result.signal) == ("signaled", signal.SIGTERM)
-
-
 @pytest.mark.parametrize("number", [0, -1, 65, 10**9])
 async def test_signal_that_does_not_exist_is_refused(runtime: AsyncRuntime, number: int) -> None:
     execution = await runtime.start("forever", "bash")
@@ -202,21 +159,6 @@ async def test_signal_after_the_end_is_refused(runtime: AsyncRuntime) -> None:
 
     with pytest.raises(InputError, match="it is ended"):
         await execution.signal(15)
-
-
-async def test_cancelled_run_ends_with_its_verdict_and_its_output(
-    runtime: AsyncRuntime, launcher: FakeLauncher
-) -> None:
-    execution = await runtime.start("print before\nforever", "bash")
-    await until(execution, PhaseStarted)
-
-    await execution.cancel()
-    gone = not launcher.machines
-    result = await execution.wait()
-
-    assert gone
-    assert result.verdict == "cancelled"
-    assert result.run is not None
 
 
 async def test_run_that_nobody_reads_can_be_cancelled(
@@ -274,37 +216,6 @@ async def test_leaving_the_context_cancels(runtime: AsyncRuntime, launcher: Fake
     assert execution.state == "ended"
 
 
-async def test_cancelling_the_task_that_runs_ends_the_machine(
-    runtime: AsyncRuntime, launcher: FakeLauncher
-) -> None:
-    task = asyncio.create_task(runtime.run("forever", "bash"))
-    await wait_until(lambda: launcher.machines, "a machine is there")
-
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    assert not launcher.machines
-
-
-async def test_machine_that_dies_is_an_unknown_outcome_with_the_output(
-    runtime: AsyncRuntime,
-) -> None:
-    execution = await runtime.start("print before\nread 1\ndie", "bash", stdin=None)
-    async for event in execution:
-        if isinstance(event, PhaseStarted):
-            break
-    await execution.stdin.write(b"!")
-
-    with pytest.raises(UnknownOutcome) as caught:
-        await execution.wait()
-
-    assert caught.value.stdout == b"before\n!"
-    assert execution.state == "ended"
-    with pytest.raises(UnknownOutcome):
-        await execution.wait()
-
-
 async def test_no_more_than_max_vms_at_once(runtime: AsyncRuntime, launcher: FakeLauncher) -> None:
     results = await asyncio.gather(
         *(runtime.run(f"print {number}", "bash") for number in range(30))
@@ -327,15 +238,6 @@ async def test_position_in_the_queue_is_told(runtime: AsyncRuntime) -> None:
     assert positions == (0, 1)
     assert isinstance(events[0], Queued)
     assert second.position is None
-
-
-async def test_full_queue_is_busy() -> None:
-    async with AsyncRuntime(**fake_machines(), max_vms=1, queue=1) as runtime:
-        await runtime.start("forever", "bash")
-        await runtime.start("forever", "bash")
-
-        with pytest.raises(Busy, match="1 runs wait already"):
-            await runtime.start("print x", "bash")
 
 
 async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
@@ -379,11 +281,6 @@ async def test_environment_may_be_a_mapping(runtime: AsyncRuntime) -> None:
     result = await runtime.run("env COLOUR", "bash", environment={"COLOUR": "red"})
 
     assert result.stdout == "red\n"
-
-
-async def test_unknown_language_is_refused(runtime: AsyncRuntime) -> None:
-    with pytest.raises(InputError, match="unknown language 'klingon'"):
-        await runtime.start("print x", "klingon")
 
 
 async def test_key_is_bounded(runtime: AsyncRuntime) -> None:

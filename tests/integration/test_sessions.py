@@ -15,7 +15,7 @@ from slipway._model.input_file import InputFile
 from slipway._model.options import MAX_SOURCE
 from slipway._run.launcher import DamagedImage
 from slipway._util.units import MIB
-from support.clock import Clock, JumpingClock
+from support.clock import Clock
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 from support.sessions import MACHINE, nothing_left, text, tidy_runtime, until
 from support.waiting import wait_until
@@ -49,12 +49,6 @@ async def session(runtime: AsyncRuntime) -> AsyncIterator[LocalSession]:
 
 
 # --- Runs -----------------------------------------------------------------------------------
-
-
-async def test_files_stay_from_run_to_run(session: LocalSession) -> None:
-    await session.run("write note first")
-
-    assert await text(session, "note") == "first"
 
 
 async def test_files_of_other_sessions_are_not_seen(
@@ -172,20 +166,6 @@ async def test_build_and_signals_work_as_elsewhere(runtime: AsyncRuntime) -> Non
 
 
 # --- Cancelling -----------------------------------------------------------------------------
-
-
-async def test_cancelled_run_leaves_the_session_and_its_files(
-    session: LocalSession, launcher: FakeLauncher
-) -> None:
-    execution = await session.start("write note kept\nprint ready\nforever")
-    await until(execution, Output)
-
-    await execution.cancel()
-    result = await execution.wait()
-
-    assert result.verdict == "cancelled"
-    assert (session.state, await text(session, "note")) == ("open", "kept")
-    assert launcher.launched == 1
 
 
 async def test_run_that_is_cancelled_at_its_very_beginning_leaves_the_session(
@@ -571,23 +551,6 @@ async def test_closing_that_is_cancelled_closes_all_the_same(
     await asyncio.wait([closing])
 
     assert closing.cancelled()
-    nothing_left(runtime, launcher)
-
-
-async def test_session_without_runs_ends_by_itself(
-    runtime: AsyncRuntime, launcher: FakeLauncher
-) -> None:
-    JumpingClock()
-    session = runtime.session("bash", idle_seconds=60)
-    await session.open()
-
-    await wait_until(lambda: session.state == "ended", "the session has ended")
-
-    with pytest.raises(HostError, match="it had no run for 60 s") as error:
-        await session.run("print x")
-    assert "idle_seconds" in error.value.hint
-    await wait_until(lambda: not launcher.machines, "no machine is left")
-    await session.close()
     nothing_left(runtime, launcher)
 
 
