@@ -4,6 +4,8 @@ FILE ?= examples/hello.py
 ARGS ?=
 TESTS ?= tests
 WORKERS ?= 2
+# The tests that need Python alone.
+PLAIN = not image and not debian and not vm
 # What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
 # guests that need a KVM like hardware's, the board, two languages once, and all behaviours of the
 # language that boots fastest, each in a clone. The other tests of KVM run on what KVM there is here;
@@ -26,7 +28,7 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
-.PHONY: run check test images behaviour-ways mixed-jobs killed-server many-runs many-clones lint docs fuzz bench bench-lab \
+.PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server many-runs many-clones lint docs fuzz bench bench-lab \
 	lab lab-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
@@ -36,7 +38,14 @@ run: ## run FILE in a machine of its own, after installing and making what is mi
 check: ## ruff, mypy and all tests that need Python alone: no image, no QEMU, no Debian package
 	@.ci/setup check
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
-	@.venv/bin/python -m pytest $(TESTS) -n $(WORKERS) -m "not image and not debian and not vm"
+	@.venv/bin/python -m pytest $(TESTS) -n $(WORKERS) -m "$(PLAIN)"
+
+coverage: ## what the tests of make check reach, with the programs that they start; fails below the floor
+	@.ci/setup check
+	@.venv/bin/coverage erase
+	@.venv/bin/coverage run -m pytest $(TESTS) -q -n $(WORKERS) -m "$(PLAIN)"
+	@.venv/bin/coverage combine -q
+	@.venv/bin/coverage report
 
 test: images ## pass all tests; those of the kvm machine in the lab, where this host's own KVM is no use
 	@.venv/bin/python -m pytest $(TESTS)
@@ -107,4 +116,4 @@ bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual
 		.venv/bin/python bench/kvm_clone.py $$(.venv/bin/python bench/kvm_clone.py --print arguments)
 
 clean: ## remove what was set up here; the image store stays (slipway image prune)
-	rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
