@@ -127,7 +127,7 @@ class Slot:
 
         Raises:
             Busy: the queue is full.
-            InputError: the machine needs more than there is in all.
+            InputError: the machine needs more than the capacity.
         """
         assert self._context.admission is not None
         needs = self._check_needs() if self._assets is not None else None
@@ -141,7 +141,7 @@ class Slot:
 
         Raises:
             ImageError: the image cannot be built.
-            InputError: the machine needs more than there is in all.
+            InputError: the machine needs more than the capacity.
         """
         context = self._context
         assert context.admission is not None
@@ -186,7 +186,7 @@ class Slot:
         A clone may have its memory twice: as it was at the fork, and what was changed since.
 
         Raises:
-            InputError: there is never room for both machines.
+            InputError: both machines together need more than the capacity.
         """
         admission = self._context.admission
         assert admission is not None
@@ -200,8 +200,8 @@ class Slot:
             or capacity.cpus < sum(each.cpus for each in needs)
         ):
             raise InputError(
-                "there is never room for this session and a fork of it at once",
-                "It takes a runtime or server with more max_vms, memory_budget or cpus.",
+                "never room for this session and a fork of it at once",
+                "Give the runtime or server more max_vms, memory_budget or cpus.",
             )
         return fork
 
