@@ -29,7 +29,9 @@ MIB = 1 << 20
 
 
 def queue() -> QueueState:
-    return QueueState(size=128, areas=(1, 2, 3), ready=True, next_available=9, next_used=8, told=7)
+    return QueueState(
+        size=128, areas=(1, 2, 3), ready=True, next_available=9, next_used=8, notified=7
+    )
 
 
 def console() -> ConsoleState:

@@ -616,7 +616,7 @@ def test_indices_wrap_where_16_bits_end(start: int) -> None:
     state = guest.device.save_state()
     for vring, queue in zip(guest.rings, state.transport.queues, strict=True):
         vring.jump(start)
-        queue.next_available = queue.next_used = queue.told = start
+        queue.next_available = queue.next_used = queue.notified = start
     guest.device.restore(state)
     guest.write_slots = [guest.memory.allocate(32 * KIB) for _ in range(16)]
     guest.control_slot = guest.memory.allocate(8)

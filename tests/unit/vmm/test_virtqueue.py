@@ -341,7 +341,7 @@ class TestUsed:
         pair = Pair()
         pair.driver.jump(start)
         state = pair.queue.save_state()
-        state.next_available = state.next_used = state.told = start
+        state.next_available = state.next_used = state.notified = start
         pair.queue.restore(state, BOTH)
         event = pair.driver.available + 4 + 2 * 8
         pair.memory.write(event, "<H", (start + 2) & 0xFFFF)  # when the third is used
@@ -367,7 +367,7 @@ class TestNotifications:
         pair = Pair()
         pair.driver.jump(start)
         state = pair.queue.save_state()
-        state.next_available = state.next_used = state.told = start
+        state.next_available = state.next_used = state.notified = start
         pair.queue.restore(state, BOTH)
 
         assert not pair.queue.await_more(count)

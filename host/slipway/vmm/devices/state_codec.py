@@ -88,7 +88,7 @@ _FIELDS: dict[type, dict[str, Check]] = {
         "size": _U32,
         "areas": _check_areas,
         "ready": _check_boolean,
-        **dict.fromkeys(("next_available", "next_used", "told"), _U16),
+        **dict.fromkeys(("next_available", "next_used", "notified"), _U16),
     },
     MmioState: {
         "status": _U8,

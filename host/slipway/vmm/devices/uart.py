@@ -131,13 +131,22 @@ class Uart:
     here.
     """
 
-    __slots__ = ("_fifo", "_level", "_room", "_send", "_size", "_state", "_trigger", "counters")
+    __slots__ = (
+        "_can_receive",
+        "_fifo",
+        "_level",
+        "_send",
+        "_size",
+        "_state",
+        "_trigger",
+        "counters",
+    )
 
-    def __init__(self, trigger: Trigger, line: Backend) -> None:
+    def __init__(self, trigger: Trigger, backend: Backend) -> None:
         self.counters = Counters()
         self._trigger = trigger
-        self._send = line.send
-        self._room = line.can_receive
+        self._send = backend.send
+        self._can_receive = backend.can_receive
         self.restore(UartState())
 
     def save_state(self) -> UartState:
@@ -264,7 +273,7 @@ class Uart:
             return 0
         value = received.pop(0)
         if not received:
-            self._room()  # first: if more data comes, the interrupt stays
+            self._can_receive()  # first: if more data comes, the interrupt stays
         self._settle()
         return value
 
@@ -308,7 +317,7 @@ class Uart:
             s.thre = True
         if clear & FCR_CLEAR_RX and s.received:
             s.received.clear()
-            self._room()
+            self._can_receive()
         self._settle()
 
     def _set_fcr(self, value: int) -> None:
@@ -325,4 +334,4 @@ class Uart:
         s.mcr = value
         self._settle()
         if loop_ended and len(s.received) < self._size:
-            self._room()
+            self._can_receive()

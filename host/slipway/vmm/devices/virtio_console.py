@@ -77,9 +77,9 @@ class VirtioConsole(VirtioMmio):
     QUEUE_SIZES = (128, 128, 32, 32, 128, 128)
     CONFIGURATION = _CONFIG.pack(0, 0, MAX_PORTS, 0)
 
-    def __init__(self, memory: Memory, trigger: Trigger, sink: Backend) -> None:
+    def __init__(self, memory: Memory, trigger: Trigger, backend: Backend) -> None:
         super().__init__(memory, trigger)
-        self._sink = sink
+        self._backend = backend
         self._state = ConsoleState()
 
     def reset(self) -> None:
@@ -109,7 +109,7 @@ class VirtioConsole(VirtioMmio):
         """Continue to send: the backend can take more."""
         self.notify(_TRANSMIT)
         if self.running:
-            self.tell(self.queues[_TRANSMIT])  # the driver may wait for it
+            self.notify_driver(self.queues[_TRANSMIT])  # the driver may wait for it
 
     def serve(self, queue: int) -> None:
         """Serve a queue; see :meth:`VirtioMmio.serve`."""
@@ -118,7 +118,7 @@ class VirtioConsole(VirtioMmio):
         elif queue == _RECEIVE:
             if self._state.starved:
                 self._state.starved = False
-                self._sink.can_receive()
+                self._backend.can_receive()
         elif queue == Queue.CONTROL_TRANSMIT:
             self._listen()
         elif queue == Queue.CONTROL_RECEIVE:
@@ -148,7 +148,7 @@ class VirtioConsole(VirtioMmio):
     def _send(self, queue: Virtqueue) -> bool:
         """Send until queue or backend is exhausted; return False after too much for one call."""
         state = self._state
-        send = self._sink.send
+        send = self._backend.send
         batch = queue.size >> 3 or 1
         budget = TRANSMIT_BUDGET
         while True:
@@ -177,7 +177,7 @@ class VirtioConsole(VirtioMmio):
                     return False
             state.sent = 0
             if queue.push(0) >= batch:
-                self.tell(queue)
+                self.notify_driver(queue)
 
     def _fill(self, data: memoryview) -> int:
         queue = self.queues[_RECEIVE]
@@ -196,7 +196,7 @@ class VirtioConsole(VirtioMmio):
             written = _scatter(data[taken:], chain)
             taken += written
             queue.push(written)
-        self.tell(queue)
+        self.notify_driver(queue)
         return taken
 
     def _listen(self) -> None:
@@ -215,10 +215,10 @@ class VirtioConsole(VirtioMmio):
                 self._handle(*_CONTROL.unpack(message))
         else:
             self.postpone(Queue.CONTROL_TRANSMIT)
-        self.tell(queue)
+        self.notify_driver(queue)
         self._inform()
         if self._state.opened and not was_open:
-            self._sink.can_receive()  # last, since the backend may call receive
+            self._backend.can_receive()  # last, since the backend may call receive
 
     def _handle(self, port: int, event: int, value: int) -> None:
         state = self._state
@@ -255,7 +255,7 @@ class VirtioConsole(VirtioMmio):
                 raise DriverError(f"{written} bytes for a control message")
             queue.push(written)
             state.pending &= ~int(sent)
-        self.tell(queue)
+        self.notify_driver(queue)
 
 
 def _scatter(data: memoryview, chain: list[memoryview]) -> int:

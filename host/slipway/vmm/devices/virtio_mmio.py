@@ -169,7 +169,7 @@ class VirtioMmio:
         except (DriverError, GuestAddressError) as error:
             self.fail(str(error))
 
-    def tell(self, queue: Virtqueue) -> None:
+    def notify_driver(self, queue: Virtqueue) -> None:
         """Publish the used buffers of ``queue``; interrupt the guest if the driver wants that."""
         if queue.wants_interrupt():
             self._interrupt(_USED_BUFFER)

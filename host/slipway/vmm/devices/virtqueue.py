@@ -73,7 +73,7 @@ class QueueState:
     ready: bool
     next_available: int
     next_used: int
-    told: int
+    notified: int
 
 
 class Virtqueue:
@@ -100,7 +100,7 @@ class Virtqueue:
         self._event_idx = self._indirect = False
         self._mask = 0
         self._next_available = self._seen = self._head = 0
-        self._next_used = self._told = 0
+        self._next_used = self._notified = 0
         # The largest number of available chains so far.
         self.depth = 0
         self._descriptors = self._available = self._used = self._elements = memoryview(b"")
@@ -168,7 +168,7 @@ class Virtqueue:
         self._elements[used & self._mask] = self._head | written << 32
         self._next_used = used = (used + 1) & _WRAP
         self._next_available = (self._next_available + 1) & _WRAP
-        return (used - self._told) & _WRAP
+        return (used - self._notified) & _WRAP
 
     def publish(self) -> None:
         """Show used chains to the driver."""
@@ -179,11 +179,11 @@ class Virtqueue:
 
     def wants_interrupt(self) -> bool:
         """Publish, and tell if the driver wants an interrupt for that (2.6.7.2)."""
-        old, new = self._told, self._next_used
+        old, new = self._notified, self._next_used
         if old == new:
             return False
         self.publish()
-        self._told = new
+        self._notified = new
         self._fence()  # the index before the driver's wish
         if self._event_idx:
             event = self._available[_RING + self.size]
@@ -212,7 +212,7 @@ class Virtqueue:
             ready=self.ready,
             next_available=self._next_available,
             next_used=self._next_used,
-            told=self._told,
+            notified=self._notified,
         )
 
     def restore(self, state: QueueState, features: int) -> None:
@@ -229,7 +229,7 @@ class Virtqueue:
             self.enable(features)
             self._next_available = self._seen = state.next_available
             self._next_used = state.next_used
-            self._told = state.told
+            self._notified = state.notified
 
     def _look(self) -> bool:
         """Read the driver's index; return True if it is ahead of this side's."""
