@@ -18,7 +18,7 @@ Errors are subclasses of :class:`SlipwayError`.
 
 from __future__ import annotations
 
-from slipway._model.errors import (
+from slipway._util.errors import (
     Busy,
     HostError,
     ImageError,

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import Busy, InputError
+from slipway._util.errors import Busy, InputError
 from slipway._util.public import public
 from slipway._util.units import MIB
 

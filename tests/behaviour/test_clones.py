@@ -14,12 +14,12 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from slipway._model.errors import HostError, UnknownOutcome
 from slipway._model.options import Options
 from slipway._run.guest import Guest
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._run.start_machine import start_machine
+from slipway._util.errors import HostError, UnknownOutcome
 from slipway.machine.hypervisors import choose
 from slipway.machine.model import Hypervisor, Machine, MachineSpec, Snapshot, Template
 from slipway_initramfs.store.image_store import ImageStore

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._model.errors import SlipwayError
 from slipway._model.events import Output, PhaseStarted, Queued
 from slipway._remote.client import AsyncClient
+from slipway._util.errors import SlipwayError
 from support.serving import Server
 from support.waiting import wait_until
 

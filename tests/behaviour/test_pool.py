@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from slipway._local.runtime import AsyncRuntime
-from slipway._model.errors import UnknownOutcome
 from slipway._model.events import Output
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway._snapshots.store import SnapshotStore
+from slipway._util.errors import UnknownOutcome
 from slipway_initramfs.store.image_store import ImageStore
 from support.programs import PATIENCE
 from support.sessions import open_files

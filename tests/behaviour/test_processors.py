@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from slipway._model.errors import UnknownOutcome
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.languages import find_language
+from slipway._util.errors import UnknownOutcome
 from slipway.machine.kvm import KvmMachine
 from slipway_initramfs.store.image_store import ImageStore
 from support.hypervisors import with_hypervisor

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.strategies import AGENT_MESSAGES, garbage
-from slipway._model.errors import UnknownOutcome
 from slipway._run.job_exchange import WINDOW
+from slipway._util.errors import UnknownOutcome
 from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
 from slipway_protocol.schema import MAX_DATA

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway._local.runtime import AsyncRuntime
-from slipway._model.errors import InputError
 from slipway._model.events import Output, PhaseEnded
 from slipway._remote.client import AsyncClient
+from slipway._util.errors import InputError
 from slipway._util.units import MIB
 from support.api_server import served
 from support.fake_machine import fake_machines

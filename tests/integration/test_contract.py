@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._local.runtime import AsyncRuntime
-from slipway._model.errors import Busy, HostError, InputError, UnknownOutcome
 from slipway._model.events import Ended, Output, PhaseEnded, PhaseStarted, Queued, Started
 from slipway._model.input_file import InputFile
 from slipway._remote.client import AsyncClient
+from slipway._util.errors import Busy, HostError, InputError, UnknownOutcome
 from support.api_server import served
 from support.clock import JumpingClock
 from support.fake_machine import FakeLauncher

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._model.errors import Busy, HostError, UnknownOutcome
 from slipway._model.result import OutputFile, Verdict
 from slipway._server.kept import kept_runs
 from slipway._server.kept.kept_runs import KeptRuns
@@ -17,6 +16,7 @@ from slipway._server.kept.retention import ClientTimeouts, NoLongerKept, OutputS
 from slipway._server.kept.run_record import build_run_record
 from slipway._server.peers import AllowList, Peer
 from slipway._server.socket_access import SocketAccess
+from slipway._util.errors import Busy, HostError, UnknownOutcome
 from support.clock import JumpingClock
 from support.kept_runs import MIB, US, command, keeping, lines, pieces_of
 from support.output_clients import connect, read_all, read_exactly, whole

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._model.errors import InputError
 from slipway._model.events import Ended, Event, Output
 from slipway._model.result import OutputFile
 from slipway._server.kept import output_connection
 from slipway._server.kept.output_log import AHEAD, BEHIND
 from slipway._server.kept.retention import NoLongerKept, RunPolicy
 from slipway._server.kept.run_record import build_run_record
+from slipway._util.errors import InputError
 from slipway._wire.reader import EventReader
 from support.kept_runs import MIB, US, command, keeping, lines, pieces_of
 from support.output_clients import connect, read_all, read_exactly, whole

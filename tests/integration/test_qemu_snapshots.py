@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.machine import memory_files, migration
 from slipway.machine.model import MachineSpec
 from slipway.machine.qemu import QemuMachine

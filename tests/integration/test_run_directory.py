@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._model.errors import HostError, InputError
 from slipway._server.run_directory import RunDirectory
 from slipway._server.socket_access import SocketAccess
+from slipway._util.errors import HostError, InputError
 from slipway._util.unix_sockets import MAX_SOCKET_PATH
 from support.output_clients import connect, short_directory
 
@@ -276,7 +276,7 @@ def test_unwritable_parent_is_reported(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path;"
         "from slipway._server.run_directory import RunDirectory;"
-        "from slipway._model.errors import HostError;"
+        "from slipway._util.errors import HostError;"
         "os.setgid(12345); os.setuid(12345)\n"
         "try: RunDirectory(Path('/proc/1/api'), None).__enter__()\n"
         "except HostError as error: print(error.message)\n"
@@ -311,7 +311,7 @@ def test_refuses_a_lock_that_is_a_link(api: Path) -> None:
 
 def test_one_of_many_concurrent_servers_listens(api: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from slipway._model.errors import HostError;"
+        "import sys, time; from pathlib import Path; from slipway._util.errors import HostError;"
         "from slipway._server.run_directory import RunDirectory\n"
         "sys.stdin.readline(); wins = 0\n"
         "for _ in range(200):\n"

@@ -13,7 +13,6 @@ import pytest
 
 from slipway._local.execution import KEPT_OUTPUT
 from slipway._local.runtime import AsyncRuntime
-from slipway._model.errors import Busy, HostError, InputError
 from slipway._model.events import (
     Output,
     PhaseEnded,
@@ -26,6 +25,7 @@ from slipway._model.input_file import InputFile
 from slipway._model.result import Result
 from slipway._run.job_exchange import WINDOW
 from slipway._run.job_request import JobRequest
+from slipway._util.errors import Busy, HostError, InputError
 from slipway._util.units import MIB
 from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.store.image_store import ImageStore

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._local.runtime import AsyncRuntime
-from slipway._model.errors import HostError, InputError
 from slipway._model.events import Output, PhaseStarted
+from slipway._util.errors import HostError, InputError
 from support.clock import Clock, JumpingClock
 from support.fake_machine import MEMORY, FakeLauncher, FakeTemplate
 from support.sessions import MACHINE, nothing_left, text, tidy_runtime, until

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipway._local.runtime import AsyncRuntime
-from slipway._model.errors import SlipwayError
+from slipway._util.errors import SlipwayError
 from support.fake_machine import FakeLauncher
 from support.sessions import nothing_left
 

@@ -9,11 +9,11 @@ import pytest
 
 from slipway._local.runtime import AsyncRuntime
 from slipway._local.session import QUEUE
-from slipway._model.errors import Busy, HostError, InputError, UnknownOutcome
 from slipway._model.events import Output, PhaseStarted, Queued
 from slipway._model.input_file import InputFile
 from slipway._model.options import MAX_SOURCE
 from slipway._run.launcher import DamagedImage
+from slipway._util.errors import Busy, HostError, InputError, UnknownOutcome
 from slipway._util.units import MIB
 from support.clock import Clock
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher

@@ -36,7 +36,7 @@ LENDER = """
 import asyncio, os, signal, sys
 from slipway._cli.run_terminal import LocalTerminal
 from slipway._cli.terminal import run_guarded, run_interruptible
-from slipway._model.errors import UnknownOutcome
+from slipway._util.errors import UnknownOutcome
 
 async def resize(size):
     print(f"[{size.rows}x{size.columns}]", flush=True)

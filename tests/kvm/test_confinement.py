@@ -28,7 +28,7 @@ NOBODY = 65534
 CONFINED = """
 import ctypes, fcntl, json, mmap, os, resource, signal, socket, sys, threading, time
 sys.path[:0] = [sys.argv[1]]
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.vmm.process import confinement as confine
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.system import Kvm

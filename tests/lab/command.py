@@ -16,7 +16,7 @@ from lab.files import UNNEEDED, build_host_files, list_python_paths
 from lab.image import LabImage, find_lab_image
 from lab.job import Job
 from lab.machine import LabSpec, run
-from slipway._model.errors import HostError, SlipwayError
+from slipway._util.errors import HostError, SlipwayError
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.store.image_store import ImageStore
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab.output import Output
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.machine.console import Console
 from slipway.machine.process import ChildProcess
 from slipway.machine.tsc import find_tsc_khz

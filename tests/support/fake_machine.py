@@ -27,10 +27,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from slipway._model.errors import HostError, InputError
 from slipway._run.assets import Assets
 from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
+from slipway._util.errors import HostError, InputError
 from slipway.machine.console import Console
 from slipway.machine.model import Snapshot, Template, Transport
 from slipway_initramfs.freeze import Agent

@@ -15,10 +15,10 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError
 from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
 from slipway._snapshots.key import NoSnapshot
+from slipway._util.errors import HostError
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot, Template, Transport
 from support.fake_agent import FakeAgent

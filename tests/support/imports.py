@@ -18,6 +18,21 @@ PACKAGES = {
     "slipway": ROOT / "host",
 }
 
+# A module may import its own room, and rooms before it that are not of its own group.
+ORDER = (
+    ("_util",),
+    ("_model",),
+    ("vmm", "_wire", "_sources", "_admission"),
+    ("machine", "_remote"),
+    ("_run",),
+    ("_snapshots",),
+    ("_local",),
+    ("_server", "_blocking", "_mcp"),
+    ("_cli",),
+)
+# The public namespace and ``python -m slipway``, which stand above all rooms.
+ABOVE = {"slipway", "slipway.__main__"}
+
 Imports = dict[str, frozenset[str]]
 
 
@@ -68,6 +83,30 @@ def find_circles(imports: Imports) -> list[tuple[str, ...]]:
 def room_of(module: str) -> str:
     """Return the room of a module of host/slipway: the first part below the package."""
     return module.split(".")[1] if "." in module else ""
+
+
+def find_floors() -> list[tuple[str, ...]]:
+    """Return the rooms of the host by floor, the ground first.
+
+    A room stands one floor above the highest room that it imports. docs/architecture.md draws them.
+    """
+    arrows = {(room_of(module), room_of(other)) for module, other in find_imports_between_rooms()}
+    floor_of: dict[str, int] = {}
+    for room in (room for group in ORDER for room in group):
+        floor_of[room] = max((floor_of[b] + 1 for a, b in arrows if a == room), default=0)
+    count = max(floor_of.values()) + 1
+    return [tuple(r for r in floor_of if floor_of[r] == number) for number in range(count)]
+
+
+def find_imports_between_rooms() -> Iterator[tuple[str, str]]:
+    """Yield each import of a module of another room of the host."""
+    for module, imported in read_imports().items():
+        for other in imported:
+            if all(
+                name.partition(".")[0] == "slipway" and name not in ABOVE
+                for name in (module, other)
+            ) and room_of(module) != room_of(other):
+                yield module, other
 
 
 def _modules(package: str, root: Path) -> Iterator[tuple[str, Path]]:

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from slipway._model.errors import UnknownOutcome
 from slipway._model.options import Options, check_source
 from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
@@ -14,6 +13,7 @@ from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._run.results import build_output_files, build_phase_results
 from slipway._snapshots.create import capture_snapshot
+from slipway._util.errors import UnknownOutcome
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Phase, Stream
 from support.listening import run_with

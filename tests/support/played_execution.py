@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError
 from slipway._model.events import Ended, Output, PhaseEnded, PhaseStarted, Started
 from slipway._model.execution import AsyncExecution
 from slipway._model.options import Tty
@@ -20,6 +19,7 @@ from slipway._model.result import (
     Usage,
     Verdict,
 )
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

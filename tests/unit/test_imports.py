@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from support.imports import find_circles, read_imports, room_of
-
-# A module may import its own room, and the rooms of the floors before it. docs/architecture.md
-# draws them.
-FLOORS = (
-    ("_util", "_model"),
-    ("vmm", "_wire", "_sources", "_admission"),
-    ("machine", "_remote"),
-    ("_run",),
-    ("_snapshots",),
-    ("_local",),
-    ("_server", "_blocking", "_mcp"),
-    ("_cli",),
+from support.imports import (
+    ABOVE,
+    ORDER,
+    find_circles,
+    find_floors,
+    find_imports_between_rooms,
+    read_imports,
+    room_of,
 )
-# The one arrow on a floor.
-WITHIN_FLOOR = {("_model", "_util")}
-# The public namespace and ``python -m slipway``, which stand above all rooms.
-ABOVE = {"slipway", "slipway.__main__"}
+
+MAX_ROOMS = 15
+MAX_FLOORS = 8
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -41,7 +35,7 @@ def test_finds_a_circle_behind_other_imports() -> None:
 
 
 def test_every_module_of_the_host_stands_in_a_room() -> None:
-    rooms = {room for floor in FLOORS for room in floor}
+    rooms = {room for group in ORDER for room in group}
 
     outside = {
         module
@@ -50,26 +44,25 @@ def test_every_module_of_the_host_stands_in_a_room() -> None:
     }
 
     assert outside == ABOVE
-    assert len(rooms) <= 15
-    assert len(FLOORS) <= 8
+    assert len(rooms) <= MAX_ROOMS
 
 
-def test_rooms_import_only_rooms_of_earlier_floors() -> None:
-    floor_of = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+def test_rooms_import_only_rooms_of_earlier_groups() -> None:
+    group_of = {room: number for number, group in enumerate(ORDER) for room in group}
 
     wrong = [
         f"{module} imports {other}"
-        for module, imported in read_imports().items()
-        if module.partition(".")[0] == "slipway" and module not in ABOVE
-        for other in imported
-        if other.partition(".")[0] == "slipway"
-        and other not in ABOVE
-        and (own := room_of(module)) != (its := room_of(other))
-        and (own, its) not in WITHIN_FLOOR
-        and floor_of[own] <= floor_of[its]
+        for module, other in find_imports_between_rooms()
+        if group_of[room_of(module)] <= group_of[room_of(other)]
     ]
 
     assert wrong == []
+
+
+def test_rooms_stand_on_few_floors() -> None:
+    floors = find_floors()
+
+    assert len(floors) <= MAX_FLOORS, floors
 
 
 def test_nothing_in_a_room_imports_the_public_namespace() -> None:

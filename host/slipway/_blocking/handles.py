@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._model.arguments import check_blocking_listener, open_blocking_stdin
-from slipway._model.errors import InputError
 from slipway._model.events import Output
 from slipway._model.values import Bounds, check_value
+from slipway._util.errors import InputError
 from slipway._util.public import public
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

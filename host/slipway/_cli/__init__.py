@@ -47,7 +47,7 @@ def _run_slipway(arguments: list[str]) -> int:
 
     from slipway._cli.parser import find_program_name, suggest_names
     from slipway._cli.terminal import EXIT_USAGE, print_text, write_text
-    from slipway._model.errors import InputError
+    from slipway._util.errors import InputError
 
     program = find_program_name()
     name, *others = arguments or [""]

@@ -14,7 +14,7 @@ from slipway._cli.image_transfer import export_image, import_image
 from slipway._cli.quantities import parse_file_name, to_mebibytes
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     import argparse

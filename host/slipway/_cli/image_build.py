@@ -12,8 +12,8 @@ from slipway._cli.interruption import report_interruption
 from slipway._cli.progress import Progress
 from slipway._cli.quantities import parse_path, to_mebibytes
 from slipway._cli.terminal import write_line
-from slipway._model.errors import InputError
 from slipway._model.options import OPTIONS, Options
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     import argparse

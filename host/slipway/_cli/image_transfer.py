@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from slipway._cli.progress import Progress
 from slipway._cli.quantities import to_mebibytes
 from slipway._cli.terminal import print_text, write_line
-from slipway._model.errors import HostError, InputError
+from slipway._util.errors import HostError, InputError
 
 if TYPE_CHECKING:
     import argparse

@@ -12,7 +12,7 @@ from slipway._cli.parser import Parser, find_subparsers
 from slipway._cli.program import COMMANDS
 from slipway._cli.quantities import parse_path
 from slipway._cli.terminal import print_text
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

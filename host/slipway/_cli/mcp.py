@@ -12,8 +12,8 @@ from slipway._cli.host_check import check_host
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_count, parse_path
 from slipway._cli.terminal import run_interruptible
-from slipway._model.errors import HostError, InputError
 from slipway._model.options import OPTIONS
+from slipway._util.errors import HostError, InputError
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._cli.quantities import parse_duration, parse_path, parse_seconds, parse_size
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from slipway._cli.terminal import (
     split_arguments,
     write_line,
 )
-from slipway._model.errors import InputError, SlipwayError, UnknownOutcome
+from slipway._util.errors import InputError, SlipwayError, UnknownOutcome
 
 __all__ = ["build_parser", "run_command"]
 

@@ -20,8 +20,8 @@ from slipway._model.bounds import (
     MAX_OUTPUTS,
     MAX_VARIABLES,
 )
-from slipway._model.errors import InputError
 from slipway._model.options import MAX_SOURCE, OPTIONS, Options, read_local_file
+from slipway._util.errors import InputError
 from slipway._util.units import MIB
 
 EXIT_CODES = """\

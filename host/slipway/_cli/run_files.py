@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.run_inputs import split_pair
 from slipway._cli.terminal import write_line
-from slipway._model.errors import HostError, InputError
+from slipway._util.errors import HostError, InputError
 from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:

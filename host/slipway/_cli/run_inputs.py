@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._model.bounds import MAX_FILE_BYTES, MAX_FILES
-from slipway._model.errors import InputError
 from slipway._model.input_file import InputFile
 from slipway._model.options import read_local_file
+from slipway._util.errors import InputError
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from slipway._cli.progress import Progress
 from slipway._cli.run_arguments import read_source
 from slipway._cli.run_streams import StandardOutput, read_nothing, read_stdin
 from slipway._cli.terminal import run_interruptible
-from slipway._model.errors import InputError
 from slipway._model.events import (
     Ended,
     Output,
@@ -21,6 +20,7 @@ from slipway._model.events import (
 )
 from slipway._model.options import OPTIONS
 from slipway._remote.client import AsyncClient, find_language_by_suffix
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     import argparse

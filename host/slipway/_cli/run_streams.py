@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from slipway._cli.descriptors import DescriptorWorker, write_all
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

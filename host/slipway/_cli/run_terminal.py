@@ -10,8 +10,8 @@ import tty
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import InputError, SlipwayError
 from slipway._model.options import Tty
+from slipway._util.errors import InputError, SlipwayError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_count, parse_duration, parse_path, parse_size
-from slipway._model.errors import InputError
 from slipway._model.options import OPTIONS
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

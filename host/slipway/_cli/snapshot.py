@@ -11,9 +11,9 @@ from slipway._cli.command_group import CommandGroup
 from slipway._cli.quantities import to_mebibytes
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
-from slipway._model.errors import HostError, InputError
 from slipway._snapshots.key import FORMAT, json_digest, language_digest
 from slipway._snapshots.store import SnapshotStore
+from slipway._util.errors import HostError, InputError
 from slipway._util.near_names import find_near_names
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._cli.screen import paint
-from slipway._model.errors import HostError, InputError, SlipwayError
+from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway._util.text import to_plain_lines
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import SlipwayError
 from slipway._model.options import Options
 from slipway._run.languages import find_language
 from slipway._run.launcher import ColdLauncher
+from slipway._util.errors import SlipwayError
 
 if TYPE_CHECKING:
     from slipway._admission import Admission

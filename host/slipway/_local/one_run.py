@@ -13,7 +13,6 @@ from slipway._model.arguments import (
     read_source,
     stream_bytes,
 )
-from slipway._model.errors import InputError
 from slipway._model.options import build_options
 from slipway._model.values import check_value
 from slipway._run.images import StoredImages
@@ -22,6 +21,7 @@ from slipway._run.languages import select_language
 from slipway._run.launcher import ColdLauncher
 from slipway._run.run import Run
 from slipway._run.slot import Slot, SlotContext
+from slipway._util.errors import InputError
 from slipway._util.public import public
 
 if TYPE_CHECKING:

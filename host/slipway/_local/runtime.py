@@ -14,7 +14,6 @@ from slipway._local.machine_supply import MachineSupply
 from slipway._local.session import LocalSession
 from slipway._local.session_context import SessionContext, SessionSpec
 from slipway._model.arguments import check_listener, open_stdin, read_source
-from slipway._model.errors import Busy
 from slipway._model.key import check_key
 from slipway._model.options import build_options
 from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
@@ -24,6 +23,7 @@ from slipway._run.images import StoredImages
 from slipway._run.languages import list_languages, select_language
 from slipway._run.slot import Slot, SlotContext
 from slipway._snapshots.pool_options import PoolOptions
+from slipway._util.errors import Busy
 from slipway._util.memory import read_free_memory
 from slipway._util.public import public
 

@@ -12,10 +12,10 @@ from slipway._local.execution import LocalExecution, request_job
 from slipway._local.session_fork import clone_between_jobs
 from slipway._local.session_launchers import ForkLauncher, GuestLender
 from slipway._model.arguments import open_stdin, read_source
-from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway._model.options import MACHINE_OPTIONS, build_options
 from slipway._model.session import AsyncSession, check_run_options
 from slipway._run.slot import Slot
+from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway._util.identifiers import create_identifier
 from slipway._util.threads import run_shielded
 

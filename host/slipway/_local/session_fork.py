@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import SlipwayError
+from slipway._util.errors import SlipwayError
 from slipway._util.threads import call_shielded, run_shielded
 
 if TYPE_CHECKING:

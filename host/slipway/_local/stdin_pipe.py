@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

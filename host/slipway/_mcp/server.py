@@ -26,8 +26,8 @@ from pydantic import ValidationError
 
 from slipway._mcp.excerpt import Excerpt
 from slipway._mcp.forms import LanguageForm, Languages, Outcome, RunCodeArguments, build_outcome
-from slipway._model.errors import HostError, InputError, SlipwayError
 from slipway._model.events import Ended, Output, PhaseStarted, Preparing, Queued, Started
+from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway._util.near_names import suggest_name
 from slipway_protocol import __version__
 

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from pathlib import Path
 from typing import TypeAlias
 
-from slipway._model.errors import InputError
 from slipway._model.options import MAX_SOURCE, read_local_file
 from slipway._model.values import convert, make_input_error
+from slipway._util.errors import InputError
 from slipway._util.threads import run_in_daemon_thread
 
 # Text of a program, or the path of its file; a str is always a text.

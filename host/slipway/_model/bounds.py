@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError
 from slipway._model.values import encode_text
+from slipway._util.errors import InputError
 from slipway._util.units import KIB, MIB, format_size
 
 if TYPE_CHECKING:

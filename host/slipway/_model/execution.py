@@ -6,7 +6,6 @@ import abc
 from typing import TYPE_CHECKING, Self
 
 from slipway._model.arguments import call_listener
-from slipway._model.errors import InputError, SlipwayError, UnknownOutcome
 from slipway._model.events import (
     Ended,
     Output,
@@ -17,6 +16,7 @@ from slipway._model.events import (
     Started,
 )
 from slipway._model.values import convert, describe_value
+from slipway._util.errors import InputError, SlipwayError, UnknownOutcome
 from slipway._util.public import public
 
 if TYPE_CHECKING:

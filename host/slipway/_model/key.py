@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from slipway._model.bounds import MAX_KEY
-from slipway._model.errors import InputError
 from slipway._model.values import convert
+from slipway._util.errors import InputError
 
 
 def check_key(key: object, name: str = "key") -> str:

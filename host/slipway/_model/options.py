@@ -11,10 +11,10 @@ from slipway._model.bounds import (
     check_files,
     check_outputs,
 )
-from slipway._model.errors import InputError
 from slipway._model.input_file import InputFile
 from slipway._model.option import Group, Option, read_options
 from slipway._model.values import Bounds, check_bounds, check_value, convert, read_field_types
+from slipway._util.errors import InputError
 from slipway._util.public import public
 from slipway._util.units import GIB, MIB, format_size
 

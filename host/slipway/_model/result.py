@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import SlipwayError
+from slipway._util.errors import SlipwayError
 from slipway._util.public import public
 from slipway._util.text import to_plain_line
 

@@ -6,9 +6,9 @@ import abc
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._model.arguments import check_listener
-from slipway._model.errors import InputError
 from slipway._model.options import MACHINE_OPTIONS, build_options
 from slipway._model.values import Bounds, check_value
+from slipway._util.errors import InputError
 from slipway._util.public import public
 
 if TYPE_CHECKING:

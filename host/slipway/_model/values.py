@@ -17,7 +17,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, SupportsIndex, Union, get_args, get_origin
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 
 # An iterator may be endless. No option takes nearly as many items.
 MAX_ITEMS = 10_000

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError
 from slipway._model.health import Health
 from slipway._model.language_info import LanguageInfo
+from slipway._util.errors import InputError
 from slipway._util.unix_sockets import MAX_SOCKET_PATH
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import Fields

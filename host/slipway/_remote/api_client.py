@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from slipway._model.errors import HostError, InputError, UnknownOutcome
 from slipway._remote.problems import decode_problem
+from slipway._util.errors import HostError, InputError, UnknownOutcome
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import decode_line
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._model.arguments import check_language, check_listener
-from slipway._model.errors import InputError
 from slipway._model.key import check_key
 from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
 from slipway._model.values import Bounds, check_value, convert
@@ -14,6 +13,7 @@ from slipway._remote.answers import decode_health, decode_languages
 from slipway._remote.api_client import ApiClient
 from slipway._remote.runs import RemoteRuns
 from slipway._remote.session import RemoteSession
+from slipway._util.errors import InputError
 from slipway._util.public import public
 from slipway._wire.job import encode_session
 

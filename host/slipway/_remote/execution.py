@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._model.events import Event, Output
 from slipway._model.execution import AsyncExecution, check_signal
 from slipway._model.options import Tty
 from slipway._remote.answers import decode_resume, decode_run
 from slipway._remote.line_socket import LineSocket
 from slipway._remote.problems import UnknownRun
+from slipway._util.errors import HostError, InputError, SlipwayError, UnknownOutcome
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import decode_line, encode_data, encode_line
 from slipway._wire.reader import MAX_OUTPUT, EventReader

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slipway._model.errors import (
+from slipway._util.errors import (
     Busy,
     HostError,
     ImageError,

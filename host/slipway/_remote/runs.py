@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.arguments import open_stdin, read_source, stream_bytes
-from slipway._model.errors import InputError, SlipwayError
 from slipway._model.options import build_options, check_source
 from slipway._remote.execution import RemoteExecution
+from slipway._util.errors import InputError, SlipwayError
 from slipway._wire.job import encode_job
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import Busy, HostError, InputError, SlipwayError
 from slipway._model.session import AsyncSession, check_run_options
 from slipway._remote.answers import decode_session
 from slipway._remote.problems import UnknownRun
+from slipway._util.errors import Busy, HostError, InputError, SlipwayError
 from slipway._util.identifiers import create_identifier
 from slipway._util.threads import run_shielded
 

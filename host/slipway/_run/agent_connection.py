@@ -8,8 +8,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError, UnknownOutcome
 from slipway._run.job_exchange import JobExchange
+from slipway._util.errors import HostError, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel

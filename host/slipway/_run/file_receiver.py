@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import UnknownOutcome
+from slipway._util.errors import UnknownOutcome
 
 if TYPE_CHECKING:
     from slipway._run.job_report import JobReport

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError
 from slipway._run.assets import build_assets
 from slipway._run.image_errors import translated_image_errors
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from slipway._model.errors import HostError, ImageError, UnknownOutcome
 from slipway._model.options import Options
 from slipway._run.agent_connection import AgentConnection
 from slipway._run.deadline_pause import DeadlinePause
@@ -18,6 +17,7 @@ from slipway._run.output_sink import OutputTail
 from slipway._run.start_info import StartInfo
 from slipway._run.start_machine import start_machine
 from slipway._sources import keep_names
+from slipway._util.errors import HostError, ImageError, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway._util.threads import call_shielded, run_shielded
 from slipway._util.units import MIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import ImageError, InputError
+from slipway._util.errors import ImageError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import ImageError, SlipwayError
+from slipway._util.errors import ImageError, SlipwayError
 from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:

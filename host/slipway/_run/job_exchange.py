@@ -11,9 +11,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from slipway._model.errors import InputError, UnknownOutcome
 from slipway._run.file_receiver import FileReceiver
 from slipway._run.job_report import JobReport, PhaseReport
+from slipway._util.errors import InputError, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError

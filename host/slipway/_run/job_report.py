@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
-    from slipway._model.errors import InputError
+    from slipway._util.errors import InputError
 
 
 @dataclass(slots=True)

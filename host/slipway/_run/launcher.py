@@ -6,9 +6,9 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol
 
-from slipway._model.errors import ImageError
 from slipway._run.assets import verify_assets
 from slipway._run.start_machine import start_machine
+from slipway._util.errors import ImageError
 
 if TYPE_CHECKING:
     from slipway._model.options import Options

@@ -6,8 +6,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError, UnknownOutcome
 from slipway._run.output_sink import OutputCapture
+from slipway._util.errors import InputError, UnknownOutcome
 from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:

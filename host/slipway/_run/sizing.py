@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError
 from slipway._model.options import MAX_MEMORY
+from slipway._util.errors import InputError
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:

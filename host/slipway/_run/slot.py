@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError
 from slipway._run.launcher import DamagedImage
+from slipway._util.errors import InputError
 from slipway._util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:

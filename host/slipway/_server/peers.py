@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

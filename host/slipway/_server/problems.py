@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import (
+from slipway._util.errors import (
     Busy,
     HostError,
     ImageError,

@@ -14,9 +14,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from slipway._model.errors import HostError, InputError
 from slipway._server.kept.output_socket import NAME
 from slipway._server.socket_access import SocketAccess
+from slipway._util.errors import HostError, InputError
 from slipway._util.identifiers import IDENTIFIER_LENGTH, is_identifier
 from slipway._util.unix_sockets import MAX_SOCKET_PATH
 from slipway_initramfs.disk.locks import try_lock_exclusive

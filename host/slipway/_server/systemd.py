@@ -11,7 +11,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError, InputError
+from slipway._util.errors import HostError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

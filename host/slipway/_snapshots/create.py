@@ -6,11 +6,11 @@ import asyncio
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError
 from slipway._run.guest import Guest
 from slipway._run.launcher import ColdLauncher
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
+from slipway._util.errors import HostError
 from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import logging
 from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import SlipwayError
 from slipway._model.options import Options
 from slipway._run.start_info import StartInfo
 from slipway._snapshots.create import create_snapshot
 from slipway._snapshots.key import NoSnapshot
 from slipway._snapshots.pool_entry import IdleClone, PoolEntry
+from slipway._util.errors import SlipwayError
 from slipway._util.memory import read_unshared_bytes
 from slipway._util.threads import run_shielded
 from slipway._util.units import MIB

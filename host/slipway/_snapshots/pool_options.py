@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

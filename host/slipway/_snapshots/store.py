@@ -17,10 +17,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from slipway._model.errors import HostError, ImageError
 from slipway._model.options import MAX_CPUS, MAX_MEMORY
 from slipway._run.image_errors import translated_image_errors
 from slipway._snapshots.key import SnapshotKey
+from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
 from slipway.machine.model import Snapshot
 from slipway_initramfs.errors import ImageCorrupted

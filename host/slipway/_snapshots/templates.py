@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from slipway._model.errors import HostError, ImageError, SlipwayError
 from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
+from slipway._util.errors import HostError, ImageError, SlipwayError
 from slipway._util.threads import run_shielded
 from slipway.machine.hypervisors import find_hypervisor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:

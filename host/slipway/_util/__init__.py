@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of runs: text, threads, memory, near names."""
+"""Errors, and small helpers that know nothing of runs: text, threads, memory, near names."""

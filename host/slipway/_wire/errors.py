@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from slipway._model import errors
-from slipway._model.errors import Busy, InputError, SlipwayError, UnknownOutcome
+from slipway._util import errors
+from slipway._util.errors import Busy, InputError, SlipwayError, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway._wire.fields import Fields
 

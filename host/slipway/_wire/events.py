@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import InputError
 from slipway._model.events import (
     Ended,
     Event,
@@ -21,6 +20,7 @@ from slipway._model.events import (
     Queued,
     Started,
 )
+from slipway._util.errors import InputError
 from slipway._util.text import to_plain_line
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import Fields, encode_data

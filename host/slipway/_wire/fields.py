@@ -7,7 +7,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:

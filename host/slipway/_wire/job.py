@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import InputError
 from slipway._model.option import Group
 from slipway._model.options import OPTIONS, Tty
+from slipway._util.errors import InputError
 from slipway._wire.fields import encode_data
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from slipway._model.bounds import MAX_FILE_BYTES
-from slipway._model.errors import InputError
 from slipway._model.events import (
     Ended,
     Event,
@@ -15,6 +14,7 @@ from slipway._model.events import (
     Started,
 )
 from slipway._model.result import OutputFile
+from slipway._util.errors import InputError
 from slipway._util.units import MIB
 from slipway._wire.errors import decode_error, make_protocol_error
 from slipway._wire.events import read_event

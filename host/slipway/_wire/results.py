@@ -6,7 +6,6 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.bounds import MAX_FILE_BYTES, MAX_OUTPUTS
-from slipway._model.errors import InputError
 from slipway._model.result import (
     Captured,
     OutputFile,
@@ -18,6 +17,7 @@ from slipway._model.result import (
     Usage,
     Verdict,
 )
+from slipway._util.errors import InputError
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import Fields, encode_data
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError, InputError, SlipwayError
+from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway._util.text import to_plain_line
 from slipway.machine import kvm_snapshot
 from slipway.machine.child import ChildMachine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_parts import VmmSockets, build_vmm_command
 from slipway.machine.process import ChildProcess

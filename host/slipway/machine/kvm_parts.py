@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 from slipway.machine.child import open_pair
 from slipway.machine.kernel_arguments import build_command_line
 from slipway.vmm.arch.host import find_architecture

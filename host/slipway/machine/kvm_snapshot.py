@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
 from slipway.machine import memory_files
 from slipway.vmm.process import control

@@ -9,7 +9,7 @@ from collections import deque
 from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
 from slipway.machine.child import open_pair
 from slipway.machine.cloned_process import ClonedProcess

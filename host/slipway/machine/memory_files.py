@@ -7,7 +7,7 @@ import fcntl
 import os
 from contextlib import ExitStack, suppress
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 
 # A process that has the file can neither change nor shorten it (fcntl(2)): a clone that its guest
 # controls cannot reach its siblings through the file.

@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 
 if TYPE_CHECKING:
     import asyncio

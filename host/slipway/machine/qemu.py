@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.machine import memory_files, migration
 from slipway.machine.child import ChildMachine, open_pair
 from slipway.machine.console import Console

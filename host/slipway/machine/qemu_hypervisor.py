@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.machine import memory_files, qemu
 from slipway.machine.qemu import CACHE_MIB, RAM_STEP, Board, QemuMachine
 from slipway.machine.tsc import find_tsc_khz, measure_khz

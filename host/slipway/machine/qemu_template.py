@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
 from slipway.machine import memory_files, migration

@@ -12,7 +12,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:

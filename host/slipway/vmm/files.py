@@ -6,7 +6,7 @@ import os
 import stat
 from contextlib import ExitStack, contextmanager
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

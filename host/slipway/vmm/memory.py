@@ -7,7 +7,7 @@ import mmap
 import os
 from contextlib import suppress
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway._util.units import MIB
 from slipway.vmm.libc import libc
 from slipway.vmm.pages import PAGE, merge_ranges

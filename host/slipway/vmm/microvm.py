@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.backends import ConsoleBackend, SocketBackend
 from slipway.vmm.bus import Bus

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway._admission import Admission, Capacity, Needs, Ticket
-from slipway._model.errors import Busy, InputError
+from slipway._util.errors import Busy, InputError
 
 SMALL = Needs(1, 1)
 

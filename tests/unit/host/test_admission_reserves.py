@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from slipway._admission import Admission, Capacity, Needs, Ticket
-from slipway._model.errors import Busy
+from slipway._util.errors import Busy
 
 CAPACITY = Capacity(vms=4, memory=100, cpus=6, queue=5)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from slipway import _cli
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 
 
 @pytest.mark.parametrize(

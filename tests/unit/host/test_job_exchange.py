@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._model.errors import HostError, UnknownOutcome
 from slipway._model.input_file import InputFile
 from slipway._run.file_receiver import MAX_FETCHED
 from slipway._run.job_exchange import WINDOW
+from slipway._util.errors import HostError, UnknownOutcome
 from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
 from slipway_protocol.schema import MAX_DATA, VERSION

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from slipway._blocking.loop_thread import LoopThread
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 from support.waiting import block_until
 
 

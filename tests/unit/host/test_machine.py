@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slipway._model.errors import HostError, InputError
+from slipway._util.errors import HostError, InputError
 from slipway.machine.console import KEPT_BYTES, Console
 from slipway.machine.hypervisors import choose
 from slipway.machine.kvm_hypervisor import KvmHypervisor

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._model.errors import UnknownOutcome
 from slipway._run.job_exchange import WINDOW
 from slipway._run.output_queue import MAX_JOINED
+from slipway._util.errors import UnknownOutcome
 from slipway_protocol import messages as m
 from slipway_protocol.schema import MAX_DATA
 from support.listening import pump_to

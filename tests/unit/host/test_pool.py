@@ -11,7 +11,6 @@ import pytest
 import pytest_asyncio
 
 from slipway._admission import Admission, Capacity, Needs
-from slipway._model.errors import HostError, ImageError
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
 from slipway._run.languages import find_language
@@ -19,6 +18,7 @@ from slipway._snapshots import pool
 from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.pool import SLACK, TICK_SECONDS, UNUSED_SECONDS, Pool
 from slipway._snapshots.pool_entry import FIRST_BACKOFF
+from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from support.clock import JumpingClock

@@ -14,7 +14,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.machine import migration
 from slipway.machine.qmp import MAX_LINE, MAX_NOISE, Monitor
 

@@ -9,7 +9,7 @@ import pytest
 
 from slipway._cli.run_inputs import read_input_files
 from slipway._model.bounds import MAX_FILES
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 from slipway._cli.screen import format_step, paint
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import run_guarded, write_line
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 
 COLUMNS = (Column("NAME"), Column("SOURCE", cut=True), Column("MIB", right=True))
 ROWS = [("rust@1.80", "docker://registry.example/library/rust:1.80", 148), ("c", "debian", 7)]

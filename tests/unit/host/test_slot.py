@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from slipway._admission import Admission, Capacity
-from slipway._model.errors import Busy, InputError
 from slipway._model.options import Options
 from slipway._run.image_builds import ImageBuilds
 from slipway._run.languages import find_language
 from slipway._run.launcher import DamagedImage
 from slipway._run.slot import Slot, SlotContext
+from slipway._util.errors import Busy, InputError
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 from support.waiting import wait_until
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from slipway._model.errors import HostError
 from slipway._model.options import Options
 from slipway._run.languages import find_language
 from slipway._run.start_info import StartInfo
 from slipway._snapshots.key import SnapshotKey, check_clonable
 from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.store import SnapshotStore
+from slipway._util.errors import HostError
 from slipway_initramfs.store.image_store import ImageStore
 from support.fake_machine import FakeLauncher
 from support.fake_templates import MEMORY, FakeTemplateCache, StoredHypervisor, stored_snapshot

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slipway._model.errors import HostError, ImageError
 from slipway._model.options import Options
 from slipway._run.assets import Assets
 from slipway._snapshots import sparse_files as _sparse_files
@@ -24,6 +23,7 @@ from slipway._snapshots import verified_files as _checked_files
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.verified_files import VerifiedFile
+from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot
@@ -423,7 +423,7 @@ def test_record_of_another_name_is_none(
 SAVER = """
 import os, sys
 from pathlib import Path
-from slipway._model.errors import ImageError
+from slipway._util.errors import ImageError
 from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.store import SnapshotStore
 from slipway.machine import memory_files

@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 
 from slipway._admission import Admission, Capacity, Needs
-from slipway._model.errors import HostError, ImageError
 from slipway._model.options import Options
 from slipway._run.guest import Guest
 from slipway._run.languages import find_language
@@ -22,6 +21,7 @@ from slipway._snapshots.create import create_snapshot
 from slipway._snapshots.key import NoSnapshot, SnapshotKey
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import TemplateCache
+from slipway._util.errors import HostError, ImageError
 from slipway_initramfs.store.image_store import ImageStore
 from support.clock import JumpingClock
 from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot

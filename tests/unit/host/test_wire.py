@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slipway
-from slipway._model.errors import Busy
 from slipway._model.events import (
     Ended,
     Event,
@@ -31,6 +30,7 @@ from slipway._model.result import (
     Timing,
     Usage,
 )
+from slipway._util.errors import Busy
 from slipway._wire.errors import decode_error, encode_error
 from slipway._wire.events import decode_event, encode_event, encode_event_and_files
 from slipway._wire.fields import MAX_LINE, decode_data, decode_line, encode_data, encode_line

@@ -12,12 +12,12 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from slipway._model.errors import Busy, SlipwayError
 from slipway._server import problems
 from slipway._server.http import openapi, run_routes, server_routes, session_routes, start_routes
 from slipway._server.http.middleware import Envelope
 from slipway._server.http.request_context import JSON, get_service
 from slipway._server.problems import Problem, Refusal
+from slipway._util.errors import Busy, SlipwayError
 
 if TYPE_CHECKING:
     from slipway._server.http.request_context import Service

@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from slipway._model.errors import UnknownOutcome
+from slipway._util.errors import UnknownOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from slipway._admission import Load
-    from slipway._model.errors import SlipwayError
     from slipway._model.result import Result
+    from slipway._util.errors import SlipwayError
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 

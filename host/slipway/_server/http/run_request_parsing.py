@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.errors import InputError
 from slipway._model.input_file import InputFile
 from slipway._model.options import OPTIONS
 from slipway._server.http.request_parsing import parse_body
 from slipway._server.problems import InvalidRequest
 from slipway._server.run_request import RunRequest
+from slipway._util.errors import InputError
 from slipway._wire.fields import decode_text_or_base64
 from slipway._wire.request_models import Setting, StartQuery, TerminalSize
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response, StreamingResponse
 
-from slipway._model.errors import InputError
 from slipway._server.http import response_models as documents
 from slipway._server.http.openapi import (
     describe_json_body,
@@ -26,6 +25,7 @@ from slipway._server.kept.command_reader import parse_signal
 from slipway._server.kept.retention import NoLongerKept
 from slipway._server.kept.run_record import build_run_record
 from slipway._server.problems import NotFound, Problem, Refusal
+from slipway._util.errors import InputError
 from slipway._wire.request_models import ResumeQuery, SignalBody, TerminalSize
 
 if TYPE_CHECKING:

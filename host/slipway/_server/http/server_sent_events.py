@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from slipway._model.errors import SlipwayError
 from slipway._server.http.disconnect import wait_for_disconnect
+from slipway._util.errors import SlipwayError
 from slipway._wire.errors import encode_error
 from slipway._wire.events import encode_event_and_files
 

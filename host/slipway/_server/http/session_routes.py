@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response
 
-from slipway._model.errors import SlipwayError
 from slipway._model.options import MACHINE_OPTIONS
 from slipway._model.session import DEFAULT_IDLE_SECONDS
 from slipway._server.http import response_models as documents
@@ -34,6 +33,7 @@ from slipway._server.http.routing import create_router
 from slipway._server.http.start_routes import RunForms, StartForms, answer_run, answer_start
 from slipway._server.kept.kept_sessions import SessionPolicy
 from slipway._server.problems import InvalidRequest, NotFound
+from slipway._util.errors import SlipwayError
 from slipway._util.identifiers import IDENTIFIER_LENGTH, create_identifier, is_identifier
 from slipway._wire.request_models import (
     NoQuery,

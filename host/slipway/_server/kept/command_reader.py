@@ -6,7 +6,7 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING, Any, Protocol
 
-from slipway._model.errors import InputError, SlipwayError
+from slipway._util.errors import InputError, SlipwayError
 from slipway._wire.fields import MAX_LINE, decode_data, decode_line
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError, SlipwayError
 from slipway._model.events import Output
+from slipway._util.errors import HostError, SlipwayError
 from slipway._wire.errors import encode_error
 from slipway._wire.events import encode_event_and_files
 from slipway._wire.fields import encode_line

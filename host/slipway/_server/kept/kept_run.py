@@ -7,13 +7,13 @@ import logging
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from slipway._model.errors import InputError, SlipwayError
 from slipway._server.kept.change_notifier import ChangeNotifier
 from slipway._server.kept.event_pump import EventPump
 from slipway._server.kept.output_log import AHEAD, OutputLog
 from slipway._server.kept.output_socket import OutputSocket
 from slipway._server.kept.retention import NoLongerKept
 from slipway._server.kept.run_client import RunClient
+from slipway._util.errors import InputError, SlipwayError
 from slipway._wire.fields import encode_line
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import Busy, SlipwayError
 from slipway._server.kept.kept_run import KeptRun
 from slipway._server.kept.retention import ClientTimeouts
+from slipway._util.errors import Busy, SlipwayError
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:

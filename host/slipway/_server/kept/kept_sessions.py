@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from slipway._model.errors import Busy, SlipwayError
 from slipway._server.problems import Problem, Refusal
+from slipway._util.errors import Busy, SlipwayError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

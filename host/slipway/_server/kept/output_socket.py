@@ -9,8 +9,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from slipway._model.errors import Busy, HostError
 from slipway._server.kept.output_connection import OutputConnection
+from slipway._util.errors import Busy, HostError
 
 if TYPE_CHECKING:
     from pathlib import Path

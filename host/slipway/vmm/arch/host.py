@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import fcntl
 import os
 from contextlib import ExitStack
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.failure import explain_failure
 from slipway.vmm.kvm.vm import Vm

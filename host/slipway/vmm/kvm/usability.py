@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway._util.once_per_boot import measure_once_per_boot
 from slipway.vmm.kvm import abi, x86_64
 from slipway.vmm.kvm.system import Kvm, explain_open_error

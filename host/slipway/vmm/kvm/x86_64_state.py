@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import struct
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.vmm.kvm import x86_64
 from slipway.vmm.kvm.abi import Capability
 from slipway.vmm.kvm.failure import explain_failure

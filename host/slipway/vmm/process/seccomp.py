@@ -16,7 +16,7 @@ import errno
 import os
 import struct
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.vmm.kvm import abi, x86_64_state
 from slipway.vmm.libc import libc
 

@@ -11,7 +11,7 @@ import select
 import sys
 import time
 
-from slipway._model.errors import HostError, InputError, SlipwayError
+from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway.vmm.microvm import MicroVm
 from slipway.vmm.process import confinement as confine
 from slipway.vmm.process import control

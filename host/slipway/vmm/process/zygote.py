@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.microvm import MicroVm

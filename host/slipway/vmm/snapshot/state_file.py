@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.vmm.pages import PAGE, merge_ranges
 from slipway.vmm.record import record, replace
 from slipway.vmm.snapshot import canonical_msgpack as pack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from slipway._model.errors import HostError
+from slipway._util.errors import HostError
 from slipway.vmm.devices import state_codec as states
 from slipway.vmm.devices.uart import Uart
 from slipway.vmm.devices.virtqueue import DriverError

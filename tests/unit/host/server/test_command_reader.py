@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway._model.errors import InputError, SlipwayError
 from slipway._model.options import Tty
 from slipway._server.kept.command_reader import CommandReader, parse_signal
+from slipway._util.errors import InputError, SlipwayError
 from slipway._wire.fields import MAX_LINE, encode_data
 from support.played_execution import PlayedExecution, writing
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from slipway._admission import Capacity, Load
-from slipway._model.errors import HostError, UnknownOutcome
 from slipway._model.result import Captured, PhaseResult, Provenance, Result, Timing, Usage, Verdict
 from slipway._server.http.metrics import MEDIA_TYPE, Metrics
+from slipway._util.errors import HostError, UnknownOutcome
 
 LOAD = Load(Capacity(vms=4, memory=1000, cpus=8, queue=16), vms=1, waiting=2, memory=300, cpus=3)
 

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from slipway._model.errors import InputError
 from slipway._server.peers import AllowList, Peer, find_group_id, find_user_id, read_peer
+from slipway._util.errors import InputError
 
 OWNER = 1000
 

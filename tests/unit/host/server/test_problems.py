@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from slipway._model.errors import (
+from slipway._server.problems import BUG, MAX_TEXT, Problem, describe_error
+from slipway._util.errors import (
     Busy,
     HostError,
     ImageError,
@@ -12,7 +13,6 @@ from slipway._model.errors import (
     SlipwayError,
     UnknownOutcome,
 )
-from slipway._server.problems import BUG, MAX_TEXT, Problem, describe_error
 
 
 @pytest.mark.parametrize(

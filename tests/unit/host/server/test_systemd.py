@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._model.errors import InputError
 from slipway._server.systemd import Notifier, parse_socket_name, take_inherited_socket
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 from slipway._util.units import MIB
 from slipway.vmm.arch.x86_64 import acpi, boot, layout, processor
 from slipway.vmm.arch.x86_64.kernel import open_kernel

@@ -17,7 +17,7 @@ import stat
 import struct
 from contextlib import ExitStack
 
-from slipway._model.errors import InputError
+from slipway._util.errors import InputError
 from slipway._util.units import MIB
 
 TYPE_CHECKING = False
