@@ -74,8 +74,8 @@ class Admission:
         self._cpus = 0
         self._reserved = 0
         self._reclaiming = False
+        # Called with the bytes of reserved memory that a run needs; frees as many as possible.
         self.reclaim: Callable[[int], object] | None = None
-        """Called with the bytes of reserved memory that a run needs; frees as many as possible."""
 
     @property
     def load(self) -> Load:
@@ -85,7 +85,7 @@ class Admission:
 
     @property
     def reserved(self) -> int:
-        """Bytes of memory that are reserved, and taken back from whoever has them for a run."""
+        """Bytes of reserved memory, which runs reclaim when they need them."""
         return self._reserved
 
     def check(self, needs: Needs) -> None:
@@ -96,15 +96,14 @@ class Admission:
         """
         if needs.memory > self.capacity.memory:
             raise InputError(
-                f"the run needs {needs.memory // MIB} MiB of memory, its machine's own included, "
-                f"and all runs together may have {self.capacity.memory // MIB}",
-                "Ask for less memory, or raise the memory budget.",
+                f"the run needs {needs.memory // MIB} MiB of memory with its machine; the limit of"
+                f" all runs is {self.capacity.memory // MIB} MiB",
+                "Use less memory, or a larger memory budget.",
             )
         if needs.cpus > self.capacity.cpus:
             raise InputError(
-                f"the run asks for {needs.cpus} CPUs, and all runs together may have "
-                f"{self.capacity.cpus}",
-                "Ask for fewer CPUs.",
+                f"the run needs {needs.cpus} CPUs; the limit of all runs is {self.capacity.cpus}",
+                "Use fewer CPUs, or a higher limit.",
             )
 
     def enter(self, key: str, needs: Needs | None) -> Ticket:
@@ -122,8 +121,8 @@ class Admission:
         bound = max(self.capacity.queue, needs is None)
         if not at_once and len(self._waiting) >= bound:
             raise Busy(
-                f"{len(self._waiting)} runs wait already, and no more may",
-                "Try again later; a larger queue holds more.",
+                f"the queue is full (waiting runs: {len(self._waiting)})",
+                "Try again later, or use a longer queue.",
             )
         self._arrivals += 1
         ticket = Ticket(key, self._arrivals, needs)
@@ -153,7 +152,7 @@ class Admission:
 
         The next run must fit beside the reservation, which would otherwise be reclaimed at once.
         """
-        turns = self._turns()
+        turns = self.list_turns()
         needs = turns[0].needs if turns else None
         wanted = memory + (needs.memory if needs is not None else 0)
         if self._memory + self._reserved + wanted > self.capacity.memory:
@@ -170,6 +169,20 @@ class Admission:
         """Admit runs again, after reserved memory has become reclaimable."""
         if not self._reclaiming:
             self._admit()
+
+    def list_turns(self) -> list[Ticket]:
+        """Return the waiting runs in the order of their turns, if no running run ended before."""
+        by_key: dict[str, list[Ticket]] = {}
+        # Runs that wait for their image stand at the end: all others may pass.
+        for ticket in sorted(self._waiting.values(), key=lambda t: (t.needs is None, t.number)):
+            by_key.setdefault(ticket.key, []).append(ticket)
+        ranked = [
+            (ticket.needs is None, self._running[key] + place, ticket.number, ticket)
+            for key, tickets in by_key.items()
+            for place, ticket in enumerate(tickets)
+        ]
+        ranked.sort(key=lambda entry: entry[:3])
+        return [entry[3] for entry in ranked]
 
     def _fits(self, needs: Needs) -> bool:
         if (
@@ -188,7 +201,7 @@ class Admission:
 
     def _admit(self) -> None:
         """Admit runs in their turns while they fit, and report new positions to the others."""
-        turns = self._turns()
+        turns = self.list_turns()
         while turns and turns[0].needs is not None and self._fits(turns[0].needs):
             ticket = turns.pop(0)
             del self._waiting[ticket.number]
@@ -202,17 +215,3 @@ class Admission:
                 ticket.position = position
                 if ticket.on_position is not None:
                     ticket.on_position(position)
-
-    def _turns(self) -> list[Ticket]:
-        """Return the waiting runs in the order of their turns, if no running run ended before."""
-        by_key: dict[str, list[Ticket]] = {}
-        # Runs that wait for their image stand at the end: all others may pass.
-        for ticket in sorted(self._waiting.values(), key=lambda t: (t.needs is None, t.number)):
-            by_key.setdefault(ticket.key, []).append(ticket)
-        ranked = [
-            (ticket.needs is None, self._running[key] + place, ticket.number, ticket)
-            for key, tickets in by_key.items()
-            for place, ticket in enumerate(tickets)
-        ]
-        ranked.sort(key=lambda entry: entry[:3])
-        return [entry[3] for entry in ranked]

@@ -254,8 +254,8 @@ async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
     ("options", "message"),
     [
         ({"memory": 10**12}, "memory is"),
-        ({"memory": 1024 * MIB}, r"needs 1152 MiB of memory.*may have 512"),
-        ({"cpus": 5}, "asks for 5 CPUs"),
+        ({"memory": 1024 * MIB}, r"needs 1152 MiB of memory.*limit of all runs is 512 MiB"),
+        ({"cpus": 5}, "needs 5 CPUs"),
         ({"memory": MIB}, "MiB of memory to boot"),
         ({"colour": "red"}, "unknown option 'colour'"),
         ({"timeout": "soon"}, "timeout is 'soon'"),

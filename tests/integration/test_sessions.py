@@ -144,7 +144,7 @@ async def test_runs_keep_their_order(session: LocalSession) -> None:
 async def test_more_runs_than_may_wait_are_refused(session: LocalSession) -> None:
     waiting = [await session.start("forever") for _ in range(QUEUE + 1)]
 
-    with pytest.raises(Busy, match="wait already"):
+    with pytest.raises(Busy, match="queue is full"):
         await session.start("print x")
 
     await asyncio.gather(*(execution.cancel() for execution in waiting))
@@ -326,7 +326,7 @@ async def test_opening_is_refused_where_too_many_wait(launcher: FakeLauncher) ->
             with pytest.raises(Busy):
                 await second.open()
 
-        with pytest.raises(InputError, match="could not be opened: 0 runs wait already"):
+        with pytest.raises(InputError, match="could not be opened: the queue is full"):
             await second.open()
     nothing_left(runtime, launcher)
 

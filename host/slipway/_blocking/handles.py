@@ -131,7 +131,11 @@ class Execution:
             return self.wait()
 
     def files(self) -> tuple[OutputFile, ...]:
-        """Wait for the end, and return the requested files. Raises as :meth:`wait` does."""
+        """Wait for the end, and return the requested files.
+
+        Raises:
+            SlipwayError: as :meth:`wait`.
+        """
         return self._thread.call(self._execution.files)
 
     def __iter__(self) -> Iterator[Event]:
@@ -214,7 +218,7 @@ class Session:
 
         Raises:
             InputError: the request cannot be run as it stands, or the session is not open.
-            Busy: too many runs wait already.
+            Busy: the queue of the session is full.
             HostError: the session was lost, or was idle for too long.
         """
         opened = open_blocking_stdin(stdin)

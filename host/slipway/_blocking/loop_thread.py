@@ -106,9 +106,9 @@ class LoopThread:
 
     def _serve(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._live())
+            runner.run(self._serve_until_stopped())
 
-    async def _live(self) -> None:
+    async def _serve_until_stopped(self) -> None:
         await self._stop.wait()
         await self._finish.run()
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _Runs = TypeVar("_Runs", bound="AsyncRuntime | AsyncClient")
 
 
-class _Blocking(Generic[_Runs]):
+class _BlockingRuns(Generic[_Runs]):
     """Common part of :class:`Runtime` and :class:`Client`: ``runs`` in an event loop thread."""
 
     def __init__(self, runs: _Runs) -> None:
@@ -140,7 +140,7 @@ class _Blocking(Generic[_Runs]):
 
 
 @public
-class Runtime(_Blocking["AsyncRuntime"]):
+class Runtime(_BlockingRuns["AsyncRuntime"]):
     """Runtime of programs in machines of this process; see :class:`slipway.AsyncRuntime`.
 
     Several threads may call its methods at once. Machines end with :meth:`close`, or with the
@@ -179,34 +179,34 @@ class Runtime(_Blocking["AsyncRuntime"]):
             )
         )
         if languages:
-            self._thread.call(self._begin)
+            self._thread.call(self._begin_prewarming)
 
     @property
     def load(self) -> Load:
         """Counts of running and waiting runs, and their capacity."""
-        return self._thread.call(self._load)
+        return self._thread.call(self._read_load)
 
     @property
     def idle(self) -> int:
         """Number of idle clones in the pool."""
-        return self._thread.call(self._idle)
+        return self._thread.call(self._count_idle)
 
     def drain(self, seconds: float) -> None:
         """Start nothing more, wait up to ``seconds`` for current runs, and cancel the rest."""
         self._thread.call(lambda: self._runs.drain(seconds))
 
-    async def _begin(self) -> None:
+    async def _begin_prewarming(self) -> None:
         self._runs.begin()
 
-    async def _idle(self) -> int:
+    async def _count_idle(self) -> int:
         return self._runs.idle
 
-    async def _load(self) -> Load:
+    async def _read_load(self) -> Load:
         return self._runs.load
 
 
 @public
-class Client(_Blocking["AsyncClient"]):
+class Client(_BlockingRuns["AsyncClient"]):
     """Client of the server that listens at ``path``; see :class:`slipway.AsyncClient`.
 
     Several threads may call its methods at once.

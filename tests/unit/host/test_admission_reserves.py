@@ -197,8 +197,8 @@ class Admitting(RuleBasedStateMachine):
         assert load.cpus <= CAPACITY.cpus
 
     @invariant()
-    def whoevers_turn_it_is_waits_for_runs_or_for_what_is_held(self) -> None:
-        turns = self.room._turns()
+    def the_next_run_waits_for_running_runs_or_for_held_memory(self) -> None:
+        turns = self.room.list_turns()
         if not turns or turns[0].needs is None:
             return
         load, needs = self.room.load, turns[0].needs
