@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._model.bounds import MAX_FILE_BYTES, MAX_FILES
+from slipway._model.bounds import MAX_FILE_BYTES, MAX_FILES, PACK_HINT
 from slipway._model.input_file import InputFile
 from slipway._model.options import read_local_file
 from slipway._util.errors import InputError
@@ -15,8 +15,6 @@ from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_PACK = "Pack them into one archive, and let the program unpack it."
 
 
 def read_input_files(wanted: list[str], source: str | None = None) -> tuple[InputFile, ...]:
@@ -35,11 +33,13 @@ def read_input_files(wanted: list[str], source: str | None = None) -> tuple[Inpu
             if path != Path(local) and _is_source(path, source):
                 continue
             if len(files) == MAX_FILES:
-                raise InputError(f"--file names more than {MAX_FILES} files", _PACK)
+                raise InputError(f"--file names more than {MAX_FILES} files", PACK_HINT)
             data = read_local_file(path, MAX_FILE_BYTES, "input")
             room -= len(data)
             if room < 0:
-                raise InputError(f"--file: more than {MAX_FILE_BYTES // MIB} MiB in total", _PACK)
+                raise InputError(
+                    f"--file: more than {MAX_FILE_BYTES // MIB} MiB in total", PACK_HINT
+                )
             files.append(InputFile(name, data, _read_mode(path)))
     return tuple(files)
 

@@ -30,7 +30,7 @@ MAX_PATH = 4096
 # Characters of a run's key.
 MAX_KEY = 128
 
-_PACK = "Pack the files into one archive, and unpack it in the program."
+PACK_HINT = "Pack the files into one archive, and unpack it in the program."
 _LONG_INPUT = "Pass long input on stdin or as a file."
 _NO_NUL = "Linux does not allow NUL there: pass the text on stdin or in a file."
 
@@ -93,7 +93,7 @@ def check_files(files: tuple[InputFile, ...], source_name: str) -> None:
     Raises:
         InputError: the files are too many or too large, or their paths exclude each other.
     """
-    _check_count("files", len(files), MAX_FILES, _PACK)
+    _check_count("files", len(files), MAX_FILES, PACK_HINT)
     if (size := sum(len(file.data) for file in files)) > MAX_FILE_BYTES:
         raise InputError(
             f"files has {size} bytes in total, and at most {format_size(MAX_FILE_BYTES)}"
