@@ -35,14 +35,6 @@ class RunAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class ResumeAnswer:
-    """Answer to the resumption of an output: the new socket, and the offset of its first byte."""
-
-    offset: int
-    socket: str
-
-
-@dataclass(frozen=True, slots=True)
 class SessionAnswer:
     """State of a session on the server."""
 
@@ -68,15 +60,17 @@ def decode_run(answer: object) -> RunAnswer:
         )
 
 
-def decode_resume(answer: object) -> ResumeAnswer:
-    """Return the place where an output continues.
+def decode_resume(answer: object, offset: int) -> str:
+    """Return the path of the socket where an output continues at ``offset``.
 
     Raises:
         UnknownOutcome: the answer is invalid.
     """
     with _protocol_errors():
         fields = Fields(answer, "the answer")
-        return ResumeAnswer(fields.read_integer("offset"), _read_socket_path(fields))
+        if fields.read_integer("offset") != offset:
+            raise InputError("the output resumes at another offset")
+        return _read_socket_path(fields)
 
 
 def decode_session(answer: object) -> SessionAnswer:

@@ -200,10 +200,7 @@ class RemoteExecution(AsyncExecution):
             raise self._make_lost_error() from None
         except InputError as error:
             raise UnknownOutcome(f"the server has lost the run: {error.message}") from None
-        resumed = decode_resume(answer)
-        if resumed.offset != self._offset:
-            raise make_protocol_error("the output resumes at another offset")
-        self._path = resumed.socket
+        self._path = decode_resume(answer, self._offset)
         await self._connect()
 
     async def _connect(self) -> None:
