@@ -63,7 +63,7 @@ class Package:
     directory: str
     heads: dict[str, Head] = field(default_factory=dict)
 
-    def imports(self) -> Iterator[tuple[str, str]]:
+    def list_imports(self) -> Iterator[tuple[str, str]]:
         """Return pairs of a source and an import path in it."""
         for path, head in self.heads.items():
             for target in head.imports:
@@ -79,7 +79,7 @@ def describe_packages(
         Unbuildable: the packages cannot be built, and the compiler would not give the reason.
     """
     job = _Program(language, source, files)
-    arguments = tuple(job.describe(path, package) for path, package in job.sort_packages())
+    arguments = tuple(job.describe_package(path, package) for path, package in job.sort_packages())
     size = sum(len(argument.encode("utf-8", "surrogateescape")) for argument in arguments)
     if len(arguments) > 1 and size > MAX_ARGUMENT_BYTES:
         raise Unbuildable("the program has too many packages and sources: their names are too long")
@@ -108,7 +108,7 @@ class _Program:
         }
         self._left = MAX_READ_TOGETHER
         self._patterns = 0
-        self._main = Package("", {language.source: self._read(source)})
+        self._main = Package("", {language.source: self._read_head(source)})
         self._packages = {"": self._main}
         module_file = ""
         for file in sorted(files, key=lambda file: file.path):
@@ -119,7 +119,7 @@ class _Program:
             if ignored or not name.endswith(".go") or name.endswith("_test.go"):
                 continue
             if fits_name(name, architecture):
-                head = self._read(file.data)
+                head = self._read_head(file.data)
                 if head.holds(tags):
                     package = self._packages.setdefault(directory, Package(directory))
                     package.heads[file.path] = head
@@ -152,14 +152,14 @@ class _Program:
                 raise Unbuildable(f"import cycle not allowed: {circle}")
         return list(done.items())
 
-    def _read(self, data: bytes) -> Head:
+    def _read_head(self, data: bytes) -> Head:
         head = read_head(data)
         self._left -= head.size
         if self._left < 0:
             raise Unbuildable("the sources have too much text before and among their imports")
         return head
 
-    def describe(self, name: str, package: Package) -> str:
+    def describe_package(self, name: str, package: Package) -> str:
         """Return one package as an argument of build-go."""
         flags = []
         # A newer version than the compiler's is not passed on, as in the go command.
@@ -170,7 +170,7 @@ class _Program:
 
     def _list_needs(self, package: Package) -> Iterator[tuple[str, Package]]:
         """Return the packages of the job that ``package`` imports."""
-        for source, target in package.imports():
+        for source, target in package.list_imports():
             found = self._find_package(source, target)
             if found is not None:
                 yield target, found

@@ -118,33 +118,33 @@ def evaluate(expression: str, tags: frozenset[str]) -> bool:
         position += 1
         return pieces[position - 1] if position <= len(pieces) else ""
 
-    def either(depth: int) -> bool:
-        value = both(depth)
+    def parse_either(depth: int) -> bool:
+        value = parse_both(depth)
         while peek() == "||":
             take()
-            value = both(depth) or value
+            value = parse_both(depth) or value
         return value
 
-    def both(depth: int) -> bool:
-        value = term(depth)
+    def parse_both(depth: int) -> bool:
+        value = parse_term(depth)
         while peek() == "&&":
             take()
-            value = term(depth) and value
+            value = parse_term(depth) and value
         return value
 
-    def term(depth: int) -> bool:
+    def parse_term(depth: int) -> bool:
         if depth > MAX_NESTED:
             raise ValueError
         piece = take()
         if piece == "!":
-            return not term(depth + 1)
+            return not parse_term(depth + 1)
         if piece != "(":
             return piece in tags
-        value = either(depth + 1)
+        value = parse_either(depth + 1)
         take()
         return value
 
     try:
-        return either(0)
+        return parse_either(0)
     except ValueError:
         return False

@@ -38,11 +38,13 @@ def name_source(
 
 def _has_modules(files: tuple[InputFile, ...]) -> bool:
     """Tell if one of ``files`` is a module whose nearest package.json would be ours."""
-    described = tuple(file.path.removesuffix(_PACKAGE) for file in files if _name(file) == _PACKAGE)
+    described = tuple(
+        file.path.removesuffix(_PACKAGE) for file in files if _get_file_name(file) == _PACKAGE
+    )
     left = MAX_READ_BESIDE
     for file in files:
         foreign = file.path.startswith(described) or "node_modules" in file.path.split("/")
-        if _name(file).endswith(".js") and not foreign:
+        if _get_file_name(file).endswith(".js") and not foreign:
             data = file.data[: min(MAX_READ, left)]
             left -= len(data)
             if is_module(data):
@@ -50,5 +52,5 @@ def _has_modules(files: tuple[InputFile, ...]) -> bool:
     return False
 
 
-def _name(file: InputFile) -> str:
+def _get_file_name(file: InputFile) -> str:
     return file.path.rpartition("/")[2]
