@@ -45,7 +45,7 @@ GIB = 1 << 30
 HELLO = b"print hello"
 SHARED_MEMORY = Path("/dev/shm")
 # Fake machines use no memory. Admission must not be the bottleneck.
-ROOM = ("--max-vms", "64", "--cpus", "64", "--memory-budget", "64G", "--queue", "1024")
+ROOM = ("--max-machines", "64", "--cpus", "64", "--memory-budget", "64G", "--queue", "1024")
 CLIENTS = 8
 READ_SIZE = 1 << 20
 
@@ -160,7 +160,7 @@ def print_latencies(server: Server, rounds: int) -> None:
 
 
 def _create_runtime() -> AsyncRuntime:
-    return AsyncRuntime(**fake_machines(), max_vms=64, cpus=64, memory_budget=64 * GIB)
+    return AsyncRuntime(**fake_machines(), max_machines=64, cpus=64, memory_budget=64 * GIB)
 
 
 # --- Starts per second ---------------------------------------------------------------------------

@@ -73,7 +73,7 @@ async def ground(name: str, machine: str) -> AsyncIterator[Ground]:
     """Find what ``name`` boots from, and its snapshot; make what is missing."""
     store, options = ImageStore(), Options(machine=machine)
     assets = await asyncio.to_thread(find_assets, find_language(name, store), options, store, print)
-    admission = Admission(Capacity(vms=64, memory=20 * GIB, cpus=64, queue=64))
+    admission = Admission(Capacity(machines=64, memory=20 * GIB, cpus=64, queue=64))
     templates = TemplateCache(store, admission)
     key = templates.key_of(assets, options)
     if not templates.has(key):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Capacity:
     """Capacity: machines, bytes of memory and vCPUs at once, and the length of the queue."""
 
-    vms: int
+    machines: int
     memory: int
     cpus: int
     queue: int
@@ -44,7 +44,7 @@ class Load:
     """Load: the part of a capacity that is in use now."""
 
     capacity: Capacity
-    vms: int
+    machines: int
     waiting: int
     memory: int
     cpus: int
@@ -80,8 +80,8 @@ class Admission:
     @property
     def load(self) -> Load:
         """Counts of running and waiting runs."""
-        vms = self._running.total()
-        return Load(self.capacity, vms, len(self._waiting), self._memory, self._cpus)
+        machines = self._running.total()
+        return Load(self.capacity, machines, len(self._waiting), self._memory, self._cpus)
 
     @property
     def reserved(self) -> int:
@@ -186,7 +186,7 @@ class Admission:
 
     def _fits(self, needs: Needs) -> bool:
         if (
-            self._running.total() >= self.capacity.vms
+            self._running.total() >= self.capacity.machines
             or self._cpus + needs.cpus > self.capacity.cpus
         ):
             return False

@@ -82,7 +82,7 @@ async def reach(
 async def test_no_machine_outlives_a_killed_server(
     directory: Path, machine: str, moment: str
 ) -> None:
-    server = Server(directory, "--max-vms", "1")
+    server = Server(directory, "--max-machines", "1")
     with server:
         client = AsyncClient(server.path)
         executions = await reach(moment, client, server, machine)
@@ -117,7 +117,7 @@ async def use(server: Server, stop: asyncio.Event) -> None:
 async def test_server_that_is_killed_at_any_time_is_swept_by_the_next(directory: Path) -> None:
     chance = random.Random(SEED)
     print(f"SLIPWAY_TEST_SEED={SEED}")
-    server = Server(directory, "--max-vms", "2", fake=True)
+    server = Server(directory, "--max-machines", "2", fake=True)
     began = time.monotonic()
     with server:
         latest_kill = LATEST_KILL * (time.monotonic() - began)

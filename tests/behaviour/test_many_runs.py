@@ -188,7 +188,7 @@ async def test_runs_of_the_pool_find_nothing_and_leave_nothing(
             )
             await run_all(runtime, count, expected, starts)
         load = pooled.load
-        assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
+        assert (load.machines, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
         assert pooled._admission.reserved == 0
         await wait_until(lambda: len(asyncio.all_tasks()) == 1, "no task is left but the test")
         held.append(Held.now(store, temporary))

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 PROGRAMS = Path(__file__).with_name("programs")
 LANGUAGES = ("bash", "python", "javascript", "c", "c++", "go", "rust")
 JOBS = int(os.environ.get("SLIPWAY_TEST_JOBS", "4"))
-MAX_VMS = 2
+MAX_MACHINES = 2
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
-        options = ("--max-vms", str(MAX_VMS), "--queue", str(JOBS))
+        options = ("--max-machines", str(MAX_MACHINES), "--queue", str(JOBS))
         with Server(Path(directory), *options) as started:
             yield started
         assert (started.process.returncode, started.leftovers()) == (0, [])
@@ -80,4 +80,4 @@ async def test_jobs_of_all_languages_share_two_machines(server: Server, machine:
         assert result.stderr == f"error {number}\n"
         assert (result.verdict, result.code) == ("failed" if code else "ok", code)
         assert [file.data for file in result.files] == [b"%d\n" % number**2]
-    assert await watch == MAX_VMS
+    assert await watch == MAX_MACHINES

@@ -42,7 +42,7 @@ async def runtime(machine: str, progress: Callable[[str], None]) -> AsyncIterato
         yield made
     assert children() == processes
     assert open_files() <= files
-    assert (made.load.vms, made.load.memory) == (0, 0)
+    assert (made.load.machines, made.load.memory) == (0, 0)
 
 
 async def until(execution: AsyncExecution, text: bytes) -> None:

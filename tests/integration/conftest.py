@@ -70,6 +70,6 @@ def server() -> Iterator[Server]:
     """A server of fake machines, in a process of its own; it leaves nothing."""
     # Not pytest's directory: its path may be too long for a socket.
     with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
-        with Server(Path(directory), "--max-vms", "2", "--cpus", "8", fake=True) as made:
+        with Server(Path(directory), "--max-machines", "2", "--cpus", "8", fake=True) as made:
             yield made
         assert not made.leftovers()

@@ -242,11 +242,11 @@ async def test_counts_runs_refusals_and_requests(http: httpx.AsyncClient) -> Non
     assert 'slipway_phase_seconds_count{language="rust",phase="run"} 1.0' in text
     assert 'slipway_refusals_total{reason="not-found"} 1.0' in text
     assert 'slipway_http_requests_total{route="/v1/runs/{id}",status="404"} 1.0' in text
-    assert "slipway_vms_max 8.0" in text
+    assert "slipway_machines_max 8.0" in text
 
 
 async def test_busy_server_says_when_to_try_again() -> None:
-    async with served(runtime={"max_vms": 1, "queue": 0}) as api, api.client() as http:
+    async with served(runtime={"max_machines": 1, "queue": 0}) as api, api.client() as http:
         first = await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
         second = await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
 
@@ -257,7 +257,7 @@ async def test_busy_server_says_when_to_try_again() -> None:
 
 
 async def test_reports_the_position_in_the_queue() -> None:
-    async with served(runtime={"max_vms": 1}) as api, api.client() as http:
+    async with served(runtime={"max_machines": 1}) as api, api.client() as http:
         started = [
             await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
             for _ in range(3)

@@ -53,7 +53,8 @@ async def until_running(api: Served) -> None:
     async with api.client() as http:
 
         async def runs() -> bool:
-            return bool(api.launcher.machines) and (await http.get("/v1/health")).json()["vms"] == 1
+            health = (await http.get("/v1/health")).json()
+            return bool(api.launcher.machines) and health["machines"] == 1
 
         await wait_until(runs, "a program runs")
 

@@ -152,7 +152,7 @@ def test_answers_a_run_that_it_cancels_at_its_end(directory: Path) -> None:
     with Server(directory, "--drain", "0", fake=True) as server:
         connection = Connection(server.path)
         connection.request("POST", "/v1/run?language=bash", b"forever", TEXT)
-        block_until(lambda: health(server)[1]["vms"], "a machine is there")
+        block_until(lambda: health(server)[1]["machines"], "a machine is there")
 
         server.process.send_signal(signal.SIGTERM)
         answer = connection.getresponse()
@@ -261,7 +261,7 @@ def test_refuses_a_second_server_on_the_same_path(
         (("--api-sock", "api", "--mode", "7777"), "0660"),
         (("--api-sock", "api", "--grace", "-1"), "--grace: '-1' is a negative time"),
         (("--api-sock", "api", "--body-limit", "much"), "64K"),
-        (("--api-sock", "api", "--max-vms", "0"), "--max-vms"),
+        (("--api-sock", "api", "--max-machines", "0"), "--max-machines"),
         (("--api-sock", "api", "--queue", "-1"), "queue"),
         (("--api-sock", "api", "--machine", "toaster"), "toaster"),
         (("--api-sock", "api", "--port", "80"), "--port"),

@@ -94,7 +94,7 @@ async def until_load(http: httpx.AsyncClient, **wanted: int) -> None:
 async def until_idle(api: Served) -> None:
     """Wait until no machine and no slot is left."""
     async with api.client() as http:
-        await until_load(http, vms=0, waiting=0)
+        await until_load(http, machines=0, waiting=0)
     await wait_until(lambda: not api.launcher.machines, "no machine is left")
 
 
@@ -263,7 +263,7 @@ async def test_delete_ends_runs_and_keeps_their_output(
     assert (answer.status_code, answer.content) == (204, b"")
     assert not api.launcher.machines
     health = (await http.get("/v1/health")).json()
-    assert (health["vms"], health["waiting"]) == (0, 0)
+    assert (health["machines"], health["waiting"]) == (0, 0)
     assert await read_all(started.json()["socket"]) == b"before\n"
     assert (await http.get(place)).status_code == 404
 
@@ -350,14 +350,14 @@ async def test_client_that_leaves_before_its_session_is_open_leaves_nothing(half
 
 
 async def test_client_that_leaves_the_queue_leaves_nothing() -> None:
-    async with served(runtime={"max_vms": 1}) as api, api.client() as http:
+    async with served(runtime={"max_machines": 1}) as api, api.client() as http:
         place = await opened(http)
         _, writer = await api.connect()
         writer.write(posting("/v1/sessions", BASH))
         await until_load(http, waiting=1)
 
         writer.close()
-        await until_load(http, vms=1, waiting=0)
+        await until_load(http, machines=1, waiting=0)
 
         assert await output(http, place, b"print still") == "still\n"
 
@@ -370,10 +370,10 @@ async def test_client_that_leaves_before_its_fork_is_open_keeps_the_session(
     await until(http, running.headers["location"], "running")
     _, writer = await api.connect()
     writer.write(posting(f"{place}/fork"))
-    await until_load(http, vms=2)
+    await until_load(http, machines=2)
 
     writer.close()
-    await until_load(http, vms=1)
+    await until_load(http, machines=1)
     await http.delete(running.headers["location"])
 
     assert await output(http, place, b"print still") == "still\n"
@@ -405,7 +405,7 @@ async def test_draining_server_refuses_new_sessions_and_ends_open_sessions() -> 
 
 
 async def test_draining_server_refuses_waiting_sessions() -> None:
-    async with served(runtime={"max_vms": 1}) as api, api.client() as http:
+    async with served(runtime={"max_machines": 1}) as api, api.client() as http:
         await opened(http)
         opening = asyncio.create_task(http.post("/v1/sessions", json=BASH))
         await until_load(http, waiting=1)
@@ -421,7 +421,7 @@ async def test_draining_server_refuses_waiting_sessions() -> None:
 
 
 async def test_open_session_holds_the_slot_of_a_run() -> None:
-    async with served(runtime={"max_vms": 1, "queue": 0}) as api, api.client() as http:
+    async with served(runtime={"max_machines": 1, "queue": 0}) as api, api.client() as http:
         place = await opened(http)
 
         session = await http.post("/v1/sessions", json=BASH)
@@ -450,7 +450,7 @@ async def test_number_of_sessions_is_bounded() -> None:
 
 
 async def test_forks_are_bounded_by_the_machines_and_the_queue() -> None:
-    async with served(runtime={"max_vms": 4, "queue": 2}) as api, api.client() as http:
+    async with served(runtime={"max_machines": 4, "queue": 2}) as api, api.client() as http:
         place = await opened(http)
         forking = [asyncio.create_task(http.post(f"{place}/fork")) for _ in range(10)]
         await wait_until(lambda: sum(task.done() for task in forking) >= 8, "8 forks are answered")
@@ -525,7 +525,7 @@ async def test_refuses_a_session_and_names_what_is_wrong(
     assert named in answer.json()["detail"]
     assert answer.json()["hint"]
     health = (await http.get("/v1/health")).json()
-    assert (health["vms"], health["waiting"]) == (0, 0)
+    assert (health["machines"], health["waiting"]) == (0, 0)
 
 
 async def test_refuses_a_query_and_a_body_of_another_type(http: httpx.AsyncClient) -> None:

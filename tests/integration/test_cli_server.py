@@ -146,4 +146,4 @@ def test_signal_cancels_the_run_on_the_server(
 
     assert ready == b"ready\n"
     assert process.returncode == 128 + number
-    assert health["vms"] == 0
+    assert health["machines"] == 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Served]:
-    async with served(runtime={"max_vms": 2}) as made:
+    async with served(runtime={"max_machines": 2}) as made:
         yield made
 
 
@@ -104,4 +104,4 @@ async def test_languages_and_health_are_told(client: AsyncClient) -> None:
 
     assert languages.keys() >= {"bash", "python", "rust"}
     assert languages["bash"].toolchain.startswith("bash 5.")
-    assert (health.status, health.vms, health.waiting) == ("ok", 0, 0)
+    assert (health.status, health.machines, health.waiting) == ("ok", 0, 0)

@@ -31,7 +31,7 @@ OPEN = {"id": "session-1", "language": "bash", "state": "open"}
 
 @pytest.fixture
 async def server() -> AsyncIterator[Served]:
-    async with served(runtime={"max_vms": 3}) as made:
+    async with served(runtime={"max_machines": 3}) as made:
         yield made
 
 
@@ -62,15 +62,16 @@ async def until(execution: slipway.AsyncExecution, kind: type[Event]) -> None:
     raise AssertionError(f"no {kind.__name__} came")
 
 
-async def until_left(server: Served, vms: int = 0) -> None:
+async def until_left(server: Served, machines: int = 0) -> None:
     """Until the server has so many machines, and nobody waits."""
     async with AsyncClient(server.path) as client:
 
         async def has_left() -> bool:
             health = await client.health()
-            return (health.vms, health.waiting, len(server.launcher.machines)) == (vms, 0, vms)
+            left = (health.machines, health.waiting, len(server.launcher.machines))
+            return left == (machines, 0, machines)
 
-        await wait_until(has_left, f"the server has {vms} machines, and nobody waits")
+        await wait_until(has_left, f"the server has {machines} machines, and nobody waits")
 
 
 # --- The same as in process -----------------------------------------------------------------------
@@ -170,7 +171,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(how: str, when: str) ->
         await gate.wait()
 
     async with (
-        served(FakeLauncher(boot=boot), runtime={"max_vms": 1}) as server,
+        served(FakeLauncher(boot=boot), runtime={"max_machines": 1}) as server,
         AsyncClient(server.path) as client,
         AsyncClient(server.path) as other,
     ):
@@ -182,7 +183,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(how: str, when: str) ->
 
         async def has_more() -> bool:
             load = await other.health()
-            return load.vms + load.waiting > len(opening)
+            return load.machines + load.waiting > len(opening)
 
         await wait_until(has_more, "the session has a machine, or waits for one")
         await booting.wait()
@@ -220,7 +221,7 @@ async def test_opening_that_is_broken_off_at_any_moment_leaves_nothing(
 
 async def test_full_server_is_busy() -> None:
     async with (
-        served(runtime={"max_vms": 1, "queue": 0}) as server,
+        served(runtime={"max_machines": 1, "queue": 0}) as server,
         AsyncClient(server.path) as client,
         client.session("bash"),
     ):

@@ -41,12 +41,12 @@ class Way:
 async def open_way(name: str, **bounds: Any) -> AsyncIterator[Way]:
     """Open a way to two machines, or as ``bounds`` of a runtime have it; nothing is left of it."""
     launcher = FakeLauncher()
-    bounds = {"max_vms": 2, "cpus": 16, **bounds}
+    bounds = {"max_machines": 2, "cpus": 16, **bounds}
     if name == "runtime":
         async with AsyncRuntime(images=launcher, launcher=launcher, **bounds) as runtime:
             yield Way(runtime, launcher)
         load = runtime.load
-        assert (load.vms, load.waiting, load.memory) == (0, 0, 0)
+        assert (load.machines, load.waiting, load.memory) == (0, 0, 0)
     else:
         async with served(launcher, runtime=bounds) as server, AsyncClient(server.path) as client:
             yield Way(client, launcher)
@@ -169,7 +169,7 @@ async def test_queue_position_is_told(runs: Runs) -> None:
 
 @pytest.mark.parametrize("name", WAYS)
 async def test_full_queue_is_busy(name: str) -> None:
-    async with open_way(name, max_vms=1, queue=1) as way:
+    async with open_way(name, max_machines=1, queue=1) as way:
         executions = [await way.runs.start("forever", "bash") for _ in range(2)]
 
         with pytest.raises(Busy, match=r"queue is full \(waiting runs: 1\)") as caught:

@@ -30,7 +30,7 @@ def server() -> Iterator[Path]:
     """The socket of a server with real machines."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        Server(Path(directory), "--max-vms", "1") as made,
+        Server(Path(directory), "--max-machines", "1") as made,
     ):
         yield made.path
 

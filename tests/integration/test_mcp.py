@@ -234,7 +234,7 @@ async def test_cancelled_call_makes_room_for_the_next(commands: Commands) -> Non
         if message == "running":
             running.set()
 
-    async with client(commands, "--max-vms", "1") as mcp:
+    async with client(commands, "--max-machines", "1") as mcp:
         endless = {"language": "bash", "source": "sleep 1000", "timeout": 3600}
         first = asyncio.create_task(mcp.call_tool("run_code", endless, progress_callback=heard))
         await running.wait()
@@ -352,7 +352,7 @@ def test_missing_sdk_is_reported_with_a_hint() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("option", [("--max-vms", "2"), ("--store", "here")])
+@pytest.mark.parametrize("option", [("--max-machines", "2"), ("--store", "here")])
 def test_refuses_options_of_machines_with_a_server(
     commands: Commands, option: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -48,10 +48,10 @@ def launcher() -> FakeLauncher:
 
 @pytest.fixture
 async def runtime(launcher: FakeLauncher) -> AsyncIterator[AsyncRuntime]:
-    async with AsyncRuntime(images=launcher, launcher=launcher, max_vms=2, cpus=16) as made:
+    async with AsyncRuntime(images=launcher, launcher=launcher, max_machines=2, cpus=16) as made:
         yield made
     assert not launcher.machines
-    assert made.load.vms == made.load.waiting == made.load.memory == 0
+    assert made.load.machines == made.load.waiting == made.load.memory == 0
 
 
 async def until(execution: AsyncExecution, kind: type[Event]) -> list[Event]:
@@ -273,7 +273,7 @@ async def test_what_cannot_run_is_refused_and_takes_no_place(
         with pytest.raises(InputError, match=message):
             await (await runtime.start("print x", "bash", **options)).wait()
 
-        assert runtime.load.vms == 0
+        assert runtime.load.machines == 0
         assert (await runtime.run("print x", "bash")).stdout == "x\n"
 
 
@@ -288,7 +288,7 @@ async def test_key_is_bounded(runtime: AsyncRuntime) -> None:
         await runtime.start("print x", "bash", key="k" * 129)
 
 
-@pytest.mark.parametrize("field", ["max_vms", "memory_budget", "cpus", "queue"])
+@pytest.mark.parametrize("field", ["max_machines", "memory_budget", "cpus", "queue"])
 def test_bounds_of_a_runtime_are_checked(field: str) -> None:
     with pytest.raises(InputError, match=f"{field} is -1"):
         AsyncRuntime(**{field: -1})  # type: ignore[arg-type]
@@ -477,7 +477,7 @@ async def test_closed_runtime_starts_nothing(launcher: FakeLauncher) -> None:
 
 
 async def test_draining_lets_runs_end(launcher: FakeLauncher) -> None:
-    runtime = AsyncRuntime(images=launcher, launcher=launcher, max_vms=1)
+    runtime = AsyncRuntime(images=launcher, launcher=launcher, max_machines=1)
     executions = [await runtime.start(f"print {number}", "bash") for number in range(3)]
 
     await runtime.drain(60)
@@ -568,4 +568,4 @@ async def test_host_error_is_raised_by_the_handle(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(HostError, match="QEMU is not installed"):
             await execution.wait()
 
-        assert runtime.load.vms == 0
+        assert runtime.load.machines == 0

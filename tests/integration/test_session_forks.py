@@ -85,7 +85,7 @@ async def test_fork_of_a_fork_outlives_both(runtime: AsyncRuntime, session: Loca
     await grandchild.close()
 
     assert seen == ("one", "two")
-    assert load.vms == 1
+    assert load.machines == 1
 
 
 async def test_fork_waits_for_the_run_that_is_going(session: LocalSession) -> None:
@@ -109,7 +109,7 @@ async def test_fork_has_a_place_of_its_own_with_room_for_its_memory_twice(
     async with await session.fork():
         load = runtime.load
 
-    assert (load.vms, load.cpus, load.memory) == (2, 2, 2 * MACHINE + MEMORY)
+    assert (load.machines, load.cpus, load.memory) == (2, 2, 2 * MACHINE + MEMORY)
 
 
 async def test_fork_waits_for_room(runtime: AsyncRuntime, session: LocalSession) -> None:
@@ -127,7 +127,7 @@ async def test_fork_waits_for_room(runtime: AsyncRuntime, session: LocalSession)
 
 @pytest.mark.parametrize(
     "bounds",
-    [{"max_vms": 1}, {"cpus": 1}, {"memory_budget": 2 * MACHINE + MEMORY - 1}],
+    [{"max_machines": 1}, {"cpus": 1}, {"memory_budget": 2 * MACHINE + MEMORY - 1}],
     ids=str,
 )
 async def test_fork_that_can_never_have_room_is_refused(
@@ -157,7 +157,7 @@ async def test_fork_that_fails_leaves_the_original(
         await session.fork()
 
     assert (session.state, await text(session, "note")) == ("open", "x")
-    assert runtime.load.vms == len(launcher.machines) == 1
+    assert runtime.load.machines == len(launcher.machines) == 1
     setattr(launcher, at, None)
     async with await session.fork() as fork:
         assert await text(fork, "note") == "x"
@@ -204,7 +204,7 @@ async def test_fork_that_is_cancelled_leaves_the_original_and_nothing_else(
     assert forking.cancelled()
     assert not broken_off  # which could have cost the original
     assert await text(session, "note") == "x"
-    assert runtime.load.vms == len(launcher.machines) == 1
+    assert runtime.load.machines == len(launcher.machines) == 1
 
 
 @pytest.mark.parametrize("at", ["snapshotting", "cloning"])
@@ -231,7 +231,7 @@ async def test_fork_that_does_not_come_to_its_end_is_broken_off(
 
     assert forking.cancelled()
     assert (await session.run("print x")).ok
-    assert runtime.load.vms == len(launcher.machines) == 1
+    assert runtime.load.machines == len(launcher.machines) == 1
 
 
 @pytest.mark.parametrize("at", ["snapshotting", "cloning", "queued", "waiting"])
@@ -257,7 +257,7 @@ async def test_closing_during_a_fork_leaves_nothing(
         await reached.wait()
     else:
         await wait_until(
-            lambda: runtime.load.vms + runtime.load.waiting == 2 + len(others),
+            lambda: runtime.load.machines + runtime.load.waiting == 2 + len(others),
             "all others wait for a place",
         )
 

@@ -77,7 +77,7 @@ def test_nothing_is_left_of_a_storm(given_acts: list[tuple[str, int, int]]) -> N
         async with AsyncRuntime(
             images=launcher,
             launcher=launcher,
-            max_vms=4,
+            max_machines=4,
             cpus=8,
             memory_budget=2**32,
             queue=4,
@@ -88,7 +88,7 @@ def test_nothing_is_left_of_a_storm(given_acts: list[tuple[str, int, int]]) -> N
                 for _ in range(steps):
                     await asyncio.sleep(0)
             load = runtime.load
-            assert load.vms <= 4
+            assert load.machines <= 4
         outcomes = await asyncio.gather(*storm.tasks, return_exceptions=True)
         nothing_left(runtime, launcher)
         assert not [e for e in outcomes if e and not isinstance(e, asyncio.CancelledError)]

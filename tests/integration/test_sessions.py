@@ -120,7 +120,7 @@ async def test_machine_is_as_the_session_was_asked_for(runtime: AsyncRuntime) ->
         load = runtime.load
         result = await session.run("print x")
 
-    assert (load.vms, load.memory, load.cpus) == (1, 64 * MIB + OVERHEAD, 2)
+    assert (load.machines, load.memory, load.cpus) == (1, 64 * MIB + OVERHEAD, 2)
     assert (result.provenance.memory, result.provenance.cpus) == (64 * MIB, 2)
 
 
@@ -263,7 +263,7 @@ async def test_machine_that_ends_between_runs_is_noticed(
         await session.run("print x")
     with pytest.raises(HostError, match="its machine ended by itself"):
         await session.fork()
-    await wait_until(lambda: not runtime.load.vms, "no machine takes a place")
+    await wait_until(lambda: not runtime.load.machines, "no machine takes a place")
 
 
 async def test_stdin_that_fails_ends_its_run(session: LocalSession) -> None:
@@ -320,7 +320,7 @@ async def test_session_takes_its_place_from_other_runs(runtime: AsyncRuntime) ->
 
 
 async def test_opening_is_refused_where_too_many_wait(launcher: FakeLauncher) -> None:
-    async with AsyncRuntime(images=launcher, launcher=launcher, max_vms=1, queue=0) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher, max_machines=1, queue=0) as runtime:
         async with runtime.session("bash"):
             second = runtime.session("bash")
             with pytest.raises(Busy):
@@ -355,7 +355,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(when: str, how: str) ->
         await asyncio.get_running_loop().create_future()
 
     launcher = FakeLauncher(boot=boot if when == "booting" else None)
-    async with AsyncRuntime(images=launcher, launcher=launcher, max_vms=1) as runtime:
+    async with AsyncRuntime(images=launcher, launcher=launcher, max_machines=1) as runtime:
         if when == "queued":
             await (first := runtime.session("bash")).open()
         if when == "making":

@@ -125,7 +125,7 @@ def test_sizes_of_a_terminal_that_was_not_asked_for(way: slipway.Runtime) -> Non
 
 
 async def test_size_that_is_told_before_there_is_a_machine() -> None:
-    async with AsyncRuntime(**fake_machines(), max_vms=1, cpus=16) as runtime:
+    async with AsyncRuntime(**fake_machines(), max_machines=1, cpus=16) as runtime:
         first = await runtime.start("forever", "bash")
         second = await runtime.start("size", "bash", tty=True)
         assert second.state == "queued"

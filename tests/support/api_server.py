@@ -63,7 +63,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     """Start a server with these settings; ``runtime`` are arguments of AsyncRuntime."""
     launcher = launcher or FakeLauncher()
-    options = {"max_vms": 8, "memory_budget": 8192 * MIB, "cpus": 64, **(runtime or {})}
+    options = {"max_machines": 8, "memory_budget": 8192 * MIB, "cpus": 64, **(runtime or {})}
     settings.setdefault("allowed", AllowList(os.geteuid()))
     settings.setdefault("descriptors", raise_descriptor_limit())
     # Not pytest's directory: its path may be too long for a socket, and others cannot enter it.

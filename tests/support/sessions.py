@@ -26,7 +26,7 @@ async def tidy_runtime(launcher: FakeLauncher) -> AsyncIterator[AsyncRuntime]:
     """A runtime for three machines that leaves nothing, open files included."""
     before = open_files()
     async with AsyncRuntime(
-        images=launcher, launcher=launcher, max_vms=3, cpus=16, memory_budget=2**32
+        images=launcher, launcher=launcher, max_machines=3, cpus=16, memory_budget=2**32
     ) as made:
         yield made
     await wait_until(lambda: open_files() <= before, "no file is left open")
@@ -42,7 +42,7 @@ def nothing_left(runtime: AsyncRuntime, launcher: FakeLauncher) -> None:
     """No machine, no place, no task of ours."""
     load = runtime.load
     assert not launcher.machines
-    assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
+    assert (load.machines, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
     named = {task.get_name() for task in asyncio.all_tasks()}
     assert not [name for name in named if name.startswith("slipway-")]
 

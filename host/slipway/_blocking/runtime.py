@@ -152,7 +152,7 @@ class Runtime(_BlockingRuns["AsyncRuntime"]):
         *,
         store: str | os.PathLike[str] | None = None,
         machine: str = "auto",
-        max_vms: int | None = None,
+        max_machines: int | None = None,
         memory_budget: int | None = None,
         cpus: int | None = None,
         queue: int = DEFAULT_QUEUE,
@@ -167,7 +167,7 @@ class Runtime(_BlockingRuns["AsyncRuntime"]):
             AsyncRuntime(
                 store=store,
                 machine=machine,
-                max_vms=max_vms,
+                max_machines=max_machines,
                 memory_budget=memory_budget,
                 cpus=cpus,
                 queue=queue,

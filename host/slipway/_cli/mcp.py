@@ -35,9 +35,10 @@ def run_command(arguments: list[str], prog: str) -> int:
     """
     parser = build_parser(prog)
     parsed = parser.parse_args(arguments)
-    if parsed.api_sock is not None and (parsed.store is not None or parsed.max_vms is not None):
+    is_local = parsed.store is not None or parsed.max_machines is not None
+    if parsed.api_sock is not None and is_local:
         raise InputError(
-            "--store and --max-vms are not available with --api-sock",
+            "--store and --max-machines are not available with --api-sock",
             "Leave out both, or --api-sock.",
         )
     try:
@@ -78,7 +79,7 @@ def build_parser(prog: str) -> Parser:
         help="hypervisor of the machines (default: auto)",
     )
     add(
-        "--max-vms",
+        "--max-machines",
         type=parse_count,
         metavar="N",
         help="machines at once (default: as CPUs and memory allow)",
@@ -108,7 +109,7 @@ def _make_runtime(parsed: argparse.Namespace) -> AsyncRuntime | AsyncClient:
         return AsyncClient(parsed.api_sock)
     from slipway._local.runtime import AsyncRuntime
 
-    return AsyncRuntime(store=parsed.store, max_vms=parsed.max_vms)
+    return AsyncRuntime(store=parsed.store, max_machines=parsed.max_machines)
 
 
 class _LineTransport:

@@ -152,7 +152,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def rename_options_in_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Replace names of the library in errors by those of the command line: ``--max-vms``."""
+    """Replace names of the library in errors by those of the command line: ``--max-machines``."""
     try:
         yield
     except InputError as error:

@@ -74,7 +74,7 @@ def build_parser(prog: str) -> Parser:
         help="USER, @GROUP or * that may connect, besides root and this user (repeatable)",
     )
     add(
-        "--max-vms",
+        "--max-machines",
         type=parse_count,
         metavar="N",
         help="machines at once (default: as CPUs and memory allow)",
@@ -95,7 +95,7 @@ def build_parser(prog: str) -> Parser:
         "--max-sessions",
         type=parse_count,
         metavar="N",
-        help="sessions at once, to leave room for other runs (default: --max-vms)",
+        help="sessions at once, to leave room for other runs (default: --max-machines)",
     )
     add(
         "--queue",
@@ -209,7 +209,7 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     runtime = AsyncRuntime(
         store=parsed.store,
         machine=parsed.machine,
-        max_vms=parsed.max_vms,
+        max_machines=parsed.max_machines,
         memory_budget=parsed.memory_budget,
         cpus=parsed.cpus,
         queue=parsed.queue,

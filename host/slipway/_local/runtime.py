@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SHARE_OF_MEMORY = 0.8
 DEFAULT_QUEUE = 64
 # Bound on descriptors and processes. Memory and CPUs usually run out before.
-MAX_VMS = 256
+MAX_MACHINES = 256
 _Positive = Annotated[int, Bounds(1, math.inf)]
 _Count = Annotated[int, Bounds(0, math.inf)]
 # The smallest machine needs this much.
@@ -57,7 +57,7 @@ class AsyncRuntime:
     Args:
         store: directory of the image store.
         machine: default of the option ``machine``: ``auto``, ``kvm`` or ``qemu``.
-        max_vms: maximum number of machines; None: as CPUs and memory allow.
+        max_machines: maximum number of machines; None: as CPUs and memory allow.
         memory_budget: memory for all machines together, in bytes; None: most of the free memory.
         cpus: vCPUs for all machines together; None: the number of this process's CPUs.
         queue: maximum number of runs that wait for room.
@@ -77,7 +77,7 @@ class AsyncRuntime:
         *,
         store: str | os.PathLike[str] | None = None,
         machine: str = "auto",
-        max_vms: int | None = None,
+        max_machines: int | None = None,
         memory_budget: int | None = None,
         cpus: int | None = None,
         queue: int = DEFAULT_QUEUE,
@@ -91,11 +91,11 @@ class AsyncRuntime:
 
         self._store = ImageStore(check_value("store", Path | None, store))
         self._machine = convert("machine", str, machine)
-        vms = check_value("max_vms", _Positive | None, max_vms)
+        machines = check_value("max_machines", _Positive | None, max_machines)
         memory = check_value("memory_budget", _Budget | None, memory_budget)
         vcpus = check_value("cpus", _Positive | None, cpus)
         capacity = Capacity(
-            vms=MAX_VMS if vms is None else vms,
+            machines=MAX_MACHINES if machines is None else machines,
             memory=int(read_free_memory() * SHARE_OF_MEMORY) if memory is None else memory,
             cpus=len(os.sched_getaffinity(0)) if vcpus is None else vcpus,
             queue=check_value("queue", _Count, queue),

@@ -14,5 +14,5 @@ class Health:
 
     status: str
     version: str
-    vms: int
+    machines: int
     waiting: int

@@ -110,7 +110,7 @@ def decode_health(answer: object) -> Health:
         return Health(
             fields.read_plain_text("status"),
             fields.read_plain_text("version"),
-            fields.read_integer("vms"),
+            fields.read_integer("machines"),
             fields.read_integer("waiting"),
         )
 

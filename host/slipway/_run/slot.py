@@ -195,13 +195,13 @@ class Slot:
         fork._memory_factor = 2
         capacity, needs = admission.capacity, (self._count_needs(), fork._count_needs())
         if (
-            capacity.vms < 2
+            capacity.machines < 2
             or capacity.memory < sum(each.memory for each in needs)
             or capacity.cpus < sum(each.cpus for each in needs)
         ):
             raise InputError(
                 "never room for this session and a fork of it at once",
-                "Give the runtime or server more max_vms, memory_budget or cpus.",
+                "Give the runtime or server more max_machines, memory_budget or cpus.",
             )
         return fork
 

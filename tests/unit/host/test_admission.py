@@ -12,12 +12,14 @@ from slipway._util.errors import Busy, InputError
 SMALL = Needs(1, 1)
 
 
-def admission(*, vms: int = 2, memory: int = 100, cpus: int = 100, queue: int = 100) -> Admission:
-    return Admission(Capacity(vms, memory, cpus, queue))
+def admission(
+    *, machines: int = 2, memory: int = 100, cpus: int = 100, queue: int = 100
+) -> Admission:
+    return Admission(Capacity(machines, memory, cpus, queue))
 
 
 def test_admits_at_once_while_there_is_room() -> None:
-    room = admission(vms=2)
+    room = admission(machines=2)
 
     tickets = [room.enter("", SMALL) for _ in range(3)]
 
@@ -31,7 +33,7 @@ def test_admits_at_once_while_there_is_room() -> None:
     ids=["memory", "cpus"],
 )
 def test_waits_for_what_is_short(needs: Needs) -> None:
-    room = admission(vms=10, memory=100, cpus=4)
+    room = admission(machines=10, memory=100, cpus=4)
     first = room.enter("", needs)
     second = room.enter("", needs)
     waited = not second.admitted.is_set()
@@ -52,7 +54,7 @@ def test_refuses_what_could_never_run() -> None:
 
 
 def test_full_queue_is_busy_and_says_when_to_try_again() -> None:
-    room = admission(vms=1, queue=1)
+    room = admission(machines=1, queue=1)
     running, waiting = room.enter("", SMALL), room.enter("", SMALL)
 
     with pytest.raises(Busy, match=r"queue is full \(waiting runs: 1\)") as caught:
@@ -64,7 +66,7 @@ def test_full_queue_is_busy_and_says_when_to_try_again() -> None:
 
 
 def test_without_a_queue_whoever_has_room_still_runs() -> None:
-    room = admission(vms=1, queue=0)
+    room = admission(machines=1, queue=0)
 
     ticket = room.enter("", SMALL)
 
@@ -74,7 +76,7 @@ def test_without_a_queue_whoever_has_room_still_runs() -> None:
 
 
 def test_positions_follow_the_queue() -> None:
-    room = admission(vms=1)
+    room = admission(machines=1)
     running = room.enter("", SMALL)
     waiting = [room.enter("", SMALL) for _ in range(3)]
     told: list[int] = []
@@ -88,7 +90,7 @@ def test_positions_follow_the_queue() -> None:
 
 
 def test_client_with_many_runs_does_not_keep_another_waiting() -> None:
-    room = admission(vms=1)
+    room = admission(machines=1)
     running = room.enter("greedy", SMALL)
     greedy = [room.enter("greedy", SMALL) for _ in range(5)]
     modest = room.enter("modest", SMALL)
@@ -101,7 +103,7 @@ def test_client_with_many_runs_does_not_keep_another_waiting() -> None:
 
 
 def test_client_that_has_fewer_runs_going_is_first() -> None:
-    room = admission(vms=3)
+    room = admission(machines=3)
     running = [room.enter("greedy", SMALL) for _ in range(3)]
     greedy, modest = room.enter("greedy", SMALL), room.enter("modest", SMALL)
 
@@ -112,7 +114,7 @@ def test_client_that_has_fewer_runs_going_is_first() -> None:
 
 
 def test_one_that_needs_much_is_not_passed_over() -> None:
-    room = admission(vms=10, memory=100)
+    room = admission(machines=10, memory=100)
     running = room.enter("", Needs(60, 1))
     large, small = room.enter("", Needs(70, 1)), room.enter("", Needs(10, 1))
     early = small.admitted.is_set()
@@ -125,7 +127,7 @@ def test_one_that_needs_much_is_not_passed_over() -> None:
 
 
 def test_one_whose_image_is_being_made_lets_others_pass() -> None:
-    room = admission(vms=1)
+    room = admission(machines=1)
     unknown = room.enter("", None)
     known = room.enter("", SMALL)
     passed = known.admitted.is_set()
@@ -138,14 +140,14 @@ def test_one_whose_image_is_being_made_lets_others_pass() -> None:
 
 
 def test_leaving_twice_gives_back_once() -> None:
-    room = admission(vms=1)
+    room = admission(machines=1)
     ticket = room.enter("", SMALL)
 
     room.leave(ticket)
     room.leave(ticket)
 
     load = room.load
-    assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
+    assert (load.machines, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
 
 
 _STEPS = st.lists(
@@ -158,17 +160,17 @@ _STEPS = st.lists(
 )
 
 
-@given(steps=_STEPS, vms=st.integers(1, 4), queue=st.integers(0, 8))
+@given(steps=_STEPS, machines=st.integers(1, 4), queue=st.integers(0, 8))
 def test_never_over_capacity_and_all_are_served_in_the_end(
-    steps: list[tuple[str, Needs | None, int]], vms: int, queue: int
+    steps: list[tuple[str, Needs | None, int]], machines: int, queue: int
 ) -> None:
-    room = admission(vms=vms, memory=100, cpus=8, queue=queue)
+    room = admission(machines=machines, memory=100, cpus=8, queue=queue)
     there: list[Ticket] = []
 
     def consistent() -> None:
         running = [t for t in there if t.admitted.is_set()]
         load = room.load
-        assert load.vms == len(running) <= vms
+        assert load.machines == len(running) <= machines
         assert load.memory == sum(t.needs.memory for t in running if t.needs) <= 100
         assert load.cpus == sum(t.needs.cpus for t in running if t.needs) <= 8
         waiting = [t for t in there if not t.admitted.is_set()]

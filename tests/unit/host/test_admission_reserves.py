@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from slipway._admission import Admission, Capacity, Needs, Ticket
 from slipway._util.errors import Busy
 
-CAPACITY = Capacity(vms=4, memory=100, cpus=6, queue=5)
+CAPACITY = Capacity(machines=4, memory=100, cpus=6, queue=5)
 
 
 class Reserves:
@@ -191,7 +191,7 @@ class Admitting(RuleBasedStateMachine):
         load, reserved = self.room.load, sum(self.reserves.pieces + self.reserves.held)
         assert load.memory == sum(needs.memory for needs in running)
         assert load.cpus == sum(needs.cpus for needs in running)
-        assert load.vms == len(running) <= CAPACITY.vms
+        assert load.machines == len(running) <= CAPACITY.machines
         assert self.room.reserved == reserved
         assert load.memory + reserved <= CAPACITY.memory
         assert load.cpus <= CAPACITY.cpus
@@ -203,7 +203,7 @@ class Admitting(RuleBasedStateMachine):
             return
         load, needs = self.room.load, turns[0].needs
         assert (
-            load.vms == CAPACITY.vms
+            load.machines == CAPACITY.machines
             or load.cpus + needs.cpus > CAPACITY.cpus
             or load.memory + sum(self.reserves.held) + needs.memory > CAPACITY.memory
         )
@@ -214,7 +214,7 @@ class Admitting(RuleBasedStateMachine):
         for piece in self.reserves.pieces + self.reserves.held:
             self.room.free(piece)
         load = self.room.load
-        assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
+        assert (load.machines, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
         assert self.room.reserved == 0
 
 

@@ -273,7 +273,7 @@ def test_process_that_forgets_to_close_ends_all_the_same(last: str) -> None:
 
 
 def test_load_and_languages_are_told(runtime: Runtime) -> None:
-    assert (runtime.load.vms, runtime.load.waiting) == (0, 0)
+    assert (runtime.load.machines, runtime.load.waiting) == (0, 0)
     assert "python" in {language.name for language in runtime.languages()}
 
 

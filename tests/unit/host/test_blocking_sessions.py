@@ -27,7 +27,7 @@ def launcher() -> FakeLauncher:
 @pytest.fixture
 def runtime(launcher: FakeLauncher) -> Iterator[Runtime]:
     with Runtime(
-        images=launcher, launcher=launcher, max_vms=3, cpus=16, memory_budget=2**32
+        images=launcher, launcher=launcher, max_machines=3, cpus=16, memory_budget=2**32
     ) as runtime:
         yield runtime
     assert not launcher.machines
@@ -44,7 +44,7 @@ def test_files_stay_and_a_fork_sees_them(runtime: Runtime) -> None:
     assert seen == ("x", "y")
     assert states == ("open", "ended")
     assert (session.state, session.language, len(session.id)) == ("ended", "bash", 32)
-    assert runtime.load.vms == 0
+    assert runtime.load.machines == 0
 
 
 def test_output_is_told_in_the_thread_of_the_caller(runtime: Runtime) -> None:
@@ -145,7 +145,7 @@ def test_interrupt_while_it_opens_leaves_nothing(runtime: Runtime, launcher: Fak
         session.open()
 
     assert session.state == "ended"
-    assert runtime.load.vms == 0
+    assert runtime.load.machines == 0
 
 
 def test_interrupt_while_it_is_forked_leaves_the_original(
@@ -161,4 +161,4 @@ def test_interrupt_while_it_is_forked_leaves_the_original(
             session.fork()
 
         assert session.run("print x").stdout == "x\n"
-        assert runtime.load.vms == 1
+        assert runtime.load.machines == 1

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 KEY = SnapshotKey("bash", "fake", 128 * MIB, 1, "ab" * 32)
 ANEW = replace(KEY, inputs="cd" * 32)
 OTHER = replace(KEY, image="python")
-CAPACITY = Capacity(vms=100, memory=64 * IDLE_MEMORY, cpus=100, queue=100)
+CAPACITY = Capacity(machines=100, memory=64 * IDLE_MEMORY, cpus=100, queue=100)
 
 
 class Ground:

@@ -38,7 +38,7 @@ LANGUAGES = ("bash", "python", "c")
 RUNS = 120
 NEEDS = Needs(2 * MIB, 1)
 # A run, a clone that waits and no template; or a run and all templates.
-CAPACITY = Capacity(vms=4, memory=NEEDS.memory + MIB, cpus=4, queue=RUNS)
+CAPACITY = Capacity(machines=4, memory=NEEDS.memory + MIB, cpus=4, queue=RUNS)
 
 
 class Cold:
@@ -128,7 +128,7 @@ async def test_all_runs_end_and_nothing_is_left(
     assert [e for e in ended if e is not None and not isinstance(e, asyncio.CancelledError)] == []
     assert not hypervisor.launcher.machines
     load = admission.load
-    assert (load.vms, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
+    assert (load.machines, load.waiting, load.memory, load.cpus) == (0, 0, 0, 0)
     assert admission.reserved == 0
     assert not [template for template in hypervisor.templates if template.is_open]
     await wait_until(lambda: len(asyncio.all_tasks()) == 1, "no task is left but the test")

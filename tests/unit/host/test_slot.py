@@ -15,7 +15,7 @@ from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 from support.waiting import wait_until
 
 MACHINE = MEMORY + OVERHEAD
-CAPACITY = Capacity(vms=2, memory=4 * MACHINE, cpus=2, queue=1)
+CAPACITY = Capacity(machines=2, memory=4 * MACHINE, cpus=2, queue=1)
 
 
 def context_of(launcher: FakeLauncher, capacity: Capacity = CAPACITY) -> SlotContext:
@@ -26,9 +26,9 @@ def slot_in(context: SlotContext, **arguments: object) -> Slot:
     return Slot(context, find_language("bash"), Options(), **arguments)  # type: ignore[arg-type]
 
 
-def vms(context: SlotContext) -> int:
+def machines(context: SlotContext) -> int:
     assert context.admission is not None
-    return context.admission.load.vms
+    return context.admission.load.machines
 
 
 async def test_slot_counts_from_its_admission_until_it_is_left() -> None:
@@ -40,13 +40,13 @@ async def test_slot_counts_from_its_admission_until_it_is_left() -> None:
     slot.enter()
     await slot.wait_admitted()
     guest = await slot.launch()
-    held = vms(context), len(launcher.machines)
+    held = machines(context), len(launcher.machines)
     await slot.release(guest)
     slot.leave()
     slot.leave()
 
     assert held == (1, 1)
-    assert (vms(context), len(launcher.machines)) == (0, 0)
+    assert (machines(context), len(launcher.machines)) == (0, 0)
 
 
 async def test_missing_image_is_built_between_admission_and_launch() -> None:
@@ -84,7 +84,7 @@ async def test_positions_are_reported_from_the_first_on() -> None:
     assert positions == [0]
     for slot in slots:
         slot.leave()
-    assert vms(context) == 0
+    assert machines(context) == 0
 
 
 class Damaged(FakeLauncher):
@@ -137,7 +137,7 @@ async def test_check_of_the_assets_comes_before_the_admission() -> None:
     with pytest.raises(InputError, match="too small"):
         await slot_in(context, check=refuse).find_if_built()
 
-    assert vms(context) == 0
+    assert machines(context) == 0
 
 
 async def test_fork_takes_its_memory_twice() -> None:
@@ -150,7 +150,7 @@ async def test_fork_takes_its_memory_twice() -> None:
 
     fork = slot.for_fork(launcher)
     fork.enter()
-    await wait_until(lambda: vms(context) == 2, "the fork is admitted")
+    await wait_until(lambda: machines(context) == 2, "the fork is admitted")
 
     assert context.admission.load.memory == MACHINE + MEMORY + MACHINE
     fork.leave()
@@ -160,9 +160,9 @@ async def test_fork_takes_its_memory_twice() -> None:
 @pytest.mark.parametrize(
     "capacity",
     [
-        Capacity(vms=1, memory=CAPACITY.memory, cpus=2, queue=1),
-        Capacity(vms=2, memory=2 * MACHINE, cpus=2, queue=1),
-        Capacity(vms=2, memory=CAPACITY.memory, cpus=1, queue=1),
+        Capacity(machines=1, memory=CAPACITY.memory, cpus=2, queue=1),
+        Capacity(machines=2, memory=2 * MACHINE, cpus=2, queue=1),
+        Capacity(machines=2, memory=CAPACITY.memory, cpus=1, queue=1),
     ],
     ids=["machines", "memory", "cpus"],
 )

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from slipway.machine.model import Snapshot
     from support.fake_machine import FakeLauncher
 
-CAPACITY = Capacity(vms=10, memory=100 * MIB, cpus=10, queue=10)
+CAPACITY = Capacity(machines=10, memory=100 * MIB, cpus=10, queue=10)
 
 
 class Ground:

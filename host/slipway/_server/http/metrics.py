@@ -120,10 +120,10 @@ class _LoadCollector(Collector):
         load = self._load()
         capacity = load.capacity
         for name, text, value in (
-            ("vms", "Running machines.", load.vms),
+            ("machines", "Running machines.", load.machines),
             ("sessions", "Open sessions.", self._sessions()),
             ("pool_idle", "Idle clones in the pool.", self._idle()),
-            ("vms_max", "Machines that may run at once.", capacity.vms),
+            ("machines_max", "Machines that may run at once.", capacity.machines),
             ("queue_length", "Waiting runs and sessions.", load.waiting),
             ("queue_max", "Runs and sessions that may wait.", capacity.queue),
             ("memory_bytes", "Memory of running machines.", load.memory),

@@ -220,5 +220,5 @@ class HealthDocument(BaseModel):
 
     status: Literal["ok"]
     version: str
-    vms: int
+    machines: int
     waiting: int

@@ -7,7 +7,8 @@ from slipway._model.result import Captured, PhaseResult, Provenance, Result, Tim
 from slipway._server.http.metrics import MEDIA_TYPE, Metrics
 from slipway._util.errors import HostError, UnknownOutcome
 
-LOAD = Load(Capacity(vms=4, memory=1000, cpus=8, queue=16), vms=1, waiting=2, memory=300, cpus=3)
+CAPACITY = Capacity(machines=4, memory=1000, cpus=8, queue=16)
+LOAD = Load(CAPACITY, machines=1, waiting=2, memory=300, cpus=3)
 
 
 def result(*, machine: str = "kvm", start: str = "cold", **seconds: float) -> Result:
@@ -33,10 +34,10 @@ def test_load_is_read_for_each_scrape() -> None:
     told = samples(Metrics(lambda: LOAD, lambda: 2, lambda: 3))
 
     assert {name: value for (name, _), value in told.items() if value} == {
-        "slipway_vms": 1,
+        "slipway_machines": 1,
         "slipway_sessions": 2,
         "slipway_pool_idle": 3,
-        "slipway_vms_max": 4,
+        "slipway_machines_max": 4,
         "slipway_queue_length": 2,
         "slipway_queue_max": 16,
         "slipway_memory_bytes": 300,
