@@ -6,6 +6,9 @@ TESTS ?= tests
 WORKERS ?= 2
 # The tests that need Python alone.
 PLAIN = not image and not debian and not vm
+PYTEST = .venv/bin/python -m pytest $(TESTS) -m "$(1)"
+# TESTS may name tests of one kind only; pytest ends with 5 where it selects none.
+OR_NONE = || [ $$? -eq 5 ]
 # What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
 # guests that need a KVM like hardware's, the board, two languages once, and all behaviours of the
 # language that boots fastest, each in a clone. The other tests of KVM run on what KVM there is here;
@@ -38,7 +41,7 @@ run: ## run FILE in a machine of its own, after installing and making what is mi
 check: ## ruff, mypy and all tests that need Python alone: no image, no QEMU, no Debian package
 	@.ci/setup check
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
-	@.venv/bin/python -m pytest $(TESTS) -n $(WORKERS) -m "$(PLAIN)"
+	@$(call PYTEST,$(PLAIN)) -n $(WORKERS)
 
 coverage: ## what the tests of make check reach, with the programs that they start; fails below the floor
 	@.ci/setup check
@@ -48,7 +51,8 @@ coverage: ## what the tests of make check reach, with the programs that they sta
 	@.venv/bin/coverage report
 
 test: images ## pass all tests; those of the kvm machine in the lab, where this host's own KVM is no use
-	@.venv/bin/python -m pytest $(TESTS)
+	@$(call PYTEST,$(PLAIN)) -n $(WORKERS) $(OR_NONE)
+	@$(call PYTEST,not ($(PLAIN))) $(OR_NONE)
 	@.venv/bin/python -m slipway.vmm.kvm.usability || $(MAKE) --no-print-directory lab
 
 images: ## make the images of all languages, and two of a registry

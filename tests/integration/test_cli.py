@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
     from support.commands import Commands
 
-pytestmark = pytest.mark.usefixtures("bash")
+pytestmark = [pytest.mark.usefixtures("bash"), pytest.mark.vm]
 
 BROKEN_C = "int main(void)\n{\n    return undeclared_name;\n}\n"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., subprocess.Popen[bytes]]
 
-pytestmark = pytest.mark.usefixtures("bash")
+pytestmark = [pytest.mark.usefixtures("bash"), pytest.mark.vm]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

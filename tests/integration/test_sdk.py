@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("bash")
+pytestmark = [pytest.mark.usefixtures("bash"), pytest.mark.vm]
 
 
 def machines() -> set[int]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from slipway import _cli
 from slipway._util.errors import InputError
+from slipway.machine.qemu import PROGRAM
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -64,8 +70,11 @@ from slipway._util.errors import InputError
     ],
 )
 def test_slip_is_answered(
-    monkeypatch: pytest.MonkeyPatch, command: str, error: str, hint: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, error: str, hint: str
 ) -> None:
+    # A QEMU that is there, and not started.
+    (tmp_path / PROGRAM).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     program, *arguments = command.split()
     monkeypatch.setattr(sys, "argv", [f"/somewhere/bin/{program}", *arguments])
     run = {"slipway": _cli._run_slipway, "vmm-run": _cli._run_vmm_run}[program]
