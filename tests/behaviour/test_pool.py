@@ -61,7 +61,7 @@ def idle_machine(runtime: AsyncRuntime) -> int:
     """The process of the clone that waits."""
     pool = runtime._supply._pool
     assert pool is not None
-    ((idle,),) = (entry.ready for entry in pool._entries.values())
+    ((idle,),) = (entry.ready for entry in pool.entries.values())
     return idle.guest.machine.pid
 
 

@@ -83,7 +83,7 @@ class Hostile:
 
     def boot(self) -> None:
         self.guest.memory.free_all()
-        self.guest._start()
+        self.guest.start()
         self.device.write(Register.STATUS, 4, 0)
         self.guest.boot()
         self.rings = self.guest.rings
@@ -225,7 +225,7 @@ class Streams:
 
     def clone(self) -> None:
         old = self.guest.device
-        device = VirtioConsole(self.guest.memory, self.guest._pulse, self.guest.line)
+        device = VirtioConsole(self.guest.memory, self.guest.pulse, self.guest.line)
         device.restore(old.save_state())
         old.reset()
         self.guest.device = self.host.device = device

@@ -213,10 +213,10 @@ class Guest:
         self.setup = setup or Setup()
         self.memory = FakeMemory(self.setup.memory)
         self.line = line or Line()
-        self.device = VirtioConsole(self.memory, self._pulse, self.line)
-        self._start()
+        self.device = VirtioConsole(self.memory, self.pulse, self.line)
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self.interrupts = 0
         self.unhandled = 0
         self.messages: list[Message] = []
@@ -228,7 +228,7 @@ class Guest:
         # Whether a program would sleep in poll(2), to be woken by an interrupt.
         self.read_sleeps = self.write_sleeps = False
 
-    def _pulse(self) -> None:
+    def pulse(self) -> None:
         self.interrupts += 1
 
     # virtio_mmio
@@ -334,7 +334,7 @@ class Guest:
     def reboot(self) -> Guest:
         """Another kernel takes over, whatever state the device is in."""
         self.memory.free_all()
-        self._start()
+        self.start()
         return self.boot()
 
     def send_control(self, port: int, event: int, value: int) -> None:

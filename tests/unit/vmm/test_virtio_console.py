@@ -639,7 +639,7 @@ def test_indices_wrap_where_16_bits_end(start: int) -> None:
 def clone(guest: Guest) -> Guest:
     """The same guest on a device that was given the other's state."""
     old = guest.device
-    guest.device = VirtioConsole(guest.memory, guest._pulse, guest.line)
+    guest.device = VirtioConsole(guest.memory, guest.pulse, guest.line)
     guest.device.restore(old.save_state())
     for vring in guest.rings:
         vring.device = guest.device
