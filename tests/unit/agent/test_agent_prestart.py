@@ -35,13 +35,15 @@ def processes(host: Host) -> list[psutil.Process]:
 
 
 def waits_for_script(process: psutil.Process) -> bool:
-    """Return true if ``process`` has opened the FIFO."""
+    """Return true if ``process`` is the program and has opened the FIFO."""
     try:
-        return any(
+        # Before it executes the program, the agent's child has the agent's descriptors.
+        is_program = any(Path(word).name == SCRIPT for word in process.cmdline())
+        return is_program and any(
             link.name != "0" and link.is_fifo() and link.readlink().name == SCRIPT
             for link in Path(f"/proc/{process.pid}/fd").iterdir()
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, psutil.NoSuchProcess):
         return False
 
 
