@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -58,6 +59,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " client and cli: as users do it, each to a machine of its own (default: guest for all"
         " languages, the others for few)",
     )
+
+
+def pytest_sessionstart() -> None:
+    """Let SIGINT interrupt tests and their programs where the parent process ignores SIGINT.
+
+    A shell starts ``make check &`` so, and many CI systems do.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

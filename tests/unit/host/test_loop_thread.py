@@ -14,7 +14,7 @@ import pytest
 
 from slipway._blocking.loop_thread import LoopThread
 from slipway._util.errors import InputError
-from support.waiting import block_until
+from support.waiting import LIMIT, block_until
 
 
 class Owner:
@@ -24,8 +24,9 @@ class Owner:
         """Do nothing."""
 
 
-async def forever() -> None:
-    await asyncio.Event().wait()
+async def wait_for_interrupt() -> None:
+    await asyncio.sleep(LIMIT)
+    raise AssertionError(f"waited {LIMIT:g} s for this: SIGINT interrupts the call")
 
 
 async def find_loop() -> asyncio.AbstractEventLoop:
@@ -42,7 +43,7 @@ def test_interrupt_before_the_first_step_is_raised(monkeypatch: pytest.MonkeyPat
 
     def block() -> None:
         busy.set()
-        free.wait()
+        free.wait(LIMIT)
 
     def note(*arguments: Any) -> asyncio.Handle:
         handle = schedule(*arguments)
@@ -51,18 +52,20 @@ def test_interrupt_before_the_first_step_is_raised(monkeypatch: pytest.MonkeyPat
 
     def interrupt() -> None:
         # The loop continues when both the call and its cancellation wait behind the block.
-        block_until(lambda: len(scheduled) == 1, "the call is scheduled")
-        os.kill(os.getpid(), signal.SIGINT)
-        block_until(lambda: len(scheduled) == 2, "its cancellation is scheduled")
-        free.set()
+        try:
+            block_until(lambda: len(scheduled) == 1, "the call is scheduled")
+            os.kill(os.getpid(), signal.SIGINT)
+            block_until(lambda: len(scheduled) == 2, "its cancellation is scheduled")
+        finally:
+            free.set()
 
     schedule(block)
-    busy.wait()
+    assert busy.wait(LIMIT), "the loop has not begun to wait"
     monkeypatch.setattr(loop, "call_soon_threadsafe", note)
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
     with pytest.raises(KeyboardInterrupt):
-        thread.call(forever)
+        thread.call(wait_for_interrupt)
     interrupter.join()
     thread.close()
 
@@ -73,7 +76,7 @@ def test_call_after_the_close_is_refused() -> None:
     thread.close()
 
     with pytest.raises(InputError, match="has been closed"):
-        thread.call(forever)
+        thread.call(wait_for_interrupt)
 
 
 def test_value_that_an_interrupt_would_lose_is_released() -> None:
@@ -86,7 +89,7 @@ def test_value_that_an_interrupt_would_lose_is_released() -> None:
     async def ignore_cancellation() -> str:
         signal.pthread_kill(main, signal.SIGINT)
         with suppress(asyncio.CancelledError):
-            await forever()
+            await wait_for_interrupt()
         return "run"
 
     async def release(value: str) -> None:
@@ -108,7 +111,7 @@ def test_interrupt_without_a_value_releases_nothing() -> None:
 
     async def wait() -> None:
         signal.pthread_kill(main, signal.SIGINT)
-        await forever()
+        await wait_for_interrupt()
 
     async def release(value: None) -> None:
         released.append(value)
