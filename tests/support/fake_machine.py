@@ -242,6 +242,9 @@ class FakeLauncher:
             )
         return _assets(language, options.memory or MEMORY, self.hypervisor)
 
+    def check_host(self, options: Options) -> None:
+        """Accept all: fake machines run everywhere."""
+
     def is_built(self, language: Language) -> bool:
         """Whether there is nothing to wait for."""
         return language.name not in self.unbuilt

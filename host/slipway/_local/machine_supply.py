@@ -98,6 +98,7 @@ class MachineSupply:
         assert self._templates is not None
         assert slots.builds is not None
         if not await asyncio.to_thread(slots.images.is_built, language):
+            await asyncio.to_thread(slots.images.check_host, options)
             await slots.builds.ensure_built(language, _log_progress)
         assets = await asyncio.to_thread(slots.images.find, language, options, _log_progress)
         from slipway._snapshots.key import NoSnapshot

@@ -58,6 +58,7 @@ def find_boot_assets(
     """Find the assets that boot ``image``; a missing kernel or agent is built.
 
     Raises:
+        HostError: the kernel is missing, and the hypervisor is not available on this host.
         ImageError: the kernel or the agent cannot be built.
         InputError: the machine would have too little memory, or is unknown.
     """
@@ -83,6 +84,7 @@ def build_assets(
     from slipway_initramfs.freeze import freeze_agent
     from slipway_initramfs.store.initrds import find_initrd
 
+    hypervisor = choose(options.machine, store.root)
     kernel = None
     if not verified:
         with suppress(ImageCorrupted):
@@ -90,13 +92,13 @@ def build_assets(
     if kernel is None:
         from slipway_initramfs.kernel_build import build_kernel
 
+        hypervisor.check()
         kernel = build_kernel(store, progress=progress)
     memory = choose_machine_memory(image, language, options)
     agent = freeze_agent(store, image.architecture, progress, verify=verified)
     # Modules fit only the kernel that they were built with.
     initrd = find_initrd(store, image, kernel if options.kernel is None else None, agent.path)
     adapted = replace(language, environment={**image.environment, **language.environment})
-    hypervisor = choose(options.machine, store.root)
     return Assets(adapted, image, kernel, agent, initrd, options.kernel, memory, hypervisor)
 
 

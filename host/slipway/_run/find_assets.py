@@ -34,9 +34,11 @@ def find_assets(
 ) -> Assets:
     """Find the assets of ``language``; missing ones are built.
 
-    With ``repair`` every byte is checked, and damaged assets are built again.
+    With ``repair`` every byte is checked, and damaged assets are built again. The hypervisor is
+    checked before a build, which takes minutes; else the start of the machine checks it.
 
     Raises:
+        HostError: an asset is missing, and the hypervisor is not available on this host.
         ImageError: an asset cannot be built.
         InputError: the machine would have too little memory, or the caller's kernel is invalid.
     """
@@ -50,11 +52,11 @@ def find_assets(
         except ImageCorrupted:
             image = None
         if image is None or not language.matches(image):
-            image = _build_image(language, store, progress)
+            image = _build_image(language, options, store, progress)
         try:
             return build_assets(image, language, options, store, progress, verified=repair)
         except ImageCorrupted:
-            image = _build_image(language, store, progress)
+            image = _build_image(language, options, store, progress)
             return build_assets(image, language, options, store, progress, verified=True)
 
 
@@ -77,8 +79,15 @@ def _check_kernel(kernel: Path) -> None:
         raise InputError(f"{kernel} is not a Linux kernel", hint)
 
 
-def _build_image(language: Language, store: ImageStore, progress: Progress) -> Image:
-    """Build the image, unless the store has a sound one."""
+def _build_image(
+    language: Language, options: Options, store: ImageStore, progress: Progress
+) -> Image:
+    """Build the image, unless the store has a sound one.
+
+    Raises:
+        HostError: the hypervisor of ``options`` is not available on this host.
+        ImageError: of :mod:`slipway_initramfs.errors`; the image cannot be built.
+    """
     from slipway._run.image_warmup import create_warmer
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.build import build_image
@@ -88,6 +97,7 @@ def _build_image(language: Language, store: ImageStore, progress: Progress) -> I
     def report_transfer(label: str, done: int, total: int) -> None:
         progress(f"downloading {label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
+    choose(options.machine, store.root).check()
     # An image that exists keeps its kind of source, even if the default has changed.
     kind = "auto" if language.image in {image.name for image in store.images()} else None
     emulated = choose("auto", store.root).is_emulated

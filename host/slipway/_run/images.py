@@ -22,8 +22,17 @@ class ImageProvider(Protocol):
         """Find the assets of ``language``. Build missing ones, and with ``repair`` damaged ones.
 
         Raises:
+            HostError: the assets are missing, and this host cannot run the machine.
             ImageError: they cannot be built.
             InputError: the machine would have too little memory.
+        """
+        ...
+
+    def check_host(self, options: Options) -> None:
+        """Check that this host can run the machines of ``options``; done before a build.
+
+        Raises:
+            HostError: the hypervisor is not available.
         """
         ...
 
@@ -43,6 +52,12 @@ class StoredImages:
     ) -> Assets:
         """Find or build the assets of ``language``; see :meth:`ImageProvider.find`."""
         return find_assets(language, options, self._store, progress, repair=repair)
+
+    def check_host(self, options: Options) -> None:
+        """Check the hypervisor of ``options``; see :meth:`ImageProvider.check_host`."""
+        from slipway.machine.hypervisors import choose
+
+        choose(options.machine, self._store.root).check()
 
     def is_built(self, language: Language) -> bool:
         """Return whether the store has the image and the kernel."""

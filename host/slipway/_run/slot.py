@@ -95,6 +95,7 @@ class Slot:
         With ``repair`` all bytes are checked, and damaged files are built again.
 
         Raises:
+            HostError: they are missing, and this host cannot run the machine.
             ImageError: they cannot be built.
             InputError: the machine would have too little memory.
         """
@@ -140,6 +141,7 @@ class Slot:
         """Wait for room; a missing image is built first.
 
         Raises:
+            HostError: the image is missing, and this host cannot run the machine.
             ImageError: the image cannot be built.
             InputError: the machine needs more than the capacity.
         """
@@ -148,6 +150,7 @@ class Slot:
         assert context.builds is not None
         assert self._ticket is not None
         if self._assets is None:
+            await asyncio.to_thread(context.images.check_host, self._options)
             await context.builds.ensure_built(self._language, self.progress)
             await asyncio.to_thread(self.find)
             context.admission.declare(self._ticket, self._check_needs())
