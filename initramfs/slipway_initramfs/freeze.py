@@ -235,7 +235,7 @@ def _add_modules(
     if interpreter is None:
         raise BuildFailed(
             f"cannot freeze the agent: Python {PYTHON} is not installed",
-            f"Install it: apt-get install python{PYTHON}",
+            f"Install it: apt-get update && apt-get install python{PYTHON}",
         )
     scratch = Tree()
     for part, modules in (("bundle", bundled), ("lazy", lazy)):

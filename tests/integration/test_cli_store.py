@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from support.commands import Commands
 
 # A mount without devices in a namespace of its own: whoever opens KVM there is refused.
+INSTALL_QEMU = "apt-get update && apt-get install --no-install-recommends qemu-system-x86"
 WITHOUT_KVM = (
     *("unshare", "-m" if os.geteuid() == 0 else "-Urm", "sh", "-c"),
     'mount --bind /dev/kvm /dev/kvm && mount -o remount,bind,nodev /dev/kvm && exec "$@"',
@@ -145,9 +146,9 @@ def test_doctor_names_the_package_that_is_missing(
     run = commands("slipway", "run", "--store", store.root, "--language", "sh", "-", stdin=b":")
 
     assert ended.code == 1
-    assert "apt-get install qemu-system-x86" in ended.stdout.decode()
+    assert INSTALL_QEMU in ended.stdout.decode()
     assert run.code == 125
-    assert "apt-get install qemu-system-x86" in run.stderr
+    assert INSTALL_QEMU in run.stderr
 
 
 def test_doctor_finds_the_damaged_image(commands: Commands, store: ImageStore) -> None:

@@ -15,6 +15,7 @@ from lab.output import Output
 from slipway._util.errors import HostError
 from slipway.machine.console import Console
 from slipway.machine.process import ChildProcess
+from slipway.machine.qemu import find_program
 from slipway.machine.tsc import find_tsc_khz
 from slipway_initramfs.rootfs.cpio import write_tree
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from lab.job import Job
     from slipway_initramfs.rootfs.tree import Tree
 
-PROGRAM = "qemu-system-x86_64"
 BOARD = "microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off"
 # erms, fsrm and smap: as for the machine that Slipway itself starts. Five levels of page tables
 # would lengthen every walk through two sets of them.
@@ -97,9 +97,7 @@ async def run(spec: LabSpec, job: Job, timeout: float | None) -> int:
         HostError: L1 cannot be started, or ended before the command did.
         TimeoutError: the command did not end within ``timeout`` seconds.
     """
-    program = shutil.which(PROGRAM)
-    if program is None:
-        raise HostError("QEMU is not installed", "Install it: apt-get install qemu-system-x86")
+    program = find_program()
     with ExitStack() as stack:
         initrd = _create_initrd(spec, job)
         stack.callback(os.close, initrd)

@@ -14,6 +14,7 @@ from slipway._cli.parser import Parser, add_store
 from slipway._cli.quantities import to_mebibytes
 from slipway._cli.screen import find_width, paint
 from slipway._cli.terminal import print_text
+from slipway._util.install_command import format_install_command
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 # The largest image with its downloads, unpacked and packed.
 DISK_WANTED = 2 * 1024 * MIB
 MEMORY_WANTED = 512 * MIB
+_WITHOUT_APT = (
+    "only needed to build images: build them on Debian or Ubuntu, and copy them from there"
+    " (slipway image export and import)"
+)
 # Columns of the first word of a line, and of that and the part's name.
 _MARK = 9
 _INDENT = 22
@@ -105,32 +110,29 @@ def examine_host(store: ImageStore) -> Iterator[Finding]:
     yield Finding("system", supported, system, "use Linux on x86-64")
     yield Finding("python", sys.version_info >= (3, 11), platform.python_version())
     yield _check_qemu()
-    yield _check_program("setpriv", "util-linux")
-    yield _check_program(
-        "apt-get", "apt", "only needed to build images; or copy a store from another host"
-    )
+    yield _check_program("setpriv", format_install_command("util-linux"))
+    yield _check_program("apt-get", _WITHOUT_APT, needed=False)
     yield from _check_resources(store)
     yield _check_kvm()
     yield from _check_store(store)
 
 
 def _check_qemu() -> Finding:
-    from slipway.machine.qemu import INSTALL_HINT, PROGRAM
+    from slipway.machine.qemu import PACKAGE, PROGRAM
 
-    path = shutil.which(PROGRAM)
+    path, fix = shutil.which(PROGRAM), format_install_command(PACKAGE)
     if path is None:
-        return Finding("qemu", False, f"{PROGRAM} is not installed", INSTALL_HINT)
+        return Finding("qemu", False, f"{PROGRAM} is not installed", fix)
     try:
         finished = subprocess.run([path, "--version"], capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding("qemu", False, f"{path} does not run: {error}", INSTALL_HINT)
+        return Finding("qemu", False, f"{path} does not run: {error}", fix)
     return Finding("qemu", True, finished.stdout.decode("utf-8", "replace").splitlines()[0])
 
 
-def _check_program(name: str, package: str, otherwise: str = "") -> Finding:
+def _check_program(name: str, fix: str, *, needed: bool = True) -> Finding:
     path = shutil.which(name)
-    fix = f"apt-get install {package}" + (f" ({otherwise})" if otherwise else "")
-    return Finding(name, path is not None, path or "not installed", fix, needed=not otherwise)
+    return Finding(name, path is not None, path or "not installed", fix, needed)
 
 
 def _check_resources(store: ImageStore) -> Iterator[Finding]:

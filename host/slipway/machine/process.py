@@ -34,8 +34,11 @@ def _build_guard() -> list[str]:
     """Return the command that is put before a program to bind its life to this process."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
+        from slipway._util.install_command import format_install_command
+
         raise HostError(
-            "setpriv is not installed", "Install util-linux: apt-get install util-linux"
+            "setpriv is not installed",
+            f"Install util-linux: {format_install_command('util-linux')}",
         )
     guard = [setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--"]
     return [*guard, "sh", "-c", _GUARD, str(os.getpid())]

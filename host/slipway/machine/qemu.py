@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, MachineSpec
 
 PROGRAM = "qemu-system-x86_64"
-INSTALL_HINT = "apt-get install qemu-system-x86"
+PACKAGE = "qemu-system-x86"
 
 # acpi announces the virtio devices. The timer interrupt comes from the APIC, hence no PIT and no
 # PIC. The board's option ROMs only look for disks.
@@ -121,7 +121,9 @@ def find_program() -> str:
     """
     found = shutil.which(PROGRAM)
     if found is None:
-        raise HostError("QEMU is not installed", f"Install it: {INSTALL_HINT}")
+        from slipway._util.install_command import format_install_command
+
+        raise HostError("QEMU is not installed", f"Install it: {format_install_command(PACKAGE)}")
     return found
 
 

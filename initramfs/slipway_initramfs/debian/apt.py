@@ -77,7 +77,7 @@ class Apt:
         if keyring is None:
             raise BuildFailed(
                 "cannot verify Debian packages: Debian's archive keys are missing",
-                "Install them: apt-get install debian-archive-keyring",
+                "Install them: apt-get update && apt-get install debian-archive-keyring",
             )
         for name in ("lists/partial", "archives/partial", "partial"):
             (self._state / name).mkdir(parents=True, exist_ok=True)

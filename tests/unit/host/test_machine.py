@@ -107,7 +107,7 @@ async def test_process_that_cannot_be_started_is_told(monkeypatch: pytest.Monkey
 
     with pytest.raises(HostError, match="setpriv") as caught:
         ChildProcess.start(["sleep", "1000"])
-    assert "apt-get install util-linux" in caught.value.hint
+    assert "apt-get install --no-install-recommends util-linux" in caught.value.hint
 
 
 def test_process_dies_with_the_one_that_started_it() -> None:
