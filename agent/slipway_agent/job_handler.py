@@ -89,27 +89,23 @@ class JobHandler:
             if message.size <= MAX_SCRIPT:
                 self._script = Script(message)
                 return self._script
-            self._hand_over_script(prestarted)
+            self._end_prestarted(prestarted)
         owner = self._workspaces.environment.owner_id
         return IncomingFile(self._workspace.directory, message, owner, replace=self._spec.keep)
 
     def _use_prestarted(self) -> PrestartedProgram | None:
-        """Return the prestarted program if its script has arrived and suits, else None."""
-        if self._prestarted is None or self._file_error:
+        """Return the prestarted program if its script has arrived and suits; else end it."""
+        prestarted = self._prestarted
+        if prestarted is None or self._file_error:
             return None
-        return self._hand_over_script(self._prestarted)
-
-    def _hand_over_script(self, prestarted: PrestartedProgram) -> PrestartedProgram | None:
-        """Give the program its complete script; return the program if the script suits."""
-        self._prestarted = None
-        try:
-            return prestarted if prestarted.accept_script(self._script) else None
-        except OSError as error:
-            self._file_error = f"{prestarted.path} cannot be stored: {error.strerror}"
+        if prestarted.can_run(self._script):
+            self._prestarted = None
+            return prestarted
+        self._end_prestarted(prestarted)
         return None
 
     def _end_prestarted(self, prestarted: PrestartedProgram) -> None:
-        """End the program: the job has a file that the program may have looked for already."""
+        """End the program, which does not suit the job, and store its script if any."""
         self._prestarted = None
         try:
             prestarted.end_with_script(self._script)
@@ -227,7 +223,7 @@ class JobHandler:
         assert self._script is not None
         phase = PhaseRunner(self._loop, self.number, m.Phase.RUN, self._spec.run, self._send)
         self._phase = phase
-        script, self._script = self._script.data, None
+        script, self._script = self._script, None
         phase.adopt_program(prestarted, script, self._windows, self._stdin, self._handle_phase_end)
 
     def _handle_phase_end(self, phase: PhaseRunner) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slipway_agent.cgroup import PhaseGroup
     from slipway_agent.loop import Child, Loop
     from slipway_agent.pipes import InputPipe
-    from slipway_agent.prestart import PrestartedProgram, ScriptPipe
+    from slipway_agent.prestart import PrestartedProgram, Script, ScriptPipe
     from slipway_agent.program_launcher import ProgramLauncher
     from slipway_agent.running_program import RunningProgram
     from slipway_agent.terminal import Terminal
@@ -95,12 +95,16 @@ class PhaseRunner:
     def adopt_program(
         self,
         prestarted: PrestartedProgram,
-        script: bytearray,
+        script: Script,
         windows: dict[m.Stream, SendWindow],
         stdin: InputPipe,
         on_done: Callable[[PhaseRunner], None],
     ) -> None:
-        """Give a prestarted program its limits and ``script``, as if the program started now."""
+        """Give a prestarted program its limits and ``script``, as if the program started now.
+
+        The limits come first: an interpreter that has not opened the FIFO yet runs the script as
+        soon as the FIFO's name belongs to a file.
+        """
         self._group = prestarted.group
         self._on_done = on_done
         self._script = prestarted.pipe
@@ -120,8 +124,15 @@ class PhaseRunner:
                 m.Verdict.INTERNAL_ERROR, 0, f"cannot limit the program: {error}"
             )
             return
+        try:
+            prestarted.pipe.replace_name(script)
+        except OSError as error:
+            prestarted.end()
+            detail = f"the job's files are missing: {prestarted.path} cannot be stored"
+            self._report_no_program(m.Verdict.INTERNAL_ERROR, 0, f"{detail}: {error.strerror}")
+            return
         self._watch_program(prestarted.process, windows, stdin)
-        prestarted.pipe.send_script(script)
+        prestarted.pipe.send_script(script.data)
 
     def _watch_program(
         self, program: RunningProgram, windows: dict[m.Stream, SendWindow], stdin: InputPipe

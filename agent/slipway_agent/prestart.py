@@ -112,6 +112,8 @@ class ScriptPipe:
     def replace_name(self, script: Script) -> None:
         """Give the FIFO's name to a regular file with ``script``, in one step.
 
+        A program that has not opened the FIFO yet can run the script from then on.
+
         Raises:
             OSError: the file cannot be stored.
         """
@@ -237,23 +239,9 @@ class PrestartedProgram:
         if any(pid == self.process.pid for pid, _, _ in children):
             self._is_alive = False
 
-    def accept_script(self, script: Script | None) -> bool:
-        """Store ``script`` under its name, and return true if the program can run it.
-
-        Otherwise end the program.
-
-        Raises:
-            OSError: the script cannot be stored; the program has been ended.
-        """
-        if script is not None and self._is_waiting() and can_be_piped(script.data):
-            try:
-                self.pipe.replace_name(script)
-            except OSError:
-                self.end()
-                raise
-            return True
-        self.end_with_script(script)
-        return False
+    def can_run(self, script: Script | None) -> bool:
+        """Return true if the program runs and treats ``script``, if any, like a file."""
+        return script is not None and self._is_waiting() and can_be_piped(script.data)
 
     def end_with_script(self, script: Script | None) -> None:
         """End the program, and store ``script`` for another if it has arrived.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import struct
 import sys
 import time
 from dataclasses import replace
@@ -178,6 +180,65 @@ def test_interpreter_that_opens_its_script_late_finds_the_file(host: Host) -> No
         assert story.stdout.strip().isdigit()
 
 
+@pytest.mark.parametrize(
+    ("run", "settings", "expected"),
+    [
+        (command(), False, "red [] False False"),
+        (command(open_files=32), False, "red [] True False"),
+        (command("argument"), False, "red ['argument'] False False"),
+        (replace(command(), environment=(("COLOUR", "blue"),)), False, "blue [] False False"),
+        (command(), True, "red [] False True"),
+    ],
+    ids=["same", "limits", "arguments", "environment", "unless"],
+)
+@pytest.mark.parametrize("clone", [False, True], ids=["same-machine", "clone"])
+def test_job_right_behind_prestart_runs_as_without(
+    host: Host, run: m.Command, settings: bool, expected: str, clone: bool
+) -> None:
+    script = b"""
+import os, resource, sys
+limited = resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 32
+print(os.environ["COLOUR"], sys.argv[1:], limited, os.path.exists("settings.json"))
+"""
+    files = [(SCRIPT, script)] + [("settings.json", b"")] * settings
+    messages: list[m.HostMessage] = [m.Prestart(command(), SCRIPT, ("settings.json",))]
+    if clone:
+        messages.append(m.Hello(VERSION, (), 1, b"", clone=True))
+    messages.append(job(run))
+    for path, data in files:
+        messages.append(m.File(1, path, 0o644, len(data)))
+        if data:
+            messages.append(m.FileData(1, data))
+
+    host.send(*messages, m.Start(1))
+    story = Story(host.until(m.JobDone)[0])
+
+    assert story.one(m.PhaseDone).verdict is m.Verdict.OK
+    assert story.stdout.decode() == expected + "\n"
+
+
+def test_program_that_the_kernel_kills_as_it_executes_ends_by_a_signal(
+    host: Host, tmp_path: Path
+) -> None:
+    # A segment outside the address space: the kernel kills the process within execve(2).
+    broken = tmp_path / "broken"
+    machine = Path(sys.executable).read_bytes()[18:20]
+    broken.write_bytes(
+        b"\x7fELF\2\1\1".ljust(16, b"\0")
+        + struct.pack("<H2sIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+        + struct.pack("<IIQQQQQQ", 1, 5, 0, 1 << 60, 0, 4096, 4096, 4096)
+    )
+    broken.chmod(0o755)
+    run = m.Command((str(broken), SCRIPT), (), m.Limits())
+    host.send(m.Prestart(run, SCRIPT))
+
+    story = host.run(job(run), [(SCRIPT, b"")])
+
+    assert story.all(m.Log) == []  # the agent took it for a program that runs
+    done = story.one(m.PhaseDone)
+    assert (done.verdict, done.signal) == (m.Verdict.SIGNALED, signal.SIGSEGV)
+
+
 def test_script_is_stored_beside_the_other_files(host: Host) -> None:
     prestart(host)
     files = [("data/x", b"data"), (SCRIPT, b"print(open('data/x').read())"), ("after", b"")]
@@ -332,6 +393,28 @@ def test_files_that_cannot_be_stored_end_the_job_and_the_program(host: Host) -> 
     assert list(host.directory.iterdir()) == []
 
 
+def test_script_whose_place_is_taken_ends_the_job_and_the_program(
+    host: Host, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    source = f"""
+import os, time
+os.unlink({SCRIPT!r})
+os.mkdir({SCRIPT!r})
+open({str(begun)!r}, "w").close()
+time.sleep(1000)
+"""
+    taking = m.Command((sys.executable, "-c", source, SCRIPT), (), m.Limits())
+    host.send(m.Prestart(taking, SCRIPT))
+    block_until(begun.exists, "the prestarted program has begun")
+
+    done = host.run(job(taking), [(SCRIPT, WHO)]).one(m.PhaseDone)
+
+    assert done.verdict is m.Verdict.INTERNAL_ERROR
+    assert done.detail == "the job's files are missing: main.py cannot be stored: Is a directory"
+    assert processes(host) == []
+
+
 def test_script_sent_twice_ends_the_job(host: Host) -> None:
     prestart(host)
 
@@ -376,6 +459,42 @@ except OSError as error:
     story = run(host, script, file_bytes=50_000, open_files=32)
 
     assert story.stdout == b"File too large\nToo many open files\n"
+
+
+def test_program_that_finds_its_script_as_a_file_has_the_limits_of_the_job(
+    host: Host, tmp_path: Path
+) -> None:
+    # The program stands for an interpreter that is slow to open its script.
+    begun = tmp_path / "begun"
+    source = f"""
+import os, resource, stat
+open({str(begun)!r}, "w").close()
+while not stat.S_ISREG(os.stat({SCRIPT!r}).st_mode):
+    pass
+limits = [resource.getrlimit(name)[0] for name in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE)]
+print(*limits)
+"""
+    limits = m.Limits(file_bytes=50_000, open_files=32)
+    late = m.Command((sys.executable, "-c", source, SCRIPT), (), limits)
+    host.send(m.Prestart(late, SCRIPT))
+    block_until(begun.exists, "the prestarted program has begun")
+
+    story = host.run(job(late), [(SCRIPT, b"")])
+
+    assert story.stdout == b"50000 32\n"
+
+
+def test_program_whose_limits_are_refused_gets_no_script(host: Host) -> None:
+    pid = prestart(host)
+    more_than_the_kernel_allows = command(open_files=(1 << 31) - 1)
+
+    story = host.run(job(more_than_the_kernel_allows, outputs=[SCRIPT]), [(SCRIPT, WHO)])
+
+    done = story.one(m.PhaseDone)
+    assert done.verdict is m.Verdict.INTERNAL_ERROR
+    assert "cannot limit the program" in done.detail
+    assert story.one(m.FileMissing).reason == "not a regular file"
+    assert not psutil.pid_exists(pid)
 
 
 def test_wall_time_begins_with_the_job(host: Host) -> None:
