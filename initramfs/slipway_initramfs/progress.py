@@ -25,3 +25,8 @@ class BuildProgress:
     step: Callable[[str], None] = _ignore
     notice: Callable[[str], None] = _ignore
     transfer: Callable[[str, int, int], None] = _ignore
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return ``number`` with the ``noun``, which forms its plural with an s: "1 layer"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -21,6 +21,7 @@ from slipway_initramfs.debian.package_file import read_script, unpack
 from slipway_initramfs.disk import locks, space
 from slipway_initramfs.disk.spool import make_disk_error
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
+from slipway_initramfs.progress import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -123,7 +124,8 @@ class DebianArchive:
                 self._keep_downloads(wanted)
                 missing = [package for package in wanted if not self._is_downloaded(package)]
                 total = sum(package.size for package in missing)
-                self._progress(f"downloading {len(missing)} packages, {total / 1e6:.0f} MB")
+                count = format_count(len(missing), "package")
+                self._progress(f"downloading {count}, {total / 1e6:.0f} MB")
                 try:
                     self._apt.download({p.sha256: (p.uri, p.size) for p in missing})
                 finally:

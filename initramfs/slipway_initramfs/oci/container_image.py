@@ -17,6 +17,7 @@ from slipway_initramfs.oci.layout import open_archive, open_layout
 from slipway_initramfs.oci.manifests import LAYER_COMPRESSIONS
 from slipway_initramfs.oci.platforms import resolve_image
 from slipway_initramfs.oci.registry import Registry
+from slipway_initramfs.progress import format_count
 from slipway_initramfs.rootfs import defaults
 
 if TYPE_CHECKING:
@@ -218,7 +219,8 @@ class ContainerImage:
         }
 
     def _fetch_layers(self, layers: tuple[Descriptor, ...], total: int) -> None:
-        self._progress.step(f"downloading {len(layers)} layers, {total / 1e6:.0f} MB")
+        count = format_count(len(layers), "layer")
+        self._progress.step(f"downloading {count}, {total / 1e6:.0f} MB")
         self._cache.fetch_all(layers, self._repository, self._progress.transfer)
 
     def _unpack_layer(self, layer: Descriptor, diff_id: str, limit: int) -> Spool:
