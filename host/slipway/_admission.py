@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Capacity: machines, bytes of memory and vCPUs at once, and the length of the queue."""
+    """Bounds on the machines, bytes of memory and vCPUs at once, and on the length of the queue."""
 
     machines: int
     memory: int
@@ -41,7 +41,7 @@ class Needs:
 @public
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Load: the part of a capacity that is in use now."""
+    """Part of a capacity that is in use now."""
 
     capacity: Capacity
     machines: int

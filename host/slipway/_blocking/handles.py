@@ -51,7 +51,7 @@ class Stdin:
 
 @public
 class Execution:
-    """Execution: the handle of a run under way; see :class:`slipway.AsyncExecution`.
+    """Handle of a run under way; see :class:`slipway.AsyncExecution`.
 
     Iteration yields the events. As a context manager, the execution is cancelled at the end of the
     block if the run has not ended.
@@ -165,7 +165,7 @@ class Execution:
 
 @public
 class Session:
-    """Session: one machine for several runs; see :class:`slipway.AsyncSession`.
+    """Machine that takes several runs; see :class:`slipway.AsyncSession`.
 
     As a context manager the session opens at the beginning of the block and closes at its end.
     Several threads may call the methods at once.

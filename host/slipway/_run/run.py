@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """Run: a job in the machine of a slot, and the time that each step takes."""
+    """Job in the machine of a slot, and the time that each step takes."""
 
     def __init__(self, job: JobRequest, slot: Slot, began: float | None = None) -> None:
         """``began``: when the run's time began, by the monotonic clock; None: now."""

@@ -20,7 +20,10 @@ from slipway._util.public import public
 
 @public
 class SlipwayError(Exception):
-    """Base class of all errors of Slipway."""
+    """Base class of all errors of Slipway.
+
+    ``message`` is one sentence about the error; ``hint`` says how to correct it, or is empty.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -39,6 +39,22 @@ def test_the_reference_has_every_public_name(site: Path) -> None:
     assert listed == set(slipway.__all__) - NOT_LISTED
 
 
+def test_the_reference_begins_with_runs_and_ends_with_errors(site: Path) -> None:
+    names = re.findall(r'id="slipway\.(\w+)"', (site / "reference.html").read_text())
+
+    assert names[:4] == ["run", "run_async", "Runtime", "Client"]
+    errors = [issubclass(getattr(slipway, name), Exception) for name in names[2:]]
+    assert errors == sorted(errors)
+
+
+def test_handles_show_no_constructor(site: Path) -> None:
+    text = (site / "reference.html").read_text()
+    text = re.sub(r"<[^>]+>", "", text)
+
+    assert not re.search(r"\bthread\b\s*:|\bowner\b\s*:", text)
+    assert "max_machines:" in text
+
+
 def test_docstrings_are_markdown(site: Path) -> None:
     text = (site / "reference.html").read_text()
 

@@ -80,3 +80,8 @@ def test_a_traceback_names_the_error_in_public() -> None:
     )
 
     assert ended.stderr.splitlines()[-1].startswith("slipway.InputError: timeout is 'soon'")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_docstring_does_not_repeat_the_name(name: str) -> None:
+    assert not (getattr(slipway, name).__doc__ or "").startswith(f"{name}:")
