@@ -83,7 +83,7 @@ lint:
 
 docs: ## build the pages and the API reference into site/; a warning is an error
 	@.ci/setup check
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 	@echo "built site/index.html"
 
 fuzz: ## look for crashes of what reads images, by coverage

@@ -22,7 +22,10 @@ _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\n)*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of the root, with links as the site has them."""
+    """Add the pages of the root, with links as the site has them.
+
+    A link of any other page to a file that is no page is an error of the build.
+    """
     for source, target in PAGES.items():
         text = _LINK.sub(_link_on_site, (ROOT / source).read_text())
         files.append(File.generated(config, target, content=text))
