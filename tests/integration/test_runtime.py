@@ -216,7 +216,9 @@ async def test_leaving_the_context_cancels(runtime: AsyncRuntime, launcher: Fake
     assert execution.state == "ended"
 
 
-async def test_no_more_than_max_vms_at_once(runtime: AsyncRuntime, launcher: FakeLauncher) -> None:
+async def test_at_most_max_machines_run_at_once(
+    runtime: AsyncRuntime, launcher: FakeLauncher
+) -> None:
     results = await asyncio.gather(
         *(runtime.run(f"print {number}", "bash") for number in range(30))
     )

@@ -1,6 +1,6 @@
 """The table of run options in docs/sdk.md, made from their declarations.
 
-Write it anew with: python -m support.option_table (in tests/).
+Write it anew with: .venv/bin/python tests/support/option_table.py
 """
 
 from __future__ import annotations
