@@ -85,7 +85,7 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
         (["missing.sh"], ["missing.sh", "No such file"]),
         (["directory.sh"], ["directory.sh", "directory"]),
         (["sub dir/"], ["sub dir/ is a directory", "--file 'sub dir':. 'sub dir'/FILE"]),
-        (["long.sh"], ["long.sh", "bytes"]),
+        (["long.sh"], ["long.sh", "4 MiB"]),
         (["no_suffix"], ["suffix"]),
         (["good.pyy"], [".pyy", "mean", ".py"]),
         (["good.weird"], [".weird", ".py"]),
