@@ -23,7 +23,9 @@ from slipway._model.events import (
 )
 from slipway._model.input_file import InputFile
 from slipway._model.result import Result
-from slipway._run.job_exchange import WINDOW
+from slipway._run.agent_connection import AgentConnection
+from slipway._run.guest import Guest
+from slipway._run.job_exchange import WINDOW, JobExchange
 from slipway._run.job_request import JobRequest
 from slipway._util.errors import Busy, HostError, InputError
 from slipway._util.units import MIB
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
     from slipway._model.events import Event
     from slipway._model.execution import AsyncExecution
+
+# Parts of a machine and of its conversation, none of which a handle may keep alive.
+MACHINE_PARTS = (Guest, AgentConnection, JobExchange, FakeMachine)
 
 
 @pytest.fixture
@@ -101,6 +106,18 @@ async def test_waiting_again_gives_the_same_result(runtime: AsyncRuntime) -> Non
     first, second = await execution.wait(), await execution.wait()
 
     assert first == second
+
+
+async def test_finished_run_with_unread_output_keeps_nothing_of_its_machine(
+    runtime: AsyncRuntime,
+) -> None:
+    execution = await runtime.start("print hello", "bash")
+    result = await execution.wait()
+
+    gc.collect()
+
+    kept = [type(each).__name__ for each in gc.get_objects() if isinstance(each, MACHINE_PARTS)]
+    assert (result.stdout, kept) == ("hello\n", [])
 
 
 async def test_output_is_streamed_and_not_kept(runtime: AsyncRuntime) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from slipway._run.output_sink import NO_FLOW
+
 if TYPE_CHECKING:
     from slipway._run.output_sink import FlowControl
     from slipway_protocol.messages import Phase, Stream
@@ -37,11 +39,16 @@ class OutputQueue(Generic[_Mark]):
         self._changed = asyncio.Event()
         self._is_closed = False
         self._failure: Exception | None = None
-        self._flow: FlowControl
+        self._flow: FlowControl = NO_FLOW
 
     def connect(self, flow: FlowControl) -> None:
         """See :meth:`slipway._run.output_sink.OutputSink.connect`."""
         self._flow = flow
+
+    def disconnect(self) -> None:
+        """See :meth:`slipway._run.output_sink.OutputSink.disconnect`."""
+        self._flow = NO_FLOW
+        self._withheld.clear()
 
     def put_output(self, phase: Phase, stream: Stream, data: bytes) -> None:
         """Add output; small pieces that wait are joined.
