@@ -30,7 +30,6 @@ from slipway._run.find_assets import find_assets
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._run.launcher import ColdLauncher
-from slipway._run.output_sink import NO_FLOW
 from slipway._snapshots.create import create_snapshot
 from slipway._snapshots.pool import Pool
 from slipway._snapshots.templates import TemplateCache
@@ -100,13 +99,10 @@ class Arrivals:
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self._flow: FlowControl = NO_FLOW
+        self._flow: FlowControl
 
     def connect(self, flow: FlowControl) -> None:
         self._flow = flow
-
-    def disconnect(self) -> None:
-        self._flow = NO_FLOW
 
     def put_output(self, _phase: Phase, stream: Stream, data: bytes) -> None:
         self.times.append(time.perf_counter())

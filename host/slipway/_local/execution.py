@@ -185,6 +185,7 @@ class LocalExecution(AsyncExecution):
         self._outcome = self._build_outcome(task)
         # The handle may live long; source and input files do not.
         self._run = self._job = None
+        self._events.disconnect()
         if isinstance(self._outcome, Result):
             self._put(Ended(self._outcome))
         else:

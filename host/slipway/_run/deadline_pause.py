@@ -44,12 +44,6 @@ class DeadlinePause:
         self._flow = flow
         self._sink.connect(self)
 
-    def disconnect(self) -> None:
-        """Take this, and with it the deadline's task, from the sink; let the deadline go on."""
-        self._sink.disconnect()
-        self._withheld = 0
-        self._resume_deadline()
-
     def put_output(self, phase: Phase, stream: Stream, data: bytes) -> None:
         """Pass output on; stop the deadline if the sink keeps its credit."""
         self._withheld += len(data)
@@ -63,12 +57,8 @@ class DeadlinePause:
     def release(self, stream: Stream, size: int) -> None:
         """Pass credit on; let the deadline go on when the sink keeps no credit any more."""
         self._withheld -= size
-        if not self._withheld:
-            self._resume_deadline()
-        self._flow.release(stream, size)
-
-    def _resume_deadline(self) -> None:
-        if self._rest is not None and not self._is_over:
+        if not self._withheld and self._rest is not None and not self._is_over:
             if not self._deadline.expired():
                 self._deadline.reschedule(self._clock() + self._rest)
             self._rest = None
+        self._flow.release(stream, size)

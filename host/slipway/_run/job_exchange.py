@@ -74,6 +74,7 @@ class JobExchange:
         self._phase: m.Phase | None = None
         self._phase_began = time.monotonic()
         self._streams = {s: _OutputStream() for s in (m.Stream.STDOUT, m.Stream.STDERR)}
+        self._is_over = False
         self._is_cancelled = False
         self._stdin_credit = 0
         self._stdin_open = asyncio.Event()
@@ -102,7 +103,7 @@ class JobExchange:
             # Tasks are cancelled together; the first to fail says why.
             raise group.exceptions[0] from None
         finally:
-            self._sink.disconnect()
+            self._is_over = True
         if self._observer is not None:
             self._observer.on_job_done()
         return self._report
@@ -127,13 +128,13 @@ class JobExchange:
             await self._channel.send(m.Resize(self._id, size))
 
     def release(self, stream: m.Stream, size: int) -> None:
-        """Let the agent send ``size`` more bytes of ``stream``.
+        """Let the agent send ``size`` more bytes of ``stream``; a job that is over needs none.
 
         Credit is posted: it takes some 16 bytes for each half window that came, and a guest that
         does not read them gets no further.
         """
         grant = self._streams[stream].window.count_consumed(size)
-        if grant:
+        if grant and not self._is_over:
             self._channel.post(m.Credit(self._id, stream, grant))
 
     # --- Sending ----------------------------------------------------------------------------

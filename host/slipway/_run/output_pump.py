@@ -40,11 +40,6 @@ class OutputPump:
         for queue in self._queues.values():
             queue.connect(flow)
 
-    def disconnect(self) -> None:
-        """See :meth:`slipway._run.output_sink.OutputSink.disconnect`."""
-        for queue in self._queues.values():
-            queue.disconnect()
-
     def put_output(self, phase: Phase, stream: Stream, data: bytes) -> None:
         """Add output for the callback."""
         self._queues[stream.name].put_output(phase, stream, data)

@@ -6,8 +6,6 @@ import asyncio
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from slipway._run.output_sink import NO_FLOW
-
 if TYPE_CHECKING:
     from slipway._run.output_sink import FlowControl
     from slipway_protocol.messages import Phase, Stream
@@ -39,15 +37,15 @@ class OutputQueue(Generic[_Mark]):
         self._changed = asyncio.Event()
         self._is_closed = False
         self._failure: Exception | None = None
-        self._flow: FlowControl = NO_FLOW
+        self._flow: FlowControl | None = None
 
     def connect(self, flow: FlowControl) -> None:
         """See :meth:`slipway._run.output_sink.OutputSink.connect`."""
         self._flow = flow
 
     def disconnect(self) -> None:
-        """See :meth:`slipway._run.output_sink.OutputSink.disconnect`."""
-        self._flow = NO_FLOW
+        """Forget the flow: the job is over, and output that waits must not keep its machine."""
+        self._flow = None
         self._withheld.clear()
 
     def put_output(self, phase: Phase, stream: Stream, data: bytes) -> None:
@@ -66,7 +64,7 @@ class OutputQueue(Generic[_Mark]):
         if is_full:
             self._withheld[stream] += size
         else:
-            self._flow.release(stream, size)
+            self._release(stream, size)
         self._changed.set()
 
     def put(self, mark: _Mark) -> None:
@@ -123,7 +121,11 @@ class OutputQueue(Generic[_Mark]):
             if count < size:
                 self._withheld[stream] = size - count
             room -= count
-            self._flow.release(stream, count)
+            self._release(stream, count)
+
+    def _release(self, stream: Stream, size: int) -> None:
+        if self._flow is not None:
+            self._flow.release(stream, size)
 
 
 class _Piece:

@@ -20,25 +20,11 @@ class FlowControl(Protocol):
         """Let the agent send ``size`` more bytes of ``stream``. Never waits."""
 
 
-class _NoFlow:
-    """Credit of no job."""
-
-    def release(self, stream: Stream, size: int) -> None:
-        """Ignore credit that no agent waits for."""
-
-
-# The flow of a sink without a job, so that output may wait for a reader when its machine is gone.
-NO_FLOW = _NoFlow()
-
-
 class OutputSink(Protocol):
     """Receiver of a job's output."""
 
     def connect(self, flow: FlowControl) -> None:
         """Remember ``flow``; called before the first output."""
-
-    def disconnect(self) -> None:
-        """Forget the flow: the job is over, and its machine must not be kept by its output."""
 
     def put_output(self, phase: Phase, stream: Stream, data: bytes) -> None:
         """Take ``data`` without waiting, and release its credit now or later."""
@@ -69,15 +55,11 @@ class OutputCapture:
 
     def __init__(self) -> None:
         self.data: dict[tuple[str, str], bytearray] = {}
-        self._flow: FlowControl = NO_FLOW
+        self._flow: FlowControl
 
     def connect(self, flow: FlowControl) -> None:
         """See :meth:`OutputSink.connect`."""
         self._flow = flow
-
-    def disconnect(self) -> None:
-        """See :meth:`OutputSink.disconnect`."""
-        self._flow = NO_FLOW
 
     def put_output(self, phase: Phase, stream: Stream, data: bytes) -> None:
         """Keep ``data``."""
@@ -92,15 +74,11 @@ class OutputTail:
     def __init__(self, size: int) -> None:
         self.data = bytearray()
         self._size = size
-        self._flow: FlowControl = NO_FLOW
+        self._flow: FlowControl
 
     def connect(self, flow: FlowControl) -> None:
         """See :meth:`OutputSink.connect`."""
         self._flow = flow
-
-    def disconnect(self) -> None:
-        """See :meth:`OutputSink.disconnect`."""
-        self._flow = NO_FLOW
 
     def put_output(self, phase: Phase, stream: Stream, data: bytes) -> None:
         """Keep the end of what came."""
