@@ -49,8 +49,8 @@ class MachineSupply:
         Raises:
             InputError: ``options`` exclude each other, or name an unknown language.
         """
-        options.check()
         warm = tuple(find_language(name, store) for name in options.warm)
+        options.check()
         if options.cold:
             return cls(ColdLauncher(store))
         from slipway._snapshots.launcher import SnapshotLauncher

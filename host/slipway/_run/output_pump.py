@@ -75,11 +75,13 @@ class OutputPump:
         self._queues = {"STDOUT": shared, "STDERR": shared if both else OutputQueue()}
         try:
             async with asyncio.TaskGroup() as tasks:
-                for queue in set(self._queues.values()):
-                    tasks.create_task(self._pass_on(queue))
+                queues = set(self._queues.values())
+                pumps = [tasks.create_task(self._pass_on(queue)) for queue in queues]
                 result = await job
-                for queue in self._queues.values():
+                for queue in queues:
                     queue.close()
+                # A group ignores a task that is cancelled, as by its callback: its output is lost.
+                await asyncio.gather(*pumps)
         except BaseExceptionGroup as group:
             # Job and callbacks are cancelled together; the first to fail says why.
             raise group.exceptions[0] from None
