@@ -3,7 +3,8 @@
 FILE ?= examples/hello.py
 ARGS ?=
 TESTS ?= tests
-WORKERS ?= 2
+# More than cores: the tests wait for programs and clocks a third of their time.
+WORKERS ?= 3
 # The tests that need Python alone.
 PLAIN = not image and not debian and not vm
 PYTEST = .venv/bin/python -m pytest $(TESTS) -m "$(1)"

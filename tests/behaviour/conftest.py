@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
 def machines(config: pytest.Config) -> list[str]:
     """The machines that were asked for, else all that can run here."""
     asked: list[str] | None = config.getoption("machine")
-    usable, _ = usability.examine()
-    return asked or (["qemu", "kvm"] if usable else ["qemu"])
+    return asked or (["qemu", "kvm"] if _kvm_is_usable() else ["qemu"])
+
+
+@cache
+def _kvm_is_usable() -> bool:
+    # Each test asks at its collection, and the answer runs a guest.
+    return usability.examine()[0]
 
 
 def pytest_configure(config: pytest.Config) -> None:

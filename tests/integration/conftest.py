@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway.machine.qemu import PROGRAM
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_initramfs.store.reader import default_root
 from support.commands import Commands
@@ -29,6 +30,15 @@ def commands(tmp_path: Path) -> Commands:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     return Commands(temporary)
+
+
+@pytest.fixture
+def hypervisor(tmp_path: Path) -> dict[str, str]:
+    """Return an environment with a QEMU program that is never started."""
+    program = tmp_path / PROGRAM
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="session")

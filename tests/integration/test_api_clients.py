@@ -218,7 +218,8 @@ import socket, sys
 client = socket.socket(socket.AF_UNIX)
 client.connect(sys.argv[1])
 client.settimeout(30)
-sys.stdout.buffer.write(client.recv(65536))
+while answer := client.recv(65536):
+    sys.stdout.buffer.write(answer)
 """
 
 

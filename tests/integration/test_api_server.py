@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway.machine.qemu import PROGRAM
 from support.commands import Commands
 from support.serving import FAKE_SERVER, PATIENCE, Server
 from support.waiting import block_until
@@ -227,15 +226,6 @@ def test_socket_has_the_requested_mode(directory: Path) -> None:
     assert mode & 0o777 == 0o660
 
 
-@pytest.fixture
-def hypervisor(tmp_path: Path) -> dict[str, str]:
-    """Return an environment with a QEMU program that is never started."""
-    program = tmp_path / PROGRAM
-    program.write_text("#!/bin/sh\nexit 1\n")
-    program.chmod(0o755)
-    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-
-
 def test_refuses_a_second_server_on_the_same_path(
     directory: Path, hypervisor: dict[str, str]
 ) -> None:
@@ -270,6 +260,7 @@ def test_refuses_a_second_server_on_the_same_path(
         (("--api-sock", "api", "--pool", "-1"), "pool"),
         (("--api-sock", "api", "--pool", "1", "--cold"), "--cold and --pool 1 exclude each other"),
         (("--api-sock", "api", "--pool", "0", "--warm", "bash"), "--warm and --pool 0 exclude"),
+        (("--api-sock", "api", "--cold", "--warm", "bash"), "--cold and --warm exclude each other"),
         (("--api-sock", "api", "--pool", "1", "--warm", "cobol"), "cobol"),
     ],
 )

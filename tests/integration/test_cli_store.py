@@ -221,7 +221,11 @@ def test_damaged_part_is_made_again(
 # --- Stores that cannot be written ------------------------------------------------------------
 
 
-def test_store_that_cannot_be_made_is_told(commands: Commands, hello: Path) -> None:
+def test_store_that_cannot_be_made_is_told(
+    commands: Commands, hello: Path, hypervisor: dict[str, str]
+) -> None:
+    commands.environment.update(hypervisor)
+
     ended = commands("vmm-run", "--store", "/proc/slipway", hello)
 
     assert (ended.code, ended.stdout) == (125, b"")

@@ -156,10 +156,11 @@ def rename_options_in_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        name = error.message.partition(" ")[0]
+        # An error of the library begins with the names of its arguments.
+        names = re.match(r"(\w+)(?: and (\w+) exclude)?", error.message)
         for action in parser._actions:
-            if action.dest == name and action.option_strings:
-                word = re.compile(rf"(?<![-\w]){name}(?!\w)")
+            if names and action.dest in names.groups() and action.option_strings:
+                word = re.compile(rf"(?<![-\w]){action.dest}(?!\w)")
                 said = _add_units(error.message, action)
                 error.message = word.sub(action.option_strings[-1], said)
                 error.hint = word.sub(action.option_strings[-1], error.hint)

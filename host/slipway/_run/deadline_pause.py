@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from slipway_protocol.messages import Phase, Stream
 
 
+# Seconds of delay that are the host's own, between a piece's arrival and its reader's turn. They
+# do not stretch the deadline: an agent that sends many small pieces would live on them.
+_OWN_DELAY = 0.1
+
+
 class DeadlinePause:
     """Sink that stops ``deadline`` while ``sink`` withholds credit.
 
@@ -25,7 +30,8 @@ class DeadlinePause:
         self._clock = asyncio.get_running_loop().time
         self._flow: FlowControl
         self._withheld = 0  # bytes whose credit is not released
-        self._rest: float | None = None  # seconds left while the deadline is stopped
+        self._when: float | None = None  # the deadline while it is stopped
+        self._stopped_at = 0.0
         self._is_over = False
 
     def __enter__(self) -> Self:
@@ -48,17 +54,19 @@ class DeadlinePause:
         """Pass output on; stop the deadline if the sink keeps its credit."""
         self._withheld += len(data)
         self._sink.put_output(phase, stream, data)
-        if self._withheld and self._rest is None and not self._is_over:
+        if self._withheld and self._when is None and not self._is_over:
             when = self._deadline.when()
             if when is not None and not self._deadline.expired():
-                self._rest = when - self._clock()
+                self._when = when
+                self._stopped_at = self._clock()
                 self._deadline.reschedule(None)
 
     def release(self, stream: Stream, size: int) -> None:
         """Pass credit on; let the deadline go on when the sink keeps no credit any more."""
         self._withheld -= size
-        if not self._withheld and self._rest is not None and not self._is_over:
+        if not self._withheld and self._when is not None and not self._is_over:
             if not self._deadline.expired():
-                self._deadline.reschedule(self._clock() + self._rest)
-            self._rest = None
+                pause = self._clock() - self._stopped_at
+                self._deadline.reschedule(self._when + (pause if pause > _OWN_DELAY else 0))
+            self._when = None
         self._flow.release(stream, size)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
+class _CallbackCancelled(Exception):
+    """End of a callback by CancelledError while nobody cancelled its task."""
+
+
 class OutputPump:
     """Sink and observer of a job, which passes all on to ``on_output`` and ``observer``.
 
@@ -76,15 +80,17 @@ class OutputPump:
         try:
             async with asyncio.TaskGroup() as tasks:
                 queues = set(self._queues.values())
-                pumps = [tasks.create_task(self._pass_on(queue)) for queue in queues]
+                for queue in queues:
+                    tasks.create_task(self._pass_on(queue))
                 result = await job
                 for queue in queues:
                     queue.close()
-                # A group ignores a task that is cancelled, as by its callback: its output is lost.
-                await asyncio.gather(*pumps)
         except BaseExceptionGroup as group:
             # Job and callbacks are cancelled together; the first to fail says why.
-            raise group.exceptions[0] from None
+            first = group.exceptions[0]
+            if isinstance(first, _CallbackCancelled):
+                first = asyncio.CancelledError()
+            raise first from None
         return result
 
     def _put(self, call: Callable[[], None]) -> None:
@@ -94,6 +100,17 @@ class OutputPump:
         while (item := await queue.take()) is not None:
             if isinstance(item, tuple):
                 phase, stream, data = item
-                await call_listener(self._on_output, phase.name.lower(), stream.name.lower(), data)
+                await self._call(phase, stream, data)
             else:
                 item()
+
+    async def _call(self, phase: Phase, stream: Stream, data: bytes) -> None:
+        try:
+            await call_listener(self._on_output, phase.name.lower(), stream.name.lower(), data)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            if task.cancelling():
+                raise
+            # A group ignores a task that ends so: the job would go on, and its output be lost.
+            raise _CallbackCancelled from None

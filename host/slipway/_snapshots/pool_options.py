@@ -30,9 +30,13 @@ class PoolOptions:
                 f"cold and pool={self.pool} exclude each other: a pool needs snapshots",
                 "Leave out one of them.",
             )
-        if self.warm and not self.pool:
-            other = "cold" if self.cold else "pool=0"
+        if self.warm and self.cold:
             raise InputError(
-                f"warm and {other} exclude each other: warm languages wait in a pool",
+                "cold and warm exclude each other: warm languages wait in a pool of snapshots",
+                "Leave out one of them.",
+            )
+        if self.warm and not self.pool:
+            raise InputError(
+                "warm and pool=0 exclude each other: warm languages wait in a pool",
                 "Leave out warm, or give pool=1 or more.",
             )

@@ -151,5 +151,26 @@ async def test_job_cancelled_between_its_phases_ends_there() -> None:
     assert list(report.phases) == [BUILD]
 
 
+async def test_callback_that_ends_by_a_cancellation_of_its_own_ends_the_job_at_once() -> None:
+    session, agent = await connect()
+    await agent.say(m.Ready(1, "1", (), "6.1", 1, 1, 1, 1))
+    await session.handshake()
+
+    async def cancelled(phase: m.Phase, stream: m.Stream, data: bytes) -> None:
+        raise asyncio.CancelledError
+
+    pump = pump_to(cancelled)
+    running = asyncio.create_task(pump.run(session.run(JOB, (), pump)))
+    await agent.hear(m.Start)
+
+    await agent.say(m.PhaseStarted(1, BUILD), m.Output(1, OUT, b"first of a flood"))
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert running.cancelled()
+    agent.drop()
+    await session.close()
+
+
 def test_pieces_are_joined_up_to_the_size_of_a_message() -> None:
     assert MAX_JOINED == MAX_DATA

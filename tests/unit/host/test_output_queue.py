@@ -14,6 +14,7 @@ from slipway._run.output_queue import OutputQueue
 from slipway._run.output_sink import OutputCapture, OutputTail
 from slipway_protocol.messages import Phase, Stream
 from slipway_protocol.schema import MAX_DATA
+from support.clock import JumpingClock
 
 if TYPE_CHECKING:
     from slipway._run.output_sink import OutputSink
@@ -39,6 +40,12 @@ async def take(queue: OutputQueue[str]) -> object:
     await asyncio.sleep(0)
     assert taken.done()
     return taken.result()
+
+
+async def take_all(queue: OutputQueue[str]) -> None:
+    """Take pieces until the queue is closed."""
+    while await queue.take() is not None:
+        pass
 
 
 async def test_output_and_marks_keep_their_order() -> None:
@@ -196,6 +203,40 @@ async def test_deadline_stands_still_while_credit_is_withheld() -> None:
     assert running is not None
     assert running == unpaused
     assert credit.released.total() == 5
+
+
+async def test_reader_that_takes_each_piece_at_its_turn_stretches_no_deadline() -> None:
+    queue: OutputQueue[str] = OutputQueue()
+    reader = asyncio.create_task(take_all(queue))
+    async with asyncio.timeout(60) as deadline:
+        with DeadlinePause(queue, deadline) as paused:
+            credit = Credit(paused)
+            before = deadline.when()
+            for count in range(1, 101):
+                paused.put_output(RUN, OUT, b"x")
+                while credit.released[OUT] < count:
+                    await asyncio.sleep(0)
+
+            assert deadline.when() == before
+    queue.close()
+    await reader
+
+
+async def test_deadline_is_later_by_the_time_that_its_reader_took() -> None:
+    JumpingClock()
+    clock = asyncio.get_running_loop().time
+    queue: OutputQueue[str] = OutputQueue()
+    async with asyncio.timeout(60) as deadline:
+        with DeadlinePause(queue, deadline) as paused:
+            Credit(paused)
+            before, began = deadline.when(), clock()
+            paused.put_output(RUN, OUT, b"x")
+            await asyncio.sleep(3600)
+
+            queue.lift_bound()
+
+            assert before is not None
+            assert deadline.when() == pytest.approx(before + clock() - began, abs=1)
 
 
 @pytest.mark.parametrize(("size", "kept"), [(1, b"d"), (3, b"bcd"), (9, b"abcd")])
