@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_count, parse_duration, parse_path, parse_size
-from slipway._model.options import OPTIONS
+from slipway._cli.server_options import add_machines
 from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,12 +73,7 @@ def build_parser(prog: str) -> Parser:
         metavar="USER",
         help="USER, @GROUP or * that may connect, besides root and this user (repeatable)",
     )
-    add(
-        "--max-machines",
-        type=parse_count,
-        metavar="N",
-        help="machines at once (default: as CPUs and memory allow)",
-    )
+    add_machines(parser)
     add(
         "--memory-budget",
         type=parse_size,
@@ -103,12 +98,6 @@ def build_parser(prog: str) -> Parser:
         default=64,
         metavar="N",
         help="runs that may wait (default: 64)",
-    )
-    add(
-        "--machine",
-        default="auto",
-        choices=OPTIONS["machine"].choices,
-        help="hypervisor of the machines (default: auto)",
     )
     add(
         "--pool",
