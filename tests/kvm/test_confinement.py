@@ -30,6 +30,7 @@ import ctypes, fcntl, json, mmap, os, resource, signal, socket, sys, threading, 
 sys.path[:0] = [sys.argv[1]]
 from slipway._util.errors import HostError
 from slipway.vmm.process import confinement as confine
+from slipway.vmm.process import privileges
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.system import Kvm
 
@@ -46,7 +47,7 @@ if user:
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-confine.set_parent_death_signal(parent)
+privileges.set_parent_death_signal(parent)
 
 def call(function, *arguments):
     if function(*arguments) < 0:
@@ -102,7 +103,7 @@ attempts = {
     "setrlimit": lambda: call(libc.setrlimit, resource.RLIMIT_NOFILE, bytes(16)),
     "setuid": lambda: os.setuid(NOBODY),
     "unshare": lambda: call(libc.unshare, 0x10000000),
-    "prctl": lambda: call(libc.prctl, confine.PR_SET_DUMPABLE, 1, 0, 0, 0),
+    "prctl": lambda: call(libc.prctl, privileges.PR_SET_DUMPABLE, 1, 0, 0, 0),
     "mount": lambda: call(libc.mount, b"none", b"/mnt", b"tmpfs", 0, None),
 }
 NOBODY = 65534
@@ -180,8 +181,8 @@ run = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(
 def test_kernel_without_filters_is_refused(user: int) -> None:
     """As it answers where new privileges are not ruled out, or where it knows no filters."""
     program = """
-from slipway.vmm.process import seccomp
-seccomp._PR_SET_SECCOMP = 9999
+from slipway.vmm.process import call_filter
+call_filter._PR_SET_SECCOMP = 9999
 try:
     confine.drop_privileges()
 except HostError as error:

@@ -17,34 +17,11 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
-import struct
 from contextlib import suppress
 
 from slipway.vmm.libc import libc
-from slipway.vmm.process import seccomp
+from slipway.vmm.process import privileges, seccomp
 from slipway.vmm.snapshot import pagemap
-
-# include/uapi/linux/prctl.h, include/uapi/linux/sched.h
-PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
-PR_SET_NO_NEW_PRIVS = 38
-CLONE_NEWNS = 0x00020000
-CLONE_NEWIPC = 0x08000000
-CLONE_NEWUTS = 0x04000000
-CLONE_NEWNET = 0x40000000
-# include/uapi/linux/capability.h: struct __user_cap_header_struct is version and pid; twice
-# struct __user_cap_data_struct, effective, permitted and inheritable, follows.
-_CAPABILITY_VERSION_3 = 0x20080522
-_NO_CAPABILITIES = bytes(2 * 3 * 4)
-
-
-def set_parent_death_signal(parent: int) -> None:
-    """Let the kernel kill this process when ``parent`` dies; end at once if it is dead already."""
-    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def drop_privileges(address: int = 0) -> int:
@@ -60,23 +37,18 @@ def drop_privileges(address: int = 0) -> int:
         HostError: the kernel cannot filter system calls.
     """
     # Permitted to root only.
-    libc.unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS)
+    libc.unshare(
+        privileges.CLONE_NEWNET
+        | privileges.CLONE_NEWIPC
+        | privileges.CLONE_NEWUTS
+        | privileges.CLONE_NEWNS
+    )
     with suppress(OSError):
         os.chdir("/")
-    # Capabilities are only dropped: the kernel keeps the parent-death signal, see prctl(2).
-    libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), _NO_CAPABILITIES)
+    privileges.drop_capabilities()
     descriptor = pagemap.open_pagemap(address)
-    # Protects the guest's memory from processes of the same user, and prevents core files. From
-    # here on an ordinary user's process cannot open its own files in /proc.
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    for limit, value in (
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_NOFILE, 0),  # open descriptors stay
-    ):
-        with suppress(OSError, ValueError):
-            resource.setrlimit(limit, (value, value))
+    privileges.forbid_inspection()
+    # Open descriptors stay.
+    privileges.set_limits({**privileges.NO_FILES, resource.RLIMIT_NOFILE: 0})
     seccomp.install()
     return descriptor

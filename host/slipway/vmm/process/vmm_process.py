@@ -14,7 +14,7 @@ import time
 from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway.vmm.microvm import MicroVm
 from slipway.vmm.process import confinement as confine
-from slipway.vmm.process import control
+from slipway.vmm.process import control, privileges
 from slipway.vmm.snapshot.pagemap import read_own
 from slipway.vmm.spec import BootSpec, VmConfig
 
@@ -33,7 +33,7 @@ _WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 def main() -> NoReturn:
     """Run one VM to its end."""
     parent, channel, agent, console = map(int, sys.argv[-4:])
-    confine.set_parent_death_signal(parent)
+    privileges.set_parent_death_signal(parent)
     run_and_exit(
         channel, lambda: VmmProcess(channel, agent, _boot_vm(channel, agent, console)).run()
     )

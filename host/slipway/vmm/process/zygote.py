@@ -24,8 +24,7 @@ from slipway._util.errors import HostError
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.microvm import MicroVm
-from slipway.vmm.process import confinement as confine
-from slipway.vmm.process import control, descriptors
+from slipway.vmm.process import control, descriptors, privileges
 from slipway.vmm.process.vmm_process import VmmProcess, run_and_exit, send_message
 from slipway.vmm.snapshot import state_file as snapshot
 
@@ -40,7 +39,7 @@ DESCRIPTORS = 4
 def main() -> NoReturn:
     """Make clones on request, and wait for their ends."""
     parent, channel, memory, state = map(int, sys.argv[-4:])
-    confine.set_parent_death_signal(parent)
+    privileges.set_parent_death_signal(parent)
     run_and_exit(channel, lambda: Zygote(channel, memory, state).run())
 
 
@@ -147,7 +146,7 @@ class Zygote:
         """Run the child's VM and end; never returns, so that a child never acts as zygote."""
         channel, agent, console, errors = given
         try:
-            confine.set_parent_death_signal(zygote)
+            privileges.set_parent_death_signal(zygote)
             os.dup2(errors, sys.stderr.fileno())
             # Descriptors of the zygote and of its other children.
             self._poll.close()
