@@ -126,6 +126,15 @@ def mounts() -> None:
 
 
 @pytest.fixture(scope="session")
+def taps() -> None:
+    """Processes of these tests have network namespaces with interfaces of their own."""
+    command = ["unshare", "-n", "ip", "tuntap", "add", "eth0", "mode", "tap"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode != 0:
+        pytest.skip(f"this user may not make network interfaces: {ended.stderr.strip()}")
+
+
+@pytest.fixture(scope="session")
 def registry_programs() -> None:
     """What runs a container registry and pushes to it."""
     for program in ("docker-registry", "skopeo", "htpasswd"):

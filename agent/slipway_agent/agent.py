@@ -40,6 +40,13 @@ if TYPE_CHECKING:
         def describe(self) -> m.Ready:
             """Return the answer to Hello."""
 
+        def connect(self, spec: m.Connect) -> m.Connected:
+            """Bring the network interface up.
+
+            Raises:
+                OSError: the interface is missing, or the kernel refuses.
+            """
+
 
 # Bytes queued for the host: above HIGH_WATER the agent stops to read the output of programs, and it
 # resumes below LOW_WATER.
@@ -144,6 +151,8 @@ class Agent:
             self._begin_job(message)
         elif isinstance(message, m.Prestart):
             self._prestart_program(message)
+        elif isinstance(message, m.Connect):
+            self._connect_network(message)
         elif self._job is not None and message.job == self._job.number:  # type: ignore[union-attr]
             self._job.receive(message)
         elif isinstance(message, m.File | m.FileData | m.Start):
@@ -185,6 +194,14 @@ class Agent:
             self._workspaces.prestart(spec)
         except (OSError, StartError) as error:
             self.log(m.Level.INFO, f"cannot prestart the program: {error}")
+
+    def _connect_network(self, spec: m.Connect) -> None:
+        if self._job is not None:
+            raise ProtocolError(f"Connect arrived before the end of job {self._job.number}")
+        try:
+            self.send(self._system.connect(spec))
+        except OSError as error:
+            self.report_fault(f"cannot set up the network: {error}", fatal=False)
 
     def _forget_job(self) -> None:
         self._job = None

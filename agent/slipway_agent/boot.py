@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import socket
-from struct import pack
 
 from slipway_agent import cgroup, syscalls
 from slipway_agent.agent import Agent
 from slipway_agent.guest_system import GuestSystem
+from slipway_agent.kernel_modules import PORT_MODULES, load_modules
 from slipway_agent.mounts import mount_kernel_file_systems, seal_root
+from slipway_agent.network import raise_loopback
 from slipway_agent.port import PortClosedError, open_port
 from slipway_protocol import messages as m
 
 SENTINEL = "/.slipway-complete"
-MODULES = "/.agent/modules"
 PORT_OPTION = "slipway.port="
-# include/uapi/linux/sockios.h, include/uapi/linux/if.h
-SIOCSIFFLAGS = 0x8914
-IFF_UP_RUNNING = 0x41
 # The kernel never kills the agent to free memory; proc(5), oom_score_adj.
 OOM_NEVER = b"-1000"
 # Closes features of root and of old programs, and state that would outlive a job.
@@ -64,36 +58,10 @@ def prepare_guest() -> list[str]:
         except OSError as error:
             problems.append(f"cannot set {path}: {error.strerror}")
     try:
-        _raise_loopback()
+        raise_loopback()
     except OSError as error:
         problems.append(f"cannot bring up loopback: {error.strerror}")
-    problems += _load_modules()
-    return problems
-
-
-def _raise_loopback() -> None:
-    control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        fcntl.ioctl(control.fileno(), SIOCSIFFLAGS, pack("16sH22x", b"lo", IFF_UP_RUNNING))
-    finally:
-        control.close()
-
-
-def _load_modules() -> list[str]:
-    """Insert the image's kernel modules in the order of their names; return the problems."""
-    try:
-        names = sorted(os.listdir(MODULES))
-    except FileNotFoundError:
-        return []
-    problems = []
-    for name in names:
-        if not name.endswith(".ko"):
-            continue
-        try:
-            syscalls.load_module(f"{MODULES}/{name}")
-        except OSError as error:
-            if error.errno != errno.EEXIST:
-                problems.append(f"cannot load module {name}: {error.strerror}")
+    problems += load_modules(PORT_MODULES)
     return problems
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from struct import pack
 
-from slipway_agent import cgroup
+from slipway_agent import cgroup, network
 from slipway_agent.identity import Identity
 from slipway_agent.mounts import TmpfsWorkspace
 from slipway_agent.program_launcher import USER_ID, ProgramLauncher
@@ -75,9 +75,17 @@ class GuestSystem:
         """
         self._identity.set_up(clone=clone)
 
+    def connect(self, spec: m.Connect) -> m.Connected:
+        """Bring the network interface up.
+
+        Raises:
+            OSError: the interface is missing, or the kernel refuses.
+        """
+        return network.connect(spec)
+
     def describe(self) -> m.Ready:
         """Return the answer to Hello."""
-        capabilities = [f"port.{self._port}"]
+        capabilities = [f"port.{self._port}", "network"]
         if self._controllers is not None:
             capabilities += ["cgroup", *(f"cgroup.{name}" for name in self._controllers)]
         return m.Ready(

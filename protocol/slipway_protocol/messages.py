@@ -237,6 +237,22 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
+class Connect:
+    """Request to set up the network interface, answered by :class:`Connected` or Fault.
+
+    ``address`` and ``gateway`` are IPv4 addresses of four bytes in network order, ``prefix`` the
+    bits of their common network, ``gateway_mac`` the gateway's Ethernet address, which the guest
+    never asks for. ``mtu`` is in bytes.
+    """
+
+    address: bytes
+    gateway: bytes
+    prefix: int
+    mtu: int
+    gateway_mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Request to end the machine."""
 
@@ -267,6 +283,18 @@ class Ready:
     memory_bytes: int
     start_us: int
     uptime_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Report that the network interface is up.
+
+    ``load_us`` is the time for the drivers and until the interface appeared, ``configure_us`` the
+    time to configure it.
+    """
+
+    load_us: int
+    configure_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,11 +395,13 @@ HostMessage = (
     | Signal
     | Cancel
     | Resize
+    | Connect
     | Shutdown
 )
 AgentMessage = (
     Awake
     | Ready
+    | Connected
     | PhaseStarted
     | Output
     | OutputEnd

@@ -192,6 +192,7 @@ HOST_TO_AGENT: Table = {
     11: (m.Shutdown, ()),
     12: (m.Prestart, (_command, path, sequence(path))),
     13: (m.Resize, (_u32, _tty)),
+    14: (m.Connect, (binary(4, 4), binary(4, 4), integer(32), integer(U16), binary(6, 6))),
 }
 
 AGENT_TO_HOST: Table = {
@@ -215,4 +216,5 @@ AGENT_TO_HOST: Table = {
     40: (m.JobDone, (_u32,)),
     41: (m.Log, (member(m.Level), text(MAX_TEXT))),
     42: (m.Fault, (text(MAX_TEXT), boolean)),
+    43: (m.Connected, (_u63, _u63)),
 }

@@ -104,6 +104,14 @@ HOST_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Signal: st.builds(m.Signal, _jobs, numbers(64)),
     m.Cancel: st.builds(m.Cancel, _jobs),
     m.Resize: st.builds(m.Resize, _jobs, ttys),
+    m.Connect: st.builds(
+        m.Connect,
+        st.binary(min_size=4, max_size=4),
+        st.binary(min_size=4, max_size=4),
+        numbers(32),
+        numbers(U16),
+        st.binary(min_size=6, max_size=6),
+    ),
     m.Shutdown: st.builds(m.Shutdown),
 }
 AGENT_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
@@ -138,6 +146,7 @@ AGENT_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.JobDone: st.builds(m.JobDone, _jobs),
     m.Log: st.builds(m.Log, st.sampled_from(m.Level), _long_text),
     m.Fault: st.builds(m.Fault, _long_text, st.booleans()),
+    m.Connected: st.builds(m.Connected, numbers(U63), numbers(U63)),
 }
 
 host_messages: st.SearchStrategy[m.HostMessage] = st.one_of(*HOST_MESSAGES.values())

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 DISK_BYTES = 64 * 1024 * 1024
 ENTROPY_REFUSED = b"refuse"
+MTU_REFUSED = 1
 
 
 class DirectoryWorkspace:
@@ -72,6 +73,11 @@ class PlainSystem:
 
     def describe(self) -> m.Ready:
         return m.Ready(VERSION, "test", ("plain",), "none", 1, 0, 1, 1)
+
+    def connect(self, spec: m.Connect) -> m.Connected:
+        if spec.mtu == MTU_REFUSED:
+            raise OSError("no such MTU")
+        return m.Connected(1, spec.mtu)
 
     def make_workspace(self, size: int) -> DirectoryWorkspace:
         return DirectoryWorkspace(self._directory, size, self.owner_id)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 READ_SIZE = 256 * 1024
 INPUT_WINDOW = 64 * 1024
-READY = m.Ready(VERSION, "fake", (), "6.1.0-fake", 1, 64 * 1024 * 1024, 1, 1)
+READY = m.Ready(VERSION, "fake", ("network",), "6.1.0-fake", 1, 64 * 1024 * 1024, 1, 1)
 _FLOOD = b"x" * MAX_DATA
 _KILLED = {m.Verdict.TIMED_OUT, m.Verdict.CANCELLED, m.Verdict.OUTPUT_EXCEEDED}
 # What a program that knows nothing of signals is not ended by; signal(7).
@@ -107,6 +107,8 @@ class FakeAgent:
                 self.send(READY)
             case m.Prestart():
                 pass
+            case m.Connect():
+                self.send(m.Connected(1, 1))
             case m.Job():
                 if job is not None:
                     await job.abandon()

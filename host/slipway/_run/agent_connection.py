@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from slipway._run.job_exchange import JobExchange
 from slipway._util.errors import HostError, UnknownOutcome
 from slipway._util.text import to_plain_line
+from slipway.machine.gateway import addresses
 from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
 from slipway_protocol.connection import Violation
@@ -35,6 +36,8 @@ log.addHandler(logging.NullHandler())
 # longer, and the next ones as well.
 CLOCK_SECONDS = 0.010
 MAX_GREETINGS = 3
+# Capability in Ready of an agent that understands Connect.
+NETWORK = "network"
 
 
 class AgentConnection:
@@ -112,6 +115,41 @@ class AgentConnection:
 
     async def _send_hello(self, clone: bool) -> None:
         await self.send(m.Hello(VERSION, (), time.time_ns(), os.urandom(32), clone))
+
+    async def connect_network(self, ready: m.Ready) -> m.Connected:
+        """Have the agent bring up the network interface, before the first job.
+
+        ``ready`` is the answer to the handshake. A clone has the interface of its template.
+
+        Raises:
+            HostError: the guest ended, or cannot bring the interface up.
+        """
+        if NETWORK not in ready.capabilities:
+            raise HostError(
+                "the agent in the guest knows no network", "Rebuild the agent: slipway image prune"
+            )
+        await self.send(
+            m.Connect(
+                addresses.GUEST,
+                addresses.GATEWAY,
+                addresses.PREFIX_BITS,
+                addresses.MTU,
+                addresses.GATEWAY_MAC,
+            )
+        )
+        while True:
+            message = await self.receive()
+            match message:
+                case m.Connected():
+                    return message
+                case m.Log():
+                    self.log_line(message)
+                case m.Ready():
+                    pass  # the answer to the second Hello of the handshake
+                case m.Fault(text=text):
+                    raise HostError(f"the guest has no network: {to_plain_line(text)}")
+                case _:
+                    raise HostError(f"{type(message).__name__} came before the network was up")
 
     async def prestart(self, program: m.Prestart) -> None:
         """Start a program before its job comes, up to the point where it opens its script.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -415,6 +416,50 @@ async def test_hello_is_said_again_to_an_agent_that_just_awoke() -> None:
     assert len(first.entropy) == 32
     agent.drop()
     await session.close()
+
+
+# --- Connect ----------------------------------------------------------------------------------
+
+WITH_NETWORK = replace(READY, capabilities=("port.virtio", "network"))
+
+
+async def test_network_is_up_when_the_agent_says_so() -> None:
+    session, agent = await connect()
+    connecting = asyncio.create_task(session.connect_network(WITH_NETWORK))
+    asked = await agent.hear(m.Connect)
+    # The second Ready answers the second Hello of the handshake.
+    await agent.say(READY, m.Log(m.Level.WARNING, "slow"), m.Connected(5, 6))
+
+    assert await connecting == m.Connected(5, 6)
+    assert (asked.address, asked.gateway) == (bytes((198, 18, 0, 2)), bytes((198, 18, 0, 1)))
+    assert (asked.prefix, asked.mtu, len(asked.gateway_mac)) == (30, 65520, 6)
+    agent.drop()
+    await session.close()
+
+
+async def test_agent_without_the_capability_is_not_asked() -> None:
+    session, agent = await connect()
+
+    with pytest.raises(HostError, match="knows no network"):
+        await session.connect_network(READY)
+
+    assert agent.heard == []
+    agent.drop()
+    await session.close()
+
+
+@pytest.mark.parametrize("message", [m.Fault("no eth0", False), m.JobDone(1), m.Awake(VERSION)])
+async def test_guest_without_its_network_is_a_host_error(message: m.Message) -> None:
+    session, agent = await connect()
+    await agent.say(message)
+
+    with pytest.raises(HostError):
+        await session.connect_network(WITH_NETWORK)
+    agent.drop()
+    await session.close()
+
+
+# --- Hello that is not answered ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

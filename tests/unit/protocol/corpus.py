@@ -108,6 +108,11 @@ EXAMPLES = (
         "980209c09691a27368909900000000000000c200c292185090900000c2",
     ),
     Example(TO_AGENT, m.Resize(7, m.Tty(50, 132)), "930d079232cc84"),
+    Example(
+        TO_AGENT,
+        m.Connect(b"\xc6\x12\x00\x02", b"\xc6\x12\x00\x01", 30, 65520, b"RT\x00SLQ"),
+        "960ec404c6120002c404c61200011ecdfff0c406525400534c51",
+    ),
     Example(TO_AGENT, m.Shutdown(), "910b"),
     Example(
         TO_AGENT,
@@ -149,6 +154,7 @@ EXAMPLES = (
         TO_HOST, m.Log(m.Level.WARNING, "dropped 3 bytes"), "93291eaf64726f707065642033206279746573"
     ),
     Example(TO_HOST, m.Fault("a second job", False), "932aac61207365636f6e64206a6f62c2"),
+    Example(TO_HOST, m.Connected(45_000, 400), "932bcdafc8cd0190"),
 )
 
 # Payload and frame: END (c0) and ESC (db) are escaped in the payload and in its checksum.
