@@ -47,7 +47,7 @@ check: ## ruff, mypy and all tests that need Python alone: no image, no QEMU, no
 coverage: ## what the tests of make check reach, with the programs that they start; fails below the floor
 	@.ci/setup check
 	@.venv/bin/coverage erase
-	@.venv/bin/coverage run -m pytest $(TESTS) -q -n $(WORKERS) -m "$(PLAIN)"
+	@.venv/bin/coverage run -m pytest $(TESTS) -q -n $(WORKERS) -m "$(PLAIN) and not bare"
 	@.venv/bin/coverage combine -q
 	@.venv/bin/coverage report
 

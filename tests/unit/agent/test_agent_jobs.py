@@ -154,6 +154,7 @@ def test_failed_start_has_the_exit_code_of_a_shell(
     assert [end.sent for end in story.all(m.OutputEnd)] == [0, 0]
 
 
+@pytest.mark.bare
 def test_program_finds_its_environment_and_nothing_else(host: Host) -> None:
     source = """
 import os

@@ -82,6 +82,7 @@ def test_output_of_exactly_the_limit_is_no_surplus(host: Host) -> None:
     assert {end.dropped for end in story.all(m.OutputEnd)} == {0}
 
 
+@pytest.mark.bare
 def test_file_size_and_open_files_are_limited(host: Host) -> None:
     source = """
 import os

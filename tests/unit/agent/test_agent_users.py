@@ -70,6 +70,7 @@ def run_by_name(host: Host, *, ahead: bool, stdin: bool) -> Story:
 
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("stdin", [False, True])
+@pytest.mark.bare
 def test_standard_streams_can_be_opened_by_name(host: Host, ahead: bool, stdin: bool) -> None:
     story = run_by_name(host, ahead=ahead, stdin=stdin)
 

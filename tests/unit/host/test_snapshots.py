@@ -578,6 +578,7 @@ def test_reading_a_snapshot_does_not_move_its_offsets(
     assert os.lseek(snapshot.memory, 0, os.SEEK_CUR) == 123
 
 
+@pytest.mark.bare
 def test_looking_up_imports_nothing_of_making(images: ImageStore, key: SnapshotKey) -> None:
     slow = (
         "hashlib",

@@ -31,6 +31,7 @@ MAKING = (
 
 
 @pytest.mark.parametrize("module", MAKING)
+@pytest.mark.bare
 def test_lookup_of_an_image_imports_no_build_modules(module: str, tmp_path: Path) -> None:
     store = ImageStore(tmp_path / "slipway")
     find_initrd(store, put_image(store, "python"), None, put_agent(store).path)
