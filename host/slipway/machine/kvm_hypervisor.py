@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
 from slipway.machine.kvm import KvmMachine
-from slipway.machine.kvm_parts import VmmSockets, build_vmm_command
-from slipway.machine.process import ChildProcess
+from slipway.machine.kvm_parts import VmmSockets
+from slipway.machine.process import ChildProcess, build_module_command
 from slipway.vmm.kvm import usability
 from slipway.vmm.spec import VmConfig
 
@@ -50,7 +50,7 @@ class KvmHypervisor:
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 sockets = VmmSockets.open(ours, theirs)
-                command = build_vmm_command("vmm_process", sockets.theirs)
+                command = build_module_command("slipway.vmm.process.vmm_process", sockets.theirs)
                 # The VMM guards itself: two programs less to execute.
                 process = ChildProcess.start(command, pass_fds=sockets.theirs, guarded=False)
             machine = KvmMachine(process, sockets.channel, config, self, boot_log=spec.boot_log)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._util.errors import InputError
@@ -19,10 +17,6 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from slipway.machine.model import MachineSpec
-
-# -I and -S: modules of the user and of the site are not imported, hence the path is an argument.
-_SET_PATH = "import sys; sys.path[:0] = sys.argv[1:2];"
-_PACKAGES = str(Path(__file__).parents[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +40,6 @@ class VmmSockets:
         console, console_fd = open_pair(socket.socketpair, ours, theirs)
         channel.setblocking(False)
         return cls(channel, agent, console, (channel_fd, agent_fd, console_fd))
-
-
-def build_vmm_command(module: str, descriptors: tuple[int, ...]) -> list[str]:
-    """Return the command of a process that runs ``main`` of ``slipway.vmm.process.module``.
-
-    Its arguments are this process's id and the numbers of ``descriptors``, which it inherits.
-    """
-    program = f"{_SET_PATH} from slipway.vmm.process.{module} import main; main()"
-    numbers = map(str, (os.getpid(), *descriptors))
-    return [sys.executable, "-IS", "-c", program, _PACKAGES, *numbers]
 
 
 def encode_start_message(spec: MachineSpec) -> bytes:

@@ -14,9 +14,9 @@ from slipway._util.text import to_plain_line
 from slipway.machine.child import open_pair
 from slipway.machine.cloned_process import ClonedProcess
 from slipway.machine.kvm import ANSWER_SECONDS, START_SECONDS, KvmMachine
-from slipway.machine.kvm_parts import VmmSockets, build_vmm_command
+from slipway.machine.kvm_parts import VmmSockets
 from slipway.machine.model import Template
-from slipway.machine.process import ChildProcess
+from slipway.machine.process import ChildProcess, build_module_command
 from slipway.vmm.process import control
 from slipway.vmm.snapshot import state_file as states
 from slipway.vmm.spec import VmConfig
@@ -62,7 +62,7 @@ class KvmTemplate(Template):
                 with ExitStack() as theirs:
                     channel, channel_fd = open_pair(control.create_pair, undo, theirs)
                     inherited = (channel_fd, snapshot.memory, snapshot.state)
-                    command = build_vmm_command("zygote", inherited)
+                    command = build_module_command("slipway.vmm.process.zygote", inherited)
                     process = ChildProcess.start(command, pass_fds=inherited, guarded=False)
                 template = cls(process, channel, snapshot, hypervisor)
                 undo.push_async_callback(template._end_zygote)

@@ -26,6 +26,9 @@ SNAPSHOT = "snapshot"
 SAVED = "saved"
 REFUSED = "refused"
 TOUCHED = "touched"
+# To and from a gateway, which also reports and ends.
+RULES = "rules"
+PUBLISHED = "published"
 # To and from a zygote.
 CLONE = "clone"
 CLONED = "cloned"

@@ -1,0 +1,137 @@
+"""Confinement of the gateway: rights that it gives up before it reads the first frame of a guest.
+
+A guest that takes over its gateway finds a process that can connect to addresses of the host's
+network, since a gateway does so. It cannot write, make or remove a file, read any but the ones that
+the look-up of names needs, start a program or process, signal another, listen on a further port, or
+make memory executable. A gateway of root is the user nobody without capabilities.
+
+Where the kernel has no Landlock, files that the user may read can be read. On another architecture
+than x86-64 no filter of system calls exists.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+from contextlib import suppress
+
+from slipway.vmm.libc import libc
+from slipway.vmm.process import call_filter, landlock, privileges
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOBODY = 65534
+# 256 connections, the published ports, and what a look-up opens.
+MAX_DESCRIPTORS = 1024
+# Private memory in bytes. The buffers of all connections together are far below.
+MAX_DATA = 512 << 20
+
+_NAME_SERVICES = "/etc/nsswitch.conf"
+# Configuration and libraries of the look-up, and modules of Python for the report of a fault.
+_READ = ("/etc", "/lib", "/lib64", "/usr/lib", "/usr/lib64")
+_RESOLVER = "/etc/resolv.conf"
+
+# include/uapi/linux/in.h and include/linux/socket.h; getaddrinfo reads the host's addresses.
+_AF_INET, _AF_INET6, _AF_NETLINK = 2, 10, 16
+_FIONBIO, _FIONREAD = 0x5421, 0x541B
+# O_WRONLY, O_RDWR, O_CREAT, O_TRUNC: include/uapi/asm-generic/fcntl.h
+_OPEN_TO_WRITE = 0o1103
+_X86_64_CALLS = {  # arch/x86/entry/syscalls/syscall_64.tbl
+    "readv": 19,
+    "recvfrom": 45,
+    "sendto": 44,
+    "epoll_ctl": 233,
+    "shutdown": 48,
+    "socket": 41,
+    "connect": 42,
+    "accept4": 288,
+    "getsockopt": 55,
+    "setsockopt": 54,
+    "getsockname": 51,
+    "getpeername": 52,
+    "ioctl": 16,
+    # The look-up of names
+    "poll": 7,
+    "bind": 49,
+    "sendmsg": 46,
+    "sendmmsg": 307,
+    "recvmsg": 47,
+    "openat": 257,
+    "newfstatat": 262,
+    "fstat": 5,
+    "lseek": 8,
+    "uname": 63,
+    **call_filter.X86_64_CALLS,
+}
+
+
+def confine(parent: int) -> None:
+    """Give up all rights that a running gateway does not need.
+
+    Ports are bound, and all modules are imported, before. ``parent`` is the process with which this
+    one dies.
+
+    Raises:
+        HostError: the kernel cannot filter system calls.
+    """
+    for service in _find_name_services():
+        # Later it could not be mapped executable.
+        with suppress(OSError):
+            ctypes.CDLL(f"libnss_{service}.so.2")
+    readable = [*_READ, os.path.dirname(os.path.realpath(_RESOLVER)), *_find_python()]  # noqa: PTH120
+    os.chdir("/")
+    if os.geteuid() == 0:
+        libc.unshare(privileges.CLONE_NEWIPC | privileges.CLONE_NEWUTS)
+        with suppress(OSError):  # a namespace of users without nobody, or root without rights
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+    privileges.drop_capabilities()
+    privileges.set_parent_death_signal(parent)  # the change of the user has deleted the first
+    privileges.forbid_inspection()
+    privileges.set_limits(
+        {
+            **privileges.NO_FILES,
+            resource.RLIMIT_NOFILE: MAX_DESCRIPTORS,
+            resource.RLIMIT_DATA: MAX_DATA,
+        }
+    )
+    landlock.restrict_to_reading(readable)
+    code = build_filter(os.uname().machine, os.getpid())
+    if code is not None:
+        call_filter.install(code, "the gateway")
+
+
+def build_filter(machine: str, process: int) -> bytes | None:
+    """Return the filter for ``process`` on a ``machine`` (uname); None without a table."""
+    if machine != "x86_64":
+        return None
+    everything = call_filter.ALL_BITS
+    conditions = {
+        "socket": call_filter.allow_if(0, everything, (_AF_INET, _AF_INET6, _AF_NETLINK)),
+        "ioctl": call_filter.allow_if(1, everything, (_FIONBIO, _FIONREAD)),
+        "openat": call_filter.allow_if(2, _OPEN_TO_WRITE, (0,)),
+    }
+    return call_filter.assemble(call_filter.AUDIT_X86_64, _X86_64_CALLS, conditions, process)
+
+
+def _find_name_services() -> Iterator[str]:
+    """Yield the services that this host looks names up with; see nsswitch.conf(5)."""
+    try:
+        with open(_NAME_SERVICES, "rb") as file:  # noqa: PTH123
+            lines = file.read(64 << 10).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        database, _, services = line.partition("#")[0].partition(":")
+        if database.strip() == "hosts":
+            yield from (word for word in services.split() if word.isalnum())
+
+
+def _find_python() -> Iterator[str]:
+    """Yield the directories of Python's own modules."""
+    yield from (path for path in sys.path if path.startswith(sys.base_prefix))

@@ -1,0 +1,126 @@
+"""Link to the guest's machine: a socket with one Ethernet frame a packet, and its rates.
+
+Nothing is dropped. A frame that the machine does not take yet waits, and meanwhile no frame is read
+from the machine; neither is while the guest exceeds its rate. Then the machine's own queue is full,
+and its guest waits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+from slipway.machine.gateway.addresses import MAX_FRAME
+from slipway.machine.gateway.poller import READ, WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# Frames a second, in either direction: a CPU of the host handles about as many.
+FRAME_RATE = 50_000
+FRAME_BURST = 50_000
+# Frames read at a time, so that sockets of the host get their turn.
+BATCH = 64
+_BUFFER_BYTES = MAX_FRAME + 2
+
+
+class TokenBucket:
+    """Rate with a burst. A taker may go below zero once, and then waits until that is made up."""
+
+    __slots__ = ("_at", "_burst", "_level", "_rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        """Begin full; ``rate`` is in units a second, ``now`` in seconds of any clock."""
+        self._rate = rate
+        self._burst = self._level = burst
+        self._at = now
+
+    def take(self, amount: float) -> None:
+        """Take ``amount``, whatever is there."""
+        self._level -= amount
+
+    def compute_wait(self, now: float) -> float:
+        """Return the seconds until something may be taken; 0 if now."""
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now
+        return 0.0 if self._level > 0 else -self._level / self._rate + 0.001
+
+
+class Link:
+    """The gateway's end of the link. The descriptor belongs to the caller, and does not block."""
+
+    def __init__(self, descriptor: int, now: float, byte_rate: int = 0) -> None:
+        """Take the descriptor; ``byte_rate`` is in bytes a second, 0 for no limit."""
+        self._descriptor = descriptor
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._waiting: deque[bytes] = deque()
+        self._buckets = [(TokenBucket(FRAME_RATE, FRAME_BURST, now), False)]
+        if byte_rate:
+            burst = max(byte_rate / 4, 2 * MAX_FRAME)
+            self._buckets.append((TokenBucket(byte_rate, burst, now), True))
+        self.ended = False
+        # Seconds until the rate allows the next frame.
+        self.pause = 0.0
+
+    @property
+    def is_blocked(self) -> bool:
+        """True while frames wait for the machine, or for the rate: send no data then."""
+        return bool(self._waiting) or self.pause > 0
+
+    @property
+    def events(self) -> int:
+        """The events that the link waits for."""
+        if self._waiting:
+            return WRITE
+        return 0 if self.pause else READ
+
+    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send a frame, in parts, or keep a copy of it until the machine takes it."""
+        self._count(sum(map(len, parts)))
+        if self._waiting:
+            self._waiting.append(b"".join(parts))
+            return
+        try:
+            os.writev(self._descriptor, parts)
+        except BlockingIOError:
+            self._waiting.append(b"".join(parts))
+        except OSError:
+            self.ended = True
+
+    def flush(self) -> None:
+        """Send the frames that wait, as far as the machine takes them."""
+        while self._waiting and not self.ended:
+            try:
+                os.write(self._descriptor, self._waiting[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                self.ended = True
+            self._waiting.popleft()
+
+    def receive(self, handle: Callable[[memoryview], None]) -> None:
+        """Call ``handle`` with some frames of the machine; each view is valid during the call."""
+        for _ in range(BATCH):
+            if self._waiting:
+                return
+            try:
+                length = os.readv(self._descriptor, (self._buffer,))
+            except BlockingIOError:
+                return
+            except OSError:
+                length = 0
+            if not length:
+                self.ended = True
+                return
+            self._count(length)
+            handle(self._view[:length])
+
+    def update_pause(self, now: float) -> None:
+        """Set :attr:`pause` as of ``now``."""
+        self.pause = max(bucket.compute_wait(now) for bucket, _ in self._buckets)
+
+    def _count(self, length: int) -> None:
+        for bucket, by_length in self._buckets:
+            bucket.take(length if by_length else 1)

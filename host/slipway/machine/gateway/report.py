@@ -1,0 +1,54 @@
+"""Report of a gateway: connections, bytes and denied requests of its guest."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_DENIED = 32
+# So many refusals are answered. A guest that goes on gets none, and waits for its own time-outs.
+MAX_ANSWERS = 1000
+# Longer than any name of DNS.
+MAX_WORD = 255
+
+
+class Report:
+    """Counters of a gateway. What was denied is counted by destination, port and reason."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.bytes_to_guest = 0
+        self.bytes_from_guest = 0
+        self.denials = 0
+        self._denied: dict[tuple[str, int, str], int] = {}
+
+    def deny(self, destination: str, port: int, reason: str) -> bool:
+        """Count a denied request; ``port`` is 0 for a look-up of a name.
+
+        Return True if the guest should get an answer.
+        """
+        self.denials += 1
+        key = destination[:MAX_WORD], port, reason
+        if key in self._denied or len(self._denied) < MAX_DENIED:
+            self._denied[key] = self._denied.get(key, 0) + 1
+        return self.denials <= MAX_ANSWERS
+
+    def format(self) -> dict[str, str]:
+        """Return the texts of a control message."""
+        return {
+            "connections": str(self.connections),
+            "to_guest": str(self.bytes_to_guest),
+            "from_guest": str(self.bytes_from_guest),
+            "denials": str(self.denials),
+            "denied": "\n".join(self._format_denied()),
+        }
+
+    def _format_denied(self) -> Iterator[str]:
+        for (destination, port, reason), count in self._denied.items():
+            yield f"{port} {count} {_plain(destination)} {_plain(reason)}"
+
+
+def _plain(word: str) -> str:
+    """Return ``word`` without spaces and control characters, which would separate words."""
+    return "".join(c if c.isprintable() and c != " " else "_" for c in word) or "_"

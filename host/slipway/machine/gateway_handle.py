@@ -1,0 +1,252 @@
+"""Gateway of one machine, as its parent process sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._util.errors import HostError, InputError
+from slipway._util.text import to_plain_line
+from slipway._util.threads import run_shielded
+from slipway.machine.child import open_pair
+from slipway.machine.process import ChildProcess, build_module_command
+from slipway.vmm.process import control
+
+if TYPE_CHECKING:
+    from typing import Self
+
+# A host under so much load that this is too short could not run the guest either.
+START_SECONDS = 60.0
+# For the last report; the gateway may be busy with a batch of frames.
+REPORT_SECONDS = 5.0
+# The buffer of each direction, in bytes, as far as the kernel allows.
+_LINK_BUFFER = 4 << 20
+_MAX_DENIED = 32
+_MAX_WORD = 255
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """Port of the guest, and the address on the host that leads to it.
+
+    For the host ``unix`` the ``path`` is a socket, and ``port`` is 0.
+    """
+
+    guest: int
+    host: str
+    port: int
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Rules of a gateway, ports to publish, and limits.
+
+    ``rules`` is the form of :mod:`slipway.machine.gateway.policy`. A port of 0 is chosen by the
+    kernel. ``rate`` is in bytes a second and ``limit`` in bytes, both for both directions together,
+    and 0 for no limit.
+    """
+
+    rules: str = ""
+    publish: tuple[PublishedPort, ...] = ()
+    rate: int = 0
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedRequests:
+    """Requests of a guest that its rules do not allow; ``port`` is 0 for look-ups of names."""
+
+    destination: str
+    port: int
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayReport:
+    """Traffic of a guest. Its numbers come from the gateway, which handles input of the guest."""
+
+    connections: int = 0
+    bytes_to_guest: int = 0
+    bytes_from_guest: int = 0
+    denials: int = 0
+    denied: tuple[DeniedRequests, ...] = ()
+
+
+def create_link() -> tuple[socket.socket, socket.socket]:
+    """Return the gateway's and the machine's end of a link: one Ethernet frame a packet."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINK_BUFFER)
+    return ends
+
+
+class GatewayHandle:
+    """Process of a gateway, and the channel that controls it.
+
+    As a context manager it is closed at the end. The gateway dies with this process, and ends when
+    the machine's end of its link is closed.
+    """
+
+    def __init__(
+        self, process: ChildProcess, channel: socket.socket, settings: GatewaySettings
+    ) -> None:
+        self._process = process
+        self._channel = channel
+        loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[str] = loop.create_future()
+        self._answer: asyncio.Future[None] = loop.create_future()
+        self._settings = settings
+        self._is_bound = False
+        self.report = GatewayReport()
+        # True if the process has ended without being closed, before its machine did.
+        self.has_failed = False
+        loop.add_reader(channel, self._on_readable)
+
+    @classmethod
+    def start(cls, settings: GatewaySettings, link: int) -> Self:
+        """Start a gateway on its end of a link, which the caller closes; call :meth:`wait_ready`.
+
+        Raises:
+            HostError: the process cannot be started.
+        """
+        with ExitStack() as ours, ExitStack() as theirs:
+            channel, other = open_pair(control.create_pair, ours, theirs)
+            channel.setblocking(False)
+            command = build_module_command("slipway.machine.gateway.process", (other, link))
+            process = ChildProcess.start(command, pass_fds=(other, link), guarded=False)
+            handle = cls(process, channel, settings)
+            ours.pop_all()
+        lines = (f"{one.guest} {one.host} {one.path or one.port}" for one in settings.publish)
+        message = control.encode(
+            control.RULES,
+            rules=settings.rules,
+            publish="\n".join(lines),
+            rate=str(settings.rate),
+            limit=str(settings.limit),
+        )
+        with suppress(OSError):  # the end of the process is noticed by the channel
+            channel.send(message)
+        return handle
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    async def wait_ready(self) -> tuple[PublishedPort, ...]:
+        """Wait until the gateway serves its guest; return the published ports.
+
+        Raises:
+            InputError: a port cannot be bound.
+            HostError: the gateway did not start.
+        """
+        try:
+            text = await asyncio.wait_for(asyncio.shield(self._ready), START_SECONDS)
+        except TimeoutError:
+            raise HostError(f"the gateway did not answer within {START_SECONDS:g} s") from None
+        except EOFError:
+            words = await self._process.read_stderr() or "no message"
+            raise HostError(f"the gateway ended before it answered: {words}") from None
+        self._is_bound = True
+        # Only numbers are the gateway's: a path of its choice would be removed at the end.
+        numbers = [_parse_number(word) for word in text.split()]
+        return tuple(map(_set_port, self._settings.publish, numbers))
+
+    async def fetch_report(self) -> GatewayReport:
+        """Return the report as of now, or the last one if the gateway has ended or is silent."""
+        if self._channel.fileno() >= 0:
+            self._answer = asyncio.get_running_loop().create_future()
+            with suppress(OSError, TimeoutError):
+                self._channel.send(control.encode(control.REPORT))
+                await asyncio.wait_for(self._answer, REPORT_SECONDS)
+        return self.report
+
+    async def read_exit_report(self) -> str:
+        """Return the text that the process wrote to stderr before its end; empty while it runs."""
+        return await self._process.read_stderr()
+
+    def _on_readable(self) -> None:
+        """Handle a message of the gateway, or its end."""
+        try:
+            message = self._channel.recv(control.MAX_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        verb, texts = control.decode(message)
+        if verb == control.PUBLISHED and not self._ready.done():
+            self._ready.set_result(texts.get("ports", ""))
+        elif verb == control.FAILED and not self._ready.done():
+            kind = InputError if texts.get("kind") == "input" else HostError
+            words = (to_plain_line(texts.get(name, "")) for name in ("message", "hint"))
+            self._ready.set_exception(kind(*words))
+            self._ready.exception()  # nobody may wait for it any more
+        elif verb in (control.REPORT, control.ENDED):
+            self.report = _parse_report(texts)
+            if verb == control.ENDED:
+                self._close_channel()
+            elif not self._answer.done():
+                self._answer.set_result(None)
+        elif not message:
+            self.has_failed = True
+            self._close_channel()
+
+    def _close_channel(self) -> None:
+        """Close the control channel; a gateway that still runs ends then."""
+        if self._channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._channel.close()
+        if not self._ready.done():
+            self._ready.set_exception(EOFError())
+            self._ready.exception()
+        if not self._answer.done():
+            self._answer.set_result(None)
+
+    async def close(self) -> GatewayReport:
+        """End the process, leave nothing of it, and return the last report. May be called again."""
+        report = await self.fetch_report()
+        self._close_channel()
+        await self._process.kill()
+        if self._is_bound:
+            for published in self._settings.publish:
+                if published.path:
+                    with suppress(OSError):
+                        Path(published.path).unlink()
+        return report
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await run_shielded(self.close())
+
+
+def _set_port(published: PublishedPort, port: int) -> PublishedPort:
+    return replace(published, port=port)
+
+
+def _parse_report(texts: dict[str, str]) -> GatewayReport:
+    """Return the report of a message, which may have any content."""
+    denied = []
+    for line in texts.get("denied", "").split("\n")[:_MAX_DENIED]:
+        words = line.split(" ")
+        if len(words) == 4:
+            port, count = map(_parse_number, words[:2])
+            name, reason = (to_plain_line(word)[:_MAX_WORD] for word in words[2:])
+            denied.append(DeniedRequests(name, port, count, reason.replace("_", " ")))
+    names = ("connections", "to_guest", "from_guest", "denials")
+    connections, to_guest, from_guest, denials = (
+        _parse_number(texts.get(name, "")) for name in names
+    )
+    return GatewayReport(connections, to_guest, from_guest, denials, tuple(denied))
+
+
+def _parse_number(text: str) -> int:
+    """Return a number of at most 18 digits; 0 for another text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else 0
