@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipway.vmm.devices.buffers import BUDGET, BUFFER_COST
 from slipway.vmm.devices.virtio_console import (
-    BUFFER_COST,
-    TRANSMIT_BUDGET,
     Queue,
     VirtioConsole,
 )
@@ -23,7 +22,7 @@ SMALL = Setup(queue_size=4, buffer_size=64, write_size=256, memory=RAM_SIZE)
 # More than the driver of the hostile guest has put there; what is between its rings is random, too.
 RINGS_SIZE = 0x800
 # Hardly more than this fits into a budget: each buffer costs some of it.
-MOST_SENDS = TRANSMIT_BUDGET // BUFFER_COST + 1
+MOST_SENDS = BUDGET // BUFFER_COST + 1
 
 words = st.integers(0, 0xFFFF_FFFF) | st.sampled_from(
     [0, 1, 2, 3, 4, 8, 16, 128, 256, 0xFF, 0x8000, 0xFFFF, 0xFFFF_FFFF]

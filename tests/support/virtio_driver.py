@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from slipway.vmm.devices.virtio_console import Event, Queue, VirtioConsole
 from slipway.vmm.devices.virtio_mmio import Register, Status
@@ -17,6 +17,7 @@ from slipway.vmm.memory import GuestAddressError
 
 if TYPE_CHECKING:
     from slipway.vmm.devices.model import Device
+    from slipway.vmm.devices.virtio_mmio import VirtioMmio
 
 CONTROL = struct.Struct("<IHH")
 NO_PORT = 0xFFFF_FFFF
@@ -206,32 +207,28 @@ class Message:
     rest: bytes = b""
 
 
-class Guest:
-    """The console's driver, and a program that has or has not opened the port."""
+class MmioSetup(Protocol):
+    """What any guest chooses of what a device offers."""
 
-    def __init__(self, setup: Setup | None = None, line: Line | None = None) -> None:
-        self.setup = setup or Setup()
-        self.memory = FakeMemory(self.setup.memory)
-        self.line = line or Line()
-        self.device = VirtioConsole(self.memory, self.pulse, self.line)
-        self.start()
+    queue_size: int
+    event_idx: bool
+    indirect: bool
 
-    def start(self) -> None:
+
+class MmioGuest:
+    """The part of a driver that is the same for all devices: virtio_mmio."""
+
+    DEVICE_ID: int
+    device: VirtioMmio
+    setup: MmioSetup
+
+    def __init__(self, memory: FakeMemory) -> None:
+        self.memory = memory
         self.interrupts = 0
         self.unhandled = 0
-        self.messages: list[Message] = []
-        self.name: str | None = None
-        self.has_port = False
-        self.host_connected = False
-        self.is_open = False
-        self.inbuf: tuple[int, int, int] | None = None  # address, length, position
-        # Whether a program would sleep in poll(2), to be woken by an interrupt.
-        self.read_sleeps = self.write_sleeps = False
 
     def pulse(self) -> None:
         self.interrupts += 1
-
-    # virtio_mmio
 
     def read(self, register: int) -> int:
         return self.device.read(register, 4)
@@ -249,7 +246,7 @@ class Guest:
     def negotiate(self, without: int = 0) -> None:
         assert self.read(Register.MAGIC_VALUE) == 0x74726976
         assert self.read(Register.VERSION) == 2
-        assert self.read(Register.DEVICE_ID) == 3
+        assert self.read(Register.DEVICE_ID) == self.DEVICE_ID
         self.write(Register.STATUS, 0)
         self.add_status(Status.ACKNOWLEDGE)
         self.add_status(Status.DRIVER)
@@ -286,6 +283,33 @@ class Guest:
             self.write(register + 4, address >> 32)
         self.write(Register.QUEUE_READY, 1)
         return vring
+
+
+class Guest(MmioGuest):
+    """The console's driver, and a program that has or has not opened the port."""
+
+    DEVICE_ID = 3
+    device: VirtioConsole
+    setup: Setup
+
+    def __init__(self, setup: Setup | None = None, line: Line | None = None) -> None:
+        self.setup = setup or Setup()
+        super().__init__(FakeMemory(self.setup.memory))
+        self.line = line or Line()
+        self.device = VirtioConsole(self.memory, self.pulse, self.line)
+        self.start()
+
+    def start(self) -> None:
+        self.interrupts = 0
+        self.unhandled = 0
+        self.messages: list[Message] = []
+        self.name: str | None = None
+        self.has_port = False
+        self.host_connected = False
+        self.is_open = False
+        self.inbuf: tuple[int, int, int] | None = None  # address, length, position
+        # Whether a program would sleep in poll(2), to be woken by an interrupt.
+        self.read_sleeps = self.write_sleeps = False
 
     def interrupt(self) -> None:
         """The handler, once for the pulses so far, however many: vm_interrupt."""

@@ -39,11 +39,20 @@ def console() -> ConsoleState:
     return ConsoleState(transport=MmioState(status=15, postponed=5, queues=queues), sent=3)
 
 
+def transport() -> MmioState:
+    return MmioState(status=15, postponed=3, queues=[queue(), queue()])
+
+
+def decode_transport(value: Any) -> MmioState:
+    return saved.decode_transport(value, 2)
+
+
 STATES: list[tuple[Callable[[Any], object], object]] = [
     (saved.decode_uart, UartState(received=bytearray(b"in"), unsent=bytearray(b"out"), mcr=8)),
     (saved.decode_keyboard, I8042State(output=7)),
     (saved.decode_clock, RtcState(index=9)),
     (saved.decode_console, console()),
+    (decode_transport, transport()),
 ]
 
 
@@ -92,6 +101,8 @@ def test_field_out_of_its_bounds_is_refused(
         (saved.decode_clock, RtcState(), "cells", bytes(127)),
         (saved.decode_console, console(), "pending", 8),
         (saved.decode_console, console(), "transport", saved.encode(MmioState())),  # has no queues
+        (decode_transport, transport(), "queues", saved.encode([queue()])),
+        (decode_transport, transport(), "queues", saved.encode([queue()] * 3)),
     ],
 )
 def test_what_no_device_could_have_is_refused(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway.vmm.devices.buffers import BUDGET
 from slipway.vmm.devices.virtio_console import (
     MULTIPORT,
-    TRANSMIT_BUDGET,
     Event,
     Queue,
     VirtioConsole,
@@ -463,7 +463,7 @@ class TestBoundedWork:
             vring.add([(address, 1 << 20)], writable=False)
         vring.kick()
         first = len(guest.line.taken)
-        assert first <= TRANSMIT_BUDGET
+        assert first <= BUDGET
         assert guest.interrupts == 1
 
         guest.settle()

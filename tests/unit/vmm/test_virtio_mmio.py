@@ -384,6 +384,17 @@ class TestInterrupts:
 
         assert device.served == [1]
 
+    def test_work_of_several_queues_is_postponed_at_once(
+        self, driver: Driver, device: Diary
+    ) -> None:
+        driver.go()
+        device.postpone(1)
+        device.postpone(0)
+
+        driver.write(Register.INTERRUPT_ACK, 1)
+
+        assert device.served == [0, 1]
+
 
 def test_a_device_goes_on_from_its_state(driver: Driver, device: Diary) -> None:
     driver.features_ok()

@@ -97,6 +97,25 @@ class TestChains:
         pair.queue.push(0)
         assert sizes(pair.queue.peek(False)) == [2]
 
+    def test_taken_back_they_are_the_next_again_and_no_driver_has_seen_them(
+        self, pair: Pair
+    ) -> None:
+        for size in (1, 2, 3):
+            pair.add(size)
+        pair.use()
+        pair.queue.publish()
+        pair.use()
+        pair.use()
+
+        pair.queue.rewind(2)
+        pair.queue.publish()
+
+        assert pair.driver.get() == (0, 0)
+        assert pair.driver.get() is None
+        assert sizes(pair.queue.peek(False)) == [2]
+        pair.queue.push(0)
+        assert sizes(pair.queue.peek(False)) == [3]
+
     @pytest.mark.parametrize("features", [BOTH, int(RingFeature.EVENT_IDX)])
     def test_several_buffers(self, features: int) -> None:
         pair = Pair(features=features)

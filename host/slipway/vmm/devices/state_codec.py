@@ -48,10 +48,6 @@ def _make_data_check(minimum: int, maximum: int) -> Check:
     return check
 
 
-def _make_optional_check(inner: Check) -> Check:
-    return lambda value: None if value is None else inner(value)
-
-
 def _check_areas(value: Any) -> tuple[int, int, int]:
     if type(value) is not list or len(value) != 3:
         raise ValueError("a queue has three parts")
@@ -60,13 +56,13 @@ def _check_areas(value: Any) -> tuple[int, int, int]:
 
 
 def _decode_queues(value: Any) -> list[QueueState]:
-    if type(value) is not list or len(value) != len(VirtioConsole.QUEUE_SIZES):
-        raise ValueError("a wrong number of queues")
+    if type(value) is not list:
+        raise ValueError("no queues")
     return [_decode_state(QueueState, item) for item in value]
 
 
-def _decode_transport(value: Any) -> MmioState:
-    return _decode_state(MmioState, value)
+def _decode_console_transport(value: Any) -> MmioState:
+    return decode_transport(value, len(VirtioConsole.QUEUE_SIZES))
 
 
 _BIT5, _BIT7, _U8, _U16, _U32, _U64 = (
@@ -95,11 +91,11 @@ _FIELDS: dict[type, dict[str, Check]] = {
         "driver_features": _U64,
         **dict.fromkeys(("device_features_select", "driver_features_select", "queue_select"), _U32),
         "interrupt_status": _U32,
-        "postponed": _make_optional_check(_U32),
+        "postponed": _U32,
         "queues": _decode_queues,
     },
     ConsoleState: {
-        "transport": _decode_transport,
+        "transport": _decode_console_transport,
         **dict.fromkeys(("ready", "opened", "starved"), _check_boolean),
         "pending": _make_integer_check(7),
         "sent": _U32,
@@ -140,6 +136,14 @@ def decode_clock(value: Any) -> RtcState:
 def decode_console(value: Any) -> ConsoleState:
     """Return the state of a virtio console; see :func:`decode_uart`."""
     return _decode_state(ConsoleState, value)
+
+
+def decode_transport(value: Any, queues: int) -> MmioState:
+    """Return the state of a virtio device's transport with ``queues``; see :func:`decode_uart`."""
+    state = _decode_state(MmioState, value)
+    if len(state.queues) != queues:
+        raise ValueError("a wrong number of queues")
+    return state
 
 
 def _decode_state(kind: type[T], value: Any) -> T:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 from struct import Struct
 
+from slipway.vmm.devices.buffers import BUDGET, BUFFER_COST, scatter
 from slipway.vmm.devices.virtio_mmio import VERSION_1, MmioState, VirtioMmio
 from slipway.vmm.devices.virtqueue import DriverError, RingFeature
 from slipway.vmm.memory import GuestAddressError
@@ -34,10 +35,6 @@ _CONFIG = Struct("<HHII")
 # struct virtio_console_control (5.3.6.2): id, event, value
 _CONTROL = Struct("<IHH")
 
-# Bytes that one call may send: other vCPUs can add chains as fast as they are sent, and the chains
-# of a hostile guest can all name the same memory.
-TRANSMIT_BUDGET = 2 << 20
-BUFFER_COST = 2 << 10
 # Linux sends the next message after the last is taken.
 MESSAGES_A_TURN = 128
 
@@ -150,7 +147,7 @@ class VirtioConsole(VirtioMmio):
         state = self._state
         send = self._backend.send
         batch = queue.size >> 3 or 1
-        budget = TRANSMIT_BUDGET
+        budget = BUDGET
         while True:
             chain = queue.peek(False)
             if chain is None:
@@ -193,7 +190,7 @@ class VirtioConsole(VirtioMmio):
                     continue
                 self._state.starved = True
                 break
-            written = _scatter(data[taken:], chain)
+            written = scatter(data[taken:], chain)
             taken += written
             queue.push(written)
         self.notify_driver(queue)
@@ -250,22 +247,12 @@ class VirtioConsole(VirtioMmio):
                 sent, message = Pending.NAME, _CONTROL.pack(PORT, Event.PORT_NAME, 1) + NAME + b"\0"
             else:
                 sent, message = Pending.OPEN, _CONTROL.pack(PORT, Event.PORT_OPEN, 1)
-            written = _scatter(memoryview(message), chain)
+            written = scatter(memoryview(message), chain)
             if written < len(message):
                 raise DriverError(f"{written} bytes for a control message")
             queue.push(written)
             state.pending &= ~int(sent)
         self.notify_driver(queue)
-
-
-def _scatter(data: memoryview, chain: list[memoryview]) -> int:
-    """Write ``data`` into the chain's buffers, as far as they reach; return the number of bytes."""
-    written = 0
-    for buffer in chain:
-        piece = data[written : written + len(buffer)]
-        buffer[: len(piece)] = piece
-        written += len(piece)
-    return written
 
 
 def _gather(chain: list[memoryview], size: int) -> bytes:

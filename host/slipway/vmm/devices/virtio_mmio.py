@@ -95,7 +95,7 @@ class MmioState:
     driver_features_select: int = 0
     queue_select: int = 0
     interrupt_status: int = 0
-    postponed: int | None = None
+    postponed: int = 0  # a bit for each queue
     queues: list[QueueState] = field(default_factory=list)
 
 
@@ -169,9 +169,9 @@ class VirtioMmio:
         except (DriverError, GuestAddressError) as error:
             self.fail(str(error))
 
-    def notify_driver(self, queue: Virtqueue) -> None:
-        """Publish the used buffers of ``queue``; interrupt the guest if the driver wants that."""
-        if queue.wants_interrupt():
+    def notify_driver(self, *queues: Virtqueue) -> None:
+        """Publish the used buffers of ``queues``; interrupt the guest if the driver wants that."""
+        if sum([queue.wants_interrupt() for queue in queues]):
             self._interrupt(_USED_BUFFER)
 
     def postpone(self, queue: int) -> None:
@@ -179,7 +179,7 @@ class VirtioMmio:
 
         For more work than one call may do, since another notification need not follow.
         """
-        self._mmio.postponed = queue
+        self._mmio.postponed |= 1 << queue
         self._interrupt(_USED_BUFFER)
 
     def fail(self, reason: str) -> None:
@@ -272,9 +272,11 @@ class VirtioMmio:
     def _acknowledge(self, value: int) -> None:
         mmio = self._mmio
         mmio.interrupt_status &= ~value
-        if mmio.postponed is not None:
-            queue, mmio.postponed = mmio.postponed, None
-            self.notify(queue)
+        if mmio.postponed:
+            postponed, mmio.postponed = mmio.postponed, 0
+            for queue in range(len(self.queues)):
+                if postponed >> queue & 1:
+                    self.notify(queue)
 
     def _write_status(self, value: int) -> None:
         status = self._mmio.status

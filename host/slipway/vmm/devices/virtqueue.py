@@ -170,6 +170,14 @@ class Virtqueue:
         self._next_available = (self._next_available + 1) & _WRAP
         return (used - self._notified) & _WRAP
 
+    def rewind(self, count: int) -> None:
+        """Take back the last ``count`` calls of :meth:`push`, which are not published yet.
+
+        Their chains are the next again.
+        """
+        self._next_available = (self._next_available - count) & _WRAP
+        self._next_used = (self._next_used - count) & _WRAP
+
     def publish(self) -> None:
         """Show used chains to the driver."""
         if _WEAK:
