@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-cloud-arm64"}
 # Drivers of the agent's port; their dependencies are added.
 MODULES = ("virtio_mmio", "virtio_console")
+# Drivers of the network interface, loaded only in a machine that has it.
+NETWORK_MODULES = ("virtio_net",)
 MODULES_DIRECTORY = ".agent/modules"
+NETWORK_DIRECTORY = f"{MODULES_DIRECTORY}/network"
 MAX_KERNEL = 256 << 20
 MAX_MODULE = 16 << 20
 
@@ -68,10 +71,17 @@ class KernelPackage:
 
     def write_modules(self, output: Writable) -> None:
         """Write the archive of the modules; the file names sort in loading order."""
+        port = self.modules(MODULES)
+        network = {
+            name: data
+            for name, data in self.modules((*MODULES, *NETWORK_MODULES)).items()
+            if name not in port
+        }
         tree = Tree()
-        tree.add_directory(MODULES_DIRECTORY)
-        for number, (name, data) in enumerate(self.modules(MODULES).items()):
-            tree.add_file(f"{MODULES_DIRECTORY}/{number:02}-{name}.ko", data)
+        for directory, modules in ((MODULES_DIRECTORY, port), (NETWORK_DIRECTORY, network)):
+            tree.add_directory(directory)
+            for number, (name, data) in enumerate(modules.items()):
+                tree.add_file(f"{directory}/{number:02}-{name}.ko", data)
         write_tree(tree, output)
 
     def modules(self, names: Sequence[str]) -> dict[str, bytes]:

@@ -31,7 +31,7 @@ C_LIBRARY = (2, 36)
 _PLACES = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin")
 # Packages whose files depend on each other: skipped as a whole if the image has this program.
 _WHOLE = {"perl-base": "perl"}
-_DATA = re.compile(r"(?:etc|usr/share|usr/lib/terminfo)/.*", re.DOTALL)
+_DATA = re.compile(r"(?:etc|usr/share|usr/lib/ssl|usr/lib/terminfo)/.*", re.DOTALL)
 _LIBRARY = re.compile(r"(?P<stem>.+?\.so(?:\.[0-9]+)?)(?:\..*)?")
 _MAX_LIBRARY = 1 << 26
 _RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version ([0-9]{1,4})\.([0-9]{1,4})")
@@ -111,6 +111,7 @@ class Tools:
                 continue
             apply_layer(own, layer, "deb")
         defaults.add_alternatives(own, self.selection.scripts())
+        defaults.add_certificates(own)
         own.remove(defaults.TRIM)
         return own
 

@@ -41,7 +41,8 @@ _FILES = {
     "etc/hostname": "slipway\n",
     "etc/hosts": "127.0.0.1 localhost slipway\n::1 localhost\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
-    "etc/resolv.conf": "",
+    # The gateway of a machine with a network. Without an interface a query fails at once.
+    "etc/resolv.conf": "nameserver 198.18.0.1\noptions timeout:2 attempts:2\n",
 }
 _DIRECTORIES = {
     "dev": 0o755,
@@ -67,12 +68,13 @@ LEAST = ("base-files", "coreutils", "dash", "libc-bin")
 # Packages that programs and scripts expect on any Debian; in every image of any source.
 #
 # Debian's essential packages without the package manager and the start of a machine, and the
-# commands to look at processes, time zones, terminals, services by name and media types by suffix.
+# commands to look at processes, time zones, terminals, services by name and media types by suffix,
+# and the certificates that programs with TLS trust.
 TOOLS = (
     *LEAST,
-    "bash", "bsdextrautils", "bsdutils", "debianutils", "diffutils", "findutils", "grep", "gzip",
-    "hostname", "media-types", "ncurses-base", "ncurses-bin", "netbase", "perl-base", "procps",
-    "sed", "sysvinit-utils", "tar", "tzdata", "util-linux",
+    "bash", "bsdextrautils", "bsdutils", "ca-certificates", "debianutils", "diffutils", "findutils",
+    "grep", "gzip", "hostname", "media-types", "ncurses-base", "ncurses-bin", "netbase",
+    "perl-base", "procps", "sed", "sysvinit-utils", "tar", "tzdata", "util-linux",
 )
 # fmt: on
 
@@ -81,8 +83,8 @@ TOOLS = (
 # They and their exclusive dependencies are left out, unless a recipe names them.
 # fmt: off
 EXCLUDE = frozenset([
-    "adduser", "debconf", "dpkg", "init-system-helpers", "passwd", "readline-common", "ucf",
-    "usrmerge", "util-linux-extra",
+    "adduser", "debconf", "dpkg", "init-system-helpers", "openssl", "passwd", "readline-common",
+    "ucf", "usrmerge", "util-linux-extra",
 ])
 # fmt: on
 # Packages tied to a version of the C library; left out if an image has its own.
@@ -142,7 +144,7 @@ def complete_packages(tree: Tree, scripts: Iterable[str]) -> None:
         tree.add_file(path, text.encode())
     add_mount_points(tree)
     add_alternatives(tree, scripts)
-    _add_certificates(tree)
+    add_certificates(tree)
 
 
 def add_alternatives(tree: Tree, scripts: Iterable[str]) -> None:
@@ -195,8 +197,11 @@ def _read_lines(tree: Tree, path: str) -> list[str]:
     return [line for line in text.splitlines() if ":" in line]
 
 
-def _add_certificates(tree: Tree) -> None:
-    """Write all of Mozilla's certificates into one file, as update-ca-certificates does."""
+def add_certificates(tree: Tree) -> None:
+    """Write all of Mozilla's certificates into one file, as update-ca-certificates does.
+
+    Go, Rust's crates, curl and wget look for that file, and OpenSSL for the link to it.
+    """
     prefix = "usr/share/ca-certificates/"
     bundle = b"".join(
         node.read(_MAX_CERTIFICATE).rstrip(b"\n") + b"\n"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Increased whenever the same recipe and packages give another image than before.
-BUILDER = 5
+BUILDER = 6
 MIB = 1 << 20
 
 # Memory that Debian's cloud kernel 6.1 needs to reach init, besides root and initrd, in bytes.

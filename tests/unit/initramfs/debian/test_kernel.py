@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import struct
 import tracemalloc
 from typing import TYPE_CHECKING
@@ -146,7 +147,7 @@ def module(name: str, *depends: str) -> bytes:
     return b"\x7fELF\0depends=" + ",".join(depends).encode() + b"\0name=" + name.encode() + b"\0"
 
 
-def package(*modules: tuple[str, bytes], builtin: str = "") -> KernelPackage:
+def package(*modules: tuple[str, bytes], builtin: str = "kernel/virtio_net.ko\n") -> KernelPackage:
     base = f"lib/modules/{RELEASE}"
     return KernelPackage(
         layer(
@@ -185,10 +186,34 @@ def test_modules_are_numbered_in_the_order_of_their_dependencies() -> None:
     assert virtio in data
 
 
+def test_network_modules_stand_apart_and_without_those_of_the_port() -> None:
+    made = package(
+        ("virtio.ko", module("virtio")),
+        ("virtio_mmio.ko", module("virtio_mmio", "virtio")),
+        ("virtio_console.ko", module("virtio_console", "virtio")),
+        ("failover.ko", module("failover")),
+        ("net_failover.ko", module("net_failover", "failover")),
+        ("virtio_net.ko", module("virtio_net", "net_failover", "virtio")),
+        builtin="",
+    )
+
+    data = archived(made)
+
+    names = re.findall(rb"\.agent/modules/([a-z0-9_/-]+\.ko)", data)
+    assert names == [
+        b"00-virtio.ko",
+        b"01-virtio_mmio.ko",
+        b"02-virtio_console.ko",
+        b"network/00-failover.ko",
+        b"network/01-net_failover.ko",
+        b"network/02-virtio_net.ko",
+    ]
+
+
 def test_built_in_modules_are_skipped() -> None:
     made = package(
         ("virtio_console.ko", module("virtio_console", "virtio")),
-        builtin="kernel/virtio.ko\nkernel/virtio_mmio.ko\n",
+        builtin="kernel/virtio.ko\nkernel/virtio_mmio.ko\nkernel/virtio_net.ko\n",
     )
 
     data = archived(made)
