@@ -1,0 +1,389 @@
+"""The gateway's end of one TCP connection of the guest (RFC 9293), without sockets or clock.
+
+A splice owns one end and one socket of the host, and joins them::
+
+    end = TcpEnd.hold(syn, now, random_32_bits, budget)     # the guest connects
+    end.accept()                         # the host's socket is connected; or refuse()
+
+    end = TcpEnd.connect(now, random_32_bits, budget)       # a published port: host connects
+
+    end.receive(segment, now)            # for each segment of the guest
+    sent = sock.sendmsg(end.peek()); end.consume(sent)      # bytes of the guest to the socket
+    if end.is_at_end: sock.shutdown(SHUT_WR)
+    if end.send_room: data = sock.recv(min(end.send_room, end.mss))
+    end.send(data) or end.finish()       # bytes of the socket to the guest; finish() for b""
+    while segment := end.next_segment(now): os.writev(link, build_tcp(flow, segment))
+
+Rules for the splice:
+
+- After any other method, and when ``end.deadline`` is reached, call ``next_segment`` until it
+  returns None. Where several frames have come, call it once behind the last of them: then one
+  acknowledgment answers all. While the link is blocked do not call it: nothing is lost by that.
+- Watch the socket for reading only while ``send_room`` is not 0, and for writing only while
+  ``peek`` returns something. Bytes that the guest cannot take stay in the socket.
+- ``failure`` says that the connection ended before both sides were finished: reset the socket. Call
+  ``abort`` if the socket fails.
+- Forget the end when its state is CLOSED, ``next_segment`` returns None and all bytes are consumed.
+  Segments of unknown connections are answered by ``tcp_segment.build_reset``.
+- Times are seconds of any clock that does not go back.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from slipway.machine.gateway.addresses import MTU
+from slipway.machine.gateway.retransmission import FIRST_SECONDS
+from slipway.machine.gateway.tcp_receiver import FIRST_WINDOW, Receiver
+from slipway.machine.gateway.tcp_segment import (
+    ACK,
+    FIN,
+    RST,
+    SEQUENCE_MASK,
+    SYN,
+    Segment,
+    build_reset,
+)
+from slipway.machine.gateway.tcp_sender import Sender
+from slipway.machine.gateway.tcp_state import Failure, State
+
+if TYPE_CHECKING:
+    from slipway.machine.gateway.memory_budget import MemoryBudget
+    from slipway.machine.gateway.tcp_sender import Piece
+
+# Bytes of payload in the largest segment that the guest may send.
+MSS = MTU - 40
+# Without the option (RFC 9293, 3.7.1); and what Linux takes as the least that a peer may mean.
+DEFAULT_MSS = 536
+LEAST_MSS = 88
+# 65,535 << 5 is the least scaled window of 1 MiB. A peer's scale is at most 14 (RFC 7323, 2.3).
+WINDOW_SCALE = 5
+MOST_WINDOW_SCALE = 14
+# Twice the longest life of a segment. The wire is a queue of some MiB, so a second is long.
+TIME_WAIT_SECONDS = 2.0
+# At most one answer in this time to segments that can only be forged or stray (RFC 5961, 7).
+CHALLENGE_SECONDS = 0.1
+# Buffers of one ``peek``.
+MOST_BUFFERS = 16
+_HALF = 1 << 31
+
+
+class TcpEnd:
+    """State machine of one connection. See the module for how a splice uses it.
+
+    Sequence numbers inside are not reduced modulo 2**32; ``_unwrap`` and ``_build`` convert.
+    """
+
+    __slots__ = (
+        *("_answers_fin", "_budget", "_challenge_at", "_expires", "_fin_sent", "_peer_scale"),
+        *("_phase", "_receiver", "_reply", "_sender", "failure"),
+    )
+
+    def __init__(self, sender: Sender, budget: MemoryBudget, phase: State) -> None:
+        # SYN_HELD, SYN_SENT, SYN_RECEIVED, ESTABLISHED (for all states with data), TIME_WAIT or
+        # CLOSED.
+        self._phase = phase
+        self._sender = sender
+        self._budget = budget
+        self._receiver: Receiver | None = None
+        self._peer_scale: int | None = None
+        # A segment that does not come from the sender or receiver: a reset.
+        self._reply: Segment | None = None
+        self._fin_sent = False
+        # True if the guest's FIN came before the host's was sent: then no TIME-WAIT is needed.
+        self._answers_fin = False
+        self._expires = inf
+        self._challenge_at = -inf
+        self.failure: Failure | None = None
+
+    @classmethod
+    def hold(cls, syn: Segment, now: float, first: int, budget: MemoryBudget) -> TcpEnd:
+        """Return the end of a connection that the guest opens; the guest waits for an answer.
+
+        ``syn`` has SYN and no ACK. ``first`` is a random number of 32 bits (RFC 6528).
+        """
+        end = cls(Sender(first, budget, DEFAULT_MSS, now), budget, State.SYN_HELD)
+        end._open_receiver(syn.sequence, syn)
+        return end
+
+    @classmethod
+    def connect(
+        cls, now: float, first: int, budget: MemoryBudget, syn_seconds: float = FIRST_SECONDS
+    ) -> TcpEnd:
+        """Return the end of a connection into the guest; its first segment is the SYN.
+
+        The SYN is repeated after ``syn_seconds``, and then at doubled times, for 30 s.
+        """
+        return cls(Sender(first, budget, DEFAULT_MSS, now, syn_seconds), budget, State.SYN_SENT)
+
+    @property
+    def state(self) -> State:
+        """State of the connection."""
+        if self._phase is not State.ESTABLISHED:
+            return self._phase
+        assert self._receiver is not None
+        finished = self._receiver.is_finished
+        if not self._fin_sent:
+            return State.CLOSE_WAIT if finished else State.ESTABLISHED
+        if finished:
+            return State.LAST_ACK if self._answers_fin else State.CLOSING
+        return State.FIN_WAIT_2 if self._sender.fin_acknowledged else State.FIN_WAIT_1
+
+    @property
+    def deadline(self) -> float:
+        """Time when ``next_segment`` has to be called even if nothing happens, or infinity."""
+        if self._phase in (State.SYN_HELD, State.CLOSED):
+            return inf
+        receiver = self._receiver
+        due = receiver.deadline if receiver is not None else inf
+        return min(self._sender.deadline, due, self._expires)
+
+    @property
+    def mss(self) -> int:
+        """Bytes of payload in the largest segment to the guest; reads of that size save copies."""
+        return self._sender.mss
+
+    @property
+    def send_room(self) -> int:
+        """Number of bytes that the splice should read from the host's socket for the guest.
+
+        0 while the guest's window has no room for a worthwhile segment, though a first segment is
+        always taken: with it closed windows are probed.
+        """
+        return 0 if self._phase is State.CLOSED else self._sender.room
+
+    @property
+    def is_at_end(self) -> bool:
+        """True once the guest has finished, and all of its bytes are consumed."""
+        receiver = self._receiver
+        return receiver is not None and receiver.is_finished and not receiver.queue.size
+
+    def accept(self) -> None:
+        """Answer the guest's SYN, since the host's socket is connected."""
+        if self._phase is State.SYN_HELD:
+            self._phase = State.SYN_RECEIVED
+
+    def refuse(self) -> None:
+        """Reset the connection that the guest opens, since the host's socket is not connected."""
+        if self._phase is State.SYN_HELD:
+            assert self._receiver is not None
+            self._reply = Segment(0, self._receiver.next & SEQUENCE_MASK, RST | ACK, 0)
+            self._end(Failure.ABORTED)
+
+    def abort(self) -> None:
+        """Reset the connection in any state, and forget its bytes."""
+        if self._phase is State.SYN_HELD:
+            self.refuse()
+        elif self._phase in (State.SYN_SENT, State.TIME_WAIT):
+            self._end(Failure.ABORTED)
+        elif self._phase is State.CLOSED:
+            self._end(self.failure)
+        else:
+            self._reset(Failure.ABORTED)
+
+    def send(self, data: bytes) -> None:
+        """Take bytes for the guest, at most ``send_room``; they are kept, not copied."""
+        if data and self._phase is not State.CLOSED:
+            assert not self._sender.finishing, "send after finish"
+            self._sender.append(data)
+
+    def finish(self) -> None:
+        """Send the guest a FIN behind all bytes; the other direction stays open."""
+        self._sender.finishing = True
+
+    def peek(self) -> list[memoryview]:
+        """Return buffers with bytes of the guest, for ``sendmsg``; they stay until consumed."""
+        return self._receiver.queue.peek(MOST_BUFFERS) if self._receiver is not None else []
+
+    def consume(self, count: int) -> None:
+        """Forget the first ``count`` bytes of ``peek``, and open the window by them."""
+        if count and self._receiver is not None:
+            self._receiver.consume(count)
+
+    def receive(self, segment: Segment, now: float) -> None:
+        """Take a segment of the guest, of any content."""
+        if self._phase is State.SYN_SENT:
+            self._receive_answer(segment, now)
+        elif self._phase is State.SYN_HELD:
+            assert self._receiver is not None
+            if segment.flags & RST and segment.sequence == self._receiver.next & SEQUENCE_MASK:
+                self._end(Failure.RESET)
+        elif self._phase is not State.CLOSED:
+            self._receive_synchronized(segment, now)
+
+    def next_segment(self, now: float) -> Segment | None:
+        """Return the next segment to the guest, or None if there is none at this time."""
+        if self._reply is not None:
+            reply, self._reply = self._reply, None
+            return reply
+        if self._phase in (State.SYN_HELD, State.CLOSED):
+            return None
+        if now >= self._expires:
+            self._phase = State.CLOSED
+            return None
+        if now >= self._sender.deadline and not self._sender.pass_time(now):
+            self._reset(Failure.TIMED_OUT)
+            return self.next_segment(now)
+        piece = self._sender.next_piece(now)
+        if piece is None:
+            if self._receiver is None or not self._receiver.wants_ack(now):
+                return None
+            piece = self._sender.sequence_of_ack, 0, b""
+        return self._build(piece, now)
+
+    def _build(self, piece: Piece, now: float) -> Segment:
+        sequence, flags, payload = piece
+        receiver = self._receiver
+        acknowledgment = 0
+        window = FIRST_WINDOW
+        if receiver is not None:
+            flags |= ACK
+            acknowledgment = receiver.next & SEQUENCE_MASK
+            receiver.note_ack(now, len(payload) > 0)
+        if flags & SYN:
+            scale = None if receiver is not None and self._peer_scale is None else WINDOW_SCALE
+            return Segment(sequence & SEQUENCE_MASK, acknowledgment, flags, window, b"", MSS, scale)
+        assert receiver is not None
+        if flags & FIN and not self._fin_sent:
+            self._fin_sent = True
+            self._answers_fin = receiver.is_finished
+        window = receiver.open_window()
+        return Segment(sequence & SEQUENCE_MASK, acknowledgment, flags, window, payload)
+
+    def _open_receiver(self, sequence: int, syn: Segment) -> None:
+        mss = DEFAULT_MSS if syn.mss is None else syn.mss
+        self._sender.mss = max(LEAST_MSS, min(MSS, mss))
+        scale = syn.window_scale
+        self._peer_scale = None if scale is None else min(scale, MOST_WINDOW_SCALE)
+        own_scale = 0 if scale is None else WINDOW_SCALE
+        self._receiver = Receiver(sequence + 1, self._budget, self._sender.mss, own_scale)
+
+    def _receive_answer(self, segment: Segment, now: float) -> None:
+        """Take a segment in SYN-SENT (RFC 9293, 3.10.7.3)."""
+        sender = self._sender
+        flags = segment.flags
+        acknowledgment = _unwrap(segment.acknowledgment, sender.first)
+        if flags & ACK and not sender.first < acknowledgment <= sender.highest:
+            self._reply = build_reset(segment)
+            return
+        if flags & RST:
+            if flags & ACK:
+                self._end(Failure.REFUSED)
+            return
+        if not flags & SYN:
+            return
+        self._open_receiver(segment.sequence, segment)
+        assert self._receiver is not None
+        if flags & ACK:
+            self._phase = State.ESTABLISHED
+            sender.take_ack(acknowledgment, now)
+            sender.take_window(segment.sequence, acknowledgment, segment.window, now)
+            self._receiver.acknowledge_now()
+        else:
+            # Both sides open at once: the SYN is repeated with an acknowledgment.
+            self._phase = State.SYN_RECEIVED
+            sender.repeat_syn()
+
+    def _receive_synchronized(self, segment: Segment, now: float) -> None:
+        """Take a segment in any later state (RFC 9293, 3.10.7.4, with RFC 5961)."""
+        receiver = self._receiver
+        assert receiver is not None
+        sequence = _unwrap(segment.sequence, receiver.next)
+        flags = segment.flags
+        length = segment.length
+        if not receiver.is_acceptable(sequence, length):
+            self._receive_unacceptable(segment, sequence, now)
+        elif flags & RST:
+            if sequence == receiver.next:
+                self._end(Failure.RESET)
+            else:
+                self._challenge(now)
+        elif flags & SYN:
+            self._challenge(now)
+        elif flags & ACK and self._take_ack(segment, sequence, now):
+            if length and not receiver.is_finished:
+                receiver.take(sequence, memoryview(segment.payload), bool(flags & FIN), now)
+            self._check_end(now)
+
+    def _take_ack(self, segment: Segment, sequence: int, now: float) -> bool:
+        """Take acknowledgment and window; return whether the segment is to be taken further."""
+        sender = self._sender
+        acknowledgment = _unwrap(segment.acknowledgment, sender.unacknowledged)
+        if self._phase is State.SYN_RECEIVED:
+            if not sender.first < acknowledgment <= sender.highest:
+                self._reply = build_reset(segment)
+                return False
+            self._phase = State.ESTABLISHED
+        elif not sender.oldest_ack <= acknowledgment <= sender.highest:
+            self._challenge(now)
+            return False
+        advances = acknowledgment > sender.unacknowledged
+        repeats = acknowledgment == sender.unacknowledged and not segment.length
+        if advances:
+            sender.take_ack(acknowledgment, now)
+        window = segment.window << (self._peer_scale or 0)
+        changes = sender.take_window(sequence, acknowledgment, window, now)
+        if repeats and not changes and sender.has_flight:
+            sender.note_repeated_ack()
+        return True
+
+    def _receive_unacceptable(self, segment: Segment, sequence: int, now: float) -> None:
+        receiver = self._receiver
+        assert receiver is not None
+        flags = segment.flags
+        if flags & RST:
+            return
+        if flags & SYN:
+            if self._phase is State.SYN_RECEIVED and not flags & ACK:
+                self._sender.repeat_syn()
+            else:
+                self._challenge(now)
+            return
+        if sequence == receiver.next and flags & ACK:
+            # A probe of the closed window; its acknowledgment counts nevertheless.
+            self._take_ack(segment, sequence, now)
+            self._check_end(now)
+        if segment.length:
+            receiver.acknowledge_now()
+            if flags & FIN and self._phase is State.TIME_WAIT:
+                self._expires = now + TIME_WAIT_SECONDS
+        else:
+            self._challenge(now)
+
+    def _challenge(self, now: float) -> None:
+        """Acknowledge a segment that may be forged or stray, but not too often."""
+        if now >= self._challenge_at and self._receiver is not None:
+            self._challenge_at = now + CHALLENGE_SECONDS
+            self._receiver.acknowledge_now()
+
+    def _check_end(self, now: float) -> None:
+        """Leave the states with data once both sides have finished."""
+        assert self._receiver is not None
+        if not self._sender.fin_acknowledged or not self._receiver.is_finished:
+            return
+        if self._phase is State.ESTABLISHED:
+            if self._answers_fin:
+                self._phase = State.CLOSED
+            else:
+                self._phase = State.TIME_WAIT
+                self._expires = now + TIME_WAIT_SECONDS
+
+    def _reset(self, failure: Failure) -> None:
+        sequence = self._sender.highest & SEQUENCE_MASK
+        if self._receiver is not None:
+            acknowledgment = self._receiver.next & SEQUENCE_MASK
+            self._reply = Segment(sequence, acknowledgment, RST | ACK, 0)
+        self._end(failure)
+
+    def _end(self, failure: Failure | None) -> None:
+        self._phase = State.CLOSED
+        self.failure = failure
+        self._sender.clear()
+        if self._receiver is not None:
+            self._receiver.clear()
+
+
+def _unwrap(number: int, near: int) -> int:
+    """Return the number that is ``number`` modulo 2**32 and nearest to ``near``."""
+    return near + (((number - near) + _HALF) & SEQUENCE_MASK) - _HALF

@@ -1,0 +1,170 @@
+"""TCP segments on the wire (RFC 9293, 3.1; window scale: RFC 7323, 2): parse and build."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntFlag
+from typing import TYPE_CHECKING, NamedTuple
+
+from slipway.machine.gateway.addresses import GUEST
+from slipway.machine.gateway.checksum import finish_checksum, sum_words
+from slipway.machine.gateway.ethernet import IPV4_HEADER, FrameError
+from slipway.machine.gateway.ipv4 import (
+    DO_NOT_FRAGMENT,
+    HEADER_BYTES,
+    TIME_TO_LIVE,
+    VERSION_AND_LENGTH,
+    Protocol,
+)
+
+if TYPE_CHECKING:
+    from slipway.machine.gateway.ipv4 import Packet
+
+# Numbers of sequence space are taken modulo 2**32.
+SEQUENCE_MASK = 0xFFFF_FFFF
+
+_TCP_HEADER_BYTES = 20
+_TCP = struct.Struct("!HHIIBBHHH")
+# Ethernet (its 14 bytes as one field), IPv4 and TCP: one call for all headers of a frame.
+_HEADERS = struct.Struct("!14s BBHHHBBH4s4s HHIIBBHHH")
+_TCP_AT = 34
+_END_OF_OPTIONS = 0
+_NO_OPERATION = 1
+_MSS = 2
+_MSS_BYTES = 4
+_WINDOW_SCALE = 3
+_WINDOW_SCALE_BYTES = 3
+
+
+class Flag(IntFlag):
+    """Control bits (RFC 9293, 3.1); urgent data is taken as ordinary data, ECN is not used."""
+
+    FIN = 1
+    SYN = 2
+    RST = 4
+    PSH = 8
+    ACK = 16
+
+
+# Plain integers: an operation on members of an IntFlag takes longer than the rest of a segment.
+FIN, SYN, RST, PSH, ACK = (int(flag) for flag in Flag)
+
+
+class Flow(NamedTuple):
+    """Ports and address of one connection of the guest; the guest's address is fixed."""
+
+    guest_port: int
+    address: bytes
+    port: int
+
+
+class Segment(NamedTuple):
+    """TCP segment without its ports. ``window`` is the field, not scaled.
+
+    ``mss`` (bytes) and ``window_scale`` (bits) are None where the option is missing; a segment
+    without SYN has neither.
+    """
+
+    sequence: int
+    acknowledgment: int
+    flags: int
+    window: int
+    payload: bytes | memoryview = b""
+    mss: int | None = None
+    window_scale: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Length in sequence space: payload, SYN and FIN."""
+        return len(self.payload) + bool(self.flags & SYN) + bool(self.flags & FIN)
+
+
+def parse_tcp(packet: Packet) -> tuple[Flow, Segment]:
+    """Return the segment of a packet whose protocol is TCP; its payload is a view of the frame.
+
+    Raises:
+        FrameError: a length is wrong, also that of an option.
+    """
+    data = packet.payload
+    if len(data) < _TCP_HEADER_BYTES:
+        raise FrameError("length of the TCP header")
+    guest_port, port, sequence, acknowledgment, offset, flags, window, _, _ = _TCP.unpack_from(data)
+    header_bytes = offset >> 4 << 2
+    if not _TCP_HEADER_BYTES <= header_bytes <= len(data):
+        raise FrameError("TCP header")
+    mss = scale = None
+    if flags & SYN and header_bytes > _TCP_HEADER_BYTES:
+        mss, scale = _parse_options(bytes(data[_TCP_HEADER_BYTES:header_bytes]))
+    return (
+        Flow(guest_port, packet.destination, port),
+        Segment(sequence, acknowledgment, flags, window, data[header_bytes:], mss, scale),
+    )
+
+
+def build_tcp(
+    flow: Flow, segment: Segment, checksums: bool = True
+) -> list[bytes | bytearray | memoryview]:
+    """Return the pieces of the frame that takes ``segment`` to the guest, for ``os.writev``.
+
+    The payload is not copied. Without ``checksums`` that of TCP stays zero, for a device that
+    vouches for its data (virtio's DATA_VALID).
+    """
+    payload = segment.payload
+    options = _build_options(segment)
+    tcp_bytes = _TCP_HEADER_BYTES + len(options) + len(payload)
+    headers = bytearray(
+        _HEADERS.pack(
+            *(IPV4_HEADER, VERSION_AND_LENGTH, 0, HEADER_BYTES + tcp_bytes, 0, DO_NOT_FRAGMENT),
+            *(TIME_TO_LIVE, Protocol.TCP, 0, flow.address, GUEST),
+            *(flow.port, flow.guest_port, segment.sequence, segment.acknowledgment),
+            *(_TCP_HEADER_BYTES + len(options) << 2, segment.flags, segment.window, 0, 0),
+        )
+    )
+    headers[24:26] = finish_checksum(sum_words(headers[14:34])).to_bytes(2, "little")
+    headers += options
+    if checksums:
+        # Addresses come from the header before; protocol and length complete the pseudo header.
+        total = sum_words(headers[26:]) + ((Protocol.TCP + tcp_bytes) << 8)
+        checksum = finish_checksum(total + sum_words(payload))
+        headers[50:52] = checksum.to_bytes(2, "little")
+    return [headers, payload] if len(payload) else [headers]
+
+
+def build_reset(segment: Segment) -> Segment | None:
+    """Return the answer to a segment of an unknown connection (RFC 9293, 3.10.7.1).
+
+    None if the segment is a reset itself.
+    """
+    if segment.flags & RST:
+        return None
+    if segment.flags & ACK:
+        return Segment(segment.acknowledgment, 0, RST, 0)
+    return Segment(0, segment.sequence + segment.length & SEQUENCE_MASK, RST | ACK, 0)
+
+
+def _parse_options(options: bytes) -> tuple[int | None, int | None]:
+    mss = scale = None
+    at = 0
+    while at < len(options) and options[at] != _END_OF_OPTIONS:
+        kind = options[at]
+        if kind == _NO_OPERATION:
+            at += 1
+            continue
+        length = options[at + 1] if at + 1 < len(options) else 0
+        if length < 2 or at + length > len(options):
+            raise FrameError("length of a TCP option")
+        if kind == _MSS and length == _MSS_BYTES:
+            mss = int.from_bytes(options[at + 2 : at + 4], "big")
+        elif kind == _WINDOW_SCALE and length == _WINDOW_SCALE_BYTES:
+            scale = options[at + 2]
+        at += length
+    return mss, scale
+
+
+def _build_options(segment: Segment) -> bytes:
+    options = b""
+    if segment.mss is not None:
+        options += bytes((_MSS, _MSS_BYTES)) + segment.mss.to_bytes(2, "big")
+    if segment.window_scale is not None:
+        options += bytes((_NO_OPERATION, _WINDOW_SCALE, _WINDOW_SCALE_BYTES, segment.window_scale))
+    return options
