@@ -193,7 +193,7 @@ class FakeTemplate(Template):
     def __init__(self, snapshot: FakeSnapshot) -> None:
         self._snapshot = snapshot
 
-    async def clone(self, *, boot_log: bool = False) -> FakeMachine:
+    async def clone(self, *, boot_log: bool = False, network: int | None = None) -> FakeMachine:
         """A machine that goes on there. Raises what ``cloning`` does."""
         launcher = self._snapshot.launcher
         if launcher.cloning is not None:

@@ -153,7 +153,7 @@ class StoredTemplate(Template):
         self._snapshot = snapshot
         self.is_open = True
 
-    async def clone(self, *, boot_log: bool = False) -> StoredMachine:
+    async def clone(self, *, boot_log: bool = False, network: int | None = None) -> StoredMachine:
         """A machine. Raises what the launcher's ``cloning`` does."""
         launcher = self._hypervisor.launcher
         if launcher.cloning is not None:

@@ -24,7 +24,8 @@ _ELSEWHERE = frozenset({"aliases", "suffixes", "debian", "registry", "version"})
 class SnapshotKey:
     """Identity of a snapshot.
 
-    ``image`` and ``machine`` are the names of the image and of the hypervisor. ``inputs`` is a
+    ``image`` and ``machine`` are the names of the image and of the hypervisor; with ``network`` the
+    machine has a network interface, for any rules. ``inputs`` is a
     digest (64 hexadecimal digits) of everything that the snapshot depends on; ``parts`` are the
     digests of the single inputs by name, to report which input has changed.
     """
@@ -35,9 +36,10 @@ class SnapshotKey:
     cpus: int
     inputs: str
     parts: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
+    network: bool = False
 
     @classmethod
-    def of(cls, assets: Assets, cpus: int) -> SnapshotKey:
+    def of(cls, assets: Assets, cpus: int, *, network: bool = False) -> SnapshotKey:
         """Return the key of snapshots that can serve a machine on ``assets``.
 
         Raises:
@@ -55,18 +57,19 @@ class SnapshotKey:
             "host": json_digest(assets.hypervisor.fingerprint()),
         }
         name, memory = assets.hypervisor.name, assets.memory
-        inputs = json_digest([assets.image.name, name, memory, cpus, parts])
-        return cls(assets.image.name, name, memory, cpus, inputs, tuple(parts.items()))
+        inputs = json_digest([assets.image.name, name, memory, cpus, network, parts])
+        return cls(assets.image.name, name, memory, cpus, inputs, tuple(parts.items()), network)
 
     def replaces(self, other: SnapshotKey) -> bool:
         """Return True if ``other`` has the same name: at most the inputs differ."""
-        names = ("image", "machine", "memory_bytes", "cpus")
+        names = ("image", "machine", "memory_bytes", "cpus", "network")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     @property
     def name(self) -> str:
         """Name of the snapshot in the store."""
-        return f"{self.image}-{self.machine}-{self.memory_bytes // MIB}m-{self.cpus}"
+        suffix = "-network" if self.network else ""
+        return f"{self.image}-{self.machine}-{self.memory_bytes // MIB}m-{self.cpus}{suffix}"
 
 
 class NoSnapshot(Exception):

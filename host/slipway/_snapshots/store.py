@@ -97,7 +97,11 @@ class SnapshotStore:
         memory_bytes, cpus = (
             manifests.get_count(manifest, name) for name in ("memory_bytes", "cpus")
         )
-        key = SnapshotKey(image, machine, memory_bytes, cpus, inputs, tuple(parts.items()))
+        network = manifest.get("network")
+        if type(network) is not bool:
+            raise ImageCorrupted("a snapshot in the store does not say if it has a network")
+        pairs = tuple(parts.items())
+        key = SnapshotKey(image, machine, memory_bytes, cpus, inputs, pairs, network)
         memory, state = (self._blob(manifest, name) for name in ("memory", "state"))
         if (
             key.name != name
@@ -141,8 +145,7 @@ class SnapshotStore:
                 if not stat.S_ISREG(found.st_mode) or found.st_size != blob.size:
                     self._discard(stored, f"has {found.st_size} bytes instead of {blob.size}")
             opened.pop_all()
-        key = stored.key
-        return Snapshot(key.machine, key.memory_bytes, key.cpus, False, *descriptors)
+        return _build_snapshot(stored.key, *descriptors)
 
     def verify(self, stored: StoredSnapshot, snapshot: Snapshot) -> None:
         """Check every byte of ``snapshot``, opened from ``stored``, once per boot of the host.
@@ -180,8 +183,7 @@ class SnapshotStore:
                 copies.pop_all()
         finally:
             files.close()
-        key = stored.key
-        return Snapshot(key.machine, key.memory_bytes, key.cpus, False, *copied)
+        return _build_snapshot(stored.key, *copied)
 
     def _check(self, stored: StoredSnapshot, blob: Blob, descriptor: int) -> None:
         from slipway._snapshots.sparse_files import digest
@@ -202,11 +204,7 @@ class SnapshotStore:
             ImageError: the disk is full, or the store cannot be written; nothing is left then.
             HostError: the snapshot is of another machine than ``key``, or cannot be read.
         """
-        if snapshot.serial_port or (key.machine, key.memory_bytes, key.cpus) != (
-            snapshot.machine,
-            snapshot.memory_bytes,
-            snapshot.cpus,
-        ):
+        if snapshot != _build_snapshot(key, snapshot.memory, snapshot.state):
             raise HostError(f"the snapshot is of another machine than {key.name}")
         from slipway_initramfs.store.garbage_collection import try_tidy
 
@@ -269,6 +267,11 @@ class SnapshotStore:
             f"the snapshot {stored.key.name} in the store {why}",
             f"Create it again: slipway image build --snapshot {stored.key.image}",
         )
+
+
+def _build_snapshot(key: SnapshotKey, memory: int, state: int) -> Snapshot:
+    """Return the snapshot of ``key`` with its open files."""
+    return Snapshot(key.machine, key.memory_bytes, key.cpus, False, memory, state, key.network)
 
 
 def _get_disk_bytes(path: Path) -> int:

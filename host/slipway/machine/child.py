@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import socket
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
@@ -11,9 +12,8 @@ from slipway._util.threads import run_shielded
 from slipway.machine.model import Transport
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
-    from contextlib import AsyncExitStack, ExitStack
+    from contextlib import AsyncExitStack
     from typing import Self
 
     from slipway.machine.console import Console
@@ -41,6 +41,24 @@ def open_pair(
             "Raise the limit of open files (ulimit -n).",
         ) from None
     return ours.enter_context(end), theirs.enter_context(other).fileno()
+
+
+def open_unplugged_link(cleanup: ExitStack) -> int:
+    """Return the descriptor of a machine's end of a network link whose other end is closed.
+
+    For a machine that has a network interface, and no gateway yet: a template, or its trial clone.
+    ``cleanup`` closes the descriptor.
+
+    Raises:
+        HostError: this process has too many descriptors.
+    """
+
+    def make() -> tuple[socket.socket, socket.socket]:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    with ExitStack() as closing:
+        _, descriptor = open_pair(make, closing, cleanup)
+    return descriptor
 
 
 class ChildMachine:

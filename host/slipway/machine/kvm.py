@@ -169,6 +169,7 @@ class KvmMachine(ChildMachine):
             not config.virtio,
             memory,
             state,
+            config.network,
         )
 
     async def read_working_set(self) -> list[tuple[int, int]]:

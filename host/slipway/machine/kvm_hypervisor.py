@@ -46,13 +46,15 @@ class KvmHypervisor:
     async def start(self, spec: MachineSpec) -> KvmMachine:
         """Start a VMM; see :meth:`Hypervisor.start`."""
         self.check()
-        config = VmConfig(spec.memory_bytes, spec.cpus, not spec.serial_port)
+        network = () if spec.network is None else (spec.network,)
+        config = VmConfig(spec.memory_bytes, spec.cpus, not spec.serial_port, bool(network))
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 sockets = VmmSockets.open(ours, theirs)
-                command = build_module_command("slipway.vmm.process.vmm_process", sockets.theirs)
+                inherited = (*sockets.theirs, *network)
+                command = build_module_command("slipway.vmm.process.vmm_process", inherited)
                 # The VMM guards itself: two programs less to execute.
-                process = ChildProcess.start(command, pass_fds=sockets.theirs, guarded=False)
+                process = ChildProcess.start(command, pass_fds=inherited, guarded=False)
             machine = KvmMachine(process, sockets.channel, config, self, boot_log=spec.boot_log)
             await machine.start_vm(sockets, spec)
             ours.pop_all()

@@ -56,6 +56,7 @@ def encode_start_message(spec: MachineSpec) -> bytes:
         command_line=build_command_line(spec, find_architecture().KERNEL_ARGUMENTS),
         cpus=str(spec.cpus),
         virtio=str(int(not spec.serial_port)),
+        network=str(int(spec.network is not None)),
     )
     if len(message) >= control.MAX_MESSAGE:
         raise InputError("the kernel's command line is too long")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
-from slipway.machine.child import open_pair
+from slipway.machine.child import open_pair, open_unplugged_link
 from slipway.machine.cloned_process import ClonedProcess
 from slipway.machine.kvm import ANSWER_SECONDS, START_SECONDS, KvmMachine
 from slipway.machine.kvm_parts import VmmSockets
@@ -40,7 +40,7 @@ class KvmTemplate(Template):
         self._process = process
         self._hypervisor = hypervisor
         self._channel = channel
-        self._config = VmConfig(snapshot.memory_bytes, snapshot.cpus, not snapshot.serial_port)
+        self._config = _find_config(snapshot)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Waiting callers, in the order of their requests, each with the pipe of its clone's stderr.
         self._requests: deque[tuple[asyncio.Future[ClonedProcess], int]] = deque()
@@ -89,7 +89,7 @@ class KvmTemplate(Template):
                 f"the zygote ended before it answered: {words or 'no message'}"
             ) from None
 
-    async def clone(self, *, boot_log: bool = False) -> KvmMachine:
+    async def clone(self, *, boot_log: bool = False, network: int | None = None) -> KvmMachine:
         """Request a child, and wait until its VM runs; see :meth:`Template.clone`.
 
         Raises:
@@ -99,12 +99,15 @@ class KvmTemplate(Template):
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 sockets = VmmSockets.open(ours, theirs)
+                given = list(sockets.theirs)
+                if self._config.network:
+                    given.append(open_unplugged_link(theirs) if network is None else network)
                 try:
                     reader, writer = os.pipe2(os.O_CLOEXEC)
                 except OSError as error:
                     raise HostError(f"cannot make a clone: {error.strerror}") from None
                 theirs.callback(os.close, writer)
-                asked = self._request_clone([*sockets.theirs, writer], reader)
+                asked = self._request_clone([*given, writer], reader)
             process = await self._wait_for_clone(asked)
             machine = KvmMachine(
                 process, sockets.channel, self._config, self._hypervisor, boot_log=boot_log
@@ -231,6 +234,13 @@ class KvmTemplate(Template):
             await self._end_zygote()
 
 
+def _find_config(snapshot: Snapshot) -> VmConfig:
+    """Return the configuration of the machine of ``snapshot``."""
+    return VmConfig(
+        snapshot.memory_bytes, snapshot.cpus, not snapshot.serial_port, snapshot.network
+    )
+
+
 def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
     """Check that ``snapshot`` is one of this hypervisor, and that its parts fit together.
 
@@ -242,8 +252,7 @@ def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
             f"a snapshot of the machine {to_plain_line(snapshot.machine)!r} is not for KVM"
         )
     saved = states.decode(states.read(snapshot.state))
-    config = VmConfig(snapshot.memory_bytes, snapshot.cpus, not snapshot.serial_port)
-    if saved.config != config:
+    if saved.config != _find_config(snapshot):
         raise HostError("the snapshot is damaged: its state is of another machine")
     size = os.fstat(snapshot.memory).st_size
     if size != saved.memory:

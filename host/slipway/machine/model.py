@@ -24,6 +24,10 @@ class MachineSpec:
     ``memory_bytes`` is the guest's RAM. ``serial_port`` gives the agent the second UART even where
     a faster port exists: for kernels whose modules we do not have. A ``template`` is started to be
     snapshotted once, and never continues after that.
+
+    With ``network`` the machine has a network interface. It is the machine's end of a link, a
+    socket (AF_UNIX, SOCK_SEQPACKET) with one Ethernet frame a packet. The machine's process
+    inherits a copy; the caller closes its own after the start, also after one that failed.
     """
 
     kernel: Path
@@ -34,6 +38,7 @@ class MachineSpec:
     serial_port: bool = False
     boot_log: bool = False
     template: bool = False
+    network: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class Snapshot:
     ``memory`` and ``state`` are descriptors of regular files that do not change any more; the
     owner of the snapshot closes both. ``memory`` is the guest's RAM (``memory_bytes`` long, with
     holes for zeros), ``state`` the rest, and the RAM that differs from ``memory``. ``machine`` is
-    the name of the hypervisor, which alone can read ``state``.
+    the name of the hypervisor, which alone can read ``state``. ``network``: the machine has a
+    network interface.
     """
 
     machine: str
@@ -52,6 +58,7 @@ class Snapshot:
     serial_port: bool
     memory: int
     state: int
+    network: bool = False
 
     def close(self) -> None:
         """Close both files. Clones that exist keep what they need of them."""
@@ -218,10 +225,12 @@ class Template(Protocol):
     As a context manager it is closed at the end, also if the task is cancelled meanwhile.
     """
 
-    async def clone(self, *, boot_log: bool = False) -> Machine:
+    async def clone(self, *, boot_log: bool = False, network: int | None = None) -> Machine:
         """Return a machine that continues from the snapshot, as soon as its process exists.
 
-        Its agent waits for a Hello that says that it is a clone.
+        Its agent waits for a Hello that says that it is a clone. ``network`` is the end of a link,
+        as in :class:`MachineSpec`, for a snapshot with a network; without it, such a clone has an
+        interface whose frames go nowhere.
 
         Raises:
             HostError: the clone cannot be made; the template may be damaged.

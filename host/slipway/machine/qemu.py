@@ -20,6 +20,7 @@ from slipway._util.errors import HostError
 from slipway.machine import memory_files, migration
 from slipway.machine.child import ChildMachine, open_pair
 from slipway.machine.console import Console
+from slipway.machine.gateway.addresses import GUEST_MAC, MTU
 from slipway.machine.kernel_arguments import COMMON, build_command_line
 from slipway.machine.model import Snapshot
 from slipway.machine.process import ChildProcess
@@ -50,6 +51,12 @@ VIRTIO_PORT = (
 )
 SERIAL_PORT = ("-device", "isa-serial,index=1,chardev=agent")
 
+# Linux refuses a network device that has no control queue, and offers features that need one.
+NO_CONTROL_QUEUE = (
+    "ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,"
+    "ctrl_guest_offloads=off,guest_announce=off,mq=off"
+)
+
 # QEMU rounds a machine's memory up to a multiple of this, in bytes, but not its backend.
 RAM_STEP = 8192
 # A triple fault ends this board.
@@ -77,11 +84,15 @@ class QemuSockets:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """Hardware that a machine and its clones share."""
+    """Hardware that a machine and its clones share.
+
+    The arguments for a ``network`` are those of :func:`build_network_arguments`.
+    """
 
     memory_bytes: int
     cpus: int
     serial_port: bool
+    network: bool = False
 
     def build_arguments(self, sockets: QemuSockets, ram: str) -> list[str]:
         """Return QEMU's arguments; ``ram`` is the memory backend."""
@@ -97,6 +108,15 @@ class Board:
             *["-chardev", f"socket,id=monitor,fd={sockets.monitor}"],
             *["-mon", "chardev=monitor,mode=control"],
         ]
+
+
+def build_network_arguments(link: int) -> list[str]:
+    """Return QEMU's arguments for an interface whose frames are the packets of ``link``."""
+    device = f"virtio-net-device,netdev=net,mac={GUEST_MAC.hex(':')},host_mtu={MTU}"
+    return [
+        *["-netdev", f"dgram,id=net,local.type=fd,local.str={link}"],
+        *["-device", f"{device},{NO_CONTROL_QUEUE}"],
+    ]
 
 
 def build_file_ram(descriptor: int, *, share: bool) -> str:
@@ -143,6 +163,7 @@ def compute_fingerprint() -> str:
     boards = [
         Board(0, 0, serial_port).build_arguments(sockets, "ram") for serial_port in (False, True)
     ]
+    boards.append(build_network_arguments(0))
     parts = (
         *(path, status.st_size, status.st_mtime_ns, boards, COMMON, REBOOT, SAME_ADDRESSES),
         *sorted({line for line in cpu if line.startswith("model name")}),
@@ -235,7 +256,13 @@ class QemuMachine(ChildMachine):
             kept.pop_all()
         board = self._board
         return Snapshot(
-            self.hypervisor.name, board.memory_bytes, board.cpus, board.serial_port, memory, state
+            self.hypervisor.name,
+            board.memory_bytes,
+            board.cpus,
+            board.serial_port,
+            memory,
+            state,
+            board.network,
         )
 
     async def resume(self) -> None:

@@ -41,19 +41,23 @@ class QemuHypervisor:
         """Start QEMU; see :meth:`Hypervisor.start`."""
         qemu.find_program()
         size = -(-spec.memory_bytes // RAM_STEP) * RAM_STEP
-        board = Board(size, spec.cpus, spec.serial_port)
+        board = Board(size, spec.cpus, spec.serial_port, spec.network is not None)
         rest = qemu.build_boot_arguments(spec, self._find_tsc_khz())
+        files: tuple[int, ...] = ()
+        if spec.network is not None:
+            rest += qemu.build_network_arguments(spec.network)
+            files = (spec.network,)
         if not spec.template:
             ram = "memory-backend-ram"
             return await QemuMachine.launch(
-                board, ram, rest, hypervisor=self, boot_log=spec.boot_log
+                board, ram, rest, files, hypervisor=self, boot_log=spec.boot_log
             )
         with ExitStack() as undo:
             memory = memory_files.create("slipway-memory", size)
             undo.callback(os.close, memory)
             ram = qemu.build_file_ram(memory, share=True)
             machine = await QemuMachine.launch(
-                board, ram, rest, (memory,), hypervisor=self, boot_log=spec.boot_log
+                board, ram, rest, (memory, *files), hypervisor=self, boot_log=spec.boot_log
             )
             machine.keep_memory(memory)
             undo.pop_all()

@@ -16,8 +16,9 @@ from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
 from slipway.machine import memory_files, migration
+from slipway.machine.child import open_unplugged_link
 from slipway.machine.model import Template
-from slipway.machine.qemu import Board, QemuMachine, build_file_ram
+from slipway.machine.qemu import Board, QemuMachine, build_file_ram, build_network_arguments
 
 if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, Snapshot
@@ -42,7 +43,7 @@ class QemuTemplate(Template):
             undo.pop_all()
         return cls(snapshot, hypervisor)
 
-    async def clone(self, *, boot_log: bool = False) -> QemuMachine:
+    async def clone(self, *, boot_log: bool = False, network: int | None = None) -> QemuMachine:
         """Start QEMU for a clone; see :meth:`slipway.machine.model.Template.clone`.
 
         A state that QEMU cannot load ends its process, like a guest that crashes: the handshake
@@ -51,24 +52,28 @@ class QemuTemplate(Template):
         if not self._open:
             raise HostError("the template is closed")
         snapshot = self._snapshot
-        board = Board(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port)
+        board = Board(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port, snapshot.network)
+        rest = ["-incoming", "defer"]
         files: tuple[int, ...] = ()
         # To read a hole of a file fills it; holes of anonymous memory stay.
         ram = "memory-backend-ram"
         if not memory_files.is_empty(snapshot.memory):
             ram, files = build_file_ram(snapshot.memory, share=False), (snapshot.memory,)
-        state = memory_files.reopen(snapshot.state)
-        try:
+        with ExitStack() as launched:
+            if snapshot.network:
+                link = open_unplugged_link(launched) if network is None else network
+                rest += build_network_arguments(link)
+                files = (*files, link)
+            state = memory_files.reopen(snapshot.state)
+            launched.callback(os.close, state)
             machine = await QemuMachine.launch(
                 board,
                 ram,
-                ["-incoming", "defer"],
+                rest,
                 (*files, state),
                 hypervisor=self._hypervisor,
                 boot_log=boot_log,
             )
-        finally:
-            os.close(state)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(machine.stop)
             migration.load(machine.monitor, state)

@@ -20,8 +20,11 @@ from slipway.vmm.vcpu_thread import Ending, VcpuThread, accept_kicks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from slipway.vmm.arch.model import Stateful
     from slipway.vmm.devices.model import Trigger
+    from slipway.vmm.devices.virtio_net import VirtioNet
     from slipway.vmm.kvm.vm import Vm
     from slipway.vmm.snapshot.state_file import Saved
     from slipway.vmm.spec import BootSpec, VmConfig
@@ -33,17 +36,22 @@ AGENT = 1
 class MicroVm:
     """Owner of all parts of one VM; the eventfd ``ended`` is written at its end.
 
-    ``agent`` and ``console`` are descriptors of stream sockets.
+    ``sockets`` are the descriptors of two stream sockets, for agent and console, and if the
+    configuration has a network, of the machine's end of a link.
     """
 
     def __init__(
-        self, config: VmConfig, agent: int, console: int, memory: GuestMemory | None = None
+        self,
+        config: VmConfig,
+        sockets: Sequence[int],
+        memory: GuestMemory | None = None,
     ) -> None:
         """Make a VM that is then booted or restored; ``memory`` may have its content already.
 
         Raises:
             HostError: this host cannot run the VM.
         """
+        agent, console, *network = sockets
         self.lock = threading.Lock()
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         self.ending: Ending | None = None
@@ -62,6 +70,7 @@ class MicroVm:
         self._devices: dict[str, Stateful] = {}
         self._triggers: dict[str, Trigger] = {}
         self._attach()
+        self.network = self._attach_network(network[0]) if config.network else None
         self._vcpus = [self._vm.create_vcpu(number) for number in range(config.cpus)]
         self._threads = [VcpuThread(v, self._bus, self.lock, self._end) for v in self._vcpus]
         # Before the confinement, like all objects.
@@ -81,7 +90,7 @@ class MicroVm:
             spec.command_line,
             config.cpus,
             serials=1 if config.virtio else 2,
-            virtio=int(config.virtio),
+            virtio=config.virtio + config.network,
         )
         entry = self._arch.load(self._memory, spec.kernel, spec.initramfs, plan)
         for vcpu in self._vcpus:
@@ -98,6 +107,8 @@ class MicroVm:
             self._triggers[name]()
         assert self.backend.port is not None
         self.backend.port.drain()
+        if self.network is not None:
+            self.network.ready(readable=True)
 
     def _attach(self) -> None:
         vm, bus = self._vm, self._bus
@@ -118,6 +129,19 @@ class MicroVm:
         self._triggers["agent"] = trigger
         self.backend.port = self._devices["agent"] = port
         self._devices |= self._arch.attach_board(bus, self._on_reset, time.time)
+
+    def _attach_network(self, descriptor: int) -> VirtioNet:
+        """Attach a network device behind the other virtio devices."""
+        # Most machines have no network, and save the time of the import.
+        from slipway.vmm.devices.virtio_net import VirtioNet
+
+        number = int(self._config.virtio)
+        trigger = self._create_trigger(self._vm, self._arch.find_virtio_line(number))
+        device = VirtioNet(self._memory, trigger, descriptor)
+        self._arch.attach_virtio(self._bus, number, device)
+        self._triggers["network"] = trigger
+        self._devices["network"] = device
+        return device
 
     @staticmethod
     def _create_trigger(vm: Vm, line: int) -> Trigger:
@@ -179,6 +203,12 @@ class MicroVm:
         """Continue after the agent's socket became readable or writable."""
         with self.lock:
             self.backend.ready()
+
+    def on_network_ready(self, *, readable: bool) -> None:
+        """Continue after the network's socket became ``readable``, or writable, or both."""
+        assert self.network is not None
+        with self.lock:
+            self.network.ready(readable=readable)
 
     def describe(self) -> list[str]:
         """Return registers and instruction bytes of all vCPUs, which stand still, in lines."""

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 
 @record
 class VmConfig:
-    """RAM in bytes, number of vCPUs, and the agent's port: a virtio console or the second UART.
+    """RAM in bytes, number of vCPUs, the agent's port, and whether there is a network interface.
 
-    A VM and its clones have the same.
+    The port is a virtio console or the second UART. A VM and its clones have the same.
     """
 
     memory_bytes: int
     cpus: int
     virtio: bool
+    network: bool = False
 
 
 @record

@@ -28,6 +28,7 @@ from slipway.machine.qemu import (
     build_boot_arguments,
     build_file_ram,
     build_kernel_command_line,
+    build_network_arguments,
 )
 from slipway.machine.qemu_hypervisor import QemuHypervisor
 from slipway.machine.tsc import find_tsc_khz, measure_khz
@@ -189,6 +190,17 @@ def test_serial_port_is_named_to_the_agent() -> None:
     board = Board(spec.memory_bytes, spec.cpus, serial_port=True).build_arguments(SOCKETS, "ram")
     assert any("isa-serial" in word for word in board)
     assert not any("virtio" in word for word in board)
+
+
+def test_network_is_a_device_of_its_own_on_an_inherited_socket() -> None:
+    words = build_network_arguments(7)
+
+    assert words[:2] == ["-netdev", "dgram,id=net,local.type=fd,local.str=7"]
+    assert words[2] == "-device"
+    device, *settings = words[3].split(",")
+    assert device == "virtio-net-device"
+    assert {"netdev=net", "mac=52:54:00:53:4c:50", "host_mtu=65520"} < set(settings)
+    assert not any("net" in word for word in BOARD.build_arguments(SOCKETS, "ram"))
 
 
 def test_qemu_gets_kernel_memory_and_sandbox() -> None:

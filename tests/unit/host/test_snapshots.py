@@ -72,7 +72,8 @@ def write_snapshot(pieces: dict[int, bytes], state: bytes = STATE) -> Snapshot:
         files.append(memory_files.create("test", size))
         for offset, data in parts.items():
             os.pwrite(files[-1], data, offset)
-    return Snapshot("qemu", MEMORY, 1, False, *files)
+    memory, rest = files
+    return Snapshot("qemu", MEMORY, 1, False, memory, rest)
 
 
 def content(descriptor: int) -> bytes:
@@ -174,10 +175,28 @@ def test_snapshot_of_another_machine_is_refused(
         replace(snapshot, machine="kvm"),
         replace(snapshot, memory_bytes=MEMORY // 2),
         replace(snapshot, serial_port=True),
+        replace(snapshot, network=True),
     ):
         with pytest.raises(HostError, match="another machine"):
             store.save(key, other)
     assert store.list() == []
+
+
+def test_snapshot_with_a_network_is_kept_beside_the_one_without(
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, stored: StoredSnapshot
+) -> None:
+    store = SnapshotStore(images)
+    other = replace(key, network=True)
+    assert store.find(other) is None
+
+    store.save(other, replace(snapshot, network=True))
+
+    found = store.find(other)
+    assert found is not None
+    assert found.key.name == f"{key.name}-network"
+    assert store.find(key) == stored
+    with store.open(found) as opened, store.open(stored) as plain:
+        assert (opened.network, plain.network) == (True, False)
 
 
 def test_snapshots_go_with_their_image(
@@ -819,6 +838,7 @@ def test_whatever_changes_makes_another_shape(assets: Assets) -> None:
     keys.append(SnapshotKey.of(on(assets, host="another host"), 1))
     keys.append(SnapshotKey.of(on(assets, name="kvm"), 1))
     keys.append(SnapshotKey.of(assets, 2))
+    keys.append(SnapshotKey.of(assets, 1, network=True))
 
     assert len({key.inputs for key in keys}) == len(keys)
 

@@ -104,7 +104,11 @@ async def test_any_messages_are_refused(messages: list[bytes]) -> None:
 
 
 async def test_state_of_another_machine_is_refused() -> None:
-    for config in (VmConfig(64 * MIB, 1, True), VmConfig(64 * MIB, 2, False)):
+    for config in (
+        VmConfig(64 * MIB, 1, True),
+        VmConfig(64 * MIB, 2, False),
+        VmConfig(64 * MIB, 2, True, True),
+    ):
         with pytest.raises(HostError, match="an invalid snapshot of its machine"):
             await received([state(), SAVED], config=config)
 

@@ -46,7 +46,7 @@ def judged(number: int, *arguments: int, architecture: int = X86_64) -> int:
 
 
 @pytest.mark.parametrize(
-    "number", [0, 1, 232, 281, 15, 219, 228, 230, 11, 28, 12, 60, 231, 39, 186]
+    "number", [0, 1, 19, 20, 232, 281, 15, 219, 228, 230, 11, 28, 12, 60, 231, 39, 186]
 )
 def test_call_that_a_vmm_makes_is_allowed(number: int) -> None:
     assert judged(number) == ALLOW
@@ -80,7 +80,7 @@ def test_call_that_no_vmm_makes_is_refused(number: int) -> None:
 def test_all_numbers_but_few_are_refused() -> None:
     allowed = [number for number in range(435) if judged(number) == ALLOW]
 
-    assert len(allowed) < 30
+    assert len(allowed) <= 30
     assert {judged(number) for number in range(435)} == {ALLOW, REFUSED}
 
 

@@ -12,7 +12,7 @@ from slipway.vmm.process import call_filter
 
 # To run, and to read for reports and snapshots. No call that makes, connects or sets.
 _IOCTLS = {"x86_64": (abi.KVM_RUN, *x86_64_state.READING)}
-_CALLS = {"x86_64": {"ioctl": 16, **call_filter.X86_64_CALLS}}
+_CALLS = {"x86_64": {"ioctl": 16, "readv": 19, **call_filter.X86_64_CALLS}}
 _AUDIT = {"x86_64": call_filter.AUDIT_X86_64}
 
 

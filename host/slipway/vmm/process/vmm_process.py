@@ -1,7 +1,8 @@
-"""Process of a VMM, ``python -c ... PARENT CONTROL AGENT CONSOLE``, started by the kvm hypervisor.
+"""Process of a VMM, started by the kvm hypervisor.
 
-The arguments are the parent's process id and inherited descriptors. The first message on the
-control channel says which guest to boot; the end of that channel is the end of the process.
+The arguments, behind the path of this package, are the parent's process id and inherited
+descriptors: control channel, agent, console, and network if the machine has one. The first message
+on the control channel says which guest to boot; the end of that channel is the end of the process.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ _WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 def main() -> NoReturn:
     """Run one VM to its end."""
-    parent, channel, agent, console = map(int, sys.argv[-4:])
+    parent, channel, *sockets = map(int, sys.argv[2:])
     privileges.set_parent_death_signal(parent)
-    run_and_exit(
-        channel, lambda: VmmProcess(channel, agent, _boot_vm(channel, agent, console)).run()
-    )
+    run_and_exit(channel, lambda: VmmProcess(channel, _boot_vm(channel, sockets)).run())
 
 
-def _boot_vm(channel: int, agent: int, console: int) -> MicroVm:
+def _boot_vm(channel: int, sockets: list[int]) -> MicroVm:
     """Return the VM that the parent requests."""
     verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
     if verb != control.START:
         os._exit(1)  # the parent died before its request
-    config = VmConfig(int(texts["memory"]), int(texts["cpus"]), texts["virtio"] == "1")
-    vm = MicroVm(config, agent, console)
+    config = VmConfig(
+        int(texts["memory"]), int(texts["cpus"]), texts["virtio"] == "1", texts["network"] == "1"
+    )
+    vm = MicroVm(config, sockets)
     vm.boot(BootSpec(texts["kernel"], texts["initramfs"].split("\n"), texts["command_line"]))
     return vm
 
@@ -81,10 +82,9 @@ def send_message(channel: int, verb: str, **texts: str) -> None:
 class VmmProcess:
     """Main thread: handles the parent's requests, and the end of the VM."""
 
-    def __init__(self, channel: int, agent: int, vm: MicroVm, began_ns: int = 0) -> None:
+    def __init__(self, channel: int, vm: MicroVm, began_ns: int = 0) -> None:
         """Take the VM; ``began_ns`` is when the fork of a clone began (``time.monotonic_ns``)."""
         self._channel = channel
-        self._agent = agent
         self._vm = vm
         self._began_ns = began_ns
         self._pagemap = -1
@@ -93,10 +93,14 @@ class VmmProcess:
         """Run until VM or parent has ended; return the exit status."""
         vm = self._vm
         poll = select.epoll()
-        poll.register(self._agent, _WATCHED)
+        poll.register(vm.backend.descriptor, _WATCHED)
         poll.register(self._channel, select.EPOLLIN)
         poll.register(vm.backend.wake, select.EPOLLIN)
         poll.register(vm.ended, select.EPOLLIN)
+        network = -1
+        if vm.network is not None:
+            network = vm.network.descriptor
+            poll.register(network, _WATCHED)
         self._pagemap = confine.drop_privileges(
             vm.memory.host_address
         )  # from here on no import, file or object is made
@@ -105,10 +109,12 @@ class VmmProcess:
         send_message(self._channel, control.RUNNING, cpu_us=str(cpu_us), start_us=str(start_us))
         vm.start()
         while vm.ending is None and not vm.backend.ended:
-            for descriptor, _ in poll.poll():
+            for descriptor, events in poll.poll():
                 if descriptor == self._channel:
                     if not self._handle_request():
                         return 0
+                elif descriptor == network:
+                    vm.on_network_ready(readable=bool(events & select.EPOLLIN))
                 elif descriptor != vm.ended:
                     vm.on_agent_ready()
         if vm.ending is None:

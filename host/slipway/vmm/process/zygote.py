@@ -32,7 +32,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-# Of a clone: control channel, agent, console, standard error.
+# Of a clone: control channel, agent, console, standard error; before the last, network if the
+# snapshot's machine has one.
 DESCRIPTORS = 4
 
 
@@ -64,6 +65,8 @@ class Zygote:
         # Process ids of the children, by pidfd.
         self._children: dict[int, int] = {}
         self._closing = False
+        if self._saved.network:  # once, before the forks
+            import slipway.vmm.devices.virtio_net  # noqa: F401
         # Present objects stay, and are exempt from garbage collection.
         gc.disable()
         gc.freeze()
@@ -82,7 +85,8 @@ class Zygote:
 
     def _handle_request(self) -> None:
         try:
-            message, given = descriptors.receive(self._channel, control.MAX_MESSAGE, DESCRIPTORS)
+            count = DESCRIPTORS + self._saved.network
+            message, given = descriptors.receive(self._channel, control.MAX_MESSAGE, count)
         except OSError:
             os._exit(1)  # the parent has ended
         verb, _ = control.decode(message)
@@ -144,7 +148,7 @@ class Zygote:
 
     def _run_child(self, zygote: int, given: list[int], began: int) -> NoReturn:
         """Run the child's VM and end; never returns, so that a child never acts as zygote."""
-        channel, agent, console, errors = given
+        channel, *sockets, errors = given
         try:
             privileges.set_parent_death_signal(zygote)
             os.dup2(errors, sys.stderr.fileno())
@@ -153,14 +157,14 @@ class Zygote:
             self._channel.close()
             for descriptor in (errors, *self._children):
                 os.close(descriptor)
-            run_and_exit(channel, lambda: self._run_clone(channel, agent, console, began))
+            run_and_exit(channel, lambda: self._run_clone(channel, sockets, began))
         finally:  # on any error, a child never acts as zygote
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
             os._exit(1)
 
-    def _run_clone(self, channel: int, agent: int, console: int, began: int) -> int:
+    def _run_clone(self, channel: int, sockets: list[int], began: int) -> int:
         gc.enable()
-        vm = MicroVm(self._saved.config, agent, console, self._memory)
+        vm = MicroVm(self._saved.config, sockets, self._memory)
         vm.restore(self._saved)
-        return VmmProcess(channel, agent, vm, began).run()
+        return VmmProcess(channel, vm, began).run()

@@ -45,6 +45,7 @@ class Saved:
     memory: int
     cpus: int
     virtio: bool
+    network: bool
     vcpus: list[dict[str, bytes | int]]
     machine: dict[str, bytes | int]
     devices: dict[str, Any]
@@ -53,7 +54,7 @@ class Saved:
     @property
     def config(self) -> VmConfig:
         """The configuration of the VM."""
-        return VmConfig(self.memory, self.cpus, self.virtio)
+        return VmConfig(self.memory, self.cpus, self.virtio, self.network)
 
 
 _FIELDS = tuple(Saved.__annotations__)
@@ -132,8 +133,10 @@ def _check_state(value: Any) -> Saved:
     if type(value) is not dict or value.keys() != set(_FIELDS):
         raise ValueError("unexpected parts")
     saved = Saved(**value)
-    if type(saved.architecture) is not str or type(saved.virtio) is not bool:
-        raise ValueError("its architecture or port is invalid")
+    if type(saved.architecture) is not str:
+        raise ValueError("its architecture is invalid")
+    if type(saved.virtio) is not bool or type(saved.network) is not bool:
+        raise ValueError("its port or network is invalid")
     if type(saved.memory) is not int or not saved.memory or saved.memory % PAGE:
         raise ValueError("its memory size is invalid")
     if type(saved.cpus) is not int or not 0 < saved.cpus <= MAX_CPUS:

@@ -62,6 +62,7 @@ class StateSaver:
                 memory=config.memory_bytes,
                 cpus=config.cpus,
                 virtio=config.virtio,
+                network=config.network,
                 vcpus=vcpus,
                 machine=machine,
                 devices=devices,
@@ -90,11 +91,17 @@ class StateSaver:
 
     def _restore_devices(self, saved: dict[str, Any]) -> list[str]:
         devices: dict[str, Any] = self._devices
-        interrupting = []
-        for name in ("console", "agent"):
+        interrupting: list[str] = []
+        for name in ("console", "agent", "network"):
+            if name not in devices:  # a machine without a network
+                continue
             device, value = devices[name], saved.get(name)
             due: object
-            if isinstance(device, Uart):
+            if name == "network":
+                transport = states.decode_transport(value, len(device.queues))
+                device.restore(transport)
+                due = transport.interrupt_status
+            elif isinstance(device, Uart):
                 port = states.decode_uart(value)
                 device.restore(port)
                 due = port.asserted
