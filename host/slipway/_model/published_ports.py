@@ -1,0 +1,125 @@
+"""Published ports: addresses of this host whose connections go to a port of the guest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slipway._model.network_rules import MAX_PORT
+from slipway._util.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+UNIX = "unix"
+MAX_PUBLISHED = 32
+# The agent's own port; only the gateway may connect there.
+AGENT_PORT = 1
+# Bytes of the path of a Unix socket (unix(7)), without the NUL at its end.
+_MAX_PATH = 107
+_EXAMPLES = "Examples: 8000, 8080:8000, 0.0.0.0:8080:8000, unix:/tmp/web.sock:8000."
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """Published port: ``guest`` is the guest's port, and ``host`` an address or ``unix``.
+
+    ``port`` 0 is a port that the kernel chooses. ``path`` is that of a Unix socket.
+    """
+
+    guest: int
+    host: str = LOOPBACK
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        """Return the mapping as a user would write it."""
+        if self.host == UNIX:
+            return f"{UNIX}:{self.path}:{self.guest}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}:{self.guest}" if self.port else f"{host}:{self.guest}"
+
+
+def read_port_mapping(given: str | int) -> PortMapping:
+    """Return the mapping ``[HOST:][PORT:]GUEST`` or ``unix:PATH:GUEST``.
+
+    Raises:
+        InputError: the mapping is invalid.
+    """
+    text = str(given).strip()
+    before, _, last = text.rpartition(":")
+    guest = _read_port(text, last)
+    if guest == AGENT_PORT:
+        raise _refuse(text, f"has the guest's port {AGENT_PORT}, which its agent uses", _EXAMPLES)
+    if before.startswith(f"{UNIX}:"):
+        return PortMapping(guest, UNIX, path=_check_path(text, before[len(UNIX) + 1 :]))
+    if text == last:
+        return PortMapping(guest)
+    host, colon, port = before.rpartition(":")
+    if before.startswith("[") and before.endswith("]"):
+        return PortMapping(guest, _check_address(text, before))
+    if colon:
+        return PortMapping(guest, _check_address(text, host), _read_port(text, port))
+    if _is_number(before):
+        return PortMapping(guest, port=_read_port(text, before))
+    return PortMapping(guest, _check_address(text, before))
+
+
+def read_port_mappings(published: tuple[str | int, ...]) -> tuple[PortMapping, ...]:
+    """Return all mappings of a network.
+
+    Raises:
+        InputError: a mapping is invalid, or is the second for an address of the host.
+    """
+    if len(published) > MAX_PUBLISHED:
+        raise InputError(
+            f"publish has {len(published)} ports, and at most {MAX_PUBLISHED} are allowed",
+            "Publish fewer ports.",
+        )
+    mappings = tuple(map(read_port_mapping, published))
+    places = [
+        (mapping.host, mapping.port, mapping.path)
+        for mapping in mappings
+        if mapping.port or mapping.path
+    ]
+    for at, place in enumerate(places):
+        if place in places[:at]:
+            name = place[2] or f"{place[0]}:{place[1]}"
+            raise InputError(f"publish has {name[:80]!r} twice", "Publish each place once.")
+    return mappings
+
+
+def _read_port(text: str, port: str) -> int:
+    if not _is_number(port) or not 1 <= int(port) <= MAX_PORT:
+        raise _refuse(text, f"has {port[:20]!r} for a port of 1 to {MAX_PORT}", _EXAMPLES)
+    return int(port)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 6
+
+
+def _check_address(text: str, host: str) -> str:
+    """Return the address of a host without brackets; a name is refused, as it may have several."""
+    from ipaddress import ip_address
+
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ip_address(bare)
+    except ValueError:
+        raise _refuse(text, f"has {host[:60]!r} for an address of this host", _EXAMPLES) from None
+    if "%" in bare or (address.version == 6) != (bare is not host):
+        raise _refuse(text, f"has {host[:60]!r} for an address of this host", _EXAMPLES)
+    return str(address)
+
+
+def _check_path(text: str, path: str) -> str:
+    size = len(path.encode("utf-8", "surrogatepass"))
+    if not path or size > _MAX_PATH or not path.isprintable():
+        raise _refuse(
+            text,
+            f"has no path of 1 to {_MAX_PATH} bytes without control characters",
+            "Use a short path, such as unix:/tmp/web.sock:8000.",
+        )
+    return path
+
+
+def _refuse(text: str, why: str, hint: str) -> InputError:
+    return InputError(f"published port {text[:80]!r} {why}", hint)

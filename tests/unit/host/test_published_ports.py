@@ -1,0 +1,88 @@
+"""Published ports: their grammar and bounds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slipway._model.network import Network
+from slipway._model.published_ports import MAX_PUBLISHED, PortMapping, read_port_mapping
+from slipway._util.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("given_port", "mapping"),
+    [
+        (8000, PortMapping(8000)),
+        ("8000", PortMapping(8000)),
+        ("8080:80", PortMapping(80, port=8080)),
+        ("0.0.0.0:80", PortMapping(80, "0.0.0.0")),
+        ("192.168.1.5:8080:80", PortMapping(80, "192.168.1.5", 8080)),
+        ("[::1]:80", PortMapping(80, "::1")),
+        ("[::1]:8080:80", PortMapping(80, "::1", 8080)),
+        ("unix:/tmp/web.sock:80", PortMapping(80, "unix", path="/tmp/web.sock")),
+        ("unix:/tmp/a:b:80", PortMapping(80, "unix", path="/tmp/a:b")),
+    ],
+)
+def test_port_is_read(given_port: str | int, mapping: PortMapping) -> None:
+    assert read_port_mapping(given_port) == mapping
+    assert read_port_mapping(str(mapping)) == mapping
+
+
+@pytest.mark.parametrize(
+    ("given_port", "words"),
+    [
+        ("", "''"),
+        (0, "'0'"),
+        (70000, "'70000'"),
+        (-1, "'-1'"),
+        (1, "which its agent uses"),
+        ("0:80", "'0'"),
+        ("80:", "''"),
+        (":80", "address of this host"),
+        ("localhost:8080:80", "'localhost'"),
+        ("::1:8080:80", "'::1'"),
+        ("[127.0.0.1]:80", "'[127.0.0.1]'"),
+        ("fe80::1%eth0:8080:80", "address of this host"),
+        ("unix::80", "no path"),
+        (f"unix:/{'a' * 107}:80", "no path"),
+        ("unix:/tmp/a\nb:80", "no path"),
+    ],
+)
+def test_wrong_port_is_named(given_port: str | int, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Network(publish=(given_port,))
+
+    assert repr(str(given_port)[:80]) in caught.value.message
+    assert words in caught.value.message
+
+
+def test_place_of_the_host_is_published_once() -> None:
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:8080"):
+        Network(publish=("8080:80", "127.0.0.1:8080:81"))
+    with pytest.raises(InputError, match=r"web\.sock"):
+        Network(publish=("unix:/tmp/web.sock:80", "unix:/tmp/web.sock:81"))
+
+    assert len(Network(publish=(80, 80)).port_mappings) == 2
+
+
+def test_number_of_published_ports_is_bounded() -> None:
+    with pytest.raises(InputError, match="at most 32"):
+        Network(publish=(80,) * (MAX_PUBLISHED + 1))
+
+
+@pytest.mark.parametrize("wrong", [None, 8.5, True, b"80"])
+def test_port_is_a_text_or_an_integer(wrong: object) -> None:
+    with pytest.raises(InputError, match="publish of a network"):
+        Network(publish=(wrong,))  # type: ignore[arg-type]
+
+
+@given(st.text(alphabet="0123456789:.[]unix/ab%\n", max_size=40))
+def test_any_text_is_a_port_or_an_input_error(text: str) -> None:
+    try:
+        mapping = read_port_mapping(text)
+    except InputError:
+        return
+
+    assert read_port_mapping(str(mapping)) == mapping
