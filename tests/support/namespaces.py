@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from slipway.machine.gateway import addresses
 from slipway.vmm.libc import libc
 from slipway.vmm.process.privileges import CLONE_NEWNET, CLONE_NEWNS
+from support.host_programs import need_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,8 +129,7 @@ class Namespace:
             mac = addresses.GUEST_MAC.hex(":")
             run_ip(f"link set eth0 mtu {addresses.MTU} address {mac}")
             guest, gateway = format_address(addresses.GUEST), format_address(addresses.GATEWAY)
-            for name, value in (("ipv6/conf/eth0/disable_ipv6", "1"),):
-                Path("/proc/sys/net", name).write_text(value)
+            Path("/proc/sys/net/ipv6/conf/eth0/disable_ipv6").write_text("1")
             run_ip(f"address add {guest}/{addresses.PREFIX_BITS} dev eth0")
             run_ip("link set eth0 up")
             run_ip(f"route add default via {gateway}")
@@ -149,4 +149,4 @@ def format_address(address: bytes) -> str:
 
 def run_ip(arguments: str) -> None:
     """Run a command of iproute2."""
-    subprocess.run(["ip", *arguments.split()], check=True, capture_output=True)
+    subprocess.run([need_program("ip"), *arguments.split()], check=True, capture_output=True)

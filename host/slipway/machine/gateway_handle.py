@@ -48,13 +48,15 @@ class GatewaySettings:
 
     ``rules`` is the form of :mod:`slipway.machine.gateway.policy`. A port of 0 is chosen by the
     kernel. ``rate`` is in bytes a second and ``limit`` in bytes, both for both directions together,
-    and 0 for no limit.
+    and 0 for no limit. Without ``checksums``, those of TCP are left out, for a device that vouches
+    for its frames.
     """
 
     rules: str = ""
     publish: tuple[PublishedPort, ...] = ()
     rate: int = 0
     limit: int = 0
+    checksums: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class GatewayHandle:
             publish="\n".join(lines),
             rate=str(settings.rate),
             limit=str(settings.limit),
+            checksums=str(int(settings.checksums)),
         )
         with suppress(OSError):  # the end of the process is noticed by the channel
             channel.send(message)

@@ -9,6 +9,8 @@ from __future__ import annotations
 # 198.18.0.2, with a prefix of 30 bits.
 GUEST = bytes((198, 18, 0, 2))
 PREFIX_BITS = 30
+# 127.0.0.1 in the guest, for published ports of servers that listen there only.
+GUEST_LOOPBACK = bytes((127, 0, 0, 1))
 # 198.18.0.1; also the only resolver of names.
 GATEWAY = bytes((198, 18, 0, 1))
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from typing import NamedTuple
 
-from slipway.machine.gateway.addresses import ETHERNET_HEADER, GUEST
+from slipway.machine.gateway.addresses import ETHERNET_HEADER, GUEST, GUEST_LOOPBACK
 from slipway.machine.gateway.checksum import finish_checksum, sum_words
 from slipway.machine.gateway.ethernet import IPV4_HEADER, FrameError
-from slipway.machine.gateway.named_tuple import NamedTuple
 
 # Version and length of a header without options.
 VERSION_AND_LENGTH = 0x45
@@ -38,11 +38,15 @@ class Protocol(IntEnum):
 
 
 class Packet(NamedTuple):
-    """IPv4 packet of the guest; ``payload`` is a view of the frame."""
+    """IPv4 packet of the guest; ``payload`` is a view of the frame.
+
+    ``source`` is 127.0.0.1 for answers of a server that the gateway has reached there.
+    """
 
     destination: bytes
     protocol: int
     payload: memoryview
+    source: bytes = GUEST
 
 
 class Datagram(NamedTuple):
@@ -54,7 +58,7 @@ class Datagram(NamedTuple):
     payload: memoryview
 
 
-def parse_ipv4(frame: bytes | memoryview) -> Packet:
+def parse_ipv4(frame: bytes) -> Packet:
     """Return the packet of an Ethernet frame, without padding behind the packet.
 
     Raises:
@@ -72,10 +76,10 @@ def parse_ipv4(frame: bytes | memoryview) -> Packet:
         raise FrameError("length of the IPv4 packet")
     if fragment & _MORE_FRAGMENTS_OR_OFFSET:
         raise FrameError("fragment")
-    if source != GUEST:
+    if source != GUEST and (source != GUEST_LOOPBACK or protocol != Protocol.TCP):
         raise FrameError("spoofed source")
     payload = memoryview(frame)[ETHERNET_HEADER + header_bytes : ETHERNET_HEADER + total]
-    return Packet(destination, protocol, payload)
+    return Packet(destination, protocol, payload, source)
 
 
 def build_ipv4(source: bytes, protocol: Protocol, payload: bytes) -> bytes:

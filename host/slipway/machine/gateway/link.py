@@ -53,8 +53,6 @@ class Link:
     def __init__(self, descriptor: int, now: float, byte_rate: int = 0) -> None:
         """Take the descriptor; ``byte_rate`` is in bytes a second, 0 for no limit."""
         self._descriptor = descriptor
-        self._buffer = bytearray(_BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
         self._waiting: deque[bytes] = deque()
         self._buckets = [(TokenBucket(FRAME_RATE, FRAME_BURST, now), False)]
         if byte_rate:
@@ -76,7 +74,7 @@ class Link:
             return WRITE
         return 0 if self.pause else READ
 
-    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+    def send(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         """Send a frame, in parts, or keep a copy of it until the machine takes it."""
         self._count(sum(map(len, parts)))
         if self._waiting:
@@ -100,22 +98,22 @@ class Link:
                 self.ended = True
             self._waiting.popleft()
 
-    def receive(self, handle: Callable[[memoryview], None]) -> None:
-        """Call ``handle`` with some frames of the machine; each view is valid during the call."""
+    def receive(self, handle: Callable[[bytes], None]) -> None:
+        """Call ``handle`` with some frames of the machine, each an object of its own."""
         for _ in range(BATCH):
             if self._waiting:
                 return
             try:
-                length = os.readv(self._descriptor, (self._buffer,))
+                frame = os.read(self._descriptor, _BUFFER_BYTES)
             except BlockingIOError:
                 return
             except OSError:
-                length = 0
-            if not length:
+                frame = b""
+            if not frame:
                 self.ended = True
                 return
-            self._count(length)
-            handle(self._view[:length])
+            self._count(len(frame))
+            handle(frame)
 
     def update_pause(self, now: float) -> None:
         """Set :attr:`pause` as of ``now``."""

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ, WRITE, ENDED = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
+# Report an event once, when it begins.
+EDGES = select.EPOLLET
 # A descriptor that is watched for nothing still reports its end, by epoll_ctl(2), at each poll; by
 # edges it does so once.
-_IDLE = select.EPOLLET
+_IDLE = EDGES
 
 
 class Poller:
@@ -38,9 +40,13 @@ class Poller:
         if self._watched.pop(descriptor, None):
             self._epoll.unregister(descriptor)
 
-    def poll(self, seconds: float | None) -> None:
-        """Wait at most ``seconds``, and call the handlers of all descriptors with events."""
-        for descriptor, events in self._epoll.poll(seconds):
+    def wait(self, seconds: float | None) -> list[tuple[int, int]]:
+        """Wait at most ``seconds``; return descriptors and their events for :meth:`handle`."""
+        return self._epoll.poll(seconds)
+
+    def handle(self, happened: list[tuple[int, int]]) -> None:
+        """Call the handlers of all descriptors with events."""
+        for descriptor, events in happened:
             # An earlier handler may have removed it, and another may have got its number: a handler
             # takes an event that did not happen.
             if watched := self._watched.get(descriptor):

@@ -7,7 +7,8 @@ import os
 
 from slipway._util.errors import InputError
 
-BACKLOG = 64
+# As many as may be open: a caller whose SYN is dropped tries again after a second only.
+BACKLOG = 256
 _NEW = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
 # Host of a published port that is a socket in the file system.
 UNIX = "unix"

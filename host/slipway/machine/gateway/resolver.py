@@ -7,6 +7,7 @@ import _thread
 import os
 from _queue import SimpleQueue
 from collections import deque
+from math import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class Resolver:
         self._pending: set[bytes] = set()
         self._threads = 0
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    @property
+    def deadline(self) -> float:
+        """The time of the next :meth:`expire` that has an effect, or infinity."""
+        return min((end for end, _ in self._waiting.values()), default=inf)
 
     def start(self, name: bytes, answer: Answer, now: float) -> bool:
         """Look ``name`` up and call ``answer`` from :meth:`collect`; False if too many are waiting.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntFlag
+from typing import TYPE_CHECKING, NamedTuple
 
 from slipway.machine.gateway.addresses import GUEST
 from slipway.machine.gateway.checksum import finish_checksum, sum_words
@@ -15,9 +16,7 @@ from slipway.machine.gateway.ipv4 import (
     VERSION_AND_LENGTH,
     Protocol,
 )
-from slipway.machine.gateway.named_tuple import NamedTuple
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway.machine.gateway.ipv4 import Packet
 
@@ -52,11 +51,12 @@ FIN, SYN, RST, PSH, ACK = (int(flag) for flag in Flag)
 
 
 class Flow(NamedTuple):
-    """Ports and address of one connection of the guest; the guest's address is fixed."""
+    """Ports and addresses of one connection of the guest; ``guest`` may be its 127.0.0.1."""
 
     guest_port: int
     address: bytes
     port: int
+    guest: bytes = GUEST
 
 
 class Segment(NamedTuple):
@@ -97,7 +97,7 @@ def parse_tcp(packet: Packet) -> tuple[Flow, Segment]:
     if flags & SYN and header_bytes > _TCP_HEADER_BYTES:
         mss, scale = _parse_options(bytes(data[_TCP_HEADER_BYTES:header_bytes]))
     return (
-        Flow(guest_port, packet.destination, port),
+        Flow(guest_port, packet.destination, port, packet.source),
         Segment(sequence, acknowledgment, flags, window, data[header_bytes:], mss, scale),
     )
 
@@ -116,7 +116,7 @@ def build_tcp(
     headers = bytearray(
         _HEADERS.pack(
             *(IPV4_HEADER, VERSION_AND_LENGTH, 0, HEADER_BYTES + tcp_bytes, 0, DO_NOT_FRAGMENT),
-            *(TIME_TO_LIVE, Protocol.TCP, 0, flow.address, GUEST),
+            *(TIME_TO_LIVE, Protocol.TCP, 0, flow.address, flow.guest),
             *(flow.port, flow.guest_port, segment.sequence, segment.acknowledgment),
             *(_TCP_HEADER_BYTES + len(options) << 2, segment.flags, segment.window, 0, 0),
         )

@@ -25,7 +25,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def receive(link: Link) -> list[bytes]:
     frames: list[bytes] = []
-    link.receive(lambda view: frames.append(bytes(view)))
+    link.receive(frames.append)
     return frames
 
 

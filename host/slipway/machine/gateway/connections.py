@@ -1,0 +1,297 @@
+"""Connections of the guest: which may begin, and the loop's work on those under way."""
+
+from __future__ import annotations
+
+import os
+from math import inf
+
+from slipway.machine.gateway.addresses import GATEWAY, GUEST, GUEST_LOOPBACK
+from slipway.machine.gateway.link import TokenBucket
+from slipway.machine.gateway.memory_budget import LEAST_BYTES, MemoryBudget
+from slipway.machine.gateway.policy import NOT_PUBLIC, WRONG_SERVER_NAME
+from slipway.machine.gateway.poller import READ
+from slipway.machine.gateway.server_name import (
+    TLS_PORT,
+    MalformedHelloError,
+    find_server_name,
+)
+from slipway.machine.gateway.splice import Splice
+from slipway.machine.gateway.tcp import TcpEnd
+from slipway.machine.gateway.tcp_segment import ACK, RST, SYN, Flow, build_reset, build_tcp
+from slipway.machine.gateway.tcp_state import Failure, State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slipway.machine.gateway.link import Link
+    from slipway.machine.gateway.name_table import NameTable
+    from slipway.machine.gateway.policy import Policy
+    from slipway.machine.gateway.poller import Poller
+    from slipway.machine.gateway.published import Listener
+    from slipway.machine.gateway.report import Report
+    from slipway.machine.gateway.resolver import Resolver
+    from slipway.machine.gateway.splice import Inspector
+    from slipway.machine.gateway.tcp_segment import Segment
+
+MAX_CONNECTIONS = 256
+MAX_HALF_OPEN = 64
+# New connections a second, and at once.
+NEW_RATE = 100.0
+NEW_BURST = 200.0
+
+# Reasons of refusals that the policy does not know.
+TOO_MANY = "too-many-connections"
+NO_ADDRESS = "no-address"
+LIMIT_REACHED = "limit-reached"
+
+# Ports of the gateway's own connections to the guest.
+_FIRST_PORT, _LAST_PORT = 32768, 65535
+_HALF_OPEN = (State.SYN_HELD, State.SYN_SENT, State.SYN_RECEIVED)
+
+
+class Connections:
+    """Table of splices by flow.
+
+    ``now`` is the loop's time, set before each turn. A segment marks its splice, and :meth:`move`
+    works on all that are marked: several segments have one answer.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        link: Link,
+        resolver: Resolver,
+        policy: Policy,
+        table: NameTable,
+        report: Report,
+    ) -> None:
+        self._poller = poller
+        self._link = link
+        self._resolver = resolver
+        self._policy = policy
+        self._table = table
+        self._report = report
+        self._budget = MemoryBudget()
+        self._splices: dict[Flow, Splice] = {}
+        self._flows: dict[Splice, Flow] = {}
+        self._marked: dict[Splice, None] = {}
+        # Listeners that are not watched, since there is no place for a connection.
+        self._paused: list[Listener] = []
+        # SYNs that wait for a place, in their order.
+        self._deferred: dict[Flow, Segment] = {}
+        self._new = TokenBucket(NEW_RATE, NEW_BURST, 0.0)
+        self._last_port = _FIRST_PORT
+        # At most the earliest deadline of all.
+        self._deadline = inf
+        self.now = 0.0
+        # Bytes of both directions together; 0 for no limit.
+        self.limit = 0
+        # Of TCP; a device that vouches for its frames needs none.
+        self.checksums = True
+
+    def __len__(self) -> int:
+        return len(self._splices)
+
+    @property
+    def deadline(self) -> float:
+        """The time of the next :meth:`expire`, or infinity."""
+        return self._deadline
+
+    @property
+    def has_work(self) -> bool:
+        """True if :meth:`move` would do something now, without a further event."""
+        return bool(self._marked) and not self._link.is_blocked
+
+    # Segments
+
+    def handle(self, flow: Flow, segment: Segment) -> None:
+        """Handle a segment of the guest."""
+        splice = self._splices.get(flow)
+        if splice is not None:
+            splice.end.receive(segment, self.now)
+            self._mark(splice)
+        elif segment.flags & (SYN | ACK | RST) == SYN and flow.guest == GUEST:
+            self._open(flow, segment)
+        else:
+            self._deferred.pop(flow, None)
+            self._reset(flow, segment)
+
+    def _reset(self, flow: Flow, segment: Segment) -> None:
+        reset = build_reset(segment)
+        if reset is not None:
+            self._link.send(build_tcp(flow, reset, self.checksums))
+
+    def _refuse(self, flow: Flow, segment: Segment, destination: str, reason: str) -> None:
+        if self._report.deny(destination, flow.port, reason):
+            self._reset(flow, segment)
+
+    # Beginnings
+
+    def _open(self, flow: Flow, segment: Segment) -> None:
+        """Begin a connection of the guest, if the policy and the bounds allow it."""
+        name = self._table.find_name(flow.address)
+        destination = name or ".".join(map(str, flow.address))
+        if name is None:
+            reason = self._policy.judge_address(flow.address, flow.port)
+        else:
+            reason = self._policy.judge_name(name, flow.port)
+        if reason := reason or self._judge_bounds():
+            self._refuse(flow, segment, destination, reason)
+            return
+        if not self._has_place():
+            if len(self._deferred) < MAX_CONNECTIONS:
+                self._deferred[flow] = segment
+            return
+        if self._new.compute_wait(self.now):
+            return  # the guest repeats its SYN after a second
+        self._new.take(1)
+        end = TcpEnd.hold(segment, self.now, _choose_number(), self._budget)
+        splice = self._add(flow, end)
+        if name is None:
+            host = "127.0.0.1" if flow.address == GATEWAY else destination
+            splice.connect([(host, flow.port)], self.now)
+        else:
+            self._look_up(name, flow.port, splice)
+
+    def _judge_bounds(self) -> str:
+        """Return the reason why no connection may begin, or an empty text."""
+        if self._is_limit_reached():
+            return LIMIT_REACHED
+        return TOO_MANY if len(self._splices) >= MAX_CONNECTIONS else ""
+
+    def _has_place(self) -> bool:
+        """Return True if one more connection may be half-open."""
+        return sum(one.end.state in _HALF_OPEN for one in self._flows) < MAX_HALF_OPEN
+
+    def _look_up(self, name: str, port: int, splice: Splice) -> None:
+        def answer(addresses: list[str]) -> None:
+            if splice not in self._flows or splice.end.state is not State.SYN_HELD:
+                return  # the guest did not wait
+            public = [one for one in addresses if not self._policy.judge_result(one)]
+            if not public:
+                self._report.deny(name, port, NOT_PUBLIC if addresses else NO_ADDRESS)
+            splice.connect([(one, port) for one in public], self.now, self._inspect(name, port))
+
+        if not self._resolver.start(name.encode("ascii"), answer, self.now):
+            self._report.deny(name, port, TOO_MANY)
+            splice.connect([], self.now)
+
+    def _inspect(self, name: str, port: int) -> Inspector | None:
+        """Return the check of the server name in TLS: another that is not allowed is refused."""
+        if port != TLS_PORT:
+            return None
+
+        def inspect(sent: bytes) -> bool | None:
+            try:
+                found = find_server_name(sent)
+            except MalformedHelloError:
+                found = "?"
+            if found is None and len(sent) < LEAST_BYTES:
+                return None
+            if found is None or (found not in ("", name) and self._policy.judge_name(found, port)):
+                self._report.deny(found or "?", port, WRONG_SERVER_NAME)
+                return False
+            return True
+
+        return inspect
+
+    def accept(self, listener: Listener) -> None:
+        """Begin a connection to the guest for one to a published port.
+
+        Without a place for it, the caller waits until there is one.
+        """
+        if self._judge_bounds() or not self._has_place():
+            self._poller.change(listener.fileno(), 0)
+            self._paused.append(listener)
+            return
+        connected = listener.accept()
+        if connected is None:
+            return
+        flow = Flow(listener.guest_port, GATEWAY, self._choose_port())
+        splice = self._add(flow, TcpEnd.connect(self.now, _choose_number(), self._budget))
+        splice.adopt(connected)
+        self._report.connections += 1
+
+    def _try_loopback(self, splice: Splice, flow: Flow) -> bool:
+        """Connect again, to the guest's 127.0.0.1; return False if that was refused already.
+
+        Many servers listen there only.
+        """
+        if splice.end.failure is not Failure.REFUSED or flow.guest != GUEST:
+            return False
+        splice.end = TcpEnd.connect(self.now, _choose_number(), self._budget)
+        del self._splices[flow]
+        flow = flow._replace(guest=GUEST_LOOPBACK)
+        self._splices[flow], self._flows[splice] = splice, flow
+        self._mark(splice)
+        return True
+
+    def _choose_port(self) -> int:
+        self._last_port = _FIRST_PORT if self._last_port >= _LAST_PORT else self._last_port + 1
+        return self._last_port
+
+    def _add(self, flow: Flow, end: TcpEnd) -> Splice:
+        splice = Splice(end, self._poller, self._report, self._mark)
+        self._splices[flow] = splice
+        self._flows[splice] = flow
+        self._budget.change_connections(1)
+        self._mark(splice)
+        return splice
+
+    # Progress
+
+    def _mark(self, splice: Splice) -> None:
+        self._marked[splice] = None
+
+    def move(self) -> None:
+        """Work on the splices that are marked; those that wait for the link stay so."""
+        marked, self._marked = self._marked, {}
+        for splice in marked:
+            if splice in self._flows:
+                self._move(splice, self._flows[splice])
+        while self._deferred and self._has_place():
+            flow = next(iter(self._deferred))
+            self._open(flow, self._deferred.pop(flow))
+        while self._paused and not self._judge_bounds() and self._has_place():
+            self._poller.change(self._paused.pop().fileno(), READ)
+        if self._is_limit_reached():
+            for splice in self._flows:
+                splice.fail()
+
+    def _move(self, splice: Splice, flow: Flow) -> None:
+        end = splice.end
+        splice.move(self.now, may_send=not self._link.is_blocked)
+        while not self._link.is_blocked:
+            segment = end.next_segment(self.now)
+            if segment is None:
+                break
+            self._link.send(build_tcp(flow, segment, self.checksums))
+        if self._link.is_blocked:
+            self._mark(splice)
+        elif end.state is State.CLOSED and (end.failure is not None or not end.peek()):
+            if not self._try_loopback(splice, flow):
+                self._forget(splice, flow)
+            return
+        self._deadline = min(self._deadline, end.deadline, splice.attempt_ends or inf)
+
+    def _forget(self, splice: Splice, flow: Flow) -> None:
+        splice.close()
+        del self._splices[flow], self._flows[splice]
+        self._budget.change_connections(-1)
+
+    def expire(self) -> None:
+        """Act on the deadlines that have passed."""
+        self._deadline = inf
+        for splice in self._flows:
+            if splice.attempt_ends and splice.attempt_ends <= self.now:
+                splice.try_next_address(self.now)
+            elif splice.end.deadline <= self.now:
+                self._mark(splice)
+            self._deadline = min(self._deadline, splice.end.deadline, splice.attempt_ends or inf)
+
+    def _is_limit_reached(self) -> bool:
+        report = self._report
+        return bool(self.limit and report.bytes_to_guest + report.bytes_from_guest > self.limit)
+
+
+def _choose_number() -> int:
+    return int.from_bytes(os.urandom(4), "big")

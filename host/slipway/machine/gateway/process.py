@@ -1,0 +1,148 @@
+"""Process of a gateway, ``python -c ... PARENT CONTROL LINK``, started beside a machine.
+
+The arguments are the parent's process id and inherited descriptors. The first message on the
+control channel has the rules; the end of that channel, or of the link, is the end of the process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from math import inf
+
+from slipway._util.errors import HostError, InputError, SlipwayError
+from slipway.machine.gateway.confine import confine
+from slipway.machine.gateway.connections import Connections
+from slipway.machine.gateway.frames import FrameHandler
+from slipway.machine.gateway.link import Link
+from slipway.machine.gateway.name_table import NameTable
+from slipway.machine.gateway.names import NameServer
+from slipway.machine.gateway.policy import Policy
+from slipway.machine.gateway.poller import READ, WRITE, Poller
+from slipway.machine.gateway.published import format_ports, open_listeners
+from slipway.machine.gateway.report import Report
+from slipway.machine.gateway.resolver import Resolver
+from slipway.vmm.process import control, privileges
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from slipway.machine.gateway.published import Listener
+
+
+def main() -> NoReturn:
+    """Serve one guest to the end of its machine."""
+    parent, channel, link = map(int, sys.argv[-3:])
+    privileges.set_parent_death_signal(parent)
+    try:
+        gateway = prepare(channel, link)
+        confine(parent)
+        code = gateway.run()
+    except SlipwayError as error:
+        kind = "input" if isinstance(error, InputError) else "host"
+        _send(channel, control.FAILED, kind=kind, message=error.message, hint=error.hint)
+        code = 1
+    # Threads may be in a look-up: nobody waits for them.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def prepare(channel: int, link: int) -> GatewayProcess:
+    """Return the gateway that the parent requests, with its ports bound.
+
+    Raises:
+        HostError: the rules are invalid.
+        InputError: a port cannot be bound.
+    """
+    verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
+    if verb != control.RULES:
+        os._exit(1)  # the parent died before its request
+    try:
+        policy = Policy(texts["rules"])
+    except ValueError as error:
+        raise HostError(f"the gateway cannot read its rules: {error}") from None
+    return GatewayProcess(channel, link, policy, texts)
+
+
+def _send(channel: int, verb: str, **texts: str) -> None:
+    """Send a message to the parent; without a parent, this process ends."""
+    try:
+        os.write(channel, control.encode(verb, **texts))
+    except OSError:
+        os._exit(1)
+
+
+class GatewayProcess:
+    """Loop of a gateway: link, sockets of the host, look-ups and the control channel."""
+
+    def __init__(self, channel: int, link: int, policy: Policy, texts: dict[str, str]) -> None:
+        """Make all that a running gateway needs, before it is confined."""
+        now = time.monotonic()
+        os.set_blocking(link, False)
+        self._channel = channel
+        self._ended = False
+        self._report = Report()
+        self._poller = Poller()
+        self._link = Link(link, now, int(texts["rate"]))
+        self._link_descriptor = link
+        self._resolver = Resolver()
+        table = NameTable()
+        self._connections = Connections(
+            self._poller, self._link, self._resolver, policy, table, self._report
+        )
+        self._connections.limit = int(texts["limit"])
+        self._connections.checksums = texts["checksums"] == "1"
+        names = NameServer(policy, table)
+        self._frames = FrameHandler(self._link, self._connections, names, self._report)
+        self._listeners = open_listeners(texts["publish"])
+        self._poller.add(channel, READ, self._on_control)
+        self._poller.add(link, READ, self._on_link)
+        self._poller.add(self._resolver.wake, READ, lambda _: self._resolver.collect())
+        for listener in self._listeners:
+            self._poller.add(listener.fileno(), READ, self._build_acceptor(listener))
+
+    def run(self) -> int:
+        """Run until the parent or the machine has ended; return the exit status."""
+        _send(self._channel, control.PUBLISHED, ports=format_ports(self._listeners))
+        while not self._ended:
+            happened = self._poller.wait(self._compute_wait())
+            now = self._connections.now = time.monotonic()
+            self._poller.handle(happened)
+            if now >= self._connections.deadline:
+                self._connections.expire()
+            self._resolver.expire(now)
+            self._connections.move()
+            self._link.update_pause(now)
+            self._poller.change(self._link_descriptor, self._link.events)
+            if self._link.ended and not self._ended:
+                self._ended = True
+                _send(self._channel, control.ENDED, **self._report.format())
+        return 0
+
+    def _compute_wait(self) -> float | None:
+        """Return the seconds until something happens by time alone; None if nothing does."""
+        if self._connections.has_work:
+            return 0
+        due = min(self._connections.deadline, self._resolver.deadline)
+        if self._link.pause:
+            due = min(due, self._connections.now + self._link.pause)
+        return None if due == inf else max(0.0, due - time.monotonic())
+
+    def _build_acceptor(self, listener: Listener) -> Callable[[int], None]:
+        return lambda _: self._connections.accept(listener)
+
+    def _on_link(self, events: int) -> None:
+        if events & WRITE:
+            self._link.flush()
+        else:
+            self._link.receive(self._frames.handle)
+
+    def _on_control(self, _: int) -> None:
+        verb, _texts = control.decode(os.read(self._channel, control.MAX_MESSAGE))
+        if verb == control.REPORT:
+            _send(self._channel, control.REPORT, **self._report.format())
+        elif not verb:
+            self._ended = True
