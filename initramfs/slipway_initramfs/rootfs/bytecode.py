@@ -7,6 +7,7 @@ not compare them with the sources.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 # Version of the bytecode by Python version (Lib/importlib/_bootstrap_external.py).
 MAGIC = {"3.11": 3495, "3.12": 3531, "3.13": 3571}
 MAX_SOURCE = 8 << 20
+MAX_WHEEL = 64 << 20
 _PARTS = 2
 
 # Program for the compiling interpreter: stdin is a list of [path, source], stdout a list
@@ -74,6 +77,8 @@ def read_full_version(interpreter: str) -> str:
 def compile_all(tree: Tree, interpreter: str, version: str) -> int:
     """Add a bytecode file for each module of the library directories; return their number.
 
+    Modules in a wheel, which can be run without being unpacked, get their bytecode there.
+
     Raises:
         ImageError: the interpreter fails, or compiles for another version.
     """
@@ -82,6 +87,40 @@ def compile_all(tree: Tree, interpreter: str, version: str) -> int:
         for path, node in tree.walk()
         if path.endswith(".py") and node.is_file and "/python3" in path
     ]
+    tag = f"cpython-{version.replace('.', '')}"
+    compiled = _compile_sources(sources, interpreter, version)
+    for path, data in compiled:
+        folder, _, name = path.rpartition("/")
+        tree.add_file(f"{folder}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc", data)
+    wheels = [path for path, _ in tree.walk() if path.endswith(".whl")]
+    return len(compiled) + sum(_compile_wheel(tree, path, interpreter, version) for path in wheels)
+
+
+def _compile_wheel(tree: Tree, path: str, interpreter: str, version: str) -> int:
+    """Add bytecode beside each module of the wheel at ``path``, where zipimport looks first."""
+    node = tree.find(path)
+    if node is None or not node.is_file:
+        return 0
+    output = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(node.read(MAX_WHEEL))) as wheel,
+        zipfile.ZipFile(output, "w", zipfile.ZIP_DEFLATED) as completed,
+    ):
+        members = [(info.filename, wheel.read(info)) for info in wheel.infolist()]
+        sources = [(f"{path}/{name}", data) for name, data in members if name.endswith(".py")]
+        compiled = _compile_sources(sources, interpreter, version)
+        members += [(f"{name[len(path) + 1 :]}c", data) for name, data in compiled]
+        for name, data in members:
+            # Without the time of the build, which ZipFile would write.
+            completed.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    tree.add_file(path, output.getvalue())
+    return len(compiled)
+
+
+def _compile_sources(
+    sources: list[tuple[str, bytes]], interpreter: str, version: str
+) -> list[tuple[str, bytes]]:
+    """Return path and bytecode file of each source that compiles."""
     # The same parts on every machine: marshalled data depends a little on earlier compilations of
     # the same process (shared strings).
     with ThreadPoolExecutor(_PARTS) as pool:
@@ -89,12 +128,8 @@ def compile_all(tree: Tree, interpreter: str, version: str) -> int:
             lambda part: _compile_part(interpreter, sources[part::_PARTS], version), range(_PARTS)
         )
         compiled = [entry for result in results for entry in result]
-    tag = f"cpython-{version.replace('.', '')}"
     header = struct.pack("<HHI", MAGIC[version], 0x0A0D, 1)
-    for path, data in compiled:
-        folder, _, name = path.rpartition("/")
-        tree.add_file(f"{folder}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc", header + data)
-    return len(compiled)
+    return [(path, header + data) for path, data in compiled]
 
 
 def _compile_part(

@@ -1,15 +1,18 @@
 """Internet checksum (RFC 1071), in little-endian arithmetic.
 
-The one's complement sum does not depend on the order of bytes in a word, as long as sum and
-result use the same order (RFC 1071, 2 (B)). Little-endian is the order in which Python reads bytes
-into an integer fastest: 65 us for 64 KiB of random data, instead of 104 us.
+The one's complement sum does not depend on the order of bytes in a word, as long as sum and result
+use the same order (RFC 1071, 2 (B)). Little-endian is the order in which Python reads bytes into an
+integer fastest, and that reading takes most of the 60 us for 64 KiB.
 """
 
 from __future__ import annotations
 
-# 2**16 is 1 modulo 65535. A number may so be cut at any multiple of 16 bits, and its parts added;
-# halves that are added cost less than a division of the whole.
-_FOLDS = tuple((bits, (1 << bits) - 1) for bits in (1 << power for power in range(18, 11, -1)))
+# 2**16 is 1 modulo 65535: a number may be cut at any multiple of 16 bits, and its parts added. Data
+# is read in parts of this size, for shorter numbers cost less each; their sum is then halved.
+_PART_BYTES = 8192
+_FOLDS = tuple((bits, (1 << bits) - 1) for bits in (32768, 16384, 8192, 4096))
+# Shorter numbers are divided at once.
+_SHORT_BYTES = 512
 
 
 def sum_words(data: bytes | bytearray | memoryview) -> int:
@@ -18,10 +21,14 @@ def sum_words(data: bytes | bytearray | memoryview) -> int:
     Data of an odd length is padded with a zero byte. Numbers of several pieces may be added if
     each piece but the last has an even length.
     """
-    total = int.from_bytes(data, "little")
-    if len(data) > 512:
-        for bits, mask in _FOLDS:
-            total = (total >> bits) + (total & mask)
+    if len(data) <= _SHORT_BYTES:
+        return int.from_bytes(data, "little")
+    total = 0
+    view = memoryview(data)
+    for at in range(0, len(data), _PART_BYTES):
+        total += int.from_bytes(view[at : at + _PART_BYTES], "little")
+    for bits, mask in _FOLDS:
+        total = (total >> bits) + (total & mask)
     return total
 
 

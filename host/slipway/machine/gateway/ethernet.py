@@ -40,7 +40,7 @@ IPV4_HEADER = GUEST_MAC + GATEWAY_MAC + EtherType.IPV4.to_bytes(2, "big")
 _ARP_HEADER = GUEST_MAC + GATEWAY_MAC + EtherType.ARP.to_bytes(2, "big")
 
 
-def parse_ether_type(frame: bytes) -> EtherType:
+def parse_ether_type(frame: bytes | memoryview) -> EtherType:
     """Return the protocol of a frame's payload, which begins at ``ETHERNET_HEADER``.
 
     Raises:
@@ -56,7 +56,7 @@ def parse_ether_type(frame: bytes) -> EtherType:
     raise FrameError("protocol of the frame")
 
 
-def answer_arp(frame: bytes) -> bytes | None:
+def answer_arp(frame: bytes | memoryview) -> bytes | None:
     """Return the reply to an ARP frame, or None if the frame wants none.
 
     All addresses but the guest's own are the gateway's: the guest's probe of its own address

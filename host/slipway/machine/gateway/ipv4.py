@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
 
 from slipway.machine.gateway.addresses import ETHERNET_HEADER, GUEST, GUEST_LOOPBACK
 from slipway.machine.gateway.checksum import finish_checksum, sum_words
 from slipway.machine.gateway.ethernet import IPV4_HEADER, FrameError
+from slipway.machine.gateway.named_tuple import NamedTuple
 
 # Version and length of a header without options.
 VERSION_AND_LENGTH = 0x45
@@ -58,7 +58,7 @@ class Datagram(NamedTuple):
     payload: memoryview
 
 
-def parse_ipv4(frame: bytes) -> Packet:
+def parse_ipv4(frame: bytes | memoryview) -> Packet:
     """Return the packet of an Ethernet frame, without padding behind the packet.
 
     Raises:

@@ -15,9 +15,9 @@ SMALL_BYTES = 4096
 class ReceiveQueue:
     """Bytes in order, and pieces that came too early.
 
-    A payload is a view of its frame, and is kept as such where it is the larger part of the frame;
-    the frame must therefore not be written to again. Other payloads are copied, since a view keeps
-    the whole frame in memory.
+    A payload is a view of its frame. If the frame is of ``bytes`` and most of it is payload, the
+    view is kept. Other payloads are copied: a buffer is written to again, and a view keeps the
+    whole frame in memory.
     """
 
     __slots__ = ("_chunks", "_early", "_early_starts", "held", "next", "size")
@@ -118,7 +118,6 @@ class ReceiveQueue:
 
 def _detach(payload: memoryview) -> memoryview:
     frame = payload.obj
-    assert isinstance(frame, bytes), "frames are immutable"
-    if len(payload) < SMALL_BYTES or 2 * len(payload) < len(frame):
-        return memoryview(bytes(payload))
-    return payload
+    if isinstance(frame, bytes) and len(frame) // 2 <= len(payload) >= SMALL_BYTES:
+        return payload
+    return memoryview(bytes(payload))

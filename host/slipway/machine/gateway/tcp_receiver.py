@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
 
 from slipway.machine.gateway.receive_queue import ReceiveQueue
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway.machine.gateway.memory_budget import MemoryBudget
 

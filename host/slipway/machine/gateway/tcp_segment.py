@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from enum import IntFlag
-from typing import TYPE_CHECKING, NamedTuple
 
 from slipway.machine.gateway.addresses import GUEST
 from slipway.machine.gateway.checksum import finish_checksum, sum_words
@@ -16,7 +15,9 @@ from slipway.machine.gateway.ipv4 import (
     VERSION_AND_LENGTH,
     Protocol,
 )
+from slipway.machine.gateway.named_tuple import NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway.machine.gateway.ipv4 import Packet
 

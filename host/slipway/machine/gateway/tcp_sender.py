@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
 
 from slipway.machine.gateway.memory_budget import LEAST_BYTES, MOST_BYTES
 from slipway.machine.gateway.retransmission import FIRST_SECONDS, RetransmissionTime
 from slipway.machine.gateway.send_queue import SendQueue
 from slipway.machine.gateway.tcp_segment import FIN, PSH, SEQUENCE_MASK, SYN
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway.machine.gateway.memory_budget import MemoryBudget
 

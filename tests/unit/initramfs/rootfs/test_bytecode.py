@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
+import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,6 +66,48 @@ def test_the_interpreter_loads_the_file_without_looking_at_the_source(tmp_path: 
     spec.loader.exec_module(module)
 
     assert module.f("q")
+
+
+def test_wheel_runs_by_the_bytecode_in_it(tmp_path: Path) -> None:
+    wheel = tmp_path / "tool.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tool/__init__.py", "")
+        archive.writestr("tool/__main__.py", "print(__spec__.cached or __file__)")
+        archive.writestr("tool/data.txt", "text")
+    tree = Tree()
+    tree.add_file("usr/share/tool.whl", wheel.read_bytes())
+    compiled(tree)
+    node = tree.find("usr/share/tool.whl")
+    assert node is not None
+    wheel.write_bytes(node.read(1 << 20))
+
+    ran = subprocess.run(
+        [sys.executable, "-c", "import runpy; runpy.run_module('tool')"],
+        env={"PYTHONPATH": str(wheel)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert ran.stdout.strip().endswith("tool.whl/tool/__main__.pyc")
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("tool/data.txt") == b"text"
+        assert archive.read("tool/__main__.py")
+
+
+def test_same_wheel_gives_the_same_bytes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "tool.whl", "w") as archive:
+        archive.writestr("tool.py", SOURCE)
+    results = []
+    for _ in range(2):
+        tree = Tree()
+        tree.add_file("tool.whl", (tmp_path / "tool.whl").read_bytes())
+        compiled(tree)
+        node = tree.find("tool.whl")
+        assert node is not None
+        results.append(node.read(1 << 20))
+
+    assert results[0] == results[1]
 
 
 def test_an_interpreter_of_another_version_is_refused() -> None:
