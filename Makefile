@@ -102,6 +102,7 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/images.py
 	@.venv/bin/python bench/api.py
 	@.venv/bin/python bench/clones.py
+	@.venv/bin/python bench/virtio_net.py
 	@test ! -w /dev/kvm || .venv/bin/python bench/vmm_start.py
 
 lab: images ## pass the tests that need KVM, in a machine that has it
