@@ -74,7 +74,7 @@ async def booted(assets: Assets, peer: EchoPeer | None, **changes: bool) -> Asyn
     async with Guest(machine) as guest:
         if peer is not None:
             peer.machine_end.close()
-        await guest.wait_ready(network=peer is not None)
+        await guest.wait_ready()
         yield guest
 
 

@@ -104,6 +104,7 @@ class FakeMachine:
         self.transport = transport
         self.console = Console()
         self.pid = os.getpid()
+        self.has_network = False
         self._theirs = theirs
         self._launcher = launcher
         self.agent = FakeAgent(theirs.reader, theirs.writer, self.die, original)

@@ -75,6 +75,7 @@ class ScriptedMachine:
     """As much of a machine as a session looks at: a transport in this process."""
 
     name = "scripted"
+    has_network = False
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport

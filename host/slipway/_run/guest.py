@@ -99,10 +99,8 @@ class Guest:
 
     # --- Greetings --------------------------------------------------------------------------
 
-    async def wait_ready(self, *, network: bool = False) -> m.Ready:
-        """Wait until the agent of a machine that boots is ready.
-
-        With ``network`` the machine has a network interface, which the agent then brings up.
+    async def wait_ready(self) -> m.Ready:
+        """Wait until the agent of a machine that boots is ready, and its network, if any, is up.
 
         Raises:
             HostError: the agent is not ready in time, or the machine ended.
@@ -110,7 +108,7 @@ class Guest:
         try:
             async with asyncio.timeout(BOOT_SECONDS):
                 self.ready = await self._connection.handshake()
-                if network:
+                if self.machine.has_network:
                     await self._connection.connect_network(self.ready)
         except TimeoutError:
             lines = "\n  ".join(self.machine.console.get_last_lines(6))

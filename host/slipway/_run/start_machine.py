@@ -10,8 +10,12 @@ if TYPE_CHECKING:
     from slipway.machine.model import Machine
 
 
-async def start_machine(assets: Assets, options: Options, *, template: bool = False) -> Machine:
-    """Start a machine on ``assets``; ``template`` as in :class:`slipway.machine.model.MachineSpec`.
+async def start_machine(
+    assets: Assets, options: Options, *, template: bool = False, network: int | None = None
+) -> Machine:
+    """Start a machine on ``assets``.
+
+    ``template`` and ``network`` are as in :class:`slipway.machine.model.MachineSpec`.
 
     Raises:
         HostError: this host cannot run the machine.
@@ -28,5 +32,6 @@ async def start_machine(assets: Assets, options: Options, *, template: bool = Fa
         serial_port=assets.other_kernel is not None,
         boot_log=options.boot_log,
         template=template,
+        network=network,
     )
     return await assets.hypervisor.start(spec)

@@ -54,6 +54,11 @@ class KvmMachine(ChildMachine):
         self.start_cpu_seconds = 0.0
         self.start_seconds = 0.0
 
+    @property
+    def has_network(self) -> bool:
+        """True if the machine has a network interface."""
+        return self._config.network
+
     async def start_vm(self, sockets: VmmSockets, spec: MachineSpec | None = None) -> None:
         """Wait until the VM runs; a VMM that is not a clone is sent ``spec`` first.
 

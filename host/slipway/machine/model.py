@@ -165,6 +165,11 @@ class Machine(Protocol):
         ...
 
     @property
+    def has_network(self) -> bool:
+        """True if the machine has a network interface."""
+        ...
+
+    @property
     def pid(self) -> int:
         """The id of the machine's process."""
         ...

@@ -230,6 +230,11 @@ class QemuMachine(ChildMachine):
             undo.pop_all()
         return machine
 
+    @property
+    def has_network(self) -> bool:
+        """True if the machine has a network interface."""
+        return self._board.network
+
     def keep_memory(self, memory: int) -> None:
         """Take over the descriptor ``memory`` of the file with the RAM, for the snapshot."""
         self._memory = memory
