@@ -32,7 +32,7 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
-.PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server many-runs many-clones lint docs fuzz bench bench-lab \
+.PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server killed-gateways many-runs many-clones lint docs fuzz bench bench-lab \
 	lab lab-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
@@ -71,6 +71,11 @@ mixed-jobs: images ## 50 jobs of all languages at once on a server that may have
 
 killed-server: images ## kill the server at 200 random times; SLIPWAY_TEST_SEED repeats them
 	@SLIPWAY_TEST_KILLS=200 .venv/bin/python -m pytest tests/behaviour/test_killed_server.py
+
+killed-gateways: ## kill 1,000 gateways with their parent at random times; SLIPWAY_TEST_SEED repeats them
+	@.ci/setup check
+	@SLIPWAY_TEST_KILLS=1000 .venv/bin/python -m pytest tests/integration/test_gateway_process.py \
+		-k random_times --timeout 3600
 
 many-runs: images ## 1,000 runs through the pool, and nothing is left of any
 	@SLIPWAY_TEST_RUNS=1000 .venv/bin/python -m pytest tests/behaviour/test_many_runs.py

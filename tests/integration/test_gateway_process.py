@@ -1,0 +1,369 @@
+"""The process of a gateway: its confinement, and its end, whoever ends first.
+
+``make killed-gateways`` has more random kills: SLIPWAY_TEST_KILLS, SLIPWAY_TEST_SEED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway._util.errors import HostError
+from slipway.machine.gateway import addresses
+from slipway.machine.gateway.confine import MAX_DESCRIPTORS, NOBODY, build_filter
+from slipway.machine.gateway_handle import (
+    GatewayHandle,
+    GatewayReport,
+    GatewaySettings,
+    create_link,
+)
+from slipway.machine.process import ChildProcess
+from slipway.vmm.process import control
+from support.waiting import LIMIT, block_until, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+KILLS = int(os.environ.get("SLIPWAY_TEST_KILLS", "24"))
+SEED = int(os.environ.get("SLIPWAY_TEST_SEED", "0")) or random.randrange(1, 1 << 32)
+HOST = str(Path(__file__).parents[2] / "host")
+ARP_REQUEST = (
+    b"\xff" * 6
+    + addresses.GUEST_MAC
+    + bytes.fromhex("08060001080006040001")
+    + addresses.GUEST_MAC
+    + addresses.GUEST
+    + bytes(6)
+    + addresses.GATEWAY
+)
+
+Link = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+async def link() -> AsyncIterator[Link]:
+    """The gateway's end of a link, and the machine's."""
+    ours, machine = create_link()
+    with ours, machine:
+        machine.setblocking(False)
+        yield ours, machine
+
+
+async def exchange(machine: socket.socket, frame: bytes) -> bytes:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(machine, frame)
+    async with asyncio.timeout(LIMIT):
+        return await loop.sock_recv(machine, 65_536)
+
+
+async def test_frame_that_came_before_the_gateway_is_answered(link: Link) -> None:
+    ours, machine = link
+    machine.send(ARP_REQUEST)
+
+    async with GatewayHandle.start(GatewaySettings(), ours.fileno()):
+        answer = await asyncio.get_running_loop().sock_recv(machine, 100)
+
+    assert answer[6:12] == addresses.GATEWAY_MAC
+
+
+async def test_gateway_ends_when_its_machine_does(link: Link) -> None:
+    ours, machine = link
+    handle = GatewayHandle.start(GatewaySettings(), ours.fileno())
+    ours.close()
+    await handle.wait_ready()
+
+    machine.close()
+    await wait_until(lambda: not is_running(handle.pid), "the gateway has ended")
+    report = await handle.close()
+
+    assert (report, handle.has_failed) == (GatewayReport(), False)
+
+
+async def test_gateway_that_is_killed_has_failed(link: Link) -> None:
+    handle = GatewayHandle.start(GatewaySettings(), link[0].fileno())
+    await handle.wait_ready()
+
+    os.kill(handle.pid, signal.SIGKILL)
+    await wait_until(lambda: handle.has_failed, "the end of the gateway is noticed")
+
+    assert await handle.close() == GatewayReport()
+
+
+async def test_gateway_that_is_killed_at_its_start_is_an_error(link: Link) -> None:
+    async with GatewayHandle.start(GatewaySettings(), link[0].fileno()) as handle:
+        os.kill(handle.pid, signal.SIGKILL)
+
+        with pytest.raises(HostError, match="the gateway ended before it answered"):
+            await handle.wait_ready()
+
+
+async def test_rules_that_are_none_are_an_error(link: Link) -> None:
+    async with GatewayHandle.start(GatewaySettings(rules="?"), link[0].fileno()) as handle:
+        with pytest.raises(HostError, match="cannot read its rules"):
+            await handle.wait_ready()
+
+
+async def test_close_may_be_called_twice_and_leaves_no_process(link: Link) -> None:
+    handle = GatewayHandle.start(GatewaySettings(), link[0].fileno())
+
+    await handle.close()
+    await handle.close()
+
+    assert not is_running(handle.pid)
+    assert not handle.has_failed
+
+
+async def test_machine_that_takes_no_frame_costs_no_cpu_and_loses_none(link: Link) -> None:
+    ours, machine = link
+    async with GatewayHandle.start(GatewaySettings(), ours.fileno()) as handle:
+        await handle.wait_ready()
+        sent = 0
+        while sent < 20_000:
+            try:
+                machine.send(ARP_REQUEST)
+                sent += 1
+            except BlockingIOError:
+                break
+        await asyncio.sleep(0.2)
+        before = read_cpu_ticks(handle.pid)
+        await asyncio.sleep(0.5)
+        used = (read_cpu_ticks(handle.pid) - before) / os.sysconf("SC_CLK_TCK")
+        answers = 0
+        while answers < sent:
+            async with asyncio.timeout(LIMIT):
+                await asyncio.get_running_loop().sock_recv(machine, 100)
+            answers += 1
+
+    assert used < 0.25
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_messages_of_any_content_of_a_gateway_are_survived(seed: int) -> None:
+    """A guest may have taken the process over."""
+    channel, other = control.create_pair()
+    channel.setblocking(False)
+    choice = random.Random(seed)
+    process = ChildProcess.start(["sleep", "60"])
+    handle = GatewayHandle(process, channel, GatewaySettings())
+    words = [b"report", b"denied=" + b"9 9 a b\n" * 99, b"connections=-1", b"to_guest=" + b"9" * 99]
+    words += [b"ports=1 2 3", b"published", b"\xff\xfe", b"denied=\x1b[2J 1 2 3", b"denials=\xb2"]
+    with other:
+        for _ in range(50):
+            other.send(b"\0".join(choice.choices(words, k=choice.randrange(1, 9))))
+        other.send(b"ended\0denied=1 2 " + b"\x1b" * 999 + b" reason")
+        await wait_until(lambda: channel.fileno() < 0, "the last message is read")
+    report = await handle.close()
+
+    (denied,) = report.denied
+    assert denied.destination.isprintable()
+    assert len(denied.destination) < 256
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def read_cpu_ticks(process: int) -> int:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+# --- Confinement ---------------------------------------------------------------------------------
+
+
+async def test_running_gateway_has_no_rights(link: Link) -> None:
+    async with GatewayHandle.start(GatewaySettings(), link[0].fileno()) as handle:
+        await handle.wait_ready()
+        lines = Path(f"/proc/{handle.pid}/status").read_text().splitlines()
+        files = sorted(Path(f"/proc/{handle.pid}/fd").iterdir()) if not os.geteuid() else []
+        limits = Path(f"/proc/{handle.pid}/limits").read_text().splitlines()
+    status = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+
+    user = str(os.getuid() or NOBODY)
+    assert status["Uid"] == [user] * 4
+    assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
+    for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+        assert int(status[name][0], 16) == 0
+    (opened,) = [line.split()[3:5] for line in limits if line.startswith("Max open files")]
+    assert opened == [str(MAX_DESCRIPTORS)] * 2
+    # Standard streams, control channel, link, epoll, eventfd.
+    assert len(files) in {0, 7}
+
+
+CONFINED = """
+import _socket, ctypes, json, mmap, os, signal, sys
+sys.path[:0] = [sys.argv[1]]
+from slipway.machine.gateway import confine, resolver
+from slipway.vmm.process import privileges
+import threading
+
+libc = ctypes.CDLL(None, use_errno=True)
+parent = os.getppid()
+memory = mmap.mmap(-1, 4096)
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+listening = _socket.socket()
+listening.bind(("127.0.0.1", 0))
+listening.listen()
+privileges.set_parent_death_signal(parent)
+
+def call(function, *arguments):
+    if function(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+def thread():
+    done = threading.Event()
+    threading.Thread(target=done.set).start()
+    assert done.wait(60)
+
+def connection():
+    client = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+    assert client.connect_ex(listening.getsockname()) in (0, 115)
+    accepted = _socket.socket(fileno=listening._accept()[0])
+    accepted.setblocking(False)
+    assert accepted.getpeername()[0] == "127.0.0.1"
+    os.writev(accepted.fileno(), [b"x"])
+    accepted.shutdown(_socket.SHUT_WR)
+    client.setblocking(True)
+    assert client.recv(9) == b"x"
+
+def listen():
+    own = _socket.socket()
+    own.bind(("127.0.0.1", 0))
+    own.listen()
+
+attempts = {
+    "threads": thread,
+    "connection": connection,
+    "look-up": lambda: resolver.look_up(b"localhost"),
+    "open of /etc/hosts": lambda: os.open("/etc/hosts", os.O_RDONLY),
+    "open, to write": lambda: os.open("/tmp/slipway-is-not-confined", os.O_RDWR | os.O_CREAT),
+    "open, to append": lambda: os.open("/etc/hosts", os.O_WRONLY | os.O_APPEND),
+    "open of a secret": lambda: os.open("/proc/1/environ", os.O_RDONLY),
+    "open of a file elsewhere": lambda: os.open(sys.argv[2], os.O_RDONLY),
+    "listdir": lambda: os.listdir("/"),
+    "mkdir": lambda: os.mkdir("/tmp/slipway-is-not-confined"),
+    "unlink": lambda: os.unlink("/tmp/slipway-is-not-there"),
+    "execve": lambda: os.execv("/bin/true", ["true"]),
+    "fork": os.fork,
+    "listen": listen,
+    "unix socket": lambda: _socket.socket(_socket.AF_UNIX),
+    "packet socket": lambda: _socket.socket(17, _socket.SOCK_RAW),
+    "raw socket": lambda: _socket.socket(_socket.AF_INET, _socket.SOCK_RAW, 1),
+    "socketpair": _socket.socketpair,
+    "dup": lambda: os.dup(0),
+    "memfd": lambda: os.memfd_create("x"),
+    "executable mmap": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC),
+    "executable mprotect": lambda: call(libc.mprotect, ctypes.c_void_p(address), 4096, 4),
+    "kill of another": lambda: os.kill(parent, 0),
+    "ptrace": lambda: call(libc.ptrace, 16, parent, 0, 0),
+    "setuid": lambda: os.setuid(0),
+    "unshare": lambda: call(libc.unshare, 0x10000000),
+    "prctl": lambda: call(libc.prctl, privileges.PR_SET_DUMPABLE, 1, 0, 0, 0),
+    "mount": lambda: call(libc.mount, b"none", b"/mnt", b"tmpfs", 0, None),
+}
+results = {}
+confine.confine(parent)
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        results[name] = 0
+    except OSError as error:
+        results[name] = error.errno
+os.write(1, json.dumps(results).encode())
+os._exit(0)
+"""
+ALLOWED = {"threads", "connection", "look-up", "open of /etc/hosts"}
+
+
+@pytest.mark.skipif(
+    build_filter(os.uname().machine, 1) is None, reason="no filter of system calls here"
+)
+def test_confined_process_keeps_what_a_gateway_needs_and_nothing_else(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+
+    ended = subprocess.run(
+        [sys.executable, "-IS", "-c", CONFINED, HOST, str(secret)],
+        capture_output=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    results = json.loads(ended.stdout)
+    assert {name for name, code in results.items() if not code} == ALLOWED
+    assert set(results.values()) == {0, errno.EPERM, errno.EACCES}
+
+
+# --- Kills ---------------------------------------------------------------------------------------
+
+PARENT = """
+import asyncio, sys
+sys.path[:0] = [sys.argv[1]]
+from slipway.machine.gateway_handle import GatewayHandle, GatewaySettings, create_link
+
+async def main():
+    ours, machine = create_link()
+    handles = [GatewayHandle.start(GatewaySettings(), ours.fileno()) for _ in range(2)]
+    print("started", flush=True)
+    await asyncio.gather(*(handle.wait_ready() for handle in handles))
+    print("ready", flush=True)
+    await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+def find_gateways(parent: int) -> list[int]:
+    """Return the processes that name ``parent`` as theirs, also after its end."""
+    wanted = str(parent).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if any(b"slipway.machine.gateway.process" in word for word in words) and wanted in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def has_no_gateway(parent: int) -> bool:
+    return not find_gateways(parent)
+
+
+def test_nothing_is_left_after_kills_at_random_times() -> None:
+    """Of the parent at any time of its gateways' start and life."""
+    choice = random.Random(SEED)
+    for number in range((KILLS + 1) // 2):
+        parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT, HOST], stdout=subprocess.PIPE, text=True
+        )
+        assert parent.stdout is not None
+        with parent, parent.stdout:
+            for _ in range(choice.choice([0, 1, 1, 2])):
+                parent.stdout.readline()
+            time.sleep(choice.random() * 0.05)
+            parent.kill()
+
+        block_until(
+            partial(has_no_gateway, parent.pid),
+            f"no gateway is left of kill {number} (SLIPWAY_TEST_SEED={SEED})",
+        )
