@@ -23,6 +23,7 @@ LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/t
 	--machine kvm --through guest --through clone
 LAB_TIMEOUT ?= 3600
 FUZZ_SECONDS ?= 600
+FUZZ_FRAMES ?= 1000000
 # What the lab's benchmarks take along besides Python and this project.
 LAB_QEMU = $(foreach file,/usr/bin/qemu-system-x86_64 $(wildcard $(addprefix /usr/share/qemu/,pvh.bin \
 	qboot.rom bios-microvm.bin linuxboot_dma.bin kvmvapic.bin)) /usr/bin/setpriv /bin/sh /bin/busybox,\
@@ -32,7 +33,7 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
-.PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server killed-gateways many-runs many-clones lint docs fuzz bench bench-lab \
+.PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server killed-gateways many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
 	lab lab-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
@@ -98,6 +99,10 @@ fuzz: ## look for crashes of what reads images, by coverage
 	@for target in layers manifests decompression layout; do \
 		PYTHONPATH=tests:initramfs .venv/bin/python tests/fuzz/coverage.py $$target \
 			-max_total_time=$(FUZZ_SECONDS) || exit; done
+
+fuzz-frames: ## send the gateway a million damaged frames, and frames that are nearly right
+	@.ci/setup test
+	@SLIPWAY_FUZZ_FRAMES=$(FUZZ_FRAMES) .venv/bin/python -m pytest -q --timeout 0 tests/fuzz/test_gateway_frames.py
 
 bench: ## measure, side by side
 	@.ci/setup test

@@ -149,6 +149,7 @@ class TcpWire:
             peer.run_program(self.now)
             while segment := end.next_segment(self.now):
                 self._send(other, segment)
+            assert end.deadline > self.now, "a loop would spin"
             assert peer.most_held <= 3 << 20, "bytes held"
 
     def _send(self, to: Peer, segment: Segment) -> None:

@@ -30,8 +30,8 @@ LEAST_MSS = 88
 # 65,535 << 5 is the least scaled window of 1 MiB. A peer's scale is at most 14 (RFC 7323, 2.3).
 WINDOW_SCALE = 5
 MOST_WINDOW_SCALE = 14
-# Twice the longest life of a segment. The wire is a queue of some MiB, so a second is long.
-TIME_WAIT_SECONDS = 2.0
+# Twice the longest life of a segment. The wire is a queue of some MiB, so half a second is long.
+TIME_WAIT_SECONDS = 1.0
 # At most one answer in this time to segments that can only be forged or stray (RFC 5961, 7).
 CHALLENGE_SECONDS = 0.1
 _HALF = 1 << 31

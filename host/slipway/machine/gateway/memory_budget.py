@@ -33,6 +33,6 @@ class MemoryBudget:
         share = self._total // (2 * max(1, self._connections))
         self.limit = max(LEAST_BYTES, min(MOST_BYTES, share))
 
-    def has_room(self, held: int, more: int) -> bool:
-        """Return whether a direction that holds ``held`` bytes may hold ``more`` besides."""
-        return self.used + more <= self._total or held + more <= LEAST_BYTES
+    def compute_room(self, held: int) -> int:
+        """Return how many bytes more a direction may hold that holds ``held`` bytes."""
+        return max(0, self._total - self.used, LEAST_BYTES - held)

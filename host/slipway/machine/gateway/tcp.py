@@ -115,6 +115,12 @@ class TcpEnd(ControlBlock):
         receiver = self._receiver
         return receiver is not None and receiver.is_finished and not receiver.queue.size
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of both directions that the end keeps."""
+        received = self._receiver.queue.held if self._receiver is not None else 0
+        return self._sender.queue.size + received
+
     def accept(self) -> None:
         """Answer the guest's SYN, since the host's socket is connected."""
         if self._phase is State.SYN_HELD:

@@ -89,7 +89,9 @@ class Receiver:
         if len(payload):
             self._insert(sequence, payload)
         if self._fin_at is not None and queue.next >= self._fin_at and not self.is_finished:
+            held = queue.held
             queue.drop_early()
+            self._budget.used -= held - queue.held
             self.is_finished = True
             self.acknowledge_now()
         elif queue.next == before or queue.is_missing_bytes:
@@ -150,7 +152,10 @@ class Receiver:
 
     def _insert(self, sequence: int, payload: memoryview) -> None:
         held = self.queue.held
-        if self._budget.has_room(held, len(payload)):
+        room = self._budget.compute_room(held)
+        if room < len(payload):
+            payload = payload[:room]
+        if len(payload):
             self.queue.insert(sequence, payload)
             self._budget.used += self.queue.held - held
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from slipway.machine.gateway.memory_budget import LEAST_BYTES, MOST_BYTES
+from slipway.machine.gateway.memory_budget import MOST_BYTES
 from slipway.machine.gateway.retransmission import FIRST_SECONDS, RetransmissionTime
 from slipway.machine.gateway.send_queue import SendQueue
 from slipway.machine.gateway.tcp_segment import FIN, PSH, SEQUENCE_MASK, SYN
@@ -80,12 +80,12 @@ class Sender:
         queued = self.queue.size
         if self.finishing:
             return 0
+        most = self._budget.compute_room(queued)
         if not queued:
-            return self.mss if self._budget.has_room(0, self.mss) else LEAST_BYTES
-        limit = self._budget.limit
-        usable = min(self.window, limit) - queued
+            return min(self.mss, most)
+        usable = min(self.window, self._budget.limit) - queued
         if usable > 0 and usable >= min(self.mss, self._highest_window // 2):
-            return usable if self._budget.has_room(queued, usable) else 0
+            return min(usable, most)
         return 0
 
     def append(self, data: bytes) -> None:
@@ -240,8 +240,11 @@ class Sender:
         return start, (FIN if fin else 0) | (PSH if count > 0 else 0), payload
 
     def _note_sent(self, start: int, end: int, now: float) -> None:
-        if not self.has_flight and not self._time.back_offs:
-            self._heard = now
+        if not self.has_flight:
+            # Until now the deadline was that of a window which had no room.
+            self.deadline = inf
+            if not self._time.back_offs:
+                self._heard = now
         if start == self.highest and self._timed is None and not self._time.back_offs:
             self._timed = end
             self._timed_at = now
