@@ -10,7 +10,7 @@ from slipway_agent.guest_system import GuestSystem
 from slipway_agent.kernel_modules import PORT_MODULES, load_modules
 from slipway_agent.mounts import mount_kernel_file_systems, seal_root
 from slipway_agent.network import raise_loopback
-from slipway_agent.port import PortClosedError, open_port
+from slipway_agent.port import TCP, HostPort, PortClosedError, open_port
 from slipway_protocol import messages as m
 
 SENTINEL = "/.slipway-complete"
@@ -75,6 +75,19 @@ def _read_port_option() -> str | None:
     return None
 
 
+def _open_port(option: str | None) -> HostPort:
+    """Open the port of the option on the kernel's command line, or the one that is found.
+
+    Raises:
+        OSError: the port is missing.
+    """
+    if option is not None and option.startswith(f"{TCP},"):
+        from slipway_agent.tcp_port import open_tcp_port
+
+        return open_tcp_port(option)
+    return open_port(option)
+
+
 def yield_to_programs() -> None:
     """Let programs run on when the agent wakes up; sched(7), sched_setscheduler(2).
 
@@ -93,7 +106,7 @@ def serve_host() -> None:
         PortClosedError: the host has closed its end.
     """
     problems = prepare_guest()
-    port = open_port(_read_port_option())
+    port = _open_port(_read_port_option())
     complete = os.path.exists(SENTINEL)
     controllers = None
     try:

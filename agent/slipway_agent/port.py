@@ -17,6 +17,7 @@ VIRTIO_ID_CONSOLE = 3
 VIRTIO_NAME = "agent"
 VIRTIO = "virtio"
 SERIAL = "serial"
+TCP = "tcp"
 SERIAL_DEVICE = "/dev/ttyS1"
 BAUD_RATE = 115200
 
@@ -78,17 +79,25 @@ class HostPort:
                     pieces.append(queue.popleft())
                     size += len(pieces[-1])
                 data = b"".join(pieces)
-            try:
-                written = os.write(self.fd, data)
-            except BlockingIOError:
-                written = 0
-            except OSError as error:
-                raise PortClosedError(str(error)) from None
+            written = self._write(data)
             self.pending -= written
             if written < len(data):
                 queue.appendleft(data[written:])
                 if not written:
                     return
+
+    def _write(self, data: bytes) -> int:
+        """Write to the port without waiting; return the number of bytes written.
+
+        Raises:
+            PortClosedError: the host has closed its end.
+        """
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise PortClosedError(str(error)) from None
 
     def flush_and_wait(self) -> None:
         """Write the whole queue and wait until the bytes have left the guest."""

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from slipway.machine.gateway import addresses
-from slipway_agent import network, syscalls
+from slipway_agent import network, syscalls, tcp_port
 from slipway_protocol import messages as m
 
 # include/uapi/linux/sched.h, if_tun.h
@@ -83,6 +83,38 @@ class Tap:
         total = sum(struct.unpack("!10H", ip))
         ip = ip[:10] + struct.pack("!H", 0xFFFF - total % 0xFFFF) + ip[12:]
         os.write(self.fd, addresses.GUEST_MAC + addresses.GATEWAY_MAC + IPV4 + ip + header)
+
+
+def listen_on_loopback() -> tcp_port.TcpPort:
+    """Return a port of the guest's address, where both addresses of the wire are local."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for number, address in enumerate((addresses.GUEST, addresses.GATEWAY)):
+            sockaddr = struct.pack("HH4s8x", socket.AF_INET, 0, address)
+            request = struct.pack("16s16s8x", f"lo:{number}".encode(), sockaddr)
+            fcntl.ioctl(control, network.SIOCSIFADDR, request)
+    return tcp_port.listen(SPEC)
+
+
+def connect_to_port(source: str) -> socket.socket:
+    """Return a connection to the port from the address ``source``, with a limit on each wait."""
+    return socket.create_connection((GUEST, tcp_port.PORT), PATIENCE, source_address=(source, 0))
+
+
+def wait_for_bytes(port: tcp_port.TcpPort, count: int) -> bytes:
+    """Return the next ``count`` bytes that arrive at the port."""
+    data = b""
+    while len(data) < count:
+        assert select.select([port.fd], [], [], PATIENCE)[0], "no bytes came to the port"
+        data += port.read()
+    return data
+
+
+def receive_exactly(connection: socket.socket, count: int) -> bytes:
+    """Return the next ``count`` bytes of a connection."""
+    data = bytearray()
+    while len(data) < count and (piece := connection.recv(count - len(data))):
+        data += piece
+    return bytes(data)
 
 
 def open_socket() -> socket.socket:
