@@ -199,7 +199,7 @@ async def measure_round(blocks: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         async with open_rig(Path(directory)) as rig:
-            with rig.host.enter():
+            with rig.world.enter():
                 listening = create_server(PUBLIC, PORT)
                 listening.listen(300)
                 server = os.fork()

@@ -20,8 +20,11 @@ from support.gateway_rig import (
     GATEWAY,
     GUEST,
     OTHER_PUBLIC,
+    OWN_PUBLIC,
+    OWN_PUBLIC_6,
     PUBLIC,
     PUBLIC_6,
+    SECOND_OWN_PUBLIC,
     GatewayRig,
     collect,
     echo,
@@ -238,6 +241,36 @@ async def test_name_that_leads_inside_is_never_connected_to(rig: GatewayRig, ins
 
     assert (counter.connections, counter_6.connections) == (0, 0)
     assert [(one.destination, one.reason) for one in report.denied] == [("echo.test", "not-public")]
+
+
+@pytest.mark.parametrize("own", [OWN_PUBLIC, SECOND_OWN_PUBLIC, OWN_PUBLIC_6])
+async def test_name_that_leads_to_the_host_itself_is_never_connected_to(
+    rig: GatewayRig, own: str
+) -> None:
+    rig.names.table["echo.test"] = [[own]]
+    counter = await rig.count_connections(own, ECHO)
+    handle, _ = await start_with_ports(rig, SETTINGS)
+
+    _, (address,) = await rig.ask("echo.test")
+    with pytest.raises(ConnectionRefusedError):
+        await rig.connect(address, ECHO)
+    report = await handle.fetch_report()
+
+    assert counter.connections == 0
+    assert report.denied == (DeniedRequests("echo.test", ECHO, 1, "own-address"),)
+
+
+async def test_address_of_the_host_itself_is_refused_in_spite_of_a_rule(rig: GatewayRig) -> None:
+    counter = await rig.count_connections("0.0.0.0", ECHO)
+    await rig.serve(PUBLIC, ECHO, echo)
+    await start_with_ports(rig, GatewaySettings(rules="open"))
+
+    for own in (OWN_PUBLIC, SECOND_OWN_PUBLIC):
+        with pytest.raises(ConnectionRefusedError):
+            await rig.connect(own, ECHO)
+
+    assert await exchange(rig, PUBLIC, b"x") == digest(b"x")
+    assert counter.connections == 0
 
 
 async def test_resolver_that_rebinds_is_checked_at_each_connect(rig: GatewayRig) -> None:

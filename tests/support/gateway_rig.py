@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from slipway.machine.gateway import addresses
 from slipway.machine.gateway_handle import GatewayHandle, GatewaySettings
 from support.name_server import A, NameServer, build_question, parse_answer
-from support.namespaces import Namespace, format_address
+from support.namespaces import Namespace, format_address, run_ip
 from support.waiting import LIMIT
 
 if TYPE_CHECKING:
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
 GATEWAY = format_address(addresses.GATEWAY)
 GUEST = format_address(addresses.GUEST)
-# Addresses that the host has in the rig only.
+# Addresses of servers in the rig's world, beyond the host.
 PUBLIC = "93.184.216.34"
 OTHER_PUBLIC = "93.184.216.35"
 PUBLIC_6 = "2606:2800:220:1::1"
+WORLD = (PUBLIC, OTHER_PUBLIC, PUBLIC_6)
+# Public addresses of the host itself; the second is no primary one.
+OWN_PUBLIC, SECOND_OWN_PUBLIC, OWN_PUBLIC_6 = "9.9.9.1", "9.9.9.2", "2620:fe::1"
 RESOLV_CONF = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
 NSSWITCH = "hosts: files dns\n"
 # Bytes of a stream's buffer in asyncio.
@@ -41,7 +44,10 @@ STREAM_LIMIT = 1 << 20
 class GatewayRig:
     """One gateway and its surroundings; :func:`open_rig` makes and ends it."""
 
-    def __init__(self, host: Namespace, guest: Namespace, names: NameServer, tap: int) -> None:
+    def __init__(
+        self, world: Namespace, host: Namespace, guest: Namespace, names: NameServer, tap: int
+    ) -> None:
+        self.world = world
         self.host = host
         self.guest = guest
         self.names = names
@@ -85,8 +91,8 @@ class GatewayRig:
         return reader, writer
 
     async def serve(self, address: str, port: int, handler: Handler) -> int:
-        """Serve on the host; return the port."""
-        with self.host.enter():
+        """Serve on the host, or beyond it at an address of the world; return the port."""
+        with (self.world if address in WORLD else self.host).enter():
             listening = create_server(address, port)
         return await self._serve(listening, handler)
 
@@ -194,6 +200,19 @@ def collect(greeting: bytes = b"", *, close_first: bytes = b"", wait: bool = Fal
     return Receiver(greeting or close_first, bool(close_first), wait)
 
 
+def join(host: Namespace, world: Namespace) -> None:
+    """Give the host an interface to the world, with public addresses and default routes."""
+    host.add_interface(world, "eth0")
+    with host.enter():
+        for address in (f"{OWN_PUBLIC}/24", f"{SECOND_OWN_PUBLIC}/24", f"{OWN_PUBLIC_6}/64"):
+            run_ip(f"address add {address} dev eth0 {'nodad' if ':' in address else ''}")
+        run_ip("route add default via 9.9.9.254")
+        run_ip("route add default via 2620:fe::fe")
+    with world.enter():
+        for address in ("9.9.9.254/24", "2620:fe::fe/64"):
+            run_ip(f"address add {address} dev eth0 {'nodad' if ':' in address else ''}")
+
+
 @asynccontextmanager
 async def open_rig(directory: Path) -> AsyncIterator[GatewayRig]:
     """Make the namespaces and the host's name server, without a gateway."""
@@ -206,12 +225,12 @@ async def open_rig(directory: Path) -> AsyncIterator[GatewayRig]:
     async with AsyncExitStack() as stack:
         # Transports close their sockets in the next turn of the loop.
         stack.push_async_callback(asyncio.sleep, 0)
-        host = Namespace(files)
-        stack.callback(host.close)
-        guest = Namespace()
-        stack.callback(guest.close)
-        for address in (PUBLIC, OTHER_PUBLIC, PUBLIC_6):
-            host.add_address(address)
+        host, world, guest = Namespace(files), Namespace(), Namespace()
+        for namespace in (host, world, guest):
+            stack.callback(namespace.close)
+        join(host, world)
+        for address in WORLD:
+            world.add_address(address)
         tap = guest.open_tap()
         stack.callback(os.close, tap)
         with host.enter():
@@ -219,7 +238,7 @@ async def open_rig(directory: Path) -> AsyncIterator[GatewayRig]:
             listening.bind(("127.0.0.1", 53))
         names = await NameServer.start(listening, {})
         stack.callback(names.close)
-        rig = GatewayRig(host, guest, names, tap)
+        rig = GatewayRig(world, host, guest, names, tap)
         await stack.enter_async_context(rig.stack)
         yield rig
 

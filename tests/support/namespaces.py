@@ -120,6 +120,15 @@ class Namespace:
         with self.enter():
             run_ip(f"address add {address}/{128 if ':' in address else 32} dev lo")
 
+    def add_interface(self, other: Namespace, name: str) -> None:
+        """Join this namespace and another by a pair of interfaces called ``name``, without loss."""
+        with self.enter():
+            place = f"/proc/{os.getpid()}/fd/{other._network}"
+            run_ip(f"link add {name} mtu 65520 type veth peer name {name} netns {place}")
+            run_ip(f"link set {name} up")
+        with other.enter():
+            run_ip(f"link set {name} mtu 65520 up")
+
     def open_tap(self) -> int:
         """Return the descriptor of a tap whose other end is the guest's eth0, configured."""
         with self.enter():

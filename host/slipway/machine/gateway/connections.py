@@ -7,14 +7,8 @@ from math import inf
 
 from slipway.machine.gateway.addresses import GATEWAY, GUEST, GUEST_LOOPBACK
 from slipway.machine.gateway.link import TokenBucket
-from slipway.machine.gateway.memory_budget import LEAST_BYTES, MemoryBudget
-from slipway.machine.gateway.policy import NOT_PUBLIC, WRONG_SERVER_NAME
+from slipway.machine.gateway.memory_budget import MemoryBudget
 from slipway.machine.gateway.poller import READ
-from slipway.machine.gateway.server_name import (
-    TLS_PORT,
-    MalformedHelloError,
-    find_server_name,
-)
 from slipway.machine.gateway.splice import Splice
 from slipway.machine.gateway.tcp import TcpEnd
 from slipway.machine.gateway.tcp_segment import ACK, RST, SYN, Flow, build_reset, build_tcp
@@ -22,14 +16,12 @@ from slipway.machine.gateway.tcp_state import Failure, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from slipway.machine.gateway.destinations import Destinations
     from slipway.machine.gateway.link import Link
-    from slipway.machine.gateway.name_table import NameTable
-    from slipway.machine.gateway.policy import Policy
     from slipway.machine.gateway.poller import Poller
     from slipway.machine.gateway.published import Listener
     from slipway.machine.gateway.report import Report
     from slipway.machine.gateway.resolver import Resolver
-    from slipway.machine.gateway.splice import Inspector
     from slipway.machine.gateway.tcp_segment import Segment
 
 MAX_CONNECTIONS = 256
@@ -40,7 +32,6 @@ NEW_BURST = 200.0
 
 # Reasons of refusals that the policy does not know.
 TOO_MANY = "too-many-connections"
-NO_ADDRESS = "no-address"
 LIMIT_REACHED = "limit-reached"
 
 # Ports of the gateway's own connections to the guest.
@@ -60,15 +51,13 @@ class Connections:
         poller: Poller,
         link: Link,
         resolver: Resolver,
-        policy: Policy,
-        table: NameTable,
+        destinations: Destinations,
         report: Report,
     ) -> None:
         self._poller = poller
         self._link = link
         self._resolver = resolver
-        self._policy = policy
-        self._table = table
+        self._destinations = destinations
         self._report = report
         self._budget = MemoryBudget()
         self._splices: dict[Flow, Splice] = {}
@@ -128,14 +117,9 @@ class Connections:
 
     def _open(self, flow: Flow, segment: Segment) -> None:
         """Begin a connection of the guest, if the policy and the bounds allow it."""
-        name = self._table.find_name(flow.address)
-        destination = name or ".".join(map(str, flow.address))
-        if name is None:
-            reason = self._policy.judge_address(flow.address, flow.port)
-        else:
-            reason = self._policy.judge_name(name, flow.port)
-        if reason := reason or self._judge_bounds():
-            self._refuse(flow, segment, destination, reason)
+        destination = self._destinations.judge(flow)
+        if reason := destination.reason or self._judge_bounds():
+            self._refuse(flow, segment, str(destination), reason)
             return
         if not self._has_place():
             if len(self._deferred) < MAX_CONNECTIONS:
@@ -146,17 +130,26 @@ class Connections:
         self._new.take(1)
         end = TcpEnd.hold(segment, self.now, _choose_number(), self._budget)
         splice = self._add(flow, end)
-        if name is None:
-            host = "127.0.0.1" if flow.address == GATEWAY else destination
-            splice.connect([(host, flow.port)], self.now)
+        if destination.name is None:
+            splice.connect([(destination.address, flow.port)], self.now)
         else:
-            self._look_up(name, flow.port, splice)
+            self._look_up(destination.name, flow.port, splice)
 
     def _judge_bounds(self) -> str:
         """Return the reason why no connection may begin, or an empty text."""
         if self._is_limit_reached():
             return LIMIT_REACHED
-        return TOO_MANY if len(self._splices) >= MAX_CONNECTIONS else ""
+        if len(self._splices) < MAX_CONNECTIONS or self._forget_finished():
+            return ""
+        return TOO_MANY
+
+    def _forget_finished(self) -> bool:
+        """Forget the oldest connection that is finished and only waits; return False without."""
+        for splice, flow in self._flows.items():
+            if splice.end.state is State.TIME_WAIT and not splice.end.peek():
+                self._forget(splice, flow)
+                return True
+        return False
 
     def _has_place(self) -> bool:
         """Return True if one more connection may be half-open."""
@@ -166,33 +159,12 @@ class Connections:
         def answer(addresses: list[str]) -> None:
             if splice not in self._flows or splice.end.state is not State.SYN_HELD:
                 return  # the guest did not wait
-            public = [one for one in addresses if not self._policy.judge_result(one)]
-            if not public:
-                self._report.deny(name, port, NOT_PUBLIC if addresses else NO_ADDRESS)
-            splice.connect([(one, port) for one in public], self.now, self._inspect(name, port))
+            chosen = self._destinations.choose(name, port, addresses)
+            splice.connect(chosen, self.now, self._destinations.build_inspector(name, port))
 
         if not self._resolver.start(name.encode("ascii"), answer, self.now):
             self._report.deny(name, port, TOO_MANY)
             splice.connect([], self.now)
-
-    def _inspect(self, name: str, port: int) -> Inspector | None:
-        """Return the check of the server name in TLS: another that is not allowed is refused."""
-        if port != TLS_PORT:
-            return None
-
-        def inspect(sent: bytes) -> bool | None:
-            try:
-                found = find_server_name(sent)
-            except MalformedHelloError:
-                found = "?"
-            if found is None and len(sent) < LEAST_BYTES:
-                return None
-            if found is None or (found not in ("", name) and self._policy.judge_name(found, port)):
-                self._report.deny(found or "?", port, WRONG_SERVER_NAME)
-                return False
-            return True
-
-        return inspect
 
     def accept(self, listener: Listener) -> None:
         """Begin a connection to the guest for one to a published port.

@@ -14,6 +14,7 @@ from math import inf
 from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway.machine.gateway.confine import confine
 from slipway.machine.gateway.connections import Connections
+from slipway.machine.gateway.destinations import Destinations
 from slipway.machine.gateway.frames import FrameHandler
 from slipway.machine.gateway.link import Link
 from slipway.machine.gateway.name_table import NameTable
@@ -90,8 +91,9 @@ class GatewayProcess:
         self._link_descriptor = link
         self._resolver = Resolver()
         table = NameTable()
+        destinations = Destinations(policy, table, self._report)
         self._connections = Connections(
-            self._poller, self._link, self._resolver, policy, table, self._report
+            self._poller, self._link, self._resolver, destinations, self._report
         )
         self._connections.limit = int(texts["limit"])
         self._connections.checksums = texts["checksums"] == "1"

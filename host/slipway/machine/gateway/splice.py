@@ -15,12 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from slipway.machine.gateway.destinations import Inspector
     from slipway.machine.gateway.poller import Poller
     from slipway.machine.gateway.report import Report
     from slipway.machine.gateway.tcp import TcpEnd
-
-    Inspector = Callable[[bytes], bool | None]
-    """Function of all bytes of the guest until now: may they pass? None: more are needed."""
 
 # Seconds for one address of a name; a server that is there answers sooner.
 CONNECT_SECONDS = 10.0
