@@ -11,15 +11,17 @@ PYTEST = .venv/bin/python -m pytest $(TESTS) -m "$(1)"
 # TESTS may name tests of one kind only; pytest ends with 5 where it selects none.
 OR_NONE = || [ $$? -eq 5 ]
 # What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
-# guests that need a KVM like hardware's, the board, two languages once, and all behaviours of the
-# language that boots fastest, each in a clone. The other tests of KVM run on what KVM there is here;
-# make lab-full has them all.
+# guests that need a KVM like hardware's, the board, the network device, two languages once, and all
+# behaviours of the language that boots fastest, each in a clone. The other tests of KVM run on what
+# KVM there is here; make lab-full has them all.
 LAB_TESTS ?= $(foreach part,coalesced confinement interrupts never_ready vcpu_thread,\
 	tests/kvm/test_$(part).py) tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
+	tests/behaviour/test_network_device.py::test_frames_of_all_sizes_come_back \
 	--machine kvm --through guest --through clone \
 	-k "not test_languages or (says_hello and (kvm-python or kvm-c])) or kvm-clone-bash"
 LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
 	tests/behaviour/test_hostile.py tests/behaviour/test_clones.py tests/behaviour/test_sessions.py \
+	tests/behaviour/test_network_device.py \
 	--machine kvm --through guest --through clone
 LAB_TIMEOUT ?= 3600
 FUZZ_SECONDS ?= 600
@@ -124,6 +126,7 @@ lab-full: images ## the same with all behaviours of all languages
 bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual time
 	@.venv/bin/python bench/exits.py --prepare
 	@.venv/bin/python tests/lab run -- .venv/bin/python bench/exits.py
+	@.venv/bin/python tests/lab run -- .venv/bin/python bench/network_exits.py
 	@kernel=$$(.venv/bin/python bench/kvm_boot.py --print-kernel) && for bench in kvm_boot kvm_serial; do \
 		.venv/bin/python tests/lab run --icount --memory 2048 --python $(LAB_QEMU) --include $$kernel \
 			-- .venv/bin/python bench/$$bench.py --kernel $$kernel; done

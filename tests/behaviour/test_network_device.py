@@ -47,6 +47,29 @@ for _ in range(30):
     assert [echo.recv(70_000) for _ in sent] == sent
 print("all came back")
 """
+# Each thread has a socket, and as many datagrams under way as its buffer holds.
+THREADS = """
+import os, socket, threading
+failed = []
+def exchange():
+    try:
+        echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        echo.settimeout(60)
+        echo.connect(("198.18.0.1", 7))
+        for size in [1, 1472, 65_000] * 50:
+            sent = [os.urandom(size) for _ in range(2)]
+            for data in sent:
+                echo.send(data)
+            assert [echo.recv(70_000) for _ in sent] == sent
+    except BaseException as error:
+        failed.append(error)
+threads = [threading.Thread(target=exchange) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failed or "all came back")
+"""
 FRAMES = [42 + size for size in SIZES] + 600 * [1042]
 INTERFACES = "import socket; print([name for _, name in socket.if_nameindex()])"
 
@@ -68,7 +91,7 @@ def spec_of(assets: Assets, peer: EchoPeer | None) -> MachineSpec:
 
 
 @asynccontextmanager
-async def booted(assets: Assets, peer: EchoPeer | None, **changes: bool) -> AsyncIterator[Guest]:
+async def booted(assets: Assets, peer: EchoPeer | None, **changes: int) -> AsyncIterator[Guest]:
     """A guest whose agent is ready, with a network if there is a ``peer``."""
     machine = await assets.hypervisor.start(replace(spec_of(assets, peer), **changes))  # type: ignore[arg-type]
     async with Guest(machine) as guest:
@@ -112,6 +135,13 @@ async def test_frames_of_all_sizes_come_back(assets: Assets) -> None:
     assert said == "all came back"
     assert peer.lengths == FRAMES
     assert peer.senders == {addresses.GUEST_MAC}
+
+
+async def test_processors_and_threads_share_the_interface(assets: Assets) -> None:
+    async with open_peer() as peer, booted(assets, peer, cpus=2) as guest:
+        said = await run(guest, THREADS)
+
+    assert said == "all came back"
 
 
 async def test_guest_without_a_network_has_no_device(assets: Assets) -> None:
