@@ -21,8 +21,8 @@ from slipway._run.guest import Guest
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._run.output_sink import OutputTail
+from slipway._run.start_machine import start_machine
 from slipway.machine.kvm import KvmMachine
-from slipway.machine.model import MachineSpec
 from slipway_initramfs.store.image_store import ImageStore
 from support.echo_peer import EchoPeer, open_peer
 from support.hypervisors import with_hypervisor
@@ -94,16 +94,10 @@ async def measure(machine: str) -> None:
     assets = find_assets(find_language("python"), Options(), store, print)
     assets = with_hypervisor(assets, machine)
     async with open_peer() as peer:
-        spec = MachineSpec(
-            kernel=assets.kernel_path,
-            initrd=assets.initrd,
-            kernel_arguments=assets.agent.kernel_arguments,
-            memory_bytes=assets.memory,
-            network=peer.machine_end.fileno(),
-        )
-        async with Guest(await assets.hypervisor.start(spec)) as guest:
+        link = peer.machine_end.fileno()
+        async with Guest(await start_machine(assets, Options(), network=link)) as guest:
             peer.machine_end.close()
-            await guest.wait_ready(network=True)
+            await guest.wait_ready()
             await run_series(guest, peer)
 
 

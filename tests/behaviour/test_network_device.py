@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +12,8 @@ from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
+from slipway._run.start_machine import start_machine
 from slipway.machine.gateway import addresses
-from slipway.machine.model import MachineSpec
 from support.echo_peer import EchoPeer, open_peer
 from support.hypervisors import with_hypervisor
 from support.listening import run_with
@@ -80,20 +79,13 @@ def assets(image_store: ImageStore, progress: Callable[[str], None], machine: st
     return with_hypervisor(find_assets(language, Options(), image_store, progress), machine)
 
 
-def spec_of(assets: Assets, peer: EchoPeer | None) -> MachineSpec:
-    return MachineSpec(
-        kernel=assets.kernel_path,
-        initrd=assets.initrd,
-        kernel_arguments=assets.agent.kernel_arguments,
-        memory_bytes=assets.memory,
-        network=None if peer is None else peer.machine_end.fileno(),
-    )
-
-
 @asynccontextmanager
-async def booted(assets: Assets, peer: EchoPeer | None, **changes: int) -> AsyncIterator[Guest]:
+async def booted(
+    assets: Assets, peer: EchoPeer | None, *, template: bool = False, cpus: int = 1
+) -> AsyncIterator[Guest]:
     """A guest whose agent is ready, with a network if there is a ``peer``."""
-    machine = await assets.hypervisor.start(replace(spec_of(assets, peer), **changes))  # type: ignore[arg-type]
+    link = None if peer is None else peer.machine_end.fileno()
+    machine = await start_machine(assets, Options(cpus=cpus), template=template, network=link)
     async with Guest(machine) as guest:
         if peer is not None:
             peer.machine_end.close()
