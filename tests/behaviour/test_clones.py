@@ -368,7 +368,7 @@ async def test_snapshot_of_another_machine_is_refused(cloned: Cloned) -> None:
     before = psutil.Process().num_fds()
 
     with pytest.raises(HostError, match="machine"):
-        await cloned.hypervisor.open_template(replace(cloned.twin(), machine="other"))
+        await cloned.hypervisor.open_template(replace(cloned.twin(), hypervisor="other"))
 
     assert psutil.Process().num_fds() == before
 

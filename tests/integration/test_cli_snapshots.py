@@ -51,7 +51,7 @@ def keep(store: ImageStore, key: SnapshotKey) -> SnapshotKey:
     memory = memory_files.create("test", key.memory_bytes)
     state = memory_files.create("test", 5000)
     os.pwrite(memory, bytes([key.cpus]) * (1 << 20), 1 << 20)
-    snapshot = Snapshot(key.machine, key.memory_bytes, key.cpus, False, memory, state)
+    snapshot = Snapshot(key.hypervisor, key.memory_bytes, key.cpus, False, memory, state)
     SnapshotStore(store).save(key, snapshot)
     snapshot.close()
     return key

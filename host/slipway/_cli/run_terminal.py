@@ -100,7 +100,7 @@ class PhaseObserver:
     def __init__(self, terminal: LocalTerminal) -> None:
         self._terminal = terminal
 
-    def on_booted(self, machine: str) -> None:
+    def on_booted(self, hypervisor: str) -> None:
         """Do nothing: no program runs yet."""
 
     def on_phase_started(self, phase: Phase) -> None:

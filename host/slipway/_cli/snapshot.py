@@ -73,7 +73,7 @@ def _list_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
         key, stale = snapshot.key, find_staleness(snapshot, store)
         size = (to_mebibytes(key.memory_bytes), key.cpus, to_mebibytes(snapshot.disk_bytes))
         state = f"stale: {stale}" if stale else "current"
-        rows.append((key.name, key.image, key.machine, *size, snapshot.made, state))
+        rows.append((key.name, key.image, key.hypervisor, *size, snapshot.made, state))
     print_text(format_table(columns, rows, sys.stdout))
     return 0
 
@@ -147,10 +147,10 @@ def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
         return "the agent was replaced"
     if _digest_language(image.name, image.environment, store) != parts.get("language"):
         return "its language file was changed"
-    if snapshot.key.machine not in HYPERVISORS:
+    if snapshot.key.hypervisor not in HYPERVISORS:
         return "unknown hypervisor"
     try:
-        fingerprint = find_hypervisor(snapshot.key.machine).fingerprint()
+        fingerprint = find_hypervisor(snapshot.key.hypervisor).fingerprint()
     except HostError as error:
         return error.message
     if json_digest(fingerprint) != parts.get("host"):
@@ -185,7 +185,7 @@ def _describe_snapshot(snapshot: StoredSnapshot, stale: str) -> dict[str, Any]:
     return {
         "key": key.name,
         "image": key.image,
-        "machine": key.machine,
+        "machine": key.hypervisor,
         "memory": key.memory_bytes,
         "cpus": key.cpus,
         "disk_bytes": snapshot.disk_bytes,

@@ -26,10 +26,10 @@ class RunProgress:
         # Set when the agent knows the whole job, or the run is over.
         self.job_started = asyncio.Event()
 
-    def on_booted(self, machine: str) -> None:
+    def on_booted(self, hypervisor: str) -> None:
         """Put the event that the machine is ready."""
         self.has_machine = True
-        self._put(Started(machine))
+        self._put(Started(hypervisor))
 
     def on_phase_started(self, phase: Phase) -> None:
         """Put the event that ``phase`` has started."""

@@ -48,10 +48,10 @@ class OutputPump:
         """Add output for the callback."""
         self._queues[stream.name].put_output(phase, stream, data)
 
-    def on_booted(self, machine: str) -> None:
-        """Report the machine at once."""
+    def on_booted(self, hypervisor: str) -> None:
+        """Report the hypervisor at once."""
         if self._observer is not None:
-            self._observer.on_booted(machine)
+            self._observer.on_booted(hypervisor)
 
     def on_phase_started(self, phase: Phase) -> None:
         """Report the start of ``phase`` behind all output that came before."""

@@ -46,8 +46,8 @@ class JobObserver(Protocol):
 class RunObserver(JobObserver, Protocol):
     """Observer of a run: of its machine as well."""
 
-    def on_booted(self, machine: str) -> None:
-        """Note that the agent in ``machine``, ``kvm`` or ``qemu``, is ready."""
+    def on_booted(self, hypervisor: str) -> None:
+        """Note that the agent is ready in a machine of ``hypervisor``, ``kvm`` or ``qemu``."""
 
 
 class OutputCapture:

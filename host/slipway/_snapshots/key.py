@@ -24,14 +24,14 @@ _ELSEWHERE = frozenset({"aliases", "suffixes", "debian", "registry", "version"})
 class SnapshotKey:
     """Identity of a snapshot.
 
-    ``image`` and ``machine`` are the names of the image and of the hypervisor; with ``network`` the
-    machine has a network interface, for any rules. ``inputs`` is a
-    digest (64 hexadecimal digits) of everything that the snapshot depends on; ``parts`` are the
-    digests of the single inputs by name, to report which input has changed.
+    ``image`` and ``hypervisor`` are names. With ``network`` the machine has a network interface,
+    for any rules. ``inputs`` is a digest (64 hexadecimal digits) of everything that the snapshot
+    depends on; ``parts`` are the digests of the single inputs by name, to report which input has
+    changed.
     """
 
     image: str
-    machine: str
+    hypervisor: str
     memory_bytes: int
     cpus: int
     inputs: str
@@ -62,14 +62,14 @@ class SnapshotKey:
 
     def replaces(self, other: SnapshotKey) -> bool:
         """Return True if ``other`` has the same name: at most the inputs differ."""
-        names = ("image", "machine", "memory_bytes", "cpus", "network")
+        names = ("image", "hypervisor", "memory_bytes", "cpus", "network")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     @property
     def name(self) -> str:
         """Name of the snapshot in the store."""
         suffix = "-network" if self.network else ""
-        return f"{self.image}-{self.machine}-{self.memory_bytes // MIB}m-{self.cpus}{suffix}"
+        return f"{self.image}-{self.hypervisor}-{self.memory_bytes // MIB}m-{self.cpus}{suffix}"
 
 
 class NoSnapshot(Exception):

@@ -91,8 +91,8 @@ class SnapshotStore:
         parts = manifest.get("parts")
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
             raise ImageCorrupted("a snapshot in the store has no valid parts")
-        image, machine, inputs = (
-            manifests.get_text(manifest, name) for name in ("image", "machine", "inputs")
+        image, hypervisor, inputs = (
+            manifests.get_text(manifest, name) for name in ("image", "hypervisor", "inputs")
         )
         memory_bytes, cpus = (
             manifests.get_count(manifest, name) for name in ("memory_bytes", "cpus")
@@ -101,7 +101,7 @@ class SnapshotStore:
         if type(network) is not bool:
             raise ImageCorrupted("a snapshot in the store does not say if it has a network")
         pairs = tuple(parts.items())
-        key = SnapshotKey(image, machine, memory_bytes, cpus, inputs, pairs, network)
+        key = SnapshotKey(image, hypervisor, memory_bytes, cpus, inputs, pairs, network)
         memory, state = (self._blob(manifest, name) for name in ("memory", "state"))
         if (
             key.name != name
@@ -271,7 +271,7 @@ class SnapshotStore:
 
 def _build_snapshot(key: SnapshotKey, memory: int, state: int) -> Snapshot:
     """Return the snapshot of ``key`` with its open files."""
-    return Snapshot(key.machine, key.memory_bytes, key.cpus, False, memory, state, key.network)
+    return Snapshot(key.hypervisor, key.memory_bytes, key.cpus, False, memory, state, key.network)
 
 
 def _get_disk_bytes(path: Path) -> int:

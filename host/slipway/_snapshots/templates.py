@@ -82,11 +82,11 @@ class TemplateCache:
 
     def overhead(self, key: SnapshotKey) -> int:
         """Return the upper bound of a machine's memory beside its guest's RAM, in bytes."""
-        return find_hypervisor(key.machine).overhead
+        return find_hypervisor(key.hypervisor).overhead
 
     def idle_memory(self, key: SnapshotKey) -> int:
         """Return the upper bound of an idle clone's unshared memory, in bytes."""
-        return find_hypervisor(key.machine).idle_memory
+        return find_hypervisor(key.hypervisor).idle_memory
 
     def has(self, key: SnapshotKey) -> bool:
         """Return True if a snapshot of ``key`` is open or in the store."""

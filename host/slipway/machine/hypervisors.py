@@ -48,6 +48,6 @@ def find_hypervisor(name: str, state: Path | None = None, reason: str = _REQUEST
         return QemuHypervisor(state, reason)
     known = ", ".join(["auto", *HYPERVISORS])
     raise InputError(
-        f"unknown machine {name!r:.80}; use one of: {known}",
+        f"unknown hypervisor {name!r:.80}; use one of: {known}",
         "auto takes the first that this host can run.",
     )

@@ -19,11 +19,11 @@ COMMON = (
 )
 
 
-def build_command_line(spec: MachineSpec, machine: str) -> str:
-    """Return the command line of a guest's kernel; ``machine`` is the part of its hypervisor.
+def build_command_line(spec: MachineSpec, own: str) -> str:
+    """Return the command line of a guest's kernel; ``own`` is the part of its hypervisor.
 
     The agent's own part comes last, since it may hold ``--``.
     """
     loudness = "" if spec.boot_log else " quiet"
     port = " slipway.port=ttyS1" if spec.serial_port else ""
-    return f"{COMMON} {machine}{loudness}{port} {spec.kernel_arguments}"
+    return f"{COMMON} {own}{loudness}{port} {spec.kernel_arguments}"

@@ -247,9 +247,9 @@ def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
     Raises:
         HostError: they do not, or its state is damaged.
     """
-    if snapshot.machine != hypervisor:
+    if snapshot.hypervisor != hypervisor:
         raise HostError(
-            f"a snapshot of the machine {to_plain_line(snapshot.machine)!r} is not for KVM"
+            f"a snapshot of the hypervisor {to_plain_line(snapshot.hypervisor)!r} is not for KVM"
         )
     saved = states.decode(states.read(snapshot.state))
     if saved.config != _find_config(snapshot):

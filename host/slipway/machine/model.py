@@ -47,12 +47,12 @@ class Snapshot:
 
     ``memory`` and ``state`` are descriptors of regular files that do not change any more; the
     owner of the snapshot closes both. ``memory`` is the guest's RAM (``memory_bytes`` long, with
-    holes for zeros), ``state`` the rest, and the RAM that differs from ``memory``. ``machine`` is
-    the name of the hypervisor, which alone can read ``state``. ``network``: the machine has a
+    holes for zeros), ``state`` the rest, and the RAM that differs from ``memory``. ``hypervisor``
+    is the name of the hypervisor that alone can read ``state``. ``network``: the machine has a
     network interface.
     """
 
-    machine: str
+    hypervisor: str
     memory_bytes: int
     cpus: int
     serial_port: bool

@@ -133,9 +133,9 @@ def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
     Raises:
         HostError: the snapshot is of another hypervisor, or damaged.
     """
-    if snapshot.machine != hypervisor:
+    if snapshot.hypervisor != hypervisor:
         raise HostError(
-            f"a snapshot of the machine {to_plain_line(snapshot.machine)!r} is not for QEMU"
+            f"a snapshot of the hypervisor {to_plain_line(snapshot.hypervisor)!r} is not for QEMU"
         )
     memory, state = os.fstat(snapshot.memory).st_size, os.fstat(snapshot.state).st_size
     if memory != snapshot.memory_bytes:

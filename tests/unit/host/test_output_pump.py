@@ -39,8 +39,8 @@ class Diary:
         await self.open.wait()
         self.lines.append(f"{phase.name} {stream.name} {data.decode()}")
 
-    def on_booted(self, machine: str) -> None:
-        self.lines.append(f"booted {machine}")
+    def on_booted(self, hypervisor: str) -> None:
+        self.lines.append(f"booted {hypervisor}")
 
     def on_phase_started(self, phase: m.Phase) -> None:
         self.lines.append(f"{phase.name} began")

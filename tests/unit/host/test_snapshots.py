@@ -103,7 +103,7 @@ def test_what_is_saved_is_found_and_opened_again(
     store.verify(stored, opened)
     assert content(opened.memory) == content(snapshot.memory)
     assert content(opened.state) == STATE
-    assert (opened.machine, opened.memory_bytes, opened.cpus) == ("qemu", MEMORY, 1)
+    assert (opened.hypervisor, opened.memory_bytes, opened.cpus) == ("qemu", MEMORY, 1)
     opened.close()
 
 
@@ -160,7 +160,7 @@ def test_nothing_is_found_where_inputs_differ(
     store = SnapshotStore(images)
 
     assert store.find(replace(key, inputs="cd" * 32)) is None
-    assert store.find(replace(key, machine="kvm")) is None
+    assert store.find(replace(key, hypervisor="kvm")) is None
     assert store.find(replace(key, memory_bytes=2 * MEMORY)) is None
     assert store.find(replace(key, image="no such name/..")) is None
 
@@ -172,7 +172,7 @@ def test_snapshot_of_another_machine_is_refused(
 
     for other in (
         replace(snapshot, cpus=2),
-        replace(snapshot, machine="kvm"),
+        replace(snapshot, hypervisor="kvm"),
         replace(snapshot, memory_bytes=MEMORY // 2),
         replace(snapshot, serial_port=True),
         replace(snapshot, network=True),
@@ -369,7 +369,7 @@ def test_damaged_snapshot_is_whole_when_it_is_saved_again(
 
 HOSTILE: dict[str, list[Any]] = {
     "image": [None, 1, "", "../toy", "toy\x1b[2J", "t" * 200, ["toy"]],
-    "machine": [None, "kvm", "qemu/..", {}],
+    "hypervisor": [None, "kvm", "qemu/..", {}],
     "inputs": [None, 1, []],
     "memory_bytes": [None, -1, 0, 1, MEMORY + 4096, 1 << 49, 1 << 80, 1.5, "16"],
     "cpus": [None, 0, -1, 9, 1 << 40, True, "1"],
