@@ -19,6 +19,7 @@ from mcp.shared.exceptions import MCPError
 
 from slipway._mcp.forms import RunCodeArguments
 from slipway._model.options import MAX_SOURCE
+from slipway._wire.option_models import read_options
 from slipway._wire.request_models import RunBody
 from support.commands import PATIENCE
 from support.serving import Server
@@ -218,7 +219,7 @@ async def test_takes_the_fields_of_a_job_of_the_api() -> None:
     assert set(RunCodeArguments.model_fields) == of_the_api
     nothing = dict.fromkeys(of_the_api - {"language", "source"})
     job = RunCodeArguments.model_validate({"language": "bash", "source": "true", **nothing})
-    assert (job.build_options(), job.decode_stdin()) == ({"files": ()}, b"")
+    assert (read_options(job), job.decode_stdin()) == ({}, b"")
 
 
 async def test_unknown_tool_is_an_error_of_the_protocol(commands: Commands) -> None:

@@ -38,9 +38,7 @@ def _make_row(option: Option) -> str:
     value = {"s": "seconds", "bytes": "bytes"}.get(unit) or _TYPES[str(option.type)]
     if option.choices:
         value = ", ".join(f"`{choice}`" for choice in option.choices)
-    flags = ", ".join(
-        f"`{flag}`" for flag in option.flags or ("--" + option.name.replace("_", "-"),)
-    )
+    flags = ", ".join(f"`{flag}`" for flag in option.command_flags)
     meaning = option.sentence
     if option.default not in (None, False, ()):
         meaning += f" Default: {option.default}."

@@ -20,6 +20,7 @@ _READERS: dict[tuple[type, str], tuple[Any, str]] = {
     (int, "bytes"): (parse_size, "SIZE"),
     (int, ""): (parse_count, "N"),
     (Path, ""): (parse_path, "PATH"),
+    (str, ""): (str, "TEXT"),
 }
 
 
@@ -30,18 +31,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         for option in OPTIONS.values():
             # The program's arguments come after "--", and argparse does not see them.
             if option.group is group and option.name != "arguments":
-                flags = option.flags or ("--" + option.name.replace("_", "-"),)
-                section.add_argument(*flags, dest=option.name, **_describe_value(option))
+                value = _describe_value(option)
+                section.add_argument(*option.command_flags, dest=option.name, **value)
 
 
 def _describe_value(option: Option) -> dict[str, Any]:
     """Return the keyword arguments of ``add_argument`` for one option."""
     if option.is_flag:
-        return {"action": "store_true", "help": option.help}
+        return {"action": "store_true", "help": option.command_phrase}
     if option.default == ():
-        help_text = f"{option.help} (repeatable)"
-        return {"action": "append", "default": [], "metavar": option.metavar, "help": help_text}
-    described: dict[str, Any] = {"default": option.default, "help": option.help}
+        help_text = f"{option.command_phrase} (repeatable)"
+        metavar = option.metavar or "TEXT"
+        return {"action": "append", "default": [], "metavar": metavar, "help": help_text}
+    described: dict[str, Any] = {"default": option.default, "help": option.command_phrase}
     bounds = option.bounds
     if option.default is not None:
         limits = f"{bounds.least:g} to {bounds.most:g}, " if bounds else ""

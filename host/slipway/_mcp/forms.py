@@ -3,17 +3,14 @@
 # Not "from __future__ import annotations": pydantic reads the annotations when a class is made.
 import base64
 import codecs
-from typing import Any
 
 from pydantic import BaseModel, Field
 
 from slipway._mcp.excerpt import Excerpt
-from slipway._model.input_file import InputFile
-from slipway._model.options import OPTIONS
 from slipway._model.result import OutputFile, Result
 from slipway._util.units import KIB
-from slipway._wire.fields import decode_text_or_base64
-from slipway._wire.request_models import Data, Details, MachineSize, Name, TerminalSize
+from slipway._wire.option_models import MachineSize, Name
+from slipway._wire.request_models import Details
 
 # All fetched files together.
 FILES_SHOWN = 32 * KIB
@@ -27,35 +24,6 @@ class RunCodeArguments(Details, MachineSize):
         description="A name from list_languages, e.g. python, or rust@1.80 for a version."
     )
     source: str = Field(description="The whole program.")
-    tty: bool | TerminalSize = Field(
-        False,
-        description="Run in a terminal: output before a crash is kept, a prompt comes before its "
-        "input, stdin is echoed, and all output is in stdout.",
-    )
-
-    def decode_stdin(self) -> bytes:
-        """Return the program's standard input; raises InputError."""
-        if isinstance(self.stdin, str):
-            return self.stdin.encode("utf-8")
-        return _decode(self.stdin, "stdin")
-
-    def build_options(self) -> dict[str, Any]:
-        """Return fields of :class:`slipway.Options`; raises InputError."""
-        options = {name: getattr(self, name) for name in self.model_fields_set & _OPTIONS}
-        if isinstance(self.tty, TerminalSize):
-            options["tty"] = self.tty.to_tty()
-        options["files"] = tuple(
-            InputFile(file.path, _decode(file, f"the file {file.path!r:.80}"), file.mode)
-            for file in self.files
-        )
-        return options
-
-
-_OPTIONS = RunCodeArguments.model_fields.keys() & OPTIONS.keys()
-
-
-def _decode(data: Data, where: str) -> bytes:
-    return decode_text_or_base64(data.text, data.base64, where)
 
 
 class FetchedFile(BaseModel):

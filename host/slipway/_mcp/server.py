@@ -29,6 +29,7 @@ from slipway._mcp.forms import LanguageForm, Languages, Outcome, RunCodeArgument
 from slipway._model.events import Ended, Output, PhaseStarted, Preparing, Queued, Started
 from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway._util.near_names import suggest_name
+from slipway._wire.option_models import read_options
 from slipway_protocol import __version__
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class _Tools:
             wanted.language,
             stdin=wanted.decode_stdin(),
             **self._options,
-            **wanted.build_options(),
+            **read_options(wanted),
         )
         output = {name: Excerpt() for name in ("stdout", "stderr", "build_output")}
         steps = 0

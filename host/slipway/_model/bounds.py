@@ -41,7 +41,7 @@ def check_arguments(arguments: tuple[str, ...]) -> None:
     Raises:
         InputError: the arguments are too many or too long, or contain NUL.
     """
-    _check_count("arguments", len(arguments), MAX_ARGUMENTS, _LONG_INPUT)
+    check_count("arguments", len(arguments), MAX_ARGUMENTS, _LONG_INPUT)
     for number, argument in enumerate(arguments):
         if "\0" in argument:
             raise InputError(f"arguments[{number}] contains NUL", _NO_NUL)
@@ -67,7 +67,7 @@ def check_environment(environment: tuple[tuple[str, str], ...]) -> None:
             )
         if "\0" in value:
             raise InputError(f"environment[{name[:80]!r}] contains NUL", _NO_NUL)
-    _check_count("environment", len(environment), MAX_VARIABLES, _LONG_INPUT)
+    check_count("environment", len(environment), MAX_VARIABLES, _LONG_INPUT)
     texts = [text for pair in environment for text in pair]
     _check_size("environment", texts, MAX_ENVIRONMENT_BYTES, _LONG_INPUT)
 
@@ -83,7 +83,7 @@ def check_outputs(paths: tuple[str, ...]) -> None:
         check_guest_path("outputs", path)
     if len(set(paths)) < len(paths):
         raise InputError("outputs names a file twice", "Name each file once.")
-    _check_count("outputs", len(paths), MAX_OUTPUTS, hint)
+    check_count("outputs", len(paths), MAX_OUTPUTS, hint)
     _check_size("outputs", paths, MAX_OUTPUT_PATH_BYTES, hint)
 
 
@@ -93,7 +93,7 @@ def check_files(files: tuple[InputFile, ...], source_name: str) -> None:
     Raises:
         InputError: the files are too many or too large, or their paths exclude each other.
     """
-    _check_count("files", len(files), MAX_FILES, PACK_HINT)
+    check_count("files", len(files), MAX_FILES, PACK_HINT)
     if (size := sum(len(file.data) for file in files)) > MAX_FILE_BYTES:
         raise InputError(
             f"files has {size} bytes in total, and at most {format_size(MAX_FILE_BYTES)}"
@@ -145,7 +145,12 @@ def check_guest_path(field: str, path: str) -> None:
         )
 
 
-def _check_count(name: str, count: int, most: int, hint: str) -> None:
+def check_count(name: str, count: int, most: int, hint: str) -> None:
+    """Check the number of items of a list.
+
+    Raises:
+        InputError: the items are more than ``most``.
+    """
     if count > most:
         raise InputError(f"{name} has {count} items, and at most {most} are allowed", hint)
 

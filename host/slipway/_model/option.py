@@ -32,18 +32,23 @@ class Option:
     the MCP tool, the table in docs/sdk.md and the API reference are made from this, the field's
     type and default.
 
-    ``help`` is a phrase without capital letter and full stop. A ``local`` option exists only for
-    machines that this process starts. ``flags`` are the names on the command line, by default the
-    field's name with dashes; ``metavar`` stands for the value there, by default after its unit.
+    ``help`` is a phrase without capital letter and full stop. ``command_help`` is a second phrase
+    for the command line, ``schema_help`` are further sentences for the schemas of the API and the
+    tool. A ``local`` option exists only for machines that this process starts. ``flags`` are the
+    names on the command line, by default the field's name with dashes; ``metavar`` stands for the
+    value there, by default after its unit. ``most_items`` bounds the length of a tuple or mapping.
     :func:`read_options` fills in ``name``, ``kind`` (the field's type) and ``default``.
     """
 
     help: str
     group: Group = Group.LIMITS
+    command_help: str = ""
+    schema_help: str = ""
     local: bool = False
     flags: tuple[str, ...] = ()
     metavar: str = ""
     choices: tuple[str, ...] = ()
+    most_items: int | None = None
     name: str = ""
     kind: Any = None
     default: Any = None
@@ -71,9 +76,28 @@ class Option:
         return self.default is False
 
     @property
+    def command_flags(self) -> tuple[str, ...]:
+        """Names of the option on the command line."""
+        return self.flags or ("--" + self.name.replace("_", "-"),)
+
+    @property
+    def command_phrase(self) -> str:
+        """Help on the command line."""
+        return f"{self.help}, {self.command_help}" if self.command_help else self.help
+
+    @property
+    def description(self) -> str:
+        """Sentences for the schemas."""
+        return f"{_make_sentence(self.help)} {self.schema_help}".rstrip()
+
+    @property
     def sentence(self) -> str:
-        """The ``help`` as a sentence, for schemas and docs."""
-        return f"{self.help[0].upper()}{self.help[1:]}."
+        """Sentence for the docs."""
+        return _make_sentence(self.command_phrase)
+
+
+def _make_sentence(phrase: str) -> str:
+    return f"{phrase[0].upper()}{phrase[1:]}."
 
 
 def read_options(kind: type) -> Mapping[str, Option]:

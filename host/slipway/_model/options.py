@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from slipway._model.bounds import (
+    MAX_ARGUMENTS,
+    MAX_FILES,
+    MAX_OUTPUTS,
+    MAX_VARIABLES,
     check_arguments,
+    check_count,
     check_environment,
     check_files,
     check_outputs,
@@ -81,7 +86,12 @@ class Options:
 
     arguments: Annotated[
         tuple[str, ...],
-        Option("command-line arguments of the program", Group.PROGRAM, flags=("--",)),
+        Option(
+            "command-line arguments of the program",
+            Group.PROGRAM,
+            flags=("--",),
+            most_items=MAX_ARGUMENTS,
+        ),
     ] = ()
     environment: Annotated[
         tuple[tuple[str, str], ...],
@@ -90,15 +100,19 @@ class Options:
             Group.PROGRAM,
             flags=("--env",),
             metavar="NAME=VALUE",
+            most_items=MAX_VARIABLES,
         ),
     ] = ()
     files: Annotated[
         tuple[InputFile, ...],
         Option(
-            "files, or directories of files, for the working directory",
+            "files for the working directory",
             Group.PROGRAM,
+            command_help="or directories of files",
+            schema_help="Each has text or base64.",
             flags=("--file",),
             metavar="LOCAL[:GUEST]",
+            most_items=MAX_FILES,
         ),
     ] = ()
     outputs: Annotated[
@@ -108,6 +122,7 @@ class Options:
             Group.PROGRAM,
             flags=("--get",),
             metavar="GUEST[:LOCAL]",
+            most_items=MAX_OUTPUTS,
         ),
     ] = ()
     timeout: Annotated[Seconds | None, Option("wall-clock time of the program")] = None
@@ -142,7 +157,13 @@ class Options:
     kill_on_output: Annotated[bool, Option("end a program that exceeds its output limit")] = False
     tty: Annotated[
         bool | Tty,
-        Option("run the program in a terminal", Group.PROGRAM, flags=("-t", "--tty")),
+        Option(
+            "run the program in a terminal",
+            Group.PROGRAM,
+            schema_help="True is one of 24 rows and 80 columns. Output before a crash is kept, "
+            "prompts come before their input, stdin is echoed, and all output is stdout.",
+            flags=("-t", "--tty"),
+        ),
     ] = False
     cpus: Annotated[int, Bounds(1, MAX_CPUS), Option("CPUs of the machine", Group.MACHINE)] = 1
     machine: Annotated[
@@ -177,6 +198,9 @@ class Options:
         check_environment(self.environment)
         check_files(self.files, source_name)
         check_outputs(self.outputs)
+        for name, option in OPTIONS.items():
+            if option.most_items is not None:
+                check_count(name, len(getattr(self, name)), option.most_items, "Use fewer items.")
 
 
 # All run options by name, in the order of the fields of Options.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from slipway._model.input_file import InputFile
 from slipway._model.option import Group
 from slipway._model.options import OPTIONS, Tty
 from slipway._util.errors import InputError
 from slipway._wire.fields import encode_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from slipway._model.options import Options
 
@@ -27,16 +28,10 @@ def encode_job(
         InputError: an option is local, or a text is not Unicode.
     """
     _refuse_local_options(options)
-    record: dict[str, Any] = {
+    record = {
         **_encode_source(source),
         "stream": "events",
-        "arguments": list(options.arguments),
-        "environment": dict(options.environment),
-        "files": [
-            {"path": file.path, "mode": file.mode, **encode_data(file.data)}
-            for file in options.files
-        ],
-        "outputs": list(options.outputs),
+        **_encode_options(options, set(Group)),
     }
     if language is not None:
         record |= _encode_language(language)
@@ -44,11 +39,7 @@ def encode_job(
         record["interactive"] = True
     elif stdin:
         record["stdin"] = encode_data(stdin)
-    for name, text in _iterate_texts(options):
-        _check_unicode(name, text)
-    if isinstance(options.tty, Tty):
-        record["tty"] = asdict(options.tty)
-    return record | _encode_scalars(options, set(Group))
+    return record
 
 
 def encode_session(language: str, options: Options, idle_seconds: float) -> dict[str, Any]:
@@ -60,7 +51,7 @@ def encode_session(language: str, options: Options, idle_seconds: float) -> dict
     _refuse_local_options(options)
     return {
         **_encode_language(language),
-        **_encode_scalars(options, {Group.MACHINE}),
+        **_encode_options(options, {Group.MACHINE}),
         "idle": idle_seconds,
     }
 
@@ -86,26 +77,45 @@ def _encode_language(language: str) -> dict[str, str]:
     return {"language": name, "version": version} if version else {"language": language}
 
 
-def _encode_scalars(options: Options, groups: set[Group]) -> dict[str, Any]:
-    """Return the scalar options of ``groups`` that differ from their defaults."""
-    return {
-        option.name: value
-        for option in OPTIONS.values()
-        if option.is_scalar and not option.local and option.group in groups
-        if (value := getattr(options, option.name)) != option.default
-    }
+def _encode_options(options: Options, groups: set[Group]) -> dict[str, Any]:
+    """Return the options of ``groups`` that differ from their defaults."""
+    record = {}
+    for option in OPTIONS.values():
+        value = getattr(options, option.name)
+        if option.local or option.group not in groups or value == option.default:
+            continue
+        for text in _iterate_texts(value):
+            _check_unicode(option.name, text)
+        record[option.name] = _ENCODERS.get(option.type, _return_unchanged)(value)
+    return record
 
 
-def _iterate_texts(options: Options) -> Iterator[tuple[str, str]]:
-    """Yield all texts of a caller, with the names of their options."""
-    for name in ("arguments", "outputs"):
-        for text in getattr(options, name):
-            yield name, text
-    for pair in options.environment:
-        for text in pair:
-            yield "environment", text
-    for file in options.files:
-        yield "files", file.path
+def _encode_files(files: tuple[InputFile, ...]) -> list[dict[str, Any]]:
+    return [{"path": file.path, "mode": file.mode, **encode_data(file.data)} for file in files]
+
+
+def _return_unchanged(value: Any) -> Any:
+    return value
+
+
+# Conversions to JSON, by the type of the option.
+_ENCODERS: dict[Any, Callable[[Any], Any]] = {
+    tuple[str, ...]: list,
+    tuple[tuple[str, str], ...]: dict,
+    tuple[InputFile, ...]: _encode_files,
+    Tty: asdict,
+}
+
+
+def _iterate_texts(value: object) -> Iterator[str]:
+    """Yield all texts of a caller in the value of an option."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, InputFile):
+        yield value.path
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _iterate_texts(item)
 
 
 def _check_unicode(name: str, text: str) -> None:

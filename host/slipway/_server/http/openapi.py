@@ -12,6 +12,7 @@ from slipway._server.http.request_context import KEY_FIELD, SESSION_FIELD
 from slipway._server.http.response_models import ProblemDocument
 from slipway._server.problems import MEDIA_TYPE
 from slipway._util.identifiers import IDENTIFIER_PATTERN
+from slipway._wire.option_models import describe_default
 from slipway._wire.request_models import (
     RunBody,
     SessionBody,
@@ -20,7 +21,6 @@ from slipway._wire.request_models import (
     Setting,
     SignalBody,
     StartBody,
-    describe_default,
 )
 from slipway_protocol import __version__
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from slipway._server.problems import SEE, InvalidRequest, Problem, Refusal
 from slipway._util.near_names import suggest_name
-from slipway._wire.request_models import Limits, Setting, StartBody
+from slipway._wire.option_models import RunOptionsBody, RunOptionsQuery
+from slipway._wire.request_models import Setting, SettingBody, StartBody
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +104,8 @@ def _find_hint(name: str, kind: type[BaseModel]) -> str:
     """Return a hint for the unknown field ``name``: where it belongs, or a similar name."""
     if not kind.model_fields:
         return "Give it in the body."
-    if name in Setting.model_fields and issubclass(kind, Limits) and not issubclass(kind, Setting):
+    is_run = issubclass(kind, RunOptionsQuery | RunOptionsBody)
+    if name in SettingBody.model_fields and is_run and not issubclass(kind, Setting | SettingBody):
         return "It is set when the session is opened: POST /v1/sessions"
     if name in StartBody.model_fields:
         return "It is for another request. See: GET /openapi.json"

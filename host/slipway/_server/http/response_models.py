@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from slipway._wire.request_models import make_optional_field
+from slipway._wire.option_models import make_optional_field
 
 State = Literal["queued", "preparing", "booting", "building", "running", "ended"]
 Verdict = Literal[

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.input_file import InputFile
-from slipway._model.options import OPTIONS
 from slipway._server.http.request_parsing import parse_body
 from slipway._server.problems import InvalidRequest
 from slipway._server.run_request import RunRequest
 from slipway._util.errors import InputError
 from slipway._wire.fields import decode_text_or_base64
-from slipway._wire.request_models import Setting, StartQuery, TerminalSize
+from slipway._wire.option_models import read_options
+from slipway._wire.request_models import Setting, StartQuery
 
 if TYPE_CHECKING:
-    from slipway._wire.request_models import Data, SessionRunBody, SessionRunQuery
-
-_SCALAR_NAMES = frozenset(StartQuery.model_fields)
+    from slipway._wire.request_models import SessionRunBody, SessionRunQuery
 
 
 def parse_text_request(source: bytes, query: SessionRunQuery) -> RunRequest:
@@ -25,8 +22,9 @@ def parse_text_request(source: bytes, query: SessionRunQuery) -> RunRequest:
     Raises:
         Refusal: a value is missing, or contradicts another.
     """
-    scalars = query.model_dump(exclude_unset=True)
-    return _build_request(source, b"", {}, scalars, _read_language(query, scalars))
+    settings = query.model_dump(exclude_unset=True)
+    options = read_options(query)
+    return _build_request(source, b"", options, settings, _read_language(query, settings))
 
 
 def parse_json_request(
@@ -48,23 +46,14 @@ def parse_json_request(
         raise InvalidRequest("the body needs source or source_base64, and not both")
     try:
         source = decode_text_or_base64(form.source, form.source_base64, "source_base64")
-        stdin = form.stdin if isinstance(form.stdin, str) else _decode(form.stdin, "stdin")
-        more = {
-            "arguments": tuple(form.arguments),
-            "environment": tuple(form.environment.items()),
-            "files": tuple(
-                InputFile(file.path, _decode(file, f"files.{number}"), file.mode)
-                for number, file in enumerate(form.files)
-            ),
-            "outputs": tuple(form.outputs),
-        }
+        stdin = form.decode_stdin()
+        options = read_options(query) | read_options(form)
     except InputError as error:
         raise InvalidRequest(error.message, error.hint) from None
-    scalars = query.model_dump(exclude_unset=True) | {
-        name: getattr(form, name) for name in form.model_fields_set & _SCALAR_NAMES
+    settings = query.model_dump(exclude_unset=True) | {
+        name: getattr(form, name) for name in form.model_fields_set & StartQuery.model_fields.keys()
     }
-    stdin_bytes = stdin.encode() if isinstance(stdin, str) else stdin
-    return _build_request(source, stdin_bytes, more, scalars, _read_language(query, scalars))
+    return _build_request(source, stdin, options, settings, _read_language(query, settings))
 
 
 def join_language(language: str | None, version: str | None) -> str:
@@ -85,34 +74,27 @@ def join_language(language: str | None, version: str | None) -> str:
     return f"{name}@{version}"
 
 
-def _read_language(query: SessionRunQuery, scalars: dict[str, Any]) -> str:
+def _read_language(query: SessionRunQuery, settings: dict[str, Any]) -> str:
     """Return the language of the request; "" for a run in a session."""
     if not isinstance(query, Setting):
         return ""
-    return join_language(scalars.get("language"), scalars.get("version"))
+    return join_language(settings.get("language"), settings.get("version"))
 
 
 def _build_request(
-    source: bytes, stdin: bytes, more: dict[str, Any], scalars: dict[str, Any], language: str
+    source: bytes, stdin: bytes, options: dict[str, Any], settings: dict[str, Any], language: str
 ) -> RunRequest:
-    interactive = scalars.get("interactive", False)
-    stream = scalars.get("stream", "raw")
+    interactive = settings.get("interactive", False)
+    stream = settings.get("stream", "raw")
     if interactive and stdin:
         raise InvalidRequest("stdin is given, but interactive means that stdin comes later")
     if interactive and stream != "events":
         raise InvalidRequest("interactive needs stream=events: a raw stream takes no commands")
-    options = {name: scalars[name] for name in OPTIONS if scalars.get(name) is not None}
-    if isinstance(size := scalars.get("tty"), TerminalSize):
-        options["tty"] = size.to_tty()
     return RunRequest(
         source,
         language,
         None if interactive else stdin,
-        {**more, **options},
+        options,
         stream,
-        scalars.get("detached", False),
+        settings.get("detached", False),
     )
-
-
-def _decode(data: Data, where: str) -> bytes:
-    return decode_text_or_base64(data.text, data.base64, where)

@@ -26,7 +26,8 @@ from slipway._server.kept.retention import NoLongerKept
 from slipway._server.kept.run_record import build_run_record
 from slipway._server.problems import NotFound, Problem, Refusal
 from slipway._util.errors import InputError
-from slipway._wire.request_models import ResumeQuery, SignalBody, TerminalSize
+from slipway._wire.option_models import TerminalSize
+from slipway._wire.request_models import ResumeQuery, SignalBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

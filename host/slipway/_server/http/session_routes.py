@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response
 
-from slipway._model.options import MACHINE_OPTIONS
 from slipway._model.session import DEFAULT_IDLE_SECONDS
 from slipway._server.http import response_models as documents
 from slipway._server.http import run_request_parsing
@@ -35,6 +34,7 @@ from slipway._server.kept.kept_sessions import SessionPolicy
 from slipway._server.problems import InvalidRequest, NotFound
 from slipway._util.errors import SlipwayError
 from slipway._util.identifiers import IDENTIFIER_LENGTH, create_identifier, is_identifier
+from slipway._wire.option_models import read_options
 from slipway._wire.request_models import (
     NoQuery,
     SessionBody,
@@ -73,7 +73,7 @@ async def open_session(request: Request) -> Response:
     form = await read_json(request, SessionBody)
     language = run_request_parsing.join_language(form.language, form.version)
     idle = DEFAULT_IDLE_SECONDS if form.idle is None else form.idle
-    options = form.model_dump(exclude_unset=True, include=set(MACHINE_OPTIONS))
+    options = read_options(form)
 
     async def open_new() -> LocalSession:
         session = service.runtime.session(language, key=key, idle_seconds=idle, **options)
