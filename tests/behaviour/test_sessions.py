@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from slipway import AsyncRuntime, Output, UnknownOutcome
+from slipway._local.session_state import Open
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
@@ -131,8 +132,8 @@ async def test_killed_machine_loses_its_session_alone(runtime: AsyncRuntime) -> 
         fork = await session.fork()
         execution = await session.start("echo ready; sleep 1000", timeout=PATIENCE)
         await until(execution, b"ready")
-        assert session._guest is not None
-        psutil.Process(session._guest.machine.pid).kill()
+        assert isinstance(session._state, Open)
+        psutil.Process(session._state.guest.machine.pid).kill()
 
         with pytest.raises(UnknownOutcome):
             await execution.wait()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slipway._admission import Admission, Capacity
 from slipway._local.execution import LocalExecution, request_job
 from slipway._local.session_fork import clone_between_jobs
 from slipway._local.session_launchers import ForkLauncher, GuestLender
+from slipway._local.session_state import Closed, Open, Opening
 from slipway._model.arguments import open_stdin, read_source
 from slipway._model.options import MACHINE_OPTIONS, build_options
 from slipway._model.session import AsyncSession, check_run_options
 from slipway._run.slot import Slot
-from slipway._util.errors import HostError, InputError, SlipwayError
+from slipway._util.errors import HostError, InputError
 from slipway._util.identifiers import create_identifier
 from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
     from slipway._local.session_context import SessionContext, SessionSpec
+    from slipway._local.session_state import SessionState
     from slipway._model.arguments import Source, Stdin
     from slipway._run.guest import Guest
     from slipway._run.job_request import JobRequest
@@ -29,25 +31,11 @@ if TYPE_CHECKING:
 QUEUE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class _Closed:
-    """Reason why a session takes no more runs; ``state`` is ``lost`` or ``ended``."""
-
-    state: str
-    kind: type[HostError | InputError]
-    message: str
-    hint: str = "Open another."
-
-    def build_error(self) -> SlipwayError:
-        """Build an error for one caller; tasks cannot share a traceback."""
-        return self.kind(self.message, self.hint)
-
-
 class LocalSession(AsyncSession):
     """Session with a slot among the runs of the runtime.
 
-    The session is opening without a guest, open with a guest, and closed for the reason in
-    ``_closed``. Each run has a slot as well, whose launcher lends the guest in turn.
+    One task, ``_life``, opens the session, waits for its end, and releases the machine. Each run
+    has a slot as well, whose launcher lends the guest in turn.
     """
 
     def __init__(
@@ -62,58 +50,75 @@ class LocalSession(AsyncSession):
         turns = Admission(Capacity(1, sys.maxsize, sys.maxsize, QUEUE))
         lender = GuestLender(self._lend_guest, self._take_back)
         self._turns = replace(context.slots, launcher=lender, admission=turns)
-        self._guest: Guest | None = None
-        self._closed: _Closed | None = None
-        self._had_run = False
+        self._state: SessionState = Opening()
+        # Set when the session is open, or will never be.
+        self._opened = asyncio.Event()
         self._executions: set[LocalExecution] = set()
         self._forks: set[LocalSession] = set()
-        self._opening: asyncio.Task[None] | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._teardown: asyncio.Task[None] | None = None
-        self._expiry: asyncio.Task[None] | None = None
+        self._life: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def state(self) -> str:
         """The state: opening, open, lost or ended; see :attr:`AsyncSession.state`."""
-        if self._closed is not None:
-            return self._closed.state
-        return "opening" if self._guest is None else "open"
+        return self._state.name
 
-    # --- Opening ----------------------------------------------------------------------------
+    # --- Life -------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Wait for the machine; see :meth:`AsyncSession.open`."""
-        if self._closed is not None:
-            raise self._closed.build_error()
-        if self._opening is None:
+        if isinstance(self._state, Closed):
+            raise self._state.build_error()
+        if self._life is None:
             self._context.check_open()
             self._context.sessions.add(self)
-            self._opening = asyncio.create_task(self._launch(), name=f"slipway-open-{self.id}")
+            self._life = asyncio.create_task(self._live(), name=f"slipway-session-{self.id}")
+            self._life.add_done_callback(self._leave)
         try:
-            await asyncio.wait([self._opening])
+            await self._opened.wait()
         except asyncio.CancelledError:
             await self.close()
             raise
-        if not self._opening.cancelled() and (error := self._opening.exception()) is not None:
-            raise error
-        if self._closed is not None:
-            raise self._closed.build_error()
+        state = self._state
+        if isinstance(state, Closed):
+            raise state.cause or state.build_error()
 
-    async def _launch(self) -> None:
+    async def _live(self) -> None:
+        """Open the session, wait for its end, and release the machine; the task is cancelled."""
         try:
             await self._slot.find_if_built()
             self._slot.enter()
             await self._slot.wait_admitted()
-            self._guest = await self._slot.launch()
-        except BaseException as error:  # close() cancels this task
+            guest = await self._slot.launch()
+        except Exception as error:  # a bug as well: open() raises it
             message = f"the session could not be opened: {error}"
-            self._end(_Closed("ended", InputError, message))
-            self._leave_slot()
-            raise
-        if self._closed is None:
-            self._watch = asyncio.create_task(self._watch_machine(self._guest))
-            self._restart_timer()
+            self._set_closed(Closed("ended", InputError, message, cause=error))
+            return
+        try:
+            if not isinstance(self._state, Closed):
+                self._state = Open(guest, guest.start_info)
+                self._opened.set()
+                self._restart_timer()
+                await self._watch_machine(guest)
+        finally:
+            await run_shielded(self._slot.release(guest))
+
+    async def _watch_machine(self, guest: Guest) -> None:
+        """Return when the machine has ended between two runs, with the session lost."""
+        await guest.machine.wait()
+        if not guest.idle:
+            # The run that is under way fails, and its launcher loses the session.
+            await asyncio.get_running_loop().create_future()
+        words = await guest.machine.read_exit_report()
+        suffix = f" ({words})" if words else ""
+        self._set_closed(_build_loss(f"its machine ended by itself{suffix}"))
+
+    def _leave(self, _life: asyncio.Task[None]) -> None:
+        """Leave the slot and the runtime; a cancelled task may not even have begun."""
+        self._set_closed(_build_loss("its event loop has ended"))
+        self._slot.leave()
+        self._context.sessions.discard(self)
+        self._opened.set()
 
     # --- Runs -------------------------------------------------------------------------------
 
@@ -155,13 +160,18 @@ class LocalSession(AsyncSession):
             HostError: the machine was lost, or had no run for too long.
         """
         self._context.check_open()
-        if self._closed is not None:
-            raise self._closed.build_error()
-        if self._guest is None:
+        return self._find_open().guest
+
+    def _find_open(self) -> Open:
+        """Return the state of an open session. Raises the errors of a session that is not open."""
+        state = self._state
+        if isinstance(state, Closed):
+            raise state.build_error()
+        if isinstance(state, Opening):
             raise InputError(
                 "the session is not open", "Use it as a context manager, or open() it first."
             )
-        return self._guest
+        return state
 
     def _lend_guest(self) -> Guest:
         """Return the guest for a run.
@@ -169,17 +179,10 @@ class LocalSession(AsyncSession):
         Raises:
             SlipwayError: the session is closed.
         """
-        from slipway._run.start_info import StartInfo
-
-        if self._closed is not None:
-            raise self._closed.build_error()
-        assert self._guest is not None
-        start_info = self._guest.start_info
-        if self._had_run:
-            start_info = StartInfo("session", "", start_info.machine_reason)
-        self._guest.mark_taken(start_info)
-        self._had_run = True
-        return self._guest
+        state = self._find_open()
+        state.guest.mark_taken(state.start_info)
+        self._state = state.count_run()
+        return state.guest
 
     async def _take_back(self, guest: Guest) -> None:
         """Take back the guest after a run; lose the session if the run has not ended."""
@@ -209,7 +212,7 @@ class LocalSession(AsyncSession):
         try:
             await turn.wait_admitted()
             return await clone_between_jobs(
-                self._check_open(), wanted=lambda: self._closed is None, lose=self._lose
+                self._check_open(), wanted=lambda: self.state == "open", lose=self._lose
             )
         finally:
             turn.leave()
@@ -223,7 +226,14 @@ class LocalSession(AsyncSession):
 
     async def close(self) -> None:
         """End the session and all runs in the session; see :meth:`AsyncSession.close`."""
-        await self._close(_Closed("ended", InputError, "the session has been closed"))
+        self._set_closed(Closed("ended", InputError, "the session has been closed"))
+
+        async def end_all() -> None:
+            await asyncio.gather(*(execution.cancel() for execution in list(self._executions)))
+            # A fork that still waits for this machine ends with it.
+            await asyncio.gather(self._end_life(), *(fork.close() for fork in list(self._forks)))
+
+        await run_shielded(end_all())
 
     async def drain(self) -> None:
         """Wait for the end of the session's runs, and close it."""
@@ -231,59 +241,26 @@ class LocalSession(AsyncSession):
             await asyncio.gather(*(execution.wait_ended() for execution in self._executions))
         await self.close()
 
-    async def _close(self, reason: _Closed) -> None:
-        """Cancel the runs, release the machine, and close the forks. May be called again."""
-        reason = self._end(reason)
-
-        async def end_all() -> None:
-            if self._opening is not None and not self._opening.done():
-                self._opening.cancel()
-                await asyncio.wait([self._opening])
-            await asyncio.gather(*(execution.cancel() for execution in list(self._executions)))
-            # A fork that still waits for this machine ends with it.
-            forks = [fork._close(reason) for fork in list(self._forks)]
-            await asyncio.gather(self._tear_down(), *forks)
-
-        await run_shielded(end_all())
-
     async def _lose(self, why: str) -> None:
         """Release a machine that cannot be used. Runs in the queue fail, each in its turn."""
-        self._end(_Closed("lost", HostError, f"the session is lost: {why}"))
-        await self._tear_down()
+        self._set_closed(_build_loss(why))
+        await run_shielded(self._end_life())
 
-    def _end(self, reason: _Closed) -> _Closed:
-        """Take no more runs, and return the reason for that: the first that was given."""
-        if self._closed is None:
-            self._closed = reason
-        elif reason.state == "ended":  # a lost session is closed
-            self._closed = replace(self._closed, state="ended")
+    async def _end_life(self) -> None:
+        """End the session's task, which releases the machine, and wait for that."""
+        if self._life is not None:
+            self._life.cancel()
+            await asyncio.wait([self._life])
+            if not self._life.cancelled():
+                self._life.result()
+
+    def _set_closed(self, closed: Closed) -> None:
+        """Take no more runs, for the first reason that is given; a lost session can be ended."""
+        if not isinstance(self._state, Closed):
+            self._state = closed
+        elif closed.name == "ended":
+            self._state = replace(self._state, name="ended")
         self._restart_timer()
-        return self._closed
-
-    async def _tear_down(self) -> None:
-        """Release the machine and leave the slot, once, and wait for that."""
-        if self._teardown is None:
-            self._teardown = asyncio.create_task(self._release_guest())
-        await run_shielded(_wait_for(self._teardown))
-
-    async def _release_guest(self) -> None:
-        guest, self._guest = self._guest, None
-        try:
-            if guest is not None:
-                await self._slot.release(guest)
-        finally:
-            self._leave_slot()
-
-    def _leave_slot(self) -> None:
-        self._slot.leave()
-        self._context.sessions.discard(self)
-
-    async def _watch_machine(self, guest: Guest) -> None:
-        """Lose the session when its machine ends between two runs."""
-        await guest.machine.wait()
-        if guest.idle and self._closed is None:
-            words = await guest.machine.read_exit_report()
-            await self._lose("its machine ended by itself" + (f" ({words})" if words else ""))
 
     def _restart_timer(self) -> None:
         """Start the idle time anew if the session is open and has nothing to do, else stop it."""
@@ -295,15 +272,13 @@ class LocalSession(AsyncSession):
             self._timer = loop.call_later(self._spec.idle_seconds, self._expire)
 
     def _expire(self) -> None:
-        reason = _Closed(
-            "ended",
-            HostError,
-            f"the session has ended: it had no run for {self._spec.idle_seconds:g} s",
-            "Open another, with a longer idle time (idle_seconds).",
-        )
-        self._expiry = asyncio.create_task(self._close(reason))
+        """End a session that has neither runs nor forks: close() would have none to cancel."""
+        assert self._life is not None
+        message = f"the session has ended: it had no run for {self._spec.idle_seconds:g} s"
+        hint = "Open another, with a longer idle time (idle_seconds)."
+        self._set_closed(Closed("ended", HostError, message, hint))
+        self._life.cancel()
 
 
-async def _wait_for(task: asyncio.Task[None]) -> None:
-    await asyncio.wait([task])
-    task.result()
+def _build_loss(why: str) -> Closed:
+    return Closed("lost", HostError, f"the session is lost: {why}")

@@ -38,16 +38,15 @@ class AsyncSession(abc.ABC):
     def __init__(self, identifier: str, language: str) -> None:
         self.id = identifier
         self.language = language
-        self._state = "opening"
 
     @property
+    @abc.abstractmethod
     def state(self) -> str:
         """State: opening, open, lost or ended.
 
         ``lost``: the machine ended or broke the protocol. ``ended``: the session was closed, or had
         no run for too long.
         """
-        return self._state
 
     @abc.abstractmethod
     async def open(self) -> None:

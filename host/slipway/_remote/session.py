@@ -35,6 +35,7 @@ class RemoteSession(AsyncSession):
         # The client chooses the identifier: a caller that does not wait for the answer can still
         # end the session by it.
         super().__init__(create_identifier(), language)
+        self._state = "opening"
         self._runs = runs
         self._open_target = target
         self._body = body
@@ -43,6 +44,11 @@ class RemoteSession(AsyncSession):
         self._closing: asyncio.Task[None] | None = None
         # For callers after the end.
         self._error: SlipwayError = InputError("the session has been closed", "Open another.")
+
+    @property
+    def state(self) -> str:
+        """The state, as far as this client knows it; see :attr:`AsyncSession.state`."""
+        return self._state
 
     async def open(self) -> None:
         """Open the session on the server; see :meth:`AsyncSession.open`.
