@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 import signal
 import socket
 import ssl
@@ -108,6 +109,41 @@ async def test_200_connections_at_once_are_all_answered_correctly(rig: GatewayRi
     answers = await asyncio.gather(*(exchange(rig, PUBLIC, data) for data in sent))
 
     assert answers == [digest(data) for data in sent]
+
+
+@pytest.mark.parametrize("mtu", [65520, 9000, 1500, 576])
+async def test_parallel_transfers_in_odd_pieces_with_slow_readers_are_right(
+    rig: GatewayRig, mtu: int
+) -> None:
+    rig.set_guest_mtu(mtu)
+    await rig.serve(PUBLIC, ECHO, echo)
+    await start_with_ports(rig, SETTINGS)
+    choice = random.Random(mtu)
+
+    async def exchange_slowly(data: bytes) -> str:
+        reader, writer = await rig.connect(PUBLIC, ECHO)
+
+        async def write() -> None:
+            at = 0
+            while at < len(data):
+                size = choice.choice((1, 7, 1447, 1448, 65_479, 65_480, 65_481, 300_000))
+                writer.write(data[at : at + size])
+                at += size
+                await writer.drain()
+            writer.write_eof()
+
+        writing = asyncio.ensure_future(write())
+        received = hashlib.sha256()
+        while piece := await reader.read(choice.choice((100, 5_000, 200_000))):
+            received.update(piece)
+            if choice.random() < 0.1:
+                await asyncio.sleep(choice.choice((0, 0.001, 0.02)))
+        await writing
+        return received.hexdigest()
+
+    sent = [choice.randbytes(choice.choice((0, 1, 1_000, 100_000, 600_000))) for _ in range(60)]
+
+    assert await asyncio.gather(*map(exchange_slowly, sent)) == [digest(data) for data in sent]
 
 
 async def test_reader_that_pauses_loses_nothing_and_costs_no_cpu(rig: GatewayRig) -> None:

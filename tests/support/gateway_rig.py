@@ -54,6 +54,11 @@ class GatewayRig:
         self.tap = tap
         self.stack = AsyncExitStack()
 
+    def set_guest_mtu(self, mtu: int) -> None:
+        """Give the guest's interface an MTU."""
+        with self.guest.enter():
+            run_ip(f"link set eth0 mtu {mtu}")
+
     async def start_gateway(self, settings: GatewaySettings) -> GatewayHandle:
         """Start a gateway in the host's namespace; its link is the tap."""
         with self.host.enter_with_files():

@@ -1,0 +1,112 @@
+"""A gateway's process and a hostile guest: it stays, within its bounds.
+
+``SLIPWAY_FUZZ_FRAMES`` is the number of frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipway.machine.gateway.connections import MAX_CONNECTIONS
+from slipway.machine.gateway_handle import GatewayHandle, GatewaySettings, create_link
+from support.gateway_rig import GatewayRig, echo, open_rig
+from support.hostile_guest import ARP, FrameTarget, HostileGuest
+from support.namespaces import explain_missing
+from support.waiting import LIMIT, wait_until
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator
+
+    from slipway.machine.gateway.tcp_segment import Flow
+
+pytestmark = pytest.mark.debian("ip")
+
+FRAMES = int(os.environ.get("SLIPWAY_FUZZ_FRAMES", "20000"))
+PORTS = (1, 2, 3)
+SETTINGS = GatewaySettings(rules="\n".join(f"host:{port}" for port in PORTS))
+# Standard streams, control channel, link, epoll, eventfd, netlink.
+OWN_DESCRIPTORS = 8
+# KiB: what it has at rest, and the bound on what it holds of its guest.
+MOST_MEMORY = (24 + 32) << 10
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[GatewayRig]:
+    if missing := explain_missing():
+        pytest.skip(missing)
+    async with open_rig(tmp_path) as rig:
+        yield rig
+
+
+class LinkTarget(FrameTarget):
+    """A gateway's process at the other end of a link."""
+
+    def __init__(self, source: random.Random, link: socket.socket, process: int) -> None:
+        super().__init__(source)
+        self._link = link
+        self._process = process
+        self.answers = 0
+
+    def handle(self, frame: bytes, now: float) -> list[bytes]:
+        self._link.settimeout(LIMIT)
+        self._link.send(frame or b"\0")  # an empty packet would be an end of file
+        return self.pass_time(now)
+
+    def connect(self, flow: Flow, now: float) -> list[bytes]:
+        return []
+
+    def pass_time(self, now: float) -> list[bytes]:
+        """Return the answers that are there, whatever they answer."""
+        self._link.setblocking(False)
+        frames = []
+        try:
+            while frame := self._link.recv(65_536):
+                frames.append(frame)
+        except BlockingIOError:
+            pass
+        self.answers += len(frames)
+        return frames
+
+    def check_bounds(self) -> None:
+        lines = Path(f"/proc/{self._process}/status").read_text().splitlines()
+        (memory,) = [int(line.split()[1]) for line in lines if line.startswith("VmRSS:")]
+        descriptors = sum(1 for _ in Path(f"/proc/{self._process}/fd").iterdir())
+        assert memory < MOST_MEMORY
+        assert descriptors <= OWN_DESCRIPTORS + MAX_CONNECTIONS
+
+
+async def test_near_misses_and_damaged_frames_leave_a_gateway_within_its_bounds(
+    rig: GatewayRig,
+) -> None:
+    for port in PORTS:
+        await rig.serve("127.0.0.1", port, echo)
+    ours, machine = create_link()
+    seed = random.getrandbits(32) if "SLIPWAY_FUZZ_FRAMES" in os.environ else 15
+    print(f"seed {seed}")
+    with ours, machine:
+        with rig.host.enter():
+            handle = GatewayHandle.start(SETTINGS, ours.fileno())
+        async with handle:
+            await handle.wait_ready()
+            target = LinkTarget(random.Random(seed), machine, handle.pid)
+            guest = HostileGuest(random.Random(seed), target)
+
+            await asyncio.to_thread(guest.run, FRAMES)
+            report = await handle.fetch_report()
+            words = await asyncio.to_thread(target.handle, ARP, 0.0)
+            await wait_until(
+                lambda: any(frame[12:14] == b"\x08\x06" for frame in words + target.pass_time(0)),
+                "the gateway answers as before",
+            )
+
+            assert not handle.has_failed
+
+    assert report.connections > 0
+    assert target.answers > FRAMES / 20
