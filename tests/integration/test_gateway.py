@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -223,6 +224,33 @@ async def test_name_is_looked_up_at_the_connect_and_not_before(rig: GatewayRig) 
 
     assert await exchange(rig, address, b"x") == digest(b"x")
     assert (code, before, rig.names.asked) == (OK, {}, {"echo.test": 1})
+
+
+async def test_gateway_of_a_fork_knows_the_names_of_the_first(rig: GatewayRig) -> None:
+    rig.names.table |= {"echo.test": [[OTHER_PUBLIC]], "other.test": [[PUBLIC]]}
+    await rig.serve(PUBLIC, ECHO, echo)
+    first, _ = await start_with_ports(rig, SETTINGS)
+    await rig.ask("echo.test")
+    _, (address,) = await rig.ask("other.test")
+
+    names = await first.fetch_names()
+    await first.close()
+    await start_with_ports(rig, replace(SETTINGS, names=names))
+
+    assert names == ("echo.test", "other.test")
+    assert await exchange(rig, address, b"x") == digest(b"x")
+
+
+async def test_more_names_than_a_message_holds_are_cut_between_two(rig: GatewayRig) -> None:
+    handle, _ = await start_with_ports(rig, GatewaySettings(rules="open"))
+    asked = [f"{'n' * 60}.{'m' * 60}.{number}.test" for number in range(600)]
+    for name in asked:
+        await rig.ask(name)
+
+    names = await handle.fetch_names()
+
+    assert 400 < len(names) < 600
+    assert names == tuple(asked[: len(names)])
 
 
 async def test_name_that_is_not_allowed_does_not_exist_and_is_never_asked(rig: GatewayRig) -> None:

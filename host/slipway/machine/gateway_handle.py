@@ -49,7 +49,8 @@ class GatewaySettings:
     ``rules`` is the form of :mod:`slipway.machine.gateway.policy`. A port of 0 is chosen by the
     kernel. ``rate`` is in bytes a second and ``limit`` in bytes, both for both directions together,
     and 0 for no limit. Without ``checksums``, those of TCP are left out, for a device that vouches
-    for its frames.
+    for its frames. ``names`` are those of the gateway whose guest was forked, see
+    :meth:`GatewayHandle.fetch_names`.
     """
 
     rules: str = ""
@@ -57,6 +58,7 @@ class GatewaySettings:
     rate: int = 0
     limit: int = 0
     checksums: bool = True
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ class GatewayHandle:
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[str] = loop.create_future()
         self._answer: asyncio.Future[None] = loop.create_future()
+        self._asking = asyncio.Lock()
         self._settings = settings
+        self._names: tuple[str, ...] = ()
         self._is_bound = False
         self.report = GatewayReport()
         # True if the process has ended without being closed, before its machine did.
@@ -135,6 +139,7 @@ class GatewayHandle:
         )
         with suppress(OSError):  # the end of the process is noticed by the channel
             channel.send(message)
+            channel.send(control.encode(control.NAMES, names="\n".join(settings.names)))
         return handle
 
     @property
@@ -163,12 +168,27 @@ class GatewayHandle:
 
     async def fetch_report(self) -> GatewayReport:
         """Return the report as of now, or the last one if the gateway has ended or is silent."""
-        if self._channel.fileno() >= 0:
-            self._answer = asyncio.get_running_loop().create_future()
-            with suppress(OSError, TimeoutError):
-                self._channel.send(control.encode(control.REPORT))
-                await asyncio.wait_for(self._answer, REPORT_SECONDS)
+        await self._request(control.REPORT)
         return self.report
+
+    async def fetch_names(self) -> tuple[str, ...]:
+        """Return the names that have addresses, in their order, for the gateway of a fork.
+
+        A fork knows the addresses of the first names, about 64 KiB of them; it may still look up
+        the others. Empty if the gateway has ended or is silent.
+        """
+        self._names = ()
+        await self._request(control.NAMES)
+        return self._names
+
+    async def _request(self, verb: str) -> None:
+        """Send a request and wait for its answer, or for the end of the gateway."""
+        async with self._asking:  # an answer does not name its request
+            if self._channel.fileno() >= 0:
+                self._answer = asyncio.get_running_loop().create_future()
+                with suppress(OSError, TimeoutError):
+                    self._channel.send(control.encode(verb))
+                    await asyncio.wait_for(self._answer, REPORT_SECONDS)
 
     async def read_exit_report(self) -> str:
         """Return the text that the process wrote to stderr before its end; empty while it runs."""
@@ -194,8 +214,10 @@ class GatewayHandle:
             self.report = _parse_report(texts)
             if verb == control.ENDED:
                 self._close_channel()
-            elif not self._answer.done():
-                self._answer.set_result(None)
+            self._set_answer()
+        elif verb == control.NAMES:
+            self._names = tuple(filter(str.isascii, texts.get("names", "").split()))
+            self._set_answer()
         elif not message:
             self.has_failed = True
             self._close_channel()
@@ -208,6 +230,9 @@ class GatewayHandle:
         if not self._ready.done():
             self._ready.set_exception(EOFError())
             self._ready.exception()
+        self._set_answer()
+
+    def _set_answer(self) -> None:
         if not self._answer.done():
             self._answer.set_result(None)
 

@@ -28,10 +28,13 @@ from slipway.vmm.process import control, privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from slipway.machine.gateway.published import Listener
+
+# Characters of names in a message: with its verb, less than control.MAX_MESSAGE.
+MAX_NAMES = 60_000
 
 
 def main() -> NoReturn:
@@ -59,13 +62,14 @@ def prepare(channel: int, link: int) -> GatewayProcess:
         InputError: a port cannot be bound.
     """
     verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
-    if verb != control.RULES:
+    named, names = control.decode(os.read(channel, control.MAX_MESSAGE))
+    if (verb, named) != (control.RULES, control.NAMES):
         os._exit(1)  # the parent died before its request
     try:
         policy = Policy(texts["rules"])
     except ValueError as error:
         raise HostError(f"the gateway cannot read its rules: {error}") from None
-    return GatewayProcess(channel, link, policy, texts)
+    return GatewayProcess(channel, link, policy, {**texts, **names})
 
 
 def _send(channel: int, verb: str, **texts: str) -> None:
@@ -74,6 +78,12 @@ def _send(channel: int, verb: str, **texts: str) -> None:
         os.write(channel, control.encode(verb, **texts))
     except OSError:
         os._exit(1)
+
+
+def _join_names(names: Sequence[str]) -> str:
+    """Return the first names, one a line, as far as a message has room for them."""
+    lines = "\n".join(names)
+    return lines if len(lines) <= MAX_NAMES else lines[:MAX_NAMES].rpartition("\n")[0]
 
 
 class GatewayProcess:
@@ -90,14 +100,14 @@ class GatewayProcess:
         self._link = Link(link, now, int(texts["rate"]))
         self._link_descriptor = link
         self._resolver = Resolver()
-        table = NameTable()
-        destinations = Destinations(policy, table, self._report)
+        self._names = NameTable(texts["names"].split("\n") if texts["names"] else ())
+        destinations = Destinations(policy, self._names, self._report)
         self._connections = Connections(
             self._poller, self._link, self._resolver, destinations, self._report
         )
         self._connections.limit = int(texts["limit"])
         self._connections.checksums = texts["checksums"] == "1"
-        names = NameServer(policy, table)
+        names = NameServer(policy, self._names)
         self._frames = FrameHandler(self._link, self._connections, names, self._report)
         self._listeners = open_listeners(texts["publish"])
         self._poller.add(channel, READ, self._on_control)
@@ -146,5 +156,7 @@ class GatewayProcess:
         verb, _texts = control.decode(os.read(self._channel, control.MAX_MESSAGE))
         if verb == control.REPORT:
             _send(self._channel, control.REPORT, **self._report.format())
+        elif verb == control.NAMES:
+            _send(self._channel, control.NAMES, names=_join_names(self._names.names))
         elif not verb:
             self._ended = True

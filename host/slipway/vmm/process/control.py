@@ -29,6 +29,7 @@ TOUCHED = "touched"
 # To and from a gateway, which also reports and ends.
 RULES = "rules"
 PUBLISHED = "published"
+NAMES = "names"
 # To and from a zygote.
 CLONE = "clone"
 CLONED = "cloned"
