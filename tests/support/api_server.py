@@ -13,7 +13,8 @@ import httpx
 
 from slipway._local.runtime import AsyncRuntime
 from slipway._server.peers import AllowList
-from slipway._server.server import Server, ServerSettings
+from slipway._server.server import Server
+from slipway._server.settings import ServerSettings
 from slipway._server.systemd import Notifier, raise_descriptor_limit
 from support.fake_machine import FakeLauncher
 

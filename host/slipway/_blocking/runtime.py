@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from slipway._blocking.handles import Session, start_execution
 from slipway._blocking.loop_thread import LoopThread
-from slipway._local.runtime import DEFAULT_QUEUE, AsyncRuntime
+from slipway._blocking.signatures import take_signature
+from slipway._local.runtime import AsyncRuntime
 from slipway._model.arguments import check_blocking_listener, open_blocking_stdin
 from slipway._model.session import DEFAULT_IDLE_SECONDS
 from slipway._model.values import check_value
@@ -14,7 +15,6 @@ from slipway._util.public import public
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
     from types import TracebackType
 
     from slipway._admission import Load
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from slipway._model.language_info import LanguageInfo
     from slipway._model.result import Result
     from slipway._remote.client import AsyncClient
-    from slipway._run.images import ImageProvider
-    from slipway._run.launcher import Launcher
 
 _Runs = TypeVar("_Runs", bound="AsyncRuntime | AsyncClient")
 
@@ -147,37 +145,11 @@ class Runtime(_BlockingRuns["AsyncRuntime"]):
     process. The arguments are those of :class:`slipway.AsyncRuntime`.
     """
 
-    def __init__(  # noqa: PLR0913  # keywords, each with a default
-        self,
-        *,
-        store: str | os.PathLike[str] | None = None,
-        machine: str = "auto",
-        max_machines: int | None = None,
-        memory_budget: int | None = None,
-        cpus: int | None = None,
-        queue: int = DEFAULT_QUEUE,
-        pool: int = 0,
-        cold: bool = False,
-        warm: Iterable[str] = (),
-        images: ImageProvider | None = None,
-        launcher: Launcher | None = None,
-    ) -> None:
-        languages = check_value("warm", tuple[str, ...], warm)
-        super().__init__(
-            AsyncRuntime(
-                store=store,
-                machine=machine,
-                max_machines=max_machines,
-                memory_budget=memory_budget,
-                cpus=cpus,
-                queue=queue,
-                pool=pool,
-                cold=cold,
-                warm=languages,
-                images=images,
-                launcher=launcher,
-            )
-        )
+    @take_signature(AsyncRuntime.__init__)
+    def __init__(self, **arguments: Any) -> None:
+        # The languages may be an iterator, which is read once.
+        languages = check_value("warm", tuple[str, ...], arguments.get("warm", ()))
+        super().__init__(AsyncRuntime(**{**arguments, "warm": languages}))
         if languages:
             self._thread.call(self._begin_prewarming)
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.descriptors import DescriptorWorker, write_all
 from slipway._cli.host_check import check_host
+from slipway._cli.option_arguments import add_option
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_path
-from slipway._cli.server_options import add_machines
 from slipway._cli.terminal import run_interruptible
+from slipway._model.runtime_options import RUNTIME_OPTIONS
 from slipway._util.errors import HostError, InputError
 from slipway._util.units import MIB
 
@@ -72,7 +73,8 @@ def build_parser(prog: str) -> Parser:
         metavar="PATH",
         help="run on the server at this socket (slipway serve)",
     )
-    add_machines(parser)
+    for name in ("machine", "max_machines"):
+        add_option(parser, RUNTIME_OPTIONS[name])
     add_store(parser)
     add("--debug", action="store_true", help="show a log, and the traceback of an error")
     return parser

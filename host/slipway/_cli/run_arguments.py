@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
+from slipway._cli.option_arguments import add_run_options
 from slipway._cli.parser import Parser, add_store
 from slipway._cli.program import format_version
 from slipway._cli.run_inputs import read_input_files
-from slipway._cli.run_options import add_run_options
 from slipway._model.bounds import (
     MAX_ARGUMENT_BYTES,
     MAX_ARGUMENTS,

@@ -9,24 +9,40 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from slipway._cli.option_arguments import add_option
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
-from slipway._cli.quantities import parse_count, parse_duration, parse_path, parse_size
-from slipway._cli.server_options import add_machines
+from slipway._cli.quantities import parse_path
+from slipway._model.runtime_options import RUNTIME_OPTIONS
+from slipway._server.kept.retention import ClientTimeouts
+from slipway._server.settings import SERVER_OPTIONS, TIMEOUT_OPTIONS, ServerSettings
 from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
-    from slipway._server.server import ServerSettings
+    from slipway._model.option import Option
     from slipway._server.socket_access import SocketAccess
 
 DESCRIPTION = """\
 Serve HTTP/1.1 on a Unix socket. Each run has an output socket of its own.
 On SIGTERM or Ctrl-C the server finishes its runs and ends; a second signal ends it at once.
 """
+
+
+# A server creates snapshots unless it is told not to; a program's own runtime does not.
+DEFAULT_POOL = 1
+_SERVED = {
+    "pool": replace(
+        RUNTIME_OPTIONS["pool"],
+        help="idle clones kept ready for each language, 0 to turn the pool off",
+        default=None,
+        default_help=str(DEFAULT_POOL),
+    )
+}
 
 
 def run_command(arguments: list[str], prog: str) -> int:
@@ -73,92 +89,12 @@ def build_parser(prog: str) -> Parser:
         metavar="USER",
         help="USER, @GROUP or * that may connect, besides root and this user (repeatable)",
     )
-    add_machines(parser)
-    add(
-        "--memory-budget",
-        type=parse_size,
-        metavar="SIZE",
-        help="memory of all machines, such as 512M or 8G (default: 80%% of the free memory)",
-    )
-    add(
-        "--cpus",
-        type=parse_count,
-        metavar="N",
-        help="CPUs of all machines (default: those of this host)",
-    )
-    add(
-        "--max-sessions",
-        type=parse_count,
-        metavar="N",
-        help="sessions at once, to leave room for other runs (default: --max-machines)",
-    )
-    add(
-        "--queue",
-        type=parse_count,
-        default=64,
-        metavar="N",
-        help="runs that may wait (default: 64)",
-    )
-    add(
-        "--pool",
-        type=parse_count,
-        metavar="N",
-        help="idle clones kept ready for each language, 0 to turn the pool off (default: 1)",
-    )
-    add(
-        "--warm",
-        action="append",
-        default=[],
-        metavar="LANGUAGE",
-        help="language to prewarm: --pool clones are ready before its first run (repeatable)",
-    )
-    add(
-        "--cold",
-        action="store_true",
-        help="boot a machine for each run, without snapshots and pool",
-    )
+    for option in RUNTIME_OPTIONS.values():
+        if option.name != "store":
+            add_option(parser, _SERVED.get(option.name, option))
     add_store(parser)
-    add(
-        "--run-dir",
-        type=parse_path,
-        metavar="DIR",
-        help="directory of the output sockets (default: PATH.d)",
-    )
-    add(
-        "--body-limit",
-        type=parse_size,
-        default=parse_size("64"),
-        metavar="SIZE",
-        help="size of a request (default: 64M)",
-    )
-    add(
-        "--reconnect",
-        type=parse_duration,
-        default=10,
-        metavar="TIME",
-        help="time for a client to return (default: 10)",
-    )
-    add(
-        "--grace",
-        type=parse_duration,
-        default=60,
-        metavar="TIME",
-        help="time to keep unread output (default: 60)",
-    )
-    add(
-        "--stall",
-        type=parse_duration,
-        default=300,
-        metavar="TIME",
-        help="time for a program with blocked output (default: 300)",
-    )
-    add(
-        "--drain",
-        type=parse_duration,
-        default=30,
-        metavar="TIME",
-        help="time for runs to end at shutdown (default: 30)",
-    )
+    for option in (*SERVER_OPTIONS.values(), *TIMEOUT_OPTIONS.values()):
+        add_option(parser, option)
     add("--debug", action="store_true", help="log more, and show the traceback of an error")
     return parser
 
@@ -195,17 +131,7 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     path = None if inherited is None else _find_socket_path(inherited.getsockname())
     settings = _read_settings(parsed, path)
     check_host(parsed.store, parsed.machine)
-    runtime = AsyncRuntime(
-        store=parsed.store,
-        machine=parsed.machine,
-        max_machines=parsed.max_machines,
-        memory_budget=parsed.memory_budget,
-        cpus=parsed.cpus,
-        queue=parsed.queue,
-        pool=_find_pool_size(parsed),
-        cold=parsed.cold,
-        warm=parsed.warm,
-    )
+    runtime = AsyncRuntime(**{**_select(parsed, RUNTIME_OPTIONS), "pool": _find_pool_size(parsed)})
     server = Server(settings, runtime, notify)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -225,25 +151,14 @@ def _find_socket_path(name: object) -> Path:
 
 def _find_pool_size(parsed: argparse.Namespace) -> int:
     if parsed.pool is None:
-        return 0 if parsed.cold else 1
+        return 0 if parsed.cold else DEFAULT_POOL
     return int(parsed.pool)
 
 
 def _read_settings(parsed: argparse.Namespace, inherited: Path | None) -> ServerSettings:
-    from slipway._server.kept.retention import ClientTimeouts
     from slipway._server.peers import AllowList
-    from slipway._server.server import ServerSettings
     from slipway._server.systemd import raise_descriptor_limit
 
-    if parsed.max_sessions is not None and parsed.max_sessions < 0:
-        raise InputError(
-            f"max_sessions is {parsed.max_sessions}; use 0 or more", "With 0, sessions are refused."
-        )
-    if parsed.body_limit <= 0:
-        raise InputError(
-            f"body_limit is {parsed.body_limit}; use more than 0",
-            "Leave out --body-limit for 64M.",
-        )
     path = inherited or parsed.api_sock
     if path is None:
         raise InputError("missing --api-sock", "Name a socket: slipway serve --api-sock PATH")
@@ -254,15 +169,17 @@ def _read_settings(parsed: argparse.Namespace, inherited: Path | None) -> Server
         )
     return ServerSettings(
         api_socket=path,
-        run_directory=parsed.run_dir,
         access=_read_access(parsed),
         allowed=AllowList.parse(os.geteuid(), parsed.allow),
-        timeouts=ClientTimeouts(parsed.reconnect, parsed.grace, parsed.stall),
-        body_limit=parsed.body_limit,
-        drain=parsed.drain,
+        timeouts=ClientTimeouts(**_select(parsed, TIMEOUT_OPTIONS)),
         descriptors=raise_descriptor_limit(),
-        sessions=parsed.max_sessions,
+        **_select(parsed, SERVER_OPTIONS),
     )
+
+
+def _select(parsed: argparse.Namespace, options: Mapping[str, Option]) -> dict[str, Any]:
+    """Return the values of ``options`` as arguments of their class."""
+    return {name: getattr(parsed, name) for name in options}
 
 
 def _read_access(parsed: argparse.Namespace) -> SocketAccess:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._admission import Admission, Capacity
@@ -16,8 +15,14 @@ from slipway._local.session_context import SessionContext, SessionSpec
 from slipway._model.arguments import check_listener, open_stdin, read_source
 from slipway._model.key import check_key
 from slipway._model.options import build_options
+from slipway._model.runtime_options import (
+    DEFAULT_QUEUE,
+    MAX_MACHINES,
+    SHARE_OF_MEMORY,
+    RuntimeOptions,
+)
 from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
-from slipway._model.values import Bounds, check_value, convert
+from slipway._model.values import Bounds, check_value
 from slipway._run.image_builds import ImageBuilds
 from slipway._run.images import StoredImages
 from slipway._run.languages import list_languages, select_language
@@ -38,15 +43,6 @@ if TYPE_CHECKING:
     from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
 
-# Share of the free memory that machines get by default; the rest is for the host.
-SHARE_OF_MEMORY = 0.8
-DEFAULT_QUEUE = 64
-# Bound on descriptors and processes. Memory and CPUs usually run out before.
-MAX_MACHINES = 256
-_Positive = Annotated[int, Bounds(1, math.inf)]
-_Count = Annotated[int, Bounds(0, math.inf)]
-# The smallest machine needs this much.
-_Budget = Annotated[int, Bounds(128 << 20, math.inf)]
 _Seconds = Annotated[float, Bounds(0, math.inf)]
 
 
@@ -89,22 +85,23 @@ class AsyncRuntime:
     ) -> None:
         from slipway_initramfs.store.image_store import ImageStore
 
-        self._store = ImageStore(check_value("store", Path | None, store))
-        self._machine = convert("machine", str, machine)
-        machines = check_value("max_machines", _Positive | None, max_machines)
-        memory = check_value("memory_budget", _Budget | None, memory_budget)
-        vcpus = check_value("cpus", _Positive | None, cpus)
-        capacity = Capacity(
-            machines=MAX_MACHINES if machines is None else machines,
-            memory=int(read_free_memory() * SHARE_OF_MEMORY) if memory is None else memory,
-            cpus=len(os.sched_getaffinity(0)) if vcpus is None else vcpus,
-            queue=check_value("queue", _Count, queue),
-        )
-        warm_names = check_value("warm", tuple[str, ...], warm)
-        pool_options = PoolOptions(
-            check_value("pool", _Count, pool), check_value("cold", bool, cold), warm_names
-        )
-        self._admission = Admission(capacity)
+        # Of wider types than the fields, to which the values are converted.
+        given: dict[str, Any] = {
+            "store": store,
+            "machine": machine,
+            "max_machines": max_machines,
+            "memory_budget": memory_budget,
+            "cpus": cpus,
+            "queue": queue,
+            "pool": pool,
+            "cold": cold,
+            "warm": warm,
+        }
+        options = RuntimeOptions(**given)
+        self._store = ImageStore(options.store)
+        self._machine = options.machine
+        pool_options = PoolOptions(options.pool, options.cold, options.warm)
+        self._admission = Admission(_find_capacity(options))
         if launcher is not None:
             self._supply = MachineSupply(launcher)
         else:
@@ -267,3 +264,14 @@ class AsyncRuntime:
         """Check that the runtime is not being closed. Raises Busy."""
         if self._closing:
             raise Busy(self._closing, "Try again when it has restarted.", 10.0)
+
+
+def _find_capacity(options: RuntimeOptions) -> Capacity:
+    """Return the bounds of ``options``, with those of this host in the place of None."""
+    memory = options.memory_budget
+    return Capacity(
+        machines=options.max_machines or MAX_MACHINES,
+        memory=int(read_free_memory() * SHARE_OF_MEMORY) if memory is None else memory,
+        cpus=options.cpus or len(os.sched_getaffinity(0)),
+        queue=options.queue,
+    )

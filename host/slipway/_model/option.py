@@ -1,4 +1,4 @@
-"""Declaration of a run option, from which every form of the option is made."""
+"""Declaration of an option, from which every form of the option is made."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ class Group(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Declaration of a run option, as an annotation of a field of :class:`slipway.Options`.
+    """Declaration of an option, as an annotation of a field of a dataclass.
 
+    For the run options of :class:`slipway.Options`:
     The check of the library, the arguments of ``slipway run``, the fields of the HTTP API and of
     the MCP tool, the table in docs/sdk.md and the API reference are made from this, the field's
     type and default.
 
     ``help`` is a phrase without capital letter and full stop. ``command_help`` is a second phrase
     for the command line, ``schema_help`` are further sentences for the schemas of the API and the
-    tool. A ``local`` option exists only for machines that this process starts. ``flags`` are the
-    names on the command line, by default the field's name with dashes; ``metavar`` stands for the
-    value there, by default after its unit. ``most_items`` bounds the length of a tuple or mapping.
+    tool, ``default_help`` says what None stands for. A ``local`` option exists only for machines
+    that this process starts. ``flags`` are the names on the command line, by default the field's
+    name with dashes; ``metavar`` stands for the value there, by default after its unit.
+    ``most_items`` bounds the length of a tuple or mapping.
     :func:`read_options` fills in ``name``, ``kind`` (the field's type) and ``default``.
     """
 
@@ -44,6 +46,7 @@ class Option:
     group: Group = Group.LIMITS
     command_help: str = ""
     schema_help: str = ""
+    default_help: str = ""
     local: bool = False
     flags: tuple[str, ...] = ()
     metavar: str = ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -17,18 +16,15 @@ from slipway._server.http.request_bodies import BodyReader
 from slipway._server.http.request_context import Service
 from slipway._server.kept.kept_runs import KeptRuns
 from slipway._server.kept.kept_sessions import KeptSessions
-from slipway._server.kept.retention import ClientTimeouts, OutputSockets
+from slipway._server.kept.retention import OutputSockets
 from slipway._server.run_directory import RunDirectory
-from slipway._server.socket_access import SocketAccess
-from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Iterator
-    from pathlib import Path
 
     from slipway._local.runtime import AsyncRuntime
-    from slipway._server.peers import AllowList
+    from slipway._server.settings import ServerSettings
     from slipway._server.systemd import Notifier
 
 log = logging.getLogger("slipway.api")
@@ -42,40 +38,12 @@ MAX_CONNECTIONS = 4096
 RESPONSE_SECONDS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """Settings of a server. Times in seconds, sizes in bytes.
-
-    Attributes:
-        api_socket: path of the API socket.
-        allowed: users that may connect.
-        run_directory: directory of the output sockets. Default: beside the API socket.
-        access: mode and owner of all sockets.
-        timeouts: times to wait for clients of output sockets.
-        pace: minimum speed of clients of the API.
-        body_limit: the most bytes of a JSON run request.
-        drain: time for runs to end after :meth:`Server.stop`.
-        descriptors: number of files that this process may have open.
-        sessions: the most open sessions. Default: as many as machines.
-    """
-
-    api_socket: Path
-    allowed: AllowList
-    run_directory: Path | None = None
-    access: SocketAccess = field(default_factory=SocketAccess)
-    timeouts: ClientTimeouts = field(default_factory=ClientTimeouts)
-    pace: Pace = field(default_factory=Pace)
-    body_limit: int = 64 * MIB
-    drain: float = 30.0
-    descriptors: int = 1024
-    sessions: int | None = None
-
-
 class Server:
     """HTTP server of ``runtime`` on a Unix socket."""
 
     def __init__(self, settings: ServerSettings, runtime: AsyncRuntime, notify: Notifier) -> None:
         self._settings = settings
+        self._pace = settings.pace or Pace()
         self._runtime = runtime
         self._notify = notify
         self._stopping = asyncio.Event()
@@ -110,7 +78,7 @@ class Server:
             metrics = Metrics(
                 lambda: self._runtime.load, lambda: len(sessions), lambda: self._runtime.idle
             )
-            bodies = BodyReader(settings.pace)
+            bodies = BodyReader(self._pace)
             service = Service(self._runtime, runs, sessions, metrics, bodies, settings.body_limit)
             http = _HttpServer(self._configure(service))
             serving = asyncio.create_task(http.serve(sockets=[listener]))
@@ -139,7 +107,7 @@ class Server:
     def _configure(self, service: Service) -> GatedConfig:
         # The other half is for machines and output sockets.
         connections = min(MAX_CONNECTIONS, self._settings.descriptors // 2)
-        gate = Gate(self._settings.allowed, connections, self._settings.pace)
+        gate = Gate(self._settings.allowed, connections, self._pace)
         config = GatedConfig(
             create_app(service),
             http=Connection,

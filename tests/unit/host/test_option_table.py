@@ -20,7 +20,7 @@ from slipway._wire.request_models import (
     StartQuery,
 )
 from slipway.machine.hypervisors import HYPERVISORS
-from support.option_table import make_table
+from support.option_table import BEGIN, END, TABLES, make_table
 
 DOCS = Path(__file__).parents[3] / "docs"
 REMOTE = [option for option in OPTIONS.values() if not option.local]
@@ -125,10 +125,13 @@ def test_tool_for_models_takes_the_option(option: Option) -> None:
     assert (option.name in RunCodeArguments.model_fields) == (option.name != "machine")
 
 
-def test_table_of_the_page_is_made_from_the_declarations() -> None:
-    page = (DOCS / "sdk.md").read_text("utf-8")
+@pytest.mark.parametrize("name", TABLES)
+def test_table_of_the_page_is_made_from_the_declarations(name: str) -> None:
+    page, options = TABLES[name]
 
-    assert make_table() in page, "write it anew: see tests/support/option_table.py"
+    table = BEGIN.format(name) + make_table(options.values()) + END
+
+    assert table in (DOCS / page).read_text("utf-8"), "see tests/support/option_table.py"
 
 
 @pytest.mark.parametrize("option", REMOTE, ids=name_of)

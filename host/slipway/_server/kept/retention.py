@@ -1,10 +1,12 @@
 """Rules by which a server keeps a run and its output."""
 
-from __future__ import annotations
-
+# Not "from __future__ import annotations": the types of options are read at each start.
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from slipway._model.option import Option
+from slipway._model.values import Bounds
 from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 
     from slipway._server.peers import AllowList
     from slipway._server.socket_access import SocketAccess
+
+
+_Seconds = Annotated[float, Bounds(0, math.inf, unit="s")]
 
 
 class NoLongerKept(InputError):
@@ -42,15 +47,15 @@ class ClientTimeouts:
     ``stall``: for a reader of output that blocks its program; then the run is cancelled.
     """
 
-    reconnect: float = 10.0
-    grace: float = 60.0
-    stall: float = 300.0
+    reconnect: Annotated[_Seconds, Option("time for a client to return")] = 10.0
+    grace: Annotated[_Seconds, Option("time to keep unread output")] = 60.0
+    stall: Annotated[_Seconds, Option("time for a program with blocked output")] = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class OutputSockets:
     """Directory of the output sockets, their mode and owner, and the users that may connect."""
 
-    directory: Path
-    access: SocketAccess
-    allowed: AllowList
+    directory: "Path"
+    access: "SocketAccess"
+    allowed: "AllowList"

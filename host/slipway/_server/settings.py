@@ -1,0 +1,77 @@
+"""Settings of a server, those of the command line each declared once."""
+
+# Not "from __future__ import annotations": the types of options are read at each start.
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from slipway._model.option import Option, read_options
+from slipway._model.values import Bounds, check_bounds, read_field_types
+from slipway._server.kept.retention import ClientTimeouts
+from slipway._server.socket_access import SocketAccess
+from slipway._util.units import MIB
+
+if TYPE_CHECKING:
+    from slipway._server.http.connection import Pace
+    from slipway._server.peers import AllowList
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Settings of a server. Times in seconds, sizes in bytes.
+
+    Attributes:
+        api_socket: path of the API socket.
+        allowed: users that may connect.
+        run_directory: directory of the output sockets. Default: beside the API socket.
+        access: mode and owner of all sockets.
+        timeouts: times to wait for clients of output sockets.
+        pace: minimum speed of clients of the API; None: that of ``Pace()``.
+        body_limit: the most bytes of a JSON run request.
+        drain: time for runs to end after ``Server.stop()``.
+        descriptors: number of files that this process may have open.
+        sessions: the most open sessions. Default: as many as machines.
+
+    Raises:
+        InputError: a value is out of bounds.
+    """
+
+    api_socket: Path
+    allowed: "AllowList"
+    run_directory: Annotated[
+        Path | None,
+        Option(
+            "directory of the output sockets",
+            default_help="PATH.d",
+            flags=("--run-dir",),
+            metavar="DIR",
+        ),
+    ] = None
+    access: SocketAccess = field(default_factory=SocketAccess)
+    timeouts: ClientTimeouts = field(default_factory=ClientTimeouts)
+    pace: "Pace | None" = None
+    body_limit: Annotated[
+        int, Bounds(0, math.inf, above=True, unit="bytes"), Option("size of a request")
+    ] = 64 * MIB
+    drain: Annotated[
+        float, Bounds(0, math.inf, unit="s"), Option("time for runs to end at shutdown")
+    ] = 30.0
+    descriptors: int = 1024
+    sessions: Annotated[
+        Annotated[int, Bounds(0, math.inf)] | None,
+        Option(
+            "sessions at once, to leave room for other runs",
+            default_help="--max-machines",
+            flags=("--max-sessions",),
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for name, kind in read_field_types(ServerSettings).items():
+            check_bounds(name, kind, getattr(self, name))
+
+
+# Settings that the command line has as options, by name.
+SERVER_OPTIONS = read_options(ServerSettings)
+TIMEOUT_OPTIONS = read_options(ClientTimeouts)
