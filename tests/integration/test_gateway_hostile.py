@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import select
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,21 +51,29 @@ class LinkTarget(FrameTarget):
 
     def __init__(self, source: random.Random, link: socket.socket, process: int) -> None:
         super().__init__(source)
+        link.setblocking(False)
         self._link = link
         self._process = process
         self.answers = 0
 
     def handle(self, frame: bytes, now: float) -> list[bytes]:
-        self._link.settimeout(LIMIT)
-        self._link.send(frame or b"\0")  # an empty packet would be an end of file
-        return self.pass_time(now)
+        """Send a frame; as a machine does, take the gateway's meanwhile."""
+        frames = []
+        while True:
+            frames += self.pass_time(now)
+            try:
+                self._link.send(frame or b"\0")  # an empty packet would be an end of file
+            except BlockingIOError:
+                ready = select.select([self._link], [self._link], [], LIMIT)
+                assert ready[0] or ready[1], "the gateway neither reads nor writes"
+            else:
+                return frames + self.pass_time(now)
 
     def connect(self, flow: Flow, now: float) -> list[bytes]:
         return []
 
     def pass_time(self, now: float) -> list[bytes]:
         """Return the answers that are there, whatever they answer."""
-        self._link.setblocking(False)
         frames = []
         try:
             while frame := self._link.recv(65_536):
