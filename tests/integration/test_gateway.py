@@ -472,6 +472,28 @@ async def test_server_name_of_tls_has_to_be_allowed(
     assert reasons == ([] if passes else [("sibling.test", "wrong-server-name")])
 
 
+@pytest.mark.parametrize(("size", "passes"), [(0, True), (1, False), (100, False)])
+async def test_client_of_tls_that_finishes_before_its_hello(
+    rig: GatewayRig, size: int, passes: bool
+) -> None:
+    rig.names.table["echo.test"] = [[PUBLIC]]
+    received = collect()
+    await rig.serve(PUBLIC, HTTPS, received.handle)
+    await start_with_ports(rig, SETTINGS)
+    _, (address,) = await rig.ask("echo.test")
+
+    reader, writer = await rig.connect(address, HTTPS)
+    writer.write(build_hello("echo.test")[:size])
+    writer.write_eof()
+
+    assert await received.data == b""
+    if passes:
+        assert await reader.read(1) == b""
+    else:
+        with pytest.raises(ConnectionResetError):
+            await reader.read(1)
+
+
 def build_hello(server_name: str) -> bytes:
     """Return the first bytes of a client of TLS."""
     outgoing = ssl.MemoryBIO()

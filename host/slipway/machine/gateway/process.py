@@ -153,7 +153,11 @@ class GatewayProcess:
             self._link.receive(self._frames.handle)
 
     def _on_control(self, _: int) -> None:
-        verb, _texts = control.decode(os.read(self._channel, control.MAX_MESSAGE))
+        try:
+            message = os.read(self._channel, control.MAX_MESSAGE)
+        except OSError:
+            message = b""
+        verb, _texts = control.decode(message)
         if verb == control.REPORT:
             _send(self._channel, control.REPORT, **self._report.format())
         elif verb == control.NAMES:

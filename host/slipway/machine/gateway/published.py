@@ -37,7 +37,9 @@ class Listener:
             self.close()
             raise InputError(
                 f"--publish: {host}:{port} cannot be bound: {error.strerror or error}",
-                "Leave out the port, and a free one is chosen.",
+                "Name a path that does not exist yet."
+                if host == UNIX
+                else "Leave out the port, and a free one is chosen.",
             ) from None
 
     def _listen(self, family: int) -> None:

@@ -27,6 +27,8 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
 _IPPROTO_TCP, _TCP_NODELAY = 6, 1
 # Bytes of one recv: several segments of a guest whose MTU is small.
 _PIECE = 64 << 10
+# States in which the guest sends no more.
+_FINISHED = (State.CLOSE_WAIT, State.LAST_ACK, State.CLOSING, State.TIME_WAIT, State.CLOSED)
 
 
 class Splice:
@@ -158,7 +160,10 @@ class Splice:
     def _inspect(self) -> bool:
         """Return True if the first bytes of the guest may pass; a refusal resets both sides."""
         assert self._inspector is not None
-        verdict = self._inspector(b"".join(self.end.peek()))
+        sent = b"".join(self.end.peek())
+        verdict = self._inspector(sent)
+        if verdict is None and self.end.state in _FINISHED:
+            verdict = not sent  # a hello that stays incomplete
         if verdict:
             self._inspector = None
         elif verdict is False:
