@@ -78,11 +78,12 @@ class ControlBlock:
 
     def _open_receiver(self, sequence: int, syn: Segment) -> None:
         mss = DEFAULT_MSS if syn.mss is None else syn.mss
-        self._sender.mss = max(LEAST_MSS, min(MSS, mss))
+        mss = max(LEAST_MSS, min(MSS, mss))
+        self._sender.set_mss(mss)
         scale = syn.window_scale
         self._peer_scale = None if scale is None else min(scale, MOST_WINDOW_SCALE)
         own_scale = 0 if scale is None else WINDOW_SCALE
-        self._receiver = Receiver(sequence + 1, self._budget, self._sender.mss, own_scale)
+        self._receiver = Receiver(sequence + 1, self._budget, mss, own_scale)
 
     def _receive_answer(self, segment: Segment, now: float) -> None:
         """Take a segment in SYN-SENT (RFC 9293, 3.10.7.3)."""

@@ -97,8 +97,11 @@ class TcpEnd(ControlBlock):
 
     @property
     def mss(self) -> int:
-        """Bytes of payload in the largest segment to the guest; reads of that size save copies."""
-        return self._sender.mss
+        """Bytes of payload in the largest segment to the guest; reads of that size save copies.
+
+        At most half of the guest's largest window.
+        """
+        return self._sender.segment_bytes
 
     @property
     def send_room(self) -> int:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 # asks for 3 minutes, but a guest is no more than a scheduler away.
 GIVE_UP_SECONDS = 100.0
 GIVE_UP_SYN_SECONDS = 30.0
+# A window that stays too small for a worthwhile segment is used nevertheless after this time.
+OVERRIDE_SECONDS = 0.1
+# A window up to this size is used whole.
+SMALL_WINDOW = 536
 _REPEATED_ACKS = 3
 
 Piece = tuple[int, int, "bytes | memoryview"]
@@ -33,8 +37,8 @@ class Sender:
     __slots__ = (
         *("_budget", "_burst", "_forced", "_heard", "_highest_window", "_recover", "_repeated"),
         *("_resend", "_time", "_timed", "_timed_at", "_window_ack", "_window_sequence"),
-        *("deadline", "fin_acknowledged", "finishing", "first", "highest", "mss", "next", "queue"),
-        *("unacknowledged", "window"),
+        *("deadline", "fin_acknowledged", "finishing", "first", "highest", "next", "queue"),
+        *("_mss", "segment_bytes", "unacknowledged", "window"),
     )
 
     def __init__(
@@ -52,7 +56,8 @@ class Sender:
         self.next = first
         self.highest = first
         self.queue = SendQueue(first + 1)
-        self.mss = mss
+        # Bytes of the largest segment.
+        self.segment_bytes = mss
         self.window = 0
         # True once the host will send no more, and once the guest has acknowledged that.
         self.finishing = False
@@ -60,6 +65,7 @@ class Sender:
         # Time when the oldest segment is sent again, or a closed window is probed.
         self.deadline = inf
         self._budget = budget
+        self._mss = mss
         self._time = RetransmissionTime(syn_seconds)
         self._highest_window = 0
         self._window_sequence = -SEQUENCE_MASK
@@ -82,11 +88,16 @@ class Sender:
             return 0
         most = self._budget.compute_room(queued)
         if not queued:
-            return min(self.mss, most)
+            return min(self.segment_bytes, most)
         usable = min(self.window, self._budget.limit) - queued
-        if usable > 0 and usable >= min(self.mss, self._highest_window // 2):
+        if usable >= self.segment_bytes:
             return min(usable, most)
         return 0
+
+    def set_mss(self, mss: int) -> None:
+        """Set the largest payload that the guest takes, in bytes."""
+        self._mss = mss
+        self._limit_segments()
 
     def append(self, data: bytes) -> None:
         """Add bytes of the host."""
@@ -109,10 +120,10 @@ class Sender:
         if available <= 0 and not sends_fin:
             return None
         usable = self.unacknowledged + min(self.window, self._burst) - start
-        count = min(available, self.mss, usable)
+        count = min(available, self.segment_bytes, usable)
         if self._forced:
-            count = min(available, self.mss, max(1, usable))
-        elif count < available and count < self.mss and 2 * count < self._highest_window:
+            count = min(available, self.segment_bytes, max(1, usable))
+        elif count < available and count < self.segment_bytes:
             # The window is silly (RFC 9293, 3.8.6.2.1): wait for more of it.
             count = 0
         count = max(0, count)
@@ -122,7 +133,7 @@ class Sender:
         if not count and not flags & FIN:
             if self.deadline == inf:
                 self._heard = now
-                self._arm(now)
+                self.deadline = now + (OVERRIDE_SECONDS if self.window else self._time.seconds)
             return None
         self._forced = False
         self._note_sent(start, start + count + bool(flags & FIN), now)
@@ -130,6 +141,10 @@ class Sender:
 
     def pass_time(self, now: float) -> bool:
         """Act on a deadline that has passed; return False if the guest has to be given up."""
+        if self.window and not self.has_flight:
+            self.deadline = inf
+            self._forced = True
+            return True
         in_handshake = self.unacknowledged == self.first
         limit = GIVE_UP_SYN_SECONDS if in_handshake else GIVE_UP_SECONDS
         if now - self._heard >= limit:
@@ -137,7 +152,7 @@ class Sender:
         self._time.back_off()
         self.deadline = inf
         if self.window:
-            self._burst = self.mss
+            self._burst = self.segment_bytes
         self._timed = None
         self._repeated = 0
         self._recover = self.unacknowledged
@@ -167,7 +182,9 @@ class Sender:
         if window == old:
             return False
         self.window = window
-        self._highest_window = max(self._highest_window, window)
+        if window > self._highest_window:
+            self._highest_window = window
+            self._limit_segments()
         if not old and self.unacknowledged > self.first:
             # Probes were beyond the window, and are lost.
             self._time.reset()
@@ -233,7 +250,7 @@ class Sender:
         start = self.unacknowledged
         if not self.has_flight or start == self.first:
             return None
-        count = min(self.queue.end, self.highest, start + self.mss) - start
+        count = min(self.queue.end, self.highest, start + self.segment_bytes) - start
         fin = self.finishing and start + count == self.queue.end and self.highest > self.queue.end
         self.deadline = now + self._time.seconds
         payload = self.queue.cut(start, count) if count > 0 else b""
@@ -252,6 +269,15 @@ class Sender:
         self.highest = max(self.highest, end)
         if self.deadline == inf:
             self._arm(now)
+
+    def _limit_segments(self) -> None:
+        """Let at least two segments fit into the window, as Linux does.
+
+        A receiver that sees one only takes all of its window for the size of a segment, and opens
+        a closed window too late.
+        """
+        most = self._highest_window or self._mss
+        self.segment_bytes = min(self._mss, most // 2 if most > SMALL_WINDOW else most)
 
     def _arm(self, now: float) -> None:
         self.deadline = now + self._time.seconds

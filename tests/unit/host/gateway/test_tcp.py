@@ -407,14 +407,25 @@ def test_third_repeated_acknowledgment_sends_the_first_segment_again() -> None:
     assert guest.write(at=0, ack=5000) == []
 
 
-def test_segments_fill_a_small_window_and_no_more() -> None:
-    guest = WrittenGuest(window=1500)
+@pytest.mark.parametrize(
+    ("window", "sizes"), [(1500, [750, 750]), (2000, [1000, 1000]), (600, [300, 300]), (500, [500])]
+)
+def test_segments_have_half_of_a_small_window(window: int, sizes: list[int]) -> None:
+    guest = WrittenGuest(window=window)
     guest.end.send(bytes(5000))
 
-    assert [(at, len(data)) for at, _, _, data in guest.pull()] == [(0, 1000)]
-    # 500 bytes of window are less than half of the largest: they wait.
-    assert [at for at, *_ in guest.write(at=0, ack=1000)] == [1000]
-    assert [at for at, *_ in guest.write(at=0, ack=2000, window=3000)] == [2000, 3000, 4000]
+    assert [len(data) for *_, data in guest.pull()] == sizes
+
+
+def test_rest_of_a_window_that_is_too_small_is_used_after_a_while() -> None:
+    guest = WrittenGuest(window=2000)
+    guest.end.send(bytes(5000))
+    guest.pull()
+
+    assert guest.write(at=0, ack=2000, window=900) == []
+    assert guest.end.deadline == pytest.approx(0.1)
+    assert [len(data) for *_, data in guest.pull(guest.end.deadline)] == [900]
+    assert [at for at, *_ in guest.write(at=0, ack=2900, window=2000, now=0.2)] == [2900, 3900]
 
 
 def test_host_reads_no_more_than_the_guest_takes() -> None:
