@@ -16,6 +16,7 @@ from support.virtio_driver import FakeMemory, MmioGuest
 
 HEADER = struct.Struct("<BBHHHHH")
 DATA_VALID = 2
+HEAD_SIZE = 64  # bytes of a frame behind its header, in memory of its own
 
 
 @dataclass
@@ -78,7 +79,9 @@ class NetworkGuest(MmioGuest):
         self.negotiate()
         self.rings = [self.find_queue(index) for index in Queue]
         self.add_status(Status.DRIVER_OK)
-        self.free_slots = [self.memory.allocate(12) for _ in range(self.rings[1].size)]
+        self.free_slots = [
+            self.memory.allocate(HEADER.size + HEAD_SIZE) for _ in range(self.rings[1].size)
+        ]
         self.buffer_slots = [
             self.memory.allocate(self.setup.buffer_size, 1)
             for _ in range(min(self.setup.buffers, self.rings[0].size))
@@ -104,20 +107,24 @@ class NetworkGuest(MmioGuest):
         ring.kick()
 
     def send(self, frame: bytes, pieces: int = 1, header: int = 12) -> bool:
-        """Send a frame in ``pieces`` of data behind ``header`` bytes of a header of their own.
+        """Send a frame: ``header`` bytes of a header, then its head, and the rest in ``pieces``.
 
-        Return False if the queue is full. Every other frame has the same memory.
+        Return False if the queue is full. The rest of every other frame has the same memory.
         """
         ring = self.rings[Queue.TRANSMIT]
         while (used := ring.get()) is not None:
             self.free_slots.append(used[0])
-        if len(ring.free) < (1 if ring.indirect else pieces + 1):
+        if len(ring.free) < (1 if ring.indirect else pieces + 2):
             return False
         slot = self.free_slots.pop()
         self.data, self.other_data = self.other_data, self.data
-        self.memory.put(self.data, frame)
-        bounds = [len(frame) * part // pieces for part in range(pieces + 1)]
+        head, rest = frame[:HEAD_SIZE], frame[HEAD_SIZE:]
+        self.memory.put(slot + HEADER.size, head)
+        self.memory.put(self.data, rest)
+        bounds = [len(rest) * part // pieces for part in range(pieces + 1)]
         parts = [(self.data + a, b - a) for a, b in pairwise(bounds) if b > a]
+        if head:
+            parts.insert(0, (slot + HEADER.size, len(head)))
         ring.add([(slot, header), *parts], writable=False, token=slot)
         ring.kick()
         return True

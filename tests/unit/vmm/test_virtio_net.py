@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import struct
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ ALL_SETUPS = [
     pytest.param(NetworkSetup(queue_size=16, buffer_size=65546), id="large buffers"),
     pytest.param(NetworkSetup(buffers=20), id="few buffers"),
 ]
+WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 SIZES = [ETHERNET_HEADER, 60, 1514, 4084, 4085, 20_000, MAX_FRAME]
 
 
@@ -160,6 +162,33 @@ class TestFromGuest:
 
         assert received == [*(noise(50_000, n) for n in range(number)), noise(60)]
         assert not guest.device.dropped
+
+    @pytest.mark.parametrize("size", [60, 1514, 50_000])
+    def test_edges_of_the_socket_suffice_to_go_on(self, guest: NetworkGuest, size: int) -> None:
+        """As VmmProcess does it: an edge that is missed would be a standstill."""
+        with select.epoll() as poll:
+            poll.register(guest.device.descriptor, WATCHED)
+            chance = random.Random(size)
+            frames = [size.to_bytes(4) + number.to_bytes(56) for number in range(1500)]
+            sent = 0
+            received: list[bytes] = []
+            turns = 0
+            while len(received) < len(frames):
+                turns += 1
+                assert turns < 10_000, f"a standstill after {len(received)} frames"
+                while sent < len(frames) and chance.random() < 0.95:
+                    if not guest.send(frames[sent].ljust(size, b".")):
+                        break
+                    sent += 1
+                for _ in range(chance.randrange(40)):
+                    if (frame := guest.peer.receive()) is None:
+                        break
+                    received.append(frame[:60])
+                for _, events in poll.poll(0):
+                    guest.device.ready(readable=bool(events & select.EPOLLIN))
+                guest.settle()
+
+            assert received == frames
 
     def test_interrupt_for_a_sent_frame_comes_with_the_edge_of_the_socket(
         self, guest: NetworkGuest
