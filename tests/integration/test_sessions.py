@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from slipway._local.session import LocalSession
     from slipway._model.execution import AsyncExecution
     from slipway._model.options import Options
-    from slipway._run.assets import Assets, Progress
+    from slipway._run.assets import AssetRequest, Assets, Progress
     from slipway._run.guest import Guest
-    from slipway_initramfs.languages.language import Language
 
 
 @pytest.fixture
@@ -401,10 +400,10 @@ async def test_damaged_image_is_made_again() -> None:
             return await super().launch(assets, options)
 
         def find(
-            self, language: Language, options: Options, progress: Progress, *, repair: bool = False
+            self, request: AssetRequest, progress: Progress, *, repair: bool = False
         ) -> Assets:
             self.repairs += repair
-            return super().find(language, options, progress, repair=repair)
+            return super().find(request, progress, repair=repair)
 
         repairs = 0
 

@@ -9,10 +9,11 @@ image and no store; what programs of its guests can do, :mod:`support.fake_agent
 
 All languages that Slipway knows can be named; those with a build have one. ``launcher.machines``
 are the machines that run now, ``launcher.launched`` counts all, ``launcher.most`` is the most that
-ran at once. A test that is to see machines boot gives ``boot``, which is awaited before each agent
-says a word. Languages in ``unbuilt`` have to be "made" first: ``find`` tells one line of progress
-and waits for the ``threading.Event`` in ``made``. A clone has the kept files of its original;
-``snapshotting`` and ``cloning`` are awaited while one is made, and may fail.
+ran at once; ``launcher.choices`` counts how often a hypervisor was chosen. A test that is to see
+machines boot gives ``boot``, which is awaited before each agent says a word. Languages in
+``unbuilt`` have to be "made" first: ``find`` tells one line of progress and waits for the
+``threading.Event`` in ``made``. A clone has the kept files of its original; ``snapshotting`` and
+``cloning`` are awaited while one is made, and may fail.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from slipway._run.assets import Assets
+from slipway._run.assets import AssetRequest, Assets
 from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
 from slipway._util.errors import HostError, InputError
@@ -53,6 +54,8 @@ MEMORY = 128 * MIB
 MINIMUM_MEMORY = 16 * MIB
 OVERHEAD = 128 * MIB
 """What a machine takes beside its guest's memory, in bytes."""
+IDLE_MEMORY = 96 * MIB
+"""What a clone that waits has at most, in bytes."""
 _BLOB = Blob(Path("/nonexistent"), "0" * 64, 0)
 
 
@@ -70,7 +73,7 @@ class FakeHypervisor:
     name = "fake"
     is_emulated = False
     overhead = OVERHEAD
-    idle_memory = MIB
+    idle_memory = IDLE_MEMORY
     reason = "a test's"
 
     def check(self) -> None:
@@ -227,11 +230,11 @@ class FakeLauncher:
         self.machines: set[FakeMachine] = set()
         self.launched = 0
         self.most = 0
+        self.choices = 0
 
-    def find(
-        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
-    ) -> Assets:
+    def find(self, request: AssetRequest, progress: Progress, *, repair: bool = False) -> Assets:
         """What a machine would boot from. Raises InputError for too little memory."""
+        language, options = request.language, request.options
         if language.name in self.unbuilt:
             progress(f"making {language.image}")
             self.made.wait()
@@ -241,10 +244,16 @@ class FakeLauncher:
                 f"{language.image} needs {MINIMUM_MEMORY // MIB} MiB of memory to boot",
                 f"Use {MINIMUM_MEMORY} bytes or more.",
             )
-        return _assets(language, options.memory or MEMORY, self.hypervisor)
+        return _assets(language, options.memory or MEMORY, request.hypervisor)
 
-    def check_host(self, options: Options) -> None:
-        """Accept all: fake machines run everywhere."""
+    def assets_of(self, language: Language, options: Options) -> Assets:
+        """Return what a machine of this launcher boots from."""
+        return self.find(AssetRequest(language, options, self.hypervisor), print)
+
+    def choose_hypervisor(self, options: Options) -> Hypervisor:
+        """Return the same for all: fake machines run everywhere."""
+        self.choices += 1
+        return self.hypervisor
 
     def is_built(self, language: Language) -> bool:
         """Whether there is nothing to wait for."""

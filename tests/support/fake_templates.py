@@ -22,13 +22,7 @@ from slipway._util.errors import HostError
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot, Template, Transport
 from support.fake_agent import FakeAgent
-from support.fake_machine import (
-    OVERHEAD,
-    FakeHypervisor,
-    FakeLauncher,
-    FakeMachine,
-    make_transports,
-)
+from support.fake_machine import FakeHypervisor, FakeLauncher, FakeMachine, make_transports
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,8 +36,6 @@ MIB = 1024 * 1024
 ORIGIN = StartInfo("snapshot", "", "a test's")
 MEMORY = MIB
 """What the snapshots here have, in bytes."""
-IDLE_MEMORY = 96 * MIB
-"""What a clone that waits has at most, in bytes."""
 
 
 class FakeTemplateCache:
@@ -61,14 +53,6 @@ class FakeTemplateCache:
         """How many bytes they were to give."""
         if admission is not None:
             admission.reclaim = self.evict
-
-    def overhead(self, key: SnapshotKey) -> int:
-        """As that of the other fake machines."""
-        return OVERHEAD
-
-    def idle_memory(self, key: SnapshotKey) -> int:
-        """The same for all."""
-        return IDLE_MEMORY
 
     def has(self, key: SnapshotKey) -> bool:
         """Whether there is a snapshot."""
@@ -122,6 +106,8 @@ class StoredMachine(FakeMachine):
 
 class StoredHypervisor(FakeHypervisor):
     """Hypervisor of one test: opens templates of snapshots that lie in a store."""
+
+    idle_memory = MIB
 
     def __init__(self) -> None:
         self.launcher = FakeLauncher(hypervisor=self)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._cli.parser import Parser
+    from slipway._run.assets import AssetRequest
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.source import SourceOptions
     from slipway_initramfs.store.image_store import ImageStore
@@ -72,6 +73,7 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
         HostError: a snapshot cannot be taken.
         ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be built.
     """
+    from slipway._run.assets import AssetRequest
     from slipway._run.image_warmup import create_warmer
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.architectures import machine_architecture
@@ -86,20 +88,24 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     # Read once, so that the stored file is the one that the image was built from.
     text = b"" if file is None else toml_file.read_file(file)
     wanted = _find_languages(parsed, store, text)  # all languages, before any work begins
-    emulated = choose("auto", store.root).is_emulated
-    choices = _read_source_options(parsed, wanted, emulated=emulated)
+    best = choose("auto", store.root)
+    choices = _read_source_options(parsed, wanted, emulated=best.is_emulated)
     architecture = choices.architecture or machine_architecture()
-    snapshot_options = _read_snapshot_options(parsed, store, architecture)
+    snapshot_options = _read_snapshot_options(parsed, architecture)
+    hypervisor = best
+    if snapshot_options is not None:
+        if snapshot_options.machine != "auto":
+            hypervisor = choose(snapshot_options.machine, store.root)
+        hypervisor.check()
     progress = Progress()
     with report_interruption(store, progress), Downloads(progress) as downloads:
         reports = BuildProgress(progress, downloads.show_notice, downloads.show_transfer)
         kernel = build_kernel(store, architecture=architecture, progress=progress)
         frozen = freeze_agent(store, architecture, progress)
+        warmer = create_warmer(store, best, progress)
         for language in wanted:
             began = time.monotonic()
-            image = build_image(
-                language, store, choices, progress=reports, warmer=create_warmer(store, progress)
-            )
+            image = build_image(language, store, choices, progress=reports, warmer=warmer)
             # The file that a machine boots: a first run finds it, even in a read-only store.
             find_initrd(store, image, kernel, frozen.path)
             for warning in image.manifest.get("warnings", []):
@@ -114,20 +120,16 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
         catalogue.store_language(store, wanted[0].name, text)
     if snapshot_options is not None:
         for language in wanted:
-            _create_snapshot(language, snapshot_options, store)
+            _create_snapshot(AssetRequest(language, snapshot_options, hypervisor), store)
     return 0
 
 
-def _read_snapshot_options(
-    parsed: argparse.Namespace, store: ImageStore, architecture: str
-) -> Options | None:
+def _read_snapshot_options(parsed: argparse.Namespace, architecture: str) -> Options | None:
     """Return the options of the machines for --snapshot, or None without it.
 
     Raises:
         InputError: arguments exclude each other.
-        HostError: the hypervisor is not available on this host.
     """
-    from slipway.machine.hypervisors import choose
     from slipway_initramfs.architectures import machine_architecture
 
     if not parsed.snapshot:
@@ -141,12 +143,10 @@ def _read_snapshot_options(
             f"--snapshot for {architecture} on a host with {machine_architecture()}",
             "A snapshot works on its own host only. Leave out --snapshot or --arch.",
         )
-    options = Options(machine=parsed.machine or "auto")
-    choose(options.machine, store.root).check()
-    return options
+    return Options(machine=parsed.machine or "auto")
 
 
-def _create_snapshot(language: Language, options: Options, store: ImageStore) -> None:
+def _create_snapshot(request: AssetRequest, store: ImageStore) -> None:
     """Take a snapshot of an image in the store, and report it."""
     import asyncio
 
@@ -156,7 +156,8 @@ def _create_snapshot(language: Language, options: Options, store: ImageStore) ->
     progress = Progress()
     began = time.monotonic()
     try:
-        assets = find_assets(language, options, store, progress)
+        language, options, hypervisor = request.language, request.options, request.hypervisor
+        assets = find_assets(language, options, store, progress, hypervisor=hypervisor)
         stored = asyncio.run(create_snapshot(assets, options, store, progress))
     finally:
         progress.clear()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from slipway._model.options import Options
 from slipway._run.languages import find_language
 from slipway._run.launcher import ColdLauncher
+from slipway._run.slot import Slot
 from slipway._util.errors import SlipwayError
 
 if TYPE_CHECKING:
@@ -96,19 +97,18 @@ class MachineSupply:
     ) -> None:
         assert self._pool is not None
         assert self._templates is not None
-        assert slots.builds is not None
-        if not await asyncio.to_thread(slots.images.is_built, language):
-            await asyncio.to_thread(slots.images.check_host, options)
-            await slots.builds.ensure_built(language, _log_progress)
-        assets = await asyncio.to_thread(slots.images.find, language, options, _log_progress)
+        slot = Slot(slots, language, options)
+        slot.progress = _log_progress
+        await slot.find_if_built()
+        await slot.build_missing()
         from slipway._snapshots.key import NoSnapshot
 
         try:
-            key = self._templates.key_of(assets, options)
+            key = self._templates.key_of(slot.assets, options)
         except NoSnapshot as error:
             log.warning("cannot prewarm %s: %s", language.name, error.reason)
         else:
-            self._pool.prewarm(key, assets, options)
+            self._pool.prewarm(key, slot.assets, options)
 
 
 def _log_progress(line: str) -> None:

@@ -52,39 +52,41 @@ class Assets:
         return self.other_kernel or self.kernel.path
 
 
+@dataclass(frozen=True, slots=True)
+class AssetRequest:
+    """Language, options and hypervisor of a machine whose assets are wanted."""
+
+    language: Language
+    options: Options
+    hypervisor: Hypervisor
+
+
 def find_boot_assets(
-    image: Image, language: Language, options: Options, store: ImageStore, progress: Progress
+    image: Image, request: AssetRequest, store: ImageStore, progress: Progress
 ) -> Assets:
     """Find the assets that boot ``image``; a missing kernel or agent is built.
 
     Raises:
         HostError: the kernel is missing, and the hypervisor is not available on this host.
         ImageError: the kernel or the agent cannot be built.
-        InputError: the machine would have too little memory, or is unknown.
+        InputError: the machine would have too little memory.
     """
     with translated_image_errors():
-        return build_assets(image, language, options, store, progress, verified=False)
+        return build_assets(image, request, store, progress, verified=False)
 
 
 def build_assets(
-    image: Image,
-    language: Language,
-    options: Options,
-    store: ImageStore,
-    progress: Progress,
-    *,
-    verified: bool,
+    image: Image, request: AssetRequest, store: ImageStore, progress: Progress, *, verified: bool
 ) -> Assets:
     """Find the assets as :func:`find_boot_assets` does, with the errors of slipway_initramfs.
 
     With ``verified`` every byte of kernel and agent is checked.
     """
-    from slipway.machine.hypervisors import choose
     from slipway_initramfs.errors import ImageCorrupted
     from slipway_initramfs.freeze import freeze_agent
     from slipway_initramfs.store.initrds import find_initrd
 
-    hypervisor = choose(options.machine, store.root)
+    language, options, hypervisor = request.language, request.options, request.hypervisor
     kernel = None
     if not verified:
         with suppress(ImageCorrupted):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from slipway._run.assets import build_assets
+from slipway._run.assets import AssetRequest, build_assets
 from slipway._run.image_errors import translated_image_errors
 from slipway._util.errors import InputError
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
+    from slipway.machine.model import Hypervisor
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image
@@ -30,12 +31,14 @@ def find_assets(
     store: ImageStore,
     progress: Progress,
     *,
+    hypervisor: Hypervisor | None = None,
     repair: bool = False,
 ) -> Assets:
     """Find the assets of ``language``; missing ones are built.
 
-    With ``repair`` every byte is checked, and damaged assets are built again. The hypervisor is
-    checked before a build, which takes minutes; else the start of the machine checks it.
+    Without ``hypervisor`` that of ``options`` is chosen. It is checked before a build, which takes
+    minutes; else the start of the machine checks it. With ``repair`` every byte is checked, and
+    damaged assets are built again.
 
     Raises:
         HostError: an asset is missing, and the hypervisor is not available on this host.
@@ -44,6 +47,11 @@ def find_assets(
     """
     from slipway_initramfs.errors import ImageCorrupted
 
+    if hypervisor is None:
+        from slipway.machine.hypervisors import choose
+
+        hypervisor = choose(options.machine, store.root)
+    request = AssetRequest(language, options, hypervisor)
     if options.kernel is not None:
         _check_kernel(options.kernel)
     with translated_image_errors():
@@ -52,12 +60,12 @@ def find_assets(
         except ImageCorrupted:
             image = None
         if image is None or not language.matches(image):
-            image = _build_image(language, options, store, progress)
+            image = _build_image(request, store, progress)
         try:
-            return build_assets(image, language, options, store, progress, verified=repair)
+            return build_assets(image, request, store, progress, verified=repair)
         except ImageCorrupted:
-            image = _build_image(language, options, store, progress)
-            return build_assets(image, language, options, store, progress, verified=True)
+            image = _build_image(request, store, progress)
+            return build_assets(image, request, store, progress, verified=True)
 
 
 def _check_kernel(kernel: Path) -> None:
@@ -79,13 +87,13 @@ def _check_kernel(kernel: Path) -> None:
         raise InputError(f"{kernel} is not a Linux kernel", hint)
 
 
-def _build_image(
-    language: Language, options: Options, store: ImageStore, progress: Progress
-) -> Image:
+def _build_image(request: AssetRequest, store: ImageStore, progress: Progress) -> Image:
     """Build the image, unless the store has a sound one.
 
+    The image serves runs on each hypervisor: it is built by the best of this host.
+
     Raises:
-        HostError: the hypervisor of ``options`` is not available on this host.
+        HostError: the hypervisor of ``request`` is not available on this host.
         ImageError: of :mod:`slipway_initramfs.errors`; the image cannot be built.
     """
     from slipway._run.image_warmup import create_warmer
@@ -97,14 +105,15 @@ def _build_image(
     def report_transfer(label: str, done: int, total: int) -> None:
         progress(f"downloading {label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
-    choose(options.machine, store.root).check()
+    language, own = request.language, request.hypervisor
+    own.check()
+    best = own if request.options.machine == "auto" else choose("auto", store.root)
     # An image that exists keeps its kind of source, even if the default has changed.
     kind = "auto" if language.image in {image.name for image in store.images()} else None
-    emulated = choose("auto", store.root).is_emulated
     return build_image(
         language,
         store,
-        SourceOptions.from_environment(os.environ, kind=kind, emulated=emulated),
+        SourceOptions.from_environment(os.environ, kind=kind, emulated=best.is_emulated),
         progress=BuildProgress(progress, progress, report_transfer),
-        warmer=create_warmer(store, progress),
+        warmer=create_warmer(store, best, progress),
     )

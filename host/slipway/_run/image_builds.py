@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._model.options import Options
 from slipway._util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from slipway._run.assets import Assets, Progress
+    from slipway._run.assets import AssetRequest, Assets, Progress
     from slipway._run.images import ImageProvider
-    from slipway_initramfs.languages.language import Language
 
 
 class ImageBuilds:
@@ -25,18 +25,19 @@ class ImageBuilds:
         self._images = images
         self._builds: dict[str, _Build] = {}
 
-    async def ensure_built(self, language: Language, progress: Progress) -> None:
-        """Wait until the image of ``language`` is built.
+    async def ensure_built(self, request: AssetRequest, progress: Progress) -> None:
+        """Wait until the image of ``request`` is built, on the hypervisor of the first such run.
 
         ``progress`` is called with lines for people, from another thread.
 
         Raises:
             ImageError: the image cannot be built.
         """
-        build = self._builds.get(language.image)
+        image = request.language.image
+        build = self._builds.get(image)
         if build is None:
-            build = self._builds[language.image] = _Build(self._images, language)
-            build.task.add_done_callback(lambda task: self._forget_build(language.image, task))
+            build = self._builds[image] = _Build(self._images, request)
+            build.task.add_done_callback(lambda task: self._forget_build(image, task))
         build.listeners.append(progress)
         if build.last_line:
             progress(build.last_line)
@@ -54,13 +55,14 @@ class ImageBuilds:
 class _Build:
     """Build of one image, and the listeners to its progress."""
 
-    def __init__(self, images: ImageProvider, language: Language) -> None:
+    def __init__(self, images: ImageProvider, request: AssetRequest) -> None:
         self.listeners: list[Progress] = []
         # For listeners that come later.
         self.last_line = ""
-        # Default options: the build may outlive the run that began it.
+        # No other options: the build may outlive the run that began it.
+        request = replace(request, options=Options(machine=request.options.machine))
         self.task = asyncio.create_task(
-            run_in_daemon_thread(lambda: images.find(language, Options(), self._report))
+            run_in_daemon_thread(lambda: images.find(request, self._report))
         )
 
     def _report(self, line: str) -> None:

@@ -12,6 +12,7 @@ from slipway._util.text import to_plain_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from slipway.machine.model import Hypervisor
     from slipway_initramfs.languages.recipes import Warmup
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image
@@ -22,8 +23,10 @@ SECONDS = 3600
 _SHOWN_OUTPUT = 2000
 
 
-def create_warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
-    """Create the function that runs warm-ups in machines of this host.
+def create_warmer(
+    store: ImageStore, hypervisor: Hypervisor, progress: Callable[[str], None]
+) -> Warmer:
+    """Create the function that runs warm-ups in machines of ``hypervisor``.
 
     Kernel and agent come from ``store``.
     """
@@ -32,7 +35,7 @@ def create_warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
         from slipway_initramfs.errors import BuildFailed
 
         try:
-            return asyncio.run(_run_warmup(image, warm_up, store, progress))
+            return asyncio.run(_run_warmup(image, warm_up, store, hypervisor, progress))
         except SlipwayError as error:
             raise BuildFailed(
                 f"the image cannot be warmed up: {error.message}", error.hint
@@ -42,10 +45,14 @@ def create_warmer(store: ImageStore, progress: Callable[[str], None]) -> Warmer:
 
 
 async def _run_warmup(
-    image: Image, warm_up: Warmup, store: ImageStore, progress: Callable[[str], None]
+    image: Image,
+    warm_up: Warmup,
+    store: ImageStore,
+    hypervisor: Hypervisor,
+    progress: Callable[[str], None],
 ) -> bytes:
     from slipway._model.options import MAX_CPUS, Options
-    from slipway._run.assets import find_boot_assets
+    from slipway._run.assets import AssetRequest, find_boot_assets
     from slipway._run.guest import Guest
     from slipway._run.job_request import JobRequest
     from slipway._run.output_sink import OutputTail
@@ -72,7 +79,8 @@ async def _run_warmup(
         memory=image.minimum_memory + warm_up.memory * MIB,
         cpus=min(os.cpu_count() or 1, MAX_CPUS),
     )
-    assets = await asyncio.to_thread(find_boot_assets, image, language, options, store, progress)
+    request = AssetRequest(language, options, hypervisor)
+    assets = await asyncio.to_thread(find_boot_assets, image, request, store, progress)
     tail = OutputTail(_SHOWN_OUTPUT)
     progress("warming the image up in a machine of its own")
     async with await Guest.start(assets, options) as guest:

@@ -8,7 +8,8 @@ from slipway._run.find_assets import find_assets
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
-    from slipway._run.assets import Assets, Progress
+    from slipway._run.assets import AssetRequest, Assets, Progress
+    from slipway.machine.model import Hypervisor
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
 
@@ -16,10 +17,8 @@ if TYPE_CHECKING:
 class ImageProvider(Protocol):
     """Source of the assets that machines boot from. Its methods may be called in any thread."""
 
-    def find(
-        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
-    ) -> Assets:
-        """Find the assets of ``language``. Build missing ones, and with ``repair`` damaged ones.
+    def find(self, request: AssetRequest, progress: Progress, *, repair: bool = False) -> Assets:
+        """Find the assets of a machine. Build missing ones, and with ``repair`` damaged ones.
 
         Raises:
             HostError: the assets are missing, and this host cannot run the machine.
@@ -28,11 +27,11 @@ class ImageProvider(Protocol):
         """
         ...
 
-    def check_host(self, options: Options) -> None:
-        """Check that this host can run the machines of ``options``; done before a build.
+    def choose_hypervisor(self, options: Options) -> Hypervisor:
+        """Choose the hypervisor of ``options``; called once for each run.
 
         Raises:
-            HostError: the hypervisor is not available.
+            InputError: the hypervisor is unknown.
         """
         ...
 
@@ -47,17 +46,18 @@ class StoredImages:
     def __init__(self, store: ImageStore) -> None:
         self._store = store
 
-    def find(
-        self, language: Language, options: Options, progress: Progress, *, repair: bool = False
-    ) -> Assets:
-        """Find or build the assets of ``language``; see :meth:`ImageProvider.find`."""
-        return find_assets(language, options, self._store, progress, repair=repair)
+    def find(self, request: AssetRequest, progress: Progress, *, repair: bool = False) -> Assets:
+        """Find or build the assets of a machine; see :meth:`ImageProvider.find`."""
+        language, options, hypervisor = request.language, request.options, request.hypervisor
+        return find_assets(
+            language, options, self._store, progress, hypervisor=hypervisor, repair=repair
+        )
 
-    def check_host(self, options: Options) -> None:
-        """Check the hypervisor of ``options``; see :meth:`ImageProvider.check_host`."""
+    def choose_hypervisor(self, options: Options) -> Hypervisor:
+        """Choose the hypervisor of ``options``; see :meth:`ImageProvider.choose_hypervisor`."""
         from slipway.machine.hypervisors import choose
 
-        choose(options.machine, self._store.root).check()
+        return choose(options.machine, self._store.root)
 
     def is_built(self, language: Language) -> bool:
         """Return whether the store has the image and the kernel."""

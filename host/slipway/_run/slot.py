@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from slipway._run.assets import AssetRequest
 from slipway._run.launcher import DamagedImage
 from slipway._util.errors import InputError
 from slipway._util.threads import run_in_daemon_thread
@@ -74,6 +75,7 @@ class Slot:
         self._key = key
         self._check = check
         self._assets = assets
+        self._request: AssetRequest | None = None
         self._memory_factor = 1
         self._ticket: Ticket | None = None
         self.progress: Progress = ignore_progress
@@ -101,8 +103,8 @@ class Slot:
         """
         assets = self._assets
         if assets is None or repair:
-            images = self._context.images
-            assets = images.find(self._language, self._options, self.progress, repair=repair)
+            request = self._build_request()
+            assets = self._context.images.find(request, self.progress, repair=repair)
         if self._check is not None:
             self._check(assets)
         self._assets = assets
@@ -122,6 +124,36 @@ class Slot:
     def _find_if_built(self) -> None:
         if self._context.images.is_built(self._language):
             self.find()
+
+    async def build_missing(self) -> None:
+        """Find the assets; a missing image is built first, once for all runs that wait for it.
+
+        Raises:
+            HostError: the image is missing, and this host cannot run the machine.
+            ImageError: the image cannot be built.
+            InputError: the machine would have too little memory.
+        """
+        assert self._context.builds is not None
+        if self._assets is None:
+            request = await asyncio.to_thread(self._check_host)
+            await self._context.builds.ensure_built(request, self.progress)
+            await asyncio.to_thread(self.find)
+
+    def _check_host(self) -> AssetRequest:
+        """Check the hypervisor before a build, which takes minutes. Raises HostError."""
+        request = self._build_request()
+        request.hypervisor.check()
+        return request
+
+    def _build_request(self) -> AssetRequest:
+        """Choose the hypervisor at the first call; all machines of this slot run on it."""
+        if self._request is None:
+            if self._assets is not None:
+                hypervisor = self._assets.hypervisor
+            else:
+                hypervisor = self._context.images.choose_hypervisor(self._options)
+            self._request = AssetRequest(self._language, self._options, hypervisor)
+        return self._request
 
     def enter(self, on_position: Callable[[int], None] | None = None) -> None:
         """Enter the admission; ``on_position`` is called with each position in the queue.
@@ -145,15 +177,12 @@ class Slot:
             ImageError: the image cannot be built.
             InputError: the machine needs more than the capacity.
         """
-        context = self._context
-        assert context.admission is not None
-        assert context.builds is not None
+        admission = self._context.admission
+        assert admission is not None
         assert self._ticket is not None
         if self._assets is None:
-            await asyncio.to_thread(context.images.check_host, self._options)
-            await context.builds.ensure_built(self._language, self.progress)
-            await asyncio.to_thread(self.find)
-            context.admission.declare(self._ticket, self._check_needs())
+            await self.build_missing()
+            admission.declare(self._ticket, self._check_needs())
         await self._ticket.admitted.wait()
 
     def leave(self) -> None:

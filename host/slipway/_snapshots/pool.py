@@ -237,7 +237,7 @@ class Pool:
                 del self._entries[entry.key]
 
     async def _add_clone(self, entry: PoolEntry) -> None:
-        memory = self._templates.idle_memory(entry.key)
+        memory = entry.assets.hypervisor.idle_memory
         if not self._admission.reserve(memory):
             entry.postpone(TICK_SECONDS)
             return
@@ -284,7 +284,7 @@ class Pool:
         if assets.memory != assets.image.default_memory or options.cpus != 1:
             entry.desired = 0
             return False
-        needed = assets.memory + self._templates.overhead(entry.key)
+        needed = assets.footprint
         if not self._admission.reserve(needed):
             entry.postpone(TICK_SECONDS)
             return False

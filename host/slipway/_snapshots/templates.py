@@ -18,7 +18,6 @@ from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import HostError, ImageError, SlipwayError
 from slipway._util.threads import run_shielded
-from slipway.machine.hypervisors import find_hypervisor
 
 if TYPE_CHECKING:
     from slipway._admission import Admission
@@ -79,14 +78,6 @@ class TemplateCache:
         """
         check_clonable(assets, options)
         return SnapshotKey.of(assets, options.cpus)
-
-    def overhead(self, key: SnapshotKey) -> int:
-        """Return the upper bound of a machine's memory beside its guest's RAM, in bytes."""
-        return find_hypervisor(key.hypervisor).overhead
-
-    def idle_memory(self, key: SnapshotKey) -> int:
-        """Return the upper bound of an idle clone's unshared memory, in bytes."""
-        return find_hypervisor(key.hypervisor).idle_memory
 
     def has(self, key: SnapshotKey) -> bool:
         """Return True if a snapshot of ``key`` is open or in the store."""

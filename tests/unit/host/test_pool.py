@@ -22,8 +22,8 @@ from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from support.clock import JumpingClock
-from support.fake_machine import FakeLauncher, FakeMachine
-from support.fake_templates import IDLE_MEMORY, FakeTemplateCache
+from support.fake_machine import IDLE_MEMORY, FakeLauncher, FakeMachine
+from support.fake_templates import FakeTemplateCache
 from support.sessions import open_files
 from support.waiting import wait_until
 
@@ -48,7 +48,7 @@ class Ground:
         self.admission = Admission(capacity)
         self.templates = FakeTemplateCache(self.launcher, self.admission)
         self.pool = Pool(store, self.templates, self.admission, size)  # type: ignore[arg-type]
-        assets = self.launcher.find(find_language("bash"), Options(), print)
+        assets = self.launcher.assets_of(find_language("bash"), Options())
         self.assets = replace(
             assets, image=replace(assets.image, manifest={"memory": 0, "workload": 0})
         )

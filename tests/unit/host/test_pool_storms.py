@@ -15,7 +15,6 @@ from slipway._run import guest as _guest
 from slipway._run.languages import find_language
 from slipway._run.start_info import StartInfo
 from slipway._snapshots import pool, pool_entry
-from slipway._snapshots import templates as _templates
 from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.pool import Pool
@@ -59,7 +58,6 @@ def hypervisor(monkeypatch: pytest.MonkeyPatch) -> StoredHypervisor:
     made = StoredHypervisor()
     monkeypatch.setattr(_guest, "RESTORE_SECONDS", 0.05)
     monkeypatch.setattr(pool, "read_unshared_bytes", lambda _pid, most: most)
-    monkeypatch.setattr(_templates, "find_hypervisor", lambda _name: made)
     monkeypatch.setattr(pool, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 0)
     monkeypatch.setattr(pool_entry, "FIRST_BACKOFF", 0.001)
@@ -71,7 +69,7 @@ def keep_snapshots(store: ImageStore, hypervisor: StoredHypervisor) -> dict[str,
     """What the languages run on; there is a snapshot of each."""
     assets = {}
     for name in LANGUAGES:
-        found = hypervisor.launcher.find(find_language(name), Options(), print)
+        found = hypervisor.launcher.assets_of(find_language(name), Options())
         image = put_image(store, name)
         assets[name] = replace(found, image=image, memory=MEMORY)
         key = SnapshotKey.of(assets[name], 1)

@@ -118,6 +118,32 @@ async def test_damaged_image_is_repaired_once_without_an_admission() -> None:
     assert lines == ["the stored image is damaged; building it again"]
 
 
+@pytest.mark.parametrize("unbuilt", [(), ("bash",)], ids=["built", "missing"])
+async def test_hypervisor_is_chosen_once(unbuilt: tuple[str, ...]) -> None:
+    launcher = FakeLauncher(unbuilt=unbuilt)
+    launcher.made.set()
+    slot = slot_in(context_of(launcher))
+
+    await slot.find_if_built()
+    slot.enter()
+    await slot.wait_admitted()
+    await slot.release(await slot.launch())
+    slot.leave()
+
+    assert launcher.choices == 1
+    assert slot.assets.hypervisor is launcher.hypervisor
+
+
+async def test_repair_keeps_the_hypervisor() -> None:
+    launcher = Damaged(1)
+    slot = slot_in(SlotContext(launcher, launcher))  # type: ignore[arg-type]
+    slot.find()
+
+    await slot.release(await slot.launch())
+
+    assert (launcher.repairs, launcher.choices) == (1, 1)
+
+
 async def test_image_that_is_damaged_again_is_an_error() -> None:
     launcher = Damaged(2)
     slot = slot_in(SlotContext(launcher, launcher))  # type: ignore[arg-type]

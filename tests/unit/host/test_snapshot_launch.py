@@ -68,7 +68,7 @@ class Ground:
         self.store = ImageStore(root)
         self.templates = TemplateCache(self.machines)
         self.pool = Pool()
-        self.assets = self.machines.find(find_language("bash"), Options(), print)
+        self.assets = self.machines.assets_of(find_language("bash"), Options())
         self.guests: list[Guest] = []
 
     def launcher(self, *, templates: bool = True, pool: bool = True) -> SnapshotLauncher:

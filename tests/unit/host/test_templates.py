@@ -51,7 +51,7 @@ class Ground:
         self.admission = Admission(CAPACITY)
         self.options = Options()
         image = put_image(self.images)
-        assets = self.launcher.find(find_language("bash"), self.options, print)
+        assets = self.launcher.assets_of(find_language("bash"), self.options)
         self.assets: Assets = replace(assets, image=image, memory=MEMORY)
         self.key = SnapshotKey.of(self.assets, 1)
         self.store = SnapshotStore(self.images)
