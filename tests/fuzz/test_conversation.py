@@ -16,6 +16,7 @@ from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
 from slipway_protocol.schema import MAX_DATA
 from support.scripted_agent import play
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from support.scripted_agent import ScriptedAgent
@@ -64,7 +65,7 @@ async def _outcome(script: bytes, *, read: bool) -> int:
 
     async def sink(_phase: m.Phase, _stream: m.Stream, data: bytes) -> None:
         nonlocal given_out
-        await blocked.wait()
+        await wait_until(blocked.is_set, "the reader takes output")
         given_out += len(data)
 
     async def speak(agent: ScriptedAgent) -> None:

@@ -103,13 +103,18 @@ def test_signal_ends_the_server_cleanly(directory: Path, number: int) -> None:
     assert not server.leftovers()
 
 
+def find_refusal(server: Server) -> tuple[int, Any] | None:
+    """Return the answer about the server's health if it is not 200."""
+    answer = ask(server.path, "GET", "/v1/health")
+    return None if answer[0] == 200 else answer
+
+
 def test_drain_lets_runs_end_and_refuses_new_runs(directory: Path) -> None:
     with Server(directory, fake=True) as server:
         output = connected(start(server, b"print began\nsleep 2\nprint ended")["socket"])
 
         server.process.send_signal(signal.SIGTERM)
-        while (answer := ask(server.path, "GET", "/v1/health"))[0] == 200:
-            pass
+        answer = block_until(lambda: find_refusal(server), "the server refuses runs")
         refused = ask(server.path, "POST", "/v1/start?language=bash", b"print x")
         told = read_all(output)
         code = end(server)
@@ -351,7 +356,7 @@ def test_serves_on_the_socket_of_a_service_manager_and_reports_to_it(
         _, stderr = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-        process.wait()
+        process.wait(PATIENCE)
 
     assert any(line.startswith("STATUS=") for line in ready)
     assert status == 200

@@ -335,7 +335,7 @@ async def test_client_that_leaves_before_its_session_is_open_leaves_nothing(half
     gate = asyncio.Event()
 
     async def boot() -> None:
-        await gate.wait()
+        await wait_until(gate.is_set, "the test lets the machine boot")
 
     async with served(FakeLauncher(boot=boot)) as api:
         _, writer = await api.connect()

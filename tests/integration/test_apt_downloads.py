@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from support.waiting import block_until
+from support.waiting import LIMIT, block_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,7 +82,7 @@ class _Answers(BaseHTTPRequestHandler):
         if data is HALF and not self.server.go_on.is_set():
             self.wfile.write(data[: len(data) // 2])
             self.server.half_is_out.set()
-            self.server.go_on.wait()
+            block_until(self.server.go_on.is_set, "the test lets the mirror go on")
             self.close_connection = True
             return
         self.wfile.write(data[start:])
@@ -99,7 +99,8 @@ def mirror() -> Iterator[_Mirror]:
         yield server
         server.go_on.set()
         server.shutdown()
-        thread.join()
+        thread.join(LIMIT)
+        assert not thread.is_alive(), "the mirror has ended"
 
 
 @contextmanager

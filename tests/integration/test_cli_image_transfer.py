@@ -11,6 +11,7 @@ import pytest
 
 from slipway_initramfs.store.garbage_collection import try_tidy
 from slipway_initramfs.store.image_store import ImageStore
+from support.waiting import read_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,8 +146,7 @@ def test_a_killed_export_leaves_no_file(
         "slipway", "image", "export", "--store", store.root, "bash", target / "bash.slipway"
     ) as process:
         assert process.stderr is not None
-        while b"writing" not in process.stderr.readline():
-            assert process.poll() is None
+        read_until(process.stderr, b"writing", "the file is being written")
         process.kill()
         process.wait(60)
 

@@ -309,7 +309,7 @@ async def test_stream_that_is_none_ends_the_handle(
         with pytest.raises(slipway.UnknownOutcome, match=message):
             await execution.wait()
 
-        await server.left.wait()
+        await wait_until(server.left.is_set, "the client has hung up")
 
 
 async def test_failure_that_the_server_tells_is_raised(directory: Path) -> None:
@@ -353,7 +353,7 @@ async def test_nothing_is_read_before_it_is_asked_for(directory: Path) -> None:
 
     async with ScriptedServer(directory, send) as server:
         execution = await started(server)
-        await stalled.wait()
+        await wait_until(stalled.is_set, "the server cannot send more")
 
         assert sent < 1024 * 1024
         assert len((await execution.wait()).run.stdout.data) == 6_000_002  # type: ignore[union-attr]
@@ -362,8 +362,9 @@ async def test_nothing_is_read_before_it_is_asked_for(directory: Path) -> None:
 async def test_leaving_a_handle_ends_its_run_and_keeps_its_last_words(directory: Path) -> None:
     async def end_when_told(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(RUNNING)
-        while ("DELETE", "/v1/runs/run-1") not in server.targets():
-            await asyncio.sleep(0)
+        await wait_until(
+            lambda: ("DELETE", "/v1/runs/run-1") in server.targets(), "the run is to end"
+        )
         writer.write(lines(slipway.Ended(CANCELLED)))
         await writer.drain()
 
@@ -408,7 +409,7 @@ async def test_cancelled_while_it_starts_ends_what_was_started(directory: Path) 
     async with ScriptedServer(directory) as server:
         server.hold.clear()
         task = asyncio.create_task(started(server))
-        await server.arrived.wait()
+        await wait_until(server.arrived.is_set, "a request has arrived")
         task.cancel()
         server.hold.set()
 
@@ -434,7 +435,7 @@ async def test_stdin_that_may_have_been_lost_is_an_unknown_outcome(directory: Pa
 async def test_stdin_that_nobody_reads_any_more_is_dropped(directory: Path) -> None:
     async with ScriptedServer(directory, saying(STREAM)) as server:
         execution = await started(server, stdin=None)
-        await server.left.wait()
+        await wait_until(server.left.is_set, "the client has hung up")
 
         await execution.stdin.write(b"x" * 1_000_000)
         await execution.stdin.close()

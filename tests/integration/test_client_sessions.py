@@ -168,7 +168,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(how: str, when: str) ->
 
     async def boot() -> None:
         booting.set()
-        await gate.wait()
+        await wait_until(gate.is_set, "the test lets the machine boot")
 
     async with (
         served(FakeLauncher(boot=boot), runtime={"max_machines": 1}) as server,
@@ -178,7 +178,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(how: str, when: str) ->
         sessions = [other.session("bash"), client.session("bash")]
         opening = [asyncio.create_task(sessions[0].open())] if when == "queued" else []
         if when == "queued":
-            await booting.wait()
+            await wait_until(booting.is_set, "a machine boots")
         task = asyncio.create_task(sessions[1].open())
 
         async def has_more() -> bool:
@@ -186,7 +186,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(how: str, when: str) ->
             return load.machines + load.waiting > len(opening)
 
         await wait_until(has_more, "the session has a machine, or waits for one")
-        await booting.wait()
+        await wait_until(booting.is_set, "a machine boots")
 
         if how == "cancel":
             task.cancel()
@@ -348,7 +348,7 @@ async def test_opening_may_take_longer_than_other_answers(scripted: ScriptedServ
     scripted.hold.clear()
     async with AsyncClient(scripted.path, timeout=5) as client:
         opening = asyncio.create_task(client.session("bash").open())
-        await scripted.arrived.wait()
+        await wait_until(scripted.arrived.is_set, "a request has arrived")
 
         clock.advance(10)
         for _ in range(100):  # the turns that giving up would take
@@ -367,7 +367,7 @@ async def test_session_that_is_not_waited_for_is_deleted_by_the_name_it_was_give
     async with AsyncClient(scripted.path) as client:
         session = client.session("bash")
         opening = asyncio.create_task(session.open())
-        await scripted.arrived.wait()
+        await wait_until(scripted.arrived.is_set, "a request has arrived")
 
         opening.cancel()
         scripted.hold.set()
@@ -385,7 +385,7 @@ async def test_server_that_goes_away_while_it_opens_is_an_unknown_outcome(
     scripted.hold.clear()
     async with AsyncClient(scripted.path) as client:
         opening = asyncio.create_task(client.session("bash").open())
-        await scripted.arrived.wait()
+        await wait_until(scripted.arrived.is_set, "a request has arrived")
 
         await scripted.stop()
 

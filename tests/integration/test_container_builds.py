@@ -28,7 +28,7 @@ from support.container_images import ContainerImage, Layer, write_layout
 from support.host_programs import need_program
 from support.newc import unpack
 from support.registries import docker_registry
-from support.waiting import block_until
+from support.waiting import block_until, read_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -527,8 +527,7 @@ def test_a_signal_ends_a_warm_up_and_its_machine(
         "--language-file", language_file,
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        while b"warming the image up" not in process.stderr.readline():
-            assert process.poll() is None
+        early = read_until(process.stderr, b"warming the image up", "the warm-up begins")
         block_until(
             lambda: any("qemu" in child.name() for child in commands.processes()),
             "the machine of the warm-up runs",
@@ -537,7 +536,7 @@ def test_a_signal_ends_a_warm_up_and_its_machine(
         _, said = process.communicate(timeout=60)
 
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
-    assert b"Traceback" not in said
+    assert b"Traceback" not in early + said
     assert commands.leftovers() == []
     assert store.image("ash") is None
     # What a killed one has left is swept by whoever comes next.

@@ -143,7 +143,7 @@ async def test_a_client_that_leaves_and_does_not_come_back_ends_the_run() -> Non
         run = await runs.start(execution, RunPolicy(US))
 
         connect(run.socket or "").close()
-        await execution.cancelled.wait()
+        await wait_until(execution.cancelled.is_set, "the run is cancelled")
         await wait_until(lambda: run.ended, "the run has ended")
 
         assert run.result is not None
@@ -184,7 +184,7 @@ async def test_commands_of_a_client_that_left_at_once_are_carried_out() -> None:
 
         client.sendall(command(type="cancel"))
         client.close()
-        await execution.cancelled.wait()
+        await wait_until(execution.cancelled.is_set, "the run is cancelled")
 
         assert execution.cancels >= 1
 

@@ -23,6 +23,7 @@ from slipway._wire.option_models import read_options
 from slipway._wire.request_models import RunBody
 from support.commands import PATIENCE
 from support.serving import Server
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -238,7 +239,7 @@ async def test_cancelled_call_makes_room_for_the_next(commands: Commands) -> Non
     async with client(commands, "--max-machines", "1") as mcp:
         endless = {"language": "bash", "source": "sleep 1000", "timeout": 3600}
         first = asyncio.create_task(mcp.call_tool("run_code", endless, progress_callback=heard))
-        await running.wait()
+        await wait_until(running.is_set, "the program runs")
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first

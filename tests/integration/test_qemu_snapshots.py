@@ -50,7 +50,7 @@ async def snapshot_of(spec: MachineSpec) -> Snapshot:
     """A snapshot of a machine that boots, which is stopped."""
     machine = await QemuHypervisor().start(spec)
     try:
-        await asyncio.sleep(0.2)
+        await wait_until(machine.console.get_last_lines, "the kernel writes to the console")
         return await machine.snapshot()
     finally:
         await machine.stop()
@@ -160,7 +160,7 @@ async def test_machine_whose_saving_was_cancelled_goes_on(
 async def test_machine_that_dies_while_it_is_saved_is_told(booting: MachineSpec) -> None:
     machine = await QemuHypervisor().start(booting)
     try:
-        await asyncio.sleep(0.5)
+        await wait_until(machine.console.get_last_lines, "the kernel writes to the console")
         saving = asyncio.create_task(machine.snapshot())
         await asyncio.sleep(0)
         os.kill(machine.pid, signal.SIGKILL)

@@ -215,7 +215,7 @@ async def test_run_cancelled_while_it_boots_leaves_no_machine() -> None:
     launcher = FakeLauncher(boot=boot)
     async with AsyncRuntime(images=launcher, launcher=launcher) as runtime:
         execution = await runtime.start("print never", "bash", outputs=("wanted",))
-        await booting.wait()
+        await wait_until(booting.is_set, "the machine boots")
 
         await execution.cancel()
         result = await execution.wait()
@@ -449,12 +449,12 @@ async def test_cancelling_while_the_machine_ends_keeps_the_result(
 
     async def slow(machine: FakeMachine) -> None:
         ending.set()
-        await end.wait()
+        await wait_until(end.is_set, "the test lets the machine end")
         await stop(machine)
 
     monkeypatch.setattr(FakeMachine, "stop", slow)
     execution = await runtime.start("write out.txt made\nexit 3", "bash", outputs=("out.txt",))
-    await ending.wait()
+    await wait_until(ending.is_set, "the machine is being stopped")
 
     cancelling = asyncio.create_task(execution.cancel())
     await asyncio.sleep(0)

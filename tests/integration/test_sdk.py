@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 import slipway
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -95,7 +96,7 @@ async def test_cancelled_run_leaves_no_machine() -> None:
     task = asyncio.create_task(
         slipway.run_async("echo running; sleep 1000", language="bash", on_output=on_output)
     )
-    await running.wait()
+    await wait_until(running.is_set, "the program runs")
     before = machines()
     task.cancel()
 

@@ -187,12 +187,12 @@ async def test_fork_that_is_cancelled_leaves_the_original_and_nothing_else(
 
     async def wait() -> None:
         reached.set()
-        await go_on.wait()
+        await wait_until(go_on.is_set, "the test lets the fork go on")
 
     await session.run("write note x")
     setattr(launcher, at, wait)
     forking = asyncio.create_task(session.fork())
-    await reached.wait()
+    await wait_until(reached.is_set, f"the fork is {at}")
 
     clock = JumpingClock()
     forking.cancel()
@@ -224,7 +224,7 @@ async def test_fork_that_does_not_come_to_its_end_is_broken_off(
     monkeypatch.setattr("slipway._local.session_fork.FORK_SECONDS", 0.05)
     setattr(launcher, at, wait)
     forking = asyncio.create_task(session.fork())
-    await reached.wait()
+    await wait_until(reached.is_set, f"the fork is {at}")
 
     forking.cancel()
     await asyncio.wait([forking])
@@ -254,7 +254,7 @@ async def test_closing_during_a_fork_leaves_nothing(
         setattr(launcher, at, wait)
     forking = asyncio.create_task(session.fork())
     if at in {"snapshotting", "cloning"}:
-        await reached.wait()
+        await wait_until(reached.is_set, f"the fork is {at}")
     else:
         await wait_until(
             lambda: runtime.load.machines + runtime.load.waiting == 2 + len(others),
@@ -285,7 +285,7 @@ async def test_closing_when_the_clone_of_a_fork_is_there_already_leaves_nothing(
 
     monkeypatch.setattr(FakeTemplate, "close", close_slowly)
     forking = asyncio.create_task(session.fork())
-    await reached.wait()
+    await wait_until(reached.is_set, "the template is being closed")
 
     await session.close()
     (outcome,) = await asyncio.gather(forking, return_exceptions=True)

@@ -199,7 +199,7 @@ async def test_caller_that_is_cancelled_cancels_its_run_alone(session: LocalSess
         ready.set()
 
     task = asyncio.create_task(session.run("write note x\nprint x\nforever", on_output=hear))
-    await ready.wait()
+    await wait_until(ready.is_set, "the program has written")
 
     task.cancel()
     await asyncio.wait([task])
@@ -362,7 +362,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(when: str, how: str) ->
         session = runtime.session("bash")
         opening = asyncio.create_task(session.open())
         if when == "booting":
-            await booting.wait()
+            await wait_until(booting.is_set, "the machine boots")
         else:
             await wait_until(lambda: runtime.load.waiting == 1, "one run waits for a place")
 

@@ -22,6 +22,7 @@ from slipway._run.job_message import build_job_message
 from support.commands import PATIENCE, Commands
 from support.fake_machine import fake_machines
 from support.screens import Screen
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -257,8 +258,10 @@ def test_terminal_is_given_back_while_the_command_is_stopped(
         assert_stopped(process)
         assert screen.state == before
         process.send_signal(signal.SIGCONT)
-        while not screen.raw:
-            assert process.poll() is None
+        block_until(
+            lambda: screen.raw or process.poll() is not None, "the command has the terminal again"
+        )
+        assert process.poll() is None
         process.terminate()
         process.wait(PATIENCE)
 

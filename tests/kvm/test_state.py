@@ -96,8 +96,7 @@ def test_guest_goes_on_in_another_machine(bare: Bare) -> None:
         arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, saved(used))
 
         other.start()
-        while other.number() == stood:
-            pass
+        block_until(lambda: other.number() != stood, "the other machine counts on")
         other.thread.stop()
 
         assert other.number() > stood

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import select
 import time
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 
 from support.clock import find_jumping_clock
 
@@ -56,7 +58,7 @@ async def wait_until(condition: Callable[[], Any], sentence: str, limit: float =
             pause = min(pause + 0.001, _LONGEST_PAUSE)
 
 
-def block_until(condition: Callable[[], _T], sentence: str, limit: float = LIMIT) -> _T:
+def block_until(condition: Callable[[], _T | None], sentence: str, limit: float = LIMIT) -> _T:
     """Block this thread until ``condition`` returns something true; return that.
 
     Raises:
@@ -69,6 +71,26 @@ def block_until(condition: Callable[[], _T], sentence: str, limit: float = LIMIT
         time.sleep(pause)
         pause = min(pause + 0.001, _LONGEST_PAUSE)
     return value
+
+
+def read_until(stream: IO[bytes], text: bytes, sentence: str, limit: float = LIMIT) -> bytes:
+    """Read from a pipe of a process until ``text`` has come; return all that was read.
+
+    The stream's own buffer is left out, as ``Popen.communicate()`` leaves it out.
+
+    Raises:
+        AssertionError: the pipe has ended, or ``text`` did not come within ``limit`` seconds.
+    """
+    end = time.monotonic() + limit
+    data = b""
+    while text not in data:
+        _check_limit(end, limit, f"{sentence}; read {data!r}")
+        ready, _, _ = select.select([stream], [], [], end - time.monotonic())
+        if ready:
+            piece = os.read(stream.fileno(), 65536)
+            assert piece, f"the process ended before this: {sentence}; read {data!r}"
+            data += piece
+    return data
 
 
 def _check_limit(end: float, limit: float, sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ _NOT_OURS = {"programs", "node_modules"}
 PRIVATE_USES = 28
 # Names of namedtuple that are public in spite of their underscore.
 _PUBLIC = {"_replace", "_asdict", "_fields"}
+EVENT = re.compile(r"\b(asyncio|threading)\.Event\b")
+# Conditions of loops that read a stream up to a piece or to its end.
+READ = re.compile(r"\b(a?next|hear|take|read)\(")
 # Calls that look at the host: at module level they would run whenever tests are collected.
 _WORK = {
     "Popen",
@@ -115,6 +119,70 @@ def calls_when_imported(node: ast.AST) -> Iterator[ast.Call]:
                 yield from calls_when_imported(child)
 
 
+def find_events(tree: ast.AST) -> set[str]:
+    """Return the names that a module gives to events of asyncio and threading."""
+    return {last_name(target) for node in ast.walk(tree) for target in events_of(node)}
+
+
+@cache
+def find_event_attributes() -> frozenset[str]:
+    """Return the attributes of any object of the tests that are events; and one of ours."""
+    found = (target for tree in trees().values() for n in ast.walk(tree) for target in events_of(n))
+    return frozenset(
+        {"admitted"} | {event.attr for event in found if isinstance(event, ast.Attribute)}
+    )
+
+
+def events_of(node: ast.AST) -> Iterator[ast.expr]:
+    match node:
+        case ast.Assign(targets=[ast.Tuple(elts=targets)], value=value):
+            pass
+        case ast.Assign(targets=targets, value=value):
+            pass
+        case ast.AnnAssign(target=target, annotation=value):
+            targets = [target]
+        case ast.arg(arg=name, annotation=ast.expr() as value):
+            targets = [ast.Name(name)]
+        case _:
+            return
+    if EVENT.search(ast.unparse(value)):
+        yield from targets
+
+
+def last_name(node: ast.AST) -> str:
+    return ast.unparse(node).rpartition(".")[2]
+
+
+def unlimited_waits(node: ast.AST, events: set[str]) -> Iterator[tuple[int, str]]:
+    """Line and text of each wait for an event, and of each loop of pauses, without a limit."""
+    match node:
+        case ast.AsyncWith(items=items) if any(
+            last_name(item.context_expr).startswith("timeout(") for item in items
+        ):
+            return
+        case ast.Call(func=ast.Attribute(value=event, attr="wait"), args=[], keywords=[]):
+            if last_name(event) in events:
+                yield node.lineno, ast.unparse(node)
+        case ast.While() if is_wait(node):
+            yield node.lineno, f"while {ast.unparse(node.test)}"
+    for child in ast.iter_child_nodes(node):
+        yield from unlimited_waits(child, events)
+
+
+def is_wait(loop: ast.While) -> bool:
+    """Whether a loop does nothing but look, check and sleep."""
+    sleeps = False
+    for statement in loop.body:
+        match statement:
+            case ast.Expr(value=ast.Call() | ast.Await() as call) if "sleep(" in ast.unparse(call):
+                sleeps = True
+            case ast.Assign(value=ast.Name()) | ast.Assert() | ast.Pass():
+                pass
+            case _:
+                return False
+    return sleeps or not READ.search(ast.unparse(loop.test))
+
+
 def test_private_names_of_others_are_used_less_and_less() -> None:
     found = [
         f"{path.relative_to(TESTS)}:{line}: {text}"
@@ -134,6 +202,47 @@ def test_modules_do_no_work_when_they_are_imported() -> None:
     ]
 
     assert found == []
+
+
+def test_waits_have_a_limit_and_a_sentence() -> None:
+    found = [
+        f"{path.relative_to(TESTS)}:{line}: {text}"
+        for path, tree in trees().items()
+        if path.parent != TESTS / "support"
+        for line, text in unlimited_waits(tree, find_events(tree) | find_event_attributes())
+    ]
+
+    assert found == [], "use wait_until or block_until of support.waiting"
+
+
+def test_waits_without_a_limit_are_found() -> None:
+    tree = ast.parse(
+        "async def test(gate: asyncio.Event):\n"
+        "    reached, open = asyncio.Event(), threading.Event()\n"
+        "    await reached.wait()\n"
+        "    open.wait()\n"
+        "    assert open.wait(5)\n"
+        "    async with asyncio.timeout(5):\n"
+        "        await gate.wait()\n"
+        "    while not seen():\n"
+        "        await asyncio.sleep(0)\n"
+        "    while (now := progress()) != last:\n"
+        "        last = now\n"
+        "        time.sleep(1)\n"
+        "    while b'x' not in file.readline():\n"
+        "        assert process.poll() is None\n"
+        "    while more():\n"
+        "        work()\n"
+        "        time.sleep(1)\n"
+    )
+
+    assert [text for _, text in unlimited_waits(tree, find_events(tree))] == [
+        "reached.wait()",
+        "open.wait()",
+        "while not seen()",
+        "while (now := progress()) != last",
+        "while b'x' not in file.readline()",
+    ]
 
 
 def test_the_counts_count() -> None:

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from slipway._admission import Admission, Capacity, Needs, Ticket
 from slipway._util.errors import Busy
+from support.waiting import wait_until
 
 CAPACITY = Capacity(machines=4, memory=100, cpus=6, queue=5)
 
@@ -226,7 +227,7 @@ async def test_run_that_waits_hears_of_it(room: Admission) -> None:
     reserves = Reserves(room)
     assert room.reserve(80)
     ticket = room.enter("", Needs(30, 1))
-    waiting = asyncio.create_task(ticket.admitted.wait())
+    waiting = asyncio.create_task(wait_until(ticket.admitted.is_set, "the run is admitted"))
     await asyncio.sleep(0)
 
     reserves.pieces.append(80)

@@ -8,15 +8,18 @@ import signal
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from slipway import HostError, InputError, Output, Runtime, UnknownOutcome
 from support.fake_machine import FakeLauncher
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
 
 @pytest.fixture
@@ -31,6 +34,15 @@ def runtime(launcher: FakeLauncher) -> Iterator[Runtime]:
     ) as runtime:
         yield runtime
     assert not launcher.machines
+
+
+@contextmanager
+def handling_interrupts(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_files_stay_and_a_fork_sees_them(runtime: Runtime) -> None:
@@ -151,11 +163,17 @@ def test_interrupt_while_it_opens_leaves_nothing(runtime: Runtime, launcher: Fak
 def test_interrupt_while_it_is_forked_leaves_the_original(
     runtime: Runtime, launcher: FakeLauncher
 ) -> None:
+    interrupted = threading.Event()
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
     async def interrupt() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        await asyncio.sleep(0.05)
+        await wait_until(interrupted.is_set, "the thread that forks is interrupted")
 
-    with runtime.session("bash") as session:
+    with handling_interrupts(note), runtime.session("bash") as session:
         launcher.cloning = interrupt
         with pytest.raises(KeyboardInterrupt):
             session.fork()

@@ -16,6 +16,7 @@ from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
 from slipway_protocol.schema import MAX_DATA, VERSION
 from support.scripted_agent import READY, connect, play
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +50,7 @@ class Heard:
         self.open.set()
 
     async def __call__(self, phase: m.Phase, stream: m.Stream, data: bytes) -> None:
-        await self.open.wait()
+        await wait_until(self.open.is_set, "the test lets the sink take output")
         self.pieces.append((phase, stream, data))
 
     def bytes_of(self, stream: m.Stream) -> bytes:
@@ -362,8 +363,7 @@ async def test_reader_that_takes_its_time_uses_up_none_of_the_agents() -> None:
         await agent.say(STARTED, X, *ends, done(RUN), *MISSING, m.JobDone(1))
 
     async def read_late(deadline: asyncio.Timeout) -> None:
-        while deadline.when() is not None:
-            await asyncio.sleep(0)
+        await wait_until(lambda: deadline.when() is None, "the deadline waits for the reader")
         sink.open.set()
 
     async with asyncio.timeout(60) as deadline, asyncio.TaskGroup() as tasks:

@@ -36,7 +36,7 @@ class Diary:
         self.open.set()
 
     async def sink(self, phase: m.Phase, stream: m.Stream, data: bytes) -> None:
-        await self.open.wait()
+        await wait_until(self.open.is_set, "the test lets the sink take output")
         self.lines.append(f"{phase.name} {stream.name} {data.decode()}")
 
     def on_booted(self, hypervisor: str) -> None:

@@ -15,6 +15,7 @@ from slipway._run.output_sink import OutputCapture, OutputTail
 from slipway_protocol.messages import Phase, Stream
 from slipway_protocol.schema import MAX_DATA
 from support.clock import JumpingClock
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from slipway._run.output_sink import OutputSink
@@ -211,11 +212,11 @@ async def test_reader_that_takes_each_piece_at_its_turn_stretches_no_deadline() 
     async with asyncio.timeout(60) as deadline:
         with DeadlinePause(queue, deadline) as paused:
             credit = Credit(paused)
-            before = deadline.when()
-            for count in range(1, 101):
+            before, put = deadline.when(), Counter[Stream]()
+            for _ in range(100):
+                put[OUT] += 1
                 paused.put_output(RUN, OUT, b"x")
-                while credit.released[OUT] < count:
-                    await asyncio.sleep(0)
+                await wait_until(lambda: credit.released >= put, "the reader has taken the piece")
 
             assert deadline.when() == before
     queue.close()

@@ -328,7 +328,7 @@ async def test_clone_that_nobody_wants_any_more_is_ended(ground: Ground) -> None
 
 
 async def wait_for(event: asyncio.Event) -> None:
-    await event.wait()
+    await wait_until(event.is_set, "the test lets the clone be made")
 
 
 class Making:
@@ -438,7 +438,7 @@ async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: Grou
     at_once = ticket.admitted.is_set()
 
     going_on.set()
-    await ticket.admitted.wait()
+    await wait_until(ticket.admitted.is_set, "the run is admitted")
 
     assert not at_once
     assert ground.pool.idle == 0
@@ -539,7 +539,7 @@ async def test_closing_in_the_middle_of_making_a_snapshot_leaves_nothing(
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
     monkeypatch.setattr(pool, "create_snapshot", make)
     await ground.take()
-    await begun.wait()
+    await wait_until(begun.is_set, "a snapshot is being made")
 
     await ground.pool.close()
 
@@ -571,7 +571,7 @@ async def test_closed_at_any_moment_nothing_is_left(tmp_path: Path) -> None:
 async def test_a_thousand_runs_leave_nothing(ground: Ground) -> None:
     async def run(_number: int) -> str:
         ticket = ground.admission.enter("", Needs(IDLE_MEMORY, 1))
-        await ticket.admitted.wait()
+        await wait_until(ticket.admitted.is_set, "the run is admitted")
         guest = await ground.pool.take(KEY, ground.assets, Options())
         if guest is None:
             guest = await ground.templates.clone(KEY, ground.assets, Options())

@@ -103,7 +103,7 @@ async def test_all_runs_end_and_nothing_is_left(
     async def run(language: str) -> None:
         ticket = admission.enter(language, NEEDS)
         try:
-            await ticket.admitted.wait()
+            await wait_until(ticket.admitted.is_set, "the run is admitted")
             assert admission.load.memory + admission.reserved <= CAPACITY.memory
             guest = await launcher.launch(assets[language], Options())
             starts.append(guest.start_info.start)

@@ -31,6 +31,7 @@ from slipway_initramfs.freeze import Agent
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.store.image_store import ImageStore
 from support.stores import names, put_agent, put_image, put_kernel
+from support.waiting import LIMIT, block_until, read_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -536,11 +537,13 @@ def test_killed_savers_leave_nothing_behind(images: ImageStore) -> None:
             stdout=subprocess.PIPE,
         )
         assert process.stdout is not None
-        process.stdout.readline()
-        while not images.temporary.exists() or not names(images.temporary):
-            pass  # until it is writing
+        read_until(process.stdout, b"\n", "the saver begins")
+        block_until(
+            lambda: images.temporary.exists() and names(images.temporary),
+            "a snapshot is being written",
+        )
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(LIMIT)
         process.stdout.close()
 
         with images.building("anything"):

@@ -27,7 +27,7 @@ from support.clock import JumpingClock
 from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
 from support.sessions import open_files
 from support.stores import put_image
-from support.waiting import wait_until
+from support.waiting import block_until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -402,7 +402,7 @@ async def test_run_that_is_cancelled_while_the_copy_is_read_leaves_nothing(
 
     def slow(store: SnapshotStore, stored: StoredSnapshot) -> Snapshot:
         reading.set()
-        going_on.wait()
+        block_until(going_on.is_set, "the test lets the thread go on")
         return load(store, stored)
 
     monkeypatch.setattr(SnapshotStore, "load", slow)
@@ -410,8 +410,9 @@ async def test_run_that_is_cancelled_while_the_copy_is_read_leaves_nothing(
     cloning = asyncio.create_task(ground.clone())
     await wait_until(reading.is_set, "the snapshot is being read")
 
+    clock = JumpingClock()
     cloning.cancel()
-    await asyncio.sleep(0.01)
+    await clock.idle()
     going_on.set()
     await asyncio.gather(cloning, return_exceptions=True)
 
@@ -520,7 +521,7 @@ async def test_making_that_is_cancelled_while_it_saves_closes_no_file_too_early(
 
     def slow(store: SnapshotStore, key: SnapshotKey, snapshot: Snapshot) -> StoredSnapshot:
         saving.set()
-        going_on.wait()
+        block_until(going_on.is_set, "the test lets the thread go on")
         sizes.append(os.fstat(snapshot.memory).st_size)
         return save(store, key, snapshot)
 
@@ -528,8 +529,9 @@ async def test_making_that_is_cancelled_while_it_saves_closes_no_file_too_early(
     task = asyncio.create_task(make_it(making))
     await wait_until(saving.is_set, "the snapshot is being saved")
 
+    clock = JumpingClock()
     task.cancel()
-    await asyncio.sleep(0.01)
+    await clock.idle()
     going_on.set()
     await asyncio.gather(task, return_exceptions=True)
 

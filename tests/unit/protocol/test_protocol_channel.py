@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from slipway_protocol.connection import Connection, Violation
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.framing import BadFrame, encode_frame
 from slipway_protocol.schema import MAX_DATA
+from support.waiting import wait_until
 
 # A lost message shows as a wait without end.
 pytestmark = pytest.mark.timeout(60)
@@ -200,13 +201,15 @@ async def test_host_that_does_not_read_makes_the_peer_wait(ends: Ends) -> None:
     assert received == [m.Output(1, m.Stream.STDOUT, bytes(MAX_DATA))] * count
 
 
-async def settled(progress: object) -> None:
+async def settled(progress: Callable[[], int]) -> None:
     """Wait until ``progress()`` stands still."""
-    assert callable(progress)
-    last = None
-    while (now := progress()) != last:
-        last = now
+
+    async def stands_still() -> bool:
+        before = progress()
         await asyncio.sleep(0.1)
+        return progress() == before
+
+    await wait_until(stands_still, "no more bytes are taken")
 
 
 async def test_cancelled_receive_loses_nothing(ends: Ends) -> None:

@@ -355,7 +355,7 @@ def test_an_error_does_not_wait_for_a_silent_source(cache: BlobCache) -> None:
     def give(blob: Descriptor) -> Chunks:
         if blob == BLOB:
             silent.set()
-            for_ever.wait()
+            block_until(for_ever.is_set, "the other transfer has failed")
         assert silent.wait(LIMIT), "the silent transfer has begun"
         raise SourceUnavailable("the registry is gone")
         yield b""
