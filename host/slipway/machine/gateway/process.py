@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from math import inf
 
 from slipway._util.errors import HostError, InputError, SlipwayError
@@ -24,6 +25,7 @@ from slipway.machine.gateway.poller import READ, WRITE, Poller
 from slipway.machine.gateway.published import format_ports, open_listeners
 from slipway.machine.gateway.report import Report
 from slipway.machine.gateway.resolver import Resolver
+from slipway.vmm.libc import libc
 from slipway.vmm.process import control, privileges
 
 TYPE_CHECKING = False
@@ -70,6 +72,12 @@ def prepare(channel: int, link: int) -> GatewayProcess:
     except ValueError as error:
         raise HostError(f"the gateway cannot read its rules: {error}") from None
     return GatewayProcess(channel, link, policy, {**texts, **names})
+
+
+def return_memory() -> None:
+    """Give memory that is free back to the kernel, after the last connection has ended (glibc)."""
+    with suppress(AttributeError):
+        libc.malloc_trim(0)
 
 
 def _send(channel: int, verb: str, **texts: str) -> None:
@@ -119,8 +127,13 @@ class GatewayProcess:
     def run(self) -> int:
         """Run until the parent or the machine has ended; return the exit status."""
         _send(self._channel, control.PUBLISHED, ports=format_ports(self._listeners))
+        was_busy = False
         while not self._ended:
-            happened = self._poller.wait(self._compute_wait())
+            wait = self._compute_wait()
+            if wait is None and was_busy:
+                return_memory()
+            was_busy = wait is not None
+            happened = self._poller.wait(wait)
             now = self._connections.now = time.monotonic()
             self._poller.handle(happened)
             if now >= self._connections.deadline:
