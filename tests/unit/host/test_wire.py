@@ -347,10 +347,6 @@ def test_job_says_only_what_differs_from_the_defaults() -> None:
         "language": "rust",
         "version": "1.80",
         "stream": "events",
-        "arguments": [],
-        "environment": {},
-        "files": [],
-        "outputs": [],
         "timeout": 5,
     }
 
