@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import time
-from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,12 +14,13 @@ from hypothesis import strategies as st
 from fuzz.effort import share
 from slipway import InputError
 from slipway.vmm.arch.x86_64.kernel import KernelImage, open_kernel
-from slipway_initramfs.store.image_store import ImageStore
 from unit.initramfs.debian.test_kernel import PACKERS, vmlinuz
 from unit.vmm.test_kernel import DAMAGED, LOAD, NOTE, OTHER, elf
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from slipway._run.assets import Assets
 
 MIB = 1 << 20
 SECONDS = 10
@@ -125,18 +125,18 @@ def test_any_program_headers(file: Path, headers: list[tuple[int, ...]], entry: 
     check(file, elf(headers, entry=entry))
 
 
-@cache
-def beginning_of_the_real_kernel() -> tuple[bytes, int]:
-    kernel = ImageStore().kernel("amd64")
-    if kernel is None:
-        pytest.skip("there is no kernel in the store")
-    with kernel.path.open("rb") as opened:
-        return opened.read(4096), kernel.path.stat().st_size
+@pytest.fixture(scope="module")
+def real_kernel(bash: Assets) -> tuple[bytes, int]:
+    """First bytes and size of the kernel of the images."""
+    with bash.kernel_path.open("rb") as opened:
+        return opened.read(4096), bash.kernel_path.stat().st_size
 
 
 @given(chosen=st.data())
-def test_real_kernel_with_changed_headers(file: Path, chosen: st.DataObject) -> None:
-    data, size = beginning_of_the_real_kernel()
+def test_real_kernel_with_changed_headers(
+    file: Path, real_kernel: tuple[bytes, int], chosen: st.DataObject
+) -> None:
+    data, size = real_kernel
 
     check(file, chosen.draw(changed(data, 64 + 5 * 56)), size)
 

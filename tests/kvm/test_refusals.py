@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from slipway import HostError
 from slipway.vmm.kvm import abi, usability
 from slipway.vmm.kvm.system import Kvm
 from support.bare_metal import open_files
+from support.host_programs import need_program
 from support.machine_code import Code, vmlinux
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def refusal(
 
 def without_device(replacement: str) -> list[str]:
     """What runs a command where /dev/kvm is something else."""
-    if shutil.which("unshare") is None or os.geteuid():
+    need_program("unshare")
+    if os.geteuid():
         pytest.skip("a mount namespace needs root")
     script = f'mount --bind {replacement} /dev/kvm && exec "$@"'
     prefix = ["unshare", "--mount", "sh", "-c", script, "sh"]

@@ -28,6 +28,7 @@ from slipway_initramfs.disk.spool import make_disk_error
 from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.tree import Tree
+from support.host_programs import describe_missing, find_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,9 +138,11 @@ def _build_tree(loaded: dict[str, bytes], busybox: Path) -> Tree:
 
 
 def _busybox() -> Path:
-    found = shutil.which("busybox")
+    found = find_program("busybox")
+    if found is None:
+        raise BuildFailed(describe_missing("busybox"))
     # Only a program that asks for an interpreter has such a string near its beginning.
-    if found is None or b"/ld-linux" in Path(found).read_bytes()[:8192]:
+    if b"/ld-linux" in Path(found).read_bytes()[:8192]:
         raise BuildFailed(
             "the lab needs a static busybox", "Install it: apt-get install busybox-static"
         )

@@ -13,18 +13,25 @@ _MORE = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 def need_program(name: str) -> str:
-    """Return the path of a program; the test fails if this host has none.
+    """Return the path of a program, or fail the test if this host has none.
 
     ``name`` is one of ``.ci/programs``, from which ``make test`` installs them.
     """
-    package = debian_packages()[name]
-    found = shutil.which(name) or shutil.which(name, path=":".join(_MORE))
+    found = find_program(name)
     if found is None:
-        pytest.fail(
-            f"{name} is missing: Debian's package {package} has it, which 'make test' installs",
-            pytrace=False,
-        )
+        pytest.fail(describe_missing(name), pytrace=False)
     return found
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program, also of one for administrators."""
+    return shutil.which(name) or shutil.which(name, path=":".join(_MORE))
+
+
+def describe_missing(name: str) -> str:
+    """Return the sentence that names the Debian package of a missing program."""
+    package = debian_packages()[name]
+    return f"{name} is missing: Debian's package {package} has it, which 'make test' installs"
 
 
 def debian_packages() -> dict[str, str]:

@@ -16,11 +16,12 @@ import pytest
 from slipway import InputError
 from slipway.vmm.arch.x86_64.kernel import MAX_PROGRAM_HEADERS, KernelImage, open_kernel
 from slipway_initramfs.debian.kernel import write_sparse
-from slipway_initramfs.store.image_store import ImageStore
 from unit.initramfs.debian.test_kernel import PACKERS, vmlinuz
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from slipway._run.assets import Assets
 
 TEXT, DATA = b"text" * 1000, b"data" * 300
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000
@@ -164,12 +165,8 @@ def test_opening_reads_headers_only(file: Path) -> None:
     assert peak < 65_536
 
 
-def test_kernel_of_the_store_is_one() -> None:
-    kernel = ImageStore().kernel("amd64")
-    if kernel is None:
-        pytest.skip("there is no kernel in the store")
-
-    with open_kernel(kernel.path) as image:
+def test_kernel_of_the_store_is_one(bash: Assets) -> None:
+    with open_kernel(bash.kernel_path) as image:
         assert image.entry == image.segments[0].address == ENTRY
         image.check_fits(128 << 20)
 
