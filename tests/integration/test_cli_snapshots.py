@@ -14,12 +14,14 @@ import pytest
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
+from slipway._run.launcher import DamagedImage
+from slipway._snapshots.create import create_snapshot
 from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.store import SnapshotStore
 from slipway.machine import memory_files
 from slipway.machine.model import Snapshot
 from slipway.machine.qemu_hypervisor import QemuHypervisor
-from support.stores import names, put_image
+from support.stores import flip_a_byte, names, put_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -272,6 +274,33 @@ def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
     assert shown.stdout == b"hello\n"
     assert "slipway: start snapshot\n" in shown.stderr
     assert commands.leftovers() == []
+
+
+def test_damaged_image_is_built_again_before_its_snapshot(
+    commands: Commands, store: ImageStore
+) -> None:
+    where = ("--store", store.root)
+    commands("slipway", "image", "build", "bash", *where)  # with a kernel of this version
+    flip_a_byte(find_assets(find_language("bash"), Options(), store, print).initrd)
+
+    built = commands("slipway", "image", "build", "--snapshot", "bash", *where, "--machine", "qemu")
+
+    assert built.code == 0, built.stderr
+    assert "the stored image is damaged; building it again" in built.stderr
+    assert list(states(commands, store).values()) == [""]
+
+
+async def test_snapshot_of_a_damaged_image_reports_the_damage_and_no_build(
+    store: ImageStore, assets: Assets
+) -> None:
+    assets = replace(assets, hypervisor=QemuHypervisor())
+    flip_a_byte(assets.initrd)
+
+    with pytest.raises(DamagedImage) as error:
+        await create_snapshot(assets, Options(), store, print)
+
+    assert error.value.message == "the stored image is damaged"
+    assert SnapshotStore(store).list() == []
 
 
 @pytest.mark.usefixtures("assets")

@@ -14,7 +14,7 @@ from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway.vmm.kvm import usability
 from support.commands import Ended
-from support.stores import store_root
+from support.stores import flip_a_byte, store_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,14 +37,6 @@ def hello(tmp_path: Path) -> Path:
     path = tmp_path / "hello.sh"
     path.write_text("echo hello")
     return path
-
-
-def flip_a_byte(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        (byte,) = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 1]))
 
 
 def cut(path: Path) -> None:

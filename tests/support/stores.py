@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,15 @@ def copy_store(assets: Assets, target: Path) -> None:
         for name in (reference, manifest, *(f"blobs/{digest}" for digest in blobs)):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, target / name)
+
+
+def flip_a_byte(path: Path) -> None:
+    """Damage the file in its middle."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
 
 
 def writer(data: bytes) -> Callable[[BinaryIO], object]:

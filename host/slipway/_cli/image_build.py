@@ -151,6 +151,9 @@ def _create_snapshot(request: AssetRequest, store: ImageStore) -> None:
     import asyncio
 
     from slipway._run.find_assets import find_assets
+    from slipway._run.images import StoredImages
+    from slipway._run.launcher import ColdLauncher
+    from slipway._run.slot import Slot, SlotContext
     from slipway._snapshots.create import create_snapshot
 
     progress = Progress()
@@ -158,7 +161,12 @@ def _create_snapshot(request: AssetRequest, store: ImageStore) -> None:
     try:
         language, options, hypervisor = request.language, request.options, request.hypervisor
         assets = find_assets(language, options, store, progress, hypervisor=hypervisor)
-        stored = asyncio.run(create_snapshot(assets, options, store, progress))
+        context = SlotContext(StoredImages(store), ColdLauncher(store))
+        slot = Slot(context, language, options, assets=assets)
+        slot.progress = progress
+        stored = asyncio.run(
+            slot.boot_sound(lambda assets: create_snapshot(assets, options, store, progress))
+        )
     finally:
         progress.clear()
     seconds = time.monotonic() - began

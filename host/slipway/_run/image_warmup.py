@@ -53,8 +53,8 @@ async def _run_warmup(
 ) -> bytes:
     from slipway._model.options import MAX_CPUS, Options
     from slipway._run.assets import AssetRequest, find_boot_assets
-    from slipway._run.guest import Guest
     from slipway._run.job_request import JobRequest
+    from slipway._run.launcher import ColdLauncher
     from slipway._run.output_sink import OutputTail
     from slipway._util.units import MIB
     from slipway_initramfs.languages.language import Language, Limits
@@ -83,8 +83,7 @@ async def _run_warmup(
     assets = await asyncio.to_thread(find_boot_assets, image, request, store, progress)
     tail = OutputTail(_SHOWN_OUTPUT)
     progress("warming the image up in a machine of its own")
-    async with await Guest.start(assets, options) as guest:
-        await guest.wait_ready()
+    async with await ColdLauncher(store).launch(assets, options) as guest:
         report = await guest.run(JobRequest(assets.language, b"", options), tail)
     if OUTPUT in report.files and report.succeeded:
         return report.files[OUTPUT][1]

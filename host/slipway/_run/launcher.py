@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 
 
 class DamagedImage(ImageError):
-    """The image that was booted is damaged; no program has run."""
+    """The image that was booted is damaged; no program has run.
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the stored image is damaged and was damaged again after it had been built anew",
-            "Check the disk of the image store: slipway doctor",
-        )
+    With ``rebuilt`` the image was found damaged before, and has been built again since.
+    """
+
+    def __init__(self, *, rebuilt: bool = False) -> None:
+        if rebuilt:
+            super().__init__(
+                "the stored image was damaged, and is damaged again after it was built anew",
+                "Check the disk of the image store: slipway doctor",
+            )
+        else:
+            super().__init__(
+                "the stored image is damaged", "A run of the language builds the image again."
+            )
 
 
 class Launcher(Protocol):

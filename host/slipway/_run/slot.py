@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from slipway._run.assets import AssetRequest
 from slipway._run.launcher import DamagedImage
@@ -12,7 +12,7 @@ from slipway._util.errors import InputError
 from slipway._util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from slipway._admission import Admission, Needs, Ticket
     from slipway._model.options import Options
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
     from slipway_initramfs.languages.language import Language
+
+
+_T = TypeVar("_T")
 
 
 def ignore_progress(_line: str) -> None:
@@ -200,13 +203,24 @@ class Slot:
             ImageError: the image was damaged again, or cannot be built.
         """
         launcher = self._context.launcher
+        return await self.boot_sound(lambda assets: launcher.launch(assets, self._options))
+
+    async def boot_sound(self, boot: Callable[[Assets], Awaitable[_T]]) -> _T:
+        """Return what ``boot`` does with the assets; damaged ones are built again, once.
+
+        Raises:
+            ImageError: the image was damaged again, or cannot be built.
+        """
         try:
-            return await launcher.launch(self.assets, self._options)
+            return await boot(self.assets)
         except DamagedImage:
             # No job has run: the image is checked before the agent's first job.
             self.progress("the stored image is damaged; building it again")
             await run_in_daemon_thread(lambda: self.find(repair=True))
-            return await launcher.launch(self.assets, self._options)
+        try:
+            return await boot(self.assets)
+        except DamagedImage:
+            raise DamagedImage(rebuilt=True) from None
 
     async def release(self, guest: Guest) -> None:
         """Give ``guest`` back to its launcher."""

@@ -149,7 +149,7 @@ async def test_image_that_is_damaged_again_is_an_error() -> None:
     slot = slot_in(SlotContext(launcher, launcher))  # type: ignore[arg-type]
     slot.find()
 
-    with pytest.raises(DamagedImage, match="damaged again"):
+    with pytest.raises(DamagedImage, match="damaged again after it was built anew"):
         await slot.launch()
 
     assert launcher.repairs == 1
