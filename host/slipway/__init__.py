@@ -54,8 +54,12 @@ if TYPE_CHECKING:
     from slipway._model.health import Health as Health
     from slipway._model.input_file import InputFile as InputFile
     from slipway._model.language_info import LanguageInfo as LanguageInfo
+    from slipway._model.network import Network as Network
+    from slipway._model.network_use import DeniedDestination as DeniedDestination
+    from slipway._model.network_use import NetworkUse as NetworkUse
     from slipway._model.options import Options as Options
     from slipway._model.options import Tty as Tty
+    from slipway._model.published_ports import PublishedPort as PublishedPort
     from slipway._model.result import Captured as Captured
     from slipway._model.result import OutputFile as OutputFile
     from slipway._model.result import PhaseLimits as PhaseLimits
@@ -92,6 +96,10 @@ _HOMES = {
     "AsyncStdin": "_model.execution",
     "Health": "_model.health",
     "InputFile": "_model.input_file",
+    "DeniedDestination": "_model.network_use",
+    "Network": "_model.network",
+    "NetworkUse": "_model.network_use",
+    "PublishedPort": "_model.published_ports",
     "Options": "_model.options",
     "Tty": "_model.options",
     "Captured": "_model.result",
@@ -120,6 +128,7 @@ __all__ = [
     "Busy",
     "Captured",
     "Client",
+    "DeniedDestination",
     "Ended",
     "Event",
     "Execution",
@@ -130,6 +139,8 @@ __all__ = [
     "InputFile",
     "LanguageInfo",
     "Load",
+    "Network",
+    "NetworkUse",
     "Options",
     "Output",
     "OutputFile",
@@ -140,6 +151,7 @@ __all__ = [
     "Preparing",
     "ProgramError",
     "Provenance",
+    "PublishedPort",
     "Queued",
     "Result",
     "Runtime",

@@ -509,7 +509,7 @@ async def test_sessions_that_ended_long_ago_are_forgotten(
         ('{"language": "bash", "idle": NaN}', 422, "idle"),
         ('{"language": "bash", "timeout": 1}', 422, "timeout"),
         ('{"language": "bash", "source": "x"}', 422, "source"),
-        ('{"language": "' + "b" * 5000 + '"}', 413, "4096"),
+        ('{"language": "' + "b" * 70_000 + '"}', 413, "65536"),
     ],
     ids=lambda value: repr(value)[:40],
 )

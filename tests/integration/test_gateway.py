@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway._model.published_ports import PublishedPort
 from slipway._util.errors import InputError
 from slipway.machine.gateway.connections import MAX_CONNECTIONS
-from slipway.machine.gateway_handle import DeniedRequests, GatewaySettings, PublishedPort
+from slipway.machine.gateway_handle import DeniedRequests, GatewaySettings
 from support.gateway_rig import (
     GATEWAY,
     GUEST,

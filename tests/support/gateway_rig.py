@@ -22,7 +22,7 @@ from support.waiting import LIMIT
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from slipway.machine.gateway_handle import PublishedPort
+    from slipway._model.published_ports import PublishedPort
 
     Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -24,6 +24,7 @@ _TYPES = {
     "tuple[str, ...]": "texts",
     "tuple[tuple[str, str], ...]": "mapping of texts",
     "tuple[slipway.InputFile, ...]": "`InputFile`s",
+    "<class 'slipway.Network'>": "`Network`",
     "<class 'slipway.Tty'>": "`bool` or `Tty`",
     "<class 'bool'>": "`bool`",
     "<class 'int'>": "number",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from slipway._model.arguments import BlockingStdin, Source
     from slipway._model.events import Event
     from slipway._model.execution import AsyncExecution
+    from slipway._model.published_ports import PublishedPort
     from slipway._model.result import OutputFile, Result
     from slipway._model.session import AsyncSession
 
@@ -75,6 +76,11 @@ class Execution:
     def position(self) -> int | None:
         """Number of runs that start before this one, while this one is queued; else None."""
         return self._execution.position
+
+    @property
+    def ports(self) -> tuple[PublishedPort, ...]:
+        """Published ports of the machine; empty before the event ``Started``."""
+        return self._execution.ports
 
     def signal(self, number: int) -> None:
         """Send signal ``number`` to the program of the current phase.
@@ -191,6 +197,11 @@ class Session:
     def state(self) -> str:
         """State: opening, open, lost or ended; see :attr:`slipway.AsyncSession.state`."""
         return self._session.state
+
+    @property
+    def ports(self) -> tuple[PublishedPort, ...]:
+        """Published ports of an open session."""
+        return self._session.ports
 
     def open(self) -> None:
         """Wait for room, and then for the machine; see :meth:`slipway.AsyncSession.open`.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.descriptors import DescriptorWorker, write_all
 from slipway._cli.host_check import check_host
+from slipway._cli.network_options import add_ceiling
 from slipway._cli.option_arguments import add_option
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_path
@@ -75,6 +76,7 @@ def build_parser(prog: str) -> Parser:
     )
     for name in ("machine", "max_machines"):
         add_option(parser, RUNTIME_OPTIONS[name])
+    add_ceiling(add, "models")
     add_store(parser)
     add("--debug", action="store_true", help="show a log, and the traceback of an error")
     return parser
@@ -85,7 +87,7 @@ async def _serve(parsed: argparse.Namespace) -> None:
 
     wire = _LineTransport()
     async with _make_runtime(parsed) as runtime:
-        await serve(runtime, wire, wire, {"machine": parsed.machine})
+        await serve(runtime, wire, wire, {"machine": parsed.machine}, parsed.network)
     if wire.too_long:
         raise InputError(
             f"message of the client over {MAX_MESSAGE // MIB} MiB",

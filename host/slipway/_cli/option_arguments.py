@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slipway._cli.network_options import add_network_options
 from slipway._cli.quantities import (
     parse_count,
     parse_duration,
@@ -38,8 +39,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     for group in Group:
         section = parser.add_argument_group(group.value)
         for option in OPTIONS.values():
+            if option.group is not group:
+                continue
+            if option.name == "network":
+                add_network_options(section.add_argument, option.command_phrase)
             # The program's arguments come after "--", and argparse does not see them.
-            if option.group is group and option.name != "arguments":
+            elif option.name != "arguments":
                 add_option(section, option)
 
 

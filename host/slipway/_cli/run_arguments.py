@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from slipway._cli.network_options import read_network
 from slipway._cli.option_arguments import add_run_options
 from slipway._cli.parser import Parser, add_store
 from slipway._cli.program import format_version
@@ -101,6 +102,7 @@ def read_options(
         "environment": tuple(_parse_variable(text) for text in parsed.environment),
         "files": read_input_files(parsed.files, parsed.source),
         "outputs": outputs,
+        "network": read_network(parsed),
     }
     return Options(**given)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slipway._cli.port_report import report_ports
 from slipway._cli.progress import Progress
 from slipway._cli.run_arguments import read_source
 from slipway._cli.run_streams import StandardOutput, read_nothing, read_stdin
@@ -112,5 +113,6 @@ def _show_event(progress: Progress, event: Event) -> None:
             progress(f"waiting in the queue of the server: {position} runs before this one")
         case Preparing(detail=detail):
             progress(detail)
-        case Started():
+        case Started(ports=ports):
             progress.clear()
+            report_ports(ports)

@@ -10,12 +10,14 @@ import tty
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from slipway._cli.port_report import report_ports
 from slipway._model.options import Tty
 from slipway._util.errors import InputError, SlipwayError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from slipway._model.published_ports import PublishedPort
     from slipway._run.job_report import PhaseReport
     from slipway_protocol.messages import Phase
 
@@ -100,8 +102,9 @@ class PhaseObserver:
     def __init__(self, terminal: LocalTerminal) -> None:
         self._terminal = terminal
 
-    def on_booted(self, hypervisor: str) -> None:
-        """Do nothing: no program runs yet."""
+    def on_booted(self, hypervisor: str, ports: tuple[PublishedPort, ...]) -> None:
+        """Report the published ports; no program runs yet."""
+        report_ports(ports)
 
     def on_phase_started(self, phase: Phase) -> None:
         """Lend the terminal to a program that has begun; its build gets none."""

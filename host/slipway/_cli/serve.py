@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slipway._cli.network_options import add_ceiling
 from slipway._cli.option_arguments import add_option
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_path
@@ -92,6 +93,7 @@ def build_parser(prog: str) -> Parser:
     for option in RUNTIME_OPTIONS.values():
         if option.name != "store":
             add_option(parser, _SERVED.get(option.name, option))
+    add_ceiling(add, "clients")
     add_store(parser)
     for option in (*SERVER_OPTIONS.values(), *TIMEOUT_OPTIONS.values()):
         add_option(parser, option)
@@ -173,6 +175,7 @@ def _read_settings(parsed: argparse.Namespace, inherited: Path | None) -> Server
         allowed=AllowList.parse(os.geteuid(), parsed.allow),
         timeouts=ClientTimeouts(**_select(parsed, TIMEOUT_OPTIONS)),
         descriptors=raise_descriptor_limit(),
+        ceiling=parsed.network,
         **_select(parsed, SERVER_OPTIONS),
     )
 

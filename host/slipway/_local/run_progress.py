@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slipway._model.events import Event
+    from slipway._model.published_ports import PublishedPort
     from slipway._run.job_report import PhaseReport
     from slipway_protocol.messages import Phase
 
@@ -26,10 +27,10 @@ class RunProgress:
         # Set when the agent knows the whole job, or the run is over.
         self.job_started = asyncio.Event()
 
-    def on_booted(self, hypervisor: str) -> None:
+    def on_booted(self, hypervisor: str, ports: tuple[PublishedPort, ...]) -> None:
         """Put the event that the machine is ready."""
         self.has_machine = True
-        self._put(Started(hypervisor))
+        self._put(Started(hypervisor, ports))
 
     def on_phase_started(self, phase: Phase) -> None:
         """Put the event that ``phase`` has started."""

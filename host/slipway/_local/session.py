@@ -96,6 +96,8 @@ class LocalSession(AsyncSession):
             return
         try:
             if not isinstance(self._state, Closed):
+                if guest.network is not None:
+                    self._ports = guest.network.ports
                 self._state = Open(guest, guest.start_info)
                 self._opened.set()
                 self._restart_timer()

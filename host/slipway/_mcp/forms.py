@@ -3,10 +3,12 @@
 # Not "from __future__ import annotations": pydantic reads the annotations when a class is made.
 import base64
 import codecs
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from slipway._mcp.excerpt import Excerpt
+from slipway._model.network import MAX_RULES, Network
 from slipway._model.result import OutputFile, Result
 from slipway._util.units import KIB
 from slipway._wire.option_models import MachineSize, Name
@@ -24,6 +26,20 @@ class RunCodeArguments(Details, MachineSize):
         description="A name from list_languages, e.g. python, or rust@1.80 for a version."
     )
     source: str = Field(description="The whole program.")
+    network: Annotated[list[str], Field(max_length=MAX_RULES)] = Field(
+        [],
+        description="Destinations that the program may connect to, by default none: pypi, npm, "
+        "crates, go or debian for a registry, api.example.com:443, *.example.com. The user may "
+        "have allowed none, or fewer.",
+    )
+
+    def read_network(self) -> Network | None:
+        """Return the value of the option ``network``.
+
+        Raises:
+            InputError: a rule is invalid.
+        """
+        return Network(allow=tuple(self.network)) if self.network else None
 
 
 class FetchedFile(BaseModel):
@@ -58,6 +74,9 @@ class Outcome(BaseModel):
     )
     files: list[FetchedFile]
     seconds: float = Field(description="The program's wall-clock time.")
+    denied: list[str] = Field(
+        default=[], description="Destinations that the program tried and that were not allowed."
+    )
 
 
 class Languages(BaseModel):
@@ -97,6 +116,7 @@ def build_outcome(result: Result, output: dict[str, Excerpt]) -> Outcome:
         truncated=[name for name in dropped if dropped[name] or output[name].truncated],
         files=_build_files(result.files),
         seconds=round(run.usage.wall, 3) if run is not None else 0.0,
+        denied=[str(each) for each in result.network.denied] if result.network else [],
     )
 
 

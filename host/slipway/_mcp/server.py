@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from slipway._mcp.excerpt import Excerpt
 from slipway._mcp.forms import LanguageForm, Languages, Outcome, RunCodeArguments, build_outcome
 from slipway._model.events import Ended, Output, PhaseStarted, Preparing, Queued, Started
+from slipway._model.network_ceiling import check_ceiling
 from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway._util.near_names import suggest_name
 from slipway._wire.option_models import read_options
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from slipway._local.runtime import AsyncRuntime
     from slipway._model.events import Event
+    from slipway._model.network import Network
     from slipway._model.result import Result
     from slipway._remote.client import AsyncClient
 
@@ -47,12 +49,14 @@ log = logging.getLogger("slipway.mcp")
 log.addHandler(logging.NullHandler())
 
 INSTRUCTIONS = (
-    "Runs each program in a new virtual machine, which has no network and is deleted after the "
-    "run: nothing is kept from one run to the next. Read the verdict first."
+    "Runs each program in a new virtual machine, which is deleted after the run: nothing is kept "
+    "from one run to the next. It has no network, except to the destinations that you allow and "
+    "the user permits. Read the verdict first."
 )
 SEE = "See the input schema of run_code."
 RUN_CODE = (
-    "Compile and run a program in a new virtual machine without a network, and return its output, "
+    "Compile and run a program in a new virtual machine without a network, or with one to the "
+    "destinations of 'network', and return its output, "
     "exit code and verdict. stdout, stderr and the compiler's output have at most 32 KiB each, all "
     "output files 32 KiB together; cuts are marked. A program that fails is not an error of this "
     "tool: see its verdict."
@@ -82,7 +86,11 @@ TOOLS = [
 
 
 async def serve(
-    runtime: AsyncRuntime | AsyncClient, stdin: Any, stdout: Any, options: dict[str, Any]
+    runtime: AsyncRuntime | AsyncClient,
+    stdin: Any,
+    stdout: Any,
+    options: dict[str, Any],
+    ceiling: Network | None = None,
 ) -> None:
     """Serve one client until ``stdin`` ends; then cancel all runs that are not over.
 
@@ -91,8 +99,9 @@ async def serve(
         stdin: asynchronous iterator over lines of text.
         stdout: object with ``await write(text)`` and ``await flush()``.
         options: fields of :class:`slipway.Options` for each run.
+        ceiling: bounds the network that the client may request; None allows none.
     """
-    tools = _Tools(runtime, options)
+    tools = _Tools(runtime, options, ceiling)
     server = Server[dict[str, Any]](
         "slipway",
         version=__version__,
@@ -107,9 +116,15 @@ async def serve(
 class _Tools:
     """Handlers of the requests of one client."""
 
-    def __init__(self, runtime: AsyncRuntime | AsyncClient, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        runtime: AsyncRuntime | AsyncClient,
+        options: dict[str, Any],
+        ceiling: Network | None,
+    ) -> None:
         self._runtime = runtime
         self._options = options
+        self._ceiling = ceiling
 
     async def list_tools(
         self, _context: Context, _params: PaginatedRequestParams | None
@@ -155,12 +170,15 @@ class _Tools:
 
     async def _run_code(self, context: Context, arguments: dict[str, Any]) -> BaseModel:
         wanted = _parse_arguments(arguments)
+        network = wanted.read_network()
+        check_ceiling(network, self._ceiling)
+        options = {**read_options(wanted), "network": network}
         execution = await self._runtime.start(
             wanted.source,
             wanted.language,
             stdin=wanted.decode_stdin(),
             **self._options,
-            **read_options(wanted),
+            **options,
         )
         output = {name: Excerpt() for name in ("stdout", "stderr", "build_output")}
         steps = 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slipway._model.published_ports import PublishedPort  # noqa: TC001  # type of a field
 from slipway._model.result import PhaseResult, Result  # noqa: TC001  # types of fields
 from slipway._util.public import public
 
@@ -35,9 +36,13 @@ class Preparing:
 @public
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Event: the machine, ``kvm`` or ``qemu``, has booted and its agent is ready."""
+    """Event: the machine, ``kvm`` or ``qemu``, has booted and its agent is ready.
+
+    ``ports`` are its published ports.
+    """
 
     machine: str
+    ports: tuple[PublishedPort, ...] = ()
 
 
 @public

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from slipway._model.arguments import OnOutput
     from slipway._model.events import Event
+    from slipway._model.published_ports import PublishedPort
     from slipway._model.result import OutputFile, Result
 
 
@@ -81,6 +82,7 @@ class AsyncExecution(abc.ABC):
         self.stdin = AsyncStdin(self)
         self._state = "queued"
         self._position: int | None = None
+        self._ports: tuple[PublishedPort, ...] = ()
         self._captured: dict[tuple[str, str], bytearray] = {}
         self._result: Result | None = None
         self._failure: SlipwayError | None = None
@@ -95,6 +97,11 @@ class AsyncExecution(abc.ABC):
     def position(self) -> int | None:
         """Number of runs before this one in the queue, or None."""
         return self._position
+
+    @property
+    def ports(self) -> tuple[PublishedPort, ...]:
+        """Published ports of the machine; empty before the event ``Started``."""
+        return self._ports
 
     @property
     def outcome(self) -> Result | SlipwayError | None:
@@ -232,8 +239,8 @@ class AsyncExecution(abc.ABC):
                 self._state, self._position = "queued", position
             case Preparing():
                 self._state, self._position = "preparing", None
-            case Started():
-                self._state, self._position = "booting", None
+            case Started(ports=ports):
+                self._state, self._position, self._ports = "booting", None, ports
             case PhaseStarted(phase=phase):
                 self._state = "building" if phase == "build" else "running"
             case PhaseEnded(phase="build"):

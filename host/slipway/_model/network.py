@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from slipway._model.network_rules import Rule, read_rules
-from slipway._model.published_ports import PortMapping, read_port_mappings
+from slipway._model.published_ports import PublishedPort, read_published_ports
 from slipway._model.values import Bounds, check_value, read_field_types
 from slipway._util.errors import InputError
 from slipway._util.public import public
@@ -51,7 +51,7 @@ class Network:
                 " allowed",
                 "Allow all names below one: *.example.com",
             )
-        read_port_mappings(self.publish)
+        read_published_ports(self.publish)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -59,9 +59,9 @@ class Network:
         return tuple(dict.fromkeys(rule for text in self.allow for rule in read_rules(text)))
 
     @property
-    def port_mappings(self) -> tuple[PortMapping, ...]:
+    def published_ports(self) -> tuple[PublishedPort, ...]:
         """Published ports, in the order of ``publish``."""
-        return read_port_mappings(self.publish)
+        return read_published_ports(self.publish)
 
     def find_excess(self, ceiling: "Network | None") -> str | None:
         """Return the first of ``allow`` that ``ceiling`` does not allow, or None if all are inside.

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from slipway._util.errors import InputError
-from slipway._util.near_names import suggest_name
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network
@@ -67,10 +66,11 @@ CLOSED_BLOCKS = (
     "240.0.0.0/4",
 )
 
-_LABEL = re.compile("[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
+# Compiled when needed: most command lines have no rule.
+_LABEL = "[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 # The last part of a name that C libraries would read as a part of an address.
-_NUMBER = re.compile("[0-9]+|0x[0-9a-f]*")
-_ADDRESS = re.compile(r"[0-9.]+(?:/[0-9]+)?")
+_NUMBER = "[0-9]+|0x[0-9a-f]*"
+_ADDRESS = "[0-9.]+(?:/[0-9]+)?"
 # Letters that the two versions of IDNA (RFC 3490, RFC 5891) encode differently.
 _AMBIGUOUS = frozenset("\u00df\u03c2\u200c\u200d")
 _EXAMPLES = "Examples: pypi, api.example.com:443, *.example.com, 10.1.0.0/16, host:8080."
@@ -198,7 +198,7 @@ def _read_destination(text: str, name: str, has_port: bool) -> Rule:
         return Rule(RuleKind.HOST)
     if name in PRESETS or name == OPEN:
         raise _refuse(text, "has a port of its own", f"Write {name} without a port.")
-    if _ADDRESS.fullmatch(name):
+    if re.fullmatch(_ADDRESS, name):
         return Rule(RuleKind.ADDRESS, _check_block(text, name))
     if "/" in name:
         raise _refuse(text, "is not a name or an IPv4 block", _EXAMPLES)
@@ -219,9 +219,11 @@ def _check_name(text: str, name: str) -> str:
     name = name.removesuffix(".")
     labels = [_encode_label(text, label) for label in name.split(".")]
     if len(labels) == 1:
+        from slipway._util.near_names import suggest_name
+
         hint = suggest_name(name, (*PRESETS, OPEN), f"Presets are {', '.join(PRESETS)}.")
         raise _refuse(text, "is an unknown preset, or a name of one part", hint)
-    if _NUMBER.fullmatch(labels[-1]):
+    if re.fullmatch(_NUMBER, labels[-1]):
         raise _refuse(text, "ends in a number, which no name does", _EXAMPLES)
     encoded = ".".join(labels)
     if len(encoded) > MAX_NAME:
@@ -244,7 +246,7 @@ def _encode_label(text: str, label: str) -> str:
             encoded = ""
     if len(encoded) > MAX_LABEL:
         raise _refuse(text, f"has a part of more than {MAX_LABEL} characters", _EXAMPLES)
-    if not _LABEL.fullmatch(encoded):
+    if not re.fullmatch(_LABEL, encoded):
         raise _refuse(text, "is not a rule", _EXAMPLES)
     return encoded
 

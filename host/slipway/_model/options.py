@@ -17,6 +17,7 @@ from slipway._model.bounds import (
     check_outputs,
 )
 from slipway._model.input_file import InputFile
+from slipway._model.network import Network
 from slipway._model.option import Group, Option, read_options
 from slipway._model.values import Bounds, check_bounds, check_value, convert, read_field_types
 from slipway._util.errors import InputError
@@ -39,6 +40,9 @@ MAX_OPEN_FILES = 1024 * 1024
 MIN_MEMORY_LIMIT = 4 * MIB
 # An hour: long-lived machines are not the purpose of Slipway.
 MAX_SECONDS = 3600.0
+
+# Several options of a command line, which together make one value.
+NETWORK_FLAGS = ("--network", "--allow", "--publish", "--network-limit", "--network-rate")
 
 # slipway._model.values converts a value to the declared type and checks its bounds.
 Seconds = Annotated[float, Bounds(0, MAX_SECONDS, above=True, unit="s")]
@@ -170,6 +174,14 @@ class Options:
         str,
         Option("hypervisor of the machine", Group.MACHINE, choices=("auto", "kvm", "qemu")),
     ] = "auto"
+    network: Annotated[
+        Network | None,
+        Option(
+            "destinations that the machine may connect to, and ports that it publishes",
+            Group.MACHINE,
+            flags=NETWORK_FLAGS,
+        ),
+    ] = None
     kernel: Annotated[
         Path | None,
         Option(

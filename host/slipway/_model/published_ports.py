@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from slipway._model.network_rules import MAX_PORT
 from slipway._util.errors import InputError
+from slipway._util.public import public
 
 LOOPBACK = "127.0.0.1"
 UNIX = "unix"
@@ -17,11 +18,13 @@ _MAX_PATH = 107
 _EXAMPLES = "Examples: 8000, 8080:8000, 0.0.0.0:8080:8000, unix:/tmp/web.sock:8000."
 
 
+@public
 @dataclass(frozen=True, slots=True)
-class PortMapping:
-    """Published port: ``guest`` is the guest's port, and ``host`` an address or ``unix``.
+class PublishedPort:
+    """Port of the guest, and the address on the host that leads to it.
 
-    ``port`` 0 is a port that the kernel chooses. ``path`` is that of a Unix socket.
+    For the host ``unix`` the ``path`` is a socket, and ``port`` is 0. Before the machine starts, a
+    ``port`` of 0 is one that the kernel will choose.
     """
 
     guest: int
@@ -37,7 +40,7 @@ class PortMapping:
         return f"{host}:{self.port}:{self.guest}" if self.port else f"{host}:{self.guest}"
 
 
-def read_port_mapping(given: str | int) -> PortMapping:
+def read_published_port(given: str | int) -> PublishedPort:
     """Return the mapping ``[HOST:][PORT:]GUEST`` or ``unix:PATH:GUEST``.
 
     Raises:
@@ -49,20 +52,20 @@ def read_port_mapping(given: str | int) -> PortMapping:
     if guest == AGENT_PORT:
         raise _refuse(text, f"has the guest's port {AGENT_PORT}, which its agent uses", _EXAMPLES)
     if before.startswith(f"{UNIX}:"):
-        return PortMapping(guest, UNIX, path=_check_path(text, before[len(UNIX) + 1 :]))
+        return PublishedPort(guest, UNIX, path=_check_path(text, before[len(UNIX) + 1 :]))
     if text == last:
-        return PortMapping(guest)
+        return PublishedPort(guest)
     host, colon, port = before.rpartition(":")
     if before.startswith("[") and before.endswith("]"):
-        return PortMapping(guest, _check_address(text, before))
+        return PublishedPort(guest, _check_address(text, before))
     if colon:
-        return PortMapping(guest, _check_address(text, host), _read_port(text, port))
+        return PublishedPort(guest, _check_address(text, host), _read_port(text, port))
     if _is_number(before):
-        return PortMapping(guest, port=_read_port(text, before))
-    return PortMapping(guest, _check_address(text, before))
+        return PublishedPort(guest, port=_read_port(text, before))
+    return PublishedPort(guest, _check_address(text, before))
 
 
-def read_port_mappings(published: tuple[str | int, ...]) -> tuple[PortMapping, ...]:
+def read_published_ports(published: tuple[str | int, ...]) -> tuple[PublishedPort, ...]:
     """Return all mappings of a network.
 
     Raises:
@@ -73,7 +76,7 @@ def read_port_mappings(published: tuple[str | int, ...]) -> tuple[PortMapping, .
             f"publish has {len(published)} ports, and at most {MAX_PUBLISHED} are allowed",
             "Publish fewer ports.",
         )
-    mappings = tuple(map(read_port_mapping, published))
+    mappings = tuple(map(read_published_port, published))
     places = [
         (mapping.host, mapping.port, mapping.path)
         for mapping in mappings

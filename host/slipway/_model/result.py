@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from slipway._model.network_use import NetworkUse  # noqa: TC001  # type of a field
 from slipway._util.errors import SlipwayError
 from slipway._util.public import public
 from slipway._util.text import to_plain_line
@@ -203,7 +204,7 @@ class Result:
 
     ``build`` is None if the language has no build phase, ``run`` if the build failed, and both if
     the run was cancelled before its first phase. With ``tty`` the program had a terminal, and all
-    of its output is stdout.
+    of its output is stdout. ``network`` is None for a machine without a network.
     """
 
     language: str
@@ -214,6 +215,7 @@ class Result:
     provenance: Provenance
     warnings: tuple[str, ...] = field(default=())
     tty: bool = False
+    network: NetworkUse | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -324,5 +326,6 @@ class Result:
             "timing": asdict(self.timing),
             "warnings": list(self.warnings),
             "tty": self.tty,
+            "network": self.network.record() if self.network else None,
             **asdict(self.provenance),
         }

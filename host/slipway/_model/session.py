@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from slipway._model.arguments import OnOutput, Source, Stdin
     from slipway._model.execution import AsyncExecution
     from slipway._model.options import Options
+    from slipway._model.published_ports import PublishedPort
     from slipway._model.result import Result
 
 DEFAULT_IDLE_SECONDS = 600.0
@@ -38,6 +39,12 @@ class AsyncSession(abc.ABC):
     def __init__(self, identifier: str, language: str) -> None:
         self.id = identifier
         self.language = language
+        self._ports: tuple[PublishedPort, ...] = ()
+
+    @property
+    def ports(self) -> tuple[PublishedPort, ...]:
+        """Published ports of an open session."""
+        return self._ports
 
     @property
     @abc.abstractmethod

@@ -13,9 +13,12 @@ from slipway._util.errors import InputError
 from slipway._util.unix_sockets import MAX_SOCKET_PATH
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import Fields
+from slipway._wire.ports import read_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from slipway._model.published_ports import PublishedPort
 
 MAX_LANGUAGES = 1000
 RUN_STATES = ("queued", "preparing", "booting", "building", "running", "ended")
@@ -41,6 +44,7 @@ class SessionAnswer:
     id: str
     language: str
     state: str
+    ports: tuple[PublishedPort, ...] = ()
 
 
 def decode_run(answer: object) -> RunAnswer:
@@ -85,6 +89,7 @@ def decode_session(answer: object) -> SessionAnswer:
             _read_identifier(fields, "session"),
             fields.read_plain_text("language"),
             fields.read_choice("state", SESSION_STATES),
+            read_ports(fields) if "ports" in fields else (),
         )
 
 

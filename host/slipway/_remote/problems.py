@@ -16,6 +16,7 @@ from slipway._wire.fields import Fields, decode_line
 # The errors of the types of problems, without "urn:slipway:". Other types follow from the status.
 _ERRORS: dict[str, type[SlipwayError]] = {
     "input-error": InputError,
+    "network-not-allowed": InputError,
     "busy": Busy,
     "draining": Busy,
     "image-error": ImageError,

@@ -134,7 +134,7 @@ class RemoteSession(AsyncSession):
         except SlipwayError as error:
             self._forget("ended", error)
             raise
-        self.id, self.language = answer.id, answer.language
+        self.id, self.language, self._ports = answer.id, answer.language, answer.ports
         if self._state == "opening":  # not closed in the meantime
             self._state = answer.state
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from slipway._model.input_file import InputFile
+    from slipway._model.network import Network
     from slipway._run.assets import Assets
+    from slipway._run.guest_network import GuestNetwork
     from slipway._run.job_report import JobReport
     from slipway._run.output_sink import JobObserver, OutputSink
     from slipway.machine.model import Machine
@@ -57,8 +59,17 @@ class Guest:
     As a context manager it stops the machine at the end.
     """
 
-    def __init__(self, machine: Machine, start_info: StartInfo | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        start_info: StartInfo | None = None,
+        network: GuestNetwork | None = None,
+    ) -> None:
+        """Take over ``machine`` and its ``network``."""
         self.machine = machine
+        self.network = network
+        if network is not None:
+            network.release_machine_end()
         self.start_info = start_info or StartInfo()
         # When the machine's process existed: the end of all preparation, by the monotonic clock.
         self.began = time.monotonic()
@@ -96,6 +107,21 @@ class Guest:
         traceback: TracebackType | None,
     ) -> None:
         await run_shielded(self.stop())
+
+    async def start_gateway(self, network: Network) -> None:
+        """Start the gateway of a guest whose machine has a network.
+
+        Raises:
+            InputError: a port cannot be published.
+            HostError: the gateway did not start.
+        """
+        assert self.network is not None
+        began = time.monotonic()
+        # The device of our VMM declares sums valid; QEMU's does not.
+        checksums = self.machine.hypervisor.name != "kvm"
+        await self.network.start_gateway(network, checksums=checksums)
+        if self.restore_seconds:  # a machine that boots does so meanwhile
+            self.restore_seconds += time.monotonic() - began
 
     # --- Greetings --------------------------------------------------------------------------
 
@@ -229,9 +255,18 @@ class Guest:
             template = await self.machine.hypervisor.open_template(snapshot)
             async with AsyncExitStack() as after_cloning:
                 after_cloning.push_async_callback(call_shielded, template.close)
-                clone = Guest(await template.clone(), replace(self.start_info, start="session"))
+                network = link = None
+                if self.network is not None:
+                    from slipway._run.guest_network import open_network
+
+                    network = open_network(undo_clone)
+                    link = network.machine_end
+                start_info = replace(self.start_info, start="session")
+                clone = Guest(await template.clone(network=link), start_info, network)
                 await undo_clone.enter_async_context(clone)
             clone._names = self._names
+            if self.network is not None and clone.network is not None:
+                await clone.network.start_fork(self.network)
             await clone.adopt_clone()
             undo_clone.pop_all()
         return clone
@@ -308,5 +343,9 @@ class Guest:
 
     async def stop(self) -> None:
         """Stop the machine at once, and leave nothing of it."""
-        await self.machine.stop()
-        await self._connection.close()
+        try:
+            await self.machine.stop()
+            await self._connection.close()
+        finally:
+            if self.network is not None:
+                await self.network.close()

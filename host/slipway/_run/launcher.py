@@ -67,13 +67,24 @@ class ColdLauncher:
         :class:`slipway.machine.model.MachineSpec`.
         """
         async with AsyncExitStack() as undo:
-            machine = await start_machine(assets, options, template=template)
+            network = link = None
+            if options.network is not None:
+                # Most runs have no network, and are not to pay for the import.
+                from slipway._run.guest_network import open_network
+
+                network = open_network(undo)
+                link = network.machine_end
+            machine = await start_machine(assets, options, template=template, network=link)
             await undo.enter_async_context(machine)
             # Imported while the guest boots.
             from slipway._run.guest import Guest
             from slipway._run.start_info import StartInfo
 
-            guest = Guest(machine, StartInfo("cold", start_reason, assets.hypervisor.reason))
+            start_info = StartInfo("cold", start_reason, assets.hypervisor.reason)
+            guest = Guest(machine, start_info, network)
+            # A template serves machines with any rules, and connects to nothing itself.
+            if options.network is not None and not template:
+                await guest.start_gateway(options.network)
             await self._boot(guest, assets)
             undo.pop_all()
         return guest

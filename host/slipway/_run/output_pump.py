@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from slipway._model.arguments import OnOutput
+    from slipway._model.published_ports import PublishedPort
     from slipway._run.job_report import PhaseReport
     from slipway._run.output_sink import FlowControl, RunObserver
     from slipway_protocol.messages import Phase, Stream
@@ -48,10 +49,10 @@ class OutputPump:
         """Add output for the callback."""
         self._queues[stream.name].put_output(phase, stream, data)
 
-    def on_booted(self, hypervisor: str) -> None:
+    def on_booted(self, hypervisor: str, ports: tuple[PublishedPort, ...]) -> None:
         """Report the hypervisor at once."""
         if self._observer is not None:
-            self._observer.on_booted(hypervisor)
+            self._observer.on_booted(hypervisor, ports)
 
     def on_phase_started(self, phase: Phase) -> None:
         """Report the start of ``phase`` behind all output that came before."""

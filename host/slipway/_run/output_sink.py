@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from slipway._model.published_ports import PublishedPort
     from slipway._run.job_report import PhaseReport
     from slipway_protocol.messages import Phase, Stream
 
@@ -46,8 +47,8 @@ class JobObserver(Protocol):
 class RunObserver(JobObserver, Protocol):
     """Observer of a run: of its machine as well."""
 
-    def on_booted(self, hypervisor: str) -> None:
-        """Note that the agent is ready in a machine of ``hypervisor``, ``kvm`` or ``qemu``."""
+    def on_booted(self, hypervisor: str, ports: tuple[PublishedPort, ...]) -> None:
+        """Note that the agent is ready in a machine of ``hypervisor``, with ``ports``."""
 
 
 class OutputCapture:

@@ -12,6 +12,7 @@ from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
     from slipway._model.arguments import OnOutput
+    from slipway._model.network_use import NetworkUse
     from slipway._model.options import Tty
     from slipway._model.result import Result
     from slipway._run.assets import Assets
@@ -32,6 +33,7 @@ class Run:
         self._size: Tty | None = None
         self._guest: Guest | None = None
         self._seconds: dict[str, float] = {}
+        self._network_use: NetworkUse | None = None
         self._mark = time.monotonic() if began is None else began
 
     def mark_admitted(self) -> None:
@@ -84,8 +86,11 @@ class Run:
         }
         try:
             if observer is not None:
-                observer.on_booted(guest.machine.hypervisor.name)
+                ports = guest.network.ports if guest.network is not None else ()
+                observer.on_booted(guest.machine.hypervisor.name, ports)
             report = await guest.run(self._adapt_job(assets), sink, observer)
+            if guest.network is not None:
+                self._network_use = await guest.network.take_use()
         finally:
             self._guest = None
             self._take_lap()
@@ -150,6 +155,7 @@ class Run:
             run=phases.get(Phase.RUN),
             files=build_output_files(report, job.options.outputs),
             tty=bool(job.options.tty),
+            network=self._network_use,
             timing=Timing(**self._seconds),
             provenance=Provenance(
                 machine=guest.machine.hypervisor.name,

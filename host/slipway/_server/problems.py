@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from slipway._model.network_ceiling import AboveCeiling
 from slipway._util.errors import (
     Busy,
     HostError,
@@ -29,6 +30,7 @@ _PREFIX = "urn:slipway:"
 # The first class that an error is an instance of decides. A Busy of a server that drains is a 503
 # instead (see `DRAINING`).
 _STATUSES: tuple[tuple[type[SlipwayError], int, str], ...] = (
+    (AboveCeiling, 403, "network-not-allowed"),
     (InputError, 422, "input-error"),
     (Busy, 429, "busy"),
     (ImageError, 503, "image-error"),
@@ -37,6 +39,7 @@ _STATUSES: tuple[tuple[type[SlipwayError], int, str], ...] = (
 )
 _TITLES = {
     "input-error": "Invalid request",
+    "network-not-allowed": "The network is above the server's ceiling",
     "busy": "No room for another run now",
     "draining": "The server is shutting down",
     "image-error": "The image cannot be built, found or verified",

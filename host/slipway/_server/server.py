@@ -79,7 +79,15 @@ class Server:
                 lambda: self._runtime.load, lambda: len(sessions), lambda: self._runtime.idle
             )
             bodies = BodyReader(self._pace)
-            service = Service(self._runtime, runs, sessions, metrics, bodies, settings.body_limit)
+            service = Service(
+                self._runtime,
+                runs,
+                sessions,
+                metrics,
+                bodies,
+                settings.body_limit,
+                ceiling=settings.ceiling,
+            )
             http = _HttpServer(self._configure(service))
             serving = asyncio.create_task(http.serve(sockets=[listener]))
             watching = asyncio.create_task(self._feed_watchdog())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from slipway._model.network import Network
 from slipway._model.option import Option, read_options
 from slipway._model.values import Bounds, check_bounds, read_field_types
 from slipway._server.kept.retention import ClientTimeouts
@@ -32,6 +33,7 @@ class ServerSettings:
         drain: time for runs to end after ``Server.stop()``.
         descriptors: number of files that this process may have open.
         sessions: the most open sessions. Default: as many as machines.
+        ceiling: bounds the networks that clients may request. Default: they may have none.
 
     Raises:
         InputError: a value is out of bounds.
@@ -66,6 +68,7 @@ class ServerSettings:
             flags=("--max-sessions",),
         ),
     ] = None
+    ceiling: Network | None = None
 
     def __post_init__(self) -> None:
         for name, kind in read_field_types(ServerSettings).items():

@@ -36,7 +36,7 @@ async def create_snapshot(
         check_clonable(assets, options)
     except NoSnapshot as error:
         raise HostError(f"cannot create a snapshot: {error.reason}") from None
-    key = SnapshotKey.of(assets, options.cpus)
+    key = SnapshotKey.of(assets, options.cpus, network=options.network is not None)
     with await capture_snapshot(assets, options, store, progress) as snapshot:
         # The thread reads the snapshot's files to its end, even if this task is cancelled.
         save = asyncio.to_thread(SnapshotStore(store).save, key, snapshot)

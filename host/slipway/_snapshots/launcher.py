@@ -44,6 +44,10 @@ class SnapshotLauncher:
                 guest = await self._clone(assets, options)
             except NoSnapshot as error:
                 guest = await self._cold.launch(assets, options, error.reason)
+            else:
+                if options.network is not None:
+                    undo.push_async_callback(guest.stop)
+                    await guest.start_gateway(options.network)
             undo.pop_all()
             return guest
 

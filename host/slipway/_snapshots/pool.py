@@ -13,6 +13,7 @@ import logging
 from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from slipway._model.network import Network
 from slipway._model.options import Options
 from slipway._run.start_info import StartInfo
 from slipway._snapshots.create import create_snapshot
@@ -115,7 +116,13 @@ class Pool:
         entry = self._entries.get(key)
         if entry is None:
             # Only options of the machine are kept: the rest is a run's.
-            options = Options(memory=options.memory, cpus=options.cpus, machine=options.machine)
+            options = Options(
+                memory=options.memory,
+                cpus=options.cpus,
+                machine=options.machine,
+                # Any rules: a clone gets those of its run when it is taken.
+                network=None if options.network is None else Network(),
+            )
             entry = PoolEntry(key, assets, options)
             # A rebuilt image has other inputs; clones of the old image are of no use any more.
             for other in [each for each in self._entries.values() if each.key.replaces(key)]:

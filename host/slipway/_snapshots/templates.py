@@ -77,14 +77,16 @@ class TemplateCache:
             NoSnapshot: no clone may serve this run.
         """
         check_clonable(assets, options)
-        return SnapshotKey.of(assets, options.cpus)
+        return SnapshotKey.of(assets, options.cpus, network=options.network is not None)
 
     def has(self, key: SnapshotKey) -> bool:
         """Return True if a snapshot of ``key`` is open or in the store."""
         return key in self._open or self._snapshots.find(key) is not None
 
     async def clone(self, key: SnapshotKey, assets: Assets, options: Options) -> Guest:
-        """Return a clone whose agent is ready. A snapshot that cannot be used is removed.
+        """Return a clone whose agent is ready, and whose network, if any, has no gateway yet.
+
+        A snapshot that cannot be used is removed.
 
         Raises:
             NoSnapshot: the snapshot is missing, cannot be used, or does not fit into the memory.
@@ -206,13 +208,21 @@ class TemplateCache:
     # --- Cloning -------------------------------------------------------------------------------
 
     async def _make_clone(self, key: SnapshotKey, entry: _OpenTemplate, reason: str) -> Guest:
-        try:
-            machine = await entry.template.clone()
-        except HostError as error:  # most likely a limit of this host, as of processes
-            removed = self._count_failed_clone(key, entry, 1)
-            raise NoSnapshot(f"the snapshot cannot be cloned{removed}: {error.message}") from error
         async with AsyncExitStack() as on_failure:
-            guest = Guest(machine, StartInfo("snapshot", "", reason))
+            network = link = None
+            if key.network:
+                from slipway._run.guest_network import open_network
+
+                network = open_network(on_failure)
+                link = network.machine_end
+            try:
+                machine = await entry.template.clone(network=link)
+            except HostError as error:  # most likely a limit of this host, as of processes
+                removed = self._count_failed_clone(key, entry, 1)
+                raise NoSnapshot(
+                    f"the snapshot cannot be cloned{removed}: {error.message}"
+                ) from error
+            guest = Guest(machine, StartInfo("snapshot", "", reason), network)
             await on_failure.enter_async_context(guest)
             try:
                 await _adopt_clone(guest, entry.check)

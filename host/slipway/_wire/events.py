@@ -24,6 +24,7 @@ from slipway._util.errors import InputError
 from slipway._util.text import to_plain_line
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import Fields, encode_data
+from slipway._wire.ports import encode_ports, read_ports
 from slipway._wire.results import encode_phase, encode_result, read_phase, read_result
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def encode_event(event: Event) -> dict[str, Any]:
             return {"type": "queued", "position": position}
         case Preparing(detail):
             return {"type": "preparing", "detail": to_plain_line(detail)}
-        case Started(machine):
-            return {"type": "started", "machine": machine}
+        case Started(machine, ports):
+            return {"type": "started", "machine": machine, "ports": encode_ports(ports)}
         case PhaseStarted(phase):
             return {"type": "phase_started", "phase": phase}
         case PhaseEnded(phase, result):
@@ -105,7 +106,8 @@ def read_event(fields: Fields, kind: str, contents: Mapping[str, OutputFile]) ->
         case "preparing":
             return Preparing(fields.read_plain_text("detail"))
         case "started":
-            return Started(fields.read_plain_text("machine"))
+            ports = read_ports(fields) if "ports" in fields else ()
+            return Started(fields.read_plain_text("machine"), ports)
         case "phase_started":
             return PhaseStarted(fields.read_choice("phase", PHASES))
         case "phase_ended":

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.input_file import InputFile
+from slipway._model.network import Network
 from slipway._model.option import Group
 from slipway._model.options import OPTIONS, Tty
 from slipway._util.errors import InputError
@@ -104,6 +105,7 @@ _ENCODERS: dict[Any, Callable[[Any], Any]] = {
     tuple[tuple[str, str], ...]: dict,
     tuple[InputFile, ...]: _encode_files,
     Tty: asdict,
+    Network: Network.record,
 }
 
 

@@ -16,7 +16,9 @@ from pydantic import (
 )
 
 from slipway._model.input_file import InputFile
+from slipway._model.network import MAX_BYTES, MAX_RULES, MIN_RATE, Network
 from slipway._model.options import MACHINE_OPTIONS, MAX_CHARACTERS, OPTIONS, Tty
+from slipway._model.published_ports import MAX_PUBLISHED
 from slipway._wire.fields import decode_text_or_base64
 
 if TYPE_CHECKING:
@@ -116,12 +118,48 @@ class File(Data):
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
 
 
+class NetworkForm(Body):
+    """Network of a machine: destinations that it may connect to. The server has a ceiling."""
+
+    allow: Annotated[list[str], Field(max_length=MAX_RULES)] = Field(
+        [],
+        description="Rules: open, a preset (pypi, npm, crates, go, debian), a name, a name after "
+        "'*.', an IPv4 address or block, each of these three also with a port after a colon, or "
+        "host:PORT.",
+    )
+    publish: Annotated[list[str | int], Field(max_length=MAX_PUBLISHED)] = Field(
+        [],
+        description="Ports of the machine that the server's host listens for on 127.0.0.1: 8000, or"
+        " '8080:8000' for its port 8080.",
+    )
+    limit: Annotated[int, Field(gt=0, le=MAX_BYTES)] = make_optional_field(
+        "Bytes in both directions together."
+    )
+    rate: Annotated[int, Field(ge=MIN_RATE, le=MAX_BYTES)] = make_optional_field(
+        "Bytes in both directions together, in each second."
+    )
+
+    def to_network(self) -> Network:
+        """Return the value of the option ``network``.
+
+        Raises:
+            InputError: a rule or port is invalid.
+        """
+        return Network(
+            allow=tuple(self.allow),
+            publish=tuple(self.publish),
+            limit=self.limit,
+            rate=self.rate,
+        )
+
+
 # The form in JSON of a value of each type that is no scalar, and its empty value.
 _BODY_FORMS: dict[Any, Any] = {
     tuple[str, ...]: list[str],
     tuple[tuple[str, str], ...]: dict[str, str],
     tuple[InputFile, ...]: list[File],
     Tty: bool | TerminalSize,
+    Network: NetworkForm,
 }
 
 
@@ -219,6 +257,8 @@ def read_options(form: BaseModel) -> dict[str, Any]:
 def _read_value(name: str, value: Any) -> Any:
     if isinstance(value, TerminalSize):
         return value.to_tty()
+    if isinstance(value, NetworkForm):
+        return value.to_network()
     if isinstance(value, File):
         data = value.decode(f"{name}: the file {value.path!r:.80}")
         return InputFile(value.path, data, value.mode)

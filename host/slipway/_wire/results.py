@@ -6,6 +6,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.bounds import MAX_FILE_BYTES, MAX_OUTPUTS
+from slipway._model.network_rules import MAX_PORT
+from slipway._model.network_use import MAX_DENIED, DeniedDestination, NetworkUse
 from slipway._model.result import (
     Captured,
     OutputFile,
@@ -78,6 +80,28 @@ def read_result(record: Fields, contents: Mapping[str, OutputFile]) -> Result:
         provenance=Provenance(**provenance),
         warnings=record.read_texts("warnings", MAX_WARNINGS),
         tty=record.read_flag("tty"),
+        network=_read_network(record.read_fields("network")) if "network" in record else None,
+    )
+
+
+def _read_network(record: Fields) -> NetworkUse:
+    items = record.read_items("denied", MAX_DENIED)
+    denied = [Fields(item, "a denied destination") for item in items]
+    return NetworkUse(
+        connections=record.read_integer("connections"),
+        bytes_to_guest=record.read_integer("bytes_to_guest"),
+        bytes_from_guest=record.read_integer("bytes_from_guest"),
+        denials=record.read_integer("denials"),
+        denied=tuple(
+            DeniedDestination(
+                each.read_plain_text("destination"),
+                each.read_integer("port", MAX_PORT),
+                each.read_integer("count"),
+                each.read_plain_text("reason"),
+            )
+            for each in denied
+        ),
+        failed=record.read_flag("failed"),
     )
 
 

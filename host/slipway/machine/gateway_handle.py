@@ -19,6 +19,8 @@ from slipway.vmm.process import control
 if TYPE_CHECKING:
     from typing import Self
 
+    from slipway._model.published_ports import PublishedPort
+
 # A host under so much load that this is too short could not run the guest either.
 START_SECONDS = 60.0
 # For the last report; the gateway may be busy with a batch of frames.
@@ -27,19 +29,6 @@ REPORT_SECONDS = 5.0
 _LINK_BUFFER = 4 << 20
 _MAX_DENIED = 32
 _MAX_WORD = 255
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedPort:
-    """Port of the guest, and the address on the host that leads to it.
-
-    For the host ``unix`` the ``path`` is a socket, and ``port`` is 0.
-    """
-
-    guest: int
-    host: str
-    port: int
-    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

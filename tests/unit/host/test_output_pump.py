@@ -17,6 +17,7 @@ from support.scripted_agent import connect
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
+    from slipway._model.published_ports import PublishedPort
     from slipway._run.job_report import JobReport, PhaseReport
     from support.scripted_agent import ScriptedAgent
 
@@ -39,7 +40,7 @@ class Diary:
         await wait_until(self.open.is_set, "the test lets the sink take output")
         self.lines.append(f"{phase.name} {stream.name} {data.decode()}")
 
-    def on_booted(self, hypervisor: str) -> None:
+    def on_booted(self, hypervisor: str, ports: tuple[PublishedPort, ...]) -> None:
         self.lines.append(f"booted {hypervisor}")
 
     def on_phase_started(self, phase: m.Phase) -> None:

@@ -7,27 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway._model.network import Network
-from slipway._model.published_ports import MAX_PUBLISHED, PortMapping, read_port_mapping
+from slipway._model.published_ports import MAX_PUBLISHED, PublishedPort, read_published_port
 from slipway._util.errors import InputError
 
 
 @pytest.mark.parametrize(
     ("given_port", "mapping"),
     [
-        (8000, PortMapping(8000)),
-        ("8000", PortMapping(8000)),
-        ("8080:80", PortMapping(80, port=8080)),
-        ("0.0.0.0:80", PortMapping(80, "0.0.0.0")),
-        ("192.168.1.5:8080:80", PortMapping(80, "192.168.1.5", 8080)),
-        ("[::1]:80", PortMapping(80, "::1")),
-        ("[::1]:8080:80", PortMapping(80, "::1", 8080)),
-        ("unix:/tmp/web.sock:80", PortMapping(80, "unix", path="/tmp/web.sock")),
-        ("unix:/tmp/a:b:80", PortMapping(80, "unix", path="/tmp/a:b")),
+        (8000, PublishedPort(8000)),
+        ("8000", PublishedPort(8000)),
+        ("8080:80", PublishedPort(80, port=8080)),
+        ("0.0.0.0:80", PublishedPort(80, "0.0.0.0")),
+        ("192.168.1.5:8080:80", PublishedPort(80, "192.168.1.5", 8080)),
+        ("[::1]:80", PublishedPort(80, "::1")),
+        ("[::1]:8080:80", PublishedPort(80, "::1", 8080)),
+        ("unix:/tmp/web.sock:80", PublishedPort(80, "unix", path="/tmp/web.sock")),
+        ("unix:/tmp/a:b:80", PublishedPort(80, "unix", path="/tmp/a:b")),
     ],
 )
-def test_port_is_read(given_port: str | int, mapping: PortMapping) -> None:
-    assert read_port_mapping(given_port) == mapping
-    assert read_port_mapping(str(mapping)) == mapping
+def test_port_is_read(given_port: str | int, mapping: PublishedPort) -> None:
+    assert read_published_port(given_port) == mapping
+    assert read_published_port(str(mapping)) == mapping
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_place_of_the_host_is_published_once() -> None:
     with pytest.raises(InputError, match=r"web\.sock"):
         Network(publish=("unix:/tmp/web.sock:80", "unix:/tmp/web.sock:81"))
 
-    assert len(Network(publish=(80, 80)).port_mappings) == 2
+    assert len(Network(publish=(80, 80)).published_ports) == 2
 
 
 def test_number_of_published_ports_is_bounded() -> None:
@@ -81,8 +81,8 @@ def test_port_is_a_text_or_an_integer(wrong: object) -> None:
 @given(st.text(alphabet="0123456789:.[]unix/ab%\n", max_size=40))
 def test_any_text_is_a_port_or_an_input_error(text: str) -> None:
     try:
-        mapping = read_port_mapping(text)
+        mapping = read_published_port(text)
     except InputError:
         return
 
-    assert read_port_mapping(str(mapping)) == mapping
+    assert read_published_port(str(mapping)) == mapping

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from slipway._admission import Load
+    from slipway._model.network_use import NetworkUse
     from slipway._model.result import Result
     from slipway._util.errors import SlipwayError
 
@@ -29,6 +30,14 @@ MEDIA_TYPE = CONTENT_TYPE_LATEST
 _PHASES = ("queue", "prepare", "boot", "ready", "restore", "build", "run", "teardown")
 # Upper bounds in seconds: from the start of a pooled clone to the longest run, an hour.
 _BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+
+# A gateway that a guest has taken over could report any word.
+_DENIAL_REASONS = frozenset(
+    {
+        *("not-allowed", "port-not-allowed", "not-public", "own-address", "wrong-server-name"),
+        *("no-address", "too-many-connections", "limit-reached", "udp"),
+    }
+)
 
 
 class Metrics:
@@ -71,6 +80,24 @@ class Metrics:
             ("reason",),
             registry=self._registry,
         )
+        self._connections = Counter(
+            "slipway_network_connections",
+            "Connections of runs' machines by verdict: allowed or denied.",
+            ("verdict",),
+            registry=self._registry,
+        )
+        self._bytes = Counter(
+            "slipway_network_bytes",
+            "Bytes of runs' machines by direction: to_guest or from_guest.",
+            ("direction",),
+            registry=self._registry,
+        )
+        self._denied = Counter(
+            "slipway_network_denied",
+            "Denied requests of runs' machines, by reason, as far as results list them.",
+            ("reason",),
+            registry=self._registry,
+        )
         self._requests = Counter(
             "slipway_http_requests",
             "Requests by route and status.",
@@ -87,6 +114,18 @@ class Metrics:
         for phase in _PHASES:
             if seconds := getattr(result.timing, phase):
                 self._seconds.labels(phase, result.language).observe(seconds)
+
+        if result.network is not None:
+            self._count_network(result.network)
+
+    def _count_network(self, use: NetworkUse) -> None:
+        self._connections.labels("allowed").inc(use.connections)
+        self._connections.labels("denied").inc(use.denials)
+        self._bytes.labels("to_guest").inc(use.bytes_to_guest)
+        self._bytes.labels("from_guest").inc(use.bytes_from_guest)
+        for each in use.denied:
+            reason = each.reason if each.reason in _DENIAL_REASONS else "other"
+            self._denied.labels(reason).inc(each.count)
 
     def count_failure(self, language: str, error: SlipwayError) -> None:
         """Count a run without a result."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from slipway._local.runtime import AsyncRuntime
+    from slipway._model.network import Network
     from slipway._server.http.metrics import Metrics
     from slipway._server.http.request_bodies import BodyReader
     from slipway._server.kept.kept_runs import KeptRuns
@@ -30,15 +31,19 @@ KEY_FIELD = "Slipway-Key"
 # The id that the client chooses for a new session, so that it can delete the session before the
 # response has come.
 SESSION_FIELD = "Slipway-Session"
-# Of a JSON body that is not a run request, in bytes.
-_MAX_BODY = 4096
+# Of a JSON body that is not a run request, in bytes: the longest has the rules of a network.
+_MAX_BODY = 64 * 1024
 
 _Model = TypeVar("_Model", bound="BaseModel")
 
 
 @dataclass(slots=True)
 class Service:
-    """Objects that all routes use. ``body_limit`` bounds JSON run requests, in bytes."""
+    """Objects that all routes use.
+
+    ``body_limit`` bounds JSON run requests, in bytes, and ``ceiling`` the networks that clients may
+    request; None allows none.
+    """
 
     runtime: AsyncRuntime
     runs: KeptRuns
@@ -47,6 +52,7 @@ class Service:
     bodies: BodyReader
     body_limit: int = 64 * MIB
     draining: bool = False
+    ceiling: Network | None = None
 
     def check_open(self) -> None:
         """Check that the server accepts new runs and sessions.

@@ -115,6 +115,37 @@ class TimingDocument(BaseModel):
     teardown: float
 
 
+class DeniedDocument(BaseModel):
+    """A destination that the rules did not allow; port 0 is a look-up of a name."""
+
+    destination: str
+    port: int
+    count: int
+    reason: str
+
+
+class NetworkUseDocument(BaseModel):
+    """Use of the network by a run."""
+
+    connections: int
+    bytes_to_guest: int
+    bytes_from_guest: int
+    denials: int = Field(description="Denied requests, also those that are not listed.")
+    denied: list[DeniedDocument]
+    failed: bool = Field(
+        description="True if the gateway ended before the machine, which went on without a network."
+    )
+
+
+class PortDocument(BaseModel):
+    """A published port: connections to the host's address lead to the guest's port."""
+
+    guest: int
+    host: str
+    port: int
+    path: str
+
+
 class ResultDocument(BaseModel):
     """The result of a run."""
 
@@ -127,6 +158,7 @@ class ResultDocument(BaseModel):
     timing: TimingDocument
     warnings: list[str]
     tty: bool
+    network: NetworkUseDocument | None
     machine: str
     kernel: str
     image: str
@@ -180,6 +212,7 @@ class SessionDocument(BaseModel):
     created: float = Field(description="Seconds since the epoch.")
     idle: float = Field(description="Seconds without a run after which the session ends.")
     runs: int = Field(description="Number of runs that the session has been given.")
+    ports: list[PortDocument] = Field(description="Published ports of the machine.")
 
 
 class SessionsDocument(BaseModel):

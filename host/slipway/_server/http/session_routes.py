@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response
 
+from slipway._model.network_ceiling import check_ceiling
 from slipway._model.session import DEFAULT_IDLE_SECONDS
 from slipway._server.http import response_models as documents
 from slipway._server.http import run_request_parsing
@@ -74,6 +75,7 @@ async def open_session(request: Request) -> Response:
     language = run_request_parsing.join_language(form.language, form.version)
     idle = DEFAULT_IDLE_SECONDS if form.idle is None else form.idle
     options = read_options(form)
+    check_ceiling(options.get("network"), service.ceiling)
 
     async def open_new() -> LocalSession:
         session = service.runtime.session(language, key=key, idle_seconds=idle, **options)

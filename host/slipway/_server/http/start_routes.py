@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
 from starlette.responses import Response  # noqa: TC002  # FastAPI looks it up
 
+from slipway._model.network_ceiling import check_ceiling
 from slipway._model.options import MAX_SOURCE
 from slipway._model.result import Result
 from slipway._server.http import response_models as documents
@@ -139,9 +140,11 @@ async def answer_run(request: Request, forms: RunForms, starter: Starter) -> Res
 
 def _use_new_machine(request: Request) -> Starter:
     """Return the starter of runs that each have a machine of their own."""
-    runtime, key = get_service(request).runtime, read_key(request)
+    service, key = get_service(request), read_key(request)
+    runtime = service.runtime
 
     async def start(wanted: RunRequest) -> LocalExecution:
+        check_ceiling(wanted.options.get("network"), service.ceiling)
         return await runtime.start(
             wanted.source, wanted.language, stdin=wanted.stdin, key=key, **wanted.options
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from slipway._server.problems import Problem, Refusal
 from slipway._util.errors import Busy, SlipwayError
+from slipway._wire.ports import encode_ports
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -69,6 +70,7 @@ class KeptSession:
             "created": round(self.created, 3),
             "idle": self.idle,
             "runs": self.runs,
+            "ports": encode_ports(self.session.ports),
         }
 
     async def start(self, wanted: RunRequest) -> LocalExecution:

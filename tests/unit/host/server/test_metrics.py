@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from slipway._admission import Capacity, Load
+from slipway._model.network_use import DeniedDestination, NetworkUse
 from slipway._model.result import Captured, PhaseResult, Provenance, Result, Timing, Usage, Verdict
 from slipway._server.http.metrics import MEDIA_TYPE, Metrics
 from slipway._util.errors import HostError, UnknownOutcome
@@ -98,3 +101,22 @@ def test_servers_have_separate_registries() -> None:
 
 def test_is_plain_text() -> None:
     assert MEDIA_TYPE.startswith("text/plain")
+
+
+def test_counts_connections_bytes_and_denied_requests() -> None:
+    metrics = Metrics(lambda: LOAD, lambda: 0, lambda: 0)
+    denied = (
+        DeniedDestination("evil.example", 443, 5, "not-allowed"),
+        DeniedDestination("other.example", 443, 2, "a word of the guest"),
+    )
+
+    metrics.count_result(replace(result(), network=NetworkUse(3, 4000, 500, 7, denied)))
+    metrics.count_result(result())
+
+    found = samples(metrics)
+    assert found["slipway_network_connections_total", labels(verdict="allowed")] == 3
+    assert found["slipway_network_connections_total", labels(verdict="denied")] == 7
+    assert found["slipway_network_bytes_total", labels(direction="to_guest")] == 4000
+    assert found["slipway_network_bytes_total", labels(direction="from_guest")] == 500
+    assert found["slipway_network_denied_total", labels(reason="not-allowed")] == 5
+    assert found["slipway_network_denied_total", labels(reason="other")] == 2

@@ -1,0 +1,103 @@
+"""Options of a command line that together make the network of a machine."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from slipway._cli.quantities import parse_size
+from slipway._util.errors import InputError
+
+if TYPE_CHECKING:
+    from slipway._model.network import Network
+
+RULES = "RULE[,RULE...]"
+
+
+def add_network_options(add: Any, meaning: str) -> None:
+    """Add the options to a section whose ``add_argument`` is ``add``; ``meaning`` is their help."""
+    add(
+        "--network",
+        metavar=RULES,
+        default=None,
+        help=f"{meaning}: none, open, or rules such as pypi, "
+        "api.example.com:443, *.example.com, 10.1.0.0/16, host:8080 (default: none)",
+    )
+    add(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="destination besides those of --network (repeatable)",
+    )
+    add(
+        "--publish",
+        action="append",
+        default=[],
+        metavar="[HOST:][PORT:]GUEST",
+        help="port of the machine that this host listens for, on 127.0.0.1 and a free port unless "
+        "given; or unix:PATH:GUEST (repeatable)",
+    )
+    add(
+        "--network-limit",
+        type=parse_size,
+        metavar="SIZE",
+        help="bytes to and from the machine together",
+    )
+    add(
+        "--network-rate",
+        type=parse_size,
+        metavar="SIZE",
+        help="bytes to and from the machine in each second",
+    )
+
+
+def read_network(parsed: argparse.Namespace) -> Network | None:
+    """Return the network of a command line, or None without any.
+
+    Raises:
+        InputError: a rule or port is invalid, or a limit is given without a network.
+    """
+    from slipway._model.network import Network
+    from slipway._model.network_rules import NONE, parse_rules
+
+    given = parsed.network
+    rules = parse_rules(given) if given is not None else ()
+    allow = (*rules, *(rule for text in parsed.allow for rule in parse_rules(text)))
+    is_none = given is not None and given.strip().lower() == NONE
+    if is_none and (allow or parsed.publish):
+        other = "--allow" if allow else "--publish"
+        raise InputError(f"--network none and {other} exclude each other", "Leave out one of them.")
+    limits = parsed.network_limit, parsed.network_rate
+    if is_none or (given is None and not allow and not parsed.publish):
+        if limits != (None, None):
+            raise InputError(
+                "--network-limit and --network-rate need a network", "Name one: --network RULES"
+            )
+        return None
+    limit, rate = limits
+    return Network(allow=allow, publish=tuple(parsed.publish), limit=limit, rate=rate)
+
+
+def parse_ceiling(text: str) -> Network | None:
+    """Return the network that an operator allows to others; None for ``none``."""
+    from slipway._model.network import Network
+    from slipway._model.network_rules import parse_rules
+
+    try:
+        rules = parse_rules(text)
+        return Network(allow=rules) if rules else None
+    except InputError as error:
+        raise argparse.ArgumentTypeError(f"{error.message}. {error.hint}") from None
+
+
+def add_ceiling(add: Any, whose: str) -> None:
+    """Add ``--network`` for the networks that ``whose`` programs may request."""
+    add(
+        "--network",
+        type=parse_ceiling,
+        metavar=RULES,
+        default=None,
+        help=f"ceiling of the networks that {whose} may request: none, open, or rules "
+        "(default: none)",
+    )

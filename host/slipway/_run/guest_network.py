@@ -1,0 +1,140 @@
+"""Network of one guest: the link of its machine, and the gateway behind it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from slipway._model.network import Network
+from slipway._model.network_use import MAX_DENIED, DeniedDestination, NetworkUse
+from slipway._util.errors import HostError
+from slipway.machine.gateway_handle import GatewayHandle, GatewaySettings, create_link
+
+if TYPE_CHECKING:
+    import socket
+    from contextlib import AsyncExitStack
+
+    from slipway._model.published_ports import PublishedPort
+
+
+class GuestNetwork:
+    """Network of one guest, which owns both ends of the link at first.
+
+    A machine inherits :attr:`machine_end`; then :meth:`release_machine_end` closes ours. Without
+    :meth:`start_gateway`, frames of the guest wait in the link: an idle clone needs no gateway.
+    """
+
+    def __init__(self, gateway_end: socket.socket, machine_end: socket.socket) -> None:
+        self._gateway_end = gateway_end
+        self._machine_end = machine_end
+        self._gateway: GatewayHandle | None = None
+        self._network = Network()
+        self._checksums = True
+        self._taken = NetworkUse()
+        # Published ports, with the numbers that the kernel has chosen.
+        self.ports: tuple[PublishedPort, ...] = ()
+
+    @classmethod
+    def create(cls) -> Self:
+        """Return the network of a machine to come.
+
+        Raises:
+            HostError: this process has too many descriptors.
+        """
+        try:
+            return cls(*create_link())
+        except OSError as error:
+            raise HostError(f"cannot make a network: {error.strerror}") from None
+
+    @property
+    def machine_end(self) -> int:
+        """Descriptor of the machine's end."""
+        return self._machine_end.fileno()
+
+    def release_machine_end(self) -> None:
+        """Close the machine's end here, so that its process has the only one."""
+        self._machine_end.close()
+
+    async def start_gateway(
+        self, network: Network, names: tuple[str, ...] = (), *, checksums: bool = True
+    ) -> None:
+        """Start a gateway with the rules of ``network``, and wait until it serves the guest.
+
+        ``names`` are those that the guest has looked up already. Without ``checksums``, the
+        machine's device vouches for its frames.
+
+        Raises:
+            InputError: a port cannot be published.
+            HostError: the gateway did not start.
+        """
+        self._network = network
+        self._checksums = checksums
+        settings = GatewaySettings(
+            rules=network.encode_rules(),
+            publish=network.published_ports,
+            rate=network.rate or 0,
+            limit=network.limit or 0,
+            names=names,
+            checksums=checksums,
+        )
+        self._gateway = GatewayHandle.start(settings, self._gateway_end.fileno())
+        self._gateway_end.close()
+        self.ports = await self._gateway.wait_ready()
+
+    async def start_fork(self, original: GuestNetwork) -> None:
+        """Start a gateway that knows the names of ``original``, with the same rules.
+
+        Ports whose place is taken by the original are left out.
+
+        Raises:
+            HostError: the gateway did not start.
+        """
+        network = original._network
+        free = tuple(
+            str(published)
+            for published in network.published_ports
+            if not published.port and not published.path
+        )
+        names = () if original._gateway is None else await original._gateway.fetch_names()
+        await self.start_gateway(
+            replace(network, publish=free), names, checksums=original._checksums
+        )
+
+    async def take_use(self) -> NetworkUse:
+        """Return the use of the network since the last call."""
+        if self._gateway is None:
+            return NetworkUse()
+        report = await self._gateway.fetch_report()
+        total = NetworkUse(
+            connections=report.connections,
+            bytes_to_guest=report.bytes_to_guest,
+            bytes_from_guest=report.bytes_from_guest,
+            denials=report.denials,
+            denied=tuple(
+                DeniedDestination(each.destination, each.port, each.count, each.reason)
+                for each in report.denied[:MAX_DENIED]
+            ),
+            failed=self._gateway.has_failed,
+        )
+        taken, self._taken = self._taken, total
+        return total.subtract(taken)
+
+    async def close(self) -> None:
+        """End the gateway. May be called again."""
+        with ExitStack() as closing:
+            closing.callback(self._machine_end.close)
+            closing.callback(self._gateway_end.close)
+            if self._gateway is not None:
+                await self._gateway.close()
+
+
+def open_network(undo: AsyncExitStack) -> GuestNetwork:
+    """Return the network of a machine to come; ``undo`` closes it.
+
+    Raises:
+        HostError: this process has too many descriptors.
+    """
+    network = GuestNetwork.create()
+    undo.push_async_callback(network.close)
+    return network
