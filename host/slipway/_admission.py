@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import Busy, InputError
 from slipway._util.public import public
-from slipway._util.units import MIB
+from slipway._util.units import format_mib
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,9 +95,10 @@ class Admission:
             InputError: the needs exceed the whole capacity.
         """
         if needs.memory > self.capacity.memory:
+            needed, most = (format_mib(size, 0) for size in (needs.memory, self.capacity.memory))
             raise InputError(
-                f"the run needs {needs.memory // MIB} MiB of memory with its machine; the limit of"
-                f" all runs is {self.capacity.memory // MIB} MiB",
+                f"the run needs {needed} of memory with its machine; the limit of all runs is"
+                f" {most}",
                 "Use less memory, or a larger memory budget.",
             )
         if needs.cpus > self.capacity.cpus:

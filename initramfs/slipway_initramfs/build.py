@@ -19,7 +19,8 @@ from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.layers import apply_layer
 from slipway_initramfs.rootfs.tree import Tree
 from slipway_initramfs.source import SourceOptions, choose_source
-from slipway_initramfs.store.records import BUILDER, MIB, Image
+from slipway_initramfs.store.records import BUILDER, Image
+from slipway_initramfs.units import MIB, format_mib
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,7 +255,7 @@ class _ImageBuilder:
             )
         tree.add_file(defaults.SENTINEL, f"{key}\n".encode())
         usage = tree.usage()
-        self._step(f"packing {usage.files} files, {usage.size / 1e6:.0f} MB")
+        self._step(f"packing {usage.files} files, {format_mib(usage.size, 0)}")
 
         def write(file: BinaryIO) -> None:
             packer = create_compressor(compression, file)

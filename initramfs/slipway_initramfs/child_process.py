@@ -79,7 +79,7 @@ def run_program(
         stderr=subprocess.PIPE,
         bufsize=0,
         start_new_session=True,
-        preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (ctypes is loaded before the fork)
+        preexec_fn=partial(set_parent_death_signal, os.getpid()),  # noqa: PLW1509  (ctypes is loaded before the fork)
     )
     try:
         stdout, stderr = _Run(process, supervision).attend()
@@ -88,7 +88,7 @@ def run_program(
     return CompletedProgram(process.returncode, stdout, stderr)
 
 
-def die_with_parent(parent: int) -> None:
+def set_parent_death_signal(parent: int) -> None:
     """Ask the kernel to kill the calling process when the thread that started it ends (prctl(2)).
 
     ``parent`` is the id of the process that started this process. If the parent has ended already,

@@ -155,7 +155,7 @@ def test_an_interrupted_download_is_reported_and_resumed(
 
     assert process.returncode == 0, told
     assert alive == []
-    assert killed or "slipway: interrupted; kept 0 MB of downloads" in said
+    assert killed or "slipway: interrupted; kept 0 MiB of downloads" in said
     assert killed or "slipway image prune" in said
     assert "Traceback" not in said
     assert kept == [len(WHOLE)]

@@ -668,7 +668,7 @@ def test_a_full_disk_is_reported_and_the_next_attempt_succeeds(
     again = build(*asked)
 
     assert full.code == 125
-    assert f"the file system of {directory} has 2 MB free" in full.stderr
+    assert f"the file system of {directory} has 2 MiB free" in full.stderr
     assert "--store" in full.stderr
     assert again.code == 0, again.stderr
     image_of(store, "ash")

@@ -45,7 +45,7 @@ def test_a_build_on_a_full_disk_is_refused_at_once(commands: Commands, tmp_path:
 
     assert ended.code == 125
     assert "fetching Debian's package lists needs about" in ended.stderr
-    assert f"the file system of {disk} has 2 MB free" in ended.stderr
+    assert f"the file system of {disk} has 2 MiB free" in ended.stderr
     assert "hint: Free " in ended.stderr
     assert "--store" in ended.stderr
 

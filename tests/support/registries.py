@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import trustme
 
-from slipway_initramfs.child_process import die_with_parent
+from slipway_initramfs.child_process import set_parent_death_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -248,7 +248,7 @@ def docker_registry(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  (loads nothing)
+            preexec_fn=partial(set_parent_death_signal, os.getpid()),  # noqa: PLW1509  (loads nothing)
         ) as process,
     ):
         try:

@@ -7,7 +7,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from slipway_initramfs.store.records import MIB
+from slipway_initramfs.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slipway._cli.parser import Parser, add_store
-from slipway._cli.quantities import to_mebibytes
 from slipway._cli.screen import find_width, paint
 from slipway._cli.terminal import print_text
 from slipway._util.install_command import format_install_command
-from slipway._util.units import MIB
+from slipway._util.units import MIB, format_mib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,8 +141,8 @@ def _check_resources(store: ImageStore) -> Iterator[Finding]:
     yield Finding(
         "memory",
         available >= MEMORY_WANTED,
-        f"{available // MIB} MiB available",
-        f"free some memory: a small machine needs {MEMORY_WANTED // MIB} MiB",
+        f"{format_mib(available)} available",
+        f"free some memory: a small machine needs {format_mib(MEMORY_WANTED)}",
     )
     place = store.root
     # For a directory that may not be searched, os.path returns False and Path raises.
@@ -153,8 +152,8 @@ def _check_resources(store: ImageStore) -> Iterator[Finding]:
     yield Finding(
         "disk",
         free >= DISK_WANTED,
-        f"{free // MIB} MiB free at {place}",
-        f"free some space, or use another --store: images need up to {DISK_WANTED // MIB} MiB",
+        f"{format_mib(free)} free at {place}",
+        f"free some space, or use another --store: images need up to {format_mib(DISK_WANTED)}",
     )
     writable = os.access(place, os.W_OK)
     yield Finding(
@@ -192,7 +191,7 @@ def _check_store(store: ImageStore) -> Iterator[Finding]:
     for image in images:
         yield _check_blob(
             "image",
-            f"{image.name} {image.digest[:12]}, {to_mebibytes(image.root.size)} MiB",
+            f"{image.name} {image.digest[:12]}, {format_mib(image.root.size, 0)}",
             image.verify,
         )
 

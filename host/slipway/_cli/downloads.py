@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from slipway._cli.screen import is_screen
 from slipway._cli.terminal import write_line
+from slipway._util.units import format_transfer
 
 if TYPE_CHECKING:
     from slipway._cli.progress import Progress
@@ -45,7 +46,7 @@ class Downloads:
         """Show that ``done`` of ``total`` bytes of ``label`` have arrived."""
         with self._lock:
             if not self._terminal:
-                self._progress(f"downloading {label}: {done / 1e6:.1f} of {total / 1e6:.1f} MB")
+                self._progress(f"downloading {label}: {format_transfer(done, total)}")
                 return
             if self._bars is None:
                 self._bars = _make_bars()

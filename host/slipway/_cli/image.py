@@ -11,10 +11,11 @@ from slipway._cli.command_group import CommandGroup
 from slipway._cli.image_build import add_build_options, build_images
 from slipway._cli.image_space import prune_store, show_use
 from slipway._cli.image_transfer import export_image, import_image
-from slipway._cli.quantities import parse_file_name, to_mebibytes
+from slipway._cli.quantities import parse_file_name
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
 from slipway._util.errors import InputError
+from slipway._util.units import to_mebibytes
 
 if TYPE_CHECKING:
     import argparse

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from slipway._cli.downloads import Downloads
 from slipway._cli.interruption import report_interruption
 from slipway._cli.progress import Progress
-from slipway._cli.quantities import parse_path, to_mebibytes
+from slipway._cli.quantities import parse_path
 from slipway._cli.terminal import write_line
 from slipway._model.options import OPTIONS, Options
 from slipway._util.errors import InputError
+from slipway._util.units import format_mib
 
 if TYPE_CHECKING:
     import argparse
@@ -112,7 +113,7 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
                 downloads.show_notice(f"{image.name}: {warning}")
             seconds = time.monotonic() - began
             downloads.show_notice(
-                f"{image.name}: {to_mebibytes(image.root.size)} MiB, {image.digest[:12]},"
+                f"{image.name}: {format_mib(image.root.size, 0)}, {image.digest[:12]},"
                 f" {seconds:.1f} s"
             )
     if file is not None:
@@ -170,9 +171,7 @@ def _create_snapshot(request: AssetRequest, store: ImageStore) -> None:
     finally:
         progress.clear()
     seconds = time.monotonic() - began
-    write_line(
-        f"snapshot {stored.key.name}: {to_mebibytes(stored.disk_bytes)} MiB, {seconds:.1f} s"
-    )
+    write_line(f"snapshot {stored.key.name}: {format_mib(stored.disk_bytes, 0)}, {seconds:.1f} s")
 
 
 def _find_languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> list[Language]:

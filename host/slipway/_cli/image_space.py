@@ -7,9 +7,9 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from slipway._cli.quantities import to_mebibytes
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
+from slipway._util.units import format_mib, to_mebibytes
 
 if TYPE_CHECKING:
     import argparse
@@ -60,7 +60,7 @@ def show_use(parsed: argparse.Namespace, store: ImageStore) -> int:
         format_table(columns, [*rows, ("total", "", to_mebibytes(found.total), "", "")], sys.stdout)
     )
     if found.prunable:
-        write_line(f"to free {to_mebibytes(found.prunable)} MiB: slipway image prune")
+        write_line(f"to free {format_mib(found.prunable, 0)}: slipway image prune")
     return 0
 
 
@@ -78,7 +78,7 @@ def prune_store(parsed: argparse.Namespace, store: ImageStore) -> int:
         if parsed.json:
             print_text(json.dumps({"bytes": freed}) + "\n")
         else:
-            write_line(f"freed {to_mebibytes(freed)} MiB")
+            write_line(f"freed {format_mib(freed, 0)}")
         return 0
     keys = find_stale_keys(store)
     doomed = garbage_collection.find_prunable(store, {("snapshot", key) for key in keys})
@@ -99,7 +99,7 @@ def prune_store(parsed: argparse.Namespace, store: ImageStore) -> int:
     rows = [(place, numbers[place], to_mebibytes(sizes[place])) for place in sorted(sizes)]
     if rows:
         print_text(format_table(columns, rows, sys.stdout))
-    write_line(f"would free {to_mebibytes(total)} MiB; removed nothing (--dry-run)")
+    write_line(f"would free {format_mib(total, 0)}; removed nothing (--dry-run)")
     return 0
 
 

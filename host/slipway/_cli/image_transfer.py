@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from slipway._cli.progress import Progress
-from slipway._cli.quantities import to_mebibytes
 from slipway._cli.terminal import print_text, write_line
 from slipway._util.errors import HostError, InputError
+from slipway._util.units import format_mib
 
 if TYPE_CHECKING:
     import argparse
@@ -55,8 +55,7 @@ def export_image(parsed: argparse.Namespace, image: Image, store: ImageStore) ->
     else:
         where = "stdout" if piped else parsed.file
         write_line(
-            f"{image.name} ({image.architecture}), {image.digest}:"
-            f" {to_mebibytes(size)} MiB to {where}"
+            f"{image.name} ({image.architecture}), {image.digest}: {format_mib(size, 0)} to {where}"
         )
     return 0
 
@@ -94,7 +93,7 @@ def import_image(parsed: argparse.Namespace, store: ImageStore) -> int:
         )
         return 0
     write_line(
-        f"{image.name} ({image.architecture}), {image.digest}: {to_mebibytes(image.root.size)} MiB"
+        f"{image.name} ({image.architecture}), {image.digest}: {format_mib(image.root.size, 0)}"
         + (", replaced another image" if found.replaced else "")
     )
     if not found.agent:

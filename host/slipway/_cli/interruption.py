@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from slipway._cli.terminal import Interrupted, write_line
+from slipway._util.units import format_mib
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ def report_interruption(store: ImageStore, progress: Progress) -> Iterator[None]
         with suppress(OSError):
             kept = sum(path.stat().st_size for path in list_downloads(store))
         write_line(
-            f"interrupted; kept {kept / 1e6:.0f} MB of downloads for the next try"
+            f"interrupted; kept {format_mib(kept, 0)} of downloads for the next try"
             " (to remove them: slipway image prune)"
             if kept
             else "interrupted; nothing is left behind"

@@ -16,7 +16,7 @@ from slipway._cli.quantities import parse_path
 from slipway._cli.terminal import run_interruptible
 from slipway._model.runtime_options import RUNTIME_OPTIONS
 from slipway._util.errors import HostError, InputError
-from slipway._util.units import MIB
+from slipway._util.units import MIB, format_size
 
 if TYPE_CHECKING:
     import argparse
@@ -90,7 +90,7 @@ async def _serve(parsed: argparse.Namespace) -> None:
         await serve(runtime, wire, wire, {"machine": parsed.machine}, parsed.network)
     if wire.too_long:
         raise InputError(
-            f"message of the client over {MAX_MESSAGE // MIB} MiB",
+            f"message of the client over {format_size(MAX_MESSAGE)}",
             "Send fewer or smaller files with a call.",
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._cli.quantities import parse_duration, parse_path, parse_seconds, parse_size
 from slipway._util.errors import InputError
-from slipway._util.units import MIB
+from slipway._util.units import format_mib
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -182,7 +182,7 @@ def _add_units(message: str, action: argparse.Action) -> str:
     if action.type in (parse_seconds, parse_duration):
         return re.sub(r"-?\d+(\.\d+)?", lambda found: f"{float(found[0]):g} s", message)
     if action.type is parse_size:
-        return re.sub(r"\d{7,}", lambda found: f"{int(found[0]) / MIB:.12g} MiB", message)
+        return re.sub(r"\d{7,}", lambda found: format_mib(int(found[0])), message)
     return message
 
 

@@ -73,11 +73,6 @@ def parse_count(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r:.80} is not a whole number") from None
 
 
-def to_mebibytes(size: int) -> int:
-    """Return bytes in whole MiB."""
-    return round(size / MIB)
-
-
 def _parse_quantity(text: str, units: dict[str, float] | dict[str, int]) -> float | None:
     """Return the number in ``text`` times its unit, or None if ``text`` is not a quantity."""
     found = re.fullmatch(_NUMBER, text, re.ASCII)

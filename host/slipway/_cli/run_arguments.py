@@ -23,7 +23,7 @@ from slipway._model.bounds import (
 )
 from slipway._model.options import MAX_SOURCE, OPTIONS, Options, read_local_file
 from slipway._util.errors import InputError
-from slipway._util.units import MIB
+from slipway._util.units import format_size
 
 EXIT_CODES = """\
 exit codes:
@@ -38,10 +38,10 @@ With --json, "verdict" and "error" tell these apart from the program's own codes
 """
 BOUNDS = f"""\
 bounds of a run:
-  {MAX_ARGUMENTS} arguments, {MAX_ARGUMENT_BYTES // 1024} KiB in total
-  {MAX_VARIABLES} environment variables, {MAX_ENVIRONMENT_BYTES // 1024} KiB in total
-  {MAX_FILES} files, {MAX_FILE_BYTES // MIB} MiB in total; {MAX_OUTPUTS} files to fetch
-  {MAX_SOURCE // MIB} MiB of source
+  {MAX_ARGUMENTS} arguments, {format_size(MAX_ARGUMENT_BYTES)} in total
+  {MAX_VARIABLES} environment variables, {format_size(MAX_ENVIRONMENT_BYTES)} in total
+  {MAX_FILES} files, {format_size(MAX_FILE_BYTES)} in total; {MAX_OUTPUTS} files to fetch
+  {format_size(MAX_SOURCE)} of source
 
 """
 FILES = """\

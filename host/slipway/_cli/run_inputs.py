@@ -11,7 +11,7 @@ from slipway._model.bounds import MAX_FILE_BYTES, MAX_FILES, PACK_HINT
 from slipway._model.input_file import InputFile
 from slipway._model.options import read_local_file
 from slipway._util.errors import InputError
-from slipway._util.units import MIB
+from slipway._util.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def read_input_files(wanted: list[str], source: str | None = None) -> tuple[Inpu
             room -= len(data)
             if room < 0:
                 raise InputError(
-                    f"--file: more than {MAX_FILE_BYTES // MIB} MiB in total", PACK_HINT
+                    f"--file: more than {format_size(MAX_FILE_BYTES)} in total", PACK_HINT
                 )
             files.append(InputFile(name, data, _read_mode(path)))
     return tuple(files)

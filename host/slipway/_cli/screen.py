@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _COLOURS = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
-# Steps with a count: "unpacking 3/57 bash", "downloading sha256:12: 3.4 of 57 MB".
-_COUNTED = r"(?s)\w+ (?:(\d{1,9})/(\d{1,9}) .*|\S+ (\d{1,9}(?:\.\d)?) of (\d{1,9}(?:\.\d)?) MB)"
+# Steps with a count: "unpacking 3/57 bash", "downloading sha256:12: 3.4 of 57.0 MiB".
+_COUNTED = r"(?s)\w+ (?:(\d{1,9})/(\d{1,9}) .*|\S+ (\d{1,9}(?:\.\d)?) of (\d{1,9}(?:\.\d)?) MiB)"
 _BAR = 20
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slipway._cli.command_group import CommandGroup
-from slipway._cli.quantities import to_mebibytes
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
 from slipway._snapshots.key import FORMAT, json_digest, language_digest
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import HostError, InputError
 from slipway._util.near_names import find_near_names
+from slipway._util.units import format_mib, to_mebibytes
 
 if TYPE_CHECKING:
     import argparse
@@ -91,7 +91,7 @@ def _remove_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
         if key not in known:
             raise _make_unknown_key_error(key, known)
     for key in dict.fromkeys(known if parsed.all else parsed.keys):
-        write_line(f"removed {key}: {to_mebibytes(snapshots.remove(key))} MiB")
+        write_line(f"removed {key}: {format_mib(snapshots.remove(key), 0)}")
     return 0
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 MAX_LANGUAGES = 1000
 RUN_STATES = ("queued", "preparing", "booting", "building", "running", "ended")
 SESSION_STATES = ("open", "lost", "ended")
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# Another server may have identifiers of another form; they have to fit into a path of a URL.
+_PATH_SEGMENT = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def _decode_language(fields: Fields) -> LanguageInfo:
 
 def _read_identifier(fields: Fields, kind: str) -> str:
     identifier = fields.read_text("id")
-    if not _IDENTIFIER.fullmatch(identifier):
+    if not _PATH_SEGMENT.fullmatch(identifier):
         raise InputError(f"{identifier!r:.60} is not the id of a {kind}")
     return identifier
 

@@ -12,6 +12,7 @@ import httpx
 
 from slipway._remote.problems import decode_problem
 from slipway._util.errors import HostError, InputError, UnknownOutcome
+from slipway._util.units import MIB
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import decode_line
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 # Bytes of an answer. The longest answer is a list of languages.
-MAX_ANSWER = 1024 * 1024
+MAX_ANSWER = MIB
 
 
 class ApiClient:

@@ -15,6 +15,7 @@ from slipway._remote.answers import decode_resume, decode_run
 from slipway._remote.line_socket import LineSocket
 from slipway._remote.problems import UnknownRun
 from slipway._util.errors import HostError, InputError, SlipwayError, UnknownOutcome
+from slipway._util.units import MIB
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import decode_line, encode_data, encode_line
 from slipway._wire.reader import MAX_OUTPUT, EventReader
@@ -31,7 +32,7 @@ STDIN_PIECE = 48 * 1024
 # Connections in a row that may break before a complete line arrives.
 ATTEMPTS = 5
 # Bytes of events after a cancellation. A server holds about 1 MiB.
-MAX_LATE_BYTES = 16 * 1024 * 1024
+MAX_LATE_BYTES = 16 * MIB
 _ACTIVITIES = {"building": "was being built", "running": "ran"}
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slipway._util.errors import UnknownOutcome
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from slipway._run.job_report import JobReport
     from slipway_protocol.messages import File
 
 # Upper bound on the files of one job together, in bytes: they are kept in memory.
-MAX_FETCHED = 256 * 1024 * 1024
+MAX_FETCHED = 256 * MIB
 
 
 class FileReceiver:

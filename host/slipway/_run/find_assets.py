@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slipway._run.assets import AssetRequest, build_assets
 from slipway._run.image_errors import translated_image_errors
 from slipway._util.errors import InputError
+from slipway._util.units import format_transfer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +104,7 @@ def _build_image(request: AssetRequest, store: ImageStore, progress: Progress) -
     from slipway_initramfs.source import SourceOptions
 
     def report_transfer(label: str, done: int, total: int) -> None:
-        progress(f"downloading {label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+        progress(f"downloading {label}: {format_transfer(done, total)}")
 
     language, own = request.language, request.hypervisor
     own.check()

@@ -15,6 +15,7 @@ from slipway._run.file_receiver import FileReceiver
 from slipway._run.job_report import JobReport, PhaseReport
 from slipway._util.errors import InputError, UnknownOutcome
 from slipway._util.text import to_plain_line
+from slipway._util.units import MIB
 from slipway_protocol import messages as m
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.flow import ReceiveWindow
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from slipway_protocol.messages import HostMessage, Message
 
 # Credit of each stream of a run, in bytes. Keeps a fast pipe full at the latency of a loaded host.
-WINDOW = 1024 * 1024
+WINDOW = MIB
 
 
 class AgentChannel(Protocol):

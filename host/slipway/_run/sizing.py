@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from slipway._model.options import MAX_MEMORY
 from slipway._util.errors import InputError
-from slipway._util.units import MIB
+from slipway._util.units import MIB, format_mib
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -33,23 +33,23 @@ def choose_machine_memory(image: Image, language: Language, options: Options) ->
         memory = image.default_memory
         if limit > image.room(memory):
             memory = image.memory_for(limit + _measure_files(options, 0))
-        reason = f"{name} of {_format_mib(limit)} needs a machine of {_format_mib(memory)}"
+        reason = f"{name} of {format_mib(limit)} needs a machine of {format_mib(memory)}"
     else:
         if options.memory < image.minimum_memory:
             minimum = -(-image.minimum_memory // MIB)
             given = (
-                _format_mib(options.memory) if options.memory >= MIB else f"{options.memory} bytes"
+                format_mib(options.memory) if options.memory >= MIB else f"{options.memory} bytes"
             )
             raise InputError(
                 f"{image.name} needs {minimum} MiB of memory to boot, and {given} are given",
                 f"Give at least {minimum} MiB ({minimum * MIB} bytes); "
-                f"the default is {image.default_memory // MIB} MiB.",
+                f"the default is {format_mib(image.default_memory)}.",
             )
         memory = -(-options.memory // MIB) * MIB
-        reason, name = f"memory is {_format_mib(memory)}", "memory"
+        reason, name = f"memory is {format_mib(memory)}", "memory"
     most = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), MAX_MEMORY)
     if memory > most and memory > image.default_memory:
-        raise InputError(f"{reason}, and this host has {most // MIB} MiB", f"Give less {name}.")
+        raise InputError(f"{reason}, and this host has {format_mib(most)}", f"Give less {name}.")
     return memory
 
 
@@ -65,8 +65,8 @@ def check_room(
     room = image.room(memory)
     if limit > room:
         raise InputError(
-            f"{name} is {_format_mib(limit)}, and programs can have {room // MIB} MiB in a machine "
-            f"whose memory is {_format_mib(memory)}",
+            f"{name} is {format_mib(limit)}, and programs can have {format_mib(room)} in a machine "
+            f"whose memory is {format_mib(memory)}",
             f"{_suggest_memory(image, limit)} Or give a smaller {name}.",
         )
     if not options.files:
@@ -74,8 +74,8 @@ def check_room(
     size = _measure_files(options, source_size)
     if size > room // DISK_SHARE:
         raise InputError(
-            f"the input files take {size / MIB:.1f} MiB, and the workspace of a machine with "
-            f"{_format_mib(memory)} of memory has {room / DISK_SHARE / MIB:.1f} MiB",
+            f"the input files take {format_mib(size)}, and the workspace of a machine with "
+            f"{format_mib(memory)} of memory has {format_mib(room / DISK_SHARE)}",
             _suggest_memory(image, DISK_SHARE * size),
         )
 
@@ -100,7 +100,3 @@ def _find_largest_limit(language: Language, options: Options) -> tuple[str, int]
 def _measure_files(options: Options, source_size: int) -> int:
     sizes = [source_size, *(len(file.data) for file in options.files)]
     return sum(-(-size // _PAGE) * _PAGE for size in sizes)
-
-
-def _format_mib(size: int) -> str:
-    return f"{size // MIB} MiB" if not size % MIB else f"{size / MIB:.1f} MiB"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from slipway._sources.go_text import Head, read_head
 from slipway._sources.words import split_words
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ MAX_ARGUMENT_BYTES: Final = 12 * 1024
 MAX_EMBEDDED: Final = 2048
 MAX_PATTERNS: Final = 64
 # Bytes of all heads together: files of callers are read while other runs wait.
-MAX_READ_TOGETHER: Final = 1024 * 1024
+MAX_READ_TOGETHER: Final = MIB
 # Those of go/build; a file's name may end with a system, an architecture, or both.
 SYSTEMS: Final = split_words(
     "aix android darwin dragonfly freebsd hurd illumos ios js linux nacl netbsd openbsd plan9 "

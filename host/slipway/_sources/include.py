@@ -6,12 +6,14 @@ import posixpath
 import re
 from typing import TYPE_CHECKING, Final
 
+from slipway._util.units import MIB
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 # Bytes. Files of callers are read while other runs wait; includes stand near the beginning.
-MAX_READ: Final = 1024 * 1024
-MAX_READ_TOGETHER: Final = 4 * 1024 * 1024
+MAX_READ: Final = MIB
+MAX_READ_TOGETHER: Final = 4 * MIB
 # Each alternative consumes all it has examined, closed or not: the cost is linear for any text.
 _TOKEN = re.compile(
     rb"""

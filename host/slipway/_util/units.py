@@ -13,3 +13,18 @@ def format_size(size: int) -> str:
         if size and size % unit == 0:
             return f"{size // unit} {name}"
     return f"{size} bytes"
+
+
+def format_mib(size: float, decimals: int = 1) -> str:
+    """Return bytes in MiB: ``64 MiB``, or with at most ``decimals`` digits ``1.5 MiB``."""
+    return f"{size / MIB:.{decimals if size % MIB else 0}f} MiB"
+
+
+def format_transfer(done: int, total: int) -> str:
+    """Return the progress of a transfer: ``3.4 of 57.0 MiB``."""
+    return f"{done / MIB:.1f} of {total / MIB:.1f} MiB"
+
+
+def to_mebibytes(size: int) -> int:
+    """Return bytes in whole MiB, for a column of a table."""
+    return round(size / MIB)

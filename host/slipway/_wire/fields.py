@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from slipway._util.errors import InputError
 from slipway._util.text import to_plain_line
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Bytes of a line with its end. Each byte of 120 KiB of output can take six in JSON.
-MAX_LINE = 1024 * 1024
+MAX_LINE = MIB
 # JavaScript's limit is 2^53 - 1; our numbers are far below.
 MAX_INTEGER = 2**63 - 1
 

@@ -8,11 +8,12 @@ import os
 from contextlib import ExitStack, suppress
 
 from slipway._util.errors import HostError
+from slipway._util.units import MIB
 
 # A process that has the file can neither change nor shorten it (fcntl(2)): a clone that its guest
 # controls cannot reach its siblings through the file.
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_CHUNK = 16 * 1024 * 1024
+_CHUNK = 16 * MIB
 
 
 def create(name: str, size: int = 0) -> int:

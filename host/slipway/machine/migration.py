@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from slipway.machine.qmp import Monitor
 
 # Upper bound on a state without the RAM: devices have 60 KB, and there is the firmware.
-STATE_BYTES = 64 * 1024 * 1024
+STATE_BYTES = 64 * MIB
 # Saving 100 MB of RAM takes a tenth of a second; loading it, too.
 SAVE_SECONDS = 60.0
 LOAD_SECONDS = 60.0

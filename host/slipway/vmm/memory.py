@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 
 from slipway._util.errors import HostError
-from slipway._util.units import MIB
+from slipway._util.units import format_mib
 from slipway.vmm.libc import libc
 from slipway.vmm.pages import PAGE, merge_ranges
 
@@ -69,7 +69,7 @@ class GuestMemory:
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise HostError(
-                f"{total // MIB} MiB of memory for the guest cannot be mapped: {reason}",
+                f"{format_mib(total)} of memory for the guest cannot be mapped: {reason}",
                 "Give the machine less memory (--memory), or run fewer machines at once.",
             ) from None
         # The address for KVM; keeps the mapping from being resized.

@@ -22,6 +22,7 @@ from slipway_initramfs.disk import locks, space
 from slipway_initramfs.disk.spool import make_disk_error
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
 from slipway_initramfs.progress import format_count
+from slipway_initramfs.units import format_mib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -125,7 +126,7 @@ class DebianArchive:
                 missing = [package for package in wanted if not self._is_downloaded(package)]
                 total = sum(package.size for package in missing)
                 count = format_count(len(missing), "package")
-                self._progress(f"downloading {count}, {total / 1e6:.0f} MB")
+                self._progress(f"downloading {count}, {format_mib(total, 0)}")
                 try:
                     self._apt.download({p.sha256: (p.uri, p.size) for p in missing})
                 finally:

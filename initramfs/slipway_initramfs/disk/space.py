@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from slipway_initramfs.errors import DiskFull
+from slipway_initramfs.units import MIB, format_mib
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 MARGIN = 16 << 20
 # Free bytes below which check_space_left calls a disk full.
 LEAST = 64 << 10
-_MB = 1_000_000
 
 
 def check_space(purpose: str, *needs: tuple[Path, int]) -> None:
@@ -42,14 +42,19 @@ def check_space(purpose: str, *needs: tuple[Path, int]) -> None:
         place = places[device]
         free = _count_free_bytes(place)
         if size and free is not None and free < size + MARGIN:
-            lacking = -(-(size + MARGIN - free) // _MB)
+            lacking = _format_at_least(size + MARGIN - free)
             raise DiskFull(
-                f"{purpose} needs about {-(-(size + MARGIN) // _MB)} MB below {place},"
-                f" and the file system of {_find_mount_point(place)} has {free // _MB} MB free",
-                f"Free {lacking} MB there ('slipway image du' shows the use of the store, 'slipway"
+                f"{purpose} needs about {_format_at_least(size + MARGIN)} below {place},"
+                f" and the file system of {_find_mount_point(place)} has"
+                f" {format_mib(free, 0)} free",
+                f"Free {lacking} there ('slipway image du' shows the use of the store, 'slipway"
                 " image prune' removes files that can be fetched again), or choose another place"
                 " with --store.",
             )
+
+
+def _format_at_least(size: int) -> str:
+    return format_mib(-(-size // MIB) * MIB)
 
 
 def check_space_left(directory: Path) -> None:

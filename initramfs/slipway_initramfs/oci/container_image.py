@@ -19,6 +19,7 @@ from slipway_initramfs.oci.platforms import resolve_image
 from slipway_initramfs.oci.registry import Registry
 from slipway_initramfs.progress import format_count
 from slipway_initramfs.rootfs import defaults
+from slipway_initramfs.units import format_mib
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,7 +221,7 @@ class ContainerImage:
 
     def _fetch_layers(self, layers: tuple[Descriptor, ...], total: int) -> None:
         count = format_count(len(layers), "layer")
-        self._progress.step(f"downloading {count}, {total / 1e6:.0f} MB")
+        self._progress.step(f"downloading {count}, {format_mib(total, 0)}")
         self._cache.fetch_all(layers, self._repository, self._progress.transfer)
 
     def _unpack_layer(self, layer: Descriptor, diff_id: str, limit: int) -> Spool:

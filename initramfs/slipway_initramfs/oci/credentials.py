@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from slipway_initramfs.child_process import die_with_parent
+from slipway_initramfs.child_process import set_parent_death_signal
 from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.oci.reference import DOCKER_HUB
 
@@ -178,7 +178,7 @@ def _ask_helper(path: Path, helper: object, reference: Reference) -> Credentials
             errors="replace",
             timeout=HELPER_TIME,
             check=False,
-            preexec_fn=partial(die_with_parent, os.getpid()),
+            preexec_fn=partial(set_parent_death_signal, os.getpid()),
         )
     except subprocess.TimeoutExpired as error:
         raise BuildFailed(f"{program}, which {path} names, took over {HELPER_TIME} s") from error

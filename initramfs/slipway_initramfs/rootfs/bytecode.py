@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from slipway_initramfs.child_process import die_with_parent
+from slipway_initramfs.child_process import set_parent_death_signal
 from slipway_initramfs.errors import ImageError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _compile_part(
         env=environment,
         encoding="ascii",
         check=False,
-        preexec_fn=partial(die_with_parent, os.getpid()),
+        preexec_fn=partial(set_parent_death_signal, os.getpid()),
     )
     if done.returncode:
         raise ImageError(f"compiling Python's modules failed: {done.stderr.strip()[-200:]}")

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.errors import ImageCorrupted
+from slipway_initramfs.units import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # Increased whenever the same recipe and packages give another image than before.
 BUILDER = 6
-MIB = 1 << 20
 
 # Memory that Debian's cloud kernel 6.1 needs to reach init, besides root and initrd, in bytes.
 #

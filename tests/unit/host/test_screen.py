@@ -99,8 +99,11 @@ def test_colours_are_for_whoever_wants_them(
         ("packing 431 files", "slipway: packing 431 files"),
         ("unpacking 1/4 bash", "slipway: #####...............  25% unpacking 1/4 bash"),
         ("unpacking 4/4 libc6", "slipway: #################### 100% unpacking 4/4 libc6"),
-        ("downloading 9f2: 3 of 4 MB", f"slipway: {'#' * 15}.....  75% downloading 9f2: 3 of 4 MB"),
-        ("downloading x: 0 of 0 MB", "slipway: downloading x: 0 of 0 MB"),
+        (
+            "downloading 9f2: 3 of 4 MiB",
+            f"slipway: {'#' * 15}.....  75% downloading 9f2: 3 of 4 MiB",
+        ),
+        ("downloading x: 0 of 0 MiB", "slipway: downloading x: 0 of 0 MiB"),
         ("unpacking 0/0 x", "slipway: unpacking 0/0 x"),
         ("unpacking 9/4 x", "slipway: #################### 100% unpacking 9/4 x"),
     ],

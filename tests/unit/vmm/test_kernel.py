@@ -174,7 +174,9 @@ def test_kernel_of_the_store_is_one(bash: Assets) -> None:
 def test_kernel_has_to_fit_into_memory(file: Path) -> None:
     with opened(file, elf()) as image:
         image.check_fits(image.end)
-        with pytest.raises(InputError, match=r"up to 33 MiB, and the machine has 32$") as caught:
+        with pytest.raises(
+            InputError, match=r"up to 33 MiB, and the machine has 32 MiB$"
+        ) as caught:
             image.check_fits(image.end - 0x8000)
 
     assert "at least 33 MiB" in caught.value.hint

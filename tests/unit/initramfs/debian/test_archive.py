@@ -174,8 +174,8 @@ def test_without_a_network_the_error_says_so(
 def test_a_child_dies_with_the_process_that_started_it() -> None:
     code = (
         "import functools, os, subprocess, signal\n"
-        "from slipway_initramfs.child_process import die_with_parent\n"
-        "prepare = functools.partial(die_with_parent, os.getpid())\n"
+        "from slipway_initramfs.child_process import set_parent_death_signal\n"
+        "prepare = functools.partial(set_parent_death_signal, os.getpid())\n"
         "child = subprocess.Popen(['sleep', '600'], preexec_fn=prepare)\n"
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -28,7 +28,7 @@ def test_missing_space_is_reported_with_the_file_system_and_a_hint(tmp_path: Pat
     message = caught.value.message
     assert message.startswith("a test needs about ")
     assert str(tmp_path) in message
-    assert "MB free" in message
+    assert "MiB free" in message
     assert "--store" in caught.value.hint
     assert "slipway image prune" in caught.value.hint
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slipway._util.errors import InputError
-from slipway._util.units import MIB
+from slipway._util.units import MIB, format_mib
 from slipway.vmm.arch.x86_64 import acpi, boot, layout, processor
 from slipway.vmm.arch.x86_64.kernel import open_kernel
 from slipway.vmm.arch.x86_64.processor_state import X86ProcessorState
@@ -105,9 +105,10 @@ def place_initramfs(
         total = sum(sizes)
         address = (end - total) // layout.PAGE * layout.PAGE
         if address < start:
+            needed = format_mib(((start + total) // MIB + 1) * MIB)
             raise InputError(
-                f"kernel and initramfs need {(start + total) // MIB + 1} MiB of memory to be"
-                f" loaded, and the machine has {end // MIB}",
+                f"kernel and initramfs need {needed} of memory to be loaded,"
+                f" and the machine has {format_mib(end)}",
                 "Give it more: --memory.",
             )
         at = address

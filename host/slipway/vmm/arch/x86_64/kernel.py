@@ -18,7 +18,7 @@ import struct
 from contextlib import ExitStack
 
 from slipway._util.errors import InputError
-from slipway._util.units import MIB
+from slipway._util.units import MIB, format_mib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -178,10 +178,10 @@ class KernelImage:
             InputError: the memory is too small.
         """
         if self.end > limit:
-            needed = -(-self.end // MIB)
+            needed = format_mib(-(-self.end // MIB) * MIB)
             raise InputError(
-                f"{self.path} takes memory up to {needed} MiB, and the machine has {limit // MIB}",
-                f"Give the machine at least {needed} MiB.",
+                f"{self.path} takes memory up to {needed}, and the machine has {format_mib(limit)}",
+                f"Give the machine at least {needed}.",
             )
 
     def read_segment_into(self, segment: KernelSegment, target: memoryview) -> None:
@@ -239,7 +239,9 @@ def _unpack(file: _KernelFile, head: bytes) -> bytes:
     from slipway_initramfs.errors import ImageError
 
     if file.size > MAX_KERNEL:
-        raise InputError(f"{file.path} has {file.size // MIB} MiB, too many for a bzImage", _WANTED)
+        raise InputError(
+            f"{file.path} has {format_mib(file.size)}, too many for a bzImage", _WANTED
+        )
     try:
         return unpack_vmlinuz(_read(file, 0, file.size))
     except ImageError as error:
