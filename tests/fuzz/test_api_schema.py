@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Tests are made of it as they are collected: the lazy way of schemathesis 4 needs an older pytest.
+# Tests are made of it as they are collected: from_fixture() of schemathesis 4.32 needs an attribute
+# of items that pytest 9 has no more.
 schema = schemathesis.openapi.from_dict(json.loads(encode_document()))
 schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 

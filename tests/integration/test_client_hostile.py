@@ -291,19 +291,20 @@ async def test_stream_that_cannot_go_on_is_an_unknown_outcome(
         (b"not json\n", "is not a line of JSON"),
         (b"[]\n", "is not a JSON object"),
         (b"\n", "is not a line of JSON"),
-        (lines(PhaseEnded("run", PHASE)), "out of order"),
+        ([PhaseEnded("run", PHASE)], "out of order"),
         (b'{"type":"refused","message":"what?"}\n', "a command was refused: what?"),
         (
-            lines(PhaseStarted("run"), *[Output("run", "stdout", b"x" * 120_000)] * 600),
+            [PhaseStarted("run"), *[Output("run", "stdout", b"x" * 120_000)] * 600],
             "stdout has more than 67108864 bytes",
         ),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=lambda value: repr(value[:1] if isinstance(value, list) else value[:30])[:30],
 )
 async def test_stream_that_is_none_ends_the_handle(
-    directory: Path, said: bytes, message: str
+    directory: Path, said: bytes | list[Any], message: str
 ) -> None:
-    async with ScriptedServer(directory, listening(said)) as server:
+    script = said if isinstance(said, bytes) else lines(*said)
+    async with ScriptedServer(directory, listening(script)) as server:
         execution = await started(server)
 
         with pytest.raises(slipway.UnknownOutcome, match=message):

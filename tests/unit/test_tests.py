@@ -22,21 +22,31 @@ _PUBLIC = {"_replace", "_asdict", "_fields"}
 EVENT = re.compile(r"\b(asyncio|threading)\.Event\b")
 # Conditions of loops that read a stream up to a piece or to its end.
 READ = re.compile(r"\b(a?next|hear|take|read)\(")
-# Calls that look at the host: at module level they would run whenever tests are collected.
+# Calls that look at the host or take long: at module level they would run whenever tests are
+# collected.
 _WORK = {
     "Popen",
+    "check_call",
     "check_output",
+    "create_app",
     "find_assets",
     "find_language",
     "find_pages",
     "glob",
     "iterdir",
+    "listdir",
     "mkdtemp",
     "need_program",
     "open",
     "read_bytes",
     "read_text",
     "rglob",
+    "run",
+    "scandir",
+    "sleep",
+    "system",
+    "urlopen",
+    "walk",
     "which",
     "write_bytes",
     "write_text",

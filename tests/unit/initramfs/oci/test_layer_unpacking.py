@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import random
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,15 +20,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-TAR = tar_bytes(file("noise", random.Random(1).randbytes(3 << 20)), file("text", b"text " * 10_000))
-GZIP = gzip.compress(TAR, mtime=0)
-KINDS = {
-    "plain": (OCI_LAYER, TAR),
-    "gzip": (f"{OCI_LAYER}+gzip", GZIP),
-    "members": (f"{OCI_LAYER}+gzip", gzip.compress(TAR[:9999]) + gzip.compress(TAR[9999:])),
-    "zstd": (f"{OCI_LAYER}+zstd", zstd_bytes(TAR)),
+MEDIA_TYPES = {
+    "plain": OCI_LAYER,
+    "gzip": f"{OCI_LAYER}+gzip",
+    "members": f"{OCI_LAYER}+gzip",
+    "zstd": f"{OCI_LAYER}+zstd",
 }
 LIMIT = 64 << 20
+
+
+@cache
+def tar() -> bytes:
+    noise = random.Random(1).randbytes(3 << 20)
+    return tar_bytes(file("noise", noise), file("text", b"text " * 10_000))
+
+
+@cache
+def gzipped() -> bytes:
+    return gzip.compress(tar(), mtime=0)
+
+
+@cache
+def pack(kind: str) -> bytes:
+    """The archive as a layer of a kind."""
+    match kind:
+        case "plain":
+            return tar()
+        case "gzip":
+            return gzipped()
+        case "members":
+            return gzip.compress(tar()[:9999]) + gzip.compress(tar()[9999:])
+    return zstd_bytes(tar())
 
 
 def pieces(data: bytes, size: int = 64 << 10) -> Iterator[bytes]:
@@ -39,67 +62,67 @@ def described(data: bytes, media_type: str = f"{OCI_LAYER}+gzip") -> Descriptor:
     return Descriptor(media_type, digest(data), len(data))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MEDIA_TYPES)
 @pytest.mark.parametrize("size", [1000, 5 << 20])
 def test_a_layer_of_each_kind_is_unpacked(kind: str, size: int) -> None:
-    media_type, data = KINDS[kind]
+    media_type, data = MEDIA_TYPES[kind], pack(kind)
 
     spool = unpack_layer(
-        pieces(data, size), described(data, media_type), digest(TAR), limit=len(TAR)
+        pieces(data, size), described(data, media_type), digest(tar()), limit=len(tar())
     )
 
-    assert spool.read_at(0, len(TAR) + 1) == TAR
+    assert spool.read_at(0, len(tar()) + 1) == tar()
 
 
 def test_size_and_digest_may_be_unsaid() -> None:
     spool = unpack_layer(
-        pieces(GZIP), Descriptor(f"{OCI_LAYER}+gzip", "", -1), digest(TAR), limit=LIMIT
+        pieces(gzipped()), Descriptor(f"{OCI_LAYER}+gzip", "", -1), digest(tar()), limit=LIMIT
     )
 
-    assert spool.size == len(TAR)
+    assert spool.size == len(tar())
 
 
 def test_a_layer_of_another_digest_is_corrupted() -> None:
-    other = Descriptor(f"{OCI_LAYER}+gzip", digest(b""), len(GZIP))
+    other = Descriptor(f"{OCI_LAYER}+gzip", digest(b""), len(gzipped()))
 
     with pytest.raises(ImageCorrupted, match=f"layer {digest(b'')[7:19]} has the digest"):
-        unpack_layer(pieces(GZIP), other, digest(TAR), limit=LIMIT)
+        unpack_layer(pieces(gzipped()), other, digest(tar()), limit=LIMIT)
 
 
 def test_damage_that_stops_the_decompressor_is_reported_by_the_digest() -> None:
-    data = GZIP[:1000] + b"\xff" * 1000 + GZIP[2000:]
+    data = gzipped()[:1000] + b"\xff" * 1000 + gzipped()[2000:]
 
     with pytest.raises(ImageCorrupted, match="has the digest"):
-        unpack_layer(pieces(data), described(GZIP), digest(TAR), limit=LIMIT)
+        unpack_layer(pieces(data), described(gzipped()), digest(tar()), limit=LIMIT)
 
 
 def test_damage_under_the_right_digest_is_reported_by_the_decompressor() -> None:
-    data = GZIP[:-100]
+    data = gzipped()[:-100]
 
     with pytest.raises(ImageCorrupted, match="truncated"):
-        unpack_layer(pieces(data), described(data), digest(TAR), limit=LIMIT)
+        unpack_layer(pieces(data), described(data), digest(tar()), limit=LIMIT)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MEDIA_TYPES)
 def test_a_layer_that_ends_early_is_corrupted(kind: str) -> None:
-    media_type, data = KINDS[kind]
+    media_type, data = MEDIA_TYPES[kind], pack(kind)
 
     with pytest.raises(ImageCorrupted, match=f"{len(data) - 9} bytes instead of {len(data)}"):
-        unpack_layer(pieces(data[:-9]), described(data, media_type), digest(TAR), limit=LIMIT)
+        unpack_layer(pieces(data[:-9]), described(data, media_type), digest(tar()), limit=LIMIT)
 
 
 def test_a_layer_that_goes_on_after_its_size_is_not_read_to_its_end() -> None:
     def endless() -> Iterator[bytes]:
         while True:
-            yield GZIP[: 1 << 20]
+            yield gzipped()[: 1 << 20]
 
     with pytest.raises(ImageCorrupted, match="has more than"):
-        unpack_layer(endless(), described(GZIP), digest(TAR), limit=LIMIT)
+        unpack_layer(endless(), described(gzipped()), digest(tar()), limit=LIMIT)
 
 
 def test_a_layer_of_another_diff_id_is_corrupted() -> None:
     with pytest.raises(ImageCorrupted, match="diff_id"):
-        unpack_layer(pieces(GZIP), described(GZIP), digest(GZIP), limit=LIMIT)
+        unpack_layer(pieces(gzipped()), described(gzipped()), digest(gzipped()), limit=LIMIT)
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [("+gzip", gzip.compress), ("+zstd", zstd_bytes)])
@@ -115,24 +138,24 @@ def test_a_bomb_is_stopped_at_the_limit(suffix: str, pack: Callable[[bytes], byt
 
 def test_a_layer_that_is_not_compressed_as_it_says_is_corrupted() -> None:
     with pytest.raises(ImageCorrupted, match="the gzip stream is damaged"):
-        unpack_layer(pieces(TAR), described(TAR), digest(TAR), limit=LIMIT)
+        unpack_layer(pieces(tar()), described(tar()), digest(tar()), limit=LIMIT)
 
 
 def test_an_error_of_the_source_comes_through() -> None:
     def broken() -> Iterator[bytes]:
-        yield GZIP[:100_000]
+        yield gzipped()[:100_000]
         raise ImageError("the registry has gone")
 
     with pytest.raises(ImageError, match="the registry has gone"):
-        unpack_layer(broken(), described(GZIP), digest(TAR), limit=LIMIT)
+        unpack_layer(broken(), described(gzipped()), digest(tar()), limit=LIMIT)
 
 
 def test_a_disk_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match="cannot write below"):
         unpack_layer(
-            pieces(GZIP),
-            described(GZIP),
-            digest(TAR),
+            pieces(gzipped()),
+            described(gzipped()),
+            digest(tar()),
             directory=tmp_path / "missing",
             limit=LIMIT,
         )
@@ -140,7 +163,9 @@ def test_a_disk_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 
 def test_a_failed_unpacking_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ImageCorrupted):
-        unpack_layer(pieces(GZIP), described(GZIP), digest(b""), directory=tmp_path, limit=LIMIT)
+        unpack_layer(
+            pieces(gzipped()), described(gzipped()), digest(b""), directory=tmp_path, limit=LIMIT
+        )
 
     assert list(tmp_path.iterdir()) == []
 
