@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # asks for 3 minutes, but a guest is no more than a scheduler away.
 GIVE_UP_SECONDS = 100.0
 GIVE_UP_SYN_SECONDS = 30.0
+# R1: the time alone says nothing if the link was blocked, or the whole machine paused, meanwhile.
+LEAST_REPETITIONS = 3
 # A window that stays too small for a worthwhile segment is used nevertheless after this time.
 OVERRIDE_SECONDS = 0.1
 # A window up to this size is used whole.
@@ -147,7 +149,7 @@ class Sender:
             return True
         in_handshake = self.unacknowledged == self.first
         limit = GIVE_UP_SYN_SECONDS if in_handshake else GIVE_UP_SECONDS
-        if now - self._heard >= limit:
+        if now - self._heard >= limit and self._time.back_offs >= LEAST_REPETITIONS:
             return False
         self._time.back_off()
         self.deadline = inf

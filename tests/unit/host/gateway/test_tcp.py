@@ -380,6 +380,17 @@ def test_guest_that_does_not_answer_is_given_up_and_reset() -> None:
     assert guest.budget.used == 0
 
 
+def test_guest_that_was_paused_is_asked_again_before_it_is_given_up() -> None:
+    guest = WrittenGuest()
+    guest.end.send(b"hello")
+    guest.pull()
+
+    assert guest.pull(1000.0) == [(0, 0, ACK | PSH, b"hello")]
+    guest.write(at=0, ack=5, now=1000.5)
+
+    assert (guest.end.state, guest.end.deadline) == (State.ESTABLISHED, inf)
+
+
 def test_time_out_sends_all_again_beginning_with_one_segment() -> None:
     guest = WrittenGuest()
     guest.end.send(bytes(10_000))
