@@ -35,6 +35,8 @@ WEAK_OPENINGS = _words("what who whoever whose whether it one none so")
 _CODE = re.compile(r"``.*?``|`[^`]*`_?|:[a-z]+:`[^`]*`", re.S)
 _FENCED = re.compile(r"^ *```.*?^ *```", re.S | re.M)
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
+# "Raises OSError" or "raises as :meth:`start`" within a sentence.
+_INLINE_RAISES = re.compile(r"\b[Rr]aises +(?:[`:A-Z]|as\b|the errors?\b)")
 # Past participles that do not end in -ed, as far as the code has or had them as names.
 _IRREGULAR = _words(
     "begun broken brought built caught chosen done drawn fallen felt forgotten found given gone "
@@ -126,6 +128,15 @@ def find_docstrings(directory: Path) -> Iterator[Docstring]:
 def measure(docstrings: list[Docstring]) -> Measure:
     """Count words and weak words of ``docstrings``."""
     return Measure(sum(len(d.words) for d in docstrings), sum(d.weak for d in docstrings))
+
+
+def find_inline_raises(docstrings: list[Docstring]) -> list[Docstring]:
+    """Find functions whose docstring names an exception outside of its section ``Raises:``."""
+    return [
+        docstring
+        for docstring in docstrings
+        if docstring.is_function and _INLINE_RAISES.search(docstring.text)
+    ]
 
 
 def find_weak_openings(docstrings: list[Docstring]) -> list[Docstring]:

@@ -11,6 +11,7 @@ from support.prose import (
     PACKAGES,
     Docstring,
     find_docstrings,
+    find_inline_raises,
     find_weak_openings,
     measure,
     measure_page,
@@ -44,6 +45,29 @@ def test_summaries_begin_with_a_noun_or_verb(package: str) -> None:
     found = find_weak_openings(docstrings_of(package))
 
     assert [f"{docstring.place}: {docstring.text}" for docstring in found] == [], "docs/style.md"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_exceptions_are_listed_in_their_section(package: str) -> None:
+    found = find_inline_raises(docstrings_of(package))
+
+    assert [f"{docstring.place}: {docstring.text}" for docstring in found] == [], "docs/style.md"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_inline"),
+    [
+        ("Check it. Raises OSError.", True),
+        ("Check it; raises ``OSError``.", True),
+        ("Check it; raises as :meth:`start`.", True),
+        ("Check it.\n\nRaises:\n    OSError: no.", False),
+        ("Check it. No content raises another exception.", False),
+    ],
+)
+def test_inline_form_of_raises_is_found(text: str, is_inline: bool) -> None:
+    docstring = Docstring(PACKAGES["host"], 1, "name", is_function=True, text=text)
+
+    assert bool(find_inline_raises([docstring])) == is_inline
 
 
 def test_weak_words_are_rare_in_pages(subtests: pytest.Subtests) -> None:

@@ -261,7 +261,11 @@ class AsyncRuntime:
         await self.aclose()
 
     def _check_open(self) -> None:
-        """Check that the runtime is not being closed. Raises Busy."""
+        """Check that the runtime is not being closed.
+
+        Raises:
+            Busy: the runtime is being closed, or has been closed.
+        """
         if self._closing:
             raise Busy(self._closing, "Try again when it has restarted.", 10.0)
 

@@ -165,7 +165,11 @@ class LocalSession(AsyncSession):
         return self._find_open().guest
 
     def _find_open(self) -> Open:
-        """Return the state of an open session. Raises the errors of a session that is not open."""
+        """Return the state of an open session.
+
+        Raises:
+            SlipwayError: the session has ended, was lost, or is not open yet.
+        """
         state = self._state
         if isinstance(state, Closed):
             raise state.build_error()

@@ -278,7 +278,11 @@ class JobExchange:
             self._observer.on_phase_ended(done.phase, self._report.phases[done.phase])
 
     def _check_complete(self) -> None:
-        """Check that all phases and files of the job came. Raises UnknownOutcome."""
+        """Check that all phases and files of the job came.
+
+        Raises:
+            UnknownOutcome: a phase or file is missing.
+        """
         # A job that is cancelled between its phases ends there.
         is_cut = self._is_cancelled and bool(self._report.phases)
         if self._phase is not None or (self._find_next_phase() is not None and not is_cut):

@@ -69,7 +69,7 @@ class Slot:
             language: selects the image.
             options: give the machine its memory, CPUs and kernel.
             key: the share of the queue that the machine belongs to.
-            check: called with the assets before admission; raises InputError.
+            check: called with the assets before admission; an InputError ends the slot.
             assets: known beforehand where another machine is used or cloned.
         """
         self._context = context
@@ -143,7 +143,11 @@ class Slot:
             await asyncio.to_thread(self.find)
 
     def _check_host(self) -> AssetRequest:
-        """Check the hypervisor before a build, which takes minutes. Raises HostError."""
+        """Check the hypervisor before a build, which takes minutes.
+
+        Raises:
+            HostError: this host lacks something for the hypervisor.
+        """
         request = self._build_request()
         request.hypervisor.check()
         return request
@@ -252,7 +256,11 @@ class Slot:
         return fork
 
     def _check_needs(self) -> Needs:
-        """Check and return what the machine needs. Raises InputError if that is more than all."""
+        """Check and return the needs of the machine.
+
+        Raises:
+            InputError: the needs exceed the capacity of the whole runtime.
+        """
         assert self._context.admission is not None
         needs = self._count_needs()
         self._context.admission.check(needs)

@@ -31,7 +31,11 @@ class SocketAccess:
         return 0o711 if shared else 0o700
 
     def apply(self, socket: Path) -> None:
-        """Set mode and owner of ``socket``, before it listens. Raises OSError."""
+        """Set mode and owner of ``socket``, before it listens.
+
+        Raises:
+            OSError: the owner may not be set, or the socket is missing.
+        """
         if self.owner != UNCHANGED or self.group != UNCHANGED:
             os.chown(socket, self.owner, self.group, follow_symlinks=False)
         socket.chmod(self.mode)

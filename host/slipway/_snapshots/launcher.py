@@ -59,7 +59,11 @@ class SnapshotLauncher:
             await self._close_own_templates()
 
     async def _clone(self, assets: Assets, options: Options) -> Guest:
-        """Return an idle clone of the pool, else a new clone. Raises NoSnapshot."""
+        """Return an idle clone of the pool, else a new clone.
+
+        Raises:
+            NoSnapshot: the store has no snapshot for the machine, or the host no room for it.
+        """
         templates = self._templates or self._open_templates(assets, options)
         key = templates.key_of(assets, options)
         if self._pool is not None and (guest := await self._pool.take(key, assets, options)):
@@ -70,7 +74,11 @@ class SnapshotLauncher:
         return guest
 
     def _open_templates(self, assets: Assets, options: Options) -> TemplateCache:
-        """Open templates for one run. Raises NoSnapshot."""
+        """Open templates for one run.
+
+        Raises:
+            NoSnapshot: the store has no snapshot for the machine, or the run has its own kernel.
+        """
         from slipway._snapshots.store import KIND
 
         check_clonable(assets, options)

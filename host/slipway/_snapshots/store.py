@@ -85,7 +85,11 @@ class SnapshotStore:
         return None
 
     def _parse(self, name: str, record: str) -> StoredSnapshot:
-        """Return the snapshot of a record. Raises ImageCorrupted."""
+        """Return the snapshot of a record.
+
+        Raises:
+            ImageCorrupted: the record is invalid.
+        """
         manifest = self._images.manifest(KIND, record)
         made = manifests.get_count(manifest, "made")
         parts = manifest.get("parts")

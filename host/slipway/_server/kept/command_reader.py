@@ -26,10 +26,18 @@ class CommandTarget(Protocol):
         ...
 
     async def signal(self, number: int) -> None:
-        """Send a signal to the program; raises SlipwayError."""
+        """Send a signal to the program.
+
+        Raises:
+            SlipwayError: no phase runs, the signal is invalid, or the machine was lost.
+        """
 
     async def resize(self, rows: Any, columns: Any) -> None:
-        """Set the size of the program's terminal; raises SlipwayError."""
+        """Set the size of the program's terminal.
+
+        Raises:
+            SlipwayError: the program has no terminal, or the size is invalid.
+        """
 
     async def cancel(self) -> None:
         """End the run."""

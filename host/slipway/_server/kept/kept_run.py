@@ -169,11 +169,19 @@ class KeptRun:
         self._socket.resume(offset)
 
     async def signal(self, number: int) -> None:
-        """Send a signal to the program of the current phase; raises SlipwayError."""
+        """Send a signal to the program of the current phase.
+
+        Raises:
+            SlipwayError: no phase runs, the signal is invalid, or the machine was lost.
+        """
         await self.execution.signal(number)
 
     async def resize(self, rows: int, columns: int) -> None:
-        """Set the size of the program's terminal; raises SlipwayError."""
+        """Set the size of the program's terminal.
+
+        Raises:
+            SlipwayError: the program has no terminal, or the size is invalid.
+        """
         await self.execution.resize(rows, columns)
 
     async def cancel(self) -> None:

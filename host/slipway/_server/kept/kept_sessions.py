@@ -87,7 +87,12 @@ class KeptSession:
         return execution
 
     async def fork(self) -> LocalSession:
-        """Return a new session with the state of this session; raises as :meth:`start`."""
+        """Return a new session with the state of this session.
+
+        Raises:
+            Refusal: the session is lost, or has ended.
+            SlipwayError: the host has no room for the session.
+        """
         return await self._request(self.session.fork())
 
     async def _request(self, answer: Awaitable[_T]) -> _T:
