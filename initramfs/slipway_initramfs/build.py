@@ -189,7 +189,7 @@ class _ImageBuilder:
                 f"{dropped} extended attributes dropped (an initramfs cannot hold them): {shown}"
             )
         warnings += self._add_recipe_entries(tree)
-        warmth = warmup.warm_up(
+        warm_result = warmup.warm_up(
             tree, self.recipe, lambda: self._build_trial_image(tree), warmer, existing, self._store
         )
         removed += tree.remove(self.recipe.trim).size
@@ -201,10 +201,10 @@ class _ImageBuilder:
             **origin,
             "recipe": self.recipe.as_json(),
             "trimmed": removed,
-            "warnings": warnings + warmth.warnings,
+            "warnings": warnings + warm_result.warnings,
         }
-        if warmth.record:
-            manifest["warm"] = warmth.record
+        if warm_result.record:
+            manifest["warm"] = warm_result.record
         return manifest
 
     def _add_recipe_entries(self, tree: Tree) -> list[str]:

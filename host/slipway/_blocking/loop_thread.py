@@ -72,8 +72,8 @@ class LoopThread:
             stack.pop_all()
         return value
 
-    def close(self, patience: float | None = None) -> None:
-        """Finish, and wait up to ``patience`` seconds for the end. Idempotent.
+    def close(self, timeout: float | None = None) -> None:
+        """Finish, and wait up to ``timeout`` seconds for the end. Idempotent.
 
         Raises:
             SlipwayError: raised by ``finish``; only the first call of close() reports it.
@@ -82,7 +82,7 @@ class LoopThread:
             first, self._closed = not self._closed, True
             if first:
                 self._request_stop()
-        self._thread.join(patience)
+        self._thread.join(timeout)
         if first and self._finish.is_done:
             self._finish.wait()
 

@@ -72,7 +72,9 @@ class LocalSession(AsyncSession):
         if self._life is None:
             self._context.check_open()
             self._context.sessions.add(self)
-            self._life = asyncio.create_task(self._live(), name=f"slipway-session-{self.id}")
+            self._life = asyncio.create_task(
+                self._hold_machine(), name=f"slipway-session-{self.id}"
+            )
             self._life.add_done_callback(self._leave)
         try:
             await self._opened.wait()
@@ -83,7 +85,7 @@ class LocalSession(AsyncSession):
         if isinstance(state, Closed):
             raise state.cause or state.build_error()
 
-    async def _live(self) -> None:
+    async def _hold_machine(self) -> None:
         """Open the session, wait for its end, and release the machine; the task is cancelled."""
         try:
             await self._slot.find_if_built()

@@ -54,7 +54,7 @@ def decode_run(answer: object) -> RunAnswer:
     Raises:
         UnknownOutcome: the answer is invalid.
     """
-    with _protocol_errors():
+    with _translate_errors():
         fields = Fields(answer, "the answer")
         return RunAnswer(
             _read_identifier(fields, "run"),
@@ -71,7 +71,7 @@ def decode_resume(answer: object, offset: int) -> str:
     Raises:
         UnknownOutcome: the answer is invalid.
     """
-    with _protocol_errors():
+    with _translate_errors():
         fields = Fields(answer, "the answer")
         if fields.read_integer("offset") != offset:
             raise InputError("the output resumes at another offset")
@@ -84,7 +84,7 @@ def decode_session(answer: object) -> SessionAnswer:
     Raises:
         UnknownOutcome: the answer is invalid.
     """
-    with _protocol_errors():
+    with _translate_errors():
         fields = Fields(answer, "the answer")
         return SessionAnswer(
             _read_identifier(fields, "session"),
@@ -100,7 +100,7 @@ def decode_languages(answer: object) -> tuple[LanguageInfo, ...]:
     Raises:
         UnknownOutcome: the answer is invalid.
     """
-    with _protocol_errors():
+    with _translate_errors():
         items = Fields(answer, "the answer").read_items("languages", MAX_LANGUAGES)
         return tuple(_decode_language(Fields(item, "a language")) for item in items)
 
@@ -111,7 +111,7 @@ def decode_health(answer: object) -> Health:
     Raises:
         UnknownOutcome: the answer is invalid.
     """
-    with _protocol_errors():
+    with _translate_errors():
         fields = Fields(answer, "the answer")
         return Health(
             fields.read_plain_text("status"),
@@ -150,7 +150,7 @@ def _read_socket_path(fields: Fields) -> str:
 
 
 @contextmanager
-def _protocol_errors() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Raise UnknownOutcome in place of InputError: the server sent an invalid answer."""
     try:
         yield

@@ -82,7 +82,7 @@ class Pool:
 
     async def take(self, key: SnapshotKey, assets: Assets, options: Options) -> Guest | None:
         """Return the oldest idle clone of ``key`` that answers, or None; another is made for it."""
-        entry = self._entry_for(key, assets, options)
+        entry = self._find_or_add_entry(key, assets, options)
         while entry.ready:
             guest = self._remove_clone(entry.ready[0], entry)
             guest.mark_taken(StartInfo("pool", "", guest.start_info.machine_reason))
@@ -96,7 +96,7 @@ class Pool:
 
     def prewarm(self, key: SnapshotKey, assets: Assets, options: Options) -> None:
         """Keep clones of ``key`` from now on, without waiting for demand."""
-        entry = self._entry_for(key, assets, options)
+        entry = self._find_or_add_entry(key, assets, options)
         entry.desired = entry.minimum = self._size
 
     async def close(self) -> None:
@@ -112,7 +112,8 @@ class Pool:
         if self._stops:
             await asyncio.wait(self._stops)
 
-    def _entry_for(self, key: SnapshotKey, assets: Assets, options: Options) -> PoolEntry:
+    def _find_or_add_entry(self, key: SnapshotKey, assets: Assets, options: Options) -> PoolEntry:
+        """Return the entry of ``key``, or a new entry in place of those that ``key`` replaces."""
         entry = self._entries.get(key)
         if entry is None:
             # Only options of the machine are kept: the rest is a run's.
@@ -218,10 +219,10 @@ class Pool:
                 # Runs continue without a pool.
                 log.exception("bug in the pool")
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._time_to_next_attempt()):
+                async with asyncio.timeout(self._find_wait_seconds()):
                     await self._wake.wait()
 
-    def _time_to_next_attempt(self) -> float:
+    def _find_wait_seconds(self) -> float:
         """Return the seconds until an entry's next attempt, at most ``TICK_SECONDS``."""
         now = asyncio.get_running_loop().time()
         due = [e.retry_at - now for e in self._entries.values() if e.retry_at > now]

@@ -35,11 +35,11 @@ def digest(descriptor: int) -> str:
     import hashlib
 
     size = os.fstat(descriptor).st_size
-    told = hashlib.sha256(size.to_bytes(8, "little"))
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
     for offset, chunk in _read_data_chunks(descriptor, size):
-        told.update(offset.to_bytes(8, "little"))
-        told.update(chunk)
-    return told.hexdigest()
+        digest.update(offset.to_bytes(8, "little"))
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def copy(source: int, target: int) -> None:

@@ -106,7 +106,7 @@ class SnapshotStore:
             raise ImageCorrupted("a snapshot in the store does not say if it has a network")
         pairs = tuple(parts.items())
         key = SnapshotKey(image, hypervisor, memory_bytes, cpus, inputs, pairs, network)
-        memory, state = (self._blob(manifest, name) for name in ("memory", "state"))
+        memory, state = (self._build_blob(manifest, name) for name in ("memory", "state"))
         if (
             key.name != name
             or not 1 <= key.cpus <= MAX_CPUS
@@ -119,7 +119,7 @@ class SnapshotStore:
         disk = _get_disk_bytes(memory.path) + _get_disk_bytes(state.path)
         return StoredSnapshot(key, memory, state, written, disk, record)
 
-    def _blob(self, manifest: dict[str, Any], name: str) -> Blob:
+    def _build_blob(self, manifest: dict[str, Any], name: str) -> Blob:
         entry = manifest.get(name)
         if not isinstance(entry, dict):
             raise ImageCorrupted(f"a snapshot in the store has no {name}")

@@ -40,7 +40,7 @@ class EventReader:
         self._contents: dict[str, OutputFile] = {}
         self._incoming: tuple[str, int, int, bytearray] | None = None
         self._room = MAX_FILE_BYTES
-        self._begun = ""
+        self._last_phase = ""
         self._phase = ""
         self.ended = False
 
@@ -87,10 +87,10 @@ class EventReader:
     def _is_in_order(self, event: Event) -> bool:
         match event:
             case Queued() | Preparing() | Started():
-                return not self._begun
+                return not self._last_phase
             case PhaseStarted(phase):
-                right = not self._phase and (self._begun, phase) in _STEPS
-                self._phase = self._begun = phase
+                right = not self._phase and (self._last_phase, phase) in _STEPS
+                self._phase = self._last_phase = phase
                 self._received = {"stdout": 0, "stderr": 0}
                 return right
             case Output(phase, stream, data):

@@ -182,8 +182,8 @@ class KvmMachine(ChildMachine):
 
         Call it once, after the clone's first answer; for :meth:`add_working_set`.
         """
-        told = (await self._request(control.TOUCHED, control.TOUCHED)).get("ranges", "")
-        return kvm_snapshot.parse_ranges(told, self._config.memory_bytes)
+        text = (await self._request(control.TOUCHED, control.TOUCHED)).get("ranges", "")
+        return kvm_snapshot.parse_ranges(text, self._config.memory_bytes)
 
     async def record_working_set(self, snapshot: Snapshot) -> Snapshot:
         """Add this clone's working set; see :meth:`Machine.record_working_set`."""
@@ -210,8 +210,8 @@ class KvmMachine(ChildMachine):
 
     async def count_exits(self) -> list[str]:
         """Return counts of exits and their causes, one a line, the most frequent first."""
-        told = (await self._request(control.REPORT, control.REPORT)).get("exits", "")
-        return [to_plain_line(line) for line in told.split("\n")]
+        text = (await self._request(control.REPORT, control.REPORT)).get("exits", "")
+        return [to_plain_line(line) for line in text.split("\n")]
 
     async def read_exit_report(self) -> str:
         """Return the reason of an end that the guest did not request; see :class:`Machine`."""

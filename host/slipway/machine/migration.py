@@ -69,18 +69,18 @@ async def _break_off(monitor: Monitor) -> None:
 
 
 async def _is_saved(monitor: Monitor) -> bool:
-    told = await _query_status(monitor)
-    status = told.get("status")
+    answer = await _query_status(monitor)
+    status = answer.get("status")
     if status in ("failed", "cancelled"):
-        reason = to_plain_line(str(told.get("error-desc", "reason unknown"))[:_SHOWN])
+        reason = to_plain_line(str(answer.get("error-desc", "reason unknown"))[:_SHOWN])
         raise HostError(f"QEMU could not save the machine: {reason}")
     return status == "completed"
 
 
 async def _query_status(monitor: Monitor) -> dict[str, Any]:
     """Return QEMU's report on its migration; empty before the first."""
-    told = await monitor.execute("query-migrate")
-    return told if isinstance(told, dict) else {}
+    answer = await monitor.execute("query-migrate")
+    return answer if isinstance(answer, dict) else {}
 
 
 def load(monitor: Monitor, state: int) -> None:

@@ -39,7 +39,8 @@ class Monitor:
         self._buffer = bytearray()
         self._number = 0
         self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._told: set[int] = set()
+        # Numbers of the commands of send(), for whose answers no caller waits.
+        self._commands: set[int] = set()
         self._noise = 0
         # QEMU's first refusal of a command that was only sent; empty if none.
         self.complaint = ""
@@ -50,7 +51,7 @@ class Monitor:
     def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
         """Send ``command``. QEMU may still be starting; a refusal ends it."""
         with suppress(HostError):  # the end of QEMU is noticed by its process
-            self._told.add(self._write_command(command, arguments, ()))
+            self._commands.add(self._write_command(command, arguments, ()))
 
     async def execute(
         self,
@@ -132,12 +133,12 @@ class Monitor:
             return
         answer = self._answers.pop(number, None)
         if "return" in message:
-            self._told.discard(number)
+            self._commands.discard(number)
             _resolve(answer, lambda waiting: waiting.set_result(message["return"]))
         elif "error" in message:
             error = HostError(f"QEMU refused: {_parse_description(message['error'])}")
-            if number in self._told:
-                self._told.discard(number)
+            if number in self._commands:
+                self._commands.discard(number)
                 self.complaint = self.complaint or error.message
                 self.send("quit")
             _resolve(answer, lambda waiting: waiting.set_exception(error))

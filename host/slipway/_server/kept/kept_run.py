@@ -91,7 +91,7 @@ class KeptRun:
             HostError: the socket cannot be created. The caller cancels the run.
         """
         self._socket.open()
-        self._life = self._loop.create_task(self._live(), name=f"slipway-kept-run-{self.id}")
+        self._life = self._loop.create_task(self._keep_output(), name=f"slipway-kept-run-{self.id}")
         self._life.add_done_callback(self._on_life_over)
 
     @property
@@ -235,7 +235,8 @@ class KeptRun:
             self._cancelling.add_done_callback(lambda _: self._changes.notify())
         return self._cancelling
 
-    async def _live(self) -> None:
+    async def _keep_output(self) -> None:
+        """Keep the output until a client has read it or its time is over; then end the run."""
         pump = self._loop.create_task(self._pump.run())
         pump.add_done_callback(lambda _: self._changes.notify())
         try:

@@ -12,7 +12,7 @@ import struct
 from slipway._util.errors import HostError
 from slipway.vmm.pages import PAGE, merge_ranges
 from slipway.vmm.record import record, replace
-from slipway.vmm.snapshot import canonical_msgpack as pack
+from slipway.vmm.snapshot import canonical_msgpack
 from slipway.vmm.spec import VmConfig
 
 TYPE_CHECKING = False
@@ -62,7 +62,7 @@ _FIELDS = tuple(Saved.__annotations__)
 
 def pack_body(saved: Saved) -> bytes:
     """Return the state as a VMM sends it, without a header."""
-    return pack.pack({name: getattr(saved, name) for name in _FIELDS})
+    return canonical_msgpack.pack({name: getattr(saved, name) for name in _FIELDS})
 
 
 def encode(saved: Saved) -> bytes:
@@ -124,7 +124,7 @@ def decode_body(body: bytes) -> Saved:
     try:
         if len(body) > MAX_BYTES - _HEADER.size:
             raise ValueError("too long")
-        return _check_state(pack.unpack(body))
+        return _check_state(canonical_msgpack.unpack(body))
     except ValueError as error:
         raise HostError(f"the snapshot's state is invalid: {error}", _AGAIN) from None
 

@@ -54,22 +54,22 @@ def name(path: str, value: bytes) -> bytes:
 
 def scope(path: str, *terms: bytes) -> bytes:
     """Return ``terms`` within an existing name, such as ``_SB``, the scope of all devices."""
-    return _SCOPE + _prefix_length(_encode_path(path) + b"".join(terms))
+    return _SCOPE + _add_length(_encode_path(path) + b"".join(terms))
 
 
 def device(path: str, *terms: bytes) -> bytes:
     """Return a device with objects that ``terms`` define."""
-    return _DEVICE + _prefix_length(_encode_path(path) + b"".join(terms))
+    return _DEVICE + _add_length(_encode_path(path) + b"".join(terms))
 
 
 def buffer(data: bytes) -> bytes:
     """Return a buffer of bytes."""
-    return _BUFFER + _prefix_length(integer(len(data)) + data)
+    return _BUFFER + _add_length(integer(len(data)) + data)
 
 
 def package(*elements: bytes) -> bytes:
     """Return an array of up to 255 terms."""
-    return _PACKAGE + _prefix_length(bytes([len(elements)]) + b"".join(elements))
+    return _PACKAGE + _add_length(bytes([len(elements)]) + b"".join(elements))
 
 
 def resources(*descriptors: bytes) -> bytes:
@@ -104,7 +104,7 @@ def _encode_path(path: str) -> bytes:
     return root + prefix + b"".join(names)
 
 
-def _prefix_length(content: bytes) -> bytes:
+def _add_length(content: bytes) -> bytes:
     """Return ``content`` behind a PkgLength (section 20.2.4), which counts its own bytes too."""
     if len(content) + 1 < 1 << 6:
         return bytes([len(content) + 1]) + content
