@@ -111,7 +111,7 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
             ["--memory-limit", "4G", "--memory", "500", "good.sh"],
             ["memory-limit is 4096 MiB", "memory is 500 MiB", "--memory 4"],
         ),
-        (["--file", "large", "good.sh"], ["input files take 240 MiB", "--memory"]),
+        (["--file", "large", "good.sh"], ["input files take 240.0 MiB", "--memory"]),
         (["--open-files", "0", "good.sh"], ["open-files"]),
         (["--file-size", "-1", "good.sh"], ["file-size"]),
         (["--build-cpu-time", "0", "good.sh"], ["build-cpu-time"]),
