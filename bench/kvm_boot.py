@@ -23,7 +23,7 @@ from slipway.machine import kvm
 from slipway.machine.console import Console
 from slipway.machine.kernel_arguments import build_command_line
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.machine.model import MachineSpec
+from slipway.machine.model import MachineSpec, PortKind
 from slipway.machine.process import ChildProcess
 from slipway.machine.qemu import PROGRAM, SANDBOX, SERIAL_PORT, VIRTIO_PORT
 from slipway_initramfs.store.image_store import ImageStore
@@ -89,7 +89,7 @@ async def run_qemu(
         *("-append", build_command_line(spec, "reboot=t")),
         *("-chardev", f"socket,id=console,fd={fds[0]}", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=agent,fd={fds[1]}"),
-        *(SERIAL_PORT if spec.serial_port else VIRTIO_PORT),
+        *(SERIAL_PORT if spec.port is PortKind.SERIAL else VIRTIO_PORT),
     ]
     process = ChildProcess.start(argv, pass_fds=fds)
     streams = []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kvm_boot import MIB, find_stored_kernel, run_qemu
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.machine.model import MachineSpec
+from slipway.machine.model import MachineSpec, PortKind
 from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.tree import Tree
 
@@ -80,7 +80,7 @@ def main() -> None:
         initrd = Path(directory) / "serial.cpio"
         write_initrd(initrd, parsed.size)
         kernel = parsed.kernel or find_stored_kernel()
-        spec = MachineSpec(kernel, initrd, "", 256 * MIB, serial_port=True)
+        spec = MachineSpec(kernel, initrd, "", 256 * MIB, port=PortKind.SERIAL)
         rates = []
         for name, run in (("slipway", time_vmm), ("qemu", time_qemu)):
             seconds = asyncio.run(run(spec, parsed.size))

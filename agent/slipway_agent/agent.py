@@ -74,7 +74,7 @@ class Agent:
         self._noise = 0
         self._paused = False
         self._watched = READABLE
-        self._loop.watch(port.fd, READABLE, self._read_port)
+        port.watch(self._loop, READABLE, self._read_port)
 
     def run(self) -> None:
         """Serve the host until Shutdown.
@@ -118,7 +118,7 @@ class Agent:
         wanted = READABLE | WRITABLE if self._port.pending else READABLE
         if wanted != self._watched:
             self._watched = wanted
-            self._loop.watch(self._port.fd, wanted, self._read_port)
+            self._port.watch(self._loop, wanted, self._read_port)
 
     def _read_port(self, _events: int) -> None:
         # The virtio driver hands out one page at a time.

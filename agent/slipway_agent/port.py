@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from slipway_agent.loop import Handler, Loop
+
 VIRTIO_CLASS = "/sys/class/virtio-ports"
 VIRTIO_DEVICES = "/sys/bus/virtio/devices"
 # include/uapi/linux/virtio_ids.h
@@ -42,6 +44,10 @@ class HostPort:
         self.kind = kind
         self.pending = 0
         self._queue: deque[bytes] = deque()
+
+    def watch(self, loop: Loop, events: int, handler: Handler) -> None:
+        """Have ``loop`` call ``handler`` for ``events`` of the port, from now on."""
+        loop.watch(self.fd, events, handler)
 
     def read(self) -> bytes:
         """Return the bytes that have arrived, or b"".

@@ -11,13 +11,17 @@ import fcntl
 import os
 import select
 import socket
-from collections import deque
 from struct import unpack
 from time import monotonic, sleep
 
 from slipway_agent import network
+from slipway_agent.loop import READABLE
 from slipway_agent.port import READ_SIZE, TCP, HostPort
 from slipway_protocol import messages as m
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slipway_agent.loop import Handler, Loop
 
 # Below 1024, where a program cannot listen.
 PORT = 1
@@ -30,31 +34,32 @@ _OPTIONS = 6
 
 
 class TcpPort(HostPort):
-    """Listening socket, and the gateway's latest connection, if any.
-
-    ``fd`` is an epoll descriptor, readable when :meth:`read` or :meth:`flush` can proceed. Thereby
-    it stays the same when the connection changes.
-    """
+    """Listening socket, and the gateway's latest connection, if any."""
 
     def __init__(self, listener: socket.socket, gateway: str) -> None:
         """Take over ``listener``; ``gateway`` is the only address whose connections are let in."""
-        self.kind = TCP
-        self.pending = 0
-        self._queue: deque[bytes] = deque()
+        super().__init__(listener.fileno(), TCP)
         self._listener = listener
         self._gateway = gateway
         self._stream: socket.socket | None = None
-        self._watched = 0
-        self._epoll = select.epoll()
-        self.fd = self._epoll.fileno()
-        listener.setblocking(False)
-        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        # Set by watch().
+        self._loop: Loop | None = None
+        self._events = 0
+        self._handler: Handler | None = None
 
     def wait_connected(self) -> None:
         """Wait until the gateway has connected."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
         while self._stream is None:
-            self._epoll.poll()
+            poll.poll()
             self._accept()
+
+    def watch(self, loop: Loop, events: int, handler: Handler) -> None:
+        """Watch for further connections, and for ``events`` of the present one."""
+        self._loop, self._events, self._handler = loop, events, handler
+        loop.watch(self.fd, READABLE, handler)
+        self._watch_stream()
 
     def read(self) -> bytes:
         """Return the bytes that have arrived, or b""; the end of a connection is not the port's."""
@@ -70,11 +75,6 @@ class TcpPort(HostPort):
         if not data:
             self._drop_stream()
         return data
-
-    def flush(self) -> None:
-        """Write as much of the queue as the connection takes now; ``pending`` bytes remain."""
-        super().flush()
-        self._watch_stream()
 
     def flush_and_wait(self) -> None:
         """Write the queue and wait, for a limited time, until the gateway has all of it."""
@@ -115,22 +115,15 @@ class TcpPort(HostPort):
             self._watch_stream()
 
     def _watch_stream(self) -> None:
-        """Watch the connection: for reading, and while bytes are queued for writing."""
-        if self._stream is None:
-            return
-        wanted = select.EPOLLIN | (select.EPOLLOUT if self.pending else 0)
-        if not self._watched:
-            self._epoll.register(self._stream.fileno(), wanted)
-        elif wanted != self._watched:
-            self._epoll.modify(self._stream.fileno(), wanted)
-        self._watched = wanted
+        if self._loop is not None and self._handler is not None and self._stream is not None:
+            self._loop.watch(self._stream.fileno(), self._events, self._handler)
 
     def _drop_stream(self) -> None:
         if self._stream is not None:
-            self._epoll.unregister(self._stream.fileno())
+            if self._loop is not None:
+                self._loop.forget(self._stream.fileno())
             self._stream.close()
         self._stream = None
-        self._watched = 0
 
     @staticmethod
     def _count_unacknowledged(stream: socket.socket) -> int:

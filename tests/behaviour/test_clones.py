@@ -21,7 +21,14 @@ from slipway._run.languages import find_language
 from slipway._run.start_machine import start_machine
 from slipway._util.errors import HostError, UnknownOutcome
 from slipway.machine.hypervisors import choose
-from slipway.machine.model import Hypervisor, Machine, MachineSpec, Snapshot, Template
+from slipway.machine.model import (
+    Hypervisor,
+    Machine,
+    MachineSpec,
+    PortKind,
+    Snapshot,
+    Template,
+)
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_protocol.messages import Stream
 from support.hypervisors import with_hypervisor
@@ -216,7 +223,7 @@ async def test_clone_may_be_kept_from_its_emulated_serial_port(
         initrd=assets.initrd,
         kernel_arguments=assets.agent.kernel_arguments,
         memory_bytes=assets.memory,
-        serial_port=True,
+        port=PortKind.SERIAL,
         template=True,
     )
     cloned = await cloned_from(await hypervisor.start(spec))

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from slipway.machine.model import MachineSpec
+from slipway.machine.model import MachineSpec, PortKind
 from slipway.machine.qemu_hypervisor import QemuHypervisor
 from slipway_initramfs import freeze
 from slipway_initramfs.debian.archive import DebianArchive
@@ -215,7 +215,7 @@ def boot(store: ImageStore, progress: Callable[[str], None], tmp_path: Path) -> 
             initrd,
             agent.kernel_arguments,
             192 * MIB,
-            serial_port=serial_port,
+            port=PortKind.SERIAL if serial_port else PortKind.VIRTIO,
         )
         machine = await QemuHypervisor().start(spec)
         try:

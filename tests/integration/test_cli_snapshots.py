@@ -19,7 +19,7 @@ from slipway._snapshots.create import create_snapshot
 from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.store import SnapshotStore
 from slipway.machine import memory_files
-from slipway.machine.model import Snapshot
+from slipway.machine.model import PortKind, Snapshot
 from slipway.machine.qemu_hypervisor import QemuHypervisor
 from support.stores import flip_a_byte, names, put_image
 
@@ -53,7 +53,7 @@ def keep(store: ImageStore, key: SnapshotKey) -> SnapshotKey:
     memory = memory_files.create("test", key.memory_bytes)
     state = memory_files.create("test", 5000)
     os.pwrite(memory, bytes([key.cpus]) * (1 << 20), 1 << 20)
-    snapshot = Snapshot(key.hypervisor, key.memory_bytes, key.cpus, False, memory, state)
+    snapshot = Snapshot(key.hypervisor, key.memory_bytes, key.cpus, PortKind.VIRTIO, memory, state)
     SnapshotStore(store).save(key, snapshot)
     snapshot.close()
     return key

@@ -16,6 +16,7 @@ from kvm.test_machine import LSR, console
 from slipway import HostError
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import PortKind
 from slipway.vmm.snapshot import state_file as states
 from support.bare_metal import PATIENCE
 from support.machine_code import COM1, COM2, DATA, Code
@@ -50,7 +51,7 @@ def children() -> list[int]:
 @pytest.fixture
 async def snapshot(boot: Boot) -> AsyncIterator[Snapshot]:
     """Of a counter that has counted to two, and that is no more."""
-    machine = await boot(counter(), serial_port=True)
+    machine = await boot(counter(), port=PortKind.SERIAL)
     await ask(machine)
     await ask(machine)
     snapshot = await machine.snapshot()
@@ -95,7 +96,7 @@ async def test_clone_ends_as_its_guest_wants(snapshot: Snapshot) -> None:
 
 
 async def test_guest_goes_on_after_a_snapshot_of_it(boot: Boot) -> None:
-    machine = await boot(counter(), serial_port=True)
+    machine = await boot(counter(), port=PortKind.SERIAL)
     await ask(machine)
 
     (await machine.snapshot()).close()
@@ -144,7 +145,7 @@ async def test_clone_tells_what_it_wrote_to_and_has_that_at_once(snapshot: Snaps
 
 
 async def test_snapshot_waits_for_no_byte_that_the_guest_has_not_taken(boot: Boot) -> None:
-    machine = await boot(Code().text(COM1, b"deaf").halt(), serial_port=True)
+    machine = await boot(Code().text(COM1, b"deaf").halt(), port=PortKind.SERIAL)
     await console(machine, "deaf")
     machine.transport.writer.write(bytes(100))  # more than its port takes
     await asyncio.sleep(0.1)

@@ -15,6 +15,7 @@ import pytest
 
 from kvm.test_machine import echo, exit_count, more_exits
 from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import PortKind
 from support.bare_metal import PATIENCE
 from support.machine_code import COM1, Code
 
@@ -220,7 +221,7 @@ async def test_each_thread_of_a_vmm_is_confined(boot: Boot) -> None:
 
 
 async def test_clone_is_confined_like_any_vmm(boot: Boot) -> None:
-    machine = await boot(echo(), serial_port=True, cpus=2)
+    machine = await boot(echo(), port=PortKind.SERIAL, cpus=2)
     template = await KvmHypervisor().open_template(await machine.snapshot())
     clone = await template.clone()
     try:
@@ -246,7 +247,7 @@ async def test_clone_is_confined_like_any_vmm(boot: Boot) -> None:
 
 @pytest.mark.parametrize("cpus", [1, 4])
 async def test_vmm_lives_its_whole_life_confined(boot: Boot, cpus: int) -> None:
-    machine = await boot(echo(), serial_port=True, cpus=cpus)
+    machine = await boot(echo(), port=PortKind.SERIAL, cpus=cpus)
     reader, writer = machine.transport.reader, machine.transport.writer
     data = bytes(range(1, 256)) * 4
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from slipway.machine.console import KEPT_BYTES
+from slipway.machine.model import PortKind
 from slipway.vmm.arch.x86_64 import layout
 from support.bare_metal import PATIENCE
 from support.machine_code import COM1, COM2, DATA, OTHERS_CODE, Code
@@ -123,7 +124,7 @@ def echo() -> Code:
 
 
 async def test_agents_line_carries_bytes_both_ways(boot: Boot) -> None:
-    machine = await boot(echo(), serial_port=True)
+    machine = await boot(echo(), port=PortKind.SERIAL)
     data = bytes(range(1, 256)) * 2
 
     machine.transport.writer.write(data)
@@ -135,9 +136,9 @@ async def test_agents_line_carries_bytes_both_ways(boot: Boot) -> None:
     assert await machine.wait() == 0
 
 
-@pytest.mark.parametrize("serial_port", [True, False])
-async def test_closed_line_of_the_agents_ends_the_machine(boot: Boot, serial_port: bool) -> None:
-    machine = await boot(Code().halt(), serial_port=serial_port)
+@pytest.mark.parametrize("port", [PortKind.SERIAL, PortKind.VIRTIO])
+async def test_closed_line_of_the_agents_ends_the_machine(boot: Boot, port: PortKind) -> None:
+    machine = await boot(Code().halt(), port=port)
 
     machine.transport.writer.close()
 

@@ -33,7 +33,7 @@ from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
 from slipway._util.errors import HostError, InputError
 from slipway.machine.console import Console
-from slipway.machine.model import Snapshot, Template, Transport
+from slipway.machine.model import PortKind, Snapshot, Template, Transport
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
 from support.fake_agent import FakeAgent
@@ -143,6 +143,10 @@ class FakeMachine:
         await self._ended.wait()
         return -9
 
+    async def use_stream(self, agent: socket.socket) -> None:
+        """Refuse: its agent has a stream."""
+        raise NotImplementedError
+
     async def read_exit_report(self) -> str:
         """It never complains."""
         return ""
@@ -170,7 +174,7 @@ class FakeMachine:
             self.hypervisor.name,
             MEMORY,
             1,
-            False,
+            PortKind.VIRTIO,
             memory,
             state,
             launcher=self._launcher,

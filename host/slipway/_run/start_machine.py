@@ -21,7 +21,7 @@ async def start_machine(
         HostError: this host cannot run the machine.
         InputError: the machine cannot boot that kernel.
     """
-    from slipway.machine.model import MachineSpec
+    from slipway.machine.model import MachineSpec, PortKind
 
     spec = MachineSpec(
         kernel=assets.kernel_path,
@@ -29,7 +29,7 @@ async def start_machine(
         kernel_arguments=assets.agent.kernel_arguments,
         memory_bytes=assets.memory,
         cpus=options.cpus,
-        serial_port=assets.other_kernel is not None,
+        port=PortKind.SERIAL if assets.other_kernel is not None else PortKind.VIRTIO,
         boot_log=options.boot_log,
         template=template,
         network=network,

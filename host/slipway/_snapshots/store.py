@@ -22,7 +22,7 @@ from slipway._run.image_errors import translated_image_errors
 from slipway._snapshots.key import SnapshotKey
 from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
-from slipway.machine.model import Snapshot
+from slipway.machine.model import PortKind, Snapshot
 from slipway_initramfs.errors import ImageCorrupted
 from slipway_initramfs.errors import ImageError as BuildError
 from slipway_initramfs.store import manifests
@@ -275,7 +275,9 @@ class SnapshotStore:
 
 def _build_snapshot(key: SnapshotKey, memory: int, state: int) -> Snapshot:
     """Return the snapshot of ``key`` with its open files."""
-    return Snapshot(key.hypervisor, key.memory_bytes, key.cpus, False, memory, state, key.network)
+    return Snapshot(
+        key.hypervisor, key.memory_bytes, key.cpus, PortKind.VIRTIO, memory, state, key.network
+    )
 
 
 def _get_disk_bytes(path: Path) -> int:

@@ -67,6 +67,7 @@ class ChildMachine:
     def __init__(self, process: ChildProcess, console: Console, hypervisor: Hypervisor) -> None:
         self._process = process
         self._transport: Transport | None = None
+        self._idle_line: Transport | None = None
         self.console = console
         self.hypervisor = hypervisor
 
@@ -74,6 +75,12 @@ class ChildMachine:
         """Take over our ends of the sockets; an error leaves sockets and process as they are."""
         self._transport = Transport(*await asyncio.open_connection(sock=agent))
         self.console.attach(*await asyncio.open_connection(sock=console))
+
+    async def use_stream(self, agent: socket.socket) -> None:
+        """Take over the stream to the agent; see :meth:`slipway.machine.model.Machine`."""
+        # Our VMM has a line for the agent in any case, and would end with it.
+        self._idle_line = self._transport
+        self._transport = Transport(*await asyncio.open_connection(sock=agent))
 
     @property
     def transport(self) -> Transport:
@@ -104,7 +111,8 @@ class ChildMachine:
         """Kill the process and close the sockets."""
         await self._process.kill()
         await self.console.close()
-        if self._transport is not None:
-            self._transport.writer.transport.abort()  # unsent bytes have no receiver any more
-            with suppress(OSError):  # the machine may have gone first
-                await self._transport.writer.wait_closed()
+        for transport in (self._transport, self._idle_line):
+            if transport is not None:
+                transport.writer.transport.abort()  # unsent bytes have no receiver any more
+                with suppress(OSError):  # the machine may have gone first
+                    await transport.writer.wait_closed()

@@ -104,8 +104,11 @@ class GatewayHandle:
         loop.add_reader(channel, self._on_readable)
 
     @classmethod
-    def start(cls, settings: GatewaySettings, link: int) -> Self:
+    def start(cls, settings: GatewaySettings, link: int, agent: int | None = None) -> Self:
         """Start a gateway on its end of a link, which the caller closes; call :meth:`wait_ready`.
+
+        ``agent`` is a stream socket that the gateway joins to the agent's port, for a machine whose
+        agent has none but that of the network; the caller closes it as well.
 
         Raises:
             HostError: the process cannot be started.
@@ -114,7 +117,8 @@ class GatewayHandle:
             channel, other = open_pair(control.create_pair, ours, theirs)
             channel.setblocking(False)
             command = build_module_command("slipway.machine.gateway.process", (other, link))
-            process = ChildProcess.start(command, pass_fds=(other, link), guarded=False)
+            inherited = (other, link) if agent is None else (other, link, agent)
+            process = ChildProcess.start(command, pass_fds=inherited, guarded=False)
             handle = cls(process, channel, settings)
             ours.pop_all()
         lines = (f"{one.guest} {one.host} {one.path or one.port}" for one in settings.publish)
@@ -125,6 +129,7 @@ class GatewayHandle:
             rate=str(settings.rate),
             limit=str(settings.limit),
             checksums=str(int(settings.checksums)),
+            agent="" if agent is None else str(agent),
         )
         with suppress(OSError):  # the end of the process is noticed by the channel
             channel.send(message)

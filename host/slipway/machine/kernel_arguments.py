@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slipway.machine.gateway import addresses
+from slipway.machine.model import PortKind
+
 if TYPE_CHECKING:
     from slipway.machine.model import MachineSpec
+
+
+def _format_address(address: bytes) -> str:
+    return ".".join(map(str, address))
+
 
 # The root is a ramfs: a tmpfs would be limited to half of the memory, and the kernel would boot
 # with the rest of the files missing. Mitigations protect programs of one guest from each other, and
@@ -18,6 +26,14 @@ COMMON = (
     "event_trace_init"
 )
 
+# With a virtio console, the agent finds it.
+_PORTS = {
+    PortKind.VIRTIO: "",
+    PortKind.SERIAL: " slipway.port=ttyS1",
+    PortKind.TCP: f" slipway.port=tcp,{_format_address(addresses.GUEST)},{addresses.PREFIX_BITS},"
+    f"{_format_address(addresses.GATEWAY)},{addresses.GATEWAY_MAC.hex(':')},{addresses.MTU}",
+}
+
 
 def build_command_line(spec: MachineSpec, own: str) -> str:
     """Return the command line of a guest's kernel; ``own`` is the part of its hypervisor.
@@ -25,5 +41,4 @@ def build_command_line(spec: MachineSpec, own: str) -> str:
     The agent's own part comes last, since it may hold ``--``.
     """
     loudness = "" if spec.boot_log else " quiet"
-    port = " slipway.port=ttyS1" if spec.serial_port else ""
-    return f"{COMMON} {own}{loudness}{port} {spec.kernel_arguments}"
+    return f"{COMMON} {own}{loudness}{_PORTS[spec.port]} {spec.kernel_arguments}"

@@ -14,7 +14,7 @@ from slipway.machine import kvm_snapshot
 from slipway.machine.child import ChildMachine
 from slipway.machine.console import Console
 from slipway.machine.kvm_parts import encode_start_message, parse_seconds
-from slipway.machine.model import Snapshot
+from slipway.machine.model import PortKind, Snapshot
 from slipway.vmm.process import control
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ class KvmMachine(ChildMachine):
             self.hypervisor.name,
             config.memory_bytes,
             config.cpus,
-            not config.virtio,
+            # A VMM knows a port of TCP as a second UART without use.
+            PortKind.VIRTIO if config.virtio else PortKind.SERIAL,
             memory,
             state,
             config.network,

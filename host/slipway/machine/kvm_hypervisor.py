@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slipway._util.errors import HostError
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_parts import VmmSockets
+from slipway.machine.model import PortKind
 from slipway.machine.process import ChildProcess, build_module_command
 from slipway.vmm.kvm import usability
 from slipway.vmm.spec import VmConfig
@@ -47,7 +48,7 @@ class KvmHypervisor:
         """Start a VMM; see :meth:`Hypervisor.start`."""
         self.check()
         network = () if spec.network is None else (spec.network,)
-        config = VmConfig(spec.memory_bytes, spec.cpus, not spec.serial_port, bool(network))
+        config = VmConfig(spec.memory_bytes, spec.cpus, spec.port is PortKind.VIRTIO, bool(network))
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 sockets = VmmSockets.open(ours, theirs)

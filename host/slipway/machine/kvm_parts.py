@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from slipway._util.errors import InputError
 from slipway.machine.child import open_pair
 from slipway.machine.kernel_arguments import build_command_line
+from slipway.machine.model import PortKind
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.process import control
 
@@ -55,7 +56,7 @@ def encode_start_message(spec: MachineSpec) -> bytes:
         memory=str(spec.memory_bytes),
         command_line=build_command_line(spec, find_architecture().KERNEL_ARGUMENTS),
         cpus=str(spec.cpus),
-        virtio=str(int(not spec.serial_port)),
+        virtio=str(int(spec.port is PortKind.VIRTIO)),
         network=str(int(spec.network is not None)),
     )
     if len(message) >= control.MAX_MESSAGE:

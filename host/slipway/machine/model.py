@@ -5,29 +5,41 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from slipway._util.errors import HostError
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
     from pathlib import Path
     from typing import Self
 
     from slipway.machine.console import Console
 
 
+class PortKind(StrEnum):
+    """Port of the agent: a virtio console, the second UART, or a connection over the network."""
+
+    VIRTIO = "virtio"
+    SERIAL = "serial"
+    TCP = "tcp"
+
+
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
     """Kernel, memory and processors of a machine that boots.
 
-    ``memory_bytes`` is the guest's RAM. ``serial_port`` gives the agent the second UART even where
-    a faster port exists: for kernels whose modules we do not have. A ``template`` is started to be
-    snapshotted once, and never continues after that.
+    ``memory_bytes`` is the guest's RAM. The ``port`` ``SERIAL`` gives the agent the second UART
+    even where a faster port exists: for kernels whose modules we do not have. A ``template`` is
+    started to be snapshotted once, and never continues after that.
 
     With ``network`` the machine has a network interface. It is the machine's end of a link, a
     socket (AF_UNIX, SOCK_SEQPACKET) with one Ethernet frame a packet. The machine's process
     inherits a copy; the caller closes its own after the start, also after one that failed.
+
+    The port ``TCP`` takes a ``network``; see :meth:`Machine.use_stream`.
     """
 
     kernel: Path
@@ -35,7 +47,7 @@ class MachineSpec:
     kernel_arguments: str
     memory_bytes: int
     cpus: int = 1
-    serial_port: bool = False
+    port: PortKind = PortKind.VIRTIO
     boot_log: bool = False
     template: bool = False
     network: int | None = None
@@ -55,7 +67,7 @@ class Snapshot:
     hypervisor: str
     memory_bytes: int
     cpus: int
-    serial_port: bool
+    port: PortKind
     memory: int
     state: int
     network: bool = False
@@ -162,6 +174,13 @@ class Machine(Protocol):
     @property
     def transport(self) -> Transport:
         """The stream to the agent; bytes sent early wait for the agent."""
+        ...
+
+    async def use_stream(self, agent: socket.socket) -> None:
+        """Take over the stream to an agent whose port is ``TCP``, before its first use.
+
+        The gateway joins the other end to the agent's port.
+        """
         ...
 
     @property

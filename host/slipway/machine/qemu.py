@@ -22,7 +22,7 @@ from slipway.machine.child import ChildMachine, open_pair
 from slipway.machine.console import Console
 from slipway.machine.gateway.addresses import GUEST_MAC, MTU
 from slipway.machine.kernel_arguments import COMMON, build_command_line
-from slipway.machine.model import Snapshot
+from slipway.machine.model import PortKind, Snapshot
 from slipway.machine.process import ChildProcess
 from slipway.machine.qmp import Monitor
 
@@ -50,6 +50,11 @@ VIRTIO_PORT = (
     *("-device", "virtserialport,chardev=agent,name=agent,nr=1"),
 )
 SERIAL_PORT = ("-device", "isa-serial,index=1,chardev=agent")
+_PORT_DEVICES = {
+    PortKind.VIRTIO: VIRTIO_PORT,
+    PortKind.SERIAL: SERIAL_PORT,
+    PortKind.TCP: (),
+}
 
 # Linux refuses a network device that has no control queue, and offers features that need one.
 NO_CONTROL_QUEUE = (
@@ -91,7 +96,7 @@ class Board:
 
     memory_bytes: int
     cpus: int
-    serial_port: bool
+    port: PortKind
     network: bool = False
 
     def build_arguments(self, sockets: QemuSockets, ram: str) -> list[str]:
@@ -104,7 +109,7 @@ class Board:
             *["-sandbox", SANDBOX],
             *["-chardev", f"socket,id=console,fd={sockets.console}", "-serial", "chardev:console"],
             *["-chardev", f"socket,id=agent,fd={sockets.agent}"],
-            *(SERIAL_PORT if self.serial_port else VIRTIO_PORT),
+            *_PORT_DEVICES[self.port],
             *["-chardev", f"socket,id=monitor,fd={sockets.monitor}"],
             *["-mon", "chardev=monitor,mode=control"],
         ]
@@ -160,9 +165,7 @@ def compute_fingerprint() -> str:
     except OSError as error:
         raise HostError(f"{error.filename} cannot be read: {error.strerror}") from None
     sockets = QemuSockets(0, 0, 0)
-    boards = [
-        Board(0, 0, serial_port).build_arguments(sockets, "ram") for serial_port in (False, True)
-    ]
+    boards = [Board(0, 0, port).build_arguments(sockets, "ram") for port in PortKind]
     boards.append(build_network_arguments(0))
     parts = (
         *(path, status.st_size, status.st_mtime_ns, boards, COMMON, REBOOT, SAME_ADDRESSES),
@@ -264,7 +267,7 @@ class QemuMachine(ChildMachine):
             self.hypervisor.name,
             board.memory_bytes,
             board.cpus,
-            board.serial_port,
+            board.port,
             memory,
             state,
             board.network,

@@ -41,7 +41,7 @@ class QemuHypervisor:
         """Start QEMU; see :meth:`Hypervisor.start`."""
         qemu.find_program()
         size = -(-spec.memory_bytes // RAM_STEP) * RAM_STEP
-        board = Board(size, spec.cpus, spec.serial_port, spec.network is not None)
+        board = Board(size, spec.cpus, spec.port, spec.network is not None)
         rest = qemu.build_boot_arguments(spec, self._find_tsc_khz())
         files: tuple[int, ...] = ()
         if spec.network is not None:

@@ -17,7 +17,7 @@ from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
 from slipway.machine import memory_files, migration
 from slipway.machine.child import open_unplugged_link
-from slipway.machine.model import Template
+from slipway.machine.model import PortKind, Template
 from slipway.machine.qemu import Board, QemuMachine, build_file_ram, build_network_arguments
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class QemuTemplate(Template):
         if not self._open:
             raise HostError("the template is closed")
         snapshot = self._snapshot
-        board = Board(snapshot.memory_bytes, snapshot.cpus, snapshot.serial_port, snapshot.network)
+        board = Board(snapshot.memory_bytes, snapshot.cpus, snapshot.port, snapshot.network)
         rest = ["-incoming", "defer"]
         files: tuple[int, ...] = ()
         # To read a hole of a file fills it; holes of anonymous memory stay.
@@ -77,7 +77,7 @@ class QemuTemplate(Template):
         async with AsyncExitStack() as undo:
             undo.push_async_callback(machine.stop)
             migration.load(machine.monitor, state)
-            if snapshot.serial_port:
+            if snapshot.port is PortKind.SERIAL:
                 await _wait_resumed(machine)
             undo.pop_all()
         return machine

@@ -19,7 +19,7 @@ from slipway._util.errors import HostError, InputError
 from slipway.machine.console import KEPT_BYTES, Console
 from slipway.machine.hypervisors import choose
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.machine.model import MachineSpec
+from slipway.machine.model import MachineSpec, PortKind
 from slipway.machine.process import ChildProcess
 from slipway.machine.qemu import (
     PROGRAM,
@@ -40,7 +40,7 @@ SPEC = MachineSpec(
     kernel_arguments="rdinit=/x -- /agent",
     memory_bytes=256 << 20,
 )
-BOARD = Board(256 << 20, 1, serial_port=False)
+BOARD = Board(256 << 20, 1, PortKind.VIRTIO)
 SOCKETS = QemuSockets(3, 4, 5)
 
 
@@ -181,13 +181,13 @@ def test_agents_arguments_come_last() -> None:
 
 
 def test_serial_port_is_named_to_the_agent() -> None:
-    spec = replace(SPEC, serial_port=True, boot_log=True)
+    spec = replace(SPEC, port=PortKind.SERIAL, boot_log=True)
 
     line = build_kernel_command_line(spec, 1)
 
     assert "slipway.port=ttyS1" in line
     assert " quiet" not in line
-    board = Board(spec.memory_bytes, spec.cpus, serial_port=True).build_arguments(SOCKETS, "ram")
+    board = Board(spec.memory_bytes, spec.cpus, spec.port).build_arguments(SOCKETS, "ram")
     assert any("isa-serial" in word for word in board)
     assert not any("virtio" in word for word in board)
 

@@ -26,7 +26,7 @@ from slipway._snapshots.verified_files import VerifiedFile
 from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
 from slipway.machine import memory_files
-from slipway.machine.model import Snapshot
+from slipway.machine.model import PortKind, Snapshot
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.store.image_store import ImageStore
@@ -74,7 +74,7 @@ def write_snapshot(pieces: dict[int, bytes], state: bytes = STATE) -> Snapshot:
         for offset, data in parts.items():
             os.pwrite(files[-1], data, offset)
     memory, rest = files
-    return Snapshot("qemu", MEMORY, 1, False, memory, rest)
+    return Snapshot("qemu", MEMORY, 1, PortKind.VIRTIO, memory, rest)
 
 
 def content(descriptor: int) -> bytes:
@@ -175,7 +175,7 @@ def test_snapshot_of_another_machine_is_refused(
         replace(snapshot, cpus=2),
         replace(snapshot, hypervisor="kvm"),
         replace(snapshot, memory_bytes=MEMORY // 2),
-        replace(snapshot, serial_port=True),
+        replace(snapshot, port=PortKind.SERIAL),
         replace(snapshot, network=True),
     ):
         with pytest.raises(HostError, match="another machine"):
@@ -447,7 +447,7 @@ from slipway._util.errors import ImageError
 from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.store import SnapshotStore
 from slipway.machine import memory_files
-from slipway.machine.model import Snapshot
+from slipway.machine.model import PortKind, Snapshot
 from slipway_initramfs.store.image_store import ImageStore
 from support.stores import put_image
 
@@ -461,7 +461,7 @@ def snapshot():
     memory, state = memory_files.create("test", size), memory_files.create("test")
     os.write(memory, os.urandom(size))
     os.write(state, b"state" * 100)
-    return Snapshot("qemu", size, 1, False, memory, state)
+    return Snapshot("qemu", size, 1, PortKind.VIRTIO, memory, state)
 """
 
 

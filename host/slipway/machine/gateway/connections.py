@@ -6,6 +6,7 @@ import os
 from math import inf
 
 from slipway.machine.gateway.addresses import GATEWAY, GUEST, GUEST_LOOPBACK
+from slipway.machine.gateway.agent_splice import AGENT_PORT, AgentSplice
 from slipway.machine.gateway.link import TokenBucket
 from slipway.machine.gateway.memory_budget import MemoryBudget
 from slipway.machine.gateway.poller import READ
@@ -16,6 +17,8 @@ from slipway.machine.gateway.tcp_state import Failure, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
+
     from slipway.machine.gateway.destinations import Destinations
     from slipway.machine.gateway.link import Link
     from slipway.machine.gateway.poller import Poller
@@ -183,6 +186,17 @@ class Connections:
         splice.adopt(connected)
         self._report.connections += 1
 
+    def connect_agent(self, stream: _socket.socket) -> None:
+        """Join ``stream`` to the agent's port of the guest, as soon as the agent answers."""
+        # A port of its own: the guest of a clone still has its connection to the last gateway.
+        span = _LAST_PORT - _FIRST_PORT
+        self._last_port = _FIRST_PORT + _choose_number() % span
+        flow = Flow(AGENT_PORT, GATEWAY, self._choose_port())
+        splice = AgentSplice(
+            stream, self._poller, self._mark, self._budget, self.now, _choose_number()
+        )
+        self._enter(flow, splice)
+
     def _try_loopback(self, splice: Splice, flow: Flow) -> bool:
         """Connect again, to the guest's 127.0.0.1; return False if that was refused already.
 
@@ -203,11 +217,14 @@ class Connections:
 
     def _add(self, flow: Flow, end: TcpEnd) -> Splice:
         splice = Splice(end, self._poller, self._report, self._mark)
+        self._enter(flow, splice)
+        return splice
+
+    def _enter(self, flow: Flow, splice: Splice) -> None:
         self._splices[flow] = splice
         self._flows[splice] = flow
         self._budget.change_connections(1)
         self._mark(splice)
-        return splice
 
     # Progress
 
@@ -227,7 +244,8 @@ class Connections:
             self._poller.change(self._paused.pop().fileno(), READ)
         if self._is_limit_reached():
             for splice in self._flows:
-                splice.fail()
+                if not isinstance(splice, AgentSplice):
+                    splice.fail()
 
     def _move(self, splice: Splice, flow: Flow) -> None:
         end = splice.end
@@ -239,7 +257,11 @@ class Connections:
             self._link.send(build_tcp(flow, segment, self.checksums))
         if self._link.is_blocked:
             self._mark(splice)
-        elif end.state is State.CLOSED and (end.failure is not None or not end.peek()):
+        elif (
+            end.state is State.CLOSED
+            and (end.failure is not None or not end.peek())
+            and not splice.will_retry
+        ):
             if not self._try_loopback(splice, flow):
                 self._forget(splice, flow)
             return

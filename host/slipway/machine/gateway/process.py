@@ -6,6 +6,7 @@ control channel has the rules; the end of that channel, or of the link, is the e
 
 from __future__ import annotations
 
+import _socket
 import os
 import sys
 import time
@@ -115,6 +116,11 @@ class GatewayProcess:
         )
         self._connections.limit = int(texts["limit"])
         self._connections.checksums = texts["checksums"] == "1"
+        if texts["agent"]:
+            stream = _socket.socket(fileno=int(texts["agent"]))
+            stream.setblocking(False)
+            self._connections.now = now
+            self._connections.connect_agent(stream)
         names = NameServer(policy, self._names)
         self._frames = FrameHandler(self._link, self._connections, names, self._report)
         self._listeners = open_listeners(texts["publish"])

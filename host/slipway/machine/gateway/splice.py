@@ -59,6 +59,11 @@ class Splice:
         # Time when the present attempt to connect is given up; 0 without.
         self.attempt_ends = 0.0
 
+    @property
+    def will_retry(self) -> bool:
+        """True if an end that was refused is replaced by another."""
+        return False
+
     def connect(
         self, addresses: list[tuple[str, int]], now: float, inspector: Inspector | None = None
     ) -> None:
