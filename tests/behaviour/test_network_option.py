@@ -7,6 +7,7 @@ import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from slipway import AsyncRuntime, InputError, Network
@@ -71,6 +72,15 @@ def find_free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def find_gateways() -> list[psutil.Process]:
+    """Return the gateways of this process."""
+    return [
+        child
+        for child in psutil.Process().children()
+        if any("machine.gateway.process" in word for word in child.cmdline())
+    ]
 
 
 def find_denied(use: NetworkUse | None) -> list[tuple[str, int, str]]:
@@ -156,6 +166,28 @@ async def test_runs_of_a_session_and_its_fork_share_the_rules(machine: str) -> N
     assert (again.network.connections, again.network.denied) == (0, ())
     assert [published.port == port for published in session.ports] == [False, True]
     assert [published.guest for published in fork.ports] == [80]
+
+
+async def test_run_goes_on_without_a_network_when_its_gateway_is_killed(machine: str) -> None:
+    async with listening() as listener, AsyncRuntime(machine=machine) as runtime:
+        network = Network(allow=(f"host:{listener.port}",), publish=(80,))
+        execution = await runtime.start(
+            "echo started; read line; echo went on", "bash", stdin=None, network=network, **LIMITS
+        )
+        said = b""
+        async for event in execution:
+            said += getattr(event, "data", b"")
+            if said == b"started\n":
+                (gateway,) = find_gateways()
+                gateway.kill()
+                await execution.stdin.write("\n")
+        result = await execution.wait()
+
+    assert said == b"started\nwent on\n"
+    assert result.ok
+    assert result.network is not None
+    assert result.network.failed
+    assert find_gateways() == []
 
 
 async def test_machine_without_the_option_has_no_network(machine: str) -> None:

@@ -35,8 +35,8 @@ def check_ceiling(network: Network | None, ceiling: Network | None) -> None:
     if (rule := network.find_excess(ceiling)) is not None:
         allowed = ", ".join(ceiling.allow)
         raise AboveCeiling(
-            f"network rule {rule[:80]!r} is not inside the network that the operator has allowed",
-            f"Allowed is: {allowed[:400]}",
+            f"network rule {rule[:80]!r} is above the operator's ceiling",
+            f"The ceiling is: {allowed[:400]}",
         )
     for published in network.published_ports:
         if published.host != LOOPBACK or 0 < published.port < _FIRST_PORT:

@@ -59,8 +59,10 @@ class GuestNetwork:
     async def start_gateway(
         self, network: Network, names: tuple[str, ...] = (), *, checksums: bool = True
     ) -> None:
-        """Start a gateway with the rules of ``network``, and wait until it serves the guest.
+        """Start a gateway with the rules of ``network``, and wait until its ports are published.
 
+        Without such ports nothing is waited for: frames of the guest lie in the link until the
+        gateway is ready, and a gateway that cannot start is reported with the use of the network.
         ``names`` are those that the guest has looked up already. Without ``checksums``, the
         machine's device vouches for its frames.
 
@@ -80,7 +82,8 @@ class GuestNetwork:
         )
         self._gateway = GatewayHandle.start(settings, self._gateway_end.fileno())
         self._gateway_end.close()
-        self.ports = await self._gateway.wait_ready()
+        if network.publish:
+            self.ports = await self._gateway.wait_ready()
 
     async def start_fork(self, original: GuestNetwork) -> None:
         """Start a gateway that knows the names of ``original``, with the same rules.
