@@ -32,6 +32,7 @@ from slipway.machine.gateway_handle import (
 )
 from slipway.machine.process import ChildProcess
 from slipway.vmm.process import control
+from support.gateway_processes import find_gateways
 from support.waiting import LIMIT, block_until, wait_until
 
 if TYPE_CHECKING:
@@ -329,20 +330,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def find_gateways(parent: int) -> list[int]:
-    """Return the processes that name ``parent`` as theirs, also after its end."""
-    wanted = str(parent).encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:  # it has ended
-            continue
-        if any(b"slipway.machine.gateway.process" in word for word in words) and wanted in words:
-            found.append(int(path.parent.name))
-    return found
 
 
 def has_no_gateway(parent: int) -> bool:
