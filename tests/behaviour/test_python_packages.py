@@ -1,16 +1,24 @@
-"""Packages that a Python program installs for itself, from an index in the same guest."""
+"""Packages that a Python program installs for itself, from an index in its guest or elsewhere."""
 
 from __future__ import annotations
 
 import io
+import threading
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
+import slipway
 from slipway._model.input_file import InputFile
+from support.programs import PATIENCE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from support.programs import Runner
 
 pytestmark = pytest.mark.languages("python")
@@ -51,6 +59,39 @@ def build_wheel() -> InputFile:
     return InputFile(WHEEL, data.getvalue())
 
 
+# Installs from an index of the host, and tells of a name that is not allowed.
+INSTALL = """
+import socket, subprocess, sys
+options = ["-q", "--disable-pip-version-check", "--trusted-host", "198.18.0.1", "--index-url"]
+subprocess.run([sys.executable, "-m", "pip", "install", *options, INDEX, "greeting"], check=True)
+import greeting
+print(greeting.TEXT)
+try:
+    socket.getaddrinfo("denied.example", 443)
+except socket.gaierror as error:
+    print(error.strerror)
+"""
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def index_port(tmp_path: Path) -> Iterator[int]:
+    """Port of an index on this host's loopback."""
+    (tmp_path / "greeting").mkdir()
+    (tmp_path / "greeting" / WHEEL).write_bytes(build_wheel().data)
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
 def run(vm: Runner, program: str) -> bytes:
     outcome = vm.run(SERVE + program, files=(build_wheel(),))
     assert outcome.program.verdict == "ok", outcome.stderr.decode()
@@ -89,3 +130,26 @@ subprocess.run(["python3", "-c", show], env={"PYTHONPATH": "there", **os.environ
     environment, directory = printed.decode().split()
     assert environment.startswith("/work/env/lib/python3")
     assert directory == "/work/there/greeting.py"
+
+
+@pytest.mark.usefixtures("image_store")
+def test_package_comes_from_an_index_that_is_allowed(machine: str, index_port: int) -> None:
+    index = f"INDEX = 'http://198.18.0.1:{index_port}/'"
+
+    result = slipway.run(
+        index + INSTALL,
+        language="python",
+        machine=machine,
+        network=slipway.Network(allow=(f"host:{index_port}",)),
+        **PATIENCE,
+    )
+
+    assert result.run is not None, result
+    assert result.run.stdout.data.decode().splitlines() == [
+        "hello from a package",
+        "Name or service not known",
+    ], result.run.stderr.data.decode()
+    assert result.network is not None
+    assert [(each.destination, each.port) for each in result.network.denied] == [
+        ("denied.example", 0)
+    ]
