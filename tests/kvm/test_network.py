@@ -11,6 +11,7 @@ import pytest
 
 from slipway.machine.gateway_handle import create_link
 from slipway.machine.kvm_hypervisor import KvmHypervisor
+from slipway.machine.model import PortKind
 from slipway.vmm.arch.x86_64 import layout
 from slipway.vmm.devices.virtio_mmio import Register, Status
 from slipway.vmm.devices.virtio_net import NetFeature, Queue
@@ -105,7 +106,7 @@ async def test_frames_go_both_ways_through_a_confined_vmm(
     boot: Boot, link: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = link
-    await boot(echo(), serial_port=True, network=theirs.fileno())
+    await boot(echo(), port=PortKind.SERIAL, network=theirs.fileno())
 
     await exchange(ours)
 
@@ -114,7 +115,7 @@ async def test_end_of_the_vmm_is_the_end_of_its_link(
     boot: Boot, link: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = link
-    machine = await boot(echo(), serial_port=True, network=theirs.fileno())
+    machine = await boot(echo(), port=PortKind.SERIAL, network=theirs.fileno())
     theirs.close()
     await exchange(ours)
 
@@ -127,7 +128,7 @@ async def test_clones_continue_each_on_its_own_link(
     boot: Boot, link: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = link
-    machine = await boot(echo(), serial_port=True, network=theirs.fileno())
+    machine = await boot(echo(), port=PortKind.SERIAL, network=theirs.fileno())
     await exchange(ours)
     snapshot = await machine.snapshot()
     await machine.resume()
