@@ -65,7 +65,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
 }
 _MEANINGS = {
     400: "Invalid HTTP or JSON.",
-    403: "The client's user may not use this server.",
+    403: "The client's user may not use this server, or not this network.",
     404: "The run, session or file is unknown, or belongs to another user.",
     408: "The request came too slowly.",
     409: "No program is running, or it has no terminal; or the session's id is in use.",

@@ -59,7 +59,7 @@ router = create_router("sessions")
     summary="Open a session: a machine for several runs",
     status_code=201,
     response_model=documents.SessionDocument,
-    responses=describe_problems(408, 409, 413, 415, 422, 429),
+    responses=describe_problems(403, 408, 409, 413, 415, 422, 429),
     openapi_extra={
         **describe_headers(KEY_FIELD, SESSION_FIELD),
         **describe_json_body(SessionBody),

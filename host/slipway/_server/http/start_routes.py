@@ -77,7 +77,7 @@ class RunForms:
     summary="Start a run with its own output socket",
     status_code=201,
     response_model=documents.StartedDocument,
-    responses=describe_problems(408, 413, 415, 422, 429),
+    responses=describe_problems(403, 408, 413, 415, 422, 429),
     openapi_extra=describe_run_request(StartBody, StartQuery),
 )
 async def start_run(request: Request) -> Response:
@@ -93,7 +93,7 @@ async def start_run(request: Request) -> Response:
     "/v1/run",
     summary="Run to the end, and answer with the result or a stream of events",
     response_model=documents.ResultDocument,
-    responses=describe_problems(408, 413, 415, 422, 429, 502),
+    responses=describe_problems(403, 408, 413, 415, 422, 429, 502),
     openapi_extra=describe_run_request(RunBody, RunQuery),
 )
 async def run_program(request: Request) -> Response:
