@@ -23,10 +23,10 @@ from slipway._util.identifiers import create_identifier
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from slipway._model.events import Event
-    from slipway._model.options import Options
+    from slipway._model.run_request import RunRequest
     from slipway._run.slot import Slot
     from slipway_initramfs.languages.language import Language
 
@@ -39,25 +39,21 @@ KEPT_OUTPUT = MIB
 CANCEL_SECONDS = 5.0
 
 
-def request_job(
-    language: Language,
-    source: bytes,
-    options: Options,
-    stdin: bytes | AsyncIterator[bytes] | None,
-    *,
-    keep_files: bool = False,
+def build_job(
+    language: Language, request: RunRequest, *, keep_files: bool = False
 ) -> tuple[JobRequest, StdinPipe | None]:
-    """Build and check a job. With ``stdin`` None the job reads a pipe, for the handle to write to.
+    """Build and check the job of ``request``. Without stdin the job reads a pipe of the handle's.
 
     Raises:
         InputError: the job cannot be run.
     """
-    pipe = StdinPipe() if stdin is None else None
-    if pipe is not None:
+    pipe, stdin = None, request.stdin
+    if stdin is None:
+        pipe = StdinPipe()
         stdin = pipe.read()
     elif isinstance(stdin, bytes):
         stdin = stream_bytes(stdin)
-    job = JobRequest(language, source, options, stdin, keep_files)
+    job = JobRequest(language, request.source, request.options, stdin, keep_files)
     job.check()
     return job, pipe
 

@@ -8,13 +8,14 @@ import os
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from slipway._admission import Admission, Capacity
-from slipway._local.execution import LocalExecution, request_job
+from slipway._local.execution import LocalExecution, build_job
 from slipway._local.machine_supply import MachineSupply
 from slipway._local.session import LocalSession
 from slipway._local.session_context import SessionContext, SessionSpec
 from slipway._model.arguments import check_listener, open_stdin, read_source
 from slipway._model.key import check_key
 from slipway._model.options import build_options
+from slipway._model.run_request import RunRequest
 from slipway._model.runtime_options import (
     DEFAULT_QUEUE,
     MAX_MACHINES,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from slipway._model.result import Result
     from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
+    from slipway_initramfs.languages.language import Language
 
 _Seconds = Annotated[float, Bounds(0, math.inf)]
 
@@ -115,6 +117,11 @@ class AsyncRuntime:
         self._closing = ""
 
     @property
+    def machine(self) -> str:
+        """The default of the option ``machine``."""
+        return self._machine
+
+    @property
     def load(self) -> Load:
         """Numbers of machines and waiting runs, and the resources in use, with their limits."""
         return self._admission.load
@@ -150,8 +157,21 @@ class AsyncRuntime:
         opened = open_stdin(stdin)
         text = await read_source(source)
         found = select_language(language, source, self._store)
-        job, pipe = request_job(found, text, checked, opened)
-        slot = Slot(self._slots, found, checked, key, check=job.check_room)
+        return await self._start_job(found, RunRequest(text, found.name, checked, opened), key)
+
+    async def start_request(self, request: RunRequest, key: str = "") -> LocalExecution:
+        """Start a request with checked options, or queue it; errors are those of :meth:`start`.
+
+        The default of the option ``machine`` is not applied: see :attr:`machine`.
+        """
+        self._check_open()
+        self.begin()
+        found = select_language(request.language, None, self._store)
+        return await self._start_job(found, request, check_key(key))
+
+    async def _start_job(self, language: Language, request: RunRequest, key: str) -> LocalExecution:
+        job, pipe = build_job(language, request)
+        slot = Slot(self._slots, language, request.options, key, check=job.check_room)
         execution = LocalExecution(job, slot, pipe)
         # A missing image is built behind the handle, which reports the progress.
         await slot.find_if_built()

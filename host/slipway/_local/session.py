@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slipway._admission import Admission, Capacity
-from slipway._local.execution import LocalExecution, request_job
+from slipway._local.execution import LocalExecution, build_job
 from slipway._local.session_fork import clone_between_jobs
 from slipway._local.session_launchers import ForkLauncher, GuestLender
 from slipway._local.session_state import Closed, Open, Opening
 from slipway._model.arguments import open_stdin, read_source
 from slipway._model.options import MACHINE_OPTIONS, build_options
+from slipway._model.run_request import RunRequest
 from slipway._model.session import AsyncSession, check_run_options
 from slipway._run.slot import Slot
 from slipway._util.errors import HostError, InputError
@@ -136,12 +137,20 @@ class LocalSession(AsyncSession):
         """Start ``source``, or queue the run; see :meth:`AsyncSession.start`."""
         self._check_open()
         check_run_options(options)
-        machine = {name: getattr(self._spec.options, name) for name in MACHINE_OPTIONS}
-        checked = build_options({**options, **machine})
+        checked = build_options(options)
         opened = open_stdin(stdin)
         text = await read_source(source)
+        return await self.start_request(RunRequest(text, "", checked, opened))
+
+    async def start_request(self, request: RunRequest) -> LocalExecution:
+        """Start a request with checked options, or queue it; errors are those of :meth:`start`.
+
+        Options of the machine are those of the session.
+        """
         self._check_open()
-        job, pipe = request_job(self._spec.language, text, checked, opened, keep_files=True)
+        machine = {name: getattr(self._spec.options, name) for name in MACHINE_OPTIONS}
+        request = replace(request, options=replace(request.options, **machine))
+        job, pipe = build_job(self._spec.language, request, keep_files=True)
         slot = self._build_turn(job)
         slot.find()
         execution = LocalExecution(job, slot, pipe)

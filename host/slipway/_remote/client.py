@@ -81,10 +81,12 @@ class AsyncClient:
             UnknownOutcome: the server went away before its answer.
         """
         headers = self._build_headers(key)
-        if check_language(language, source) is None:
+        name = check_language(language, source)
+        if name is None:
             path = convert("source", Path, source)
-            language = find_language_by_suffix(path, await self.languages())
-        return await self._runs.start("/v1/start", source, language, stdin, options, headers)
+            name = find_language_by_suffix(path, await self.languages())
+        request = await self._runs.read_request(source, name, stdin, options)
+        return await self._runs.start("/v1/start", request, headers)
 
     async def run(
         self,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import weakref
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.arguments import open_stdin, read_source, stream_bytes
 from slipway._model.options import build_options, check_source
+from slipway._model.run_request import RunRequest
 from slipway._remote.execution import RemoteExecution
 from slipway._util.errors import InputError, SlipwayError
 from slipway._wire.job import encode_job
@@ -44,29 +46,36 @@ class RemoteRuns:
         if self._closed:
             raise InputError("the client has been closed", "Start runs before, or make another.")
 
+    async def read_request(
+        self, source: Source, language: str, stdin: Stdin | None, options: dict[str, Any]
+    ) -> RunRequest:
+        """Check the arguments of a run; ``language`` is empty in a session.
+
+        Raises:
+            InputError: an argument is invalid, or the client has been closed.
+        """
+        self.check_open()
+        opened = open_stdin(stdin)
+        text = await read_source(source)
+        return RunRequest(text, language, _check_request(text, options), opened)
+
     async def start(
         self,
         target: str,
-        source: Source,
-        language: str | None,
-        stdin: Stdin | None,
-        options: dict[str, Any],
+        request: RunRequest,
         headers: Mapping[str, str] | None = None,
     ) -> RemoteExecution:
-        """Start a run by ``POST target``; ``language`` is None in a session.
+        """Start a run by ``POST target``.
 
         Raises:
             InputError: the request is invalid; nothing was started.
             SlipwayError: as :meth:`ApiClient.request`.
         """
         self.check_open()
-        pieces = open_stdin(stdin)
-        text = await read_source(source)
-        checked = _check_request(text, options)
-        self.check_open()
+        pieces = request.stdin
         inline = pieces if isinstance(pieces, bytes) and len(pieces) <= INLINE_STDIN else None
-        body = encode_job(text, language, checked, inline)
-        execution = await self._request_start(target, body, headers, checked)
+        body = encode_job(replace(request, stdin=inline))
+        execution = await self._request_start(target, body, headers, request.options)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(execution.cancel)
             if inline is not None:

@@ -88,7 +88,8 @@ class RemoteSession(AsyncSession):
         self._check_open()
         check_run_options(options)
         try:
-            return await self._runs.start(f"{self._target}/start", source, None, stdin, options)
+            request = await self._runs.read_request(source, "", stdin, options)
+            return await self._runs.start(f"{self._target}/start", request)
         except SlipwayError as error:
             await self._update_state(error)
             raise

@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from slipway._model.options import Options
+    from slipway._model.run_request import RunRequest
 
 
-def encode_job(
-    source: bytes, language: str | None, options: Options, stdin: bytes | None
-) -> dict[str, Any]:
-    """Return the body of ``POST /v1/start`` for a checked source; the answer is a stream of events.
+def encode_job(request: RunRequest) -> dict[str, Any]:
+    """Return the body of ``POST /v1/start``; the answer is a stream of events.
 
-    ``stdin`` is None if it follows as commands, ``language`` is None in a session.
+    Input other than bytes follows as commands.
 
     Raises:
         InputError: an option is local, or a text is not Unicode.
     """
+    options, stdin = request.options, request.stdin
     _refuse_local_options(options)
     record = {
-        **_encode_source(source),
+        **_encode_source(request.source),
         "stream": "events",
         **_encode_options(options, set(Group)),
     }
-    if language is not None:
-        record |= _encode_language(language)
-    if stdin is None:
+    if request.language:
+        record |= _encode_language(request.language)
+    if not isinstance(stdin, bytes):
         record["interactive"] = True
     elif stdin:
         record["stdin"] = encode_data(stdin)

@@ -15,6 +15,7 @@ from slipway._model.network_use import DeniedDestination, NetworkUse
 from slipway._model.options import Options
 from slipway._model.published_ports import PublishedPort
 from slipway._model.result import Provenance, Result, Timing
+from slipway._model.run_request import RunRequest
 from slipway._server.http.run_request_parsing import parse_json_request
 from slipway._server.problems import InvalidRequest, describe_error
 from slipway._util.errors import InputError
@@ -102,20 +103,20 @@ def test_option_of_the_library_is_a_network() -> None:
 def test_client_and_server_have_the_same_network() -> None:
     options = Options(network=NETWORK)
 
-    job = encode_job(b"print(1)", "python", options, b"")
+    job = encode_job(RunRequest(b"print(1)", "python", options, b""))
     session = encode_session("python", options, 60)
 
     assert read_options(StartBody.model_validate(job))["network"] == NETWORK
     assert read_options(SessionBody.model_validate(session))["network"] == NETWORK
-    assert "network" not in encode_job(b"", "python", Options(), b"")
+    assert "network" not in encode_job(RunRequest(b"", "python", Options(), b""))
 
 
 def test_body_has_the_network_of_a_run() -> None:
     body = encode('{"source": "", "language": "bash", "network": {"allow": ["pypi"]}}')
 
-    wanted = parse_json_request(body, RunQuery.model_validate({}), RunBody)
+    wanted, _ = parse_json_request(body, RunQuery.model_validate({}), RunBody)
 
-    assert wanted.options["network"] == Network(allow=("pypi",))
+    assert wanted.options.network == Network(allow=("pypi",))
 
 
 @pytest.mark.parametrize(

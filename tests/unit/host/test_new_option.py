@@ -50,6 +50,7 @@ from slipway._cli.run_arguments import build_parser, parse_arguments, read_optio
 from slipway._mcp.forms import RunCodeArguments
 from slipway._model.option import Group
 from slipway._model.options import OPTIONS, Options
+from slipway._model.run_request import RunRequest
 from slipway._wire.job import encode_job, encode_session
 from slipway._wire.option_models import read_options as read_form
 from slipway._wire.request_models import SessionBody, StartBody, StartQuery
@@ -58,9 +59,9 @@ from support.option_table import make_table
 parser = build_parser("vmm-run")
 typed = json.loads(sys.argv[1])
 options = read_options(parse_arguments([*typed, "-c", "1", "--language", "c"], parser), (), ())
-record = encode_job(b"x", "c", options, b"")
+record = encode_job(RunRequest(b"x", "c", options, b""))
 mapping = Options(new_mapping={"a": "b"})
-mapped = encode_job(b"x", "c", mapping, b"")
+mapped = encode_job(RunRequest(b"x", "c", mapping, b""))
 back = Options(**read_form(StartBody.model_validate(record)))
 print(json.dumps({
     "file": slipway.__file__,

@@ -11,6 +11,7 @@ from slipway._cli.run_arguments import build_parser, parse_arguments, read_optio
 from slipway._mcp.forms import RunCodeArguments
 from slipway._model.option import Group, Option
 from slipway._model.options import MACHINE_OPTIONS, OPTIONS, Options
+from slipway._model.run_request import RunRequest
 from slipway._wire.job import encode_job, encode_session
 from slipway._wire.request_models import (
     SessionBody,
@@ -90,11 +91,11 @@ def test_wire_form_has_the_option_unless_it_is_local(option: Option) -> None:
     options = Options(**{option.name: value})
     if option.local:
         with pytest.raises(ValueError, match=option.name):
-            encode_job(b"x", "c", options, b"")
+            encode_job(RunRequest(b"x", "c", options, b""))
         return
 
-    assert encode_job(b"x", "c", options, b"")[option.name] == value
-    assert option.name not in encode_job(b"x", "c", Options(), b"")
+    assert encode_job(RunRequest(b"x", "c", options, b""))[option.name] == value
+    assert option.name not in encode_job(RunRequest(b"x", "c", Options(), b""))
     in_session = encode_session("c", options, 1.0)
     assert (option.name in in_session) == (option.group is Group.MACHINE)
 

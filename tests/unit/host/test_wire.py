@@ -30,6 +30,7 @@ from slipway._model.result import (
     Timing,
     Usage,
 )
+from slipway._model.run_request import RunRequest
 from slipway._util.errors import Busy
 from slipway._wire.errors import decode_error, encode_error
 from slipway._wire.events import decode_event, encode_event, encode_event_and_files
@@ -340,7 +341,7 @@ def test_large_file_travels_in_pieces_that_fit_into_lines() -> None:
 
 
 def test_job_says_only_what_differs_from_the_defaults() -> None:
-    job = encode_job(b"print(1)", "rust@1.80", slipway.Options(timeout=5), b"")
+    job = encode_job(RunRequest(b"print(1)", "rust@1.80", slipway.Options(timeout=5), b""))
 
     assert job == {
         "source": "print(1)",
@@ -364,7 +365,7 @@ def test_job_says_all_that_was_asked_for() -> None:
         machine="qemu",
     )
 
-    job = sent(encode_job(b"x", "python", options, None))
+    job = sent(encode_job(RunRequest(b"x", "python", options, None)))
 
     assert job["interactive"] is True
     assert job["arguments"] == ["a", "ä"]
@@ -378,7 +379,7 @@ def test_job_says_all_that_was_asked_for() -> None:
 @pytest.mark.parametrize("option", [{"kernel": "/boot/vmlinuz"}, {"boot_log": True}], ids=repr)
 def test_job_has_no_options_that_say_nothing_to_a_server(option: Any) -> None:
     with pytest.raises(slipway.InputError, match="is not available on a server"):
-        encode_job(b"x", "python", slipway.Options(**option), b"")
+        encode_job(RunRequest(b"x", "python", slipway.Options(**option), b""))
 
 
 @pytest.mark.parametrize(
@@ -386,4 +387,4 @@ def test_job_has_no_options_that_say_nothing_to_a_server(option: Any) -> None:
 )
 def test_job_refuses_bytes_that_json_has_no_form_for(option: Any) -> None:
     with pytest.raises(slipway.InputError, match="not Unicode"):
-        encode_job(b"x", "python", slipway.Options(**option), b"")
+        encode_job(RunRequest(b"x", "python", slipway.Options(**option), b""))

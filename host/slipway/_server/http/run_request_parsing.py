@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from slipway._model.options import build_options
+from slipway._model.run_request import RunRequest
 from slipway._server.http.request_parsing import parse_body
+from slipway._server.kept.retention import OutputChoice
 from slipway._server.problems import InvalidRequest
-from slipway._server.run_request import RunRequest
 from slipway._util.errors import InputError
 from slipway._wire.fields import decode_text_or_base64
 from slipway._wire.option_models import read_options
@@ -16,23 +18,31 @@ if TYPE_CHECKING:
     from slipway._wire.request_models import SessionRunBody, SessionRunQuery
 
 
-def parse_text_request(source: bytes, query: SessionRunQuery) -> RunRequest:
+def parse_text_request(
+    source: bytes, query: SessionRunQuery, machine: str = "auto"
+) -> tuple[RunRequest, OutputChoice]:
     """Return the run request whose source is the whole body.
 
+    ``machine`` is the default of that option.
+
     Raises:
+        InputError: a combination of options is invalid.
         Refusal: a value is missing, or contradicts another.
     """
     settings = query.model_dump(exclude_unset=True)
-    options = read_options(query)
+    options = {"machine": machine, **read_options(query)}
     return _build_request(source, b"", options, settings, _read_language(query, settings))
 
 
 def parse_json_request(
-    body: bytes, query: SessionRunQuery, kind: type[SessionRunBody]
-) -> RunRequest:
+    body: bytes, query: SessionRunQuery, kind: type[SessionRunBody], machine: str = "auto"
+) -> tuple[RunRequest, OutputChoice]:
     """Return the run request in a JSON body of ``kind`` and its query.
 
+    ``machine`` is the default of that option.
+
     Raises:
+        InputError: a combination of options is invalid.
         Refusal: the body is not JSON of this kind, or contradicts the query.
     """
     form = parse_body(body, kind)
@@ -47,7 +57,7 @@ def parse_json_request(
     try:
         source = decode_text_or_base64(form.source, form.source_base64, "source_base64")
         stdin = form.decode_stdin()
-        options = read_options(query) | read_options(form)
+        options = {"machine": machine, **read_options(query), **read_options(form)}
     except InputError as error:
         raise InvalidRequest(error.message, error.hint) from None
     settings = query.model_dump(exclude_unset=True) | {
@@ -83,18 +93,12 @@ def _read_language(query: SessionRunQuery, settings: dict[str, Any]) -> str:
 
 def _build_request(
     source: bytes, stdin: bytes, options: dict[str, Any], settings: dict[str, Any], language: str
-) -> RunRequest:
+) -> tuple[RunRequest, OutputChoice]:
     interactive = settings.get("interactive", False)
     stream = settings.get("stream", "raw")
     if interactive and stdin:
         raise InvalidRequest("stdin is given, but interactive means that stdin comes later")
     if interactive and stream != "events":
         raise InvalidRequest("interactive needs stream=events: a raw stream takes no commands")
-    return RunRequest(
-        source,
-        language,
-        None if interactive else stdin,
-        options,
-        stream,
-        settings.get("detached", False),
-    )
+    request = RunRequest(source, language, build_options(options), None if interactive else stdin)
+    return request, OutputChoice(stream, settings.get("detached", False))

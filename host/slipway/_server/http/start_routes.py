@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from slipway._local.execution import LocalExecution
+    from slipway._model.run_request import RunRequest
     from slipway._server.http.metrics import Metrics
     from slipway._server.http.request_bodies import RequestBody
-    from slipway._server.run_request import RunRequest
+    from slipway._server.kept.retention import OutputChoice
     from slipway._wire.request_models import (
         SessionRunBody,
         SessionRunQuery,
@@ -116,8 +117,8 @@ async def answer_start(
     service = get_service(request)
     service.check_open()
     service.runs.check_room()
-    run_request, execution = await _start(request, forms, starter)
-    policy = RunPolicy(get_peer(request).uid, run_request.stream, run_request.detached, session)
+    choice, execution = await _start(request, forms, starter)
+    policy = RunPolicy(get_peer(request).uid, choice.stream, choice.detached, session)
     run = await service.runs.start(execution, policy)
     record = build_run_record(run)
     answer = {name: record[name] for name in documents.StartedDocument.model_fields}
@@ -144,10 +145,8 @@ def _use_new_machine(request: Request) -> Starter:
     runtime = service.runtime
 
     async def start(wanted: RunRequest) -> LocalExecution:
-        check_ceiling(wanted.options.get("network"), service.ceiling)
-        return await runtime.start(
-            wanted.source, wanted.language, stdin=wanted.stdin, key=key, **wanted.options
-        )
+        check_ceiling(wanted.options.network, service.ceiling)
+        return await runtime.start_request(wanted, key)
 
     return start
 
@@ -156,7 +155,7 @@ def _bound_output(starter: Starter) -> Starter:
     """Return ``starter`` for runs whose output has to fit into one response."""
 
     async def start(wanted: RunRequest) -> LocalExecution:
-        limit = wanted.options.get("output_limit")
+        limit = wanted.options.output_limit
         if limit is not None and limit > MAX_ANSWERED:
             raise InvalidRequest(
                 f"output_limit is {limit}, one response has at most {MAX_ANSWERED} of each stream",
@@ -169,7 +168,7 @@ def _bound_output(starter: Starter) -> Starter:
 
 async def _start(
     request: Request, forms: StartForms | RunForms, starter: Starter
-) -> tuple[RunRequest, LocalExecution]:
+) -> tuple[OutputChoice, LocalExecution]:
     """Read the request and start or queue its run.
 
     At the end of the run the body's share is released and the run is counted.
@@ -180,16 +179,19 @@ async def _start(
     is_text = not is_json(media_type)
     limit = MAX_SOURCE if is_text else service.body_limit
     body = await service.bodies.read(request.receive, request.headers.get("content-length"), limit)
+    machine = service.runtime.machine
     with ExitStack() as stack:
         stack.callback(body.release)
         if is_text:
-            wanted = run_request_parsing.parse_text_request(body.take(), query)
+            wanted, choice = run_request_parsing.parse_text_request(body.take(), query, machine)
         else:
-            wanted = run_request_parsing.parse_json_request(body.take(), query, forms.body)
+            wanted, choice = run_request_parsing.parse_json_request(
+                body.take(), query, forms.body, machine
+            )
         execution = await starter(wanted)
         stack.pop_all()
     execution.call_when_ended(lambda _: _count_run(service.metrics, execution, body))
-    return wanted, execution
+    return choice, execution
 
 
 def _count_run(metrics: Metrics, execution: LocalExecution, body: RequestBody) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from slipway._local.execution import LocalExecution
     from slipway._local.session import LocalSession
+    from slipway._model.run_request import RunRequest
     from slipway._server.peers import AllowList, Peer
-    from slipway._server.run_request import RunRequest
 
 _T = TypeVar("_T")
 
@@ -80,9 +80,7 @@ class KeptSession:
             Refusal: the session is lost, or has ended.
             SlipwayError: invalid job, or the session's queue is full.
         """
-        execution = await self._request(
-            self.session.start(wanted.source, stdin=wanted.stdin, **wanted.options)
-        )
+        execution = await self._request(self.session.start_request(wanted))
         self.runs += 1
         return execution
 

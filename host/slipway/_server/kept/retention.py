@@ -39,6 +39,17 @@ class RunPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputChoice:
+    """A client's choice of the form of a run's output, and of its end.
+
+    ``stream`` and ``detached`` are as in :class:`RunPolicy`.
+    """
+
+    stream: str = "raw"
+    detached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ClientTimeouts:
     """Times that a server waits for clients, in seconds.
 

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from slipway._model.input_file import InputFile
 from slipway._model.options import OPTIONS, Options, Tty
+from slipway._model.run_request import RunRequest
 from slipway._model.values import Bounds, read_field_types
 from slipway._server.http import run_request_parsing as requests
 from slipway._server.http.request_parsing import parse_body
+from slipway._server.kept.retention import OutputChoice
 from slipway._server.problems import Refusal
-from slipway._server.run_request import RunRequest
 from slipway._wire.job import encode_job, encode_session
 from slipway._wire.request_models import (
     RunQuery,
@@ -30,6 +31,10 @@ def query(**told: str) -> StartQuery:
 
 
 def job(told: object, **in_query: str) -> RunRequest:
+    return parse(told, **in_query)[0]
+
+
+def parse(told: object, **in_query: str) -> tuple[RunRequest, OutputChoice]:
     return requests.parse_json_request(json.dumps(told).encode(), query(**in_query), StartBody)
 
 
@@ -42,29 +47,45 @@ def refusal(told: object, **in_query: str) -> str:
 def test_makes_a_job_of_a_source_and_a_query() -> None:
     made = requests.parse_text_request(b"source", query(language="rust", timeout="2.5", cpus="2"))
 
-    assert made == RunRequest(b"source", "rust", b"", {"timeout": 2.5, "cpus": 2})
+    assert made == (
+        RunRequest(b"source", "rust", Options(timeout=2.5, cpus=2)),
+        OutputChoice("raw", detached=False),
+    )
+
+
+def test_default_machine_is_that_of_the_server_unless_the_request_names_one() -> None:
+    body = b'{"source": "x", "language": "c"}'
+
+    found = [
+        requests.parse_json_request(body, query(), StartBody, "qemu"),
+        requests.parse_json_request(body, query(machine="auto"), StartBody, "qemu"),
+        requests.parse_text_request(b"x", query(language="c"), "qemu"),
+    ]
+
+    assert [made.options.machine for made, _ in found] == ["qemu", "auto", "qemu"]
 
 
 @pytest.mark.parametrize(
-    ("told", "size"), [(True, True), (False, False), ({"rows": 5, "columns": 9}, Tty(5, 9))]
+    ("told", "size"), [(True, Tty()), (False, False), ({"rows": 5, "columns": 9}, Tty(5, 9))]
 )
 def test_takes_the_size_of_a_terminal(told: object, size: object) -> None:
-    assert job({"source": "x", "tty": told}, language="c").options["tty"] == size
+    assert job({"source": "x", "tty": told}, language="c").options.tty == size
 
 
 def test_puts_language_and_version_together() -> None:
-    made = requests.parse_text_request(b"source", query(language="rust", version="1.80"))
+    made, _ = requests.parse_text_request(b"source", query(language="rust", version="1.80"))
 
     assert made.language == "rust@1.80"
 
 
 def test_values_come_from_the_query_or_the_body() -> None:
-    made = job({"source": "x", "memory": 5, "detached": True}, language="c", stream="events")
+    made, choice = parse(
+        {"source": "x", "memory": 5, "detached": True}, language="c", stream="events"
+    )
 
     assert made.language == "c"
-    assert made.stream == "events"
-    assert made.detached
-    assert made.options["memory"] == 5
+    assert choice == OutputChoice("events", detached=True)
+    assert made.options.memory == 5
 
 
 @pytest.mark.parametrize("name", sorted(StartQuery.model_fields))
@@ -139,25 +160,25 @@ def test_decodes_jobs_of_our_own_client() -> None:
         memory=2**28,
         kill_on_output=True,
     )
-    record = encode_job(b"source", "rust@1.80", options, b"\xfe")
+    record = encode_job(RunRequest(b"source", "rust@1.80", options, b"\xfe"))
 
-    made = requests.parse_json_request(json.dumps(record).encode(), query(), StartBody)
+    made, choice = requests.parse_json_request(json.dumps(record).encode(), query(), StartBody)
 
     assert made.language == "rust@1.80"
     assert made.stdin == b"\xfe"
-    assert made.stream == "events"
-    assert Options(**made.options) == options
+    assert choice.stream == "events"
+    assert made.options == options
 
 
 def test_makes_a_job_without_a_language_for_a_session() -> None:
     query = SessionRunQuery.model_validate({"timeout": "2"})
     body = b'{"source": "x", "cpu_time": 1}'
 
-    of_json = requests.parse_json_request(body, query, SessionRunBody)
-    of_text = requests.parse_text_request(b"x", query)
+    of_json, _ = requests.parse_json_request(body, query, SessionRunBody)
+    of_text, _ = requests.parse_text_request(b"x", query)
 
-    assert (of_json.language, of_json.options["timeout"], of_json.options["cpu_time"]) == ("", 2, 1)
-    assert of_text == RunRequest(b"x", "", b"", {"timeout": 2.0})
+    assert (of_json.language, of_json.options.timeout, of_json.options.cpu_time) == ("", 2, 1)
+    assert of_text == RunRequest(b"x", "", Options(timeout=2.0))
 
 
 @pytest.mark.parametrize("name", ["memory", "cpus", "machine"])
@@ -214,7 +235,7 @@ _names = st.sampled_from([*StartBody.model_fields, "other"])
 
 def outcome(told: object) -> RunRequest | Refusal:
     try:
-        return requests.parse_json_request(json.dumps(told).encode(), C, StartBody)
+        return requests.parse_json_request(json.dumps(told).encode(), C, StartBody)[0]
     except Refusal as refusal:
         return refusal
 
@@ -225,7 +246,7 @@ def test_any_body_is_a_request_or_an_error(told: object) -> None:
 
     if isinstance(made, RunRequest):
         assert isinstance(made.source, bytes)
-        assert Options(**made.options)
+        assert made.options.machine
     else:
         assert made.problem.status in {400, 422}
         assert made.problem.detail
