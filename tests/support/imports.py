@@ -42,14 +42,18 @@ def read_imports() -> Imports:
 
     Imports inside functions and those for the type checker only count as well.
     """
-    sources = {
-        module: ast.parse(file.read_text("utf-8"))
-        for package, root in PACKAGES.items()
-        for module, file in _modules(package, root)
-    }
+    sources = _parse_modules()
     return {
         module: frozenset(_imported(tree, sources)) - {module} for module, tree in sources.items()
     }
+
+
+def find_relative_imports() -> Iterator[str]:
+    """Yield each relative import, which :func:`read_imports` does not see."""
+    for module, tree in _parse_modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                yield f"{module}:{node.lineno}: {ast.unparse(node)}"
 
 
 def find_circles(imports: Imports) -> list[tuple[str, ...]]:
@@ -107,6 +111,15 @@ def find_imports_between_rooms() -> Iterator[tuple[str, str]]:
                 for name in (module, other)
             ) and room_of(module) != room_of(other):
                 yield module, other
+
+
+@cache
+def _parse_modules() -> dict[str, ast.Module]:
+    return {
+        module: ast.parse(file.read_text("utf-8"))
+        for package, root in PACKAGES.items()
+        for module, file in _modules(package, root)
+    }
 
 
 def _modules(package: str, root: Path) -> Iterator[tuple[str, Path]]:
