@@ -57,7 +57,7 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class BenchSetup:
     """One language, ready to be cloned."""
 
     assets: Assets
@@ -69,7 +69,7 @@ class Ground:
 
 
 @asynccontextmanager
-async def ground(name: str, machine: str) -> AsyncIterator[Ground]:
+async def ground(name: str, machine: str) -> AsyncIterator[BenchSetup]:
     """Find what ``name`` boots from, and its snapshot; make what is missing."""
     store, options = ImageStore(), Options(machine=machine)
     assets = await asyncio.to_thread(find_assets, find_language(name, store), options, store, print)
@@ -79,12 +79,12 @@ async def ground(name: str, machine: str) -> AsyncIterator[Ground]:
     if not templates.has(key):
         await create_snapshot(assets, options, store, print)
     try:
-        yield Ground(assets, options, key, store, templates, admission)
+        yield BenchSetup(assets, options, key, store, templates, admission)
     finally:
         await templates.close()
 
 
-async def first_byte(on: Ground, launch: Callable[[], Awaitable[Guest]]) -> float:
+async def first_byte(on: BenchSetup, launch: Callable[[], Awaitable[Guest]]) -> float:
     """Seconds from asking for a machine to the first byte that its hello world writes."""
     began = time.perf_counter()
     guest = await launch()
@@ -109,7 +109,7 @@ class Arrivals:
         self._flow.release(stream, len(data))
 
 
-async def first_output(guest: Guest, on: Ground) -> float:
+async def first_output(guest: Guest, on: BenchSetup) -> float:
     """When the first byte came that a hello world in ``guest`` wrote."""
     arrivals = Arrivals()
     language = on.assets.language
@@ -120,12 +120,12 @@ async def first_output(guest: Guest, on: Ground) -> float:
     return arrivals.times[0]
 
 
-async def cloned(on: Ground) -> Guest:
+async def clone(on: BenchSetup) -> Guest:
     """A clone, made now."""
     return await on.templates.clone(on.key, on.assets, on.options)
 
 
-async def filled(pool: Pool, count: int) -> None:
+async def wait_filled(pool: Pool, count: int) -> None:
     """Until so many clones wait."""
     while pool.idle < count:
         await asyncio.sleep(0.05)
@@ -140,7 +140,7 @@ async def latency(rounds: int, machine: str) -> None:
         for number in range(rounds + 1):
             times = [
                 await first_byte(on, lambda: cold.launch(on.assets, on.options)),
-                await first_byte(on, lambda: cloned(on)),
+                await first_byte(on, lambda: clone(on)),
                 (await from_pool(on))[0],
             ]
             for row, value in zip(seconds.values(), times, strict=True):
@@ -152,21 +152,21 @@ async def latency(rounds: int, machine: str) -> None:
     print("times as fast as a cold boot")
 
 
-async def from_pool(on: Ground) -> tuple[float, float]:
+async def from_pool(on: BenchSetup) -> tuple[float, float]:
     """The same from a pool with one clone in it; and what that had of its own, in bytes."""
     pool = Pool(on.store, on.templates, on.admission, 1)
     try:
         pool.prewarm(on.key, on.assets, on.options)
-        await filled(pool, 1)
+        await wait_filled(pool, 1)
         (idle,) = pool.entries[on.key].ready
         own = private_bytes(idle.guest.machine.pid)
 
-        async def taken() -> Guest:
+        async def take() -> Guest:
             guest = await pool.take(on.key, on.assets, on.options)
             assert guest is not None
             return guest
 
-        return await first_byte(on, taken), own
+        return await first_byte(on, take), own
     finally:
         await pool.close()
 
@@ -174,19 +174,19 @@ async def from_pool(on: Ground) -> tuple[float, float]:
 async def memory(count: int, machine: str) -> None:
     """Unshared memory of clones: fresh from their template, and waiting in a pool."""
     async with ground("python", machine) as on:
-        fresh = [await cloned(on) for _ in range(4)]
+        fresh = [await clone(on) for _ in range(4)]
         ready_ones = [private_bytes(guest.machine.pid) for guest in fresh]
         await asyncio.gather(*(guest.stop() for guest in fresh))
         pool = Pool(on.store, on.templates, on.admission, 4)
         pool.prewarm(on.key, on.assets, on.options)
-        await filled(pool, 4)
+        await wait_filled(pool, 4)
         waiting = [private_bytes(idle.guest.machine.pid) for idle in pool.entries[on.key].ready]
         await pool.close()
         print("\nunshared memory of one clone's process, MiB (Private_Clean + Private_Dirty)")
         print(f"agent ready                 {statistics.median(ready_ones) / MIB:8.1f}")
         print(f"and an interpreter waiting  {statistics.median(waiting) / MIB:8.1f}")
         began = time.perf_counter()
-        guests = await asyncio.gather(*(cloned(on) for _ in range(count)))
+        guests = await asyncio.gather(*(clone(on) for _ in range(count)))
         ready = time.perf_counter() - began
         came = await asyncio.gather(*(first_output(guest, on) for guest in guests))
         print(
@@ -207,7 +207,7 @@ async def languages(rounds: int, machine: str) -> None:
         clones, pooled, own = [], [], []
         async with ground(name, machine) as on:
             for _ in range(rounds):
-                clones.append(await first_byte(on, lambda: cloned(on)))
+                clones.append(await first_byte(on, lambda: clone(on)))
                 seconds, memory = await from_pool(on)
                 pooled.append(seconds)
                 own.append(memory / MIB)
@@ -223,18 +223,18 @@ async def compilers(rounds: int, machine: str) -> None:
         rows = []
         async with ground(name, machine) as on:
             for _ in range(rounds):
-                rows.append(await compiled(on))
+                rows.append(await measure_compiled(on))
         total = statistics.median(row[0] for row in rows)
         guest = statistics.median(row[1] for row in rows)
         added = statistics.median((all_of_it - its) / its for all_of_it, its in rows)
         print(f"{name:<8} {total:8.2f} {guest:8.2f} {added:8.1%}")
 
 
-async def compiled(on: Ground) -> tuple[float, float]:
+async def measure_compiled(on: BenchSetup) -> tuple[float, float]:
     """Seconds to the first byte, and those of the phases as the guest's agent counted them."""
     arrivals = Arrivals()
     began = time.perf_counter()
-    guest = await cloned(on)
+    guest = await clone(on)
     try:
         language = on.assets.language
         report = await guest.run(JobRequest(language, HELLO[language.name], on.options), arrivals)

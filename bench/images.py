@@ -125,12 +125,12 @@ def compare(reference: str, work: Path, rounds: int) -> None:
     ours += ["--language-file", str(work / "bench.toml"), "--store", str(target)]
     everything = [sys.executable, str(HERE), "--build", reference, str(target)]
 
-    def packed(root: Path) -> int:
+    def measure_packed(root: Path) -> int:
         return (root / "root.cpio.lz4").stat().st_size
 
     rows: dict[str, tuple[Sequence[str], Callable[[Path], int]]] = {
-        "skopeo, umoci, cpio, lz4 -3": (usual_programs(reference, target, 3), packed),
-        "skopeo, umoci, cpio, lz4 -1": (usual_programs(reference, target, 1), packed),
+        "skopeo, umoci, cpio, lz4 -3": (usual_programs(reference, target, 3), measure_packed),
+        "skopeo, umoci, cpio, lz4 -1": (usual_programs(reference, target, 1), measure_packed),
         "slipway, nothing trimmed": (everything, archive_size),
         "slipway image build": (ours, archive_size),
     }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from slipway._run.assets import Assets
 
-# Those of support/ways.py, which imports more than most tests need.
+# Also those of support/ways.py, which imports more than most tests need.
 WAYS = ("guest", "clone", "runtime", "client", "cli")
 
 # Fixtures that stand for what Python alone does not bring, and the marker of each test that uses

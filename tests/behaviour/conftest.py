@@ -10,7 +10,7 @@ import pytest
 
 from slipway.vmm.kvm import usability
 from support.microvm import Microvm
-from support.ways import WAYS, open_way
+from support.ways import OTHER_WAYS, open_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,12 +83,12 @@ def ways_and_languages(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
     wanted = [("guest", language) for language in names]
     if every_way is not None:
         some = names if through else every_way.args
-        wanted += [(way, language) for way in WAYS for language in some]
+        wanted += [(way, language) for way in OTHER_WAYS for language in some]
     return [(way, language) for way, language in wanted if not through or way in through]
 
 
 @pytest.fixture(scope="module")
-def booted(
+def start_runner(
     request: pytest.FixtureRequest, progress: Callable[[str], None]
 ) -> Iterator[Callable[[], Runner]]:
     """Gives what runs programs in this language; another guest after one was lost.
@@ -108,6 +108,6 @@ def booted(
 
 
 @pytest.fixture
-def vm(booted: Callable[[], Runner]) -> Runner:
+def vm(start_runner: Callable[[], Runner]) -> Runner:
     """What runs the test's program: mostly a guest that has run those before it, too."""
-    return booted()
+    return start_runner()

@@ -70,7 +70,7 @@ class Cloned:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def made() -> AsyncIterator[dict[str, Cloned]]:
+async def templates_of_machines() -> AsyncIterator[dict[str, Cloned]]:
     """What was made for the tests before this one, by machine."""
     templates: dict[str, Cloned] = {}
     yield templates
@@ -84,12 +84,14 @@ def assets(bash: Assets) -> Assets:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def cloned(machine: str, assets: Assets, made: dict[str, Cloned]) -> Cloned:
+async def clone_source(
+    machine: str, assets: Assets, templates_of_machines: dict[str, Cloned]
+) -> Cloned:
     """A template of a guest that has had a job."""
-    if machine not in made:
+    if machine not in templates_of_machines:
         started = await start_machine(with_hypervisor(assets, machine), Options(), template=True)
-        made[machine] = await cloned_from(started)
-    return made[machine]
+        templates_of_machines[machine] = await cloned_from(started)
+    return templates_of_machines[machine]
 
 
 async def cloned_from(machine: Machine) -> Cloned:
@@ -188,10 +190,10 @@ def children() -> list[int]:
 # --- Clones -------------------------------------------------------------------------------------
 
 
-async def test_clones_that_are_made_at_once_answer_each(cloned: Cloned) -> None:
+async def test_clones_that_are_made_at_once_answer_each(clone_source: Cloned) -> None:
     async with AsyncExitStack() as stack:
         guests = await asyncio.gather(
-            *(stack.enter_async_context(clone_of(cloned.template)) for _ in range(3))
+            *(stack.enter_async_context(clone_of(clone_source.template)) for _ in range(3))
         )
 
         answers = await asyncio.gather(
@@ -201,13 +203,13 @@ async def test_clones_that_are_made_at_once_answer_each(cloned: Cloned) -> None:
     assert answers == [b"clone-0 42\n", b"clone-1 42\n", b"clone-2 42\n"]
 
 
-async def test_clone_changes_neither_its_siblings_nor_the_template(cloned: Cloned) -> None:
-    before = digests(cloned.snapshot)
-    async with clone_of(cloned.template) as sibling:
-        async with clone_of(cloned.template) as guest:
+async def test_clone_changes_neither_its_siblings_nor_the_template(clone_source: Cloned) -> None:
+    before = digests(clone_source.snapshot)
+    async with clone_of(clone_source.template) as sibling:
+        async with clone_of(clone_source.template) as guest:
             written = await run(guest, CHURN)
         told = await answer(sibling, "sibling")
-    after = digests(cloned.snapshot)
+    after = digests(clone_source.snapshot)
 
     assert written == b"8388608\n"
     assert told == b"sibling 42\n"
@@ -248,16 +250,19 @@ async def test_clone_has_as_many_processors_as_its_template(machine: str, assets
     assert count == b"2\n2\n"
 
 
-async def test_snapshot_that_lies_on_a_disk_is_cloned(cloned: Cloned, tmp_path: Path) -> None:
+async def test_snapshot_that_lies_on_a_disk_is_cloned(clone_source: Cloned, tmp_path: Path) -> None:
     files = []
-    for name, source in (("memory", cloned.snapshot.memory), ("state", cloned.snapshot.state)):
+    for name, source in (
+        ("memory", clone_source.snapshot.memory),
+        ("state", clone_source.snapshot.state),
+    ):
         (tmp_path / name).write_bytes(content(source))
         (tmp_path / name).chmod(0o444)
         files.append(os.open(tmp_path / name, os.O_RDONLY))
-    snapshot = replace(cloned.snapshot, memory=files[0], state=files[1])
-    before = digests(cloned.snapshot)
+    snapshot = replace(clone_source.snapshot, memory=files[0], state=files[1])
+    before = digests(clone_source.snapshot)
 
-    template = await cloned.hypervisor.open_template(snapshot)
+    template = await clone_source.hypervisor.open_template(snapshot)
     try:
         async with clone_of(template) as guest:
             told = await answer(guest, "disk")
@@ -269,8 +274,8 @@ async def test_snapshot_that_lies_on_a_disk_is_cloned(cloned: Cloned, tmp_path: 
     assert after == before
 
 
-async def test_clones_go_on_when_their_template_is_closed(cloned: Cloned) -> None:
-    template = await cloned.hypervisor.open_template(cloned.twin())
+async def test_clones_go_on_when_their_template_is_closed(clone_source: Cloned) -> None:
+    template = await clone_source.hypervisor.open_template(clone_source.twin())
 
     async with clone_of(template) as guest:
         await template.close()
@@ -279,8 +284,8 @@ async def test_clones_go_on_when_their_template_is_closed(cloned: Cloned) -> Non
     assert told == b"orphan 42\n"
 
 
-async def test_template_that_is_closed_makes_no_clones(cloned: Cloned) -> None:
-    template = await cloned.hypervisor.open_template(cloned.twin())
+async def test_template_that_is_closed_makes_no_clones(clone_source: Cloned) -> None:
+    template = await clone_source.hypervisor.open_template(clone_source.twin())
     await template.close()
 
     with pytest.raises(HostError, match="closed"):
@@ -290,8 +295,8 @@ async def test_template_that_is_closed_makes_no_clones(cloned: Cloned) -> None:
 # --- Forks --------------------------------------------------------------------------------------
 
 
-async def test_fork_of_a_clone_has_its_files_and_both_go_on(cloned: Cloned) -> None:
-    async with clone_of(cloned.template) as guest:
+async def test_fork_of_a_clone_has_its_files_and_both_go_on(clone_source: Cloned) -> None:
+    async with clone_of(clone_source.template) as guest:
         await run(guest, "echo before > kept", keep=True)
 
         async with stopping(await guest.fork()) as fork:
@@ -303,8 +308,8 @@ async def test_fork_of_a_clone_has_its_files_and_both_go_on(cloned: Cloned) -> N
     assert its == again == b"before\nfork\n"
 
 
-async def test_fork_is_forked_again(cloned: Cloned) -> None:
-    async with clone_of(cloned.template) as guest:
+async def test_fork_is_forked_again(clone_source: Cloned) -> None:
+    async with clone_of(clone_source.template) as guest:
         await run(guest, "echo first > kept", keep=True)
         async with stopping(await guest.fork()) as child:
             await run(child, "echo second >> kept", keep=True)
@@ -346,42 +351,44 @@ def flip_at_the_start(data: bytearray) -> None:
 
 @pytest.mark.parametrize("damage", [cut_off, flip_at_the_start, bytearray.clear])
 async def test_damaged_state_is_told_and_leaves_nothing(
-    cloned: Cloned, damage: Callable[[bytearray], None]
+    clone_source: Cloned, damage: Callable[[bytearray], None]
 ) -> None:
     before = children(), psutil.Process().num_fds()
-    snapshot = cloned.twin()
+    snapshot = clone_source.twin()
     os.close(snapshot.state)
-    damaged = replace(snapshot, state=copy_of(cloned.snapshot.state, damage))
+    damaged = replace(snapshot, state=copy_of(clone_source.snapshot.state, damage))
 
     with pytest.raises(HostError):
-        await clone_once(cloned, damaged)
+        await clone_once(clone_source, damaged)
 
     assert (children(), psutil.Process().num_fds()) == before
 
 
-async def test_memory_of_another_size_is_told_and_leaves_nothing(cloned: Cloned) -> None:
+async def test_memory_of_another_size_is_told_and_leaves_nothing(clone_source: Cloned) -> None:
     before = children(), psutil.Process().num_fds()
-    snapshot = cloned.twin()
+    snapshot = clone_source.twin()
     os.close(snapshot.memory)
-    damaged = replace(snapshot, memory=copy_of(cloned.snapshot.memory, cut_off))
+    damaged = replace(snapshot, memory=copy_of(clone_source.snapshot.memory, cut_off))
 
     with pytest.raises(HostError, match="damaged"):
-        await cloned.hypervisor.open_template(damaged)
+        await clone_source.hypervisor.open_template(damaged)
 
     assert (children(), psutil.Process().num_fds()) == before
 
 
-async def test_snapshot_of_another_machine_is_refused(cloned: Cloned) -> None:
+async def test_snapshot_of_another_machine_is_refused(clone_source: Cloned) -> None:
     before = psutil.Process().num_fds()
 
     with pytest.raises(HostError, match="machine"):
-        await cloned.hypervisor.open_template(replace(cloned.twin(), hypervisor="other"))
+        await clone_source.hypervisor.open_template(
+            replace(clone_source.twin(), hypervisor="other")
+        )
 
     assert psutil.Process().num_fds() == before
 
 
-async def test_clone_that_is_killed_is_lost_alone(cloned: Cloned) -> None:
-    async with clone_of(cloned.template) as sibling, clone_of(cloned.template) as guest:
+async def test_clone_that_is_killed_is_lost_alone(clone_source: Cloned) -> None:
+    async with clone_of(clone_source.template) as sibling, clone_of(clone_source.template) as guest:
         os.kill(guest.machine.pid, signal.SIGKILL)
 
         with pytest.raises(UnknownOutcome, match="ended"):
@@ -389,36 +396,36 @@ async def test_clone_that_is_killed_is_lost_alone(cloned: Cloned) -> None:
         with pytest.raises(HostError):
             await guest.machine.snapshot()
         told = await answer(sibling, "sibling")
-    async with clone_of(cloned.template) as another:
+    async with clone_of(clone_source.template) as another:
         then = await answer(another, "another")
 
     assert told == b"sibling 42\n"
     assert then == b"another 42\n"
 
 
-async def test_clones_leave_neither_processes_nor_descriptors(cloned: Cloned) -> None:
-    async with clone_of(cloned.template) as guest:
+async def test_clones_leave_neither_processes_nor_descriptors(clone_source: Cloned) -> None:
+    async with clone_of(clone_source.template) as guest:
         await answer(guest, "first")
     before = children(), psutil.Process().num_fds()
 
     for _ in range(3):
         async with (
-            clone_of(cloned.template) as guest,
+            clone_of(clone_source.template) as guest,
             stopping(await guest.fork()),
         ):
             pass
-        await (await cloned.template.clone()).stop()
+        await (await clone_source.template.clone()).stop()
 
     assert (children(), psutil.Process().num_fds()) == before
 
 
-async def test_clone_that_nobody_waits_for_leaves_nothing(cloned: Cloned) -> None:
-    async with clone_of(cloned.template):
+async def test_clone_that_nobody_waits_for_leaves_nothing(clone_source: Cloned) -> None:
+    async with clone_of(clone_source.template):
         pass
     before = children(), psutil.Process().num_fds()
 
     for _ in range(5):
-        making = asyncio.create_task(cloned.template.clone())
+        making = asyncio.create_task(clone_source.template.clone())
         await asyncio.sleep(0)
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
@@ -426,8 +433,8 @@ async def test_clone_that_nobody_waits_for_leaves_nothing(cloned: Cloned) -> Non
     assert (children(), psutil.Process().num_fds()) == before
 
 
-async def test_fingerprint_is_the_same_each_time(cloned: Cloned) -> None:
-    first, second = cloned.hypervisor.fingerprint(), cloned.hypervisor.fingerprint()
+async def test_fingerprint_is_the_same_each_time(clone_source: Cloned) -> None:
+    first, second = clone_source.hypervisor.fingerprint(), clone_source.hypervisor.fingerprint()
 
     assert first == second
     assert first.isprintable()

@@ -104,13 +104,13 @@ def greetings(monkeypatch: pytest.MonkeyPatch) -> dict[AgentConnection, float]:
     seconds: dict[AgentConnection, float] = {}
     resync = AgentConnection.resync
 
-    async def timed(self: AgentConnection) -> Ready:
+    async def measure_resync(self: AgentConnection) -> Ready:
         began = time.monotonic()
         ready = await resync(self)
         seconds[self] = time.monotonic() - began
         return ready
 
-    monkeypatch.setattr(AgentConnection, "resync", timed)
+    monkeypatch.setattr(AgentConnection, "resync", measure_resync)
     return seconds
 
 

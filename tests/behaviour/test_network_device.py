@@ -80,7 +80,7 @@ def assets(image_store: ImageStore, progress: Callable[[str], None], machine: st
 
 
 @asynccontextmanager
-async def booted(
+async def boot_guest(
     assets: Assets, peer: EchoPeer | None, *, template: bool = False, cpus: int = 1
 ) -> AsyncIterator[Guest]:
     """A guest whose agent is ready, with a network if there is a ``peer``."""
@@ -94,7 +94,7 @@ async def booted(
 
 
 @asynccontextmanager
-async def cloned(template: Template, peer: EchoPeer | None) -> AsyncIterator[Guest]:
+async def clone_guest(template: Template, peer: EchoPeer | None) -> AsyncIterator[Guest]:
     """A clone whose agent is ready."""
     link = None if peer is None else peer.machine_end.fileno()
     async with Guest(await template.clone(network=link)) as guest:
@@ -121,7 +121,7 @@ async def run(guest: Guest, source: str) -> str:
 
 
 async def test_frames_of_all_sizes_come_back(assets: Assets) -> None:
-    async with open_peer() as peer, booted(assets, peer) as guest:
+    async with open_peer() as peer, boot_guest(assets, peer) as guest:
         said = await run(guest, ECHO)
 
     assert said == "all came back"
@@ -130,14 +130,14 @@ async def test_frames_of_all_sizes_come_back(assets: Assets) -> None:
 
 
 async def test_processors_and_threads_share_the_interface(assets: Assets) -> None:
-    async with open_peer() as peer, booted(assets, peer, cpus=2) as guest:
+    async with open_peer() as peer, boot_guest(assets, peer, cpus=2) as guest:
         said = await run(guest, THREADS)
 
     assert said == "all came back"
 
 
 async def test_guest_without_a_network_has_no_device(assets: Assets) -> None:
-    async with booted(assets, None) as guest:
+    async with boot_guest(assets, None) as guest:
         said = await run(guest, INTERFACES)
 
     assert said == "['lo']"
@@ -146,7 +146,7 @@ async def test_guest_without_a_network_has_no_device(assets: Assets) -> None:
 async def test_guest_survives_its_peer(assets: Assets) -> None:
     async with AsyncExitStack() as stack:
         peer = await stack.enter_async_context(open_peer())
-        guest = await stack.enter_async_context(booted(assets, peer))
+        guest = await stack.enter_async_context(boot_guest(assets, peer))
         peer.end.close()
         sending = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
         sending += "for _ in range(2000):\n    s.sendto(bytes(1000), ('198.18.0.1', 7))\nprint(1)"
@@ -158,14 +158,14 @@ async def test_guest_survives_its_peer(assets: Assets) -> None:
 async def test_clones_have_links_of_their_own(assets: Assets) -> None:
     async with AsyncExitStack() as stack:
         first, second, third = [await stack.enter_async_context(open_peer()) for _ in range(3)]
-        async with booted(assets, first, template=True) as guest:
+        async with boot_guest(assets, first, template=True) as guest:
             assert await run(guest, ECHO) == "all came back"
             snapshot = await guest.machine.snapshot()
         assert snapshot.network
         template = await stack.enter_async_context(await assets.hypervisor.open_template(snapshot))
         first.lengths.clear()
         clones = [
-            await stack.enter_async_context(cloned(template, peer)) for peer in (second, third)
+            await stack.enter_async_context(clone_guest(template, peer)) for peer in (second, third)
         ]
 
         said = [await run(clone, ECHO) for clone in clones]
@@ -178,17 +178,17 @@ async def test_clones_have_links_of_their_own(assets: Assets) -> None:
 async def test_clone_without_a_link_runs_on(assets: Assets) -> None:
     async with AsyncExitStack() as stack:
         peer = await stack.enter_async_context(open_peer())
-        async with booted(assets, peer, template=True) as guest:
+        async with boot_guest(assets, peer, template=True) as guest:
             await run(guest, "print(1)")
             snapshot = await guest.machine.snapshot()
         template = await stack.enter_async_context(await assets.hypervisor.open_template(snapshot))
-        clone = await stack.enter_async_context(cloned(template, None))
+        clone = await stack.enter_async_context(clone_guest(template, None))
 
         assert await run(clone, INTERFACES) == "['lo', 'eth0']"
 
 
 async def test_guest_goes_on_after_its_snapshot(assets: Assets) -> None:
-    async with open_peer() as peer, booted(assets, peer) as guest:
+    async with open_peer() as peer, boot_guest(assets, peer) as guest:
         (await guest.machine.snapshot()).close()
         await guest.machine.resume()
 

@@ -181,10 +181,10 @@ def test_first_job_finds_an_empty_place(vm: Microvm) -> None:
 @pytest.mark.languages("python")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_job_leaves_nothing_however_it_ends(vm: Microvm, ending: str) -> None:
-    last_words, options, verdict = ENDINGS[ending]
+    ending_code, options, verdict = ENDINGS[ending]
     before = look(vm)
 
-    left = vm.run(LEAVE + last_words, **options)
+    left = vm.run(LEAVE + ending_code, **options)
 
     assert left.stdout == b"left\n", left.stderr
     assert left.program.verdict == verdict

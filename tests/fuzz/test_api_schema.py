@@ -20,7 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 
 from slipway._server.http.app import encode_document
 from slipway._server.kept.retention import ClientTimeouts
-from support.api_server import served
+from support.api_server import serve_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def session() -> Iterator[requests.Session]:
     listening, over = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        async with served(timeouts=ClientTimeouts(grace=0.1)) as api:
+        async with serve_api(timeouts=ClientTimeouts(grace=0.1)) as api:
             paths.append(api.path)
             listening.set()
             await asyncio.to_thread(over.wait)

@@ -159,7 +159,7 @@ class Guest:
     def start(self) -> None:
         self.uart.write(R.IER, 1, Ier.DATA | Ier.LINE | Ier.THRE)
 
-    def interrupted(self, burst: bool) -> None:
+    def handle_interrupt(self, burst: bool) -> None:
         uart = self.uart
         while not uart.read(R.IIR, 1) & Iir.NONE:
             status = uart.read(R.LSR, 1)
@@ -207,7 +207,7 @@ def test_streams_pass_the_uart_whole_for_a_driver_that_waits_for_interrupts(
             given_so_far += count
         elif host.triggers > served:
             served = host.triggers
-            guest.interrupted(burst)
+            guest.handle_interrupt(burst)
 
     sent = b"".join(entry for entry in host.log if isinstance(entry, bytes))
     assert sent == output

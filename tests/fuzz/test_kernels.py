@@ -72,7 +72,7 @@ def check_image(image: KernelImage, file_size: int | None) -> None:
 
 
 @st.composite
-def changed(draw: st.DrawFn, data: bytes, reach: int) -> bytes:
+def change_numbers(draw: st.DrawFn, data: bytes, reach: int) -> bytes:
     """``data`` with up to four numbers of its first ``reach`` bytes replaced, maybe cut short."""
     result = bytearray(data)
     for _ in range(draw(st.integers(0, 4))):
@@ -94,12 +94,12 @@ def test_random_bytes(file: Path, data: bytes) -> None:
     check(file, bytes(0x202) + b"HdrS\x0f\x02" + data)
 
 
-@given(data=st.sampled_from(EXAMPLES).flatmap(lambda data: changed(data, 300)))
+@given(data=st.sampled_from(EXAMPLES).flatmap(lambda data: change_numbers(data, 300)))
 def test_changed_headers(file: Path, data: bytes) -> None:
     check(file, data)
 
 
-@given(data=st.sampled_from(BOOT_IMAGES).flatmap(lambda data: changed(data, 1 << 20)))
+@given(data=st.sampled_from(BOOT_IMAGES).flatmap(lambda data: change_numbers(data, 1 << 20)))
 @share(2)
 def test_changed_boot_images(file: Path, data: bytes) -> None:
     check(file, data)
@@ -138,7 +138,7 @@ def test_real_kernel_with_changed_headers(
 ) -> None:
     data, size = real_kernel
 
-    check(file, chosen.draw(changed(data, 64 + 5 * 56)), size)
+    check(file, chosen.draw(change_numbers(data, 64 + 5 * 56)), size)
 
 
 @given(

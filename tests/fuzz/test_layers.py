@@ -98,7 +98,7 @@ def tree_of(layers: list[list[Entry]]) -> Tree:
     return tree
 
 
-def found(tree: Tree) -> Found:
+def list_files(tree: Tree) -> Found:
     return {
         path: (node.mode, node.target.encode() if node.is_link else node.read(100))
         if not node.is_directory
@@ -107,7 +107,7 @@ def found(tree: Tree) -> Found:
     }
 
 
-def archived(tree: Tree) -> bytes:
+def write_archive(tree: Tree) -> bytes:
     buffer = io.BytesIO()
     write_tree(tree, buffer)
     return buffer.getvalue()
@@ -143,14 +143,14 @@ def test_layers_give_what_the_model_gives(layers: list[list[Entry]]) -> None:
     )
     assume(not through_link)
 
-    assert found(tree_of(layers)) == model.entries
+    assert list_files(tree_of(layers)) == model.entries
 
 
 @share(2)
 @given(_layers)
 def test_the_same_layers_give_the_same_archive(layers: list[list[Entry]]) -> None:
     with suppress(ImageError):
-        assert archived(tree_of(layers)) == archived(tree_of(layers))
+        assert write_archive(tree_of(layers)) == write_archive(tree_of(layers))
 
 
 @share(2)
@@ -166,7 +166,7 @@ def test_entries_of_different_paths_may_come_in_any_order(
     shuffled = [[entries[index] for index in order if index < len(entries)] for entries in files]
 
     with suppress(ImageError):
-        assert archived(tree_of(files)) == archived(tree_of(shuffled))
+        assert write_archive(tree_of(files)) == write_archive(tree_of(shuffled))
 
 
 _ARCHIVES = [

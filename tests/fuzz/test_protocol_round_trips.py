@@ -114,10 +114,10 @@ def test_trailing_fields_are_ignored_and_missing_ones_an_error(
     fields = msgpack.unpackb(encode(message), unicode_errors="surrogateescape")
     kept = chosen.draw(st.integers(1, max(1, len(fields) - 1)))
 
-    assert decode(packed([*fields, *extra]), table) == message
+    assert decode(pack_fields([*fields, *extra]), table) == message
     if kept < len(fields):
         with pytest.raises(ProtocolError, match="fields"):
-            decode(packed(fields[:kept]), table)
+            decode(pack_fields(fields[:kept]), table)
 
 
 def holds_map(value: object) -> bool:
@@ -137,7 +137,7 @@ def test_field_of_any_other_value_is_an_error_or_conforms(
     place = chosen.draw(st.integers(0, len(fields) - 1))
     fields[place] = chosen.draw(values)
 
-    refused_or_conforms(packed(fields), table)
+    refused_or_conforms(pack_fields(fields), table)
 
 
 @given(payload=payloads | st.binary(max_size=100), table=tables)
@@ -147,7 +147,7 @@ def test_any_payload_is_an_error_or_conforms(payload: bytes, table: Table) -> No
 
 @given(fields=st.lists(values, max_size=8), number=st.integers(0, 50), table=tables)
 def test_any_list_is_an_error_or_conforms(fields: list[object], number: int, table: Table) -> None:
-    refused_or_conforms(packed([number, *fields]), table)
+    refused_or_conforms(pack_fields([number, *fields]), table)
 
 
 def refused_or_conforms(payload: bytes, table: Table) -> None:
@@ -162,7 +162,7 @@ def refused_or_conforms(payload: bytes, table: Table) -> None:
     assert decode(encode(message), table) == message
 
 
-def packed(fields: list[object]) -> bytes:
+def pack_fields(fields: list[object]) -> bytes:
     payload: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
     return payload
 
@@ -173,7 +173,7 @@ def test_unknown_ids_are_an_error(number: int, fields: list[object], table: Tabl
         number += 1000
 
     with pytest.raises(ProtocolError):
-        decode(packed([number, *fields]), table)
+        decode(pack_fields([number, *fields]), table)
 
 
 @given(payload=data | payloads.filter(bool))

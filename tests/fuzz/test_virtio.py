@@ -15,7 +15,7 @@ from slipway.vmm.devices.virtio_console import (
 )
 from slipway.vmm.devices.virtio_mmio import REGION_SIZE, Register, Status
 from slipway.vmm.devices.virtqueue import DescriptorFlag
-from support.virtio_driver import MOST_PIECES, RAM_START, Guest, Host, Line, Setup
+from support.virtio_driver import MOST_PIECES, RAM_START, DriverHost, Guest, ScriptedBackend, Setup
 
 RAM_SIZE = 1 << 16
 SMALL = Setup(queue_size=4, buffer_size=64, write_size=256, memory=RAM_SIZE)
@@ -75,7 +75,7 @@ class Hostile:
     """A guest whose driver may be set up as it should be, and then does what it is told."""
 
     def __init__(self) -> None:
-        self.line = Line(credit=1000)
+        self.line = ScriptedBackend(credit=1000)
         self.guest = Guest(SMALL, self.line)
         self.device = self.guest.device
         self.boot()
@@ -200,7 +200,7 @@ class Streams:
 
     def __post_init__(self) -> None:
         self.guest = Guest(self.setup).boot()
-        self.host = Host(self.guest.device)
+        self.host = DriverHost(self.guest.device)
         self.guest.line.can_receive = self.go_on  # type: ignore[method-assign]
 
     def go_on(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fuzz.test_virtio import RINGS_SIZE, accesses, descriptors, words
 from slipway.vmm.devices.virtio_mmio import Register
 from slipway.vmm.devices.virtio_net import ETHERNET_HEADER, MAX_FRAME, Queue, VirtioNet
-from support.network_driver import NetworkGuest, NetworkSetup, Peer
+from support.network_driver import LinkPeer, NetworkGuest, NetworkSetup
 from support.virtio_driver import RAM_START
 
 SMALL = NetworkSetup(queue_size=4, buffer_size=64, memory=1 << 20)
@@ -186,7 +186,7 @@ class Transfer:
         if self.to_guest:  # the frame that waits would be lost
             return
         guest, old, peer = self.guest, self.guest.device, self.guest.peer
-        guest.peer = Peer()
+        guest.peer = LinkPeer()
         guest.device = VirtioNet(guest.memory, guest.pulse, guest.peer.device_end.fileno())
         guest.device.restore(old.save_state())
         for ring in guest.rings:

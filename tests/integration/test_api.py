@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.api_server import Served, served
+from support.api_server import Served, serve_api
 from support.fake_machine import FakeLauncher
 from support.waiting import wait_until
 
@@ -23,7 +23,7 @@ TEXT = {"content-type": "text/plain"}
 
 @pytest.fixture
 async def api() -> AsyncIterator[Served]:
-    async with served() as server:
+    async with serve_api() as server:
         yield server
 
 
@@ -246,7 +246,7 @@ async def test_counts_runs_refusals_and_requests(http: httpx.AsyncClient) -> Non
 
 
 async def test_busy_server_says_when_to_try_again() -> None:
-    async with served(runtime={"max_machines": 1, "queue": 0}) as api, api.client() as http:
+    async with serve_api(runtime={"max_machines": 1, "queue": 0}) as api, api.client() as http:
         first = await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
         second = await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
 
@@ -257,7 +257,7 @@ async def test_busy_server_says_when_to_try_again() -> None:
 
 
 async def test_reports_the_position_in_the_queue() -> None:
-    async with served(runtime={"max_machines": 1}) as api, api.client() as http:
+    async with serve_api(runtime={"max_machines": 1}) as api, api.client() as http:
         started = [
             await http.post("/v1/start?language=bash", content=b"forever", headers=TEXT)
             for _ in range(3)
@@ -276,7 +276,7 @@ async def test_serves_its_document_and_no_other_pages(http: httpx.AsyncClient) -
 
 async def test_run_starts_after_its_image_is_built() -> None:
     launcher = FakeLauncher(unbuilt=["rust"])
-    async with served(launcher) as api, api.client() as http:
+    async with serve_api(launcher) as api, api.client() as http:
         started = await http.post("/v1/start?language=rust", content=b"print x", headers=TEXT)
         await state_of(http, started.headers["location"], "preparing")
 

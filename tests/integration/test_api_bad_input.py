@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from slipway._model.options import MAX_SOURCE
 from slipway._server.http.connection import MAX_HEAD
-from support.api_server import MIB, Served, served
+from support.api_server import MIB, Served, serve_api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def api() -> AsyncIterator[Served]:
-    async with served(body_limit=MIB) as server:
+    async with serve_api(body_limit=MIB) as server:
         yield server
 
 
@@ -382,10 +382,10 @@ async def test_response_to_a_bug_has_no_details(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def broken(_runtime: object) -> None:
+    async def fail(_runtime: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("slipway._local.runtime.AsyncRuntime.languages", broken)
+    monkeypatch.setattr("slipway._local.runtime.AsyncRuntime.languages", fail)
 
     with caplog.at_level(logging.ERROR):
         answer = await http.get("/v1/languages?password=secret")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway._server.systemd import raise_descriptor_limit
-from support.api_server import Served, served
+from support.api_server import Served, serve_api
 from support.clock import JumpingClock
 from support.waiting import wait_until
 
@@ -36,7 +36,7 @@ EVENTS = b"accept: text/event-stream\r\n"
 
 @pytest.fixture
 async def api() -> AsyncIterator[Served]:
-    async with served() as server:
+    async with serve_api() as server:
         yield server
 
 
@@ -44,7 +44,7 @@ async def api() -> AsyncIterator[Served]:
 async def hasty() -> AsyncIterator[Served]:
     """A server for which time passes at once where it has to wait for its clients."""
     JumpingClock()
-    async with served() as server:
+    async with serve_api() as server:
         yield server
 
 
@@ -195,7 +195,7 @@ async def test_answers_a_thousand_connections_at_once(api: Served) -> None:
 
 
 async def test_number_of_connections_is_bounded() -> None:
-    async with served(descriptors=20) as api:
+    async with serve_api(descriptors=20) as api:
         open_ones = [await api.connect() for _ in range(10)]
 
         answer = await api.answer()
@@ -225,7 +225,7 @@ while answer := client.recv(65536):
 
 @pytest.mark.usefixtures("other_users")
 async def test_refuses_strangers_whatever_the_mode_of_the_socket() -> None:
-    async with served() as api:
+    async with serve_api() as api:
         api.path.chmod(0o666)
 
         stranger = await asyncio.create_subprocess_exec(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway._model.network import Network
-from support.api_server import served
+from support.api_server import serve_api
 
 if TYPE_CHECKING:
     import httpx
@@ -37,7 +37,7 @@ async def request(http: httpx.AsyncClient, route: str, network: object) -> httpx
 async def test_network_above_the_ceiling_is_forbidden(
     route: str, ceiling: Network | None, network: dict[str, Any], words: str
 ) -> None:
-    async with served(ceiling=ceiling) as api, api.client() as http:
+    async with serve_api(ceiling=ceiling) as api, api.client() as http:
         answer = await request(http, route, network)
 
         assert answer.status_code == 403
@@ -50,7 +50,7 @@ async def test_network_above_the_ceiling_is_forbidden(
 
 @pytest.mark.parametrize("route", ROUTES)
 async def test_misspelt_rule_is_named(route: str) -> None:
-    async with served(ceiling=Network(allow=("open",))) as api, api.client() as http:
+    async with serve_api(ceiling=Network(allow=("open",))) as api, api.client() as http:
         answer = await request(http, route, {"allow": ["pipy"]})
 
         assert answer.status_code == 422
@@ -60,14 +60,14 @@ async def test_misspelt_rule_is_named(route: str) -> None:
 
 @pytest.mark.parametrize("route", ROUTES)
 async def test_network_inside_the_ceiling_is_permitted(route: str) -> None:
-    async with served(ceiling=Network(allow=("open",))) as api, api.client() as http:
+    async with serve_api(ceiling=Network(allow=("open",))) as api, api.client() as http:
         answer = await request(http, route, {"allow": ["pypi", "*.example.com"]})
 
         assert answer.status_code in {200, 201}
 
 
 async def test_run_of_a_session_cannot_change_the_network() -> None:
-    async with served(ceiling=Network(allow=("open",))) as api, api.client() as http:
+    async with serve_api(ceiling=Network(allow=("open",))) as api, api.client() as http:
         opened = await http.post("/v1/sessions", json={"language": "bash"})
 
         place = opened.headers["location"]

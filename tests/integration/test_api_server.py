@@ -78,7 +78,7 @@ def end(server: Server) -> int:
     return server.process.returncode
 
 
-def connected(path: str) -> socket.socket:
+def connect(path: str) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(PATIENCE)
     client.connect(path)
@@ -111,7 +111,7 @@ def find_refusal(server: Server) -> tuple[int, Any] | None:
 
 def test_drain_lets_runs_end_and_refuses_new_runs(directory: Path) -> None:
     with Server(directory, fake=True) as server:
-        output = connected(start(server, b"print began\nsleep 2\nprint ended")["socket"])
+        output = connect(start(server, b"print began\nsleep 2\nprint ended")["socket"])
 
         server.process.send_signal(signal.SIGTERM)
         answer = block_until(lambda: find_refusal(server), "the server refuses runs")
@@ -128,7 +128,7 @@ def test_drain_lets_runs_end_and_refuses_new_runs(directory: Path) -> None:
 
 def test_runs_are_cancelled_after_the_drain_time(directory: Path) -> None:
     with Server(directory, "--drain", "0", fake=True) as server:
-        output = connected(start(server, b"print began\nforever")["socket"])
+        output = connect(start(server, b"print began\nforever")["socket"])
 
         server.process.send_signal(signal.SIGTERM)
         told = read_all(output)
@@ -189,7 +189,7 @@ def test_drain_lets_runs_in_sessions_end(directory: Path) -> None:
         place = open_session(server)
         job = b'{"source": "print began\\nsleep 1\\nprint ended"}'
         _, started = ask(server.path, "POST", f"{place}/start", job)
-        output = connected(started["socket"])
+        output = connect(started["socket"])
 
         server.process.send_signal(signal.SIGTERM)
         told = read_all(output)
@@ -205,7 +205,7 @@ def test_runs_in_sessions_are_cancelled_after_the_drain_time(directory: Path) ->
         place = open_session(server)
         refused = ask(server.path, "POST", "/v1/sessions", b'{"language": "bash"}')
         _, started = ask(server.path, "POST", f"{place}/start", b'{"source": "forever"}')
-        output = connected(started["socket"])
+        output = connect(started["socket"])
 
         server.process.send_signal(signal.SIGTERM)
         told = read_all(output)

@@ -11,7 +11,7 @@ import pytest
 
 from slipway._server.http.connection import Pace
 from slipway._server.peers import AllowList
-from support.api_server import Served, served
+from support.api_server import Served, serve_api
 from support.clock import Clock, JumpingClock
 from support.fake_machine import FakeLauncher
 from support.waiting import wait_until
@@ -28,7 +28,7 @@ BASH = {"language": "bash"}
 
 @pytest.fixture
 async def api() -> AsyncIterator[Served]:
-    async with served() as server:
+    async with serve_api() as server:
         yield server
 
 
@@ -38,7 +38,7 @@ async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def opened(http: httpx.AsyncClient, **told: object) -> str:
+async def open_session(http: httpx.AsyncClient, **told: object) -> str:
     """Open a session and return its path."""
     answer = await http.post("/v1/sessions", json={**BASH, **told})
     assert answer.status_code == 201, answer.text
@@ -111,7 +111,7 @@ def posting(target: str, told: object = None) -> bytes:
 async def test_keeps_the_files_of_one_run_for_the_next(
     api: Served, http: httpx.AsyncClient
 ) -> None:
-    place = await opened(http)
+    place = await open_session(http)
 
     await output(http, place, b"write kept content")
     found = await output(http, place, b"cat kept")
@@ -136,7 +136,7 @@ async def test_lists_open_sessions(http: httpx.AsyncClient) -> None:
 
 
 async def test_starts_a_run_whose_output_has_a_socket(http: httpx.AsyncClient) -> None:
-    place = await opened(http)
+    place = await open_session(http)
 
     started = await http.post(f"{place}/start", content=b"print hello", headers=TEXT)
     data = await read_all(started.json()["socket"])
@@ -155,7 +155,7 @@ async def test_a_run_with_a_machine_of_its_own_has_no_session(http: httpx.AsyncC
 
 
 async def test_streams_the_events_of_a_run(http: httpx.AsyncClient) -> None:
-    place = await opened(http)
+    place = await open_session(http)
 
     answer = await http.post(f"{place}/run", content=b"print hi", headers=EVENTS)
 
@@ -164,7 +164,7 @@ async def test_streams_the_events_of_a_run(http: httpx.AsyncClient) -> None:
 
 
 async def test_each_run_has_its_own_limits_and_arguments(http: httpx.AsyncClient) -> None:
-    place = await opened(http)
+    place = await open_session(http)
     first = {"source": "env A\nforever", "environment": {"A": "b"}, "timeout": 0.05}
 
     limited = (await http.post(f"{place}/run", json=first)).json()
@@ -175,7 +175,7 @@ async def test_each_run_has_its_own_limits_and_arguments(http: httpx.AsyncClient
 
 
 async def test_runs_wait_for_one_another(http: httpx.AsyncClient) -> None:
-    place = await opened(http)
+    place = await open_session(http)
     first = await http.post(f"{place}/start", content=b"forever", headers=TEXT)
     await until(http, first.headers["location"], "running")
 
@@ -189,7 +189,7 @@ async def test_runs_wait_for_one_another(http: httpx.AsyncClient) -> None:
 async def test_fork_begins_with_the_session_s_files_and_is_independent(
     http: httpx.AsyncClient,
 ) -> None:
-    place = await opened(http, idle=7)
+    place = await open_session(http, idle=7)
     await output(http, place, b"write kept old")
 
     forked = await http.post(f"{place}/fork")
@@ -204,7 +204,7 @@ async def test_fork_begins_with_the_session_s_files_and_is_independent(
 
 
 async def test_result_has_the_origin_of_its_machine(http: httpx.AsyncClient) -> None:
-    place = await opened(http)
+    place = await open_session(http)
 
     starts = [
         (await http.post(f"{place}/run", content=b"print", headers=TEXT)).json()["start"]
@@ -215,7 +215,7 @@ async def test_result_has_the_origin_of_its_machine(http: httpx.AsyncClient) -> 
 
 
 async def test_counts_sessions_and_starts(http: httpx.AsyncClient) -> None:
-    place = await opened(http)
+    place = await open_session(http)
     for _ in range(3):
         await output(http, place, b"print")
 
@@ -228,7 +228,7 @@ async def test_counts_sessions_and_starts(http: httpx.AsyncClient) -> None:
 
 async def test_makes_the_image_that_a_session_needs() -> None:
     launcher = FakeLauncher(unbuilt=["rust"])
-    async with served(launcher) as api, api.client() as http:
+    async with serve_api(launcher) as api, api.client() as http:
         opening = asyncio.create_task(http.post("/v1/sessions", json={"language": "rust"}))
         await until_load(http, waiting=1)
 
@@ -254,7 +254,7 @@ async def test_session_has_the_requested_id(http: httpx.AsyncClient) -> None:
 async def test_delete_ends_runs_and_keeps_their_output(
     api: Served, http: httpx.AsyncClient
 ) -> None:
-    place = await opened(http)
+    place = await open_session(http)
     started = await http.post(f"{place}/start", content=b"print before\nforever", headers=TEXT)
     await until(http, started.headers["location"], "running")
 
@@ -270,7 +270,7 @@ async def test_delete_ends_runs_and_keeps_their_output(
 
 async def test_idle_session_ends_with_a_reason(api: Served, http: httpx.AsyncClient) -> None:
     clock = Clock()
-    place = await opened(http, idle=20)
+    place = await open_session(http, idle=20)
     clock.advance(20)
     await until(http, place, "ended")
 
@@ -291,7 +291,7 @@ async def test_idle_session_ends_with_a_reason(api: Served, http: httpx.AsyncCli
 
 
 async def test_session_whose_machine_dies_is_lost(api: Served, http: httpx.AsyncClient) -> None:
-    place = await opened(http)
+    place = await open_session(http)
 
     under_it = await http.post(f"{place}/run", content=b"die", headers=TEXT)
     later = await http.post(f"{place}/run", content=b"print", headers=TEXT)
@@ -305,7 +305,7 @@ async def test_session_whose_machine_dies_is_lost(api: Served, http: httpx.Async
 async def test_client_that_leaves_cancels_its_run_and_not_the_session(
     api: Served, http: httpx.AsyncClient
 ) -> None:
-    place = await opened(http)
+    place = await open_session(http)
     await output(http, place, b"write kept content")
     _, writer = await api.connect()
     writer.write(posting(f"{place}/run", {"source": "forever"}))
@@ -318,8 +318,8 @@ async def test_client_that_leaves_cancels_its_run_and_not_the_session(
 
 async def test_client_that_reads_nothing_loses_its_run_and_not_the_session() -> None:
     JumpingClock()
-    async with served(pace=Pace(stall=20)) as api, api.client() as http:
-        place = await opened(http)
+    async with serve_api(pace=Pace(stall=20)) as api, api.client() as http:
+        place = await open_session(http)
         _, writer = await api.connect()
         request = posting(f"{place}/run", {"source": "flood 100000000", "output_limit": 2**30})
         writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -337,7 +337,7 @@ async def test_client_that_leaves_before_its_session_is_open_leaves_nothing(half
     async def boot() -> None:
         await wait_until(gate.is_set, "the test lets the machine boot")
 
-    async with served(FakeLauncher(boot=boot)) as api:
+    async with serve_api(FakeLauncher(boot=boot)) as api:
         _, writer = await api.connect()
         writer.write(posting("/v1/sessions", BASH))
         if half:
@@ -350,8 +350,8 @@ async def test_client_that_leaves_before_its_session_is_open_leaves_nothing(half
 
 
 async def test_client_that_leaves_the_queue_leaves_nothing() -> None:
-    async with served(runtime={"max_machines": 1}) as api, api.client() as http:
-        place = await opened(http)
+    async with serve_api(runtime={"max_machines": 1}) as api, api.client() as http:
+        place = await open_session(http)
         _, writer = await api.connect()
         writer.write(posting("/v1/sessions", BASH))
         await until_load(http, waiting=1)
@@ -365,7 +365,7 @@ async def test_client_that_leaves_the_queue_leaves_nothing() -> None:
 async def test_client_that_leaves_before_its_fork_is_open_keeps_the_session(
     api: Served, http: httpx.AsyncClient
 ) -> None:
-    place = await opened(http)
+    place = await open_session(http)
     running = await http.post(f"{place}/start", content=b"forever", headers=TEXT)
     await until(http, running.headers["location"], "running")
     _, writer = await api.connect()
@@ -387,8 +387,8 @@ async def test_client_that_sends_no_more_gets_its_session(api: Served) -> None:
 
 
 async def test_draining_server_refuses_new_sessions_and_ends_open_sessions() -> None:
-    async with served(drain=30) as api, api.client() as http:
-        idle, busy = await opened(http), await opened(http)
+    async with serve_api(drain=30) as api, api.client() as http:
+        idle, busy = await open_session(http), await open_session(http)
         running = await http.post(f"{busy}/start?detached=true", content=b"forever", headers=TEXT)
         await until(http, running.headers["location"], "running")
 
@@ -405,8 +405,8 @@ async def test_draining_server_refuses_new_sessions_and_ends_open_sessions() -> 
 
 
 async def test_draining_server_refuses_waiting_sessions() -> None:
-    async with served(runtime={"max_machines": 1}) as api, api.client() as http:
-        await opened(http)
+    async with serve_api(runtime={"max_machines": 1}) as api, api.client() as http:
+        await open_session(http)
         opening = asyncio.create_task(http.post("/v1/sessions", json=BASH))
         await until_load(http, waiting=1)
 
@@ -421,8 +421,8 @@ async def test_draining_server_refuses_waiting_sessions() -> None:
 
 
 async def test_open_session_holds_the_slot_of_a_run() -> None:
-    async with served(runtime={"max_machines": 1, "queue": 0}) as api, api.client() as http:
-        place = await opened(http)
+    async with serve_api(runtime={"max_machines": 1, "queue": 0}) as api, api.client() as http:
+        place = await open_session(http)
 
         session = await http.post("/v1/sessions", json=BASH)
         run = await http.post("/v1/run?language=bash", content=b"print", headers=TEXT)
@@ -435,8 +435,8 @@ async def test_open_session_holds_the_slot_of_a_run() -> None:
 
 
 async def test_number_of_sessions_is_bounded() -> None:
-    async with served(sessions=1) as api, api.client() as http:
-        place = await opened(http)
+    async with serve_api(sessions=1) as api, api.client() as http:
+        place = await open_session(http)
 
         another = await http.post("/v1/sessions", json=BASH)
         forked = await http.post(f"{place}/fork")
@@ -446,12 +446,12 @@ async def test_number_of_sessions_is_bounded() -> None:
         assert (another.status_code, forked.status_code) == (429, 429)
         assert another.json()["type"] == "urn:slipway:busy"
         assert run.status_code == 200
-        assert await opened(http)
+        assert await open_session(http)
 
 
 async def test_forks_are_bounded_by_the_machines_and_the_queue() -> None:
-    async with served(runtime={"max_machines": 4, "queue": 2}) as api, api.client() as http:
-        place = await opened(http)
+    async with serve_api(runtime={"max_machines": 4, "queue": 2}) as api, api.client() as http:
+        place = await open_session(http)
         forking = [asyncio.create_task(http.post(f"{place}/fork")) for _ in range(10)]
         await wait_until(lambda: sum(task.done() for task in forking) >= 8, "8 forks are answered")
         done = [task for task in forking if task.done()]
@@ -474,7 +474,7 @@ async def test_sessions_that_ended_long_ago_are_forgotten(
 ) -> None:
     JumpingClock()
     monkeypatch.setattr("slipway._server.kept.kept_sessions.MAX_ENDED", 2)
-    places = [await opened(http, idle=60) for _ in range(4)]
+    places = [await open_session(http, idle=60) for _ in range(4)]
 
     async def have_ended() -> bool:
         kept = (await http.get("/v1/sessions")).json()["sessions"]
@@ -547,7 +547,7 @@ async def test_refuses_a_query_and_a_body_of_another_type(http: httpx.AsyncClien
 async def test_refuses_options_of_the_session_for_its_runs(
     http: httpx.AsyncClient, name: str, what: str
 ) -> None:
-    place = await opened(http)
+    place = await open_session(http)
 
     in_body = await http.post(f"{place}/{what}", json={"source": "print", name: "1"})
     in_query = await http.post(f"{place}/{what}?{name}=1", content=b"print", headers=TEXT)
@@ -576,7 +576,7 @@ async def test_unknown_session_is_a_404(http: httpx.AsyncClient, identifier: str
 
 
 async def test_a_bad_run_leaves_the_session_as_it_was(http: httpx.AsyncClient) -> None:
-    place = await opened(http)
+    place = await open_session(http)
 
     number = await http.post(f"{place}/run", json={"source": 1})
     large = await http.post(f"{place}/run", json={"source": "x", "output_limit": 2**30})
@@ -606,9 +606,9 @@ for method, target in json.loads(sys.argv[2]):
 
 @pytest.mark.usefixtures("other_users")
 async def test_a_session_does_not_exist_for_other_users() -> None:
-    async with served(allowed=AllowList(0, everybody=True)) as api, api.client() as http:
+    async with serve_api(allowed=AllowList(0, everybody=True)) as api, api.client() as http:
         api.path.chmod(0o666)
-        place = await opened(http)
+        place = await open_session(http)
         asked = [
             ["GET", "/v1/sessions"],
             ["GET", place],

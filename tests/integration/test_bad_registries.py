@@ -25,7 +25,7 @@ from support.layers import digest
 from support.registries import (
     Reply,
     Request,
-    ScriptedServer,
+    ScriptedRegistry,
     scripted_server,
     server_context,
     write_docker_config,
@@ -52,7 +52,7 @@ class Serve(Protocol):
 
     def __call__(
         self, script: Callable[[Request], Reply], tls: ssl.SSLContext | None = None
-    ) -> ScriptedServer: ...
+    ) -> ScriptedRegistry: ...
 
 
 class Pull(Protocol):
@@ -60,7 +60,7 @@ class Pull(Protocol):
 
     def __call__(
         self,
-        server: ScriptedServer | str,
+        server: ScriptedRegistry | str,
         access: Access = ...,
         *,
         name: str = ...,
@@ -90,7 +90,7 @@ def stack() -> Iterator[ExitStack]:
 def serve(stack: ExitStack) -> Serve:
     def start(
         script: Callable[[Request], Reply], tls: ssl.SSLContext | None = None
-    ) -> ScriptedServer:
+    ) -> ScriptedRegistry:
         return stack.enter_context(scripted_server(script, tls=tls))
 
     return start
@@ -105,7 +105,7 @@ def waits() -> list[float]:
 @pytest.fixture
 def pull(stack: ExitStack, waits: list[float]) -> Pull:
     def start(
-        server: ScriptedServer | str,
+        server: ScriptedRegistry | str,
         access: Access = Access(),  # noqa: B008  (frozen)
         *,
         name: str = "team/tool:1",
@@ -140,7 +140,7 @@ def read(registry: Registry, descriptor: Descriptor = BLOB, offset: int = 0) -> 
         return b"".join(chunks)
 
 
-def ranged(request: Request, data: bytes = DATA) -> Reply:
+def answer_range(request: Request, data: bytes = DATA) -> Reply:
     """Answer as a server that knows ranges."""
     start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
     if not start:
@@ -330,7 +330,7 @@ def test_says_which_file_has_no_certificates(pull: Pull, tmp_path: Path) -> None
 
 def test_goes_on_where_the_answer_broke(serve: Serve, pull: Pull, waits: list[float]) -> None:
     def script(request: Request) -> Reply:
-        whole = ranged(request)
+        whole = answer_range(request)
         length = {"Content-Length": str(len(whole.body))}
         return Reply(whole.status, {**whole.headers, **length}, whole.body[:100_000])
 
@@ -349,7 +349,7 @@ def test_goes_on_after_a_silence(serve: Serve, pull: Pull) -> None:
 
     def script(request: Request) -> Reply:
         if "range" in request.headers:
-            return ranged(request)
+            return answer_range(request)
         return Reply(200, {"Content-Length": str(len(DATA))}, DATA[:200_000], stall=done.wait)
 
     data = read(pull(serve(script), silence=0.2))
@@ -361,7 +361,7 @@ def test_goes_on_after_a_silence(serve: Serve, pull: Pull) -> None:
 def test_notices_an_end_that_http_does_not(serve: Serve, pull: Pull) -> None:
     def script(request: Request) -> Reply:
         if "range" in request.headers:
-            return ranged(request)
+            return answer_range(request)
         return Reply(raw=b"HTTP/1.0 200 OK\r\n\r\n" + DATA[:200_000])
 
     assert read(pull(serve(script))) == DATA
@@ -375,7 +375,7 @@ def test_received_bytes_are_skipped_from_a_server_without_ranges(serve: Serve, p
 
 def test_gives_up_on_a_server_that_gives_a_byte_at_a_time(serve: Serve, pull: Pull) -> None:
     def script(request: Request) -> Reply:
-        whole = ranged(request)
+        whole = answer_range(request)
         length = {"Content-Length": str(len(whole.body))}
         return Reply(whole.status, {**whole.headers, **length}, whole.body[:1])
 
@@ -450,7 +450,7 @@ def want_basic(reply: Callable[[Request], Reply]) -> Callable[[Request], Reply]:
 def test_the_password_is_not_sent_to_another_server(
     serve: Serve, pull: Pull, home: Path, status: int
 ) -> None:
-    storage = serve(ranged)
+    storage = serve(answer_range)
     place = f"http://{storage.host}/blob?signed"
     server = serve(want_basic(lambda _: Reply(status, {"Location": place})))
     write_docker_config(home / ".docker", server.host, LOGIN)
@@ -519,7 +519,7 @@ def authority(tmp_path: Path) -> tuple[trustme.CA, Access]:
 def test_follows_no_redirect_out_of_tls(
     serve: Serve, pull: Pull, authority: tuple[trustme.CA, Access]
 ) -> None:
-    plain = serve(ranged)
+    plain = serve(answer_range)
     ca, access = authority
     server = serve(once(Reply(307, {"Location": f"http://{plain.host}/"})), tls=server_context(ca))
 
@@ -563,7 +563,7 @@ def want_token(realm: str, good: Callable[[str], bool]) -> Callable[[Request], R
 
     def script(request: Request) -> Reply:
         if good(request.headers.get("authorization", "").removeprefix("Bearer ")):
-            return ranged(request) if "blobs" in request.path else manifest()
+            return answer_range(request) if "blobs" in request.path else manifest()
         return Reply(401, {"WWW-Authenticate": challenge})
 
     return script
@@ -724,7 +724,7 @@ def test_a_registry_with_tls_has_its_tokens_given_with_tls(
 
 
 @pytest.fixture
-def proxy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+def proxy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> ScriptedRegistry:
     """A proxy, and behind it a registry on another machine that does not speak TLS."""
 
     def script(request: Request) -> Reply:
@@ -737,7 +737,7 @@ def proxy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
     return server
 
 
-def test_speaks_no_plain_http_with_other_machines(pull: Pull, proxy: ScriptedServer) -> None:
+def test_speaks_no_plain_http_with_other_machines(pull: Pull, proxy: ScriptedRegistry) -> None:
     with pytest.raises(BuildFailed, match=r"registry\.example does not speak TLS") as caught:
         pull("registry.example").root()
 
@@ -745,7 +745,7 @@ def test_speaks_no_plain_http_with_other_machines(pull: Pull, proxy: ScriptedSer
     assert [request.method for request in proxy.requests] == ["CONNECT"]
 
 
-def test_speaks_plain_http_where_it_may(pull: Pull, proxy: ScriptedServer) -> None:
+def test_speaks_plain_http_where_it_may(pull: Pull, proxy: ScriptedRegistry) -> None:
     document = pull("registry.example", Access(insecure=True)).root()
 
     assert document.data == MANIFEST

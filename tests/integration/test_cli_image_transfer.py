@@ -29,20 +29,20 @@ def elsewhere(tmp_path: Path) -> ImageStore:
 
 
 @pytest.fixture
-def exported(commands: Commands, store: ImageStore, tmp_path: Path) -> Path:
+def archive_file(commands: Commands, store: ImageStore, tmp_path: Path) -> Path:
     file = tmp_path / "bash.slipway"
     assert commands("slipway", "image", "export", "--store", store.root, "sh", file).code == 0
     return file
 
 
 def test_an_image_runs_where_there_is_no_network(
-    commands: Commands, exported: Path, bash: Assets, elsewhere: ImageStore, tmp_path: Path
+    commands: Commands, archive_file: Path, bash: Assets, elsewhere: ImageStore, tmp_path: Path
 ) -> None:
     (tmp_path / "hello.sh").write_text("echo hello")
     commands.prefix = OFFLINE
     where = ("--store", elsewhere.root)
 
-    imported = commands("slipway", "image", "import", "--json", *where, exported)
+    imported = commands("slipway", "image", "import", "--json", *where, archive_file)
     listed = commands("slipway", "image", "list", "--json", *where)
     ended = commands("vmm-run", *where, tmp_path / "hello.sh")
 
@@ -56,14 +56,14 @@ def test_an_image_runs_where_there_is_no_network(
 
 
 def test_an_image_goes_through_pipes(
-    commands: Commands, store: ImageStore, exported: Path, elsewhere: ImageStore, bash: Assets
+    commands: Commands, store: ImageStore, archive_file: Path, elsewhere: ImageStore, bash: Assets
 ) -> None:
     sent = commands("slipway", "image", "export", "--store", store.root, "bash", "-")
     taken = commands(
         "slipway", "image", "import", "--store", elsewhere.root, "-", stdin=sent.stdout
     )
 
-    assert sent.stdout == exported.read_bytes()
+    assert sent.stdout == archive_file.read_bytes()
     assert bash.image.digest in sent.stderr
     assert taken.code == 0, taken.stderr
     assert bash.image.digest in taken.stderr
@@ -71,20 +71,20 @@ def test_an_image_goes_through_pipes(
 
 
 def test_an_exported_file_appears_when_complete(
-    commands: Commands, store: ImageStore, exported: Path, tmp_path: Path
+    commands: Commands, store: ImageStore, archive_file: Path, tmp_path: Path
 ) -> None:
     before = sorted(path.name for path in tmp_path.iterdir())
     image = store.image("bash")
     assert image is not None
-    sound = exported.read_bytes()
+    sound = archive_file.read_bytes()
     with image.root_archive.open("r+b") as file:
         file.write(b"damage")
 
-    again = commands("slipway", "image", "export", "--store", store.root, "bash", exported)
+    again = commands("slipway", "image", "export", "--store", store.root, "bash", archive_file)
 
     assert again.code == 125
     assert "is damaged" in again.stderr
-    assert exported.read_bytes() == sound
+    assert archive_file.read_bytes() == sound
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -116,9 +116,9 @@ def test_failures_are_reported(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_import_leaves_no_files(
-    commands: Commands, exported: Path, elsewhere: ImageStore, number: signal.Signals
+    commands: Commands, archive_file: Path, elsewhere: ImageStore, number: signal.Signals
 ) -> None:
-    data = exported.read_bytes()
+    data = archive_file.read_bytes()
     with commands.start("slipway", "image", "import", "--store", elsewhere.root, "-") as process:
         assert process.stdin is not None
         # More than the first files; and as much as the pipe holds, so that it has been read.

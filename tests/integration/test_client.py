@@ -13,7 +13,7 @@ from slipway._model.events import Output, PhaseEnded
 from slipway._remote.client import AsyncClient
 from slipway._util.errors import InputError
 from slipway._util.units import MIB
-from support.api_server import served
+from support.api_server import serve_api
 from support.fake_machine import fake_machines
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Served]:
-    async with served(runtime={"max_machines": 2}) as made:
+    async with serve_api(runtime={"max_machines": 2}) as made:
         yield made
 
 

@@ -60,7 +60,7 @@ def directory() -> Iterator[Path]:
     assert psutil.Process().num_fds() <= before
 
 
-async def started(server: ScriptedServer, **options: Any) -> slipway.AsyncExecution:
+async def start_run(server: ScriptedServer, **options: Any) -> slipway.AsyncExecution:
     """A run on ``server`` by a client that stays open no longer than its calls."""
     return await AsyncClient(server.path).start("print(1)", "python", **options)
 
@@ -115,7 +115,7 @@ async def test_answer_that_is_no_http_is_an_unknown_outcome(directory: Path, ans
         server.answers["POST", "start"] = answer
 
         with pytest.raises(slipway.UnknownOutcome, match="went away while"):
-            await started(server)
+            await start_run(server)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ async def test_answer_that_tells_of_no_run_is_an_unknown_outcome(
         server.answers["POST", "start"] = answer
 
         with pytest.raises(slipway.UnknownOutcome, match="the server") as caught:
-            await started(server)
+            await start_run(server)
 
     assert len(caught.value.message) < 400
 
@@ -173,7 +173,7 @@ async def test_problems_are_raised_as_the_errors_that_they_are(
         )
 
         with pytest.raises(error) as caught:
-            await started(server)
+            await start_run(server)
 
     assert type(caught.value) is error
     assert (caught.value.message, caught.value.hint) == ("it ", "do")
@@ -185,7 +185,7 @@ async def test_refusal_without_a_problem_is_told_by_its_status(directory: Path) 
         server.answers["POST", "start"] = 418, None
 
         with pytest.raises(slipway.InputError, match="the server refused with status 418"):
-            await started(server)
+            await start_run(server)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ async def test_events_come_however_the_stream_is_cut_into_pieces(directory: Path
             await asyncio.sleep(0)
 
     async with ScriptedServer(directory, dribble) as server:
-        execution = await started(server)
+        execution = await start_run(server)
 
         assert [event async for event in execution] == EVENTS
         assert execution.state == "ended"
@@ -231,7 +231,7 @@ async def test_broken_stream_goes_on_where_it_broke(directory: Path, cut: int) -
     whole = STREAM[:cut].rpartition(b"\n")[0]
     offset = len(whole) + 1 if whole else 0
     async with ScriptedServer(directory, saying(STREAM[:cut]), saying(STREAM[offset:])) as server:
-        execution = await started(server)
+        execution = await start_run(server)
 
         assert [event async for event in execution] == EVENTS
 
@@ -240,7 +240,7 @@ async def test_broken_stream_goes_on_where_it_broke(directory: Path, cut: int) -
 
 async def test_stream_that_never_goes_on_is_given_up(directory: Path) -> None:
     async with ScriptedServer(directory) as server:
-        execution = await started(server)
+        execution = await start_run(server)
 
         with pytest.raises(slipway.UnknownOutcome, match="the output ended 5 times"):
             await execution.wait()
@@ -250,7 +250,7 @@ async def test_stream_that_never_goes_on_is_given_up(directory: Path) -> None:
 
 async def test_server_that_goes_away_leaves_what_had_come(directory: Path) -> None:
     async with ScriptedServer(directory, listening(RUNNING)) as server:
-        execution = await started(server)
+        execution = await start_run(server)
         waiting = asyncio.create_task(execution.wait())
         await wait_until(lambda: execution.state == "running", "the program runs")
         await server.stop()
@@ -277,7 +277,7 @@ async def test_stream_that_cannot_go_on_is_an_unknown_outcome(
 ) -> None:
     async with ScriptedServer(directory) as server:
         server.answers["POST", "resume"] = answer
-        execution = await started(server)
+        execution = await start_run(server)
 
         with pytest.raises(slipway.UnknownOutcome, match=message):
             await execution.wait()
@@ -305,7 +305,7 @@ async def test_stream_that_is_none_ends_the_handle(
 ) -> None:
     script = said if isinstance(said, bytes) else lines(*said)
     async with ScriptedServer(directory, listening(script)) as server:
-        execution = await started(server)
+        execution = await start_run(server)
 
         with pytest.raises(slipway.UnknownOutcome, match=message):
             await execution.wait()
@@ -316,7 +316,7 @@ async def test_stream_that_is_none_ends_the_handle(
 async def test_failure_that_the_server_tells_is_raised(directory: Path) -> None:
     failed = encode_line({"type": "failed", **encode_error(slipway.ImageError("no", "do"))})
     async with ScriptedServer(directory, saying(failed)) as server:
-        execution = await started(server)
+        execution = await start_run(server)
 
         with pytest.raises(slipway.ImageError, match="no"):
             await execution.wait()
@@ -329,7 +329,7 @@ async def test_output_socket_that_is_not_there_ends_the_run(directory: Path) -> 
         server.output.unlink()
 
         with pytest.raises(slipway.UnknownOutcome, match="cannot connect to the output"):
-            await started(server)
+            await start_run(server)
 
     assert server.targets()[1:] == [("DELETE", "/v1/runs/run-1")]
 
@@ -353,14 +353,14 @@ async def test_nothing_is_read_before_it_is_asked_for(directory: Path) -> None:
         await writer.drain()
 
     async with ScriptedServer(directory, send) as server:
-        execution = await started(server)
+        execution = await start_run(server)
         await wait_until(stalled.is_set, "the server cannot send more")
 
         assert sent < 1024 * 1024
         assert len((await execution.wait()).run.stdout.data) == 6_000_002  # type: ignore[union-attr]
 
 
-async def test_leaving_a_handle_ends_its_run_and_keeps_its_last_words(directory: Path) -> None:
+async def test_leaving_a_handle_ends_its_run_and_keeps_its_result(directory: Path) -> None:
     async def end_when_told(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(RUNNING)
         await wait_until(
@@ -370,7 +370,7 @@ async def test_leaving_a_handle_ends_its_run_and_keeps_its_last_words(directory:
         await writer.drain()
 
     async with ScriptedServer(directory, end_when_told) as server:
-        async with await started(server) as execution:
+        async with await start_run(server) as execution:
             assert await anext(execution) == EVENTS[0]
 
         result = await execution.wait()
@@ -387,7 +387,7 @@ async def test_output_without_end_of_a_cancelled_run_is_not_taken(directory: Pat
             await writer.drain()
 
     async with ScriptedServer(directory, flood) as server:
-        execution = await started(server)
+        execution = await start_run(server)
         await execution.cancel()
 
         with pytest.raises(slipway.UnknownOutcome, match="does not end"):
@@ -409,7 +409,7 @@ async def test_closing_a_client_ends_its_runs(directory: Path) -> None:
 async def test_cancelled_while_it_starts_ends_what_was_started(directory: Path) -> None:
     async with ScriptedServer(directory) as server:
         server.hold.clear()
-        task = asyncio.create_task(started(server))
+        task = asyncio.create_task(start_run(server))
         await wait_until(server.arrived.is_set, "a request has arrived")
         task.cancel()
         server.hold.set()
@@ -426,7 +426,7 @@ async def test_stdin_that_may_have_been_lost_is_an_unknown_outcome(directory: Pa
         await reader.readline()
 
     async with ScriptedServer(directory, read_a_line) as server:
-        execution = await started(server, stdin=None)
+        execution = await start_run(server, stdin=None)
         await execution.stdin.write(b"input")
 
         with pytest.raises(slipway.UnknownOutcome, match="stdin is not known"):
@@ -435,7 +435,7 @@ async def test_stdin_that_may_have_been_lost_is_an_unknown_outcome(directory: Pa
 
 async def test_stdin_that_nobody_reads_any_more_is_dropped(directory: Path) -> None:
     async with ScriptedServer(directory, saying(STREAM)) as server:
-        execution = await started(server, stdin=None)
+        execution = await start_run(server, stdin=None)
         await wait_until(server.left.is_set, "the client has hung up")
 
         await execution.stdin.write(b"x" * 1_000_000)
@@ -453,7 +453,7 @@ async def test_error_of_the_iterator_of_stdin_ends_the_run(directory: Path) -> N
         raise ZeroDivisionError("by zero")
 
     async with ScriptedServer(directory, listening(RUNNING)) as server:
-        execution = await started(server, stdin=stdin())
+        execution = await start_run(server, stdin=stdin())
 
         with pytest.raises(slipway.InputError, match="ZeroDivisionError: by zero"):
             await execution.wait()
@@ -473,7 +473,7 @@ async def test_large_stdin_is_streamed_and_not_sent_with_the_job(directory: Path
 
     data = b"\xff\n" * 200_000
     async with ScriptedServer(directory, take) as server:
-        await (await started(server, stdin=data)).wait()
+        await (await start_run(server, stdin=data)).wait()
 
     assert bytes(taken) == data + b"stdin_end"
     assert server.asked[0][2]["interactive"] is True

@@ -13,7 +13,7 @@ import pytest
 
 import slipway
 from slipway import AsyncClient, Output, PhaseStarted
-from support.api_server import served
+from support.api_server import serve_api
 from support.clock import Clock
 from support.fake_machine import FakeLauncher
 from support.scripted_server import STARTED, ScriptedServer, saying
@@ -31,7 +31,7 @@ OPEN = {"id": "session-1", "language": "bash", "state": "open"}
 
 @pytest.fixture
 async def server() -> AsyncIterator[Served]:
-    async with served(runtime={"max_machines": 3}) as made:
+    async with serve_api(runtime={"max_machines": 3}) as made:
         yield made
 
 
@@ -48,7 +48,7 @@ async def session(client: AsyncClient) -> AsyncIterator[AsyncSession]:
 
 
 @pytest.fixture
-async def scripted() -> AsyncIterator[ScriptedServer]:
+async def scripted_server() -> AsyncIterator[ScriptedServer]:
     with tempfile.TemporaryDirectory(prefix="slipway-") as path:
         async with ScriptedServer(Path(path)) as server:
             server.answers["POST", "sessions"] = 201, OPEN
@@ -171,7 +171,7 @@ async def test_opening_that_is_broken_off_leaves_nothing(how: str, when: str) ->
         await wait_until(gate.is_set, "the test lets the machine boot")
 
     async with (
-        served(FakeLauncher(boot=boot), runtime={"max_machines": 1}) as server,
+        serve_api(FakeLauncher(boot=boot), runtime={"max_machines": 1}) as server,
         AsyncClient(server.path) as client,
         AsyncClient(server.path) as other,
     ):
@@ -221,7 +221,7 @@ async def test_opening_that_is_broken_off_at_any_moment_leaves_nothing(
 
 async def test_full_server_is_busy() -> None:
     async with (
-        served(runtime={"max_machines": 1, "queue": 0}) as server,
+        serve_api(runtime={"max_machines": 1, "queue": 0}) as server,
         AsyncClient(server.path) as client,
         client.session("bash"),
     ):
@@ -285,7 +285,7 @@ async def test_session_is_not_used_before_it_is_open(client: AsyncClient) -> Non
 
 def test_blocking_client_has_sessions_too() -> None:
     async def serve(paths: list[Path], listening: Any, over: Any) -> None:
-        async with served() as server:
+        async with serve_api() as server:
             paths.append(server.path)
             listening.set()
             await asyncio.to_thread(over.wait)
@@ -331,11 +331,11 @@ def test_blocking_client_has_sessions_too() -> None:
     ids=lambda answer: repr(answer)[-50:],
 )
 async def test_answer_that_tells_of_no_session_is_an_unknown_outcome(
-    scripted: ScriptedServer, answer: Any
+    scripted_server: ScriptedServer, answer: Any
 ) -> None:
-    scripted.answers["POST", "sessions"] = answer
+    scripted_server.answers["POST", "sessions"] = answer
 
-    async with AsyncClient(scripted.path) as client:
+    async with AsyncClient(scripted_server.path) as client:
         session = client.session("bash")
         with pytest.raises(slipway.UnknownOutcome, match="the server"):
             await session.open()
@@ -343,63 +343,63 @@ async def test_answer_that_tells_of_no_session_is_an_unknown_outcome(
     assert session.state == "ended"
 
 
-async def test_opening_may_take_longer_than_other_answers(scripted: ScriptedServer) -> None:
+async def test_opening_may_take_longer_than_other_answers(scripted_server: ScriptedServer) -> None:
     clock = Clock()
-    scripted.hold.clear()
-    async with AsyncClient(scripted.path, timeout=5) as client:
+    scripted_server.hold.clear()
+    async with AsyncClient(scripted_server.path, timeout=5) as client:
         opening = asyncio.create_task(client.session("bash").open())
-        await wait_until(scripted.arrived.is_set, "a request has arrived")
+        await wait_until(scripted_server.arrived.is_set, "a request has arrived")
 
         clock.advance(10)
         for _ in range(100):  # the turns that giving up would take
             await asyncio.sleep(0)
         given_up = opening.done()
-        scripted.hold.set()
+        scripted_server.hold.set()
         await opening
 
     assert not given_up
 
 
 async def test_session_that_is_not_waited_for_is_deleted_by_the_name_it_was_given(
-    scripted: ScriptedServer,
+    scripted_server: ScriptedServer,
 ) -> None:
-    scripted.hold.clear()
-    async with AsyncClient(scripted.path) as client:
+    scripted_server.hold.clear()
+    async with AsyncClient(scripted_server.path) as client:
         session = client.session("bash")
         opening = asyncio.create_task(session.open())
-        await wait_until(scripted.arrived.is_set, "a request has arrived")
+        await wait_until(scripted_server.arrived.is_set, "a request has arrived")
 
         opening.cancel()
-        scripted.hold.set()
+        scripted_server.hold.set()
         await asyncio.gather(opening, return_exceptions=True)
 
-    assert scripted.targets() == [
+    assert scripted_server.targets() == [
         ("POST", "/v1/sessions"),
         ("DELETE", f"/v1/sessions/{session.id}"),
     ]
 
 
 async def test_server_that_goes_away_while_it_opens_is_an_unknown_outcome(
-    scripted: ScriptedServer,
+    scripted_server: ScriptedServer,
 ) -> None:
-    scripted.hold.clear()
-    async with AsyncClient(scripted.path) as client:
+    scripted_server.hold.clear()
+    async with AsyncClient(scripted_server.path) as client:
         opening = asyncio.create_task(client.session("bash").open())
-        await wait_until(scripted.arrived.is_set, "a request has arrived")
+        await wait_until(scripted_server.arrived.is_set, "a request has arrived")
 
-        await scripted.stop()
+        await scripted_server.stop()
 
         with pytest.raises(slipway.UnknownOutcome, match="went away"):
             await opening
 
 
 async def test_session_of_a_server_that_has_gone_is_closed_all_the_same(
-    scripted: ScriptedServer,
+    scripted_server: ScriptedServer,
 ) -> None:
-    async with AsyncClient(scripted.path) as client:
+    async with AsyncClient(scripted_server.path) as client:
         session = client.session("bash")
         await session.open()
-        await scripted.stop()
+        await scripted_server.stop()
 
         await session.close()
 
@@ -409,17 +409,17 @@ async def test_session_of_a_server_that_has_gone_is_closed_all_the_same(
 
 
 async def test_server_that_is_silent_when_a_session_is_closed_is_an_unknown_outcome(
-    scripted: ScriptedServer,
+    scripted_server: ScriptedServer,
 ) -> None:
-    client = AsyncClient(scripted.path, timeout=0.05)
+    client = AsyncClient(scripted_server.path, timeout=0.05)
     session = client.session("bash")
     await session.open()
-    scripted.hold.clear()
+    scripted_server.hold.clear()
 
     with pytest.raises(slipway.UnknownOutcome, match="did not answer DELETE"):
         await client.aclose()
 
-    scripted.hold.set()
+    scripted_server.hold.set()
 
 
 @pytest.mark.parametrize(
@@ -435,28 +435,31 @@ async def test_server_that_is_silent_when_a_session_is_closed_is_an_unknown_outc
     ],
 )
 async def test_refused_run_is_told_as_what_it_is(
-    scripted: ScriptedServer, status: int, kind: str, error: type[Exception], state: str
+    scripted_server: ScriptedServer, status: int, kind: str, error: type[Exception], state: str
 ) -> None:
     told = {"type": f"urn:slipway:{kind}", "detail": "so it is", "hint": "do"}
-    scripted.answers["POST", "start"] = status, told
-    scripted.answers["GET", "session-1"] = 200, {**OPEN, "state": state}
-    async with AsyncClient(scripted.path) as client, client.session("bash") as session:
+    scripted_server.answers["POST", "start"] = status, told
+    scripted_server.answers["GET", "session-1"] = 200, {**OPEN, "state": state}
+    async with AsyncClient(scripted_server.path) as client, client.session("bash") as session:
         with pytest.raises(error, match="so it is"):
             await session.run("print x")
 
         assert session.state == state
 
 
-async def test_asks_for_what_it_was_told(scripted: ScriptedServer) -> None:
+async def test_asks_for_what_it_was_told(scripted_server: ScriptedServer) -> None:
     failed = {"type": "failed", "error": "HostError", "message": "so it is", "hint": ""}
-    scripted.talks.append(saying(json.dumps(failed).encode() + b"\n"))
-    scripted.answers["POST", "start"] = 201, {**STARTED, "socket": str(scripted.output)}
-    async with AsyncClient(scripted.path, key="me") as client:
+    scripted_server.talks.append(saying(json.dumps(failed).encode() + b"\n"))
+    scripted_server.answers["POST", "start"] = (
+        201,
+        {**STARTED, "socket": str(scripted_server.output)},
+    )
+    async with AsyncClient(scripted_server.path, key="me") as client:
         async with client.session("rust@1.80", memory=2**28, cpus=2, idle_seconds=9) as session:
             with pytest.raises(slipway.HostError, match="so it is"):
                 await session.run("print x", timeout=3)
 
-        bodies = {(method, target): body for method, target, body in scripted.asked}
+        bodies = {(method, target): body for method, target, body in scripted_server.asked}
 
     assert bodies["POST", "/v1/sessions"] == {
         "language": "rust", "version": "1.80", "memory": 2**28, "cpus": 2, "idle": 9.0,

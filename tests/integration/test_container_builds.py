@@ -157,7 +157,7 @@ def image_of(store: ImageStore, name: str, architecture: str = "amd64") -> Image
     return image
 
 
-def unpacked(image: Image) -> dict[str, tuple[int, bytes]]:
+def read_archive(image: Image) -> dict[str, tuple[int, bytes]]:
     return unpack(unpack_lz4(image.root_archive.read_bytes(), MAX_ROOT))
 
 
@@ -251,7 +251,7 @@ def test_an_index_is_asked_for_the_machine_that_is_wanted(
         SourceOptions(reference=reference, architecture="arm64"),
     )
 
-    assert unpacked(image_of(store, "ash", "arm64"))["etc/machine"][1] == b"arm"
+    assert read_archive(image_of(store, "ash", "arm64"))["etc/machine"][1] == b"arm"
 
 
 def test_where_an_image_comes_from_can_be_inspected(
@@ -469,7 +469,7 @@ def test_the_result_of_a_warm_up_is_in_the_image(
 
     first = build("--from", f"oci:{layout}:2", "--language-file", language_file)
     warmed = image_of(store, "ash")
-    entries = unpacked(warmed)
+    entries = read_archive(warmed)
     again = build(
         "--from", f"oci:{layout}:2", "--language-file", language_file, "--compression", "none"
     )
@@ -617,7 +617,7 @@ def test_links_never_lead_out_of_the_root(
     ended = build("--from", f"oci:{tmp_path}/links", "--language-file", language_file)
 
     assert ended.code == 0, ended.stderr
-    entries = unpacked(image_of(store, "ash"))
+    entries = read_archive(image_of(store, "ash"))
     assert entries["opt/there/file"][1] == b"data"
     assert entries["climbed"][1] == b"data"
     assert list(outside.iterdir()) == []

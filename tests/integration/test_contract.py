@@ -15,7 +15,7 @@ from slipway._model.events import Ended, Output, PhaseEnded, PhaseStarted, Queue
 from slipway._model.input_file import InputFile
 from slipway._remote.client import AsyncClient
 from slipway._util.errors import Busy, HostError, InputError, UnknownOutcome
-from support.api_server import served
+from support.api_server import serve_api
 from support.clock import JumpingClock
 from support.fake_machine import FakeLauncher
 from support.waiting import wait_until
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slipway._model.events import Event
     from slipway._model.execution import AsyncExecution
 
-WAYS = ("runtime", "client")
+LIBRARIES = ("runtime", "client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,15 @@ async def open_way(name: str, **bounds: Any) -> AsyncIterator[Way]:
         load = runtime.load
         assert (load.machines, load.waiting, load.memory) == (0, 0, 0)
     else:
-        async with served(launcher, runtime=bounds) as server, AsyncClient(server.path) as client:
+        async with (
+            serve_api(launcher, runtime=bounds) as server,
+            AsyncClient(server.path) as client,
+        ):
             yield Way(client, launcher)
     assert not launcher.machines
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=LIBRARIES)
 async def way(request: pytest.FixtureRequest) -> AsyncIterator[Way]:
     async with open_way(request.param) as opened:
         yield opened
@@ -167,7 +170,7 @@ async def test_queue_position_is_told(runs: Runs) -> None:
     assert [(await execution.wait()).stdout for execution in waiting] == ["x\n", "x\n"]
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", LIBRARIES)
 async def test_full_queue_is_busy(name: str) -> None:
     async with open_way(name, max_machines=1, queue=1) as way:
         executions = [await way.runs.start("forever", "bash") for _ in range(2)]

@@ -35,7 +35,7 @@ def server() -> Iterator[Path]:
         yield made.path
 
 
-def told(*command: str | Path, directory: Path) -> str:
+def read_output(*command: str | Path, directory: Path) -> str:
     """What a command says on its stdout. It is to succeed."""
     done = subprocess.run(
         [str(part) for part in command],
@@ -55,7 +55,7 @@ def lines(text: str) -> list[list[object]]:
 
 @pytest.mark.usefixtures("bash")
 def test_python_client_runs_a_program(server: Path, tmp_path: Path) -> None:
-    made = told(
+    made = read_output(
         *(BIN / "openapi-python-client", "generate", "--path", DOCUMENT, "--meta", "none"),
         *("--output-path", "slipway_api"),
         directory=tmp_path,
@@ -63,7 +63,7 @@ def test_python_client_runs_a_program(server: Path, tmp_path: Path) -> None:
     assert "WARNING" not in made
     program = shutil.copy(TESTS / "support" / "generated_client.py", tmp_path / "program.py")
 
-    said = lines(told(sys.executable, program, server, directory=tmp_path))
+    said = lines(read_output(sys.executable, program, server, directory=tmp_path))
 
     assert said == [PROGRAM, [422, "unknown language 'klingon'"], LANGUAGES]
 
@@ -77,11 +77,11 @@ def test_typescript_client_runs_a_program(server: Path, tmp_path: Path) -> None:
     (tmp_path / "node_modules").symlink_to(packages)
     node = BIN / "node"
 
-    told(
+    read_output(
         *(node, packages / "openapi-typescript" / "bin" / "cli.js", DOCUMENT, "-o", "schema.ts"),
         directory=tmp_path,
     )
-    told(node, packages / "typescript" / "bin" / "tsc", directory=tmp_path)
-    said = lines(told(node, "made/program.js", server, directory=tmp_path))
+    read_output(node, packages / "typescript" / "bin" / "tsc", directory=tmp_path)
+    said = lines(read_output(node, "made/program.js", server, directory=tmp_path))
 
     assert said == [PROGRAM, [422, "unknown language 'klingon'"], LANGUAGES]

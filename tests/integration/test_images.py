@@ -45,7 +45,7 @@ def store(new_store: Callable[[], ImageStore]) -> ImageStore:
     return new_store()
 
 
-def unpacked(image: Image) -> dict[str, tuple[int, bytes]]:
+def read_archive(image: Image) -> dict[str, tuple[int, bytes]]:
     """Return mode and content of every entry of an image's archive, by path."""
     return unpack(unpack_lz4(image.root_archive.read_bytes(), MAX_ROOT))
 
@@ -75,7 +75,7 @@ def test_an_image_has_the_files_that_a_guest_needs(
 ) -> None:
     image = build_image(catalogue.find_language(name), store, DEBIAN)
 
-    entries = unpacked(image)
+    entries = read_archive(image)
 
     assert entries[program][1].startswith(b"\x7fELF")
     assert entries["bin"][1] == b"usr/bin"
@@ -88,7 +88,7 @@ def test_an_image_has_the_files_that_a_guest_needs(
 def test_the_sentinel_is_the_last_entry_and_holds_the_build_key(store: ImageStore) -> None:
     image = build_image(catalogue.find_language("bash"), store, DEBIAN)
 
-    path, (_, content) = list(unpacked(image).items())[-1]
+    path, (_, content) = list(read_archive(image).items())[-1]
 
     assert path == ".slipway-complete"
     assert content.decode() == f"{image.manifest['build_key']}\n"
@@ -106,7 +106,7 @@ def test_the_manifest_has_packages_and_sizes(store: ImageStore) -> None:
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="needs the image's Python")
 def test_pythons_modules_have_their_bytecode(store: ImageStore) -> None:
-    entries = unpacked(build_image(catalogue.find_language("python"), store, DEBIAN))
+    entries = read_archive(build_image(catalogue.find_language("python"), store, DEBIAN))
 
     assert "usr/lib/python3.11/json/__pycache__/decoder.cpython-311.pyc" in entries
 
@@ -148,7 +148,7 @@ def test_other_compressions_hold_the_same_root(store: ImageStore, compression: s
     packed = image.root_archive.open("rb")
     done = subprocess.run(programs[compression], stdin=packed, capture_output=True, check=True)
     packed.close()
-    entries, expected = unpack(done.stdout), unpacked(lz4)
+    entries, expected = unpack(done.stdout), read_archive(lz4)
     assert entries.keys() == expected.keys()
     del entries[".slipway-complete"], expected[".slipway-complete"]
     assert entries == expected
@@ -176,7 +176,7 @@ def test_another_architecture_is_assembled_here(store: ImageStore) -> None:
         catalogue.find_language("bash"), store, replace(DEBIAN, architecture="arm64")
     )
 
-    machine = unpacked(image)["usr/bin/bash"][1][18:20]
+    machine = read_archive(image)["usr/bin/bash"][1][18:20]
     assert int.from_bytes(machine, "little") == 183  # EM_AARCH64
 
 

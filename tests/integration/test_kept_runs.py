@@ -31,13 +31,15 @@ STRANGER = 12345
 
 
 @pytest.fixture
-async def kept() -> AsyncIterator[KeptRuns]:
+async def run_table() -> AsyncIterator[KeptRuns]:
     async with keeping() as runs:
         yield runs
 
 
-async def test_socket_and_directory_are_removed_after_all_has_been_read(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello\n")), RunPolicy(US, "events"))
+async def test_socket_and_directory_are_removed_after_all_has_been_read(
+    run_table: KeptRuns,
+) -> None:
+    run = await run_table.start(PlayedExecution(printing(b"hello\n")), RunPolicy(US, "events"))
     path = run.socket
     assert path is not None
 
@@ -45,12 +47,12 @@ async def test_socket_and_directory_are_removed_after_all_has_been_read(kept: Ke
     await run.wait_forgotten()
 
     assert not path.parent.exists()
-    assert kept.find(run.id, Peer(1, US, frozenset())) is None
+    assert run_table.find(run.id, Peer(1, US, frozenset())) is None
 
 
-async def test_resumed_bytes_are_kept_from_the_call_on(kept: KeptRuns) -> None:
+async def test_resumed_bytes_are_kept_from_the_call_on(run_table: KeptRuns) -> None:
     pieces = pieces_of(8 * MIB, seed=1)
-    run = await kept.start(PlayedExecution(writing(*pieces)), RunPolicy(US))
+    run = await run_table.start(PlayedExecution(writing(*pieces)), RunPolicy(US))
     path = run.socket
     assert path is not None
     first = connect(path)
@@ -69,10 +71,10 @@ async def test_resumed_bytes_are_kept_from_the_call_on(kept: KeptRuns) -> None:
 
 
 async def test_raw_run_keeps_its_result_after_its_socket(
-    kept: KeptRuns,
+    run_table: KeptRuns,
 ) -> None:
     files = (OutputFile("a.txt", 0o644, b"content"),)
-    run = await kept.start(PlayedExecution(printing(b"hello\n", files=files)), RunPolicy(US))
+    run = await run_table.start(PlayedExecution(printing(b"hello\n", files=files)), RunPolicy(US))
     path = run.socket
     assert path is not None
 
@@ -87,7 +89,7 @@ async def test_raw_run_keeps_its_result_after_its_socket(
     with pytest.raises(NoLongerKept):
         run.resume(0)
     await run.remove()
-    assert len(kept) == 0
+    assert len(run_table) == 0
 
 
 async def test_unread_run_is_forgotten_after_the_grace_time() -> None:
@@ -150,9 +152,9 @@ async def test_a_client_that_leaves_and_does_not_come_back_ends_the_run() -> Non
         assert run.result.verdict is Verdict.CANCELLED
 
 
-async def test_a_client_that_comes_back_in_time_keeps_the_run(kept: KeptRuns) -> None:
+async def test_a_client_that_comes_back_in_time_keeps_the_run(run_table: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"x"))
-    run = await kept.start(execution, RunPolicy(US))
+    run = await run_table.start(execution, RunPolicy(US))
     connect(run.socket or "").close()
     await wait_until(lambda: run.awaits_client, "the grace of the client that left has begun")
 
@@ -190,9 +192,9 @@ async def test_commands_of_a_client_that_left_at_once_are_carried_out() -> None:
 
 
 @pytest.mark.parametrize("stream", ["raw", "events"])
-async def test_a_failure_ends_the_stream(kept: KeptRuns, stream: str) -> None:
+async def test_a_failure_ends_the_stream(run_table: KeptRuns, stream: str) -> None:
     error = UnknownOutcome("the machine ended by itself", "Look at it.")
-    run = await kept.start(PlayedExecution(writing(b"x"), error), RunPolicy(US, stream))
+    run = await run_table.start(PlayedExecution(writing(b"x"), error), RunPolicy(US, stream))
     await wait_until(lambda: run.ended, "the run has ended")
     record = build_run_record(run)
 
@@ -207,10 +209,10 @@ async def test_a_failure_ends_the_stream(kept: KeptRuns, stream: str) -> None:
 
 
 async def test_bug_ends_the_stream_without_a_traceback(
-    kept: KeptRuns, caplog: pytest.LogCaptureFixture
+    run_table: KeptRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     execution = PlayedExecution(writing(), KeyError("secret"))
-    run = await kept.start(execution, RunPolicy(US, "events"))
+    run = await run_table.start(execution, RunPolicy(US, "events"))
 
     got = lines(await whole(run.socket or ""))
 
@@ -219,9 +221,9 @@ async def test_bug_ends_the_stream_without_a_traceback(
     assert "was lost by a bug" in caplog.text
 
 
-async def test_removing_a_run_ends_it_and_keeps_its_output(kept: KeptRuns) -> None:
+async def test_removing_a_run_ends_it_and_keeps_its_output(run_table: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"so far"))
-    run = await kept.start(execution, RunPolicy(US))
+    run = await run_table.start(execution, RunPolicy(US))
     await wait_until(lambda: run.kept_bytes > 0, "output is kept")
 
     await run.remove()
@@ -232,25 +234,25 @@ async def test_removing_a_run_ends_it_and_keeps_its_output(kept: KeptRuns) -> No
     assert got == b"so far"
 
 
-async def test_removing_a_run_that_has_ended_leaves_nothing(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
+async def test_removing_a_run_that_has_ended_leaves_nothing(run_table: KeptRuns) -> None:
+    run = await run_table.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
     await wait_until(lambda: run.ended, "the run has ended")
 
     await run.remove()
 
-    assert len(kept) == 0
+    assert len(run_table) == 0
 
 
-async def test_only_the_owner_and_overseers_see_a_run(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(STRANGER))
+async def test_only_the_owner_and_overseers_see_a_run(run_table: KeptRuns) -> None:
+    run = await run_table.start(PlayedExecution(writing(b"x")), RunPolicy(STRANGER))
     stranger, other = Peer(1, STRANGER, frozenset()), Peer(1, STRANGER + 1, frozenset())
     ours = Peer(1, US, frozenset())
 
-    assert kept.find(run.id, stranger) is run
-    assert kept.find(run.id, ours) is run
-    assert kept.find(run.id, other) is None
-    assert kept.list_visible(other) == []
-    assert kept.list_visible(stranger) == [run]
+    assert run_table.find(run.id, stranger) is run
+    assert run_table.find(run.id, ours) is run
+    assert run_table.find(run.id, other) is None
+    assert run_table.list_visible(other) == []
+    assert run_table.list_visible(stranger) == [run]
 
 
 @pytest.mark.usefixtures("other_users")
@@ -295,56 +297,56 @@ async def test_run_without_a_socket_is_cancelled(tmp_path: Path) -> None:
 
 
 async def test_unread_runs_are_bounded_in_number(
-    kept: KeptRuns, monkeypatch: pytest.MonkeyPatch
+    run_table: KeptRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_runs, "MAX_ENDED", 2)
     for _ in range(2):
-        run = await kept.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
+        run = await run_table.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
         await wait_until(lambda run=run: run.ended, "the run has ended")  # type: ignore[misc]
     execution = PlayedExecution(printing(b"too much"))
 
     with pytest.raises(Busy, match="2 ended runs are unread") as caught:
-        await kept.start(execution, RunPolicy(US))
+        await run_table.start(execution, RunPolicy(US))
 
     assert caught.value.retry_after >= 1
     assert execution.cancelled.is_set()
 
 
 async def test_unread_output_is_bounded_in_bytes(
-    kept: KeptRuns, monkeypatch: pytest.MonkeyPatch
+    run_table: KeptRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_runs, "MAX_KEPT", 1000)
     file = OutputFile("a", 0o644, bytes(990))
-    run = await kept.start(PlayedExecution(printing(bytes(10), files=(file,))), RunPolicy(US))
+    run = await run_table.start(PlayedExecution(printing(bytes(10), files=(file,))), RunPolicy(US))
     await wait_until(lambda: run.ended, "the run has ended")
 
     with pytest.raises(Busy, match="with 1000 bytes of output and files"):
-        kept.check_room()
+        run_table.check_room()
     await run.remove()
 
-    kept.check_room()
-    assert kept.kept_bytes == 0
+    run_table.check_room()
+    assert run_table.kept_bytes == 0
 
 
 async def test_runs_that_have_been_read_make_room(
-    kept: KeptRuns, monkeypatch: pytest.MonkeyPatch
+    run_table: KeptRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_runs, "MAX_ENDED", 3)
     for _ in range(10):
-        run = await kept.start(PlayedExecution(printing(b"read")), RunPolicy(US))
+        run = await run_table.start(PlayedExecution(printing(b"read")), RunPolicy(US))
         await whole(run.socket or "")
         await wait_until(lambda run=run: run.read, "all output was read")  # type: ignore[misc]
 
-    await wait_until(lambda: len(kept) <= 3, "at most three runs are kept")
-    assert kept.find(run.id, Peer(1, US, frozenset())) is run
+    await wait_until(lambda: len(run_table) <= 3, "at most three runs are kept")
+    assert run_table.find(run.id, Peer(1, US, frozenset())) is run
 
 
-async def test_drain_waits_for_connected_clients(kept: KeptRuns) -> None:
+async def test_drain_waits_for_connected_clients(run_table: KeptRuns) -> None:
     data = b"".join(pieces_of(2 * MIB, 4))
-    run = await kept.start(PlayedExecution(printing(data)), RunPolicy(US))
+    run = await run_table.start(PlayedExecution(printing(data)), RunPolicy(US))
     client = connect(run.socket or "")
     await wait_until(lambda: run.connected, "a client is connected")
-    draining = asyncio.create_task(kept.drain(3600))
+    draining = asyncio.create_task(run_table.drain(3600))
 
     got = await asyncio.to_thread(read_all, client)
     await draining

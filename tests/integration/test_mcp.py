@@ -77,7 +77,7 @@ async def test_lists_its_tools_and_languages(commands: Commands) -> None:
 async def test_runs_a_program_and_reports_its_steps(commands: Commands, mode: str) -> None:
     steps: list[str | None] = []
 
-    async def heard(progress: float, total: float | None, message: str | None) -> None:
+    async def note_step(progress: float, total: float | None, message: str | None) -> None:
         steps.append(message)
 
     async with client(commands, mode=mode) as mcp:
@@ -94,7 +94,7 @@ async def test_runs_a_program_and_reports_its_steps(commands: Commands, mode: st
                 "outputs": ["made", "other"],
                 "timeout": 60,
             },
-            progress_callback=heard,
+            progress_callback=note_step,
         )
 
     assert not result.is_error  # of the tool; the program's failure is its verdict
@@ -235,13 +235,15 @@ async def test_unknown_tool_is_an_error_of_the_protocol(commands: Commands) -> N
 async def test_cancelled_call_makes_room_for_the_next(commands: Commands) -> None:
     running = asyncio.Event()
 
-    async def heard(progress: float, total: float | None, message: str | None) -> None:
+    async def note_start(progress: float, total: float | None, message: str | None) -> None:
         if message == "running":
             running.set()
 
     async with client(commands, "--max-machines", "1") as mcp:
         endless = {"language": "bash", "source": "sleep 1000", "timeout": 3600}
-        first = asyncio.create_task(mcp.call_tool("run_code", endless, progress_callback=heard))
+        first = asyncio.create_task(
+            mcp.call_tool("run_code", endless, progress_callback=note_start)
+        )
         await wait_until(running.is_set, "the program runs")
         first.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def kept() -> AsyncIterator[KeptRuns]:
+async def kept_runs() -> AsyncIterator[KeptRuns]:
     async with keeping() as runs:
         yield runs
 
 
-async def test_raw_output_is_kept_for_a_later_client(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello\n", b"world\n")), RunPolicy(US))
+async def test_raw_output_is_kept_for_a_later_client(kept_runs: KeptRuns) -> None:
+    run = await kept_runs.start(PlayedExecution(printing(b"hello\n", b"world\n")), RunPolicy(US))
     await wait_until(lambda: run.ended, "the run has ended")
 
     got = await whole(run.socket or "")
@@ -43,18 +43,18 @@ async def test_raw_output_is_kept_for_a_later_client(kept: KeptRuns) -> None:
     assert got == b"hello\nworld\n"
 
 
-async def test_a_hundred_megabytes_arrive_whole(kept: KeptRuns) -> None:
+async def test_a_hundred_megabytes_arrive_whole(kept_runs: KeptRuns) -> None:
     piece = random.Random(1).randbytes(100_000)
-    run = await kept.start(PlayedExecution(printing(*[piece] * 1000)), RunPolicy(US))
+    run = await kept_runs.start(PlayedExecution(printing(*[piece] * 1000)), RunPolicy(US))
 
     got = await whole(run.socket or "")
 
     assert got == piece * 1000
 
 
-async def test_a_program_waits_while_nobody_reads(kept: KeptRuns) -> None:
+async def test_a_program_waits_while_nobody_reads(kept_runs: KeptRuns) -> None:
     execution = PlayedExecution(writing(*[bytes(64 * 1024)] * 1000))
-    run = await kept.start(execution, RunPolicy(US))
+    run = await kept_runs.start(execution, RunPolicy(US))
     await wait_until(lambda: run.output.full, "the run's log is full")
     unconnected = execution.given
 
@@ -76,10 +76,12 @@ async def test_a_program_waits_while_nobody_reads(kept: KeptRuns) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_a_client_resumes_at_the_offset_that_it_counted(kept: KeptRuns, seed: int) -> None:
+async def test_a_client_resumes_at_the_offset_that_it_counted(
+    kept_runs: KeptRuns, seed: int
+) -> None:
     chance = random.Random(seed)
     pieces = pieces_of(5 * MIB, seed)
-    run = await kept.start(PlayedExecution(printing(*pieces)), RunPolicy(US))
+    run = await kept_runs.start(PlayedExecution(printing(*pieces)), RunPolicy(US))
     got = b""
 
     while len(got) < 4 * MIB:
@@ -94,9 +96,9 @@ async def test_a_client_resumes_at_the_offset_that_it_counted(kept: KeptRuns, se
     assert got == b"".join(pieces)
 
 
-async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept: KeptRuns) -> None:
+async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept_runs: KeptRuns) -> None:
     data = b"".join(pieces_of(4 * MIB, 1))
-    run = await kept.start(PlayedExecution(printing(data)), RunPolicy(US))
+    run = await kept_runs.start(PlayedExecution(printing(data)), RunPolicy(US))
     first = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, first, 3 * MIB)
     first.close()
@@ -109,8 +111,8 @@ async def test_a_plain_reconnect_begins_at_the_oldest_byte_kept(kept: KeptRuns) 
     assert got == data[oldest:]
 
 
-async def test_refuses_to_resume_at_dropped_bytes(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(bytes(4 * MIB))), RunPolicy(US))
+async def test_refuses_to_resume_at_dropped_bytes(kept_runs: KeptRuns) -> None:
+    run = await kept_runs.start(PlayedExecution(printing(bytes(4 * MIB))), RunPolicy(US))
     client = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, client, 3 * MIB)
 
@@ -122,9 +124,9 @@ async def test_refuses_to_resume_at_dropped_bytes(kept: KeptRuns) -> None:
     client.close()
 
 
-async def test_the_newest_client_wins(kept: KeptRuns) -> None:
+async def test_the_newest_client_wins(kept_runs: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"so far"))
-    run = await kept.start(execution, RunPolicy(US))
+    run = await kept_runs.start(execution, RunPolicy(US))
     old = connect(run.socket or "")
     got_old = await asyncio.to_thread(read_exactly, old, 6)
 
@@ -140,8 +142,8 @@ async def test_the_newest_client_wins(kept: KeptRuns) -> None:
     new.close()
 
 
-async def test_many_concurrent_clients_leave_nothing(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(US))
+async def test_many_concurrent_clients_leave_nothing(kept_runs: KeptRuns) -> None:
+    run = await kept_runs.start(PlayedExecution(writing(b"x")), RunPolicy(US))
 
     def storm() -> None:
         for _ in range(200):
@@ -153,9 +155,9 @@ async def test_many_concurrent_clients_leave_nothing(kept: KeptRuns) -> None:
     assert await whole(run.socket or "") == b"x"
 
 
-async def test_a_half_closed_client_gets_everything(kept: KeptRuns) -> None:
+async def test_a_half_closed_client_gets_everything(kept_runs: KeptRuns) -> None:
     pieces = pieces_of(3 * MIB, 2)
-    run = await kept.start(PlayedExecution(printing(*pieces)), RunPolicy(US, "events"))
+    run = await kept_runs.start(PlayedExecution(printing(*pieces)), RunPolicy(US, "events"))
     client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
 
@@ -173,8 +175,10 @@ def _output(records: list[dict[str, Any]]) -> Iterator[bytes]:
             yield event.data
 
 
-async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(US))
+async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(
+    kept_runs: KeptRuns,
+) -> None:
+    run = await kept_runs.start(PlayedExecution(writing(b"x")), RunPolicy(US))
     client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
     await asyncio.to_thread(read_exactly, client, 1)
@@ -187,8 +191,8 @@ async def test_a_half_closed_client_that_leaves_a_silent_program_is_noticed(kept
     assert not run.ended
 
 
-async def test_input_of_a_raw_client_is_dropped(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello")), RunPolicy(US))
+async def test_input_of_a_raw_client_is_dropped(kept_runs: KeptRuns) -> None:
+    run = await kept_runs.start(PlayedExecution(printing(b"hello")), RunPolicy(US))
     client = connect(run.socket or "")
 
     await asyncio.to_thread(client.sendall, bytes(4 * MIB))
@@ -198,8 +202,8 @@ async def test_input_of_a_raw_client_is_dropped(kept: KeptRuns) -> None:
 
 
 @pytest.mark.parametrize("stream", ["raw", "events"])
-async def test_stream_with_unread_bytes_is_not_delivered(kept: KeptRuns, stream: str) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), RunPolicy(US, stream))
+async def test_stream_with_unread_bytes_is_not_delivered(kept_runs: KeptRuns, stream: str) -> None:
+    run = await kept_runs.start(PlayedExecution(printing(b"hello" * 1000)), RunPolicy(US, stream))
     client = connect(run.socket or "")
     await asyncio.to_thread(read_exactly, client, 1000)
     await wait_until(lambda: run.ended, "the run has ended")
@@ -212,9 +216,9 @@ async def test_stream_with_unread_bytes_is_not_delivered(kept: KeptRuns, stream:
 
 
 async def test_stream_with_unread_bytes_is_not_delivered_to_a_half_closed_client(
-    kept: KeptRuns,
+    kept_runs: KeptRuns,
 ) -> None:
-    run = await kept.start(PlayedExecution(printing(b"hello" * 1000)), RunPolicy(US))
+    run = await kept_runs.start(PlayedExecution(printing(b"hello" * 1000)), RunPolicy(US))
     client = connect(run.socket or "")
     client.shutdown(socket.SHUT_WR)
     await asyncio.to_thread(read_exactly, client, 1000)
@@ -226,9 +230,11 @@ async def test_stream_with_unread_bytes_is_not_delivered_to_a_half_closed_client
     assert not run.read
 
 
-async def test_events_stream_takes_commands_and_answers_invalid_commands(kept: KeptRuns) -> None:
+async def test_events_stream_takes_commands_and_answers_invalid_commands(
+    kept_runs: KeptRuns,
+) -> None:
     execution = PlayedExecution(writing(b"x"))
-    run = await kept.start(execution, RunPolicy(US, "events"))
+    run = await kept_runs.start(execution, RunPolicy(US, "events"))
     client = connect(run.socket or "")
 
     client.sendall(b"nonsense\n" + command(type="stdin", text="hello"))
@@ -241,10 +247,10 @@ async def test_events_stream_takes_commands_and_answers_invalid_commands(kept: K
     assert (execution.written, execution.signals) == (b"hello", [10])
 
 
-async def test_a_flood_of_commands_waits_for_the_program(kept: KeptRuns) -> None:
+async def test_a_flood_of_commands_waits_for_the_program(kept_runs: KeptRuns) -> None:
     execution = PlayedExecution(writing(b"x"))
     execution.reading.clear()
-    run = await kept.start(execution, RunPolicy(US, "events"))
+    run = await kept_runs.start(execution, RunPolicy(US, "events"))
     client = connect(run.socket or "")
     client.setblocking(False)
     line, sent = command(type="stdin", text="a" * 1000), 0
@@ -263,8 +269,8 @@ async def test_a_flood_of_commands_waits_for_the_program(kept: KeptRuns) -> None
     await wait_until(lambda: len(execution.written) > 1000, "more than 1000 pieces were written")
 
 
-async def test_flood_of_invalid_commands_waits_for_its_client_to_read(kept: KeptRuns) -> None:
-    run = await kept.start(PlayedExecution(writing(b"x")), RunPolicy(US, "events"))
+async def test_flood_of_invalid_commands_waits_for_its_client_to_read(kept_runs: KeptRuns) -> None:
+    run = await kept_runs.start(PlayedExecution(writing(b"x")), RunPolicy(US, "events"))
     client = connect(run.socket or "")
     flooding = asyncio.create_task(asyncio.to_thread(client.sendall, b"x\n" * MIB))
 
@@ -278,9 +284,9 @@ async def test_flood_of_invalid_commands_waits_for_its_client_to_read(kept: Kept
     assert kept_bytes <= AHEAD + BEHIND
 
 
-async def test_files_of_events_come_before_the_end_and_are_whole(kept: KeptRuns) -> None:
+async def test_files_of_events_come_before_the_end_and_are_whole(kept_runs: KeptRuns) -> None:
     file = OutputFile("big.bin", 0o640, random.Random(3).randbytes(3 * MIB))
-    run = await kept.start(PlayedExecution(printing(files=(file,))), RunPolicy(US, "events"))
+    run = await kept_runs.start(PlayedExecution(printing(files=(file,))), RunPolicy(US, "events"))
 
     records = lines(await whole(run.socket or ""))
     await run.wait_forgotten()

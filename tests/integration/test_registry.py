@@ -194,7 +194,7 @@ def test_a_missing_image_is_reported(
 
 
 @pytest.fixture
-def damaged(
+def damaged_image(
     registry_programs: None, directory: Path, layout: Path, tmp_path: Path
 ) -> Iterator[tuple[DockerRegistry, str]]:
     """A registry of the test's own, and the reference of an image in it."""
@@ -203,11 +203,11 @@ def damaged(
 
 
 def test_refuses_a_blob_that_is_corrupted(
-    pull: Callable[..., Registry], damaged: tuple[DockerRegistry, str], tmp_path: Path
+    pull: Callable[..., Registry], damaged_image: tuple[DockerRegistry, str], tmp_path: Path
 ) -> None:
-    registry = pull(damaged[1])
+    registry = pull(damaged_image[1])
     layer = manifest_of(registry).layers[0]
-    with damaged[0].blob(layer.digest).open("r+b") as file:
+    with damaged_image[0].blob(layer.digest).open("r+b") as file:
         file.seek(1_000_000)
         file.write(b"something else")
 
@@ -220,24 +220,24 @@ def test_refuses_a_blob_that_is_corrupted(
 @pytest.mark.parametrize("change", [-1, 1])
 def test_refuses_a_blob_of_another_size(
     pull: Callable[..., Registry],
-    damaged: tuple[DockerRegistry, str],
+    damaged_image: tuple[DockerRegistry, str],
     tmp_path: Path,
     change: int,
 ) -> None:
-    registry = pull(damaged[1])
+    registry = pull(damaged_image[1])
     layer = manifest_of(registry).layers[0]
-    os.truncate(damaged[0].blob(layer.digest), layer.size + change)
+    os.truncate(damaged_image[0].blob(layer.digest), layer.size + change)
 
     with pytest.raises(ImageCorrupted, match=f"{layer.size + change} bytes in the registry"):
         BlobCache(tmp_path / "layers").fetch(layer, registry, ignore)
 
 
 def test_says_which_blob_is_missing(
-    pull: Callable[..., Registry], damaged: tuple[DockerRegistry, str], tmp_path: Path
+    pull: Callable[..., Registry], damaged_image: tuple[DockerRegistry, str], tmp_path: Path
 ) -> None:
-    registry = pull(damaged[1])
+    registry = pull(damaged_image[1])
     layer = manifest_of(registry).layers[0]
-    damaged[0].blob(layer.digest).unlink()
+    damaged_image[0].blob(layer.digest).unlink()
 
     with pytest.raises(BuildFailed, match=f"does not have layer {layer.label}"):
         BlobCache(tmp_path / "layers").fetch(layer, registry, ignore)
@@ -252,10 +252,10 @@ def test_refuses_a_document_of_another_size(pull: Callable[..., Registry], image
 
 
 def test_refuses_a_manifest_that_is_corrupted(
-    pull: Callable[..., Registry], damaged: tuple[DockerRegistry, str]
+    pull: Callable[..., Registry], damaged_image: tuple[DockerRegistry, str]
 ) -> None:
-    registry = pull(damaged[1])
-    blob = damaged[0].blob(registry.root().digest)
+    registry = pull(damaged_image[1])
+    blob = damaged_image[0].blob(registry.root().digest)
     blob.write_bytes(blob.read_bytes() + b" ")
 
     with pytest.raises(ImageError):

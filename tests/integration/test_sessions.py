@@ -266,12 +266,12 @@ async def test_machine_that_ends_between_runs_is_noticed(
 
 
 async def test_stdin_that_fails_ends_its_run(session: LocalSession) -> None:
-    async def broken() -> AsyncIterator[bytes]:
+    async def fail_after_a_piece() -> AsyncIterator[bytes]:
         yield b"x"
         raise RuntimeError("it broke")
 
     with pytest.raises(InputError, match="it broke"):
-        await session.run("echo", stdin=broken())
+        await session.run("echo", stdin=fail_after_a_piece())
 
     assert session.state == "open"
     assert (await session.run("print x")).stdout == "x\n"

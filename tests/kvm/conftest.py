@@ -61,7 +61,7 @@ class Boot(Protocol):
 
 
 @pytest.fixture
-def believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def trust_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Machines start where KVM only interprets as well."""
     monkeypatch.setattr(usability, "examine", lambda state=None: (True, "in these tests"))
 
@@ -80,7 +80,7 @@ def spec(tmp_path: Path) -> MachineSpec:
 
 
 @pytest.fixture
-async def boot(believed: None, spec: MachineSpec) -> AsyncIterator[Boot]:
+async def boot(trust_kvm: None, spec: MachineSpec) -> AsyncIterator[Boot]:
     async with AsyncExitStack() as cleanup:
 
         async def start(code: Code, **changes: Any) -> KvmMachine:

@@ -64,7 +64,7 @@ def test_capability_with_a_number_gives_it(kvm: Kvm) -> None:
 def test_all_descriptors_and_run_pages_are_given_back() -> None:
     before, mapped = open_files(), mappings()
 
-    machine = BareMetal(Code().done(), cpus=2)
+    machine = BareMetal(Code().end_test(), cpus=2)
     within = open_files()
     machine.run()
     machine.close()
@@ -114,7 +114,7 @@ def test_slot_that_does_not_exist_is_refused(vm: Vm, memory: GuestMemory) -> Non
 
 
 def test_guest_sees_what_the_host_writes_and_the_other_way_round(bare: Bare) -> None:
-    machine = bare(Code().load(0x20_0000).store(0x20_0008).done())
+    machine = bare(Code().load(0x20_0000).store(0x20_0008).end_test())
     machine.memory.write(0x20_0000, b"by host!")
 
     machine.run()
@@ -125,7 +125,7 @@ def test_guest_sees_what_the_host_writes_and_the_other_way_round(bare: Bare) -> 
 def test_guest_sees_its_memory_on_both_sides_of_the_hole() -> None:
     # Its page tables end at 4 GiB: what is above it is shown at a place that has nothing.
     end, high = layout.HOLE - 8, layout.HOLE_END
-    code = Code().load(NOWHERE).store(end).done()
+    code = Code().load(NOWHERE).store(end).end_test()
     with closing(BareMetal(code, memory=layout.HOLE + MEMORY)) as machine:
         entry = layout.PAGE_TABLES + 2 * layout.PAGE + (NOWHERE >> 21) * 8
         machine.memory.write(entry, struct.pack("<Q", high | LARGE_PAGE))

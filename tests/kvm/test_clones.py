@@ -61,7 +61,7 @@ async def snapshot(boot: Boot) -> AsyncIterator[Snapshot]:
 
 
 @asynccontextmanager
-async def opened(snapshot: Snapshot) -> AsyncIterator[KvmTemplate]:
+async def open_template(snapshot: Snapshot) -> AsyncIterator[KvmTemplate]:
     template = await KvmHypervisor().open_template(snapshot.duplicate())
     try:
         yield template
@@ -81,14 +81,18 @@ async def clone_of(template: KvmTemplate) -> AsyncIterator[KvmMachine]:
 async def test_clones_go_on_where_the_snapshot_was_taken_each_by_itself(
     snapshot: Snapshot,
 ) -> None:
-    async with opened(snapshot) as template, clone_of(template) as one, clone_of(template) as other:
+    async with (
+        open_template(snapshot) as template,
+        clone_of(template) as one,
+        clone_of(template) as other,
+    ):
         counts = [await ask(one), await ask(one), await ask(other), await ask(one)]
 
     assert counts == [3, 4, 3, 5]
 
 
 async def test_clone_ends_as_its_guest_wants(snapshot: Snapshot) -> None:
-    async with opened(snapshot) as template, clone_of(template) as clone:
+    async with open_template(snapshot) as template, clone_of(template) as clone:
         assert await ask(clone, b"\0") == 3
 
         assert await clone.wait() == 0
@@ -106,11 +110,11 @@ async def test_guest_goes_on_after_a_snapshot_of_it(boot: Boot) -> None:
 
 
 async def test_clone_is_snapshotted_itself(snapshot: Snapshot) -> None:
-    async with opened(snapshot) as template, clone_of(template) as clone:
+    async with open_template(snapshot) as template, clone_of(template) as clone:
         await ask(clone)
         fork = await clone.snapshot()
         await clone.resume()
-        async with opened(fork) as second, clone_of(second) as forked:
+        async with open_template(fork) as second, clone_of(second) as forked:
             counts = [await ask(clone), await ask(clone), await ask(forked)]
         fork.close()
 
@@ -128,12 +132,12 @@ async def test_snapshot_is_sealed_and_has_holes(snapshot: Snapshot) -> None:
 
 
 async def test_clone_tells_what_it_wrote_to_and_has_that_at_once(snapshot: Snapshot) -> None:
-    async with opened(snapshot) as template, clone_of(template) as clone:
+    async with open_template(snapshot) as template, clone_of(template) as clone:
         await ask(clone)
         ranges = await clone.read_working_set()
         again = await clone.read_working_set()
     prepared = KvmMachine.add_working_set(snapshot.duplicate(), ranges)
-    async with opened(prepared) as template, clone_of(template) as clone:
+    async with open_template(prepared) as template, clone_of(template) as clone:
         prefaulted = await clone.read_working_set()
         count = await ask(clone)
     prepared.close()
@@ -166,7 +170,7 @@ async def test_machine_that_has_ended_has_no_snapshot(boot: Boot) -> None:
 
 
 async def test_killed_zygote_takes_its_clones_along_and_is_told(snapshot: Snapshot) -> None:
-    async with opened(snapshot) as template, clone_of(template) as clone:
+    async with open_template(snapshot) as template, clone_of(template) as clone:
         os.kill(template.pid, signal.SIGKILL)
 
         async with asyncio.timeout(PATIENCE):
@@ -176,7 +180,11 @@ async def test_killed_zygote_takes_its_clones_along_and_is_told(snapshot: Snapsh
 
 
 async def test_killed_clone_is_lost_alone(snapshot: Snapshot) -> None:
-    async with opened(snapshot) as template, clone_of(template) as one, clone_of(template) as other:
+    async with (
+        open_template(snapshot) as template,
+        clone_of(template) as one,
+        clone_of(template) as other,
+    ):
         os.kill(one.pid, signal.SIGKILL)
 
         async with asyncio.timeout(PATIENCE):
@@ -192,7 +200,7 @@ async def test_closed_template_leaves_its_clones_and_goes_with_the_last(
     snapshot: Snapshot,
 ) -> None:
     before = children(), psutil.Process().num_fds()
-    async with opened(snapshot) as template, clone_of(template) as clone:
+    async with open_template(snapshot) as template, clone_of(template) as clone:
         await template.close()
         with pytest.raises(HostError, match="closed"):
             await template.clone()
@@ -202,7 +210,7 @@ async def test_closed_template_leaves_its_clones_and_goes_with_the_last(
 
 
 async def test_clones_leave_nothing(snapshot: Snapshot) -> None:
-    async with opened(snapshot) as template:
+    async with open_template(snapshot) as template:
         async with clone_of(template) as clone:
             await ask(clone)
         before = children(), psutil.Process().num_fds()

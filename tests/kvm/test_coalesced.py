@@ -59,7 +59,7 @@ class _Port:
 
 def test_bytes_of_a_whole_fifo_come_with_the_next_exit(bare: Bare) -> None:
     data = bytes(range(64))
-    machine = bare(Code().text(COM1, data).done())
+    machine = bare(Code().text(COM1, data).end_test())
     log = Log(machine)
     log.add_port("com1", COM1)
 
@@ -73,7 +73,7 @@ def test_bytes_of_a_whole_fifo_come_with_the_next_exit(bare: Bare) -> None:
 def test_ring_that_is_full_loses_nothing(bare: Bare, count: int) -> None:
     # again: mov al, bl; out dx, al; dec ebx; jnz again
     code = Code().set("rdx", COM1).repeat(count, "again").raw(b"\x88\xd8\xee").until_zero("again")
-    machine = bare(code.done())
+    machine = bare(code.end_test())
     log = Log(machine)
     log.add_port("com1", COM1)
 
@@ -86,7 +86,7 @@ def test_ring_that_is_full_loses_nothing(bare: Bare, count: int) -> None:
 
 def test_string_that_is_longer_than_the_ring_loses_nothing(bare: Bare) -> None:
     data = bytes(number % 251 for number in range(1000))
-    machine = bare(Code().out_string(COM1, DATA, len(data)).done())
+    machine = bare(Code().out_string(COM1, DATA, len(data)).end_test())
     machine.memory.write(DATA, data)
     log = Log(machine)
     log.add_port("com1", COM1)
@@ -102,7 +102,7 @@ def test_ring_goes_round(bare: Bare) -> None:
         part = bytes((number,)) * (30 + number)
         code.text(COM1, part)
         expected += part
-    machine = bare(code.done())
+    machine = bare(code.end_test())
     log = Log(machine)
     log.add_port("com1", COM1)
 
@@ -115,7 +115,7 @@ def test_ring_goes_round(bare: Bare) -> None:
 
 def test_order_among_other_accesses_is_kept(bare: Bare) -> None:
     code = Code().out(COM1, 1).out(COM1, 2).out(PLAIN, 3).out(COM1, 4)
-    code.store(MEMORY_DEVICE, 5, 4).out(COM1, 6).read_port(PLAIN).out(PLAIN, 7).done()
+    code.store(MEMORY_DEVICE, 5, 4).out(COM1, 6).read_port(PLAIN).out(PLAIN, 7).end_test()
     machine = bare(code)
     log = Log(machine)
     log.add_port("com1", COM1)
@@ -139,7 +139,7 @@ def test_runs_to_two_ports_stay_in_order(bare: Bare) -> None:
     code = Code()
     for number, port in enumerate(pattern):
         code.out(COM1 if port == "1" else COM2, number)
-    machine = bare(code.done())
+    machine = bare(code.end_test())
     log = Log(machine)
     log.add_port("1", COM1)
     log.add_port("2", COM2)
@@ -155,7 +155,7 @@ def test_runs_to_two_ports_stay_in_order(bare: Bare) -> None:
 
 
 def test_write_that_is_wider_than_its_place_is_an_exit_in_order(bare: Bare) -> None:
-    machine = bare(Code().out(COM1, 1).out(COM1, 0x0302, size=2).out(COM1, 4).done())
+    machine = bare(Code().out(COM1, 1).out(COM1, 0x0302, size=2).out(COM1, 4).end_test())
     log = Log(machine)
     log.add_port("com1", COM1)
 
@@ -169,7 +169,7 @@ def test_write_that_is_wider_than_its_place_is_an_exit_in_order(bare: Bare) -> N
 def test_writes_to_memory_keep_their_size(bare: Bare, size: int) -> None:
     value = 0x1122_3344_5566_7788
     code = Code().store(MEMORY_DEVICE, value, size).store(MEMORY_DEVICE, ~value % 2**64, size)
-    machine = bare(code.done())
+    machine = bare(code.end_test())
     machine.vm.coalesce_memory(MEMORY_DEVICE, 8)
     got: list[bytes] = []
     machine.bus.add_burst(MEMORY_DEVICE, got.append)
@@ -181,7 +181,7 @@ def test_writes_to_memory_keep_their_size(bare: Bare, size: int) -> None:
     assert machine.thread.exits == {ExitReason.IO: 1}
 
 
-def test_last_words_before_a_crash_are_not_lost(bare: Bare) -> None:
+def test_output_before_a_crash_is_not_lost(bare: Bare) -> None:
     machine = bare(Code().out(COM1, 0x42).crash())
     log = Log(machine)
     log.add_port("com1", COM1)

@@ -121,7 +121,7 @@ os.write(1, json.dumps(results).encode())
 ALLOWED = {"threads", "memory", "descriptors", "clocks"}
 
 
-def confined(program: str, user: int) -> subprocess.CompletedProcess[bytes]:
+def run_confined(program: str, user: int) -> subprocess.CompletedProcess[bytes]:
     arguments = [sys.executable, "-IS", "-c", CONFINED + program, PACKAGES, str(user)]
     return subprocess.run(arguments, capture_output=True, timeout=PATIENCE, check=False)
 
@@ -136,7 +136,7 @@ def user(request: pytest.FixtureRequest) -> int:
 
 
 def test_confined_process_keeps_what_a_vmm_needs_and_nothing_else(user: int) -> None:
-    ended = confined(ATTEMPTS, user)
+    ended = run_confined(ATTEMPTS, user)
 
     assert (ended.returncode, ended.stderr) == (0, b"")
     results = json.loads(ended.stdout)
@@ -146,7 +146,7 @@ def test_confined_process_keeps_what_a_vmm_needs_and_nothing_else(user: int) -> 
 
 def test_fault_of_a_confined_process_is_told(user: int) -> None:
     """Python's report of it wants to import modules and to open sources."""
-    ended = confined("confine.drop_privileges()\nraise RuntimeError('a fault')", user)
+    ended = run_confined("confine.drop_privileges()\nraise RuntimeError('a fault')", user)
 
     assert ended.returncode == 1
     assert ended.stderr.rstrip().endswith(b"RuntimeError: a fault")
@@ -160,7 +160,7 @@ try:
 except ImportError as error:
     os.write(1, str(error).encode())
 """
-    ended = confined(program, user)
+    ended = run_confined(program, user)
 
     assert (ended.returncode, ended.stdout) == (0, b"No module named 'argparse'")
 
@@ -171,11 +171,12 @@ code = mmap.mmap(-1, 4096, prot=7)
 code.write(bytes.fromhex("53 b814000000 cd80 5b c3"))  # push rbx; getpid by int 0x80
 run = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
 """
-    if confined(f"{program}\nassert run() == os.getpid()", user).returncode:
+    if run_confined(f"{program}\nassert run() == os.getpid()", user).returncode:
         pytest.skip("this kernel has no other architecture's calls")
 
     assert (
-        confined(f"{program}\nconfine.drop_privileges()\nrun()", user).returncode == -signal.SIGSYS
+        run_confined(f"{program}\nconfine.drop_privileges()\nrun()", user).returncode
+        == -signal.SIGSYS
     )
 
 
@@ -189,7 +190,7 @@ try:
 except HostError as error:
     os.write(1, f"{error.message}|{error.hint}".encode())
 """
-    ended = confined(program, user)
+    ended = run_confined(program, user)
 
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert ended.stdout.startswith(b"the VMM cannot be confined: Invalid argument|")

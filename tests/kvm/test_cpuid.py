@@ -26,7 +26,7 @@ def on_first(bare: Bare, leaf: int, index: int = 0, cpus: int = 1) -> Registers:
     # mov [rdi], eax; mov [rdi+4], ebx; mov [rdi+8], ecx; mov [rdi+12], edx
     store = bytes.fromhex("8907 895f04 894f08 89570c")
     code = Code().set("rax", leaf).set("rcx", index).raw(b"\x0f\xa2").set("rdi", DATA)
-    machine = bare(code.raw(store).done(), cpus=cpus)
+    machine = bare(code.raw(store).end_test(), cpus=cpus)
     machine.run()
     a, b, c, d = struct.unpack("<4I", machine.memory.read(DATA, 16))
     return a, b, c, d
@@ -37,7 +37,7 @@ def on_each(bare: Bare, leaf: int, index: int) -> list[Registers]:
     code = Code()
     for number in range(1, CPUS):
         code.wake(number).wait_for(number)
-    machine = bare(code.done(), cpus=CPUS)
+    machine = bare(code.end_test(), cpus=CPUS)
     # 16-bit mode: mov eax, leaf; mov ecx, index; cpuid; mov [..], eax, ebx, ecx, edx; out; hlt
     other = b"\x66\xb8" + struct.pack("<I", leaf) + b"\x66\xb9" + struct.pack("<I", index)
     other += b"\x0f\xa2" + b"\x66\xa3" + struct.pack("<H", RESULT)

@@ -34,7 +34,7 @@ def stores(size: int) -> list[tuple[str, int, int, int]]:
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_port_is_written(bare: Bare, size: int) -> None:
-    machine, device = bare(Code().out(PORT, VALUE & 0xFFFF_FFFF, size).done()), Recorder()
+    machine, device = bare(Code().out(PORT, VALUE & 0xFFFF_FFFF, size).end_test()), Recorder()
     machine.bus.add_port(PORT, 4, device)
 
     machine.run()
@@ -45,7 +45,7 @@ def test_port_is_written(bare: Bare, size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_port_is_read(bare: Bare, size: int) -> None:
-    machine, device = bare(Code().read_port(PORT, size).store(DATA).done()), Recorder(BYTES)
+    machine, device = bare(Code().read_port(PORT, size).store(DATA).end_test()), Recorder(BYTES)
     machine.bus.add_port(PORT, 4, device)
 
     machine.run()
@@ -58,7 +58,7 @@ def test_port_is_read(bare: Bare, size: int) -> None:
 @pytest.mark.parametrize("count", [1, 7, 300])
 def test_string_is_written_to_a_port(bare: Bare, size: int, count: int) -> None:
     data = bytes(number % 251 for number in range(size * count))
-    machine, device = bare(Code().out_string(PORT, DATA, count, size).done()), Recorder()
+    machine, device = bare(Code().out_string(PORT, DATA, count, size).end_test()), Recorder()
     machine.bus.add_port(PORT, 4, device)
     machine.memory.write(DATA, data)
 
@@ -71,7 +71,7 @@ def test_string_is_written_to_a_port(bare: Bare, size: int, count: int) -> None:
 @pytest.mark.parametrize("count", [1, 7, 300, 3000])
 def test_string_is_read_from_a_port(bare: Bare, size: int, count: int) -> None:
     data = bytes(number % 251 for number in range(size * count))
-    machine = bare(Code().in_string(PORT, DATA, count, size).done())
+    machine = bare(Code().in_string(PORT, DATA, count, size).end_test())
     machine.bus.add_port(PORT, 4, Recorder(data))
 
     machine.run()
@@ -81,7 +81,7 @@ def test_string_is_read_from_a_port(bare: Bare, size: int, count: int) -> None:
 
 
 def test_several_units_of_a_string_are_read_in_one_exit(bare: Bare) -> None:
-    machine = bare(Code().in_string(PORT, DATA, 64).done())
+    machine = bare(Code().in_string(PORT, DATA, 64).end_test())
     machine.bus.add_port(PORT, 1, Recorder(range(64)))
 
     machine.run()
@@ -91,7 +91,7 @@ def test_several_units_of_a_string_are_read_in_one_exit(bare: Bare) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_port_of_nobody_reads_as_ones_and_takes_what_is_written(bare: Bare, size: int) -> None:
-    machine = bare(Code().out(PORT, 0, size).read_port(PORT, size).store(DATA).done())
+    machine = bare(Code().out(PORT, 0, size).read_port(PORT, size).store(DATA).end_test())
 
     machine.run()
 
@@ -100,7 +100,7 @@ def test_port_of_nobody_reads_as_ones_and_takes_what_is_written(bare: Bare, size
 
 
 def test_access_that_is_half_a_devices_reaches_it(bare: Bare) -> None:
-    machine, device = bare(Code().read_port(PORT - 1, 2).store(DATA).done()), Recorder([0x42])
+    machine, device = bare(Code().read_port(PORT - 1, 2).store(DATA).end_test()), Recorder([0x42])
     machine.bus.add_port(PORT, 1, device)
 
     machine.run()
@@ -113,7 +113,7 @@ def test_access_that_is_half_a_devices_reaches_it(bare: Bare) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_register_is_written(bare: Bare, size: int) -> None:
-    machine, device = bare(Code().store(DEVICE + 0x18, VALUE, size).done()), Recorder()
+    machine, device = bare(Code().store(DEVICE + 0x18, VALUE, size).end_test()), Recorder()
     machine.bus.add_memory(DEVICE, 0x1000, device)
 
     machine.run()
@@ -124,7 +124,7 @@ def test_register_is_written(bare: Bare, size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_register_is_read(bare: Bare, size: int) -> None:
-    machine = bare(Code().load(DEVICE + 0x18, size).store(DATA).done())
+    machine = bare(Code().load(DEVICE + 0x18, size).store(DATA).end_test())
     device = Recorder([VALUE])
     machine.bus.add_memory(DEVICE, 0x1000, device)
 
@@ -136,7 +136,7 @@ def test_register_is_read(bare: Bare, size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_address_of_nobody_reads_as_ones_and_takes_what_is_written(bare: Bare, size: int) -> None:
-    code = Code().store(NOWHERE, 0, size).load(NOWHERE, size).store(DATA).done()
+    code = Code().store(NOWHERE, 0, size).load(NOWHERE, size).store(DATA).end_test()
     machine = bare(code)
 
     machine.run()
@@ -146,7 +146,7 @@ def test_address_of_nobody_reads_as_ones_and_takes_what_is_written(bare: Bare, s
 
 
 def test_access_across_the_end_of_the_memory_is_in_two_parts(bare: Bare) -> None:
-    machine = bare(Code().store(MEMORY - 4, VALUE).load(MEMORY - 4).store(DATA).done())
+    machine = bare(Code().store(MEMORY - 4, VALUE).load(MEMORY - 4).store(DATA).end_test())
     device = Recorder([0xAABB_CCDD])
     machine.bus.add_memory(MEMORY, 8, device)
 
@@ -173,19 +173,24 @@ def test_places_of_nobody_that_are_kept_apart_are_few(bare: Bare) -> None:
     # mov edx, 0x1000; again: out dx, al; inc edx; dec ebx; jnz again
     walk(
         bare(
-            Code().set("rdx", 0x1000).repeat(1000, "a").raw(b"\xee\xff\xc2").until_zero("a").done()
+            Code()
+            .set("rdx", 0x1000)
+            .repeat(1000, "a")
+            .raw(b"\xee\xff\xc2")
+            .until_zero("a")
+            .end_test()
         )
     )
 
 
 def test_addresses_of_nobody_that_are_kept_apart_are_few(bare: Bare) -> None:
     code = Code().set("rdi", NOWHERE).repeat(1000, "again").raw(b"\x88\x07\x48\xff\xc7")
-    walk(bare(code.until_zero("again").done()))
+    walk(bare(code.until_zero("again").end_test()))
 
 
 def test_place_that_is_asked_often_hides_no_other(bare: Bare) -> None:
     code = Code().repeat(2 * KEPT_UNKNOWN, "again").out(0x80, 0).until_zero("again").out(0x81, 0)
-    machine = bare(code.done())
+    machine = bare(code.end_test())
 
     machine.run()
 
@@ -242,7 +247,7 @@ def test_jump_to_where_nothing_is_mapped_is_told(bare: Bare) -> None:
 
 def test_instruction_that_kvm_cannot_do_is_told(bare: Bare) -> None:
     load_long_double = b"\xdb\x2f"  # fld tbyte [rdi]
-    machine = bare(Code().set("rdi", NOWHERE).raw(load_long_double).done())
+    machine = bare(Code().set("rdi", NOWHERE).raw(load_long_double).end_test())
 
     ending = machine.run()
 

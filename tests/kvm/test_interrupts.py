@@ -48,7 +48,7 @@ def handler(code: Code) -> Code:
 
 @pytest.mark.parametrize("line", LINES)
 def test_edge_that_comes_before_the_guest_halts_is_not_lost(bare: Bare, line: int) -> None:
-    code = Code().interrupts(line).out(READY, 1).raw(STI_HLT).done()
+    code = Code().interrupts(line).out(READY, 1).raw(STI_HLT).end_test()
     machine = bare(handler(code))
     edge = Edge(machine, line)
 
@@ -60,7 +60,7 @@ def test_edge_that_comes_before_the_guest_halts_is_not_lost(bare: Bare, line: in
 
 @pytest.mark.parametrize("line", LINES)
 def test_guest_that_has_halted_is_woken(bare: Bare, line: int) -> None:
-    code = Code().interrupts(line).store(DATA + 8, 1).raw(STI_HLT).done()
+    code = Code().interrupts(line).store(DATA + 8, 1).raw(STI_HLT).end_test()
     machine = bare(handler(code))
     descriptor = machine.interrupt_on(line)
 
@@ -76,7 +76,7 @@ def test_guest_that_has_halted_is_woken(bare: Bare, line: int) -> None:
 def test_each_of_many_edges_wakes_the_guest(bare: Bare) -> None:
     count = 50
     code = Code().interrupts(4).repeat(count, "again").out(READY, 1).raw(STI_HLT)
-    machine = bare(handler(code.raw(b"\xfa").until_zero("again").done()))
+    machine = bare(handler(code.raw(b"\xfa").until_zero("again").end_test()))
     edge = Edge(machine, 4)
 
     machine.run()
@@ -86,7 +86,7 @@ def test_each_of_many_edges_wakes_the_guest(bare: Bare) -> None:
 
 
 def test_edges_before_the_guest_looks_are_one_interrupt(bare: Bare) -> None:
-    code = Code().interrupts(4).out(READY, 1).raw(STI_HLT).done()
+    code = Code().interrupts(4).out(READY, 1).raw(STI_HLT).end_test()
     machine = bare(handler(code))
     edge = Edge(machine, 4, count=5)
 
@@ -97,7 +97,7 @@ def test_edges_before_the_guest_looks_are_one_interrupt(bare: Bare) -> None:
 
 
 def test_edge_of_a_line_that_the_guest_has_masked_changes_nothing(bare: Bare) -> None:
-    code = Code().interrupts(4).out(READY, 1).raw(b"\xfb\x90\x90").done()
+    code = Code().interrupts(4).out(READY, 1).raw(b"\xfb\x90\x90").end_test()
     machine = bare(handler(code))
     edge = Edge(machine, 5)
 
@@ -111,7 +111,7 @@ def test_other_vcpus_start_where_the_first_sends_them(bare: Bare) -> None:
     code = Code()
     for number in (1, 2, 3):
         code.wake(number).wait_for(number)
-    machine = bare(code.done(), cpus=4)
+    machine = bare(code.end_test(), cpus=4)
     # inc byte [0x4000]; mov al, [0x4000]; out 0xf6, al; cli; hlt
     machine.memory.write(OTHERS_CODE, bytes.fromhex("fe060040 a00040 e6f6 faf4"))
 
@@ -134,7 +134,7 @@ def test_other_vcpus_start_where_the_first_sends_them(bare: Bare) -> None:
 
 
 def test_vcpu_that_nobody_starts_waits_without_an_exit(bare: Bare) -> None:
-    machine = bare(Code().done(), cpus=2)
+    machine = bare(Code().end_test(), cpus=2)
 
     machine.run()
 
@@ -142,7 +142,7 @@ def test_vcpu_that_nobody_starts_waits_without_an_exit(bare: Bare) -> None:
 
 
 def test_vcpu_that_nobody_starts_can_be_paused_and_resumed(bare: Bare) -> None:
-    code = Code().wait_for(1).wake(1).wait_for(2).done()
+    code = Code().wait_for(1).wake(1).wait_for(2).end_test()
     machine = bare(code, cpus=2)
     # out 0xf4, al; cli; hlt: the same end as the first vCPU's
     machine.memory.write(OTHERS_CODE, bytes.fromhex("e6f4 faf4"))

@@ -241,7 +241,7 @@ async def test_guest_that_goes_on_for_ever_is_stopped_at_once(boot: Boot, code: 
     assert await machine.wait() < 0
 
 
-async def test_guest_that_goes_on_has_no_last_words_but_what_it_does(boot: Boot) -> None:
+async def test_exit_report_of_a_guest_that_goes_on_tells_its_exits(boot: Boot) -> None:
     machine = await boot(Code().out(0x80, 0).halt())
 
     assert (

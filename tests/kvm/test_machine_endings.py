@@ -49,7 +49,7 @@ asyncio.run(main(Path(sys.argv[1])))
 # --- The guest ends -----------------------------------------------------------------------------
 
 
-async def test_guest_that_ends_in_the_proper_way_has_no_last_words(boot: Boot) -> None:
+async def test_guest_that_ends_in_the_proper_way_has_no_exit_report(boot: Boot) -> None:
     machine = await boot(Code().text(COM1, b"bye").reset())
 
     assert await machine.wait() == 0
@@ -173,7 +173,7 @@ async def test_rounds_of_start_and_stop_leave_no_descriptor(boot: Boot) -> None:
 # --- The start ends -----------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("believed")
+@pytest.mark.usefixtures("trust_kvm")
 async def test_start_that_is_cancelled_at_any_moment_leaves_nothing(spec: MachineSpec) -> None:
     spec.kernel.write_bytes(vmlinux(Code().halt()))
     before = open_files()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 KERNEL = vmlinux(Code().halt())
 
-pytestmark = pytest.mark.usefixtures("believed")
+pytestmark = pytest.mark.usefixtures("trust_kvm")
 
 
 def elf_32(kernel: bytes) -> bytes:
@@ -41,7 +41,7 @@ def at(address: int, memory_size: int = 0x1000) -> Callable[[bytes], bytes]:
     return lambda _: vmlinux(Code(address).halt(), address=address, memory_size=memory_size)
 
 
-async def refused(spec: MachineSpec, kind: type[SlipwayError]) -> SlipwayError:
+async def expect_refusal(spec: MachineSpec, kind: type[SlipwayError]) -> SlipwayError:
     """The error that a start ends with; checks that it leaves neither process nor descriptor."""
     await asyncio.sleep(0)  # what was closed before is gone after a turn of the loop
     before = open_files()
@@ -77,21 +77,21 @@ async def test_kernel_that_is_none(
 ) -> None:
     spec.kernel.write_bytes(change(KERNEL))
 
-    error = await refused(spec, InputError)
+    error = await expect_refusal(spec, InputError)
 
     assert reason in error.message
     assert hint in error.hint
 
 
 async def test_kernel_that_is_not_there(spec: MachineSpec, tmp_path: Path) -> None:
-    error = await refused(replace(spec, kernel=tmp_path / "none"), InputError)
+    error = await expect_refusal(replace(spec, kernel=tmp_path / "none"), InputError)
 
     assert error.message == f"kernel {tmp_path / 'none'}: no such file"
     assert error.hint
 
 
 async def test_kernel_that_is_a_directory(spec: MachineSpec, tmp_path: Path) -> None:
-    error = await refused(replace(spec, kernel=tmp_path), InputError)
+    error = await expect_refusal(replace(spec, kernel=tmp_path), InputError)
 
     assert "is a directory" in error.message
 
@@ -99,7 +99,7 @@ async def test_kernel_that_is_a_directory(spec: MachineSpec, tmp_path: Path) -> 
 async def test_kernel_whose_name_is_strange_is_named(spec: MachineSpec, tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff=\xc3\xa9\t")
 
-    error = await refused(replace(spec, kernel=tmp_path / name), InputError)
+    error = await expect_refusal(replace(spec, kernel=tmp_path / name), InputError)
 
     assert error.message.startswith(f"kernel {tmp_path}")
     assert error.message.isprintable()
@@ -108,7 +108,7 @@ async def test_kernel_whose_name_is_strange_is_named(spec: MachineSpec, tmp_path
 async def test_initramfs_that_is_not_there(spec: MachineSpec, tmp_path: Path) -> None:
     spec.kernel.write_bytes(KERNEL)
 
-    error = await refused(replace(spec, initrd=tmp_path / "none"), HostError)
+    error = await expect_refusal(replace(spec, initrd=tmp_path / "none"), HostError)
 
     assert error.message == f"cannot open {tmp_path / 'none'}: No such file or directory"
 
@@ -116,7 +116,7 @@ async def test_initramfs_that_is_not_there(spec: MachineSpec, tmp_path: Path) ->
 async def test_initramfs_that_is_a_directory(spec: MachineSpec, tmp_path: Path) -> None:
     spec.kernel.write_bytes(KERNEL)
 
-    error = await refused(replace(spec, initrd=tmp_path), HostError)
+    error = await expect_refusal(replace(spec, initrd=tmp_path), HostError)
 
     assert error.message == f"{tmp_path} is not a file"
 
@@ -128,7 +128,7 @@ async def test_initramfs_that_is_a_fifo_is_not_waited_for(
     os.mkfifo(tmp_path / "fifo")
 
     async with asyncio.timeout(30):
-        error = await refused(replace(spec, initrd=tmp_path / "fifo"), HostError)
+        error = await expect_refusal(replace(spec, initrd=tmp_path / "fifo"), HostError)
 
     assert error.message == f"{tmp_path / 'fifo'} is not a file"
 
@@ -138,7 +138,7 @@ async def test_initramfs_that_is_larger_than_the_memory(spec: MachineSpec) -> No
     with spec.initrd.open("wb") as file:
         file.truncate(100 * MIB)
 
-    error = await refused(spec, InputError)
+    error = await expect_refusal(spec, InputError)
 
     assert "need 102 MiB of memory" in error.message
     assert "--memory" in error.hint
@@ -153,14 +153,14 @@ async def test_initramfs_of_just_the_room_there_is(boot: Boot, spec: MachineSpec
 
     with spec.initrd.open("wb") as file:
         file.truncate(room + 1)
-    await refused(spec, InputError)
+    await expect_refusal(spec, InputError)
 
 
 @pytest.mark.parametrize("length", [2048, 60_000, 100_000, 1_000_000])
 async def test_command_line_that_is_too_long(spec: MachineSpec, length: int) -> None:
     spec.kernel.write_bytes(KERNEL)
 
-    error = await refused(replace(spec, kernel_arguments="x" * length), InputError)
+    error = await expect_refusal(replace(spec, kernel_arguments="x" * length), InputError)
 
     assert error.message.startswith("the kernel's command line ")
 
@@ -185,7 +185,7 @@ async def test_memory_that_is_too_small_or_no_whole_pages(spec: MachineSpec, siz
 async def test_machine_starts_after_one_that_was_refused(boot: Boot, spec: MachineSpec) -> None:
     for _ in range(5):
         spec.kernel.write_bytes(KERNEL)
-        await refused(replace(spec, initrd=spec.kernel.parent / "none"), HostError)
+        await expect_refusal(replace(spec, initrd=spec.kernel.parent / "none"), HostError)
 
         machine = await boot(Code().text(COM1, b"booted").reset())
 

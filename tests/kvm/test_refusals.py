@@ -194,11 +194,11 @@ def test_interface_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda value: errno.errorcode.get(value, ""),
 )
 def test_vm_that_is_refused(monkeypatch: pytest.MonkeyPatch, number: int, hint: str) -> None:
-    def refused(_: object) -> int:
+    def refuse_call(_: object) -> int:
         raise OSError(number, os.strerror(number))
 
     kvm = Kvm()
-    refuse(monkeypatch, abi.KVM_CREATE_VM, refused)
+    refuse(monkeypatch, abi.KVM_CREATE_VM, refuse_call)
 
     with pytest.raises(HostError, match=f"KVM_CREATE_VM failed: {os.strerror(number)}") as caught:
         kvm.create_vm()

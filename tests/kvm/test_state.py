@@ -39,7 +39,7 @@ def fresh() -> Iterator[BareMetal]:
         yield fresh
 
 
-def saved(bare: BareMetal) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def save_state(bare: BareMetal) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return arch.create_processor_state(bare.kvm).save(bare.vm, bare.vcpus)
 
 
@@ -48,15 +48,15 @@ def msrs(parts: dict[str, Any]) -> dict[int, int]:
 
 
 def test_vcpu_becomes_what_another_was(bare: Bare, fresh: BareMetal) -> None:
-    used = bare(Code().set("rbx", 0x1122334455667788).done())
+    used = bare(Code().set("rbx", 0x1122334455667788).end_test())
     assert used.run().wanted
     values = {KERNEL_GS_BASE: 0xFFFF_8000_0000_1000, STAR: 0x23 << 48, LSTAR: 1 << 40, PAT: 6}
     x86_64.set_msrs(used.vcpu, values)
-    vcpus, vm = saved(used)
+    vcpus, vm = save_state(used)
 
     arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
 
-    again, vm_again = saved(fresh)
+    again, vm_again = save_state(fresh)
     assert x86_64.read_registers(fresh.vcpu)["rbx"] == 0x1122334455667788
     before, after = msrs(vcpus[0]), msrs(again[0])
     assert after.pop(TSC) >= before.pop(TSC)
@@ -72,7 +72,7 @@ def test_vcpu_becomes_what_another_was(bare: Bare, fresh: BareMetal) -> None:
 
 def test_vector_and_debug_registers_come_along(fresh: BareMetal) -> None:
     """Put in from outside: not every KVM's emulator knows the instructions."""
-    vcpus, vm = saved(fresh)
+    vcpus, vm = save_state(fresh)
     xsave, debug = bytearray(vcpus[0]["xsave"]), bytearray(vcpus[0]["debug"])
     xsave[XMM0 : XMM0 + 16] = b"sixteen bytes ok"
     xsave[XSTATE_BV] |= 3  # x87 and SSE are in use
@@ -81,7 +81,7 @@ def test_vector_and_debug_registers_come_along(fresh: BareMetal) -> None:
 
     arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, ([wanted], vm))
 
-    again = saved(fresh)[0][0]
+    again = save_state(fresh)[0][0]
     assert again["xsave"][XMM0 : XMM0 + 16] == b"sixteen bytes ok"
     assert again["debug"][:8] == debug[:8]
 
@@ -93,7 +93,7 @@ def test_guest_goes_on_in_another_machine(bare: Bare) -> None:
     stood = used.number()
     with closing(machine()) as other:
         other.memory.write(0, used.memory.read(0, used.memory.size))
-        arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, saved(used))
+        arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, save_state(used))
 
         other.start()
         block_until(lambda: other.number() != stood, "the other machine counts on")
@@ -104,23 +104,23 @@ def test_guest_goes_on_in_another_machine(bare: Bare) -> None:
 
 
 def test_interrupt_controllers_come_along(bare: Bare, fresh: BareMetal) -> None:
-    used = bare(Code().interrupts(5).done())
+    used = bare(Code().interrupts(5).end_test())
     used.run()
-    vcpus, vm = saved(used)
+    vcpus, vm = save_state(used)
 
     arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
 
-    assert saved(fresh)[1]["irqchip2"] == vm["irqchip2"]
+    assert save_state(fresh)[1]["irqchip2"] == vm["irqchip2"]
 
 
 def test_all_vcpus_are_kept(bare: Bare) -> None:
     used = bare(Code().halt(), cpus=2)
     with closing(BareMetal(Code().halt(), cpus=2)) as other:
-        vcpus, vm = saved(used)
+        vcpus, vm = save_state(used)
 
         arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, (vcpus, vm))
 
-        states = [parts["mp_state"] for parts in saved(other)[0]]
+        states = [parts["mp_state"] for parts in save_state(other)[0]]
     assert states == [parts["mp_state"] for parts in vcpus]
     assert states[0] != states[1]
 
@@ -157,7 +157,7 @@ def test_deadline_is_set_after_the_clock_that_it_is_of(fresh: BareMetal) -> None
     ids="-".join,
 )
 def test_vcpu_that_is_none_is_refused(fresh: BareMetal, changes: dict[str, Any]) -> None:
-    vcpus, vm = saved(fresh)
+    vcpus, vm = save_state(fresh)
 
     with pytest.raises(HostError):
         arch.create_processor_state(fresh.kvm).restore(
@@ -167,7 +167,7 @@ def test_vcpu_that_is_none_is_refused(fresh: BareMetal, changes: dict[str, Any])
 
 @pytest.mark.parametrize("name", ["regs", "sregs", "xsave", "msrs", "cpuid", "tsc_khz", "events"])
 def test_vcpu_without_a_part_is_refused(fresh: BareMetal, name: str) -> None:
-    vcpus, vm = saved(fresh)
+    vcpus, vm = save_state(fresh)
     del vcpus[0][name]
 
     with pytest.raises(HostError):
@@ -178,7 +178,7 @@ def test_vcpu_without_a_part_is_refused(fresh: BareMetal, name: str) -> None:
     "changes", [{"clock": b"x"}, {"irqchip0": b""}, {"irqchip1": bytes(520)}, {"irqchip2": 2}]
 )
 def test_vm_that_is_none_is_refused(fresh: BareMetal, changes: dict[str, Any]) -> None:
-    vcpus, vm = saved(fresh)
+    vcpus, vm = save_state(fresh)
 
     with pytest.raises(HostError):
         arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm | changes))

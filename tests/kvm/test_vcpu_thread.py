@@ -87,7 +87,7 @@ def test_guest_between_two_exits_stands_still_while_paused(bare: Bare, clock: Cl
 def test_guest_in_an_endless_string_instruction_can_be_paused(
     bare: Bare, clock: Clock, verb: Callable[[Code, int, int, int], Code]
 ) -> None:
-    machine = bare(verb(Code(), PORT, DATA, ENDLESS).done())
+    machine = bare(verb(Code(), PORT, DATA, ENDLESS).end_test())
     device = Recorder()
     machine.bus.add_port(PORT, 1, device)
     machine.start()
@@ -190,7 +190,7 @@ def test_guest_without_an_end_is_stopped_at_any_moment(bare: Bare, code: Code) -
     assert machine.endings == []
 
 
-@pytest.mark.parametrize("code", [Code().crash(), Code().done()], ids=["crashes", "is done"])
+@pytest.mark.parametrize("code", [Code().crash(), Code().end_test()], ids=["crashes", "is done"])
 def test_guest_with_an_end_is_stopped_at_any_moment(code: Code) -> None:
     for number in range(20):
         with closing(BareMetal(code)) as machine:
@@ -250,10 +250,10 @@ class Broken(Recorder):
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        (Code().store(DEVICE, 1).done(), "ValueError: out of order"),
-        (Code().load(DEVICE).done(), "OverflowError"),
-        (Code().out(PORT, 1).done(), "ValueError: out of order"),
-        (Code().read_port(PORT).done(), "OverflowError"),
+        (Code().store(DEVICE, 1).end_test(), "ValueError: out of order"),
+        (Code().load(DEVICE).end_test(), "OverflowError"),
+        (Code().out(PORT, 1).end_test(), "ValueError: out of order"),
+        (Code().read_port(PORT).end_test(), "OverflowError"),
     ],
     ids=["write to memory", "read of memory", "write to a port", "read of a port"],
 )
@@ -270,7 +270,7 @@ def test_fault_of_a_device_is_an_end_and_no_hang(bare: Bare, code: Code, reason:
 
 
 def test_fault_with_coalesced_writes_is_an_end_and_no_hang(bare: Bare) -> None:
-    machine = bare(Code().out(PORT, 1).done())
+    machine = bare(Code().out(PORT, 1).end_test())
     machine.vm.coalesce_port(PORT)
     machine.bus.add_burst(PORT, lambda data: Broken().write(0, 1, data[0]))
 

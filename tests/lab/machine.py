@@ -78,12 +78,12 @@ def build_arguments(
         *["-device", "virtio-serial-device,max_ports=2"],
         *["-device", "virtserialport,chardev=output,name=output,nr=1"],
         *(ICOUNT if spec.icount else []),
-        *(_shared("host", "/", writable=False) if job.shared else []),
-        *(_shared("out", str(job.out), writable=True) if job.out else []),
+        *(_share_directory("host", "/", writable=False) if job.shared else []),
+        *(_share_directory("out", str(job.out), writable=True) if job.out else []),
     ]
 
 
-def _shared(tag: str, path: str, *, writable: bool) -> list[str]:
+def _share_directory(tag: str, path: str, *, writable: bool) -> list[str]:
     path = path.replace(",", ",,")
     options = f"local,id={tag},path={path},security_model=none,multidevs=remap"
     options += "" if writable else ",readonly=on"

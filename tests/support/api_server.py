@@ -56,7 +56,7 @@ class Served:
 
 
 @asynccontextmanager
-async def served(
+async def serve_api(
     launcher: FakeLauncher | None = None,
     *,
     runtime: dict[str, Any] | None = None,

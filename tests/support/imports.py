@@ -44,7 +44,8 @@ def read_imports() -> Imports:
     """
     sources = _parse_modules()
     return {
-        module: frozenset(_imported(tree, sources)) - {module} for module, tree in sources.items()
+        module: frozenset(_find_imported(tree, sources)) - {module}
+        for module, tree in sources.items()
     }
 
 
@@ -128,7 +129,7 @@ def _modules(package: str, root: Path) -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
 
 
-def _imported(tree: ast.AST, known: dict[str, ast.Module]) -> Iterator[str]:
+def _find_imported(tree: ast.AST, known: dict[str, ast.Module]) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             for name in node.names:

@@ -107,7 +107,7 @@ def with_checksums(archive: bytes) -> bytes:
     return b"".join(blocks)
 
 
-def padded(data: bytes) -> bytes:
+def pad_block(data: bytes) -> bytes:
     return data + bytes(-len(data) % 512)
 
 
@@ -120,7 +120,7 @@ def pax_header(*records: tuple[str, str], kind: bytes = b"x") -> bytes:
         while len(str(length)) + len(body) != length:
             length = len(str(length)) + len(body)
         data += str(length).encode() + body
-    return raw_header(b"pax", kind, len(data)) + padded(data)
+    return raw_header(b"pax", kind, len(data)) + pad_block(data)
 
 
 SPARSE_CONTENT = bytes(1000) + b"begin" + bytes(5000) + b"end" + bytes(300)
@@ -138,10 +138,10 @@ def sparse_bytes(style: str) -> bytes:
         header = raw_header(
             b"sparse", b"S", len(data), at_257=b"ustar  \0", at_386=sparse_map, at_483=real
         )
-        return header + padded(data) + bytes(1024)
+        return header + pad_block(data) + bytes(1024)
     flat = [str(number) for pair in pairs for number in pair]
     if style == "1.0":
-        data = padded("\n".join([str(len(pairs)), *flat, ""]).encode()) + data
+        data = pad_block("\n".join([str(len(pairs)), *flat, ""]).encode()) + data
         records = [
             ("GNU.sparse.major", "1"),
             ("GNU.sparse.minor", "0"),
@@ -159,7 +159,7 @@ def sparse_bytes(style: str) -> bytes:
         names = ("GNU.sparse.offset", "GNU.sparse.numbytes") * len(pairs)
         records = [("GNU.sparse.size", size), *zip(names, flat, strict=True)]
     name = b"sparse" if style == "0.0" else b"GNUSparseFile.1/sparse"
-    return pax_header(*records) + raw_header(name, b"0", len(data)) + padded(data) + bytes(1024)
+    return pax_header(*records) + raw_header(name, b"0", len(data)) + pad_block(data) + bytes(1024)
 
 
 def zstd_bytes(data: bytes) -> bytes:

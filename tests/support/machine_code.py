@@ -177,7 +177,7 @@ class Code:
         """What a handler ends with."""
         return self.store(layout.LOCAL_APIC + _END_OF_INTERRUPT, 0, 4).raw(b"\x48\xcf")
 
-    def done(self) -> Self:
+    def end_test(self) -> Self:
         """Tell :class:`BareMetal` that the test is over."""
         return self.out(DONE, 0).halt()
 

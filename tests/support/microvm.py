@@ -76,10 +76,10 @@ class MicrovmJob:
             UnknownOutcome: the machine was lost.
         """
 
-        async def ended() -> Outcome:
+        async def wait_outcome() -> Outcome:
             return await self._outcome
 
-        return self._vm.call(ended())
+        return self._vm.call(wait_outcome())
 
     async def begin(self, guest: Guest, source: bytes, options: Options) -> None:
         """Start the job on the machine's loop."""

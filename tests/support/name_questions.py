@@ -12,7 +12,7 @@ _TYPE_OPT = 41
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class NameReply:
     """Parts of an answer; ``code`` has the bits of EDNS."""
 
     identifier: int
@@ -44,7 +44,7 @@ def build_question(
     return header + encode_name(name) + struct.pack("!HH", kind, family) + option
 
 
-def parse_reply(message: bytes) -> Reply:
+def parse_reply(message: bytes) -> NameReply:
     """Return the parts of an answer, all of whose bytes have to be read."""
     identifier, flags, questions, answers, authorities, additional = _HEADER.unpack_from(message)
     assert flags & 0x8000, "not an answer"
@@ -68,4 +68,4 @@ def parse_reply(message: bytes) -> Reply:
             options += 1
             code |= seconds >> 24 << 4
     assert at == len(message), "bytes follow the answer"
-    return Reply(identifier, flags >> 11 & 0xF, code, question, addresses, options == 1)
+    return NameReply(identifier, flags >> 11 & 0xF, code, question, addresses, options == 1)

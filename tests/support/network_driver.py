@@ -31,7 +31,7 @@ class NetworkSetup:
     memory: int = 8 << 20
 
 
-class Peer:
+class LinkPeer:
     """The other end of a device's socket."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class NetworkGuest(MmioGuest):
     setup: NetworkSetup
 
     def __init__(self, setup: NetworkSetup | None = None) -> None:
-        self.peer = Peer()
+        self.peer = LinkPeer()
         self.setup = setup or NetworkSetup()
         super().__init__(FakeMemory(self.setup.memory))
         self.device = VirtioNet(self.memory, self.pulse, self.peer.device_end.fileno())

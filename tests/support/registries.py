@@ -68,7 +68,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class ScriptedServer:
+class ScriptedRegistry:
     """A server in a thread of this process; ``requests`` are those received."""
 
     host: str
@@ -78,7 +78,7 @@ class ScriptedServer:
 @contextmanager
 def scripted_server(
     script: Callable[[Request], Reply], *, tls: ssl.SSLContext | None = None
-) -> Iterator[ScriptedServer]:
+) -> Iterator[ScriptedRegistry]:
     """Answer each request with the reply of ``script``, on a port of 127.0.0.1."""
     requests: list[Request] = []
 
@@ -136,7 +136,7 @@ def scripted_server(
     thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield ScriptedServer(f"127.0.0.1:{server.server_address[1]}", requests)
+        yield ScriptedRegistry(f"127.0.0.1:{server.server_address[1]}", requests)
     finally:
         server.shutdown()
         thread.join()

@@ -72,7 +72,7 @@ class ScriptedServer:
         await self.stop()
 
     def _task(self, serve: Talk) -> Talk:
-        async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def track_task(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             self._tasks.add(task)
@@ -85,7 +85,7 @@ class ScriptedServer:
                     await writer.wait_closed()
                 self._tasks.discard(task)
 
-        return tracked
+        return track_task
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

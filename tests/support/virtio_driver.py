@@ -64,7 +64,7 @@ class FakeMemory:
         self._free = RAM_START
 
 
-class Line:
+class ScriptedBackend:
     """What the port is connected to: takes ``credit`` bytes, at most ``piece`` at once."""
 
     def __init__(self, credit: int | None = None, piece: int | None = None) -> None:
@@ -292,10 +292,10 @@ class Guest(MmioGuest):
     device: VirtioConsole
     setup: Setup
 
-    def __init__(self, setup: Setup | None = None, line: Line | None = None) -> None:
+    def __init__(self, setup: Setup | None = None, line: ScriptedBackend | None = None) -> None:
         self.setup = setup or Setup()
         super().__init__(FakeMemory(self.setup.memory))
-        self.line = line or Line()
+        self.line = line or ScriptedBackend()
         self.device = VirtioConsole(self.memory, self.pulse, self.line)
         self.start()
 
@@ -466,7 +466,7 @@ class Guest(MmioGuest):
 
 
 @dataclass
-class Host:
+class DriverHost:
     """The host's side, which holds back what the guest has no buffers for."""
 
     device: VirtioConsole

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from slipway._blocking.handles import Execution
 
 SIZES = {"memory", "memory_limit", "build_memory_limit", "file_size", "output_limit"}
-WAYS = ("clone", "runtime", "client", "cli")
+OTHER_WAYS = ("clone", "runtime", "client", "cli")
 _RUN_SECONDS = re.compile(rb"\brun (\d+\.\d+)")
 
 
@@ -228,7 +228,7 @@ class CommandRunner(Runner):
             None if record[phase] is None else read_phase(Fields(record[phase], phase))
             for phase in ("build", "run")
         )
-        return Outcome(build, run, self._fetched(record["files"]))
+        return Outcome(build, run, self._read_outputs(record["files"]))
 
     def _command(
         self, source: str | bytes | Path, arguments: tuple[str, ...], options: dict[str, Any]
@@ -256,7 +256,7 @@ class CommandRunner(Runner):
                 command += [_flag(name), str(value)]
         return [*command, str(place / "source"), "--", *arguments]
 
-    def _fetched(self, files: list[dict[str, Any]]) -> dict[str, OutputFile]:
+    def _read_outputs(self, files: list[dict[str, Any]]) -> dict[str, OutputFile]:
         found = {}
         for number, told in enumerate(files):
             path, local = told["path"], self._place_of_outputs / f"fetched{number}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.prose import PACKAGES, find_classes, find_participles, is_participle
+from support.prose import PACKAGES, ROOT, TOOLS, find_classes, find_participles, is_participle
 
 # Class names that the glossary has better words for.
 OLD_CLASS_NAMES = (
@@ -13,23 +13,27 @@ OLD_CLASS_NAMES = (
 )
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+NAMED = PACKAGES | TOOLS
+ALL_TESTS = {"tests": ROOT / "tests"}
+
+
+@pytest.mark.parametrize("package", NAMED)
 def test_class_names_have_one_meaning(package: str) -> None:
-    shared = {name: homes for name, homes in find_classes(PACKAGES[package]).items() if homes[1:]}
+    shared = {name: homes for name, homes in find_classes(NAMED[package]).items() if homes[1:]}
 
     assert shared == {}
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", NAMED)
 def test_class_names_are_words_of_the_field(package: str) -> None:
-    found = find_classes(PACKAGES[package])
+    found = find_classes(NAMED[package])
 
     assert {name: found[name] for name in found.keys() & set(OLD_CLASS_NAMES.split())} == {}
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", NAMED | ALL_TESTS)
 def test_functions_are_named_by_verbs(package: str) -> None:
-    assert find_participles(PACKAGES[package]) == [], "use verb + object"
+    assert find_participles((NAMED | ALL_TESTS)[package]) == [], "use verb + object"
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,12 @@ def test_architecture_names_all_rooms() -> None:
     rows = re.findall(r"^\| (\d?) ?\| `(\w+)` \|", text, re.M)
 
     assert [room for _, room in rows] == [
-        room for floor in reversed(floors) for room in ordered(floor, rows)
+        room for floor in reversed(floors) for room in order_rooms(floor, rows)
     ]
     assert [int(number) for number, _ in rows if number] == [*range(len(floors), 0, -1)]
 
 
-def ordered(floor: tuple[str, ...], rows: list[tuple[str, str]]) -> list[str]:
+def order_rooms(floor: tuple[str, ...], rows: list[tuple[str, str]]) -> list[str]:
     """Return the rooms of a floor in the order of the page."""
     listed = [room for _, room in rows]
     assert set(floor) <= set(listed)

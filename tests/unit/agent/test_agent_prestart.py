@@ -73,7 +73,7 @@ def anywhere(output: bytes) -> bytes:
     return re.sub(rb"/[^ '\"]*/tmp\w{8}/| at 0x[0-9a-f]+", b"", output)
 
 
-def told(story: Story) -> tuple[object, ...]:
+def summarise(story: Story) -> tuple[object, ...]:
     """All of a story that does not depend on time and place."""
     done = story.one(m.PhaseDone)
     kinds = [kind for kind in story.kinds if kind not in ("Output", "Exited", "OutputEnd")]
@@ -144,7 +144,7 @@ def test_run_with_prestart_reports_the_same_as_without(host: Host, script: bytes
 
     story = run(host, script)
 
-    assert told(story) == told(without)
+    assert summarise(story) == summarise(without)
 
 
 @pytest.mark.parametrize("stdin", [b"", b"a line\n", bytes(range(256)) * 500])

@@ -25,9 +25,9 @@ class Reserves:
         """Those that can be had back."""
         self.held: list[int] = []
         """Those that cannot, yet."""
-        admission.reclaim = self.give_way
+        admission.reclaim = self.evict
 
-    def give_way(self, memory: int) -> None:
+    def evict(self, memory: int) -> None:
         assert memory > 0
         while self.pieces and memory > 0:
             piece = self.pieces.pop()

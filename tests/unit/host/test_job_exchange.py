@@ -33,12 +33,12 @@ ENDS = (m.OutputEnd(1, OUT, 0, 0), m.OutputEnd(1, ERR, 0, 0))
 MISSING = (m.FileMissing(1, "wanted", "gone"), m.FileMissing(1, "other", "gone"))
 
 
-def done(phase: m.Phase, verdict: m.Verdict = m.Verdict.OK) -> m.PhaseDone:
+def end_phase(phase: m.Phase, verdict: m.Verdict = m.Verdict.OK) -> m.PhaseDone:
     return m.PhaseDone(1, phase, verdict, 0, 0, m.Usage())
 
 
 def whole(phase: m.Phase, verdict: m.Verdict = m.Verdict.OK) -> tuple[m.Message, ...]:
-    return (m.PhaseStarted(1, phase), *ENDS, done(phase, verdict))
+    return (m.PhaseStarted(1, phase), *ENDS, end_phase(phase, verdict))
 
 
 class Heard:
@@ -57,7 +57,9 @@ class Heard:
         return b"".join(data for _, which, data in self.pieces if which is stream)
 
 
-async def told(*messages: m.Message, job: m.Job = ONLY_RUN, sink: Heard | None = None) -> JobReport:
+async def play_messages(
+    *messages: m.Message, job: m.Job = ONLY_RUN, sink: Heard | None = None
+) -> JobReport:
     """What becomes of ``job`` when the agent says ``messages`` and hangs up."""
 
     async def script(agent: ScriptedAgent) -> None:
@@ -88,13 +90,13 @@ async def test_reports_phases_output_and_files() -> None:
     sink = Heard()
     usage = m.Usage(1, 2, 3, 4, 5)
 
-    report = await told(
+    report = await play_messages(
         m.PhaseStarted(1, BUILD),
         m.Output(1, ERR, b"warning"),
         m.OutputEnd(1, ERR, 7, 0),
         m.OutputEnd(1, OUT, 0, 0),
         m.Exited(1, BUILD, 0, 0),
-        done(BUILD),
+        end_phase(BUILD),
         m.PhaseStarted(1, RUN),
         m.Output(1, OUT, b"one "),
         m.Log(m.Level.INFO, "a line"),
@@ -127,7 +129,7 @@ async def test_noise_on_the_line_is_dropped() -> None:
         await agent.write(b"[    0.1] a line of the kernel\n")
         await agent.say(m.PhaseStarted(1, RUN))
         await agent.write(b"\xc0garbage\xdb\xc0" + encode_frame(b"x" * 10)[:-4])
-        await agent.say(*ENDS, done(RUN), *MISSING, m.JobDone(1))
+        await agent.say(*ENDS, end_phase(RUN), *MISSING, m.JobDone(1))
 
     report = await play(script, ONLY_RUN, Heard())
 
@@ -147,7 +149,9 @@ async def test_gives_credit_for_what_was_passed_on() -> None:
             count = min(credit, MAX_DATA, size - sent)
             await agent.say(m.Output(1, OUT, b"x" * count))
             credit, sent = credit - count, sent + count
-        await agent.say(m.OutputEnd(1, OUT, size, 0), ENDS[1], done(RUN), *MISSING, m.JobDone(1))
+        await agent.say(
+            m.OutputEnd(1, OUT, size, 0), ENDS[1], end_phase(RUN), *MISSING, m.JobDone(1)
+        )
 
     await play(script, ONLY_RUN, sink)
 
@@ -160,7 +164,7 @@ async def test_small_pieces_are_joined_while_they_wait() -> None:
 
     async def script(agent: ScriptedAgent) -> None:
         await agent.say(m.PhaseStarted(1, RUN), *[m.Output(1, OUT, b"x")] * 5000)
-        await agent.say(m.OutputEnd(1, OUT, 5000, 0), ENDS[1], done(RUN), *MISSING)
+        await agent.say(m.OutputEnd(1, OUT, 5000, 0), ENDS[1], end_phase(RUN), *MISSING)
         # The host has read all that came before this message's Log is on its way.
         await agent.say(m.JobDone(1))
         sink.open.set()
@@ -191,7 +195,7 @@ async def test_stdin_waits_for_credit_and_ends() -> None:
         await agent.say(m.Credit(1, IN, MAX_DATA))
         assert await hear(agent, len(whole_input) - 120) == whole_input[120:]
         await agent.hear(m.InputEnd)
-        await agent.say(*ENDS, done(RUN), *MISSING, m.JobDone(1))
+        await agent.say(*ENDS, end_phase(RUN), *MISSING, m.JobDone(1))
 
     report = await play(script, ONLY_RUN, Heard(), stdin=stdin())
 
@@ -232,7 +236,7 @@ async def test_stdin_that_nobody_reads_does_not_hold_up_the_end() -> None:
 
 
 async def test_build_that_failed_is_the_end() -> None:
-    report = await told(
+    report = await play_messages(
         *whole(BUILD, m.Verdict.FAILED),
         m.JobDone(1),
         job=WITH_BUILD,
@@ -249,7 +253,7 @@ X = m.Output(1, OUT, b"x")
 VIOLATIONS: dict[str, tuple[m.Message, ...]] = {
     "nothing": (),
     "the end at once": (m.JobDone(1),),
-    "the end of a phase that did not begin": (*ENDS, done(RUN)),
+    "the end of a phase that did not begin": (*ENDS, end_phase(RUN)),
     "output before the phase": (X,),
     "output of stdin": (STARTED, m.Output(1, IN, b"x")),
     "output after its end": (STARTED, ENDS[0], X),
@@ -262,8 +266,8 @@ VIOLATIONS: dict[str, tuple[m.Message, ...]] = {
     "a phase twice": (*RAN, *RAN),
     "a phase within a phase": (STARTED, STARTED),
     "a build that there is not": (m.PhaseStarted(1, BUILD),),
-    "a phase that ends before its output": (STARTED, ENDS[0], done(RUN)),
-    "the end of another phase": (STARTED, *ENDS, done(BUILD)),
+    "a phase that ends before its output": (STARTED, ENDS[0], end_phase(RUN)),
+    "the end of another phase": (STARTED, *ENDS, end_phase(BUILD)),
     "the end within a phase": (STARTED, m.JobDone(1)),
     "another job": (m.PhaseStarted(2, RUN),),
     "the end of another job": (*RAN, *MISSING, m.JobDone(2)),
@@ -288,7 +292,7 @@ VIOLATIONS: dict[str, tuple[m.Message, ...]] = {
 @pytest.mark.parametrize("messages", VIOLATIONS.values(), ids=VIOLATIONS.keys())
 async def test_whatever_is_out_of_order_ends_the_job(messages: tuple[m.Message, ...]) -> None:
     with pytest.raises(UnknownOutcome):
-        await told(*messages)
+        await play_messages(*messages)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +308,7 @@ async def test_whatever_is_out_of_order_ends_the_job(messages: tuple[m.Message, 
 )
 async def test_phases_out_of_order_end_the_job(messages: tuple[m.Message, ...]) -> None:
     with pytest.raises(UnknownOutcome):
-        await told(*messages, job=WITH_BUILD)
+        await play_messages(*messages, job=WITH_BUILD)
 
 
 async def test_more_output_than_credit_ends_the_job_and_not_the_memory() -> None:
@@ -328,7 +332,7 @@ async def test_frame_that_is_no_message_ends_the_job(payload: bytes) -> None:
 
 async def test_guest_that_went_away_is_told_with_its_console() -> None:
     with pytest.raises(UnknownOutcome, match="ended by itself"):
-        await told(STARTED)
+        await play_messages(STARTED)
 
 
 async def test_more_output_than_the_limit_ends_the_job() -> None:
@@ -346,12 +350,12 @@ async def test_what_the_guest_says_cannot_steer_a_terminal() -> None:
     ended = m.PhaseDone(1, RUN, m.Verdict.OK, 0, 0, m.Usage(), "\x1b[2Jwiped\n")
     missing = (m.FileMissing(1, "wanted", "\x9b2J"), m.FileMissing(1, "other", "a\rb"))
 
-    report = await told(STARTED, *ENDS, ended, *missing, m.JobDone(1))
+    report = await play_messages(STARTED, *ENDS, ended, *missing, m.JobDone(1))
 
     assert report.phases[RUN].done.detail == " [2Jwiped "
     assert report.missing == {"wanted": " 2J", "other": "a b"}
     with pytest.raises(UnknownOutcome, match=r"gave up:  c$"):
-        await told(m.Fault("\x1bc", fatal=True))
+        await play_messages(m.Fault("\x1bc", fatal=True))
 
 
 async def test_reader_that_takes_its_time_uses_up_none_of_the_agents() -> None:
@@ -360,7 +364,7 @@ async def test_reader_that_takes_its_time_uses_up_none_of_the_agents() -> None:
 
     async def script(agent: ScriptedAgent) -> None:
         ends = (m.OutputEnd(1, OUT, 1, 0), m.OutputEnd(1, ERR, 0, 0))
-        await agent.say(STARTED, X, *ends, done(RUN), *MISSING, m.JobDone(1))
+        await agent.say(STARTED, X, *ends, end_phase(RUN), *MISSING, m.JobDone(1))
 
     async def read_late(deadline: asyncio.Timeout) -> None:
         await wait_until(lambda: deadline.when() is None, "the deadline waits for the reader")

@@ -77,17 +77,17 @@ def test_each_limit_can_be_asked_for() -> None:
 def test_command_tells_a_runtime_its_memory() -> None:
     language = catalogue.find_language("javascript")
 
-    def told(memory: int, **options: Any) -> tuple[str, ...]:
+    def build_arguments(memory: int, **options: Any) -> tuple[str, ...]:
         job, _ = build_job_message(
             JobRequest(language, b"x", Options(arguments=("{memory}",), **options)),
             Surroundings(memory=memory),
         )
         return job.run.argv[1:]
 
-    assert told(100 * MIB) == ("--max-old-space-size=100", "main.js", "{memory}")
-    assert told(100 * MIB, memory_limit=64 * MIB)[0] == "--max-old-space-size=100"
-    assert told(100 * MIB, memory_limit=40 * MIB)[0] == "--max-old-space-size=40"
-    assert told(0, memory_limit=40 * MIB)[0] == "--max-old-space-size=40"
+    assert build_arguments(100 * MIB) == ("--max-old-space-size=100", "main.js", "{memory}")
+    assert build_arguments(100 * MIB, memory_limit=64 * MIB)[0] == "--max-old-space-size=100"
+    assert build_arguments(100 * MIB, memory_limit=40 * MIB)[0] == "--max-old-space-size=40"
+    assert build_arguments(0, memory_limit=40 * MIB)[0] == "--max-old-space-size=40"
 
 
 def test_result_tells_the_limits_that_were_in_force() -> None:

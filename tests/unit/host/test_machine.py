@@ -55,7 +55,7 @@ async def test_process_ends_with_its_status() -> None:
     await process.kill()
 
 
-async def test_last_words_are_for_all_who_ask() -> None:
+async def test_exit_report_can_be_read_again() -> None:
     process = ChildProcess.start(["sh", "-c", "echo board >&2"])
 
     words = await asyncio.gather(process.read_stderr(), process.read_stderr())

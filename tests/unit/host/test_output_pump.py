@@ -157,10 +157,10 @@ async def test_callback_that_ends_by_a_cancellation_of_its_own_ends_the_job_at_o
     await agent.say(m.Ready(1, "1", (), "6.1", 1, 1, 1, 1))
     await session.handshake()
 
-    async def cancelled(phase: m.Phase, stream: m.Stream, data: bytes) -> None:
+    async def raise_cancelled(phase: m.Phase, stream: m.Stream, data: bytes) -> None:
         raise asyncio.CancelledError
 
-    pump = pump_to(cancelled)
+    pump = pump_to(raise_cancelled)
     running = asyncio.create_task(pump.run(session.run(JOB, (), pump)))
     await agent.hear(m.Start)
 

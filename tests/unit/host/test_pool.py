@@ -40,7 +40,7 @@ OTHER = replace(KEY, image="python")
 CAPACITY = Capacity(machines=100, memory=64 * IDLE_MEMORY, cpus=100, queue=100)
 
 
-class Ground:
+class PoolBench:
     """A pool, and all that it stands on."""
 
     def __init__(self, store: ImageStore, capacity: Capacity = CAPACITY, size: int = 2) -> None:
@@ -64,7 +64,7 @@ class Ground:
     def prewarm(self, key: SnapshotKey = KEY) -> None:
         self.pool.prewarm(key, self.assets, Options())
 
-    async def filled(self, count: int) -> None:
+    async def wait_filled(self, count: int) -> None:
         """Until so many clones wait."""
         await wait_until(lambda: self.pool.idle == count, "so many clones wait")
 
@@ -73,7 +73,7 @@ class Ground:
         entry = self.pool.entries.get(key)
         return [idle.guest.machine for idle in entry.ready] if entry is not None else []
 
-    def desired(self, key: SnapshotKey = KEY) -> int:
+    def read_desired(self, key: SnapshotKey = KEY) -> int:
         return self.pool.entries[key].desired
 
 
@@ -84,16 +84,16 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest_asyncio.fixture
-async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+async def ground(tmp_path: Path) -> AsyncIterator[PoolBench]:
     JumpingClock()
     before = open_files()
-    made = Ground(ImageStore(tmp_path))
+    made = PoolBench(ImageStore(tmp_path))
     yield made
     await end(made)
     await wait_until(lambda: open_files() <= before, "no file is left open")
 
 
-async def end(ground: Ground) -> None:
+async def end(ground: PoolBench) -> None:
     """Close it; nothing is left."""
     for guest in ground.guests:
         await guest.stop()
@@ -101,7 +101,7 @@ async def end(ground: Ground) -> None:
     nothing_left(ground)
 
 
-def nothing_left(ground: Ground) -> None:
+def nothing_left(ground: PoolBench) -> None:
     assert not ground.launcher.machines
     assert ground.pool.idle == 0
     assert ground.admission.reserved == 0
@@ -111,9 +111,9 @@ def nothing_left(ground: Ground) -> None:
 # --- Taking -----------------------------------------------------------------------------------
 
 
-async def test_first_run_finds_none_and_the_next_the_one_made_for_it(ground: Ground) -> None:
+async def test_first_run_finds_none_and_the_next_the_one_made_for_it(ground: PoolBench) -> None:
     first = await ground.take()
-    await ground.filled(1)
+    await ground.wait_filled(1)
     (waiting,) = ground.waiting()
 
     second = await ground.take()
@@ -125,13 +125,13 @@ async def test_first_run_finds_none_and_the_next_the_one_made_for_it(ground: Gro
     assert waiting.agent.hellos[:3] == [True, False, False]
 
 
-async def test_oldest_is_taken_first_and_replaced(ground: Ground) -> None:
+async def test_oldest_is_taken_first_and_replaced(ground: PoolBench) -> None:
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
     oldest, newer = ground.waiting()
 
     taken = await ground.take()
-    await ground.filled(2)
+    await ground.wait_filled(2)
 
     assert taken is not None
     assert taken.machine is oldest
@@ -139,38 +139,38 @@ async def test_oldest_is_taken_first_and_replaced(ground: Ground) -> None:
     assert ground.templates.made == 3
 
 
-async def test_there_come_to_be_as_many_as_are_wanted_at_once(ground: Ground) -> None:
+async def test_there_come_to_be_as_many_as_are_wanted_at_once(ground: PoolBench) -> None:
     targets = []
 
     for _ in range(4):
         await ground.take()
-        targets.append(ground.desired())
+        targets.append(ground.read_desired())
 
-    await ground.filled(2)
+    await ground.wait_filled(2)
     assert targets == [1, 2, 2, 2]
 
 
-async def test_one_is_enough_for_who_wants_one_after_the_other(ground: Ground) -> None:
+async def test_one_is_enough_for_who_wants_one_after_the_other(ground: PoolBench) -> None:
     await ground.take()
 
     for _ in range(5):
-        await ground.filled(1)
+        await ground.wait_filled(1)
         assert await ground.take() is not None
 
-    assert ground.desired() == 1
+    assert ground.read_desired() == 1
 
 
-async def test_each_shape_has_its_own(ground: Ground) -> None:
+async def test_each_shape_has_its_own(ground: PoolBench) -> None:
     await ground.take()
     await ground.take(OTHER)
-    await ground.filled(2)
+    await ground.wait_filled(2)
 
     assert [len(ground.waiting(key)) for key in (KEY, OTHER)] == [1, 1]
 
 
-async def test_image_that_is_made_anew_replaces_what_waits(ground: Ground) -> None:
+async def test_image_that_is_made_anew_replaces_what_waits(ground: PoolBench) -> None:
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
     old = ground.waiting()
 
     first = await ground.take(ANEW)
@@ -180,10 +180,10 @@ async def test_image_that_is_made_anew_replaces_what_waits(ground: Ground) -> No
     assert not ground.launcher.machines & set(old)
     assert ground.waiting() == []
     assert ground.templates.dropped == [KEY]
-    assert (ground.desired(ANEW), ground.pool.entries[ANEW].minimum) == (2, 2)
+    assert (ground.read_desired(ANEW), ground.pool.entries[ANEW].minimum) == (2, 2)
 
 
-async def test_nothing_of_a_run_is_kept_with_the_clones_for_others(ground: Ground) -> None:
+async def test_nothing_of_a_run_is_kept_with_the_clones_for_others(ground: PoolBench) -> None:
     options = Options(files=(InputFile("secret", b"x"),), environment=(("SECRET", "x"),), cpus=1)
 
     await ground.pool.take(KEY, ground.assets, options)
@@ -194,9 +194,9 @@ async def test_nothing_of_a_run_is_kept_with_the_clones_for_others(ground: Groun
 # --- Clones that fail ---------------------------------------------------------------------------
 
 
-async def test_clone_that_dies_while_it_waits_is_replaced(ground: Ground) -> None:
+async def test_clone_that_dies_while_it_waits_is_replaced(ground: PoolBench) -> None:
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
     first, second = ground.waiting()
 
     first.die()
@@ -209,9 +209,9 @@ async def test_clone_that_dies_while_it_waits_is_replaced(ground: Ground) -> Non
     assert ground.waiting()[0] is second
 
 
-async def test_clone_that_has_just_died_is_not_given_out(ground: Ground) -> None:
+async def test_clone_that_has_just_died_is_not_given_out(ground: PoolBench) -> None:
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
     first, second = ground.waiting()
 
     first.die()
@@ -222,27 +222,27 @@ async def test_clone_that_has_just_died_is_not_given_out(ground: Ground) -> None
 
 
 async def test_pause_grows_while_clones_die_and_ends_with_one_that_is_of_use(
-    ground: Ground,
+    ground: PoolBench,
 ) -> None:
     await ground.take()
     entry = ground.pool.entries[KEY]
     pauses: list[float] = []
 
     for _ in range(4):
-        await ground.filled(1)
+        await ground.wait_filled(1)
         ground.waiting()[0].die()
         await wait_until(lambda: entry.backoff not in [0, *pauses], "the pause has grown")
         pauses.append(entry.backoff)
-    await ground.filled(1)
+    await ground.wait_filled(1)
     await ground.take()
 
     assert pauses == [FIRST_BACKOFF * factor for factor in (1, 2, 4, 8)]
     assert entry.backoff == 0
 
 
-async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: Ground) -> None:
+async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: PoolBench) -> None:
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
     first, second = ground.waiting()
     first.hush()
 
@@ -255,9 +255,9 @@ async def test_clone_that_does_not_answer_is_stopped_and_the_next_taken(ground: 
     assert first not in ground.launcher.machines
 
 
-async def test_run_that_is_cancelled_while_it_takes_one_leaves_nothing(ground: Ground) -> None:
+async def test_run_that_is_cancelled_while_it_takes_one_leaves_nothing(ground: PoolBench) -> None:
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
     first, _ = ground.waiting()
     first.hush()
 
@@ -278,41 +278,41 @@ async def raising(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [HostError("no room"), ValueError("a bug")], ids=["host", "bug"])
-async def test_making_that_fails_is_tried_again_later(ground: Ground, error: Exception) -> None:
+async def test_making_that_fails_is_tried_again_later(ground: PoolBench, error: Exception) -> None:
     ground.templates.cloning = lambda: raising(error)
     await ground.take()
     await wait_until(lambda: ground.templates.made == 3, "three templates were made")
     ground.templates.cloning = None
 
-    await ground.filled(1)
+    await ground.wait_filled(1)
 
     assert await ground.take() is not None
 
 
-async def test_reason_against_a_clone_is_logged_and_not_the_end(
-    ground: Ground, caplog: pytest.LogCaptureFixture
+async def test_failure_to_clone_is_logged_and_not_the_end(
+    ground: PoolBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     ground.templates.reasons = ["the snapshot is damaged"]
 
     with caplog.at_level(logging.WARNING, "slipway.pool"):
         await ground.take()
-        await ground.filled(1)
+        await ground.wait_filled(1)
 
     assert "the snapshot is damaged" in caplog.text
 
 
 async def test_bug_of_the_pool_itself_is_not_its_end(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "SHORT_OF_MEMORY", "of a type that cannot be compared")
     await ground.take()
     await asyncio.sleep(2 * TICK_SECONDS)
     monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 0)
 
-    await ground.filled(1)
+    await ground.wait_filled(1)
 
 
-async def test_clone_that_nobody_wants_any_more_is_ended(ground: Ground) -> None:
+async def test_clone_that_nobody_wants_any_more_is_ended(ground: PoolBench) -> None:
     going_on = asyncio.Event()
     ground.templates.cloning = lambda: wait_for(going_on)
     await ground.take()
@@ -334,7 +334,7 @@ async def wait_for(event: asyncio.Event) -> None:
 class Making:
     """Takes the place of the making of snapshots."""
 
-    def __init__(self, ground: Ground, error: Exception | None = None) -> None:
+    def __init__(self, ground: PoolBench, error: Exception | None = None) -> None:
         self.ground = ground
         self.error = error
         self.calls = 0
@@ -350,21 +350,21 @@ class Making:
 
 
 async def test_snapshot_that_is_missing_is_made_once(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making = Making(ground)
     monkeypatch.setattr(pool, "create_snapshot", making)
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
 
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
 
     assert making.calls == 1
     assert making.reserved > ground.assets.memory
 
 
 async def test_snapshot_of_a_size_that_somebody_chose_is_not_made(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making = Making(ground)
     monkeypatch.setattr(pool, "create_snapshot", making)
@@ -372,13 +372,13 @@ async def test_snapshot_of_a_size_that_somebody_chose_is_not_made(
 
     for _ in range(3):
         await ground.take()
-        await wait_until(lambda: ground.desired() == 0, "no clone is wanted")
+        await wait_until(lambda: ground.read_desired() == 0, "no clone is wanted")
 
     assert making.calls == 0
 
 
 async def test_snapshot_that_cannot_be_made_is_tried_again_later(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making = Making(ground, ImageError("the sample fails"))
     monkeypatch.setattr(pool, "create_snapshot", making)
@@ -388,15 +388,15 @@ async def test_snapshot_that_cannot_be_made_is_tried_again_later(
     await wait_until(lambda: making.calls == 2, "making was tried twice")
     making.error = None
 
-    await ground.filled(1)
+    await ground.wait_filled(1)
 
 
 # --- Memory -------------------------------------------------------------------------------------
 
 
-async def test_run_that_lacks_memory_takes_it_from_what_waits(ground: Ground) -> None:
+async def test_run_that_lacks_memory_takes_it_from_what_waits(ground: PoolBench) -> None:
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
     needs = Needs(CAPACITY.memory - IDLE_MEMORY, 1)
 
     ticket = ground.admission.enter("", needs)
@@ -406,10 +406,10 @@ async def test_run_that_lacks_memory_takes_it_from_what_waits(ground: Ground) ->
     ground.admission.leave(ticket)
 
 
-async def test_those_used_longest_ago_give_way_first(ground: Ground) -> None:
+async def test_least_recently_used_entries_are_evicted_first(ground: PoolBench) -> None:
     ground.prewarm(OTHER)
     ground.prewarm(KEY)
-    await ground.filled(4)
+    await ground.wait_filled(4)
 
     ticket = ground.admission.enter("", Needs(CAPACITY.memory - 2 * IDLE_MEMORY, 1))
 
@@ -417,19 +417,19 @@ async def test_those_used_longest_ago_give_way_first(ground: Ground) -> None:
     ground.admission.leave(ticket)
 
 
-async def test_what_gave_way_and_is_to_be_warm_comes_back(ground: Ground) -> None:
+async def test_what_gave_way_and_is_to_be_warm_comes_back(ground: PoolBench) -> None:
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
     ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
     idle = ground.pool.idle
 
     ground.admission.leave(ticket)
-    await ground.filled(2)
+    await ground.wait_filled(2)
 
     assert idle == 0
 
 
-async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: Ground) -> None:
+async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: PoolBench) -> None:
     going_on = asyncio.Event()
     ground.templates.cloning = lambda: wait_for(going_on)
     await ground.take()
@@ -446,47 +446,47 @@ async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: Grou
 
 
 async def test_clone_that_waits_has_reserved_what_it_has_for_itself(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "read_unshared_bytes", lambda _pid, _most: 20 * MIB)
 
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
     waiting = ground.admission.reserved
     await ground.take()
-    await ground.filled(2)
+    await ground.wait_filled(2)
 
     assert waiting == ground.admission.reserved == 2 * (20 * MIB + SLACK)
 
 
 async def test_clone_that_has_more_than_was_reserved_keeps_what_was(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "read_unshared_bytes", lambda _pid, most: 2 * most)
 
     await ground.take()
-    await ground.filled(1)
+    await ground.wait_filled(1)
 
     assert ground.admission.reserved == IDLE_MEMORY
 
 
-async def test_nothing_is_made_without_room_and_is_when_there_is(ground: Ground) -> None:
+async def test_nothing_is_made_without_room_and_is_when_there_is(ground: PoolBench) -> None:
     ticket = ground.admission.enter("", Needs(CAPACITY.memory - IDLE_MEMORY + 1, 1))
     await ground.take()
     await asyncio.sleep(10 * TICK_SECONDS)
     made = ground.templates.made
 
     ground.admission.leave(ticket)
-    await ground.filled(1)
+    await ground.wait_filled(1)
 
     assert made == 0
 
 
 async def test_host_that_is_short_of_memory_gets_all_of_it(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground.prewarm()
-    await ground.filled(2)
+    await ground.wait_filled(2)
 
     monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 1 << 62)
     await wait_until(
@@ -495,16 +495,16 @@ async def test_host_that_is_short_of_memory_gets_all_of_it(
     )
     nothing_made = await ground.take() is None
     monkeypatch.setattr(pool, "SHORT_OF_MEMORY", 0)
-    await ground.filled(2)
+    await ground.wait_filled(2)
 
     assert nothing_made
     assert ground.templates.asked[0] >= CAPACITY.memory
 
 
-async def test_unused_ones_become_fewer_and_warm_ones_do_not(ground: Ground) -> None:
+async def test_unused_ones_become_fewer_and_warm_ones_do_not(ground: PoolBench) -> None:
     ground.prewarm(OTHER)
     await ground.take()
-    await ground.filled(3)
+    await ground.wait_filled(3)
 
     await wait_until(lambda: KEY not in ground.pool.entries, "the pool has forgotten the key")
     await asyncio.sleep(10 * UNUSED_SECONDS)
@@ -516,7 +516,7 @@ async def test_unused_ones_become_fewer_and_warm_ones_do_not(ground: Ground) -> 
 # --- The end ------------------------------------------------------------------------------------
 
 
-async def test_closing_in_the_middle_of_a_making_leaves_nothing(ground: Ground) -> None:
+async def test_closing_in_the_middle_of_a_making_leaves_nothing(ground: PoolBench) -> None:
     ground.templates.cloning = lambda: wait_for(asyncio.Event())
     await ground.take()
     await wait_until(lambda: ground.templates.made == 1, "a template was made")
@@ -527,7 +527,7 @@ async def test_closing_in_the_middle_of_a_making_leaves_nothing(ground: Ground) 
 
 
 async def test_closing_in_the_middle_of_making_a_snapshot_leaves_nothing(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = asyncio.Event()
 
@@ -546,7 +546,7 @@ async def test_closing_in_the_middle_of_making_a_snapshot_leaves_nothing(
     nothing_left(ground)
 
 
-async def test_pool_that_is_closed_makes_nothing_more(ground: Ground) -> None:
+async def test_pool_that_is_closed_makes_nothing_more(ground: PoolBench) -> None:
     await ground.pool.close()
 
     assert await ground.take() is None
@@ -557,7 +557,7 @@ async def test_pool_that_is_closed_makes_nothing_more(ground: Ground) -> None:
 
 async def test_closed_at_any_moment_nothing_is_left(tmp_path: Path) -> None:
     for steps in range(60):
-        ground = Ground(ImageStore(tmp_path))
+        ground = PoolBench(ImageStore(tmp_path))
         ground.prewarm()
         for _ in range(steps):
             await asyncio.sleep(0)
@@ -568,7 +568,7 @@ async def test_closed_at_any_moment_nothing_is_left(tmp_path: Path) -> None:
         nothing_left(ground)
 
 
-async def test_a_thousand_runs_leave_nothing(ground: Ground) -> None:
+async def test_a_thousand_runs_leave_nothing(ground: PoolBench) -> None:
     async def run(_number: int) -> str:
         ticket = ground.admission.enter("", Needs(IDLE_MEMORY, 1))
         await wait_until(ticket.admitted.is_set, "the run is admitted")

@@ -50,7 +50,7 @@ class Qemu:
 
 
 @asynccontextmanager
-async def played() -> AsyncIterator[tuple[Monitor, Qemu]]:
+async def open_monitor() -> AsyncIterator[tuple[Monitor, Qemu]]:
     """A monitor whose handshake is over, and who plays QEMU for it."""
     ours, theirs = socket.socketpair()
     with theirs:
@@ -64,7 +64,7 @@ async def played() -> AsyncIterator[tuple[Monitor, Qemu]]:
 
 @pytest_asyncio.fixture
 async def qemu() -> AsyncIterator[tuple[Monitor, Qemu]]:
-    async with played() as both:
+    async with open_monitor() as both:
         yield both
 
 
@@ -222,7 +222,7 @@ async def test_qemu_that_does_not_read_is_not_waited_for() -> None:
 
 @given(chunks=st.lists(st.binary(max_size=200), max_size=20))
 async def test_nothing_that_qemu_says_is_more_than_dropped(chunks: list[bytes]) -> None:
-    async with played() as (monitor, played_qemu):
+    async with open_monitor() as (monitor, played_qemu):
         asked = asyncio.create_task(monitor.execute("cont"))
         number = (await played_qemu.hear())["id"]
 

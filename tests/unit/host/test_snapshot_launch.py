@@ -62,7 +62,7 @@ class Pool:
         return self.guest
 
 
-class Ground:
+class LaunchBench:
     def __init__(self, root: Path) -> None:
         self.machines = FakeLauncher()
         self.store = ImageStore(root)
@@ -87,13 +87,13 @@ class Ground:
 
 
 @pytest_asyncio.fixture
-async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
-    made = Ground(tmp_path)
+async def ground(tmp_path: Path) -> AsyncIterator[LaunchBench]:
+    made = LaunchBench(tmp_path)
     yield made
     assert not made.machines.machines
 
 
-async def test_clone_of_the_pool_is_taken_first(ground: Ground) -> None:
+async def test_clone_of_the_pool_is_taken_first(ground: LaunchBench) -> None:
     ground.pool.guest = await ground.machines.launch(ground.assets, Options())
 
     guest = await ground.launcher().launch(ground.assets, Options())
@@ -103,7 +103,7 @@ async def test_clone_of_the_pool_is_taken_first(ground: Ground) -> None:
     await guest.stop()
 
 
-async def test_clone_is_made_where_none_waits(ground: Ground) -> None:
+async def test_clone_is_made_where_none_waits(ground: LaunchBench) -> None:
     with_pool = await ground.launch(ground.launcher())
     without = await ground.launch(ground.launcher(pool=False))
 
@@ -113,7 +113,7 @@ async def test_clone_is_made_where_none_waits(ground: Ground) -> None:
 
 @pytest.mark.parametrize("reason", ["no matching snapshot", "the snapshot cannot be used: damaged"])
 async def test_run_boots_where_nothing_can_be_cloned_and_says_why(
-    ground: Ground, reason: str
+    ground: LaunchBench, reason: str
 ) -> None:
     ground.templates.reasons = [reason]
 
@@ -122,7 +122,7 @@ async def test_run_boots_where_nothing_can_be_cloned_and_says_why(
     assert origin == StartInfo("cold", reason, "a test's")
 
 
-async def test_kernel_of_the_callers_own_is_booted(ground: Ground) -> None:
+async def test_kernel_of_the_callers_own_is_booted(ground: LaunchBench) -> None:
     ground.assets = replace(ground.assets, other_kernel=Path("/vmlinux"))
 
     shared = await ground.launch(ground.launcher())
@@ -132,7 +132,7 @@ async def test_kernel_of_the_callers_own_is_booted(ground: Ground) -> None:
     assert ground.templates.made == 0
 
 
-async def test_boot_that_is_to_be_seen_is_a_boot(ground: Ground) -> None:
+async def test_boot_that_is_to_be_seen_is_a_boot(ground: LaunchBench) -> None:
     launcher = ground.launcher(templates=False, pool=False)
 
     guest = await launcher.launch(ground.assets, Options(boot_log=True))
@@ -141,14 +141,14 @@ async def test_boot_that_is_to_be_seen_is_a_boot(ground: Ground) -> None:
     await launcher.release(guest)
 
 
-async def test_store_without_snapshots_is_not_asked_for_one(ground: Ground) -> None:
+async def test_store_without_snapshots_is_not_asked_for_one(ground: LaunchBench) -> None:
     origin = await ground.launch(ground.launcher(templates=False, pool=False))
 
     assert origin == StartInfo("cold", "no matching snapshot", "a test's")
 
 
 async def test_one_users_template_is_closed_with_its_run(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: LaunchBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hypervisor = StoredHypervisor()
     image = put_image(ground.store)
@@ -171,7 +171,7 @@ async def test_one_users_template_is_closed_with_its_run(
 
 
 async def test_store_that_cannot_be_read_is_told(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: LaunchBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (ground.store.root / "refs").mkdir(parents=True)
     (ground.store.root / "refs" / "snapshot").write_text("a file")

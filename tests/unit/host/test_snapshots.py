@@ -63,7 +63,7 @@ def snapshot() -> Iterator[Snapshot]:
 
 
 @pytest.fixture
-def stored(images: ImageStore, key: SnapshotKey, snapshot: Snapshot) -> StoredSnapshot:
+def saved_snapshot(images: ImageStore, key: SnapshotKey, snapshot: Snapshot) -> StoredSnapshot:
     return SnapshotStore(images).save(key, snapshot)
 
 
@@ -93,23 +93,25 @@ def flip(path: Path, offset: int) -> None:
 
 
 def test_what_is_saved_is_found_and_opened_again(
-    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
 
-    assert store.find(key) == stored
-    assert store.list() == [stored]
-    opened = store.open(stored)
+    assert store.find(key) == saved_snapshot
+    assert store.list() == [saved_snapshot]
+    opened = store.open(saved_snapshot)
 
-    store.verify(stored, opened)
+    store.verify(saved_snapshot, opened)
     assert content(opened.memory) == content(snapshot.memory)
     assert content(opened.state) == STATE
     assert (opened.hypervisor, opened.memory_bytes, opened.cpus) == ("qemu", MEMORY, 1)
     opened.close()
 
 
-def test_opened_snapshots_cannot_be_written(images: ImageStore, stored: StoredSnapshot) -> None:
-    opened = SnapshotStore(images).open(stored)
+def test_opened_snapshots_cannot_be_written(
+    images: ImageStore, saved_snapshot: StoredSnapshot
+) -> None:
+    opened = SnapshotStore(images).open(saved_snapshot)
 
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.write(opened.memory, b"x")
@@ -128,9 +130,9 @@ def test_zeros_take_no_room(images: ImageStore, key: SnapshotKey) -> None:
 
 
 def test_loaded_snapshot_is_in_memory_and_sealed(
-    images: ImageStore, snapshot: Snapshot, stored: StoredSnapshot
+    images: ImageStore, snapshot: Snapshot, saved_snapshot: StoredSnapshot
 ) -> None:
-    loaded = SnapshotStore(images).load(stored)
+    loaded = SnapshotStore(images).load(saved_snapshot)
 
     assert content(loaded.memory) == content(snapshot.memory)
     assert content(loaded.state) == STATE
@@ -143,7 +145,7 @@ def test_loaded_snapshot_is_in_memory_and_sealed(
 
 
 def test_saving_again_replaces(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
     other = write_snapshot({4096: b"other"})
@@ -156,7 +158,7 @@ def test_saving_again_replaces(
 
 
 def test_nothing_is_found_where_inputs_differ(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
 
@@ -184,7 +186,7 @@ def test_snapshot_of_another_machine_is_refused(
 
 
 def test_snapshot_with_a_network_is_kept_beside_the_one_without(
-    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
     other = replace(key, network=True)
@@ -195,13 +197,13 @@ def test_snapshot_with_a_network_is_kept_beside_the_one_without(
     found = store.find(other)
     assert found is not None
     assert found.key.name == f"{key.name}-network"
-    assert store.find(key) == stored
-    with store.open(found) as opened, store.open(stored) as plain:
+    assert store.find(key) == saved_snapshot
+    with store.open(found) as opened, store.open(saved_snapshot) as plain:
         assert (opened.network, plain.network) == (True, False)
 
 
 def test_snapshots_go_with_their_image(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot
 ) -> None:
     from slipway_initramfs.store.garbage_collection import remove_image
 
@@ -213,7 +215,7 @@ def test_snapshots_go_with_their_image(
 
 
 def test_snapshots_go_when_their_image_is_replaced(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot
 ) -> None:
     put_image(images, root=b"another")
 
@@ -227,16 +229,16 @@ def test_snapshots_go_when_their_image_is_replaced(
 
 
 def test_removed_snapshot_is_gone_and_what_is_open_goes_on(
-    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
-    opened = store.open(stored)
+    opened = store.open(saved_snapshot)
 
     freed = store.remove(key.name)
 
     assert freed >= len(STATE)
     assert store.find(key) is None
-    assert stored.memory.digest not in names(images.root / "blobs")
+    assert saved_snapshot.memory.digest not in names(images.root / "blobs")
     assert content(opened.memory) == content(snapshot.memory)
     opened.close()
     with pytest.raises(ImageError, match="unknown snapshot"):
@@ -244,23 +246,23 @@ def test_removed_snapshot_is_gone_and_what_is_open_goes_on(
 
 
 def test_nothing_is_removed_while_another_process_writes(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
 
     with images.building("anything"), pytest.raises(ImageError, match="another process"):
         store.remove(key.name)
 
-    assert store.find(key) == stored
+    assert store.find(key) == saved_snapshot
 
 
 def test_forgotten_snapshot_is_found_no_more(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
 
     store.forget(replace(key, inputs="cd" * 32))
-    assert store.find(key) == stored
+    assert store.find(key) == saved_snapshot
     store.forget(key)
     store.forget(key)
 
@@ -268,7 +270,7 @@ def test_forgotten_snapshot_is_found_no_more(
 
 
 def test_who_finds_an_old_one_damaged_does_not_forget_the_new_one(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
     new = write_snapshot({4096: b"other"})
@@ -277,7 +279,7 @@ def test_who_finds_an_old_one_damaged_does_not_forget_the_new_one(
         pass
 
     with pytest.raises(ImageError, match="lost"):
-        store.open(stored)
+        store.open(saved_snapshot)
 
     assert store.find(key) == replaced
     new.close()
@@ -300,18 +302,18 @@ def damage_cases() -> list[Any]:
 def test_flipped_bit_is_found_and_the_snapshot_forgotten(
     images: ImageStore,
     key: SnapshotKey,
-    stored: StoredSnapshot,
+    saved_snapshot: StoredSnapshot,
     part: str,
     damage: Callable[[Path, int], None],
     way: str,
 ) -> None:
     store = SnapshotStore(images)
-    blob = getattr(stored, part)
+    blob = getattr(saved_snapshot, part)
     damage(blob.path, blob.size)
 
-    opened = store.open(stored)
+    opened = store.open(saved_snapshot)
     with pytest.raises(ImageError, match="damaged") as caught:
-        store.load(stored) if way == "load" else store.verify(stored, opened)
+        store.load(saved_snapshot) if way == "load" else store.verify(saved_snapshot, opened)
 
     assert "image build --snapshot toy" in caught.value.hint
     assert store.find(key) is None
@@ -321,14 +323,14 @@ def test_flipped_bit_is_found_and_the_snapshot_forgotten(
 @pytest.mark.parametrize("part", ["memory", "state"])
 @pytest.mark.parametrize("by", [-1, 1, -4096, 4096])
 def test_other_length_is_found_and_the_snapshot_forgotten(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot, part: str, by: int
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot, part: str, by: int
 ) -> None:
     store = SnapshotStore(images)
-    blob = getattr(stored, part)
+    blob = getattr(saved_snapshot, part)
     os.truncate(blob.path, blob.size + by)
 
     with pytest.raises(ImageError, match="bytes instead of"):
-        store.open(stored)
+        store.open(saved_snapshot)
 
     assert store.find(key) is None
 
@@ -336,10 +338,10 @@ def test_other_length_is_found_and_the_snapshot_forgotten(
 @pytest.mark.parametrize("part", ["memory", "state"])
 @pytest.mark.parametrize("instead", ["nothing", "fifo", "link", "directory"])
 def test_lost_file_is_found_and_the_snapshot_forgotten(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot, part: str, instead: str
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot, part: str, instead: str
 ) -> None:
     store = SnapshotStore(images)
-    path = getattr(stored, part).path
+    path = getattr(saved_snapshot, part).path
     path.rename(path.with_name("elsewhere"))
     match instead:
         case "fifo":
@@ -350,16 +352,16 @@ def test_lost_file_is_found_and_the_snapshot_forgotten(
             path.mkdir()
 
     with pytest.raises(ImageError):
-        store.open(stored)
+        store.open(saved_snapshot)
 
     assert store.find(key) is None
 
 
 def test_damaged_snapshot_is_whole_when_it_is_saved_again(
-    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
-    flip(stored.memory.path, 1)
+    flip(saved_snapshot.memory.path, 1)
 
     again = store.save(key, snapshot)
 
@@ -394,7 +396,7 @@ HOSTILE: dict[str, list[Any]] = {
     ("name", "value"), [(name, value) for name, values in HOSTILE.items() for value in values]
 )
 def test_record_that_cannot_be_ours_is_none(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot, name: str, value: Any
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot, name: str, value: Any
 ) -> None:
     store = SnapshotStore(images)
     manifest = images.record("snapshot", key.name)
@@ -426,7 +428,7 @@ def test_manifest_of_anything_is_none(
 
 
 def test_record_of_another_name_is_none(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot
 ) -> None:
     directory = images.root / "refs" / "snapshot"
     (directory / key.name).rename(directory / replace(key, cpus=2).name)
@@ -679,13 +681,13 @@ def test_pages_that_change_places_are_found() -> None:
 
 
 @pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+def settled_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that were just written may be remembered."""
     monkeypatch.setattr(_checked_files, "_SETTLED", -(10**12))
 
 
 @pytest.fixture
-def checked(tmp_path: Path) -> Path:
+def checked_file(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_bytes(b"sound")
     return path
@@ -713,71 +715,71 @@ def exchange(path: Path) -> None:
     path.with_name("new").replace(path)
 
 
-@pytest.mark.usefixtures("settled")
-def test_sound_file_is_known(checked: Path) -> None:
-    assert not is_verified(checked)
+@pytest.mark.usefixtures("settled_files")
+def test_sound_file_is_known(checked_file: Path) -> None:
+    assert not is_verified(checked_file)
 
-    remember(checked)
+    remember(checked_file)
 
-    assert is_verified(checked)
+    assert is_verified(checked_file)
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("settled_files")
 @pytest.mark.parametrize("change", [rewrite, exchange, lambda path: os.truncate(path, 4)])
-def test_changed_file_is_not_known(checked: Path, change: Callable[[Path], None]) -> None:
-    remember(checked)
+def test_changed_file_is_not_known(checked_file: Path, change: Callable[[Path], None]) -> None:
+    remember(checked_file)
 
-    change(checked)
+    change(checked_file)
 
-    assert not is_verified(checked)
+    assert not is_verified(checked_file)
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("settled_files")
 @pytest.mark.parametrize(
     "change", [lambda memo: b"", lambda memo: b"0" + memo[1:-9], lambda memo: memo + b" " * 9999]
 )
-def test_other_memo_says_nothing(checked: Path, change: Callable[[bytes], bytes]) -> None:
-    remember(checked)
-    memo = checked.parent / "verified" / "memo"
+def test_other_memo_says_nothing(checked_file: Path, change: Callable[[bytes], bytes]) -> None:
+    remember(checked_file)
+    memo = checked_file.parent / "verified" / "memo"
     memo.write_bytes(change(memo.read_bytes()))
 
-    assert not is_verified(checked)
+    assert not is_verified(checked_file)
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("settled_files")
 @pytest.mark.parametrize("obstacle", [os.mkfifo, os.mkdir, lambda memo: memo.symlink_to("other")])
 def test_what_is_no_memo_is_neither_waited_for_nor_followed(
-    checked: Path, obstacle: Callable[[Path], None]
+    checked_file: Path, obstacle: Callable[[Path], None]
 ) -> None:
-    (checked.parent / "verified").mkdir()
-    memo = checked.parent / "verified" / "memo"
+    (checked_file.parent / "verified").mkdir()
+    memo = checked_file.parent / "verified" / "memo"
     obstacle(memo)
 
-    remember(checked)
+    remember(checked_file)
 
-    assert not is_verified(checked)
+    assert not is_verified(checked_file)
     assert not memo.is_file()
 
 
-def test_file_that_was_just_written_is_not_remembered(checked: Path) -> None:
-    remember(checked)
+def test_file_that_was_just_written_is_not_remembered(checked_file: Path) -> None:
+    remember(checked_file)
 
-    assert not is_verified(checked)
+    assert not is_verified(checked_file)
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("settled_files")
 def test_verified_snapshot_is_remembered_until_it_is_gone(
-    images: ImageStore, key: SnapshotKey, stored: StoredSnapshot
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot
 ) -> None:
     store = SnapshotStore(images)
-    opened = store.open(stored)
+    opened = store.open(saved_snapshot)
 
-    store.verify(stored, opened)
+    store.verify(saved_snapshot, opened)
 
     memos = names(images.root / "verified")
-    store.verify(stored, opened)
+    store.verify(saved_snapshot, opened)
     opened.close()
-    assert memos == sorted([stored.memory.digest, stored.state.digest])
+    assert memos == sorted([saved_snapshot.memory.digest, saved_snapshot.state.digest])
     store.remove(key.name)
     assert names(images.root / "verified") == []
 

@@ -36,7 +36,7 @@ def c() -> Language:
     return catalogue.find_language("c")
 
 
-def built(
+def list_build(
     language: str,
     source: str,
     files: Mapping[str, str] = MappingProxyType({}),
@@ -55,8 +55,8 @@ def built(
 
 def sources(language: str, source: str, files: Mapping[str, str]) -> list[str]:
     """What the build is told of: what stands where it does for a source alone."""
-    alone = built(language, "")
-    argv = built(language, source, files)
+    alone = list_build(language, "")
+    argv = list_build(language, source, files)
     at = next(number for number, word in enumerate(alone) if word.startswith("main."))
     return list(argv[at : len(argv) - len(alone) + at + 1])
 
@@ -160,7 +160,7 @@ def test_names_of_a_session_without_end_are_bounded() -> None:
 
 def test_program_has_a_name_that_is_not_taken() -> None:
     def program(*names: str, taken: frozenset[str] = frozenset()) -> str:
-        argv = built("c", "", dict.fromkeys(names, ""), taken)
+        argv = list_build("c", "", dict.fromkeys(names, ""), taken)
         return argv[argv.index("-o") + 1]
 
     assert program() == "main"

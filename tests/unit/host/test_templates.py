@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 CAPACITY = Capacity(machines=10, memory=100 * MIB, cpus=10, queue=10)
 
 
-class Ground:
+class TemplateBench:
     """A store with one snapshot, and a machine of which it is."""
 
     def __init__(self, root: Path) -> None:
@@ -86,8 +86,8 @@ class Ground:
 
 
 @pytest_asyncio.fixture
-async def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
-    made = Ground(tmp_path)
+async def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TemplateBench]:
+    made = TemplateBench(tmp_path)
     made.open(shared=True)
     await asyncio.to_thread(lambda: None)  # the loop's threads have files of their own
     before = open_files()
@@ -115,7 +115,7 @@ async def never() -> None:
 
 
 @both
-async def test_clone_of_what_is_sound_answers(ground: Ground, shared: bool) -> None:
+async def test_clone_of_what_is_sound_answers(ground: TemplateBench, shared: bool) -> None:
     ground.open(shared=shared)
 
     guest = await ground.clone()
@@ -127,7 +127,7 @@ async def test_clone_of_what_is_sound_answers(ground: Ground, shared: bool) -> N
     await guest.stop()
 
 
-async def test_first_clones_at_once_open_the_template_once(ground: Ground) -> None:
+async def test_first_clones_at_once_open_the_template_once(ground: TemplateBench) -> None:
     guests = await asyncio.gather(*(ground.clone() for _ in range(5)))
 
     assert all(isinstance(guest, Guest) for guest in guests)
@@ -138,7 +138,7 @@ async def test_first_clones_at_once_open_the_template_once(ground: Ground) -> No
         await guest.stop()
 
 
-async def test_nothing_is_remembered_of_shapes_that_have_no_snapshot(ground: Ground) -> None:
+async def test_nothing_is_remembered_of_shapes_that_have_no_snapshot(ground: TemplateBench) -> None:
     for cpus in range(2, 10):
         key = SnapshotKey.of(ground.assets, cpus)
         with pytest.raises(NoSnapshot, match=r"^no matching snapshot$"):
@@ -148,7 +148,7 @@ async def test_nothing_is_remembered_of_shapes_that_have_no_snapshot(ground: Gro
     assert not ground.templates._failures
 
 
-async def test_without_room_there_is_no_template(ground: Ground) -> None:
+async def test_without_room_there_is_no_template(ground: TemplateBench) -> None:
     ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
 
     reason = await ground.clone()
@@ -159,7 +159,7 @@ async def test_without_room_there_is_no_template(ground: Ground) -> None:
 
 
 async def test_host_without_room_for_a_copy_keeps_the_snapshot(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: TemplateBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_store: SnapshotStore, _stored: StoredSnapshot) -> Snapshot:
         raise HostError("no space")
@@ -178,7 +178,7 @@ async def test_host_without_room_for_a_copy_keeps_the_snapshot(
 @both
 @pytest.mark.parametrize("part", ["memory", "state"])
 async def test_damaged_snapshot_is_told_and_removed(
-    ground: Ground, shared: bool, part: str
+    ground: TemplateBench, shared: bool, part: str
 ) -> None:
     ground.open(shared=shared)
     ground.damage(part)
@@ -192,7 +192,7 @@ async def test_damaged_snapshot_is_told_and_removed(
 
 @both
 async def test_snapshot_that_has_lost_a_file_is_told_and_removed(
-    ground: Ground, shared: bool
+    ground: TemplateBench, shared: bool
 ) -> None:
     ground.open(shared=shared)
     ground.stored.state.path.unlink()
@@ -205,7 +205,9 @@ async def test_snapshot_that_has_lost_a_file_is_told_and_removed(
 
 
 @pytest.mark.parametrize("mood", ["", "silent", "dies"])
-async def test_damage_that_is_found_after_the_clone_ran_ends_it(ground: Ground, mood: str) -> None:
+async def test_damage_that_is_found_after_the_clone_ran_ends_it(
+    ground: TemplateBench, mood: str
+) -> None:
     ground.open(shared=False)
     ground.damage("memory")
     ground.hypervisor.moods[:] = [mood]
@@ -217,7 +219,7 @@ async def test_damage_that_is_found_after_the_clone_ran_ends_it(ground: Ground, 
     assert not ground.launcher.machines
 
 
-async def test_damage_explains_what_the_machine_cannot_read(ground: Ground) -> None:
+async def test_damage_explains_what_the_machine_cannot_read(ground: TemplateBench) -> None:
     ground.open(shared=False)
     ground.damage("state")
     ground.hypervisor.opening = lambda: raising(HostError("what is this"))
@@ -229,7 +231,9 @@ async def test_damage_explains_what_the_machine_cannot_read(ground: Ground) -> N
 
 
 @both
-async def test_snapshot_that_its_machine_refuses_is_removed(ground: Ground, shared: bool) -> None:
+async def test_snapshot_that_its_machine_refuses_is_removed(
+    ground: TemplateBench, shared: bool
+) -> None:
     ground.open(shared=shared)
     ground.hypervisor.opening = lambda: raising(HostError("what is this"))
 
@@ -239,7 +243,7 @@ async def test_snapshot_that_its_machine_refuses_is_removed(ground: Ground, shar
     assert not ground.is_there
 
 
-async def test_clone_that_fails_once_has_the_template_opened_anew(ground: Ground) -> None:
+async def test_clone_that_fails_once_has_the_template_opened_anew(ground: TemplateBench) -> None:
     ground.launcher.cloning = lambda: raising(HostError("no process"))
     reason = await ground.clone()
     ground.launcher.cloning = None
@@ -253,7 +257,9 @@ async def test_clone_that_fails_once_has_the_template_opened_anew(ground: Ground
     await guest.stop()
 
 
-async def test_clones_that_fail_twice_in_a_row_have_the_snapshot_removed(ground: Ground) -> None:
+async def test_clones_that_fail_twice_in_a_row_have_the_snapshot_removed(
+    ground: TemplateBench,
+) -> None:
     ground.launcher.cloning = lambda: raising(HostError("no process"))
 
     reasons = [await ground.clone() for _ in range(3)]
@@ -265,7 +271,7 @@ async def test_clones_that_fail_twice_in_a_row_have_the_snapshot_removed(ground:
     ]
 
 
-async def test_success_between_two_failures_forgives_the_first(ground: Ground) -> None:
+async def test_success_between_two_failures_forgives_the_first(ground: TemplateBench) -> None:
     for mood in ("dies", "", "dies", ""):
         ground.hypervisor.moods[:] = [mood]
         guest = await ground.clone()
@@ -275,7 +281,7 @@ async def test_success_between_two_failures_forgives_the_first(ground: Ground) -
     assert ground.is_there
 
 
-async def test_clones_that_fail_together_count_once(ground: Ground) -> None:
+async def test_clones_that_fail_together_count_once(ground: TemplateBench) -> None:
     ground.hypervisor.moods[:] = ["dies"] * 4
 
     reasons = await asyncio.gather(*(ground.clone() for _ in range(4)))
@@ -284,7 +290,7 @@ async def test_clones_that_fail_together_count_once(ground: Ground) -> None:
     assert ground.is_there
 
 
-async def test_clone_that_dies_at_restore_is_told(ground: Ground) -> None:
+async def test_clone_that_dies_at_restore_is_told(ground: TemplateBench) -> None:
     ground.hypervisor.moods[:] = ["dies", "dies"]
 
     reasons = [await ground.clone() for _ in range(2)]
@@ -293,7 +299,7 @@ async def test_clone_that_dies_at_restore_is_told(ground: Ground) -> None:
     assert not ground.is_there
 
 
-async def test_clone_of_one_user_that_dies_is_enough(ground: Ground) -> None:
+async def test_clone_of_one_user_that_dies_is_enough(ground: TemplateBench) -> None:
     ground.open(shared=False)
     ground.hypervisor.moods[:] = ["dies"]
 
@@ -303,7 +309,9 @@ async def test_clone_of_one_user_that_dies_is_enough(ground: Ground) -> None:
     assert not ground.is_there
 
 
-async def test_failure_of_one_does_not_close_the_template_under_another(ground: Ground) -> None:
+async def test_failure_of_one_does_not_close_the_template_under_another(
+    ground: TemplateBench,
+) -> None:
     going_on = asyncio.Event()
     ground.launcher.cloning = going_on.wait  # type: ignore[assignment]
     slow = asyncio.create_task(ground.clone())
@@ -326,7 +334,7 @@ async def test_failure_of_one_does_not_close_the_template_under_another(ground: 
 # --- Making way ---------------------------------------------------------------------------------
 
 
-async def test_run_that_lacks_memory_takes_that_of_a_template(ground: Ground) -> None:
+async def test_run_that_lacks_memory_takes_that_of_a_template(ground: TemplateBench) -> None:
     guest = await ground.clone()
     assert isinstance(guest, Guest)
 
@@ -338,7 +346,7 @@ async def test_run_that_lacks_memory_takes_that_of_a_template(ground: Ground) ->
     await guest.stop()
 
 
-async def test_template_in_use_makes_way_when_it_is_not_any_more(ground: Ground) -> None:
+async def test_template_in_use_makes_way_when_it_is_not_any_more(ground: TemplateBench) -> None:
     going_on = asyncio.Event()
     ground.launcher.cloning = going_on.wait  # type: ignore[assignment]
     cloning = asyncio.create_task(ground.clone())
@@ -356,7 +364,7 @@ async def test_template_in_use_makes_way_when_it_is_not_any_more(ground: Ground)
     await guest.stop()
 
 
-async def test_template_that_made_way_is_opened_again(ground: Ground) -> None:
+async def test_template_that_made_way_is_opened_again(ground: TemplateBench) -> None:
     first = await ground.clone()
     ground.templates.evict(1)
     second = await ground.clone()
@@ -373,7 +381,7 @@ async def test_template_that_made_way_is_opened_again(ground: Ground) -> None:
 @both
 @pytest.mark.parametrize("where", ["opening", "cloning", "answering"])
 async def test_run_that_is_cancelled_leaves_nothing(
-    ground: Ground, shared: bool, where: str
+    ground: TemplateBench, shared: bool, where: str
 ) -> None:
     clock = JumpingClock()
     ground.open(shared=shared)
@@ -395,7 +403,7 @@ async def test_run_that_is_cancelled_leaves_nothing(
 
 
 async def test_run_that_is_cancelled_while_the_copy_is_read_leaves_nothing(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: TemplateBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading, going_on = threading.Event(), threading.Event()
     load = SnapshotStore.load
@@ -422,7 +430,7 @@ async def test_run_that_is_cancelled_while_the_copy_is_read_leaves_nothing(
 
 
 @both
-async def test_cancelled_at_any_moment_nothing_is_left(ground: Ground, shared: bool) -> None:
+async def test_cancelled_at_any_moment_nothing_is_left(ground: TemplateBench, shared: bool) -> None:
     await asyncio.to_thread(lambda: None)
     before = open_files()
     for steps in range(60):
@@ -447,7 +455,7 @@ async def test_cancelled_at_any_moment_nothing_is_left(ground: Ground, shared: b
 class Booting:
     """Takes the place of the launcher that boots templates."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: TemplateBench) -> None:
         self.ground = ground
 
     def __call__(self, _store: ImageStore) -> Booting:
@@ -465,7 +473,7 @@ class Booting:
 
 
 @pytest.fixture
-def making(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Ground:
+def making(ground: TemplateBench, monkeypatch: pytest.MonkeyPatch) -> TemplateBench:
     """A store whose snapshot has to be made."""
     monkeypatch.setattr(create, "ColdLauncher", Booting(ground))
     ground.assets = replace(
@@ -476,11 +484,11 @@ def making(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Ground:
     return ground
 
 
-async def make_it(ground: Ground) -> StoredSnapshot:
+async def make_it(ground: TemplateBench) -> StoredSnapshot:
     return await create_snapshot(ground.assets, ground.options, ground.images, lambda line: None)
 
 
-async def test_what_is_made_is_found_and_can_be_cloned(making: Ground) -> None:
+async def test_what_is_made_is_found_and_can_be_cloned(making: TemplateBench) -> None:
     stored = await make_it(making)
     guest = await making.clone()
 
@@ -489,7 +497,7 @@ async def test_what_is_made_is_found_and_can_be_cloned(making: Ground) -> None:
     await guest.stop()
 
 
-async def test_sample_that_fails_makes_no_snapshot(making: Ground) -> None:
+async def test_sample_that_fails_makes_no_snapshot(making: TemplateBench) -> None:
     language = replace(making.assets.language, sample="error oh no\nexit 3")
     making.assets = replace(making.assets, language=language)
 
@@ -500,7 +508,7 @@ async def test_sample_that_fails_makes_no_snapshot(making: Ground) -> None:
 
 
 @pytest.mark.parametrize("mood", ["dies", "refused", "uncloned"])
-async def test_what_cannot_be_cloned_is_not_kept(making: Ground, mood: str) -> None:
+async def test_what_cannot_be_cloned_is_not_kept(making: TemplateBench, mood: str) -> None:
     making.hypervisor.moods[:] = [mood]
     if mood == "refused":
         making.hypervisor.opening = lambda: raising(HostError("what is this"))
@@ -514,7 +522,7 @@ async def test_what_cannot_be_cloned_is_not_kept(making: Ground, mood: str) -> N
 
 
 async def test_making_that_is_cancelled_while_it_saves_closes_no_file_too_early(
-    making: Ground, monkeypatch: pytest.MonkeyPatch
+    making: TemplateBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saving, going_on = threading.Event(), threading.Event()
     save, sizes = SnapshotStore.save, []
@@ -539,7 +547,7 @@ async def test_making_that_is_cancelled_while_it_saves_closes_no_file_too_early(
     assert sizes == [MEMORY]
 
 
-async def test_making_that_is_cancelled_at_any_moment_leaves_nothing(making: Ground) -> None:
+async def test_making_that_is_cancelled_at_any_moment_leaves_nothing(making: TemplateBench) -> None:
     await asyncio.to_thread(lambda: None)
     before = open_files()
     for steps in range(0, 120, 2):

@@ -76,7 +76,7 @@ results = st.builds(
 )
 
 
-def sent(record: Any) -> Any:
+def send(record: Any) -> Any:
     """What the other side gets of ``record``."""
     return decode_line(encode_line(record))
 
@@ -97,13 +97,13 @@ def result(**changes: Any) -> Result:
 def test_data_comes_back_as_text_or_as_base64(data: bytes) -> None:
     record = encode_data(data)
 
-    assert decode_data(sent(record)) == data
+    assert decode_data(send(record)) == data
     assert len(record) == 1
 
 
 @given(results)
 def test_whole_results_come_back(whole: Result) -> None:
-    record = sent(encode_result(whole, output=True, files=True))
+    record = send(encode_result(whole, output=True, files=True))
 
     assert decode_result(record) == whole
 
@@ -119,7 +119,7 @@ def test_events_come_back_through_the_reader(whole: Result) -> None:
     events.append(Ended(whole.with_output({})))
     reader = EventReader(tuple(file.path for file in whole.files))
 
-    records = [sent(record) for event in events for record in encode_event_and_files(event)]
+    records = [send(record) for event in events for record in encode_event_and_files(event)]
     heard = [reader.feed(record) for record in records]
 
     assert [event for event in heard if event is not None] == events
@@ -131,7 +131,7 @@ def test_single_events_come_back(
     phase: str, stream: str, data: bytes, position: int, text: str
 ) -> None:
     for event in (Output(phase, stream, data), Queued(position), Preparing(text), Started(text)):
-        assert decode_event(sent(encode_event(event))) == event
+        assert decode_event(send(encode_event(event))) == event
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_single_events_come_back(
     ids=lambda error: type(error).__name__,
 )
 def test_errors_come_back(error: slipway.SlipwayError) -> None:
-    again = decode_error(sent(encode_error(error)))
+    again = decode_error(send(encode_error(error)))
 
     assert type(again) is type(error)
     assert vars(again) == vars(error)
@@ -216,8 +216,8 @@ def test_refuses_data_that_is_none(record: Any) -> None:
         decode_data(record)
 
 
-PHASE = sent(encode_event(PhaseEnded("run", RUN)))
-RESULT = sent(encode_result(result(), output=False, files=False))
+PHASE = send(encode_event(PhaseEnded("run", RUN)))
+RESULT = send(encode_result(result(), output=False, files=False))
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_job_says_all_that_was_asked_for() -> None:
         machine="qemu",
     )
 
-    job = sent(encode_job(RunRequest(b"x", "python", options, None)))
+    job = send(encode_job(RunRequest(b"x", "python", options, None)))
 
     assert job["interactive"] is True
     assert job["arguments"] == ["a", "ä"]

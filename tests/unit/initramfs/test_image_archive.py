@@ -49,7 +49,7 @@ def current(name: str, store: ImageStore | None = None) -> dict[str, Any]:
     return {"builder": BUILDER, "recipe": recipe.as_json()}
 
 
-def exported(store: ImageStore, name: str) -> bytes:
+def export(store: ImageStore, name: str) -> bytes:
     image = store.image(name, "amd64")
     assert image is not None
     output = io.BytesIO()
@@ -69,7 +69,7 @@ def empty(tmp_path: Path) -> ImageStore:
     return ImageStore(tmp_path / "empty")
 
 
-def taken(store: ImageStore, data: bytes) -> ImportResult:
+def take_in(store: ImageStore, data: bytes) -> ImportResult:
     return import_image(store, io.BytesIO(data), quiet)
 
 
@@ -81,9 +81,9 @@ def is_untouched(store: ImageStore) -> bool:
 
 
 def test_export_and_import_keep_all_files_of_an_image(full: ImageStore, empty: ImageStore) -> None:
-    data = exported(full, "bash")
+    data = export(full, "bash")
 
-    found = taken(empty, data)
+    found = take_in(empty, data)
 
     image, kernel = full.image("bash", "amd64"), full.kernel("amd64")
     assert empty.image("bash", "amd64") is not None
@@ -98,11 +98,11 @@ def test_export_and_import_keep_all_files_of_an_image(full: ImageStore, empty: I
     there.verify()
     assert there.digest == (kernel and kernel.digest)
     assert [freeze.freeze_agent(empty, "amd64", quiet, verify=True).path.read_bytes()] == [b"agent"]
-    assert exported(empty, "bash") == data
+    assert export(empty, "bash") == data
 
 
 def test_an_archive_is_a_plain_tar(full: ImageStore) -> None:
-    with tarfile.open(fileobj=io.BytesIO(exported(full, "bash"))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(export(full, "bash"))) as tar:
         members = tar.getmembers()
         index = json.loads(tar.extractfile(members[0]).read())  # type: ignore[union-attr]
 
@@ -117,7 +117,7 @@ def test_an_added_language_travels_with_its_image(full: ImageStore, empty: Image
     catalogue.store_language(full, "toy", LANGUAGE)
     put_image(full, "toy@2", told=current("toy", full))
 
-    found = taken(empty, exported(full, "toy@2"))
+    found = take_in(empty, export(full, "toy@2"))
 
     assert found.image.name == "toy@2"
     assert catalogue.find_language_by_suffix("x.toy", empty).name == "toy"
@@ -125,9 +125,9 @@ def test_an_added_language_travels_with_its_image(full: ImageStore, empty: Image
 
 def test_an_image_takes_the_place_of_another(full: ImageStore, empty: ImageStore) -> None:
     put_image(empty, "bash", b"other", told=current("bash"))
-    data = exported(full, "bash")
+    data = export(full, "bash")
 
-    first, second = taken(empty, data), taken(empty, data)
+    first, second = take_in(empty, data), take_in(empty, data)
 
     assert (first.replaced, second.replaced) == (True, False)
     assert hashlib.sha256(b"other").hexdigest() not in names(empty.root / "blobs")
@@ -140,7 +140,7 @@ def test_kernel_and_agent_of_the_store_are_kept(full: ImageStore, empty: ImageSt
         told = {"architecture": "amd64", "version": "7", "image": part, "modules": part}
         empty.put_record("kernel", "amd64", told)
 
-    taken(empty, exported(full, "bash"))
+    take_in(empty, export(full, "bash"))
 
     kernel = empty.kernel("amd64")
     assert kernel is not None
@@ -149,19 +149,19 @@ def test_kernel_and_agent_of_the_store_are_kept(full: ImageStore, empty: ImageSt
 
 
 def test_a_damaged_kernel_of_the_store_is_replaced(full: ImageStore, empty: ImageStore) -> None:
-    data = exported(full, "bash")
-    taken(empty, data)
+    data = export(full, "bash")
+    take_in(empty, data)
     kernel = empty.kernel("amd64")
     assert kernel is not None
     kernel.path.write_bytes(b"kernex")
 
-    taken(empty, data)
+    take_in(empty, data)
 
     kernel.verify()
 
 
 def test_an_agent_of_other_sources_is_not_taken(full: ImageStore, empty: ImageStore) -> None:
-    found = taken(empty, changed(exported(full, "bash"), agent_sources="0" * 64))
+    found = take_in(empty, change_archive(export(full, "bash"), agent_sources="0" * 64))
 
     assert not found.agent
     assert empty.names("archive-agent") == []
@@ -174,23 +174,23 @@ def test_a_damaged_image_is_not_exported(full: ImageStore) -> None:
     image.root_archive.write_bytes(b"rOOt archive")
 
     with pytest.raises(ImageCorrupted):
-        exported(full, "bash")
+        export(full, "bash")
 
 
 # -- what is damaged -----------------------------------------------------------------------------
 
 
 def test_an_archive_that_is_cut_short_is_refused(full: ImageStore, empty: ImageStore) -> None:
-    data = exported(full, "bash")
+    data = export(full, "bash")
 
     for size in {*range(0, len(data), 512), *range(1, len(data), 997), len(data) - 1}:
         with pytest.raises(ImageError):
-            taken(empty, data[:size])
+            take_in(empty, data[:size])
         assert is_untouched(empty), size
 
 
 def test_a_changed_bit_is_detected_anywhere(full: ImageStore, empty: ImageStore) -> None:
-    data = exported(full, "bash")
+    data = export(full, "bash")
     chance = random.Random(13)
 
     for _ in range(FLIPS):
@@ -198,7 +198,7 @@ def test_a_changed_bit_is_detected_anywhere(full: ImageStore, empty: ImageStore)
         flipped = bytearray(data)
         flipped[at] ^= 1 << chance.randrange(8)
         try:
-            found = taken(empty, bytes(flipped))
+            found = take_in(empty, bytes(flipped))
         except ImageError:
             assert is_untouched(empty), at
         else:
@@ -210,12 +210,12 @@ def test_a_changed_bit_is_detected_anywhere(full: ImageStore, empty: ImageStore)
 
 
 def test_an_intact_image_survives_an_invalid_import(full: ImageStore, empty: ImageStore) -> None:
-    data = exported(full, "bash")
-    taken(empty, data)
+    data = export(full, "bash")
+    take_in(empty, data)
     before = sorted(path for path in empty.root.rglob("*") if path.is_file())
 
     with pytest.raises(ImageError):
-        taken(empty, data[: len(data) // 2])
+        take_in(empty, data[: len(data) // 2])
 
     assert sorted(path for path in empty.root.rglob("*") if path.is_file()) == before
 
@@ -232,7 +232,7 @@ def index_of(data: bytes) -> ArchiveIndex:
     return image_archive.ArchiveReader(io.BytesIO(data)).index()
 
 
-def assembled(index: bytes, contents: list[tuple[str, bytes]]) -> bytes:
+def assemble(index: bytes, contents: list[tuple[str, bytes]]) -> bytes:
     parts = [(image_archive.INDEX, index), *contents]
     return b"".join(
         image_archive.build_header(name, len(data)) + data + image_archive.build_padding(len(data))
@@ -240,7 +240,7 @@ def assembled(index: bytes, contents: list[tuple[str, bytes]]) -> bytes:
     ) + bytes(2 * image_archive.BLOCK)
 
 
-def changed(
+def change_archive(
     data: bytes, *, record: tuple[str, dict[str, Any]] | None = None, **fields: Any
 ) -> bytes:
     """Return a consistent archive with changed fields in the index or in a record."""
@@ -255,7 +255,7 @@ def changed(
         index = replace(index, records={**index.records, kind: new})
     order = [f"manifests/{part.digest}" for part in index.records.values()]
     order += [f"blobs/{part.digest}" for part in index.blobs]
-    return assembled(index.encode(), [(name, contents.get(name, b"")) for name in order])
+    return assemble(index.encode(), [(name, contents.get(name, b"")) for name in order])
 
 
 OTHER = {"digest": hashlib.sha256(b"kernel").hexdigest(), "size": 6}
@@ -302,10 +302,10 @@ OTHER = {"digest": hashlib.sha256(b"kernel").hexdigest(), "size": 6}
 def test_records_that_do_not_fit_are_refused(
     full: ImageStore, empty: ImageStore, kind: str, told: dict[str, Any], message: str
 ) -> None:
-    data = changed(exported(full, "bash"), record=(kind, told))
+    data = change_archive(export(full, "bash"), record=(kind, told))
 
     with pytest.raises(ImageError, match=message):
-        taken(empty, data)
+        take_in(empty, data)
 
     assert is_untouched(empty)
 
@@ -324,7 +324,7 @@ def test_language_files_that_do_not_fit_are_refused(
 ) -> None:
     catalogue.store_language(full, "toy", LANGUAGE)
     put_image(full, "toy", told=current("toy", full))
-    data = exported(full, "toy")
+    data = export(full, "toy")
     index = index_of(data)
     if name == "other":
         index = replace(
@@ -332,20 +332,20 @@ def test_language_files_that_do_not_fit_are_refused(
             keys={kind: key for kind, key in index.keys.items() if kind != "language"},
             records={kind: part for kind, part in index.records.items() if kind != "language"},
         )
-        data = changed(data, keys=index.keys, records=index.records)
+        data = change_archive(data, keys=index.keys, records=index.records)
     elif name == "toy":
-        data = changed(data, record=("language", {"file": text.decode()}))
+        data = change_archive(data, record=("language", {"file": text.decode()}))
     else:
-        data = changed(data, record=("image", {"name": name, "language": name}))
-        data = changed(data, keys={**index.keys, "image": f"{name}-amd64", "language": name})
+        data = change_archive(data, record=("image", {"name": name, "language": name}))
+        data = change_archive(data, keys={**index.keys, "image": f"{name}-amd64", "language": name})
 
     with pytest.raises(ImageError, match=message):
-        taken(empty, data)
+        take_in(empty, data)
 
     assert is_untouched(empty)
 
 
-def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
+def edit_index(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
     """Return a changed index, written as by an export."""
 
     def edit(data: bytes) -> bytes:
@@ -367,50 +367,52 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byte
         lambda _: b'{"format": 1e999}\n',
         lambda data: data + b" ",
         lambda data: data.replace(b'"format": 1', b'"format": 1, "format": 1'),
-        edited(lambda plain: plain.update(more=1)),
-        edited(lambda plain: plain.update(format="1")),
-        edited(lambda plain: plain.update(format=True)),
-        edited(lambda plain: plain.update(blobs="x" * 99)),
-        edited(lambda plain: plain.update(blobs={})),
-        edited(lambda plain: plain.update(blobs=plain["blobs"] * 2)),
-        edited(lambda plain: plain.update(blobs=[{"digest": "0" * 64, "size": 1}] * 1000)),
-        edited(lambda plain: plain["blobs"][0].update(size=1 << 60)),
-        edited(lambda plain: plain["blobs"][0].update(size=-1)),
-        edited(lambda plain: plain["blobs"][0].update(size=True)),
-        edited(lambda plain: plain["blobs"][0].update(digest="../../../etc/passwd")),
-        edited(lambda plain: plain["blobs"][0].update(digest=plain["blobs"][0]["digest"].upper())),
-        edited(lambda plain: plain["agent"].update(digest="0" * 64)),
-        edited(lambda plain: plain["agent"].update(sources="x")),
-        edited(lambda plain: plain.pop("agent")),
-        edited(lambda plain: plain["records"].pop("kernel")),
-        edited(lambda plain: plain["records"].update(snapshot=plain["records"]["image"])),
-        edited(lambda plain: plain["records"].update(default=plain["records"]["image"])),
-        edited(lambda plain: plain["records"]["image"].update(key="../x")),
-        edited(lambda plain: plain["records"]["image"].update(key=["x"])),
-        edited(lambda plain: plain["records"]["image"].update(key="go-amd64")),
-        edited(lambda plain: plain["records"]["kernel"].update(key="arm64")),
-        edited(lambda plain: plain["records"]["image"].update(size=manifests.MAX_MANIFEST + 1)),
-        edited(lambda plain: plain.update(records=[])),
+        edit_index(lambda plain: plain.update(more=1)),
+        edit_index(lambda plain: plain.update(format="1")),
+        edit_index(lambda plain: plain.update(format=True)),
+        edit_index(lambda plain: plain.update(blobs="x" * 99)),
+        edit_index(lambda plain: plain.update(blobs={})),
+        edit_index(lambda plain: plain.update(blobs=plain["blobs"] * 2)),
+        edit_index(lambda plain: plain.update(blobs=[{"digest": "0" * 64, "size": 1}] * 1000)),
+        edit_index(lambda plain: plain["blobs"][0].update(size=1 << 60)),
+        edit_index(lambda plain: plain["blobs"][0].update(size=-1)),
+        edit_index(lambda plain: plain["blobs"][0].update(size=True)),
+        edit_index(lambda plain: plain["blobs"][0].update(digest="../../../etc/passwd")),
+        edit_index(
+            lambda plain: plain["blobs"][0].update(digest=plain["blobs"][0]["digest"].upper())
+        ),
+        edit_index(lambda plain: plain["agent"].update(digest="0" * 64)),
+        edit_index(lambda plain: plain["agent"].update(sources="x")),
+        edit_index(lambda plain: plain.pop("agent")),
+        edit_index(lambda plain: plain["records"].pop("kernel")),
+        edit_index(lambda plain: plain["records"].update(snapshot=plain["records"]["image"])),
+        edit_index(lambda plain: plain["records"].update(default=plain["records"]["image"])),
+        edit_index(lambda plain: plain["records"]["image"].update(key="../x")),
+        edit_index(lambda plain: plain["records"]["image"].update(key=["x"])),
+        edit_index(lambda plain: plain["records"]["image"].update(key="go-amd64")),
+        edit_index(lambda plain: plain["records"]["kernel"].update(key="arm64")),
+        edit_index(lambda plain: plain["records"]["image"].update(size=manifests.MAX_MANIFEST + 1)),
+        edit_index(lambda plain: plain.update(records=[])),
     ],
 )
 def test_an_index_that_breaks_a_rule_is_refused(
     full: ImageStore, empty: ImageStore, edit: Callable[[bytes], bytes]
 ) -> None:
-    contents = members(exported(full, "bash"))
+    contents = members(export(full, "bash"))
     index = edit(contents.pop(image_archive.INDEX))
 
     with pytest.raises(ImageError):
-        taken(empty, assembled(index, list(contents.items())))
+        take_in(empty, assemble(index, list(contents.items())))
 
     assert is_untouched(empty)
 
 
 def test_an_archive_of_another_format_is_named(full: ImageStore, empty: ImageStore) -> None:
-    contents = members(exported(full, "bash"))
-    index = edited(lambda plain: plain.update(format=2))(contents.pop(image_archive.INDEX))
+    contents = members(export(full, "bash"))
+    index = edit_index(lambda plain: plain.update(format=2))(contents.pop(image_archive.INDEX))
 
     with pytest.raises(ImageError, match="format 2") as caught:
-        taken(empty, assembled(index, list(contents.items())))
+        take_in(empty, assemble(index, list(contents.items())))
 
     assert "same version" in caught.value.hint
 
@@ -418,7 +420,7 @@ def test_an_archive_of_another_format_is_named(full: ImageStore, empty: ImageSto
 def test_an_archive_larger_than_the_disk_is_refused_before_reading(
     full: ImageStore, empty: ImageStore
 ) -> None:
-    data = exported(full, "bash")
+    data = export(full, "bash")
     index = index_of(data)
     huge = tuple(
         replace(blob, size=image_archive.MAX_BLOB) if blob != index.agent else blob
@@ -428,7 +430,7 @@ def test_an_archive_larger_than_the_disk_is_refused_before_reading(
     index = replace(index, blobs=huge)
 
     with pytest.raises(ImageError) as caught:
-        taken(empty, assembled(index.encode(), []))
+        take_in(empty, assemble(index.encode(), []))
 
     assert (
         isinstance(caught.value, DiskFull)
@@ -458,13 +460,13 @@ def test_other_files_are_refused(
     full: ImageStore, empty: ImageStore, change: Callable[[bytes], bytes]
 ) -> None:
     with pytest.raises(ImageError):
-        taken(empty, change(exported(full, "bash")))
+        take_in(empty, change(export(full, "bash")))
 
     assert is_untouched(empty)
 
 
 def test_members_of_other_kinds_are_refused(full: ImageStore, empty: ImageStore) -> None:
-    contents = members(exported(full, "bash"))
+    contents = members(export(full, "bash"))
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE):
         output = io.BytesIO()
         with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -476,6 +478,6 @@ def test_members_of_other_kinds_are_refused(full: ImageStore, empty: ImageStore)
                 tar.addfile(member, io.BytesIO(data))
 
         with pytest.raises(ImageError):
-            taken(empty, output.getvalue())
+            take_in(empty, output.getvalue())
 
         assert is_untouched(empty)

@@ -171,7 +171,7 @@ async def test_peer_that_does_not_read_makes_the_sender_wait(ends: Ends) -> None
             sent += 1
 
     sender = asyncio.create_task(send_all())
-    await settled(lambda: sent)
+    await wait_settled(lambda: sent)
     stuck_at = sent
     arrived = await guest.receive(count)
     await sender
@@ -192,7 +192,7 @@ async def test_host_that_does_not_read_makes_the_peer_wait(ends: Ends) -> None:
             sent += 1
 
     sender = asyncio.create_task(send_all())
-    await settled(lambda: sent)
+    await wait_settled(lambda: sent)
     stuck_at = sent
     received = [await channel.receive() for _ in range(count)]
     await sender
@@ -201,7 +201,7 @@ async def test_host_that_does_not_read_makes_the_peer_wait(ends: Ends) -> None:
     assert received == [m.Output(1, m.Stream.STDOUT, bytes(MAX_DATA))] * count
 
 
-async def settled(progress: Callable[[], int]) -> None:
+async def wait_settled(progress: Callable[[], int]) -> None:
     """Wait until ``progress()`` stands still."""
 
     async def stands_still() -> bool:

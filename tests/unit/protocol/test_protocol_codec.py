@@ -12,21 +12,21 @@ from unit.protocol.corpus import EXAMPLES, Example
 by_name = pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: type(e.message).__name__)
 
 
-def unpacked(example: Example) -> list[object]:
+def unpack(example: Example) -> list[object]:
     values: list[object] = msgpack.unpackb(
         bytes.fromhex(example.payload), unicode_errors="surrogateescape"
     )
     return values
 
 
-def packed(values: list[object]) -> bytes:
+def pack(values: list[object]) -> bytes:
     data: bytes = msgpack.packb(values, unicode_errors="surrogateescape")
     return data
 
 
 @by_name
 def test_fields_of_a_newer_peer_are_ignored(example: Example) -> None:
-    newer = packed([*unpacked(example), 1, "two", [b"three", [None]]])
+    newer = pack([*unpack(example), 1, "two", [b"three", [None]]])
 
     for table in example.tables:
         assert decode(newer, table) == example.message
@@ -34,12 +34,12 @@ def test_fields_of_a_newer_peer_are_ignored(example: Example) -> None:
 
 @by_name
 def test_message_that_lacks_a_field_is_refused(example: Example) -> None:
-    values = unpacked(example)
+    values = unpack(example)
 
     for count in range(1, len(values)):
         for table in example.tables:
             with pytest.raises(ProtocolError, match="fields"):
-                decode(packed(values[:count]), table)
+                decode(pack(values[:count]), table)
 
 
 def test_fields_of_a_newer_peer_are_ignored_in_nested_values() -> None:
@@ -47,8 +47,8 @@ def test_fields_of_a_newer_peer_are_ignored_in_nested_values() -> None:
     command = [["sh"], [["A", "b"]], limits, True, [24, 80, "newer"], [], "newer"]
     done = [38, 7, 2, 0, 0, 0, [1, 2, 3, 4, 5, "newer"], ""]
 
-    job = decode(packed([2, 7, None, command, [], 0, 0, False]), HOST_TO_AGENT)
-    phase_done = decode(packed(done), AGENT_TO_HOST)
+    job = decode(pack([2, 7, None, command, [], 0, 0, False]), HOST_TO_AGENT)
+    phase_done = decode(pack(done), AGENT_TO_HOST)
 
     run = m.Command(("sh",), (("A", "b"),), m.Limits(), True, m.Tty(24, 80))
     assert job == m.Job(7, None, run, (), 0)
@@ -69,7 +69,7 @@ def test_fields_of_a_newer_peer_are_ignored_in_nested_values() -> None:
 )
 def test_nested_value_of_another_shape_is_refused(command: list[object]) -> None:
     with pytest.raises(ProtocolError, match=r"^Job: "):
-        decode(packed([2, 7, None, command, [], 0, 0, False]), HOST_TO_AGENT)
+        decode(pack([2, 7, None, command, [], 0, 0, False]), HOST_TO_AGENT)
 
 
 def test_bytes_that_are_not_utf8_come_back_as_they_were() -> None:

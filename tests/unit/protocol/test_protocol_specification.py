@@ -42,7 +42,7 @@ def rows(*header: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def named(cell: str) -> dict[str, str]:
+def parse_fields(cell: str) -> dict[str, str]:
     """Field names and their types, in order."""
     found = [re.fullmatch(r"`(\w+)` (.+)", part.strip()) for part in cell.split(";") if part]
     assert all(found), cell
@@ -63,7 +63,7 @@ class Row:
 def messages() -> list[Row]:
     """The messages of the document."""
     return [
-        Row(int(number), direction, name, named(cell))
+        Row(int(number), direction, name, parse_fields(cell))
         for number, direction, name, cell in rows("id", "direction", "message", "fields")
     ]
 
@@ -80,7 +80,7 @@ def enumerations() -> dict[str, dict[int, str]]:
 @cache
 def records() -> dict[str, dict[str, str]]:
     """The fields of each record of the document, and their types."""
-    return {name: named(cell) for name, cell in rows("name", "fields")}
+    return {name: parse_fields(cell) for name, cell in rows("name", "fields")}
 
 
 def smallest(kind: str) -> Any:
@@ -135,10 +135,10 @@ def named_extremes(kind: str) -> tuple[list[Any], list[Any]]:
         return sorted(values), [min(values) - 1, max(values) + 1, False, "", None]
     values_of = {name: extremes(inner) for name, inner in records()[kind].items()}
     least = [within[0] for within, _ in values_of.values()]
-    return varied(least, values_of)[0], [*varied(least, values_of)[1], least[:-1], [], None]
+    return vary(least, values_of)[0], [*vary(least, values_of)[1], least[:-1], [], None]
 
 
-def varied(
+def vary(
     least: list[Any], values_of: dict[str, tuple[list[Any], list[Any]]]
 ) -> tuple[list[Any], list[Any]]:
     """``least`` with one field at a time at its bounds, and beyond them."""
@@ -193,17 +193,17 @@ def test_bounds_are_those_of_the_code_to_the_byte(subtests: pytest.Subtests) -> 
 
 def check_bounds(row: Row) -> None:
     least = [smallest(kind) for kind in row.fields.values()]
-    within, beyond = varied(least, {name: extremes(kind) for name, kind in row.fields.items()})
+    within, beyond = vary(least, {name: extremes(kind) for name, kind in row.fields.items()})
 
     for table in DIRECTIONS[row.direction]:
         for values in within:
-            assert decode(packed(row.number, values), table) is not None
+            assert decode(pack(row.number, values), table) is not None
         for values in beyond:
             with pytest.raises(ProtocolError):
-                decode(packed(row.number, values), table)
+                decode(pack(row.number, values), table)
 
 
-def packed(number: int, values: list[Any]) -> bytes:
+def pack(number: int, values: list[Any]) -> bytes:
     payload: bytes = msgpack.packb([number, *values], unicode_errors="surrogateescape")
     return payload
 

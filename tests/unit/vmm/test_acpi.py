@@ -73,13 +73,13 @@ def iasl(directory: Path, *arguments: str) -> None:
     assert not re.search(r"(Error|Warning|Remark) +\d|[Ii]nvalid|[Ii]ncorrect", output), output
 
 
-def disassembled(directory: Path, table: bytes) -> str:
+def disassemble(directory: Path, table: bytes) -> str:
     (directory / "table.dat").write_bytes(table)
     iasl(directory, "-d", "table.dat")
     return (directory / "table.dsl").read_text()
 
 
-def compiled(directory: Path) -> bytes:
+def compile_table(directory: Path) -> bytes:
     iasl(directory, "-oa", "-p", "again", "table.dsl")  # names as they are written
     return (directory / "again.aml").read_bytes()
 
@@ -117,7 +117,7 @@ def test_every_table_is_found_and_sound(
 def test_hardware_that_is_not_there_is_denied(tmp_path: Path, rtc: bool) -> None:
     fadt = tables_in(build_tables(board(rtc=rtc), ADDRESS), ADDRESS)["FACP"]
 
-    shown = dict(fields(disassembled(tmp_path, fadt)))
+    shown = dict(fields(disassemble(tmp_path, fadt)))
 
     assert shown["Hardware Reduced (V5)"] == "1"
     assert shown["8042 Present on ports 60/64 (V2)"] == "0"
@@ -126,14 +126,14 @@ def test_hardware_that_is_not_there_is_denied(tmp_path: Path, rtc: bool) -> None
     for absent in ("PM Timer Block Address", "SCI Interrupt", "SMI Command Port", "FACS Address"):
         assert int(shown[absent], 16) == 0
     assert shown["Reset Register Supported (V2)"] == "0"
-    assert compiled(tmp_path)[36:] == fadt[36:]
+    assert compile_table(tmp_path)[36:] == fadt[36:]
 
 
 @pytest.mark.debian("iasl")
 def test_each_vcpu_has_a_local_apic_and_all_lines_are_the_ioapics(tmp_path: Path) -> None:
     madt = tables_in(build_tables(board(cpus=8), ADDRESS), ADDRESS)["APIC"]
 
-    shown = fields(disassembled(tmp_path, madt))
+    shown = fields(disassemble(tmp_path, madt))
 
     assert ("Local Apic Address", "FEE00000") in shown
     assert ("PC-AT Compatibility", "0") in shown
@@ -145,16 +145,16 @@ def test_each_vcpu_has_a_local_apic_and_all_lines_are_the_ioapics(tmp_path: Path
     assert [value for name, value in shown if name == "Processor Enabled"] == ["1"] * 8
     assert shown.count(("Address", "FEC00000")) == 1
     assert shown.count(("Interrupt", "00000000")) == 1
-    assert compiled(tmp_path)[36:] == madt[36:]
+    assert compile_table(tmp_path)[36:] == madt[36:]
 
 
 @pytest.mark.debian("iasl")
 def test_root_table_is_as_acpica_would_make_it(tmp_path: Path) -> None:
     xsdt = tables_in(build_tables(board(), ADDRESS), ADDRESS)["XSDT"]
 
-    disassembled(tmp_path, xsdt)
+    disassemble(tmp_path, xsdt)
 
-    assert compiled(tmp_path)[36:] == xsdt[36:]
+    assert compile_table(tmp_path)[36:] == xsdt[36:]
 
 
 # --- Devices --------------------------------------------------------------------------------------
@@ -164,9 +164,9 @@ def test_root_table_is_as_acpica_would_make_it(tmp_path: Path) -> None:
 def test_devices_are_as_acpica_would_describe_them(tmp_path: Path) -> None:
     dsdt = tables_in(build_tables(board(), ADDRESS), ADDRESS)["DSDT"]
 
-    text = disassembled(tmp_path, dsdt)
+    text = disassemble(tmp_path, dsdt)
 
-    assert compiled(tmp_path)[36:] == dsdt[36:]
+    assert compile_table(tmp_path)[36:] == dsdt[36:]
     text = re.sub(r"/\*.*?\*/|//.*|\s+", "", text)
     edge = "Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x%08X,}})}"
     assert '"DSDT",2,"SLIPWY","MICROVM",0x00000001){Scope(_SB){Device(COM1)' in text
@@ -199,9 +199,9 @@ def test_clock_that_is_not_there_has_no_device() -> None:
 def test_board_without_devices_is_described(tmp_path: Path) -> None:
     dsdt = tables_in(build_tables(board(1, (), (), rtc=False), ADDRESS), ADDRESS)["DSDT"]
 
-    disassembled(tmp_path, dsdt)
+    disassemble(tmp_path, dsdt)
 
-    assert compiled(tmp_path)[36:] == dsdt[36:]
+    assert compile_table(tmp_path)[36:] == dsdt[36:]
 
 
 # --- The assembler --------------------------------------------------------------------------------
@@ -232,9 +232,9 @@ def test_terms_are_encoded_as_acpica_encodes_them(tmp_path: Path) -> None:
     table += struct.pack("<I4sI", 1, b"TEST", 1) + body
     table[9] = -sum(table) & 0xFF
 
-    text = disassembled(tmp_path, bytes(table))
+    text = disassemble(tmp_path, bytes(table))
 
-    assert compiled(tmp_path)[36:] == body
+    assert compile_table(tmp_path)[36:] == body
     shown = {int(number, 16) for number in re.findall(r"0x([0-9A-F]+)", text)}
     assert shown >= {*NUMBERS} - {0, 1}
 

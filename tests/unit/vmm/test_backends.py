@@ -62,7 +62,7 @@ class Sides:
         self.parent.setblocking(False)
         self.link = SocketBackend(self._ours.fileno())
 
-    def woken(self) -> bool:
+    def is_woken(self) -> bool:
         """Whether somebody is asked to call ready."""
         try:
             return bool(os.eventfd_read(self.link.wake))
@@ -218,7 +218,7 @@ def test_guest_that_speaks_to_nobody_is_not_held_up_and_told_of(sides: Sides) ->
 
     assert not port.unsent
     assert sides.link.ended
-    assert sides.woken()
+    assert sides.is_woken()
 
 
 @given(st.data())

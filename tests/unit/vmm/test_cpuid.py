@@ -33,13 +33,13 @@ def leaf(entries: list[Entry], function: int, index: int = 0) -> Entry:
     return found
 
 
-def shown(number: int = 0, count: int = 1, *, tsc_deadline: bool = True) -> list[Entry]:
+def build(number: int = 0, count: int = 1, *, tsc_deadline: bool = True) -> list[Entry]:
     return build_entries(HOST, number, count, tsc_deadline)
 
 
 @pytest.mark.parametrize(("number", "count"), [(0, 1), (0, 4), (3, 4), (6, 7)])
 def test_processor_knows_its_number_and_that_of_all(number: int, count: int) -> None:
-    eax, ebx, ecx, edx = leaf(shown(number, count), 1)
+    eax, ebx, ecx, edx = leaf(build(number, count), 1)
 
     assert eax == 0x000A_0F11
     assert (ebx >> 24, ebx >> 16 & 0xFF, ebx & 0xFFFF) == (number, count, 0x0800)
@@ -50,7 +50,7 @@ def test_processor_knows_its_number_and_that_of_all(number: int, count: int) -> 
 
 @pytest.mark.parametrize("tsc_deadline", [True, False])
 def test_timer_is_offered_where_kvm_has_it(tsc_deadline: bool) -> None:
-    ecx = leaf(shown(tsc_deadline=tsc_deadline), 1)[2]
+    ecx = leaf(build(tsc_deadline=tsc_deadline), 1)[2]
 
     assert bool(ecx & TSC_DEADLINE) == tsc_deadline
 
@@ -61,7 +61,7 @@ def test_timer_is_offered_where_kvm_has_it(tsc_deadline: bool) -> None:
 @pytest.mark.parametrize("function", [0xB, 0x1F])
 def test_topology_is_cores_of_one_package(function: int, count: int, bits: int) -> None:
     number = count - 1
-    entries = shown(number, count)
+    entries = build(number, count)
 
     assert leaf(entries, function, 0) == (0, 1, 0x100, number)
     assert leaf(entries, function, 1) == (bits, count, 0x201, number)
@@ -76,7 +76,7 @@ def test_topology_is_there_on_a_host_that_has_none() -> None:
 
 @pytest.mark.parametrize(("function", "shift"), [(0x4, 14), (0x8000_001D, 14)])
 def test_last_cache_is_shared_and_the_others_are_not(function: int, shift: int) -> None:
-    entries = shown(0, 4)
+    entries = build(0, 4)
     sharers = [leaf(entries, function, at)[0] >> shift & 0xFFF for at in range(3)]
 
     assert sharers == [0, 0, 3]
@@ -84,18 +84,18 @@ def test_last_cache_is_shared_and_the_others_are_not(function: int, shift: int) 
 
 
 def test_caches_name_the_number_of_cores() -> None:
-    entries = shown(0, 4)
+    entries = build(0, 4)
 
     assert {leaf(entries, 0x4, at)[0] >> 26 for at in range(3)} == {3}
     assert [leaf(entries, 0x4, at)[1:] for at in range(3)] == [(1, 2, 3)] * 3
 
 
 def test_counters_of_performance_are_hidden() -> None:
-    assert leaf(shown(), 0xA) == (0, 0, 0, 0)
+    assert leaf(build(), 0xA) == (0, 0, 0, 0)
 
 
 def test_amd_is_told_in_its_own_leaves() -> None:
-    entries = shown(3, 4)
+    entries = build(3, 4)
 
     assert leaf(entries, 0x8000_0008) == (0x3030, 0x5, 2 << 12 | 3, 0)
     assert leaf(entries, 0x8000_001E) == (3, 3, 0, 0)
@@ -103,7 +103,7 @@ def test_amd_is_told_in_its_own_leaves() -> None:
 
 def test_other_leaves_are_the_hosts() -> None:
     for function in (0x0, 0x4000_0000):
-        assert leaf(shown(2, 4), function) == leaf(list(HOST), function)
+        assert leaf(build(2, 4), function) == leaf(list(HOST), function)
 
 
 @pytest.mark.parametrize("count", [1, 2, 64])
@@ -116,8 +116,8 @@ def test_registers_are_of_32_bits_whatever_the_host_says(count: int) -> None:
 
 
 def test_no_entry_is_there_twice() -> None:
-    keys = [entry[:2] for entry in shown(1, 4)]
+    keys = [entry[:2] for entry in build(1, 4)]
 
     assert len(set(keys)) == len(keys)
-    assert sum(entry[0] in {0xB, 0x1F} for entry in shown(1, 4)) == 6
-    assert {entry[2] for entry in shown(1, 4) if entry[0] in {0xB, 0x1F}} == {1}
+    assert sum(entry[0] in {0xB, 0x1F} for entry in build(1, 4)) == 6
+    assert {entry[2] for entry in build(1, 4) if entry[0] in {0xB, 0x1F}} == {1}

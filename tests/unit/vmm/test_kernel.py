@@ -88,7 +88,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "vmlinux"
 
 
-def opened(file: Path, data: bytes) -> KernelImage:
+def write_and_open(file: Path, data: bytes) -> KernelImage:
     file.write_bytes(data)
     return open_kernel(file)
 
@@ -96,7 +96,7 @@ def opened(file: Path, data: bytes) -> KernelImage:
 def error_of(file: Path, data: bytes) -> InputError:
     before = open_files()
     with pytest.raises(InputError) as caught:
-        opened(file, data)
+        write_and_open(file, data)
     assert open_files() == before
     assert str(file) in caught.value.message
     return caught.value
@@ -116,7 +116,7 @@ def contents(image: KernelImage) -> dict[int, bytes]:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["vmlinux", "bzImage"])
 def test_segments_are_those_that_the_program_headers_load(file: Path, packed: bool) -> None:
-    with opened(file, bzimage(elf()) if packed else elf()) as image:
+    with write_and_open(file, bzimage(elf()) if packed else elf()) as image:
         assert image.entry == ENTRY
         assert image.end == 0x200_8000
         assert contents(image) == {ENTRY: TEXT, 0x200_0000: DATA.ljust(0x8000, b"\0")}
@@ -143,12 +143,12 @@ def test_holes_of_a_sparse_file_are_zeros_and_not_read(file: Path) -> None:
 def test_every_form_of_a_boot_image_is_unpacked(file: Path, form: str) -> None:
     kernel = elf()
 
-    with opened(file, vmlinuz(PACKERS[form](kernel), len(kernel))) as image:
+    with write_and_open(file, vmlinuz(PACKERS[form](kernel), len(kernel))) as image:
         assert contents(image)[ENTRY] == TEXT
 
 
 def test_boot_image_too_old_to_say_that_it_has_64_bits_is_unpacked(file: Path) -> None:
-    with opened(file, bzimage(elf(), version=0x20B, load_flags=0)) as image:
+    with write_and_open(file, bzimage(elf(), version=0x20B, load_flags=0)) as image:
         assert image.entry == ENTRY
 
 
@@ -172,7 +172,7 @@ def test_kernel_of_the_store_is_one(bash: Assets) -> None:
 
 
 def test_kernel_has_to_fit_into_memory(file: Path) -> None:
-    with opened(file, elf()) as image:
+    with write_and_open(file, elf()) as image:
         image.check_fits(image.end)
         with pytest.raises(
             InputError, match=r"up to 33 MiB, and the machine has 32 MiB$"
@@ -186,7 +186,7 @@ def test_kernel_has_to_fit_into_memory(file: Path) -> None:
 
 
 def test_file_that_becomes_shorter_is_an_error_when_it_is_read(file: Path) -> None:
-    with opened(file, elf()) as image:
+    with write_and_open(file, elf()) as image:
         os.truncate(file, 0x1800)
 
         with pytest.raises(InputError, match="became shorter"):
@@ -194,7 +194,7 @@ def test_file_that_becomes_shorter_is_an_error_when_it_is_read(file: Path) -> No
 
 
 def test_replaced_file_is_read_as_it_was(file: Path) -> None:
-    with opened(file, elf()) as image:
+    with write_and_open(file, elf()) as image:
         (file.parent / "new").write_bytes(b"another")
         (file.parent / "new").replace(file)
 
@@ -203,7 +203,7 @@ def test_replaced_file_is_read_as_it_was(file: Path) -> None:
 
 def test_file_is_not_inherited_and_closed_once(file: Path) -> None:
     before = open_files()
-    image = opened(file, elf())
+    image = write_and_open(file, elf())
     (own,) = (fd for fd in open_files() if fd not in before)
 
     assert own.readlink() == file

@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-def mapped() -> int:
+def count_mapped_bytes() -> int:
     """Bytes of this process's address space."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 
@@ -215,13 +215,13 @@ def test_file_that_cannot_be_read_is_told(memory: GuestMemory, tmp_path: Path) -
 
 def test_closed_memory_is_given_back() -> None:
     GuestMemory([(0, MIB)]).close()
-    before = mapped()
+    before = count_mapped_bytes()
 
     memory = GuestMemory([(0, 1 << 30)])
-    assert mapped() >= before + (1 << 30)
+    assert count_mapped_bytes() >= before + (1 << 30)
     memory.close()
 
-    assert mapped() < before + (1 << 29)
+    assert count_mapped_bytes() < before + (1 << 29)
 
 
 def test_memory_that_is_not_touched_costs_none() -> None:

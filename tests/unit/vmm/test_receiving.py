@@ -40,7 +40,7 @@ def state() -> bytes:
     return piece(pieces.OF_STATE, 0, body())
 
 
-async def received(
+async def receive(
     messages: Sequence[bytes], heard: list[bytes] | None = None, config: VmConfig = CONFIG
 ) -> tuple[int, int]:
     ours, theirs = control.create_pair()
@@ -58,7 +58,7 @@ async def received(
 async def test_files_are_what_was_sent() -> None:
     sent = [piece(pieces.OF_MEMORY, 4096, b"a" * 4096), piece(pieces.OF_MEMORY, MIB, b"b")]
 
-    memory, found = await received([*sent, state(), SAVED])
+    memory, found = await receive([*sent, state(), SAVED])
 
     assert os.fstat(memory).st_size == CONFIG.memory_bytes
     assert os.pread(memory, 4097, 4095) == b"\0" + b"a" * 4096
@@ -91,7 +91,7 @@ async def test_nonsense_is_refused_and_leaves_nothing(messages: list[bytes]) -> 
     before = psutil.Process().num_fds()
 
     with pytest.raises(HostError):
-        await received(messages)
+        await receive(messages)
 
     assert psutil.Process().num_fds() == before
 
@@ -100,7 +100,7 @@ async def test_nonsense_is_refused_and_leaves_nothing(messages: list[bytes]) -> 
 @fast
 async def test_any_messages_are_refused(messages: list[bytes]) -> None:
     with pytest.raises(HostError):
-        await received(messages)
+        await receive(messages)
 
 
 async def test_state_of_another_machine_is_refused() -> None:
@@ -110,7 +110,7 @@ async def test_state_of_another_machine_is_refused() -> None:
         VmConfig(64 * MIB, 2, True, True),
     ):
         with pytest.raises(HostError, match="an invalid snapshot of its machine"):
-            await received([state(), SAVED], config=config)
+            await receive([state(), SAVED], config=config)
 
 
 async def test_state_that_goes_on_for_ever_is_refused() -> None:
@@ -130,7 +130,7 @@ async def test_what_the_vmm_says_instead_is_heard() -> None:
     message = control.encode(control.ENDED, text="over")
 
     with suppress(HostError):
-        await received([message], heard)
+        await receive([message], heard)
 
     assert heard == [message]
 
@@ -139,7 +139,7 @@ async def test_refusal_is_told_without_control_characters() -> None:
     refusal = control.encode(control.REFUSED, message="not \x1b[31mnow", hint="later")
 
     with pytest.raises(HostError, match="not") as caught:
-        await received([refusal])
+        await receive([refusal])
 
     assert "\x1b" not in caught.value.message
     assert caught.value.hint == "later"

@@ -20,7 +20,7 @@ THREAD, FORK = 0x003D0F00, 0x01200011
 NEW_USER, VFORK = 0x10000000, 0x00004000
 
 
-def judged(number: int, *arguments: int, architecture: int = X86_64) -> int:
+def judge(number: int, *arguments: int, architecture: int = X86_64) -> int:
     """What the filter returns for a call."""
     code = seccomp.build_filter("x86_64", PROCESS)
     assert code is not None
@@ -49,7 +49,7 @@ def judged(number: int, *arguments: int, architecture: int = X86_64) -> int:
     "number", [0, 1, 19, 20, 232, 281, 15, 219, 228, 230, 11, 28, 12, 60, 231, 39, 186]
 )
 def test_call_that_a_vmm_makes_is_allowed(number: int) -> None:
-    assert judged(number) == ALLOW
+    assert judge(number) == ALLOW
 
 
 @pytest.mark.parametrize(
@@ -74,30 +74,30 @@ def test_call_that_a_vmm_makes_is_allowed(number: int) -> None:
     ],
 )
 def test_call_that_no_vmm_makes_is_refused(number: int) -> None:
-    assert judged(number) == REFUSED
+    assert judge(number) == REFUSED
 
 
 def test_all_numbers_but_few_are_refused() -> None:
-    allowed = [number for number in range(435) if judged(number) == ALLOW]
+    allowed = [number for number in range(435) if judge(number) == ALLOW]
 
     assert len(allowed) <= 30
-    assert {judged(number) for number in range(435)} == {ALLOW, REFUSED}
+    assert {judge(number) for number in range(435)} == {ALLOW, REFUSED}
 
 
 @pytest.mark.parametrize("number", [435, 437, 449, 1000, X32, X32 | 1, X32 | 16, 0xFFFFFFFF])
 def test_call_that_is_newer_than_all_that_are_known_does_not_exist(number: int) -> None:
-    assert judged(number) == UNKNOWN
+    assert judge(number) == UNKNOWN
 
 
 @pytest.mark.parametrize("architecture", [I386, AARCH64, 0])
 @pytest.mark.parametrize("number", [0, 1, 16, 59, 435])
 def test_call_of_another_architecture_kills(architecture: int, number: int) -> None:
-    assert judged(number, architecture=architecture) == KILL
+    assert judge(number, architecture=architecture) == KILL
 
 
 @pytest.mark.parametrize("request_", [abi.KVM_RUN, *x86_64_state.READING])
 def test_vcpu_may_be_run_and_looked_at(request_: int) -> None:
-    assert judged(16, 9, request_) == ALLOW
+    assert judge(16, 9, request_) == ALLOW
 
 
 @pytest.mark.parametrize(
@@ -119,43 +119,43 @@ def test_vcpu_may_be_run_and_looked_at(request_: int) -> None:
     ],
 )
 def test_nothing_else_may_be_asked_of_a_descriptor(request_: int) -> None:
-    assert judged(16, 9, request_) == REFUSED
+    assert judge(16, 9, request_) == REFUSED
 
 
 @pytest.mark.parametrize("number", [9, 10])
 @pytest.mark.parametrize(("protection", "verdict"), [(0, ALLOW), (3, ALLOW), (4, REFUSED)])
 def test_memory_is_never_executable(number: int, protection: int, verdict: int) -> None:
-    assert judged(number, 0, 4096, protection) == verdict
-    assert judged(number, 0, 4096, protection | 1) == verdict
+    assert judge(number, 0, 4096, protection) == verdict
+    assert judge(number, 0, 4096, protection | 1) == verdict
 
 
 @pytest.mark.parametrize("flags", [THREAD, THREAD | 0x400000, 0xFFFFFFFF << 32 | THREAD])
 def test_thread_may_be_started(flags: int) -> None:
-    assert judged(56, flags) == ALLOW
+    assert judge(56, flags) == ALLOW
 
 
 @pytest.mark.parametrize(
     "flags", [FORK, 0, 17, 0x4111, THREAD & ~0x10000, THREAD | NEW_USER, THREAD | VFORK]
 )
 def test_process_may_not(flags: int) -> None:
-    assert judged(56, flags) == REFUSED
+    assert judge(56, flags) == REFUSED
 
 
 @pytest.mark.parametrize("process", [PROCESS + 1, 1, 0, 0xFFFFFFFF])
 def test_signals_go_to_the_process_itself_only(process: int) -> None:
-    assert judged(234, PROCESS, 12, 10) == ALLOW
-    assert judged(234, process, 12, 10) == REFUSED
+    assert judge(234, PROCESS, 12, 10) == ALLOW
+    assert judge(234, process, 12, 10) == REFUSED
 
 
 @pytest.mark.parametrize("option", [0, 0x80, 0x180])
 def test_locks_inherit_no_priorities(option: int) -> None:
-    allowed = [command for command in range(16) if judged(202, 0, command | option) == ALLOW]
+    allowed = [command for command in range(16) if judge(202, 0, command | option) == ALLOW]
 
     assert allowed == [0, 1, 3, 9, 10]
 
 
 def test_argument_of_an_unconditional_call_changes_nothing() -> None:
-    assert judged(1, *[(1 << 64) - 1] * 6) == ALLOW
+    assert judge(1, *[(1 << 64) - 1] * 6) == ALLOW
 
 
 @pytest.mark.parametrize("machine", ["aarch64", "i686", "riscv64", ""])

@@ -82,7 +82,7 @@ def vcpu() -> Iterator[FakeVcpu]:
 # --- The ring -----------------------------------------------------------------------------------
 
 
-def joined(writes: Iterable[Write]) -> list[Write]:
+def join_neighbours(writes: Iterable[Write]) -> list[Write]:
     """Neighbours at one place as one; what is wider than a byte stays by itself, as it was."""
     result: list[Write] = []
     for (address, narrow), group in groupby(writes, lambda w: (w[0], len(w[1]) == 1)):
@@ -108,8 +108,8 @@ def test_ring_gives_all_writes_in_their_order(start: int, rounds: list[list[Writ
             taken = vcpu.take_coalesced()
 
             # At the ring's end a run may be in two parts, which its device cannot tell.
-            assert joined(taken_apart(taken, writes)) == joined(writes)
-            assert len(taken) <= len(joined(writes)) + 1
+            assert join_neighbours(taken_apart(taken, writes)) == join_neighbours(writes)
+            assert len(taken) <= len(join_neighbours(writes)) + 1
             assert vcpu.take_coalesced() == []
 
 
@@ -136,7 +136,7 @@ def test_fifo_of_bytes_is_one_write(vcpu: FakeVcpu) -> None:
 # --- The loop -----------------------------------------------------------------------------------
 
 
-def ended(*script: Callable[[FakeVcpu], int], bus: Bus | None = None) -> Ending:
+def run_script(*script: Callable[[FakeVcpu], int], bus: Bus | None = None) -> Ending:
     """How a thread ends whose vCPU has these exits."""
     endings: queue.Queue[Ending] = queue.Queue()
     with closing(FakeVcpu(script)) as vcpu:
@@ -224,7 +224,7 @@ HALT = exit_with(ExitReason.HLT)
     ids=lambda value: value.replace(" ", "-")[:40] if isinstance(value, str) else "",
 )
 def test_end_is_told_in_words(script: Callable[[FakeVcpu], int], text: str, wanted: bool) -> None:
-    ending = ended(script)
+    ending = run_script(script)
 
     assert (ending.text, ending.wanted) == (text, wanted)
 
@@ -240,7 +240,7 @@ def test_end_is_told_in_words(script: Callable[[FakeVcpu], int], text: str, want
     ids=["interrupt", "interrupt window", "started", "signal"],
 )
 def test_exit_that_means_nothing_is_no_end(script: Callable[[FakeVcpu], int]) -> None:
-    assert "halted" in ended(script, script, HALT).text
+    assert "halted" in run_script(script, script, HALT).text
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -249,7 +249,7 @@ def test_string_is_given_unit_by_unit(size: int) -> None:
     bus.add_port(COM1, 4, device)
     data = bytes(range(3 * size))
 
-    ended(io(1, size, COM1, data), HALT, bus=bus)
+    run_script(io(1, size, COM1, data), HALT, bus=bus)
 
     assert bytes(device.written) == data
 
@@ -264,7 +264,7 @@ def test_string_is_taken_unit_by_unit(size: int) -> None:
         got.append(bytes(vcpu.page[abi.PAGE_SIZE : abi.PAGE_SIZE + len(wanted)]))
         return ExitReason.HLT
 
-    ended(io(0, size, COM1, bytes(len(wanted))), look, bus=bus)
+    run_script(io(0, size, COM1, bytes(len(wanted))), look, bus=bus)
 
     assert got == [wanted]
 
@@ -278,6 +278,6 @@ def test_ring_is_emptied_before_the_exit_that_it_came_with() -> None:
         vcpu.coalesce([(COM1, b"\1"), (COM1, b"\2")])
         return io(1, 1, COM1 + 1, b"\3")(vcpu)
 
-    ended(happen, HALT, bus=bus)
+    run_script(happen, HALT, bus=bus)
 
     assert seen.seen == [("write", 0, 2, 0x0201), ("write", 1, 1, 3)]

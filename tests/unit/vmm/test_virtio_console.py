@@ -16,7 +16,7 @@ from slipway.vmm.devices.virtio_console import (
 )
 from slipway.vmm.devices.virtio_mmio import Interrupt, Register, Status
 from slipway.vmm.memory import GuestMemory
-from support.virtio_driver import NO_PORT, RAM_START, Guest, Host, Line, Setup
+from support.virtio_driver import NO_PORT, RAM_START, DriverHost, Guest, ScriptedBackend, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def used(guest: Guest, queue: Queue = Queue.TRANSMIT) -> int:
+def count_used(guest: Guest, queue: Queue = Queue.TRANSMIT) -> int:
     """How many chains the driver has been shown as used."""
     return guest.memory.read(guest.rings[queue].used + 2, "<H")
 
@@ -114,7 +114,7 @@ class TestHandshake:
 
         guest.fill_queue(Queue.CONTROL_RECEIVE, 64)
 
-        assert used(guest, Queue.CONTROL_RECEIVE) == 3
+        assert count_used(guest, Queue.CONTROL_RECEIVE) == 3
 
     def test_needs_ports(self) -> None:
         guest = Guest()
@@ -193,7 +193,7 @@ class TestFromGuest:
         guest.interrupts = 0
         for number in range(15):
             guest.write_port(b"x")
-            assert used(guest) == number + 1  # but who looks sees it
+            assert count_used(guest) == number + 1  # but who looks sees it
         assert guest.interrupts == 0
 
         guest.write_port(b"x")
@@ -239,14 +239,14 @@ class TestBackPressure:
         while taken := guest.write_port(b"x" * 100):
             written += taken
         assert written == 128 * 100
-        assert used(guest) == 0
+        assert count_used(guest) == 0
         assert guest.line.offers == [100]  # and then the guest does not notify any more
 
         guest.line.credit = None
         guest.device.drain()
 
         assert len(guest.line.taken) == written
-        assert used(guest) == 128
+        assert count_used(guest) == 128
         assert guest.write_port(b"x") == 1
 
     def test_goes_on_in_the_middle_of_a_buffer(self, guest: Guest) -> None:
@@ -283,12 +283,12 @@ class TestBackPressure:
         guest = Guest(Setup(queue_size=1)).boot()
         guest.line.credit = 99
         guest.write_port(b"x" * 100)
-        assert used(guest) == 0
+        assert count_used(guest) == 0
 
         guest.line.credit = 1
         guest.device.drain()
 
-        assert used(guest) == 1
+        assert count_used(guest) == 1
 
     def test_a_notification_meanwhile_does_no_harm(self, guest: Guest) -> None:
         guest.line.credit = 5
@@ -323,7 +323,7 @@ class TestToGuest:
     @pytest.mark.parametrize("setup", ALL_SETUPS)
     def test_bytes_arrive(self, setup: Setup) -> None:
         guest = Guest(setup).boot()
-        host = Host(guest.device)
+        host = DriverHost(guest.device)
         guest.line.can_receive = host.go_on  # type: ignore[method-assign]
         data = noise(20_000)
         received = b""
@@ -344,7 +344,7 @@ class TestToGuest:
         guest.interrupts = 0
         assert device.receive(noise(64 * KIB)) == 64 * KIB
         assert guest.interrupts == 1
-        assert used(guest, Queue.RECEIVE) == 16
+        assert count_used(guest, Queue.RECEIVE) == 16
 
     def test_takes_what_there_are_buffers_for(self, guest: Guest, device: VirtioConsole) -> None:
         assert device.receive(bytes(1 << 20)) == 128 * 4 * KIB
@@ -352,7 +352,7 @@ class TestToGuest:
 
     def test_nothing_is_not_a_buffer(self, guest: Guest, device: VirtioConsole) -> None:
         assert device.receive(b"") == 0
-        assert used(guest, Queue.RECEIVE) == 0
+        assert count_used(guest, Queue.RECEIVE) == 0
 
     def test_any_bytes_like(self, guest: Guest, device: VirtioConsole) -> None:
         device.receive(memoryview(b"0123456789")[2:5])
@@ -408,7 +408,7 @@ class TestToGuest:
 
     def test_an_opened_port_is_told_and_may_be_given_at_once(self) -> None:
         guest = Guest()
-        host = Host(guest.device)
+        host = DriverHost(guest.device)
         guest.line.can_receive = host.go_on  # type: ignore[method-assign]
         guest.probe()
         guest.settle()
@@ -692,5 +692,5 @@ def test_a_handshake_goes_on_from_its_state(steps: int) -> None:
 
 
 def test_unused_line_is_fine() -> None:
-    guest = Guest(line=Line(credit=0)).boot()
+    guest = Guest(line=ScriptedBackend(credit=0)).boot()
     assert guest.name == "agent"

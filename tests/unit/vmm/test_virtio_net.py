@@ -44,7 +44,7 @@ def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def shown(guest: NetworkGuest, queue: Queue) -> int:
+def count_used(guest: NetworkGuest, queue: Queue) -> int:
     """How many chains the driver has been shown as used."""
     return guest.memory.read(guest.rings[queue].used + 2, "<H")
 
@@ -76,9 +76,9 @@ def deliver(guest: NetworkGuest) -> None:
 def fill_socket(guest: NetworkGuest) -> int:
     """Send frames until the device cannot; their number, the blocked one included."""
     for number in range(1000):
-        before = shown(guest, Queue.TRANSMIT)
+        before = count_used(guest, Queue.TRANSMIT)
         guest.send(noise(50_000, number))
-        if shown(guest, Queue.TRANSMIT) == before:
+        if count_used(guest, Queue.TRANSMIT) == before:
             return number + 1
     raise AssertionError("the socket never was full")
 
@@ -146,7 +146,7 @@ class TestFromGuest:
 
         assert guest.peer.receive_all() == [noise(60)]
         assert guest.device.dropped == 1
-        assert shown(guest, Queue.TRANSMIT) == 2
+        assert count_used(guest, Queue.TRANSMIT) == 2
         assert guest.interrupts  # for the dropped frame: its buffer can be freed
 
     def test_full_socket_keeps_frames_until_the_peer_reads(self, guest: NetworkGuest) -> None:
@@ -195,7 +195,7 @@ class TestFromGuest:
     ) -> None:
         guest.send(noise(60))
         assert guest.interrupts == 0
-        assert shown(guest, Queue.TRANSMIT) == 1
+        assert count_used(guest, Queue.TRANSMIT) == 1
 
         guest.peer.receive_all()
         guest.device.ready(readable=False)
@@ -262,7 +262,7 @@ class TestToGuest:
 
         deliver(guest)
 
-        assert shown(guest, Queue.RECEIVE) == 3
+        assert count_used(guest, Queue.RECEIVE) == 3
         assert guest.settle() == [noise(10_000, number) for number in range(3)]
         assert not guest.device.dropped
 
@@ -274,7 +274,7 @@ class TestToGuest:
         guest.peer.send(noise(60))
 
         deliver(guest)
-        assert shown(guest, Queue.RECEIVE) == 0
+        assert count_used(guest, Queue.RECEIVE) == 0
         guest.buffer_slots.append(guest.memory.allocate(4096))
         guest.refill()
 
@@ -334,12 +334,12 @@ class TestBoundedWork:
         for _ in range(200):
             ring.add([(guest.data, 12), (guest.data, 50_000)], writable=False)
         ring.kick()
-        first = shown(guest, Queue.TRANSMIT)
+        first = count_used(guest, Queue.TRANSMIT)
         assert 0 < first < 200
 
         guest.settle()
 
-        assert shown(guest, Queue.TRANSMIT) == 200
+        assert count_used(guest, Queue.TRANSMIT) == 200
 
     def test_guest_that_adds_as_fast_as_frames_are_sent_is_left(
         self, guest: NetworkGuest, monkeypatch: pytest.MonkeyPatch
@@ -392,7 +392,7 @@ class TestBoundedWork:
             ring.offer(head)
         ring.kick()
 
-        assert shown(guest, Queue.TRANSMIT) <= 5
+        assert count_used(guest, Queue.TRANSMIT) <= 5
         assert not guest.device.failures
 
 

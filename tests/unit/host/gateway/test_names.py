@@ -24,7 +24,7 @@ from slipway.machine.gateway.names import (
     NameServer,
 )
 from slipway.machine.gateway.policy import Policy
-from support.name_questions import Reply, build_question, encode_name, parse_reply
+from support.name_questions import NameReply, build_question, encode_name, parse_reply
 
 TYPE_TXT = 16
 TYPE_PTR = 12
@@ -35,7 +35,7 @@ def make_server(*rules: str, table: NameTable | None = None) -> NameServer:
     return NameServer(Policy("\n".join(rules)), NameTable() if table is None else table)
 
 
-def ask(server: NameServer, query: bytes) -> Reply:
+def ask(server: NameServer, query: bytes) -> NameReply:
     answer = server.answer(query)
     assert answer is not None
     return parse_reply(answer.message)

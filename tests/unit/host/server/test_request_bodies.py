@@ -27,7 +27,7 @@ class Sender:
         return {"type": "http.request", "body": piece, "more_body": more}
 
 
-async def refused(bodies: BodyReader, sender: Sender, length: str | None, limit: int) -> int:
+async def read_refusal(bodies: BodyReader, sender: Sender, length: str | None, limit: int) -> int:
     with pytest.raises(Refusal) as caught:
         await bodies.read(sender, length, limit)
     return caught.value.problem.status
@@ -56,7 +56,7 @@ async def test_counts_bytes_until_they_are_released() -> None:
 async def test_body_with_a_too_large_length_is_not_read() -> None:
     sender = Sender(b"abcd")
 
-    status = await refused(BodyReader(Pace()), sender, "4", 3)
+    status = await read_refusal(BodyReader(Pace()), sender, "4", 3)
 
     assert status == 413
     assert (await sender())["body"] == b"abcd"
@@ -65,7 +65,7 @@ async def test_body_with_a_too_large_length_is_not_read() -> None:
 async def test_counts_a_body_that_does_not_say_its_length() -> None:
     bodies = BodyReader(Pace())
 
-    assert await refused(bodies, Sender(b"ab", b"cd"), None, 3) == 413
+    assert await read_refusal(bodies, Sender(b"ab", b"cd"), None, 3) == 413
     assert bodies.held == 0
 
 
@@ -73,7 +73,7 @@ async def test_all_bodies_together_are_bounded() -> None:
     bodies = BodyReader(Pace(), most=5)
     first = await bodies.read(Sender(b"abc"), None, 5)
 
-    status = await refused(bodies, Sender(b"a", b"bc"), None, 5)
+    status = await read_refusal(bodies, Sender(b"a", b"bc"), None, 5)
     first.release()
     second = await bodies.read(Sender(b"abc"), None, 5)
 
@@ -84,13 +84,13 @@ async def test_all_bodies_together_are_bounded() -> None:
 async def test_body_that_pauses_is_refused() -> None:
     bodies = BodyReader(Pace(body=0.01))
 
-    assert await refused(bodies, Sender(b"a", pause=3600), None, 5) == 408
+    assert await read_refusal(bodies, Sender(b"a", pause=3600), None, 5) == 408
 
 
 async def test_slow_body_is_refused() -> None:
     bodies = BodyReader(Pace(body=0.1, rate=1000))
 
-    status = await refused(bodies, Sender(*[b"x"] * 10_000, pause=0.01), None, 10_000)
+    status = await read_refusal(bodies, Sender(*[b"x"] * 10_000, pause=0.01), None, 10_000)
 
     assert status == 408
     assert bodies.held == 0

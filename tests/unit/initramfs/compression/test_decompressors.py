@@ -73,7 +73,7 @@ def read(name: str, source: Readable, size: int = 1 << 20) -> bytes:
     return bytes(out)
 
 
-def unpacked(name: str, data: bytes) -> bytes:
+def unpack(name: str, data: bytes) -> bytes:
     return read(name, io.BytesIO(data))
 
 
@@ -95,28 +95,28 @@ def test_a_stream_that_is_cut_short_is_damaged(name: str, kept: float) -> None:
     data = packed[: int(len(packed) * kept) if isinstance(kept, float) else int(kept)]
 
     with pytest.raises(DamagedStream, match="truncated"):
-        unpacked(name, data)
+        unpack(name, data)
 
 
 def test_gzip_members_follow_one_another() -> None:
     members = [gzip.compress(part) for part in (b"one ", b"", DATA, b"three")]
 
-    assert unpacked("gzip", b"".join(members)) == b"one " + DATA + b"three"
+    assert unpack("gzip", b"".join(members)) == b"one " + DATA + b"three"
 
 
 def test_zeros_may_follow_the_last_gzip_member() -> None:
-    assert unpacked("gzip", pack("gzip") + bytes(3 << 20)) == DATA
+    assert unpack("gzip", pack("gzip") + bytes(3 << 20)) == DATA
 
 
 @pytest.mark.parametrize("garbage", [b"x", bytes(10) + b"x", b"\x1f\x8c"])
 def test_anything_else_after_the_last_gzip_member_is_damage(garbage: bytes) -> None:
     with pytest.raises(DamagedStream):
-        unpacked("gzip", pack("gzip") + garbage)
+        unpack("gzip", pack("gzip") + garbage)
 
 
 def test_a_gzip_member_after_zeros_is_damage() -> None:
     with pytest.raises(DamagedStream):
-        unpacked("gzip", pack("gzip") + b"\0" + pack("gzip"))
+        unpack("gzip", pack("gzip") + b"\0" + pack("gzip"))
 
 
 @pytest.mark.parametrize("place", [-8, -4])
@@ -125,19 +125,19 @@ def test_a_wrong_checksum_or_length_of_a_gzip_member_is_damage(place: int) -> No
     data[place] ^= 1
 
     with pytest.raises(DamagedStream):
-        unpacked("gzip", bytes(data))
+        unpack("gzip", bytes(data))
 
 
 def test_zstd_frames_and_skippable_ones_follow_one_another() -> None:
     frames = [SKIPPABLE, zstd(b"one "), zstd(b"", checksum=False), SKIPPABLE]
     frames += [zstd(DATA, size=False), zstd(b"three", checksum=False), SKIPPABLE]
 
-    assert unpacked("zstd", b"".join(frames)) == b"one " + DATA + b"three"
+    assert unpack("zstd", b"".join(frames)) == b"one " + DATA + b"three"
 
 
 def test_a_skippable_frame_that_is_cut_short_is_damage() -> None:
     with pytest.raises(DamagedStream, match="truncated"):
-        unpacked("zstd", pack("zstd") + SKIPPABLE[:-1])
+        unpack("zstd", pack("zstd") + SKIPPABLE[:-1])
 
 
 def test_a_wrong_checksum_of_a_zstd_frame_is_damage() -> None:
@@ -145,13 +145,13 @@ def test_a_wrong_checksum_of_a_zstd_frame_is_damage() -> None:
     data[-1] ^= 1
 
     with pytest.raises(DamagedStream):
-        unpacked("zstd", bytes(data))
+        unpack("zstd", bytes(data))
 
 
 @pytest.mark.parametrize("garbage", [b"garbage, garbage", b"\0" * 16])
 def test_garbage_after_a_zstd_frame_is_damage(garbage: bytes) -> None:
     with pytest.raises(DamagedStream, match="not the start"):
-        unpacked("zstd", pack("zstd") + garbage)
+        unpack("zstd", pack("zstd") + garbage)
 
 
 def test_a_zstd_frame_with_a_huge_window_is_refused() -> None:
@@ -159,7 +159,7 @@ def test_a_zstd_frame_with_a_huge_window_is_refused() -> None:
     frame = b"\x28\xb5\x2f\xfd" + bytes([0, 20 << 3]) + b"\1\0\0"
 
     with pytest.raises(DamagedStream, match="zstd"):
-        unpacked("zstd", frame)
+        unpack("zstd", frame)
 
 
 def test_a_zstd_block_of_a_repeated_byte_respects_the_requested_size() -> None:
@@ -180,7 +180,7 @@ def test_empty_pieces_are_limited_in_number(
     monkeypatch.setattr(decompressors, "MAX_PIECES", 100)
 
     with pytest.raises(DamagedStream, match=r"members|small blocks"):
-        unpacked(name, piece * 200)
+        unpack(name, piece * 200)
 
 
 def test_empty_zstd_blocks_do_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_empty_zstd_blocks_do_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch
     frame = b"\x28\xb5\x2f\xfd" + bytes([0, 10 << 3]) + bytes(3) * 200 + b"\1\0\0"
 
     with pytest.raises(DamagedStream, match="small blocks"):
-        unpacked("zstd", frame)
+        unpack("zstd", frame)
 
 
 @pytest.mark.debian("zstd")
@@ -196,7 +196,7 @@ def test_empty_zstd_blocks_do_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch
 def test_streams_of_the_zstd_program_are_read(options: list[str]) -> None:
     done = subprocess.run(["zstd", "-c", *options], input=DATA, capture_output=True, check=True)
 
-    assert unpacked("zstd", done.stdout) == DATA
+    assert unpack("zstd", done.stdout) == DATA
 
 
 @given(
@@ -207,7 +207,7 @@ def test_changed_bytes_are_damage_or_do_no_harm(name: str, offset: int, noise: b
     data[offset : offset + len(noise)] = noise
 
     with suppress(DamagedStream):
-        unpacked(name, bytes(data))
+        unpack(name, bytes(data))
 
 
 @given(

@@ -159,7 +159,7 @@ def package(*modules: tuple[str, bytes], builtin: str = "kernel/virtio_net.ko\n"
     )
 
 
-def archived(package: KernelPackage) -> bytes:
+def write_archive(package: KernelPackage) -> bytes:
     buffer = io.BytesIO()
     package.write_modules(buffer)
     return buffer.getvalue()
@@ -174,7 +174,7 @@ def test_modules_are_numbered_in_the_order_of_their_dependencies() -> None:
         ("virtio_console.ko", module("virtio_console", "virtio")),
     )
 
-    data = archived(made)
+    data = write_archive(made)
 
     names = [
         f".agent/modules/{n}.ko".encode()
@@ -197,7 +197,7 @@ def test_network_modules_stand_apart_and_without_those_of_the_port() -> None:
         builtin="",
     )
 
-    data = archived(made)
+    data = write_archive(made)
 
     names = re.findall(rb"\.agent/modules/([a-z0-9_/-]+\.ko)", data)
     assert names == [
@@ -216,7 +216,7 @@ def test_built_in_modules_are_skipped() -> None:
         builtin="kernel/virtio.ko\nkernel/virtio_mmio.ko\nkernel/virtio_net.ko\n",
     )
 
-    data = archived(made)
+    data = write_archive(made)
 
     assert b"00-virtio_console.ko" in data
     assert b"virtio_mmio" not in data
@@ -224,7 +224,7 @@ def test_built_in_modules_are_skipped() -> None:
 
 def test_a_missing_module_is_named() -> None:
     with pytest.raises(ImageError, match="virtio_mmio"):
-        archived(package(("virtio_console.ko", module("virtio_console"))))
+        write_archive(package(("virtio_console.ko", module("virtio_console"))))
 
 
 def test_modules_that_need_each_other_do_not_loop() -> None:
@@ -233,7 +233,7 @@ def test_modules_that_need_each_other_do_not_loop() -> None:
         ("virtio_console.ko", module("virtio_console", "virtio_mmio")),
     )
 
-    assert b"virtio_console.ko" in archived(made)
+    assert b"virtio_console.ko" in write_archive(made)
 
 
 def test_a_package_without_a_kernel_is_an_error() -> None:

@@ -156,7 +156,7 @@ DOWNLOADED = Downloaded(
 )
 
 
-def completed(tree: Tree) -> tuple[set[str], list[str]]:
+def add_tools(tree: Tree) -> tuple[set[str], list[str]]:
     """Add the downloaded tools; return all paths, and the warnings."""
     warnings = tools.Tools(cast("Any", DOWNLOADED)).add(tree, "/usr/bin:/bin")
     return {path for path, node in tree.walk() if not node.is_directory}, warnings
@@ -170,18 +170,18 @@ def glibc(major: int, minor: int) -> Tree:
 
 
 def test_files_of_the_c_library_come_only_to_images_without_one() -> None:
-    paths, warnings = completed(Tree())
+    paths, warnings = add_tools(Tree())
     assert {f"usr/lib/{TRIPLET}/gconv/SJIS.so", "usr/bin/which", "usr/bin/perl"} <= paths
     assert warnings == []
 
-    paths, warnings = completed(glibc(2, 41))
+    paths, warnings = add_tools(glibc(2, 41))
     assert f"usr/lib/{TRIPLET}/gconv/SJIS.so" not in paths
     assert {"usr/bin/which", "usr/bin/perl"} <= paths
     assert warnings == []
 
 
 def test_an_image_with_an_older_c_library_gets_data_and_a_warning() -> None:
-    paths, (warning,) = completed(glibc(2, 31))
+    paths, (warning,) = add_tools(glibc(2, 31))
 
     assert "usr/share/zoneinfo/Asia/Tokyo" in paths
     assert not {"usr/bin/which", "usr/bin/perl"} & paths
@@ -192,7 +192,7 @@ def test_perl_of_the_image_is_not_mixed_with_our_modules() -> None:
     tree = Tree()
     tree.add_file("usr/bin/perl", b"theirs")
 
-    paths, _ = completed(tree)
+    paths, _ = add_tools(tree)
 
     assert f"usr/lib/{TRIPLET}/perl-base/strict.pm" not in paths
     assert content(tree, "usr/bin/perl") == b"theirs"

@@ -19,12 +19,12 @@ IMAGE = Reference.parse(f"{HOST}/team/tool")
 HUB = Reference.parse("rust")
 
 
-def encoded(text: str) -> str:
+def encode(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
 def login(text: str) -> dict[str, Any]:
-    return {"auth": encoded(text)}
+    return {"auth": encode(text)}
 
 
 class Home:

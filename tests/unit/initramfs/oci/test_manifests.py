@@ -34,12 +34,12 @@ INDEX: dict[str, Any] = {
 }
 
 
-def packed(fields: object) -> bytes:
+def pack_json(fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
 def document(fields: object, media_type: str = "") -> Document:
-    data = packed(fields)
+    data = pack_json(fields)
     return Document(media_type, digest(data), data)
 
 
@@ -48,14 +48,14 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def test_a_manifest_names_its_configuration_and_layers() -> None:
-    manifest = parse_manifest(packed(MANIFEST))
+    manifest = parse_manifest(pack_json(MANIFEST))
 
     assert manifest.config == Descriptor(manifests.OCI_CONFIG, digest(CONFIG), len(CONFIG))
     assert manifest.layers == (Descriptor(manifests.OCI_LAYER, digest(LAYER), len(LAYER)),)
 
 
 def test_an_index_names_manifests_with_their_platforms() -> None:
-    (entry,) = parse_index(packed(INDEX)).entries
+    (entry,) = parse_index(pack_json(INDEX)).entries
 
     assert entry.descriptor == Descriptor(OCI_MANIFEST, digest(b"x"), 1)
     assert str(entry.platform) == "linux/amd64"
@@ -131,7 +131,7 @@ def test_an_artifact_is_no_image() -> None:
     chart = descriptor("application/vnd.cncf.helm.config.v1+json", b"{}")
 
     with pytest.raises(ImageError, match=r"not a container image: .*helm"):
-        parse_manifest(packed(MANIFEST | {"config": chart}))
+        parse_manifest(pack_json(MANIFEST | {"config": chart}))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_descriptor_has_to_be_possible(change: dict[str, Any], said: str) -> N
     fields = MANIFEST | {"layers": [MANIFEST["layers"][0] | change]}
 
     with pytest.raises(ImageError, match=rf"layers\[0\].*{said}"):
-        parse_manifest(packed(fields))
+        parse_manifest(pack_json(fields))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_descriptor_has_to_be_possible(change: dict[str, Any], said: str) -> N
 )
 def test_an_invalid_manifest_is_refused(fields: object) -> None:
     with pytest.raises(ImageError):
-        parse_manifest(packed(fields))
+        parse_manifest(pack_json(fields))
 
 
 @pytest.mark.parametrize(
@@ -253,9 +253,9 @@ def test_invalid_json_is_refused(data: bytes) -> None:
 
 
 def test_of_equal_keys_the_last_one_counts() -> None:
-    data = packed(MANIFEST).replace(b"{", b'{"schemaVersion": 7, ', 1)
+    data = pack_json(MANIFEST).replace(b"{", b'{"schemaVersion": 7, ', 1)
 
-    assert parse_manifest(data) == parse_manifest(packed(MANIFEST))
+    assert parse_manifest(data) == parse_manifest(pack_json(MANIFEST))
 
 
 @pytest.mark.parametrize(

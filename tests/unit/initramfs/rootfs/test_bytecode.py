@@ -31,7 +31,7 @@ def sample() -> Tree:
     return tree
 
 
-def compiled(tree: Tree) -> dict[str, bytes]:
+def compile_tree(tree: Tree) -> dict[str, bytes]:
     interpreter = find_interpreter(VERSION)
     assert interpreter is not None
     compile_all(tree, interpreter, VERSION)
@@ -41,18 +41,18 @@ def compiled(tree: Tree) -> dict[str, bytes]:
 def test_modules_that_compile_get_their_bytecode() -> None:
     prefix = f"usr/lib/python{VERSION}"
 
-    assert set(compiled(sample())) == {
+    assert set(compile_tree(sample())) == {
         f"{prefix}/__pycache__/module.{TAG}.pyc",
         f"{prefix}/package/__pycache__/__init__.{TAG}.pyc",
     }
 
 
 def test_the_same_sources_give_the_same_bytes() -> None:
-    assert compiled(sample()) == compiled(sample())
+    assert compile_tree(sample()) == compile_tree(sample())
 
 
 def test_the_interpreter_loads_the_file_without_looking_at_the_source(tmp_path: Path) -> None:
-    data = compiled(sample())[f"usr/lib/python{VERSION}/__pycache__/module.{TAG}.pyc"]
+    data = compile_tree(sample())[f"usr/lib/python{VERSION}/__pycache__/module.{TAG}.pyc"]
     cache = tmp_path / "__pycache__"
     cache.mkdir()
     (cache / f"module.{TAG}.pyc").write_bytes(data)
@@ -76,7 +76,7 @@ def test_wheel_runs_by_the_bytecode_in_it(tmp_path: Path) -> None:
         archive.writestr("tool/data.txt", "text")
     tree = Tree()
     tree.add_file("usr/share/tool.whl", wheel.read_bytes())
-    compiled(tree)
+    compile_tree(tree)
     node = tree.find("usr/share/tool.whl")
     assert node is not None
     wheel.write_bytes(node.read(1 << 20))
@@ -102,7 +102,7 @@ def test_same_wheel_gives_the_same_bytes(tmp_path: Path) -> None:
     for _ in range(2):
         tree = Tree()
         tree.add_file("tool.whl", (tmp_path / "tool.whl").read_bytes())
-        compiled(tree)
+        compile_tree(tree)
         node = tree.find("tool.whl")
         assert node is not None
         results.append(node.read(1 << 20))

@@ -30,7 +30,7 @@ from support.layers import (
 )
 
 
-def applied(*contents: list[Entry], dialect: str = "oci") -> Tree:
+def apply_layers(*contents: list[Entry], dialect: str = "oci") -> Tree:
     tree = Tree()
     for entries in contents:
         apply_layer(tree, layer(*entries), "deb" if dialect == "deb" else "oci")
@@ -42,7 +42,7 @@ def files(tree: Tree) -> dict[str, bytes]:
 
 
 def test_modes_owners_and_contents_come_through() -> None:
-    tree = applied([Entry("usr/bin/su", data=b"ELF", mode=0o4755, owner=(0, 42))])
+    tree = apply_layers([Entry("usr/bin/su", data=b"ELF", mode=0o4755, owner=(0, 42))])
 
     node = tree.find("usr/bin/su")
     assert node is not None
@@ -50,7 +50,7 @@ def test_modes_owners_and_contents_come_through() -> None:
 
 
 def test_large_contents_stay_in_the_spool() -> None:
-    tree = applied([file("big", b"x" * 3_000_000)])
+    tree = apply_layers([file("big", b"x" * 3_000_000)])
 
     node = tree.find("big")
     assert node is not None
@@ -59,17 +59,17 @@ def test_large_contents_stay_in_the_spool() -> None:
 
 
 def test_a_later_layer_replaces_a_file() -> None:
-    assert files(applied([file("a", b"1")], [file("a", b"2")])) == {"a": b"2"}
+    assert files(apply_layers([file("a", b"1")], [file("a", b"2")])) == {"a": b"2"}
 
 
 def test_a_whiteout_removes_entries_of_lower_layers() -> None:
-    tree = applied([file("d/a"), file("d/b"), file("e/x")], [file("d/.wh.a"), file(".wh.e")])
+    tree = apply_layers([file("d/a"), file("d/b"), file("e/x")], [file("d/.wh.a"), file(".wh.e")])
 
     assert list(files(tree)) == ["d/b"]
 
 
 def test_a_whiteout_spares_entries_of_its_own_layer() -> None:
-    tree = applied([file("d/old")], [file("d/new"), file(".wh.d")])
+    tree = apply_layers([file("d/old")], [file("d/new"), file(".wh.d")])
 
     assert list(files(tree)) == ["d/new"]
 
@@ -77,7 +77,7 @@ def test_a_whiteout_spares_entries_of_its_own_layer() -> None:
 @pytest.mark.parametrize("whiteout_first", [True, False])
 def test_an_opaque_directory_hides_lower_layers_only(whiteout_first: bool) -> None:
     upper = [file("d/.wh..wh..opq"), file("d/sub/new")]
-    tree = applied(
+    tree = apply_layers(
         [file("d/old"), file("d/sub/old")], upper if whiteout_first else list(reversed(upper))
     )
 
@@ -89,7 +89,7 @@ def test_a_directory_that_is_taken_away_and_brought_again_is_a_new_one(
     whiteout_first: bool,
 ) -> None:
     upper = [file(".wh.d"), file("d/new")]
-    tree = applied(
+    tree = apply_layers(
         [directory("d", 0o700), file("d/old"), directory("d/sub")],
         upper if whiteout_first else list(reversed(upper)),
     )
@@ -102,7 +102,7 @@ def test_a_directory_that_is_taken_away_and_brought_again_is_a_new_one(
 @pytest.mark.parametrize("whiteout_first", [True, False])
 def test_a_file_that_is_taken_away_and_brought_again_is_there(whiteout_first: bool) -> None:
     upper = [file("d/.wh.a"), file("d/a", b"new")]
-    tree = applied(
+    tree = apply_layers(
         [file("d/a/old")],
         upper if whiteout_first else list(reversed(upper)),
     )
@@ -111,77 +111,79 @@ def test_a_file_that_is_taken_away_and_brought_again_is_there(whiteout_first: bo
 
 
 def test_a_whiteout_of_a_missing_entry_has_no_effect() -> None:
-    tree = applied([file("a")], [file(".wh.b"), file("no/such/.wh.c"), file("a/.wh.d")])
+    tree = apply_layers([file("a")], [file(".wh.b"), file("no/such/.wh.c"), file("a/.wh.d")])
 
     assert list(files(tree)) == ["a"]
 
 
 def test_a_whiteout_is_followed_through_links_inside_the_root() -> None:
-    tree = applied([file("usr/lib/a"), symlink("lib", "/usr/lib")], [file("lib/.wh.a")])
+    tree = apply_layers([file("usr/lib/a"), symlink("lib", "/usr/lib")], [file("lib/.wh.a")])
 
     assert list(files(tree)) == []
 
 
 def test_a_whiteout_of_a_link_keeps_its_target() -> None:
-    tree = applied([file("usr/lib/a"), symlink("lib", "usr/lib")], [file(".wh.lib")])
+    tree = apply_layers([file("usr/lib/a"), symlink("lib", "usr/lib")], [file(".wh.lib")])
 
     assert [path for path, _ in tree.walk()] == ["usr", "usr/lib", "usr/lib/a"]
 
 
 def test_an_opaque_root_hides_all_lower_layers() -> None:
-    tree = applied([file("a"), file("d/b")], [file("new")], [file("c"), file(".wh..wh..opq")])
+    tree = apply_layers([file("a"), file("d/b")], [file("new")], [file("c"), file(".wh..wh..opq")])
 
     assert list(files(tree)) == ["c"]
 
 
 def test_other_marks_of_aufs_are_no_files() -> None:
-    assert list(files(applied([file(".wh..wh.plnk"), file("a")]))) == ["a"]
+    assert list(files(apply_layers([file(".wh..wh.plnk"), file("a")]))) == ["a"]
 
 
 def test_a_link_to_an_older_file_does_not_save_its_old_name() -> None:
-    tree = applied([file("a", b"1")], [hardlink("b", "a"), file(".wh.a")])
+    tree = apply_layers([file("a", b"1")], [hardlink("b", "a"), file(".wh.a")])
 
     assert files(tree) == {"b": b"1"}
 
 
 def test_a_new_file_keeps_other_names_of_the_old_file() -> None:
-    tree = applied([file("a", b"1"), hardlink("b", "a")], [file("a", b"2")])
+    tree = apply_layers([file("a", b"1"), hardlink("b", "a")], [file("a", b"2")])
 
     assert files(tree) == {"a": b"2", "b": b"1"}
 
 
 def test_a_hard_link_is_found_through_links_inside_the_root() -> None:
-    tree = applied([file("usr/lib/a", b"1"), symlink("lib", "/usr/lib")], [hardlink("b", "lib/a")])
+    tree = apply_layers(
+        [file("usr/lib/a", b"1"), symlink("lib", "/usr/lib")], [hardlink("b", "lib/a")]
+    )
 
     assert tree.find("b") is tree.find("usr/lib/a")
 
 
 def test_a_link_replaces_a_directory_with_all_that_is_in_it() -> None:
-    tree = applied([file("lib/a"), file("usr/lib/b")], [symlink("lib", "usr/lib")])
+    tree = apply_layers([file("lib/a"), file("usr/lib/b")], [symlink("lib", "usr/lib")])
 
     assert list(files(tree)) == ["usr/lib/b"]
 
 
 def test_of_equal_entries_the_last_one_counts() -> None:
-    tree = applied([file("a", b"1"), directory("a"), file("a/b"), file("a", b"2")])
+    tree = apply_layers([file("a", b"1"), directory("a"), file("a/b"), file("a", b"2")])
 
     assert files(tree) == {"a": b"2"}
 
 
 def test_a_name_may_begin_with_the_current_directory() -> None:
-    tree = applied([directory("./"), file("./a/./b"), hardlink("./c", "./a/b")])
+    tree = apply_layers([directory("./"), file("./a/./b"), hardlink("./c", "./a/b")])
 
     assert list(files(tree)) == ["a/b", "c"]
 
 
 def test_the_entry_of_the_root_sets_its_mode_and_owner() -> None:
-    tree = applied([Entry("./", b"5", mode=0o700, owner=(1, 2))])
+    tree = apply_layers([Entry("./", b"5", mode=0o700, owner=(1, 2))])
 
     assert (tree.root.mode & 0o7777, tree.root.owner) == (0o700, (1, 2))
 
 
 def test_devices_and_pipes_come_through() -> None:
-    tree = applied([Entry("null", b"3", mode=0o666, device=(1, 3)), Entry("p", b"6")])
+    tree = apply_layers([Entry("null", b"3", mode=0o666, device=(1, 3)), Entry("p", b"6")])
 
     null, pipe = tree.find("null"), tree.find("p")
     assert null is not None
@@ -234,7 +236,7 @@ def test_more_entries_than_any_layer_has_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(layers, "MAX_ENTRIES", 10)
 
     with pytest.raises(ImageError, match="more than 10 entries"):
-        applied([file(".wh.a")] * 11)
+        apply_layers([file(".wh.a")] * 11)
 
 
 def test_links_that_lead_a_long_way_round_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,12 +244,12 @@ def test_links_that_lead_a_long_way_round_end(monkeypatch: pytest.MonkeyPatch) -
     around = [directory("a"), symlink("l", "a/../" * 500 + "a")]
 
     with pytest.raises(ImageError, match="too many lookups"):
-        applied([*around, *(file(f"l/{number}") for number in range(100))])
+        apply_layers([*around, *(file(f"l/{number}") for number in range(100))])
 
 
 def test_links_do_not_make_paths_that_the_kernel_passes_over() -> None:
     deep = "/".join(["n" * 200] * 15)
-    tree = applied([directory(deep), symlink("l", deep), file("l/" + deep + "/lost")])
+    tree = apply_layers([directory(deep), symlink("l", deep), file("l/" + deep + "/lost")])
 
     with pytest.raises(ImageError, match="more than 4095 bytes"):
         list(tree.walk())
@@ -258,13 +260,13 @@ def test_repeated_whiteouts_of_a_directory_take_bounded_time() -> None:
     entries = [file(f"{depth}/{number}") for number in range(500)]
     marks = [file("/".join(["d"] * level) + "/.wh..wh..opq") for level in range(1000, 0, -1)]
 
-    tree = applied([*entries, *marks * 3])
+    tree = apply_layers([*entries, *marks * 3])
 
     assert len(files(tree)) == 500
 
 
 def test_a_package_may_hold_a_file_that_is_named_like_a_whiteout() -> None:
-    assert list(files(applied([file("d/.wh.a")], dialect="deb"))) == ["d/.wh.a"]
+    assert list(files(apply_layers([file("d/.wh.a")], dialect="deb"))) == ["d/.wh.a"]
 
 
 def test_a_packages_directory_over_a_link_keeps_the_link() -> None:
@@ -278,7 +280,7 @@ def test_a_packages_directory_over_a_link_keeps_the_link() -> None:
 
 
 def test_an_image_layers_directory_replaces_a_link() -> None:
-    tree = applied([directory("usr/lib"), symlink("lib", "usr/lib")], [directory("lib")])
+    tree = apply_layers([directory("usr/lib"), symlink("lib", "usr/lib")], [directory("lib")])
 
     node = tree.find("lib", follow=False)
     assert node is not None
@@ -286,13 +288,13 @@ def test_an_image_layers_directory_replaces_a_link() -> None:
 
 
 def test_a_symlink_never_leads_an_entry_out_of_the_root() -> None:
-    tree = applied([symlink("x", "../../../../../../tmp"), file("x/owned", b"1")])
+    tree = apply_layers([symlink("x", "../../../../../../tmp"), file("x/owned", b"1")])
 
     assert files(tree) == {"tmp/owned": b"1"}
 
 
 def test_hard_links_share_one_node() -> None:
-    tree = applied([file("a", b"1"), hardlink("b", "a")])
+    tree = apply_layers([file("a", b"1"), hardlink("b", "a")])
 
     assert tree.find("a") is tree.find("b")
 
@@ -327,7 +329,7 @@ def test_entries_that_no_honest_layer_has_are_refused(entry: Entry) -> None:
 
 def test_more_devices_than_any_root_has_are_refused() -> None:
     with pytest.raises(ImageError, match="device nodes"):
-        applied([Entry(f"d{n}", tarfile.CHRTYPE, device=(1, 3)) for n in range(1025)])
+        apply_layers([Entry(f"d{n}", tarfile.CHRTYPE, device=(1, 3)) for n in range(1025)])
 
 
 def test_an_archive_cut_short_in_a_file_is_refused() -> None:
@@ -398,7 +400,7 @@ def test_layers_of_any_entries_give_a_tree_or_an_image_error(
     contents: list[list[Entry]], dialect: str
 ) -> None:
     try:
-        tree = applied(*contents, dialect=dialect)
+        tree = apply_layers(*contents, dialect=dialect)
     except ImageError:
         return
 

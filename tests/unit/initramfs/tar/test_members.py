@@ -19,7 +19,7 @@ from support.layers import (
     SPARSE_STYLES,
     Entry,
     file,
-    padded,
+    pad_block,
     pax_header,
     raw_header,
     sparse_bytes,
@@ -105,7 +105,7 @@ def test_links_and_directories_have_no_data_despite_a_size() -> None:
 
 @pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024), bytes(100), bytes(512) + b"junk"])
 def test_an_archive_ends_with_zeros_or_with_the_file(end: bytes) -> None:
-    assert only(raw_header(b"a", b"0", 3) + padded(b"abc") + end).name == "a"
+    assert only(raw_header(b"a", b"0", 3) + pad_block(b"abc") + end).name == "a"
 
 
 def test_pax_records_count_more_than_the_header() -> None:
@@ -116,7 +116,7 @@ def test_pax_records_count_more_than_the_header() -> None:
         ("gid", "80000"),
         ("mtime", "1.5"),
     ]
-    member = only(pax_header(*records) + raw_header(b"short", b"0", 0) + padded(b"abc") + END)
+    member = only(pax_header(*records) + raw_header(b"short", b"0", 0) + pad_block(b"abc") + END)
 
     assert (member.name, member.size, member.owner) == ("long", 3, (70000, 80000))
 
@@ -195,7 +195,7 @@ def test_sparse_files_of_gnu_tar_with_many_holes_are_read(
 
 def sparse_by_map(sparse_map: str, size: str, data: bytes = b"") -> bytes:
     records = [("GNU.sparse.map", sparse_map), ("GNU.sparse.size", size)]
-    return pax_header(*records) + raw_header(b"a", b"0", len(data)) + padded(data) + END
+    return pax_header(*records) + raw_header(b"a", b"0", len(data)) + pad_block(data) + END
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def sparse_by_map(sparse_map: str, size: str, data: bytes = b"") -> bytes:
         + END,
         pax_header(("GNU.sparse.major", "1"), ("GNU.sparse.realsize", "0"))
         + raw_header(b"a", b"0", 512)
-        + padded(b"99999\n0\n0\n")
+        + pad_block(b"99999\n0\n0\n")
         + END,
         raw_header(b"a", b"S", 0, at_482=b"\1"),  # the map goes on, but the archive does not
         raw_header(b"a", b"S", 0, at_386=b"x" * 24),
@@ -234,7 +234,7 @@ def test_a_sparse_map_that_makes_no_sense_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (raw_header(b"a", b"0", 600) + padded(b"x"), "truncated"),
+        (raw_header(b"a", b"0", 600) + pad_block(b"x"), "truncated"),
         (raw_header(b"a", b"0", 0)[:300], "truncated"),
         (raw_header(b"a", b"0", 0, at_124=b"\xff" * 12), "not a valid size"),
         (raw_header(b"a", b"0", 0, at_124=b"0x10       \0"), "not a valid size"),
@@ -246,10 +246,10 @@ def test_a_sparse_map_that_makes_no_sense_is_refused(data: bytes) -> None:
         (raw_header(b"x", b"L", 2000) + END, "extended header is truncated"),
         (pax_header(("path", "a")) + END, "ends after an extended header"),
         (pax_header(("path", "a")) * 9 + raw_header(b"a", b"0", 0), "too many extended"),
-        (raw_header(b"x", b"x", 6) + padded(b"99 a=b"), "damaged pax"),
-        (raw_header(b"x", b"x", 6) + padded(b"6 a=bc"), "damaged pax"),
-        (raw_header(b"x", b"x", 6) + padded(b"3 a=b\n"), "damaged pax"),
-        (raw_header(b"x", b"x", 6) + padded(b"junk!\n"), "damaged pax"),
+        (raw_header(b"x", b"x", 6) + pad_block(b"99 a=b"), "damaged pax"),
+        (raw_header(b"x", b"x", 6) + pad_block(b"6 a=bc"), "damaged pax"),
+        (raw_header(b"x", b"x", 6) + pad_block(b"3 a=b\n"), "damaged pax"),
+        (raw_header(b"x", b"x", 6) + pad_block(b"junk!\n"), "damaged pax"),
         (pax_header(("size", "-1")) + raw_header(b"a", b"0", 0), "not a valid size"),
         (pax_header(("size", "9" * 30)) + raw_header(b"a", b"0", 0), "not a valid size"),
         (pax_header(("size", "9999")) + raw_header(b"a", b"0", 0), "truncated"),
