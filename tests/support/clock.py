@@ -1,4 +1,4 @@
-"""Clocks that tests put forward, so that hours of waiting take no time and no luck.
+"""Clocks that tests put forward, for tests in which hours pass at once.
 
 Timers of an event loop (``asyncio.timeout``, ``call_later``, ``asyncio.sleep``) see the time pass
 at once; code that reads ``time.monotonic()`` itself does not. The loop has to be the test's own, as
@@ -22,17 +22,17 @@ _CLOCKS: WeakKeyDictionary[asyncio.AbstractEventLoop, JumpingClock] = WeakKeyDic
 
 
 def find_jumping_clock() -> JumpingClock | None:
-    """Return the jumping clock of the running loop, if it has one."""
+    """Return the jumping clock of the running loop, or None."""
     return _CLOCKS.get(asyncio.get_running_loop())
 
 
 def _patchable(loop: asyncio.AbstractEventLoop) -> Any:
-    """Return the loop as what it also is: an object whose methods can be replaced."""
+    """Return the loop as an object with replaceable methods."""
     return loop
 
 
 class Clock:
-    """The clock of the running event loop: the real one, and what was added to it."""
+    """Clock of the running event loop: real time plus a sum that tests advance."""
 
     def __init__(self) -> None:
         self._loop = _patchable(asyncio.get_running_loop())
@@ -52,8 +52,8 @@ class Clock:
 class JumpingClock(Clock):
     """Clock that jumps to the next timer when the loop has nothing else to do.
 
-    It does not jump while something is ready: a callback, a file descriptor, a call in an executor,
-    or any thread that was started since. What another process does, it cannot see.
+    The clock stands while something is ready: a callback, a file descriptor, a call in an executor,
+    or any thread that was started since. Work of other processes is not seen.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class JumpingClock(Clock):
         _CLOCKS[self._loop] = self
 
     async def idle(self) -> None:
-        """Wait until the clock is to jump; it does so if this is called again before it has."""
+        """Wait until the clock is about to jump; a second call lets the jump happen."""
         if self._idle is None:
             self._idle = self._loop.create_future()
         await self._idle

@@ -1,4 +1,4 @@
-"""The real console scripts as child processes, and what they leave behind."""
+"""Real console scripts as child processes, and their leftovers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Ended:
 
 
 class Commands:
-    """Runs commands whose temporary files and descendants can be told from all others.
+    """Runner of commands with temporary files and descendants of their own.
 
     ``prefix`` is put before each command.
     """
@@ -63,7 +63,7 @@ class Commands:
     def __call__(
         self, program: str, *arguments: str | Path, stdin: bytes | BinaryIO = b"", **popen: Any
     ) -> Ended:
-        """Run one to its end; ``stdin`` is what it reads there, or a file."""
+        """Run a command to the end; ``stdin`` is its input, or a file."""
         if not isinstance(stdin, bytes):
             popen["stdin"] = stdin
         with self.start(program, *arguments, **popen) as process:
@@ -76,7 +76,7 @@ class Commands:
         return Ended(process.returncode, stdout or b"", (stderr or b"").decode())
 
     def processes(self) -> list[psutil.Process]:
-        """All processes that come from these commands, whoever their parent is by now."""
+        """Return all processes that these commands have started, orphans included."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):

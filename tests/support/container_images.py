@@ -97,7 +97,7 @@ class _WriteOnly:
 
 @dataclass(frozen=True, slots=True)
 class ContainerImage:
-    """One architecture's image: layers from the lowest up, and the configuration."""
+    """Image of an architecture: layers from the lowest up, and the configuration."""
 
     layers: tuple[Layer, ...]
     environment: tuple[str, ...] = (

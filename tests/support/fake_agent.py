@@ -1,4 +1,4 @@
-"""The agent of a fake machine: speaks the real protocol, and runs programs of its own language.
+"""Agent of a fake machine: speaks the real protocol, and runs programs of a small language.
 
 A program is text; each line is one command. It is read as bytes, so that any source may be sent.
 
@@ -52,7 +52,7 @@ _IGNORED = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
 
 
 class FakeAgent:
-    """Answers one host until it hangs up; ``die`` ends its machine."""
+    """Agent that answers a host until the host hangs up; ``die`` ends the machine."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class FakeAgent:
         die: Callable[[], None],
         original: FakeAgent | None = None,
     ) -> None:
-        """``original``: the agent that this one is a clone of."""
+        """``original``: the agent that was cloned."""
         self._reader = reader
         self._writer = writer
         self._die = die
@@ -87,7 +87,7 @@ class FakeAgent:
                 await self._job.abandon()
 
     def send(self, message: m.Message) -> None:
-        """Send without waiting; credit bounds what may wait."""
+        """Send without waiting; credit bounds the unsent bytes."""
         self._writer.write(self._connection.send(message))
 
     async def write(self, message: m.Message) -> None:
@@ -122,7 +122,7 @@ class FakeAgent:
 
 
 class _Stopped(BaseException):
-    """The program ends before its last command."""
+    """End of a program before the last command."""
 
     def __init__(self, verdict: m.Verdict, code: int = 0, number: int = 0) -> None:
         super().__init__(verdict)
@@ -139,7 +139,7 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Input:
-    """What came of stdin and has not been read."""
+    """Bytes of stdin that have arrived and are unread."""
 
     data: bytearray = field(default_factory=bytearray)
     ended: bool = False
@@ -147,7 +147,7 @@ class _Input:
 
 
 class FakeJob:
-    """One job: takes what the host says about it, and runs its phases in a task."""
+    """Job of the fake agent: takes the host's messages, and runs the phases in a task."""
 
     def __init__(self, agent: FakeAgent, spec: m.Job, files: Files) -> None:
         self._agent = agent
@@ -206,14 +206,14 @@ class FakeJob:
                     self._agent.send(m.JobDone(self._number))
 
     async def abandon(self) -> None:
-        """Stop without a word; nothing of it goes on."""
+        """Stop the job and all tasks of it without a message."""
         for task in (self._program, self._task):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
     def end_program(self, how: _Stopped) -> None:
-        """End the program that runs, once; this is its end."""
+        """End the running program, once, in the given way."""
         if self._program is not None and self._stop is None:
             self._stop = how
             self._program.cancel()
@@ -346,7 +346,7 @@ class FakeJob:
             raise _Stopped(m.Verdict.FAILED, 127) from None
 
     async def _read(self, limits: m.Limits, most: int) -> bytes:
-        """What is there of stdin, at least one byte; nothing at its end."""
+        """Return the bytes of stdin that have arrived, at least a byte; empty at the end."""
         while not self._input.data and not self._input.ended:
             await self._wait_for_input(limits)
         data = bytes(self._input.data[:most])

@@ -1,19 +1,19 @@
-"""Machines that are none: their agent runs in this process, and speaks the real protocol.
+"""Fake machines: their agent runs in this process, and speaks the real protocol.
 
-``FakeLauncher`` takes the place of the real launcher and of the real images. It needs no KVM, no
-image and no store; what programs of its guests can do, :mod:`support.fake_agent` tells. ::
+``FakeLauncher`` takes the place of the real launcher and of the real images. Neither KVM
+nor image nor store is needed; :mod:`support.fake_agent` has the commands of programs. ::
 
     launcher = FakeLauncher()
     runtime = AsyncRuntime(images=launcher, launcher=launcher)
     result = await runtime.run("print hello\\nexit 3", "bash")
 
-All languages that Slipway knows can be named; those with a build have one. ``launcher.machines``
+All languages of Slipway can be named; those with a build run a build phase. ``launcher.machines``
 are the machines that run now, ``launcher.launched`` counts all, ``launcher.most`` is the most that
 ran at once; ``launcher.choices`` counts how often a hypervisor was chosen. A test that is to see
 machines boot gives ``boot``, which is awaited before each agent says a word. Languages in
 ``unbuilt`` have to be "made" first: ``find`` tells one line of progress and waits for the
 ``threading.Event`` in ``made``. A clone has the kept files of its original; ``snapshotting`` and
-``cloning`` are awaited while one is made, and may fail.
+``cloning`` are awaited while a clone is made, and may fail.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _BLOB = Blob(Path("/nonexistent"), "0" * 64, 0)
 
 @dataclass(frozen=True, slots=True)
 class FakeSnapshot(Snapshot):
-    """Empty files, and what they would have to hold."""
+    """Empty files, with the options of the machine that would boot them."""
 
     launcher: FakeLauncher = field(kw_only=True)
     agent: FakeAgent = field(kw_only=True)
@@ -94,7 +94,7 @@ class FakeHypervisor:
 
 
 class FakeMachine:
-    """A machine whose end is that of a task."""
+    """Machine that ends with a task."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class FakeMachine:
         self._ended.set()
 
     def hush(self) -> None:
-        """Have its agent say nothing more, while the machine goes on."""
+        """Silence the agent, while the machine goes on."""
         self._task.cancel()
 
     async def __aenter__(self) -> Self:
@@ -139,7 +139,7 @@ class FakeMachine:
         await self.stop()
 
     async def wait(self) -> int:
-        """Until it has ended."""
+        """Wait for the end."""
         await self._ended.wait()
         return -9
 
@@ -148,11 +148,11 @@ class FakeMachine:
         raise NotImplementedError
 
     async def read_exit_report(self) -> str:
-        """It never complains."""
+        """Return an empty report."""
         return ""
 
     async def stop(self) -> None:
-        """End it; nothing of it remains."""
+        """End the machine and the agent."""
         self.die()
         # All that must happen comes before the first wait, which may be cancelled.
         self.transport.writer.transport.abort()
@@ -163,7 +163,7 @@ class FakeMachine:
                 await transport.writer.wait_closed()
 
     async def snapshot(self) -> FakeSnapshot:
-        """It as it is now. Raises HostError when it has ended, or ``snapshotting`` does."""
+        """Return a snapshot. Raises HostError after the end, and the error of ``snapshotting``."""
         self.stands_still = True
         if self._launcher.snapshotting is not None:
             await self._launcher.snapshotting()
@@ -182,12 +182,12 @@ class FakeMachine:
         )
 
     async def resume(self) -> None:
-        """Go on. Raises HostError when it has ended."""
+        """Go on. Raises HostError after the end."""
         self._check_alive()
         self.stands_still = False
 
     async def record_working_set(self, snapshot: Snapshot) -> Snapshot:
-        """As it is."""
+        """Do nothing."""
         return snapshot
 
     def _check_alive(self) -> None:
@@ -202,7 +202,7 @@ class FakeTemplate(Template):
         self._snapshot = snapshot
 
     async def clone(self, *, boot_log: bool = False, network: int | None = None) -> FakeMachine:
-        """A machine that goes on there. Raises what ``cloning`` does."""
+        """Return a machine that goes on there. Raises the error of ``cloning``."""
         launcher = self._snapshot.launcher
         if launcher.cloning is not None:
             await launcher.cloning()
@@ -237,7 +237,7 @@ class FakeLauncher:
         self.choices = 0
 
     def find(self, request: AssetRequest, progress: Progress, *, repair: bool = False) -> Assets:
-        """What a machine would boot from. Raises InputError for too little memory."""
+        """Return the assets of a machine. Raises InputError for too little memory."""
         language, options = request.language, request.options
         if language.name in self.unbuilt:
             progress(f"making {language.image}")
@@ -251,7 +251,7 @@ class FakeLauncher:
         return _assets(language, options.memory or MEMORY, request.hypervisor)
 
     def assets_of(self, language: Language, options: Options) -> Assets:
-        """Return what a machine of this launcher boots from."""
+        """Return the assets of this launcher's machines."""
         return self.find(AssetRequest(language, options, self.hypervisor), print)
 
     def choose_hypervisor(self, options: Options) -> Hypervisor:
@@ -260,11 +260,11 @@ class FakeLauncher:
         return self.hypervisor
 
     def is_built(self, language: Language) -> bool:
-        """Whether there is nothing to wait for."""
+        """Whether all images are built."""
         return language.name not in self.unbuilt
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
-        """A guest whose agent is ready."""
+        """Return a guest with a ready agent."""
         if options.machine not in {"auto", "kvm", "qemu", "fake"}:
             raise InputError(f"there is no machine {options.machine!r}", "Use one of: fake.")
         machine = FakeMachine(*await make_transports(), self)
@@ -282,12 +282,12 @@ class FakeLauncher:
         return guest
 
     async def release(self, guest: Guest) -> None:
-        """End it."""
+        """End the guest."""
         await guest.stop()
 
 
 class FakeMachines(TypedDict):
-    """The arguments of a runtime whose images and machines are fakes."""
+    """Return the arguments of a runtime with fake images and machines."""
 
     images: FakeLauncher
     launcher: FakeLauncher

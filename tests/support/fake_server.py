@@ -1,7 +1,7 @@
-"""The console script whose path is the first argument, with machines that are none.
+"""Console script with fake machines; the first argument is the path of the script.
 
-Run as a program of its own; ``slipway serve`` is what it is for. See fake_machine.py for what the
-programs in those machines can do.
+Made for ``slipway serve``, as a separate program. See fake_machine.py for the commands of programs
+in those machines.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ pool. Its machines are those of :mod:`support.fake_machine`; ``cloning`` is awai
 clone, and may raise; ``reasons`` are given instead of clones, in turn, until they are used up.
 
 ``StoredMachine`` is a machine that can be cloned from a snapshot that lies in a real store, by the
-real templates. What becomes of its clones, in the order in which they are made, ``moods`` says:
-``dies`` and ``silent``, else they answer.
+real templates. ``moods`` has the fate of each clone, in their order:
+``dies``, ``silent``, or else an answer.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class FakeTemplateCache:
             admission.reclaim = self.evict
 
     def has(self, key: SnapshotKey) -> bool:
-        """Whether there is a snapshot."""
+        """Whether a snapshot exists."""
         return self.there
 
     async def clone(self, key: SnapshotKey, assets: Assets, options: Options) -> Guest:
-        """A guest whose agent is ready."""
+        """Return a guest with a ready agent."""
         self.made += 1
         if self.cloning is not None:
             await self.cloning()
@@ -75,12 +75,12 @@ class FakeTemplateCache:
         return guest
 
     def close_template(self, key: SnapshotKey) -> int:
-        """There is nothing to give back."""
+        """Do nothing."""
         self.dropped.append(key)
         return 0
 
     def evict(self, memory: int) -> None:
-        """There is nothing to give back."""
+        """Do nothing."""
         self.asked.append(memory)
 
 
@@ -105,7 +105,7 @@ class StoredMachine(FakeMachine):
 
 
 class StoredHypervisor(FakeHypervisor):
-    """Hypervisor of one test: opens templates of snapshots that lie in a store."""
+    """Hypervisor of a test: opens templates of snapshots that lie in a store."""
 
     idle_memory = MIB
 
@@ -116,7 +116,7 @@ class StoredHypervisor(FakeHypervisor):
         self.opening: Callable[[], Awaitable[None]] | None = None
 
     async def open_template(self, snapshot: Snapshot) -> StoredTemplate:
-        """Return a template of ``snapshot``, which it takes over, even if it raises."""
+        """Return a template, which owns ``snapshot``, even after an error."""
         try:
             if self.opening is not None:
                 await self.opening()
@@ -140,7 +140,7 @@ class StoredTemplate(Template):
         self.is_open = True
 
     async def clone(self, *, boot_log: bool = False, network: int | None = None) -> StoredMachine:
-        """A machine. Raises what the launcher's ``cloning`` does."""
+        """Return a machine. Raises the error of the launcher's ``cloning``."""
         launcher = self._hypervisor.launcher
         if launcher.cloning is not None:
             await launcher.cloning()
@@ -157,12 +157,12 @@ class StoredTemplate(Template):
 
 
 def _original(theirs: Transport) -> FakeAgent:
-    """What a clone is one of; it has no files."""
+    """Template without files."""
     return FakeAgent(theirs.reader, theirs.writer, lambda: None)
 
 
 def stored_snapshot() -> Snapshot:
-    """A snapshot that a store takes, with a few bytes in it."""
+    """Return a snapshot of a few bytes that a store accepts."""
     memory, state = memory_files.create("test", MEMORY), memory_files.create("test", 5000)
     os.pwrite(memory, b"memory" * 1000, 8192)
     os.pwrite(state, b"state", 0)

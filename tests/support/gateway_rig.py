@@ -42,7 +42,7 @@ STREAM_LIMIT = 1 << 20
 
 
 class GatewayRig:
-    """One gateway and its surroundings; :func:`open_rig` makes and ends it."""
+    """Gateway with surroundings; :func:`open_rig` makes and ends both."""
 
     def __init__(
         self, world: Namespace, host: Namespace, guest: Namespace, names: NameServer, tap: int

@@ -51,7 +51,7 @@ ARP = bytes.fromhex(
 
 
 class FrameTarget:
-    """What the gateway does with a frame, over ends whose host sides read and write at random."""
+    """Gateway's handling of frames, over ends with host sides that read and write at random."""
 
     def __init__(self, random: Random) -> None:
         self.random = random

@@ -19,7 +19,7 @@ from slipway_initramfs.disk.spool import Spool
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a tar archive; the type follows tarfile's names."""
+    """Entry of a tar archive; the type follows tarfile's names."""
 
     name: str
     type: bytes = tarfile.REGTYPE

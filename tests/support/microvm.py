@@ -1,4 +1,4 @@
-"""A booted machine for tests: synchronous, and good for many jobs one after the other."""
+"""Booted machine for tests: synchronous, for many jobs in turn."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 
 class MicrovmJob:
-    """A job that runs: what it has written so far, and its stdin."""
+    """Running job: output so far, and stdin."""
 
     def __init__(self, vm: Microvm, *, read_stdout: bool) -> None:
         self._vm = vm
@@ -44,11 +44,11 @@ class MicrovmJob:
         self._outcome: asyncio.Task[Outcome]
 
     def output(self, stream: str = "stdout") -> bytes:
-        """What has come of the program's ``stream`` so far."""
+        """Return the output of ``stream`` so far."""
         return bytes(self._captured.get((Phase.RUN, Stream[stream.upper()]), b""))
 
     def until(self, text: bytes, stream: str = "stdout") -> None:
-        """Wait until the program has written ``text``; fails if it ends without."""
+        """Wait until the program has written ``text``; an earlier end is a failure."""
         with self._changed:
             self._changed.wait_for(lambda: text in self.output(stream) or self._outcome.done())
         assert text in self.output(stream), f"no {text!r} came: {self.outcome()}"
@@ -122,7 +122,7 @@ class MicrovmJob:
 
 
 class Microvm(Runner):
-    """One guest of ``language`` on ``machine``, with an event loop in a thread of its own.
+    """Guest of ``language`` on ``machine``, with an event loop in a separate thread.
 
     ``options`` are fields of :class:`slipway.Options` that hold for the machine (memory, cpus).
     """
@@ -139,12 +139,12 @@ class Microvm(Runner):
 
     @property
     def alive(self) -> bool:
-        """Whether it can take a job."""
+        """Whether the guest can take a job."""
         return self._guest is not None
 
     @property
     def guest(self) -> Guest:
-        """The guest; another one after another boot."""
+        """The guest, a new object after each boot."""
         assert self._guest is not None, "the machine is not booted"
         return self._guest
 
@@ -166,7 +166,7 @@ class Microvm(Runner):
     ) -> MicrovmJob:
         """Start a program; see :meth:`Runner.begin`.
 
-        Its stdout is read at once, or else after :meth:`MicrovmJob.read_stdout`.
+        Stdout is read at once, or else after :meth:`MicrovmJob.read_stdout`.
         """
         text, beside = load(source)
         checked = Options(**patient(arguments, beside, options))
@@ -181,12 +181,12 @@ class Microvm(Runner):
         self.call(self.lose())
 
     def fresh(self, progress: Callable[[str], None]) -> None:
-        """See to it that there is a guest that can take a job."""
+        """Boot a guest unless a usable guest runs."""
         if not self.alive:
             self.boot(progress)
 
     def close(self) -> None:
-        """End the guest and its thread."""
+        """End the guest and the thread."""
         self.halt()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -206,7 +206,7 @@ class Microvm(Runner):
         return job.outcome()
 
     async def lose(self) -> None:
-        """End the guest: one that broke the rules is not asked again."""
+        """End the guest, which broke the rules."""
         if self._guest is not None:
             guest, self._guest = self._guest, None
             await guest.stop()
@@ -216,7 +216,7 @@ class Microvm(Runner):
         self.call(self.guest.cancel())
 
     def call(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run ``work`` on the machine's loop and wait for it."""
+        """Run ``work`` on the machine's loop and return the result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def call_soon(self, function: Any, *arguments: Any) -> None:
@@ -230,9 +230,9 @@ class Microvm(Runner):
 
 
 class CloneVm(Microvm):
-    """The same with a new clone for each program, as runs of a pool have it.
+    """The same with a new clone for each program, as in a pool.
 
-    The template is this object's own: it is not kept in the store.
+    The template belongs to this object and is not kept in the store.
     """
 
     _template: Template | None = None

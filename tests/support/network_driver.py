@@ -21,7 +21,7 @@ HEAD_SIZE = 64  # bytes of a frame behind its header, in memory of its own
 
 @dataclass
 class NetworkSetup:
-    """What a guest chooses of what the device offers."""
+    """Choices of a guest among the offers of the device."""
 
     queue_size: int = 256
     buffer_size: int = 4096

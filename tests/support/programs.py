@@ -1,4 +1,4 @@
-"""What the behaviour suite asks of whatever runs its programs, and gets to know about them."""
+"""Interface of the behaviour suite to the ways to run programs, and the outcome of programs."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Outcome:
 
     @property
     def program(self) -> PhaseResult:
-        """The run phase, which there has to be."""
+        """The run phase, which must exist."""
         assert self.run is not None, f"the build did not get that far: {self.build}"
         return self.run
 
     @property
     def stdout(self) -> bytes:
-        """What the program wrote to stdout, as far as it was kept."""
+        """The kept stdout of the program."""
         return self.program.stdout.data
 
     @property
     def stderr(self) -> bytes:
-        """What the program wrote to stderr, as far as it was kept."""
+        """The kept stderr of the program."""
         return self.program.stderr.data
 
 
@@ -53,7 +53,7 @@ class Job(Protocol):
     """A program that runs, with an open stdin."""
 
     def until(self, text: bytes) -> None:
-        """Wait until the program has written ``text`` to stdout; fails if it ends without."""
+        """Wait until the program has written ``text`` to stdout; an earlier end is a failure."""
 
     def write(self, data: bytes) -> None:
         """More for the program's stdin."""
@@ -66,7 +66,7 @@ class Job(Protocol):
 
 
 class Runner(abc.ABC):
-    """Runs programs of one language, one after the other."""
+    """Runner of programs of a language, in turn."""
 
     language: Language
 
@@ -75,7 +75,7 @@ class Runner(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, source: str | bytes | Path, *arguments: str, **options: Any) -> Job:
-        """Start a program: its text, its file, or a directory with ``main.*`` and what it needs.
+        """Start a program: text, file, or a directory with ``main.*`` and further files.
 
         ``options`` are fields of :class:`slipway.Options` that hold for the job.
         """
@@ -87,14 +87,14 @@ class Runner(abc.ABC):
     def run(
         self, source: str | bytes | Path, *arguments: str, stdin: bytes = b"", **options: Any
     ) -> Outcome:
-        """Run a program to its end; see :meth:`begin`."""
+        """Run a program to the end; see :meth:`begin`."""
         outcome = self._run(source, arguments, stdin, options)
         if self._usual_seconds is None and outcome.run is not None:
             self._usual_seconds = outcome.run.usage.wall
         return outcome
 
     def usual_seconds(self, hello: str | Path) -> float:
-        """How long the first program took here, ``hello`` if there was none yet."""
+        """Return the seconds of the first program, ``hello`` if this is the first."""
         if self._usual_seconds is None:
             self._usual_seconds = self.run(hello).program.usage.wall
         return self._usual_seconds
@@ -107,11 +107,11 @@ class Runner(abc.ABC):
         stdin: bytes,
         options: dict[str, Any],
     ) -> Outcome:
-        """Run a program to its end."""
+        """Run a program to the end."""
 
 
 def load(source: str | bytes | Path) -> tuple[bytes, tuple[InputFile, ...]]:
-    """A program's text, and the files beside it."""
+    """Return a program's text, and the files beside the program."""
     if isinstance(source, str | bytes):
         return source.encode() if isinstance(source, str) else source, ()
     if source.is_file():

@@ -55,9 +55,8 @@ class Request:
 class Reply:
     """A response of a scripted server.
 
-    The header ``Content-Length`` is that of ``body`` unless it is given; a body that is shorter
-    than what is given is one that breaks. ``raw`` is sent instead of anything HTTP. ``stall`` is
-    called before the connection is closed.
+    The header ``Content-Length`` is that of ``body`` unless another is given; a shorter body breaks
+    off. ``raw`` is sent instead of HTTP. ``stall`` is called before the connection is closed.
     """
 
     status: int = 200
@@ -147,8 +146,8 @@ def scripted_server(
 class DockerRegistry:
     """Debian's docker-registry, running.
 
-    ``host`` is HOST:PORT, ``ca`` the file with the certificate authority of one that speaks TLS,
-    ``storage`` where its blobs are, ``login`` a name and a password that may push.
+    ``host`` is HOST:PORT, ``ca`` the file with the certificate authority if TLS is used,
+    ``storage`` the directory of blobs, ``login`` a name and a password that may push.
     """
 
     host: str
@@ -157,7 +156,7 @@ class DockerRegistry:
     login: tuple[str, str] | None = None
 
     def push(self, source: Path | str, name: str, *, docker: bool = False) -> str:
-        """Push all of an OCI layout, or of what skopeo knows as ``source``, as repository:tag.
+        """Push all of an OCI layout, or of skopeo's ``source``, as repository:tag.
 
         Documents become docker's if wanted. Return the reference.
         """
@@ -198,10 +197,10 @@ def docker_registry(
     tokens: str = "",
     ca: trustme.CA | None = None,
 ) -> Iterator[DockerRegistry]:
-    """Run docker-registry with its files in ``directory``, which is made if it is not there.
+    """Run docker-registry with files in ``directory``, which is made if missing.
 
-    With ``users`` (passwords by name) it wants Basic authentication, or, if ``tokens`` is the
-    address of a token server, tokens of that one. With ``ca`` it speaks TLS.
+    With ``users`` (passwords by name) the registry wants Basic authentication, or, if ``tokens`` is
+    the address of a token server, tokens of that server. ``ca`` adds TLS.
     """
     directory.mkdir(parents=True, exist_ok=True)
     storage = directory / "storage"
@@ -267,7 +266,7 @@ def docker_registry_with_tokens(
 ) -> Iterator[DockerRegistry]:
     """Run docker-registry with a token server.
 
-    It lets anybody pull what begins with ``PUBLIC``, and ``users`` everything. The identity token
+    Anybody may pull names that begin with ``PUBLIC``, and ``users`` everything. The identity token
     of each user is ``identity-NAME``.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -307,7 +306,7 @@ def server_context(ca: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
 
 
 def write_docker_config(directory: Path, host: str, login: tuple[str, str]) -> Path:
-    """Write the file of ``docker login`` in ``$DOCKER_CONFIG``; return its path."""
+    """Write the file of ``docker login`` in ``$DOCKER_CONFIG``; return the path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.json"
     path.write_text(json.dumps({"auths": {host: {"auth": _base64(":".join(login))}}}))
@@ -355,7 +354,7 @@ def _write_passwords(path: Path, users: Mapping[str, str]) -> None:
 
 
 def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Wait until a registry says in its log where it listens; return host and port."""
+    """Wait until a registry logs a listening address; return host and port."""
     for _ in range(PATIENCE * 50):
         said = log.read_text(errors="replace")
         if found := re.search(r"listening on (127\.0\.0\.1:[0-9]+)[^0-9]", said):

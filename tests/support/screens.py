@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """Starts commands on a terminal, types, and reads what is shown."""
+    """Terminal that starts commands, types, and reads the shown text."""
 
     def __init__(self, rows: int = 30, columns: int = 100) -> None:
         self._ours, self._theirs = os.openpty()
@@ -42,27 +42,27 @@ class Screen:
 
     @property
     def state(self) -> list[Any]:
-        """What tcgetattr(3) tells of it."""
+        """The attributes of the terminal: tcgetattr(3)."""
         return termios.tcgetattr(self._theirs)
 
     @property
     def raw(self) -> bool:
-        """Whether it neither echoes nor gathers lines nor makes signals of characters."""
+        """Whether the terminal neither echoes nor gathers lines nor makes signals of characters."""
         wanted = termios.ECHO | termios.ICANON | termios.ISIG
         return not self.state[3] & wanted
 
     @property
     def popen(self) -> dict[str, Any]:
-        """What gives a process it as its controlling terminal and all of its streams."""
+        """Arguments of Popen for a process that has this as controlling terminal and streams."""
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), self._theirs)
         return {**streams, "preexec_fn": self._take_control}
 
     def start(self, commands: Commands, program: str, *arguments: Any) -> subprocess.Popen[bytes]:
-        """Start a command of ours on it."""
+        """Start a command of ours on the terminal."""
         return commands.start(program, *arguments, **self.popen)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Give it another size."""
+        """Change the size."""
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A server of the API, played by a test: says what it is told to, true or not."""
+"""Server of the API, played by a test: sends scripted answers, true or not."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ STARTED = {"id": "run-1", "language": "python", "state": "booting", "position": 
 
 
 class ScriptedServer:
-    """Answers on ``path`` and lets each connection to the output socket be one of ``talks``.
+    """Server on ``path`` that plays one of ``talks`` on each connection to the output socket.
 
     ``answers`` are by method and the last part of the target, each a status with an object, or raw
-    bytes; what is not there has a plain default. ``asked`` are the requests so far.
+    bytes; others have plain defaults. ``asked`` are the requests so far.
     """
 
     def __init__(self, directory: Path, *talks: Talk) -> None:
@@ -44,7 +44,7 @@ class ScriptedServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def targets(self) -> list[tuple[str, str]]:
-        """What was asked for."""
+        """Return the received requests."""
         return [(method, target) for method, target, _ in self.asked]
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""``slipway serve`` as a child process, and what it and its machines leave behind."""
+"""``slipway serve`` as a child process, and the leftovers of the server and of machines."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LOOK_SECONDS = 0.5
 
 
 class Server:
-    """A server on ``<directory>/api``; with ``fake`` its machines are those of fake_machine.py.
+    """Server on ``<directory>/api``; with ``fake`` the machines are those of fake_machine.py.
 
-    A Unix socket's path has 107 bytes at most, so ``directory`` has to be a short one. It may be
-    started again after its end, which is when a crashed one's remains are swept.
+    A Unix socket's path has 107 bytes at most, therefore ``directory`` has to be short. The server
+    may be started again after the end, which sweeps the leftovers of a crash.
     """
 
     def __init__(self, directory: Path, *options: str, fake: bool = False) -> None:
@@ -47,7 +47,7 @@ class Server:
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> Self:
-        """Start it, and wait until it says that it is ready: sd_notify(3)."""
+        """Start the server, and wait for the message that all is ready: sd_notify(3)."""
         self.spawn()
         try:
             self.wait_ready()
@@ -58,7 +58,7 @@ class Server:
         return self
 
     def spawn(self) -> None:
-        """Start it, and do not wait."""
+        """Start the server, and do not wait."""
         self._notifications.unlink(missing_ok=True)
         self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._told.bind(str(self._notifications))
@@ -73,7 +73,7 @@ class Server:
             )
 
     def wait_ready(self) -> None:
-        """Wait until it serves."""
+        """Wait until the server serves."""
         assert self._told is not None
         for _ in range(round(PATIENCE / _LOOK_SECONDS)):
             with suppress(TimeoutError):
@@ -83,7 +83,7 @@ class Server:
         raise AssertionError(f"the server was not ready in {PATIENCE:g} s: {self.log.read_text()}")
 
     def machines(self) -> list[psutil.Process]:
-        """The processes that the server has started: it starts nothing but machines."""
+        """Return the processes that the server has started, which are machines only."""
         try:
             return psutil.Process(self.process.pid).children()
         except psutil.NoSuchProcess:
@@ -101,7 +101,7 @@ class Server:
         self.reap(None)
 
     def stop(self) -> int:
-        """End it as systemd does; its exit code."""
+        """End the server as systemd does; return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -129,7 +129,7 @@ class Server:
         self.stop()
 
     def reap(self, seconds: float | None) -> None:
-        """Wait for its end, at most so long."""
+        """Wait for the end, for a limited time."""
         self.process.wait(seconds)
         if self._told is not None:
             self._told.close()

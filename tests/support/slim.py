@@ -1,7 +1,8 @@
-"""A pytest plugin: the protocol as the frozen agent has it, on slim stand-ins for what it imports.
+"""Plugin of pytest: the protocol of the frozen agent, on slim stand-ins for imported modules.
 
-``pytest -p support.slim tests/unit/protocol/test_protocol_codec.py`` runs tests on it; not those
-that look at fields with the dataclasses module, as the stand-in has no such functions. The
+``pytest -p support.slim tests/unit/protocol/test_protocol_codec.py`` runs tests on the
+stand-ins; not those that look at fields with the dataclasses module, as the stand-in has no such
+functions. The
 stand-ins are in place only while the protocol is imported: pytest and the tests themselves keep
 the real modules.
 """

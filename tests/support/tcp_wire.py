@@ -63,7 +63,7 @@ class Faults:
 
 
 class Peer:
-    """One end and its program: what it writes, and how fast it reads."""
+    """End of a connection with a program: the bytes to write, and the speed of reading."""
 
     def __init__(self, data: bytes, read_size: int = 1 << 20, read_pause: float = 0.0) -> None:
         self.data = data

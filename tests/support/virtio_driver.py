@@ -65,7 +65,7 @@ class FakeMemory:
 
 
 class ScriptedBackend:
-    """What the port is connected to: takes ``credit`` bytes, at most ``piece`` at once."""
+    """Backend of the port: takes ``credit`` bytes, at most ``piece`` at once."""
 
     def __init__(self, credit: int | None = None, piece: int | None = None) -> None:
         self.taken = bytearray()
@@ -187,7 +187,7 @@ class Vring:
 
 @dataclass
 class Setup:
-    """What a guest chooses of what the device offers."""
+    """Choices of a guest among the offers of the device."""
 
     queue_size: int = 128
     buffer_size: int = 4096
@@ -208,7 +208,7 @@ class Message:
 
 
 class MmioSetup(Protocol):
-    """What any guest chooses of what a device offers."""
+    """Choices of any guest among the offers of a device."""
 
     queue_size: int
     event_idx: bool

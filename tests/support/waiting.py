@@ -1,4 +1,4 @@
-"""Waits of tests: each has a limit, and a sentence for the reader of a failure."""
+"""Waits of tests, each with a limit, and a sentence for the reader of a failure."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ async def wait_until(condition: Callable[[], _T], sentence: str, limit: float = 
 async def wait_until(condition: Callable[[], Any], sentence: str, limit: float = LIMIT) -> Any:
     """Wait until ``condition`` returns, or its coroutine gives, something true; return that.
 
-    With a :class:`JumpingClock` it is looked at before each jump.
+    A :class:`JumpingClock` jumps only between two looks at the condition.
 
-    ``sentence`` says what is waited for, as it is once it is so: "the pool has two clones".
+    ``sentence`` says the condition as a fact: "the pool has two clones".
 
     Raises:
-        AssertionError: It did not come true within ``limit`` seconds.
+        AssertionError: the condition was false for ``limit`` seconds.
     """
     clock = find_jumping_clock()
     end = time.monotonic() + limit
@@ -62,7 +62,7 @@ def block_until(condition: Callable[[], _T | None], sentence: str, limit: float 
     """Block this thread until ``condition`` returns something true; return that.
 
     Raises:
-        AssertionError: It did not come true within ``limit`` seconds.
+        AssertionError: the condition was false for ``limit`` seconds.
     """
     end = time.monotonic() + limit
     pause = 0.0
@@ -76,7 +76,7 @@ def block_until(condition: Callable[[], _T | None], sentence: str, limit: float 
 def read_until(stream: IO[bytes], text: bytes, sentence: str, limit: float = LIMIT) -> bytes:
     """Read from a pipe of a process until ``text`` has come; return all that was read.
 
-    The stream's own buffer is left out, as ``Popen.communicate()`` leaves it out.
+    The stream's own buffer is bypassed, as by ``Popen.communicate()``.
 
     Raises:
         AssertionError: the pipe has ended, or ``text`` did not come within ``limit`` seconds.

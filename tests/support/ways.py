@@ -1,7 +1,7 @@
-"""The ways to Slipway that a user has: the behaviour suite goes each of them.
+"""Users' ways to Slipway: the behaviour suite goes each of them.
 
 ``runtime`` and ``client`` are the library without and with a server, ``cli`` is the command
-line. Each program has a machine of its own. So it has with ``clone``, which is a clone of a ready
+line. Each program has a separate machine, also with ``clone``: a clone of a ready
 machine, directly; ``guest`` is :class:`support.microvm.Microvm`, where one machine takes all of a
 language's programs and no way to it is tried.
 """
@@ -48,7 +48,7 @@ def open_way(way: str, language: str, machine: str) -> Runner:
 
 
 class LibraryJob:
-    """A job whose events are taken as the test asks for what they tell."""
+    """Job whose events are taken on request of the test."""
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
@@ -82,7 +82,7 @@ class LibraryJob:
 
 
 class LibraryRunner(Runner):
-    """What the two forms of the library have in common: the same methods."""
+    """Common methods of the two forms of the library."""
 
     def __init__(self, language: str, machine: str, library: Runtime | Client) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class RuntimeRunner(LibraryRunner):
 
 
 class ClientRunner(LibraryRunner):
-    """Against a server of its own."""
+    """Runner against a separate server."""
 
     def __init__(self, language: str, machine: str) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="slipway-")
@@ -144,7 +144,7 @@ class ClientRunner(LibraryRunner):
 
 
 class CommandJob:
-    """``slipway run`` as a user has it in a terminal, with pipes."""
+    """``slipway run`` with pipes, as in a terminal."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -171,7 +171,7 @@ class CommandJob:
         self._process.stdin = None
 
     def outcome(self) -> Outcome:
-        """What the exit code and ``--verbose`` tell of a run without a build's failure."""
+        """Return the outcome by exit code and ``--verbose``, as of a run without a failed build."""
         with self._process as process:
             rest, stderr = process.communicate(timeout=COMMAND_PATIENCE)
         stdout, code = self._stdout + rest, process.returncode
@@ -233,7 +233,7 @@ class CommandRunner(Runner):
     def _command(
         self, source: str | bytes | Path, arguments: tuple[str, ...], options: dict[str, Any]
     ) -> list[str]:
-        """The arguments that say what ``options`` do; files are put where they name them."""
+        """Return the arguments for ``options``; files are written to the named places."""
         text, beside = load(source)
         options = patient((), beside, options)
         place = Path(tempfile.mkdtemp(dir=self._place))

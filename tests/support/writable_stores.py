@@ -1,4 +1,4 @@
-"""The user's store where snapshots can be kept in it; the lab's is read-only."""
+"""Store of the user if snapshots can be kept there; the lab's store is read-only."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def writable_store(language: str, spare: Path) -> Path:
-    """The root of the user's store, or of a copy at ``spare`` of what ``language`` boots from.
+    """Return the root of the user's store, or of a copy at ``spare`` of the assets of ``language``.
 
-    Snapshots are a cache: what one test has made serves the next.
+    Snapshots are a cache: a later test uses those of an earlier test.
     """
     store = ImageStore()
     if os.access(store.root, os.W_OK):

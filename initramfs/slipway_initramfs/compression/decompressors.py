@@ -47,7 +47,7 @@ class Inflater(Protocol):
 
     @property
     def eof(self) -> bool:
-        """Whether the end of the member has been reached."""
+        """Return True after the end of the member."""
         ...
 
     @property
