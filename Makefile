@@ -5,6 +5,8 @@ ARGS ?=
 TESTS ?= tests
 # More than cores: the tests wait for programs and clocks a third of their time.
 WORKERS ?= 3
+# The tests start our programs some thousand times: their modules are to be compiled once.
+export PYTHONDONTWRITEBYTECODE =
 # The tests that need Python alone.
 PLAIN = not image and not debian and not vm
 PYTEST = .venv/bin/python -m pytest $(TESTS) -m "$(1)"

@@ -62,12 +62,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Let SIGINT interrupt tests and their programs where the parent process ignores SIGINT.
+    """Let SIGINT and SIGHUP reach tests and their programs where the parent process ignores them.
 
-    A shell starts ``make check &`` so, and many CI systems do.
+    A shell starts ``make check &`` so, as do ``nohup`` and many CI systems.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)

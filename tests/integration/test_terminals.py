@@ -232,7 +232,6 @@ def test_playground_lends_its_terminal(server: Server, screen: Screen) -> None:
     ("how", "code"),
     [("raise", 125), ("bug", 125), ("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)],
 )
-@pytest.mark.bare
 def test_terminal_is_given_back_however_it_ends(
     commands: Commands, screen: Screen, how: str, code: int
 ) -> None:
