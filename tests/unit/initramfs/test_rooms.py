@@ -8,6 +8,7 @@ from support.imports import ROOT, read_imports
 # themselves: those that all rooms need come first, those that make and carry images last.
 ORDER = (
     "errors",
+    "units",
     "architectures",
     "progress",
     "child_process",
