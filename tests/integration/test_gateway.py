@@ -377,6 +377,18 @@ async def test_name_without_address_is_refused_and_reported(rig: GatewayRig) -> 
     assert report.denied == (DeniedRequests("echo.test", ECHO, 1, "no-address"),)
 
 
+async def test_name_is_not_looked_up_below_the_search_domains_of_the_host(rig: GatewayRig) -> None:
+    rig.names.table["echo.test.cluster.test"] = [[PUBLIC]]
+    counter = await rig.count_connections(PUBLIC, ECHO)
+    await start_with_ports(rig, SETTINGS)
+
+    _, (address,) = await rig.ask("echo.test")
+    with pytest.raises(ConnectionRefusedError):
+        await rig.connect(address, ECHO)
+
+    assert (set(rig.names.asked), counter.connections) == ({"echo.test"}, 0)
+
+
 async def test_silent_resolver_does_not_stop_others(rig: GatewayRig) -> None:
     rig.names.silent.add("other.test")
     rig.names.table["echo.test"] = [[PUBLIC]]

@@ -44,6 +44,9 @@ def main() -> NoReturn:
     """Serve one guest to the end of its machine."""
     parent, channel, link = map(int, sys.argv[-3:])
     privileges.set_parent_death_signal(parent)
+    # A rule names a host, and none below the search domains of this host (resolv.conf(5)). A dot at
+    # the end of each name would also have this effect, but is unknown to /etc/hosts.
+    os.putenv("LOCALDOMAIN", ".")
     try:
         gateway = prepare(channel, link)
         confine(parent)
