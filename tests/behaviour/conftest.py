@@ -59,14 +59,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
     if "machine" in metafunc.fixturenames:
         metafunc.parametrize("machine", machines(metafunc.config))
-    if "booted" in metafunc.fixturenames:
+    if "start_runner" in metafunc.fixturenames:
         wanted = [
             (machine, way, language)
             for machine in machines(metafunc.config)
             for way, language in ways_and_languages(metafunc)
         ]
         ids = ["-".join(name for name in each if name != "guest") for each in wanted]
-        metafunc.parametrize("booted", wanted, indirect=True, ids=ids, scope="module")
+        metafunc.parametrize("start_runner", wanted, indirect=True, ids=ids, scope="module")
 
 
 def ways_and_languages(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
