@@ -36,9 +36,7 @@ WORLD = (PUBLIC, OTHER_PUBLIC, PUBLIC_6)
 # Public addresses of the host itself; the second is no primary one.
 OWN_PUBLIC, SECOND_OWN_PUBLIC, OWN_PUBLIC_6 = "9.9.9.1", "9.9.9.2", "2620:fe::1"
 # As in a container of a cluster: a name with few dots is tried below the search domain first.
-RESOLV_CONF = (
-    "nameserver 127.0.0.1\nsearch cluster.test\noptions timeout:1 attempts:1 ndots:5\n"
-)
+RESOLV_CONF = "nameserver 127.0.0.1\nsearch cluster.test\noptions timeout:1 attempts:1 ndots:5\n"
 NSSWITCH = "hosts: files dns\n"
 # Bytes of a stream's buffer in asyncio.
 STREAM_LIMIT = 1 << 20
