@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 import schemathesis
-from hypothesis import settings
 from requests.adapters import HTTPAdapter
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
+from fuzz.effort import share
 from slipway._server.http.app import encode_document
 from slipway._server.kept.retention import ClientTimeouts
 from support.api_server import serve_api
@@ -128,7 +128,7 @@ def _aim_at_a_session(case: schemathesis.Case[Any], session: requests.Session) -
 
 
 @schema.parametrize()
-@settings(deadline=None)
+@share(3)  # of each of twenty routes
 def test_responses_match_the_document(
     case: schemathesis.Case[Any], session: requests.Session
 ) -> None:
