@@ -379,7 +379,7 @@ async def test_memory_of_another_size_is_told_and_leaves_nothing(clone_source: C
 async def test_snapshot_of_another_machine_is_refused(clone_source: Cloned) -> None:
     before = psutil.Process().num_fds()
 
-    with pytest.raises(HostError, match="machine"):
+    with pytest.raises(HostError, match="hypervisor"):
         await clone_source.hypervisor.open_template(
             replace(clone_source.twin(), hypervisor="other")
         )
