@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway._model.network_use import DeniedDestination
 from slipway._model.published_ports import PublishedPort
 from slipway._util.errors import InputError
 from slipway.machine.gateway.connections import MAX_CONNECTIONS
-from slipway.machine.gateway_handle import DeniedRequests, GatewaySettings
+from slipway.machine.gateway_handle import GatewaySettings
 from support.gateway_rig import (
     GATEWAY,
     GUEST,
@@ -263,7 +264,7 @@ async def test_name_that_is_not_allowed_does_not_exist_and_is_never_asked(rig: G
 
     assert answer == (NAME_ERROR, [])
     assert rig.names.asked == {}
-    assert report.denied == (DeniedRequests("secret.attacker.test", 0, 1, "not-allowed"),)
+    assert report.denied == (DeniedDestination("secret.attacker.test", 0, 1, "not-allowed"),)
 
 
 async def test_name_has_no_address_of_ipv6(rig: GatewayRig) -> None:
@@ -322,7 +323,7 @@ async def test_name_that_leads_to_the_host_itself_is_never_connected_to(
     report = await handle.fetch_report()
 
     assert counter.connections == 0
-    assert report.denied == (DeniedRequests("echo.test", ECHO, 1, "own-address"),)
+    assert report.denied == (DeniedDestination("echo.test", ECHO, 1, "own-address"),)
 
 
 async def test_address_of_the_host_itself_is_refused_in_spite_of_a_rule(rig: GatewayRig) -> None:
@@ -374,7 +375,7 @@ async def test_name_without_address_is_refused_and_reported(rig: GatewayRig) -> 
         await rig.connect(address, ECHO)
     report = await handle.fetch_report()
 
-    assert report.denied == (DeniedRequests("echo.test", ECHO, 1, "no-address"),)
+    assert report.denied == (DeniedDestination("echo.test", ECHO, 1, "no-address"),)
 
 
 async def test_name_is_not_looked_up_below_the_search_domains_of_the_host(rig: GatewayRig) -> None:

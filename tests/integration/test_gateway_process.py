@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway._model.network_use import NetworkUse
 from slipway._util.errors import HostError
 from slipway.machine.gateway import addresses
 from slipway.machine.gateway.confine import MAX_DESCRIPTORS, NOBODY, build_filter
 from slipway.machine.gateway_handle import (
     GatewayHandle,
-    GatewayReport,
     GatewaySettings,
     create_link,
 )
@@ -90,7 +90,7 @@ async def test_gateway_ends_when_its_machine_does(link: Link) -> None:
     await wait_until(lambda: not is_running(handle.pid), "the gateway has ended")
     report = await handle.close()
 
-    assert (report, handle.has_failed) == (GatewayReport(), False)
+    assert (report, handle.has_failed) == (NetworkUse(), False)
 
 
 async def test_gateway_that_is_killed_has_failed(link: Link) -> None:
@@ -100,7 +100,7 @@ async def test_gateway_that_is_killed_has_failed(link: Link) -> None:
     os.kill(handle.pid, signal.SIGKILL)
     await wait_until(lambda: handle.has_failed, "the end of the gateway is noticed")
 
-    assert await handle.close() == GatewayReport()
+    assert await handle.close() == NetworkUse()
 
 
 async def test_gateway_that_is_killed_at_its_start_is_an_error(link: Link) -> None:

@@ -72,6 +72,7 @@ class FakeHypervisor:
 
     name = "fake"
     is_emulated = False
+    declares_checksums = False
     overhead = OVERHEAD
     idle_memory = IDLE_MEMORY
     reason = "a test's"

@@ -2,14 +2,17 @@
 
 # Not "from __future__ import annotations": the types of fields are read at each start.
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from slipway._model.network_rules import Rule, read_rules
-from slipway._model.published_ports import PublishedPort, read_published_ports
 from slipway._model.values import Bounds, check_value, read_field_types
 from slipway._util.errors import InputError
 from slipway._util.public import public
 from slipway._util.units import GIB, KIB
+
+# Rules and ports are imported when a network is made: most runs have none.
+if TYPE_CHECKING:
+    from slipway._model.network_rules import Rule
+    from slipway._model.published_ports import PublishedPort
 
 MAX_RULES = 200
 # More than any run of an hour can transfer.
@@ -51,16 +54,23 @@ class Network:
                 " allowed",
                 "Allow all names below one: *.example.com",
             )
-        read_published_ports(self.publish)
+        self._read_ports()
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
+    def rules(self) -> "tuple[Rule, ...]":
         """Rules in canonical form, each once; presets are replaced by their names."""
+        from slipway._model.network_rules import read_rules
+
         return tuple(dict.fromkeys(rule for text in self.allow for rule in read_rules(text)))
 
     @property
-    def published_ports(self) -> tuple[PublishedPort, ...]:
+    def published_ports(self) -> "tuple[PublishedPort, ...]":
         """Published ports, in the order of ``publish``."""
+        return self._read_ports()
+
+    def _read_ports(self) -> "tuple[PublishedPort, ...]":
+        from slipway._model.published_ports import read_published_ports
+
         return read_published_ports(self.publish)
 
     def find_excess(self, ceiling: "Network | None") -> str | None:
@@ -68,6 +78,8 @@ class Network:
 
         A rule has to lie inside one rule of the ceiling. A ceiling of None allows nothing.
         """
+        from slipway._model.network_rules import read_rules
+
         allowed = ceiling.rules if ceiling else ()
         for text in self.allow:
             for rule in read_rules(text):

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from slipway._util.address_blocks import CLOSED_BLOCKS, SITE_BLOCKS
 from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,32 +40,6 @@ MAX_PORT = 65535
 # Characters of a name and of its parts (RFC 1035, section 2.3.4).
 MAX_NAME = 253
 MAX_LABEL = 63
-
-# Blocks of which a rule may name a part, though no name may lead there: private networks
-# (RFC 1918), networks of providers (RFC 6598), and those for documentation (RFC 5737).
-SITE_BLOCKS = (
-    "10.0.0.0/8",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "100.64.0.0/10",
-    "192.0.2.0/24",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-)
-# Blocks that no rule can allow: this host itself, its link with the address of cloud metadata,
-# Azure's address of the same kind, protocol assignments, relays of 6to4, the wire between guest and
-# gateway, multicast, reserved (RFC 6890).
-CLOSED_BLOCKS = (
-    "0.0.0.0/8",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "168.63.129.16/32",
-    "192.0.0.0/24",
-    "192.88.99.0/24",
-    "198.18.0.0/15",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-)
 
 # Compiled when needed: most command lines have no rule.
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
@@ -172,7 +147,7 @@ def read_rules(text: str) -> tuple[Rule, ...]:
 
 
 def find_site_block(block: IPv4Network) -> str | None:
-    """Return the block of :data:`SITE_BLOCKS` in which ``block`` lies."""
+    """Return the block of ``SITE_BLOCKS`` in which ``block`` lies."""
     return next((site for site in SITE_BLOCKS if block.subnet_of(_read_block(site))), None)
 
 

@@ -117,8 +117,7 @@ class Guest:
         """
         assert self.network is not None
         began = time.monotonic()
-        # The device of our VMM declares sums valid; QEMU's does not.
-        checksums = self.machine.hypervisor.name != "kvm"
+        checksums = not self.machine.hypervisor.declares_checksums
         await self.network.start_gateway(network, checksums=checksums)
         if self.restore_seconds:  # a machine that boots does so meanwhile
             self.restore_seconds += time.monotonic() - began

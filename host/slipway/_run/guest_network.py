@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from slipway._model.network import Network
-from slipway._model.network_use import MAX_DENIED, DeniedDestination, NetworkUse
+from slipway._model.network_use import NetworkUse
 from slipway._util.errors import HostError
 from slipway.machine.gateway_handle import GatewayHandle, GatewaySettings, create_link
 
@@ -109,17 +109,7 @@ class GuestNetwork:
         if self._gateway is None:
             return NetworkUse()
         report = await self._gateway.fetch_report()
-        total = NetworkUse(
-            connections=report.connections,
-            bytes_to_guest=report.bytes_to_guest,
-            bytes_from_guest=report.bytes_from_guest,
-            denials=report.denials,
-            denied=tuple(
-                DeniedDestination(each.destination, each.port, each.count, each.reason)
-                for each in report.denied[:MAX_DENIED]
-            ),
-            failed=self._gateway.has_failed,
-        )
+        total = replace(report, failed=self._gateway.has_failed)
         taken, self._taken = self._taken, total
         return total.subtract(taken)
 

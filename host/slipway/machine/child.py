@@ -7,7 +7,8 @@ import socket
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from slipway._util.errors import HostError
+from slipway._util.errors import HostError, InputError
+from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
 from slipway.machine.model import Transport
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
     from typing import Self
 
+    from slipway._util.errors import SlipwayError
     from slipway.machine.console import Console
     from slipway.machine.model import Hypervisor
     from slipway.machine.process import ChildProcess
@@ -59,6 +61,12 @@ def open_unplugged_link(cleanup: ExitStack) -> int:
     with ExitStack() as closing:
         _, descriptor = open_pair(make, closing, cleanup)
     return descriptor
+
+
+def build_error(texts: dict[str, str]) -> SlipwayError:
+    """Return the error that a process of a machine has reported; its texts may have any content."""
+    kind = InputError if texts.get("kind") == "input" else HostError
+    return kind(to_plain_line(texts.get("message", "")), to_plain_line(texts.get("hint", "")))
 
 
 class ChildMachine:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway._util.errors import HostError, InputError
+from slipway._model.network_use import MAX_DENIED, DeniedDestination, NetworkUse
+from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
-from slipway.machine.child import open_pair
+from slipway.machine.child import build_error, open_pair
 from slipway.machine.process import ChildProcess, build_module_command
 from slipway.vmm.process import control
 
@@ -27,7 +28,6 @@ START_SECONDS = 60.0
 REPORT_SECONDS = 5.0
 # The buffer of each direction, in bytes, as far as the kernel allows.
 _LINK_BUFFER = 4 << 20
-_MAX_DENIED = 32
 _MAX_WORD = 255
 
 
@@ -48,27 +48,6 @@ class GatewaySettings:
     limit: int = 0
     checksums: bool = True
     names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DeniedRequests:
-    """Requests of a guest that its rules do not allow; ``port`` is 0 for look-ups of names."""
-
-    destination: str
-    port: int
-    count: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayReport:
-    """Traffic of a guest. Its numbers come from the gateway, which handles input of the guest."""
-
-    connections: int = 0
-    bytes_to_guest: int = 0
-    bytes_from_guest: int = 0
-    denials: int = 0
-    denied: tuple[DeniedRequests, ...] = ()
 
 
 def create_link() -> tuple[socket.socket, socket.socket]:
@@ -94,11 +73,12 @@ class GatewayHandle:
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[str] = loop.create_future()
         self._answer: asyncio.Future[None] = loop.create_future()
-        self._asking = asyncio.Lock()
+        self._request_lock = asyncio.Lock()
         self._settings = settings
         self._names: tuple[str, ...] = ()
         self._is_bound = False
-        self.report = GatewayReport()
+        # Numbers of a process that handles input of the guest.
+        self.report = NetworkUse()
         # True if the process has ended without being closed, before its machine did.
         self.has_failed = False
         loop.add_reader(channel, self._on_readable)
@@ -160,7 +140,7 @@ class GatewayHandle:
         numbers = [_parse_number(word) for word in text.split()]
         return tuple(map(_set_port, self._settings.publish, numbers))
 
-    async def fetch_report(self) -> GatewayReport:
+    async def fetch_report(self) -> NetworkUse:
         """Return the report as of now, or the last one if the gateway has ended or is silent."""
         await self._request(control.REPORT)
         return self.report
@@ -177,7 +157,7 @@ class GatewayHandle:
 
     async def _request(self, verb: str) -> None:
         """Send a request and wait for its answer, or for the end of the gateway."""
-        async with self._asking:  # an answer does not name its request
+        async with self._request_lock:  # an answer does not name its request
             if self._channel.fileno() >= 0:
                 self._answer = asyncio.get_running_loop().create_future()
                 with suppress(OSError, TimeoutError):
@@ -200,9 +180,7 @@ class GatewayHandle:
         if verb == control.PUBLISHED and not self._ready.done():
             self._ready.set_result(texts.get("ports", ""))
         elif verb == control.FAILED and not self._ready.done():
-            kind = InputError if texts.get("kind") == "input" else HostError
-            words = (to_plain_line(texts.get(name, "")) for name in ("message", "hint"))
-            self._ready.set_exception(kind(*words))
+            self._ready.set_exception(build_error(texts))
             self._ready.exception()  # nobody may wait for it any more
         elif verb in (control.REPORT, control.ENDED):
             self.report = _parse_report(texts)
@@ -230,7 +208,7 @@ class GatewayHandle:
         if not self._answer.done():
             self._answer.set_result(None)
 
-    async def close(self) -> GatewayReport:
+    async def close(self) -> NetworkUse:
         """End the process, leave nothing of it, and return the last report. May be called again."""
         report = await self.fetch_report()
         self._close_channel()
@@ -253,20 +231,20 @@ def _set_port(published: PublishedPort, port: int) -> PublishedPort:
     return replace(published, port=port)
 
 
-def _parse_report(texts: dict[str, str]) -> GatewayReport:
+def _parse_report(texts: dict[str, str]) -> NetworkUse:
     """Return the report of a message, which may have any content."""
     denied = []
-    for line in texts.get("denied", "").split("\n")[:_MAX_DENIED]:
+    for line in texts.get("denied", "").split("\n")[:MAX_DENIED]:
         words = line.split(" ")
         if len(words) == 4:
             port, count = map(_parse_number, words[:2])
             name, reason = (to_plain_line(word)[:_MAX_WORD] for word in words[2:])
-            denied.append(DeniedRequests(name, port, count, reason.replace("_", " ")))
+            denied.append(DeniedDestination(name, port, count, reason.replace("_", " ")))
     names = ("connections", "to_guest", "from_guest", "denials")
     connections, to_guest, from_guest, denials = (
         _parse_number(texts.get(name, "")) for name in names
     )
-    return GatewayReport(connections, to_guest, from_guest, denials, tuple(denied))
+    return NetworkUse(connections, to_guest, from_guest, denials, tuple(denied))
 
 
 def _parse_number(text: str) -> int:

@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._util.errors import HostError, InputError, SlipwayError
+from slipway._util.errors import HostError, SlipwayError
 from slipway._util.text import to_plain_line
 from slipway.machine import kvm_snapshot
-from slipway.machine.child import ChildMachine
+from slipway.machine.child import ChildMachine, build_error
 from slipway.machine.console import Console
 from slipway.machine.kvm_parts import encode_start_message, parse_seconds
 from slipway.machine.model import PortKind, Snapshot
@@ -117,10 +117,7 @@ class KvmMachine(ChildMachine):
             if not future.done():
                 future.set_result(texts)
         elif verb == control.FAILED:
-            kind = InputError if texts.get("kind") == "input" else HostError
-            self._fail_answers(
-                kind(to_plain_line(texts.get("message", "")), to_plain_line(texts.get("hint", "")))
-            )
+            self._fail_answers(build_error(texts))
         elif verb == control.ENDED:
             if texts.get("wanted") != "1":
                 lines = texts.get("text", "").split("\n")

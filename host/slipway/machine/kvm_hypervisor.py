@@ -25,6 +25,7 @@ class KvmHypervisor:
 
     name = "kvm"
     is_emulated = False
+    declares_checksums = True
     # Measured: 12 MiB; an idle clone has 5 (bench/clones.py) and the pages that its interpreter
     # writes to.
     overhead = 64 << 20

@@ -118,6 +118,8 @@ class Hypervisor(Protocol):
     """``kvm`` or ``qemu``."""
     is_emulated: bool
     """True if guest code is translated in software, and is slow the first time that it runs."""
+    declares_checksums: bool
+    """True if its network device declares checksums valid, so that a gateway need not sum."""
     overhead: int
     """Upper bound on the memory of a machine beside its guest's RAM, in bytes."""
     idle_memory: int

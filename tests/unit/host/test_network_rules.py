@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from slipway._model.network import MAX_RULES, Network
 from slipway._model.network_rules import (
-    CLOSED_BLOCKS,
     PRESETS,
-    SITE_BLOCKS,
     RuleKind,
     parse_rules,
     read_rules,
 )
+from slipway._util.address_blocks import CLOSED_BLOCKS, SITE_BLOCKS
 from slipway._util.errors import InputError
 from slipway.machine.gateway import policy, public_addresses
 

@@ -28,6 +28,7 @@ from slipway.machine.gateway.report import Report
 from slipway.machine.gateway.resolver import Resolver
 from slipway.vmm.libc import libc
 from slipway.vmm.process import control, privileges
+from slipway.vmm.process.control import send_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def main() -> NoReturn:
         code = gateway.run()
     except SlipwayError as error:
         kind = "input" if isinstance(error, InputError) else "host"
-        _send(channel, control.FAILED, kind=kind, message=error.message, hint=error.hint)
+        send_message(channel, control.FAILED, kind=kind, message=error.message, hint=error.hint)
         code = 1
     # Threads may be in a look-up: nobody waits for them.
     sys.stderr.flush()
@@ -82,14 +83,6 @@ def return_memory() -> None:
     """Give memory that is free back to the kernel, after the last connection has ended (glibc)."""
     with suppress(AttributeError):
         libc.malloc_trim(0)
-
-
-def _send(channel: int, verb: str, **texts: str) -> None:
-    """Send a message to the parent; without a parent, this process ends."""
-    try:
-        os.write(channel, control.encode(verb, **texts))
-    except OSError:
-        os._exit(1)
 
 
 def _join_names(names: Sequence[str]) -> str:
@@ -135,7 +128,7 @@ class GatewayProcess:
 
     def run(self) -> int:
         """Run until the parent or the machine has ended; return the exit status."""
-        _send(self._channel, control.PUBLISHED, ports=format_ports(self._listeners))
+        send_message(self._channel, control.PUBLISHED, ports=format_ports(self._listeners))
         was_busy = False
         while not self._ended:
             wait = self._compute_wait()
@@ -153,7 +146,7 @@ class GatewayProcess:
             self._poller.change(self._link_descriptor, self._link.events)
             if self._link.ended and not self._ended:
                 self._ended = True
-                _send(self._channel, control.ENDED, **self._report.format())
+                send_message(self._channel, control.ENDED, **self._report.format())
         return 0
 
     def _compute_wait(self) -> float | None:
@@ -181,8 +174,8 @@ class GatewayProcess:
             message = b""
         verb, _texts = control.decode(message)
         if verb == control.REPORT:
-            _send(self._channel, control.REPORT, **self._report.format())
+            send_message(self._channel, control.REPORT, **self._report.format())
         elif verb == control.NAMES:
-            _send(self._channel, control.NAMES, names=_join_names(self._names.names))
+            send_message(self._channel, control.NAMES, names=_join_names(self._names.names))
         elif not verb:
             self._ended = True

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import _socket
 
+from slipway._util import address_blocks
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,31 +46,8 @@ def _read_blocks(*texts: str) -> tuple[Block, ...]:
     return tuple(map(read_block, texts))
 
 
-# Blocks that a rule may name, while no name may lead there: private networks (RFC 1918), networks
-# of providers (RFC 6598), and those for documentation (RFC 5737).
-SITE_BLOCKS = _read_blocks(
-    "10.0.0.0/8",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "100.64.0.0/10",
-    "192.0.2.0/24",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-)
-# Blocks that no rule can allow: the host itself, its link with the address of cloud metadata,
-# Azure's address of the same kind, protocol assignments, relays of 6to4, the wire between guest and
-# gateway, multicast, reserved (RFC 6890).
-CLOSED_BLOCKS = _read_blocks(
-    "0.0.0.0/8",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "168.63.129.16/32",
-    "192.0.0.0/24",
-    "192.88.99.0/24",
-    "198.18.0.0/15",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-)
+SITE_BLOCKS = _read_blocks(*address_blocks.SITE_BLOCKS)
+CLOSED_BLOCKS = _read_blocks(*address_blocks.CLOSED_BLOCKS)
 # All other addresses of IPv6 are local, multicast, translated (NAT64, mapped), or of no use yet.
 _UNICAST = _read_blocks("2000::/3")
 # Protocol assignments with Teredo (RFC 4380), documentation, 6to4 (RFC 3056): some of these have

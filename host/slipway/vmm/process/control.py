@@ -6,6 +6,8 @@ content whose decoding could fail.
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
@@ -53,6 +55,14 @@ def encode(verb: str, **texts: str) -> bytes:
     except UnicodeEncodeError:  # half of a surrogate pair, which no file name has
         data = message.encode("utf-8", "replace")
     return data[:MAX_MESSAGE]
+
+
+def send_message(channel: int, verb: str, **texts: str) -> None:
+    """Send a message to the parent of this process; without a parent, this process ends."""
+    try:
+        os.write(channel, encode(verb, **texts))
+    except OSError:
+        os._exit(1)  # the parent has ended
 
 
 def decode(message: bytes) -> tuple[str, dict[str, str]]:

@@ -16,6 +16,7 @@ from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway.vmm.microvm import MicroVm
 from slipway.vmm.process import confinement as confine
 from slipway.vmm.process import control, privileges
+from slipway.vmm.process.control import send_message
 from slipway.vmm.snapshot.pagemap import read_own
 from slipway.vmm.spec import BootSpec, VmConfig
 
@@ -69,14 +70,6 @@ def run_and_exit(channel: int, run: Callable[[], int]) -> NoReturn:
     # No destructors: the kernel frees the guest's memory faster than an unmap.
     sys.stderr.flush()
     os._exit(code)
-
-
-def send_message(channel: int, verb: str, **texts: str) -> None:
-    """Send a message to the parent; without a parent, this process ends."""
-    try:
-        os.write(channel, control.encode(verb, **texts))
-    except OSError:
-        os._exit(1)  # the parent has ended
 
 
 class VmmProcess:

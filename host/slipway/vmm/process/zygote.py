@@ -25,7 +25,8 @@ from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.microvm import MicroVm
 from slipway.vmm.process import control, descriptors, privileges
-from slipway.vmm.process.vmm_process import VmmProcess, run_and_exit, send_message
+from slipway.vmm.process.control import send_message
+from slipway.vmm.process.vmm_process import VmmProcess, run_and_exit
 from slipway.vmm.snapshot import state_file as snapshot
 
 TYPE_CHECKING = False
