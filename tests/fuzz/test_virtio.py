@@ -8,67 +8,28 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz.hostile_driver import RAM_SIZE, accesses, act_on_device, build_acts
 from slipway.vmm.devices.buffers import BUDGET, BUFFER_COST
 from slipway.vmm.devices.virtio_console import (
     Queue,
     VirtioConsole,
 )
-from slipway.vmm.devices.virtio_mmio import REGION_SIZE, Register, Status
-from slipway.vmm.devices.virtqueue import DescriptorFlag
+from slipway.vmm.devices.virtio_mmio import Register
 from support.virtio_driver import MOST_PIECES, RAM_START, DriverHost, Guest, ScriptedBackend, Setup
 
-RAM_SIZE = 1 << 16
 SMALL = Setup(queue_size=4, buffer_size=64, write_size=256, memory=RAM_SIZE)
-# More than the driver of the hostile guest has put there; what is between its rings is random, too.
-RINGS_SIZE = 0x800
 # Hardly more than this fits into a budget: each buffer costs some of it.
 MOST_SENDS = BUDGET // BUFFER_COST + 1
 
-words = st.integers(0, 0xFFFF_FFFF) | st.sampled_from(
-    [0, 1, 2, 3, 4, 8, 16, 128, 256, 0xFF, 0x8000, 0xFFFF, 0xFFFF_FFFF]
-)
-places = st.integers(0, 1024).map(lambda offset: RAM_START & 0xFFFF_FFFF | offset << 6)
-registers = st.sampled_from(list(Register)).map(int)
-offsets = registers | st.integers(0, REGION_SIZE + 8)
-values = words | places | st.sampled_from([int(Status(bits)) for bits in range(16)])
-accesses = st.tuples(offsets, st.sampled_from([4, 4, 4, 4, 1, 2, 8]), values)
-descriptors = st.tuples(
-    st.just(RAM_START) | st.integers(RAM_START, RAM_START + RAM_SIZE) | st.integers(0, 2**64 - 1),
-    st.integers(0, 300) | st.integers(0, 2**32 - 1),
-    st.sampled_from([int(flag) for flag in DescriptorFlag] + [0, 0, 2, 2, 3, 5, 6, 7])
-    | st.integers(0, 2**16 - 1),
-    st.integers(0, 5) | st.integers(0, 2**16 - 1),
-)
 queues = st.sampled_from(list(Queue)).map(int)
 
 
-@st.composite
-def acts(draw: st.DrawFn) -> tuple[str, tuple[int, ...]]:
-    """One thing that a guest or its host does."""
-    kind = draw(
-        st.sampled_from(
-            [
-                *("read", "write", "notify", "poke", "describe", "offer", "offer", "index"),
-                *("receive", "drain", "credit", "state", "boot"),
-            ]
-        )
-    )
-    match kind:
-        case "read" | "write":
-            return kind, draw(accesses)
-        case "notify":
-            return kind, (draw(queues | words),)
-        case "poke":
-            return kind, (draw(st.integers(0, RINGS_SIZE - 4)), draw(words))
-        case "describe":
-            return kind, (draw(queues), draw(st.integers(0, 3)), *draw(descriptors))
-        case "offer":
-            return kind, (draw(queues), draw(st.integers(0, 3) | st.integers(0, 0xFFFF)))
-        case "index":
-            return kind, (draw(queues), draw(st.integers(0, 0xFFFF)))
-        case "receive" | "credit":
-            return kind, (draw(st.integers(0, 5000)),)
-    return kind, ()
+sizes = st.integers(0, 5000)
+acts = build_acts(
+    queues,
+    ("receive", "drain", "credit", "state", "boot"),
+    {"receive": sizes, "credit": sizes},
+)
 
 
 class Hostile:
@@ -88,38 +49,24 @@ class Hostile:
         self.rings = self.guest.rings
 
     def act(self, kind: str, arguments: tuple[int, ...]) -> None:
-        device, memory = self.device, self.guest.memory
         match kind, arguments:
-            case "read", (offset, size, _):
-                assert 0 <= device.read(offset, size) < 1 << 8 * size
-            case "write", (offset, size, value):
-                device.write(offset, size, value)
-            case "notify", (queue,):
-                device.write(Register.QUEUE_NOTIFY, 4, queue)
-            case "poke", (offset, value):
-                memory.write(RAM_START + offset, "<I", value)
-            case "describe", (queue, index, *descriptor):
-                self.rings[queue].describe(index, *descriptor)
-            case "offer", (queue, head):
-                self.rings[queue].offer(head)
-                device.write(Register.QUEUE_NOTIFY, 4, queue)
-            case "index", (queue, index):
-                memory.write(self.rings[queue].available + 2, "<H", index)
             case "receive", (size,):
-                assert 0 <= device.receive(bytes(size)) <= size
+                assert 0 <= self.device.receive(bytes(size)) <= size
             case "credit", (size,):
                 self.line.credit = size
             case "drain", ():
-                device.drain()
+                self.device.drain()
             case "boot", ():
                 self.boot()
             case "state", ():
-                state = device.save_state()
-                device.restore(state)
-                assert device.save_state() == state
+                state = self.device.save_state()
+                self.device.restore(state)
+                assert self.device.save_state() == state
+            case _:
+                act_on_device((kind, arguments), self.device, self.guest.memory, self.rings)
 
 
-@given(st.lists(acts(), max_size=60))
+@given(st.lists(acts, max_size=60))
 def test_whatever_a_guest_does_is_survived(steps: list[tuple[str, tuple[int, ...]]]) -> None:
     hostile = Hostile()
     for kind, arguments in steps:

@@ -9,11 +9,9 @@ from contextlib import closing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.test_virtio import RINGS_SIZE, accesses, descriptors, words
-from slipway.vmm.devices.virtio_mmio import Register
+from fuzz.hostile_driver import act_on_device, build_acts
 from slipway.vmm.devices.virtio_net import ETHERNET_HEADER, MAX_FRAME, Queue, VirtioNet
 from support.network_driver import LinkPeer, NetworkGuest, NetworkSetup
-from support.virtio_driver import RAM_START
 
 SMALL = NetworkSetup(queue_size=4, buffer_size=64, memory=1 << 20)
 queues = st.sampled_from(list(Queue)).map(int)
@@ -21,35 +19,11 @@ queues = st.sampled_from(list(Queue)).map(int)
 lengths = st.integers(ETHERNET_HEADER, 300) | st.integers(1, 70_000)
 
 
-@st.composite
-def acts(draw: st.DrawFn) -> tuple[str, tuple[int, ...]]:
-    """One thing that a guest or its peer does."""
-    kind = draw(
-        st.sampled_from(
-            [
-                *("read", "write", "notify", "poke", "describe", "offer", "offer", "index"),
-                *("send", "send", "take", "edge", "edge", "state", "boot"),
-            ]
-        )
-    )
-    match kind:
-        case "read" | "write":
-            return kind, draw(accesses)
-        case "notify":
-            return kind, (draw(queues | words),)
-        case "poke":
-            return kind, (draw(st.integers(0, RINGS_SIZE - 4)), draw(words))
-        case "describe":
-            return kind, (draw(queues), draw(st.integers(0, 3)), *draw(descriptors))
-        case "offer":
-            return kind, (draw(queues), draw(st.integers(0, 3) | st.integers(0, 0xFFFF)))
-        case "index":
-            return kind, (draw(queues), draw(st.integers(0, 0xFFFF)))
-        case "send":
-            return kind, (draw(lengths),)
-        case "edge":
-            return kind, (draw(st.booleans()),)
-    return kind, ()
+acts = build_acts(
+    queues,
+    ("send", "send", "take", "edge", "edge", "state", "boot"),
+    {"send": lengths, "edge": st.booleans()},
+)
 
 
 class Hostile:
@@ -62,43 +36,29 @@ class Hostile:
         self.rings = self.guest.rings
 
     def act(self, kind: str, arguments: tuple[int, ...]) -> None:
-        device, memory = self.device, self.guest.memory
         match kind, arguments:
-            case "read", (offset, size, _):
-                assert 0 <= device.read(offset, size) < 1 << 8 * size
-            case "write", (offset, size, value):
-                device.write(offset, size, value)
-            case "notify", (queue,):
-                device.write(Register.QUEUE_NOTIFY, 4, queue)
-            case "poke", (offset, value):
-                memory.write(RAM_START + offset, "<I", value)
-            case "describe", (queue, index, *descriptor):
-                self.rings[queue].describe(index, *descriptor)
-            case "offer", (queue, head):
-                self.rings[queue].offer(head)
-                device.write(Register.QUEUE_NOTIFY, 4, queue)
-            case "index", (queue, index):
-                memory.write(self.rings[queue].available + 2, "<H", index)
             case "send", (size,):
                 try:
                     self.guest.peer.send(bytes(size))
                 except BlockingIOError:
-                    device.ready(readable=True)
+                    self.device.ready(readable=True)
             case "take", ():
                 for frame in self.guest.peer.receive_all():
                     assert ETHERNET_HEADER <= len(frame) <= MAX_FRAME
             case "edge", (readable,):
-                device.ready(readable=bool(readable))
+                self.device.ready(readable=bool(readable))
             case "boot", ():
                 self.guest.reboot()
                 self.rings = self.guest.rings
             case "state", ():
-                state = device.save_state()
-                device.restore(state)
-                assert device.save_state() == state
+                state = self.device.save_state()
+                self.device.restore(state)
+                assert self.device.save_state() == state
+            case _:
+                act_on_device((kind, arguments), self.device, self.guest.memory, self.rings)
 
 
-@given(st.lists(acts(), max_size=60))
+@given(st.lists(acts, max_size=60))
 def test_whatever_a_guest_does_is_survived(steps: list[tuple[str, tuple[int, ...]]]) -> None:
     hostile = Hostile()
     with closing(hostile.guest.peer) as peer:
