@@ -100,6 +100,5 @@ async def test_clone_has_the_interface_of_its_template_and_a_gateway_of_its_own(
 
     assert printed == [ADDRESS, "2"]
     assert first.frames == []
-    # QEMU itself announces the interface of a clone, by reverse ARP.
-    assert second.count(ARP) == 0
-    assert second.count(IPV4) > 0
+    # QEMU would announce the interface of a clone, by reverse ARP.
+    assert 0 < second.count(IPV4) == len(second.frames)

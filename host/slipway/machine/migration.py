@@ -31,6 +31,9 @@ _IGNORE_SHARED = {"capabilities": [{"capability": "x-ignore-shared", "state": Tr
 # By default QEMU limits its rate, and lets the guest continue while that writes to its RAM faster.
 # These are the highest values that QEMU accepts: bytes and milliseconds.
 _UNLIMITED = {"max-bandwidth": 2**60, "downtime-limit": 2_000_000}
+# Arguments of a QEMU that loads: after a migration it would announce each interface to switches, by
+# five frames (RARP) within a second. A link has no switch, and each frame wakes a gateway.
+NO_ANNOUNCEMENTS = ("-global", "migration.announce-rounds=0")
 _SHOWN = 300
 
 

@@ -62,7 +62,7 @@ class QemuTemplate(Template):
         with ExitStack() as launched:
             if snapshot.network:
                 link = open_unplugged_link(launched) if network is None else network
-                rest += build_network_arguments(link)
+                rest += [*build_network_arguments(link), *migration.NO_ANNOUNCEMENTS]
                 files = (*files, link)
             state = memory_files.reopen(snapshot.state)
             launched.callback(os.close, state)
