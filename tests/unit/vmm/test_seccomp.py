@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import struct
-
 import pytest
 
 from slipway.vmm.kvm import abi, x86_64, x86_64_state
 from slipway.vmm.process import seccomp
+from support.call_filters import AARCH64, ALLOW, I386, KILL, REFUSED, UNKNOWN, X86_64, judge_call
 
 PROCESS = 4711
-X86_64, I386, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7
-ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-REFUSED, UNKNOWN = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS
 X32 = 0x40000000
 # What glibc's pthread_create and fork give to clone.
 THREAD, FORK = 0x003D0F00, 0x01200011
@@ -24,25 +19,7 @@ def judge(number: int, *arguments: int, architecture: int = X86_64) -> int:
     """What the filter returns for a call."""
     code = seccomp.build_filter("x86_64", PROCESS)
     assert code is not None
-    data = struct.pack("<IIQ6Q", number, architecture, 0, *(*arguments, *[0] * 6)[:6])
-    program = list(struct.iter_unpack("=HBBI", code))
-    accumulator = at = 0
-    while True:
-        operation, if_true, if_false, operand = program[at]
-        at += 1
-        match operation:
-            case 0x20:
-                (accumulator,) = struct.unpack_from("<I", data, operand)
-            case 0x54:
-                accumulator &= operand
-            case 0x15:
-                at += if_true if accumulator == operand else if_false
-            case 0x35:
-                at += if_true if accumulator >= operand else if_false
-            case 0x06:
-                return int(operand)
-            case _:
-                raise AssertionError(f"no instruction of ours: {operation:#x}")
+    return judge_call(code, architecture, number, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ network, since a gateway does so. It cannot write, make or remove a file, read a
 the look-up of names needs, start a program or process, signal another, listen on a further port, or
 make memory executable. A gateway of root is the user nobody without capabilities.
 
-Where the kernel has no Landlock, files that the user may read can be read. On another architecture
-than x86-64 no filter of system calls exists.
+Where the kernel has no Landlock, files that the user may read can be read. On other
+architectures than x86-64 and aarch64 no filter of system calls exists.
 """
 
 from __future__ import annotations
@@ -40,32 +40,59 @@ _AF_INET, _AF_INET6, _AF_NETLINK = 2, 10, 16
 _FIONBIO, _FIONREAD = 0x5421, 0x541B
 # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC: include/uapi/asm-generic/fcntl.h
 _OPEN_TO_WRITE = 0o1103
-_X86_64_CALLS = {  # arch/x86/entry/syscalls/syscall_64.tbl
-    "readv": 19,
-    "recvfrom": 45,
-    "sendto": 44,
-    "epoll_ctl": 233,
-    "shutdown": 48,
-    "socket": 41,
-    "connect": 42,
-    "accept4": 288,
-    "getsockopt": 55,
-    "setsockopt": 54,
-    "getsockname": 51,
-    "getpeername": 52,
-    "ioctl": 16,
-    # The look-up of names
-    "poll": 7,
-    "bind": 49,
-    "sendmsg": 46,
-    "sendmmsg": 307,
-    "recvmsg": 47,
-    "openat": 257,
-    "newfstatat": 262,
-    "fstat": 5,
-    "lseek": 8,
-    "uname": 63,
-    **call_filter.X86_64_CALLS,
+# arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
+_CALLS = {
+    "x86_64": {
+        "readv": 19,
+        "recvfrom": 45,
+        "sendto": 44,
+        "epoll_ctl": 233,
+        "shutdown": 48,
+        "socket": 41,
+        "connect": 42,
+        "accept4": 288,
+        "getsockopt": 55,
+        "setsockopt": 54,
+        "getsockname": 51,
+        "getpeername": 52,
+        "ioctl": 16,
+        # The look-up of names
+        "poll": 7,
+        "bind": 49,
+        "sendmsg": 46,
+        "sendmmsg": 307,
+        "recvmsg": 47,
+        "openat": 257,
+        "newfstatat": 262,
+        "fstat": 5,
+        "lseek": 8,
+        "uname": 63,
+    },
+    "aarch64": {
+        "readv": 65,
+        "recvfrom": 207,
+        "sendto": 206,
+        "epoll_ctl": 21,
+        "shutdown": 210,
+        "socket": 198,
+        "connect": 203,
+        "accept4": 242,
+        "getsockopt": 209,
+        "setsockopt": 208,
+        "getsockname": 204,
+        "getpeername": 205,
+        "ioctl": 29,
+        "ppoll": 73,
+        "bind": 200,
+        "sendmsg": 211,
+        "sendmmsg": 269,
+        "recvmsg": 212,
+        "openat": 56,
+        "newfstatat": 79,
+        "fstat": 80,
+        "lseek": 62,
+        "uname": 160,
+    },
 }
 
 
@@ -108,7 +135,7 @@ def confine(parent: int) -> None:
 
 def build_filter(machine: str, process: int) -> bytes | None:
     """Return the filter for ``process`` on a ``machine`` (uname); None without a table."""
-    if machine != "x86_64":
+    if machine not in _CALLS:
         return None
     everything = call_filter.ALL_BITS
     conditions = {
@@ -116,7 +143,7 @@ def build_filter(machine: str, process: int) -> bytes | None:
         "ioctl": call_filter.allow_if(1, everything, (_FIONBIO, _FIONREAD)),
         "openat": call_filter.allow_if(2, _OPEN_TO_WRITE, (0,)),
     }
-    return call_filter.assemble(call_filter.AUDIT_X86_64, _X86_64_CALLS, conditions, process)
+    return call_filter.assemble(machine, _CALLS[machine], conditions, process)
 
 
 def _find_name_services() -> Iterator[str]:

@@ -59,43 +59,80 @@ _CLONE3 = 435
 EPERM = _RET_ERRNO | errno.EPERM
 ENOSYS = _RET_ERRNO | errno.ENOSYS
 
-AUDIT_X86_64 = 0xC000003E  # AUDIT_ARCH_X86_64, include/uapi/linux/audit.h
-# Calls of every such process: arch/x86/entry/syscalls/syscall_64.tbl. An order of frequency.
-X86_64_CALLS: Mapping[str, int] = {
-    "write": 1,
-    "read": 0,
-    "writev": 20,
-    "futex": 202,
-    "epoll_wait": 232,
-    "epoll_pwait": 281,  # epoll_wait in a libc that has only this
-    "rt_sigreturn": 15,
-    "clock_gettime": 228,  # if the vDSO cannot read the time
-    "gettimeofday": 96,
-    "clock_nanosleep": 230,
-    "restart_syscall": 219,  # after SIGSTOP and SIGCONT
-    # Memory
-    "mmap": 9,
-    "munmap": 11,
-    "mremap": 25,
-    "mprotect": 10,
-    "madvise": 28,
-    "brk": 12,
-    # Threads: start, kick, end
-    "clone": 56,
-    "set_robust_list": 273,
-    "rseq": 334,  # glibc 2.35 and later
-    "gettid": 186,
-    "getpid": 39,
-    "tgkill": 234,
-    "rt_sigaction": 13,
-    "rt_sigprocmask": 14,
-    "sched_yield": 24,
-    "sched_getaffinity": 204,  # for malloc's number of arenas
-    "exit": 60,
-    # Ends, with glibc's last words
-    "getrandom": 318,
-    "close": 3,
-    "exit_group": 231,
+# Architectures by their names in uname, as the kernel's audit numbers them: AUDIT_ARCH_X86_64 and
+# AUDIT_ARCH_AARCH64, include/uapi/linux/audit.h
+_AUDIT: Mapping[str, int] = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+# Calls of every such process, in order of frequency: arch/x86/entry/syscalls/syscall_64.tbl,
+# include/uapi/asm-generic/unistd.h
+_CALLS: Mapping[str, Mapping[str, int]] = {
+    "x86_64": {
+        "write": 1,
+        "read": 0,
+        "writev": 20,
+        "futex": 202,
+        "epoll_wait": 232,
+        "epoll_pwait": 281,  # epoll_wait in a libc that has only this
+        "rt_sigreturn": 15,
+        "clock_gettime": 228,  # if the vDSO cannot read the time
+        "gettimeofday": 96,
+        "clock_nanosleep": 230,
+        "restart_syscall": 219,  # after SIGSTOP and SIGCONT
+        # Memory
+        "mmap": 9,
+        "munmap": 11,
+        "mremap": 25,
+        "mprotect": 10,
+        "madvise": 28,
+        "brk": 12,
+        # Threads: start, kick, end
+        "clone": 56,
+        "set_robust_list": 273,
+        "rseq": 334,  # glibc 2.35 and later
+        "gettid": 186,
+        "getpid": 39,
+        "tgkill": 234,
+        "rt_sigaction": 13,
+        "rt_sigprocmask": 14,
+        "sched_yield": 24,
+        "sched_getaffinity": 204,  # for malloc's number of arenas
+        "exit": 60,
+        # Ends, with glibc's last words
+        "getrandom": 318,
+        "close": 3,
+        "exit_group": 231,
+    },
+    "aarch64": {
+        "write": 64,
+        "read": 63,
+        "writev": 66,
+        "futex": 98,
+        "epoll_pwait": 22,
+        "rt_sigreturn": 139,
+        "clock_gettime": 113,
+        "gettimeofday": 169,
+        "clock_nanosleep": 115,
+        "restart_syscall": 128,
+        "mmap": 222,
+        "munmap": 215,
+        "mremap": 216,
+        "mprotect": 226,
+        "madvise": 233,
+        "brk": 214,
+        "clone": 220,
+        "set_robust_list": 99,
+        "rseq": 293,
+        "gettid": 178,
+        "getpid": 172,
+        "tgkill": 131,
+        "rt_sigaction": 134,
+        "rt_sigprocmask": 135,
+        "sched_yield": 124,
+        "sched_getaffinity": 123,
+        "exit": 93,
+        "getrandom": 278,
+        "close": 57,
+        "exit_group": 94,
+    },
 }
 
 
@@ -108,16 +145,17 @@ def allow_if(argument: int, mask: int, values: Sequence[int]) -> list[Instructio
 
 
 def assemble(
-    audit: int,
-    numbers: Mapping[str, int],
+    machine: str,
+    calls: Mapping[str, int],
     conditions: Mapping[str, list[Instruction]],
     process: int,
 ) -> bytes:
-    """Return the filter of ``process`` that allows the calls of ``numbers``.
+    """Return the filter of ``process`` on a ``machine`` (uname): ``x86_64`` or ``aarch64``.
 
-    ``audit`` is the architecture as the kernel's audit numbers it. Calls with ``conditions`` are
-    allowed where these are met. For memory, locks, threads and signals the conditions are fixed:
-    nothing executable, no priorities, no process, no signal to another process.
+    ``calls`` are those that the process makes besides those of every such process, with the numbers
+    of this architecture. Calls with ``conditions`` are allowed where these are met. For memory,
+    locks, threads and signals the conditions are fixed: nothing executable, no priorities, no
+    process, no signal to another process.
     """
     not_executable = allow_if(2, _PROT_EXEC, (0,))
     conditions = {
@@ -130,11 +168,11 @@ def assemble(
     }
     code: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE_OFFSET),
-        (_JUMP_EQUAL, 1, 0, audit),
+        (_JUMP_EQUAL, 1, 0, _AUDIT[machine]),
         (_RETURN, 0, 0, _RET_KILL_PROCESS),
         (_LOAD, 0, 0, _NUMBER_OFFSET),
     ]
-    for name, number in numbers.items():
+    for name, number in {**calls, **_CALLS[machine]}.items():
         verdict = conditions.get(name, [(_RETURN, 0, 0, _RET_ALLOW)])
         code += [(_JUMP_EQUAL, 0, len(verdict), number), *verdict]
     code += [

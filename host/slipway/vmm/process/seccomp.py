@@ -12,8 +12,7 @@ from slipway.vmm.process import call_filter
 
 # To run, and to read for reports and snapshots. No call that makes, connects or sets.
 _IOCTLS = {"x86_64": (abi.KVM_RUN, *x86_64_state.READING)}
-_CALLS = {"x86_64": {"ioctl": 16, "readv": 19, **call_filter.X86_64_CALLS}}
-_AUDIT = {"x86_64": call_filter.AUDIT_X86_64}
+_CALLS = {"x86_64": {"ioctl": 16, "readv": 19}}
 
 
 def build_filter(machine: str, process: int) -> bytes | None:
@@ -21,7 +20,7 @@ def build_filter(machine: str, process: int) -> bytes | None:
     if machine not in _CALLS:
         return None
     conditions = {"ioctl": call_filter.allow_if(1, call_filter.ALL_BITS, _IOCTLS[machine])}
-    return call_filter.assemble(_AUDIT[machine], _CALLS[machine], conditions, process)
+    return call_filter.assemble(machine, _CALLS[machine], conditions, process)
 
 
 def install() -> bool:
