@@ -25,7 +25,9 @@ from slipway._model.network_use import NetworkUse
 from slipway._util.errors import HostError
 from slipway.machine.gateway import addresses
 from slipway.machine.gateway.confine import MAX_DESCRIPTORS, NOBODY, build_filter
+from slipway.machine.gateway.ipv4 import build_udp
 from slipway.machine.gateway_handle import (
+    REPORT_SECONDS,
     GatewayHandle,
     GatewaySettings,
     create_link,
@@ -33,6 +35,7 @@ from slipway.machine.gateway_handle import (
 from slipway.machine.process import ChildProcess
 from slipway.vmm.process import control
 from support.gateway_processes import find_gateways
+from support.tcp_wire import turn_frame
 from support.waiting import LIMIT, block_until, wait_until
 
 if TYPE_CHECKING:
@@ -125,6 +128,29 @@ async def test_close_may_be_called_twice_and_leaves_no_process(link: Link) -> No
 
     assert not is_running(handle.pid)
     assert not handle.has_failed
+
+
+async def test_gateway_that_starts_is_not_waited_for(link: Link) -> None:
+    names = ("one.example", "two.example")
+    async with GatewayHandle.start(GatewaySettings(names=names), link[0].fileno()) as handle:
+        os.kill(handle.pid, signal.SIGSTOP)
+
+        async with asyncio.timeout(REPORT_SECONDS):
+            assert await handle.fetch_report() == NetworkUse()
+            assert await handle.fetch_names() == names
+            assert await handle.close() == NetworkUse()
+
+
+async def test_report_has_the_first_frame_although_nobody_waited_for_the_gateway(
+    link: Link,
+) -> None:
+    ours, machine = link
+    machine.setblocking(True)
+    async with GatewayHandle.start(GatewaySettings(), ours.fileno()) as handle:
+        machine.send(turn_frame(build_udp(addresses.GATEWAY, 99, 99, b"")))
+        machine.recv(65_536)  # the loop sees no message of the gateway meanwhile
+
+        assert (await handle.fetch_report()).denials == 1
 
 
 async def test_machine_that_takes_no_frame_costs_no_cpu_and_loses_none(link: Link) -> None:

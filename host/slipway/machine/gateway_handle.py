@@ -141,8 +141,12 @@ class GatewayHandle:
         return tuple(map(_set_port, self._settings.publish, numbers))
 
     async def fetch_report(self) -> NetworkUse:
-        """Return the report as of now, or the last one if the gateway has ended or is silent."""
-        await self._request(control.REPORT)
+        """Return the report as of now, or the last one if the gateway has ended or is silent.
+
+        Nothing is waited for while the gateway starts: no frame has been read yet.
+        """
+        if self._has_started():
+            await self._request(control.REPORT)
         return self.report
 
     async def fetch_names(self) -> tuple[str, ...]:
@@ -151,9 +155,17 @@ class GatewayHandle:
         A fork knows the addresses of the first names, about 64 KiB of them; it may still look up
         the others. Empty if the gateway has ended or is silent.
         """
+        if not self._has_started():
+            return self._settings.names
         self._names = ()
         await self._request(control.NAMES)
         return self._names
+
+    def _has_started(self) -> bool:
+        """Return True after the gateway's first message, which it sends before it reads a frame."""
+        if not self._ready.done() and self._channel.fileno() >= 0:
+            self._on_readable()  # the message may be there, and the loop has not seen it yet
+        return self._ready.done()
 
     async def _request(self, verb: str) -> None:
         """Send a request and wait for its answer, or for the end of the gateway."""
