@@ -47,9 +47,9 @@ def count_up(code: Code, address: int) -> Code:
     return code.set("rdi", address + 2).raw(b"\x66\xff\x07")  # inc word [rdi]
 
 
-def echo() -> Code:
+def echo(code: Code | None = None) -> Code:
     """Sends each frame of 60 bytes back from the buffer in which it came, the only one."""
-    code = Code()
+    code = code or Code()
     features = ((0, int(NetFeature.MRG_RXBUF | NetFeature.GUEST_CSUM)), (1, 1))
     status = int(Status.ACKNOWLEDGE | Status.DRIVER)
     set_register(code, Register.STATUS, status)
@@ -111,6 +111,21 @@ async def test_frames_go_both_ways_through_a_confined_vmm(
     await exchange(ours)
 
 
+@pytest.mark.parametrize(("port", "unknown"), [(PortKind.SERIAL, 0), (PortKind.TCP, 1)])
+async def test_second_uart_is_only_there_for_the_agent(
+    boot: Boot, link: tuple[socket.socket, socket.socket], port: PortKind, unknown: int
+) -> None:
+    ours, theirs = link
+    machine = await boot(
+        echo(Code().read_port(layout.COM2 + 5)), port=port, network=theirs.fileno()
+    )
+    await exchange(ours)
+
+    (total, *_) = await machine.count_exits()
+
+    assert total.endswith(f", {unknown} for no device")
+
+
 async def test_end_of_the_vmm_is_the_end_of_its_link(
     boot: Boot, link: tuple[socket.socket, socket.socket]
 ) -> None:
@@ -124,14 +139,16 @@ async def test_end_of_the_vmm_is_the_end_of_its_link(
     assert ours.recv(100) == b""
 
 
+@pytest.mark.parametrize("port", [PortKind.SERIAL, PortKind.TCP])
 async def test_clones_continue_each_on_its_own_link(
-    boot: Boot, link: tuple[socket.socket, socket.socket]
+    boot: Boot, link: tuple[socket.socket, socket.socket], port: PortKind
 ) -> None:
     ours, theirs = link
-    machine = await boot(echo(), port=PortKind.SERIAL, network=theirs.fileno())
+    machine = await boot(echo(), port=port, network=theirs.fileno())
     await exchange(ours)
     snapshot = await machine.snapshot()
     await machine.resume()
+    assert snapshot.port is port
     async with AsyncExitStack() as stack:
         template = await KvmHypervisor().open_template(snapshot)
         stack.push_async_callback(template.close)

@@ -75,19 +75,20 @@ class ChildMachine:
     def __init__(self, process: ChildProcess, console: Console, hypervisor: Hypervisor) -> None:
         self._process = process
         self._transport: Transport | None = None
-        self._idle_line: Transport | None = None
         self.console = console
         self.hypervisor = hypervisor
 
-    async def connect(self, agent: socket.socket, console: socket.socket) -> None:
-        """Take over our ends of the sockets; an error leaves sockets and process as they are."""
-        self._transport = Transport(*await asyncio.open_connection(sock=agent))
+    async def connect(self, agent: socket.socket | None, console: socket.socket) -> None:
+        """Take over our ends of the sockets; an error leaves sockets and process as they are.
+
+        Without ``agent``, the port is TCP: :meth:`use_stream` follows.
+        """
+        if agent is not None:
+            await self.use_stream(agent)
         self.console.attach(*await asyncio.open_connection(sock=console))
 
     async def use_stream(self, agent: socket.socket) -> None:
         """Take over the stream to the agent; see :meth:`slipway.machine.model.Machine`."""
-        # Our VMM has a line for the agent in any case, and would end with it.
-        self._idle_line = self._transport
         self._transport = Transport(*await asyncio.open_connection(sock=agent))
 
     @property
@@ -119,8 +120,8 @@ class ChildMachine:
         """Kill the process and close the sockets."""
         await self._process.kill()
         await self.console.close()
-        for transport in (self._transport, self._idle_line):
-            if transport is not None:
-                transport.writer.transport.abort()  # unsent bytes have no receiver any more
-                with suppress(OSError):  # the machine may have gone first
-                    await transport.writer.wait_closed()
+        if self._transport is not None:
+            writer = self._transport.writer
+            writer.transport.abort()  # unsent bytes have no receiver any more
+            with suppress(OSError):  # the machine may have gone first
+                await writer.wait_closed()

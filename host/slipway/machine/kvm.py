@@ -168,8 +168,7 @@ class KvmMachine(ChildMachine):
             self.hypervisor.name,
             config.memory_bytes,
             config.cpus,
-            # A VMM knows a port of TCP as a second UART without use.
-            PortKind.VIRTIO if config.virtio else PortKind.SERIAL,
+            PortKind(config.port),
             memory,
             state,
             config.network,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from slipway._util.errors import HostError
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_parts import VmmSockets
-from slipway.machine.model import PortKind
 from slipway.machine.process import ChildProcess, build_module_command
 from slipway.vmm.kvm import usability
 from slipway.vmm.spec import VmConfig
@@ -49,10 +48,10 @@ class KvmHypervisor:
         """Start a VMM; see :meth:`Hypervisor.start`."""
         self.check()
         network = () if spec.network is None else (spec.network,)
-        config = VmConfig(spec.memory_bytes, spec.cpus, spec.port is PortKind.VIRTIO, bool(network))
+        config = VmConfig(spec.memory_bytes, spec.cpus, spec.port.value, bool(network))
         with ExitStack() as ours:
             with ExitStack() as theirs:
-                sockets = VmmSockets.open(ours, theirs)
+                sockets = VmmSockets.open(config.port, ours, theirs)
                 inherited = (*sockets.theirs, *network)
                 command = build_module_command("slipway.vmm.process.vmm_process", inherited)
                 # The VMM guards itself: two programs less to execute.

@@ -25,22 +25,24 @@ class VmmSockets:
     """Our ends of a VMM's sockets, and the descriptors of its ends (``theirs``)."""
 
     channel: socket.socket
-    agent: socket.socket
     console: socket.socket
-    theirs: tuple[int, int, int]
+    agent: socket.socket | None
+    theirs: tuple[int, ...]
 
     @classmethod
-    def open(cls, ours: ExitStack, theirs: ExitStack) -> VmmSockets:
-        """Make the sockets; each end is closed by its stack.
+    def open(cls, port: str, ours: ExitStack, theirs: ExitStack) -> VmmSockets:
+        """Make the sockets; each end is closed by its stack. A ``port`` of TCP has none of its own.
 
         Raises:
             HostError: this process has too many descriptors.
         """
         channel, channel_fd = open_pair(control.create_pair, ours, theirs)
-        agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
         console, console_fd = open_pair(socket.socketpair, ours, theirs)
         channel.setblocking(False)
-        return cls(channel, agent, console, (channel_fd, agent_fd, console_fd))
+        if port == PortKind.TCP:
+            return cls(channel, console, None, (channel_fd, console_fd))
+        agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
+        return cls(channel, console, agent, (channel_fd, console_fd, agent_fd))
 
 
 def encode_start_message(spec: MachineSpec) -> bytes:
@@ -56,7 +58,7 @@ def encode_start_message(spec: MachineSpec) -> bytes:
         memory=str(spec.memory_bytes),
         command_line=build_command_line(spec, find_architecture().KERNEL_ARGUMENTS),
         cpus=str(spec.cpus),
-        virtio=str(int(spec.port is PortKind.VIRTIO)),
+        port=spec.port.value,
         network=str(int(spec.network is not None)),
     )
     if len(message) >= control.MAX_MESSAGE:

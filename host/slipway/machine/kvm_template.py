@@ -15,7 +15,7 @@ from slipway.machine.child import open_pair, open_unplugged_link
 from slipway.machine.cloned_process import ClonedProcess
 from slipway.machine.kvm import ANSWER_SECONDS, START_SECONDS, KvmMachine
 from slipway.machine.kvm_parts import VmmSockets
-from slipway.machine.model import PortKind, Template
+from slipway.machine.model import Template
 from slipway.machine.process import ChildProcess, build_module_command
 from slipway.vmm.process import control
 from slipway.vmm.snapshot import state_file as states
@@ -98,7 +98,7 @@ class KvmTemplate(Template):
         self._check_open()
         with ExitStack() as ours:
             with ExitStack() as theirs:
-                sockets = VmmSockets.open(ours, theirs)
+                sockets = VmmSockets.open(self._config.port, ours, theirs)
                 given = list(sockets.theirs)
                 if self._config.network:
                     given.append(open_unplugged_link(theirs) if network is None else network)
@@ -236,9 +236,7 @@ class KvmTemplate(Template):
 
 def _find_config(snapshot: Snapshot) -> VmConfig:
     """Return the configuration of the machine of ``snapshot``."""
-    return VmConfig(
-        snapshot.memory_bytes, snapshot.cpus, snapshot.port is PortKind.VIRTIO, snapshot.network
-    )
+    return VmConfig(snapshot.memory_bytes, snapshot.cpus, snapshot.port.value, snapshot.network)
 
 
 def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:

@@ -82,7 +82,7 @@ def build_kernel_command_line(spec: MachineSpec, khz: int) -> str:
 class QemuSockets:
     """QEMU's ends of its sockets, which it inherits: without paths, nothing is left to clean up."""
 
-    agent: int
+    agent: int | None  # None for the port TCP
     console: int
     monitor: int
 
@@ -101,6 +101,7 @@ class Board:
 
     def build_arguments(self, sockets: QemuSockets, ram: str) -> list[str]:
         """Return QEMU's arguments; ``ram`` is the memory backend."""
+        agent = sockets.agent
         return [
             *["-M", f"{BOARD},memory-backend=ram", "-accel", ACCELERATOR, "-cpu", CPU],
             *["-smp", str(self.cpus), "-m", f"{self.memory_bytes}B"],
@@ -108,7 +109,7 @@ class Board:
             *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
             *["-sandbox", SANDBOX],
             *["-chardev", f"socket,id=console,fd={sockets.console}", "-serial", "chardev:console"],
-            *["-chardev", f"socket,id=agent,fd={sockets.agent}"],
+            *([] if agent is None else ["-chardev", f"socket,id=agent,fd={agent}"]),
             *_PORT_DEVICES[self.port],
             *["-chardev", f"socket,id=monitor,fd={sockets.monitor}"],
             *["-mon", "chardev=monitor,mode=control"],
@@ -217,12 +218,15 @@ class QemuMachine(ChildMachine):
         """
         async with AsyncExitStack() as undo:
             with ExitStack() as theirs:
-                agent, agent_fd = open_pair(socket.socketpair, undo, theirs)
+                agent = agent_fd = None
+                if board.port is not PortKind.TCP:
+                    agent, agent_fd = open_pair(socket.socketpair, undo, theirs)
                 console, console_fd = open_pair(socket.socketpair, undo, theirs)
                 end, monitor_fd = open_pair(socket.socketpair, undo, theirs)
                 sockets = QemuSockets(agent_fd, console_fd, monitor_fd)
                 command = [find_program(), *board.build_arguments(sockets, ram), *rest]
-                inherited = (agent_fd, console_fd, monitor_fd, *files)
+                own = [fd for fd in (agent_fd, console_fd, monitor_fd) if fd is not None]
+                inherited = (*own, *files)
                 process = ChildProcess.start(command, pass_fds=inherited)
             undo.push_async_callback(process.kill)
             _limit_file_size(process.pid, board.memory_bytes + migration.STATE_BYTES)

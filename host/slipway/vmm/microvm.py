@@ -15,7 +15,7 @@ from slipway.vmm.devices.virtio_console import VirtioConsole
 from slipway.vmm.kvm.system import Kvm
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.snapshot.vm_state import StateSaver
-from slipway.vmm.spec import Plan
+from slipway.vmm.spec import SERIAL, TCP, VIRTIO, Plan
 from slipway.vmm.vcpu_thread import Ending, VcpuThread, accept_kicks
 
 TYPE_CHECKING = False
@@ -36,8 +36,8 @@ AGENT = 1
 class MicroVm:
     """Owner of all parts of one VM; the eventfd ``ended`` is written at its end.
 
-    ``sockets`` are the descriptors of two stream sockets, for agent and console, and if the
-    configuration has a network, of the machine's end of a link.
+    ``sockets`` are the descriptors of a stream socket for the console, of another for the agent
+    unless its port is TCP, and if the configuration has a network, of the machine's end of a link.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class MicroVm:
         Raises:
             HostError: this host cannot run the VM.
         """
-        agent, console, *network = sockets
+        console, *rest = sockets
         self.lock = threading.Lock()
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         self.ending: Ending | None = None
-        self.backend = SocketBackend(agent)
+        self.backend = SocketBackend(rest.pop(0)) if config.port != TCP else None
         self._config = config
         self._arch = find_architecture()
         self._bus = Bus()
@@ -70,7 +70,7 @@ class MicroVm:
         self._devices: dict[str, Stateful] = {}
         self._triggers: dict[str, Trigger] = {}
         self._attach()
-        self.network = self._attach_network(network[0]) if config.network else None
+        self.network = self._attach_network(rest[0]) if config.network else None
         self._vcpus = [self._vm.create_vcpu(number) for number in range(config.cpus)]
         self._threads = [VcpuThread(v, self._bus, self.lock, self._end) for v in self._vcpus]
         # Before the confinement, like all objects.
@@ -89,8 +89,8 @@ class MicroVm:
         plan = Plan(
             spec.command_line,
             config.cpus,
-            serials=1 if config.virtio else 2,
-            virtio=config.virtio + config.network,
+            serials=1 + (config.port == SERIAL),
+            virtio=(config.port == VIRTIO) + config.network,
         )
         entry = self._arch.load(self._memory, spec.kernel, spec.initramfs, plan)
         for vcpu in self._vcpus:
@@ -105,8 +105,8 @@ class MicroVm:
         self._memory.populate(saved.working_set)
         for name in self._saver.restore(saved):
             self._triggers[name]()
-        assert self.backend.port is not None
-        self.backend.port.drain()
+        if self.backend is not None and self.backend.port is not None:
+            self.backend.port.drain()
         if self.network is not None:
             self.network.ready(readable=True)
 
@@ -117,25 +117,30 @@ class MicroVm:
         self._arch.attach_serial(vm, bus, CONSOLE, console)
         self._triggers["console"] = trigger
         self._devices["console"] = console
-        port: VirtioConsole | Uart
-        if self._config.virtio:
-            trigger = self._create_trigger(vm, self._arch.find_virtio_line(0))
-            port = VirtioConsole(self._memory, trigger, self.backend)
-            self._arch.attach_virtio(bus, 0, port)
-        else:
-            trigger = self._create_trigger(vm, self._arch.find_serial_line(AGENT))
-            port = Uart(trigger, self.backend)
-            self._arch.attach_serial(vm, bus, AGENT, port)
-        self._triggers["agent"] = trigger
-        self.backend.port = self._devices["agent"] = port
+        if self.backend is not None:
+            self._attach_port(self.backend)
         self._devices |= self._arch.attach_board(bus, self._on_reset, time.time)
+
+    def _attach_port(self, backend: SocketBackend) -> None:
+        """Attach the device of the agent's port."""
+        port: VirtioConsole | Uart
+        if self._config.port == VIRTIO:
+            trigger = self._create_trigger(self._vm, self._arch.find_virtio_line(0))
+            port = VirtioConsole(self._memory, trigger, backend)
+            self._arch.attach_virtio(self._bus, 0, port)
+        else:
+            trigger = self._create_trigger(self._vm, self._arch.find_serial_line(AGENT))
+            port = Uart(trigger, backend)
+            self._arch.attach_serial(self._vm, self._bus, AGENT, port)
+        self._triggers["agent"] = trigger
+        backend.port = self._devices["agent"] = port
 
     def _attach_network(self, descriptor: int) -> VirtioNet:
         """Attach a network device behind the other virtio devices."""
         # Most machines have no network, and save the time of the import.
         from slipway.vmm.devices.virtio_net import VirtioNet
 
-        number = int(self._config.virtio)
+        number = int(self._config.port == VIRTIO)
         trigger = self._create_trigger(self._vm, self._arch.find_virtio_line(number))
         device = VirtioNet(self._memory, trigger, descriptor)
         self._arch.attach_virtio(self._bus, number, device)
@@ -181,6 +186,11 @@ class MicroVm:
             thread.stop()
 
     @property
+    def is_line_closed(self) -> bool:
+        """True if the parent has closed its end of the agent's line; False without a line."""
+        return self.backend is not None and self.backend.ended
+
+    @property
     def memory(self) -> GuestMemory:
         """The guest's memory."""
         return self._memory
@@ -193,14 +203,15 @@ class MicroVm:
         """
         self.pause()
         with self.lock:
-            if self.ending is not None or self.backend.ended:
+            if self.ending is not None or self.is_line_closed:
                 raise HostError("the guest has ended")
-            if not self.backend.quiet:
+            if self.backend is not None and not self.backend.quiet:
                 raise HostError("bytes are on their way to or from the agent")
             self._saver.save(self._config, channel)
 
     def on_agent_ready(self) -> None:
         """Continue after the agent's socket became readable or writable."""
+        assert self.backend is not None
         with self.lock:
             self.backend.ready()
 

@@ -8,17 +8,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Ports of the agent: a virtio console, the second UART, or a connection over the network interface.
+VIRTIO = "virtio"
+SERIAL = "serial"
+TCP = "tcp"
+PORTS = (VIRTIO, SERIAL, TCP)
+
 
 @record
 class VmConfig:
     """RAM in bytes, number of vCPUs, the agent's port, and whether there is a network interface.
 
-    The port is a virtio console or the second UART. A VM and its clones have the same.
+    ``port`` is one of ``PORTS``; for ``TCP`` the network interface is its only device. A VM and its
+    clones have the same.
     """
 
     memory_bytes: int
     cpus: int
-    virtio: bool
+    port: str
     network: bool = False
 
 

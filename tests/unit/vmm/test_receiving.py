@@ -16,7 +16,7 @@ from slipway.machine import kvm_snapshot
 from slipway.vmm.process import control
 from slipway.vmm.snapshot import pieces
 from slipway.vmm.snapshot import state_file as snapshot
-from slipway.vmm.spec import VmConfig
+from slipway.vmm.spec import SERIAL, VIRTIO, VmConfig
 from unit.vmm.test_state_codec import some
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 fast = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 MIB = 1 << 20
-CONFIG = VmConfig(64 * MIB, 2, virtio=True)
+CONFIG = VmConfig(64 * MIB, 2, VIRTIO)
 SAVED = control.encode(control.SAVED)
 
 
@@ -105,9 +105,9 @@ async def test_any_messages_are_refused(messages: list[bytes]) -> None:
 
 async def test_state_of_another_machine_is_refused() -> None:
     for config in (
-        VmConfig(64 * MIB, 1, True),
-        VmConfig(64 * MIB, 2, False),
-        VmConfig(64 * MIB, 2, True, True),
+        VmConfig(64 * MIB, 1, VIRTIO),
+        VmConfig(64 * MIB, 2, SERIAL),
+        VmConfig(64 * MIB, 2, VIRTIO, True),
     ):
         with pytest.raises(HostError, match="an invalid snapshot of its machine"):
             await receive([state(), SAVED], config=config)

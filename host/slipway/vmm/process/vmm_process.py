@@ -1,8 +1,9 @@
 """Process of a VMM, started by the kvm hypervisor.
 
 The arguments, behind the path of this package, are the parent's process id and inherited
-descriptors: control channel, agent, console, and network if the machine has one. The first message
-on the control channel says which guest to boot; the end of that channel is the end of the process.
+descriptors: control channel, console, agent unless its port is TCP, and network if the machine has
+one. The first message on the control channel says which guest to boot; the end of that channel is
+the end of the process.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _boot_vm(channel: int, sockets: list[int]) -> MicroVm:
     if verb != control.START:
         os._exit(1)  # the parent died before its request
     config = VmConfig(
-        int(texts["memory"]), int(texts["cpus"]), texts["virtio"] == "1", texts["network"] == "1"
+        int(texts["memory"]), int(texts["cpus"]), texts["port"], texts["network"] == "1"
     )
     vm = MicroVm(config, sockets)
     vm.boot(BootSpec(texts["kernel"], texts["initramfs"].split("\n"), texts["command_line"]))
@@ -86,9 +87,10 @@ class VmmProcess:
         """Run until VM or parent has ended; return the exit status."""
         vm = self._vm
         poll = select.epoll()
-        poll.register(vm.backend.descriptor, _WATCHED)
+        if vm.backend is not None:
+            poll.register(vm.backend.descriptor, _WATCHED)
+            poll.register(vm.backend.wake, select.EPOLLIN)
         poll.register(self._channel, select.EPOLLIN)
-        poll.register(vm.backend.wake, select.EPOLLIN)
         poll.register(vm.ended, select.EPOLLIN)
         network = -1
         if vm.network is not None:
@@ -101,7 +103,7 @@ class VmmProcess:
         cpu_us, start_us = time.process_time_ns() // 1000, elapsed // 1000
         send_message(self._channel, control.RUNNING, cpu_us=str(cpu_us), start_us=str(start_us))
         vm.start()
-        while vm.ending is None and not vm.backend.ended:
+        while vm.ending is None and not vm.is_line_closed:
             for descriptor, events in poll.poll():
                 if descriptor == self._channel:
                     if not self._handle_request():

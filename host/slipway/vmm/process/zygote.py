@@ -28,14 +28,15 @@ from slipway.vmm.process import control, descriptors, privileges
 from slipway.vmm.process.control import send_message
 from slipway.vmm.process.vmm_process import VmmProcess, run_and_exit
 from slipway.vmm.snapshot import state_file as snapshot
+from slipway.vmm.spec import TCP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-# Of a clone: control channel, agent, console, standard error; before the last, network if the
-# snapshot's machine has one.
-DESCRIPTORS = 4
+# Of each clone: control channel, console, standard error; before the last, agent and network if the
+# snapshot's machine has them.
+DESCRIPTORS = 3
 
 
 def main() -> NoReturn:
@@ -86,7 +87,7 @@ class Zygote:
 
     def _handle_request(self) -> None:
         try:
-            count = DESCRIPTORS + self._saved.network
+            count = DESCRIPTORS + (self._saved.port != TCP) + self._saved.network
             message, given = descriptors.receive(self._channel, control.MAX_MESSAGE, count)
         except OSError:
             os._exit(1)  # the parent has ended

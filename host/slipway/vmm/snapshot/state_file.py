@@ -13,7 +13,7 @@ from slipway._util.errors import HostError
 from slipway.vmm.pages import PAGE, merge_ranges
 from slipway.vmm.record import record, replace
 from slipway.vmm.snapshot import canonical_msgpack
-from slipway.vmm.spec import VmConfig
+from slipway.vmm.spec import PORTS, VmConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slipway.vmm.pages import Range
 
 # A change of the VM, of its devices or of their addresses needs a new version as well.
-VERSION = 3
+VERSION = 4
 # Eight vCPUs with the largest register sets take much less.
 MAX_BYTES = 4 << 20
 MAX_CPUS = 64
@@ -44,7 +44,7 @@ class Saved:
     architecture: str
     memory: int
     cpus: int
-    virtio: bool
+    port: str
     network: bool
     vcpus: list[dict[str, bytes | int]]
     machine: dict[str, bytes | int]
@@ -54,7 +54,7 @@ class Saved:
     @property
     def config(self) -> VmConfig:
         """The configuration of the VM."""
-        return VmConfig(self.memory, self.cpus, self.virtio, self.network)
+        return VmConfig(self.memory, self.cpus, self.port, self.network)
 
 
 _FIELDS = tuple(Saved.__annotations__)
@@ -135,7 +135,7 @@ def _check_state(value: Any) -> Saved:
     saved = Saved(**value)
     if type(saved.architecture) is not str:
         raise ValueError("its architecture is invalid")
-    if type(saved.virtio) is not bool or type(saved.network) is not bool:
+    if saved.port not in PORTS or type(saved.network) is not bool:
         raise ValueError("its port or network is invalid")
     if type(saved.memory) is not int or not saved.memory or saved.memory % PAGE:
         raise ValueError("its memory size is invalid")

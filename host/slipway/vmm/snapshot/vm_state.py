@@ -61,7 +61,7 @@ class StateSaver:
                 architecture=self._name,
                 memory=config.memory_bytes,
                 cpus=config.cpus,
-                virtio=config.virtio,
+                port=config.port,
                 network=config.network,
                 vcpus=vcpus,
                 machine=machine,
@@ -93,7 +93,7 @@ class StateSaver:
         devices: dict[str, Any] = self._devices
         interrupting: list[str] = []
         for name in ("console", "agent", "network"):
-            if name not in devices:  # a machine without a network
+            if name not in devices:  # a machine without a network, or with an agent on it
                 continue
             device, value = devices[name], saved.get(name)
             due: object
