@@ -52,7 +52,7 @@ def import_image(
 ) -> ImportResult:
     """Import the image in ``file``, which is read in one pass.
 
-    Existing kernels and agents in the store are kept.
+    Intact kernels and agents of the store are kept, unless they are of another version.
 
     Raises:
         ImageError: the archive or the store is invalid; the store is unchanged.
@@ -98,7 +98,7 @@ class _IncomingImage:
         """Write all references: the image's after the others, an added language's last."""
         keys, store = self._index.keys, self._store
         architecture = keys["kernel"]
-        if not _is_sound(lambda: store.kernel(architecture)):
+        if not _has_kernel(store, architecture):
             store.put_record("kernel", architecture, self._manifests["kernel"])
         same_agent = self._index.agent_sources == AgentSources().digest()
         if same_agent:
@@ -217,11 +217,13 @@ def _check_words(image: Image) -> None:
         raise UnfitArchive("the archive's image has invalid environment variables")
 
 
-def _is_sound(find: Callable[[], Any]) -> bool:
+def _has_kernel(store: ImageStore, architecture: str) -> bool:
+    """Return whether the store has a kernel that is intact and current."""
     try:
-        found = find()
-        if found is not None:
-            found.verify()
+        kernel = store.kernel(architecture)
+        if kernel is None or not kernel.is_current:
+            return False
+        kernel.verify()
     except ImageCorrupted:
         return False
-    return found is not None
+    return True

@@ -25,7 +25,7 @@ def build_kernel(
     progress: Callable[[str], None] | None = None,
     refresh: bool = False,
 ) -> Kernel:
-    """Return Debian's cloud kernel; fetch and unpack it if the store has no intact kernel.
+    """Return Debian's cloud kernel; fetch and unpack it if the store has no intact, current kernel.
 
     With ``refresh`` the package lists are updated first.
 
@@ -41,8 +41,10 @@ def build_kernel(
             existing = store.kernel(arch)
             if existing is not None:
                 existing.verify()
-                if not refresh and existing.manifest.get("builder") == BUILDER:
+                if not refresh and existing.is_current:
                     return existing
+                if not existing.is_current:
+                    report(f"the kernel {existing.version} is from another version of Slipway")
         source = DebianArchive(store.apt, arch, report)
         if arch not in kernel.PACKAGES:
             raise BuildFailed(f"no kernel for the architecture {arch!r}")

@@ -11,8 +11,10 @@ import pytest
 
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
+from slipway._run.images import StoredImages
 from slipway._run.languages import find_language
 from slipway.vmm.kvm import usability
+from slipway_initramfs.store.records import BUILDER
 from support.commands import Ended
 from support.stores import flip_a_byte, store_root
 
@@ -208,6 +210,22 @@ def test_damaged_part_is_made_again(
     assert (ended.code, ended.stdout) == (0, b"hello\n")
     assert commands("slipway", "doctor", "--store", store.root).code == 0
     assert commands.leftovers() == []
+
+
+def test_kernel_of_another_version_is_unpacked_again(store: ImageStore, bash: Assets) -> None:
+    store.apt.symlink_to(store_root(bash) / "apt")
+    stale = bash.kernel.manifest | {"builder": BUILDER - 1}
+    with store.building("kernel"):
+        store.put_record("kernel", bash.kernel.architecture, stale)
+    said: list[str] = []
+
+    needs_build = not StoredImages(store).is_built(bash.language)
+    found = find_assets(bash.language, Options(), store, said.append)
+
+    assert needs_build
+    assert found.kernel.is_current
+    assert StoredImages(store).is_built(bash.language)
+    assert f"the kernel {bash.kernel.version} is from another version of Slipway" in said
 
 
 # --- Stores that cannot be written ------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from slipway_initramfs.store.records import BUILDER
 from slipway_initramfs.units import MIB
 
 if TYPE_CHECKING:
@@ -87,14 +88,21 @@ def put_image(
     return image
 
 
-def put_kernel(store: ImageStore) -> Kernel:
-    """Put a kernel of amd64 into a store."""
+def put_kernel(
+    store: ImageStore,
+    *,
+    version: str = "6.1",
+    content: bytes = b"kernel",
+    builder: int = BUILDER,
+) -> Kernel:
+    """Put a kernel of amd64 into a store, as unpacked by the ``builder`` of this number."""
     with store.building("kernel-amd64"):
-        image = store.put_blob(writer(b"kernel"))
+        image = store.put_blob(writer(content))
         modules = store.put_blob(writer(b"modules"))
         manifest = {
+            "builder": builder,
             "architecture": "amd64",
-            "version": "6.1",
+            "version": version,
             "image": {"digest": image.digest, "size": image.size},
             "modules": {"digest": modules.digest, "size": modules.size},
         }

@@ -147,7 +147,10 @@ class AgentConnection:
                 case m.Ready():
                     pass  # the answer to the second Hello of the handshake
                 case m.Fault(text=text):
-                    raise HostError(f"the guest has no network: {to_plain_line(text)}")
+                    raise HostError(
+                        f"the guest has no network: {to_plain_line(text)}",
+                        "A kernel of your own needs the driver virtio_net built in.",
+                    )
                 case _:
                     raise HostError(f"{type(message).__name__} came before the network was up")
 

@@ -64,10 +64,10 @@ class AssetRequest:
 def find_boot_assets(
     image: Image, request: AssetRequest, store: ImageStore, progress: Progress
 ) -> Assets:
-    """Find the assets that boot ``image``; a missing kernel or agent is built.
+    """Find the assets that boot ``image``; a missing or stale kernel or agent is built.
 
     Raises:
-        HostError: the kernel is missing, and the hypervisor is not available on this host.
+        HostError: the kernel is missing or stale, and the hypervisor is not available on this host.
         ImageError: the kernel or the agent cannot be built.
         InputError: the machine would have too little memory.
     """
@@ -91,7 +91,7 @@ def build_assets(
     if not verified:
         with suppress(ImageCorrupted):
             kernel = store.kernel()
-    if kernel is None:
+    if kernel is None or not kernel.is_current:
         from slipway_initramfs.kernel_build import build_kernel
 
         hypervisor.check()

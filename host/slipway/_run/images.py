@@ -60,11 +60,13 @@ class StoredImages:
         return choose(options.machine, self._store.root)
 
     def is_built(self, language: Language) -> bool:
-        """Return whether the store has the image and the kernel."""
+        """Return whether the store has the image and the kernel, neither of them stale."""
         from slipway_initramfs.errors import ImageCorrupted
 
         try:
-            image = self._store.image(language.image)
-            return image is not None and language.matches(image) and bool(self._store.kernel())
+            image, kernel = self._store.image(language.image), self._store.kernel()
+            if image is None or kernel is None:
+                return False
+            return language.matches(image) and kernel.is_current
         except ImageCorrupted:
             return False

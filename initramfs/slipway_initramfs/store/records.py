@@ -239,6 +239,11 @@ class Kernel:
         """Path of the uncompressed cpio archive with the modules for the agent's port."""
         return self.modules.path
 
+    @property
+    def is_current(self) -> bool:
+        """Whether a build today would unpack the same files from the same package."""
+        return self.manifest.get("builder") == BUILDER
+
     def quick_check(self) -> None:
         """Check that both files exist and have the stated lengths.
 

@@ -22,7 +22,7 @@ from slipway_initramfs.store import manifests
 from slipway_initramfs.store.garbage_collection import prune
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_initramfs.store.records import BUILDER
-from support.stores import names, put_agent, put_image, put_kernel, writer
+from support.stores import names, put_agent, put_image, put_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,11 +134,7 @@ def test_an_image_takes_the_place_of_another(full: ImageStore, empty: ImageStore
 
 
 def test_kernel_and_agent_of_the_store_are_kept(full: ImageStore, empty: ImageStore) -> None:
-    with empty.building("kernel-amd64"):
-        blob = empty.put_blob(writer(b"own"))
-        part = {"digest": blob.digest, "size": blob.size}
-        told = {"architecture": "amd64", "version": "7", "image": part, "modules": part}
-        empty.put_record("kernel", "amd64", told)
+    put_kernel(empty, version="7", content=b"own")
 
     take_in(empty, export(full, "bash"))
 
@@ -146,6 +142,18 @@ def test_kernel_and_agent_of_the_store_are_kept(full: ImageStore, empty: ImageSt
     assert kernel is not None
     assert kernel.version == "7"
     assert hashlib.sha256(b"kernel").hexdigest() not in names(empty.root / "blobs")
+
+
+def test_kernel_of_another_builder_in_the_store_is_replaced(
+    full: ImageStore, empty: ImageStore
+) -> None:
+    put_kernel(empty, version="7", builder=BUILDER - 1)
+
+    take_in(empty, export(full, "bash"))
+
+    kernel = empty.kernel("amd64")
+    assert kernel is not None
+    assert kernel.version == "6.1"
 
 
 def test_a_damaged_kernel_of_the_store_is_replaced(full: ImageStore, empty: ImageStore) -> None:
