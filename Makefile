@@ -25,6 +25,8 @@ LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/t
 	tests/behaviour/test_hostile.py tests/behaviour/test_clones.py tests/behaviour/test_sessions.py \
 	tests/behaviour/test_network_device.py \
 	--machine kvm --through guest --through clone
+# The same on an emulated Arm processor.
+LAB_ARM_TESTS ?= tests/kvm/test_refusals.py
 LAB_TIMEOUT ?= 3600
 FUZZ_SECONDS ?= 600
 FUZZ_FRAMES ?= 1000000
@@ -37,8 +39,14 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
+# Without the plugins that these tests do not need, some of which have compiled modules.
+LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run --memory 2048 --timeout $(LAB_TIMEOUT) \
+	--env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 -- \
+	.venv/bin/python -m pytest -p pytest_asyncio -p pytest_timeout -p no:cacheprovider \
+	--basetemp /tmp/pytest
+
 .PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server killed-gateways many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
-	lab lab-full clean
+	lab lab-full lab-arm clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
 	@.ci/setup run
@@ -125,6 +133,10 @@ lab: images ## pass the tests that need KVM, in a machine that has it
 
 lab-full: images ## the same with all behaviours of all languages
 	@$(LAB_PYTEST) $(LAB_FULL_TESTS)
+
+lab-arm: ## pass the tests of KVM on an emulated Arm machine that has it
+	@.ci/setup test
+	@$(LAB_ARM_PYTEST) $(LAB_ARM_TESTS)
 
 bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual time
 	@.venv/bin/python bench/exits.py --prepare

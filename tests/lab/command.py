@@ -10,15 +10,22 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lab.architecture import ARCHITECTURES
 from lab.bytecode import compile_modules
+from lab.debian_root import SITE, check_python
 from lab.files import UNNEEDED, build_host_files, list_python_paths
 from lab.image import LabImage, find_lab_image
 from lab.job import Job
 from lab.machine import LabSpec, run
 from slipway._util.errors import HostError, SlipwayError
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.store.image_store import ImageStore
+
+if TYPE_CHECKING:
+    from lab.architecture import LabArchitecture
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME_OVER = 124
@@ -33,13 +40,16 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         store = ImageStore()
-        image = find_lab_image(store, _say, refresh=getattr(options, "refresh", False))
+        arch = ARCHITECTURES[options.arch]
+        if not arch.is_native:
+            check_python()
+        image = find_lab_image(store, arch, _say, refresh=getattr(options, "refresh", False))
         if options.action == "build":
             _say(f"the lab has the kernel {image.version}")
             return 0
         compile_modules(ROOT)
         spec = _build_spec(options, image, store.root)
-        return asyncio.run(run(spec, _job(options), options.timeout))
+        return asyncio.run(run(spec, _build_job(options, arch, store.root), options.timeout))
     except BrokenPipeError:  # nobody wants to know how it goes on
         return LAB_FAILED
     except TimeoutError:
@@ -78,10 +88,14 @@ def _build_spec(options: argparse.Namespace, image: LabImage, state: Path) -> La
     )
 
 
-def _job(options: argparse.Namespace) -> Job:
+def _build_job(options: argparse.Namespace, arch: LabArchitecture, store: Path) -> Job:
     directory = Path.cwd()
+    visible = [directory, ROOT, Path(sys.prefix).resolve()]
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     environment |= {"PATH": PATH, "PYTHONDONTWRITEBYTECODE": "1"}
+    if not arch.is_native:
+        environment["PYTHONPATH"] = f"/{SITE}"
+        visible.append(store.resolve())
     for pair in options.env:
         name, equals, value = pair.partition("=")
         if equals:
@@ -92,14 +106,21 @@ def _job(options: argparse.Namespace) -> Job:
         options.command,
         directory,
         environment,
-        visible=(directory, ROOT, Path(sys.prefix).resolve()),
+        visible=visible,
         out=options.out and options.out.resolve(),
         shared=not options.icount,
+        native=arch.is_native,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab", description="real KVM, inside emulation")
+    parser.add_argument(
+        "--arch",
+        choices=ARCHITECTURES,
+        default=machine_architecture(),
+        help="of the machine in the lab, by Debian's name (default: this host's)",
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     build = actions.add_parser("build", help="make the lab's image if it is missing")
     build.add_argument("--refresh", action="store_true", help="ask Debian for a newer kernel")

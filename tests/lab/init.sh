@@ -14,14 +14,21 @@ for module in /modules/*.ko; do
     insmod "$module" || die "cannot insert $module"
 done
 
+# The number of the device depends on the board.
+find_port() {
+    for port in /root/dev/vport*p1; do
+        [ -e "$port" ] && return
+    done
+    return 1
+}
 tries=0
-until [ -e /root/dev/vport0p1 ]; do
+until find_port; do
     tries=$((tries + 1))
     [ $tries -lt 1000 ] || die "the port for the output is missing"
     sleep 0.01
 done
 # Held open to the end: nobody else can open the port then.
-exec 9>/root/dev/vport0p1
+exec 9>"$port"
 
 mount -a || die "cannot mount all of /etc/fstab"
 hostname lab

@@ -36,7 +36,8 @@ class Job:
     """Command, and its directories.
 
     ``visible`` are directories of the host that L1 shows even below /tmp or /run. ``shared``: the
-    root is the host's. ``out`` is a directory of the host, or None.
+    root is the host's; if not ``native``, L1 has a root of its own, and of the host's only
+    ``visible``. ``out`` is a directory of the host, or None.
     """
 
     command: Sequence[str]
@@ -45,6 +46,7 @@ class Job:
     visible: Sequence[Path] = ()
     out: Path | None = None
     shared: bool = True
+    native: bool = True
     marker: str = field(default_factory=lambda: f"\x1e{os.urandom(16).hex()}")
     """Precedes the exit status at the end of the output; no program can know it."""
 
@@ -66,6 +68,8 @@ class Job:
     def _add_host(self, tree: Tree) -> list[tuple[str, str, str, str]]:
         """Add the parts of the host's root; return its mounts."""
         mounts = [("host", "../host", "9p", f"ro,cache=loose,{_9P}")]
+        if not self.native:
+            return [*mounts, *self._add_visible(tree, self.visible)]
         for entry in sorted(Path("/").iterdir()):
             if entry.name in _OWN:
                 continue
@@ -76,11 +80,14 @@ class Job:
                 mounts.append(_bound(entry))
         if Path("/var/tmp").is_dir():
             mounts.append(("tmpfs", "var/tmp", "tmpfs", "mode=1777"))
-        for path in self.visible:
-            if path.parts[1] in ("tmp", "run"):
-                tree.add_directory(f"{ROOT}{path}")
-                mounts.append(_bound(path))
-        return mounts
+        hidden = [path for path in self.visible if path.parts[1] in ("tmp", "run")]
+        return [*mounts, *self._add_visible(tree, hidden)]
+
+    def _add_visible(self, tree: Tree, paths: Sequence[Path]) -> list[tuple[str, str, str, str]]:
+        for path in paths:
+            tree.add_directory(f"{ROOT}{path}")
+        # A directory comes before those in it, which its own mount would hide.
+        return [_bound(path) for path in sorted(set(paths))]
 
     def _add_own(self, tree: Tree) -> list[tuple[str, str, str, str]]:
         tree.add_directory(f"{ROOT}/var/tmp", 0o1777)

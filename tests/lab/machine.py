@@ -1,4 +1,4 @@
-"""L1: a QEMU that emulates AMD's SVM, so that a Linux in it has a real /dev/kvm."""
+"""L1: a QEMU that emulates a processor with KVM, so that a Linux in it has a real /dev/kvm."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lab.output import Output
 from slipway._util.errors import HostError
 from slipway.machine.console import Console
 from slipway.machine.process import ChildProcess
-from slipway.machine.qemu import find_program
 from slipway.machine.tsc import find_tsc_khz
 from slipway_initramfs.rootfs.cpio import write_tree
+from support.host_programs import describe_missing, find_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
     from lab.job import Job
     from slipway_initramfs.rootfs.tree import Tree
 
-BOARD = "microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off"
-# erms, fsrm and smap: as for the machine that Slipway itself starts. Five levels of page tables
-# would lengthen every walk through two sets of them.
-CPU = "max,-erms,-fsrm,-smap,-la57"
-KERNEL_ARGUMENTS = (
-    "console=ttyS0 reboot=t panic=-1 mitigations=off init_on_alloc=0 rodata=off"
-    " cryptomgr.notests random.trust_cpu=on swiotlb=noforce tsc=reliable"
-)
 ICOUNT_KHZ = 1_000_000  # the counter counts virtual nanoseconds then
 # Time of day and random numbers, too, are then the same in each run.
 ICOUNT = (
@@ -64,15 +56,16 @@ def build_arguments(
     """Return QEMU's arguments; the numbers are inherited descriptors."""
     # One thread cannot overtake itself: docs/lab.md, "One CPU".
     threads = "multi" if spec.cpus > 1 and not spec.icount else "single"
-    khz = ICOUNT_KHZ if spec.icount else find_tsc_khz(spec.state / "tsc-khz")
     root = "ramfs" if spec.files else "tmpfs"
     loudness = "" if spec.boot_log else " quiet"
+    arch = spec.image.architecture
     return [
-        *["-M", BOARD, "-accel", f"tcg,thread={threads},tb-size={CACHE_MIB}", "-cpu", CPU],
+        *["-M", arch.board, "-cpu", arch.processor],
+        *["-accel", f"tcg,thread={threads},tb-size={CACHE_MIB}"],
         *["-m", f"{spec.memory}M", "-smp", str(spec.cpus)],
         *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
         *["-kernel", str(spec.image.kernel), "-initrd", f"/proc/self/fd/{initrd}"],
-        *["-append", f"{KERNEL_ARGUMENTS} rootfstype={root} tsc_early_khz={khz}{loudness}"],
+        *["-append", f"{arch.kernel_arguments} rootfstype={root}{_clock(spec)}{loudness}"],
         *["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"],
         *["-chardev", f"socket,id=output,fd={output}"],
         *["-device", "virtio-serial-device,max_ports=2"],
@@ -81,6 +74,14 @@ def build_arguments(
         *(_share_directory("host", "/", writable=False) if job.shared else []),
         *(_share_directory("out", str(job.out), writable=True) if job.out else []),
     ]
+
+
+def _clock(spec: LabSpec) -> str:
+    """Return the kernel's argument for the clock of an x86-64, which it would have to measure."""
+    if spec.image.architecture.name != "amd64":
+        return ""
+    khz = ICOUNT_KHZ if spec.icount else find_tsc_khz(spec.state / "tsc-khz")
+    return f" tsc_early_khz={khz}"
 
 
 def _share_directory(tag: str, path: str, *, writable: bool) -> list[str]:
@@ -97,7 +98,10 @@ async def run(spec: LabSpec, job: Job, timeout: float | None) -> int:
         HostError: L1 cannot be started, or ended before the command did.
         TimeoutError: the command did not end within ``timeout`` seconds.
     """
-    program = find_program()
+    name = spec.image.architecture.program
+    program = find_program(name)
+    if program is None:
+        raise HostError(describe_missing(name))
     with ExitStack() as stack:
         initrd = _create_initrd(spec, job)
         stack.callback(os.close, initrd)

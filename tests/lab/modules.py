@@ -6,12 +6,9 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from slipway_initramfs.debian.kernel import KernelPackage
-
-# In the order in which they are inserted; dependencies come by themselves.
-NAMES = ("virtio_mmio", "virtio_console", "9pnet_virtio", "9p", "kvm", "kvm_amd")
 
 # struct module_signature, of which the last field is the length (include/linux/module_signature.h)
 _SIGNATURE = struct.Struct(">8xI")
@@ -25,10 +22,14 @@ _STORE = struct.Struct("<4sI")
 _STORE_CODE = bytes.fromhex("48c7400c")
 
 
-def prepare(package: KernelPackage, progress: Callable[[str], None]) -> dict[str, bytes]:
-    """Return the modules of a kernel in their loading order, changed for L1."""
-    found = {name: _strip_signature(data) for name, data in package.modules(NAMES).items()}
-    return found | {"kvm": _remove_pv_eoi(found["kvm"], progress)}
+def prepare(
+    package: KernelPackage, names: Sequence[str], progress: Callable[[str], None]
+) -> dict[str, bytes]:
+    """Return these modules of a kernel in their loading order, changed for L1."""
+    found = {name: _strip_signature(data) for name, data in package.modules(names).items()}
+    if "kvm" in found:
+        found["kvm"] = _remove_pv_eoi(found["kvm"], progress)
+    return found
 
 
 def _strip_signature(module: bytes) -> bytes:

@@ -12,12 +12,25 @@ import psutil
 import pytest
 
 from lab.output import Output
+from slipway_initramfs.architectures import machine_architecture
 
 ROOT = Path(__file__).parents[2]
 LAB = [sys.executable, str(Path(__file__).parent)]
 # Seconds. A loaded host takes half a minute to boot; only a test that fails waits for it.
 PATIENCE = 240
 EXAMINE = "from slipway.vmm.kvm.usability import examine; print(examine())"
+HERE = machine_architecture()
+# KVM_GET_API_VERSION, KVM_CREATE_VM with addresses of 40 bits, and KVM_ARM_PREFERRED_TARGET, whose
+# first word is the target: 5 is KVM_ARM_TARGET_GENERIC_V8 (arch/arm64/include/uapi/asm/kvm.h).
+PROBE_ARM = """
+import fcntl, os, platform, msgpack, psutil, slipway
+kvm = os.open("/dev/kvm", os.O_RDWR)
+version = fcntl.ioctl(kvm, 0xAE00, 0)
+vm = fcntl.ioctl(kvm, 0xAE01, 0)
+target = bytearray(32)
+fcntl.ioctl(vm, 0x8020AEAF, target)
+print(platform.machine(), version, target[0], msgpack.packb(1), slipway.__file__)
+"""
 
 pytestmark = [
     pytest.mark.usefixtures("installed_qemu"),
@@ -32,9 +45,15 @@ def image() -> None:
     subprocess.run([*LAB, "build"], check=True, timeout=PATIENCE * 2)
 
 
-def lab(*arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def arm_image(image: None) -> None:
+    """What the L1 of Arm boots from, made of some 80 packages the first time."""
+    subprocess.run([*LAB, "--arch", "arm64", "build"], check=True, timeout=PATIENCE * 2)
+
+
+def lab(*arguments: str, arch: str = HERE) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*LAB, "run", *arguments],
+        [*LAB, "--arch", arch, "run", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -128,6 +147,17 @@ def test_time_can_follow_the_count_of_instructions() -> None:
 
     assert ended.returncode == 0, ended
     assert 1000 < float(ended.stdout) < 1100
+
+
+@pytest.mark.debian("qemu-system-aarch64")
+@pytest.mark.usefixtures("arm_image")
+def test_lab_of_arm_has_its_own_kvm_and_python_and_the_files_of_the_host() -> None:
+    module = ROOT / "host" / "slipway" / "__init__.py"
+
+    ended = lab("--memory", "1024", "--", sys.executable, "-c", PROBE_ARM, arch="arm64")
+
+    assert ended.stdout.splitlines() == [f"aarch64 12 5 b'\\x01' {module}"], ended
+    assert ended.returncode == 0
 
 
 def test_what_is_missing_is_one_sentence() -> None:
