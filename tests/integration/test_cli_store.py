@@ -109,7 +109,17 @@ def test_doctor_finds_this_host_well(commands: Commands, store: ImageStore) -> N
     findings = json.loads(records.stdout)
     assert {"need", "met", "found", "fix", "needed"} == set(findings[0])
     needs = {finding["need"] for finding in findings}
-    assert needs >= {"qemu", "kvm", "memory", "disk", "store", "kernel", "image"}
+    assert needs >= {
+        "qemu",
+        "kvm",
+        "gateway",
+        "names",
+        "memory",
+        "disk",
+        "store",
+        "kernel",
+        "image",
+    }
     assert all(finding["met"] for finding in findings if finding["needed"])
 
 

@@ -113,6 +113,7 @@ def examine_host(store: ImageStore) -> Iterator[Finding]:
     yield _check_program("apt-get", _WITHOUT_APT, needed=False)
     yield from _check_resources(store)
     yield _check_kvm()
+    yield from _check_network()
     yield from _check_store(store)
 
 
@@ -170,6 +171,33 @@ def _check_kvm() -> Finding:
     usable, reason = examine_kvm()
     fix = "optional: programs run slower without KVM; use bare metal, or a host with nested VMs"
     return Finding("kvm", usable, reason, fix, needed=False)
+
+
+def _check_network() -> Iterator[Finding]:
+    from slipway.machine.gateway_trial import ResolverAnswer, try_gateway
+
+    trial = try_gateway()
+    found, fix = "confined", "only needed for networks: a kernel with seccomp filters"
+    if trial.failure:
+        found = f"a gateway cannot be confined: {trial.failure}"
+    elif not trial.has_landlock:
+        found = "confined, but it can read files that this user can read: no Landlock"
+        fix = "optional: Linux 5.13 or later, with landlock in the kernel's argument lsm="
+    yield Finding("gateway", trial.has_landlock, found, fix, needed=False)
+    found, fix = {
+        ResolverAnswer.RESOLVED: ("example.com resolves", ""),
+        ResolverAnswer.UNKNOWN: (
+            "the host's resolver does not know example.com",
+            "only needed for rules with public names: a resolver in /etc/resolv.conf that knows"
+            " them; --network host:PORT and rules with addresses work",
+        ),
+        ResolverAnswer.SILENT: (
+            "the host's resolver does not answer",
+            "only needed for rules with names: a resolver in /etc/resolv.conf that answers",
+        ),
+        ResolverAnswer.UNTRIED: ("not tried, as a gateway cannot be confined", "see above"),
+    }[trial.resolver]
+    yield Finding("names", trial.resolver is ResolverAnswer.RESOLVED, found, fix, needed=False)
 
 
 def _check_store(store: ImageStore) -> Iterator[Finding]:

@@ -96,11 +96,11 @@ _CALLS = {
 }
 
 
-def confine(parent: int) -> None:
+def confine(parent: int) -> bool:
     """Give up all rights that a running gateway does not need.
 
     Ports are bound, and all modules are imported, before. ``parent`` is the process with which this
-    one dies.
+    one dies. Return False if the kernel has no Landlock.
 
     Raises:
         HostError: the kernel cannot filter system calls.
@@ -127,10 +127,11 @@ def confine(parent: int) -> None:
             resource.RLIMIT_DATA: MAX_DATA,
         }
     )
-    landlock.restrict_to_reading(readable)
+    has_landlock = landlock.restrict_to_reading(readable)
     code = build_filter(os.uname().machine, os.getpid())
     if code is not None:
         call_filter.install(code, "the gateway")
+    return has_landlock
 
 
 def build_filter(machine: str, process: int) -> bytes | None:

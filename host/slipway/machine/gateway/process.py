@@ -25,7 +25,7 @@ from slipway.machine.gateway.policy import Policy
 from slipway.machine.gateway.poller import READ, WRITE, Poller
 from slipway.machine.gateway.published import format_ports, open_listeners
 from slipway.machine.gateway.report import Report
-from slipway.machine.gateway.resolver import Resolver
+from slipway.machine.gateway.resolver import Resolver, ignore_search_domains
 from slipway.vmm.libc import libc
 from slipway.vmm.process import control, privileges
 from slipway.vmm.process.control import send_message
@@ -45,9 +45,7 @@ def main() -> NoReturn:
     """Serve one guest to the end of its machine."""
     parent, channel, link = map(int, sys.argv[-3:])
     privileges.set_parent_death_signal(parent)
-    # A rule names a host, and none below the search domains of this host (resolv.conf(5)). A dot at
-    # the end of each name would also have this effect, but is unknown to /etc/hosts.
-    os.putenv("LOCALDOMAIN", ".")
+    ignore_search_domains()
     try:
         gateway = prepare(channel, link)
         confine(parent)

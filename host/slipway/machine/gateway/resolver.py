@@ -25,6 +25,15 @@ MAX_ADDRESSES = 8
 SECONDS = 10.0
 
 
+def ignore_search_domains() -> None:
+    """Look names up as they are from now on, and not below the host's domains (resolv.conf(5)).
+
+    A rule names a host, and no other one there. A dot at the end of each name would also have this
+    effect, but is unknown to /etc/hosts.
+    """
+    os.putenv("LOCALDOMAIN", ".")
+
+
 def look_up(name: bytes) -> list[str]:
     """Return the addresses of ``name``, in the order in which they should be tried (RFC 6724).
 
