@@ -48,10 +48,11 @@ class Network:
         for name, kind in read_field_types(Network).items():
             value = check_value(f"{name} of a network", kind, getattr(self, name))
             object.__setattr__(self, name, value)
-        if len(self.rules) > MAX_RULES:
+        # A long list is refused before it is read, for the list of a client of the server.
+        count = len(self.allow)
+        if count > MAX_RULES or (count := len(self.rules)) > MAX_RULES:
             raise InputError(
-                f"allow of a network has {len(self.rules)} rules, and at most {MAX_RULES} are"
-                " allowed",
+                f"allow of a network has {count} rules, and at most {MAX_RULES} are allowed",
                 "Allow all names below one: *.example.com",
             )
         self._read_ports()

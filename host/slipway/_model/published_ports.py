@@ -46,7 +46,8 @@ def read_published_port(given: str | int) -> PublishedPort:
     Raises:
         InputError: the mapping is invalid.
     """
-    text = str(given).strip()
+    # Python refuses to write a number of thousands of digits in decimal.
+    text = given.strip() if isinstance(given, str) else _write_number(given)
     before, _, last = text.rpartition(":")
     guest = _read_port(text, last)
     if guest == AGENT_PORT:
@@ -91,8 +92,14 @@ def read_published_ports(published: tuple[str | int, ...]) -> tuple[PublishedPor
 
 def _read_port(text: str, port: str) -> int:
     if not _is_number(port) or not 1 <= int(port) <= MAX_PORT:
-        raise _refuse(text, f"has {port[:20]!r} for a port of 1 to {MAX_PORT}", _EXAMPLES)
+        raise _refuse(
+            text, f"has the invalid port {port[:20]!r}", f"Ports are 1 to {MAX_PORT}. {_EXAMPLES}"
+        )
     return int(port)
+
+
+def _write_number(number: int) -> str:
+    return str(number) if number.bit_length() < 64 else hex(number)
 
 
 def _is_number(text: str) -> bool:
@@ -107,9 +114,17 @@ def _check_address(text: str, host: str) -> str:
     try:
         address = ip_address(bare)
     except ValueError:
-        raise _refuse(text, f"has {host[:60]!r} for an address of this host", _EXAMPLES) from None
+        raise _refuse(
+            text,
+            f"has the invalid address {host[:60]!r}",
+            f"Write an IP address of this host. {_EXAMPLES}",
+        ) from None
     if "%" in bare or (address.version == 6) != (bare is not host):
-        raise _refuse(text, f"has {host[:60]!r} for an address of this host", _EXAMPLES)
+        raise _refuse(
+            text,
+            f"has the invalid address {host[:60]!r}",
+            f"Write an IP address of this host. {_EXAMPLES}",
+        )
     return str(address)
 
 

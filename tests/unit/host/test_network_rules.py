@@ -37,6 +37,9 @@ rules = st.just("open") | st.builds(
 rules = rules | st.integers(1, 65535).map("host:{}".format) | st.sampled_from(list(PRESETS))
 
 
+LONG_UNICODE = "".join(chr(0x4E00 + number % 5000) for number in range(15_000))
+
+
 @pytest.mark.parametrize(
     ("text", "canonical"),
     [
@@ -85,6 +88,10 @@ def test_rule_has_one_canonical_form(text: str, canonical: list[str]) -> None:
         ("straße.example", "two encodings"),
         (f"{'a' * 64}.example", "part of more than 63"),
         (f"{'a' * 63}." * 4 + "example", "more than 253"),
+        # Texts of clients whose encoding would take minutes.
+        (f"{LONG_UNICODE[:200]}.example", "part of more than 63"),
+        (f"{LONG_UNICODE}.example", "more than 300"),
+        ("1." * 500_000, "more than 300"),
         ("example.com:0", "invalid port"),
         ("example.com:65536", "invalid port"),
         ("example.com:", "invalid port"),
@@ -200,6 +207,11 @@ def test_each_rule_is_inside_itself(text: str) -> None:
     network = Network(allow=(text,))
 
     assert network.find_excess(network) is None
+
+
+def test_long_list_is_refused_before_a_rule_is_read() -> None:
+    with pytest.raises(InputError, match="10000 rules, and at most 200"):
+        Network(allow=("is not a rule",) * 10_000)
 
 
 def test_network_is_frozen_and_has_each_rule_once() -> None:

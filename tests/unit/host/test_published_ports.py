@@ -38,13 +38,13 @@ def test_port_is_read(given_port: str | int, mapping: PublishedPort) -> None:
         (70000, "'70000'"),
         (-1, "'-1'"),
         (1, "which its agent uses"),
-        ("0:80", "'0'"),
+        ("0:80", "Ports are 1 to 65535"),
         ("80:", "''"),
-        (":80", "address of this host"),
+        (":80", "invalid address"),
         ("localhost:8080:80", "'localhost'"),
         ("::1:8080:80", "'::1'"),
         ("[127.0.0.1]:80", "'[127.0.0.1]'"),
-        ("fe80::1%eth0:8080:80", "address of this host"),
+        ("fe80::1%eth0:8080:80", "invalid address"),
         ("unix::80", "no path"),
         (f"unix:/{'a' * 107}:80", "no path"),
         ("unix:/tmp/a\nb:80", "no path"),
@@ -55,7 +55,12 @@ def test_wrong_port_is_named(given_port: str | int, words: str) -> None:
         Network(publish=(given_port,))
 
     assert repr(str(given_port)[:80]) in caught.value.message
-    assert words in caught.value.message
+    assert words in f"{caught.value.message}. {caught.value.hint}"
+
+
+def test_number_that_python_does_not_write_is_refused_as_others() -> None:
+    with pytest.raises(InputError, match="invalid port"):
+        Network(publish=(10**5000,))
 
 
 def test_place_of_the_host_is_published_once() -> None:
