@@ -76,7 +76,7 @@ class BareMetal:
         self.ended = threading.Event()
         self.kvm = Kvm()
         self.memory = GuestMemory(arch.place_memory(memory))
-        self.vm = self.kvm.create_vm(arch.MACHINE_TYPE)
+        self.vm = self.kvm.create_vm(arch.find_machine_type(self.kvm))
         for slot, region in enumerate(self.memory.regions):
             host_address = self.memory.host_address + region.offset
             self.vm.set_memory(slot, region.address, region.size, host_address)
@@ -86,6 +86,7 @@ class BareMetal:
         if code.has("handler"):
             self._write_idt(code.address("handler"))
         self.vcpus = [self.vm.create_vcpu(number) for number in range(cpus)]
+        arch.connect_vcpus(self.vm, self.vcpus)
         for vcpu in self.vcpus:
             processor.prepare(self.kvm, vcpu, cpus, CODE)
         self.threads = [VcpuThread(v, self.bus, self.lock, self.end) for v in self.vcpus]

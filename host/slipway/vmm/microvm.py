@@ -62,16 +62,17 @@ class MicroVm:
         self._console = ConsoleBackend(console)
         self._kvm = Kvm()
         self._memory = memory or GuestMemory(self._arch.place_memory(config.memory_bytes))
-        self._vm = self._kvm.create_vm(self._arch.MACHINE_TYPE)
+        self._vm = self._kvm.create_vm(self._arch.find_machine_type(self._kvm))
         for slot, region in enumerate(self._memory.regions):
             host_address = self._memory.host_address + region.offset
             self._vm.set_memory(slot, region.address, region.size, host_address)
         self._arch.create_interrupts(self._vm)
+        self._vcpus = [self._vm.create_vcpu(number) for number in range(config.cpus)]
+        self._arch.connect_vcpus(self._vm, self._vcpus)
         self._devices: dict[str, Stateful] = {}
         self._triggers: dict[str, Trigger] = {}
         self._attach()
         self.network = self._attach_network(rest[0]) if config.network else None
-        self._vcpus = [self._vm.create_vcpu(number) for number in range(config.cpus)]
         self._threads = [VcpuThread(v, self._bus, self.lock, self._end) for v in self._vcpus]
         # Before the confinement, like all objects.
         self._saver = StateSaver(

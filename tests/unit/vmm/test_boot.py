@@ -12,7 +12,8 @@ import pytest
 
 from slipway import InputError
 from slipway.vmm.arch.x86_64 import boot, layout
-from slipway.vmm.arch.x86_64.architecture import load, place_initramfs, place_memory
+from slipway.vmm.arch.x86_64.architecture import load, place_memory
+from slipway.vmm.files import place_initramfs
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.spec import Plan
 from support.machine_code import CODE, Code, vmlinux

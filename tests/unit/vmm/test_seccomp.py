@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from slipway.vmm.kvm import abi, x86_64, x86_64_state
+from slipway.vmm.kvm import aarch64, aarch64_state, abi, x86_64, x86_64_state
 from slipway.vmm.process import seccomp
-from support.call_filters import AARCH64, ALLOW, I386, KILL, REFUSED, UNKNOWN, X86_64, judge_call
+from support.call_filters import (
+    AARCH64,
+    ALLOW,
+    ARM,
+    I386,
+    KILL,
+    REFUSED,
+    UNKNOWN,
+    X86_64,
+    judge_call,
+)
 
 PROCESS = 4711
 X32 = 0x40000000
@@ -18,6 +28,13 @@ NEW_USER, VFORK = 0x10000000, 0x00004000
 def judge(number: int, *arguments: int, architecture: int = X86_64) -> int:
     """What the filter returns for a call."""
     code = seccomp.build_filter("x86_64", PROCESS)
+    assert code is not None
+    return judge_call(code, architecture, number, *arguments)
+
+
+def judge_arm(number: int, *arguments: int, architecture: int = AARCH64) -> int:
+    """Return the verdict of aarch64's filter on a call."""
+    code = seccomp.build_filter("aarch64", PROCESS)
     assert code is not None
     return judge_call(code, architecture, number, *arguments)
 
@@ -135,6 +152,41 @@ def test_argument_of_an_unconditional_call_changes_nothing() -> None:
     assert judge(1, *[(1 << 64) - 1] * 6) == ALLOW
 
 
-@pytest.mark.parametrize("machine", ["aarch64", "i686", "riscv64", ""])
+# write, read, readv, writev, epoll_pwait, brk, munmap, exit_group
+@pytest.mark.parametrize("number", [64, 63, 65, 66, 22, 214, 215, 94])
+def test_call_that_a_vmm_makes_is_allowed_on_aarch64(number: int) -> None:
+    assert judge_arm(number) == ALLOW
+
+
+# openat, execve, socket, connect, kill, ptrace, eventfd2, dup3
+@pytest.mark.parametrize("number", [56, 221, 198, 203, 129, 117, 19, 24])
+def test_call_that_no_vmm_makes_is_refused_on_aarch64(number: int) -> None:
+    assert judge_arm(number) == REFUSED
+
+
+@pytest.mark.parametrize("request_", [abi.KVM_RUN, *aarch64_state.READING])
+def test_vcpu_of_aarch64_may_be_run_and_looked_at(request_: int) -> None:
+    assert judge_arm(29, 9, request_) == ALLOW
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        *(abi.KVM_CREATE_VM, abi.KVM_CREATE_VCPU, abi.KVM_CREATE_DEVICE, abi.KVM_IRQFD),
+        *(aarch64.KVM_SET_ONE_REG, aarch64.KVM_ARM_VCPU_INIT, aarch64.KVM_SET_DEVICE_ATTR),
+        *(aarch64_state.KVM_SET_MP_STATE, aarch64_state.KVM_SET_VCPU_EVENTS),
+        *x86_64_state.READING[:3],
+    ],
+)
+def test_vcpu_of_aarch64_may_not_be_changed(request_: int) -> None:
+    assert judge_arm(29, 9, request_) == REFUSED
+
+
+@pytest.mark.parametrize("architecture", [X86_64, ARM])
+def test_call_of_another_architecture_kills_on_aarch64(architecture: int) -> None:
+    assert judge_arm(64, architecture=architecture) == KILL
+
+
+@pytest.mark.parametrize("machine", ["armv7l", "i686", "riscv64", ""])
 def test_architecture_without_a_table_has_no_filter(machine: str) -> None:
     assert seccomp.build_filter(machine, PROCESS) is None

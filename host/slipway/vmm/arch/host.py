@@ -22,6 +22,10 @@ def find_architecture() -> Architecture:
         from slipway.vmm.arch.x86_64 import architecture
 
         return architecture
+    if machine == "aarch64":
+        from slipway.vmm.arch.aarch64 import architecture as aarch64
+
+        return aarch64
     raise HostError(
         f"the hypervisor kvm does not support the architecture {machine}", "Use --machine qemu."
     )

@@ -26,15 +26,27 @@ if TYPE_CHECKING:
 
         KERNEL_ARGUMENTS: str
         """Arguments that the kernel's command line needs on this machine."""
-        MACHINE_TYPE: int
-        """The argument of KVM_CREATE_VM."""
+
+        def find_machine_type(self, kvm: Kvm) -> int:
+            """Return the argument of KVM_CREATE_VM."""
+            ...
 
         def place_memory(self, size: int) -> list[tuple[int, int]]:
             """Return the places of ``size`` bytes of RAM: (guest address, size) each."""
             ...
 
         def create_interrupts(self, vm: Vm) -> None:
-            """Make the interrupt controllers, before the first vCPU."""
+            """Make the interrupt controllers that come before the first vCPU."""
+            ...
+
+        def connect_vcpus(self, vm: Vm, vcpus: Sequence[Vcpu]) -> None:
+            """Connect all vCPUs to the interrupt controllers, before the first line is used.
+
+            The vCPUs are new, whether they are to be booted or restored.
+
+            Raises:
+                HostError: KVM refuses a call, or the controllers hold fewer vCPUs.
+            """
             ...
 
         def load(
@@ -79,6 +91,16 @@ if TYPE_CHECKING:
 
         def create_processor_state(self, kvm: Kvm) -> ProcessorState:
             """Return the object that saves and restores the processors of a VM."""
+            ...
+
+        def list_host_facts(self, kvm: Kvm) -> list[object]:
+            """Return facts of this host's processor and KVM that a snapshot depends on.
+
+            They are the same on each CPU of the host, and after each of its boots.
+
+            Raises:
+                HostError: KVM refuses a call.
+            """
             ...
 
         def restore_board(self, devices: dict[str, Stateful], states: dict[str, Any]) -> None:

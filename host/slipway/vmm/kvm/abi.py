@@ -23,6 +23,7 @@ KVM_SET_USER_MEMORY_REGION = 0x4020AE46
 KVM_CREATE_IRQCHIP = 0xAE60
 KVM_REGISTER_COALESCED_MMIO = 0x4010AE67
 KVM_IRQFD = 0x4020AE76
+KVM_CREATE_DEVICE = 0xC00CAEE0
 
 KVM_RUN = 0xAE80
 
@@ -30,6 +31,9 @@ KVM_RUN = 0xAE80
 MEMORY_REGION = struct.Struct("=IIQQQ")
 # struct kvm_irqfd: fd, gsi, flags, resamplefd, padding[16]
 IRQFD = struct.Struct("=IIII16x")
+# struct kvm_create_device: type, fd, flags
+CREATE_DEVICE = struct.Struct("=III")
+CREATE_DEVICE_TEST = 1
 # struct kvm_coalesced_mmio_zone: addr, size, pio
 COALESCED_ZONE = struct.Struct("=QII")
 # struct kvm_coalesced_mmio_ring: first, last, then entries of struct kvm_coalesced_mmio: phys_addr,
@@ -116,9 +120,13 @@ class Capability(IntEnum):
     COALESCED_MMIO = 15
     IRQFD = 32
     MAX_VCPUS = 66
+    ONE_REG = 70
     TSC_DEADLINE_TIMER = 72
+    DEVICE_CTRL = 89
+    ARM_PSCI_0_2 = 102
     IMMEDIATE_EXIT = 136
     COALESCED_PIO = 162
+    ARM_VM_IPA_SIZE = 165
     XSAVE2 = 208
 
 
@@ -126,11 +134,21 @@ class Capability(IntEnum):
 NEEDED = {
     Capability.USER_MEMORY: "guest memory",
     Capability.IRQCHIP: "an interrupt controller in the kernel",
-    Capability.EXT_CPUID: "CPUID",
-    Capability.SET_TSS_ADDR: "real mode",
     Capability.MP_STATE: "several vCPUs",
     Capability.IRQFD: "interrupts by eventfd",
     Capability.IMMEDIATE_EXIT: "stopping a vCPU",
     Capability.COALESCED_MMIO: "coalesced writes",
     Capability.COALESCED_PIO: "coalesced writes to ports",
+}
+# The same for one architecture each, by the name that uname(2) reports.
+NEEDED_BY_MACHINE = {
+    "x86_64": {
+        Capability.EXT_CPUID: "CPUID",
+        Capability.SET_TSS_ADDR: "real mode",
+    },
+    "aarch64": {
+        Capability.ONE_REG: "registers of a vCPU",
+        Capability.DEVICE_CTRL: "an interrupt controller in the kernel",
+        Capability.ARM_PSCI_0_2: "several vCPUs",
+    },
 }

@@ -44,7 +44,8 @@ class Kvm:
                 f"KVM's interface has version {version}, and {abi.API_VERSION} is needed",
                 "Use --machine qemu, or a kernel of Linux 4.20 or later.",
             )
-        for capability, purpose in abi.NEEDED.items():
+        needed = abi.NEEDED | abi.NEEDED_BY_MACHINE.get(os.uname().machine, {})
+        for capability, purpose in needed.items():
             if not self.get_capability(capability):
                 raise HostError(
                     f"this host's KVM lacks KVM_CAP_{capability.name} ({purpose})",

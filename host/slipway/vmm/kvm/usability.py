@@ -1,7 +1,8 @@
 """Check if this host's KVM is usable: it may open, and still interpret every instruction.
 
-That is answered by timing a guest of four instructions. On hardware a turn of its loop takes a few
-nanoseconds. A KVM that emulates kernel mode takes over 500, and Linux would not boot there.
+That is answered by timing a guest of a few instructions (``timed_loop_x86_64.py`` and its like). On
+hardware a turn of its loop takes a few nanoseconds. A KVM that emulates kernel mode takes over 500,
+and Linux would not boot there.
 """
 
 from __future__ import annotations
@@ -15,22 +16,48 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
 from slipway._util.once_per_boot import measure_once_per_boot
-from slipway.vmm.kvm import abi, x86_64
+from slipway._util.units import format_size
+from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.system import Kvm, explain_open_error
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Protocol
 
     from slipway.vmm.kvm.vcpu import Vcpu
+    from slipway.vmm.kvm.vm import Vm
 
-TURNS = 10_000
+    class TimedLoop(Protocol):
+        """Guest of an architecture: a loop of ``TURNS`` turns, and an exit."""
+
+        TURNS: int
+        CODE: bytes
+        END: int
+        """The reason of the exit."""
+
+        def find_machine_type(self, kvm: Kvm) -> int:
+            """Return the argument of KVM_CREATE_VM."""
+            ...
+
+        def prepare(self, vm: Vm, vcpu: Vcpu) -> None:
+            """Bring a new vCPU to where it may run.
+
+            Raises:
+                HostError: this host cannot run guests.
+            """
+            ...
+
+        def rewind(self, vcpu: Vcpu, address: int) -> None:
+            """Let the vCPU run ``CODE`` next, which is at ``address``."""
+            ...
+
+
 # On an emulated host, the first entry of a vCPU costs more than the loop.
 ATTEMPTS = 3
 SLOW_NANOSECONDS = 100
 _CODE_ADDRESS = 0x1000
 _MEMORY_SIZE = 0x2000
-# 16-bit real mode: mov ecx, TURNS; again: dec ecx; jnz again; hlt
-_CODE = b"\x66\xb9" + TURNS.to_bytes(4, "little") + b"\x66\x49\x75\xfc\xf4"
+_PAGE_SIZE = 4096
 
 
 def examine(state: Path | None = None) -> tuple[bool, str]:
@@ -38,8 +65,8 @@ def examine(state: Path | None = None) -> tuple[bool, str]:
 
     The directory ``state`` keeps the measured time until the next boot of the host.
     """
-    if os.uname().machine != "x86_64":
-        return False, f"the architecture {os.uname().machine} is not supported yet"
+    if mmap.PAGESIZE != _PAGE_SIZE:
+        return False, f"this host has pages of {format_size(mmap.PAGESIZE)}, and 4 KiB are needed"
     try:
         os.close(os.open(abi.DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
@@ -71,35 +98,45 @@ def time_guest_loop() -> int:
     Raises:
         HostError: KVM is missing, not permitted, or refuses this guest.
     """
+    loop = _find_loop()
     with ExitStack() as cleanup:
         kvm = cleanup.enter_context(closing(Kvm()))
-        vm = cleanup.enter_context(closing(kvm.create_vm()))
+        vm = cleanup.enter_context(closing(kvm.create_vm(loop.find_machine_type(kvm))))
         memory = mmap.mmap(-1, _MEMORY_SIZE)
         cleanup.callback(memory.close)
-        memory[_CODE_ADDRESS : _CODE_ADDRESS + len(_CODE)] = _CODE
+        memory[_CODE_ADDRESS : _CODE_ADDRESS + len(loop.CODE)] = loop.CODE
         # The anchor keeps the mapping from being closed; callbacks run last in, first out.
         anchors = [ctypes.c_char.from_buffer(memory)]
         cleanup.callback(anchors.clear)
         vm.set_memory(0, 0, _MEMORY_SIZE, ctypes.addressof(anchors[0]))
         vcpu = cleanup.enter_context(closing(vm.create_vcpu(0)))
-        sregs = x86_64.read_special_registers(vcpu)
-        real_mode = x86_64.SegmentRegister(0, x86_64.REAL_MODE_CODE)
-        real_mode.limit = 0xFFFF
-        real_mode.pack_into(sregs, x86_64.find_segment_offset("cs"))
-        x86_64.set_special_registers(vcpu, sregs)
-        return min(_time_once(vcpu) for _ in range(ATTEMPTS)) * 1000 // TURNS
+        loop.prepare(vm, vcpu)
+        return min(_time_once(loop, vcpu) for _ in range(ATTEMPTS)) * 1000 // loop.TURNS
 
 
-def _time_once(vcpu: Vcpu) -> int:
+def _find_loop() -> TimedLoop:
+    machine = os.uname().machine
+    if machine == "x86_64":
+        from slipway.vmm.kvm import timed_loop_x86_64
+
+        return timed_loop_x86_64
+    if machine == "aarch64":
+        from slipway.vmm.kvm import timed_loop_aarch64
+
+        return timed_loop_aarch64
+    raise HostError(f"the architecture {machine} is not supported")
+
+
+def _time_once(loop: TimedLoop, vcpu: Vcpu) -> int:
     """Return the nanoseconds that the guest takes on ``vcpu``."""
-    x86_64.set_registers(vcpu, rip=_CODE_ADDRESS)
+    loop.rewind(vcpu, _CODE_ADDRESS)
     began = time.perf_counter_ns()
     try:
         reason = vcpu.run()
     except OSError as error:
         raise HostError(f"KVM_RUN failed: {error.strerror}") from None
     elapsed = time.perf_counter_ns() - began
-    if reason != abi.ExitReason.HLT:
+    if reason != loop.END:
         raise HostError(f"a trivial guest ended with KVM's exit reason {reason}")
     return elapsed
 

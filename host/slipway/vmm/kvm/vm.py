@@ -13,10 +13,12 @@ from slipway.vmm.kvm.vcpu import Vcpu
 class Vm:
     """Owner of the VM's descriptor; the memory belongs to the caller."""
 
-    __slots__ = ("_ring_page", "_run_size", "fd")
+    __slots__ = ("_ring_page", "_run_size", "devices", "fd")
 
     def __init__(self, fd: int, run_size: int, ring_page: int) -> None:
         self.fd = fd
+        # Descriptors of the devices in the kernel, by type.
+        self.devices: dict[int, int] = {}
         self._run_size = run_size
         self._ring_page = ring_page
 
@@ -36,6 +38,28 @@ class Vm:
         """Make the interrupt controllers in the kernel, before any vCPU (x86)."""
         with explain_failure("KVM_CREATE_IRQCHIP"):
             fcntl.ioctl(self.fd, abi.KVM_CREATE_IRQCHIP, 0)
+
+    def create_device(self, kind: int) -> int:
+        """Make a device in the kernel, of which ``kind`` is the type; return its descriptor.
+
+        Raises:
+            OSError: KVM refuses; ENODEV if this host's KVM has no such device.
+        """
+        request = bytearray(abi.CREATE_DEVICE.pack(kind, 0, 0))
+        fcntl.ioctl(self.fd, abi.KVM_CREATE_DEVICE, request)
+        descriptor: int
+        _, descriptor, _ = abi.CREATE_DEVICE.unpack(request)
+        self.devices[kind] = descriptor
+        return descriptor
+
+    def check_device(self, kind: int) -> None:
+        """Check that KVM has devices of type ``kind``.
+
+        Raises:
+            OSError: KVM refuses, mostly with ENODEV.
+        """
+        request = bytearray(abi.CREATE_DEVICE.pack(kind, 0, abi.CREATE_DEVICE_TEST))
+        fcntl.ioctl(self.fd, abi.KVM_CREATE_DEVICE, request)
 
     def create_vcpu(self, number: int) -> Vcpu:
         """Make vCPU ``number``.
@@ -67,4 +91,6 @@ class Vm:
 
     def close(self) -> None:
         """Close the VM, which ends when its vCPUs are closed as well."""
+        for descriptor in self.devices.values():
+            os.close(descriptor)
         os.close(self.fd)

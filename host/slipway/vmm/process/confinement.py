@@ -4,13 +4,13 @@ A guest that takes over its VMM finds a process that
 
 - can open, make or rename no file, reach no network, start no program or process, signal only
   itself, and make no memory executable: the filter of :mod:`slipway.vmm.process.seccomp` allows it
-  to run the existing vCPUs and to use the open descriptors (on x86-64; elsewhere no filter exists);
+  to run the existing vCPUs and to use the open descriptors (on x86-64 and aarch64);
 - gets no further descriptor and writes to no file, by its limits;
 - cannot be inspected by processes of the same user, leaves no core file, and dies with its parent.
 
 A VMM of root has no capability left, and its own network, IPC, host name and mounts; the user id
 stays root's. A VMM of an ordinary user never had a capability, and new namespaces are refused: on
-another architecture than x86-64 it is in that user's network.
+another architecture it is in that user's network.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from slipway._util.errors import InputError
-from slipway._util.units import MIB, format_mib
 from slipway.vmm.arch.x86_64 import acpi, boot, layout, processor
 from slipway.vmm.arch.x86_64.kernel import open_kernel
 from slipway.vmm.arch.x86_64.processor_state import X86ProcessorState
 from slipway.vmm.devices import state_codec as saved
 from slipway.vmm.devices.i8042 import I8042
 from slipway.vmm.devices.rtc import Rtc
+from slipway.vmm.files import place_initramfs
 from slipway.vmm.kvm.x86_64 import place_real_mode_pages
 
 TYPE_CHECKING = False
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from slipway.vmm.devices.model import Device
     from slipway.vmm.devices.uart import Uart
     from slipway.vmm.kvm.system import Kvm
+    from slipway.vmm.kvm.vcpu import Vcpu
     from slipway.vmm.kvm.vm import Vm
     from slipway.vmm.memory import GuestMemory
     from slipway.vmm.spec import Plan
@@ -29,12 +30,16 @@ if TYPE_CHECKING:
 # reboot=k: a reset by the keyboard controller is an end that the guest requested, and a triple
 # fault is a crash. The clock is KVM's; PCI is missing, and two UARTs are the most.
 KERNEL_ARGUMENTS = "reboot=k pci=off 8250.nr_uarts=2"
-MACHINE_TYPE = 0
 
 _SERIALS = ((layout.COM1, layout.COM1_IRQ), (layout.COM2, layout.COM2_IRQ))
 
 prepare_vcpu = processor.prepare
 describe_vcpu = processor.describe
+
+
+def find_machine_type(kvm: Kvm) -> int:
+    """Return the only type."""
+    return 0
 
 
 def place_memory(size: int) -> list[tuple[int, int]]:
@@ -48,6 +53,10 @@ def create_interrupts(vm: Vm) -> None:
     """Make PIC, IOAPIC and local APICs in the kernel; the APICs' timers replace a PIT."""
     place_real_mode_pages(vm, layout.IDENTITY_MAP, layout.TASK_STATE)
     vm.create_irqchip()
+
+
+def connect_vcpus(vm: Vm, vcpus: Sequence[Vcpu]) -> None:
+    """Leave all as it is: a vCPU has its local APIC from the start."""
 
 
 def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan) -> int:
@@ -84,38 +93,6 @@ def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan)
     boot.write_tables(memory)
     boot.write_zero_page(memory, command_line, ramdisk, layout.ACPI)
     return entry
-
-
-def place_initramfs(
-    memory: GuestMemory, archives: Sequence[str], start: int, end: int
-) -> tuple[int, int]:
-    """Load ``archives`` one after the other to the end of the memory from ``start`` to ``end``.
-
-    Each begins on a new page; the kernel skips the zeros between them. Return address and size, in
-    bytes.
-
-    Raises:
-        InputError: the memory has too little room.
-        HostError: an archive cannot be read.
-    """
-    from slipway.vmm.files import open_files
-
-    with open_files(archives) as files:
-        sizes = [-(-size // layout.PAGE) * layout.PAGE for _, size in files]
-        total = sum(sizes)
-        address = (end - total) // layout.PAGE * layout.PAGE
-        if address < start:
-            needed = format_mib(((start + total) // MIB + 1) * MIB)
-            raise InputError(
-                f"kernel and initramfs need {needed} of memory to be loaded,"
-                f" and the machine has {format_mib(end)}",
-                "Give it more: --memory.",
-            )
-        at = address
-        for (descriptor, size), room in zip(files, sizes, strict=True):
-            memory.load(at, descriptor, size)
-            at += room
-    return address, total
 
 
 def find_serial_line(number: int) -> int:
@@ -166,3 +143,10 @@ def restore_board(devices: dict[str, Any], states: dict[str, Any]) -> None:
 def create_processor_state(kvm: Kvm) -> X86ProcessorState:
     """Return the state of vCPUs, PIC, IOAPIC and KVM's clock."""
     return X86ProcessorState(kvm)
+
+
+def list_host_facts(kvm: Kvm) -> list[object]:
+    """Return the processor's model, its CPUID as KVM shows it, and its model-specific registers."""
+    from slipway.vmm.arch.x86_64 import host_facts
+
+    return host_facts.list_facts(kvm)

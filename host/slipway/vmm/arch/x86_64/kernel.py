@@ -1,8 +1,7 @@
 """Kernel for Linux's 64-bit entry: an ELF ``vmlinux``, or the ELF file packed into a bzImage.
 
 To open an ELF file reads its headers only, since that is part of each start; a bzImage is unpacked
-into this process's memory. Segments are read by position and never mapped: a file that is shortened
-meanwhile is then an error, while a mapping would cause a SIGBUS.
+into this process's memory.
 
 Sources: System V ABI, chapters 4 "Object Files" and 5 "Program Loading"; Linux,
 Documentation/arch/x86/boot.rst. The ``e_entry`` of a vmlinux is physical already
@@ -11,17 +10,16 @@ Documentation/arch/x86/boot.rst. The ``e_entry`` of a vmlinux is physical alread
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 import struct
 from contextlib import ExitStack
 
 from slipway._util.errors import InputError
 from slipway._util.units import MIB, format_mib
+from slipway.vmm.files import KernelFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from typing import Self
 
 MAX_PROGRAM_HEADERS = 64  # a vmlinux has five
@@ -73,62 +71,6 @@ class KernelSegment:
         return self.address + self.memory_size
 
 
-class _KernelFile:
-    """Regular file, read by position."""
-
-    __slots__ = ("_fd", "path", "size")
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = path
-        try:
-            # O_NONBLOCK: to open a FIFO would wait for its writer.
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        except FileNotFoundError:
-            raise InputError(f"kernel {path}: no such file", _WANTED) from None
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}", _WANTED) from None
-        except ValueError as error:  # a NUL in the path
-            raise InputError(f"cannot read {str(path)!r}: {error}", _WANTED) from None
-        status = os.fstat(self._fd)
-        self.size = status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise InputError(f"{path} is {kind}", _WANTED)
-
-    def read_into(self, target: bytearray | memoryview, offset: int) -> None:
-        """Read into ``target``, which is zeros; the holes of a sparse file are skipped."""
-        view = memoryview(target)
-        end = offset + len(view)
-        at = offset
-        try:
-            while at < end:
-                at, hole = self._find_data(at, end)
-                while at < hole:
-                    count = os.preadv(self._fd, [view[at - offset : hole - offset]], at)
-                    if not count:
-                        raise InputError(f"{self.path} became shorter while it was read", _AGAIN)
-                    at += count
-        except OSError as error:
-            raise InputError(f"cannot read {self.path}: {error.strerror}") from None
-
-    def _find_data(self, start: int, end: int) -> tuple[int, int]:
-        """Return start and end of the next data before ``end``; both are ``end`` at the end."""
-        try:
-            data = min(end, os.lseek(self._fd, start, os.SEEK_DATA))
-            return data, min(end, os.lseek(self._fd, data, os.SEEK_HOLE)) if data < end else end
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                return start, end  # a file system without holes
-        # A hole up to the end; or the file has become shorter.
-        return (end, end) if os.fstat(self._fd).st_size >= end else (start, end)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
 class _Unpacked:
     """ELF file of a bzImage."""
 
@@ -146,7 +88,7 @@ class _Unpacked:
         self._data = b""
 
 
-_Source = _KernelFile | _Unpacked
+_Source = KernelFile | _Unpacked
 
 
 class KernelImage:
@@ -210,7 +152,7 @@ def open_kernel(path: str | os.PathLike[str]) -> KernelImage:
         InputError: the file cannot be read, or is not a kernel that can be loaded.
     """
     with ExitStack() as undo:
-        file = _KernelFile(path)
+        file = KernelFile(path, _WANTED)
         undo.callback(file.close)
         head = _read(file, 0, min(file.size, _SETUP_END))
         if not head.startswith(_ELF_MAGIC):
@@ -226,7 +168,7 @@ def _read(source: _Source, offset: int, size: int) -> bytes:
     return bytes(data)
 
 
-def _unpack(file: _KernelFile, head: bytes) -> bytes:
+def _unpack(file: KernelFile, head: bytes) -> bytes:
     """Return the ELF file in a bzImage that begins with ``head``."""
     if len(head) < _SETUP_END or head[_SETUP_MAGIC:_SETUP_VERSION] != b"HdrS":
         raise InputError(f"{file.path} {_describe_content(head)}", _WANTED)

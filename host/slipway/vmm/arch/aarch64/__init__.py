@@ -1,0 +1,1 @@
+"""aarch64: layout of a guest's memory, its device tree, its GIC, its first instruction."""
