@@ -58,25 +58,16 @@ def read_network(parsed: argparse.Namespace) -> Network | None:
     Raises:
         InputError: a rule or port is invalid, or a limit is given without a network.
     """
-    from slipway._model.network import Network
-    from slipway._model.network_rules import NONE, parse_rules
+    from slipway._model.network_texts import NetworkTexts
 
-    given = parsed.network
-    rules = parse_rules(given) if given is not None else ()
-    allow = (*rules, *(rule for text in parsed.allow for rule in parse_rules(text)))
-    is_none = given is not None and given.strip().lower() == NONE
-    if is_none and (allow or parsed.publish):
-        other = "--allow" if allow else "--publish"
-        raise InputError(f"--network none and {other} exclude each other", "Leave out one of them.")
-    limits = parsed.network_limit, parsed.network_rate
-    if is_none or (given is None and not allow and not parsed.publish):
-        if limits != (None, None):
-            raise InputError(
-                "--network-limit and --network-rate need a network", "Name one: --network RULES"
-            )
-        return None
-    limit, rate = limits
-    return Network(allow=allow, publish=tuple(parsed.publish), limit=limit, rate=rate)
+    texts = NetworkTexts(
+        network=parsed.network,
+        allow=tuple(parsed.allow),
+        publish=tuple(parsed.publish),
+        network_limit=parsed.network_limit,
+        network_rate=parsed.network_rate,
+    )
+    return texts.join(lambda name: "--" + name.replace("_", "-"))
 
 
 def parse_ceiling(text: str) -> Network | None:

@@ -17,6 +17,7 @@ from pydantic import (
 
 from slipway._model.input_file import InputFile
 from slipway._model.network import MAX_BYTES, MAX_RULES, MIN_RATE, Network
+from slipway._model.network_texts import NetworkTexts
 from slipway._model.options import MACHINE_OPTIONS, MAX_CHARACTERS, OPTIONS, Tty
 from slipway._model.published_ports import MAX_PUBLISHED
 from slipway._wire.fields import decode_text_or_base64
@@ -118,6 +119,10 @@ class File(Data):
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
 
 
+Total = Annotated[int, Field(gt=0, le=MAX_BYTES)]
+Rate = Annotated[int, Field(ge=MIN_RATE, le=MAX_BYTES)]
+
+
 class NetworkForm(Body):
     """Network of a machine: destinations that it may connect to. The server has a ceiling."""
 
@@ -132,12 +137,8 @@ class NetworkForm(Body):
         description="Ports of the machine that the server's host listens for on 127.0.0.1: 8000, or"
         " '8080:8000' for its port 8080.",
     )
-    limit: Annotated[int, Field(gt=0, le=MAX_BYTES)] = make_optional_field(
-        "Bytes in both directions together."
-    )
-    rate: Annotated[int, Field(ge=MIN_RATE, le=MAX_BYTES)] = make_optional_field(
-        "Bytes in both directions together, in each second."
-    )
+    limit: Total = make_optional_field("Bytes in both directions together.")
+    rate: Rate = make_optional_field("Bytes in both directions together, in each second.")
 
     def to_network(self) -> Network:
         """Return the value of the option ``network``.
@@ -151,6 +152,32 @@ class NetworkForm(Body):
             limit=self.limit,
             rate=self.rate,
         )
+
+
+class NetworkQuery(BaseModel):
+    """Network of a machine in a query: its parts have the names that they have as options."""
+
+    network: str = make_optional_field("Rules of the network with commas between them, or none.")
+    allow: str = make_optional_field("Further rules, with commas between them.")
+    publish: str = make_optional_field(
+        "Ports of the machine that the server's host listens for, with commas between them."
+    )
+    network_limit: Total = make_optional_field(NetworkForm.model_fields["limit"].description)
+    network_rate: Rate = make_optional_field(NetworkForm.model_fields["rate"].description)
+
+    def to_network(self) -> Network | None:
+        """Return the value of the option ``network``; None without a network.
+
+        Raises:
+            InputError: a rule or port is invalid, or a limit is given without a network.
+        """
+        return NetworkTexts(
+            network=self.network,
+            allow=() if self.allow is None else (self.allow,),
+            publish=() if self.publish is None else tuple(self.publish.split(",")),
+            network_limit=self.network_limit,
+            network_rate=self.network_rate,
+        ).join()
 
 
 # The form in JSON of a value of each type that is no scalar, and its empty value.
@@ -245,13 +272,13 @@ def read_options(form: BaseModel) -> dict[str, Any]:
     """Return the fields of :class:`slipway.Options` that are set in a query or body.
 
     Raises:
-        InputError: the data of an input file is invalid.
+        InputError: the data of an input file, or a network, is invalid.
     """
-    return {
-        name: _read_value(name, getattr(form, name))
-        for name in OPTIONS
-        if name in form.model_fields_set
-    }
+    values = {name: getattr(form, name) for name in OPTIONS if name in form.model_fields_set}
+    options = {name: _read_value(name, value) for name, value in values.items()}
+    if isinstance(form, NetworkQuery) and form.model_fields_set & NetworkQuery.model_fields.keys():
+        options["network"] = form.to_network()
+    return options
 
 
 def _read_value(name: str, value: Any) -> Any:

@@ -14,6 +14,7 @@ from slipway._wire.option_models import (
     MachineBody,
     MachineQuery,
     Name,
+    NetworkQuery,
     RunOptionsBody,
     RunOptionsQuery,
     make_optional_field,
@@ -28,8 +29,8 @@ class _Language(BaseModel):
     version: Name = make_optional_field("The language's version, instead of @VERSION.")
 
 
-class Setting(MachineQuery, _Language):
-    """Language and machine of a run in a query. Sizes in bytes."""
+class Setting(MachineQuery, NetworkQuery, _Language):
+    """Language, machine and network of a run in a query. Sizes in bytes."""
 
 
 class SettingBody(MachineBody, _Language):

@@ -16,7 +16,8 @@ from slipway._model.options import Options
 from slipway._model.published_ports import PublishedPort
 from slipway._model.result import Provenance, Result, Timing
 from slipway._model.run_request import RunRequest
-from slipway._server.http.run_request_parsing import parse_json_request
+from slipway._server.http.request_parsing import parse_query
+from slipway._server.http.run_request_parsing import parse_json_request, parse_text_request
 from slipway._server.problems import InvalidRequest, describe_error
 from slipway._util.errors import InputError
 from slipway._wire.events import decode_event, encode_event
@@ -140,11 +141,68 @@ def test_wrong_network_of_a_body_is_named(network: str, words: str) -> None:
     assert words in caught.value.problem.detail
 
 
+@pytest.mark.parametrize(
+    ("query", "network"),
+    [
+        ({}, None),
+        ({"network": "none"}, None),
+        ({"network": "pypi,*.example.com:443"}, Network(allow=("pypi", "*.example.com:443"))),
+        ({"allow": "pypi", "network": "npm"}, Network(allow=("npm", "pypi"))),
+        ({"publish": "8000,8080:80"}, Network(publish=("8000", "8080:80"))),
+        (
+            {"allow": "pypi", "network_limit": "5000", "network_rate": "2048"},
+            Network(allow=("pypi",), limit=5000, rate=2048),
+        ),
+    ],
+)
+def test_query_has_the_network_of_a_run(query: dict[str, str], network: Network | None) -> None:
+    parsed = parse_query([("language", "bash"), *query.items()], RunQuery)
+
+    wanted, _ = parse_text_request(b"", parsed)
+
+    assert wanted.options.network == network
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"network": "pipi"}, "'pipi'"),
+        ({"allow": "pypi,"}, "''"),
+        ({"network": "none", "allow": "pypi"}, "network none and allow exclude each other"),
+        ({"network_rate": "2048"}, "network_rate need a network"),
+        ({"publish": "0"}, "'0'"),
+    ],
+)
+def test_wrong_network_of_a_query_is_named(query: dict[str, str], words: str) -> None:
+    parsed = parse_query([("language", "bash"), *query.items()], StartQuery)
+
+    with pytest.raises(InputError) as caught:
+        parse_text_request(b"", parsed)
+
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize(("rule", "is_same"), [("pypi", True), ("npm", False)])
+def test_network_of_query_and_body_has_to_be_the_same(rule: str, is_same: bool) -> None:
+    body = encode('{"source": "", "language": "bash", "network": {"allow": ["pypi"]}}')
+    query = parse_query([("allow", rule)], RunQuery)
+
+    if is_same:
+        wanted, _ = parse_json_request(body, query, RunBody)
+        assert wanted.options.network == Network(allow=("pypi",))
+    else:
+        with pytest.raises(InvalidRequest, match="network is given in the query and in the body"):
+            parse_json_request(body, query, RunBody)
+
+
 def test_run_of_a_session_takes_no_network() -> None:
     body = encode('{"source": "", "network": {"allow": []}}')
 
     with pytest.raises(InvalidRequest, match="unknown field 'network'"):
         parse_json_request(body, SessionStartQuery.model_validate({}), SessionStartBody)
+    with pytest.raises(InvalidRequest, match="unknown field 'allow'") as caught:
+        parse_query([("allow", "pypi")], SessionStartQuery)
+    assert "POST /v1/sessions" in caught.value.problem.hint
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def _find_hint(name: str, kind: type[BaseModel]) -> str:
     if not kind.model_fields:
         return "Give it in the body."
     is_run = issubclass(kind, RunOptionsQuery | RunOptionsBody)
-    if name in SettingBody.model_fields and is_run and not issubclass(kind, Setting | SettingBody):
+    of_setting = Setting.model_fields | SettingBody.model_fields
+    if name in of_setting and is_run and not issubclass(kind, Setting | SettingBody):
         return "It is set when the session is opened: POST /v1/sessions"
     if name in StartBody.model_fields:
         return "It is for another request. See: GET /openapi.json"

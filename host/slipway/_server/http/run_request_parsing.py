@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.options import build_options
+from slipway._model.options import OPTIONS, build_options
 from slipway._model.run_request import RunRequest
 from slipway._server.http.request_parsing import parse_body
 from slipway._server.kept.retention import OutputChoice
@@ -46,24 +46,36 @@ def parse_json_request(
         Refusal: the body is not JSON of this kind, or contradicts the query.
     """
     form = parse_body(body, kind)
-    for name in sorted(query.model_fields_set & form.model_fields_set):
-        if getattr(query, name) != getattr(form, name):
-            raise InvalidRequest(
-                f"{name} is given in the query and in the body, and they differ",
-                "Give it in one of them.",
-            )
+    for name in sorted((query.model_fields_set & form.model_fields_set) - OPTIONS.keys()):
+        _check_same(name, getattr(query, name), getattr(form, name))
     if (form.source is None) == (form.source_base64 is None):
         raise InvalidRequest("the body needs source or source_base64, and not both")
     try:
         source = decode_text_or_base64(form.source, form.source_base64, "source_base64")
         stdin = form.decode_stdin()
-        options = {"machine": machine, **read_options(query), **read_options(form)}
+        in_query, in_body = read_options(query), read_options(form)
     except InputError as error:
         raise InvalidRequest(error.message, error.hint) from None
+    for name in sorted(in_query.keys() & in_body.keys()):
+        _check_same(name, in_query[name], in_body[name])
+    options = {"machine": machine, **in_query, **in_body}
     settings = query.model_dump(exclude_unset=True) | {
         name: getattr(form, name) for name in form.model_fields_set & StartQuery.model_fields.keys()
     }
     return _build_request(source, stdin, options, settings, _read_language(query, settings))
+
+
+def _check_same(name: str, in_query: object, in_body: object) -> None:
+    """Check that a value is the same in the query and in the body.
+
+    Raises:
+        Refusal: the values differ.
+    """
+    if in_query != in_body:
+        raise InvalidRequest(
+            f"{name} is given in the query and in the body, and they differ",
+            "Give it in one of them.",
+        )
 
 
 def join_language(language: str | None, version: str | None) -> str:
