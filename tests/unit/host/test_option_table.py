@@ -103,14 +103,13 @@ def test_wire_form_has_the_option_unless_it_is_local(option: Option) -> None:
 @pytest.mark.parametrize("option", REMOTE, ids=name_of)
 def test_api_takes_the_option(option: Option) -> None:
     is_machine = option.group is Group.MACHINE
+    is_in_query = option.is_scalar or option.name in {"tty", "network"}
 
     assert option.name in StartBody.model_fields
     assert (option.name in SessionBody.model_fields) == is_machine
     assert (option.name in SessionRunBody.model_fields) != is_machine
-    assert (option.name in SessionRunQuery.model_fields) == (
-        not is_machine and (option.is_scalar or option.name == "tty")
-    )
-    assert (option.name in StartQuery.model_fields) == (option.is_scalar or option.name == "tty")
+    assert (option.name in SessionRunQuery.model_fields) == (is_in_query and not is_machine)
+    assert (option.name in StartQuery.model_fields) == is_in_query
 
 
 def test_api_takes_no_local_option() -> None:
