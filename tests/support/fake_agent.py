@@ -12,6 +12,7 @@ A program is text; each line is one command. It is read as bytes, so that any so
     forever         wait for a signal                   write PATH TEXT   make a file to be fetched
     die             the whole machine ends at once      lie           break the protocol
     size            the terminal's rows and columns     resized       wait for another size
+    look-up NAME    the address of NAME by the gateway's name server, or "unknown"
     trap N          from now on signal N does not end the program; while it waits for stdin or
                     for ever, it prints "signal N" instead
     build-print TEXT, build-error TEXT, build-sleep S   what the build does, where there is one
@@ -32,12 +33,17 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from slipway.machine.gateway.addresses import GATEWAY
+from slipway.machine.gateway.ipv4 import build_udp
 from slipway_protocol import messages as m
 from slipway_protocol.connection import Connection
 from slipway_protocol.flow import SendWindow
 from slipway_protocol.schema import MAX_DATA, VERSION
+from support.name_server import build_question, parse_answer
+from support.tcp_wire import turn_frame
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     Files = dict[str, tuple[int, bytearray]]
@@ -45,6 +51,8 @@ if TYPE_CHECKING:
 READ_SIZE = 256 * 1024
 INPUT_WINDOW = 64 * 1024
 READY = m.Ready(VERSION, "fake", ("network",), "6.1.0-fake", 1, 64 * 1024 * 1024, 1, 1)
+# Headers of Ethernet, IPv4 and UDP.
+_DNS_OFFSET = 14 + 20 + 8
 _FLOOD = b"x" * MAX_DATA
 _KILLED = {m.Verdict.TIMED_OUT, m.Verdict.CANCELLED, m.Verdict.OUTPUT_EXCEEDED}
 # What a program that knows nothing of signals is not ended by; signal(7).
@@ -70,6 +78,8 @@ class FakeAgent:
         """The files of jobs that keep them."""
         self.hellos: list[bool] = []
         """For each Hello, whether it said that this is a clone."""
+        # The machine's end of its link, if it has a network.
+        self.link: socket.socket | None = None
         self._connection = Connection.agent()
         self._job: FakeJob | None = None
 
@@ -98,6 +108,18 @@ class FakeAgent:
     def die(self) -> None:
         """End the machine."""
         self._die()
+
+    async def look_up(self, name: str) -> str:
+        """Ask the gateway for the address of ``name``; "unknown" if it denies the name."""
+        if self.link is None:
+            return "no network"
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(
+            self.link, turn_frame(build_udp(GATEWAY, 53, 5353, build_question(name)))
+        )
+        frame = await loop.sock_recv(self.link, 65_536)
+        _, found = parse_answer(frame[_DNS_OFFSET:])
+        return found[0] if found else "unknown"
 
     async def _receive(self, event: object) -> None:
         job = self._job
@@ -324,6 +346,9 @@ class FakeJob:
                 case "resized":
                     await self._resized.wait()
                     self._resized.clear()
+                case "look-up":
+                    found = await self._agent.look_up(rest.decode())
+                    await self._out(limits, m.Stream.STDOUT, f"{found}\n".encode())
                 case "sleep":
                     await asyncio.sleep(float(rest))
                 case "forever":

@@ -13,7 +13,8 @@ ran at once; ``launcher.choices`` counts how often a hypervisor was chosen. A te
 machines boot gives ``boot``, which is awaited before each agent says a word. Languages in
 ``unbuilt`` have to be "made" first: ``find`` tells one line of progress and waits for the
 ``threading.Event`` in ``made``. A clone has the kept files of its original; ``snapshotting`` and
-``cloning`` are awaited while a clone is made, and may fail.
+``cloning`` are awaited while a clone is made, and may fail. A machine with a network has a real
+gateway.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import asyncio
 import os
 import socket
 import threading
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from slipway._run.assets import AssetRequest, Assets
 from slipway._run.guest import Guest
+from slipway._run.guest_network import open_network
 from slipway._run.start_info import StartInfo
 from slipway._util.errors import HostError, InputError
 from slipway.machine.console import Console
@@ -103,15 +105,20 @@ class FakeMachine:
         theirs: Transport,
         launcher: FakeLauncher,
         original: FakeAgent | None = None,
+        network: int | None = None,
     ) -> None:
+        """``network`` is the machine's end of a link, which the caller closes."""
         self.hypervisor: FakeHypervisor = launcher.hypervisor
         self.transport = transport
         self.console = Console()
         self.pid = os.getpid()
-        self.has_network = False
+        self.has_network = network is not None
         self._theirs = theirs
         self._launcher = launcher
         self.agent = FakeAgent(theirs.reader, theirs.writer, self.die, original)
+        if network is not None:
+            self.agent.link = socket.socket(fileno=os.dup(network))
+            self.agent.link.setblocking(False)
         self._boots = original is None
         self.stands_still = False
         self._task = asyncio.create_task(self._serve())
@@ -126,6 +133,8 @@ class FakeMachine:
     def die(self) -> None:
         """End as a machine that is killed does."""
         self._theirs.writer.transport.abort()
+        if self.agent.link is not None:
+            self.agent.link.close()
         self._launcher.machines.discard(self)
         self._ended.set()
 
@@ -207,7 +216,8 @@ class FakeTemplate(Template):
         launcher = self._snapshot.launcher
         if launcher.cloning is not None:
             await launcher.cloning()
-        machine = FakeMachine(*await make_transports(), launcher, self._snapshot.agent)
+        ends = await make_transports()
+        machine = FakeMachine(*ends, launcher, self._snapshot.agent, network)
         launcher.most = max(launcher.most, len(launcher.machines))
         return machine
 
@@ -268,18 +278,19 @@ class FakeLauncher:
         """Return a guest with a ready agent."""
         if options.machine not in {"auto", "kvm", "qemu", "fake"}:
             raise InputError(f"there is no machine {options.machine!r}", "Use one of: fake.")
-        machine = FakeMachine(*await make_transports(), self)
-        self.launched += 1
-        self.most = max(self.most, len(self.machines))
-        try:
-            guest = Guest(
-                machine,
-                StartInfo(machine_reason="a test's"),
-            )
+        ends = await make_transports()
+        async with AsyncExitStack() as undo:
+            network = open_network(undo) if options.network is not None else None
+            link = None if network is None else network.machine_end
+            machine = FakeMachine(*ends, self, network=link)
+            undo.push_async_callback(machine.stop)
+            self.launched += 1
+            self.most = max(self.most, len(self.machines))
+            guest = Guest(machine, StartInfo(machine_reason="a test's"), network)
+            if options.network is not None:
+                await guest.start_gateway(options.network)
             await guest.wait_ready()
-        except BaseException:
-            await machine.stop()
-            raise
+            undo.pop_all()
         return guest
 
     async def release(self, guest: Guest) -> None:
