@@ -82,6 +82,7 @@ def test_snapshots_are_listed(commands: Commands, store: ImageStore, key: Snapsh
     (record,) = json.loads(records.stdout)
     assert (record["key"], record["image"], record["machine"]) == (key.name, "bash", "qemu")
     assert (record["memory"], record["cpus"]) == (key.memory_bytes, 1)
+    assert record["network"] is False
     assert (record["current"], record["stale"]) == (True, "")
     assert 1 << 20 <= record["disk_bytes"] < 3 << 20
     assert record["made"].endswith("Z")
@@ -219,7 +220,8 @@ def test_wrong_calls_of_build_are_refused_before_any_work(
 ) -> None:
     store = ("--store", tmp_path / "none")
     calls = {
-        ("--machine", "qemu"): "without --snapshot",
+        ("--machine", "qemu"): "--machine without --snapshot",
+        ("--network",): "--network without --snapshot",
         ("--snapshot", "--machine", "vax"): "--machine is 'vax'",
         ("--snapshot", "--arch", "arm64"): "on a host with amd64",
     }
@@ -273,6 +275,25 @@ def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
     assert records[1]["timing"]["restore"] == 0
     assert shown.stdout == b"hello\n"
     assert "slipway: start snapshot\n" in shown.stderr
+    assert commands.leftovers() == []
+
+
+def test_snapshot_with_a_network_serves_runs_with_any_rules(
+    commands: Commands, store: ImageStore
+) -> None:
+    where = ("--store", store.root, "--machine", "qemu")
+    source = ("--language", "bash", "-c", "getent hosts a.example; getent hosts b.example")
+    built = commands("slipway", "image", "build", "--snapshot", "--network", "bash", *where)
+    listed = states(commands, store)
+    ended = commands("vmm-run", "--json", *where, "--allow", "a.example", *source)
+
+    assert built.code == 0, built.stderr
+    (key,) = listed
+    assert key.endswith("-network")
+    record = json.loads(ended.stdout)
+    assert (record["start"], record["start_reason"]) == ("snapshot", "")
+    assert record["run"]["stdout"]["text"].split() == ["198.18.1.0", "a.example"]
+    assert [each["destination"] for each in record["network"]["denied"]] == ["b.example"]
     assert commands.leftovers() == []
 
 

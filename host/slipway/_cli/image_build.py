@@ -12,6 +12,7 @@ from slipway._cli.interruption import report_interruption
 from slipway._cli.progress import Progress
 from slipway._cli.quantities import parse_path
 from slipway._cli.terminal import write_line
+from slipway._model.network import Network
 from slipway._model.options import OPTIONS, Options
 from slipway._util.errors import InputError
 from slipway._util.units import format_mib
@@ -63,6 +64,11 @@ def add_build_options(parser: Parser) -> None:
         "--machine",
         choices=OPTIONS["machine"].choices,
         help="hypervisor of the snapshot (default: auto)",
+    )
+    add(
+        "--network",
+        action="store_true",
+        help="take the snapshot of a machine with a network, for runs with any rules",
     )
 
 
@@ -134,9 +140,10 @@ def _read_snapshot_options(parsed: argparse.Namespace, architecture: str) -> Opt
     from slipway_initramfs.architectures import machine_architecture
 
     if not parsed.snapshot:
-        if parsed.machine is not None:
+        flag = "--machine" if parsed.machine is not None else "--network"
+        if parsed.machine is not None or parsed.network:
             raise InputError(
-                "--machine without --snapshot", "Leave out --machine: images do not depend on it."
+                f"{flag} without --snapshot", f"Leave out {flag}: images do not depend on it."
             )
         return None
     if architecture != machine_architecture():
@@ -144,7 +151,9 @@ def _read_snapshot_options(parsed: argparse.Namespace, architecture: str) -> Opt
             f"--snapshot for {architecture} on a host with {machine_architecture()}",
             "A snapshot works on its own host only. Leave out --snapshot or --arch.",
         )
-    return Options(machine=parsed.machine or "auto")
+    # A snapshot has no rules: each clone gets those of its run.
+    network = Network() if parsed.network else None
+    return Options(machine=parsed.machine or "auto", network=network)
 
 
 def _create_snapshot(request: AssetRequest, store: ImageStore) -> None:
