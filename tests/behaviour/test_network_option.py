@@ -115,7 +115,7 @@ getent hosts evil.example || echo unknown
     ]
     assert (allowed.connections, other.connections) == (2, 0)
     assert find_denied(result.network) == [
-        ("198.18.0.1", other.port, "not-allowed"),
+        ("host", other.port, "port-not-allowed"),
         ("10.0.0.1", other.port, "not-public"),
         ("169.254.169.254", other.port, "not-public"),
         ("8.8.8.8", other.port, "not-allowed"),

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,13 @@ import pytest
 from slipway._model.network_use import DeniedDestination
 from slipway._model.published_ports import PublishedPort
 from slipway._util.errors import InputError
-from slipway.machine.gateway.connections import MAX_CONNECTIONS
+from slipway.machine.gateway.bounds import (
+    MAX_CALLERS,
+    MAX_CONNECTIONS,
+    MAX_HALF_OPEN,
+    MAX_LARGE,
+)
+from slipway.machine.gateway.report import ANSWER_RATE
 from slipway.machine.gateway_handle import GatewaySettings
 from support.gateway_rig import (
     GATEWAY,
@@ -31,6 +38,7 @@ from support.gateway_rig import (
     SECOND_OWN_PUBLIC,
     GatewayRig,
     collect,
+    create_server,
     echo,
     open_rig,
     start_with_ports,
@@ -422,7 +430,8 @@ async def test_address_that_is_not_allowed_is_refused_and_not_reached(
     report = await handle.fetch_report()
 
     assert counter.connections == 0
-    assert [(one.destination, one.port, one.count) for one in report.denied] == [(address, ECHO, 1)]
+    name = "host" if address == GATEWAY else address
+    assert [(one.destination, one.port, one.count) for one in report.denied] == [(name, ECHO, 1)]
 
 
 async def test_port_without_a_server_is_refused(rig: GatewayRig) -> None:
@@ -637,7 +646,10 @@ async def test_connections_are_bounded_and_a_place_becomes_free(rig: GatewayRig)
 
 async def test_limit_of_bytes_ends_all_connections(rig: GatewayRig) -> None:
     await rig.serve(PUBLIC, ECHO, echo)
-    handle, _ = await start_with_ports(rig, GatewaySettings(rules=RULES, limit=1_000_000))
+    settings = GatewaySettings(
+        rules=RULES, publish=(PublishedPort(8000, "127.0.0.1", 0),), limit=1_000_000
+    )
+    handle, (published,) = await start_with_ports(rig, settings)
 
     reader, writer = await rig.connect(PUBLIC, ECHO)
     writer.write(bytes(4_000_000))
@@ -645,6 +657,9 @@ async def test_limit_of_bytes_ends_all_connections(rig: GatewayRig) -> None:
         await reader.read(-1)
     with pytest.raises(ConnectionRefusedError):
         await rig.connect(PUBLIC, ECHO)
+    caller, _ = await rig.connect_to_host("127.0.0.1", published.port)
+    with pytest.raises(ConnectionResetError):
+        await caller.read(1)
     report = await handle.fetch_report()
 
     assert [one.reason for one in report.denied] == ["limit-reached"]
@@ -667,20 +682,98 @@ async def test_flood_of_frames_of_any_content_changes_nothing(rig: GatewayRig) -
     assert not handle.has_failed
 
 
-async def test_denied_requests_are_answered_a_thousand_times(rig: GatewayRig) -> None:
+async def test_kernel_of_the_host_keeps_little_of_many_connections(rig: GatewayRig) -> None:
+    with rig.world.enter():
+        idle = create_server(PUBLIC, ECHO)
+    idle.listen(100)
     handle, _ = await start_with_ports(rig, SETTINGS)
-    for _ in range(1000):
-        await rig.ask("denied.test")
 
-    waiting = asyncio.ensure_future(rig.ask("denied.test"))
+    async def fill(connections: int) -> int:
+        """Return the bytes that servers have not read, of so many connections more."""
+        before = (await handle.fetch_report()).bytes_from_guest
+        for _ in range(connections):
+            _, writer = await rig.connect(PUBLIC, ECHO)
+            writer.write(bytes(8 << 20))
+        await wait_until(lambda: has_stopped(handle), "the host takes no more")
+        return (await handle.fetch_report()).bytes_from_guest - before
 
-    async def is_counted() -> bool:
-        return (await handle.fetch_report()).denials == 1001
+    with idle:
+        await fill(MAX_LARGE)
 
-    await wait_until(is_counted, "the last one is counted")
-    assert not waiting.done()
-    waiting.cancel()
-    assert await rig.ask("echo.test")
+        # The buffers of both ends, the gateway's and the server's.
+        assert await fill(24) < 24 * (1 << 19)
+
+
+async def test_callers_that_wait_leave_the_guest_its_own_connections(rig: GatewayRig) -> None:
+    # A full backlog: the guest does not answer further callers.
+    with rig.guest.enter():
+        slow = socket.socket()
+        slow.bind((GUEST, 8000))
+        slow.listen(1)
+    await rig.serve(PUBLIC, ECHO, echo)
+    settings = replace(SETTINGS, publish=(PublishedPort(8000, "127.0.0.1", 0),))
+    handle, (published,) = await start_with_ports(rig, settings)
+
+    with slow:
+        for _ in range(2 * MAX_HALF_OPEN + 20):
+            await rig.connect_to_host("127.0.0.1", published.port)
+
+        async def has_callers() -> bool:
+            return (await handle.fetch_report()).connections >= MAX_HALF_OPEN
+
+        await wait_until(has_callers, "the places for callers are taken")
+        assert await exchange(rig, PUBLIC, b"x") == digest(b"x")
+
+        # None of them was given up before that.
+        assert (await handle.fetch_report()).connections < 2 * MAX_HALF_OPEN
+
+
+async def test_callers_that_stay_leave_the_guest_its_own_connections(rig: GatewayRig) -> None:
+    await rig.serve_in_guest(GUEST, 8000, echo)
+    await rig.serve(PUBLIC, ECHO, echo)
+    settings = replace(SETTINGS, publish=(PublishedPort(8000, "127.0.0.1", 0),))
+    handle, (published,) = await start_with_ports(rig, settings)
+
+    for _ in range(MAX_CONNECTIONS + 20):
+        await rig.connect_to_host("127.0.0.1", published.port)
+
+    async def has_callers() -> bool:
+        return (await handle.fetch_report()).connections == MAX_CALLERS
+
+    await wait_until(has_callers, "the places for callers are taken")
+    assert await exchange(rig, PUBLIC, b"x") == digest(b"x")
+
+
+async def test_denied_requests_have_a_thousand_answers_and_later_ten_a_second(
+    rig: GatewayRig,
+) -> None:
+    handle, _ = await start_with_ports(rig, SETTINGS)
+    with rig.guest.enter():
+        client = socket.socket(type=socket.SOCK_DGRAM)
+    answers = 0
+    with client:
+        client.connect((GATEWAY, 53))
+        client.setblocking(False)
+        for _ in range(30):
+            for _ in range(100):
+                client.send(build_question("denied.test"))
+            await rig.ask("echo.test")  # answered after the others
+            answers += count_datagrams(client)
+
+    assert (await handle.fetch_report()).denials == 3000
+    assert 1000 <= answers < 2000
+    await asyncio.sleep(5 / ANSWER_RATE)
+    assert await rig.ask("denied.test") == (NAME_ERROR, [])
+
+
+def count_datagrams(client: socket.socket) -> int:
+    """Return the number of datagrams that are there."""
+    for number in count():
+        try:
+            client.recv(512)
+        except BlockingIOError:
+            return number
+    raise AssertionError
 
 
 # --- Ends ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway.machine.gateway.connections import MAX_CONNECTIONS
+from slipway.machine.gateway.bounds import MAX_CONNECTIONS
 from slipway.machine.gateway_handle import GatewayHandle, GatewaySettings, create_link
 from support.gateway_rig import GatewayRig, echo, open_rig
 from support.hostile_guest import ARP, FrameTarget, HostileGuest

@@ -7,10 +7,21 @@ from math import inf
 
 from slipway.machine.gateway.addresses import GATEWAY, GUEST, GUEST_LOOPBACK
 from slipway.machine.gateway.agent_splice import AGENT_PORT, AgentSplice
+from slipway.machine.gateway.bounds import (
+    LIMIT_REACHED,
+    MAX_CONNECTIONS,
+    MAX_LARGE,
+    NEW_BURST,
+    NEW_RATE,
+    SMALL_BUFFER,
+    TOO_MANY,
+    has_place,
+    has_place_for_caller,
+)
 from slipway.machine.gateway.link import TokenBucket
 from slipway.machine.gateway.memory_budget import MemoryBudget
 from slipway.machine.gateway.poller import READ
-from slipway.machine.gateway.splice import Splice
+from slipway.machine.gateway.splice import Splice, mark_for_reset
 from slipway.machine.gateway.tcp import TcpEnd
 from slipway.machine.gateway.tcp_segment import ACK, RST, SYN, Flow, build_reset, build_tcp
 from slipway.machine.gateway.tcp_state import Failure, State
@@ -27,19 +38,8 @@ if TYPE_CHECKING:
     from slipway.machine.gateway.resolver import Resolver
     from slipway.machine.gateway.tcp_segment import Segment
 
-MAX_CONNECTIONS = 256
-MAX_HALF_OPEN = 64
-# New connections a second, and at once.
-NEW_RATE = 100.0
-NEW_BURST = 200.0
-
-# Reasons of refusals that the policy does not know.
-TOO_MANY = "too-many-connections"
-LIMIT_REACHED = "limit-reached"
-
 # Ports of the gateway's own connections to the guest.
 _FIRST_PORT, _LAST_PORT = 32768, 65535
-_HALF_OPEN = (State.SYN_HELD, State.SYN_SENT, State.SYN_RECEIVED)
 
 
 class Connections:
@@ -124,9 +124,10 @@ class Connections:
         if reason := destination.reason or self._judge_bounds():
             self._refuse(flow, segment, str(destination), reason)
             return
-        if not self._has_place():
+        if not has_place(self._flows, callers=False):
             if len(self._deferred) < MAX_CONNECTIONS:
-                self._deferred[flow] = segment
+                # Without its payload, which would keep a frame in memory.
+                self._deferred[flow] = segment._replace(payload=b"")
             return
         if self._new.compute_wait(self.now):
             return  # the guest repeats its SYN after a second
@@ -154,9 +155,11 @@ class Connections:
                 return True
         return False
 
-    def _has_place(self) -> bool:
-        """Return True if one more connection may be half-open."""
-        return sum(one.end.state in _HALF_OPEN for one in self._flows) < MAX_HALF_OPEN
+    def _can_accept(self) -> bool:
+        """Return True if a caller of a published port gets an answer now, be it a reset."""
+        return self._is_limit_reached() or (
+            has_place_for_caller(self._flows) and not self._judge_bounds()
+        )
 
     def _look_up(self, name: str, port: int, splice: Splice) -> None:
         def answer(addresses: list[str]) -> None:
@@ -174,12 +177,16 @@ class Connections:
 
         Without a place for it, the caller waits until there is one.
         """
-        if self._judge_bounds() or not self._has_place():
+        if not self._can_accept():
             self._poller.change(listener.fileno(), 0)
             self._paused.append(listener)
             return
         connected = listener.accept()
         if connected is None:
+            return
+        if self._is_limit_reached():
+            mark_for_reset(connected)
+            connected.close()
             return
         flow = Flow(listener.guest_port, GATEWAY, self._choose_port())
         splice = self._add(flow, TcpEnd.connect(self.now, _choose_number(), self._budget))
@@ -217,6 +224,7 @@ class Connections:
 
     def _add(self, flow: Flow, end: TcpEnd) -> Splice:
         splice = Splice(end, self._poller, self._report, self._mark)
+        splice.buffer_bytes = SMALL_BUFFER if len(self._flows) >= MAX_LARGE else 0
         self._enter(flow, splice)
         return splice
 
@@ -237,10 +245,10 @@ class Connections:
         for splice in marked:
             if splice in self._flows:
                 self._move(splice, self._flows[splice])
-        while self._deferred and self._has_place():
+        while self._deferred and has_place(self._flows, callers=False):
             flow = next(iter(self._deferred))
             self._open(flow, self._deferred.pop(flow))
-        while self._paused and not self._judge_bounds() and self._has_place():
+        while self._paused and self._can_accept():
             self._poller.change(self._paused.pop().fileno(), READ)
         if self._is_limit_reached():
             for splice in self._flows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slipway.machine.gateway.addresses import GATEWAY
 from slipway.machine.gateway.memory_budget import LEAST_BYTES
-from slipway.machine.gateway.policy import OWN_ADDRESS, WRONG_SERVER_NAME
+from slipway.machine.gateway.policy import HOST, OWN_ADDRESS, WRONG_SERVER_NAME
 from slipway.machine.gateway.public_addresses import pack_address
 from slipway.machine.gateway.routes import Routes
 from slipway.machine.gateway.server_name import (
@@ -27,25 +27,29 @@ if TYPE_CHECKING:
 
 # Reason of a refusal: the host's resolver knows no address.
 NO_ADDRESS = "no-address"
-_HOST = "127.0.0.1"
+_LOOPBACK = "127.0.0.1"
 
 
 class Destination:
     """Destination of a guest's SYN.
 
     ``name`` is None for an address without a name. ``reason`` is that of a refusal, or empty.
+    ``label`` is the text of a port of the host, whose address is its loopback.
     """
 
-    __slots__ = ("address", "name", "port", "reason")
+    __slots__ = ("address", "label", "name", "port", "reason")
 
-    def __init__(self, address: str, name: str | None, port: int, reason: str) -> None:
+    def __init__(
+        self, address: str, name: str | None, port: int, reason: str, label: str = ""
+    ) -> None:
         self.address = address
         self.name = name
         self.port = port
         self.reason = reason
+        self.label = label
 
     def __str__(self) -> str:
-        return self.name or self.address
+        return self.label or self.name or self.address
 
 
 class Destinations:
@@ -63,8 +67,8 @@ class Destinations:
         if name is not None:
             return Destination("", name, flow.port, self._policy.judge_name(name, flow.port))
         reason = self._policy.judge_address(flow.address, flow.port)
-        if flow.address == GATEWAY and not reason:
-            return Destination(_HOST, None, flow.port, "")
+        if flow.address == GATEWAY:
+            return Destination(_LOOPBACK, None, flow.port, reason, HOST)
         if not reason and self._routes.is_own(flow.address):
             reason = OWN_ADDRESS
         return Destination(".".join(map(str, flow.address)), None, flow.port, reason)

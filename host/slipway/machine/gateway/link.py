@@ -8,6 +8,7 @@ and its guest waits.
 from __future__ import annotations
 
 import os
+import select
 from collections import deque
 
 from slipway.machine.gateway.addresses import MAX_FRAME
@@ -109,11 +110,17 @@ class Link:
                 return
             except OSError:
                 frame = b""
-            if not frame:
+            if not frame and self._has_ended():
                 self.ended = True
                 return
             self._count(len(frame))
             handle(frame)
+
+    def _has_ended(self) -> bool:
+        """Return True if the other end is closed; an empty packet of the guest looks like that."""
+        poll = select.poll()
+        poll.register(self._descriptor, 0)
+        return bool(poll.poll(0))
 
     def update_pause(self, now: float) -> None:
         """Set :attr:`pause` as of ``now``."""

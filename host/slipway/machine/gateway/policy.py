@@ -114,7 +114,9 @@ class Policy:
         The gateway's own address stands for the 127.0.0.1 of the host.
         """
         if address == GATEWAY:
-            return "" if port in self._host_ports else NOT_ALLOWED
+            if port in self._host_ports:
+                return ""
+            return PORT_NOT_ALLOWED if self._host_ports else NOT_ALLOWED
         number = int.from_bytes(address, "big")
         public = is_public(address)
         ports = {

@@ -15,9 +15,9 @@ SMALL_BYTES = 4096
 class ReceiveQueue:
     """Bytes in order, and pieces that came too early.
 
-    A payload is a view of its frame. If the frame is of ``bytes`` and most of it is payload, the
-    view is kept. Other payloads are copied: a buffer is written to again, and a view keeps the
-    whole frame in memory.
+    A payload is a view of its frame. If the frame is of ``bytes`` and nearly all of it is payload,
+    the view is kept. Other payloads are copied: a buffer is written to again, and a view keeps the
+    whole frame in memory, also the padding that a guest may send behind a packet.
     """
 
     __slots__ = ("_chunks", "_early", "_early_starts", "held", "next", "size")
@@ -118,6 +118,6 @@ class ReceiveQueue:
 
 def _detach(payload: memoryview) -> memoryview:
     frame = payload.obj
-    if isinstance(frame, bytes) and len(frame) // 2 <= len(payload) >= SMALL_BYTES:
+    if isinstance(frame, bytes) and len(frame) * 7 // 8 <= len(payload) >= SMALL_BYTES:
         return payload
     return memoryview(bytes(payload))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
+from slipway.machine.gateway.link import TokenBucket
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MAX_DENIED = 32
-# So many refusals are answered. A guest that goes on gets none, and waits for its own time-outs.
+# So many refusals are answered at once, and so many a second later. A guest that asks for more gets
+# no answer, and waits for its own time-outs.
 MAX_ANSWERS = 1000
+ANSWER_RATE = 10.0
 # Longer than any name of DNS.
 MAX_WORD = 255
 
@@ -16,7 +22,10 @@ MAX_WORD = 255
 class Report:
     """Counters of a gateway. What was denied is counted by destination, port and reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with nothing; ``clock`` returns seconds."""
+        self._clock = clock
+        self._answers = TokenBucket(ANSWER_RATE, MAX_ANSWERS, clock())
         self.connections = 0
         self.bytes_to_guest = 0
         self.bytes_from_guest = 0
@@ -32,7 +41,10 @@ class Report:
         key = destination[:MAX_WORD], port, reason
         if key in self._denied or len(self._denied) < MAX_DENIED:
             self._denied[key] = self._denied.get(key, 0) + 1
-        return self.denials <= MAX_ANSWERS
+        if self._answers.compute_wait(self._clock()):
+            return False
+        self._answers.take(1)
+        return True
 
     def format(self) -> dict[str, str]:
         """Return the texts of a control message."""

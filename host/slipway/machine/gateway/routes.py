@@ -7,6 +7,7 @@ be reached there. The kernel's answer takes every interface, table and rule into
 from __future__ import annotations
 
 import _socket
+import errno
 import struct
 from itertools import count
 
@@ -20,6 +21,9 @@ _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, bits, ..., type, f
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type
 _TYPE_AT = _HEADER.size + 7
 _UNICAST = 1
+# Error numbers of the kernel's answers for addresses without a route.
+_UNREACHABLE = frozenset({-errno.ENETUNREACH, -errno.EHOSTUNREACH})
+_ERROR_NUMBER = struct.Struct("=i")  # of struct nlmsgerr, behind the header
 _NEW = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
 
 
@@ -57,4 +61,6 @@ class Routes:
         _, kind, _, answered, _ = _HEADER.unpack_from(answer)
         if answered != number:
             return True
-        return kind != _ERROR and (kind != _NEW_ROUTE or answer[_TYPE_AT] != _UNICAST)
+        if kind == _ERROR:
+            return _ERROR_NUMBER.unpack_from(answer, _HEADER.size)[0] not in _UNREACHABLE
+        return kind != _NEW_ROUTE or answer[_TYPE_AT] != _UNICAST

@@ -31,6 +31,12 @@ _PIECE = 64 << 10
 _FINISHED = (State.CLOSE_WAIT, State.LAST_ACK, State.CLOSING, State.TIME_WAIT, State.CLOSED)
 
 
+def mark_for_reset(connected: _socket.socket) -> None:
+    """Let the peer of a socket see a reset when the socket is closed."""
+    with suppress(OSError):
+        connected.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_AT_CLOSE)
+
+
 class Splice:
     """End of the guest's connection, and a socket.
 
@@ -40,7 +46,8 @@ class Splice:
 
     __slots__ = (
         *("_addresses", "_can_read", "_can_write", "_inspector", "_is_connected", "_is_shut"),
-        *("_poller", "_report", "_socket", "_touch", "attempt_ends", "end"),
+        *("_poller", "_report", "_socket", "_touch", "attempt_ends", "buffer_bytes", "end"),
+        "is_caller",
     )
 
     def __init__(
@@ -58,6 +65,11 @@ class Splice:
         self._can_read = self._can_write = False
         # Time when the present attempt to connect is given up; 0 without.
         self.attempt_ends = 0.0
+        # Bytes of each of the socket's buffers in the kernel, which doubles them for its own use;
+        # 0: as many as the kernel chooses, up to some MiB (tcp(7), tcp_rmem and tcp_wmem).
+        self.buffer_bytes = 0
+        # True for a connection of the host to the guest.
+        self.is_caller = False
 
     @property
     def will_retry(self) -> bool:
@@ -86,6 +98,7 @@ class Splice:
                 trying = _socket.socket(family, _NEW)
             except OSError:
                 continue
+            self._prepare(trying)
             if trying.connect_ex(address) in (0, errno.EINPROGRESS):
                 self.attempt_ends = now + CONNECT_SECONDS
                 self._watch(trying)
@@ -96,12 +109,18 @@ class Splice:
 
     def adopt(self, connected: _socket.socket) -> None:
         """Take a connected socket, for an end that connects to the guest."""
-        self._is_connected = True
+        self._is_connected = self.is_caller = True
+        self._prepare(connected)
         self._watch(connected)
 
+    def _prepare(self, fresh: _socket.socket) -> None:
+        if fresh.family != _socket.AF_UNIX:
+            fresh.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
+        if self.buffer_bytes:
+            for buffer in (_socket.SO_RCVBUF, _socket.SO_SNDBUF):
+                fresh.setsockopt(_socket.SOL_SOCKET, buffer, self.buffer_bytes)
+
     def _watch(self, watched: _socket.socket) -> None:
-        if watched.family != _socket.AF_UNIX:
-            watched.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
         self._socket = watched
         self._poller.add(watched.fileno(), READ | WRITE | EDGES, self._on_event)
 
@@ -203,8 +222,7 @@ class Splice:
     def close(self) -> None:
         """Close the socket: with a reset, if the guest's side was not finished."""
         if self._socket is not None and self.end.failure is not None:
-            with suppress(OSError):
-                self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_AT_CLOSE)
+            mark_for_reset(self._socket)
         self._drop_socket()
 
     def _drop_socket(self) -> None:

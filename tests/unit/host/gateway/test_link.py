@@ -102,6 +102,16 @@ def test_end_of_the_machine_ends_the_link(
     assert link.ended
 
 
+def test_empty_packet_of_the_guest_is_no_end(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, machine = pair
+    link = Link(ours.fileno(), 0.0)
+    machine.send(b"")
+    machine.send(b"frame")
+
+    assert receive(link) == [b"", b"frame"]
+    assert not link.ended
+
+
 def test_bucket_gives_its_burst_and_then_its_rate() -> None:
     bucket = TokenBucket(100.0, 50.0, 10.0)
 

@@ -108,7 +108,8 @@ def test_gateway_address_stands_for_named_ports_of_the_host() -> None:
     policy = make_policy("open", "host:8080")
 
     assert policy.judge_address(GATEWAY, 8080) == ALLOWED
-    assert policy.judge_address(GATEWAY, 8081) == NOT_ALLOWED
+    assert policy.judge_address(GATEWAY, 8081) == PORT_NOT_ALLOWED
+    assert make_policy("open").judge_address(GATEWAY, 8080) == NOT_ALLOWED
     assert policy.has_host_ports
     assert not make_policy("open").has_host_ports
 

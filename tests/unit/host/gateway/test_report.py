@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slipway.machine.gateway.report import MAX_ANSWERS, MAX_DENIED, MAX_WORD, Report
+from slipway.machine.gateway.report import ANSWER_RATE, MAX_ANSWERS, MAX_DENIED, MAX_WORD, Report
 
 
 def test_equal_requests_are_counted_together() -> None:
@@ -30,11 +30,16 @@ def test_list_of_denied_requests_is_bounded_and_their_number_is_not() -> None:
 
 
 def test_answers_to_denied_requests_are_bounded() -> None:
-    report = Report()
+    now = 5.0
+    report = Report(lambda: now)
 
     answers = [report.deny("a", 1, "no") for _ in range(MAX_ANSWERS + 2)]
+    now += 2 / ANSWER_RATE
+    later = [report.deny("a", 1, "no") for _ in range(4)]
 
     assert answers == [True] * MAX_ANSWERS + [False] * 2
+    assert (later[0], later[-1]) == (True, False)
+    assert report.denials == MAX_ANSWERS + 6
 
 
 def test_name_of_any_content_is_one_word() -> None:
