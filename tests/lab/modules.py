@@ -10,10 +10,6 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.debian.kernel import KernelPackage
 
-# struct module_signature, of which the last field is the length (include/linux/module_signature.h)
-_SIGNATURE = struct.Struct(">8xI")
-_SIGNATURE_MAGIC = b"~Module signature appended~\n"
-
 # movq $features, 0xc(%rax): eax and ebx of the CPUID leaf 0x40000001 in __do_cpuid_func
 # (arch/x86/kvm/cpuid.c). The value is that of Linux 6.1.
 _FEATURES = 0x0100_7EFB
@@ -26,22 +22,10 @@ def prepare(
     package: KernelPackage, names: Sequence[str], progress: Callable[[str], None]
 ) -> dict[str, bytes]:
     """Return these modules of a kernel in their loading order, changed for L1."""
-    found = {name: _strip_signature(data) for name, data in package.modules(names).items()}
+    found = package.modules(names)
     if "kvm" in found:
         found["kvm"] = _remove_pv_eoi(found["kvm"], progress)
     return found
-
-
-def _strip_signature(module: bytes) -> bytes:
-    """Return a module without its signature: to verify all takes as long as half of the boot.
-
-    The kernel loads such a module with a remark in its log.
-    """
-    if not module.endswith(_SIGNATURE_MAGIC):
-        return module
-    end = len(module) - len(_SIGNATURE_MAGIC)
-    (length,) = _SIGNATURE.unpack_from(module, end - _SIGNATURE.size)
-    return module[: end - _SIGNATURE.size - length]
 
 
 def _remove_pv_eoi(kvm: bytes, progress: Callable[[str], None]) -> bytes:

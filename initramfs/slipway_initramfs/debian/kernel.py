@@ -46,6 +46,9 @@ _LZMA_MAGIC = b"\x5d\x00\x00"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ELF_MAGIC = b"\x7fELF"
 _ARM64_MAGIC = b"ARM\x64"
+# struct module_signature, of which the last field is the length (include/linux/module_signature.h)
+_SIGNATURE = struct.Struct(">8xI")
+_SIGNATURE_MAGIC = b"~Module signature appended~\n"
 
 
 class KernelPackage:
@@ -258,7 +261,20 @@ def _read_module(name: str, node: Node) -> bytes:
         data = _unpack_xz(data, MAX_MODULE)
     if not data.startswith(_ELF_MAGIC):
         raise ImageError(f"the kernel module {name} is not an ELF file")
-    return data
+    return _strip_signature(data)
+
+
+def _strip_signature(module: bytes) -> bytes:
+    """Return a module without its signature, which a guest would verify for longer than it loads.
+
+    The digests of package and store stand for it. The kernel notes in its log that such a module
+    taints it.
+    """
+    end = len(module) - len(_SIGNATURE_MAGIC) - _SIGNATURE.size
+    if end < 0 or not module.endswith(_SIGNATURE_MAGIC):
+        return module
+    (length,) = _SIGNATURE.unpack_from(module, end)
+    return module[: max(end - length, 0)]
 
 
 def _read_dependencies(data: bytes) -> list[str]:

@@ -210,6 +210,15 @@ def test_network_modules_stand_apart_and_without_those_of_the_port() -> None:
     ]
 
 
+def test_modules_are_stored_without_their_signatures() -> None:
+    virtio, ring = module("virtio"), module("virtio_ring")
+    # struct module_signature, with the length of what is before it, and its magic.
+    signature = b"PKCS7" + bytes(8) + (5).to_bytes(4, "big") + b"~Module signature appended~\n"
+    made = package(("virtio.ko", virtio + signature), ("virtio_ring.ko", ring))
+
+    assert made.modules(["virtio", "virtio_ring"]) == {"virtio": virtio, "virtio_ring": ring}
+
+
 def test_built_in_modules_are_skipped() -> None:
     made = package(
         ("virtio_console.ko", module("virtio_console", "virtio")),
