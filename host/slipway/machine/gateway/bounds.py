@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from slipway.machine.gateway.tcp_state import State
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,12 +26,10 @@ SMALL_BUFFER = 64 << 10
 TOO_MANY = "too-many-connections"
 LIMIT_REACHED = "limit-reached"
 
-_HALF_OPEN = (State.SYN_HELD, State.SYN_SENT, State.SYN_RECEIVED)
-
 
 def has_place(splices: Iterable[Splice], *, callers: bool) -> bool:
     """Return True if one more connection of the guest, or of a caller, may be half-open."""
-    half_open = sum(one.is_caller == callers and one.end.state in _HALF_OPEN for one in splices)
+    half_open = sum(one.is_caller == callers and one.end.is_half_open for one in splices)
     return half_open < MAX_HALF_OPEN
 
 

@@ -32,8 +32,14 @@ def sum_words(data: bytes | bytearray | memoryview) -> int:
     return total
 
 
+def sum_network_words(data: bytes | bytearray | memoryview) -> int:
+    """Return the sum of ``data``'s big-endian words modulo 65535, to be added to header fields."""
+    total = sum_words(data) % 0xFFFF
+    return total >> 8 | (total & 0xFF) << 8
+
+
 def finish_checksum(total: int) -> int:
-    """Return the checksum of pieces with the sum ``total``, to be stored in little-endian order.
+    """Return the checksum of pieces with the sum ``total``, to be stored in the order of the sum.
 
     ``total`` is larger than 0: each packet has a length or type that is not 0.
     """

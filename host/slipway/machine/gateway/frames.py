@@ -13,7 +13,7 @@ from slipway.machine.gateway.ipv4 import (
     parse_udp,
 )
 from slipway.machine.gateway.policy import NOT_ALLOWED
-from slipway.machine.gateway.tcp_segment import parse_tcp
+from slipway.machine.gateway.tcp_segment import parse_plain_tcp, parse_tcp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ class FrameHandler:
     def handle(self, frame: bytes) -> None:
         """Handle a frame of any content."""
         try:
-            self._handle(frame)
+            if arrived := parse_plain_tcp(frame):  # nearly all frames
+                self._connections.handle(*arrived)
+            else:
+                self._handle(frame)
         except FrameError:
             self.dropped += 1
 

@@ -19,10 +19,10 @@ from slipway.machine.gateway.named_tuple import NamedTuple
 VERSION_AND_LENGTH = 0x45
 HEADER_BYTES = 20
 DO_NOT_FRAGMENT = 0x4000
+# More fragments, or an offset.
+FRAGMENT = 0x3FFF
 # Any router would do with less; the guest is on the same wire.
 TIME_TO_LIVE = 64
-
-_MORE_FRAGMENTS_OR_OFFSET = 0x3FFF
 _HEADER = struct.Struct("!BBHHHBBH4s4s")
 _UDP = struct.Struct("!HHHH")
 _ICMP_ECHO_REQUEST = 8
@@ -74,7 +74,7 @@ def parse_ipv4(frame: bytes | memoryview) -> Packet:
         raise FrameError("IPv4 header")
     if total > len(frame) - ETHERNET_HEADER:
         raise FrameError("length of the IPv4 packet")
-    if fragment & _MORE_FRAGMENTS_OR_OFFSET:
+    if fragment & FRAGMENT:
         raise FrameError("fragment")
     if source != GUEST and (source != GUEST_LOOPBACK or protocol != Protocol.TCP):
         raise FrameError("spoofed source")

@@ -43,9 +43,10 @@ class TokenBucket:
 
     def compute_wait(self, now: float) -> float:
         """Return the seconds until something may be taken; 0 if now."""
-        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        level = self._level + (now - self._at) * self._rate
+        self._level = level = level if level < self._burst else self._burst
         self._at = now
-        return 0.0 if self._level > 0 else -self._level / self._rate + 0.001
+        return 0.0 if level > 0 else -level / self._rate + 0.001
 
 
 class Link:
@@ -55,10 +56,10 @@ class Link:
         """Take the descriptor; ``byte_rate`` is in bytes a second, 0 for no limit."""
         self._descriptor = descriptor
         self._waiting: deque[bytes] = deque()
-        self._buckets = [(TokenBucket(FRAME_RATE, FRAME_BURST, now), False)]
+        self._frames = TokenBucket(FRAME_RATE, FRAME_BURST, now)
+        self._bytes: TokenBucket | None = None
         if byte_rate:
-            burst = max(byte_rate / 4, 2 * MAX_FRAME)
-            self._buckets.append((TokenBucket(byte_rate, burst, now), True))
+            self._bytes = TokenBucket(byte_rate, max(byte_rate / 4, 2 * MAX_FRAME), now)
         self.ended = False
         # Seconds until the rate allows the next frame.
         self.pause = 0.0
@@ -77,14 +78,13 @@ class Link:
 
     def send(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         """Send a frame, in parts, or keep a copy of it until the machine takes it."""
-        self._count(sum(map(len, parts)))
         if self._waiting:
-            self._waiting.append(b"".join(parts))
+            self._keep(parts)
             return
         try:
-            os.writev(self._descriptor, parts)
+            self._count(os.writev(self._descriptor, parts))
         except BlockingIOError:
-            self._waiting.append(b"".join(parts))
+            self._keep(parts)
         except OSError:
             self.ended = True
 
@@ -124,8 +124,16 @@ class Link:
 
     def update_pause(self, now: float) -> None:
         """Set :attr:`pause` as of ``now``."""
-        self.pause = max(bucket.compute_wait(now) for bucket, _ in self._buckets)
+        self.pause = self._frames.compute_wait(now)
+        if self._bytes is not None:
+            self.pause = max(self.pause, self._bytes.compute_wait(now))
+
+    def _keep(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+        frame = b"".join(parts)
+        self._count(len(frame))
+        self._waiting.append(frame)
 
     def _count(self, length: int) -> None:
-        for bucket, by_length in self._buckets:
-            bucket.take(length if by_length else 1)
+        self._frames.take(1)
+        if self._bytes is not None:
+            self._bytes.take(length)

@@ -138,7 +138,8 @@ class GatewayProcess:
             self._poller.handle(happened)
             if now >= self._connections.deadline:
                 self._connections.expire()
-            self._resolver.expire(now)
+            if now >= self._resolver.deadline:
+                self._resolver.expire(now)
             self._connections.move()
             self._link.update_pause(now)
             self._poller.change(self._link_descriptor, self._link.events)

@@ -61,7 +61,7 @@ class Resolver:
     @property
     def deadline(self) -> float:
         """The time of the next :meth:`expire` that has an effect, or infinity."""
-        return min((end for end, _ in self._waiting.values()), default=inf)
+        return min((end for end, _ in self._waiting.values())) if self._waiting else inf
 
     def start(self, name: bytes, answer: Answer, now: float) -> bool:
         """Look ``name`` up and call ``answer`` from :meth:`collect`; False if too many are waiting.

@@ -139,10 +139,11 @@ class Splice:
         """
         if not self._is_connected and not (self._can_write and self._finish_connecting(now)):
             return
-        if self.end.state in (State.SYN_HELD, State.SYN_SENT, State.SYN_RECEIVED):
+        if self.end.is_half_open:
             return
-        self._write()
-        if may_send:
+        if self._can_write:
+            self._write()
+        if self._can_read and may_send:
             self._read()
 
     def _finish_connecting(self, now: float) -> bool:

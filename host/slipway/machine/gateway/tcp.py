@@ -87,6 +87,11 @@ class TcpEnd(ControlBlock):
         return State.FIN_WAIT_2 if self._sender.fin_acknowledged else State.FIN_WAIT_1
 
     @property
+    def is_half_open(self) -> bool:
+        """True until both sides have answered the other's SYN."""
+        return self._phase in (State.SYN_HELD, State.SYN_SENT, State.SYN_RECEIVED)
+
+    @property
     def deadline(self) -> float:
         """Time when ``next_segment`` has to be called even if nothing happens, or infinity."""
         if self._phase in (State.SYN_HELD, State.CLOSED):

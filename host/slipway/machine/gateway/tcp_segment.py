@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 from enum import IntFlag
 
-from slipway.machine.gateway.addresses import GUEST
-from slipway.machine.gateway.checksum import finish_checksum, sum_words
-from slipway.machine.gateway.ethernet import IPV4_HEADER, FrameError
+from slipway.machine.gateway.addresses import ETHERNET_HEADER, GUEST, MAX_FRAME
+from slipway.machine.gateway.checksum import finish_checksum, sum_network_words
+from slipway.machine.gateway.ethernet import IPV4_HEADER, EtherType, FrameError
 from slipway.machine.gateway.ipv4 import (
     DO_NOT_FRAGMENT,
+    FRAGMENT,
     HEADER_BYTES,
     TIME_TO_LIVE,
     VERSION_AND_LENGTH,
@@ -28,7 +29,12 @@ _TCP_HEADER_BYTES = 20
 _TCP = struct.Struct("!HHIIBBHHH")
 # Ethernet (its 14 bytes as one field), IPv4 and TCP: one call for all headers of a frame.
 _HEADERS = struct.Struct("!14s BBHHHBBH4s4s HHIIBBHHH")
-_TCP_AT = 34
+# The same headers without the fields that no parser reads.
+_PLAIN = struct.Struct("!12xH BxH2xHxB2x4s4s HHIIBBH4x")
+# Plain integers, for the same reason as those of the flags below.
+_IPV4_TYPE, _TCP_PROTOCOL = int(EtherType.IPV4), int(Protocol.TCP)
+# The fields of an IPv4 header that are always the same, as words; the total length is missing.
+_IPV4_SUM = (VERSION_AND_LENGTH << 8) + DO_NOT_FRAGMENT + (TIME_TO_LIVE << 8) + _TCP_PROTOCOL
 _END_OF_OPTIONS = 0
 _NO_OPERATION = 1
 _MSS = 2
@@ -103,6 +109,36 @@ def parse_tcp(packet: Packet) -> tuple[Flow, Segment]:
     )
 
 
+def parse_plain_tcp(frame: bytes) -> tuple[Flow, Segment] | None:
+    """Return the segment of a frame, as ``parse_ipv4`` and ``parse_tcp`` do, in one step.
+
+    None for a frame that needs these two: with options or padding in its headers, a SYN, of the
+    guest's 127.0.0.1, malformed, or of another protocol.
+    """
+    if not _PLAIN.size <= len(frame) <= MAX_FRAME:
+        return None
+    (
+        kind, version, total, fragment, protocol, source, address,
+        guest_port, port, sequence, acknowledgment, offset, flags, window,
+    ) = _PLAIN.unpack_from(frame)  # fmt: skip
+    if (
+        kind != _IPV4_TYPE
+        or version != VERSION_AND_LENGTH
+        or protocol != _TCP_PROTOCOL
+        or source != GUEST
+        or offset >> 4 << 2 != _TCP_HEADER_BYTES
+        or flags & SYN
+        or fragment & FRAGMENT
+        or not _PLAIN.size <= total + ETHERNET_HEADER <= len(frame)
+    ):
+        return None
+    payload = memoryview(frame)[_PLAIN.size : total + ETHERNET_HEADER]
+    return (
+        Flow(guest_port, address, port),
+        Segment(sequence, acknowledgment, flags, window, payload),
+    )
+
+
 def build_tcp(
     flow: Flow, segment: Segment, checksums: bool = True
 ) -> list[bytes | bytearray | memoryview]:
@@ -111,24 +147,28 @@ def build_tcp(
     The payload is not copied. Without ``checksums`` that of TCP stays zero, for a device that
     vouches for its data (virtio's DATA_VALID).
     """
-    payload = segment.payload
-    options = _build_options(segment)
-    tcp_bytes = _TCP_HEADER_BYTES + len(options) + len(payload)
-    headers = bytearray(
-        _HEADERS.pack(
-            *(IPV4_HEADER, VERSION_AND_LENGTH, 0, HEADER_BYTES + tcp_bytes, 0, DO_NOT_FRAGMENT),
-            *(TIME_TO_LIVE, Protocol.TCP, 0, flow.address, flow.guest),
-            *(flow.port, flow.guest_port, segment.sequence, segment.acknowledgment),
-            *(_TCP_HEADER_BYTES + len(options) << 2, segment.flags, segment.window, 0, 0),
-        )
-    )
-    headers[24:26] = finish_checksum(sum_words(headers[14:34])).to_bytes(2, "little")
-    headers += options
+    sequence, acknowledgment, flags, window, payload, mss, scale = segment
+    options = b"" if mss is None and scale is None else _build_options(mss, scale)
+    header_bytes = _TCP_HEADER_BYTES + len(options)
+    tcp_bytes = header_bytes + len(payload)
+    # 2**16 is 1 modulo 65535: numbers of any multiple of 16 bits may be added as they are.
+    addresses = int.from_bytes(flow.address + flow.guest, "big")
+    checksum = 0
     if checksums:
-        # Addresses come from the header before; protocol and length complete the pseudo header.
-        total = sum_words(headers[26:]) + ((Protocol.TCP + tcp_bytes) << 8)
-        checksum = finish_checksum(total + sum_words(payload))
-        headers[50:52] = checksum.to_bytes(2, "little")
+        checksum = finish_checksum(
+            addresses + _TCP_PROTOCOL + tcp_bytes + flow.port + flow.guest_port
+            + sequence + acknowledgment + (header_bytes << 10) + flags + window
+            + int.from_bytes(options, "big") + sum_network_words(payload)
+        )  # fmt: skip
+    total = HEADER_BYTES + tcp_bytes
+    headers = _HEADERS.pack(
+        *(IPV4_HEADER, VERSION_AND_LENGTH, 0, total, 0, DO_NOT_FRAGMENT, TIME_TO_LIVE),
+        *(_TCP_PROTOCOL, finish_checksum(_IPV4_SUM + total + addresses)),
+        *(flow.address, flow.guest, flow.port, flow.guest_port, sequence, acknowledgment),
+        *(header_bytes << 2, flags, window, checksum, 0),
+    )
+    if options:
+        headers += options
     return [headers, payload] if len(payload) else [headers]
 
 
@@ -163,10 +203,10 @@ def _parse_options(options: bytes) -> tuple[int | None, int | None]:
     return mss, scale
 
 
-def _build_options(segment: Segment) -> bytes:
+def _build_options(mss: int | None, scale: int | None) -> bytes:
     options = b""
-    if segment.mss is not None:
-        options += bytes((_MSS, _MSS_BYTES)) + segment.mss.to_bytes(2, "big")
-    if segment.window_scale is not None:
-        options += bytes((_NO_OPERATION, _WINDOW_SCALE, _WINDOW_SCALE_BYTES, segment.window_scale))
+    if mss is not None:
+        options += bytes((_MSS, _MSS_BYTES)) + mss.to_bytes(2, "big")
+    if scale is not None:
+        options += bytes((_NO_OPERATION, _WINDOW_SCALE, _WINDOW_SCALE_BYTES, scale))
     return options

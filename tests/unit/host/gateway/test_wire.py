@@ -34,6 +34,7 @@ from slipway.machine.gateway.tcp_segment import (
     Segment,
     build_reset,
     build_tcp,
+    parse_plain_tcp,
     parse_tcp,
 )
 from support.tcp_wire import FLOW, turn_frame
@@ -156,6 +157,37 @@ def test_datagrams_of_bad_lengths_are_refused(length: int) -> None:
 
     with pytest.raises(FrameError, match="UDP"):
         parse_udp(packet)
+
+
+def parse_in_steps(frame: bytes) -> tuple[Flow, Segment] | None:
+    """Parse as for any frame; None for a frame that is not TCP's."""
+    try:
+        packet = parse_ipv4(frame)
+        return parse_tcp(packet) if packet.protocol == Protocol.TCP else None
+    except FrameError:
+        return None
+
+
+@pytest.mark.parametrize("size", [0, 1, 65480])
+def test_plain_segment_is_parsed_in_one_step(size: int) -> None:
+    segment = Segment(7, 8, ACK | PSH, 9, os.urandom(size))
+    frame = turn_frame(b"".join(build_tcp(FLOW, segment)))
+
+    assert parse_plain_tcp(frame) == (FLOW, segment)
+
+
+@pytest.mark.parametrize("flags", [ACK, FIN | ACK, RST, SYN, SYN | ACK])
+def test_one_step_lets_in_no_other_segment_than_several(flags: int) -> None:
+    frame = turn_frame(b"".join(build_tcp(FLOW, Segment(7, 8, flags, 9, b"payload"))))
+    damaged = [
+        frame[:at] + bytes((value,)) + frame[at + 1 :]
+        for at in range(12, 54)
+        for value in (0, 1, 5, 6, 8, 0x20, 0x2F, 0x40, 0x45, 0x46, 0x50, 0x5F, 0x60, 0x7F, 0xFF)
+    ]
+    damaged += [frame[:size] for size in range(len(frame))] + [frame + bytes(9)]
+
+    for each in damaged:
+        assert parse_plain_tcp(each) in (None, parse_in_steps(each))
 
 
 def test_datagram_has_checksums() -> None:
