@@ -233,3 +233,11 @@ def test_file_that_is_too_long_is_not_read() -> None:
             snapshot.read(descriptor)
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
+def test_snapshot_of_another_architecture_is_refused_with_both_names(machine: str) -> None:
+    snapshot.check_architecture(some(), "x86_64")
+
+    with pytest.raises(HostError, match=f"a machine for x86_64, and this host is {machine}"):
+        snapshot.check_architecture(some(), machine)

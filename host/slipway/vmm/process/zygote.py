@@ -56,6 +56,7 @@ class Zygote:
             HostError: the snapshot cannot be used here.
         """
         self._saved = snapshot.decode(snapshot.read(state))
+        snapshot.check_architecture(self._saved, os.uname().machine)
         if os.fstat(memory).st_size != self._saved.memory:
             raise HostError("the snapshot's memory and state differ in size")
         layout = find_architecture().place_memory(self._saved.memory)

@@ -129,6 +129,20 @@ def decode_body(body: bytes) -> Saved:
         raise HostError(f"the snapshot's state is invalid: {error}", _AGAIN) from None
 
 
+def check_architecture(saved: Saved, machine: str) -> None:
+    """Check that the snapshot is of an architecture; ``machine`` is its name in uname(2).
+
+    Raises:
+        HostError: the snapshot is of another.
+    """
+    if saved.architecture != machine:
+        raise HostError(
+            f"the snapshot is of a machine for {saved.architecture:.20}, and this host is"
+            f" {machine}",
+            _AGAIN,
+        )
+
+
 def _check_state(value: Any) -> Saved:
     if type(value) is not dict or value.keys() != set(_FIELDS):
         raise ValueError("unexpected parts")

@@ -81,8 +81,7 @@ class StateSaver:
         Raises:
             HostError: the state is not of this host, or of another configuration.
         """
-        if saved.architecture != self._name:
-            raise HostError(f"the snapshot is of the architecture {saved.architecture:.20}")
+        snapshot.check_architecture(saved, self._name)
         self._processors.restore(self._vm, self._vcpus, (saved.vcpus, saved.machine))
         try:
             return self._restore_devices(saved.devices)
