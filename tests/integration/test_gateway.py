@@ -609,7 +609,7 @@ async def test_published_port_that_is_taken_is_an_error_before_the_run(rig: Gate
     settings = GatewaySettings(publish=(PublishedPort(8000, "127.0.0.1", port),))
     handle = await rig.start_gateway(settings)
 
-    with pytest.raises(InputError, match=f"--publish: 127.0.0.1:{port} cannot be bound"):
+    with pytest.raises(InputError, match=f"port 127.0.0.1:{port} cannot be bound"):
         await handle.wait_ready()
 
 

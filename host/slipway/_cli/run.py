@@ -28,15 +28,11 @@ __all__ = ["build_parser", "run_command"]
 if TYPE_CHECKING:
     import argparse
 
-    from slipway._model.network_use import NetworkUse
     from slipway._model.options import Options
     from slipway._model.result import Result
     from slipway._run.run import Run
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
-
-# Denied destinations that are printed for a failed program.
-MAX_SHOWN_DENIED = 8
 
 
 def run_command(arguments: list[str], prog: str) -> int:
@@ -153,25 +149,15 @@ def _report_result(result: Result, verbose: bool) -> None:
     if last is None or last.verdict not in {"ok", "failed"} or last.detail:
         write_line(result.summary())
     if result.network is not None:
-        _report_network(result.network, verbose=verbose or not result.ok)
+        from slipway._cli.network_report import report_network
+
+        report_network(result.network, verbose=verbose or not result.ok)
     if verbose:
         timing = asdict(result.timing)
         parts = "  ".join(f"{name} {seconds:.3f}" for name, seconds in timing.items())
         write_line(f"{parts}  total {sum(timing.values()):.3f} s")
         start, reason = result.provenance.start, result.provenance.start_reason
         write_line(f"start {start}: {reason}" if reason else f"start {start}")
-
-
-def _report_network(use: NetworkUse, *, verbose: bool) -> None:
-    """Report a gateway that failed and, for a failed program or with ``-v``, what was denied."""
-    if use.failed:
-        write_line("the network ended before the program: its gateway failed")
-    if not verbose:
-        return
-    for each in use.denied[:MAX_SHOWN_DENIED]:
-        write_line(f"denied: {each}")
-    if (more := len(use.denied) - MAX_SHOWN_DENIED) > 0:
-        write_line(f"denied: {more} more destinations, see --json")
 
 
 def find_exit_code(result: Result) -> int:

@@ -273,4 +273,8 @@ class Slot:
 
         assets = self.assets
         memory = (self._memory_factor - 1) * assets.memory + assets.footprint
+        if self._options.network is not None:
+            from slipway.machine.gateway_handle import MAX_MEMORY
+
+            memory += MAX_MEMORY
         return Needs(memory, self._options.cpus)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from slipway._admission import Admission, Capacity
+from slipway._model.network import Network
 from slipway._model.options import Options
 from slipway._run.image_builds import ImageBuilds
 from slipway._run.languages import find_language
 from slipway._run.launcher import DamagedImage
 from slipway._run.slot import Slot, SlotContext
 from slipway._util.errors import Busy, InputError
+from slipway.machine.gateway_handle import MAX_MEMORY
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 from support.waiting import wait_until
 
@@ -47,6 +51,23 @@ async def test_slot_counts_from_its_admission_until_it_is_left() -> None:
 
     assert held == (1, 1)
     assert (machines(context), len(launcher.machines)) == (0, 0)
+
+
+async def test_machine_with_a_network_needs_memory_for_its_gateway() -> None:
+    context = context_of(FakeLauncher(), replace(CAPACITY, memory=MACHINE + MAX_MEMORY))
+    slot = Slot(context, find_language("bash"), Options(network=Network()))
+    other = slot_in(context)
+    for one in (slot, other):
+        await one.find_if_built()
+
+    slot.enter()
+    other.enter()
+    waiting = other.position
+    slot.leave()
+
+    assert waiting == 0
+    assert other.position is None
+    other.leave()
 
 
 async def test_missing_image_is_built_between_admission_and_launch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 
 from slipway._util.errors import InputError
@@ -36,10 +37,9 @@ class Listener:
         except OSError as error:
             self.close()
             raise InputError(
-                f"--publish: {host}:{port} cannot be bound: {error.strerror or error}",
-                "Name a path that does not exist yet."
-                if host == UNIX
-                else "Leave out the port, and a free one is chosen.",
+                f"published port {port if host == UNIX else f'{host}:{port}'} cannot be bound:"
+                f" {(error.strerror or str(error)).lower()}",
+                _suggest_place(host, error.errno),
             ) from None
 
     def _listen(self, family: int) -> None:
@@ -73,6 +73,15 @@ class Listener:
         connection = _socket.socket(fileno=descriptor)
         connection.setblocking(False)
         return connection
+
+
+def _suggest_place(host: str, code: int | None) -> str:
+    """Return the remedy for an error of bind()."""
+    if host == UNIX:
+        return "Name a path that does not exist yet, in a directory that you may write to."
+    if code == errno.EADDRNOTAVAIL:
+        return "Name an address of this host, or leave it out for 127.0.0.1."
+    return "Leave out the port, and a free one is chosen."
 
 
 def _find_family(host: str) -> int:

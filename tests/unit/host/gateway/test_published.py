@@ -49,8 +49,17 @@ def test_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
 
-        with pytest.raises(InputError, match=f"--publish: 127.0.0.1:{port} cannot be bound"):
+        with pytest.raises(InputError, match=f"port 127.0.0.1:{port} cannot be bound") as caught:
             open_listeners(f"8000 127.0.0.1 {port}")
+
+    assert "Leave out the port" in caught.value.hint
+
+
+def test_address_that_is_not_of_this_host_is_named() -> None:
+    with pytest.raises(InputError, match=r"192\.0\.2\.1:0 cannot be bound") as caught:
+        open_listeners("8000 192.0.2.1 0")
+
+    assert "an address of this host" in caught.value.hint
 
 
 def test_path_that_exists_is_refused_and_stays(tmp_path: Path) -> None:
