@@ -10,7 +10,7 @@ import pytest
 
 from slipway.vmm.kvm import usability
 from support.microvm import Microvm
-from support.ways import OTHER_WAYS, open_way
+from support.ways import OTHER_WAYS, PORT_WAYS, open_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "fewer(*names): where no ways are told, run only every_language's tests in these"
     )
     config.addinivalue_line("markers", "every_language: see fewer")
+    config.addinivalue_line(
+        "markers",
+        "every_port: where no ways are told, run the test over each port of the agent as well",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,6 +88,8 @@ def ways_and_languages(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
     if every_way is not None:
         some = names if through else every_way.args
         wanted += [(way, language) for way in OTHER_WAYS for language in some]
+        if through or metafunc.definition.get_closest_marker("every_port") is not None:
+            wanted += [(way, language) for way in PORT_WAYS for language in every_way.args[:1]]
     return [(way, language) for way, language in wanted if not through or way in through]
 
 

@@ -58,6 +58,7 @@ def program(vm: Runner, case: str) -> Path:
 
 
 @pytest.mark.every_language
+@pytest.mark.every_port
 @pytest.mark.every_way("bash", "python")
 def test_says_hello(vm: Runner) -> None:
     outcome = vm.run(program(vm, "hello"))
@@ -76,6 +77,7 @@ def test_gets_its_arguments_as_they_are(vm: Runner) -> None:
     assert outcome.stdout.decode().splitlines() == [f"[{argument}]" for argument in arguments]
 
 
+@pytest.mark.every_port
 def test_reads_stdin_to_its_end(vm: Runner) -> None:
     stdin = b"".join(b"%05d: a line of stdin\n" % number for number in range(10_000))
 
@@ -214,6 +216,7 @@ def test_has_room_for_many_threads_and_files_and_for_large_ones(vm: Runner) -> N
     assert outcome.program.limits.processes == 1024
 
 
+@pytest.mark.every_port
 def test_output_over_the_limit_is_cut_and_counted(vm: Runner) -> None:
     whole = b"".join(b"line %06d\n" % number for number in range(20_000))
 
@@ -298,6 +301,7 @@ def base_commands() -> bytes:
     return " ".join(commands.split()).encode()
 
 
+@pytest.mark.every_port
 def test_file_that_it_wrote_is_fetched(vm: Runner) -> None:
     outcome = vm.run(program(vm, "output_file"), outputs=("result.txt", "missing.txt"))
 
@@ -306,6 +310,7 @@ def test_file_that_it_wrote_is_fetched(vm: Runner) -> None:
     assert outcome.files["missing.txt"].missing
 
 
+@pytest.mark.every_port
 def test_output_of_a_program_of_seconds_arrives_while_it_runs(vm: Runner) -> None:
     # Each line is answered only after it has come, and the program waits for the answer.
     job = vm.begin(program(vm, "live"))
@@ -320,6 +325,7 @@ def test_output_of_a_program_of_seconds_arrives_while_it_runs(vm: Runner) -> Non
     assert outcome.program.usage.wall >= 6 * 0.4
 
 
+@pytest.mark.every_port
 def test_talks_in_a_terminal(vm: Runner) -> None:
     # Nothing is flushed: a prompt comes before its input, and what was written before a crash is
     # there.

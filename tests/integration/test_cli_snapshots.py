@@ -221,6 +221,7 @@ def test_wrong_calls_of_build_are_refused_before_any_work(
     store = ("--store", tmp_path / "none")
     calls = {
         ("--machine", "qemu"): "--machine without --snapshot",
+        ("--port", "tcp"): "--port without --snapshot",
         ("--network",): "--network without --snapshot",
         ("--snapshot", "--machine", "vax"): "--machine is 'vax'",
         ("--snapshot", "--arch", "arm64"): "on a host with amd64",
@@ -274,7 +275,7 @@ def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
     assert records[0]["timing"]["restore"] > 0
     assert records[1]["timing"]["restore"] == 0
     assert shown.stdout == b"hello\n"
-    assert "slipway: start snapshot\n" in shown.stderr
+    assert "slipway: start snapshot on qemu, port virtio\n" in shown.stderr
     assert commands.leftovers() == []
 
 

@@ -113,6 +113,7 @@ class FakeMachine:
         self.console = Console()
         self.pid = os.getpid()
         self.has_network = network is not None
+        self.port = PortKind.VIRTIO
         self._theirs = theirs
         self._launcher = launcher
         self.agent = FakeAgent(theirs.reader, theirs.writer, self.die, original)
@@ -280,7 +281,7 @@ class FakeLauncher:
             raise InputError(f"there is no machine {options.machine!r}", "Use one of: fake.")
         ends = await make_transports()
         async with AsyncExitStack() as undo:
-            network = open_network(undo) if options.network is not None else None
+            network = open_network(undo, PortKind.VIRTIO) if options.network is not None else None
             link = None if network is None else network.machine_end
             machine = FakeMachine(*ends, self, network=link)
             undo.push_async_callback(machine.stop)

@@ -11,6 +11,7 @@ from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
+from slipway._run.launcher import ColdLauncher
 from slipway._run.results import build_output_files, build_phase_results
 from slipway._snapshots.create import capture_snapshot
 from slipway._util.errors import UnknownOutcome
@@ -225,8 +226,7 @@ class Microvm(Runner):
 
     async def _boot(self, assets: Assets) -> None:
         self.language = assets.language
-        self._guest = await Guest.start(assets, self._options)
-        await self._guest.wait_ready()
+        self._guest = await ColdLauncher(ImageStore()).launch(assets, self._options)
 
 
 class CloneVm(Microvm):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from slipway._run.agent_connection import AgentConnection
 from slipway._run.deadline_pause import DeadlinePause
 from slipway.machine.console import Console
-from slipway.machine.model import Transport
+from slipway.machine.model import PortKind, Transport
 from slipway_protocol.connection import Connection
 from slipway_protocol.messages import Awake, Ready, Start
 from slipway_protocol.schema import VERSION
@@ -76,6 +76,7 @@ class ScriptedMachine:
 
     name = "scripted"
     has_network = False
+    port = PortKind.VIRTIO
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport

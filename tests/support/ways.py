@@ -3,7 +3,8 @@
 ``runtime`` and ``client`` are the library without and with a server, ``cli`` is the command
 line. Each program has a separate machine, also with ``clone``: a clone of a ready
 machine, directly; ``guest`` is :class:`support.microvm.Microvm`, where one machine takes all of a
-language's programs and no way to it is tried.
+language's programs and no way to it is tried. ``serial`` and ``tcp`` are the same with an agent on
+that port.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 SIZES = {"memory", "memory_limit", "build_memory_limit", "file_size", "output_limit"}
 OTHER_WAYS = ("clone", "runtime", "client", "cli")
+PORT_WAYS = ("serial", "tcp")
 _RUN_SECONDS = re.compile(rb"\brun (\d+\.\d+)")
 
 
@@ -40,6 +42,8 @@ def open_way(way: str, language: str, machine: str) -> Runner:
     """A runner for ``language``, for example ``rust@1.80``, on ``machine``."""
     if way == "guest":
         return Microvm(language, machine)
+    if way in PORT_WAYS:
+        return Microvm(language, machine, port=way)
     if way == "clone":
         return CloneVm(language, machine)
     if way == "cli":

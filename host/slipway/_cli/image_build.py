@@ -65,6 +65,7 @@ def add_build_options(parser: Parser) -> None:
         choices=OPTIONS["machine"].choices,
         help="hypervisor of the snapshot (default: auto)",
     )
+    add("--port", choices=OPTIONS["port"].choices, help="port of the snapshot (default: auto)")
     add(
         "--network",
         action="store_true",
@@ -140,11 +141,12 @@ def _read_snapshot_options(parsed: argparse.Namespace, architecture: str) -> Opt
     from slipway_initramfs.architectures import machine_architecture
 
     if not parsed.snapshot:
-        flag = "--machine" if parsed.machine is not None else "--network"
-        if parsed.machine is not None or parsed.network:
-            raise InputError(
-                f"{flag} without --snapshot", f"Leave out {flag}: images do not depend on it."
-            )
+        for name in ("machine", "port", "network"):
+            if getattr(parsed, name):
+                raise InputError(
+                    f"--{name} without --snapshot",
+                    f"Leave out --{name}: images do not depend on it.",
+                )
         return None
     if architecture != machine_architecture():
         raise InputError(
@@ -153,7 +155,7 @@ def _read_snapshot_options(parsed: argparse.Namespace, architecture: str) -> Opt
         )
     # A snapshot has no rules: each clone gets those of its run.
     network = Network() if parsed.network else None
-    return Options(machine=parsed.machine or "auto", network=network)
+    return Options(machine=parsed.machine or "auto", port=parsed.port or "auto", network=network)
 
 
 def _create_snapshot(request: AssetRequest, store: ImageStore) -> None:

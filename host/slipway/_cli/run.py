@@ -156,8 +156,9 @@ def _report_result(result: Result, verbose: bool) -> None:
         timing = asdict(result.timing)
         parts = "  ".join(f"{name} {seconds:.3f}" for name, seconds in timing.items())
         write_line(f"{parts}  total {sum(timing.values()):.3f} s")
-        start, reason = result.provenance.start, result.provenance.start_reason
-        write_line(f"start {start}: {reason}" if reason else f"start {start}")
+        made = result.provenance
+        start = f"start {made.start} on {made.machine}, port {made.port}"
+        write_line(f"{start}: {made.start_reason}" if made.start_reason else start)
 
 
 def find_exit_code(result: Result) -> int:

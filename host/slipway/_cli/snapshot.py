@@ -188,6 +188,7 @@ def _describe_snapshot(snapshot: StoredSnapshot, stale: str) -> dict[str, Any]:
         "machine": key.hypervisor,
         "memory": key.memory_bytes,
         "cpus": key.cpus,
+        "port": key.port,
         "network": key.network,
         "disk_bytes": snapshot.disk_bytes,
         "made": snapshot.made,

@@ -174,6 +174,14 @@ class Options:
         str,
         Option("hypervisor of the machine", Group.MACHINE, choices=("auto", "kvm", "qemu")),
     ] = "auto"
+    port: Annotated[
+        str,
+        Option(
+            "port between host and agent; auto is virtio, or serial for a kernel of the caller's",
+            Group.MACHINE,
+            choices=("auto", "virtio", "serial", "tcp"),
+        ),
+    ] = "auto"
     network: Annotated[
         Network | None,
         Option(

@@ -181,6 +181,9 @@ class Timing:
 class Provenance:
     """Machine, image and kernel of a run; ``machine_reason`` says why that hypervisor was chosen.
 
+    ``port`` is ``virtio``, ``serial`` or ``tcp``; empty if the run was cancelled before its machine
+    existed, like ``machine``.
+
     ``start`` is ``cold`` (booted), ``snapshot`` (cloned), ``pool`` (an idle clone) or ``session``
     (a machine with earlier runs). ``start_reason`` says why a faster start was not possible.
     """
@@ -195,6 +198,7 @@ class Provenance:
     machine_reason: str = ""
     start: str = "cold"
     start_reason: str = ""
+    port: str = ""
 
 
 @public

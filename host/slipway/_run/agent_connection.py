@@ -12,6 +12,7 @@ from slipway._run.job_exchange import JobExchange
 from slipway._util.errors import HostError, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway.machine.gateway import addresses
+from slipway.machine.model import PortKind
 from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
 from slipway_protocol.connection import Violation
@@ -252,7 +253,10 @@ class AgentConnection:
         )
         if report := await self._machine.read_exit_report():
             details = f"it reported: {report}; {details}"
-        message = "the machine ended by itself"
+        ended = "the machine"
+        if self._machine.port is PortKind.TCP:
+            ended = "the machine, or the gateway between host and agent,"
+        message = f"{ended} ended by itself"
         if not self._jobs:
             return HostError(f"{message} before the agent was ready; {details}")
         return UnknownOutcome(f"{message} while it had a job; {details}")

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from slipway._model.network import Network
 from slipway._model.options import Options
 from slipway._run.agent_connection import AgentConnection
 from slipway._run.deadline_pause import DeadlinePause
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from slipway._model.input_file import InputFile
-    from slipway._model.network import Network
     from slipway._run.assets import Assets
     from slipway._run.guest_network import GuestNetwork
     from slipway._run.job_report import JobReport
@@ -79,7 +79,8 @@ class Guest:
         self.boot_seconds = 0.0
         self.ready_seconds = 0.0
         self.restore_seconds = 0.0
-        self._connection = AgentConnection(machine)
+        # Made at its first use: an agent whose port is TCP has no stream before its gateway.
+        self._agent: AgentConnection | None = None
         # Memory for jobs by the agent's first report. Later reports differ a little, and the
         # command of a prestarted program has to be that of its job.
         self._memory = 0
@@ -119,8 +120,34 @@ class Guest:
         began = time.monotonic()
         checksums = not self.machine.hypervisor.declares_checksums
         await self.network.start_gateway(network, checksums=checksums)
+        await self._use_stream()
         if self.restore_seconds:  # a machine that boots does so meanwhile
             self.restore_seconds += time.monotonic() - began
+
+    async def start_closed_gateway(self) -> None:
+        """Start a gateway that lets nothing out, for an agent whose port is TCP.
+
+        Raises:
+            HostError: the gateway did not start.
+        """
+        await self.start_gateway(Network())
+
+    async def _use_stream(self) -> None:
+        """Talk to the agent by the stream of a new gateway, if it has one."""
+        assert self.network is not None
+        stream = self.network.take_stream()
+        if stream is None:
+            return
+        await self.machine.use_stream(stream)
+        self._agent = None
+        if self.ready is not None:
+            await self.resync()
+
+    @property
+    def _connection(self) -> AgentConnection:
+        if self._agent is None:
+            self._agent = AgentConnection(self.machine)
+        return self._agent
 
     # --- Greetings --------------------------------------------------------------------------
 
@@ -258,7 +285,7 @@ class Guest:
                 if self.network is not None:
                     from slipway._run.guest_network import open_network
 
-                    network = open_network(undo_clone)
+                    network = open_network(undo_clone, self.machine.port)
                     link = network.machine_end
                 start_info = replace(self.start_info, start="session")
                 clone = Guest(await template.clone(network=link), start_info, network)
@@ -266,6 +293,7 @@ class Guest:
             clone._names = self._names
             if self.network is not None and clone.network is not None:
                 await clone.network.start_fork(self.network)
+                await clone._use_stream()
             await clone.adopt_clone()
             undo_clone.pop_all()
         return clone
@@ -344,7 +372,8 @@ class Guest:
         """Stop the machine at once, and leave nothing of it."""
         try:
             await self.machine.stop()
-            await self._connection.close()
+            if self._agent is not None:
+                await self._agent.close()
         finally:
             if self.network is not None:
                 await self.network.close()

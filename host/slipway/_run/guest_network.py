@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Self
 from slipway._model.network import Network
 from slipway._model.network_use import NetworkUse
 from slipway._util.errors import HostError
+from slipway.machine.child import open_pair
 from slipway.machine.gateway_handle import GatewayHandle, GatewaySettings, create_link
+from slipway.machine.model import PortKind
 
 if TYPE_CHECKING:
-    import socket
     from contextlib import AsyncExitStack
 
     from slipway._model.published_ports import PublishedPort
@@ -22,12 +24,18 @@ class GuestNetwork:
     """Network of one guest, which owns both ends of the link at first.
 
     A machine inherits :attr:`machine_end`; then :meth:`release_machine_end` closes ours. Without
-    :meth:`start_gateway`, frames of the guest wait in the link: an idle clone needs no gateway.
+    :meth:`start_gateway`, frames of the guest wait in the link: an idle clone needs no gateway. An
+    agent whose port is TCP always needs one, and may get another with other rules.
     """
 
-    def __init__(self, gateway_end: socket.socket, machine_end: socket.socket) -> None:
+    def __init__(
+        self, gateway_end: socket.socket, machine_end: socket.socket, port: PortKind
+    ) -> None:
         self._gateway_end = gateway_end
         self._machine_end = machine_end
+        self._has_agent = port is PortKind.TCP
+        # Our end of the agent's stream, until it is taken.
+        self._stream: socket.socket | None = None
         self._gateway: GatewayHandle | None = None
         self._network = Network()
         self._checksums = True
@@ -36,14 +44,14 @@ class GuestNetwork:
         self.ports: tuple[PublishedPort, ...] = ()
 
     @classmethod
-    def create(cls) -> Self:
+    def create(cls, port: PortKind) -> Self:
         """Return the network of a machine to come.
 
         Raises:
             HostError: this process has too many descriptors.
         """
         try:
-            return cls(*create_link())
+            return cls(*create_link(), port)
         except OSError as error:
             raise HostError(f"cannot make a network: {error.strerror}") from None
 
@@ -66,10 +74,17 @@ class GuestNetwork:
         ``names`` are those that the guest has looked up already. Without ``checksums``, the
         machine's device vouches for its frames.
 
+        A gateway that has these rules already stays. For an agent whose port is TCP,
+        :meth:`take_stream` has a new stream after each start.
+
         Raises:
             InputError: a port cannot be published.
             HostError: the gateway did not start.
         """
+        if self._gateway is not None:
+            if network == self._network:
+                return
+            await self._gateway.close()
         self._network = network
         self._checksums = checksums
         settings = GatewaySettings(
@@ -80,10 +95,25 @@ class GuestNetwork:
             names=names,
             checksums=checksums,
         )
-        self._gateway = GatewayHandle.start(settings, self._gateway_end.fileno())
-        self._gateway_end.close()
+        with ExitStack() as theirs:
+            agent = self._open_stream(theirs) if self._has_agent else None
+            self._gateway = GatewayHandle.start(settings, self._gateway_end.fileno(), agent)
+        if not self._has_agent:  # else another gateway may follow
+            self._gateway_end.close()
         if network.publish:
             self.ports = await self._gateway.wait_ready()
+
+    def _open_stream(self, theirs: ExitStack) -> int:
+        """Make a stream to the agent; return the gateway's end, which ``theirs`` closes."""
+        with ExitStack() as ours:
+            self._stream, descriptor = open_pair(socket.socketpair, ours, theirs)
+            ours.pop_all()
+        return descriptor
+
+    def take_stream(self) -> socket.socket | None:
+        """Return our end of the agent's stream, if the last start of a gateway has made it."""
+        stream, self._stream = self._stream, None
+        return stream
 
     async def start_fork(self, original: GuestNetwork) -> None:
         """Start a gateway that knows the names of ``original``, with the same rules.
@@ -118,16 +148,18 @@ class GuestNetwork:
         with ExitStack() as closing:
             closing.callback(self._machine_end.close)
             closing.callback(self._gateway_end.close)
+            if self._stream is not None:
+                closing.callback(self._stream.close)
             if self._gateway is not None:
                 await self._gateway.close()
 
 
-def open_network(undo: AsyncExitStack) -> GuestNetwork:
-    """Return the network of a machine to come; ``undo`` closes it.
+def open_network(undo: AsyncExitStack, port: PortKind) -> GuestNetwork:
+    """Return the network of a machine to come, whose agent has ``port``; ``undo`` closes it.
 
     Raises:
         HostError: this process has too many descriptors.
     """
-    network = GuestNetwork.create()
+    network = GuestNetwork.create(port)
     undo.push_async_callback(network.close)
     return network

@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol
 
 from slipway._run.assets import verify_assets
-from slipway._run.start_machine import start_machine
+from slipway._run.start_machine import choose_port, start_machine
 from slipway._util.errors import ImageError
+from slipway.machine.model import PortKind
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -68,11 +69,12 @@ class ColdLauncher:
         """
         async with AsyncExitStack() as undo:
             network = link = None
-            if options.network is not None:
+            port = choose_port(assets, options)
+            if options.network is not None or port is PortKind.TCP:
                 # Most runs have no network, and are not to pay for the import.
                 from slipway._run.guest_network import open_network
 
-                network = open_network(undo)
+                network = open_network(undo, port)
                 link = network.machine_end
             machine = await start_machine(assets, options, template=template, network=link)
             await undo.enter_async_context(machine)
@@ -85,6 +87,8 @@ class ColdLauncher:
             # A template serves machines with any rules, and connects to nothing itself.
             if options.network is not None and not template:
                 await guest.start_gateway(options.network)
+            elif port is PortKind.TCP:
+                await guest.start_closed_gateway()
             await self._boot(guest, assets)
             undo.pop_all()
         return guest

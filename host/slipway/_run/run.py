@@ -89,7 +89,8 @@ class Run:
                 ports = guest.network.ports if guest.network is not None else ()
                 observer.on_booted(guest.machine.hypervisor.name, ports)
             report = await guest.run(self._adapt_job(assets), sink, observer)
-            if guest.network is not None:
+            # A machine whose agent is on the network has one even if the run did not ask for it.
+            if guest.network is not None and self._job.options.network is not None:
                 self._network_use = await guest.network.take_use()
         finally:
             self._guest = None
@@ -168,6 +169,7 @@ class Run:
                 machine_reason=guest.start_info.machine_reason,
                 start=guest.start_info.start,
                 start_reason=guest.start_info.start_reason,
+                port=guest.machine.port.value,
             ),
         )
 

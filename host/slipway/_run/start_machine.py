@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets
-    from slipway.machine.model import Machine
+    from slipway.machine.model import Machine, PortKind
+
+
+def choose_port(assets: Assets, options: Options) -> PortKind:
+    """Return the port of the agent in a machine on ``assets``.
+
+    By default it is the fastest that the kernel has a driver for: we have no modules for a kernel
+    of the caller's.
+    """
+    from slipway.machine.model import PortKind
+
+    if options.port != "auto":
+        return PortKind(options.port)
+    return PortKind.SERIAL if assets.other_kernel is not None else PortKind.VIRTIO
 
 
 async def start_machine(
@@ -21,7 +34,7 @@ async def start_machine(
         HostError: this host cannot run the machine.
         InputError: the machine cannot boot that kernel.
     """
-    from slipway.machine.model import MachineSpec, PortKind
+    from slipway.machine.model import MachineSpec
 
     spec = MachineSpec(
         kernel=assets.kernel_path,
@@ -29,7 +42,7 @@ async def start_machine(
         kernel_arguments=assets.agent.kernel_arguments,
         memory_bytes=assets.memory,
         cpus=options.cpus,
-        port=PortKind.SERIAL if assets.other_kernel is not None else PortKind.VIRTIO,
+        port=choose_port(assets, options),
         boot_log=options.boot_log,
         template=template,
         network=network,

@@ -7,11 +7,13 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._run.guest import Guest
+from slipway._run.guest_network import open_network
 from slipway._run.launcher import ColdLauncher
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import HostError
 from slipway._util.threads import run_shielded
+from slipway.machine.model import PortKind
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -36,7 +38,7 @@ async def create_snapshot(
         check_clonable(assets, options)
     except NoSnapshot as error:
         raise HostError(f"cannot create a snapshot: {error.reason}") from None
-    key = SnapshotKey.of(assets, options.cpus, network=options.network is not None)
+    key = SnapshotKey.of_run(assets, options)
     with await capture_snapshot(assets, options, store, progress) as snapshot:
         # The thread reads the snapshot's files to its end, even if this task is cancelled.
         save = asyncio.to_thread(SnapshotStore(store).save, key, snapshot)
@@ -70,8 +72,14 @@ async def capture_snapshot(
             template = await stack.enter_async_context(
                 await assets.hypervisor.open_template(snapshot.duplicate())
             )
-            clone = Guest(await template.clone())
+            network = link = None
+            if snapshot.port is PortKind.TCP:
+                network = open_network(stack, snapshot.port)
+                link = network.machine_end
+            clone = Guest(await template.clone(network=link), network=network)
             stack.push_async_callback(_stop, clone)
+            if network is not None:
+                await clone.start_closed_gateway()
             await clone.adopt_clone()
             if not is_compiled:
                 await clone.run_sample(assets.language)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING
 
+from slipway._run.start_machine import choose_port
 from slipway._util.units import MIB
+from slipway.machine.model import PortKind
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -24,10 +26,10 @@ _ELSEWHERE = frozenset({"aliases", "suffixes", "debian", "registry", "version"})
 class SnapshotKey:
     """Identity of a snapshot.
 
-    ``image`` and ``hypervisor`` are names. With ``network`` the machine has a network interface,
-    for any rules. ``inputs`` is a digest (64 hexadecimal digits) of everything that the snapshot
-    depends on; ``parts`` are the digests of the single inputs by name, to report which input has
-    changed.
+    ``image`` and ``hypervisor`` are names, ``port`` is that of the agent. With ``network`` the
+    machine has a network interface, for any rules. ``inputs`` is a digest (64 hexadecimal digits)
+    of everything that the snapshot depends on; ``parts`` are the digests of the single inputs by
+    name, to report which input has changed.
     """
 
     image: str
@@ -37,10 +39,30 @@ class SnapshotKey:
     inputs: str
     parts: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
     network: bool = False
+    port: PortKind = PortKind.VIRTIO
 
     @classmethod
-    def of(cls, assets: Assets, cpus: int, *, network: bool = False) -> SnapshotKey:
+    def of_run(cls, assets: Assets, options: Options) -> SnapshotKey:
+        """Return the key of snapshots that can serve a run with ``options``.
+
+        Raises:
+            HostError: this host cannot run such a machine.
+        """
+        port = choose_port(assets, options)
+        return cls.of(assets, options.cpus, network=options.network is not None, port=port)
+
+    @classmethod
+    def of(
+        cls,
+        assets: Assets,
+        cpus: int,
+        *,
+        network: bool = False,
+        port: PortKind = PortKind.VIRTIO,
+    ) -> SnapshotKey:
         """Return the key of snapshots that can serve a machine on ``assets``.
+
+        An agent whose port is TCP has a ``network`` in any case.
 
         Raises:
             HostError: this host cannot run such a machine.
@@ -56,20 +78,26 @@ class SnapshotKey:
             "language": language_digest(assets.language),
             "host": json_digest(assets.hypervisor.fingerprint()),
         }
+        network = network or port is PortKind.TCP
         name, memory = assets.hypervisor.name, assets.memory
-        inputs = json_digest([assets.image.name, name, memory, cpus, network, parts])
-        return cls(assets.image.name, name, memory, cpus, inputs, tuple(parts.items()), network)
+        inputs = json_digest([assets.image.name, name, memory, cpus, network, port, parts])
+        pairs = tuple(parts.items())
+        return cls(assets.image.name, name, memory, cpus, inputs, pairs, network, port)
 
     def replaces(self, other: SnapshotKey) -> bool:
         """Return True if ``other`` has the same name: at most the inputs differ."""
-        names = ("image", "hypervisor", "memory_bytes", "cpus", "network")
+        names = ("image", "hypervisor", "memory_bytes", "cpus", "network", "port")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     @property
     def name(self) -> str:
         """Name of the snapshot in the store."""
-        suffix = "-network" if self.network else ""
-        return f"{self.image}-{self.hypervisor}-{self.memory_bytes // MIB}m-{self.cpus}{suffix}"
+        words = [self.image, self.hypervisor, f"{self.memory_bytes // MIB}m", str(self.cpus)]
+        if self.port is not PortKind.VIRTIO:
+            words.append(self.port)
+        if self.network and self.port is not PortKind.TCP:
+            words.append("network")
+        return "-".join(words)
 
 
 class NoSnapshot(Exception):
@@ -78,6 +106,12 @@ class NoSnapshot(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def build_missing_error(key: SnapshotKey) -> NoSnapshot:
+    """Return the error for a store without a snapshot of ``key``, with any port but the usual."""
+    suffix = "" if key.port is PortKind.VIRTIO else f" for the port {key.port}"
+    return NoSnapshot(f"no matching snapshot{suffix}")
 
 
 def check_clonable(assets: Assets, options: Options) -> None:

@@ -121,6 +121,7 @@ class Pool:
                 memory=options.memory,
                 cpus=options.cpus,
                 machine=options.machine,
+                port=options.port,
                 # Any rules: a clone gets those of its run when it is taken.
                 network=None if options.network is None else Network(),
             )

@@ -104,11 +104,13 @@ class SnapshotStore:
         network = manifest.get("network")
         if type(network) is not bool:
             raise ImageCorrupted("a snapshot in the store does not say if it has a network")
+        port = _find_port(manifests.get_text(manifest, "port"))
         pairs = tuple(parts.items())
-        key = SnapshotKey(image, hypervisor, memory_bytes, cpus, inputs, pairs, network)
+        key = SnapshotKey(image, hypervisor, memory_bytes, cpus, inputs, pairs, network, port)
         memory, state = (self._build_blob(manifest, name) for name in ("memory", "state"))
         if (
             key.name != name
+            or (port is PortKind.TCP and not network)
             or not 1 <= key.cpus <= MAX_CPUS
             or not 0 < memory.size == key.memory_bytes <= MAX_MEMORY
             or not 0 < state.size <= MAX_STATE
@@ -276,8 +278,15 @@ class SnapshotStore:
 def _build_snapshot(key: SnapshotKey, memory: int, state: int) -> Snapshot:
     """Return the snapshot of ``key`` with its open files."""
     return Snapshot(
-        key.hypervisor, key.memory_bytes, key.cpus, PortKind.VIRTIO, memory, state, key.network
+        key.hypervisor, key.memory_bytes, key.cpus, key.port, memory, state, key.network
     )
+
+
+def _find_port(text: str) -> PortKind:
+    try:
+        return PortKind(text)
+    except ValueError:
+        raise ImageCorrupted("a snapshot in the store has an unknown port") from None
 
 
 def _get_disk_bytes(path: Path) -> int:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from slipway._model.network import Network
 from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
-from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
+from slipway._snapshots.key import NoSnapshot, SnapshotKey, build_missing_error, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import HostError, ImageError, SlipwayError
 from slipway._util.threads import run_shielded
+from slipway.machine.model import PortKind
 
 if TYPE_CHECKING:
     from slipway._admission import Admission
@@ -77,7 +79,7 @@ class TemplateCache:
             NoSnapshot: no clone may serve this run.
         """
         check_clonable(assets, options)
-        return SnapshotKey.of(assets, options.cpus, network=options.network is not None)
+        return SnapshotKey.of_run(assets, options)
 
     def has(self, key: SnapshotKey) -> bool:
         """Return True if a snapshot of ``key`` is open or in the store."""
@@ -86,7 +88,8 @@ class TemplateCache:
     async def clone(self, key: SnapshotKey, assets: Assets, options: Options) -> Guest:
         """Return a clone whose agent is ready, and whose network, if any, has no gateway yet.
 
-        A snapshot that cannot be used is removed.
+        For an agent whose port is TCP, it has a gateway with the rules of ``options``. A snapshot
+        that cannot be used is removed.
 
         Raises:
             NoSnapshot: the snapshot is missing, cannot be used, or does not fit into the memory.
@@ -103,7 +106,7 @@ class TemplateCache:
         entry.users += 1
         self._open[key] = self._open.pop(key)
         try:
-            return await self._make_clone(key, entry, assets.hypervisor.reason)
+            return await self._make_clone(key, entry, assets.hypervisor.reason, options)
         finally:
             entry.users -= 1
             if self._open.get(key) is not entry:
@@ -144,7 +147,7 @@ class TemplateCache:
                 return self._open[key]
             stored = self._snapshots.find(key)
             if stored is None:
-                raise NoSnapshot("no matching snapshot")
+                raise build_missing_error(key)
             if self._admission is None:
                 entry = await self._open_files(stored, assets.hypervisor)
             else:
@@ -207,13 +210,15 @@ class TemplateCache:
 
     # --- Cloning -------------------------------------------------------------------------------
 
-    async def _make_clone(self, key: SnapshotKey, entry: _OpenTemplate, reason: str) -> Guest:
+    async def _make_clone(
+        self, key: SnapshotKey, entry: _OpenTemplate, reason: str, options: Options
+    ) -> Guest:
         async with AsyncExitStack() as on_failure:
             network = link = None
             if key.network:
                 from slipway._run.guest_network import open_network
 
-                network = open_network(on_failure)
+                network = open_network(on_failure, key.port)
                 link = network.machine_end
             try:
                 machine = await entry.template.clone(network=link)
@@ -224,6 +229,8 @@ class TemplateCache:
                 ) from error
             guest = Guest(machine, StartInfo("snapshot", "", reason), network)
             await on_failure.enter_async_context(guest)
+            if key.port is PortKind.TCP:
+                await guest.start_gateway(options.network or Network())
             try:
                 await _adopt_clone(guest, entry.check)
             except SlipwayError as error:

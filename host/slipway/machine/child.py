@@ -89,6 +89,7 @@ class ChildMachine:
 
     async def use_stream(self, agent: socket.socket) -> None:
         """Take over the stream to the agent; see :meth:`slipway.machine.model.Machine`."""
+        await self._close_transport()
         self._transport = Transport(*await asyncio.open_connection(sock=agent))
 
     @property
@@ -120,6 +121,9 @@ class ChildMachine:
         """Kill the process and close the sockets."""
         await self._process.kill()
         await self.console.close()
+        await self._close_transport()
+
+    async def _close_transport(self) -> None:
         if self._transport is not None:
             writer = self._transport.writer
             writer.transport.abort()  # unsent bytes have no receiver any more

@@ -55,6 +55,11 @@ class KvmMachine(ChildMachine):
         self.start_seconds = 0.0
 
     @property
+    def port(self) -> PortKind:
+        """The port of the agent."""
+        return PortKind(self._config.port)
+
+    @property
     def has_network(self) -> bool:
         """True if the machine has a network interface."""
         return self._config.network
@@ -168,7 +173,7 @@ class KvmMachine(ChildMachine):
             self.hypervisor.name,
             config.memory_bytes,
             config.cpus,
-            PortKind(config.port),
+            self.port,
             memory,
             state,
             config.network,

@@ -179,10 +179,15 @@ class Machine(Protocol):
         ...
 
     async def use_stream(self, agent: socket.socket) -> None:
-        """Take over the stream to an agent whose port is ``TCP``, before its first use.
+        """Take over the stream to an agent whose port is ``TCP``; the gateway has the other end.
 
-        The gateway joins the other end to the agent's port.
+        A second stream, that of another gateway, takes the place of the first.
         """
+        ...
+
+    @property
+    def port(self) -> PortKind:
+        """The port of the agent."""
         ...
 
     @property

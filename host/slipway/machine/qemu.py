@@ -238,6 +238,11 @@ class QemuMachine(ChildMachine):
         return machine
 
     @property
+    def port(self) -> PortKind:
+        """The port of the agent."""
+        return self._board.port
+
+    @property
     def has_network(self) -> bool:
         """True if the machine has a network interface."""
         return self._board.network

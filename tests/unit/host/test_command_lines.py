@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         ("vmm-run --json=yes a.py", "--json takes no value", "See: vmm-run --help"),
         ("vmm-run --env a.py --env", "--env needs a value", "as --env=VALUE"),
         ("vmm-run a.py x", "unexpected argument 'x'", "'--': vmm-run a.py -- x"),
-        ("vmm-run a.py --port 8", "unknown option '--port'", "'--': vmm-run FILE -- ARGS"),
+        ("vmm-run a.py --size 8", "unknown option '--size'", "'--': vmm-run FILE -- ARGS"),
         ("vmm-run -c 1 --language py x", "two sources", "vmm-run -c CODE -- ARGS"),
         ("vmm-run -c 1", "missing --language for a source of -c", "Name it: --language python"),
         ("slipway /etc/passwd", "unknown command", "To run that file: slipway run /etc/passwd"),

@@ -12,6 +12,7 @@ from slipway._model.input_file import InputFile
 from slipway._run.file_receiver import MAX_FETCHED
 from slipway._run.job_exchange import WINDOW
 from slipway._util.errors import HostError, UnknownOutcome
+from slipway.machine.model import PortKind
 from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
 from slipway_protocol.schema import MAX_DATA, VERSION
@@ -332,6 +333,13 @@ async def test_frame_that_is_no_message_ends_the_job(payload: bytes) -> None:
 
 async def test_guest_that_went_away_is_told_with_its_console() -> None:
     with pytest.raises(UnknownOutcome, match="ended by itself"):
+        await play_messages(STARTED)
+
+
+async def test_loss_over_the_network_names_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("support.scripted_agent.ScriptedMachine.port", PortKind.TCP)
+
+    with pytest.raises(UnknownOutcome, match="the gateway between host and agent, ended"):
         await play_messages(STARTED)
 
 

@@ -21,6 +21,8 @@ from slipway._wire.request_models import (
     StartQuery,
 )
 from slipway.machine.hypervisors import HYPERVISORS
+from slipway.machine.model import PortKind
+from slipway.vmm.spec import PORTS
 from support.option_table import BEGIN, END, TABLES, make_table
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -31,7 +33,6 @@ VALUES: dict[tuple[type, str], tuple[str, Any]] = {
     (float, "s"): ("1500ms", 1.5),
     (int, "bytes"): ("8M", 8 * MIB),
     (int, ""): ("3", 3),
-    (str, ""): ("qemu", "qemu"),
     (Path, ""): ("vmlinux", Path("vmlinux")),
 }
 
@@ -45,6 +46,8 @@ def typed_and_meant(option: Option) -> tuple[list[str], Any]:
     flag = "--" + option.name.replace("_", "-")
     if option.is_flag:
         return [flag], True
+    if option.choices:
+        return [flag, option.choices[-1]], option.choices[-1]
     text, value = VALUES[option.type, option.bounds.unit if option.bounds else ""]
     return [flag, text], value
 
@@ -60,6 +63,11 @@ def test_every_field_is_declared() -> None:
 
 def test_hypervisors_are_those_of_the_host() -> None:
     assert OPTIONS["machine"].choices == ("auto", *HYPERVISORS)
+
+
+def test_ports_are_those_of_the_machines_and_of_the_vmm() -> None:
+    assert OPTIONS["port"].choices == ("auto", *PortKind)
+    assert tuple(PortKind) == PORTS
 
 
 @on_scalars
@@ -121,8 +129,10 @@ def test_api_takes_no_local_option() -> None:
 
 @pytest.mark.parametrize("option", REMOTE, ids=name_of)
 def test_tool_for_models_takes_the_option(option: Option) -> None:
-    # Which hypervisor runs it is the host's choice, not a model's.
-    assert (option.name in RunCodeArguments.model_fields) == (option.name != "machine")
+    # Hypervisor and port are the host's choice, not a model's.
+    assert (option.name in RunCodeArguments.model_fields) == (
+        option.name not in {"machine", "port"}
+    )
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from slipway._model.network import Network
 from slipway._model.options import Options
 from slipway._run.assets import Assets
 from slipway._snapshots import sparse_files as _sparse_files
 from slipway._snapshots import verified_files as _checked_files
-from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
+from slipway._snapshots.key import NoSnapshot, SnapshotKey, build_missing_error, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.verified_files import VerifiedFile
 from slipway._util.errors import HostError, ImageError
@@ -185,21 +186,37 @@ def test_snapshot_of_another_machine_is_refused(
     assert store.list() == []
 
 
-def test_snapshot_with_a_network_is_kept_beside_the_one_without(
-    images: ImageStore, key: SnapshotKey, snapshot: Snapshot, saved_snapshot: StoredSnapshot
+@pytest.mark.parametrize(
+    ("port", "network", "suffix"),
+    [
+        (PortKind.VIRTIO, True, "network"),
+        (PortKind.SERIAL, False, "serial"),
+        (PortKind.SERIAL, True, "serial-network"),
+        (PortKind.TCP, True, "tcp"),
+    ],
+)
+def test_snapshots_of_another_port_or_network_are_kept_beside_each_other(
+    images: ImageStore,
+    key: SnapshotKey,
+    snapshot: Snapshot,
+    saved_snapshot: StoredSnapshot,
+    port: PortKind,
+    network: bool,
+    suffix: str,
 ) -> None:
     store = SnapshotStore(images)
-    other = replace(key, network=True)
+    other = replace(key, port=port, network=network)
     assert store.find(other) is None
 
-    store.save(other, replace(snapshot, network=True))
+    store.save(other, replace(snapshot, port=port, network=network))
 
     found = store.find(other)
     assert found is not None
-    assert found.key.name == f"{key.name}-network"
+    assert found.key.name == f"{key.name}-{suffix}"
     assert store.find(key) == saved_snapshot
     with store.open(found) as opened, store.open(saved_snapshot) as plain:
-        assert (opened.network, plain.network) == (True, False)
+        assert (opened.port, opened.network) == (port, network)
+        assert (plain.port, plain.network) == (PortKind.VIRTIO, False)
 
 
 def test_snapshots_go_with_their_image(
@@ -376,6 +393,8 @@ HOSTILE: dict[str, list[Any]] = {
     "inputs": [None, 1, []],
     "memory_bytes": [None, -1, 0, 1, MEMORY + 4096, 1 << 49, 1 << 80, 1.5, "16"],
     "cpus": [None, 0, -1, 9, 1 << 40, True, "1"],
+    "network": [None, 1, "yes"],
+    "port": [None, 1, "", "parallel", "tcp"],
     "made": [None, -1, 1 << 49, 1 << 70, "now"],
     "parts": [None, [], {"image": 1}, {"image": {"deep": [[]]}}, "x"],
     "memory": [
@@ -844,6 +863,8 @@ def test_whatever_changes_makes_another_shape(assets: Assets) -> None:
     keys.append(SnapshotKey.of(on(assets, name="kvm"), 1))
     keys.append(SnapshotKey.of(assets, 2))
     keys.append(SnapshotKey.of(assets, 1, network=True))
+    keys.append(SnapshotKey.of(assets, 1, port=PortKind.SERIAL))
+    keys.append(SnapshotKey.of(assets, 1, port=PortKind.TCP))
 
     assert len({key.inputs for key in keys}) == len(keys)
 
@@ -853,6 +874,28 @@ def test_other_version_makes_another_shape(assets: Assets, monkeypatch: pytest.M
     monkeypatch.setattr("slipway_protocol.__version__", "99.0")
 
     assert SnapshotKey.of(assets, 1) != before
+
+
+def test_machine_whose_agent_is_on_the_network_has_the_same_snapshot_for_all_rules(
+    assets: Assets,
+) -> None:
+    plain, with_rules = Options(port="tcp"), Options(port="tcp", network=Network())
+
+    key = SnapshotKey.of_run(assets, plain)
+
+    assert (key.port, key.network) == (PortKind.TCP, True)
+    assert SnapshotKey.of_run(assets, with_rules) == key
+    assert SnapshotKey.of_run(assets, Options()).port is PortKind.VIRTIO
+
+
+def test_missing_snapshot_of_another_port_names_the_port(key: SnapshotKey) -> None:
+    reasons = [build_missing_error(replace(key, port=port)).reason for port in PortKind]
+
+    assert reasons == [
+        "no matching snapshot",
+        "no matching snapshot for the port serial",
+        "no matching snapshot for the port tcp",
+    ]
 
 
 def test_what_is_asked_for_may_not_be_cloned(assets: Assets) -> None:

@@ -167,6 +167,7 @@ class ResultDocument(BaseModel):
     memory: int
     cpus: int
     machine_reason: str
+    port: str
     start: str
     start_reason: str
 
