@@ -13,17 +13,21 @@ PYTEST = .venv/bin/python -m pytest $(TESTS) -m "$(1)"
 # TESTS may name tests of one kind only; pytest ends with 5 where it selects none.
 OR_NONE = || [ $$? -eq 5 ]
 # What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
-# guests that need a KVM like hardware's, the board, the network device, two languages once, and all
-# behaviours of the language that boots fastest, each in a clone. The other tests of KVM run on what
-# KVM there is here; make lab-full has them all.
+# guests that need a KVM like hardware's, the board, the network device, rules and gateways of a
+# session and its fork, two languages once, and all behaviours of the language that boots fastest,
+# each in a clone. The other tests of KVM run on what KVM there is here; make lab-full has them all.
 LAB_TESTS ?= $(foreach part,coalesced confinement interrupts never_ready vcpu_thread,\
 	tests/kvm/test_$(part).py) tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
 	tests/behaviour/test_network_device.py::test_frames_of_all_sizes_come_back \
+	tests/behaviour/test_network_option.py::test_runs_of_a_session_and_its_fork_share_the_rules \
 	--machine kvm --through guest --through clone \
 	-k "not test_languages or (says_hello and (kvm-python or kvm-c])) or kvm-clone-bash"
 LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
 	tests/behaviour/test_hostile.py tests/behaviour/test_clones.py tests/behaviour/test_sessions.py \
-	tests/behaviour/test_network_device.py \
+	tests/behaviour/test_network.py tests/behaviour/test_network_device.py \
+	tests/behaviour/test_network_option.py tests/behaviour/test_network_gateway.py \
+	tests/behaviour/test_tcp_port.py tests/behaviour/test_python_packages.py \
+	tests/integration/test_gateway_process.py \
 	--machine kvm --through guest --through clone
 # The same on an emulated Arm processor.
 LAB_ARM_TESTS ?= tests/kvm/test_refusals.py

@@ -150,7 +150,8 @@ async def test_place_that_is_in_use_is_an_error_before_the_run(machine: str) -> 
 
 async def test_runs_of_a_session_and_its_fork_share_the_rules(machine: str) -> None:
     port = find_free_port()
-    async with listening() as listener, AsyncRuntime(machine=machine) as runtime:
+    # The lab has one CPU, and both machines live at once.
+    async with listening() as listener, AsyncRuntime(machine=machine, cpus=2) as runtime:
         network = Network(allow=(f"host:{listener.port}",), publish=(80, f"{port}:81"))
         source = f"{CONNECT}\nconnect host {listener.port}; getent hosts evil.example"
         async with runtime.session("bash", network=network) as session:
