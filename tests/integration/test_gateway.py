@@ -398,6 +398,25 @@ async def test_name_is_not_looked_up_below_the_search_domains_of_the_host(rig: G
     assert (set(rig.names.asked), counter.connections) == ({"echo.test"}, 0)
 
 
+async def test_host_without_name_resolution_refuses_names_and_connects_to_addresses(
+    rig: GatewayRig, tmp_path: Path
+) -> None:
+    rig.names.close()
+    for name in ("resolv.conf", "nsswitch.conf"):
+        (tmp_path / name).write_text("")  # of the rig's host
+    await rig.serve(PUBLIC, ECHO, echo)
+    handle, _ = await start_with_ports(rig, SETTINGS)
+
+    code, (address,) = await rig.ask("echo.test")
+    with pytest.raises(ConnectionRefusedError):
+        await rig.connect(address, ECHO)
+    report = await handle.fetch_report()
+
+    assert code == OK
+    assert report.denied == (DeniedDestination("echo.test", ECHO, 1, "no-address"),)
+    assert await exchange(rig, PUBLIC, b"x") == digest(b"x")
+
+
 async def test_silent_resolver_does_not_stop_others(rig: GatewayRig) -> None:
     rig.names.silent.add("other.test")
     rig.names.table["echo.test"] = [[PUBLIC]]
@@ -432,6 +451,32 @@ async def test_address_that_is_not_allowed_is_refused_and_not_reached(
     assert counter.connections == 0
     name = "host" if address == GATEWAY else address
     assert [(one.destination, one.port, one.count) for one in report.denied] == [(name, ECHO, 1)]
+
+
+async def test_private_block_is_reached_by_its_rule_and_neither_by_a_name_nor_on_the_host(
+    rig: GatewayRig,
+) -> None:
+    rig.world.add_address("10.1.2.3")
+    rig.host.add_address("10.9.9.9")
+    rig.names.table["echo.test"] = [["10.1.2.3"]]
+    with rig.world.enter():
+        inside = create_server("10.1.2.3", ECHO)
+    await rig.serve_on(inside, echo)
+    counter = await rig.count_connections("0.0.0.0", ECHO)
+    handle, _ = await start_with_ports(rig, GatewaySettings(rules="10.0.0.0/8\necho.test"))
+    _, (name,) = await rig.ask("echo.test")
+
+    answer = await exchange(rig, "10.1.2.3", b"x")
+    for address in ("10.9.9.9", name):
+        with pytest.raises(ConnectionRefusedError):
+            await rig.connect(address, ECHO)
+    report = await handle.fetch_report()
+
+    assert (answer, counter.connections) == (digest(b"x"), 0)
+    assert [(one.destination, one.reason) for one in report.denied] == [
+        ("10.9.9.9", "own-address"),
+        ("echo.test", "not-public"),
+    ]
 
 
 async def test_port_without_a_server_is_refused(rig: GatewayRig) -> None:

@@ -14,18 +14,28 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway.machine.gateway.addresses import GATEWAY
 from slipway.machine.gateway.bounds import MAX_CONNECTIONS
+from slipway.machine.gateway.ipv4 import Protocol, parse_ipv4
+from slipway.machine.gateway.tcp_segment import (
+    ACK,
+    SEQUENCE_MASK,
+    SYN,
+    Flow,
+    Segment,
+    build_tcp,
+    parse_tcp,
+)
 from slipway.machine.gateway_handle import GatewayHandle, GatewaySettings, create_link
 from support.gateway_rig import GatewayRig, echo, open_rig
 from support.hostile_guest import ARP, FrameTarget, HostileGuest
 from support.namespaces import explain_missing
+from support.tcp_wire import turn_frame
 from support.waiting import LIMIT, wait_until
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator
-
-    from slipway.machine.gateway.tcp_segment import Flow
 
 pytestmark = pytest.mark.debian("ip")
 
@@ -119,3 +129,45 @@ async def test_near_misses_and_damaged_frames_leave_a_gateway_within_its_bounds(
 
     assert report.connections > 0
     assert target.answers > FRAMES / 20
+
+
+async def test_guest_that_opens_ten_thousand_connections_stays_within_the_bounds(
+    rig: GatewayRig,
+) -> None:
+    await rig.serve("127.0.0.1", PORTS[0], echo)
+    ours, machine = create_link()
+    with ours, machine:
+        with rig.host.enter():
+            handle = GatewayHandle.start(SETTINGS, ours.fileno())
+        async with handle:
+            await handle.wait_ready()
+            target = LinkTarget(random.Random(0), machine, handle.pid)
+
+            await asyncio.to_thread(open_connections, target, 10_000)
+            report = await handle.fetch_report()
+            target.check_bounds()
+            words = await asyncio.to_thread(target.handle, ARP, 0.0)
+            await wait_until(
+                lambda: any(frame[12:14] == b"\x08\x06" for frame in words + target.pass_time(0)),
+                "the gateway answers as before",
+            )
+
+            assert not handle.has_failed
+
+    assert 0 < report.connections <= MAX_CONNECTIONS
+
+
+def open_connections(target: LinkTarget, connections: int) -> None:
+    """Begin connections with frames that are as large as can be, and acknowledge each answer."""
+    for number in range(connections):
+        flow = Flow(1024 + number, GATEWAY, PORTS[0])
+        syn = Segment(0, 0, SYN, 0, bytes(65_000), 65_480, 14)
+        for frame in target.handle(
+            turn_frame(b"".join(build_tcp(flow, syn, checksums=False))), 0.0
+        ):
+            if frame[23] != Protocol.TCP:
+                continue
+            opened, answer = parse_tcp(parse_ipv4(turn_frame(frame)))
+            if answer.flags & SYN:
+                ack = Segment(1, answer.sequence + 1 & SEQUENCE_MASK, ACK, 0)
+                target.handle(turn_frame(b"".join(build_tcp(opened, ack, checksums=False))), 0.0)

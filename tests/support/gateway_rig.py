@@ -100,15 +100,16 @@ class GatewayRig:
         """Serve on the host, or beyond it at an address of the world; return the port."""
         with (self.world if address in WORLD else self.host).enter():
             listening = create_server(address, port)
-        return await self._serve(listening, handler)
+        return await self.serve_on(listening, handler)
 
     async def serve_in_guest(self, address: str, port: int, handler: Handler) -> int:
         """Serve in the guest; return the port."""
         with self.guest.enter():
             listening = create_server(address, port)
-        return await self._serve(listening, handler)
+        return await self.serve_on(listening, handler)
 
-    async def _serve(self, listening: socket.socket, handler: Handler) -> int:
+    async def serve_on(self, listening: socket.socket, handler: Handler) -> int:
+        """Serve on a bound socket; return its port."""
         server = await asyncio.start_server(
             handler, sock=listening, backlog=300, limit=STREAM_LIMIT
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+from contextlib import suppress
 
 from slipway._util.errors import InputError
 
 # As many as may be open: a caller whose SYN is dropped tries again after a second only.
 BACKLOG = 256
 _NEW = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+# Type of a file, as in its mode: inode(7), S_IFSOCK.
+_SOCKET_TYPE = 0o14
 # Host of a published port that is a socket in the file system.
 UNIX = "unix"
 
@@ -44,6 +47,7 @@ class Listener:
 
     def _listen(self, family: int) -> None:
         if family == _socket.AF_UNIX:
+            _remove_abandoned_socket(self.port)
             mask = os.umask(0o177)
             try:
                 self._socket.bind(self.port)
@@ -73,6 +77,20 @@ class Listener:
         connection = _socket.socket(fileno=descriptor)
         connection.setblocking(False)
         return connection
+
+
+def _remove_abandoned_socket(path: str) -> None:
+    """Remove the socket that a killed process of this user has left; any other file stays."""
+    with suppress(OSError):
+        status = os.lstat(path)
+        if status.st_mode >> 12 != _SOCKET_TYPE or status.st_uid != os.geteuid():
+            return
+        probe = _socket.socket(_socket.AF_UNIX, _NEW)
+        try:
+            if probe.connect_ex(path) == errno.ECONNREFUSED:
+                os.unlink(path)  # noqa: PTH108  # the gateway is small without pathlib
+        finally:
+            probe.close()
 
 
 def _suggest_place(host: str, code: int | None) -> str:

@@ -72,6 +72,30 @@ def test_path_that_exists_is_refused_and_stays(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
+def test_socket_that_a_killed_process_has_left_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    (left,) = open_listeners(f"80 unix {path}")
+    left.close()
+
+    (listener,) = open_listeners(f"80 unix {path}")
+
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(path))
+    listener.close()
+
+
+def test_socket_of_another_server_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    (other,) = open_listeners(f"80 unix {path}")
+
+    with pytest.raises(InputError, match="cannot be bound"):
+        open_listeners(f"80 unix {path}")
+
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(path))
+    other.close()
+
+
 def test_listener_without_a_caller_accepts_nothing() -> None:
     (listener,) = open_listeners("8000 127.0.0.1 0")
 
