@@ -49,7 +49,7 @@ LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run --memory 2048 --tim
 	.venv/bin/python -m pytest -p pytest_asyncio -p pytest_timeout -p no:cacheprovider \
 	--basetemp /tmp/pytest
 
-.PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server killed-gateways many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
+.PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
 	lab lab-full lab-arm clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
@@ -93,6 +93,11 @@ killed-gateways: ## kill 1,000 gateways with their parent at random times; SLIPW
 	@.ci/setup check
 	@SLIPWAY_TEST_KILLS=1000 .venv/bin/python -m pytest tests/integration/test_gateway_process.py \
 		-k random_times --timeout 3600
+
+browser: ## let Chromium, which it installs, show a page of Flask that runs in a session
+	@.ci/setup browser
+	@.venv/bin/slipway image build python
+	@.venv/bin/python tests/browser.py
 
 many-runs: images ## 1,000 runs through the pool, and nothing is left of any
 	@SLIPWAY_TEST_RUNS=1000 .venv/bin/python -m pytest tests/behaviour/test_many_runs.py

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import threading
-import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
 import slipway
 from slipway._model.input_file import InputFile
+from support.package_index import WHEEL, build_wheel, serve_directory, write_index
 from support.programs import PATIENCE
 
 if TYPE_CHECKING:
@@ -23,7 +19,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.languages("python")
 
-WHEEL = "greeting-1.0-py3-none-any.whl"
 # Serves the directory "index", and gives pip its address.
 SERVE = f"""
 import functools, http.server, os, subprocess, sys, threading
@@ -43,22 +38,6 @@ os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
 """
 
 
-def build_wheel() -> InputFile:
-    data = io.BytesIO()
-    information = "greeting-1.0.dist-info"
-    with zipfile.ZipFile(data, "w") as wheel:
-        wheel.writestr("greeting.py", "TEXT = 'hello from a package'\n")
-        wheel.writestr(
-            f"{information}/METADATA", "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n"
-        )
-        wheel.writestr(
-            f"{information}/WHEEL",
-            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
-        wheel.writestr(f"{information}/RECORD", "")
-    return InputFile(WHEEL, data.getvalue())
-
-
 # Installs from an index of the host, and tells of a name that is not allowed.
 INSTALL = """
 import socket, subprocess, sys
@@ -73,27 +52,16 @@ except socket.gaierror as error:
 """
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
-
-
 @pytest.fixture
 def index_port(tmp_path: Path) -> Iterator[int]:
     """Port of an index on this host's loopback."""
-    (tmp_path / "greeting").mkdir()
-    (tmp_path / "greeting" / WHEEL).write_bytes(build_wheel().data)
-    handler = partial(QuietHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    write_index(tmp_path)
+    with serve_directory(tmp_path) as port:
+        yield port
 
 
 def run(vm: Runner, program: str) -> bytes:
-    outcome = vm.run(SERVE + program, files=(build_wheel(),))
+    outcome = vm.run(SERVE + program, files=(InputFile(WHEEL, build_wheel()),))
     assert outcome.program.verdict == "ok", outcome.stderr.decode()
     return outcome.stdout
 
