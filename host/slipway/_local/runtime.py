@@ -222,8 +222,8 @@ class AsyncRuntime:
             language: name of the language, for example ``python`` or ``rust@1.80``.
             key: share of the queue; shares of different keys are equal.
             idle_seconds: time without a run after which the session ends.
-            options: ``memory``, ``cpus``, ``machine``, ``kernel`` and ``boot_log`` of
-                :class:`slipway.Options`; the other options belong to the runs.
+            options: ``memory``, ``cpus``, ``machine``, ``network``, ``kernel`` and ``boot_log``
+                of :class:`slipway.Options`; the other options belong to the runs.
 
         Raises:
             InputError: an argument is invalid.
