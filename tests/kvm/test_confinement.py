@@ -17,7 +17,7 @@ from kvm.test_machine import echo, exit_count, more_exits
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import PortKind
 from support.bare_metal import PATIENCE
-from support.machine_code import COM1, Code
+from support.guest_code import COM1, CRASH, IS_ARM, PLACE, Code
 
 if TYPE_CHECKING:
     from kvm.conftest import Boot
@@ -30,11 +30,13 @@ CONFINED = """
 import ctypes, fcntl, json, mmap, os, resource, signal, socket, sys, threading, time
 sys.path[:0] = [sys.argv[1]]
 from slipway._util.errors import HostError
+from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.process import confinement as confine
 from slipway.vmm.process import privileges
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.system import Kvm
 
+find_architecture()  # which imports what the filter is made of, as in a VMM
 libc = ctypes.CDLL(None, use_errno=True)
 user = int(sys.argv[2])
 kvm = Kvm()
@@ -98,7 +100,7 @@ attempts = {
     "ioctl of KVM that makes a VM": lambda: fcntl.ioctl(kvm.fd, abi.KVM_CREATE_VM, 0),
     "ioctl of KVM that makes a vCPU": lambda: fcntl.ioctl(vm.fd, abi.KVM_CREATE_VCPU, 0),
     "kill of another": lambda: os.kill(parent, 0),
-    "tgkill of another": lambda: call(libc.syscall, 234, parent, parent, 0),
+    "tgkill of another": lambda: call(libc.syscall, TGKILL, parent, parent, 0),
     "kill of the group": lambda: os.kill(0, 0),
     "ptrace": lambda: call(libc.ptrace, 16, parent, 0, 0),
     "setrlimit": lambda: call(libc.setrlimit, resource.RLIMIT_NOFILE, bytes(16)),
@@ -121,8 +123,18 @@ os.write(1, json.dumps(results).encode())
 ALLOWED = {"threads", "memory", "descriptors", "clocks"}
 
 
+TGKILL = 131 if IS_ARM else 234
+
+
 def run_confined(program: str, user: int) -> subprocess.CompletedProcess[bytes]:
-    arguments = [sys.executable, "-IS", "-c", CONFINED + program, PACKAGES, str(user)]
+    arguments = [
+        sys.executable,
+        "-IS",
+        "-c",
+        f"TGKILL = {TGKILL}\n{CONFINED}{program}",
+        PACKAGES,
+        str(user),
+    ]
     return subprocess.run(arguments, capture_output=True, timeout=PATIENCE, check=False)
 
 
@@ -165,6 +177,7 @@ except ImportError as error:
     assert (ended.returncode, ended.stdout) == (0, b"No module named 'argparse'")
 
 
+@pytest.mark.skipif(IS_ARM, reason="machine code of x86-64")
 def test_call_of_another_architecture_ends_the_process(user: int) -> None:
     program = """
 code = mmap.mmap(-1, 4096, prot=7)
@@ -276,8 +289,8 @@ async def test_crash_is_reported_by_a_confined_vmm(boot: Boot) -> None:
     words = await machine.read_exit_report()
     await machine.console.wait_drained()
     assert machine.console.get_last_lines() == ["oh no"]
-    assert words.startswith("the guest crashed: a triple fault\n")
+    assert words.startswith(CRASH)
     assert {"vCPU 0:", "vCPU 1:"} <= {line.strip() for line in words.split("\n")}
-    assert "rip " in words
-    assert "bytes at rip: " in words
+    assert f"{PLACE} " in words
+    assert f"bytes at {PLACE}: " in words
     assert "Errno" not in words

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.machine_code import DATA, OTHERS_CODE, Code
+from support.guest_code import DATA, DONE, OTHERS_CODE, OTHERS_DATA, Code, build_others_code
 from support.waiting import block_until
 
 if TYPE_CHECKING:
     from kvm.conftest import Bare
     from support.bare_metal import BareMetal
 
-STI_HLT = b"\xfb\xf4"
-READY = 0xF5
+READY, STARTED = 0xF5, 0xF6
 LINES = (3, 4, 16, 20)
 
 
@@ -25,7 +24,7 @@ class Edge:
     def __init__(self, machine: BareMetal, line: int, count: int = 1) -> None:
         self.descriptor = machine.interrupt_on(line)
         self._count = count
-        machine.bus.add_port(READY, 1, self)
+        machine.add_port(READY, 1, self)
 
     def read(self, offset: int, size: int) -> int:
         return 0xFF
@@ -35,21 +34,10 @@ class Edge:
             os.eventfd_write(self.descriptor, 1)
 
 
-# After STI the next instruction, here HLT, runs before any interrupt. The lab's emulated processor
-# forgets that when its own host interrupts it in between, and the guest would then sleep for good:
-# an interrupt that finds HLT ahead of it steps over it.
-STEP_OVER_HLT = bytes.fromhex("50 488b442408 8038f4 7505 48ff442408 58")
-"""push rax; mov rax, [rsp+8]; cmp byte [rax], 0xf4; jne 1f; inc qword [rsp+8]; 1: pop rax."""
-
-
-def handler(code: Code) -> Code:
-    return code.label("handler").count(DATA).raw(STEP_OVER_HLT).acknowledge()
-
-
 @pytest.mark.parametrize("line", LINES)
 def test_edge_that_comes_before_the_guest_halts_is_not_lost(bare: Bare, line: int) -> None:
-    code = Code().interrupts(line).out(READY, 1).raw(STI_HLT).end_test()
-    machine = bare(handler(code))
+    code = Code().interrupts(line).out(READY, 1).sleep().end_test()
+    machine = bare(code.handler())
     edge = Edge(machine, line)
 
     ending = machine.run()
@@ -60,8 +48,8 @@ def test_edge_that_comes_before_the_guest_halts_is_not_lost(bare: Bare, line: in
 
 @pytest.mark.parametrize("line", LINES)
 def test_guest_that_has_halted_is_woken(bare: Bare, line: int) -> None:
-    code = Code().interrupts(line).store(DATA + 8, 1).raw(STI_HLT).end_test()
-    machine = bare(handler(code))
+    code = Code().interrupts(line).store(DATA + 8, 1).sleep().end_test()
+    machine = bare(code.handler())
     descriptor = machine.interrupt_on(line)
 
     machine.start()
@@ -75,8 +63,8 @@ def test_guest_that_has_halted_is_woken(bare: Bare, line: int) -> None:
 
 def test_each_of_many_edges_wakes_the_guest(bare: Bare) -> None:
     count = 50
-    code = Code().interrupts(4).repeat(count, "again").out(READY, 1).raw(STI_HLT)
-    machine = bare(handler(code.raw(b"\xfa").until_zero("again").end_test()))
+    code = Code().interrupts(4).repeat(count, "again").out(READY, 1).sleep()
+    machine = bare(code.until_zero("again").end_test().handler())
     edge = Edge(machine, 4)
 
     machine.run()
@@ -86,8 +74,8 @@ def test_each_of_many_edges_wakes_the_guest(bare: Bare) -> None:
 
 
 def test_edges_before_the_guest_looks_are_one_interrupt(bare: Bare) -> None:
-    code = Code().interrupts(4).out(READY, 1).raw(STI_HLT).end_test()
-    machine = bare(handler(code))
+    code = Code().interrupts(4).out(READY, 1).sleep().end_test()
+    machine = bare(code.handler())
     edge = Edge(machine, 4, count=5)
 
     machine.run()
@@ -97,8 +85,8 @@ def test_edges_before_the_guest_looks_are_one_interrupt(bare: Bare) -> None:
 
 
 def test_edge_of_a_line_that_the_guest_has_masked_changes_nothing(bare: Bare) -> None:
-    code = Code().interrupts(4).out(READY, 1).raw(b"\xfb\x90\x90").end_test()
-    machine = bare(handler(code))
+    code = Code().interrupts(4).out(READY, 1).unmask().end_test()
+    machine = bare(code.handler())
     edge = Edge(machine, 5)
 
     machine.run()
@@ -110,10 +98,9 @@ def test_edge_of_a_line_that_the_guest_has_masked_changes_nothing(bare: Bare) ->
 def test_other_vcpus_start_where_the_first_sends_them(bare: Bare) -> None:
     code = Code()
     for number in (1, 2, 3):
-        code.wake(number).wait_for(number)
+        code.wake(number).wait_for(number, OTHERS_DATA)
     machine = bare(code.end_test(), cpus=4)
-    # inc byte [0x4000]; mov al, [0x4000]; out 0xf6, al; cli; hlt
-    machine.memory.write(OTHERS_CODE, bytes.fromhex("fe060040 a00040 e6f6 faf4"))
+    machine.memory.write(OTHERS_CODE, build_others_code(STARTED, 1))
 
     class Seen:
         values: list[int] = []  # noqa: RUF012
@@ -123,14 +110,13 @@ def test_other_vcpus_start_where_the_first_sends_them(bare: Bare) -> None:
 
         def write(self, offset: int, size: int, value: int) -> None:
             self.values.append(value)
-            machine.memory.write(DATA, bytes((value,)))
 
-    machine.bus.add_port(0xF6, 1, Seen())
+    machine.add_port(STARTED, 1, Seen())
 
     ending = machine.run()
 
     assert (ending.text, Seen.values) == ("done", [1, 2, 3])
-    assert [sum(thread.exits.values()) for thread in machine.threads] == [1, 1, 1, 1]
+    assert [sum(thread.exits.values()) for thread in machine.threads] == [1, 2, 2, 2]
 
 
 def test_vcpu_that_nobody_starts_waits_without_an_exit(bare: Bare) -> None:
@@ -144,8 +130,7 @@ def test_vcpu_that_nobody_starts_waits_without_an_exit(bare: Bare) -> None:
 def test_vcpu_that_nobody_starts_can_be_paused_and_resumed(bare: Bare) -> None:
     code = Code().wait_for(1).wake(1).wait_for(2).end_test()
     machine = bare(code, cpus=2)
-    # out 0xf4, al; cli; hlt: the same end as the first vCPU's
-    machine.memory.write(OTHERS_CODE, bytes.fromhex("e6f4 faf4"))
+    machine.memory.write(OTHERS_CODE, build_others_code(DONE, 0))  # the same end as the first's
     machine.start()
 
     for _ in range(3):

@@ -18,8 +18,8 @@ from slipway import HostError
 from slipway.vmm.kvm import abi, usability
 from slipway.vmm.kvm.system import Kvm
 from support.bare_metal import open_files
+from support.guest_code import Code, build_kernel
 from support.host_programs import need_program
-from support.machine_code import Code, vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ def refusal(
     directory: Path, action: str, *, prefix: Sequence[str] = (), options: Sequence[str] = ()
 ) -> Refusal:
     """How a process ends that does ``action``."""
-    (directory / "kernel").write_bytes(vmlinux(Code().halt()))
+    (directory / "kernel").write_bytes(build_kernel(Code().halt()))
     source = CHILD.format(directory=str(directory), action=action)
     command = [*prefix, sys.executable, *options, "-c", source]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

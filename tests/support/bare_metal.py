@@ -1,27 +1,26 @@
-"""A VM of the project's own classes, for guests of :mod:`support.machine_code`."""
+"""A VM of the project's own classes, for guests of :mod:`support.guest_code`."""
 
 from __future__ import annotations
 
 import os
-import struct
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway.vmm.arch.x86_64 import architecture as arch
-from slipway.vmm.arch.x86_64 import boot, processor
+from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.bus import Bus
 from slipway.vmm.kvm.system import Kvm
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.vcpu_thread import Ending, VcpuThread
-from support.machine_code import CODE, DATA, DONE, IDT, IDT_ENTRIES, IDT_POINTER, VECTOR, gate
+from support.guest_code import CODE, DATA, DONE, IS_ARM, write_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Self
 
+    from slipway.vmm.devices.model import Device
     from slipway.vmm.kvm.vcpu import Vcpu
-    from support.machine_code import Code
+    from support.guest_code import Code
 
 MEMORY = 4 << 20
 # Seconds. Nothing waits for it but a test that fails; in the lab all is slow.
@@ -69,8 +68,9 @@ class BareMetal:
     """A VM of the project's own classes around ``code``; a test adds devices to its ``bus``."""
 
     def __init__(self, code: Code, cpus: int = 1, memory: int = MEMORY) -> None:
+        self.arch = arch = find_architecture()
         self.bus = Bus()
-        self.bus.add_port(DONE, 1, _Done(self))
+        self.add_port(DONE, 1, _Done(self))
         self.lock = threading.Lock()
         self.endings: list[Ending] = []
         self.ended = threading.Event()
@@ -81,20 +81,28 @@ class BareMetal:
             host_address = self.memory.host_address + region.offset
             self.vm.set_memory(slot, region.address, region.size, host_address)
         arch.create_interrupts(self.vm)
-        boot.write_tables(self.memory)
+        write_tables(self.memory, code)
         self.memory.write(CODE, code.build())
-        if code.has("handler"):
-            self._write_idt(code.address("handler"))
         self.vcpus = [self.vm.create_vcpu(number) for number in range(cpus)]
         arch.connect_vcpus(self.vm, self.vcpus)
         for vcpu in self.vcpus:
-            processor.prepare(self.kvm, vcpu, cpus, CODE)
+            arch.prepare_vcpu(self.kvm, vcpu, cpus, CODE)
         self.threads = [VcpuThread(v, self.bus, self.lock, self.end) for v in self.vcpus]
 
-    def _write_idt(self, handler: int) -> None:
-        entry = gate(handler)
-        self.memory.write(IDT + VECTOR * len(entry), entry)
-        self.memory.write(IDT_POINTER, struct.pack("<HQ", IDT_ENTRIES * len(entry) - 1, IDT))
+    def add_port(self, port: int, size: int, device: Device) -> None:
+        """Attach a device at a port, which aarch64 has as an address."""
+        if IS_ARM:
+            self.bus.add_memory(port, size, device)
+        else:
+            self.bus.add_port(port, size, device)
+
+    def coalesce(self, port: int, write: Callable[[bytes], None]) -> None:
+        """Let KVM collect writes to a port, for ``write``."""
+        self.bus.add_burst(port, write)
+        if IS_ARM:
+            self.vm.coalesce_memory(port, 1)
+        else:
+            self.vm.coalesce_port(port)
 
     @property
     def vcpu(self) -> Vcpu:
@@ -122,7 +130,7 @@ class BareMetal:
         in_time = self.ended.wait(PATIENCE)
         for thread in self.threads:
             thread.stop()
-        assert in_time, "\n".join(processor.describe(self.vcpu, self.memory))
+        assert in_time, "\n".join(self.arch.describe_vcpu(self.vcpu, self.memory))
         return self.endings[0]
 
     def run(self) -> Ending:

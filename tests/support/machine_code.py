@@ -1,4 +1,4 @@
-"""Guests without an operating system, as machine code: an assembler of a few instructions.
+"""Guests without an operating system for x86-64: an assembler of a few instructions.
 
 They are in 64-bit mode from their first instruction on, as Slipway starts a kernel, with the first
 4 GiB mapped onto themselves. What they have to say they write to ports and to memory.
@@ -10,9 +10,12 @@ import struct
 from typing import TYPE_CHECKING
 
 from slipway.vmm.arch.x86_64 import boot, layout
+from support.assembler import Assembler
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from slipway.vmm.memory import GuestMemory
 
 CODE = 0x10_0000  # where a kernel is at the earliest
 DATA = 0x20_0000  # a guest's own, zeros when it starts
@@ -22,7 +25,15 @@ VECTOR = 0x40
 OTHERS_CODE = 0x8000  # where the other vCPUs start, in 16-bit mode
 NOWHERE = 0xD800_0000  # neither memory nor a device
 DONE = 0xF4  # a write to this port ends a BareMetal
+UNUSED_PORT = 0x80
 COM1, COM2, KEYBOARD_COMMAND = layout.COM1, layout.COM2, 0x64
+RAM, MEMORY_HOLE, VIRTIO = 0, layout.HOLE, layout.VIRTIO
+OTHERS_DATA = 0x4000
+CONSOLE_ARGUMENT = "console=ttyS0 "
+# Verbs by which a VMM names accesses to ports.
+PORT_WRITTEN, PORT_READ = "out", "in"
+# What is said of a guest's crash, and the name of the register with its place.
+CRASH, PLACE = "the guest crashed: a triple fault", "rip"
 
 _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
 _OUT = {1: b"\xee", 2: b"\x66\xef", 4: b"\xef"}
@@ -36,46 +47,33 @@ _INIT, _START = 0x4500, 0x4600
 _GATE = struct.Struct("<HHBBHII")
 _INTERRUPT_GATE = 0x8E
 
+# After STI the next instruction, here HLT, runs before any interrupt. The lab's emulated processor
+# forgets that when its own host interrupts it in between, and the guest would then sleep for good:
+# an interrupt that finds HLT ahead of it steps over it.
+#
+# push rax; mov rax, [rsp+8]; cmp byte [rax], 0xf4; jne 1f; inc qword [rsp+8]; 1: pop rax
+_STEP_OVER_HLT = bytes.fromhex("50 488b442408 8038f4 7505 48ff442408 58")
+
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 _SEGMENT_OFFSET = 0x1000
 
 
-class Code:
+class Code(Assembler):
     """Machine code for the address ``origin``; each method appends instructions.
 
     ``rax``, ``rcx``, ``rdx``, ``rsi`` and ``rdi`` are scratch.
     """
 
     def __init__(self, origin: int = CODE) -> None:
-        self._origin = origin
-        self._code = bytearray()
-        self._labels: dict[str, int] = {}
-        self._jumps: list[tuple[int, str]] = []
+        super().__init__(origin)
 
-    def raw(self, code: bytes) -> Self:
-        """Instructions as bytes."""
-        self._code += code
-        return self
-
-    def label(self, name: str) -> Self:
-        """Here jumps to ``name`` go."""
-        self._labels[name] = len(self._code)
-        return self
-
-    def address(self, name: str) -> int:
-        """Where the label ``name`` is in the guest's memory."""
-        return self._origin + self._labels[name]
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a label."""
-        return name in self._labels
+    def link(self, code: bytearray, at: int, target: int) -> None:
+        struct.pack_into("<i", code, at, target - at - 4)
 
     def _jump(self, opcode: bytes, name: str) -> Self:
-        self._code += opcode
-        self._jumps.append((len(self._code), name))
-        return self.raw(bytes(4))
+        return self.jump_by(opcode + bytes(4), len(opcode), name)
 
     def jump(self, name: str) -> Self:
         """Go on at a label."""
@@ -138,6 +136,16 @@ class Code:
         """End what :meth:`repeat` began."""
         return self.raw(b"\xff\xcb").jump_unless_zero(name)
 
+    def out_counter(self, port: int) -> Self:
+        """Write the lowest byte of the loop's counter to a port."""
+        return self.set("rdx", port).raw(b"\x88\xd8\xee")  # mov al, bl; out dx, al
+
+    def exchange_for_ever(self, device: int, total: int = DATA) -> Self:
+        """Write 1, 2, 3, ... to a device, and add the numbers that it reads to a total."""
+        self.set("rdi", device).set("rsi", total).set("rbx", 0).label("exchange")
+        # inc ebx; mov [rdi], ebx; mov eax, [rdi]; add [rsi], rax
+        return self.raw(bytes.fromhex("ffc3 891f 8b07 480106")).jump("exchange")
+
     def count(self, address: int = DATA) -> Self:
         """Add one to the 8-byte number at an address."""
         return self.set("rdi", address).raw(b"\x48\xff\x07")
@@ -149,6 +157,33 @@ class Code:
     def halt(self) -> Self:
         """Stand still for good."""
         return self.label("halt").raw(b"\xfa\xf4").jump("halt")
+
+    def mask(self) -> Self:
+        """Let no interrupt be served."""
+        return self.raw(b"\xfa")  # cli
+
+    def sleep(self) -> Self:
+        """Wait for an interrupt, which is served before the next instruction."""
+        return self.raw(b"\xfb\xf4\xfa")  # sti; hlt; cli
+
+    def unmask(self) -> Self:
+        """Let an interrupt be served that has come, and go on."""
+        return self.raw(b"\xfb\x90\x90")  # sti
+
+    def wait_for_byte(self, port: int) -> Self:
+        """Loop until a serial port has a byte, and room for one."""
+        name = f"wait {len(self._code)}"
+        # and al, READY | THRE; cmp al, READY | THRE
+        self.label(name).read_port(port + 5).raw(b"\x24\x21\x3c\x21")
+        return self.jump_unless_zero(name)
+
+    def keep(self) -> Self:
+        """Remember what was read."""
+        return self.raw(b"\x88\xc3")  # mov bl, al
+
+    def jump_unless_kept_zero(self, name: str) -> Self:
+        """Go on at a label unless what :meth:`keep` remembered is zero."""
+        return self.raw(b"\x84\xdb").jump_unless_zero(name)  # test bl, bl
 
     def wait_for(self, value: int, address: int = DATA) -> Self:
         """Loop until the byte at an address is ``value``."""
@@ -173,8 +208,9 @@ class Code:
             self.store(io_apic, register + 2 * line, 4).store(io_apic + 0x10, value, 4)
         return self
 
-    def acknowledge(self) -> Self:
-        """What a handler ends with."""
+    def handler(self) -> Self:
+        """Count interrupts at ``DATA``."""
+        self.label("handler").count(DATA).raw(_STEP_OVER_HLT)
         return self.store(layout.LOCAL_APIC + _END_OF_INTERRUPT, 0, 4).raw(b"\x48\xcf")
 
     def end_test(self) -> Self:
@@ -189,11 +225,37 @@ class Code:
         """Triple fault: there is no handler for an undefined instruction, nor for that."""
         return self.raw(b"\x0f\x0b")
 
-    def build(self) -> bytes:
-        """The bytes."""
-        for at, name in self._jumps:
-            struct.pack_into("<i", self._code, at, self._labels[name] - at - 4)
-        return bytes(self._code)
+
+def write_tables(memory: GuestMemory, code: Code) -> None:
+    """Write the tables for 64-bit mode, and for a handler of interrupts."""
+    boot.write_tables(memory)
+    if code.has("handler"):
+        entry = gate(code.address("handler"))
+        memory.write(IDT + VECTOR * len(entry), entry)
+        memory.write(IDT_POINTER, struct.pack("<HQ", IDT_ENTRIES * len(entry) - 1, IDT))
+
+
+def build_kernel(code: Code) -> bytes:
+    """Return the file of a kernel that is ``code``."""
+    return vmlinux(code)
+
+
+def build_others_code(port: int, first: int) -> bytes:
+    """Return code for ``OTHERS_CODE``, by which each vCPU writes the next number to a port.
+
+    It reads the port behind the next six after that, which brings out what is coalesced.
+    """
+    # mov al, [0x4000]; add al, first; mov dx, port; out dx, al; mov dx, port + 7; in al, dx;
+    # inc byte [0x4000]; cli; hlt
+    parts = b"\xa0\x00\x40\x04", bytes((first,)), struct.pack("<BHB", 0xBA, port, 0xEE)
+    return b"".join(parts) + struct.pack("<BHB", 0xBA, port + 7, 0xEC) + b"\xfe\x06\x00\x40\xfa\xf4"
+
+
+def build_others_crash() -> bytes:
+    """Return code for ``OTHERS_CODE`` that crashes."""
+    # lidt [0x4000], where there are zeros; ud2. That is a triple fault, but to a KVM that
+    # interprets, which goes on to where it cannot.
+    return bytes.fromhex("0f011e0040 0f0b")
 
 
 def gate(handler: int) -> bytes:

@@ -135,6 +135,9 @@ class VcpuThread:
             except BlockingIOError:
                 continue  # the start-up interrupt of this vCPU has come
             except OSError as error:
+                # A guest's last output says the most about its end.
+                with lock:
+                    bus.write_coalesced(take_coalesced())
                 return Ending(f"KVM_RUN failed: {error.strerror}")
             exits[reason] = exits.get(reason, 0) + 1
             with lock:
