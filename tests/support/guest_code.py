@@ -54,12 +54,12 @@ else:
         RAM,
         UNUSED_PORT,
         VIRTIO,
-        Code,
         build_kernel,
         build_others_code,
         build_others_crash,
         write_tables,
     )
+    from support.machine_code_a64 import ArmCode as Code
 
 __all__ = [
     "CODE",

@@ -58,7 +58,7 @@ _IMAGE_HEADER = struct.Struct("<II3Q24x4sI")
 _LITTLE_ENDIAN_4K_ANYWHERE = 0xA
 
 
-class Code(Assembler):
+class ArmCode(Assembler):
     """Machine code for the address ``origin``; each method appends instructions.
 
     ``x0`` has the value of an access, ``x1`` the address; ``x2`` and ``x3`` are scratch, ``x19``
@@ -238,7 +238,7 @@ class Code(Assembler):
         return self._set(0, NOWHERE).words(0xA940_4007)
 
 
-def write_tables(memory: GuestMemory, code: Code) -> None:
+def write_tables(memory: GuestMemory, code: ArmCode) -> None:
     """Write the jump to a handler of interrupts."""
     if code.has("handler"):
         place = VECTORS + _IRQ_VECTOR
@@ -251,7 +251,7 @@ def build_others_code(port: int, first: int) -> bytes:
 
     It reads the port behind the next six after that, which brings out what is coalesced.
     """
-    code = Code(OTHERS_CODE).load(OTHERS_DATA, 1).words(0x1100_0000 | first << 10)  # add w0, w0
+    code = ArmCode(OTHERS_CODE).load(OTHERS_DATA, 1).words(0x1100_0000 | first << 10)  # add w0, w0
     code.out(port).read_port(port + 7)
     code.load(OTHERS_DATA, 1).words(0x1100_0400).store(OTHERS_DATA, size=1)  # add w0, w0, #1
     return code.halt().build()
@@ -259,10 +259,10 @@ def build_others_code(port: int, first: int) -> bytes:
 
 def build_others_crash() -> bytes:
     """Return code for ``OTHERS_CODE`` that crashes."""
-    return Code(OTHERS_CODE).crash().build()
+    return ArmCode(OTHERS_CODE).crash().build()
 
 
-def build_kernel(code: Code) -> bytes:
+def build_kernel(code: ArmCode) -> bytes:
     """Return the Image of a kernel that is ``code``."""
     jump = _B | HEADER_SIZE // 4
     data = code.build()
