@@ -36,7 +36,7 @@ class Edge:
 
 @pytest.mark.parametrize("line", LINES)
 def test_edge_that_comes_before_the_guest_halts_is_not_lost(bare: Bare, line: int) -> None:
-    code = Code().interrupts(line).out(READY, 1).sleep().end_test()
+    code = Code().interrupts(line).out(READY, 1).wait_for_interrupt().end_test()
     machine = bare(code.handler())
     edge = Edge(machine, line)
 
@@ -48,7 +48,7 @@ def test_edge_that_comes_before_the_guest_halts_is_not_lost(bare: Bare, line: in
 
 @pytest.mark.parametrize("line", LINES)
 def test_guest_that_has_halted_is_woken(bare: Bare, line: int) -> None:
-    code = Code().interrupts(line).store(DATA + 8, 1).sleep().end_test()
+    code = Code().interrupts(line).store(DATA + 8, 1).wait_for_interrupt().end_test()
     machine = bare(code.handler())
     descriptor = machine.interrupt_on(line)
 
@@ -63,7 +63,7 @@ def test_guest_that_has_halted_is_woken(bare: Bare, line: int) -> None:
 
 def test_each_of_many_edges_wakes_the_guest(bare: Bare) -> None:
     count = 50
-    code = Code().interrupts(4).repeat(count, "again").out(READY, 1).sleep()
+    code = Code().interrupts(4).repeat(count, "again").out(READY, 1).wait_for_interrupt()
     machine = bare(code.until_zero("again").end_test().handler())
     edge = Edge(machine, 4)
 
@@ -74,7 +74,7 @@ def test_each_of_many_edges_wakes_the_guest(bare: Bare) -> None:
 
 
 def test_edges_before_the_guest_looks_are_one_interrupt(bare: Bare) -> None:
-    code = Code().interrupts(4).out(READY, 1).sleep().end_test()
+    code = Code().interrupts(4).out(READY, 1).wait_for_interrupt().end_test()
     machine = bare(code.handler())
     edge = Edge(machine, 4, count=5)
 

@@ -239,7 +239,7 @@ async def test_console_that_nobody_reads_does_not_hold_the_guest_up(boot: Boot) 
         Code().out_string(UNUSED_PORT, DATA, 1 << 40),
         Code().halt(),
         Code().mask().spin(),
-        Code().label("again").sleep().jump("again"),
+        Code().label("again").wait_for_interrupt().jump("again"),
     ],
     ids=["port", "register", "address", "string", "halts", "spins", "sleeps"],
 )

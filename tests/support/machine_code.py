@@ -162,7 +162,7 @@ class Code(Assembler):
         """Let no interrupt be served."""
         return self.raw(b"\xfa")  # cli
 
-    def sleep(self) -> Self:
+    def wait_for_interrupt(self) -> Self:
         """Wait for an interrupt, which is served before the next instruction."""
         return self.raw(b"\xfb\xf4\xfa")  # sti; hlt; cli
 

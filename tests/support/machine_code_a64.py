@@ -167,7 +167,7 @@ class ArmCode(Assembler):
         """Let no interrupt be served."""
         return self.words(_MASK_INTERRUPTS)
 
-    def sleep(self) -> Self:
+    def wait_for_interrupt(self) -> Self:
         """Wait for an interrupt, which is served before the next instruction."""
         # A masked interrupt wakes as well, and cannot be served too early.
         return self.words(_MASK_INTERRUPTS, _WFI, _UNMASK_INTERRUPTS, _ISB, _MASK_INTERRUPTS)
