@@ -24,8 +24,10 @@ import pytest
 from slipway._model.network_use import NetworkUse
 from slipway._util.errors import HostError
 from slipway.machine.gateway import addresses
+from slipway.machine.gateway.bounds import NEW_BURST
 from slipway.machine.gateway.confine import MAX_DESCRIPTORS, NOBODY, build_filter
-from slipway.machine.gateway.ipv4 import build_udp
+from slipway.machine.gateway.ipv4 import build_udp, parse_ipv4
+from slipway.machine.gateway.tcp_segment import ACK, RST, SYN, Flow, Segment, build_tcp, parse_tcp
 from slipway.machine.gateway_handle import (
     REPORT_SECONDS,
     GatewayHandle,
@@ -81,6 +83,27 @@ async def test_frame_that_came_before_the_gateway_is_answered(link: Link) -> Non
         answer = await asyncio.get_running_loop().sock_recv(machine, 100)
 
     assert answer[6:12] == addresses.GATEWAY_MAC
+
+
+async def test_each_syn_of_a_burst_is_answered_though_the_guest_repeats_none(link: Link) -> None:
+    ours, machine = link
+    guest_ports = set(range(1000, 1000 + int(NEW_BURST) + 30))
+    with socket.socket() as silent:  # bound, and refuses connections
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        async with GatewayHandle.start(GatewaySettings(rules=f"host:{port}"), ours.fileno()):
+            for guest_port in guest_ports:
+                flow = Flow(guest_port, addresses.GATEWAY, port)
+                syn = turn_frame(b"".join(build_tcp(flow, Segment(1, 0, SYN, 65_535))))
+                await asyncio.get_running_loop().sock_sendall(machine, syn)
+
+            answered = set()
+            async with asyncio.timeout(LIMIT):
+                while answered != guest_ports:
+                    frame = await asyncio.get_running_loop().sock_recv(machine, 65_536)
+                    flow, answer = parse_tcp(parse_ipv4(turn_frame(frame)))
+                    assert answer.flags == RST | ACK
+                    answered.add(flow.guest_port)
 
 
 async def test_gateway_ends_when_its_machine_does(link: Link) -> None:

@@ -68,7 +68,7 @@ class Connections:
         self._marked: dict[Splice, None] = {}
         # Listeners that are not watched, since there is no place for a connection.
         self._paused: list[Listener] = []
-        # SYNs that wait for a place, in their order.
+        # SYNs that wait for a place, or for the rate, in their order.
         self._deferred: dict[Flow, Segment] = {}
         self._new = TokenBucket(NEW_RATE, NEW_BURST, 0.0)
         self._last_port = _FIRST_PORT
@@ -124,13 +124,11 @@ class Connections:
         if reason := destination.reason or self._judge_bounds():
             self._refuse(flow, segment, str(destination), reason)
             return
-        if not has_place(self._flows, callers=False):
+        if not has_place(self._flows, callers=False) or self._new.compute_wait(self.now):
             if len(self._deferred) < MAX_CONNECTIONS:
                 # Without its payload, which would keep a frame in memory.
                 self._deferred[flow] = segment._replace(payload=b"")
             return
-        if self._new.compute_wait(self.now):
-            return  # the guest repeats its SYN after a second
         self._new.take(1)
         end = TcpEnd.hold(segment, self.now, _choose_number(), self._budget)
         splice = self._add(flow, end)
@@ -246,6 +244,9 @@ class Connections:
             if splice in self._flows:
                 self._move(splice, self._flows[splice])
         while self._deferred and has_place(self._flows, callers=False):
+            if wait := self._new.compute_wait(self.now):
+                self._deadline = min(self._deadline, self.now + wait)
+                break
             flow = next(iter(self._deferred))
             self._open(flow, self._deferred.pop(flow))
         while self._paused and self._can_accept():
