@@ -134,6 +134,7 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/api.py
 	@.venv/bin/python bench/clones.py
 	@.venv/bin/python bench/network.py
+	@.venv/bin/python bench/network_start.py
 	@.venv/bin/python bench/virtio_net.py
 	@test ! -w /dev/kvm || .venv/bin/python bench/vmm_start.py
 

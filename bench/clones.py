@@ -38,6 +38,7 @@ from slipway_initramfs.store.image_store import ImageStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from slipway._model.network import Network
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
     from slipway._run.output_sink import FlowControl
@@ -69,9 +70,11 @@ class BenchSetup:
 
 
 @asynccontextmanager
-async def ground(name: str, machine: str) -> AsyncIterator[BenchSetup]:
+async def ground(
+    name: str, machine: str, network: Network | None = None
+) -> AsyncIterator[BenchSetup]:
     """Find what ``name`` boots from, and its snapshot; make what is missing."""
-    store, options = ImageStore(), Options(machine=machine)
+    store, options = ImageStore(), Options(machine=machine, network=network)
     assets = await asyncio.to_thread(find_assets, find_language(name, store), options, store, print)
     admission = Admission(Capacity(machines=64, memory=20 * GIB, cpus=64, queue=64))
     templates = TemplateCache(store, admission)

@@ -1,9 +1,12 @@
-"""TCP of a guest of the qemu machine: our gateway against QEMU's own network, ``-netdev user``.
+"""TCP of a guest of the qemu machine: our gateway, QEMU's own network (``-netdev user``), passt.
 
-Both guests are booted once and measured in turn, with a server in a process of its own. Each round:
-MB/s to and from the guest, random data, the digest compared; microseconds of a round trip of one
-byte; milliseconds of connect, one byte, its echo, and close. Goals for the gateway: 120 MB/s to the
-guest and 250 from it, 0.4 ms, and 10 MiB of memory (PSS).
+All guests are booted once and measured in turn, with a server in a process of its own; passt only
+where it is installed. Each round: MB/s to and from the guest, random data, the digest compared;
+microseconds of a round trip of one byte; milliseconds of connect, one byte, its echo, and close.
+Goals for the gateway: 120 MB/s to the guest and 250 from it, 0.4 ms, and 10 MiB of memory (PSS).
+
+The guest receives into memory that it has touched before: with a growing buffer, most of the time
+would be its kernel's for new pages, under emulation.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 from contextlib import AsyncExitStack, suppress
@@ -31,6 +36,7 @@ from slipway._run.languages import find_language
 from slipway._run.output_sink import OutputTail
 from slipway._run.start_machine import start_machine
 from slipway.machine import qemu
+from slipway.machine.gateway import addresses
 from slipway.machine.gateway_handle import GatewayHandle, GatewaySettings, create_link
 from slipway_initramfs.store.image_store import ImageStore
 from support.hypervisors import with_hypervisor
@@ -38,6 +44,13 @@ from support.hypervisors import with_hypervisor
 MIB = 1 << 20
 # libslirp at the gateway's addresses: the guest is set up in the same way.
 USER = "user,id=net,ipv6=off,net=198.18.0.0/24,host=198.18.0.1,dns=198.18.0.3,dhcpstart=198.18.0.15"
+STREAM = "stream,id=net,server=off,addr.type=fd,addr.str={link}"
+# The same addresses; passt leads connections to the router's address to the host's 127.0.0.1.
+PASST = (
+    *("passt", "--foreground", "--quiet", "--ipv4-only", "--mtu", str(addresses.MTU)),
+    *("--address", "198.18.0.2", "--netmask", "30", "--gateway", "198.18.0.1"),
+    *("--mac-addr", addresses.GATEWAY_MAC.hex(":"), "--tcp-ports", "none", "--udp-ports", "none"),
+)
 PROGRAM = """
 import hashlib, json, socket, statistics, time
 def connect(kind):
@@ -50,11 +63,14 @@ def echo(made):
     made.sendall(b"x")
     assert made.recv(1) == b"x"
     return time.perf_counter() - began
+data, filled = bytearray(b"x") * {size}, 0
+view = memoryview(data)
 down = connect(b"d")
-began, data = time.perf_counter(), bytearray()
-while piece := down.recv(1 << 20):
-    data += piece
+began = time.perf_counter()
+while count := down.recv_into(view[filled:], min(1 << 20, {size} - filled)):
+    filled += count
 to_guest = len(data) / (time.perf_counter() - began)
+assert hashlib.sha256(data).hexdigest() == "{digest}"
 up = connect(b"u")
 began = time.perf_counter()
 up.sendall(data)
@@ -118,31 +134,57 @@ def read_pss(process: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-async def open_guest(stack: AsyncExitStack, gateway: GatewaySettings | None) -> tuple[Guest, int]:
-    """Boot a guest with a gateway, or with QEMU's network; return its gateway's process as well."""
+async def open_guest(
+    stack: AsyncExitStack, ends: tuple[socket.socket, socket.socket], netdev: str = ""
+) -> Guest:
+    """Boot a guest whose interface is on ``ends[1]``, with our option of QEMU or another one.
+
+    Both ends are closed here; a process behind ``ends[0]`` has been started before.
+    """
     assets = find_assets(find_language("python"), Options(), ImageStore(), print)
-    ends = create_link()
     build = qemu.build_network_arguments
     try:
-        if gateway is None:
+        if netdev:
             device = build(0)[2:]
-            qemu.build_network_arguments = lambda link: ["-netdev", USER, *device]
+            qemu.build_network_arguments = lambda link: [
+                *["-netdev", netdev.format(link=link)],
+                *device,
+            ]
         machine = await start_machine(
             with_hypervisor(assets, "qemu"), Options(), network=ends[1].fileno()
         )
     finally:
         qemu.build_network_arguments = build
     guest = await stack.enter_async_context(Guest(machine))
-    process = 0
-    if gateway is not None:
-        handle = GatewayHandle.start(gateway, ends[0].fileno())
-        await stack.enter_async_context(handle)
-        await handle.wait_ready()
-        process = handle.pid
     for end in ends:
         end.close()
     await guest.wait_ready()
-    return guest, process
+    return guest
+
+
+async def open_with_gateway(stack: AsyncExitStack, port: int) -> tuple[Guest, int]:
+    """Boot a guest with a gateway; return the gateway's process as well."""
+    ends = create_link()
+    handle = GatewayHandle.start(GatewaySettings(rules=f"host:{port}"), ends[0].fileno())
+    await stack.enter_async_context(handle)
+    await handle.wait_ready()
+    return await open_guest(stack, ends), handle.pid
+
+
+async def open_with_passt(stack: AsyncExitStack) -> tuple[Guest, int]:
+    """Boot a guest with passt; return the process as well."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
+    process = subprocess.Popen(
+        [*PASST, "--fd", str(ends[0].fileno())],
+        pass_fds=[ends[0].fileno()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    return await open_guest(stack, ends, STREAM), process.pid
 
 
 async def measure(guest: Guest, program: str) -> list[float]:
@@ -156,12 +198,15 @@ async def measure(guest: Guest, program: str) -> list[float]:
 
 
 async def compare(rounds: int, port: int, data: bytes) -> None:
-    """Measure both guests in turn, and print medians, and the least and greatest."""
-    program = PROGRAM.format(port=port, digest=hashlib.sha256(data).hexdigest())
+    """Measure the guests in turn, and print medians, and the least and greatest."""
+    digest = hashlib.sha256(data).hexdigest()
+    program = PROGRAM.format(port=port, digest=digest, size=len(data))
     async with AsyncExitStack() as stack:
-        ours, gateway = await open_guest(stack, GatewaySettings(rules=f"host:{port}"))
-        theirs, _ = await open_guest(stack, None)
-        guests = {"gateway": ours, "netdev user": theirs}
+        guests, processes = {}, {}
+        guests["gateway"], processes["gateway"] = await open_with_gateway(stack, port)
+        guests["netdev user"] = await open_guest(stack, create_link(), USER)
+        if shutil.which("passt"):
+            guests["passt"], processes["passt"] = await open_with_passt(stack)
         figures: dict[str, list[list[float]]] = {name: [] for name in guests}
         for _ in range(rounds):
             for name, guest in guests.items():
@@ -172,7 +217,8 @@ async def compare(rounds: int, port: int, data: bytes) -> None:
                 for column in zip(*rows, strict=True)
             ]
             print(f"{name:<12} " + "; ".join(map(" ".join, zip(COLUMNS, cells, strict=True))))
-        print(f"PSS of the gateway: {read_pss(gateway):.1f} MiB")
+        for name, process in processes.items():
+            print(f"PSS of the process: {name} {read_pss(process):.1f} MiB")
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ async def test_each_syn_of_a_burst_is_answered_though_the_guest_repeats_none(lin
                 syn = turn_frame(b"".join(build_tcp(flow, Segment(1, 0, SYN, 65_535))))
                 await asyncio.get_running_loop().sock_sendall(machine, syn)
 
-            answered = set()
+            answered: set[int] = set()
             async with asyncio.timeout(LIMIT):
                 while answered != guest_ports:
                     frame = await asyncio.get_running_loop().sock_recv(machine, 65_536)
