@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,6 +130,18 @@ async def test_gateway_that_is_killed_has_failed(link: Link) -> None:
     assert await handle.close() == NetworkUse()
 
 
+async def test_report_says_that_the_gateway_has_just_been_killed(link: Link) -> None:
+    async with GatewayHandle.start(GatewaySettings(), link[0].fileno()) as handle:
+        await handle.wait_ready()
+        os.kill(handle.pid, signal.SIGKILL)
+        # The loop does not run meanwhile.
+        block_until(lambda: read_state(handle.pid) == "Z", "the gateway has ended")
+
+        await handle.fetch_report()
+
+        assert handle.has_failed
+
+
 async def test_gateway_that_is_killed_at_its_start_is_an_error(link: Link) -> None:
     async with GatewayHandle.start(GatewaySettings(), link[0].fileno()) as handle:
         os.kill(handle.pid, signal.SIGKILL)
@@ -203,23 +216,50 @@ async def test_machine_that_takes_no_frame_costs_no_cpu_and_loses_none(link: Lin
 @pytest.mark.parametrize("seed", range(5))
 async def test_messages_of_any_content_of_a_gateway_are_survived(seed: int) -> None:
     """A guest may have taken the process over."""
-    channel, other = control.create_pair()
-    channel.setblocking(False)
     choice = random.Random(seed)
-    process = ChildProcess.start(["sleep", "60"])
-    handle = GatewayHandle(process, channel, GatewaySettings())
-    words = [b"report", b"denied=" + b"9 9 a b\n" * 99, b"connections=-1", b"to_guest=" + b"9" * 99]
-    words += [b"ports=1 2 3", b"published", b"\xff\xfe", b"denied=\x1b[2J 1 2 3", b"denials=\xb2"]
-    with other:
-        for _ in range(50):
-            other.send(b"\0".join(choice.choices(words, k=choice.randrange(1, 9))))
+    words = [b"denied=" + b"9 9 a b\n" * 99, b"connections=-1", b"to_guest=" + b"9" * 99]
+    words += [b"ports=1 2 3", b"\xff\xfe", b"denied=\x1b[2J 1 2 3", b"denials=\xb2"]
+    async with open_taken_over_gateway() as (handle, other):
+        other.send(b"published\0ports=1 -2 x")
+        await handle.wait_ready()
+        for _ in range(20):
+            answering = asyncio.create_task(asyncio.to_thread(other.recv, 9999))
+            fetching = asyncio.create_task(handle.fetch_report())
+            assert await answering == b"report"
+            other.send(b"\0".join([b"report", *choice.choices(words, k=choice.randrange(1, 9))]))
+            await fetching
         other.send(b"ended\0denied=1 2 " + b"\x1b" * 999 + b" reason")
-        await wait_until(lambda: channel.fileno() < 0, "the last message is read")
-    report = await handle.close()
+        await wait_until(lambda: handle.report.denied[:1] != (), "the last message is read")
+        report = await handle.close()
 
     (denied,) = report.denied
     assert denied.destination.isprintable()
     assert len(denied.destination) < 256
+
+
+@pytest.mark.parametrize("message", [b"report\0denials=5", b"names\0names=a", b"published", b"?"])
+async def test_message_that_nobody_asked_for_ends_a_gateway(message: bytes) -> None:
+    async with open_taken_over_gateway() as (handle, other):
+        other.send(b"published")
+        other.send(message)
+        await wait_until(lambda: handle.has_failed, "the message is read")
+
+        report = await handle.fetch_report()
+        with pytest.raises(BrokenPipeError):
+            other.send(message)
+
+    assert report == NetworkUse()
+
+
+@asynccontextmanager
+async def open_taken_over_gateway() -> AsyncIterator[tuple[GatewayHandle, socket.socket]]:
+    """Yield the handle of a gateway, and the gateway's end of their channel."""
+    channel, other = control.create_pair()
+    channel.setblocking(False)
+    process = ChildProcess.start(["sleep", "60"])
+    with other:
+        async with GatewayHandle(process, channel, GatewaySettings()) as handle:
+            yield handle, other
 
 
 def is_running(process: int) -> bool:
@@ -228,6 +268,10 @@ def is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def read_state(process: int) -> str:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def read_cpu_ticks(process: int) -> int:

@@ -20,6 +20,8 @@ FENCED = re.compile(r"^ *```.*?^ *```", re.S | re.M)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.M)
 MODULE = re.compile(r"`((?:\w+/)+\w+\.py)`")
+TEST = re.compile(r"^ *(?:async )?def (test_\w+)\(", re.M)
+NAMED_TEST = re.compile(r"`(test_\w+)`")
 # Files of a program in an example, and of an architecture to come.
 NOT_OURS = {"util/__init__.py", "vmm/kvm/aarch64.py"}
 
@@ -53,6 +55,16 @@ def check_links(page: Path) -> None:
         assert target.exists(), link
         if anchor and target.suffix == ".md":
             assert anchor in anchors_of(target), link
+
+
+def test_tests_that_the_threat_model_names_exist() -> None:
+    paths = (ROOT / "tests").rglob("test_*.py")
+    defined = {name for path in paths for name in TEST.findall(path.read_text())}
+
+    named = set(NAMED_TEST.findall(text_of(ROOT / "docs/threat-model.md")))
+
+    assert len(named) > 40
+    assert named <= defined, named - defined
 
 
 def test_architecture_names_all_rooms() -> None:

@@ -77,6 +77,8 @@ class GatewayHandle:
         self._ready: asyncio.Future[str] = loop.create_future()
         self._answer: asyncio.Future[None] = loop.create_future()
         self._request_lock = asyncio.Lock()
+        # Answers that are still to come; one may be late.
+        self._due_answers = 0
         self._settings = settings
         self._names: tuple[str, ...] = ()
         self._is_bound = False
@@ -175,8 +177,17 @@ class GatewayHandle:
         async with self._request_lock:  # an answer does not name its request
             if self._channel.fileno() >= 0:
                 self._answer = asyncio.get_running_loop().create_future()
-                with suppress(OSError, TimeoutError):
+                try:
                     self._channel.send(control.encode(verb))
+                    self._due_answers += 1
+                except BlockingIOError:  # it has not read earlier requests
+                    return
+                except OSError:
+                    # It has ended, and the loop has not seen that yet: a last report may be there.
+                    while self._channel.fileno() >= 0:
+                        self._on_readable()
+                    return
+                with suppress(TimeoutError):
                     await asyncio.wait_for(self._answer, REPORT_SECONDS)
 
     async def read_exit_report(self) -> str:
@@ -197,15 +208,19 @@ class GatewayHandle:
         elif verb == control.FAILED and not self._ready.done():
             self._ready.set_exception(build_error(texts))
             self._ready.exception()  # nobody may wait for it any more
-        elif verb in (control.REPORT, control.ENDED):
+        elif verb == control.ENDED:
             self.report = _parse_report(texts)
-            if verb == control.ENDED:
-                self._close_channel()
+            self._close_channel()
+        elif verb in (control.REPORT, control.NAMES) and self._due_answers:
+            self._due_answers -= 1
+            if verb == control.REPORT:
+                self.report = _parse_report(texts)
+            else:
+                self._names = tuple(filter(str.isascii, texts.get("names", "").split()))
             self._set_answer()
-        elif verb == control.NAMES:
-            self._names = tuple(filter(str.isascii, texts.get("names", "").split()))
-            self._set_answer()
-        elif not message:
+        else:
+            # The end, or a message that nobody asked for. A guest that has taken the process over
+            # could send these without end, to keep this loop busy.
             self.has_failed = True
             self._close_channel()
 
