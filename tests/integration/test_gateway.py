@@ -621,6 +621,22 @@ async def test_published_port_leads_to_a_server_of_the_guest(rig: GatewayRig, ad
     assert digest(await reader.read(-1)) == digest(data)
 
 
+async def test_port_is_reached_from_other_hosts_if_it_is_published_beyond_loopback(
+    rig: GatewayRig,
+) -> None:
+    port = await rig.serve_in_guest("127.0.0.1", 0, collect(close_first=b"hello").handle)
+    places = ("0.0.0.0", OWN_PUBLIC_6, "127.0.0.1")
+    settings = GatewaySettings(publish=tuple(PublishedPort(port, place) for place in places))
+    _, published = await start_with_ports(rig, settings)
+    everywhere, single, loopback = (one.port for one in published)
+
+    for address, number in ((OWN_PUBLIC, everywhere), (OWN_PUBLIC_6, single)):
+        reader, _ = await rig.connect_from_world(address, number)
+        assert await reader.read(5) == b"hello"
+    with pytest.raises(ConnectionRefusedError):
+        await rig.connect_from_world(OWN_PUBLIC, loopback)
+
+
 async def test_published_port_without_a_server_is_reset(rig: GatewayRig) -> None:
     settings = GatewaySettings(publish=(PublishedPort(8000, "127.0.0.1", 0),))
     _, (published,) = await start_with_ports(rig, settings)

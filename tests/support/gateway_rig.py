@@ -82,6 +82,14 @@ class GatewayRig:
             client = socket.socket()
         return await self._connect(client, (address, port))
 
+    async def connect_from_world(
+        self, address: str, port: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect from another host to an address of this one; raises OSError if it is refused."""
+        with self.world.enter():
+            client = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        return await self._connect(client, (address, port))
+
     async def _connect(
         self, client: socket.socket, address: tuple[str, int]
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
