@@ -18,7 +18,7 @@ from slipway import HostError
 from slipway.vmm.kvm import abi, usability
 from slipway.vmm.kvm.system import Kvm
 from support.bare_metal import open_files
-from support.guest_code import Code, build_kernel
+from support.guest_code import IS_ARM, Code, build_kernel
 from support.host_programs import need_program
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def test_device_that_is_not_there() -> None:
     with pytest.raises(HostError, match="no /nowhere/kvm: ") as caught:
         Kvm("/nowhere/kvm")
 
-    assert "load kvm-intel or kvm-amd" in caught.value.hint
+    words = "starts at EL2" if IS_ARM else "load kvm-intel or kvm-amd"
+    assert words in caught.value.hint
 
 
 def test_device_that_is_another_to_the_vmm(spec: MachineSpec) -> None:

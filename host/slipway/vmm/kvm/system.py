@@ -12,6 +12,12 @@ from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.failure import explain_failure
 from slipway.vmm.kvm.vm import Vm
 
+# How a host gets the device, by the name of its architecture in uname(2).
+_SOURCES = {
+    "x86_64": "Turn virtualisation on in the firmware and load kvm-intel or kvm-amd; or use",
+    "aarch64": "A kernel with CONFIG_KVM that the firmware starts at EL2 has it; or use",
+}
+
 
 class Kvm:
     """Open /dev/kvm; owner of its descriptor."""
@@ -78,8 +84,7 @@ def explain_open_error(error: OSError, path: str = abi.DEVICE) -> tuple[str, str
     if error.errno in {errno.ENOENT, errno.ENXIO, errno.ENODEV}:
         return (
             f"no {path}: no virtualisation here, or the kvm module is not loaded",
-            "Turn virtualisation on in the firmware and load kvm-intel or kvm-amd;"
-            " or use --machine qemu.",
+            f"{_SOURCES.get(os.uname().machine, 'Use')} --machine qemu.",
         )
     if error.errno in {errno.EACCES, errno.EPERM}:
         return (
