@@ -23,9 +23,10 @@ from slipway.machine import kvm
 from slipway.machine.console import Console
 from slipway.machine.kernel_arguments import build_command_line
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.machine.model import MachineSpec, PortKind
+from slipway.machine.model import MachineSpec
 from slipway.machine.process import ChildProcess
-from slipway.machine.qemu import PROGRAM, SANDBOX, SERIAL_PORT, VIRTIO_PORT
+from slipway.machine.qemu import SANDBOX
+from slipway.machine.qemu_targets import find_target
 from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 LINE = b"bare"
+TARGET = find_target()
 QEMU = (
-    *(PROGRAM, "-M", "microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off"),
+    *(TARGET.program, "-M", TARGET.board),
     *("-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config", "-display", "none"),
     *("-no-reboot", "-sandbox", SANDBOX),
 )
@@ -89,7 +91,7 @@ async def run_qemu(
         *("-append", build_command_line(spec, "reboot=t")),
         *("-chardev", f"socket,id=console,fd={fds[0]}", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=agent,fd={fds[1]}"),
-        *(SERIAL_PORT if spec.port is PortKind.SERIAL else VIRTIO_PORT),
+        *TARGET.get_port_device(spec.port),
     ]
     process = ChildProcess.start(argv, pass_fds=fds)
     streams = []

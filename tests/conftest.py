@@ -16,7 +16,7 @@ from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway.machine.hypervisors import HYPERVISORS
-from slipway.machine.qemu import PROGRAM
+from slipway.machine.qemu_targets import find_target
 from slipway_initramfs.store.image_store import ImageStore
 from support.host_programs import need_program
 
@@ -104,7 +104,7 @@ def bash(image_store: ImageStore, progress: Callable[[str], None]) -> Assets:
 @pytest.fixture(scope="session")
 def installed_qemu() -> str:
     """The path of QEMU."""
-    return need_program(PROGRAM)
+    return need_program(find_target().program)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.disk.spool import Spool
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
 from slipway_initramfs.rootfs import defaults
@@ -58,10 +57,6 @@ def warm_up(
     if warm_up is None or (warm_up.unless and tree.glob(warm_up.unless)):
         return WarmupResult()
     image = trial()
-    if image.architecture != machine_architecture():
-        return WarmupResult(
-            [f"not warmed up: this machine cannot run {image.architecture} programs"]
-        )
     key = hashlib.sha256(json.dumps([image.root.digest, *warm_up.command]).encode()).hexdigest()
     blob = _find_known(existing, key, store)
     if blob is None:

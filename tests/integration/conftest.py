@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway.machine.qemu import PROGRAM
+from slipway.machine.qemu_targets import find_target
 from slipway_initramfs.store.image_store import ImageStore
 from slipway_initramfs.store.reader import default_root
 from support.commands import Commands
@@ -35,7 +35,7 @@ def commands(tmp_path: Path) -> Commands:
 @pytest.fixture
 def hypervisor(tmp_path: Path) -> dict[str, str]:
     """Return an environment with a QEMU program that is never started."""
-    program = tmp_path / PROGRAM
+    program = tmp_path / find_target().program
     program.write_text("#!/bin/sh\nexit 1\n")
     program.chmod(0o755)
     return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}

@@ -229,12 +229,12 @@ def test_kernel_of_another_version_is_unpacked_again(store: ImageStore, bash: As
         store.put_record("kernel", bash.kernel.architecture, stale)
     said: list[str] = []
 
-    needs_build = not StoredImages(store).is_built(bash.language)
+    needs_build = not StoredImages(store).is_built(bash.language, Options())
     found = find_assets(bash.language, Options(), store, said.append)
 
     assert needs_build
     assert found.kernel.is_current
-    assert StoredImages(store).is_built(bash.language)
+    assert StoredImages(store).is_built(bash.language, Options())
     assert f"the kernel {bash.kernel.version} is from another version of Slipway" in said
 
 

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slipway_initramfs.architectures import machine_architecture
 from support.commands import Commands
 
 if TYPE_CHECKING:
     from support.commands import Ended
 
 pytestmark = pytest.mark.usefixtures("bash")
+
+# The architecture that this host has not.
+(FOREIGN,) = {"amd64", "arm64"} - {machine_architecture()}
 
 SOURCES = {
     "good.sh": b"echo hello",
@@ -21,6 +25,9 @@ SOURCES = {
     "no_suffix": b"echo hello",
     "long.sh": b"#" * 10_000_000,
     "beside": b"data",
+    # As Debian calls them: arm64's Image, and a bzImage.
+    "image-arm64": bytes(0x38) + b"ARM\x64" + bytes(0x200),
+    "image-amd64": bytes(0x202) + b"HdrS",
 }
 
 
@@ -95,6 +102,9 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
         (["--language", "", "good.sh"], ["language"]),
         (["--machine", "nonsense", "good.sh"], ["nonsense", "qemu"]),
         (["--kernel", "missing", "good.sh"], ["missing"]),
+        (["--arch", "mips", "good.sh"], ["mips", "arm64"]),
+        (["--arch", FOREIGN, "--machine", "kvm", "good.sh"], ["machine kvm", f"not {FOREIGN}"]),
+        (["--kernel", f"image-{FOREIGN}", "good.sh"], [f"image-{FOREIGN} is for {FOREIGN}"]),
         (["--kernel", "good.sh", "good.sh"], ["good.sh is not a Linux kernel"]),
         (["--kernel", "k" * 300, "good.sh"], [": no such file"]),
         (["--get", f"a:{'l' * 300}", "good.sh"], ["cannot write", "too long"]),

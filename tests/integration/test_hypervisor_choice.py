@@ -27,9 +27,11 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     choose = hypervisors.choose
 
-    def count_choice(name: str, state: Path | None = None) -> Hypervisor:
+    def count_choice(
+        name: str, state: Path | None = None, architecture: str = "auto"
+    ) -> Hypervisor:
         names.append(name)
-        return choose(name, state)
+        return choose(name, state, architecture)
 
     monkeypatch.setattr(hypervisors, "choose", count_choice)
     return names

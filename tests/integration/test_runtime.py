@@ -289,6 +289,7 @@ async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
         ({"arguments": "abc"}, "arguments is one text"),
         ({"outputs": "abc"}, "outputs is one text"),
         ({"machine": "toaster"}, "no machine 'toaster'"),
+        ({"arch": "mips"}, "arch is 'mips'"),
     ],
 )
 async def test_what_cannot_run_is_refused_and_takes_no_place(

@@ -36,6 +36,7 @@ from slipway._run.start_info import StartInfo
 from slipway._util.errors import HostError, InputError
 from slipway.machine.console import Console
 from slipway.machine.model import PortKind, Snapshot, Template, Transport
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
 from support.fake_agent import FakeAgent
@@ -73,6 +74,7 @@ class FakeHypervisor:
     """Hypervisor that clones machines, and cannot boot any: a launcher makes them."""
 
     name = "fake"
+    architecture = machine_architecture()
     is_emulated = False
     declares_checksums = False
     overhead = OVERHEAD
@@ -183,6 +185,7 @@ class FakeMachine:
         memory, state = os.memfd_create("memory"), os.memfd_create("state")
         return FakeSnapshot(
             self.hypervisor.name,
+            self.hypervisor.architecture,
             MEMORY,
             1,
             PortKind.VIRTIO,
@@ -271,7 +274,7 @@ class FakeLauncher:
         self.choices += 1
         return self.hypervisor
 
-    def is_built(self, language: Language) -> bool:
+    def is_built(self, language: Language, options: Options) -> bool:
         """Whether all images are built."""
         return language.name not in self.unbuilt
 

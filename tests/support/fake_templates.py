@@ -21,6 +21,7 @@ from slipway._snapshots.key import NoSnapshot
 from slipway._util.errors import HostError
 from slipway.machine import memory_files
 from slipway.machine.model import PortKind, Snapshot, Template, Transport
+from slipway_initramfs.architectures import machine_architecture
 from support.fake_agent import FakeAgent
 from support.fake_machine import FakeHypervisor, FakeLauncher, FakeMachine, make_transports
 
@@ -166,4 +167,4 @@ def stored_snapshot() -> Snapshot:
     memory, state = memory_files.create("test", MEMORY), memory_files.create("test", 5000)
     os.pwrite(memory, b"memory" * 1000, 8192)
     os.pwrite(state, b"state", 0)
-    return Snapshot("fake", MEMORY, 1, PortKind.VIRTIO, memory, state)
+    return Snapshot("fake", machine_architecture(), MEMORY, 1, PortKind.VIRTIO, memory, state)

@@ -105,10 +105,10 @@ def _format_finding(finding: Finding) -> str:
 def examine_host(store: ImageStore) -> Iterator[Finding]:
     """Yield a finding for each part of the host."""
     system = f"{platform.system()} {platform.release()} on {platform.machine()}"
-    supported = platform.system() == "Linux" and platform.machine() == "x86_64"
-    yield Finding("system", supported, system, "use Linux on x86-64")
+    supported = platform.system() == "Linux" and platform.machine() in ("x86_64", "aarch64")
+    yield Finding("system", supported, system, "use Linux on x86-64 or aarch64")
     yield Finding("python", sys.version_info >= (3, 11), platform.python_version())
-    yield _check_qemu()
+    yield from _check_qemu()
     yield _check_program("setpriv", format_install_command("util-linux"))
     yield _check_program("apt-get", _WITHOUT_APT, needed=False)
     yield from _check_resources(store)
@@ -117,17 +117,29 @@ def examine_host(store: ImageStore) -> Iterator[Finding]:
     yield from _check_store(store)
 
 
-def _check_qemu() -> Finding:
-    from slipway.machine.qemu import PACKAGE, PROGRAM
+def _check_qemu() -> Iterator[Finding]:
+    """Yield a finding for each program of QEMU; that for this host's architecture is needed."""
+    from slipway.machine.qemu_targets import TARGETS
 
-    path, fix = shutil.which(PROGRAM), format_install_command(PACKAGE)
+    for target in sorted(TARGETS.values(), key=lambda target: not target.is_native):
+        need = "qemu" if target.is_native else f"qemu {target.architecture}"
+        fix = format_install_command(target.package)
+        if not target.is_native:
+            fix = f"only needed for --arch {target.architecture}: {fix}"
+        found, met = _read_version(target.program)
+        yield Finding(need, met, found, fix, target.is_native)
+
+
+def _read_version(program: str) -> tuple[str, bool]:
+    """Return the first line that ``program --version`` prints, or the reason why it does not."""
+    path = shutil.which(program)
     if path is None:
-        return Finding("qemu", False, f"{PROGRAM} is not installed", fix)
+        return f"{program} is not installed", False
     try:
         finished = subprocess.run([path, "--version"], capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding("qemu", False, f"{path} does not run: {error}", fix)
-    return Finding("qemu", True, finished.stdout.decode("utf-8", "replace").splitlines()[0])
+        return f"{path} does not run: {error}", False
+    return finished.stdout.decode("utf-8", "replace").splitlines()[0], True
 
 
 def _check_program(name: str, fix: str, *, needed: bool = True) -> Finding:
@@ -204,15 +216,15 @@ def _check_store(store: ImageStore) -> Iterator[Finding]:
     from slipway_initramfs.errors import ImageError
 
     try:
-        kernel = store.kernel()
+        kernels = [store.kernel(name) for name in store.names("kernel")]
         images = store.images()
     except ImageError as error:
         yield Finding("images", False, error.message, error.hint or "slipway image prune")
         return
     build = "slipway image build python (the first run does it as well)"
-    if kernel is None:
+    if not any(kernels):
         yield Finding("kernel", False, "not built yet", build, needed=False)
-    else:
+    for kernel in filter(None, kernels):
         yield _check_blob("kernel", f"Linux {kernel.version}", kernel.verify)
     if not images:
         yield Finding("images", False, "no image built yet", build, needed=False)

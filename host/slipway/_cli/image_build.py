@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from slipway._cli.parser import Parser
     from slipway._run.assets import AssetRequest
+    from slipway.machine.model import Hypervisor
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.source import SourceOptions
     from slipway_initramfs.store.image_store import ImageStore
 
 _COMPRESSIONS = ("lz4", "zstd", "gzip", "none")
-_ARCHITECTURES = ("amd64", "arm64")
 
 
 def add_build_options(parser: Parser) -> None:
@@ -53,7 +53,12 @@ def add_build_options(parser: Parser) -> None:
     add("--insecure", action="store_true", help="allow plain http to a registry without TLS")
     add("--ca", type=parse_path, metavar="FILE", help="additional trusted certificates, in PEM")
     add("--compression", choices=_COMPRESSIONS, help="compression of the initramfs (default: lz4)")
-    add("--arch", choices=_ARCHITECTURES, help="architecture (default: that of this host)")
+    add(
+        "--arch",
+        choices=OPTIONS["arch"].choices,
+        default="auto",
+        help="architecture (default: that of this host)",
+    )
     add("--refresh", action="store_true", help="look for a newer version at the source")
     add(
         "--snapshot",
@@ -84,7 +89,6 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway._run.assets import AssetRequest
     from slipway._run.image_warmup import create_warmer
     from slipway.machine.hypervisors import choose
-    from slipway_initramfs.architectures import machine_architecture
     from slipway_initramfs.build import build_image
     from slipway_initramfs.freeze import freeze_agent
     from slipway_initramfs.kernel_build import build_kernel
@@ -96,14 +100,14 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     # Read once, so that the stored file is the one that the image was built from.
     text = b"" if file is None else toml_file.read_file(file)
     wanted = _find_languages(parsed, store, text)  # all languages, before any work begins
-    best = choose("auto", store.root)
-    choices = _read_source_options(parsed, wanted, emulated=best.is_emulated)
-    architecture = choices.architecture or machine_architecture()
-    snapshot_options = _read_snapshot_options(parsed, architecture)
+    best = choose("auto", store.root, parsed.arch)
+    architecture = best.architecture
+    choices = _read_source_options(parsed, wanted, best)
+    snapshot_options = _read_snapshot_options(parsed)
     hypervisor = best
     if snapshot_options is not None:
         if snapshot_options.machine != "auto":
-            hypervisor = choose(snapshot_options.machine, store.root)
+            hypervisor = choose(snapshot_options.machine, store.root, parsed.arch)
         hypervisor.check()
     progress = Progress()
     with report_interruption(store, progress), Downloads(progress) as downloads:
@@ -132,14 +136,12 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     return 0
 
 
-def _read_snapshot_options(parsed: argparse.Namespace, architecture: str) -> Options | None:
+def _read_snapshot_options(parsed: argparse.Namespace) -> Options | None:
     """Return the options of the machines for --snapshot, or None without it.
 
     Raises:
         InputError: arguments exclude each other.
     """
-    from slipway_initramfs.architectures import machine_architecture
-
     if not parsed.snapshot:
         for name in ("machine", "port", "network"):
             if getattr(parsed, name):
@@ -148,14 +150,14 @@ def _read_snapshot_options(parsed: argparse.Namespace, architecture: str) -> Opt
                     f"Leave out --{name}: images do not depend on it.",
                 )
         return None
-    if architecture != machine_architecture():
-        raise InputError(
-            f"--snapshot for {architecture} on a host with {machine_architecture()}",
-            "A snapshot works on its own host only. Leave out --snapshot or --arch.",
-        )
     # A snapshot has no rules: each clone gets those of its run.
     network = Network() if parsed.network else None
-    return Options(machine=parsed.machine or "auto", port=parsed.port or "auto", network=network)
+    return Options(
+        machine=parsed.machine or "auto",
+        arch=parsed.arch,
+        port=parsed.port or "auto",
+        network=network,
+    )
 
 
 def _create_snapshot(request: AssetRequest, store: ImageStore) -> None:
@@ -227,7 +229,7 @@ def _read_language_file(parsed: argparse.Namespace, text: bytes) -> Language:
 
 
 def _read_source_options(
-    parsed: argparse.Namespace, wanted: list[Language], *, emulated: bool
+    parsed: argparse.Namespace, wanted: list[Language], hypervisor: Hypervisor
 ) -> SourceOptions:
     from slipway_initramfs.oci.reference import Reference
     from slipway_initramfs.oci.registry import Access
@@ -249,7 +251,7 @@ def _read_source_options(
         access=Access(insecure=parsed.insecure, ca=parsed.ca),
         registry=parsed.registry,
         compression=parsed.compression or "",
-        architecture=parsed.arch or "",
+        architecture=hypervisor.architecture,
         refresh=parsed.refresh,
-        emulated=emulated,
+        emulated=hypervisor.is_emulated,
     )

@@ -64,7 +64,7 @@ def _list_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
         write_line("no snapshots yet; to take one: slipway image build --snapshot python")
         return 0
     columns = (
-        *(Column("KEY"), Column("IMAGE", cut=True), Column("MACHINE")),
+        *(Column("KEY"), Column("IMAGE", cut=True), Column("ARCH"), Column("MACHINE")),
         *(Column(name, right=True) for name in ("MEMORY", "CPUS", "MIB")),
         *(Column("CREATED", cut=True), Column("STATE", cut=True)),
     )
@@ -73,7 +73,8 @@ def _list_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
         key, stale = snapshot.key, find_staleness(snapshot, store)
         size = (to_mebibytes(key.memory_bytes), key.cpus, to_mebibytes(snapshot.disk_bytes))
         state = f"stale: {stale}" if stale else "current"
-        rows.append((key.name, key.image, key.hypervisor, *size, snapshot.made, state))
+        machine = key.architecture, key.hypervisor
+        rows.append((key.name, key.image, *machine, *size, snapshot.made, state))
     print_text(format_table(columns, rows, sys.stdout))
     return 0
 
@@ -135,7 +136,9 @@ def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
     if parts.get("version") != f"{__version__} {FORMAT}":
         return "from another version of Slipway"
     try:
-        image, kernel = store.image(snapshot.key.image), store.kernel()
+        architecture = snapshot.key.architecture
+        image = store.image(snapshot.key.image, architecture)
+        kernel = store.kernel(architecture)
         agents = _list_agents(store)
     except ImageError as error:
         return error.message
@@ -150,8 +153,9 @@ def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
     if snapshot.key.hypervisor not in HYPERVISORS:
         return "unknown hypervisor"
     try:
-        fingerprint = find_hypervisor(snapshot.key.hypervisor).fingerprint()
-    except HostError as error:
+        name, architecture = snapshot.key.hypervisor, snapshot.key.architecture
+        fingerprint = find_hypervisor(name, architecture=architecture).fingerprint()
+    except (HostError, InputError) as error:
         return error.message
     if json_digest(fingerprint) != parts.get("host"):
         return "from another CPU, kernel or VMM"
@@ -185,6 +189,7 @@ def _describe_snapshot(snapshot: StoredSnapshot, stale: str) -> dict[str, Any]:
     return {
         "key": key.name,
         "image": key.image,
+        "architecture": key.architecture,
         "machine": key.hypervisor,
         "memory": key.memory_bytes,
         "cpus": key.cpus,

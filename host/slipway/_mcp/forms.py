@@ -11,7 +11,7 @@ from slipway._mcp.excerpt import Excerpt
 from slipway._model.network import MAX_RULES, Network
 from slipway._model.result import OutputFile, Result
 from slipway._util.units import KIB
-from slipway._wire.option_models import MachineSize, Name
+from slipway._wire.option_models import MachineShape, Name
 from slipway._wire.request_models import Details
 
 # All fetched files together.
@@ -19,7 +19,7 @@ FILES_SHOWN = 32 * KIB
 _DECODER = codecs.getincrementaldecoder("utf-8")
 
 
-class RunCodeArguments(Details, MachineSize):
+class RunCodeArguments(Details, MachineShape):
     """Arguments of ``run_code``. Times in seconds, sizes in bytes."""
 
     language: Name = Field(

@@ -155,6 +155,16 @@ def check_count(name: str, count: int, most: int, hint: str) -> None:
         raise InputError(f"{name} has {count} items, and at most {most} are allowed", hint)
 
 
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Check that ``value`` is one of ``choices``.
+
+    Raises:
+        InputError: the value is another one.
+    """
+    if value not in choices:
+        raise InputError(f"{name} is {value[:60]!r}", f"Use one of: {', '.join(choices)}.")
+
+
 def _check_size(name: str, texts: Iterable[str], most: int, hint: str) -> None:
     if (size := _count_bytes(name, texts)) > most:
         raise InputError(

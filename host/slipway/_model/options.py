@@ -11,6 +11,7 @@ from slipway._model.bounds import (
     MAX_OUTPUTS,
     MAX_VARIABLES,
     check_arguments,
+    check_choice,
     check_count,
     check_environment,
     check_files,
@@ -174,6 +175,15 @@ class Options:
         str,
         Option("hypervisor of the machine", Group.MACHINE, choices=("auto", "kvm", "qemu")),
     ] = "auto"
+    arch: Annotated[
+        str,
+        Option(
+            "architecture of the machine; by default that of the host",
+            Group.MACHINE,
+            schema_help="Another one than the host's is emulated, which is slow.",
+            choices=("auto", "amd64", "arm64"),
+        ),
+    ] = "auto"
     port: Annotated[
         str,
         Option(
@@ -218,6 +228,7 @@ class Options:
         check_environment(self.environment)
         check_files(self.files, source_name)
         check_outputs(self.outputs)
+        check_choice("arch", self.arch, OPTIONS["arch"].choices)
         for name, option in OPTIONS.items():
             if option.most_items is not None:
                 check_count(name, len(getattr(self, name)), option.most_items, "Use fewer items.")

@@ -90,12 +90,12 @@ def build_assets(
     kernel = None
     if not verified:
         with suppress(ImageCorrupted):
-            kernel = store.kernel()
+            kernel = store.kernel(hypervisor.architecture)
     if kernel is None or not kernel.is_current:
         from slipway_initramfs.kernel_build import build_kernel
 
         hypervisor.check()
-        kernel = build_kernel(store, progress=progress)
+        kernel = build_kernel(store, architecture=hypervisor.architecture, progress=progress)
     memory = choose_machine_memory(image, language, options)
     agent = freeze_agent(store, image.architecture, progress, verify=verified)
     # Modules fit only the kernel that they were built with.

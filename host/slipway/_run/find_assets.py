@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.records import Image
 
 
-# ELF, the header of a bzImage, and that of arm64's Image.
-_KERNEL_MAGICS = ((0, b"\x7fELF"), (0x202, b"HdrS"), (0x38, b"ARM\x64"))
+# Forms of a kernel for each architecture, as bytes at offsets: an ELF file with its e_machine
+# (elf(5)), the header of a bzImage, and that of arm64's Image.
+_KERNEL_MARKS = {
+    "amd64": (((0, b"\x7fELF"), (0x12, b"\x3e\0")), ((0x202, b"HdrS"),)),
+    "arm64": (((0x38, b"ARM\x64"),),),
+}
+_KERNEL_FILES = {"amd64": "a vmlinux or bzImage file", "arm64": "an Image file"}
 _KERNEL_HEAD = 0x206
 
 
@@ -51,13 +56,13 @@ def find_assets(
     if hypervisor is None:
         from slipway.machine.hypervisors import choose
 
-        hypervisor = choose(options.machine, store.root)
+        hypervisor = choose(options.machine, store.root, options.arch)
     request = AssetRequest(language, options, hypervisor)
     if options.kernel is not None:
-        _check_kernel(options.kernel)
+        _check_kernel(options.kernel, hypervisor.architecture)
     with translated_image_errors():
         try:
-            image = None if repair else store.image(language.image)
+            image = None if repair else store.image(language.image, hypervisor.architecture)
         except ImageCorrupted:
             image = None
         if image is None or not language.matches(image):
@@ -69,13 +74,13 @@ def find_assets(
             return build_assets(image, request, store, progress, verified=True)
 
 
-def _check_kernel(kernel: Path) -> None:
+def _check_kernel(kernel: Path, architecture: str) -> None:
     """Check the first bytes of a caller's ``kernel``: QEMU accepts any file, and reports nothing.
 
     Raises:
-        InputError: the file is missing, cannot be read, or is not a kernel.
+        InputError: the file is missing, cannot be read, or is not a kernel for ``architecture``.
     """
-    hint = "Name a vmlinux or bzImage file."
+    hint = f"Name {_KERNEL_FILES[architecture]}."
     # Path.is_file raises for long names and for directories that may not be searched.
     if not os.path.isfile(kernel):  # noqa: PTH113
         raise InputError(f"kernel {kernel}: no such file", hint)
@@ -84,8 +89,21 @@ def _check_kernel(kernel: Path) -> None:
             head = file.read(_KERNEL_HEAD)
     except OSError as error:
         raise InputError(f"cannot read the kernel {kernel}: {error.strerror}", hint) from None
-    if not any(head[at:].startswith(magic) for at, magic in _KERNEL_MAGICS):
+    found = _find_kernel_architecture(head)
+    if found is None:
         raise InputError(f"{kernel} is not a Linux kernel", hint)
+    if found != architecture:
+        raise InputError(
+            f"kernel {kernel} is for {found}, and the machine has {architecture}", hint
+        )
+
+
+def _find_kernel_architecture(head: bytes) -> str | None:
+    """Return the architecture of a kernel by its first bytes; None if they are not a kernel's."""
+    for architecture, forms in _KERNEL_MARKS.items():
+        if any(all(head.startswith(mark, at) for at, mark in form) for form in forms):
+            return architecture
+    return None
 
 
 def _build_image(request: AssetRequest, store: ImageStore, progress: Progress) -> Image:
@@ -108,13 +126,17 @@ def _build_image(request: AssetRequest, store: ImageStore, progress: Progress) -
 
     language, own = request.language, request.hypervisor
     own.check()
-    best = own if request.options.machine == "auto" else choose("auto", store.root)
+    architecture = own.architecture
+    best = own if request.options.machine == "auto" else choose("auto", store.root, architecture)
     # An image that exists keeps its kind of source, even if the default has changed.
-    kind = "auto" if language.image in {image.name for image in store.images()} else None
+    images = {(image.name, image.architecture) for image in store.images()}
+    kind = "auto" if (language.image, architecture) in images else None
     return build_image(
         language,
         store,
-        SourceOptions.from_environment(os.environ, kind=kind, emulated=best.is_emulated),
+        SourceOptions.from_environment(
+            os.environ, kind=kind, emulated=best.is_emulated, architecture=architecture
+        ),
         progress=BuildProgress(progress, progress, report_transfer),
         warmer=create_warmer(store, best, progress),
     )

@@ -337,7 +337,8 @@ class Guest:
         """Build the message of the job and its files; large sources are parsed in a thread."""
         options = job.options
         cpus = self.ready.cpus if self.ready is not None else options.cpus
-        surroundings = Surroundings(cpus, self._memory, self._names)
+        architecture = self.machine.hypervisor.architecture
+        surroundings = Surroundings(cpus, self._memory, self._names, architecture)
         size = len(job.source) + sum(len(file.data) for file in options.files)
         if job.language.rules and size > MAX_READ_AT_ONCE:
             return await asyncio.to_thread(build_job_message, job, surroundings)

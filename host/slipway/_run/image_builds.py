@@ -23,7 +23,7 @@ class ImageBuilds:
 
     def __init__(self, images: ImageProvider) -> None:
         self._images = images
-        self._builds: dict[str, _Build] = {}
+        self._builds: dict[tuple[str, str], _Build] = {}
 
     async def ensure_built(self, request: AssetRequest, progress: Progress) -> None:
         """Wait until the image of ``request`` is built, on the hypervisor of the first such run.
@@ -33,7 +33,7 @@ class ImageBuilds:
         Raises:
             ImageError: the image cannot be built.
         """
-        image = request.language.image
+        image = request.language.image, request.hypervisor.architecture
         build = self._builds.get(image)
         if build is None:
             build = self._builds[image] = _Build(self._images, request)
@@ -46,7 +46,7 @@ class ImageBuilds:
         finally:
             build.listeners.remove(progress)
 
-    def _forget_build(self, image: str, task: asyncio.Task[Assets]) -> None:
+    def _forget_build(self, image: tuple[str, str], task: asyncio.Task[Assets]) -> None:
         del self._builds[image]
         if not task.cancelled():
             task.exception()  # without a waiting run the error is read here, or asyncio logs it
@@ -60,7 +60,8 @@ class _Build:
         # For listeners that come later.
         self.last_line = ""
         # No other options: the build may outlive the run that began it.
-        request = replace(request, options=Options(machine=request.options.machine))
+        machine, arch = request.options.machine, request.options.arch
+        request = replace(request, options=Options(machine=machine, arch=arch))
         self.task = asyncio.create_task(
             run_in_daemon_thread(lambda: images.find(request, self._report))
         )

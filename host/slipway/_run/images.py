@@ -35,7 +35,7 @@ class ImageProvider(Protocol):
         """
         ...
 
-    def is_built(self, language: Language) -> bool:
+    def is_built(self, language: Language, options: Options) -> bool:
         """Return whether :meth:`find` has no image to build, which takes minutes."""
         ...
 
@@ -57,14 +57,16 @@ class StoredImages:
         """Choose the hypervisor of ``options``; see :meth:`ImageProvider.choose_hypervisor`."""
         from slipway.machine.hypervisors import choose
 
-        return choose(options.machine, self._store.root)
+        return choose(options.machine, self._store.root, options.arch)
 
-    def is_built(self, language: Language) -> bool:
+    def is_built(self, language: Language, options: Options) -> bool:
         """Return whether the store has the image and the kernel, neither of them stale."""
         from slipway_initramfs.errors import ImageCorrupted
 
+        architecture = None if options.arch == "auto" else options.arch
         try:
-            image, kernel = self._store.image(language.image), self._store.kernel()
+            image = self._store.image(language.image, architecture)
+            kernel = self._store.kernel(architecture)
             if image is None or kernel is None:
                 return False
             return language.matches(image) and kernel.is_current

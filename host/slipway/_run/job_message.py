@@ -9,6 +9,7 @@ from slipway._model.input_file import InputFile
 from slipway._model.options import Tty
 from slipway._sources import arrange
 from slipway._util.units import MIB
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.languages.language import ENVIRONMENT
 from slipway_protocol import messages as m
 
@@ -31,12 +32,14 @@ class Surroundings:
     """Surroundings of a job in its guest.
 
     ``cpus`` are those of the machine, ``memory`` is left for jobs, in bytes; ``taken`` are names in
-    the workspace that earlier jobs of the session have brought.
+    the workspace that earlier jobs of the session have brought. ``architecture`` is that of the
+    machine, as Debian calls it; empty for that of this host.
     """
 
     cpus: int = 1
     memory: int = 0
     taken: frozenset[str] = frozenset()
+    architecture: str = ""
 
 
 def build_job_message(
@@ -45,7 +48,8 @@ def build_job_message(
     """Build the message of ``job``, whose number the sender sets, and its files."""
     language, source, options = job.language, job.source, job.options
     surroundings = surroundings or Surroundings()
-    arranged = arrange(language, source, options.files, surroundings.taken)
+    architecture = surroundings.architecture or machine_architecture()
+    arranged = arrange(language, source, options.files, surroundings.taken, architecture)
     environment = {**ENVIRONMENT, **language.environment, **dict(options.environment)}
     build = None
     if language.build is not None:

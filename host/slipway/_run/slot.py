@@ -125,7 +125,7 @@ class Slot:
             await asyncio.to_thread(self._find_if_built)
 
     def _find_if_built(self) -> None:
-        if self._context.images.is_built(self._language):
+        if self._context.images.is_built(self._language, self._options):
             self.find()
 
     async def build_missing(self) -> None:

@@ -26,13 +26,14 @@ _ELSEWHERE = frozenset({"aliases", "suffixes", "debian", "registry", "version"})
 class SnapshotKey:
     """Identity of a snapshot.
 
-    ``image`` and ``hypervisor`` are names, ``port`` is that of the agent. With ``network`` the
-    machine has a network interface, for any rules. ``inputs`` is a digest (64 hexadecimal digits)
-    of everything that the snapshot depends on; ``parts`` are the digests of the single inputs by
-    name, to report which input has changed.
+    ``image``, ``architecture`` and ``hypervisor`` are names, ``port`` is that of the agent. With
+    ``network`` the machine has a network interface, for any rules. ``inputs`` is a digest (64
+    hexadecimal digits) of everything that the snapshot depends on; ``parts`` are the digests of the
+    single inputs by name, to report which input has changed.
     """
 
     image: str
+    architecture: str
     hypervisor: str
     memory_bytes: int
     cpus: int
@@ -79,20 +80,21 @@ class SnapshotKey:
             "host": json_digest(assets.hypervisor.fingerprint()),
         }
         network = network or port is PortKind.TCP
-        name, memory = assets.hypervisor.name, assets.memory
-        inputs = json_digest([assets.image.name, name, memory, cpus, network, port, parts])
-        pairs = tuple(parts.items())
-        return cls(assets.image.name, name, memory, cpus, inputs, pairs, network, port)
+        image, memory = assets.image.name, assets.memory
+        machine = assets.hypervisor.architecture, assets.hypervisor.name
+        inputs = json_digest([image, *machine, memory, cpus, network, port, parts])
+        return cls(image, *machine, memory, cpus, inputs, tuple(parts.items()), network, port)
 
     def replaces(self, other: SnapshotKey) -> bool:
         """Return True if ``other`` has the same name: at most the inputs differ."""
-        names = ("image", "hypervisor", "memory_bytes", "cpus", "network", "port")
+        names = ("image", "architecture", "hypervisor", "memory_bytes", "cpus", "network", "port")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     @property
     def name(self) -> str:
         """Name of the snapshot in the store."""
-        words = [self.image, self.hypervisor, f"{self.memory_bytes // MIB}m", str(self.cpus)]
+        machine = self.architecture, self.hypervisor
+        words = [self.image, *machine, f"{self.memory_bytes // MIB}m", str(self.cpus)]
         if self.port is not PortKind.VIRTIO:
             words.append(self.port)
         if self.network and self.port is not PortKind.TCP:

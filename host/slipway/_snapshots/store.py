@@ -95,8 +95,9 @@ class SnapshotStore:
         parts = manifest.get("parts")
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
             raise ImageCorrupted("a snapshot in the store has no valid parts")
-        image, hypervisor, inputs = (
-            manifests.get_text(manifest, name) for name in ("image", "hypervisor", "inputs")
+        image, architecture, hypervisor, inputs = (
+            manifests.get_text(manifest, name)
+            for name in ("image", "architecture", "hypervisor", "inputs")
         )
         memory_bytes, cpus = (
             manifests.get_count(manifest, name) for name in ("memory_bytes", "cpus")
@@ -106,7 +107,8 @@ class SnapshotStore:
             raise ImageCorrupted("a snapshot in the store does not say if it has a network")
         port = _find_port(manifests.get_text(manifest, "port"))
         pairs = tuple(parts.items())
-        key = SnapshotKey(image, hypervisor, memory_bytes, cpus, inputs, pairs, network, port)
+        machine = architecture, hypervisor
+        key = SnapshotKey(image, *machine, memory_bytes, cpus, inputs, pairs, network, port)
         memory, state = (self._build_blob(manifest, name) for name in ("memory", "state"))
         if (
             key.name != name
@@ -277,9 +279,8 @@ class SnapshotStore:
 
 def _build_snapshot(key: SnapshotKey, memory: int, state: int) -> Snapshot:
     """Return the snapshot of ``key`` with its open files."""
-    return Snapshot(
-        key.hypervisor, key.memory_bytes, key.cpus, key.port, memory, state, key.network
-    )
+    machine = key.hypervisor, key.architecture
+    return Snapshot(*machine, key.memory_bytes, key.cpus, key.port, memory, state, key.network)
 
 
 def _find_port(text: str) -> PortKind:

@@ -43,9 +43,16 @@ class Arrangement:
 
 
 def arrange(
-    language: Language, source: bytes, files: tuple[InputFile, ...], taken: frozenset[str]
+    language: Language,
+    source: bytes,
+    files: tuple[InputFile, ...],
+    taken: frozenset[str],
+    architecture: str,
 ) -> Arrangement:
-    """Choose and name the files of a job; ``taken`` are names that its directory has already."""
+    """Choose and name the files of a job; ``taken`` are names that its directory has already.
+
+    ``architecture`` is that of the machine, as Debian calls it.
+    """
     # The patterns of a rule take longer to compile than the names of a small program take to
     # choose: each rule is imported when needed.
     names = taken | {file.path.partition("/")[0] for file in files}
@@ -59,7 +66,7 @@ def arrange(
         from slipway._sources import go
 
         try:
-            sources = go.describe_packages(language, source, files)
+            sources = go.describe_packages(language, source, files, architecture)
         except go.Unbuildable as error:
             why = to_plain_line(str(error))[: go.MAX_REASON]
             return Arrangement(language.source, "-e", (why,))

@@ -7,7 +7,6 @@ command, this module does not download modules and does not support cgo.
 from __future__ import annotations
 
 import json
-import os
 import posixpath
 import re
 import shlex
@@ -41,7 +40,6 @@ ARCHITECTURES: Final = split_words(
     "386 amd64 amd64p32 arm armbe arm64 arm64be loong64 mips mipsle mips64 mips64le mips64p32 "
     "mips64p32le ppc ppc64 ppc64le riscv riscv64 s390 s390x sparc sparc64 wasm"
 )
-_MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 # Minor version of Debian's package, for languages that do not say theirs.
 _MINOR: Final = 19
 _MODULE = re.compile(r'^module[ \t]+"?([^\s"]+)', re.MULTILINE)
@@ -72,14 +70,16 @@ class Package:
 
 
 def describe_packages(
-    language: Language, source: bytes, files: tuple[InputFile, ...]
+    language: Language, source: bytes, files: tuple[InputFile, ...], architecture: str
 ) -> tuple[str, ...]:
     """Return the packages of the program as arguments of build-go, dependencies first.
+
+    ``architecture`` is that of the machine; Debian and Go have the same names.
 
     Raises:
         Unbuildable: the packages cannot be built, and the compiler would not give the reason.
     """
-    job = _Program(language, source, files)
+    job = _Program(language, source, files, architecture)
     arguments = tuple(job.describe_package(path, package) for path, package in job.sort_packages())
     size = sum(len(argument.encode("utf-8", "surrogateescape")) for argument in arguments)
     if len(arguments) > 1 and size > MAX_ARGUMENT_BYTES:
@@ -99,11 +99,11 @@ def fits_name(name: str, architecture: str) -> bool:
 class _Program:
     """Files of a job, sorted into packages."""
 
-    def __init__(self, language: Language, source: bytes, files: tuple[InputFile, ...]) -> None:
+    def __init__(
+        self, language: Language, source: bytes, files: tuple[InputFile, ...], architecture: str
+    ) -> None:
         self._paths = [file.path for file in files]
         self._minor = _find_minor(language)
-        machine = os.uname().machine
-        architecture = _MACHINES.get(machine, machine)
         tags = frozenset({"linux", "unix", "gc", architecture}) | {
             f"go1.{minor}" for minor in range(1, self._minor + 1)
         }

@@ -237,7 +237,7 @@ if TYPE_CHECKING:
 
     class MachineBody(BaseModel): ...
 
-    class MachineSize(BaseModel): ...
+    class MachineShape(BaseModel): ...
 else:
     RunOptionsQuery = _make_model(
         "RunOptionsQuery",
@@ -260,11 +260,11 @@ else:
     MachineBody = _make_model(
         "MachineBody", "Options of a machine in JSON.", _make_body_field, _OF_MACHINE
     )
-    MachineSize = _make_model(
-        "MachineSize",
-        "Size of a machine. Memory in bytes.",
+    MachineShape = _make_model(
+        "MachineShape",
+        "Size and architecture of a machine. Memory in bytes.",
         _make_body_field,
-        (option for option in _OF_MACHINE if option.bounds),
+        (option for option in _OF_MACHINE if option.bounds or option.name == "arch"),
     )
 
 

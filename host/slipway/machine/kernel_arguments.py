@@ -20,25 +20,28 @@ def _format_address(address: bytes) -> str:
 # a guest has a single user. Preparations for tracing take a sixth of the kernel's start, and
 # tracing is not used; a kernel without one of these functions ignores its name.
 COMMON = (
-    "console=ttyS0 rootfstype=ramfs panic=-1 mitigations=off init_on_alloc=0"
+    "rootfstype=ramfs panic=-1 mitigations=off init_on_alloc=0"
     " cryptomgr.notests random.trust_cpu=on"
     " initcall_blacklist=trace_eval_init,init_kprobe_trace,init_blk_tracer,tracer_init_tracefs,"
     "event_trace_init"
 )
 
-# With a virtio console, the agent finds it.
-_PORTS = {
-    PortKind.VIRTIO: "",
-    PortKind.SERIAL: " slipway.port=ttyS1",
-    PortKind.TCP: f" slipway.port=tcp,{_format_address(addresses.GUEST)},{addresses.PREFIX_BITS},"
-    f"{_format_address(addresses.GATEWAY)},{addresses.GATEWAY_MAC.hex(':')},{addresses.MTU}",
-}
+_TCP_PORT = (
+    f"tcp,{_format_address(addresses.GUEST)},{addresses.PREFIX_BITS},"
+    f"{_format_address(addresses.GATEWAY)},{addresses.GATEWAY_MAC.hex(':')},{addresses.MTU}"
+)
 
 
-def build_command_line(spec: MachineSpec, own: str) -> str:
+def build_command_line(
+    spec: MachineSpec, own: str, *, console: str = "ttyS0", serial: str = "ttyS1"
+) -> str:
     """Return the command line of a guest's kernel; ``own`` is the part of its hypervisor.
 
-    The agent's own part comes last, since it may hold ``--``.
+    ``console`` and ``serial`` are the kernel's names of the UARTs for its messages and for the
+    agent. The agent's own part comes last, since it may hold ``--``.
     """
     loudness = "" if spec.boot_log else " quiet"
-    return f"{COMMON} {own}{loudness}{_PORTS[spec.port]} {spec.kernel_arguments}"
+    # With a virtio console, the agent finds it.
+    ports = {PortKind.VIRTIO: "", PortKind.SERIAL: serial, PortKind.TCP: _TCP_PORT}
+    port = f" slipway.port={ports[spec.port]}" if ports[spec.port] else ""
+    return f"console={console} {COMMON} {own}{loudness}{port} {spec.kernel_arguments}"

@@ -171,6 +171,7 @@ class KvmMachine(ChildMachine):
                     loop.add_reader(self._channel, self._on_readable)
         return Snapshot(
             self.hypervisor.name,
+            self.hypervisor.architecture,
             config.memory_bytes,
             config.cpus,
             self.port,

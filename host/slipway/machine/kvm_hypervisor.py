@@ -11,6 +11,7 @@ from slipway.machine.kvm_parts import VmmSockets
 from slipway.machine.process import ChildProcess, build_module_command
 from slipway.vmm.kvm import usability
 from slipway.vmm.spec import VmConfig
+from slipway_initramfs.architectures import machine_architecture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,7 @@ class KvmHypervisor:
     def __init__(self, state: Path | None = None, reason: str = "") -> None:
         """Take the arguments of :func:`slipway.machine.hypervisors.find_hypervisor`."""
         self._state = state
+        self.architecture = machine_architecture()
         self.reason = reason
 
     def check(self) -> None:

@@ -57,7 +57,7 @@ class KvmTemplate(Template):
             HostError: the snapshot cannot be used.
         """
         with snapshot:
-            _check_snapshot(snapshot, hypervisor.name)
+            _check_snapshot(snapshot, hypervisor)
             async with AsyncExitStack() as undo:
                 with ExitStack() as theirs:
                     channel, channel_fd = open_pair(control.create_pair, undo, theirs)
@@ -239,16 +239,13 @@ def _find_config(snapshot: Snapshot) -> VmConfig:
     return VmConfig(snapshot.memory_bytes, snapshot.cpus, snapshot.port.value, snapshot.network)
 
 
-def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
+def _check_snapshot(snapshot: Snapshot, hypervisor: Hypervisor) -> None:
     """Check that ``snapshot`` is one of this hypervisor, and that its parts fit together.
 
     Raises:
         HostError: they do not, or its state is damaged.
     """
-    if snapshot.hypervisor != hypervisor:
-        raise HostError(
-            f"a snapshot of the hypervisor {to_plain_line(snapshot.hypervisor)!r} is not for KVM"
-        )
+    snapshot.check_origin(hypervisor)
     saved = states.decode(states.read(snapshot.state))
     if saved.config != _find_config(snapshot):
         raise HostError("the snapshot is damaged: its state is of another machine")

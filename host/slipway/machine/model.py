@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from slipway._util.errors import HostError
+from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,11 +61,12 @@ class Snapshot:
     ``memory`` and ``state`` are descriptors of regular files that do not change any more; the
     owner of the snapshot closes both. ``memory`` is the guest's RAM (``memory_bytes`` long, with
     holes for zeros), ``state`` the rest, and the RAM that differs from ``memory``. ``hypervisor``
-    is the name of the hypervisor that alone can read ``state``. ``network``: the machine has a
-    network interface.
+    is the name of the hypervisor that alone can read ``state``, ``architecture`` that of the
+    guest's processor, as Debian calls it. ``network``: the machine has a network interface.
     """
 
     hypervisor: str
+    architecture: str
     memory_bytes: int
     cpus: int
     port: PortKind
@@ -82,6 +84,21 @@ class Snapshot:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def check_origin(self, hypervisor: Hypervisor) -> None:
+        """Check that the machine was one of ``hypervisor``.
+
+        Raises:
+            HostError: it was of another hypervisor, or of another architecture.
+        """
+        for kind, found, wanted in (
+            ("hypervisor", self.hypervisor, hypervisor.name),
+            ("architecture", self.architecture, hypervisor.architecture),
+        ):
+            if found != wanted:
+                raise HostError(
+                    f"a snapshot of the {kind} {to_plain_line(found)!r:.40} is not for {wanted}"
+                )
 
     def duplicate(self) -> Snapshot:
         """Return another owner's descriptors of the same files.
@@ -116,6 +133,8 @@ class Hypervisor(Protocol):
 
     name: str
     """``kvm`` or ``qemu``."""
+    architecture: str
+    """Architecture of its guests, as Debian calls it: ``amd64`` or ``arm64``."""
     is_emulated: bool
     """True if guest code is translated in software, and is slow the first time that it runs."""
     declares_checksums: bool

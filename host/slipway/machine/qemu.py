@@ -1,7 +1,8 @@
-"""Machine of the hypervisor ``qemu``: a process of QEMU, with its microvm board.
+"""Machine of the hypervisor ``qemu``: a process of QEMU.
 
-QEMU emulates the processor (TCG); it runs the same guests as KVM does, slower. The reasons for
-its options: docs/decisions/qemu-options.md. Clones of snapshots: qemu_template.py.
+QEMU emulates the processor (TCG); it runs the same guests as KVM does, slower. Its boards and
+processors: qemu_targets.py. The reasons for its options: docs/decisions/qemu-options.md. Clones of
+snapshots: qemu_template.py.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
-import shutil
 import socket
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
@@ -28,33 +28,13 @@ from slipway.machine.qmp import Monitor
 
 if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, MachineSpec
+    from slipway.machine.qemu_targets import QemuTarget
 
-PROGRAM = "qemu-system-x86_64"
-PACKAGE = "qemu-system-x86"
-
-# acpi announces the virtio devices. The timer interrupt comes from the APIC, hence no PIT and no
-# PIC. The board's option ROMs only look for disks.
-BOARD = "microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off"
 # MiB of translated code; the default is up to 1 GiB. A boot fills 56, a start of node 51 more, and
 # a full cache is discarded as a whole.
 CACHE_MIB = 256
 ACCELERATOR = f"tcg,tb-size={CACHE_MIB}"
-# Without erms and fsrm, a guest copies by 8-byte moves, which TCG translates well; `rep movsb`
-# takes a turn of a loop for each byte. With smap, each copy from or to a program ends two
-# translated blocks.
-CPU = "max,-erms,-fsrm,-smap"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-
-VIRTIO_PORT = (
-    *("-device", "virtio-serial-device,max_ports=2"),
-    *("-device", "virtserialport,chardev=agent,name=agent,nr=1"),
-)
-SERIAL_PORT = ("-device", "isa-serial,index=1,chardev=agent")
-_PORT_DEVICES = {
-    PortKind.VIRTIO: VIRTIO_PORT,
-    PortKind.SERIAL: SERIAL_PORT,
-    PortKind.TCP: (),
-}
 
 # Linux refuses a network device that has no control queue, and offers features that need one.
 NO_CONTROL_QUEUE = (
@@ -64,18 +44,12 @@ NO_CONTROL_QUEUE = (
 
 # QEMU rounds a machine's memory up to a multiple of this, in bytes, but not its backend.
 RAM_STEP = 8192
-# A triple fault ends this board.
-REBOOT = "reboot=t"
-# Translated code is found by its address: with ASLR each start of a position-independent program
-# would be translated again. ASLR protects nothing here, see docs/threat-model.md.
-SAME_ADDRESSES = "norandmaps"
 
 
-def build_kernel_command_line(spec: MachineSpec, khz: int) -> str:
-    """Return the kernel's command line, with the clock rate that guests of TCG cannot measure."""
-    # tsc=reliable: to compare the TSC with another clock takes a second, and there is no other
-    # clock.
-    return build_command_line(spec, f"{REBOOT} {SAME_ADDRESSES} tsc_early_khz={khz} tsc=reliable")
+def build_kernel_command_line(spec: MachineSpec, target: QemuTarget, khz: int) -> str:
+    """Return the kernel's command line, with the rate of a TSC, which guests cannot measure."""
+    own = target.kernel_arguments + (f" tsc_early_khz={khz}" if target.has_tsc else "")
+    return build_command_line(spec, own, console=target.console_name, serial=target.serial_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +68,7 @@ class Board:
     The arguments for a ``network`` are those of :func:`build_network_arguments`.
     """
 
+    target: QemuTarget
     memory_bytes: int
     cpus: int
     port: PortKind
@@ -103,14 +78,15 @@ class Board:
         """Return QEMU's arguments; ``ram`` is the memory backend."""
         agent = sockets.agent
         return [
-            *["-M", f"{BOARD},memory-backend=ram", "-accel", ACCELERATOR, "-cpu", CPU],
+            *["-M", f"{self.target.board},memory-backend=ram", "-cpu", self.target.cpu],
+            *["-accel", ACCELERATOR],
             *["-smp", str(self.cpus), "-m", f"{self.memory_bytes}B"],
             *["-object", f"{ram},id=ram,size={self.memory_bytes}"],
             *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
             *["-sandbox", SANDBOX],
             *["-chardev", f"socket,id=console,fd={sockets.console}", "-serial", "chardev:console"],
             *([] if agent is None else ["-chardev", f"socket,id=agent,fd={agent}"]),
-            *_PORT_DEVICES[self.port],
+            *self.target.get_port_device(self.port),
             *["-chardev", f"socket,id=monitor,fd={sockets.monitor}"],
             *["-mon", "chardev=monitor,mode=control"],
         ]
@@ -131,45 +107,31 @@ def build_file_ram(descriptor: int, *, share: bool) -> str:
     return f"memory-backend-file,mem-path={path},share={'on' if share else 'off'}"
 
 
-def build_boot_arguments(spec: MachineSpec, khz: int) -> list[str]:
+def build_boot_arguments(spec: MachineSpec, target: QemuTarget, khz: int) -> list[str]:
     """Return QEMU's arguments for kernel and initramfs."""
     return [
         *["-kernel", str(spec.kernel), "-initrd", str(spec.initrd)],
-        *["-append", build_kernel_command_line(spec, khz)],
+        *["-append", build_kernel_command_line(spec, target, khz)],
     ]
 
 
-def find_program() -> str:
-    """Return QEMU's path.
-
-    Raises:
-        HostError: QEMU is not installed.
-    """
-    found = shutil.which(PROGRAM)
-    if found is None:
-        from slipway._util.install_command import format_install_command
-
-        raise HostError("QEMU is not installed", f"Install it: {format_install_command(PACKAGE)}")
-    return found
-
-
-def compute_fingerprint() -> str:
-    """Return a digest of QEMU, its options and this host's processor.
+def compute_fingerprint(target: QemuTarget) -> str:
+    """Return a digest of QEMU for ``target``, its options and this host's processor.
 
     Raises:
         HostError: QEMU is not installed, or cannot be read.
     """
-    path = find_program()
+    path = target.find_program()
     try:
         status = Path(path).stat()
         cpu = Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines()
     except OSError as error:
         raise HostError(f"{error.filename} cannot be read: {error.strerror}") from None
     sockets = QemuSockets(0, 0, 0)
-    boards = [Board(0, 0, port).build_arguments(sockets, "ram") for port in PortKind]
+    boards = [Board(target, 0, 0, port).build_arguments(sockets, "ram") for port in PortKind]
     boards.append(build_network_arguments(0))
     parts = (
-        *(path, status.st_size, status.st_mtime_ns, boards, COMMON, REBOOT, SAME_ADDRESSES),
+        *(path, status.st_size, status.st_mtime_ns, boards, COMMON, target.kernel_arguments),
         *sorted({line for line in cpu if line.startswith("model name")}),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -224,7 +186,7 @@ class QemuMachine(ChildMachine):
                 console, console_fd = open_pair(socket.socketpair, undo, theirs)
                 end, monitor_fd = open_pair(socket.socketpair, undo, theirs)
                 sockets = QemuSockets(agent_fd, console_fd, monitor_fd)
-                command = [find_program(), *board.build_arguments(sockets, ram), *rest]
+                command = [board.target.find_program(), *board.build_arguments(sockets, ram), *rest]
                 own = [fd for fd in (agent_fd, console_fd, monitor_fd) if fd is not None]
                 inherited = (*own, *files)
                 process = ChildProcess.start(command, pass_fds=inherited)
@@ -274,6 +236,7 @@ class QemuMachine(ChildMachine):
         board = self._board
         return Snapshot(
             self.hypervisor.name,
+            self.hypervisor.architecture,
             board.memory_bytes,
             board.cpus,
             board.port,

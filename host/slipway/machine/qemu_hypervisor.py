@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from slipway._util.errors import HostError
 from slipway.machine import memory_files, qemu
 from slipway.machine.qemu import CACHE_MIB, RAM_STEP, Board, QemuMachine
+from slipway.machine.qemu_targets import find_target
 from slipway.machine.tsc import find_tsc_khz, measure_khz
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     from slipway.machine.model import MachineSpec, Snapshot
     from slipway.machine.qemu_template import QemuTemplate
+
+
+# Where the host has no TSC, QEMU's cpu_get_host_ticks() counts nanoseconds.
+NANOSECOND_KHZ = 1_000_000
 
 
 class QemuHypervisor:
@@ -29,21 +34,23 @@ class QemuHypervisor:
     overhead = (CACHE_MIB + 64) << 20
     idle_memory = 448 << 20
 
-    def __init__(self, state: Path | None = None, reason: str = "") -> None:
+    def __init__(self, state: Path | None = None, reason: str = "", architecture: str = "") -> None:
         """Take the arguments of :func:`slipway.machine.hypervisors.find_hypervisor`."""
         self._state = state
+        self.target = find_target(architecture)
+        self.architecture = self.target.architecture
         self.reason = reason
 
     def check(self) -> None:
         """Check that QEMU is installed; see :meth:`Hypervisor.check`."""
-        qemu.find_program()
+        self.target.find_program()
 
     async def start(self, spec: MachineSpec) -> QemuMachine:
         """Start QEMU; see :meth:`Hypervisor.start`."""
-        qemu.find_program()
+        self.target.find_program()
         size = -(-spec.memory_bytes // RAM_STEP) * RAM_STEP
-        board = Board(size, spec.cpus, spec.port, spec.network is not None)
-        rest = qemu.build_boot_arguments(spec, self._find_tsc_khz())
+        board = Board(self.target, size, spec.cpus, spec.port, spec.network is not None)
+        rest = qemu.build_boot_arguments(spec, self.target, self._find_tsc_khz())
         files: tuple[int, ...] = ()
         if spec.network is not None:
             rest += qemu.build_network_arguments(spec.network)
@@ -65,6 +72,15 @@ class QemuHypervisor:
         return machine
 
     def _find_tsc_khz(self) -> int:
+        """Return the rate of the TSC that QEMU gives the guest, in kHz; 0 for a guest without.
+
+        Raises:
+            HostError: the rate cannot be measured.
+        """
+        if not self.target.has_tsc:
+            return 0
+        if not self.target.is_native:
+            return NANOSECOND_KHZ
         try:
             return measure_khz() if self._state is None else find_tsc_khz(self._state / "tsc-khz")
         except OSError as error:
@@ -77,8 +93,8 @@ class QemuHypervisor:
         """Return a template; see :meth:`Hypervisor.open_template`."""
         from slipway.machine.qemu_template import QemuTemplate
 
-        return await QemuTemplate.open(snapshot, self)
+        return await QemuTemplate.open(snapshot, self, self.target)
 
     def fingerprint(self) -> str:
         """Return a digest of QEMU, its options and the CPU; see :meth:`Hypervisor.fingerprint`."""
-        return qemu.compute_fingerprint()
+        return qemu.compute_fingerprint(self.target)

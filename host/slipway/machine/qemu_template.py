@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
-from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
 from slipway.machine import memory_files, migration
 from slipway.machine.child import open_unplugged_link
@@ -22,26 +21,30 @@ from slipway.machine.qemu import Board, QemuMachine, build_file_ram, build_netwo
 
 if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, Snapshot
+    from slipway.machine.qemu_targets import QemuTarget
 
 
 class QemuTemplate(Template):
     """Open snapshot, from which QEMU starts clones."""
 
-    def __init__(self, snapshot: Snapshot, hypervisor: Hypervisor) -> None:
+    def __init__(self, snapshot: Snapshot, hypervisor: Hypervisor, target: QemuTarget) -> None:
         self._snapshot = snapshot
+        self._target = target
         self._hypervisor = hypervisor
         self._open = True
 
     @classmethod
-    async def open(cls, snapshot: Snapshot, hypervisor: Hypervisor) -> QemuTemplate:
+    async def open(
+        cls, snapshot: Snapshot, hypervisor: Hypervisor, target: QemuTarget
+    ) -> QemuTemplate:
         """Return a template; see :meth:`slipway.machine.model.Hypervisor.open_template`."""
         with ExitStack() as undo:
             undo.enter_context(snapshot)
-            _check_snapshot(snapshot, hypervisor.name)
+            _check_snapshot(snapshot, hypervisor)
             if not _is_usable(snapshot.memory):
                 snapshot = await _copy_memory(snapshot)
             undo.pop_all()
-        return cls(snapshot, hypervisor)
+        return cls(snapshot, hypervisor, target)
 
     async def clone(self, *, boot_log: bool = False, network: int | None = None) -> QemuMachine:
         """Start QEMU for a clone; see :meth:`slipway.machine.model.Template.clone`.
@@ -52,7 +55,9 @@ class QemuTemplate(Template):
         if not self._open:
             raise HostError("the template is closed")
         snapshot = self._snapshot
-        board = Board(snapshot.memory_bytes, snapshot.cpus, snapshot.port, snapshot.network)
+        board = Board(
+            self._target, snapshot.memory_bytes, snapshot.cpus, snapshot.port, snapshot.network
+        )
         rest = ["-incoming", "defer"]
         files: tuple[int, ...] = ()
         # To read a hole of a file fills it; holes of anonymous memory stay.
@@ -127,16 +132,13 @@ def _is_usable(memory: int) -> bool:
     return memory_files.is_sealed(memory) or os.access(f"/proc/self/fd/{memory}", os.R_OK | os.W_OK)
 
 
-def _check_snapshot(snapshot: Snapshot, hypervisor: str) -> None:
+def _check_snapshot(snapshot: Snapshot, hypervisor: Hypervisor) -> None:
     """Check that ``snapshot`` is one of this hypervisor, and the sizes of its files.
 
     Raises:
-        HostError: the snapshot is of another hypervisor, or damaged.
+        HostError: the snapshot is of another hypervisor or architecture, or damaged.
     """
-    if snapshot.hypervisor != hypervisor:
-        raise HostError(
-            f"a snapshot of the hypervisor {to_plain_line(snapshot.hypervisor)!r} is not for QEMU"
-        )
+    snapshot.check_origin(hypervisor)
     memory, state = os.fstat(snapshot.memory).st_size, os.fstat(snapshot.state).st_size
     if memory != snapshot.memory_bytes:
         raise HostError(

@@ -10,7 +10,7 @@ import pytest
 
 from slipway import _cli
 from slipway._util.errors import InputError
-from slipway.machine.qemu import PROGRAM
+from slipway.machine.qemu_targets import find_target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,7 @@ def test_slip_is_answered(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, error: str, hint: str
 ) -> None:
     # A QEMU that is there, and not started.
-    (tmp_path / PROGRAM).touch(0o755)
+    (tmp_path / find_target().program).touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     program, *arguments = command.split()
     monkeypatch.setattr(sys, "argv", [f"/somewhere/bin/{program}", *arguments])

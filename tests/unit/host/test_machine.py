@@ -19,10 +19,9 @@ from slipway._util.errors import HostError, InputError
 from slipway.machine.console import KEPT_BYTES, Console
 from slipway.machine.hypervisors import choose
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.machine.model import MachineSpec, PortKind
+from slipway.machine.model import MachineSpec, PortKind, Snapshot
 from slipway.machine.process import ChildProcess
 from slipway.machine.qemu import (
-    PROGRAM,
     Board,
     QemuSockets,
     build_boot_arguments,
@@ -31,7 +30,9 @@ from slipway.machine.qemu import (
     build_network_arguments,
 )
 from slipway.machine.qemu_hypervisor import QemuHypervisor
+from slipway.machine.qemu_targets import TARGETS, find_target
 from slipway.machine.tsc import find_tsc_khz, measure_khz
+from slipway_initramfs.architectures import machine_architecture
 from support.waiting import wait_until
 
 SPEC = MachineSpec(
@@ -40,7 +41,8 @@ SPEC = MachineSpec(
     kernel_arguments="rdinit=/x -- /agent",
     memory_bytes=256 << 20,
 )
-BOARD = Board(256 << 20, 1, PortKind.VIRTIO)
+AMD64, ARM64 = TARGETS["amd64"], TARGETS["arm64"]
+BOARD = Board(AMD64, 256 << 20, 1, PortKind.VIRTIO)
 SOCKETS = QemuSockets(3, 4, 5)
 
 
@@ -173,7 +175,7 @@ async def test_console_of_a_guest_that_writes_without_end_is_bounded() -> None:
 
 
 def test_agents_arguments_come_last() -> None:
-    line = build_kernel_command_line(SPEC, 3_000_000)
+    line = build_kernel_command_line(SPEC, AMD64, 3_000_000)
 
     assert line.endswith("rdinit=/x -- /agent")
     assert "tsc_early_khz=3000000" in line
@@ -183,13 +185,25 @@ def test_agents_arguments_come_last() -> None:
 def test_serial_port_is_named_to_the_agent() -> None:
     spec = replace(SPEC, port=PortKind.SERIAL, boot_log=True)
 
-    line = build_kernel_command_line(spec, 1)
+    line = build_kernel_command_line(spec, AMD64, 1)
 
     assert "slipway.port=ttyS1" in line
     assert " quiet" not in line
-    board = Board(spec.memory_bytes, spec.cpus, spec.port).build_arguments(SOCKETS, "ram")
+    board = Board(AMD64, spec.memory_bytes, spec.cpus, spec.port).build_arguments(SOCKETS, "ram")
     assert any("isa-serial" in word for word in board)
     assert not any("virtio" in word for word in board)
+
+
+def test_arm_machine_has_its_own_program_board_and_console() -> None:
+    board = replace(BOARD, target=ARM64).build_arguments(SOCKETS, "ram")
+    boot = build_boot_arguments(SPEC, ARM64, 0)
+    serial = build_kernel_command_line(replace(SPEC, port=PortKind.SERIAL), ARM64, 0)
+
+    assert ARM64.program == "qemu-system-aarch64"
+    assert board[board.index("-M") + 1].startswith("virt,")
+    assert "console=ttyAMA0 " in boot[-1]
+    assert "tsc" not in boot[-1]
+    assert "slipway.port=ttyS0" in serial
 
 
 def test_network_is_a_device_of_its_own_on_an_inherited_socket() -> None:
@@ -204,7 +218,10 @@ def test_network_is_a_device_of_its_own_on_an_inherited_socket() -> None:
 
 
 def test_qemu_gets_kernel_memory_and_sandbox() -> None:
-    words = [*BOARD.build_arguments(SOCKETS, "memory-backend-ram"), *build_boot_arguments(SPEC, 1)]
+    words = [
+        *BOARD.build_arguments(SOCKETS, "memory-backend-ram"),
+        *build_boot_arguments(SPEC, AMD64, 1),
+    ]
 
     assert words[words.index("-kernel") + 1] == "/kernel"
     assert words[words.index("-m") + 1] == f"{256 << 20}B"
@@ -223,7 +240,7 @@ def test_clone_differs_from_its_template_in_whose_memory_it_is_alone() -> None:
 def test_fingerprint_tells_one_qemu_from_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    qemu = tmp_path / PROGRAM
+    qemu = tmp_path / find_target().program
     qemu.write_text("one", "ascii")
     qemu.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -233,6 +250,18 @@ def test_fingerprint_tells_one_qemu_from_another(
     another = QemuHypervisor().fingerprint()
 
     assert QemuHypervisor().fingerprint() == another != one
+
+
+@pytest.mark.parametrize("architecture", TARGETS)
+def test_missing_qemu_is_reported_with_its_package(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(HostError, match="is not installed") as caught:
+        QemuHypervisor(architecture=architecture).check()
+
+    assert TARGETS[architecture].package in caught.value.hint
 
 
 def test_fingerprint_needs_a_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +279,28 @@ def test_machines_are_known_by_name() -> None:
     with pytest.raises(InputError, match="nonsense") as caught:
         choose("nonsense")
     assert "qemu" in caught.value.message
+
+
+@pytest.mark.parametrize("machine", ["auto", "qemu"])
+def test_machine_of_another_architecture_is_emulated(machine: str) -> None:
+    (foreign,) = {*TARGETS} - {machine_architecture()}
+
+    hypervisor = choose(machine, architecture=foreign)
+
+    assert (hypervisor.name, hypervisor.architecture) == ("qemu", foreign)
+    assert hypervisor.is_emulated
+    with pytest.raises(InputError, match=f"not {foreign}"):
+        choose("kvm", architecture=foreign)
+
+
+@pytest.mark.parametrize(("name", "architecture"), [("other", "amd64"), ("qemu", "other")])
+async def test_snapshot_of_another_machine_is_refused(name: str, architecture: str) -> None:
+    hypervisor = QemuHypervisor(architecture="amd64")
+    memory, state = os.memfd_create("memory"), os.memfd_create("state")
+    snapshot = Snapshot(name, architecture, 4096, 1, PortKind.VIRTIO, memory, state)
+
+    with pytest.raises(HostError, match=r"'other' is not for (qemu|amd64)"):
+        await hypervisor.open_template(snapshot)
 
 
 # --- The time stamp counter ---------------------------------------------------------------------

@@ -55,7 +55,11 @@ def test_machines_of_different_memory_never_have_snapshots_of_one_name() -> None
 
     sizes = {memory_of(memory=memory) for memory in asked}
 
-    assert len({SnapshotKey("toy", "qemu", size, 1, "").name for size in sizes}) == len(sizes) == 3
+    assert (
+        len({SnapshotKey("toy", "amd64", "qemu", size, 1, "").name for size in sizes})
+        == len(sizes)
+        == 3
+    )
 
 
 @given(st.integers(1, MAX_MEMORY) | st.integers(LOW_MEMORY - 999 * MIB, LOW_MEMORY + 999 * MIB))

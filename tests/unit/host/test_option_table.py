@@ -22,6 +22,7 @@ from slipway._wire.request_models import (
 )
 from slipway.machine.hypervisors import HYPERVISORS
 from slipway.machine.model import PortKind
+from slipway.machine.qemu_targets import TARGETS
 from slipway.vmm.spec import PORTS
 from support.option_table import BEGIN, END, TABLES, make_table
 
@@ -61,8 +62,9 @@ def test_every_field_is_declared() -> None:
     assert all(option.help and not option.help.endswith(".") for option in OPTIONS.values())
 
 
-def test_hypervisors_are_those_of_the_host() -> None:
+def test_hypervisors_and_architectures_are_those_that_exist() -> None:
     assert OPTIONS["machine"].choices == ("auto", *HYPERVISORS)
+    assert OPTIONS["arch"].choices == ("auto", *TARGETS)
 
 
 def test_ports_are_those_of_the_machines_and_of_the_vmm() -> None:

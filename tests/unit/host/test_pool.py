@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
 
-KEY = SnapshotKey("bash", "fake", 128 * MIB, 1, "ab" * 32)
+KEY = SnapshotKey("bash", "amd64", "fake", 128 * MIB, 1, "ab" * 32)
 ANEW = replace(KEY, inputs="cd" * 32)
 OTHER = replace(KEY, image="python")
 CAPACITY = Capacity(machines=100, memory=64 * IDLE_MEMORY, cpus=100, queue=100)

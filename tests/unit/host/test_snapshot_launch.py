@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
 
-KEY = SnapshotKey("bash", "fake", MEMORY, 1, "ab" * 32)
+KEY = SnapshotKey("bash", "amd64", "fake", MEMORY, 1, "ab" * 32)
 
 
 class Cold:

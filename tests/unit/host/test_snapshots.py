@@ -53,7 +53,7 @@ def images(tmp_path: Path) -> ImageStore:
 @pytest.fixture
 def key(images: ImageStore) -> SnapshotKey:
     image = put_image(images)
-    return SnapshotKey("toy", "qemu", MEMORY, 1, "ab" * 32, (("image", image.digest),))
+    return SnapshotKey("toy", "amd64", "qemu", MEMORY, 1, "ab" * 32, (("image", image.digest),))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def write_snapshot(pieces: dict[int, bytes], state: bytes = STATE) -> Snapshot:
         for offset, data in parts.items():
             os.pwrite(files[-1], data, offset)
     memory, rest = files
-    return Snapshot("qemu", MEMORY, 1, PortKind.VIRTIO, memory, rest)
+    return Snapshot("qemu", "amd64", MEMORY, 1, PortKind.VIRTIO, memory, rest)
 
 
 def content(descriptor: int) -> bytes:
@@ -475,14 +475,14 @@ from support.stores import put_image
 images = ImageStore(Path(sys.argv[1]))
 size = int(sys.argv[2]) << 20
 image = images.image("toy", "amd64") or put_image(images)
-key = SnapshotKey("toy", "qemu", size, 1, "ab" * 32, (("image", image.digest),))
+key = SnapshotKey("toy", "amd64", "qemu", size, 1, "ab" * 32, (("image", image.digest),))
 store = SnapshotStore(images)
 
 def snapshot():
     memory, state = memory_files.create("test", size), memory_files.create("test")
     os.write(memory, os.urandom(size))
     os.write(state, b"state" * 100)
-    return Snapshot("qemu", size, 1, PortKind.VIRTIO, memory, state)
+    return Snapshot("qemu", "amd64", size, 1, PortKind.VIRTIO, memory, state)
 """
 
 
@@ -637,7 +637,7 @@ def test_looking_up_imports_nothing_of_making(images: ImageStore, key: SnapshotK
         "from slipway._snapshots.store import SnapshotStore\n"
         "from slipway_initramfs.store.image_store import ImageStore\n"
         f"store = SnapshotStore(ImageStore(Path({str(images.root)!r})))\n"
-        f"store.find(SnapshotKey('toy', 'qemu', {MEMORY}, 1, {key.inputs!r}))\n"
+        f"store.find(SnapshotKey('toy', 'amd64', 'qemu', {MEMORY}, 1, {key.inputs!r}))\n"
         f"print(*(name for name in {slow!r} if name in sys.modules))"
     )
 
@@ -809,8 +809,11 @@ def test_verified_snapshot_is_remembered_until_it_is_gone(
 class ToyHypervisor:
     """Hypervisor of another host, or of another name."""
 
-    def __init__(self, name: str = "qemu", host: str = "this host") -> None:
+    def __init__(
+        self, name: str = "qemu", host: str = "this host", architecture: str = "amd64"
+    ) -> None:
         self.name = name
+        self.architecture = architecture
         self._host = host
 
     def fingerprint(self) -> str:
@@ -836,7 +839,7 @@ def assets(images: ImageStore) -> Assets:
 def test_shape_says_what_it_is_of(assets: Assets) -> None:
     key = SnapshotKey.of(assets, 2)
 
-    assert key.name == "toy-qemu-256m-2"
+    assert key.name == "toy-amd64-qemu-256m-2"
     assert len(key.inputs) == 64
     assert key == SnapshotKey.of(assets, 2)
     assert hash(key) == hash(SnapshotKey.of(assets, 2))
@@ -861,6 +864,7 @@ def test_whatever_changes_makes_another_shape(assets: Assets) -> None:
     keys = [SnapshotKey.of(other, 1) for other in (assets, *changed)]
     keys.append(SnapshotKey.of(on(assets, host="another host"), 1))
     keys.append(SnapshotKey.of(on(assets, name="kvm"), 1))
+    keys.append(SnapshotKey.of(on(assets, architecture="arm64"), 1))
     keys.append(SnapshotKey.of(assets, 2))
     keys.append(SnapshotKey.of(assets, 1, network=True))
     keys.append(SnapshotKey.of(assets, 1, port=PortKind.SERIAL))

@@ -18,11 +18,13 @@ from slipway_initramfs.languages import catalogue
 MODULE = "module example.com/app\n"
 
 
-def packages(*imports: str, **files: str) -> list[list[str]]:
+def packages(*imports: str, architecture: str = "amd64", **files: str) -> list[list[str]]:
     """The packages that build-go is told of; or its option and the error."""
     source = "".join(["package main\n", *(f'import "{each}"\n' for each in imports)])
     beside = tuple(InputFile(path, text.encode()) for path, text in files.items())
-    arranged = arrange(catalogue.find_language("go"), source.encode(), beside, frozenset())
+    arranged = arrange(
+        catalogue.find_language("go"), source.encode(), beside, frozenset(), architecture
+    )
     if arranged.program == "-e":
         return [["-e", *arranged.sources]]
     return [shlex.split(package) for package in arranged.sources]
@@ -87,9 +89,27 @@ def test_file_that_is_a_part_of_the_program(name: str, text: str) -> None:
     assert packages(**{name: text}) == [["main", "", "./main.go", f"./{name}"]]
 
 
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_files_for_one_architecture_are_built_for_it_alone(architecture: str) -> None:
+    files = {
+        "a_amd64.go": "package main",
+        "a_arm64.go": "package main",
+        "amd64.go": "//go:build amd64\n\npackage main",
+        "arm64.go": "//go:build arm64\n\npackage main",
+    }
+
+    told = packages(architecture=architecture, **files)
+
+    assert told == [["main", "", "./main.go", f"./a_{architecture}.go", f"./{architecture}.go"]]
+
+
 def test_source_itself_is_built_whatever_it_is_for() -> None:
     arranged = arrange(
-        catalogue.find_language("go"), b"//go:build ignore\n\npackage main\n", (), frozenset()
+        catalogue.find_language("go"),
+        b"//go:build ignore\n\npackage main\n",
+        (),
+        frozenset(),
+        "amd64",
     )
 
     assert arranged.sources == ("main '' ./main.go",)

@@ -94,7 +94,7 @@ def test_values_come_from_the_query_or_the_body() -> None:
 def test_query_and_body_may_agree_but_not_differ(name: str) -> None:
     values: dict[str, tuple[Any, Any]] = {
         "language": ("c", "rust"), "version": ("1", "2"), "machine": ("kvm", "qemu"),
-        "port": ("tcp", "serial"), "stream": ("events", "raw"),
+        "arch": ("amd64", "arm64"), "port": ("tcp", "serial"), "stream": ("events", "raw"),
         "memory_limit": (5 << 20, 6 << 20), "build_memory_limit": (5 << 20, 6 << 20),
     }  # fmt: skip
     flag = name in {"kill_on_output", "interactive", "detached", "tty"}
