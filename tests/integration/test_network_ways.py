@@ -158,7 +158,9 @@ async def call_tool(api: Served, commands: Commands, network: Network) -> Answer
     )
     call = {"language": "bash", "source": PROGRAM, "network": list(network.allow)}
     async with McpClient(server) as mcp:
+        described = str((await mcp.list_tools()).tools)
         result = await mcp.call_tool("run_code", call)
+    assert f"the user permits: {', '.join(RULES)}." in described
     outcome = result.structured_content
     if result.is_error or outcome is None:
         raise InputError(str(result.content))

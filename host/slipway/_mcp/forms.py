@@ -29,8 +29,8 @@ class RunCodeArguments(Details, MachineShape):
     network: Annotated[list[str], Field(max_length=MAX_RULES)] = Field(
         [],
         description="Destinations that the program may connect to, by default none: pypi, npm, "
-        "crates, go or debian for a registry, api.example.com:443, *.example.com. The user may "
-        "have allowed none, or fewer.",
+        "crates, go or debian for a registry, api.example.com:443, *.example.com. Only those that "
+        "the user permits are possible.",
     )
 
     def read_network(self) -> Network | None:

@@ -63,26 +63,36 @@ RUN_CODE = (
 )
 LIST_LANGUAGES = "List the languages and versions that run_code supports."
 
-TOOLS = [
-    Tool(
-        name="run_code",
-        description=RUN_CODE,
-        input_schema=RunCodeArguments.model_json_schema(),
-        output_schema=Outcome.model_json_schema(),
-        annotations=ToolAnnotations(
-            title="Run code", destructive_hint=False, idempotent_hint=False, open_world_hint=False
+
+def build_tools(ceiling: Network | None) -> list[Tool]:
+    """Return the descriptions of the tools; that of ``run_code`` names the permitted destinations.
+
+    A model cannot know otherwise which destinations it may ask for.
+    """
+    allowed = ", ".join(ceiling.allow) if ceiling else "none"
+    return [
+        Tool(
+            name="run_code",
+            description=f"{RUN_CODE} Destinations that the user permits: {allowed}.",
+            input_schema=RunCodeArguments.model_json_schema(),
+            output_schema=Outcome.model_json_schema(),
+            annotations=ToolAnnotations(
+                title="Run code",
+                destructive_hint=False,
+                idempotent_hint=False,
+                open_world_hint=ceiling is not None,
+            ),
         ),
-    ),
-    Tool(
-        name="list_languages",
-        description=LIST_LANGUAGES,
-        input_schema={"type": "object", "properties": {}, "additionalProperties": False},
-        output_schema=Languages.model_json_schema(),
-        annotations=ToolAnnotations(
-            title="List languages", read_only_hint=True, open_world_hint=False
+        Tool(
+            name="list_languages",
+            description=LIST_LANGUAGES,
+            input_schema={"type": "object", "properties": {}, "additionalProperties": False},
+            output_schema=Languages.model_json_schema(),
+            annotations=ToolAnnotations(
+                title="List languages", read_only_hint=True, open_world_hint=False
+            ),
         ),
-    ),
-]
+    ]
 
 
 async def serve(
@@ -129,7 +139,7 @@ class _Tools:
     async def list_tools(
         self, _context: Context, _params: PaginatedRequestParams | None
     ) -> ListToolsResult:
-        return ListToolsResult(tools=TOOLS)
+        return ListToolsResult(tools=build_tools(self._ceiling))
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         handlers = {"run_code": self._run_code, "list_languages": self._list_languages}

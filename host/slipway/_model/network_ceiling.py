@@ -30,7 +30,8 @@ def check_ceiling(network: Network | None, ceiling: Network | None) -> None:
         return
     if ceiling is None:
         raise AboveCeiling(
-            "the operator has allowed no network", "Start it with one: slipway serve --network"
+            "the operator has allowed no network",
+            "The operator can allow one: slipway serve --network, or slipway mcp --network",
         )
     if (rule := network.find_excess(ceiling)) is not None:
         allowed = ", ".join(ceiling.allow)
