@@ -46,7 +46,7 @@ def test_all_bytes_arrive_once_and_in_order(
     event(f"failures {failures}")
     if any(failures) or server.end is None:
         assert faults.lost + faults.truncated > 0, failures
-        # An end that is left open has nothing to send: else it would have learnt of it.
+        # An end that is left open has nothing to send or to ask: else it would have learnt of it.
         for peer in (client, server):
             assert peer.end is None or peer.is_done or peer.end.deadline == inf
         return

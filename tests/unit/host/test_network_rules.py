@@ -142,7 +142,7 @@ def test_list_is_divided_at_commas() -> None:
 
 def test_wrong_rule_of_a_list_is_named() -> None:
     with pytest.raises(InputError, match="'pipi'"):
-        parse_rules("npm,pipi")
+        Network(allow=parse_rules("npm,pipi"))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ MOST_WINDOW_SCALE = 14
 TIME_WAIT_SECONDS = 1.0
 # At most one answer in this time to segments that can only be forged or stray (RFC 5961, 7).
 CHALLENGE_SECONDS = 0.1
+# A guest that has finished and waits for the host is asked after this time, and again, whether it
+# still knows the connection: Linux forgets one without a program after 60 s (tcp_fin_timeout), and
+# a server that never finishes would hold its place for ever. RFC 9293, 3.8.4, describes the probe.
+PROBE_SECONDS = 90.0
 _HALF = 1 << 31
 
 
@@ -45,7 +49,7 @@ class ControlBlock:
 
     __slots__ = (
         *("_answers_fin", "_budget", "_challenge_at", "_expires", "_fin_sent", "_peer_scale"),
-        *("_phase", "_receiver", "_reply", "_sender", "failure"),
+        *("_phase", "_probe_at", "_receiver", "_reply", "_sender", "failure"),
     )
 
     def __init__(self, sender: Sender, budget: MemoryBudget, phase: State) -> None:
@@ -62,6 +66,7 @@ class ControlBlock:
         # True if the guest's FIN came before the host's was sent: then no TIME-WAIT is needed.
         self._answers_fin = False
         self._expires = inf
+        self._probe_at = inf
         self._challenge_at = -inf
         self.failure: Failure | None = None
 
@@ -133,6 +138,8 @@ class ControlBlock:
         elif flags & ACK and self._take_ack(segment, sequence, now):
             if length and not receiver.is_finished:
                 receiver.take(sequence, memoryview(segment.payload), bool(flags & FIN), now)
+                if receiver.is_finished:
+                    self._probe_at = now + PROBE_SECONDS
             self._check_end(now)
 
     def _take_ack(self, segment: Segment, sequence: int, now: float) -> bool:

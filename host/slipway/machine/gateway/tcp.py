@@ -32,7 +32,13 @@ from __future__ import annotations
 
 from math import inf
 
-from slipway.machine.gateway.control_block import DEFAULT_MSS, MSS, WINDOW_SCALE, ControlBlock
+from slipway.machine.gateway.control_block import (
+    DEFAULT_MSS,
+    MSS,
+    PROBE_SECONDS,
+    WINDOW_SCALE,
+    ControlBlock,
+)
 from slipway.machine.gateway.retransmission import FIRST_SECONDS
 from slipway.machine.gateway.tcp_receiver import FIRST_WINDOW
 from slipway.machine.gateway.tcp_segment import ACK, FIN, RST, SEQUENCE_MASK, SYN, Segment
@@ -98,7 +104,7 @@ class TcpEnd(ControlBlock):
             return inf
         receiver = self._receiver
         due = receiver.deadline if receiver is not None else inf
-        return min(self._sender.deadline, due, self._expires)
+        return min(self._sender.deadline, due, self._expires, self._probe_at)
 
     @property
     def mss(self) -> int:
@@ -186,10 +192,21 @@ class TcpEnd(ControlBlock):
             return self.next_segment(now)
         piece = self._sender.next_piece(now)
         if piece is None:
-            if self._receiver is None or not self._receiver.wants_ack(now):
+            if self._receiver is None:
                 return None
-            piece = self._sender.sequence_of_ack, 0, b""
+            if now >= self._probe_at and self._plan_probe(now):
+                # A number that was acknowledged: the guest has to answer.
+                piece = self._sender.unacknowledged - 1, 0, b""
+            elif self._receiver.wants_ack(now):
+                piece = self._sender.sequence_of_ack, 0, b""
+            else:
+                return None
         return self._build(piece, now)
+
+    def _plan_probe(self, now: float) -> bool:
+        """Return True if the guest is to be probed now; probes end when the host finishes."""
+        self._probe_at = inf if self._fin_sent else now + PROBE_SECONDS
+        return not self._fin_sent and not self._sender.has_flight
 
     def _build(self, piece: Piece, now: float) -> Segment:
         sequence, flags, payload = piece

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from slipway.machine.gateway.control_block import PROBE_SECONDS
 from slipway.machine.gateway.memory_budget import LEAST_BYTES, MOST_BYTES, MemoryBudget
 from slipway.machine.gateway.tcp import TcpEnd
 from slipway.machine.gateway.tcp_segment import ACK, FIN, PSH, RST, SYN, Segment
@@ -221,6 +222,40 @@ def test_each_side_may_finish_while_the_other_goes_on() -> None:
     assert (client.state, server.state) == (State.TIME_WAIT, State.CLOSED)
     assert client.next_segment(client.deadline) is None
     assert (client.state, client.failure) == (State.CLOSED, None)
+
+
+def test_guest_that_has_finished_is_probed_for_as_long_as_it_answers() -> None:
+    guest = WrittenGuest()
+    guest.write(at=0, ack=0, flags=ACK | FIN)
+    times = []
+
+    for _ in range(3):
+        times.append(guest.end.deadline)
+        assert guest.pull(times[-1]) == [(MASK, 1, ACK, b"")]
+        assert guest.write(at=1, ack=0, now=times[-1]) == []
+
+    assert times == [PROBE_SECONDS, 2 * PROBE_SECONDS, 3 * PROBE_SECONDS]
+    assert guest.end.state is State.CLOSE_WAIT
+
+
+def test_guest_that_no_longer_knows_a_finished_connection_ends_it() -> None:
+    guest = WrittenGuest()
+    guest.write(at=0, ack=0, flags=ACK | FIN)
+    guest.pull(PROBE_SECONDS)
+
+    guest.write(at=1, ack=0, flags=RST, now=PROBE_SECONDS)
+
+    assert (guest.end.state, guest.end.failure) == (State.CLOSED, Failure.RESET)
+
+
+def test_probes_end_when_the_host_finishes() -> None:
+    guest = WrittenGuest()
+    guest.write(at=0, ack=0, flags=ACK | FIN)
+    guest.end.finish()
+    guest.pull()
+    guest.write(at=1, ack=1)
+
+    assert (guest.end.state, guest.end.deadline) == (State.CLOSED, inf)
 
 
 def test_both_sides_may_finish_at_once() -> None:
