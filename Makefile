@@ -29,8 +29,14 @@ LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/t
 	tests/behaviour/test_tcp_port.py tests/behaviour/test_python_packages.py \
 	tests/integration/test_gateway_process.py \
 	--machine kvm --through guest --through clone
-# The same on an emulated Arm processor.
-LAB_ARM_TESTS ?= tests/kvm/test_refusals.py
+# The same on an emulated Arm processor. The part that `make test` runs: interrupts and the start of
+# vCPUs by the GIC and PSCI, confinement, and a language cold and from a clone.
+LAB_ARM_TESTS ?= tests/kvm/test_interrupts.py tests/kvm/test_confinement.py \
+	tests/behaviour/test_languages.py --machine kvm --through guest --through clone -k "test_interrupts \
+	or crash_is_reported or each_thread or (says_hello and (kvm-bash or kvm-clone-bash))"
+LAB_ARM_FULL_TESTS ?= tests/kvm tests/behaviour/test_languages.py tests/behaviour/test_clones.py \
+	--machine kvm --through guest --through clone \
+	-k "not test_languages or kvm-bash or kvm-python or kvm-c] or kvm-go or kvm-clone-bash"
 LAB_TIMEOUT ?= 3600
 FUZZ_SECONDS ?= 600
 FUZZ_FRAMES ?= 1000000
@@ -50,7 +56,7 @@ LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run --memory 2048 --tim
 	--basetemp /tmp/pytest
 
 .PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
-	lab lab-full lab-arm clean
+	lab lab-full lab-arm lab-arm-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
 	@.ci/setup run
@@ -72,6 +78,7 @@ test: images ## pass all tests; those of the kvm machine in the lab, where this 
 	@$(call PYTEST,$(PLAIN)) -n $(WORKERS) $(OR_NONE)
 	@$(call PYTEST,not ($(PLAIN))) $(OR_NONE)
 	@.venv/bin/python -m slipway.vmm.kvm.usability || $(MAKE) --no-print-directory lab
+	@$(MAKE) --no-print-directory lab-arm
 
 images: ## make the images of all languages, and two of a registry
 	@.ci/setup test
@@ -144,9 +151,15 @@ lab: images ## pass the tests that need KVM, in a machine that has it
 lab-full: images ## the same with all behaviours of all languages
 	@$(LAB_PYTEST) $(LAB_FULL_TESTS)
 
-lab-arm: ## pass the tests of KVM on an emulated Arm machine that has it
+lab-arm: ## pass a few tests that need KVM on an emulated Arm machine that has it
 	@.ci/setup test
+	@.venv/bin/slipway image build --source debian --arch arm64 bash
 	@$(LAB_ARM_PYTEST) $(LAB_ARM_TESTS)
+
+lab-arm-full: ## the same with all of them, and all behaviours of four languages
+	@.ci/setup test
+	@.venv/bin/slipway image build --source debian --arch arm64 bash c go python
+	@$(LAB_ARM_PYTEST) $(LAB_ARM_FULL_TESTS)
 
 bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual time
 	@.venv/bin/python bench/exits.py --prepare

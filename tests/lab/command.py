@@ -76,11 +76,11 @@ def _build_spec(options: argparse.Namespace, image: LabImage, state: Path) -> La
         raise HostError(f"{options.out} is not a directory", "--out takes one that exists.")
     files = None
     if options.icount:
-        paths = [*options.include, *(list_python_paths(ROOT) if options.python else [])]
+        native = image.architecture.is_native
+        python = list_python_paths(ROOT, native=native) if options.python else []
+        exclude = [*options.exclude, *(UNNEEDED if options.python else [])]
         try:
-            files = build_host_files(
-                paths, [*options.exclude, *(UNNEEDED if options.python else [])]
-            )
+            files = build_host_files([*options.include, *python], exclude, native=native)
         except OSError as error:
             raise HostError(f"cannot read {error.filename}: {error.strerror}") from None
     return LabSpec(

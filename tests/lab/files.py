@@ -25,6 +25,7 @@ UNNEEDED = (
 """What Python has that no benchmark needs."""
 _LIBRARY = re.compile(r"^\t(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 _LDD_BATCH = 100
+_SYSTEM = ("bin", "lib", "lib64", "sbin", "usr")
 _ELF = b"\x7fELF"
 
 
@@ -105,25 +106,35 @@ class HostFiles:
         self.tree.add_file(_inside(path), content, mode)
 
 
-def build_host_files(paths: Iterable[Path], exclude: Sequence[str] = ()) -> Tree:
+def build_host_files(
+    paths: Iterable[Path], exclude: Sequence[str] = (), *, native: bool = True
+) -> Tree:
     """Return a tree with these files and directories, and the libraries of their programs.
 
-    ``exclude`` are globs as for :meth:`Tree.remove`, of paths without the leading slash.
+    ``exclude`` are globs as for :meth:`Tree.remove`, of paths without the leading slash. If not
+    ``native``, the host's programs are of no use: those that links lead to are left out.
     """
     files = HostFiles()
     for path in paths:
         files.add(path)
     files.tree.remove(f"{ROOT}/{glob}" for glob in exclude)
-    files.add_libraries()
+    if native:
+        files.add_libraries()
+    else:
+        files.tree.remove([f"{ROOT}/{{{','.join(_SYSTEM)}}}"])
     return files.tree
 
 
-def list_python_paths(project: Path) -> list[Path]:
-    """Return the paths of this Python, its environment and the project's packages."""
+def list_python_paths(project: Path, *, native: bool = True) -> list[Path]:
+    """Return the paths of this Python, its environment and the project's packages.
+
+    If not ``native``, L1 has a Python of its own.
+    """
     standard = Path(sysconfig.get_path("stdlib"))
     interpreter = Path(sys.executable)
     packages = [project / name for name in ("protocol", "agent", "initramfs", "host", "bench")]
-    found = [interpreter, standard, Path(sys.prefix), *packages]
+    own = [interpreter, standard] if native else []
+    found = [*own, Path(sys.prefix), *packages]
     return [path for path in found if path.exists()]
 
 
