@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 # On an emulated host, the first entry of a vCPU costs more than the loop.
 ATTEMPTS = 3
+# A busy host interrupts each of a few attempts; a KVM that interprets is slow in all.
+MAX_ATTEMPTS = 12
 SLOW_NANOSECONDS = 100
 _CODE_ADDRESS = 0x1000
 _MEMORY_SIZE = 0x2000
@@ -111,7 +113,11 @@ def time_guest_loop() -> int:
         vm.set_memory(0, 0, _MEMORY_SIZE, ctypes.addressof(anchors[0]))
         vcpu = cleanup.enter_context(closing(vm.create_vcpu(0)))
         loop.prepare(vm, vcpu)
-        return min(_time_once(loop, vcpu) for _ in range(ATTEMPTS)) * 1000 // loop.TURNS
+        slow = SLOW_NANOSECONDS * loop.TURNS
+        times = [_time_once(loop, vcpu) for _ in range(ATTEMPTS)]
+        while min(times) > slow and len(times) < MAX_ATTEMPTS:
+            times.append(_time_once(loop, vcpu))
+        return min(times) * 1000 // loop.TURNS
 
 
 def _find_loop() -> TimedLoop:
