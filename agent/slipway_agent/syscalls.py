@@ -121,15 +121,18 @@ def unmount(target: str) -> None:
     _check_result(_umount2(os.fsencode(target), MNT_DETACH), target)
 
 
-def load_module(path: str) -> None:
+def load_module(path: str, parameters: str = "") -> None:
     """Insert the kernel module in the file ``path``; finit_module(2).
+
+    ``parameters`` are words such as ``name=value``; the kernel ignores names that it does not know.
 
     Raises:
         OSError: the kernel refuses; EEXIST if the module is loaded already.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _check_result(_syscall(_SYS_FINIT_MODULE[os.uname().machine], fd, b"", 0), path)
+        number = _SYS_FINIT_MODULE[os.uname().machine]
+        _check_result(_syscall(number, fd, os.fsencode(parameters), 0), path)
     finally:
         os.close(fd)
 

@@ -44,6 +44,8 @@ for _ in range(30):
     for data in sent:
         echo.send(data)
     assert [echo.recv(70_000) for _ in sent] == sent
+with open("/sys/module/virtio_net/parameters/napi_tx") as parameter:
+    assert parameter.read() == "N\\n", "the guest is interrupted for each frame that it sends"
 print("all came back")
 """
 # Each thread has a socket, and as many datagrams under way as its buffer holds.
