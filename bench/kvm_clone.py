@@ -1,8 +1,10 @@
 """Clone against cold boot on our VMM: time from the request to the agent's answer.
 
-The same kernel, initramfs and memory. Meant for the lab under ``--icount``, where time follows the
-count of instructions and repeats exactly: ``make bench-lab``. That lab has no store: kernel, initrd
-and arguments are named; ``--print`` shows those of Bash's image.
+The same kernel, initramfs and memory, without a network, with the interface alone (as clones of a
+pool wait), and with the interface and the start of a gateway (as a run has them). Meant for the lab
+under ``--icount``, where time follows the count of instructions and repeats exactly: ``make
+bench-lab``. That lab has no store: kernel, initrd and arguments are named; ``--print`` shows those
+of Bash's image.
 """
 
 from __future__ import annotations
@@ -12,22 +14,29 @@ import asyncio
 import shlex
 import statistics
 import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from process_tree import private_bytes
+from slipway._model.network import Network
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.guest import Guest
+from slipway._run.guest_network import GuestNetwork, open_network
 from slipway._run.languages import find_language
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.machine.model import MachineSpec
+from slipway.machine.model import MachineSpec, PortKind
 from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
     from slipway.machine.model import Template
 
 TOGETHER = 4
+# For each boot. Ticks of both kernels fall into some clones, 4 ms each, and not into others.
+CLONES = 7
+NETWORK, GATEWAY = "with a network", "with network and gateway"
 
 
 def show(what: str) -> None:
@@ -45,37 +54,46 @@ def show(what: str) -> None:
     )
 
 
-async def boot(spec: MachineSpec) -> float:
-    """Return the seconds to the answer of an agent that boots."""
-    began = time.monotonic()
-    guest = Guest(await KvmHypervisor().start(spec))
-    try:
+async def boot(spec: MachineSpec, network: str) -> float:
+    """Return the seconds to the answer of an agent that boots, whose interface is up."""
+    async with AsyncExitStack() as undo:
+        began = time.monotonic()
+        link = open_network(undo, PortKind.VIRTIO) if network else None
+        guest = await undo.enter_async_context(await start(spec, link))
+        if network == GATEWAY:
+            await guest.start_gateway(Network())
         await guest.wait_ready()
         return time.monotonic() - began
-    finally:
-        await guest.stop()
 
 
-async def template(spec: MachineSpec) -> Template:
+async def start(spec: MachineSpec, link: GuestNetwork | None) -> Guest:
+    """Start a machine, which has a network if there is a ``link``."""
+    if link is not None:
+        spec = replace(spec, network=link.machine_end)
+    return Guest(await KvmHypervisor().start(spec), network=link)
+
+
+async def template(spec: MachineSpec, network: str) -> Template:
     """Return a template of a machine whose agent is ready."""
-    guest = Guest(await KvmHypervisor().start(spec))
-    try:
+    async with AsyncExitStack() as undo:
+        link = open_network(undo, PortKind.VIRTIO) if network else None
+        guest = await undo.enter_async_context(await start(spec, link))
         await guest.wait_ready()
         snapshot = await guest.machine.snapshot()
-    finally:
-        await guest.stop()
     return await KvmHypervisor().open_template(snapshot)
 
 
-async def clone(of: Template) -> float:
-    """Return the seconds to the answer of a clone's agent."""
-    began = time.monotonic()
-    guest = Guest(await of.clone())
-    try:
+async def clone(of: Template, network: str) -> float:
+    """Return the seconds to the answer of a clone's agent, and until its gateway is started."""
+    async with AsyncExitStack() as undo:
+        began = time.monotonic()
+        link = open_network(undo, PortKind.VIRTIO) if network else None
+        machine = await of.clone(network=None if link is None else link.machine_end)
+        guest = await undo.enter_async_context(Guest(machine, network=link))
         await guest.adopt_clone()
+        if network == GATEWAY:
+            await guest.start_gateway(Network())
         return time.monotonic() - began
-    finally:
-        await guest.stop()
 
 
 async def measure_unshared(of: Template) -> float:
@@ -91,17 +109,20 @@ async def measure_unshared(of: Template) -> float:
 
 
 async def measure(spec: MachineSpec, rounds: int) -> None:
-    """Measure both, and print the results."""
-    cold = [await boot(spec) for _ in range(rounds)]
-    made = await template(spec)
-    cloned = [await clone(made) for _ in range(rounds + 1)][1:]
-    own = await measure_unshared(made)
-    await made.close()
-    for name, seconds in (("boot", cold), ("clone", cloned)):
-        shown = " ".join(f"{value:.4f}" for value in seconds)
-        print(f"{name:<8} {statistics.median(seconds):.4f} s   ({shown})")
-    print(f"ratio    {statistics.median(cloned) / statistics.median(cold):.3f}")
-    print(f"unshared memory of one of {TOGETHER} clones: {own:.1f} MiB")
+    """Measure boots and clones, without a network and with one, and print the results."""
+    medians = {}
+    for network in ("", NETWORK, GATEWAY):
+        cold = [await boot(spec, network) for _ in range(rounds)]
+        made = await template(spec, network)
+        cloned = [await clone(made, network) for _ in range(CLONES * rounds + 1)][1:]
+        own = await measure_unshared(made)
+        await made.close()
+        for name, seconds in (("boot", cold), ("clone", cloned)):
+            medians[name, network] = statistics.median(seconds)
+            shown = f"{min(seconds):.4f} to {max(seconds):.4f}"
+            print(f"{name:<5} {network:<24} {medians[name, network]:.4f} s   ({shown})")
+        print(f"unshared memory of one of {TOGETHER} clones: {own:.1f} MiB", flush=True)
+    print(f"ratio    {medians['clone', ''] / medians['boot', '']:.3f}")
 
 
 def main() -> None:
