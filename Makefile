@@ -14,21 +14,23 @@ PYTEST = .venv/bin/python -m pytest $(TESTS) -m "$(1)"
 OR_NONE = || [ $$? -eq 5 ]
 # What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
 # guests that need a KVM like hardware's, the board, the network device, rules and gateways of a
-# session and its fork, two languages once, and all behaviours of the language that boots fastest,
-# each in a clone. The other tests of KVM run on what KVM there is here; make lab-full has them all.
+# session and its fork, two languages once, each port of the agent once, and all behaviours of the
+# language that boots fastest, each in a clone. The other tests of KVM run on what KVM there is here;
+# make lab-full has them all.
 LAB_TESTS ?= $(foreach part,coalesced confinement interrupts never_ready vcpu_thread,\
 	tests/kvm/test_$(part).py) tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
 	tests/behaviour/test_network_device.py::test_frames_of_all_sizes_come_back \
 	tests/behaviour/test_network_option.py::test_runs_of_a_session_and_its_fork_share_the_rules \
-	--machine kvm --through guest --through clone \
-	-k "not test_languages or (says_hello and (kvm-python or kvm-c])) or kvm-clone-bash"
+	--machine kvm --through guest --through clone --through serial --through tcp \
+	-k "not test_languages or kvm-clone-bash or \
+	(says_hello and (kvm-python or kvm-c] or kvm-serial or kvm-tcp))"
 LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
 	tests/behaviour/test_hostile.py tests/behaviour/test_clones.py tests/behaviour/test_sessions.py \
 	tests/behaviour/test_network.py tests/behaviour/test_network_device.py \
 	tests/behaviour/test_network_option.py tests/behaviour/test_network_gateway.py \
 	tests/behaviour/test_tcp_port.py tests/behaviour/test_python_packages.py \
 	tests/integration/test_gateway_process.py \
-	--machine kvm --through guest --through clone
+	--machine kvm --through guest --through clone --through serial --through tcp
 # The same on an emulated Arm processor. The part that `make test` runs: interrupts and the start of
 # vCPUs by the GIC and PSCI, confinement, and a language cold and from a clone.
 LAB_ARM_TESTS ?= tests/kvm/test_interrupts.py tests/kvm/test_confinement.py \
@@ -55,7 +57,7 @@ LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run --memory 2048 --tim
 	.venv/bin/python -m pytest -p pytest_asyncio.plugin -p pytest_timeout -p no:cacheprovider \
 	--basetemp /tmp/pytest
 
-.PHONY: run check coverage test images behaviour-ways mixed-jobs killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
+.PHONY: run check coverage test images behaviour-ways behaviour-ports mixed-jobs killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
 	lab lab-full lab-arm lab-arm-full clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
@@ -89,6 +91,11 @@ images: ## make the images of all languages, and two of a registry
 behaviour-ways: images ## all behaviours of all languages by clones, library, server and command line
 	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --through guest --through clone \
 		--through runtime --through client --through cli
+
+behaviour-ports: images ## all behaviours of one language over each port of the agent
+	@.venv/bin/python -m pytest tests/behaviour/test_languages.py tests/behaviour/test_tcp_port.py \
+		--through guest --through serial --through tcp \
+		-k "test_tcp_port or bash"
 
 mixed-jobs: images ## 50 jobs of all languages at once on a server that may have two machines
 	@SLIPWAY_TEST_JOBS=50 .venv/bin/python -m pytest tests/behaviour/test_mixed_jobs.py

@@ -79,11 +79,12 @@ def test_gets_its_arguments_as_they_are(vm: Runner) -> None:
 
 @pytest.mark.every_port
 def test_reads_stdin_to_its_end(vm: Runner) -> None:
-    stdin = b"".join(b"%05d: a line of stdin\n" % number for number in range(10_000))
+    lines = 200 if vm.has_slow_port else 10_000
+    stdin = b"".join(b"%05d: a line of stdin\n" % number for number in range(lines))
 
     outcome = vm.run(program(vm, "stdin_to_eof"), stdin=stdin)
 
-    assert outcome.stdout == b"%d bytes, 10000 lines\n" % len(stdin)
+    assert outcome.stdout == b"%d bytes, %d lines\n" % (len(stdin), lines)
 
 
 def test_opens_its_standard_streams_by_name(vm: Runner) -> None:
@@ -219,13 +220,14 @@ def test_has_room_for_many_threads_and_files_and_for_large_ones(vm: Runner) -> N
 @pytest.mark.every_port
 def test_output_over_the_limit_is_cut_and_counted(vm: Runner) -> None:
     whole = b"".join(b"line %06d\n" % number for number in range(20_000))
+    limit = 4_096 if vm.has_slow_port else 65_536
 
-    outcome = vm.run(program(vm, "flood"), output_limit=65_536)
+    outcome = vm.run(program(vm, "flood"), output_limit=limit)
 
     assert outcome.program.verdict == "ok"
-    assert outcome.stdout == whole[:65_536]
+    assert outcome.stdout == whole[:limit]
     assert outcome.program.stdout.size == len(whole)
-    assert outcome.program.stdout.dropped == len(whole) - 65_536
+    assert outcome.program.stdout.dropped == len(whole) - limit
     assert outcome.program.stdout.truncated
     assert not outcome.program.stderr.truncated
 

@@ -33,7 +33,7 @@ async def test_session_and_fork_run_over_the_network_alone_and_have_no_network(
     machine: str,
 ) -> None:
     async with (
-        AsyncRuntime(machine=machine, cold=True) as runtime,
+        AsyncRuntime(machine=machine, cold=True, cpus=2, memory_budget=2 << 30) as runtime,
         runtime.session("bash", port="tcp") as session,
     ):
         result = await session.run(INTRUDE, **LIMITS)

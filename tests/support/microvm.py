@@ -132,6 +132,7 @@ class Microvm(Runner):
         super().__init__()
         self.language: Language = find_language(language)
         self._options = Options(machine=machine, **options)
+        self.has_slow_port = self._options.port == "serial"
         self._guest: Guest | None = None
         self._loop = asyncio.new_event_loop()
         # A machine dies with the thread that started it: this one stays until the end.

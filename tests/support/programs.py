@@ -69,6 +69,8 @@ class Runner(abc.ABC):
     """Runner of programs of a language, in turn."""
 
     language: Language
+    # True if each byte to or from the agent is an exit of the machine, or two.
+    has_slow_port = False
 
     def __init__(self) -> None:
         self._usual_seconds: float | None = None
