@@ -23,6 +23,10 @@ FRAME_RATE = 50_000
 FRAME_BURST = 50_000
 # Frames read at a time, so that sockets of the host get their turn.
 BATCH = 64
+# Frames of one turn of the loop, in both directions. A guest may ask for segments of 88 bytes and a
+# window of 1 MiB for each connection: all of them at once would take the loop many seconds, in
+# which it answers nobody.
+TURN_FRAMES = 512
 _BUFFER_BYTES = MAX_FRAME + 2
 
 
@@ -63,11 +67,12 @@ class Link:
         self.ended = False
         # Seconds until the rate allows the next frame.
         self.pause = 0.0
+        self._turn_frames = 0
 
     @property
     def is_blocked(self) -> bool:
-        """True while frames wait for the machine, or for the rate: send no data then."""
-        return bool(self._waiting) or self.pause > 0
+        """True while frames wait for the machine, the rate or the next turn: send no data then."""
+        return bool(self._waiting) or self.pause > 0 or self._turn_frames >= TURN_FRAMES
 
     @property
     def events(self) -> int:
@@ -123,7 +128,8 @@ class Link:
         return bool(poll.poll(0))
 
     def update_pause(self, now: float) -> None:
-        """Set :attr:`pause` as of ``now``."""
+        """End a turn of the loop: set :attr:`pause` as of ``now``."""
+        self._turn_frames = 0
         self.pause = self._frames.compute_wait(now)
         if self._bytes is not None:
             self.pause = max(self.pause, self._bytes.compute_wait(now))
@@ -135,5 +141,6 @@ class Link:
 
     def _count(self, length: int) -> None:
         self._frames.take(1)
+        self._turn_frames += 1
         if self._bytes is not None:
             self._bytes.take(length)

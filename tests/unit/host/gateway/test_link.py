@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway.machine.gateway.link import BATCH, FRAME_BURST, Link, TokenBucket
+from slipway.machine.gateway.link import BATCH, FRAME_BURST, TURN_FRAMES, Link, TokenBucket
 from slipway.machine.gateway.poller import READ, WRITE
 
 if TYPE_CHECKING:
@@ -110,6 +110,21 @@ def test_empty_packet_of_the_guest_is_no_end(pair: tuple[socket.socket, socket.s
 
     assert receive(link) == [b"", b"frame"]
     assert not link.ended
+
+
+def test_turn_of_the_loop_has_an_end(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, machine = pair
+    link = Link(ours.fileno(), 0.0)
+
+    sent = 0
+    while not link.is_blocked:
+        link.send([b"small"])
+        machine.recv(100)
+        sent += 1
+    link.update_pause(0.0)
+
+    assert sent == TURN_FRAMES
+    assert (link.is_blocked, link.events) == (False, READ)
 
 
 def test_bucket_gives_its_burst_and_then_its_rate() -> None:
