@@ -58,7 +58,7 @@ LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run --memory 2048 --tim
 	--basetemp /tmp/pytest
 
 .PHONY: run check coverage test images behaviour-ways behaviour-ports mixed-jobs killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
-	lab lab-full lab-arm lab-arm-full clean
+	lab lab-full lab-arm lab-arm-full bench-lab-arm clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
 	@.ci/setup run
@@ -178,6 +178,16 @@ bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual
 	@files=$$(.venv/bin/python bench/kvm_clone.py --print files) && \
 		eval .venv/bin/python tests/lab run --icount --memory 3072 --python $$files -- \
 		.venv/bin/python bench/kvm_clone.py $$(.venv/bin/python bench/kvm_clone.py --print arguments)
+
+bench-lab-arm: ## the exits of a boot on aarch64, and a clone against a boot in virtual time
+	@.ci/setup test
+	@.venv/bin/slipway image build --source debian --arch arm64 bash python
+	@.venv/bin/python tests/lab --arch arm64 run --memory 2048 -- \
+		.venv/bin/python bench/exits.py --port virtio
+	@files=$$(.venv/bin/python bench/kvm_clone.py --arch arm64 --print files) && \
+		arguments=$$(.venv/bin/python bench/kvm_clone.py --arch arm64 --print arguments) && \
+		eval .venv/bin/python tests/lab --arch arm64 run --icount --memory 3072 --python $$files -- \
+		.venv/bin/python bench/kvm_clone.py $$arguments
 
 clean: ## remove what was set up here; the image store stays (slipway image prune)
 	rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*

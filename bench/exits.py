@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "hello.py"
 SHOWN = 12
+PORTS = ("virtio", "uart")
 
 
 def find_assets_and_options(file: Path, serial: bool) -> tuple[Assets, Options]:
@@ -62,13 +63,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", type=Path, default=EXAMPLE)
     parser.add_argument("--prepare", action="store_true", help="make what boots, and end")
+    parser.add_argument("--port", choices=PORTS, action="append", help="default: each in turn")
     parsed = parser.parse_args()
+    ports = parsed.port or PORTS
     if parsed.prepare:
-        for serial in (False, True):
-            find_assets_and_options(parsed.file, serial)
+        for port in ports:
+            find_assets_and_options(parsed.file, port == "uart")
         return
-    for serial in (False, True):
-        asyncio.run(count(parsed.file, serial))
+    for port in ports:
+        asyncio.run(count(parsed.file, port == "uart"))
 
 
 if __name__ == "__main__":

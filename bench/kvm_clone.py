@@ -28,6 +28,7 @@ from slipway._run.guest_network import GuestNetwork, open_network
 from slipway._run.languages import find_language
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec, PortKind
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ CLONES = 7
 NETWORK, GATEWAY = "with a network", "with network and gateway"
 
 
-def show(what: str) -> None:
+def show(what: str, arch: str) -> None:
     """Print the files to measure with, as arguments of this program or of the lab."""
     store = ImageStore()
-    assets = find_assets(find_language("bash"), Options(), store, lambda line: None)
+    assets = find_assets(find_language("bash"), Options(arch=arch), store, lambda line: None)
     if what == "files":
         print("--include", assets.kernel_path, "--include", assets.initrd)
         return
@@ -133,9 +134,10 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=256, metavar="MIB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--print", choices=("arguments", "files"), help="what to use, and end")
+    parser.add_argument("--arch", default=machine_architecture(), help="of what is printed")
     parsed = parser.parse_args()
     if parsed.print:
-        show(parsed.print)
+        show(parsed.print, parsed.arch)
         return
     if parsed.kernel is None or parsed.initrd is None:
         parser.error("--kernel and --initrd are needed")
