@@ -28,8 +28,7 @@ LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/t
 	tests/behaviour/test_hostile.py tests/behaviour/test_clones.py tests/behaviour/test_sessions.py \
 	tests/behaviour/test_network.py tests/behaviour/test_network_device.py \
 	tests/behaviour/test_network_option.py tests/behaviour/test_network_gateway.py \
-	tests/behaviour/test_tcp_port.py tests/behaviour/test_python_packages.py \
-	tests/integration/test_gateway_process.py \
+	tests/behaviour/test_tcp_port.py tests/integration/test_gateway_process.py \
 	--machine kvm --through guest --through clone --through serial --through tcp
 # The same on an emulated Arm processor. The part that `make test` runs: interrupts and the start of
 # vCPUs by the GIC and PSCI, confinement, and a language cold and from a clone.
