@@ -39,6 +39,10 @@ LAB_ARM_FULL_TESTS ?= tests/kvm tests/behaviour/test_languages.py tests/behaviou
 	--machine kvm --through guest --through clone \
 	-k "not test_languages or kvm-bash or kvm-python or kvm-c] or kvm-go or kvm-clone-bash"
 LAB_TIMEOUT ?= 3600
+# What a foreign architecture changes for programs, in the language that boots fastest: a program of
+# each behaviour in one guest, and one in a clone.
+ARM64_TESTS ?= tests/behaviour/test_languages.py --arch arm64 --through guest --through clone \
+	-k "qemu-bash] or (says_hello and qemu-clone-bash])"
 FUZZ_SECONDS ?= 600
 FUZZ_FRAMES ?= 1000000
 # What the lab's benchmarks take along besides Python and this project.
@@ -78,6 +82,7 @@ coverage: ## what the tests of make check reach, with the programs that they sta
 test: images ## pass all tests; those of the kvm machine in the lab, where this host's own KVM is no use
 	@$(call PYTEST,$(PLAIN)) -n $(WORKERS) $(OR_NONE)
 	@$(call PYTEST,not ($(PLAIN))) $(OR_NONE)
+	@.venv/bin/python -m pytest $(ARM64_TESTS)
 	@.venv/bin/python -m slipway.vmm.kvm.usability || $(MAKE) --no-print-directory lab
 	@$(MAKE) --no-print-directory lab-arm
 
@@ -85,6 +90,7 @@ images: ## make the images of all languages, and two of a registry
 	@.ci/setup test
 	@.venv/bin/slipway image build --source debian all
 	@.venv/bin/slipway image build --source debian --snapshot bash
+	@.venv/bin/slipway image build --source debian --arch arm64 bash
 	@.venv/bin/python tests/loopback_images.py
 
 behaviour-ways: images ## all behaviours of all languages by clones, library, server and command line
@@ -95,6 +101,12 @@ behaviour-ports: images ## all behaviours of one language over each port of the 
 	@.venv/bin/python -m pytest tests/behaviour/test_languages.py tests/behaviour/test_tcp_port.py \
 		--through guest --through serial --through tcp \
 		-k "test_tcp_port or bash"
+
+.PHONY: behaviour-arm64
+behaviour-arm64: images ## all behaviours of all languages on arm64, which is emulated on other hosts
+	@.venv/bin/slipway image build --source debian --arch arm64 all
+	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --arch arm64 --through guest \
+		--through clone -k "not loopback"
 
 mixed-jobs: images ## 50 jobs of all languages at once on a server that may have two machines
 	@SLIPWAY_TEST_JOBS=50 .venv/bin/python -m pytest tests/behaviour/test_mixed_jobs.py

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._model.options import Options
+from slipway._model.options import OPTIONS, Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
 from slipway.machine.hypervisors import HYPERVISORS
@@ -49,6 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=HYPERVISORS,
         help="the machine that the behaviour suite runs on; may be given again"
         " (default: qemu, and kvm where this host's is usable)",
+    )
+    parser.addoption(
+        "--arch",
+        choices=OPTIONS["arch"].choices,
+        default="auto",
+        help="the architecture of the machines that run the behaviour suite's programs",
     )
     parser.addoption(
         "--through",

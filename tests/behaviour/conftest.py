@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway.vmm.kvm import usability
+from slipway_initramfs.architectures import machine_architecture
 from support.microvm import Microvm
 from support.ways import OTHER_WAYS, PORT_WAYS, open_way
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def machines(config: pytest.Config) -> list[str]:
     """The machines that were asked for, else all that can run here."""
     asked: list[str] | None = config.getoption("machine")
-    return asked or (["qemu", "kvm"] if _kvm_is_usable() else ["qemu"])
+    native = config.getoption("arch") in ("auto", machine_architecture())
+    return asked or (["qemu", "kvm"] if native and _kvm_is_usable() else ["qemu"])
 
 
 @cache
@@ -102,7 +104,7 @@ def start_runner(
     pytest groups tests by this parameter and ends one guest before the next boots.
     """
     machine, way, language = request.param
-    runner = open_way(way, language, machine)
+    runner = open_way(way, language, machine, request.config.getoption("arch"))
 
     def alive() -> Runner:
         if isinstance(runner, Microvm):

@@ -38,17 +38,18 @@ PORT_WAYS = ("serial", "tcp")
 _RUN_SECONDS = re.compile(rb"\brun (\d+\.\d+)")
 
 
-def open_way(way: str, language: str, machine: str) -> Runner:
-    """A runner for ``language``, for example ``rust@1.80``, on ``machine``."""
+def open_way(way: str, language: str, machine: str, arch: str = "auto") -> Runner:
+    """A runner for ``language``, for example ``rust@1.80``, on ``machine`` of ``arch``."""
     if way == "guest":
-        return Microvm(language, machine)
+        return Microvm(language, machine, arch=arch)
     if way in PORT_WAYS:
-        return Microvm(language, machine, port=way)
+        return Microvm(language, machine, arch=arch, port=way)
     if way == "clone":
-        return CloneVm(language, machine)
+        return CloneVm(language, machine, arch=arch)
     if way == "cli":
-        return CommandRunner(language, machine)
-    return ClientRunner(language, machine) if way == "client" else RuntimeRunner(language, machine)
+        return CommandRunner(language, machine, arch)
+    kind = ClientRunner if way == "client" else RuntimeRunner
+    return kind(language, machine, arch)
 
 
 class LibraryJob:
@@ -88,20 +89,18 @@ class LibraryJob:
 class LibraryRunner(Runner):
     """Common methods of the two forms of the library."""
 
-    def __init__(self, language: str, machine: str, library: Runtime | Client) -> None:
+    def __init__(self, language: str, machine: str, arch: str, library: Runtime | Client) -> None:
         super().__init__()
         self.language = find_language(language)
         self._name = language
-        self._machine = machine
+        self._where: dict[str, Any] = {"machine": machine, "arch": arch}
         self._library = library
 
     def begin(self, source: str | bytes | Path, *arguments: str, **options: Any) -> LibraryJob:
         """See :meth:`Runner.begin`."""
         text, beside = load(source)
         checked = patient(arguments, beside, options)
-        execution = self._library.start(
-            text, self._name, stdin=None, machine=self._machine, **checked
-        )
+        execution = self._library.start(text, self._name, stdin=None, **self._where, **checked)
         return LibraryJob(execution)
 
     def close(self) -> None:
@@ -118,24 +117,24 @@ class LibraryRunner(Runner):
         text, beside = load(source)
         checked = patient(arguments, beside, options)
         return Outcome.of(
-            self._library.run(text, self._name, stdin=stdin, machine=self._machine, **checked)
+            self._library.run(text, self._name, stdin=stdin, **self._where, **checked)
         )
 
 
 class RuntimeRunner(LibraryRunner):
     """In this process, without a server."""
 
-    def __init__(self, language: str, machine: str) -> None:
-        super().__init__(language, machine, Runtime())
+    def __init__(self, language: str, machine: str, arch: str) -> None:
+        super().__init__(language, machine, arch, Runtime())
 
 
 class ClientRunner(LibraryRunner):
     """Runner against a separate server."""
 
-    def __init__(self, language: str, machine: str) -> None:
+    def __init__(self, language: str, machine: str, arch: str) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="slipway-")
         self._server = Server(Path(self._directory.name)).start()
-        super().__init__(language, machine, Client(self._server.path))
+        super().__init__(language, machine, arch, Client(self._server.path))
 
     def close(self) -> None:
         """See :meth:`Runner.close`; the server has to end well and leave nothing."""
@@ -195,11 +194,11 @@ class CommandJob:
 class CommandRunner(Runner):
     """The console script, once for each program."""
 
-    def __init__(self, language: str, machine: str) -> None:
+    def __init__(self, language: str, machine: str, arch: str) -> None:
         super().__init__()
         self.language = find_language(language)
         self._name = language
-        self._machine = machine
+        self._where = ["--machine", machine, "--arch", arch]
         self._directory = tempfile.TemporaryDirectory(prefix="slipway-")
         self._place = Path(self._directory.name)
         temporary = self._place / "tmp"
@@ -242,7 +241,7 @@ class CommandRunner(Runner):
         options = patient((), beside, options)
         place = Path(tempfile.mkdtemp(dir=self._place))
         (place / "source").write_bytes(text)
-        command = ["--language", self._name, "--machine", self._machine]
+        command = ["--language", self._name, *self._where]
         for number, file in enumerate(options.pop("files")):
             local = place / f"file{number}"
             local.write_bytes(file.data)

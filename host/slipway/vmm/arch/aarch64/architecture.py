@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from slipway.vmm.memory import GuestMemory
     from slipway.vmm.spec import Plan
 
-# Two UARTs are the most. Clock, reset and further vCPUs need no argument: all is in the device
-# tree.
-KERNEL_ARGUMENTS = "8250.nr_uarts=2"
+# Two UARTs are the most. Without cma=0, the kernel reserves 64 MiB for devices, which an image's
+# minimum memory lacks. Clock, reset and further vCPUs need no argument: all is in the device tree.
+KERNEL_ARGUMENTS = "8250.nr_uarts=2 cma=0"
 _SEED_BYTES = 64
 
 find_machine_type = aarch64.find_machine_type
