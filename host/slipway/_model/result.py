@@ -181,8 +181,8 @@ class Timing:
 class Provenance:
     """Machine, image and kernel of a run; ``machine_reason`` says why that hypervisor was chosen.
 
-    ``port`` is ``virtio``, ``serial`` or ``tcp``; empty if the run was cancelled before its machine
-    existed, like ``machine``.
+    ``arch`` is ``amd64`` or ``arm64``, ``port`` is ``virtio``, ``serial`` or ``tcp``; they are
+    empty if the run was cancelled before its machine existed, like ``machine``.
 
     ``start`` is ``cold`` (booted), ``snapshot`` (cloned), ``pool`` (an idle clone) or ``session``
     (a machine with earlier runs). ``start_reason`` says why a faster start was not possible.
@@ -199,6 +199,7 @@ class Provenance:
     start: str = "cold"
     start_reason: str = ""
     port: str = ""
+    arch: str = ""
 
 
 @public

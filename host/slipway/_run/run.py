@@ -170,6 +170,7 @@ class Run:
                 start=guest.start_info.start,
                 start_reason=guest.start_info.start_reason,
                 port=guest.machine.port.value,
+                arch=guest.machine.hypervisor.architecture,
             ),
         )
 

@@ -168,6 +168,7 @@ class ResultDocument(BaseModel):
     cpus: int
     machine_reason: str
     port: str
+    arch: str
     start: str
     start_reason: str
 
