@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MAX_SHOWN_DENIED = 8
 # End of the reasons that a further rule may change.
 _NOT_ALLOWED = "not-allowed"
+_OWN_ADDRESS = "own-address"
 
 
 def report_network(use: NetworkUse, *, verbose: bool) -> None:
@@ -28,3 +29,5 @@ def report_network(use: NetworkUse, *, verbose: bool) -> None:
     # The rule itself is not printed: its name is the program's text, and this line is to be pasted.
     if any(each.reason.endswith(_NOT_ALLOWED) for each in use.denied):
         write_line("hint: allow a destination with --allow NAME, or NAME:PORT")
+    if any(each.reason == _OWN_ADDRESS for each in use.denied):
+        write_line("hint: for a port of this host, --allow host:PORT, and connect to host:PORT")

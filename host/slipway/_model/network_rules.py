@@ -53,6 +53,10 @@ _ADDRESS = "[0-9.]+(?:/[0-9]+)?"
 # Letters that the two versions of IDNA (RFC 3490, RFC 5891) encode differently.
 _AMBIGUOUS = frozenset("\u00df\u03c2\u200c\u200d")
 _EXAMPLES = "Examples: pypi, api.example.com:443, *.example.com, 10.1.0.0/16, host:8080."
+_HOST_PORT = "For a port of this host, write host:8080."
+# A user who names one of these closed addresses wants a server of this host: all its addresses,
+# loopback, and the wire, where the gateway stands for this host.
+_OWN_BLOCKS = ("0.0.0.0/8", "127.0.0.0/8", "198.18.0.0/15")
 
 
 class RuleKind(enum.Enum):
@@ -164,7 +168,7 @@ def _read_rule(text: str, word: str) -> Rule:
         raise _refuse(text, "names no destination", "Write open for all public destinations.")
     name, colon, port = word.partition(":")
     rule = _read_destination(text, name, bool(colon))
-    return replace(rule, port=_read_port(text, port)) if colon else rule
+    return replace(rule, port=_read_port(text, port, rule.kind)) if colon else rule
 
 
 def _read_destination(text: str, name: str, has_port: bool) -> Rule:
@@ -178,15 +182,20 @@ def _read_destination(text: str, name: str, has_port: bool) -> Rule:
         return Rule(RuleKind.ADDRESS, _check_block(text, name))
     if "/" in name:
         raise _refuse(text, "is not a name or an IPv4 block", _EXAMPLES)
+    if name.removesuffix(".") == "localhost":
+        raise _refuse(text, "is this host", _HOST_PORT)
     if name.startswith("*."):
+        if "." not in name[2:].removesuffix("."):
+            raise _refuse(text, "has a name of one part", "Write *.example.com, or open.")
         return Rule(RuleKind.SUFFIX, _check_name(text, name[2:]))
     return Rule(RuleKind.NAME, _check_name(text, name))
 
 
-def _read_port(text: str, port: str) -> int:
+def _read_port(text: str, port: str, kind: RuleKind) -> int:
     digits = port.isascii() and port.isdigit() and len(port) < 6
     if not digits or not 1 <= int(port) <= MAX_PORT:
-        raise _refuse(text, "has an invalid port", f"Ports are 1 to {MAX_PORT}; leave out for any.")
+        otherwise = "." if kind is RuleKind.HOST else "; leave out for any."
+        raise _refuse(text, "has an invalid port", f"Ports are 1 to {MAX_PORT}{otherwise}")
     return int(port)
 
 
@@ -239,9 +248,9 @@ def _check_block(text: str, block: str) -> str:
     if str(found.network_address) != block.partition("/")[0]:
         raise _refuse(text, "has bits beside its block", f"Write {found}.")
     if any(found.subnet_of(_read_block(closed)) for closed in CLOSED_BLOCKS):
-        raise _refuse(
-            text, "is an address that no rule allows", "For a port of this host, write host:8080."
-        )
+        is_own = any(found.subnet_of(_read_block(own)) for own in _OWN_BLOCKS)
+        hint = _HOST_PORT if is_own else "Link-local, multicast and reserved addresses are closed."
+        raise _refuse(text, "is an address that no rule allows", hint)
     return str(found)
 
 

@@ -195,6 +195,15 @@ def test_network_of_query_and_body_has_to_be_the_same(rule: str, is_same: bool) 
             parse_json_request(body, query, RunBody)
 
 
+def test_unknown_part_of_a_network_is_named_without_a_wrong_suggestion() -> None:
+    body = encode('{"source": "", "language": "bash", "network": {"alow": ["pypi"]}}')
+
+    with pytest.raises(InvalidRequest, match=r"unknown field 'network\.alow'") as caught:
+        parse_json_request(body, parse_query([], RunQuery), RunBody)
+
+    assert "Did you mean" not in caught.value.problem.hint
+
+
 def test_run_of_a_session_takes_no_network() -> None:
     body = encode('{"source": "", "network": {"allow": []}}')
 

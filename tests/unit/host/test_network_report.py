@@ -32,9 +32,17 @@ def test_denied_destinations_are_listed_with_their_remedy(
 
 
 def test_reason_that_no_rule_changes_has_no_remedy(capsys: pytest.CaptureFixture[str]) -> None:
-    report_network(make_use("own-address", "no-address"), verbose=True)
+    report_network(make_use("not-public", "no-address"), verbose=True)
 
     assert "hint" not in capsys.readouterr().err
+
+
+def test_address_of_this_host_has_another_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    report_network(make_use("own-address"), verbose=True)
+
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "slipway: hint: for a port of this host, --allow host:PORT, and connect to host:PORT"
+    ]
 
 
 def test_list_of_denied_destinations_is_cut(capsys: pytest.CaptureFixture[str]) -> None:

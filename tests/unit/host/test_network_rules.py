@@ -71,7 +71,8 @@ def test_rule_has_one_canonical_form(text: str, canonical: list[str]) -> None:
         ("pyp", "Did you mean 'pypi'?"),
         ("debain", "Did you mean 'debian'?"),
         ("intranet", "Presets are pypi"),
-        ("*.com", "unknown preset, or a name of one part"),
+        ("*.com", "has a name of one part. Write *.example.com, or open."),
+        ("localhost:8080", "write host:8080"),
         ("pypi:443", "Write pypi without a port."),
         ("open:443", "Write open without a port."),
         ("", "not a rule"),
@@ -105,10 +106,11 @@ def test_rule_has_one_canonical_form(text: str, canonical: list[str]) -> None:
         ("127.1", "not an IPv4 address or block"),
         ("a.0x7f", "ends in a number"),
         ("127.0.0.1:8080", "write host:8080"),
-        ("169.254.169.254", "no rule allows"),
-        ("198.18.0.1", "no rule allows"),
+        ("169.254.169.254", "no rule allows. Link-local"),
+        ("198.18.0.1", "write host:8080"),
         ("224.0.0.0/4", "no rule allows"),
         ("host", "has no port"),
+        ("host:0", "Ports are 1 to 65535."),
     ],
 )
 def test_wrong_rule_is_named_with_its_remedy(text: str, words: str) -> None:

@@ -110,7 +110,8 @@ def _find_hint(name: str, kind: type[BaseModel]) -> str:
         return "It is set when the session is opened: POST /v1/sessions"
     if name in StartBody.model_fields:
         return "It is for another request. See: GET /openapi.json"
-    return suggest_name(name, kind.model_fields, SEE)
+    # A field of a field is similar to its parent at best.
+    return SEE if "." in name else suggest_name(name, kind.model_fields, SEE)
 
 
 def _shorten_message(text: str) -> str:
