@@ -7,6 +7,8 @@ TESTS ?= tests
 WORKERS ?= 3
 # The tests start our programs some thousand times: their modules are to be compiled once.
 export PYTHONDONTWRITEBYTECODE =
+# A machine that boots takes one core, and its test waits: two at a time.
+MACHINES ?= 2
 # The tests that need Python alone.
 PLAIN = not image and not debian and not vm
 PYTEST = .venv/bin/python -m pytest $(TESTS) -m "$(1)"
@@ -60,7 +62,8 @@ LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run --memory 2048 --tim
 	.venv/bin/python -m pytest -p pytest_asyncio.plugin -p pytest_timeout -p no:cacheprovider \
 	--basetemp /tmp/pytest
 
-.PHONY: run check coverage test images behaviour-ways behaviour-ports mixed-jobs killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
+.PHONY: run check coverage test images behaviour-ways behaviour-ports behaviour-arm64 mixed-jobs \
+	killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
 	lab lab-full lab-arm lab-arm-full bench-lab-arm clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
@@ -81,7 +84,8 @@ coverage: ## what the tests of make check reach, with the programs that they sta
 
 test: images ## pass all tests; those of the kvm machine in the lab, where this host's own KVM is no use
 	@$(call PYTEST,$(PLAIN)) -n $(WORKERS) $(OR_NONE)
-	@$(call PYTEST,not ($(PLAIN))) $(OR_NONE)
+	@$(call PYTEST,not ($(PLAIN)) and not alone) -n $(MACHINES) --dist loadgroup $(OR_NONE)
+	@$(call PYTEST,not ($(PLAIN)) and alone) $(OR_NONE)
 	@.venv/bin/python -m pytest $(ARM64_TESTS)
 	@.venv/bin/python -m slipway.vmm.kvm.usability || $(MAKE) --no-print-directory lab
 	@$(MAKE) --no-print-directory lab-arm
@@ -102,7 +106,6 @@ behaviour-ports: images ## all behaviours of one language over each port of the 
 		--through guest --through serial --through tcp \
 		-k "test_tcp_port or bash"
 
-.PHONY: behaviour-arm64
 behaviour-arm64: images ## all behaviours of all languages on arm64, which is emulated on other hosts
 	@.venv/bin/slipway image build --source debian --arch arm64 all
 	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --arch arm64 --through guest \

@@ -86,6 +86,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = getattr(item, "fixturenames", ())
         for marker in {MARKERS[name] for name in names if name in MARKERS}:
             item.add_marker(marker)
+        # Workers of pytest-xdist (--dist loadgroup) take a guest's tests together: it boots once.
+        values = getattr(getattr(item, "callspec", None), "params", {})
+        group = f"{item.path.stem}-{values.get('start_runner', '')}"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

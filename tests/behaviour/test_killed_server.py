@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from slipway._model.events import Event
     from slipway._model.execution import AsyncExecution
 
+pytestmark = pytest.mark.alone
+
 KILLS = int(os.environ.get("SLIPWAY_TEST_KILLS", "8"))
 SEED = int(os.environ.get("SLIPWAY_TEST_SEED", "0")) or random.randrange(1, 1 << 32)
 # The latest kill of a server, as a multiple of the time that a start takes on this host now.

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from slipway._model.result import Result
 
+pytestmark = pytest.mark.alone
+
 RUNS = int(os.environ.get("SLIPWAY_TEST_RUNS", "5"))
 # Of so many runs, one is of Python.
 PYTHON_EACH = 10

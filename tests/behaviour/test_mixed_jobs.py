@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from slipway._model.result import Result
 
+pytestmark = pytest.mark.alone
+
 PROGRAMS = Path(__file__).with_name("programs")
 LANGUAGES = ("bash", "python", "javascript", "c", "c++", "go", "rust")
 JOBS = int(os.environ.get("SLIPWAY_TEST_JOBS", "4"))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
     from support.commands import Commands
 
+pytestmark = pytest.mark.alone
+
 # Seconds after its start: while Python starts, while ours does, when QEMU appears, while it boots.
 MOMENTS = (0.0, 0.03, 0.06, 0.09, 0.12, 0.16, 0.2, 0.25, 0.3, 0.5, 1.0)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
