@@ -39,7 +39,7 @@ LAB_ARM_TESTS ?= tests/kvm/test_interrupts.py tests/kvm/test_confinement.py \
 	or crash_is_reported or each_thread or (says_hello and (kvm-bash or kvm-clone-bash))"
 LAB_ARM_FULL_TESTS ?= tests/kvm tests/behaviour/test_languages.py tests/behaviour/test_clones.py \
 	--machine kvm --through guest --through clone \
-	-k "not test_languages or kvm-bash or kvm-python or kvm-c] or kvm-go or kvm-clone-bash"
+	-k "not test_languages or kvm-bash or kvm-python or kvm-c] or kvm-go] or kvm-clone-bash"
 LAB_TIMEOUT ?= 3600
 # What a foreign architecture changes for programs, in the language that boots fastest: a program of
 # each behaviour in one guest, and one in a clone.
