@@ -59,8 +59,8 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 # Without the plugins that these tests do not need, some of which have compiled modules.
 LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run --memory 2048 --timeout $(LAB_TIMEOUT) \
 	--env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 -- \
-	.venv/bin/python -m pytest -p pytest_asyncio.plugin -p pytest_timeout -p no:cacheprovider \
-	--basetemp /tmp/pytest
+	.venv/bin/python -m pytest -p pytest_asyncio.plugin -p pytest_timeout -p xdist.plugin \
+	-p no:cacheprovider --basetemp /tmp/pytest
 
 .PHONY: run check coverage test images behaviour-ways behaviour-ports behaviour-arm64 mixed-jobs \
 	killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
