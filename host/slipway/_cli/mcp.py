@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from slipway._cli.descriptors import DescriptorWorker, write_all
 from slipway._cli.host_check import check_host
-from slipway._cli.network_options import add_ceiling
+from slipway._cli.network_options import add_ceiling, read_ceiling
 from slipway._cli.option_arguments import add_option
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import argparse
 
     from slipway._local.runtime import AsyncRuntime
+    from slipway._model.network import Network
     from slipway._remote.client import AsyncClient
 
 READ_SIZE = 64 * 1024
@@ -43,6 +44,7 @@ def run_command(arguments: list[str], prog: str) -> int:
             "--store and --max-machines are not available with --api-sock",
             "Leave out both, or --api-sock.",
         )
+    ceiling = read_ceiling(parsed)
     try:
         import mcp  # noqa: F401
     except ImportError:
@@ -56,7 +58,7 @@ def run_command(arguments: list[str], prog: str) -> int:
     with rename_options_in_errors(parser):
         if parsed.api_sock is None:
             check_host(parsed.store, parsed.machine)
-        run_interruptible(lambda: _serve(parsed))
+        run_interruptible(lambda: _serve(parsed, ceiling))
     return 0
 
 
@@ -82,12 +84,12 @@ def build_parser(prog: str) -> Parser:
     return parser
 
 
-async def _serve(parsed: argparse.Namespace) -> None:
+async def _serve(parsed: argparse.Namespace, ceiling: Network | None) -> None:
     from slipway._mcp.server import serve
 
     wire = _LineTransport()
     async with _make_runtime(parsed) as runtime:
-        await serve(runtime, wire, wire, {"machine": parsed.machine}, parsed.network)
+        await serve(runtime, wire, wire, {"machine": parsed.machine}, ceiling)
     if wire.too_long:
         raise InputError(
             f"message of the client over {format_size(MAX_MESSAGE)}",

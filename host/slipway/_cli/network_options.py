@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
 from slipway._cli.quantities import parse_size
-from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
+    import argparse
+
     from slipway._model.network import Network
 
 RULES = "RULE[,RULE...]"
 
 
-def add_network_options(add: Any, meaning: str) -> None:
-    """Add the options to a section whose ``add_argument`` is ``add``; ``meaning`` is their help."""
+def add_network_options(add: Any) -> None:
+    """Add the options to a section whose ``add_argument`` is ``add``."""
     add(
         "--network",
         metavar=RULES,
         default=None,
-        help=f"{meaning}: none, open, or rules such as pypi, "
+        help="destinations that the machine may connect to: none, open, or rules such as pypi, "
         "api.example.com:443, *.example.com, 10.1.0.0/16, host:8080 (default: none)",
     )
     add(
@@ -70,23 +70,23 @@ def read_network(parsed: argparse.Namespace) -> Network | None:
     return texts.join(lambda name: "--" + name.replace("_", "-"))
 
 
-def parse_ceiling(text: str) -> Network | None:
-    """Return the network that an operator allows to others; None for ``none``."""
+def read_ceiling(parsed: argparse.Namespace) -> Network | None:
+    """Return the network that an operator allows to others; None for ``none``, or without any.
+
+    Raises:
+        InputError: a rule is invalid.
+    """
     from slipway._model.network import Network
     from slipway._model.network_rules import parse_rules
 
-    try:
-        rules = parse_rules(text)
-        return Network(allow=rules) if rules else None
-    except InputError as error:
-        raise argparse.ArgumentTypeError(f"{error.message}. {error.hint}") from None
+    rules = parse_rules(parsed.network) if parsed.network is not None else ()
+    return Network(allow=rules) if rules else None
 
 
 def add_ceiling(add: Any, whose: str) -> None:
     """Add ``--network`` for the networks that ``whose`` programs may request."""
     add(
         "--network",
-        type=parse_ceiling,
         metavar=RULES,
         default=None,
         help=f"ceiling of the networks that {whose} may request: none, open, or rules "

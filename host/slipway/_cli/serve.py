@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipway._cli.network_options import add_ceiling
+from slipway._cli.network_options import add_ceiling, read_ceiling
 from slipway._cli.option_arguments import add_option
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_path
@@ -175,7 +175,7 @@ def _read_settings(parsed: argparse.Namespace, inherited: Path | None) -> Server
         allowed=AllowList.parse(os.geteuid(), parsed.allow),
         timeouts=ClientTimeouts(**_select(parsed, TIMEOUT_OPTIONS)),
         descriptors=raise_descriptor_limit(),
-        ceiling=parsed.network,
+        ceiling=read_ceiling(parsed),
         **_select(parsed, SERVER_OPTIONS),
     )
 

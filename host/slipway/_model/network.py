@@ -33,10 +33,11 @@ class Network:
     name after ``"*."``, each with or without ``":port"``, an IPv4 block, or ``"host:8080"`` for a
     port of this host's 127.0.0.1. ``publish`` has ports of the guest that this host listens for:
     ``8000``, ``"8080:8000"``, ``"0.0.0.0:8080:8000"`` or ``"unix:/tmp/web.sock:8000"``. ``limit``
-    is the number of bytes in both directions, and ``rate`` that of each second.
+    is the number of bytes in both directions, and ``rate`` that of each second; both need a rule or
+    a port.
 
     Raises:
-        InputError: a rule or a port is invalid, or a number is out of bounds.
+        InputError: a rule or a port is invalid, or a number is out of bounds or alone.
     """
 
     allow: tuple[str, ...] = ()
@@ -56,6 +57,12 @@ class Network:
                 "Allow all names below one: *.example.com",
             )
         self._read_ports()
+        numbers = [name for name in ("limit", "rate") if getattr(self, name) is not None]
+        if numbers and not self.allow and not self.publish:
+            raise InputError(
+                f"{numbers[0]} of a network needs a rule or a published port",
+                f"Add allow or publish, or leave out {numbers[0]}.",
+            )
 
     @property
     def rules(self) -> "tuple[Rule, ...]":

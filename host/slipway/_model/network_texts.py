@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slipway._model.values import check_bounds
 from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ class NetworkTexts:
         """Return the network, or None without any. ``spell`` returns a field's name for errors.
 
         Raises:
-            InputError: a rule or port is invalid, or a limit is given without a network.
+            InputError: a rule or port is invalid, or a limit is out of bounds or without a network.
         """
-        from slipway._model.network import Network
+        from slipway._model.network import Network, Rate, Total
         from slipway._model.network_rules import NONE, parse_rules
 
         network = spell("network")
@@ -46,11 +47,13 @@ class NetworkTexts:
                 f"{network} none and {other} exclude each other", "Leave out one of them."
             )
         limits = self.network_limit, self.network_rate
+        check_bounds(spell("network_limit"), Total, self.network_limit)
+        check_bounds(spell("network_rate"), Rate, self.network_rate)
         if is_none or (self.network is None and not allow and not self.publish):
             if limits != (None, None):
                 raise InputError(
                     f"{spell('network_limit')} and {spell('network_rate')} need a network",
-                    f"Name one: {network} RULES",
+                    f"Name one: {network}{' ' if network.startswith('-') else '='}RULES",
                 )
             return None
         return Network(allow=allow, publish=self.publish, limit=limits[0], rate=limits[1])

@@ -51,7 +51,7 @@ class Bounds:
         most = f" and at most {self.most:.15g}" if math.isfinite(self.most) else ""
         raise InputError(
             f"{name} is {describe_value(value)}, and must be {least}{most}",
-            f"Leave out {name} for the default.",
+            f"Leave out {_find_keyword(name)} for the default.",
         )
 
 
@@ -156,17 +156,22 @@ def make_input_error(name: str, value: object, wanted: str, hint: str = "") -> I
     return InputError(f"{name} is {describe_value(value)}, and must be {wanted}", hint)
 
 
+def _find_keyword(name: str) -> str:
+    """Return the argument in the name of a value: ``allow`` of "allow of a network"."""
+    return name.partition(" of ")[0]
+
+
 def _convert_items(name: str, parts: tuple[Any, ...], value: object) -> tuple[Any, ...]:
     """Convert to ``tuple[X, ...]`` or ``tuple[X, Y]``; pairs may be a mapping."""
     endless = parts[-1] is ...
     if endless and get_origin(parts[0]) is tuple and isinstance(value, Mapping):
         return _convert_pairs(name, get_args(parts[0]), value)
     if isinstance(value, str | bytes | bytearray):
-        raise InputError(
-            f"{name} is one text, and must be a list of texts", f"Write {name}=[text]."
-        )
+        hint = f"Write {_find_keyword(name)}=[text]." if endless else _SEE
+        raise InputError(f"{name} is one text, and must be a list of texts", hint)
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise make_input_error(name, value, "a list or a tuple", _SEE)
+        hint = f"Write {_find_keyword(name)}=[...]." if endless else _SEE
+        raise make_input_error(name, value, "a list or a tuple", hint)
     items = tuple(islice(value, MAX_ITEMS + 1))
     if len(items) > MAX_ITEMS:
         raise InputError(f"{name} has more than {MAX_ITEMS} items", "Use fewer items.")

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         ("slipway serve --max-machines=few", "'few' is not a whole number", "See: slipway serve"),
         ("slipway serve --grace=-1s", "'-1s' is a negative time", "See: slipway serve"),
         ("slipway mcp --max-machines 0", "--max-machines is 0", "Leave out --max-machines"),
+        ("slipway serve --api-sock x --network pyp", "rule 'pyp'", "Did you mean 'pypi'?"),
+        ("slipway mcp --network pyp", "rule 'pyp'", "Did you mean 'pypi'?"),
         ("slipway mcp --machine vax", "--machine is 'vax'", "See: slipway mcp --help"),
         ("slipway doctor --store", "--store needs a value", "See: slipway doctor --help"),
         ("vmm-run", "missing FILE", "Name a source file: vmm-run FILE"),

@@ -95,6 +95,38 @@ def test_wrong_command_line_is_explained(arguments: list[str], words: str) -> No
     assert words in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (
+            ["--allow", "pypi", "--network-rate", "0"],
+            "--network-rate is 0, and must be at least 1024 and",
+            "Leave out --network-rate for the default.",
+        ),
+        (
+            ["--network-limit", "5M"],
+            "--network-limit and --network-rate need a network",
+            "Name one: --network RULES",
+        ),
+    ],
+)
+def test_error_has_the_words_of_the_command_line(
+    arguments: list[str], message: str, hint: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read_network(parse(*arguments))
+
+    assert message in caught.value.message
+    assert caught.value.hint == hint
+
+
+def test_help_of_the_rules_does_not_speak_of_ports() -> None:
+    help_text = " ".join(build_parser("vmm-run").format_help().split())
+
+    assert "destinations that the machine may connect to: none, open," in help_text
+    assert "that it publishes" not in help_text
+
+
 def test_option_of_the_library_is_a_network() -> None:
     assert Options(network=NETWORK).network is NETWORK
     with pytest.raises(InputError, match=r"network is 'pypi', and must be a Network"):
@@ -128,6 +160,7 @@ def test_body_has_the_network_of_a_run() -> None:
         ('{"allows": []}', "network.allows"),
         ('{"publish": [0]}', "'0'"),
         ('{"rate": 1}', "network.rate"),
+        ('{"limit": 5000}', "limit of a network needs a rule or a published port"),
         ('["pypi"]', "network"),
     ],
 )
@@ -180,6 +213,15 @@ def test_wrong_network_of_a_query_is_named(query: dict[str, str], words: str) ->
         parse_text_request(b"", parsed)
 
     assert words in caught.value.message
+
+
+def test_hint_for_a_query_has_its_form() -> None:
+    parsed = parse_query([("language", "bash"), ("network_limit", "5000")], StartQuery)
+
+    with pytest.raises(InputError) as caught:
+        parse_text_request(b"", parsed)
+
+    assert caught.value.hint == "Name one: network=RULES"
 
 
 @pytest.mark.parametrize(("rule", "is_same"), [("pypi", True), ("npm", False)])

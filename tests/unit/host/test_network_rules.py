@@ -242,6 +242,23 @@ def test_wrong_value_of_a_network_is_named(options: dict[str, object], words: st
     assert words in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"allow": "pypi"}, "Write allow=[text]."),
+        ({"publish": 5000}, "Write publish=[...]."),
+        ({"allow": ["pypi"], "rate": 0}, "Leave out rate for the default."),
+        ({"limit": 5}, "Add allow or publish, or leave out limit."),
+        ({"rate": 5000}, "Add allow or publish, or leave out rate."),
+    ],
+)
+def test_hint_is_python_that_can_be_written(options: dict[str, object], hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Network(**options)  # type: ignore[arg-type]
+
+    assert caught.value.hint == hint
+
+
 def test_record_has_what_was_given() -> None:
     network = Network(allow=("pypi",), publish=(8000,), limit=5_000)
 
