@@ -49,6 +49,7 @@ class AgentConnection:
         transport = machine.transport
         self._channel = Channel(transport.reader, transport.writer)
         self._jobs = 0
+        self._is_heard = False
         self._exchange: JobExchange | None = None
         self.awake_at: float | None = None
 
@@ -240,8 +241,11 @@ class AgentConnection:
             if isinstance(event, Violation):
                 raise UnknownOutcome(f"the guest broke the protocol: {event.reason}")
             if isinstance(event, BadFrame):
-                log.info("dropped %d bytes from the guest: %s", event.size, event.reason)
+                # Before the agent does, the kernel may write to a serial port, or echo a Hello.
+                level = logging.INFO if self._is_heard else logging.DEBUG
+                log.log(level, "dropped %d bytes from the guest: %s", event.size, event.reason)
                 continue
+            self._is_heard = True
             return event
 
     async def _build_loss_error(self) -> UnknownOutcome | HostError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -135,6 +136,23 @@ async def test_noise_on_the_line_is_dropped() -> None:
     report = await play(script, ONLY_RUN, Heard())
 
     assert list(report.phases) == [RUN]
+
+
+async def test_noise_before_the_agent_s_first_word_is_for_debugging_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    session, agent = await connect()
+    with caplog.at_level(logging.DEBUG, "slipway.agent"):
+        await agent.write(b"a line of the kernel\n\xc0")
+        await agent.say(m.Awake(VERSION))
+        await agent.write(b"\xc0garbage\xc0")
+        await agent.say(READY)
+        await session.handshake()
+
+    levels = [record.levelno for record in caplog.records if "dropped" in record.getMessage()]
+    assert levels == [logging.DEBUG, logging.INFO]
+    agent.drop()
+    await session.close()
 
 
 async def test_gives_credit_for_what_was_passed_on() -> None:
