@@ -150,14 +150,19 @@ async def run_command(api: Served, commands: Commands, network: Network) -> Answ
     return read_record(record)
 
 
-async def call_tool(api: Served, commands: Commands, network: Network) -> Answer:
+def open_mcp(api: Served, commands: Commands) -> McpClient:
+    """Return a client of an MCP server with the ceiling ``RULES``, which runs on ``api``."""
     server = StdioServerParameters(
         command=str(commands.path("slipway")),
         args=["mcp", "--api-sock", str(api.path), "--network", ",".join(RULES)],
         env=commands.environment,
     )
+    return McpClient(server)
+
+
+async def call_tool(api: Served, commands: Commands, network: Network) -> Answer:
     call = {"language": "bash", "source": PROGRAM, "network": list(network.allow)}
-    async with McpClient(server) as mcp:
+    async with open_mcp(api, commands) as mcp:
         described = str((await mcp.list_tools()).tools)
         result = await mcp.call_tool("run_code", call)
     assert f"the user permits: {', '.join(RULES)}." in described
@@ -187,6 +192,25 @@ async def test_rules_hold_on_a_server_and_its_ceiling_is_above_them(
             await run(api, commands, Network(allow=("allowed.example:443", "denied.example")))
 
         assert api.launcher.launched == 1
+
+
+async def test_model_on_a_server_asks_inside_both_ceilings(commands: Commands) -> None:
+    refused = []
+    async with (
+        serve_api(ceiling=Network(allow=(RULES[0], "denied.example"))) as api,
+        open_mcp(api, commands) as mcp,
+    ):
+        for rule in (*RULES, "denied.example"):
+            call = {"language": "bash", "source": "print hello", "network": [rule]}
+            result = await mcp.call_tool("run_code", call)
+            refused.append(str(result.content) if result.is_error else "")
+
+        assert api.launcher.launched == 1
+
+    inside, above_server, above_mcp = refused
+    assert inside == ""
+    assert f"The ceiling of slipway serve is: {RULES[0]}, denied.example" in above_server
+    assert f"The ceiling of slipway mcp is: {', '.join(RULES)}" in above_mcp
 
 
 def check(answer: Answer) -> None:

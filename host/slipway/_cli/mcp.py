@@ -78,7 +78,7 @@ def build_parser(prog: str) -> Parser:
     )
     for name in ("machine", "max_machines"):
         add_option(parser, RUNTIME_OPTIONS[name])
-    add_ceiling(add, "models")
+    add_ceiling(add, "models", "; with --api-sock, that of the server holds as well")
     add_store(parser)
     add("--debug", action="store_true", help="show a log, and the traceback of an error")
     return parser

@@ -83,12 +83,15 @@ def read_ceiling(parsed: argparse.Namespace) -> Network | None:
     return Network(allow=rules) if rules else None
 
 
-def add_ceiling(add: Any, whose: str) -> None:
-    """Add ``--network`` for the networks that ``whose`` programs may request."""
+def add_ceiling(add: Any, whose: str, note: str = "") -> None:
+    """Add ``--network`` for the networks that ``whose`` programs may request.
+
+    ``note`` is a further phrase of its help.
+    """
     add(
         "--network",
         metavar=RULES,
         default=None,
-        help=f"ceiling of the networks that {whose} may request: none, open, or rules "
+        help=f"ceiling of the networks that {whose} may request: none, open, or rules{note} "
         "(default: none)",
     )

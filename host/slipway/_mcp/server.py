@@ -67,7 +67,8 @@ LIST_LANGUAGES = "List the languages and versions that run_code supports."
 def build_tools(ceiling: Network | None) -> list[Tool]:
     """Return the descriptions of the tools; that of ``run_code`` names the permitted destinations.
 
-    A model cannot know otherwise which destinations it may ask for.
+    A model cannot know otherwise which destinations it may ask for. A server may permit fewer of
+    them, and then names its ceiling in the error.
     """
     allowed = ", ".join(ceiling.allow) if ceiling else "none"
     return [
@@ -181,7 +182,7 @@ class _Tools:
     async def _run_code(self, context: Context, arguments: dict[str, Any]) -> BaseModel:
         wanted = _parse_arguments(arguments)
         network = wanted.read_network()
-        check_ceiling(network, self._ceiling)
+        check_ceiling(network, self._ceiling, "slipway mcp")
         options = {**read_options(wanted), "network": network}
         execution = await self._runtime.start(
             wanted.source,

@@ -269,7 +269,7 @@ def test_run_of_a_session_takes_no_network() -> None:
 def test_request_inside_the_ceiling_is_permitted(
     network: Network | None, ceiling: Network | None
 ) -> None:
-    check_ceiling(network, ceiling)
+    check_ceiling(network, ceiling, "slipway serve")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_request_above_the_ceiling_is_forbidden(
     network: Network, ceiling: Network | None, words: str
 ) -> None:
     with pytest.raises(AboveCeiling) as caught:
-        check_ceiling(network, ceiling)
+        check_ceiling(network, ceiling, "slipway serve")
 
     problem = describe_error(caught.value)
     assert (problem.status, problem.kind) == (403, "network-not-allowed")

@@ -75,7 +75,7 @@ async def open_session(request: Request) -> Response:
     language = run_request_parsing.join_language(form.language, form.version)
     idle = DEFAULT_IDLE_SECONDS if form.idle is None else form.idle
     options = read_options(form)
-    check_ceiling(options.get("network"), service.ceiling)
+    check_ceiling(options.get("network"), service.ceiling, "slipway serve")
 
     async def open_new() -> LocalSession:
         session = service.runtime.session(language, key=key, idle_seconds=idle, **options)

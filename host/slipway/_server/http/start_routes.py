@@ -145,7 +145,7 @@ def _use_new_machine(request: Request) -> Starter:
     runtime = service.runtime
 
     async def start(wanted: RunRequest) -> LocalExecution:
-        check_ceiling(wanted.options.network, service.ceiling)
+        check_ceiling(wanted.options.network, service.ceiling, "slipway serve")
         return await runtime.start_request(wanted, key)
 
     return start
