@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 RULES = "RULE[,RULE...]"
 
 
-def add_network_options(add: Any) -> None:
-    """Add the options to a section whose ``add_argument`` is ``add``."""
+def add_network_options(add: Any, meaning: str) -> None:
+    """Add the options to a section whose ``add_argument`` is ``add``.
+
+    ``meaning`` is the help of the first, the rules.
+    """
     add(
         "--network",
         metavar=RULES,
         default=None,
-        help="destinations that the machine may connect to: none, open, or rules such as pypi, "
+        help=f"{meaning}: none, open, or rules such as pypi, "
         "api.example.com:443, *.example.com, 10.1.0.0/16, host:8080 (default: none)",
     )
     add(

@@ -42,7 +42,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
             if option.group is not group:
                 continue
             if option.name == "network":
-                add_network_options(section.add_argument)
+                add_network_options(section.add_argument, option.command_phrase)
             # The program's arguments come after "--", and argparse does not see them.
             elif option.name != "arguments":
                 add_option(section, option)

@@ -195,8 +195,9 @@ class Options:
     network: Annotated[
         Network | None,
         Option(
-            "destinations that the machine may connect to, and ports that it publishes",
+            "destinations that the machine may connect to",
             Group.MACHINE,
+            schema_help="Also ports of the machine that the host listens for.",
             flags=NETWORK_FLAGS,
         ),
     ] = None
