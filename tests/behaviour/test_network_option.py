@@ -116,7 +116,7 @@ getent hosts evil.example || echo unknown
     assert (allowed.connections, other.connections) == (2, 0)
     assert find_denied(result.network) == [
         ("host", other.port, "port-not-allowed"),
-        ("10.0.0.1", other.port, "not-public"),
+        ("10.0.0.1", other.port, "not-allowed"),
         ("169.254.169.254", other.port, "not-public"),
         ("8.8.8.8", other.port, "not-allowed"),
         ("evil.example", 0, "not-allowed"),

@@ -28,6 +28,6 @@ def report_network(use: NetworkUse, *, verbose: bool) -> None:
         write_line(f"denied: {more} more destinations, see --json")
     # The rule itself is not printed: its name is the program's text, and this line is to be pasted.
     if any(each.reason.endswith(_NOT_ALLOWED) for each in use.denied):
-        write_line("hint: allow a destination with --allow NAME, or NAME:PORT")
+        write_line("hint: allow a destination with --allow NAME or ADDRESS, also with :PORT")
     if any(each.reason == _OWN_ADDRESS for each in use.denied):
         write_line("hint: for a port of this host, --allow host:PORT, and connect to host:PORT")

@@ -27,7 +27,7 @@ def test_denied_destinations_are_listed_with_their_remedy(
     assert capsys.readouterr().err.splitlines() == [
         "slipway: denied: n0.example:443 (not-public)",
         "slipway: denied: n1.example:443 (port-not-allowed)",
-        "slipway: hint: allow a destination with --allow NAME, or NAME:PORT",
+        "slipway: hint: allow a destination with --allow NAME or ADDRESS, also with :PORT",
     ]
 
 

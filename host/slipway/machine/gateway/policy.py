@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from slipway.machine.gateway.addresses import GATEWAY
 from slipway.machine.gateway.public_addresses import (
+    CLOSED_BLOCKS,
     SITE_BLOCKS,
+    contain,
     is_public,
     pack_address,
     read_block,
@@ -128,7 +130,8 @@ class Policy:
             return ""
         if ports or (self._is_open and public):
             return PORT_NOT_ALLOWED
-        return NOT_ALLOWED if public else NOT_PUBLIC
+        # A private address needs a rule of its own; that of a closed block would be refused.
+        return NOT_PUBLIC if contain(CLOSED_BLOCKS, number) else NOT_ALLOWED
 
     def _find_ports(self, name: str) -> Iterable[set[int]]:
         """Yield the ports of each rule for ``name``."""

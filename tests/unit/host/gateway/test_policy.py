@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slipway._model.network import Network
+from slipway._util.errors import InputError
 from slipway.machine.gateway.addresses import GATEWAY, GUEST
 from slipway.machine.gateway.policy import (
     NOT_ALLOWED,
@@ -79,7 +80,7 @@ def test_rules_add_up() -> None:
         (["open"], "8.8.8.8", 53, ALLOWED),
         (["open"], "8.8.8.8", 25, PORT_NOT_ALLOWED),
         (["open", "8.8.8.8:25"], "8.8.8.8", 25, ALLOWED),
-        (["open"], "10.0.0.1", 443, NOT_PUBLIC),
+        (["open"], "10.0.0.1", 443, NOT_ALLOWED),
         (["open"], "169.254.169.254", 80, NOT_PUBLIC),
         (["open"], "168.63.129.16", 80, NOT_PUBLIC),
         (["open"], "127.0.0.1", 80, NOT_PUBLIC),
@@ -89,12 +90,14 @@ def test_rules_add_up() -> None:
         (["8.8.8.0/24:443"], "8.8.8.8", 80, PORT_NOT_ALLOWED),
         (["8.8.8.0/24"], "8.8.8.8", 25, PORT_NOT_ALLOWED),
         (["10.1.0.0/16"], "10.1.2.3", 443, ALLOWED),
-        (["10.1.0.0/16"], "10.2.0.1", 443, NOT_PUBLIC),
+        (["10.1.0.0/16"], "10.2.0.1", 443, NOT_ALLOWED),
         (["0.0.0.0/0"], "8.8.8.8", 443, ALLOWED),
-        (["0.0.0.0/0"], "10.1.2.3", 443, NOT_PUBLIC),
+        (["0.0.0.0/0"], "10.1.2.3", 443, NOT_ALLOWED),
         (["0.0.0.0/0"], "169.254.169.254", 80, NOT_PUBLIC),
         (["168.0.0.0/8"], "168.63.129.16", 80, NOT_PUBLIC),
         (["example.com"], "8.8.8.8", 443, NOT_ALLOWED),
+        (["example.com"], "192.168.1.5", 443, NOT_ALLOWED),
+        (["example.com"], "169.254.169.254", 80, NOT_PUBLIC),
         ([], "8.8.8.8", 443, NOT_ALLOWED),
     ],
 )
@@ -102,6 +105,24 @@ def test_address_has_a_verdict(rules: list[str], address: str, port: int, verdic
     policy = make_policy(*rules)
 
     assert judge_address(policy, address, port) == verdict
+
+
+@pytest.mark.parametrize(
+    ("address", "verdict"),
+    [
+        *(("10.0.0.1", NOT_ALLOWED), ("192.168.1.5", NOT_ALLOWED), ("100.64.0.1", NOT_ALLOWED)),
+        *(("8.8.8.8", NOT_ALLOWED), ("192.0.2.1", NOT_ALLOWED), ("127.0.0.1", NOT_PUBLIC)),
+        *(("169.254.169.254", NOT_PUBLIC), ("198.18.0.3", NOT_PUBLIC), ("224.0.0.1", NOT_PUBLIC)),
+    ],
+)
+def test_address_is_not_allowed_if_a_rule_could_allow_it(address: str, verdict: str) -> None:
+    try:
+        with_rule = judge_address(make_policy(address), address)
+    except InputError:
+        with_rule = verdict
+
+    assert judge_address(make_policy("example.com"), address) == verdict
+    assert (with_rule == ALLOWED) == (verdict == NOT_ALLOWED)
 
 
 def test_gateway_address_stands_for_named_ports_of_the_host() -> None:
