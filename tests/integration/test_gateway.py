@@ -707,24 +707,50 @@ async def test_connections_are_bounded_and_a_place_becomes_free(rig: GatewayRig)
     await wait_until(connects, "a place is free")
 
 
-async def test_limit_of_bytes_ends_all_connections(rig: GatewayRig) -> None:
+async def test_limit_of_bytes_ends_all_connections_and_reports_each(rig: GatewayRig) -> None:
     await rig.serve(PUBLIC, ECHO, echo)
     settings = GatewaySettings(
         rules=RULES, publish=(PublishedPort(8000, "127.0.0.1", 0),), limit=1_000_000
     )
     handle, (published,) = await start_with_ports(rig, settings)
 
+    idle, _ = await rig.connect(PUBLIC, ECHO)
     reader, writer = await rig.connect(PUBLIC, ECHO)
     writer.write(bytes(4_000_000))
-    with pytest.raises(ConnectionResetError):
-        await reader.read(-1)
+    for cut in (reader, idle):
+        with pytest.raises(ConnectionResetError):
+            await cut.read(-1)
+    report = await handle.fetch_report()
     with pytest.raises(ConnectionRefusedError):
         await rig.connect(PUBLIC, ECHO)
     with pytest.raises(ConnectionResetError):
         await call_and_read(rig, published.port)
-    report = await handle.fetch_report()
+    later = await handle.fetch_report()
 
-    assert [one.reason for one in report.denied] == ["limit-reached"]
+    assert report.denied == (DeniedDestination(PUBLIC, ECHO, 2, "limit-reached"),)
+    assert later.denied == (
+        DeniedDestination(PUBLIC, ECHO, 3, "limit-reached"),
+        DeniedDestination("guest", 8000, 1, "limit-reached"),
+    )
+    assert 500_000 < later.bytes_to_guest + later.bytes_from_guest <= 1_000_000
+
+
+async def test_limit_of_bytes_lets_exactly_so_many_pass(rig: GatewayRig) -> None:
+    await rig.serve(PUBLIC, ECHO, echo)
+    handle, _ = await start_with_ports(rig, GatewaySettings(rules=RULES, limit=1_000))
+    data = os.urandom(500)
+
+    answer = await exchange(rig, PUBLIC, data)
+    before = await handle.fetch_report()
+    reader, writer = await rig.connect(PUBLIC, ECHO)
+    writer.write(b"x")
+    with pytest.raises(ConnectionResetError):
+        await reader.read(-1)
+    after = await handle.fetch_report()
+
+    assert (answer, before.denied) == (digest(data), ())
+    assert after.denied == (DeniedDestination(PUBLIC, ECHO, 1, "limit-reached"),)
+    assert (after.bytes_to_guest, after.bytes_from_guest) == (500, 500)
 
 
 async def test_flood_of_frames_of_any_content_changes_nothing(rig: GatewayRig) -> None:

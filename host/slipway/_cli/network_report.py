@@ -14,6 +14,7 @@ MAX_SHOWN_DENIED = 8
 # End of the reasons that a further rule may change.
 _NOT_ALLOWED = "not-allowed"
 _OWN_ADDRESS = "own-address"
+_LIMIT_REACHED = "limit-reached"
 
 
 def report_network(use: NetworkUse, *, verbose: bool) -> None:
@@ -29,5 +30,7 @@ def report_network(use: NetworkUse, *, verbose: bool) -> None:
     # The rule itself is not printed: its name is the program's text, and this line is to be pasted.
     if any(each.reason.endswith(_NOT_ALLOWED) for each in use.denied):
         write_line("hint: allow a destination with --allow NAME or ADDRESS, also with :PORT")
+    if any(each.reason == _LIMIT_REACHED for each in use.denied):
+        write_line("hint: allow more bytes with --network-limit SIZE")
     if any(each.reason == _OWN_ADDRESS for each in use.denied):
         write_line("hint: for a port of this host, --allow host:PORT, and connect to host:PORT")

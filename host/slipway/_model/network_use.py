@@ -14,9 +14,10 @@ MAX_DENIED = 32
 @public
 @dataclass(frozen=True, slots=True)
 class DeniedDestination:
-    """Destination that the rules did not allow, and how often the guest tried.
+    """Destination that the rules or the limit did not allow, and the number of connections.
 
-    ``destination`` is a name or an address, ``port`` 0 for a name that was looked up only.
+    ``destination`` is a name or an address, ``host``, or ``guest`` for a published port. ``port``
+    is 0 for a name that was looked up only.
     """
 
     destination: str
@@ -35,8 +36,9 @@ class DeniedDestination:
 class NetworkUse:
     """Use of the network by a run.
 
-    ``denials`` counts all denied requests, ``denied`` has the first 32 destinations. ``failed``:
-    the gateway ended before the machine, which went on without a network.
+    ``denials`` counts all denied requests, and the connections that were cut at the limit of bytes.
+    ``denied`` has the first 32 destinations. ``failed``: the gateway ended before the machine,
+    which went on without a network.
     """
 
     connections: int = 0

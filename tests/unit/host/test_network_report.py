@@ -45,6 +45,15 @@ def test_address_of_this_host_has_another_remedy(capsys: pytest.CaptureFixture[s
     ]
 
 
+def test_limit_that_was_reached_has_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    report_network(make_use("limit-reached"), verbose=True)
+
+    assert capsys.readouterr().err.splitlines() == [
+        "slipway: denied: n0.example:443 (limit-reached)",
+        "slipway: hint: allow more bytes with --network-limit SIZE",
+    ]
+
+
 def test_list_of_denied_destinations_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
     report_network(make_use(*["not-public"] * (MAX_SHOWN_DENIED + 3)), verbose=True)
 

@@ -65,6 +65,9 @@ class AgentSplice(Splice):
         self.attempt_ends = now + max(LEAST_PAUSE, (now - self._began) * PAUSE_SHARE)
         self._touch(self)
 
+    def cut(self) -> None:
+        """Do nothing: the limit is that of the guest's traffic."""
+
     def move(self, now: float, *, may_send: bool) -> None:
         """Move bytes; the first that the agent answers with ends the attempts."""
         if self.attempt_ends and self.end.state not in (State.SYN_SENT, State.CLOSED):

@@ -22,9 +22,8 @@ NEW_BURST = 200.0
 MAX_LARGE = 16
 SMALL_BUFFER = 64 << 10
 
-# Reasons of refusals that the policy does not know.
+# Reason of refusals that the policy does not know.
 TOO_MANY = "too-many-connections"
-LIMIT_REACHED = "limit-reached"
 
 
 def has_place(splices: Iterable[Splice], *, callers: bool) -> bool:

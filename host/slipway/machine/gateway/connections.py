@@ -8,7 +8,6 @@ from math import inf
 from slipway.machine.gateway.addresses import GATEWAY, GUEST, GUEST_LOOPBACK
 from slipway.machine.gateway.agent_splice import AGENT_PORT, AgentSplice
 from slipway.machine.gateway.bounds import (
-    LIMIT_REACHED,
     MAX_CONNECTIONS,
     MAX_LARGE,
     NEW_BURST,
@@ -21,6 +20,7 @@ from slipway.machine.gateway.bounds import (
 from slipway.machine.gateway.link import TokenBucket
 from slipway.machine.gateway.memory_budget import MemoryBudget
 from slipway.machine.gateway.poller import READ
+from slipway.machine.gateway.report import LIMIT_REACHED
 from slipway.machine.gateway.splice import Splice, mark_for_reset
 from slipway.machine.gateway.tcp import TcpEnd
 from slipway.machine.gateway.tcp_segment import ACK, RST, SYN, Flow, build_reset, build_tcp
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from slipway.machine.gateway.resolver import Resolver
     from slipway.machine.gateway.tcp_segment import Segment
 
+# Destination of a published port in the report.
+PUBLISHED = "guest"
 # Ports of the gateway's own connections to the guest.
 _FIRST_PORT, _LAST_PORT = 32768, 65535
 
@@ -75,8 +77,6 @@ class Connections:
         # At most the earliest deadline of all.
         self._deadline = inf
         self.now = 0.0
-        # Bytes of both directions together; 0 for no limit.
-        self.limit = 0
         # Of TCP; a device that vouches for its frames needs none.
         self.checksums = True
 
@@ -131,7 +131,7 @@ class Connections:
             return
         self._new.take(1)
         end = TcpEnd.hold(segment, self.now, _choose_number(), self._budget)
-        splice = self._add(flow, end)
+        splice = self._add(flow, end, (str(destination), flow.port))
         if destination.name is None:
             splice.connect([(destination.address, flow.port)], self.now)
         else:
@@ -139,7 +139,7 @@ class Connections:
 
     def _judge_bounds(self) -> str:
         """Return the reason why no connection may begin, or an empty text."""
-        if self._is_limit_reached():
+        if self._report.is_limit_reached:
             return LIMIT_REACHED
         if len(self._splices) < MAX_CONNECTIONS or self._forget_finished():
             return ""
@@ -155,7 +155,7 @@ class Connections:
 
     def _can_accept(self) -> bool:
         """Return True if a caller of a published port gets an answer now, be it a reset."""
-        return self._is_limit_reached() or (
+        return self._report.is_limit_reached or (
             has_place_for_caller(self._flows) and not self._judge_bounds()
         )
 
@@ -182,12 +182,14 @@ class Connections:
         connected = listener.accept()
         if connected is None:
             return
-        if self._is_limit_reached():
+        if self._report.is_limit_reached:
+            self._report.count_denied(PUBLISHED, listener.guest_port, LIMIT_REACHED)
             mark_for_reset(connected)
             connected.close()
             return
         flow = Flow(listener.guest_port, GATEWAY, self._choose_port())
-        splice = self._add(flow, TcpEnd.connect(self.now, _choose_number(), self._budget))
+        end = TcpEnd.connect(self.now, _choose_number(), self._budget)
+        splice = self._add(flow, end, (PUBLISHED, listener.guest_port))
         splice.adopt(connected)
         self._report.connections += 1
 
@@ -220,8 +222,9 @@ class Connections:
         self._last_port = _FIRST_PORT if self._last_port >= _LAST_PORT else self._last_port + 1
         return self._last_port
 
-    def _add(self, flow: Flow, end: TcpEnd) -> Splice:
+    def _add(self, flow: Flow, end: TcpEnd, destination: tuple[str, int]) -> Splice:
         splice = Splice(end, self._poller, self._report, self._mark)
+        splice.destination = destination
         splice.buffer_bytes = SMALL_BUFFER if len(self._flows) >= MAX_LARGE else 0
         self._enter(flow, splice)
         return splice
@@ -251,10 +254,9 @@ class Connections:
             self._open(flow, self._deferred.pop(flow))
         while self._paused and self._can_accept():
             self._poller.change(self._paused.pop().fileno(), READ)
-        if self._is_limit_reached():
+        if self._report.is_limit_reached:
             for splice in self._flows:
-                if not isinstance(splice, AgentSplice):
-                    splice.fail()
+                splice.cut()
 
     def _move(self, splice: Splice, flow: Flow) -> None:
         end = splice.end
@@ -290,10 +292,6 @@ class Connections:
             elif splice.end.deadline <= self.now:
                 self._mark(splice)
             self._deadline = min(self._deadline, splice.end.deadline, splice.attempt_ends or inf)
-
-    def _is_limit_reached(self) -> bool:
-        report = self._report
-        return bool(self.limit and report.bytes_to_guest + report.bytes_from_guest > self.limit)
 
 
 def _choose_number() -> int:

@@ -121,7 +121,7 @@ class GatewayProcess:
         self._connections = Connections(
             self._poller, self._link, self._resolver, destinations, self._report
         )
-        self._connections.limit = int(texts["limit"])
+        self._report.limit = int(texts["limit"])
         self._connections.checksums = texts["checksums"] == "1"
         if texts["agent"]:
             stream = _socket.socket(fileno=int(texts["agent"]))

@@ -15,6 +15,8 @@ MAX_DENIED = 32
 # no answer, and waits for its own time-outs.
 MAX_ANSWERS = 1000
 ANSWER_RATE = 10.0
+# Reason of the connections that end since the limit of bytes is reached.
+LIMIT_REACHED = "limit-reached"
 # Longer than any name of DNS.
 MAX_WORD = 255
 
@@ -29,18 +31,35 @@ class Report:
         self.connections = 0
         self.bytes_to_guest = 0
         self.bytes_from_guest = 0
+        # Bytes of both directions together that may pass; 0 for no limit.
+        self.limit = 0
+        # True once bytes did not pass.
+        self.is_limit_reached = False
         self.denials = 0
         self._denied: dict[tuple[str, int, str], int] = {}
 
-    def deny(self, destination: str, port: int, reason: str) -> bool:
-        """Count a denied request; ``port`` is 0 for a look-up of a name.
+    def bound(self, length: int) -> int:
+        """Return how many of ``length`` bytes the limit lets pass now."""
+        if not self.limit:
+            return length
+        left = self.limit - self.bytes_to_guest - self.bytes_from_guest
+        if length > left:
+            self.is_limit_reached = True
+        return min(length, left)
 
-        Return True if the guest should get an answer.
+    def count_denied(self, destination: str, port: int, reason: str) -> None:
+        """Count a denied request, or a connection that was cut.
+
+        ``port`` is 0 for a look-up of a name.
         """
         self.denials += 1
         key = destination[:MAX_WORD], port, reason
         if key in self._denied or len(self._denied) < MAX_DENIED:
             self._denied[key] = self._denied.get(key, 0) + 1
+
+    def deny(self, destination: str, port: int, reason: str) -> bool:
+        """Count a denied request; return True if the guest should get an answer."""
+        self.count_denied(destination, port, reason)
         if self._answers.compute_wait(self._clock()):
             return False
         self._answers.take(1)

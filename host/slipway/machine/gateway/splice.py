@@ -9,6 +9,7 @@ import struct
 from contextlib import suppress
 
 from slipway.machine.gateway.poller import EDGES, ENDED, READ, WRITE
+from slipway.machine.gateway.report import LIMIT_REACHED
 from slipway.machine.gateway.tcp_state import State
 
 TYPE_CHECKING = False
@@ -47,7 +48,7 @@ class Splice:
     __slots__ = (
         *("_addresses", "_can_read", "_can_write", "_inspector", "_is_connected", "_is_shut"),
         *("_poller", "_report", "_socket", "_touch", "attempt_ends", "buffer_bytes", "end"),
-        "is_caller",
+        *("destination", "is_caller"),
     )
 
     def __init__(
@@ -70,6 +71,8 @@ class Splice:
         self.buffer_bytes = 0
         # True for a connection of the host to the guest.
         self.is_caller = False
+        # Destination and port for the report.
+        self.destination = "", 0
 
     @property
     def will_retry(self) -> bool:
@@ -164,7 +167,7 @@ class Splice:
         end = self.end
         if self._socket is None or (self._inspector is not None and not self._inspect()):
             return
-        while self._can_write and (buffers := end.peek()):
+        while self._can_write and (buffers := self._bound(end.peek())):
             try:
                 sent = os.writev(self._socket.fileno(), buffers)
             except BlockingIOError:
@@ -181,6 +184,16 @@ class Splice:
                 self._socket.shutdown(_socket.SHUT_WR)
             except OSError:
                 self.fail()
+
+    def _bound(self, buffers: list[memoryview]) -> list[memoryview]:
+        """Return the part of ``buffers`` that the limit of bytes lets pass."""
+        if not self._report.limit:
+            return buffers
+        length = sum(map(len, buffers))
+        passed = self._report.bound(length)
+        if passed == length:
+            return buffers
+        return [memoryview(b"".join(buffers))[:passed]] if passed else []
 
     def _inspect(self) -> bool:
         """Return True if the first bytes of the guest may pass; a refusal resets both sides."""
@@ -212,8 +225,22 @@ class Splice:
                 self._can_read = False
                 end.finish()
                 return
-            self._report.bytes_to_guest += len(data)
-            end.send(data)
+            passed = self._report.bound(len(data))
+            self._report.bytes_to_guest += passed
+            end.send(data[:passed])
+            if passed < len(data):
+                return  # the rest is lost with the connection, see cut()
+
+    def cut(self) -> None:
+        """Reset both sides, since the limit of bytes is reached, and report that.
+
+        A connection that was over is forgotten without a report.
+        """
+        if self.end.state not in (State.TIME_WAIT, State.CLOSED) or self.end.peek():
+            self._report.count_denied(*self.destination, LIMIT_REACHED)
+            if self._socket is not None:  # a guest that has finished has bytes that do not pass
+                mark_for_reset(self._socket)
+        self.fail()
 
     def fail(self) -> None:
         """Reset both sides."""

@@ -19,6 +19,29 @@ def test_equal_requests_are_counted_together() -> None:
     assert report.format()["denials"] == "4"
 
 
+def test_bytes_beyond_the_limit_do_not_pass() -> None:
+    report = Report()
+    report.limit = 100
+
+    first = report.bound(60)
+    report.bytes_to_guest += first
+    second = report.bound(40)
+    report.bytes_from_guest += second
+    before = report.is_limit_reached
+    third = report.bound(1)
+
+    assert (first, second, third) == (60, 40, 0)
+    assert (before, report.is_limit_reached) == (False, True)
+
+
+def test_everything_passes_without_a_limit() -> None:
+    report = Report()
+    report.bytes_to_guest = 1 << 60
+
+    assert report.bound(1 << 40) == 1 << 40
+    assert not report.is_limit_reached
+
+
 def test_list_of_denied_requests_is_bounded_and_their_number_is_not() -> None:
     report = Report()
 
