@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slipway import AsyncRuntime, Network
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.languages import find_language
+from slipway._snapshots.create import create_snapshot
+from slipway_initramfs.store.image_store import ImageStore
 from support.programs import PATIENCE
 from support.waiting import wait_until
 from support.writable_stores import writable_store
@@ -54,6 +59,10 @@ async def test_idle_clone_gets_the_rules_of_its_run(
         writer.close()
 
     store: Path = writable_store("bash", tmp_path_factory.getbasetemp() / "pool-store")
+    # The pool would make it as well; on a slow host it then takes the demand for over by then.
+    options, images = Options(machine=machine, port="tcp"), ImageStore(store)
+    assets = find_assets(find_language("bash"), options, images, print)
+    await create_snapshot(assets, options, images, print)
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     source = f"exec 3<>/dev/tcp/host/{port} && cat <&3"
