@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from slipway._cli.quantities import parse_size
+from slipway._model.values import check_bounds
 
 if TYPE_CHECKING:
     import argparse
@@ -59,10 +60,14 @@ def read_network(parsed: argparse.Namespace) -> Network | None:
     """Return the network of a command line, or None without any.
 
     Raises:
-        InputError: a rule or port is invalid, or a limit is given without a network.
+        InputError: a rule or port is invalid, or a limit is out of bounds or without a network.
     """
+    from slipway._model.network import Rate, Total
     from slipway._model.network_texts import NetworkTexts
 
+    # Under these names, which rename_options_in_errors() knows.
+    check_bounds("network_limit", Total, parsed.network_limit)
+    check_bounds("network_rate", Rate, parsed.network_rate)
     texts = NetworkTexts(
         network=parsed.network,
         allow=tuple(parsed.allow),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._cli.quantities import parse_duration, parse_path, parse_seconds, parse_size
 from slipway._util.errors import InputError
-from slipway._util.units import format_mib
+from slipway._util.units import KIB, MIB, format_mib, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -178,12 +178,20 @@ def _rename_values(text: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _add_units(message: str, action: argparse.Action) -> str:
-    """Return ``message`` with units: ``s`` after seconds, MiB in place of bytes."""
+    """Return ``message`` with units: ``s`` after seconds, MiB or KiB in place of bytes."""
     if action.type in (parse_seconds, parse_duration):
         return re.sub(r"-?\d+(\.\d+)?", lambda found: f"{float(found[0]):g} s", message)
     if action.type is parse_size:
-        return re.sub(r"\d{7,}", lambda found: format_mib(int(found[0])), message)
+        bare = r"(?<![\d.])\d{4,}(?![\d.]| [KM]iB)"
+        return re.sub(bare, lambda found: _add_size_unit(found[0]), message)
     return message
+
+
+def _add_size_unit(digits: str) -> str:
+    size = int(digits)
+    if size >= MIB:
+        return format_mib(size)
+    return digits if size % KIB else format_size(size)
 
 
 def suggest_names(text: str, known: Iterable[str]) -> str:

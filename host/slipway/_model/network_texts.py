@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slipway._model.values import check_bounds
 from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,9 +31,9 @@ class NetworkTexts:
         """Return the network, or None without any. ``spell`` returns a field's name for errors.
 
         Raises:
-            InputError: a rule or port is invalid, or a limit is out of bounds or without a network.
+            InputError: a rule or port is invalid, or a limit is given without a network.
         """
-        from slipway._model.network import Network, Rate, Total
+        from slipway._model.network import Network
         from slipway._model.network_rules import NONE, parse_rules
 
         network = spell("network")
@@ -47,8 +46,6 @@ class NetworkTexts:
                 f"{network} none and {other} exclude each other", "Leave out one of them."
             )
         limits = self.network_limit, self.network_rate
-        check_bounds(spell("network_limit"), Total, self.network_limit)
-        check_bounds(spell("network_rate"), Rate, self.network_rate)
         if is_none or (self.network is None and not allow and not self.publish):
             if limits != (None, None):
                 raise InputError(

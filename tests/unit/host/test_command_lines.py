@@ -60,6 +60,11 @@ if TYPE_CHECKING:
             "Leave out --timeout",
         ),
         ("vmm-run --memory 99T -c 1 --language sh", "at most 65536 MiB", "Leave out --memory"),
+        (
+            "vmm-run --network-rate 0 --allow pypi -c 1 --language sh",
+            "--network-rate is 0, and must be at least 1 KiB and at most 1048576 MiB",
+            "Leave out --network-rate for the default.",
+        ),
         ("slipway image import --json=", "--json takes no value", "See: slipway image import"),
         ("slipway image export bash --store x", "missing FILE", "See: slipway image export"),
         ("vmm-run --env =x -c 1 --language sh", "--env has the invalid name ''", "A name has"),

@@ -95,29 +95,11 @@ def test_wrong_command_line_is_explained(arguments: list[str], words: str) -> No
     assert words in caught.value.message
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message", "hint"),
-    [
-        (
-            ["--allow", "pypi", "--network-rate", "0"],
-            "--network-rate is 0, and must be at least 1024 and",
-            "Leave out --network-rate for the default.",
-        ),
-        (
-            ["--network-limit", "5M"],
-            "--network-limit and --network-rate need a network",
-            "Name one: --network RULES",
-        ),
-    ],
-)
-def test_error_has_the_words_of_the_command_line(
-    arguments: list[str], message: str, hint: str
-) -> None:
+def test_hint_has_the_form_of_the_command_line() -> None:
     with pytest.raises(InputError) as caught:
-        read_network(parse(*arguments))
+        read_network(parse("--network-limit", "5M"))
 
-    assert message in caught.value.message
-    assert caught.value.hint == hint
+    assert caught.value.hint == "Name one: --network RULES"
 
 
 def test_help_of_the_rules_does_not_speak_of_ports() -> None:
