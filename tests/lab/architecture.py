@@ -45,7 +45,8 @@ ARCHITECTURES = {
         processor="max,-erms,-fsrm,-smap,-la57",
         kernel_package="linux-image-amd64",
         kernel_arguments=f"console=ttyS0 reboot=t tsc=reliable {_COMMON_ARGUMENTS}",
-        modules=(*_COMMON_MODULES, "kvm", "kvm_amd"),
+        # tun and veth: for tests with a network of their own beyond a gateway.
+        modules=(*_COMMON_MODULES, "kvm", "kvm_amd", "tun", "veth"),
     ),
     "arm64": LabArchitecture(
         name="arm64",

@@ -7,6 +7,8 @@ die() {
     reboot -f
 }
 
+# Only a root that is a mount point may be made private to a namespace, as tests do.
+mount -o bind /root /root || die "cannot bind the root"
 mount -t devtmpfs devtmpfs /root/dev || die "there is no devtmpfs"
 mount -t proc proc /root/proc
 cp -a /devices/. /root/dev/
