@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,18 @@ def other_users() -> None:
         for directory in (path, *path.parents):
             if not directory.stat().st_mode & stat.S_IXOTH:
                 pytest.skip(f"other users cannot enter {directory}")
+
+
+@pytest.fixture
+def open_tmp_path(tmp_path: Path) -> Path:
+    """The test's temporary directory, which other users can enter."""
+    common = Path(tempfile.gettempdir())
+    # A worker of pytest-xdist has one more directory above it.
+    for path in (tmp_path, *tmp_path.parents):
+        if path == common:
+            break
+        path.chmod(path.stat().st_mode | stat.S_IXOTH)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

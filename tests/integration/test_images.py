@@ -197,12 +197,9 @@ def test_the_kernel_comes_in_the_form_that_a_vmm_loads(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes the user")
-def test_an_ordinary_user_resolves_packages(tmp_path: Path) -> None:
+def test_an_ordinary_user_resolves_packages(open_tmp_path: Path) -> None:
     # A package of its own directory: nothing of root's may be in the way.
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    mine = tmp_path / "mine"
+    mine = open_tmp_path / "mine"
     mine.mkdir()
     os.chown(mine, 65534, 65534)
     code = (
