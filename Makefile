@@ -16,13 +16,14 @@ PYTEST = .venv/bin/python -m pytest $(TESTS) -m "$(1)"
 OR_NONE = || [ $$? -eq 5 ]
 # What runs on real KVM, inside emulation: docs/lab.md. The part that `make test` runs: the bare-metal
 # guests that need a KVM like hardware's, the board, the network device, rules and gateways of a
-# session and its fork, two languages once, each port of the agent once, and all behaviours of the
-# language that boots fastest, each in a clone. The other tests of KVM run on what KVM there is here;
-# make lab-full has them all.
+# session and its fork, pip and a browser beyond a gateway, two languages once, each port of the agent
+# once, and all behaviours of the language that boots fastest, each in a clone. The other tests of KVM
+# run on what KVM there is here; make lab-full has them all.
 LAB_TESTS ?= $(foreach part,coalesced confinement interrupts never_ready vcpu_thread,\
 	tests/kvm/test_$(part).py) tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
 	tests/behaviour/test_network_device.py::test_frames_of_all_sizes_come_back \
 	tests/behaviour/test_network_option.py::test_runs_of_a_session_and_its_fork_share_the_rules \
+	tests/behaviour/test_network_session.py \
 	--machine kvm --through guest --through clone --through serial --through tcp \
 	-k "not test_languages or kvm-clone-bash or \
 	(says_hello and (kvm-python or kvm-c] or kvm-serial or kvm-tcp))"
@@ -30,7 +31,8 @@ LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/t
 	tests/behaviour/test_hostile.py tests/behaviour/test_clones.py tests/behaviour/test_sessions.py \
 	tests/behaviour/test_network.py tests/behaviour/test_network_device.py \
 	tests/behaviour/test_network_option.py tests/behaviour/test_network_gateway.py \
-	tests/behaviour/test_tcp_port.py tests/integration/test_gateway_process.py \
+	tests/behaviour/test_network_session.py tests/behaviour/test_tcp_port.py \
+	tests/integration/test_gateway_process.py \
 	--machine kvm --through guest --through clone --through serial --through tcp
 # The same on an emulated Arm processor. The part that `make test` runs: interrupts and the start of
 # vCPUs by the GIC and PSCI, confinement, and a language cold and from a clone.

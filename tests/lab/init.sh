@@ -7,7 +7,7 @@ die() {
     reboot -f
 }
 
-# Only a root that is a mount point may be made private to a namespace, as tests do.
+# A mount point, which can become the root of the mount namespace.
 mount -o bind /root /root || die "cannot bind the root"
 mount -t devtmpfs devtmpfs /root/dev || die "there is no devtmpfs"
 mount -t proc proc /root/proc
@@ -36,13 +36,18 @@ mount -a || die "cannot mount all of /etc/fstab"
 hostname lab
 ifconfig lo 127.0.0.1 up
 
+# What enters a mount namespace, as tests do, finds itself at that root, and a chroot is none. This
+# shell keeps its own root below.
+cd /root || die "cannot enter the root"
+mount -o move . / || die "cannot move the root"
+
 mkfifo /output
 cat /output >&9 &
 cat=$!
-chroot /root /run/lab/busybox sh /run/lab/command </root/dev/null >/output 2>&1 9>&-
+chroot . /run/lab/busybox sh /run/lab/command <dev/null >/output 2>&1 9>&-
 status=$?
 # What the command left running would hold the pipe open.
-for entry in /root/proc/[0-9]*; do
+for entry in proc/[0-9]*; do
     pid=${entry##*/}
     [ "$pid" = 1 ] || [ "$pid" = "$cat" ] || kill -9 "$pid" 2>/dev/null
 done
