@@ -156,9 +156,10 @@ def _report_result(result: Result, verbose: bool) -> None:
         timing = asdict(result.timing)
         parts = "  ".join(f"{name} {seconds:.3f}" for name, seconds in timing.items())
         write_line(f"{parts}  total {sum(timing.values()):.3f} s")
-        made = result.provenance
-        start = f"start {made.start} on {made.machine}, port {made.port}"
-        write_line(f"{start}: {made.start_reason}" if made.start_reason else start)
+        provenance = result.provenance
+        start = f"start {provenance.start} on {provenance.machine}, port {provenance.port}"
+        reason = provenance.start_reason
+        write_line(f"{start}: {reason}" if reason else start)
 
 
 def find_exit_code(result: Result) -> int:

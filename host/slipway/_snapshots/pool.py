@@ -121,6 +121,7 @@ class Pool:
                 memory=options.memory,
                 cpus=options.cpus,
                 machine=options.machine,
+                arch=options.arch,
                 port=options.port,
                 # Any rules: a clone gets those of its run when it is taken.
                 network=None if options.network is None else Network(),
