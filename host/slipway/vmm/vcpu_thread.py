@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 
@@ -138,7 +139,7 @@ class VcpuThread:
                 # A guest's last output says the most about its end.
                 with lock:
                     bus.write_coalesced(take_coalesced())
-                return Ending(f"KVM_RUN failed: {error.strerror}")
+                return _explain_error(error)
             exits[reason] = exits.get(reason, 0) + 1
             with lock:
                 if writes := take_coalesced():
@@ -164,6 +165,20 @@ class VcpuThread:
                     continue
             if (ending := _explain_exit(page, reason)) is not None:
                 return ending
+
+
+def _explain_error(error: OSError) -> Ending:
+    """Return the ending that follows from a failure of KVM_RUN.
+
+    ENOSYS is that of aarch64 (io_mem_abort in arch/arm64/kvm/mmio.c): the processor does not tell
+    KVM which value an instruction reads from or writes to an address without memory.
+    """
+    if error.errno == errno.ENOSYS:
+        return Ending(
+            "KVM cannot run an instruction of the guest's: it is not one that reads or writes"
+            " a single register of a device"
+        )
+    return Ending(f"KVM_RUN failed: {error.strerror}")
 
 
 def _explain_exit(page: mmap.mmap, reason: int) -> Ending | None:

@@ -220,6 +220,12 @@ HALT = exit_with(ExitReason.HLT)
         (exit_with(99), "an exit that this machine does not support: unknown (99)", False),
         (fail_with(errno.EFAULT), "KVM_RUN failed: Bad address", False),
         (fail_with(errno.EINVAL), "KVM_RUN failed: Invalid argument", False),
+        (
+            fail_with(errno.ENOSYS),
+            "KVM cannot run an instruction of the guest's: it is not one that reads or writes"
+            " a single register of a device",
+            False,
+        ),
     ],
     ids=lambda value: value.replace(" ", "-")[:40] if isinstance(value, str) else "",
 )
