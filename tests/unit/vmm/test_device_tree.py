@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 
 from slipway import InputError
@@ -26,7 +24,6 @@ from support.device_trees import ReadNode, read_device_tree
 MIB, GIB = 1 << 20, 1 << 30
 SEED = bytes(range(64))
 EDGE, SHARED = 1, 0
-VIRTIO_DEVICES = 4
 
 
 def read_machine(
@@ -149,33 +146,3 @@ def test_tree_of_the_largest_machine_fits() -> None:
     plan = Plan("x" * (layout.COMMAND_LINE_SIZE - 1), layout.MAX_VCPUS, serials=2, virtio=4)
 
     check_device_tree(build_device_tree(plan, place_memory(GIB), (layout.RAM, 0), SEED))
-
-
-def test_places_are_apart() -> None:
-    places = sorted(
-        [
-            (layout.DISTRIBUTOR, layout.DISTRIBUTOR_SIZE),
-            (layout.REDISTRIBUTORS, layout.MAX_VCPUS * layout.REDISTRIBUTOR_SIZE),
-            *((find_serial_address(number), layout.SERIAL_SIZE) for number in range(2)),
-            *((find_virtio_address(n), layout.VIRTIO_SIZE) for n in range(VIRTIO_DEVICES)),
-            *place_memory(MIB),
-        ]
-    )
-
-    for (address, size), (following, _) in pairwise(places):
-        assert address + size <= following
-    assert layout.DEVICE_TREE + layout.DEVICE_TREE_SIZE <= layout.KERNEL_BASE
-    assert layout.DEVICE_TREE % 8 == layout.KERNEL_BASE % (2 * MIB) == 0
-    assert layout.INITRAMFS_END - layout.RAM <= 32 * GIB
-
-
-def test_serial_ports_differ_in_the_bits_that_coalesced_writes_are_told_apart_by() -> None:
-    assert len({find_serial_address(number) & 0xFFFF for number in range(2)}) == 2
-
-
-def test_lines_are_apart_and_the_gics() -> None:
-    lines = [find_serial_line(number) for number in range(2)]
-    lines += [find_virtio_line(number) for number in range(VIRTIO_DEVICES)]
-
-    assert len(set(lines)) == len(lines)
-    assert max(lines) < layout.LINES
