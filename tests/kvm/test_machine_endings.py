@@ -18,11 +18,8 @@ from slipway import HostError
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from support.bare_metal import PATIENCE, open_files
 from support.guest_code import (
-    CODE,
     COM1,
     CRASH,
-    IS_ARM,
-    NOWHERE,
     OTHERS_CODE,
     PLACE,
     PORT_READ,
@@ -87,15 +84,15 @@ async def test_guest_that_crashes_is_told_with_registers_and_instruction(boot: B
     assert machine.console.get_last_lines() == ["oh no"]
 
 
-@pytest.mark.skipif(IS_ARM, reason="machine code of x86-64")
 async def test_instruction_that_kvm_cannot_do_is_told(boot: Boot) -> None:
-    machine = await boot(Code().set("rdi", NOWHERE).raw(b"\xdb\x2f"))  # fld tbyte [rdi]
+    code = Code().access_by_unknown_instruction()
+    machine = await boot(code)
 
     assert await machine.wait() == 1
     words = await machine.read_exit_report()
     assert words.startswith("KVM cannot run an instruction of the guest's")
-    assert f"rip {CODE + 5:016x}" in words
-    assert "bytes at rip: db 2f" in words
+    assert f"{PLACE} {code.address('unknown'):016x}" in words
+    assert f"bytes at {PLACE}: {code.build()[-4:].hex(' ')}" in words
 
 
 async def test_crash_of_one_processor_ends_them_all(boot: Boot) -> None:

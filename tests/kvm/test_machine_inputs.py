@@ -14,7 +14,7 @@ import pytest
 from slipway import HostError, InputError, SlipwayError
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from support.bare_metal import open_files
-from support.guest_code import CODE, COM1, IS_ARM, Code, build_kernel
+from support.guest_code import CODE, COM1, IS_ARM, KERNEL_END, RAM, Code, build_kernel
 from support.machine_code import Code as X86Code
 from support.machine_code import vmlinux
 
@@ -43,6 +43,11 @@ def at(address: int, memory_size: int = 0x1000) -> Callable[[bytes], bytes]:
     return lambda _: vmlinux(X86Code(address).halt(), address=address, memory_size=memory_size)
 
 
+def change_field(offset: int, value: int) -> Callable[[bytes], bytes]:
+    """Change 8 bytes of an Image's header (Documentation/arm64/booting.rst, section 4)."""
+    return lambda kernel: kernel[:offset] + struct.pack("<Q", value) + kernel[offset + 8 :]
+
+
 async def expect_refusal(spec: MachineSpec, kind: type[SlipwayError]) -> SlipwayError:
     """The error that a start ends with; checks that it leaves neither process nor descriptor."""
     await asyncio.sleep(0)  # what was closed before is gone after a turn of the loop
@@ -57,22 +62,38 @@ async def expect_refusal(spec: MachineSpec, kind: type[SlipwayError]) -> Slipway
     return caught.value
 
 
-@pytest.mark.skipif(IS_ARM, reason="kernels for x86-64; those of aarch64 are in tests/unit/vmm")
+# A change of the kernel of these tests, what is said of it, and a part of the hint.
+X86_KERNELS = [
+    (lambda _: b"", "is empty", "vmlinux or bzImage"),
+    (lambda _: b"#!/bin/sh\n", "is a text file", "vmlinux or bzImage"),
+    (lambda _: bytes(range(256)) * 4, "neither an ELF file nor a bzImage", "vmlinux"),
+    (elf_32, "32-bit ELF file", "vmlinux or bzImage"),
+    (for_arm, "an ELF file for aarch64", "vmlinux or bzImage"),
+    (lambda kernel: kernel[:100], "cut short or damaged", "build it again"),
+    (lambda kernel: kernel[:0x1001], "cut short or damaged", "build it again"),
+    (at(0x8_0000), "begins below 0x100000", "build it again"),
+    (at(1 << 40), "above 4 GiB", "build it again"),
+    (at(63 * MIB, 2 * MIB), "takes memory up to 65 MiB", "at least 65 MiB"),
+    (at(CODE, 1 << 31), "takes memory up to 2049 MiB", "at least 2049 MiB"),
+]
+ARM_KERNELS = [
+    (lambda _: b"", "is empty", "Image of Linux for aarch64"),
+    (lambda _: b"#!/bin/sh\n", "is a text file", "Image of Linux for aarch64"),
+    (lambda _: bytes(range(256)) * 4, "is no Image", "Image of Linux for aarch64"),
+    (at(0x10_0000), "an ELF file for x86-64, not aarch64", "Image of Linux for aarch64"),
+    (lambda _: bytes(0x202) + b"HdrS" + bytes(600), "for x86", "Image of Linux for aarch64"),
+    (lambda _: b"\x1f\x8b\x08" + bytes(range(1, 200)), "is compressed", "not compressed"),
+    (lambda kernel: kernel[:60], "is no Image", "Image of Linux for aarch64"),
+    (change_field(8, 0x800), "its text_offset is 0x800", "build it again"),
+    (change_field(24, 1 << 3 | 3 << 1), "pages of 64 KiB; 4 KiB are supported", "Image"),
+    (change_field(24, 1 << 1), "has to lie at the start of the memory", "Linux 4.6 or later"),
+    (change_field(16, 1 << 27), "takes memory up to 130 MiB", "at least 130 MiB"),
+]
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "hint"),
-    [
-        (lambda _: b"", "is empty", "vmlinux or bzImage"),
-        (lambda _: b"#!/bin/sh\n", "is a text file", "vmlinux or bzImage"),
-        (lambda _: bytes(range(256)) * 4, "neither an ELF file nor a bzImage", "vmlinux"),
-        (elf_32, "32-bit ELF file", "vmlinux or bzImage"),
-        (for_arm, "an ELF file for aarch64", "vmlinux or bzImage"),
-        (lambda kernel: kernel[:100], "cut short or damaged", "build it again"),
-        (lambda kernel: kernel[:0x1001], "cut short or damaged", "build it again"),
-        (at(0x8_0000), "begins below 0x100000", "build it again"),
-        (at(1 << 40), "above 4 GiB", "build it again"),
-        (at(63 * MIB, 2 * MIB), "takes memory up to 65 MiB", "at least 65 MiB"),
-        (at(CODE, 1 << 31), "takes memory up to 2049 MiB", "at least 2049 MiB"),
-    ],
+    ARM_KERNELS if IS_ARM else X86_KERNELS,
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
 )
 async def test_kernel_that_is_none(
@@ -147,9 +168,8 @@ async def test_initramfs_that_is_larger_than_the_memory(spec: MachineSpec) -> No
     assert "--memory" in error.hint
 
 
-@pytest.mark.skipif(IS_ARM, reason="addresses of x86-64")
 async def test_initramfs_of_just_the_room_there_is(boot: Boot, spec: MachineSpec) -> None:
-    room = spec.memory_bytes - CODE - 0x1000
+    room = RAM + spec.memory_bytes - KERNEL_END
     with spec.initrd.open("wb") as file:
         file.truncate(room)
     machine = await boot(Code().text(COM1, b"booted").reset())

@@ -12,12 +12,11 @@ import pytest
 from slipway.machine.gateway_handle import create_link
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import PortKind
-from slipway.vmm.arch.x86_64 import layout
 from slipway.vmm.devices.virtio_mmio import Register, Status
 from slipway.vmm.devices.virtio_net import NetFeature, Queue
 from slipway.vmm.devices.virtqueue import DescriptorFlag
 from support.bare_metal import PATIENCE
-from support.machine_code import DATA, Code
+from support.guest_code import COM1, COM2, DATA, VIRTIO, Code
 
 if TYPE_CHECKING:
     import socket
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from kvm.conftest import Boot
 
 # The agent is on a serial port, so that this is the only virtio device.
-DEVICE = layout.VIRTIO
+DEVICE = VIRTIO
 PAGE = 4096
 FRAME = 60
 PACKET = 12 + FRAME
@@ -44,7 +43,7 @@ def set_register(code: Code, register: int, value: int) -> Code:
 
 def count_up(code: Code, address: int) -> Code:
     """Add one to the index of a ring."""
-    return code.set("rdi", address + 2).raw(b"\x66\xff\x07")  # inc word [rdi]
+    return code.count(address + 2, 2)
 
 
 def echo(code: Code | None = None) -> Code:
@@ -75,9 +74,7 @@ def echo(code: Code | None = None) -> Code:
     set_register(code, Register.QUEUE_NOTIFY, Queue.RECEIVE)
     # Until a frame has come more than were sent. A read of a port is an exit: it spares a host that
     # interprets its guests.
-    code.label("wait").read_port(layout.COM1 + 7)
-    code.load(filled + 2, 2).raw(b"\x89\xc3").load(sent + 2, 2)  # mov ebx, eax
-    code.raw(b"\x39\xd8\x0f\x94\xc0\x84\xc0").jump_unless_zero("wait")  # cmp; sete al; test al
+    code.label("wait").read_port(COM1 + 7).jump_if_equal(filled + 2, sent + 2, "wait", 2)
     count_up(code, sent)
     set_register(code, Register.QUEUE_NOTIFY, Queue.TRANSMIT)
     return code.jump("next")
@@ -116,9 +113,7 @@ async def test_second_uart_is_only_there_for_the_agent(
     boot: Boot, link: tuple[socket.socket, socket.socket], port: PortKind, unknown: int
 ) -> None:
     ours, theirs = link
-    machine = await boot(
-        echo(Code().read_port(layout.COM2 + 5)), port=port, network=theirs.fileno()
-    )
+    machine = await boot(echo(Code().read_port(COM2 + 5)), port=port, network=theirs.fileno())
     await exchange(ours)
 
     (total, *_) = await machine.count_exits()

@@ -1,89 +1,52 @@
-"""All that a vCPU and a VM are, taken down and set again, by KVM itself."""
+"""A guest of one machine continues in another, whose vCPUs and VM get the state of the first."""
 
 from __future__ import annotations
 
 import os
-import struct
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from slipway import HostError
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.vmm.arch.x86_64 import architecture as arch
-from slipway.vmm.kvm import x86_64, x86_64_state
+from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.kvm.system import Kvm
-from support.bare_metal import BareMetal
-from support.machine_code import DATA, Code
+from support.guest_code import (
+    DATA,
+    IS_ARM,
+    OTHERS_CODE,
+    OTHERS_DATA,
+    RAM,
+    UNUSED_PORT,
+    Code,
+    build_others_code,
+)
 from support.waiting import block_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kvm.conftest import Bare
+    from support.bare_metal import BareMetal
 
-TSC, KERNEL_GS_BASE, STAR, LSTAR, PAT = 0x10, 0xC0000102, 0xC0000081, 0xC0000082, 0x277
-TSC_DEADLINE, MTRR_DEFAULT = 0x6E0, 0x2FF
-XMM0, XSTATE_BV = 160, 512  # offsets in the area of XSAVE
+LINE = 16
+READY, GO = DATA + 8, DATA + 16
 
-
-def machine() -> BareMetal:
-    return BareMetal(Code().halt())
-
-
-@pytest.fixture
-def fresh() -> Iterator[BareMetal]:
-    """A machine that nothing has run on."""
-    with closing(machine()) as fresh:
-        yield fresh
+arch = find_architecture()
 
 
 def save_state(bare: BareMetal) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return arch.create_processor_state(bare.kvm).save(bare.vm, bare.vcpus)
 
 
-def msrs(parts: dict[str, Any]) -> dict[int, int]:
-    return dict(struct.iter_unpack("=I4xQ", parts["msrs"]))
+def save_interrupts(bare: BareMetal) -> list[object]:
+    """What waits in the interrupt controllers: the GIC, or the local APICs."""
+    vcpus, vm = save_state(bare)
+    return [vm.get("distributor"), *(parts.get("lapic") for parts in vcpus)]
 
 
-def test_vcpu_becomes_what_another_was(bare: Bare, fresh: BareMetal) -> None:
-    used = bare(Code().set("rbx", 0x1122334455667788).end_test())
-    assert used.run().wanted
-    values = {KERNEL_GS_BASE: 0xFFFF_8000_0000_1000, STAR: 0x23 << 48, LSTAR: 1 << 40, PAT: 6}
-    x86_64.set_msrs(used.vcpu, values)
-    vcpus, vm = save_state(used)
-
-    arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
-
-    again, vm_again = save_state(fresh)
-    assert x86_64.read_registers(fresh.vcpu)["rbx"] == 0x1122334455667788
-    before, after = msrs(vcpus[0]), msrs(again[0])
-    assert after.pop(TSC) >= before.pop(TSC)
-    assert after == before
-    assert values.items() <= after.items()
-    assert before[MTRR_DEFAULT] == 1 << 11 | 6
-    for name in set(vcpus[0]) - {"msrs"}:
-        assert again[0][name] == vcpus[0][name], name
-    assert vm_again["clock"] >= vm["clock"]
-    for name in set(vm) - {"clock"}:
-        assert vm_again[name] == vm[name], name
-
-
-def test_vector_and_debug_registers_come_along(fresh: BareMetal) -> None:
-    """Put in from outside: not every KVM's emulator knows the instructions."""
-    vcpus, vm = save_state(fresh)
-    xsave, debug = bytearray(vcpus[0]["xsave"]), bytearray(vcpus[0]["debug"])
-    xsave[XMM0 : XMM0 + 16] = b"sixteen bytes ok"
-    xsave[XSTATE_BV] |= 3  # x87 and SSE are in use
-    debug[:8] = struct.pack("=Q", 0x1234_5000)  # DR0
-    wanted = vcpus[0] | {"xsave": bytes(xsave), "debug": bytes(debug)}
-
-    arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, ([wanted], vm))
-
-    again = save_state(fresh)[0][0]
-    assert again["xsave"][XMM0 : XMM0 + 16] == b"sixteen bytes ok"
-    assert again["debug"][:8] == debug[:8]
+def continue_in(other: BareMetal, used: BareMetal) -> None:
+    """Give ``other`` memory and state of ``used``, whose vCPUs stand still."""
+    other.memory.write(RAM, used.memory.read(RAM, used.memory.size))
+    arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, save_state(used))
 
 
 def test_guest_goes_on_in_another_machine(bare: Bare) -> None:
@@ -91,97 +54,66 @@ def test_guest_goes_on_in_another_machine(bare: Bare) -> None:
     block_until(used.number, "the guest counts")
     used.thread.pause()
     stood = used.number()
-    with closing(machine()) as other:
-        other.memory.write(0, used.memory.read(0, used.memory.size))
-        arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, save_state(used))
+    other = bare(Code().halt())
+    continue_in(other, used)
 
-        other.start()
-        block_until(lambda: other.number() != stood, "the other machine counts on")
-        other.thread.stop()
+    other.start()
+    block_until(lambda: other.number() != stood, "the other machine counts on")
+    other.thread.stop()
 
-        assert other.number() > stood
-        assert used.number(DATA) == stood
+    assert other.number() > stood
+    assert used.number(DATA) == stood
 
 
-def test_interrupt_controllers_come_along(bare: Bare, fresh: BareMetal) -> None:
-    used = bare(Code().interrupts(5).end_test())
-    used.run()
-    vcpus, vm = save_state(used)
+def test_interrupt_that_waits_is_served_by_the_other_machine(bare: Bare) -> None:
+    code = Code().interrupts(LINE).mask().store(READY, 1, 1).wait_for(1, GO).unmask()
+    code.end_test().handler()
+    used = bare(code)
+    descriptor = used.interrupt_on(LINE)
+    used.start()
+    block_until(lambda: used.number(READY, 1), "the guest has masked its interrupts")
+    used.thread.pause()
+    before = save_interrupts(used)
+    os.eventfd_write(descriptor, 1)
+    # KVM's own thread passes it on.
+    block_until(lambda: save_interrupts(used) != before, "the interrupt waits")
+    other = bare(Code().halt())
+    continue_in(other, used)
+    other.memory.write(GO, b"\1")
 
-    arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
+    ending = other.run()
 
-    assert save_state(fresh)[1]["irqchip2"] == vm["irqchip2"]
+    os.close(descriptor)
+    assert (ending.text, other.number(), used.number()) == ("done", 1, 0)
+
+
+def test_vcpu_that_nobody_has_started_starts_in_the_other_machine(bare: Bare) -> None:
+    code = Code().store(READY, 1, 1).wait_for(1, GO).wake(1).wait_for(1, OTHERS_DATA).end_test()
+    used = bare(code, cpus=2)
+    used.memory.write(OTHERS_CODE, build_others_code(UNUSED_PORT, 1))
+    used.start()
+    block_until(lambda: used.number(READY, 1), "the guest waits")
+    for thread in used.threads:
+        thread.pause()
+    other = bare(Code().halt(), cpus=2)
+    continue_in(other, used)
+    other.memory.write(GO, b"\1")
+
+    ending = other.run()
+
+    assert ending.text == "done"
+    assert other.bus.counts[not IS_ARM, True, UNUSED_PORT] == 1
 
 
 def test_all_vcpus_are_kept(bare: Bare) -> None:
-    used = bare(Code().halt(), cpus=2)
-    with closing(BareMetal(Code().halt(), cpus=2)) as other:
-        vcpus, vm = save_state(used)
+    used, other = (bare(Code().halt(), cpus=2) for _ in range(2))
+    vcpus, vm = save_state(used)
 
-        arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, (vcpus, vm))
+    arch.create_processor_state(other.kvm).restore(other.vm, other.vcpus, (vcpus, vm))
 
-        states = [parts["mp_state"] for parts in save_state(other)[0]]
+    states = [parts["mp_state"] for parts in save_state(other)[0]]
     assert states == [parts["mp_state"] for parts in vcpus]
     assert states[0] != states[1]
-
-
-def test_deadline_is_set_after_the_clock_that_it_is_of(fresh: BareMetal) -> None:
-    indices = x86_64_state.list_msrs(fresh.kvm)
-
-    assert indices[0] == TSC
-    assert indices[-1] == TSC_DEADLINE
-    assert len(indices) == len(set(indices))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"regs": b""},
-        {"regs": 5},
-        {"sregs": bytes(1000)},
-        {"xsave": bytes(100)},
-        {"lapic": bytes(1023)},
-        {"cpuid": bytes(41)},
-        {"cpuid": bytes(40 * 257)},
-        {"msrs": bytes(15)},
-        {"msrs": struct.pack("=I4xQ", 0x12345678, 1)},
-        {"msrs": bytes(16 * 2000)},
-        {"mp_state": struct.pack("=I", 99)},
-        {"tsc_khz": 0},
-        {"tsc_khz": 1 << 40},
-        {"tsc_khz": b"x"},
-        {"xcrs": b"\xff" * 0x188},
-        {"sregs": b"\xff" * 0x138},
-        {"events": b"\xff" * 0x40},
-    ],
-    ids="-".join,
-)
-def test_vcpu_that_is_none_is_refused(fresh: BareMetal, changes: dict[str, Any]) -> None:
-    vcpus, vm = save_state(fresh)
-
-    with pytest.raises(HostError):
-        arch.create_processor_state(fresh.kvm).restore(
-            fresh.vm, fresh.vcpus, ([vcpus[0] | changes], vm)
-        )
-
-
-@pytest.mark.parametrize("name", ["regs", "sregs", "xsave", "msrs", "cpuid", "tsc_khz", "events"])
-def test_vcpu_without_a_part_is_refused(fresh: BareMetal, name: str) -> None:
-    vcpus, vm = save_state(fresh)
-    del vcpus[0][name]
-
-    with pytest.raises(HostError):
-        arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"clock": b"x"}, {"irqchip0": b""}, {"irqchip1": bytes(520)}, {"irqchip2": 2}]
-)
-def test_vm_that_is_none_is_refused(fresh: BareMetal, changes: dict[str, Any]) -> None:
-    vcpus, vm = save_state(fresh)
-
-    with pytest.raises(HostError):
-        arch.create_processor_state(fresh.kvm).restore(fresh.vm, fresh.vcpus, (vcpus, vm | changes))
 
 
 def test_fingerprint_is_the_same_on_every_processor() -> None:

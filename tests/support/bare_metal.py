@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slipway.vmm.devices.model import Device
     from slipway.vmm.kvm.vcpu import Vcpu
-    from support.guest_code import Code
+    from support.assembler import Assembler
 
 MEMORY = 4 << 20
 # Seconds. Nothing waits for it but a test that fails; in the lab all is slow.
@@ -67,7 +67,7 @@ class _Done:
 class BareMetal:
     """A VM of the project's own classes around ``code``; a test adds devices to its ``bus``."""
 
-    def __init__(self, code: Code, cpus: int = 1, memory: int = MEMORY) -> None:
+    def __init__(self, code: Assembler, cpus: int = 1, memory: int = MEMORY) -> None:
         self.arch = arch = find_architecture()
         self.bus = Bus()
         self.add_port(DONE, 1, _Done(self))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from slipway.vmm.memory import GuestMemory
 
 CODE = 0x10_0000  # where a kernel is at the earliest
+KERNEL_SIZE = 0x1000  # of build_kernel's, as far as its header says
+KERNEL_END = CODE + KERNEL_SIZE
 DATA = 0x20_0000  # a guest's own, zeros when it starts
 STACK = 0x30_0000  # grows down
 IDT, IDT_POINTER, IDT_ENTRIES = 0x30_0000, 0x30_1000, 256
@@ -42,6 +44,7 @@ _OUTS = {1: b"\xf3\x6e", 2: b"\x66\xf3\x6f", 4: b"\xf3\x6f"}
 _INS = {1: b"\xf3\x6c", 2: b"\x66\xf3\x6d", 4: b"\xf3\x6d"}
 _STORE = {1: b"\x88\x07", 2: b"\x66\x89\x07", 4: b"\x89\x07", 8: b"\x48\x89\x07"}
 _LOAD = {1: b"\x8a\x07", 2: b"\x66\x8b\x07", 4: b"\x8b\x07", 8: b"\x48\x8b\x07"}
+_INCREMENT = {1: b"\xfe\x07", 2: b"\x66\xff\x07", 4: b"\xff\x07", 8: b"\x48\xff\x07"}
 _SPURIOUS, _END_OF_INTERRUPT, _ICR = 0xF0, 0xB0, 0x300  # registers of the local APIC
 _INIT, _START = 0x4500, 0x4600
 _GATE = struct.Struct("<HHBBHII")
@@ -63,7 +66,8 @@ _SEGMENT_OFFSET = 0x1000
 class Code(Assembler):
     """Machine code for the address ``origin``; each method appends instructions.
 
-    ``rax``, ``rcx``, ``rdx``, ``rsi`` and ``rdi`` are scratch.
+    ``rax``, ``rcx``, ``rdx``, ``rsi`` and ``rdi`` are scratch; ``rbx`` counts repetitions and has a
+    number to compare.
     """
 
     def __init__(self, origin: int = CODE) -> None:
@@ -118,6 +122,18 @@ class Code(Assembler):
         """Read from an address to ``rax``."""
         return self.set("rax", 0).set("rdi", address).raw(_LOAD[size])
 
+    def out_command_line(self, port: int) -> Self:
+        """Write the kernel's command line to a port, first of all."""
+        # mov ebx, [rsi + cmd_line_ptr]; mov ecx, [rsi + cmdline_size]; mov esi, ebx
+        self.raw(bytes.fromhex("8b9e28020000 8b8e38020000 89de"))
+        return self.set("rdx", port).raw(_OUTS[1])
+
+    def out_initramfs(self, port: int, count: int, memory_bytes: int) -> Self:
+        """Write the first bytes of the initramfs to a port, first of all."""
+        # mov ebx, [rsi + ramdisk_image]; mov esi, ebx
+        self.raw(bytes.fromhex("8b9e18020000 89de"))
+        return self.set("rdx", port).set("rcx", count).raw(_OUTS[1])
+
     def text(self, port: int, data: bytes) -> Self:
         """Write ``data`` to a port, byte by byte, ended by a read of the scratch register.
 
@@ -146,9 +162,19 @@ class Code(Assembler):
         # inc ebx; mov [rdi], ebx; mov eax, [rdi]; add [rsi], rax
         return self.raw(bytes.fromhex("ffc3 891f 8b07 480106")).jump("exchange")
 
-    def count(self, address: int = DATA) -> Self:
-        """Add one to the 8-byte number at an address."""
-        return self.set("rdi", address).raw(b"\x48\xff\x07")
+    def count(self, address: int = DATA, size: int = 8) -> Self:
+        """Add one to the number at an address."""
+        return self.set("rdi", address).raw(_INCREMENT[size])
+
+    def touch_each(self, address: int, count: int) -> Self:
+        """Write a byte to each of ``count`` addresses."""
+        self.set("rdi", address).repeat(count, "touch")
+        return self.raw(b"\x88\x07\x48\xff\xc7").until_zero("touch")  # mov [rdi], al; inc rdi
+
+    def jump_if_equal(self, address: int, other: int, name: str, size: int = 8) -> Self:
+        """Go on at a label if the numbers at two addresses are equal."""
+        self.load(address, size).raw(b"\x48\x89\xc3").load(other, size)  # mov rbx, rax
+        return self.raw(b"\x48\x39\xd8")._jump(b"\x0f\x84", name)  # cmp rax, rbx
 
     def spin(self, address: int = DATA) -> Self:
         """Count for ever, without an exit."""
@@ -221,12 +247,17 @@ class Code(Assembler):
         """End the machine in the proper way."""
         return self.out(KEYBOARD_COMMAND, 0xFE).halt()
 
+    def access_by_unknown_instruction(self) -> Self:
+        """Read from a device, at the label ``unknown``, by an instruction that KVM cannot do."""
+        # fld tbyte [rdi], and two bytes that are never run
+        return self.set("rdi", NOWHERE).label("unknown").raw(b"\xdb\x2f\x90\x90")
+
     def crash(self) -> Self:
         """Triple fault: there is no handler for an undefined instruction, nor for that."""
         return self.raw(b"\x0f\x0b")
 
 
-def write_tables(memory: GuestMemory, code: Code) -> None:
+def write_tables(memory: GuestMemory, code: Assembler) -> None:
     """Write the tables for 64-bit mode, and for a handler of interrupts."""
     boot.write_tables(memory)
     if code.has("handler"):
@@ -264,7 +295,7 @@ def gate(handler: int) -> bytes:
     return _GATE.pack(low, boot.BOOT_CS, 0, _INTERRUPT_GATE, middle, high, 0)
 
 
-def vmlinux(code: Code, *, address: int = CODE, memory_size: int = 0x1000) -> bytes:
+def vmlinux(code: Code, *, address: int = CODE, memory_size: int = KERNEL_SIZE) -> bytes:
     """An ELF file as a kernel is one, with ``code`` as its only segment."""
     data = code.build()
     ident = b"\x7fELF\2\1\1"

@@ -23,6 +23,8 @@ RAM = layout.RAM
 # behind it.
 HEADER_SIZE = 64
 CODE = layout.KERNEL_BASE + HEADER_SIZE
+KERNEL_SIZE = 0x1000  # of build_kernel's, as far as its header says
+KERNEL_END = layout.KERNEL_BASE + KERNEL_SIZE
 DATA = RAM + 0x30_0000  # a guest's own, zeros when it starts
 VECTORS = RAM + 0x10_0000
 OTHERS_CODE = RAM + 0x38_0000  # where the other vCPUs start
@@ -37,11 +39,11 @@ CONSOLE_ARGUMENT = "console=ttyS0 "
 # Verbs by which a VMM names accesses to ports.
 PORT_WRITTEN, PORT_READ = "write", "read"
 # What is said of a guest's crash, and the name of the register with its place.
-CRASH, PLACE = "KVM_RUN failed", "pc"
+CRASH, PLACE = "KVM cannot run an instruction of the guest's", "pc"
 
 _STORE = {1: 0x3900_0000, 2: 0x7900_0000, 4: 0xB900_0000, 8: 0xF900_0000}
 _LOAD = {1: 0x3940_0000, 2: 0x7940_0000, 4: 0xB940_0000, 8: 0xF940_0000}
-_B, _B_NE, _CBNZ = 0x1400_0000, 0x5400_0001, 0xB500_0000
+_B, _B_NE, _CBZ, _CBNZ = 0x1400_0000, 0x5400_0001, 0xB400_0000, 0xB500_0000
 _NOP, _WFI, _ISB, _HVC, _ERET = 0xD503_201F, 0xD503_207F, 0xD503_3FDF, 0xD400_0002, 0xD69F_03E0
 _MASK_INTERRUPTS, _UNMASK_INTERRUPTS = 0xD503_42DF, 0xD503_42FF  # msr daifset, #2; msr daifclr, #2
 _RESET, _CPU_ON = 0x8400_0009, 0xC400_0003  # PSCI (Arm DEN 0022), section 5.1
@@ -89,7 +91,8 @@ class ArmCode(Assembler):
         """Go on at a label unless ``x0`` is zero."""
         return self._jump(_CBNZ | register, name)
 
-    def _set(self, register: int, value: int) -> Self:
+    def set(self, register: int, value: int) -> Self:
+        """Load a constant to the register of this number."""
         self.words(0xD280_0000 | (value & 0xFFFF) << 5 | register)
         for half in (1, 2, 3):
             if part := value >> 16 * half & 0xFFFF:
@@ -107,34 +110,46 @@ class ArmCode(Assembler):
     def store(self, address: int, value: int | None = None, size: int = 8) -> Self:
         """Write ``value``, or what is in ``x0``, to an address."""
         if value is not None:
-            self._set(0, value)
-        return self._set(1, address).words(_STORE[size] | 1 << 5)
+            self.set(0, value)
+        return self.set(1, address).words(_STORE[size] | 1 << 5)
 
     def load(self, address: int, size: int = 8) -> Self:
         """Read from an address to ``x0``."""
-        return self._set(1, address).words(_LOAD[size] | 1 << 5)
+        return self.set(1, address).words(_LOAD[size] | 1 << 5)
 
     def out_string(self, port: int, address: int, count: int) -> Self:
         """Write ``count`` bytes from memory to a port."""
+        return self.set(2, address)._out_bytes(port, count)
+
+    def _out_bytes(self, port: int, count: int) -> Self:
+        """Write ``count`` bytes from where ``x2`` points to a port."""
         name = f"string {len(self._code)}"
-        self._set(1, port)._set(2, address)._set(3, count).label(name)
+        self.set(1, port).set(3, count).label(name)
         # ldrb w0, [x2], #1; strb w0, [x1]; sub x3, x3, #1
         self.words(0x3840_1440, 0x3900_0020, 0xD100_0463)
         return self.jump_unless_zero(name, 3)
+
+    def out_command_line(self, port: int) -> Self:
+        """Write the begin of the device tree, with the command line, to a port, first of all."""
+        return self.words(0xAA00_03E2)._out_bytes(port, 512)  # mov x2, x0
+
+    def out_initramfs(self, port: int, count: int, memory_bytes: int) -> Self:
+        """Write the first bytes of an initramfs of up to one page to a port, first of all."""
+        return self.out_string(port, RAM + memory_bytes - layout.PAGE, count)
 
     def text(self, port: int, data: bytes) -> Self:
         """Write ``data`` to a port, byte by byte, ended by a read of the scratch register.
 
         That read is an exit, by which what is coalesced comes out.
         """
-        self._set(1, port)
+        self.set(1, port)
         for value in data:
             self.words(0x5280_0000 | value << 5, _STORE[1] | 1 << 5)
         return self.words(_LOAD[1] | 7 << 10 | 1 << 5)
 
     def repeat(self, count: int, name: str) -> Self:
         """Begin a loop with the counter ``x19``; :meth:`until_zero` ends it."""
-        return self._set(19, count).label(name)
+        return self.set(19, count).label(name)
 
     def until_zero(self, name: str) -> Self:
         """End what :meth:`repeat` began."""
@@ -142,18 +157,30 @@ class ArmCode(Assembler):
 
     def out_counter(self, port: int) -> Self:
         """Write the lowest byte of the loop's counter to a port."""
-        return self._set(1, port).words(0x3900_0033)  # strb w19, [x1]
+        return self.set(1, port).words(0x3900_0033)  # strb w19, [x1]
 
     def exchange_for_ever(self, device: int, total: int = DATA) -> Self:
         """Write 1, 2, 3, ... to a device, and add the numbers that it reads to a total."""
-        self._set(1, device)._set(2, total)._set(19, 0).label("exchange")
+        self.set(1, device).set(2, total).set(19, 0).label("exchange")
         # add w19, w19, #1; str w19, [x1]; ldr w0, [x1]; ldr x3, [x2]; add x3, x3, x0; str x3, [x2]
         self.words(0x1100_0673, 0xB900_0033, 0xB940_0020, 0xF940_0043, 0x8B00_0063, 0xF900_0043)
         return self.jump("exchange")
 
-    def count(self, address: int = DATA) -> Self:
-        """Add one to the 8-byte number at an address."""
-        return self.load(address).words(0x9100_0400).store(address)  # add x0, x0, #1
+    def count(self, address: int = DATA, size: int = 8) -> Self:
+        """Add one to the number at an address."""
+        self.load(address, size).words(0x9100_0400)  # add x0, x0, #1
+        return self.store(address, size=size)
+
+    def touch_each(self, address: int, count: int) -> Self:
+        """Write a byte to each of ``count`` addresses."""
+        # strb w0, [x1]; add x1, x1, #1: KVM is not told of the register that a store advances.
+        self.set(1, address).repeat(count, "touch").words(_STORE[1] | 1 << 5, 0x9100_0421)
+        return self.until_zero("touch")
+
+    def jump_if_equal(self, address: int, other: int, name: str, size: int = 8) -> Self:
+        """Go on at a label if the numbers at two addresses are equal."""
+        self.load(address, size).words(0xAA00_03E2).load(other, size)  # mov x2, x0
+        return self.words(0xCB02_0000)._jump(_CBZ, name)  # sub x0, x0, x2
 
     def spin(self, address: int = DATA) -> Self:
         """Count for ever, without an exit."""
@@ -200,19 +227,19 @@ class ArmCode(Assembler):
 
     def wake(self, number: int) -> Self:
         """Have another vCPU start at ``OTHERS_CODE``."""
-        return self._set(0, _CPU_ON)._set(1, number)._set(2, OTHERS_CODE)._set(3, 0).words(_HVC)
+        return self.set(0, _CPU_ON).set(1, number).set(2, OTHERS_CODE).set(3, 0).words(_HVC)
 
     def interrupts(self, line: int) -> Self:
         """Have ``handler`` called for edges on a line, once interrupts are unmasked."""
         interrupt = layout.FIRST_INTID + line
         word, bit = interrupt // 32 * 4, 1 << interrupt % 32
-        self._set(0, VECTORS)._write_system(_VBAR)
+        self.set(0, VECTORS)._write_system(_VBAR)
         self.store(layout.DISTRIBUTOR + _CTLR, _ENABLE_GROUP_1, 4)
         self.store(layout.DISTRIBUTOR + _GROUP + word, 0xFFFF_FFFF, 4)
         self.store(layout.DISTRIBUTOR + _CONFIG + interrupt // 16 * 4, _EDGE, 4)
         self.store(layout.DISTRIBUTOR + _ENABLE + word, bit, 4)
-        self._set(0, 0xFF)._write_system(_PMR)
-        return self._set(0, 1)._write_system(_IGRPEN1).words(_ISB)
+        self.set(0, 0xFF)._write_system(_PMR)
+        return self.set(0, 1)._write_system(_IGRPEN1).words(_ISB)
 
     def handler(self) -> Self:
         """Count interrupts at ``DATA``."""
@@ -231,14 +258,18 @@ class ArmCode(Assembler):
 
     def reset(self) -> Self:
         """End the machine in the proper way."""
-        return self._set(0, _RESET).words(_HVC).halt()
+        return self.set(0, _RESET).words(_HVC).halt()
+
+    def access_by_unknown_instruction(self) -> Self:
+        """Read from a device, at the label ``unknown``, by an instruction that KVM cannot do."""
+        return self.set(0, NOWHERE).label("unknown").words(0xA940_4007)  # ldp x7, x16, [x0]
 
     def crash(self) -> Self:
-        """Load two registers from a device, which KVM cannot do: Linux knows no triple fault."""
-        return self._set(0, NOWHERE).words(0xA940_4007)
+        """End the machine against its will: Linux on Arm knows no triple fault."""
+        return self.access_by_unknown_instruction()
 
 
-def write_tables(memory: GuestMemory, code: ArmCode) -> None:
+def write_tables(memory: GuestMemory, code: Assembler) -> None:
     """Write the jump to a handler of interrupts."""
     if code.has("handler"):
         place = VECTORS + _IRQ_VECTOR
@@ -266,7 +297,7 @@ def build_kernel(code: ArmCode) -> bytes:
     """Return the Image of a kernel that is ``code``."""
     jump = _B | HEADER_SIZE // 4
     data = code.build()
-    size = max(len(data) + HEADER_SIZE, 0x1000)
+    size = max(len(data) + HEADER_SIZE, KERNEL_SIZE)
     header = _IMAGE_HEADER.pack(jump, 0, 0, size, _LITTLE_ENDIAN_4K_ANYWHERE, b"ARM\x64", 0)
     return header + data
 
