@@ -88,6 +88,9 @@ class FakeHypervisor:
         """Refuse: nothing of a fake machine boots."""
         raise NotImplementedError
 
+    def create_booter(self) -> None:
+        return None
+
     async def open_template(self, snapshot: Snapshot) -> Template:
         """Return a template of ``snapshot``."""
         assert isinstance(snapshot, FakeSnapshot)

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from slipway._model.options import Options
+from slipway._run.booters import Booters
 from slipway._run.languages import find_language
 from slipway._run.launcher import ColdLauncher
 from slipway._run.slot import Slot
@@ -26,7 +27,7 @@ log = logging.getLogger("slipway.runtime")
 
 
 class MachineSupply:
-    """Launcher of a runtime, with the template cache and the pool behind it."""
+    """Launcher of a runtime, with the booters, template cache and pool behind it."""
 
     def __init__(
         self,
@@ -34,8 +35,10 @@ class MachineSupply:
         templates: TemplateCache | None = None,
         pool: Pool | None = None,
         warm: tuple[Language, ...] = (),
+        booters: Booters | None = None,
     ) -> None:
         self.launcher = launcher
+        self._booters = booters
         self._templates = templates
         self._pool = pool
         self._warm = warm
@@ -52,8 +55,9 @@ class MachineSupply:
         """
         warm = tuple(find_language(name, store) for name in options.warm)
         options.check()
+        booters = Booters()
         if options.cold:
-            return cls(ColdLauncher(store))
+            return cls(ColdLauncher(store, booters), booters=booters)
         from slipway._snapshots.launcher import SnapshotLauncher
         from slipway._snapshots.templates import TemplateCache
 
@@ -63,7 +67,8 @@ class MachineSupply:
             from slipway._snapshots.pool import Pool
 
             pool = Pool(store, templates, admission, options.pool)
-        return cls(SnapshotLauncher(store, templates, pool), templates, pool, warm)
+        launcher = SnapshotLauncher(store, templates, pool, booters)
+        return cls(launcher, templates, pool, warm, booters)
 
     @property
     def idle(self) -> int:
@@ -76,7 +81,7 @@ class MachineSupply:
             self._warming = asyncio.create_task(self._prewarm_all(slots, Options(machine=machine)))
 
     async def close(self) -> None:
-        """End idle clones and templates. Machines of runs continue."""
+        """End idle clones, templates and booters. Machines of runs continue."""
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.wait([self._warming])
@@ -84,6 +89,8 @@ class MachineSupply:
             await self._pool.close()
         if self._templates is not None:
             await self._templates.close()
+        if self._booters is not None:
+            await self._booters.close()
 
     async def _prewarm_all(self, slots: SlotContext, options: Options) -> None:
         for language in self._warm:

@@ -14,6 +14,7 @@ from slipway.machine.model import PortKind
 if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets
+    from slipway._run.booters import Booters
     from slipway._run.guest import Guest
     from slipway_initramfs.store.image_store import ImageStore
 
@@ -56,8 +57,10 @@ class Launcher(Protocol):
 class ColdLauncher:
     """Launcher that boots a new machine for each run, from the images of ``store``."""
 
-    def __init__(self, store: ImageStore) -> None:
+    def __init__(self, store: ImageStore, booters: Booters | None = None) -> None:
+        """``booters`` are those of a runtime, which closes them."""
         self._store = store
+        self._booters = booters
 
     async def launch(
         self, assets: Assets, options: Options, start_reason: str = "", *, template: bool = False
@@ -76,7 +79,9 @@ class ColdLauncher:
 
                 network = open_network(undo, port)
                 link = network.machine_end
-            machine = await start_machine(assets, options, template=template, network=link)
+            machine = await start_machine(
+                assets, options, template=template, network=link, booters=self._booters
+            )
             await undo.enter_async_context(machine)
             # Imported while the guest boots.
             from slipway._run.guest import Guest

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets
+    from slipway._run.booters import Booters
     from slipway.machine.model import Machine, PortKind
 
 
@@ -24,9 +25,14 @@ def choose_port(assets: Assets, options: Options) -> PortKind:
 
 
 async def start_machine(
-    assets: Assets, options: Options, *, template: bool = False, network: int | None = None
+    assets: Assets,
+    options: Options,
+    *,
+    template: bool = False,
+    network: int | None = None,
+    booters: Booters | None = None,
 ) -> Machine:
-    """Start a machine on ``assets``.
+    """Start a machine on ``assets``, with ``booters`` of a runtime if given.
 
     ``template`` and ``network`` are as in :class:`slipway.machine.model.MachineSpec`.
 
@@ -47,4 +53,6 @@ async def start_machine(
         template=template,
         network=network,
     )
+    if booters is not None:
+        return await booters.start(spec, assets.hypervisor)
     return await assets.hypervisor.start(spec)

@@ -14,6 +14,7 @@ from slipway._util.threads import run_shielded
 if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets
+    from slipway._run.booters import Booters
     from slipway._run.guest import Guest
     from slipway._snapshots.pool import Pool
     from slipway._snapshots.templates import TemplateCache
@@ -28,10 +29,14 @@ class SnapshotLauncher:
     """
 
     def __init__(
-        self, store: ImageStore, templates: TemplateCache | None = None, pool: Pool | None = None
+        self,
+        store: ImageStore,
+        templates: TemplateCache | None = None,
+        pool: Pool | None = None,
+        booters: Booters | None = None,
     ) -> None:
         self._store = store
-        self._cold = ColdLauncher(store)
+        self._cold = ColdLauncher(store, booters)
         self._templates = templates
         self._own = templates is None
         self._pool = pool

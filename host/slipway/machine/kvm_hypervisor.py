@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
 from slipway.machine.kvm import KvmMachine
-from slipway.machine.kvm_parts import VmmSockets
+from slipway.machine.kvm_parts import VmmSockets, build_config
 from slipway.machine.process import ChildProcess, build_module_command
 from slipway.vmm.kvm import usability
-from slipway.vmm.spec import VmConfig
 from slipway_initramfs.architectures import machine_architecture
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from slipway.machine.kvm_booter import KvmBooter
     from slipway.machine.kvm_template import KvmTemplate
     from slipway.machine.model import MachineSpec, Snapshot
 
@@ -50,7 +50,7 @@ class KvmHypervisor:
         """Start a VMM; see :meth:`Hypervisor.start`."""
         self.check()
         network = () if spec.network is None else (spec.network,)
-        config = VmConfig(spec.memory_bytes, spec.cpus, spec.port.value, bool(network))
+        config = build_config(spec)
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 sockets = VmmSockets.open(config.port, ours, theirs)
@@ -62,6 +62,12 @@ class KvmHypervisor:
             await machine.start_vm(sockets, spec)
             ours.pop_all()
         return machine
+
+    def create_booter(self) -> KvmBooter:
+        """Return a booter with a zygote; see :meth:`Hypervisor.create_booter`."""
+        from slipway.machine.kvm_booter import KvmBooter
+
+        return KvmBooter()
 
     async def open_template(self, snapshot: Snapshot) -> KvmTemplate:
         """Start a zygote for ``snapshot``; see :meth:`Hypervisor.open_template`."""

@@ -13,6 +13,7 @@ from slipway.machine.kernel_arguments import build_command_line
 from slipway.machine.model import PortKind
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.process import control
+from slipway.vmm.spec import VmConfig
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -43,6 +44,12 @@ class VmmSockets:
             return cls(channel, console, None, (channel_fd, console_fd))
         agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
         return cls(channel, console, agent, (channel_fd, console_fd, agent_fd))
+
+
+def build_config(spec: MachineSpec) -> VmConfig:
+    """Return the configuration of the machine of ``spec``."""
+    network = spec.network is not None
+    return VmConfig(spec.memory_bytes, spec.cpus, spec.port.value, network)
 
 
 def encode_start_message(spec: MachineSpec) -> bytes:

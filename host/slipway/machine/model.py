@@ -163,6 +163,10 @@ class Hypervisor(Protocol):
         """
         ...
 
+    def create_booter(self) -> Booter | None:
+        """Return a booter for many starts; None if :meth:`start` is as fast."""
+        ...
+
     async def open_template(self, snapshot: Snapshot) -> Template:
         """Return a template of ``snapshot``, which it takes over, even if it raises.
 
@@ -179,6 +183,23 @@ class Hypervisor(Protocol):
         Raises:
             HostError: this host cannot run such machines.
         """
+        ...
+
+
+class Booter(Protocol):
+    """Starter of machines that boot, kept for many starts on one hypervisor of this host."""
+
+    async def start(self, spec: MachineSpec, hypervisor: Hypervisor) -> Machine:
+        """Start to boot a machine; see :meth:`Hypervisor.start`.
+
+        Raises:
+            HostError: this host cannot run the machine.
+            InputError: the kernel is invalid, or does not fit into the memory.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Start no more machines. Those that run continue; nothing is left when they have ended."""
         ...
 
 

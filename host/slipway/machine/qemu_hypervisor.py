@@ -89,6 +89,9 @@ class QemuHypervisor:
                 "Measuring takes a page of memory that is executable; allow it to this process.",
             ) from None
 
+    def create_booter(self) -> None:
+        """Return None: QEMU starts without a process beside it."""
+
     async def open_template(self, snapshot: Snapshot) -> QemuTemplate:
         """Return a template; see :meth:`Hypervisor.open_template`."""
         from slipway.machine.qemu_template import QemuTemplate

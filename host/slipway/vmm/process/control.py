@@ -33,8 +33,8 @@ RULES = "rules"
 PUBLISHED = "published"
 NAMES = "names"
 # To and from a zygote.
-CLONE = "clone"
-CLONED = "cloned"
+SPAWN = "spawn"
+SPAWNED = "spawned"
 EXITED = "exited"
 CLOSE = "close"
 

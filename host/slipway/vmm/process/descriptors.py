@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 _INT_BYTES = array("i").itemsize
 
 
-def receive(channel: _socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
-    """Receive a message of at most ``size`` bytes with ``count`` descriptors.
+def receive(channel: _socket.socket, size: int, counts: range) -> tuple[bytes, list[int]]:
+    """Receive a message of at most ``size`` bytes with descriptors, whose number is in ``counts``.
 
     Descriptors are closed if their number is another.
 
     Raises:
         OSError: the other end is closed.
     """
-    room = _socket.CMSG_SPACE(count * _INT_BYTES)
+    room = _socket.CMSG_SPACE((counts.stop - 1) * _INT_BYTES)
     message, ancillary, flags, _ = channel.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
     descriptors = array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
             descriptors.frombytes(data[: len(data) // _INT_BYTES * _INT_BYTES])
-    if len(descriptors) == count and not flags & _socket.MSG_CTRUNC:
+    if len(descriptors) in counts and not flags & _socket.MSG_CTRUNC:
         return message, list(descriptors)
     for descriptor in descriptors:
         os.close(descriptor)

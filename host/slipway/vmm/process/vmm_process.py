@@ -37,11 +37,16 @@ def main() -> NoReturn:
     """Run one VM to its end."""
     parent, channel, *sockets = map(int, sys.argv[2:])
     privileges.set_parent_death_signal(parent)
-    run_and_exit(channel, lambda: VmmProcess(channel, _boot_vm(channel, sockets)).run())
+    run_and_exit(channel, lambda: VmmProcess(channel, boot_vm(channel, sockets)).run())
 
 
-def _boot_vm(channel: int, sockets: list[int]) -> MicroVm:
-    """Return the VM that the parent requests."""
+def boot_vm(channel: int, sockets: list[int]) -> MicroVm:
+    """Return the VM that the parent requests on ``channel``; ``sockets`` are those of the VM.
+
+    Raises:
+        HostError: this host cannot run the VM.
+        InputError: a file cannot be booted.
+    """
     verb, texts = control.decode(os.read(channel, control.MAX_MESSAGE))
     if verb != control.START:
         os._exit(1)  # the parent died before its request

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Parent(Protocol):
-        """Template whose zygote is the parent of the process."""
+        """Zygote that is the parent of the process."""
 
-        def on_clone_ended(self, process: ClonedProcess) -> None:
+        def on_child_ended(self, process: ZygoteChild) -> None:
             """Forget the process, which has ended."""
             ...
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _WORDS_BYTES = 4096
 
 
-class ClonedProcess(ChildProcess):
-    """Clone's process, seen by a pidfd, since its number may become that of another process.
+class ZygoteChild(ChildProcess):
+    """Process of a VMM, seen by a pidfd, since its number may become that of another process.
 
     The parent reports the end to :meth:`set_exit_status`. When the parent ends, the kernel kills
     its children.
@@ -55,7 +55,7 @@ class ClonedProcess(ChildProcess):
         if not self._ended.done():
             os.close(self._pidfd)
             self._ended.set_result(code)
-            self._parent.on_clone_ended(self)
+            self._parent.on_child_ended(self)
 
     def on_parent_lost(self) -> None:
         """Wait for the kernel to kill the process, whose parent has ended."""

@@ -1,0 +1,210 @@
+"""Zygote of the hypervisor ``kvm``, as its parent sees it: requests of children, their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from contextlib import AsyncExitStack, ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from slipway._util.errors import HostError
+from slipway._util.text import to_plain_line
+from slipway.machine.child import open_pair
+from slipway.machine.kvm import ANSWER_SECONDS, START_SECONDS
+from slipway.machine.process import ChildProcess, build_module_command
+from slipway.machine.zygote_child import ZygoteChild
+from slipway.vmm.process import control
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+_ENDED = "the process that starts VMMs has ended"
+
+
+class KvmZygote:
+    """Process of a zygote, the channel to it, and its children."""
+
+    def __init__(self, process: ChildProcess, channel: socket.socket) -> None:
+        self._process = process
+        self._channel = channel
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Waiting callers, in the order of their requests, each with the pipe of its child's stderr.
+        self._requests: deque[tuple[asyncio.Future[ZygoteChild], int]] = deque()
+        self._children: dict[int, ZygoteChild] = {}
+        self._closed = self._dead = False
+        self._ending: asyncio.Task[None] | None = None
+        self._killing: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def start(cls, module: str, files: Sequence[int] = ()) -> Self:
+        """Start a zygote, and wait until it is ready.
+
+        ``module`` is that of its process, which inherits copies of the descriptors ``files``.
+
+        Raises:
+            HostError: the zygote cannot be started, or refuses the files.
+        """
+        async with AsyncExitStack() as undo:
+            with ExitStack() as theirs:
+                channel, channel_fd = open_pair(control.create_pair, undo, theirs)
+                inherited = (channel_fd, *files)
+                command = build_module_command(module, inherited)
+                process = ChildProcess.start(command, pass_fds=inherited, guarded=False)
+            zygote = cls(process, channel)
+            undo.push_async_callback(zygote._end)
+            await zygote._wait_ready()
+            undo.pop_all()
+        return zygote
+
+    @property
+    def pid(self) -> int:
+        """The id of the zygote's process."""
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """True after the end of the process."""
+        return self._dead
+
+    async def _wait_ready(self) -> None:
+        self._channel.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._channel, self._on_readable)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._ready
+        except TimeoutError:
+            raise HostError(f"the zygote did not answer within {START_SECONDS:g} s") from None
+        except EOFError:
+            words = await self._process.read_stderr()
+            raise HostError(
+                f"the zygote ended before it answered: {words or 'no message'}"
+            ) from None
+
+    async def spawn(self, descriptors: Sequence[int]) -> ZygoteChild:
+        """Request a child with copies of ``descriptors``, and return it.
+
+        The descriptors are its control channel, the console, and the other sockets of its VM.
+
+        Raises:
+            HostError: the child cannot be forked.
+        """
+        if self._dead:
+            raise HostError(_ENDED)
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise HostError(f"cannot start a VMM: {error.strerror}") from None
+        asked: asyncio.Future[ZygoteChild] = asyncio.get_running_loop().create_future()
+        try:
+            message = control.encode(control.SPAWN)
+            socket.send_fds(self._channel, [message], [*descriptors, writer])
+        except OSError as error:
+            os.close(reader)
+            raise HostError(f"cannot request a VMM: {error.strerror}") from None
+        finally:
+            os.close(writer)
+        self._requests.append((asked, reader))
+        return await self._wait_for_child(asked)
+
+    async def _wait_for_child(self, asked: asyncio.Future[ZygoteChild]) -> ZygoteChild:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                try:
+                    return await asyncio.shield(asked)
+                except asyncio.CancelledError:  # the requested child comes all the same
+                    with suppress(HostError):
+                        await (await asked).kill()
+                    raise
+        except TimeoutError:
+            raise HostError(f"no VMM was forked within {ANSWER_SECONDS:g} s") from None
+
+    def _on_readable(self) -> None:
+        """Handle a message of the zygote, or its end."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._channel, control.MAX_MESSAGE, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, descriptors = b"", []
+        verb, texts = control.decode(message)
+        number = int(texts.get("process", 0))
+        if verb == control.SPAWNED and descriptors:
+            self._adopt_child(number, descriptors[0])
+        elif verb == control.EXITED and number in self._children:
+            self._children[number].set_exit_status(int(texts["code"]))
+        elif verb == control.RUNNING:
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif verb in {control.REFUSED, control.FAILED}:
+            self._fail_request(
+                HostError(
+                    to_plain_line(texts.get("message", "")), to_plain_line(texts.get("hint", ""))
+                )
+            )
+        elif not message:
+            self._on_ended()
+
+    def _adopt_child(self, number: int, pidfd: int) -> None:
+        asked, errors = self._requests.popleft()
+        process = ZygoteChild(number, pidfd, errors, self)
+        self._children[number] = process
+        if asked.done():  # its caller was cancelled
+            self._killing.add(task := asyncio.ensure_future(process.kill()))
+            task.add_done_callback(self._killing.discard)
+        else:
+            asked.set_result(process)
+
+    def _fail_request(self, error: HostError) -> None:
+        """Report that the zygote cannot start, or cannot fork the child of the first request."""
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        elif self._requests:
+            asked, errors = self._requests.popleft()
+            os.close(errors)
+            if not asked.done():
+                asked.set_exception(error)
+
+    def _on_ended(self) -> None:
+        """Report the end of the zygote, by which the kernel kills its children."""
+        self._dead = True
+        self._close_channel()
+        if not self._ready.done():
+            self._ready.set_exception(EOFError())
+        while self._requests:
+            self._fail_request(HostError(_ENDED))
+        for process in list(self._children.values()):
+            process.on_parent_lost()
+
+    def _close_channel(self) -> None:
+        if self._channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._channel.close()
+
+    def on_child_ended(self, process: ZygoteChild) -> None:
+        """Forget a child that has ended; the last may end the zygote."""
+        self._children.pop(process.pid, None)
+        if self._closed and not self._children and self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+
+    async def wait_settled(self) -> None:
+        """Wait for the end of the zygote, if that has begun."""
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        await self._process.kill()
+        self._on_ended()
+
+    async def close(self) -> None:
+        """Request no more children. May be called again.
+
+        The zygote stays as long as it has children, and ends by itself after the last.
+        """
+        self._closed = True
+        with suppress(OSError):
+            self._channel.send(control.encode(control.CLOSE))
+        if not self._children and not self._requests:
+            await self._end()

@@ -1,0 +1,40 @@
+"""Zygote whose children boot, ``python -c ... PARENT CONTROL``.
+
+The arguments are the parent's process id and an inherited descriptor, the control channel. Each
+child gets its own channel, and on it the message which guest to boot, as a VMM without a zygote
+does.
+"""
+
+from __future__ import annotations
+
+import sys
+
+# Modules that a VMM imports only if its machine needs them; here once, before the forks.
+import slipway.vmm.devices.virtio_net  # noqa: F401
+from slipway.vmm.arch.host import find_architecture
+from slipway.vmm.process import privileges
+from slipway.vmm.process.vmm_process import VmmProcess, boot_vm, run_and_exit
+from slipway.vmm.process.zygote import DESCRIPTORS, Zygote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+# A machine may have a socket of the agent, and a network.
+_COUNTS = range(DESCRIPTORS, DESCRIPTORS + 3)
+
+
+def main() -> NoReturn:
+    """Start VMMs on request, and wait for their ends."""
+    parent, channel = map(int, sys.argv[-2:])
+    privileges.set_parent_death_signal(parent)
+    run_and_exit(channel, lambda: _open_zygote(channel).run())
+
+
+def _open_zygote(channel: int) -> Zygote:
+    find_architecture()  # imports the modules of this host's
+    return Zygote(channel, _COUNTS, _run_vm)
+
+
+def _run_vm(channel: int, sockets: list[int], began: int) -> int:
+    return VmmProcess(channel, boot_vm(channel, sockets), began).run()
