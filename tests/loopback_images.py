@@ -1,16 +1,18 @@
 """Makes ``rust@loopback`` and ``go@loopback``: images like the official ones, from a real registry.
 
 They lie in the user's store beside Debian's, for the behaviour suite. Docker Hub is not asked: a
-registry on loopback serves images of the same layout, made of Debian's packages.
+registry on loopback serves images of the same layout, made of Debian's packages. With ``--arch``,
+those of another architecture than this host's.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
 
-from slipway_initramfs.architectures import machine_architecture
+from slipway_initramfs.architectures import TRIPLETS, machine_architecture
 from slipway_initramfs.build import build_image
 from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.freeze import freeze_agent
@@ -34,11 +36,11 @@ def say(line: str) -> None:
     print(f"loopback: {line}", file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def main(architecture: str) -> None:
     """Build missing images, and images with an outdated recipe."""
     store = ImageStore()
     wanted = [catalogue.find_language(name) for name in RECIPES]
-    found = {language.image: store.image(language.image) for language in wanted}
+    found = {language.image: store.image(language.image, architecture) for language in wanted}
     missing = [
         language
         for language in wanted
@@ -46,9 +48,8 @@ def main() -> None:
     ]
     if not missing:
         return
-    architecture = machine_architecture()
     packages = Packages(DebianArchive(store.apt, architecture, say))
-    kernel = build_kernel(store, progress=say)
+    kernel = build_kernel(store, architecture=architecture, progress=say)
     frozen = freeze_agent(store, architecture, say)
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -59,11 +60,13 @@ def main() -> None:
             say(f"writing a container image for {language.image}")
             write_layout(layout, [RECIPES[language.image](packages)])
             reference = Reference.parse(registry.push(layout, f"library/{language.name}:loopback"))
-            choices = SourceOptions(reference=reference)
+            choices = SourceOptions(reference=reference, architecture=architecture)
             image = build_image(language, store, choices, progress=BuildProgress(say, say))
             # What the lab boots, where the store cannot be written.
             find_initrd(store, image, kernel, frozen.path)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--arch", choices=TRIPLETS, default=machine_architecture())
+    main(parser.parse_args().arch)

@@ -57,9 +57,9 @@ def build_image(
         BuildFailed: the image cannot be built.
         ImageError: an option or the store is invalid.
     """
-    language = _choose_version(language, store)
     options, progress = options or SourceOptions(), progress or BuildProgress()
     arch = options.architecture or machine_architecture()
+    language = _choose_version(language, store, arch)
     name = f"{language.image}-{arch}"
     with store.building(f"image-{name}", progress.step):
         existing = _find_existing(store, language, arch, progress.step)
@@ -91,9 +91,9 @@ def build_image(
     return image
 
 
-def _choose_version(language: Language, store: ImageStore) -> Language:
+def _choose_version(language: Language, store: ImageStore, arch: str) -> Language:
     """Return the language with the version that its bare name stands for."""
-    version = "" if language.version else store.default(language.name).partition("@")[2]
+    version = "" if language.version else store.default(language.name, arch).partition("@")[2]
     return replace(language, version=version) if version else language
 
 

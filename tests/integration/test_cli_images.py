@@ -96,6 +96,30 @@ def test_an_image_of_another_architecture_goes_by_its_name_where_there_is_no_oth
     assert own.digest in beside.stdout.decode()
 
 
+def test_image_of_an_architecture_is_named_by_an_option(
+    image: Callable[..., Ended], toys: ImageStore
+) -> None:
+    foreign = put_image(toys, "bash", b"foreign", architecture=OTHER)
+    put_image(toys, "bash", architecture=OURS)
+    put_image(toys, "go", architecture=OURS)
+
+    inspected = image("inspect", "--arch", OTHER, "sh")
+    missing = [
+        image(*command, "--arch", OTHER, name)
+        for command in (("inspect",), ("remove", "sh"))
+        for name in ("go", toys.image("go", OURS).digest)  # type: ignore[union-attr]
+    ]
+    kept = toys.images()
+    removed = image("remove", "--arch", OTHER, "bash")
+
+    assert foreign.digest in inspected.stdout.decode()
+    assert [each.code for each in missing] == [2] * 4
+    assert f"image for {OTHER} 'go' not found" in missing[0].stderr
+    assert len(kept) == 3
+    assert f"removed bash ({OTHER})" in removed.stderr
+    assert toys.find_architectures("bash") == [OURS]
+
+
 def test_removed_images_are_reported(image: Callable[..., Ended], toys: ImageStore) -> None:
     for name in ("bash", "bash@5", "go"):
         put_image(toys, name, architecture=OURS)
@@ -123,6 +147,7 @@ def test_a_wrong_name_prevents_all_removals(image: Callable[..., Ended], toys: I
 
 def test_disk_use_is_shown(image: Callable[..., Ended], toys: ImageStore) -> None:
     put_image(toys, "bash", bytes(3 << 20), architecture=OURS)
+    put_image(toys, "bash", bytes(2 << 20), architecture=OTHER)
     toys.layers.mkdir()
     (toys.layers / "x").write_bytes(bytes(range(256)) * (5 << 12))
 
@@ -131,9 +156,11 @@ def test_disk_use_is_shown(image: Callable[..., Ended], toys: ImageStore) -> Non
 
     rows = [line.split() for line in shown.stdout.decode().splitlines()]
     assert rows[0][:3] == ["KIND", "NAME", "MIB"]
-    assert ["image", f"bash-{OURS}", "3", "0", "slipway", "image", "remove", "bash"] in rows
+    remove = ["slipway", "image", "remove"]
+    assert ["image", f"bash-{OURS}", "3", "0", *remove, "bash"] in rows
+    assert ["image", f"bash-{OTHER}", "2", "0", *remove, "--arch", OTHER, "bash"] in rows
     assert ["layers", "5", "0", "slipway", "image", "prune"] in rows
-    assert rows[-1][:2] == ["total", "8"]
+    assert rows[-1][:2] == ["total", "10"]
     assert "to free 5 MiB: slipway image prune" in shown.stderr
     assert told["prunable"] == 5 << 20
     assert {use["kind"] for use in told["uses"]} >= {"image", "layers"}
@@ -170,6 +197,8 @@ def test_a_missing_store_takes_no_space_and_is_not_created(
 def test_a_default_is_chosen_and_taken_back(image: Callable[..., Ended], toys: ImageStore) -> None:
     for name in ("bash", "bash@5"):
         put_image(toys, name, architecture=OURS)
+    # The choice counts for this architecture as well, by its own image.
+    put_image(toys, "bash@5", b"foreign", architecture=OTHER)
 
     chosen = image("default", "sh@5")
     with_choice = names(image("list"))
@@ -177,8 +206,8 @@ def test_a_default_is_chosen_and_taken_back(image: Callable[..., Ended], toys: I
 
     assert (chosen.code, taken_back.code) == (0, 0), chosen.stderr + taken_back.stderr
     assert "default of bash: bash@5" in chosen.stderr
-    assert with_choice == ["bash", "bash@5*"]
-    assert names(image("list")) == ["bash", "bash@5"]
+    assert with_choice == ["bash", "bash@5*", "bash@5*"]
+    assert names(image("list")) == ["bash", "bash@5", "bash@5"]
 
 
 @pytest.mark.parametrize("name", ["nope", "bash@4", "bash@", "", "../x", "bash@5/x"])

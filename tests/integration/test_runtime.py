@@ -550,6 +550,37 @@ async def test_languages_tell_the_toolchains_of_their_images(
     assert (after.toolchain, after.built) == ("rustc 1.80.1", True)
 
 
+async def test_languages_are_those_of_the_default_architecture(
+    launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    store = ImageStore(tmp_path / "store")
+    for version, arch in (("1.63.0", "amd64"), ("1.80.1", "arm64")):
+        debian = {"packages": [{"name": "rustc", "version": f"{version}+dfsg1-2"}]}
+        put_image(store, "rust", version.encode(), arch, told=debian)
+    put_image(store, "go", architecture="arm64")
+    found = {}
+    for arch in ("amd64", "arm64"):
+        runtime = AsyncRuntime(store=store.root, arch=arch, images=launcher, launcher=launcher)
+        found[arch] = {language.name: language for language in await runtime.languages()}
+
+    assert found["amd64"]["rust"].toolchain == "rustc 1.63.0"
+    assert found["arm64"]["rust"].toolchain == "rustc 1.80.1"
+    assert [found[arch]["go"].built for arch in ("amd64", "arm64")] == [False, True]
+    assert found["amd64"]["go"].architectures == ("arm64",)
+    assert found["arm64"]["rust"].architectures == ("amd64", "arm64")
+    assert found["arm64"]["c"].architectures == ()
+
+
+async def test_default_architecture_holds_for_runs_that_name_none(launcher: FakeLauncher) -> None:
+    async with AsyncRuntime(arch="arm64", images=launcher, launcher=launcher) as runtime:
+        await runtime.run("x", "bash")
+        await runtime.run("x", "bash", arch="amd64")
+        async with runtime.session("bash"):
+            pass
+
+    assert [options.arch for options in launcher.options] == ["arm64", "amd64", "arm64"]
+
+
 @pytest.mark.usefixtures("bash", "installed_qemu")
 async def test_real_machine_runs_and_is_cancelled() -> None:
     async with AsyncRuntime(machine="qemu") as runtime:

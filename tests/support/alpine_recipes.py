@@ -37,6 +37,7 @@ def alpine_go(packages: Packages) -> ContainerImage:
         ),
         working_directory="/go",
         command=("sh",),
+        architecture=packages.architecture,
     )
 
 
@@ -55,6 +56,7 @@ def modern_go(packages: Packages, wheel: Path) -> ContainerImage:
         ),
         working_directory="/go",
         command=("sh",),
+        architecture=packages.architecture,
     )
 
 
@@ -79,6 +81,7 @@ def alpine_rpn(packages: Packages) -> ContainerImage:
     return ContainerImage(
         layers=(_alpine_layer(packages), Layer.of_members(fill)),
         environment=(f"PATH={SYSTEM_PATH}", "RPN_VERSION=1"),
+        architecture=packages.architecture,
     )
 
 

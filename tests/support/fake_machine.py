@@ -251,6 +251,7 @@ class FakeLauncher:
         self.cloning: Callable[[], Awaitable[None]] | None = None
         self.machines: set[FakeMachine] = set()
         self.launched = 0
+        self.options: list[Options] = []
         self.most = 0
         self.choices = 0
 
@@ -292,6 +293,7 @@ class FakeLauncher:
             machine = FakeMachine(*ends, self, network=link)
             undo.push_async_callback(machine.stop)
             self.launched += 1
+            self.options.append(options)
             self.most = max(self.most, len(self.machines))
             guest = Guest(machine, StartInfo(machine_reason="a test's"), network)
             if options.network is not None:

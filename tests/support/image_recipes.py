@@ -55,6 +55,7 @@ def debian_gcc(packages: Packages) -> ContainerImage:
         layers=(_debian_layer(packages, base), _gcc_layer(packages, base)),
         environment=(f"PATH={SYSTEM_PATH}", "GCC_VERSION=12.2.0"),
         command=("bash",),
+        architecture=packages.architecture,
     )
 
 
@@ -74,6 +75,7 @@ def debian_rust(packages: Packages) -> ContainerImage:
             f"RUST_VERSION={RUST}",
         ),
         command=("bash",),
+        architecture=packages.architecture,
     )
 
 

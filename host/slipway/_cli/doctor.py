@@ -19,6 +19,7 @@ from slipway._util.units import MIB, format_mib
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from slipway.machine.qemu_targets import QemuTarget
     from slipway_initramfs.store.image_store import ImageStore
 
 # The largest image with its downloads, unpacked and packed.
@@ -112,22 +113,44 @@ def examine_host(store: ImageStore) -> Iterator[Finding]:
     yield _check_program("setpriv", format_install_command("util-linux"))
     yield _check_program("apt-get", _WITHOUT_APT, needed=False)
     yield from _check_resources(store)
-    yield _check_kvm()
+    kvm = _check_kvm()
+    yield kvm
+    yield from _check_architectures(is_kvm_usable=kvm.met)
     yield from _check_network()
     yield from _check_store(store)
 
 
 def _check_qemu() -> Iterator[Finding]:
     """Yield a finding for each program of QEMU; that for this host's architecture is needed."""
-    from slipway.machine.qemu_targets import TARGETS
-
-    for target in sorted(TARGETS.values(), key=lambda target: not target.is_native):
+    for target in _list_targets():
         need = "qemu" if target.is_native else f"qemu {target.architecture}"
         fix = format_install_command(target.package)
         if not target.is_native:
             fix = f"only needed for --arch {target.architecture}: {fix}"
         found, met = _read_version(target.program)
         yield Finding(need, met, found, fix, target.is_native)
+
+
+def _check_architectures(*, is_kvm_usable: bool) -> Iterator[Finding]:
+    """Yield a finding for each architecture of machines: the hypervisor that runs its guests."""
+    for target in _list_targets():
+        need = f"arch {target.architecture}"
+        if target.is_native and is_kvm_usable:
+            yield Finding(need, True, "native: kvm runs it on the processor", needed=False)
+        elif shutil.which(target.program) is not None:
+            found = "emulated: qemu translates each instruction, which is slow"
+            yield Finding(need, True, found, needed=False)
+        else:
+            found = f"machine of this architecture cannot run: {target.program} is not installed"
+            fix = format_install_command(target.package)
+            yield Finding(need, False, found, fix, needed=False)
+
+
+def _list_targets() -> list[QemuTarget]:
+    """Return the targets of QEMU, that of this host's architecture first."""
+    from slipway.machine.qemu_targets import TARGETS
+
+    return sorted(TARGETS.values(), key=lambda target: not target.is_native)
 
 
 def _read_version(program: str) -> tuple[str, bool]:
@@ -231,7 +254,8 @@ def _check_store(store: ImageStore) -> Iterator[Finding]:
     for image in images:
         yield _check_blob(
             "image",
-            f"{image.name} {image.digest[:12]}, {format_mib(image.root.size, 0)}",
+            f"{image.name} ({image.architecture}) {image.digest[:12]}, "
+            f"{format_mib(image.root.size, 0)}",
             image.verify,
         )
 

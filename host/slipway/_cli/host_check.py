@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def check_host(store: Path | None, machine: str) -> None:
-    """Check that the image store can be read, and that the host supports the hypervisor.
+def check_host(store: Path | None, machine: str, arch: str) -> None:
+    """Check that the image store can be read, and that the host can run such machines.
 
     Raises:
         HostError: the store cannot be read, or the hypervisor is not available.
+        InputError: the hypervisor has no machines of this architecture.
     """
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.store.image_store import ImageStore
@@ -22,4 +23,4 @@ def check_host(store: Path | None, machine: str) -> None:
     images = ImageStore(store)
     with translated_image_errors():
         images.images()
-    choose(machine, images.root).check()
+    choose(machine, images.root, arch).check()

@@ -14,8 +14,10 @@ from slipway._cli.image_transfer import export_image, import_image
 from slipway._cli.quantities import parse_file_name
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
+from slipway._model.options import OPTIONS
 from slipway._util.errors import InputError
 from slipway._util.units import to_mebibytes
+from slipway_initramfs.architectures import TRIPLETS, machine_architecture
 
 if TYPE_CHECKING:
     import argparse
@@ -56,17 +58,20 @@ def _build_group(prog: str) -> CommandGroup:
     listing.add_argument("--json", action="store_true", help="print JSON records")
     inspect = add("inspect", _inspect_image, "print all facts about an image, as JSON")
     inspect.add_argument("image", metavar="IMAGE", help=_IMAGE)
+    _add_architecture(inspect)
     default = add("default", _set_default, "set the image for the bare name of a language")
     default.add_argument(
         "image", metavar="IMAGE", help="image, such as rust@1.80; rust restores the default"
     )
     remove = add("remove", _remove_images, "remove images and their snapshots")
     remove.add_argument("images", nargs="+", metavar="IMAGE", help=_IMAGE)
+    _add_architecture(remove)
     export = add("export", _export_image, "write an image with its kernel and agent to one file")
     export.add_argument("image", metavar="IMAGE", help=_IMAGE)
     export.add_argument(
         "file", type=parse_file_name, metavar="FILE", help="output file, or - for stdout"
     )
+    _add_architecture(export)
     export.add_argument("--json", action="store_true", help="print a JSON record")
     importing = add("import", import_image, "read an exported image from a file")
     importing.add_argument(
@@ -81,6 +86,15 @@ def _build_group(prog: str) -> CommandGroup:
     return group
 
 
+def _add_architecture(parser: Parser) -> None:
+    parser.add_argument(
+        "--arch",
+        choices=OPTIONS["arch"].choices,
+        default="auto",
+        help="architecture of the image; auto is that of the host, or else another",
+    )
+
+
 def _list_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     images = store.images()
     if parsed.json:
@@ -89,7 +103,6 @@ def _list_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     if not images:
         write_line("no images yet; to build one: slipway image build python")
         return 0
-    defaults = {store.default(image.language) for image in images}
     columns = (
         *(Column("IMAGE"), Column("TOOLCHAIN", cut=True), Column("ARCH"), Column("DIGEST")),
         *(Column(name, right=True) for name in ("MIB", "UNPACKED", "MIN-MEM", "MEMORY")),
@@ -97,7 +110,7 @@ def _list_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     )
     rows = [
         (
-            image.name + "*" * (image.name in defaults),
+            image.name + "*" * (store.default(image.language, image.architecture) == image.name),
             _find_toolchain(image, store) or "?",
             image.architecture,
             image.digest[:12],
@@ -114,7 +127,7 @@ def _list_images(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 
 def _inspect_image(parsed: argparse.Namespace, store: ImageStore) -> int:
-    image = _find_image(store, parsed.image)
+    image = _find_image(store, parsed.image, parsed.arch)
     record = {**_describe_image(image, store), "built": store.build_time(image), **image.manifest}
     print_text(json.dumps(record, indent=1))
     print_text("\n")
@@ -125,7 +138,7 @@ def _set_default(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs.languages import catalogue
 
     language = catalogue.find_language(parsed.image, store)
-    if language.version and store.image(language.image) is None:
+    if language.version and not store.find_architectures(language.image):
         raise InputError(
             f"image {language.image!r} not found",
             f"Build it: slipway image build {language.image}",
@@ -139,7 +152,8 @@ def _set_default(parsed: argparse.Namespace, store: ImageStore) -> int:
 def _remove_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs.store.garbage_collection import remove_image
 
-    images = {image.digest: image for image in (_find_image(store, name) for name in parsed.images)}
+    found = [_find_image(store, name, parsed.arch) for name in parsed.images]
+    images = {image.digest: image for image in found}
     for digest, image in images.items():
         freed = to_mebibytes(remove_image(store, digest))
         write_line(f"removed {image.name} ({image.architecture}): {freed} MiB")
@@ -147,13 +161,13 @@ def _remove_images(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 
 def _export_image(parsed: argparse.Namespace, store: ImageStore) -> int:
-    return export_image(parsed, _find_image(store, parsed.image), store)
+    return export_image(parsed, _find_image(store, parsed.image, parsed.arch), store)
 
 
-def _find_image(store: ImageStore, name: str) -> Image:
+def _find_image(store: ImageStore, name: str, architecture: str) -> Image:
     """Return an image by its name, an alias of its language, or the beginning of its digest.
 
-    If a name has several architectures, that of this machine comes first.
+    With the ``architecture`` ``auto``, that of the host comes first.
 
     Raises:
         InputError: the image is unknown.
@@ -164,13 +178,16 @@ def _find_image(store: ImageStore, name: str) -> Image:
     names = [name]
     with suppress(UnknownLanguage):
         names.append(catalogue.find_language(name, store).image)
-    for wanted in names:
-        if (image := store.image(wanted)) is not None:
-            return image
-    for image in store.images():
-        if image.name in names:
-            return image
-    raise InputError(f"image {name[:80]!r} not found", "See: slipway image list")
+    own = machine_architecture()
+    wanted = [own, *TRIPLETS] if architecture == "auto" else [architecture]
+    for each in wanted:
+        for known in names:
+            image = store.image(known, each)
+            # A digest is found for any architecture.
+            if image is not None and (architecture == "auto" or image.architecture == each):
+                return image
+    kind = "image" if architecture == "auto" else f"image for {architecture}"
+    raise InputError(f"{kind} {name[:80]!r} not found", "See: slipway image list")
 
 
 def _describe_image(image: Image, store: ImageStore) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
 from slipway._util.units import format_mib, to_mebibytes
+from slipway_initramfs.architectures import machine_architecture
 
 if TYPE_CHECKING:
     import argparse
@@ -105,6 +106,10 @@ def prune_store(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 def _find_remover(use: DiskUseEntry) -> str:
     """Return the command that removes an entry, or an empty text."""
-    # The entry's name of an image ends with the architecture.
-    name = use.name.rpartition("-")[0] if use.kind == "image" else use.name
+    name = use.name
+    if use.kind == "image":
+        # Its entry's name ends with the architecture.
+        name, _, architecture = name.rpartition("-")
+        if architecture != machine_architecture():
+            name = f"--arch {architecture} {name}"
     return f"{_REMOVERS[use.kind]} {name}".strip() if use.kind in _REMOVERS else ""

@@ -57,7 +57,7 @@ def run_command(arguments: list[str], prog: str) -> int:
         logging.basicConfig(level=logging.DEBUG, format="slipway: %(name)s: %(message)s")
     with rename_options_in_errors(parser):
         if parsed.api_sock is None:
-            check_host(parsed.store, parsed.machine)
+            check_host(parsed.store, parsed.machine, parsed.arch)
         run_interruptible(lambda: _serve(parsed, ceiling))
     return 0
 
@@ -76,7 +76,7 @@ def build_parser(prog: str) -> Parser:
         metavar="PATH",
         help="run on the server at this socket (slipway serve)",
     )
-    for name in ("machine", "max_machines"):
+    for name in ("machine", "arch", "max_machines"):
         add_option(parser, RUNTIME_OPTIONS[name])
     add_ceiling(add, "models", "; with --api-sock, that of the server holds as well")
     add_store(parser)
@@ -89,7 +89,8 @@ async def _serve(parsed: argparse.Namespace, ceiling: Network | None) -> None:
 
     wire = _LineTransport()
     async with _make_runtime(parsed) as runtime:
-        await serve(runtime, wire, wire, {"machine": parsed.machine}, ceiling)
+        options = {"machine": parsed.machine, "arch": parsed.arch}
+        await serve(runtime, wire, wire, options, ceiling)
     if wire.too_long:
         raise InputError(
             f"message of the client over {format_size(MAX_MESSAGE)}",
@@ -104,7 +105,7 @@ def _make_runtime(parsed: argparse.Namespace) -> AsyncRuntime | AsyncClient:
         return AsyncClient(parsed.api_sock)
     from slipway._local.runtime import AsyncRuntime
 
-    return AsyncRuntime(store=parsed.store, max_machines=parsed.max_machines)
+    return AsyncRuntime(store=parsed.store, arch=parsed.arch, max_machines=parsed.max_machines)
 
 
 class _LineTransport:

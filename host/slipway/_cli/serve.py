@@ -132,7 +132,7 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     inherited = take_inherited_socket(environment)
     path = None if inherited is None else _find_socket_path(inherited.getsockname())
     settings = _read_settings(parsed, path)
-    check_host(parsed.store, parsed.machine)
+    check_host(parsed.store, parsed.machine, parsed.arch)
     runtime = AsyncRuntime(**{**_select(parsed, RUNTIME_OPTIONS), "pool": _find_pool_size(parsed)})
     server = Server(settings, runtime, notify)
     loop = asyncio.get_running_loop()

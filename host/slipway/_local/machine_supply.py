@@ -6,7 +6,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from slipway._model.options import Options
 from slipway._run.booters import Booters
 from slipway._run.languages import find_language
 from slipway._run.launcher import ColdLauncher
@@ -15,6 +14,7 @@ from slipway._util.errors import SlipwayError
 
 if TYPE_CHECKING:
     from slipway._admission import Admission
+    from slipway._model.options import Options
     from slipway._run.launcher import Launcher
     from slipway._run.slot import SlotContext
     from slipway._snapshots.pool import Pool
@@ -75,10 +75,13 @@ class MachineSupply:
         """Number of idle clones in the pool."""
         return self._pool.idle if self._pool is not None else 0
 
-    def prewarm(self, slots: SlotContext, machine: str) -> None:
-        """Start to prewarm the warm languages on ``machine``, at the first call."""
+    def prewarm(self, slots: SlotContext, options: Options) -> None:
+        """Start to prewarm the warm languages, at the first call.
+
+        ``options`` has the hypervisor and the architecture of the clones.
+        """
         if self._warm and self._warming is None:
-            self._warming = asyncio.create_task(self._prewarm_all(slots, Options(machine=machine)))
+            self._warming = asyncio.create_task(self._prewarm_all(slots, options))
 
     async def close(self) -> None:
         """End idle clones, templates and booters. Machines of runs continue."""

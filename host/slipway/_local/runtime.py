@@ -34,7 +34,7 @@ from slipway._util.memory import read_free_memory
 from slipway._util.public import public
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
     from slipway._admission import Load
@@ -55,6 +55,7 @@ class AsyncRuntime:
     Args:
         store: directory of the image store.
         machine: default of the option ``machine``: ``auto``, ``kvm`` or ``qemu``.
+        arch: default of the option ``arch``: ``auto``, ``amd64`` or ``arm64``.
         max_machines: maximum number of machines; None: as CPUs and memory allow.
         memory_budget: memory for all machines together, in bytes; None: most of the free memory.
         cpus: vCPUs for all machines together; None: the number of this process's CPUs.
@@ -75,6 +76,7 @@ class AsyncRuntime:
         *,
         store: str | os.PathLike[str] | None = None,
         machine: str = "auto",
+        arch: str = "auto",
         max_machines: int | None = None,
         memory_budget: int | None = None,
         cpus: int | None = None,
@@ -91,6 +93,7 @@ class AsyncRuntime:
         given: dict[str, Any] = {
             "store": store,
             "machine": machine,
+            "arch": arch,
             "max_machines": max_machines,
             "memory_budget": memory_budget,
             "cpus": cpus,
@@ -101,7 +104,7 @@ class AsyncRuntime:
         }
         options = RuntimeOptions(**given)
         self._store = ImageStore(options.store)
-        self._machine = options.machine
+        self._defaults = {"machine": options.machine, "arch": options.arch}
         pool_options = PoolOptions(options.pool, options.cold, options.warm)
         self._admission = Admission(_find_capacity(options))
         if launcher is not None:
@@ -117,9 +120,9 @@ class AsyncRuntime:
         self._closing = ""
 
     @property
-    def machine(self) -> str:
-        """The default of the option ``machine``."""
-        return self._machine
+    def defaults(self) -> Mapping[str, str]:
+        """The defaults of the options ``machine`` and ``arch``, by name."""
+        return self._defaults
 
     @property
     def load(self) -> Load:
@@ -153,7 +156,7 @@ class AsyncRuntime:
         self._check_open()
         self.begin()
         key = check_key(key)
-        checked = build_options({"machine": self._machine, **options})
+        checked = build_options({**self._defaults, **options})
         opened = open_stdin(stdin)
         text = await read_source(source)
         found = select_language(language, source, self._store)
@@ -162,7 +165,7 @@ class AsyncRuntime:
     async def start_request(self, request: RunRequest, key: str = "") -> LocalExecution:
         """Start a request with checked options, or queue it; errors are those of :meth:`start`.
 
-        The default of the option ``machine`` is not applied: see :attr:`machine`.
+        The defaults of ``machine`` and ``arch`` are not applied: see :attr:`defaults`.
         """
         self._check_open()
         self.begin()
@@ -222,8 +225,8 @@ class AsyncRuntime:
             language: name of the language, for example ``python`` or ``rust@1.80``.
             key: share of the queue; shares of different keys are equal.
             idle_seconds: time without a run after which the session ends.
-            options: ``memory``, ``cpus``, ``machine``, ``network``, ``kernel`` and ``boot_log``
-                of :class:`slipway.Options`; the other options belong to the runs.
+            options: ``memory``, ``cpus``, ``machine``, ``arch``, ``port``, ``network``, ``kernel``
+                and ``boot_log`` of :class:`slipway.Options`; the other options belong to the runs.
 
         Raises:
             InputError: an argument is invalid.
@@ -231,12 +234,12 @@ class AsyncRuntime:
         key = check_key(key)
         idle_seconds = check_idle_seconds(idle_seconds)
         found = select_language(language, None, self._store)
-        checked = build_session_options({"machine": self._machine, **options}, found.source)
+        checked = build_session_options({**self._defaults, **options}, found.source)
         return LocalSession(self._context, SessionSpec(found, checked, key, idle_seconds))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
         """List the languages, with their images."""
-        return await asyncio.to_thread(list_languages, self._store)
+        return await asyncio.to_thread(list_languages, self._store, self._defaults["arch"])
 
     async def drain(self, seconds: float) -> None:
         """Refuse new runs; wait up to ``seconds`` for those under way, then cancel the rest."""
@@ -266,7 +269,7 @@ class AsyncRuntime:
     def begin(self) -> None:
         """Begin to prewarm; the first run does so as well."""
         if not self._closing:
-            self._supply.prewarm(self._slots, self._machine)
+            self._supply.prewarm(self._slots, build_options(self._defaults))
 
     async def __aenter__(self) -> Self:
         self.begin()

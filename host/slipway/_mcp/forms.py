@@ -94,6 +94,9 @@ class LanguageForm(BaseModel):
     ready: bool = Field(description="False: the first run takes minutes, to build the image.")
     toolchain: str = Field(description="Such as rustc 1.63.0; empty if unknown.")
     toolchains: dict[str, str] = Field(description="The toolchain of each of the versions.")
+    architectures: list[str] = Field(
+        description="Values of arch with which the first run has no image to build."
+    )
 
 
 def build_outcome(result: Result, output: dict[str, Excerpt]) -> Outcome:

@@ -165,15 +165,17 @@ class _Tools:
     async def _list_languages(self, _context: Context, arguments: dict[str, Any]) -> BaseModel:
         if arguments:
             raise InputError("list_languages takes no arguments", "Leave them out.")
+        arch = self._options["arch"]
         return Languages(
             languages=[
                 LanguageForm(
                     name=language.name,
                     aliases=list(language.aliases),
                     versions=list(language.versions),
-                    ready=language.built,
+                    ready=language.built if arch == "auto" else arch in language.architectures,
                     toolchain=language.toolchain,
                     toolchains=dict(language.toolchains),
+                    architectures=list(language.architectures),
                 )
                 for language in await self._runtime.languages()
             ]
@@ -188,8 +190,7 @@ class _Tools:
             wanted.source,
             wanted.language,
             stdin=wanted.decode_stdin(),
-            **self._options,
-            **options,
+            **{**self._options, **options},
         )
         output = {name: Excerpt() for name in ("stdout", "stderr", "build_output")}
         steps = 0

@@ -15,7 +15,9 @@ class LanguageInfo:
 
     ``built`` is True if the default image is in the store. ``toolchain`` is the compiler or
     interpreter of that image (``rustc 1.63.0``, or "" if unknown). ``versions`` are other versions
-    with an image, and ``toolchains`` their compilers or interpreters.
+    with an image, and ``toolchains`` their compilers or interpreters. All of these are about
+    machines of the default architecture of runtime or server. ``architectures`` (``amd64``,
+    ``arm64``) are all those whose default image is in the store.
     """
 
     name: str
@@ -25,3 +27,4 @@ class LanguageInfo:
     built: bool
     toolchain: str
     toolchains: Mapping[str, str]
+    architectures: tuple[str, ...]

@@ -178,7 +178,7 @@ class Options:
     arch: Annotated[
         str,
         Option(
-            "architecture of the machine; by default that of the host",
+            "architecture of the machine; auto is that of the host",
             Group.MACHINE,
             schema_help="Another one than the host's is emulated, which is slow.",
             choices=("auto", "amd64", "arm64"),
@@ -204,7 +204,10 @@ class Options:
     kernel: Annotated[
         Path | None,
         Option(
-            "guest kernel, a vmlinux or bzImage file", Group.MACHINE, local=True, metavar="PATH"
+            "guest kernel: a vmlinux or bzImage file, or for arm64 an Image file",
+            Group.MACHINE,
+            local=True,
+            metavar="PATH",
         ),
     ] = None
     boot_log: Annotated[

@@ -40,6 +40,13 @@ class RuntimeOptions:
     machine: Annotated[
         str, Option("hypervisor of the machines", choices=OPTIONS["machine"].choices)
     ] = "auto"
+    arch: Annotated[
+        str,
+        Option(
+            "architecture of the machines; auto is that of the host",
+            choices=OPTIONS["arch"].choices,
+        ),
+    ] = "auto"
     max_machines: Annotated[
         _Positive | None, Option("machines at once", default_help="as CPUs and memory allow")
     ] = None

@@ -130,6 +130,7 @@ def _decode_language(fields: Fields) -> LanguageInfo:
         fields.read_flag("built"),
         fields.read_plain_text("toolchain"),
         fields.read_plain_texts("toolchains", MAX_LANGUAGES),
+        fields.read_texts("architectures", MAX_LANGUAGES),
     )
 
 

@@ -94,7 +94,8 @@ def _check_kernel(kernel: Path, architecture: str) -> None:
         raise InputError(f"{kernel} is not a Linux kernel", hint)
     if found != architecture:
         raise InputError(
-            f"kernel {kernel} is for {found}, and the machine has {architecture}", hint
+            f"kernel {kernel} is for {found}, and the machine has {architecture}",
+            f"{hint} Or ask for a machine of {found}: arch={found}.",
         )
 
 

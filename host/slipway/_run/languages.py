@@ -13,6 +13,7 @@ from slipway._run.image_errors import translated_image_errors
 if TYPE_CHECKING:
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
+    from slipway_initramfs.store.records import Image
 
 
 def find_language(name: str, store: ImageStore | None = None) -> Language:
@@ -51,8 +52,10 @@ def select_language(language: object, source: object, store: ImageStore) -> Lang
     return find_language_of_file(convert("source", Path, source), store)
 
 
-def list_languages(store: ImageStore) -> tuple[LanguageInfo, ...]:
+def list_languages(store: ImageStore, architecture: str = "auto") -> tuple[LanguageInfo, ...]:
     """List all languages of Slipway and of ``store``, by name.
+
+    Versions and toolchains are those of images for ``architecture``; ``auto`` is the host's.
 
     Raises:
         ImageError: the store cannot be read.
@@ -60,26 +63,41 @@ def list_languages(store: ImageStore) -> tuple[LanguageInfo, ...]:
     from slipway_initramfs.architectures import machine_architecture
     from slipway_initramfs.languages.catalogue import known_languages
 
+    wanted = machine_architecture() if architecture == "auto" else architecture
     with translated_image_errors():
         known = known_languages(store)
-        found: dict[str, dict[str, str]] = {name: {} for name in known}
+        images: dict[str, list[Image]] = {name: [] for name in known}
         for image in store.images():
-            if image.architecture == machine_architecture() and image.language in known:
-                version = image.name.partition("@")[2]
-                found[image.language][version] = known[image.language].toolchain.of(image)
-        return tuple(_build_info(known[name], found[name], store) for name in sorted(known))
+            if image.language in known:
+                images[image.language].append(image)
+        return tuple(
+            _build_info(known[name], images[name], store, wanted) for name in sorted(known)
+        )
 
 
-def _build_info(language: Language, found: dict[str, str], store: ImageStore) -> LanguageInfo:
+def _build_info(
+    language: Language, images: list[Image], store: ImageStore, architecture: str
+) -> LanguageInfo:
+    versions = {
+        image.name.partition("@")[2]: language.toolchain.of(image)
+        for image in images
+        if image.architecture == architecture
+    }
     # A name without a version stands for the default, which may be a version.
-    default = store.default(language.name).partition("@")[2]
-    others = {version: text for version, text in found.items() if version}
+    defaults = [
+        image
+        for image in images
+        if image.name == (store.default(language.name, image.architecture) or language.name)
+    ]
+    default = store.default(language.name, architecture).partition("@")[2]
+    others = {version: text for version, text in versions.items() if version}
     return LanguageInfo(
         language.name,
         language.aliases,
         language.suffixes,
         tuple(others),
-        default in found,
-        found.get(default, ""),
+        default in versions,
+        versions.get(default, ""),
         others,
+        tuple(image.architecture for image in defaults),
     )

@@ -54,7 +54,7 @@ def find_hypervisor(
         if architecture not in ("", host := machine_architecture()):
             raise InputError(
                 f"machine kvm: KVM of this host runs {host}, not {architecture}",
-                f"Leave out --machine, or name qemu, which emulates {architecture}.",
+                f"Use machine qemu, which emulates {architecture}.",
             )
         return KvmHypervisor(state, reason)
     if name == "qemu":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slipway_initramfs.errors import ImageError
+from slipway_initramfs.errors import BuildFailed, ImageError
 from slipway_initramfs.oci.manifests import (
     Manifest,
     find_layer_compression,
@@ -45,7 +45,8 @@ def resolve_image(repository: Repository, architecture: str) -> ResolvedImage:
     All documents are read and checked, the layers are not.
 
     Raises:
-        ImageError: a document is invalid, or the image lacks the architecture.
+        BuildFailed: the image lacks the architecture.
+        ImageError: a document is invalid.
     """
     document = repository.root()
     expected = index_digest = ""
@@ -78,7 +79,7 @@ def choose_platform(index: Index, architecture: str) -> Descriptor:
     A single manifest without a platform is accepted; its configuration is checked later.
 
     Raises:
-        ImageError: the index lacks the architecture.
+        BuildFailed: the index lacks the architecture.
     """
     for variant in _VARIANTS.get(architecture, ("",)):
         for entry in index.entries:
@@ -92,7 +93,7 @@ def choose_platform(index: Index, architecture: str) -> Descriptor:
         {str(e.platform) for e in index.entries if e.platform and e.platform.os != "unknown"}
     )
     more = ", ..." if len(names) > _SHOWN else ""
-    raise ImageError(
+    raise BuildFailed(
         f"the image is not available for linux/{architecture}",
         f"It is for {', '.join(map(repr, names[:_SHOWN]))}{more}." if names else "",
     )
@@ -102,12 +103,12 @@ def check_platform(config: ImageConfig, architecture: str) -> None:
     """Check that an image is for Linux on ``architecture``.
 
     Raises:
-        ImageError: the image is for another platform.
+        BuildFailed: the image is for another platform.
     """
     if not _matches(config.platform, architecture, _VARIANTS.get(architecture, ("",))):
-        raise ImageError(
+        raise BuildFailed(
             f"the image is for {str(config.platform)!r}, not for linux/{architecture}",
-            "Choose an image for this machine, or one for several platforms.",
+            f"Name an image for {architecture} or for several platforms, or another --arch.",
         )
 
 

@@ -32,10 +32,10 @@ def remove_image(store: StoreReader, name: str, architecture: str | None = None)
         raise ImageError(f"unknown image {name!r}", "See: slipway image list")
     with _lock_store(store):
         language = image.language
-        was_default = store.default(language) == image.name
         key = f"{image.name}-{image.architecture}"
         (store.root / "refs" / "image" / key).unlink(missing_ok=True)
-        if was_default and not store.default(language):
+        was_last = not store.find_architectures(image.name)
+        if was_last and store.is_choice(image.name, language):
             # Otherwise the choice would return with the next image of that name.
             (store.root / "refs" / "default" / language).unlink(missing_ok=True)
         if not any(other.language == language for other in store.images()):

@@ -126,7 +126,8 @@ class ImageStore(StoreReader):
     def set_default(self, name: str) -> str:
         """Let a language's bare name stand for the image ``name``; return the language's name.
 
-        ``rust@1.80`` makes ``rust`` mean that image; ``rust`` resets the choice.
+        ``rust@1.80`` makes ``rust`` mean that image on each architecture that has it; ``rust``
+        resets the choice.
 
         Raises:
             ImageError: the image is unknown, or the name invalid.
@@ -134,7 +135,7 @@ class ImageStore(StoreReader):
         language, _, version = name.partition("@")
         if not manifests.is_key(language):
             raise ImageError(f"invalid name in the store: {language[:80]!r}")
-        if version and self.image(name) is None:
+        if version and not self.find_architectures(name):
             raise ImageError(f"unknown image {name!r}", f"Build it: slipway image build {name}")
         with self.building(f"default-{language}"):
             if version:

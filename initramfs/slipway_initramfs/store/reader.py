@@ -52,7 +52,7 @@ class StoreReader:
         """
         if manifests.is_key(name):
             arch = architecture or machine_architecture()
-            key = f"{self.default(name) or name}-{arch}"
+            key = f"{self.default(name, arch) or name}-{arch}"
             if (digest := self.reference("image", key)) is not None:
                 return self._load_image(digest)
         if len(name) >= MIN_PREFIX and not name.strip("0123456789abcdef"):
@@ -71,18 +71,32 @@ class StoreReader:
                     found.append(self._load_image(digest))
         return sorted(found, key=lambda image: (image.name, image.architecture))
 
-    def default(self, language: str) -> str:
+    def default(self, language: str, architecture: str | None = None) -> str:
         """Return the name of the image chosen for a language's bare name, or an empty string.
 
-        The choice of a removed image does not count.
+        The choice does not count for an architecture without such an image, by default the host's.
         """
         with suppress(ImageCorrupted):
-            record = self.record("default", language) or {}
-            name = record.get("image")
-            if isinstance(name, str) and manifests.is_key(name):
-                key = f"{name}-{machine_architecture()}"
+            if name := self._read_choice(language):
+                key = f"{name}-{architecture or machine_architecture()}"
                 return name if self.reference("image", key) is not None else ""
         return ""
+
+    def find_architectures(self, name: str) -> list[str]:
+        """Return the architectures that have an image called ``name``, sorted."""
+        keys = (key.rpartition("-") for key in self.names("image"))
+        return [architecture for found, _, architecture in keys if found == name]
+
+    def is_choice(self, name: str, language: str) -> bool:
+        """Return True if ``name`` was chosen for the bare name of ``language``."""
+        with suppress(ImageCorrupted):
+            return self._read_choice(language) == name
+        return False
+
+    def _read_choice(self, language: str) -> str:
+        """Return the name of the chosen image, which may have been removed, or an empty string."""
+        name = (self.record("default", language) or {}).get("image")
+        return name if isinstance(name, str) and manifests.is_key(name) else ""
 
     def build_time(self, image: Image) -> str:
         """Return the time when an image was built (ISO 8601, UTC).

@@ -129,7 +129,7 @@ def test_client_and_server_have_the_same_network() -> None:
 def test_body_has_the_network_of_a_run() -> None:
     body = encode('{"source": "", "language": "bash", "network": {"allow": ["pypi"]}}')
 
-    wanted, _ = parse_json_request(body, RunQuery.model_validate({}), RunBody)
+    wanted, _ = parse_json_request(body, RunQuery.model_validate({}), RunBody, {})
 
     assert wanted.options.network == Network(allow=("pypi",))
 
@@ -150,7 +150,7 @@ def test_wrong_network_of_a_body_is_named(network: str, words: str) -> None:
     body = encode(f'{{"source": "", "language": "bash", "network": {network}}}')
 
     with pytest.raises(InvalidRequest) as caught:
-        parse_json_request(body, StartQuery.model_validate({}), StartBody)
+        parse_json_request(body, StartQuery.model_validate({}), StartBody, {})
 
     assert caught.value.problem.status == 422
     assert words in caught.value.problem.detail
@@ -173,7 +173,7 @@ def test_wrong_network_of_a_body_is_named(network: str, words: str) -> None:
 def test_query_has_the_network_of_a_run(query: dict[str, str], network: Network | None) -> None:
     parsed = parse_query([("language", "bash"), *query.items()], RunQuery)
 
-    wanted, _ = parse_text_request(b"", parsed)
+    wanted, _ = parse_text_request(b"", parsed, {})
 
     assert wanted.options.network == network
 
@@ -192,7 +192,7 @@ def test_wrong_network_of_a_query_is_named(query: dict[str, str], words: str) ->
     parsed = parse_query([("language", "bash"), *query.items()], StartQuery)
 
     with pytest.raises(InputError) as caught:
-        parse_text_request(b"", parsed)
+        parse_text_request(b"", parsed, {})
 
     assert words in caught.value.message
 
@@ -201,7 +201,7 @@ def test_hint_for_a_query_has_its_form() -> None:
     parsed = parse_query([("language", "bash"), ("network_limit", "5000")], StartQuery)
 
     with pytest.raises(InputError) as caught:
-        parse_text_request(b"", parsed)
+        parse_text_request(b"", parsed, {})
 
     assert caught.value.hint == "Name one: network=RULES"
 
@@ -212,18 +212,18 @@ def test_network_of_query_and_body_has_to_be_the_same(rule: str, is_same: bool) 
     query = parse_query([("allow", rule)], RunQuery)
 
     if is_same:
-        wanted, _ = parse_json_request(body, query, RunBody)
+        wanted, _ = parse_json_request(body, query, RunBody, {})
         assert wanted.options.network == Network(allow=("pypi",))
     else:
         with pytest.raises(InvalidRequest, match="network is given in the query and in the body"):
-            parse_json_request(body, query, RunBody)
+            parse_json_request(body, query, RunBody, {})
 
 
 def test_unknown_part_of_a_network_is_named_without_a_wrong_suggestion() -> None:
     body = encode('{"source": "", "language": "bash", "network": {"alow": ["pypi"]}}')
 
     with pytest.raises(InvalidRequest, match=r"unknown field 'network\.alow'") as caught:
-        parse_json_request(body, parse_query([], RunQuery), RunBody)
+        parse_json_request(body, parse_query([], RunQuery), RunBody, {})
 
     assert "Did you mean" not in caught.value.problem.hint
 
@@ -232,7 +232,7 @@ def test_run_of_a_session_takes_no_network() -> None:
     body = encode('{"source": "", "network": {"allow": []}}')
 
     with pytest.raises(InvalidRequest, match="unknown field 'network'"):
-        parse_json_request(body, SessionStartQuery.model_validate({}), SessionStartBody)
+        parse_json_request(body, SessionStartQuery.model_validate({}), SessionStartBody, {})
     with pytest.raises(InvalidRequest, match="unknown field 'allow'") as caught:
         parse_query([("allow", "pypi")], SessionStartQuery)
     assert "POST /v1/sessions" in caught.value.problem.hint

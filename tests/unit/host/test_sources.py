@@ -197,7 +197,9 @@ def test_suffix_is_a_name_of_the_language(name: str) -> None:
 )
 def test_server_is_told_the_suffix_by_the_name_of_the_language(path: str, name: str) -> None:
     known = [
-        slipway.LanguageInfo(language.name, language.aliases, language.suffixes, (), True, "", {})
+        slipway.LanguageInfo(
+            language.name, language.aliases, language.suffixes, (), True, "", {}, ()
+        )
         for language in catalogue.builtin_languages().values()
     ]
 

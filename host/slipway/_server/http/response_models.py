@@ -231,7 +231,10 @@ class ResumedDocument(BaseModel):
 
 
 class LanguageDocument(BaseModel):
-    """A language; ``versions`` are all installed versions except the default."""
+    """A language; ``versions`` are all installed versions except the default.
+
+    All but ``architectures`` is about machines of the server's default architecture.
+    """
 
     name: str
     aliases: list[str]
@@ -242,6 +245,9 @@ class LanguageDocument(BaseModel):
         description="Compiler or interpreter, such as `rustc 1.63.0`; empty if unknown."
     )
     toolchains: dict[str, str] = Field(description="The toolchain of each of `versions`.")
+    architectures: list[str] = Field(
+        description="Architectures with an image of the default version: `amd64`, `arm64`."
+    )
 
 
 class LanguagesDocument(BaseModel):

@@ -15,31 +15,36 @@ from slipway._wire.option_models import read_options
 from slipway._wire.request_models import Setting, StartQuery
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from slipway._wire.request_models import SessionRunBody, SessionRunQuery
 
 
 def parse_text_request(
-    source: bytes, query: SessionRunQuery, machine: str = "auto"
+    source: bytes, query: SessionRunQuery, defaults: Mapping[str, str]
 ) -> tuple[RunRequest, OutputChoice]:
     """Return the run request whose source is the whole body.
 
-    ``machine`` is the default of that option.
+    ``defaults`` are those of options that the request leaves out.
 
     Raises:
         InputError: a combination of options is invalid.
         Refusal: a value is missing, or contradicts another.
     """
     settings = query.model_dump(exclude_unset=True)
-    options = {"machine": machine, **read_options(query)}
+    options = {**defaults, **read_options(query)}
     return _build_request(source, b"", options, settings, _read_language(query, settings))
 
 
 def parse_json_request(
-    body: bytes, query: SessionRunQuery, kind: type[SessionRunBody], machine: str = "auto"
+    body: bytes,
+    query: SessionRunQuery,
+    kind: type[SessionRunBody],
+    defaults: Mapping[str, str],
 ) -> tuple[RunRequest, OutputChoice]:
     """Return the run request in a JSON body of ``kind`` and its query.
 
-    ``machine`` is the default of that option.
+    ``defaults`` are those of options that the request leaves out.
 
     Raises:
         InputError: a combination of options is invalid.
@@ -58,7 +63,7 @@ def parse_json_request(
         raise InvalidRequest(error.message, error.hint) from None
     for name in sorted(in_query.keys() & in_body.keys()):
         _check_same(name, in_query[name], in_body[name])
-    options = {"machine": machine, **in_query, **in_body}
+    options = {**defaults, **in_query, **in_body}
     settings = query.model_dump(exclude_unset=True) | {
         name: getattr(form, name) for name in form.model_fields_set & StartQuery.model_fields.keys()
     }

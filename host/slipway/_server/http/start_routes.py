@@ -179,14 +179,14 @@ async def _start(
     is_text = not is_json(media_type)
     limit = MAX_SOURCE if is_text else service.body_limit
     body = await service.bodies.read(request.receive, request.headers.get("content-length"), limit)
-    machine = service.runtime.machine
+    defaults = service.runtime.defaults
     with ExitStack() as stack:
         stack.callback(body.release)
         if is_text:
-            wanted, choice = run_request_parsing.parse_text_request(body.take(), query, machine)
+            wanted, choice = run_request_parsing.parse_text_request(body.take(), query, defaults)
         else:
             wanted, choice = run_request_parsing.parse_json_request(
-                body.take(), query, forms.body, machine
+                body.take(), query, forms.body, defaults
             )
         execution = await starter(wanted)
         stack.pop_all()

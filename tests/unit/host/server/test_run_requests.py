@@ -36,7 +36,7 @@ def job(told: object, **in_query: str) -> RunRequest:
 
 
 def parse(told: object, **in_query: str) -> tuple[RunRequest, OutputChoice]:
-    return requests.parse_json_request(json.dumps(told).encode(), query(**in_query), StartBody)
+    return requests.parse_json_request(json.dumps(told).encode(), query(**in_query), StartBody, {})
 
 
 def refusal(told: object, **in_query: str) -> str:
@@ -46,7 +46,9 @@ def refusal(told: object, **in_query: str) -> str:
 
 
 def test_makes_a_job_of_a_source_and_a_query() -> None:
-    made = requests.parse_text_request(b"source", query(language="rust", timeout="2.5", cpus="2"))
+    made = requests.parse_text_request(
+        b"source", query(language="rust", timeout="2.5", cpus="2"), {}
+    )
 
     assert made == (
         RunRequest(b"source", "rust", Options(timeout=2.5, cpus=2)),
@@ -56,14 +58,17 @@ def test_makes_a_job_of_a_source_and_a_query() -> None:
 
 def test_default_machine_is_that_of_the_server_unless_the_request_names_one() -> None:
     body = b'{"source": "x", "language": "c"}'
+    defaults = {"machine": "qemu", "arch": "arm64"}
 
     found = [
-        requests.parse_json_request(body, query(), StartBody, "qemu"),
-        requests.parse_json_request(body, query(machine="auto"), StartBody, "qemu"),
-        requests.parse_text_request(b"x", query(language="c"), "qemu"),
+        requests.parse_json_request(body, query(), StartBody, defaults),
+        requests.parse_json_request(body, query(machine="auto"), StartBody, defaults),
+        requests.parse_json_request(body, query(arch="auto"), StartBody, defaults),
+        requests.parse_text_request(b"x", query(language="c"), defaults),
     ]
 
-    assert [made.options.machine for made, _ in found] == ["qemu", "auto", "qemu"]
+    assert [made.options.machine for made, _ in found] == ["qemu", "auto", "qemu", "qemu"]
+    assert [made.options.arch for made, _ in found] == ["arm64", "arm64", "auto", "arm64"]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,7 @@ def test_takes_the_size_of_a_terminal(told: object, size: object) -> None:
 
 
 def test_puts_language_and_version_together() -> None:
-    made, _ = requests.parse_text_request(b"source", query(language="rust", version="1.80"))
+    made, _ = requests.parse_text_request(b"source", query(language="rust", version="1.80"), {})
 
     assert made.language == "rust@1.80"
 
@@ -164,7 +169,7 @@ def test_decodes_jobs_of_our_own_client() -> None:
     )
     record = encode_job(RunRequest(b"source", "rust@1.80", options, b"\xfe"))
 
-    made, choice = requests.parse_json_request(json.dumps(record).encode(), query(), StartBody)
+    made, choice = requests.parse_json_request(json.dumps(record).encode(), query(), StartBody, {})
 
     assert made.language == "rust@1.80"
     assert made.stdin == b"\xfe"
@@ -176,8 +181,8 @@ def test_makes_a_job_without_a_language_for_a_session() -> None:
     query = SessionRunQuery.model_validate({"timeout": "2"})
     body = b'{"source": "x", "cpu_time": 1}'
 
-    of_json, _ = requests.parse_json_request(body, query, SessionRunBody)
-    of_text, _ = requests.parse_text_request(b"x", query)
+    of_json, _ = requests.parse_json_request(body, query, SessionRunBody, {})
+    of_text, _ = requests.parse_text_request(b"x", query, {})
 
     assert (of_json.language, of_json.options.timeout, of_json.options.cpu_time) == ("", 2, 1)
     assert of_text == RunRequest(b"x", "", Options(timeout=2.0))
@@ -188,7 +193,7 @@ def test_hint_for_machine_options_in_a_session_names_the_session(name: str) -> N
     body = json.dumps({"source": "x", name: 1}).encode()
 
     with pytest.raises(Refusal) as caught:
-        requests.parse_json_request(body, SessionRunQuery.model_validate({}), SessionRunBody)
+        requests.parse_json_request(body, SessionRunQuery.model_validate({}), SessionRunBody, {})
 
     assert caught.value.problem.status == 422
     assert "POST /v1/sessions" in caught.value.problem.hint
@@ -237,7 +242,7 @@ _names = st.sampled_from([*StartBody.model_fields, "other"])
 
 def outcome(told: object) -> RunRequest | Refusal:
     try:
-        return requests.parse_json_request(json.dumps(told).encode(), C, StartBody)[0]
+        return requests.parse_json_request(json.dumps(told).encode(), C, StartBody, {})[0]
     except Refusal as refusal:
         return refusal
 
@@ -257,7 +262,7 @@ def test_any_body_is_a_request_or_an_error(told: object) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_an_error(body: bytes) -> None:
     with pytest.raises(Refusal) as caught:
-        requests.parse_json_request(body, C, StartBody)
+        requests.parse_json_request(body, C, StartBody, {})
 
     assert caught.value.problem.status in {400, 422}
 

@@ -189,6 +189,20 @@ def test_a_removed_default_does_not_come_back_with_its_image(store: ImageStore) 
     assert store.image("toy") == plain
 
 
+def test_default_stays_until_its_image_is_removed_on_each_architecture(store: ImageStore) -> None:
+    for name in ("amd64", "arm64"):
+        put_image(store, "toy@1.80", name.encode(), name)
+    store.set_default("toy@1.80")
+
+    remove_image(store, "toy@1.80", "amd64")
+    left = store.default("toy", "amd64"), store.default("toy", "arm64")
+    remove_image(store, "toy@1.80", "arm64")
+    put_image(store, "toy@1.80", b"again", "arm64")
+
+    assert left == ("", "toy@1.80")
+    assert store.default("toy", "arm64") == ""
+
+
 def test_files_that_are_no_records_do_no_harm(store: ImageStore) -> None:
     image = put_image(store, "toy")
     stray = store.root / "refs" / "image" / ".nfs0001"

@@ -65,6 +65,19 @@ def test_a_bare_name_stands_for_the_default(store: ImageStore) -> None:
     assert store.image("toy") == plain
 
 
+def test_default_counts_for_each_architecture_that_has_its_image(store: ImageStore) -> None:
+    plain = {name: put_image(store, "toy", name.encode(), name) for name in ("amd64", "arm64")}
+    versioned = put_image(store, "toy@1.80", b"another", "arm64")
+
+    store.set_default("toy@1.80")
+
+    assert store.image("toy", "arm64") == versioned
+    assert store.image("toy", "amd64") == plain["amd64"]
+    assert [store.default("toy", name) for name in ("amd64", "arm64")] == ["", "toy@1.80"]
+    assert store.find_architectures("toy") == ["amd64", "arm64"]
+    assert store.find_architectures("toy@1.80") == ["arm64"]
+
+
 def test_a_missing_image_cannot_be_the_default(store: ImageStore) -> None:
     with pytest.raises(ImageError, match=r"toy@1\.80") as caught:
         store.set_default("toy@1.80")
