@@ -14,7 +14,7 @@ import pytest
 from slipway._server.run_directory import RunDirectory
 from slipway._server.socket_access import SocketAccess
 from slipway._util.errors import HostError, InputError
-from slipway._util.unix_sockets import MAX_SOCKET_PATH
+from slipway._util.socket_limits import MAX_SOCKET_PATH
 from support.output_clients import connect, short_directory
 
 if TYPE_CHECKING:

@@ -36,14 +36,15 @@ TESTS = Path(__file__).parents[1]
 LENDER = """
 import asyncio, os, signal, sys
 from slipway._cli.run_terminal import LocalTerminal
-from slipway._cli.terminal import run_guarded, run_interruptible
+from slipway._cli.event_loop import run_interruptible
+from slipway._cli.terminal import run_guarded
 from slipway._util.errors import UnknownOutcome
 
-async def resize(size):
+def resize(size):
     print(f"[{size.rows}x{size.columns}]", flush=True)
 
 async def lend():
-    with LocalTerminal(resize).follow_size() as terminal:
+    with LocalTerminal(resize, asyncio.get_running_loop()).follow_size() as terminal:
         terminal.take()
         print("lent", flush=True)
         if sys.argv[1] == "raise":

@@ -8,12 +8,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway._cli.descriptors import DescriptorWorker, write_all
+from slipway._cli.event_loop import run_interruptible
 from slipway._cli.host_check import check_host
 from slipway._cli.network_options import add_ceiling, read_ceiling
 from slipway._cli.option_arguments import add_option
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_path
-from slipway._cli.terminal import run_interruptible
 from slipway._model.runtime_options import RUNTIME_OPTIONS
 from slipway._util.errors import HostError, InputError
 from slipway._util.units import MIB, format_size

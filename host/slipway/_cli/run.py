@@ -12,12 +12,10 @@ from slipway._cli.program import PROCESS_START
 from slipway._cli.progress import Progress
 from slipway._cli.run_arguments import build_parser, parse_arguments, read_options, read_source
 from slipway._cli.run_files import plan_destinations, save_files
-from slipway._cli.run_streams import StandardOutput, read_nothing, read_stdin
 from slipway._cli.terminal import (
     EXIT_MISSING,
     EXIT_TIMEOUT,
     print_text,
-    run_interruptible,
     split_arguments,
     write_line,
 )
@@ -75,6 +73,8 @@ def _run_parsed(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) 
 
 def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
     """Run a program in a machine of this process."""
+    from slipway._cli.event_loop import run_interruptible
+    from slipway._cli.run_streams import read_nothing, read_stdin
     from slipway._run.images import StoredImages
     from slipway._run.job_request import JobRequest
     from slipway._run.launcher import ColdLauncher
@@ -111,6 +111,8 @@ def _find_language(parsed: argparse.Namespace, store: ImageStore) -> Language:
 async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
     if parsed.json:
         return await run.collect(None)
+    from slipway._cli.run_streams import StandardOutput
+
     output = StandardOutput()
     if not parsed.tty:
         if not parsed.publish:
@@ -118,9 +120,13 @@ async def _execute(run: Run, parsed: argparse.Namespace) -> Result:
         from slipway._cli.port_report import PortObserver
 
         return await run.collect(output.write, PortObserver())
+    import asyncio
+
+    from slipway._cli.event_loop import start_as_task
     from slipway._cli.run_terminal import LocalTerminal, PhaseObserver
 
-    with LocalTerminal(run.resize).follow_size() as terminal:
+    local = LocalTerminal(start_as_task(run.resize), asyncio.get_running_loop())
+    with local.follow_size() as terminal:
         return await run.collect(output.write, PhaseObserver(terminal))
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import termios
 import tty
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from slipway._cli.port_report import report_ports
 from slipway._model.options import Tty
-from slipway._util.errors import InputError, SlipwayError
+from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
     from slipway._model.published_ports import PublishedPort
     from slipway._run.job_report import PhaseReport
     from slipway_protocol.messages import Phase
-
-    Resize = Callable[[Tty], Awaitable[None]]
 
 
 def read_terminal_size() -> Tty:
@@ -35,30 +32,41 @@ def read_terminal_size() -> Tty:
     return Tty()
 
 
+class SignalHandlers(Protocol):
+    """Handlers of signals: an event loop, or the gate of a command without one."""
+
+    def add_signal_handler(self, sig: int, callback: Callable[[], object], /) -> None:
+        """Call ``callback`` at the signal ``sig``."""
+        ...
+
+    def remove_signal_handler(self, sig: int, /) -> object:
+        """Restore the default effect of the signal ``sig``."""
+        ...
+
+
 class LocalTerminal:
     """Terminal of the caller on stdin: in raw mode while it is lent to the program.
 
     Each typed byte, Ctrl-C included, then goes to the program's terminal, which echoes and edits.
-    ``resize`` is called with each new size.
+    ``resize`` is called with each new size, as ``signals`` report it.
     """
 
-    def __init__(self, resize: Resize) -> None:
+    def __init__(self, resize: Callable[[Tty], object], signals: SignalHandlers) -> None:
         self._resize = resize
+        self._signals = signals
         self._saved: list[Any] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @contextmanager
     def follow_size(self) -> Iterator[LocalTerminal]:
         """Follow the size of the terminal, and restore its mode at the end."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGWINCH, self._on_resize)
-        loop.add_signal_handler(signal.SIGTSTP, self._suspend)
+        self._signals.add_signal_handler(signal.SIGWINCH, self._on_resize)
+        self._signals.add_signal_handler(signal.SIGTSTP, self._suspend)
         try:
             yield self
         finally:
             self.give_back()
-            loop.remove_signal_handler(signal.SIGTSTP)
-            loop.remove_signal_handler(signal.SIGWINCH)
+            self._signals.remove_signal_handler(signal.SIGTSTP)
+            self._signals.remove_signal_handler(signal.SIGWINCH)
 
     def take(self) -> None:
         """Lend the terminal to the program: set raw mode."""
@@ -76,13 +84,7 @@ class LocalTerminal:
                 termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
     def _on_resize(self) -> None:
-        task = asyncio.ensure_future(self._report_size(read_terminal_size()))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _report_size(self, size: Tty) -> None:
-        with suppress(SlipwayError):  # the run reports the error itself
-            await self._resize(size)
+        self._resize(read_terminal_size())
 
     def _suspend(self) -> None:
         """Stop this process, with the terminal in its normal mode."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from slipway._cli.screen import paint
 from slipway._util.errors import HostError, InputError, SlipwayError
@@ -67,7 +66,7 @@ def _report_error(error: SlipwayError) -> None:
 def run_guarded(command: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:
     """Run ``command`` and exit with its code; tracebacks are shown with --debug only."""
     debug = "--debug" in arguments[: _find_separator(arguments)]
-    for number in _list_ending_signals():
+    for number in list_ending_signals():
         signal.signal(number, _raise_interrupted)
     _open_standard_descriptors()
     try:
@@ -120,39 +119,11 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:at], arguments[at + 1 :]
 
 
-def _list_ending_signals() -> list[signal.Signals]:
-    """Return the signals that end us; SIGHUP stays ignored under nohup."""
+def list_ending_signals() -> list[signal.Signals]:
+    """Return the signals that end a command; SIGHUP stays ignored under nohup."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
 
 
 def _raise_interrupted(number: int, _frame: object) -> None:
     raise Interrupted(number)
-
-
-def run_interruptible(main: Callable[[], Any]) -> Any:
-    """Run the coroutine of ``main``; a signal cancels it and waits for its end.
-
-    Raises:
-        Interrupted: a signal was received.
-    """
-    received: list[int] = []
-
-    async def supervise() -> Any:
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(main())
-
-        def cancel(number: int) -> None:
-            received.append(number)
-            task.cancel()
-
-        for number in _list_ending_signals():
-            loop.add_signal_handler(number, cancel, number)
-        return await task
-
-    try:
-        return asyncio.run(supervise())
-    except asyncio.CancelledError:
-        if not received:
-            raise
-        raise Interrupted(received[0]) from None

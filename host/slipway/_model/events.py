@@ -81,3 +81,21 @@ class Ended:
 
 
 Event = Queued | Preparing | Started | PhaseStarted | Output | PhaseEnded | Ended
+
+
+def find_state(event: Event) -> str | None:
+    """Return the state of a run after ``event``; None if it stays as before."""
+    match event:
+        case Queued():
+            return "queued"
+        case Preparing():
+            return "preparing"
+        case Started():
+            return "booting"
+        case PhaseStarted(phase=phase):
+            return "building" if phase == "build" else "running"
+        case PhaseEnded(phase="build"):
+            return "running"
+        case Ended():
+            return "ended"
+    return None

@@ -9,11 +9,10 @@ from slipway._model.arguments import call_listener
 from slipway._model.events import (
     Ended,
     Output,
-    PhaseEnded,
-    PhaseStarted,
     Preparing,
     Queued,
     Started,
+    find_state,
 )
 from slipway._model.values import convert, describe_value
 from slipway._util.errors import InputError, SlipwayError, UnknownOutcome
@@ -233,17 +232,12 @@ class AsyncExecution(abc.ABC):
         await self.cancel()
 
     def _update_state(self, event: Event) -> None:
-        """Update state and position by an event."""
+        """Update state, position and ports by an event."""
+        self._state = find_state(event) or self._state
         match event:
             case Queued(position=position):
-                self._state, self._position = "queued", position
-            case Preparing():
-                self._state, self._position = "preparing", None
+                self._position = position
+            case Preparing() | Ended():
+                self._position = None
             case Started(ports=ports):
-                self._state, self._position, self._ports = "booting", None, ports
-            case PhaseStarted(phase=phase):
-                self._state = "building" if phase == "build" else "running"
-            case PhaseEnded(phase="build"):
-                self._state = "running"
-            case Ended():
-                self._state, self._position = "ended", None
+                self._position, self._ports = None, ports

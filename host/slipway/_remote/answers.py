@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING
 from slipway._model.health import Health
 from slipway._model.language_info import LanguageInfo
 from slipway._util.errors import InputError
-from slipway._util.unix_sockets import MAX_SOCKET_PATH
+from slipway._util.socket_limits import MAX_SOCKET_PATH
 from slipway._wire.errors import make_protocol_error
 from slipway._wire.fields import Fields
 from slipway._wire.ports import read_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from slipway._model.published_ports import PublishedPort
 
 MAX_LANGUAGES = 1000
+# Seconds that a server may take for an answer.
+DEFAULT_TIMEOUT = 30.0
 RUN_STATES = ("queued", "preparing", "booting", "building", "running", "ended")
 SESSION_STATES = ("open", "lost", "ended")
 # Another server may have identifiers of another form; they have to fit into a path of a URL.
@@ -119,6 +122,27 @@ def decode_health(answer: object) -> Health:
             fields.read_integer("machines"),
             fields.read_integer("waiting"),
         )
+
+
+def find_language_by_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
+    """Return the name of the language with the suffix of ``path``, or its alias of that name.
+
+    Raises:
+        InputError: no language has that suffix.
+    """
+    # An alias such as "mjs" is more specific than "javascript".
+    names = {
+        suffix: suffix[1:] if suffix[1:] in info.aliases else info.name
+        for info in languages
+        for suffix in info.suffixes
+    }
+    # ".C" is C++ by convention; otherwise case does not matter.
+    found = names.get(path.suffix) or names.get(path.suffix.lower())
+    if found is None:
+        what = f"the suffix {path.suffix[:40]!r}" if path.suffix else "a file without a suffix"
+        known = ", ".join(sorted(info.name for info in languages))
+        raise InputError(f"no language of the server has {what}", f"Name the language: {known}.")
+    return found
 
 
 def _decode_language(fields: Fields) -> LanguageInfo:

@@ -9,17 +9,20 @@ from slipway._model.arguments import check_language, check_listener
 from slipway._model.key import check_key
 from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
 from slipway._model.values import Bounds, check_value, convert
-from slipway._remote.answers import decode_health, decode_languages
+from slipway._remote.answers import (
+    DEFAULT_TIMEOUT,
+    decode_health,
+    decode_languages,
+    find_language_by_suffix,
+)
 from slipway._remote.api_client import ApiClient
 from slipway._remote.runs import RemoteRuns
 from slipway._remote.session import RemoteSession
-from slipway._util.errors import InputError
 from slipway._util.public import public
 from slipway._wire.job import encode_session
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
     from types import TracebackType
 
     from slipway._model.arguments import OnOutput, Source, Stdin
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from slipway._model.result import Result
     from slipway._model.session import AsyncSession
 
-DEFAULT_TIMEOUT = 30.0
 # Seconds; at most one day.
 _TIMEOUT = Annotated[float, Bounds(0, 86_400, above=True)]
 
@@ -160,9 +162,8 @@ class AsyncClient:
         return decode_health(await self._api.request("GET", "/v1/health"))
 
     async def aclose(self) -> None:
-        """Cancel all runs, end all sessions, and close all connections."""
+        """Cancel all runs, and end all sessions."""
         failures = await self._runs.close()
-        await self._api.aclose()
         for failure in failures:
             raise failure
 
@@ -180,24 +181,3 @@ class AsyncClient:
     def _build_headers(self, key: str) -> dict[str, str] | None:
         key = check_key(key) or self._key
         return {"Slipway-Key": key} if key else None
-
-
-def find_language_by_suffix(path: Path, languages: Iterable[LanguageInfo]) -> str:
-    """Return the name of the language with the suffix of ``path``, or its alias of that name.
-
-    Raises:
-        InputError: no language has that suffix.
-    """
-    # An alias such as "mjs" is more specific than "javascript".
-    names = {
-        suffix: suffix[1:] if suffix[1:] in info.aliases else info.name
-        for info in languages
-        for suffix in info.suffixes
-    }
-    # ".C" is C++ by convention; otherwise case does not matter.
-    found = names.get(path.suffix) or names.get(path.suffix.lower())
-    if found is None:
-        what = f"the suffix {path.suffix[:40]!r}" if path.suffix else "a file without a suffix"
-        known = ", ".join(sorted(info.name for info in languages))
-        raise InputError(f"no language of the server has {what}", f"Name the language: {known}.")
-    return found

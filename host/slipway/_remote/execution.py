@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING
 from slipway._model.events import Event, Output
 from slipway._model.execution import AsyncExecution, check_signal
 from slipway._model.options import Tty
-from slipway._remote.answers import decode_resume, decode_run
 from slipway._remote.line_socket import LineSocket
 from slipway._remote.problems import UnknownRun
+from slipway._remote.run_stream import MAX_LATE_BYTES, STDIN_END, RunStream, encode_stdin
 from slipway._util.errors import HostError, InputError, SlipwayError, UnknownOutcome
-from slipway._util.units import MIB
 from slipway._wire.errors import make_protocol_error
-from slipway._wire.fields import decode_line, encode_data, encode_line
-from slipway._wire.reader import MAX_OUTPUT, EventReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,14 +23,6 @@ if TYPE_CHECKING:
 
     from slipway._model.options import Options
     from slipway._remote.api_client import ApiClient
-
-# Bytes of stdin in one command: a line of 64 KiB when encoded as base64.
-STDIN_PIECE = 48 * 1024
-# Connections in a row that may break before a complete line arrives.
-ATTEMPTS = 5
-# Bytes of events after a cancellation. A server holds about 1 MiB.
-MAX_LATE_BYTES = 16 * MIB
-_ACTIVITIES = {"building": "was being built", "running": "ran"}
 
 
 class RemoteExecution(AsyncExecution):
@@ -44,18 +33,13 @@ class RemoteExecution(AsyncExecution):
     """
 
     def __init__(self, api: ApiClient, answer: object, options: Options) -> None:
-        run = decode_run(answer)
+        self._stream = RunStream(api.path, answer, options)
+        run = self._stream.started
         super().__init__(run.id, run.language)
         self._state, self._position = run.state, run.position
-        self._path = run.socket
         self._api = api
         self._has_terminal = bool(options.tty)
-        limit = max(options.output_limit or 0, MAX_OUTPUT)
-        self._reader = EventReader(options.outputs, limit)
         self._socket: LineSocket | None = None
-        # Bytes of the stream, from its beginning, whose lines are handled.
-        self._offset = 0
-        self._attempts = 0
         # Events and the error that arrived during a cancellation.
         self._late: deque[Event | SlipwayError] = deque()
         # One task at a time receives.
@@ -63,7 +47,6 @@ class RemoteExecution(AsyncExecution):
         self._closed = False
         # None if stdin was given with the run, else True until end of file.
         self._stdin_open: bool | None = None
-        self._has_sent = False
         self._feeder: asyncio.Task[None] | None = None
         self._stdin_error: InputError | None = None
 
@@ -85,7 +68,7 @@ class RemoteExecution(AsyncExecution):
     async def signal(self, number: int) -> None:
         """Send a signal through the server; see :meth:`AsyncExecution.signal`."""
         check_signal(number)
-        await self._api.request("POST", f"/v1/runs/{self.id}/signal", {"signal": int(number)})
+        await self._api.request("POST", f"{self._stream.target}/signal", {"signal": int(number)})
 
     async def resize(self, rows: int, columns: int) -> None:
         """Set the size of the terminal through the server; see :meth:`AsyncExecution.resize`."""
@@ -94,7 +77,7 @@ class RemoteExecution(AsyncExecution):
             raise InputError("the program has no terminal", "Start it with tty=True.")
         if not self._closed:
             with suppress(UnknownRun):  # ended and no longer kept
-                await self._api.request("POST", f"/v1/runs/{self.id}/resize", asdict(size))
+                await self._api.request("POST", f"{self._stream.target}/resize", asdict(size))
 
     async def cancel(self) -> None:
         """End the run on the server, and keep its last events; see :meth:`AsyncExecution.cancel`.
@@ -107,7 +90,7 @@ class RemoteExecution(AsyncExecution):
         try:
             # If the run or the server is gone, so is the machine.
             with suppress(UnknownRun, HostError):
-                await self._api.request("DELETE", f"/v1/runs/{self.id}")
+                await self._api.request("DELETE", self._stream.target)
             if self._socket is not None:
                 await self._keep_late_events()
         finally:
@@ -145,25 +128,16 @@ class RemoteExecution(AsyncExecution):
         """Return the next event from the server. May be cancelled without loss."""
         try:
             while True:
-                event = self._decode_event(await self._read_line())
+                event = self._stream.decode_line(await self._read_line())
                 if event is not None:
                     self._update_state(event)
-                    if self._reader.ended:
+                    if self._stream.has_ended:
                         self.close()
                     return event
         except SlipwayError:
             self._state, self._position = "ended", None
             self.close()
             raise
-
-    def _decode_event(self, line: bytes) -> Event | None:
-        self._offset += len(line)
-        self._attempts = 0
-        try:
-            record = decode_line(line)
-        except InputError as error:
-            raise make_protocol_error(error.message) from None
-        return self._reader.feed(record)
 
     async def _read_line(self) -> bytes:
         """Return the next line of the output; connect again if the connection breaks."""
@@ -184,24 +158,14 @@ class RemoteExecution(AsyncExecution):
 
     async def _reconnect(self) -> None:
         """Continue the output after the last complete line."""
-        if self._has_sent:
-            raise UnknownOutcome(
-                "the connection to the run broke, and how much the program read of its stdin is"
-                " not known",
-                "The program may have run, in part or completely. Ask the server for the run.",
-            )
-        if self._attempts == ATTEMPTS:
-            raise make_protocol_error(f"the output ended {ATTEMPTS} times before the run did")
-        self._attempts += 1
+        target = self._stream.prepare_resume()
         try:
-            answer = await self._api.request(
-                "POST", f"/v1/runs/{self.id}/resume?offset={self._offset}"
-            )
+            answer = await self._api.request("POST", target)
         except HostError:
-            raise self._make_lost_error() from None
+            raise self._stream.make_lost_error(self._state) from None
         except InputError as error:
-            raise UnknownOutcome(f"the server has lost the run: {error.message}") from None
-        self._path = decode_resume(answer, self._offset)
+            raise self._stream.make_forgotten_error(error) from None
+        self._stream.finish_resume(answer)
         await self._connect()
 
     async def _connect(self) -> None:
@@ -209,29 +173,18 @@ class RemoteExecution(AsyncExecution):
             self._socket.close()
         try:
             async with asyncio.timeout(self._api.timeout):
-                self._socket = await LineSocket.connect(self._path)
+                self._socket = await LineSocket.connect(self._stream.socket)
         except OSError as error:  # TimeoutError is a subclass
-            reason = error.strerror or f"no connection within {self._api.timeout:g} s"
-            raise UnknownOutcome(
-                f"cannot connect to the output of the run at {self._path!r:.120}: {reason}",
-                "The server may have ended, or may not give you access.",
-            ) from None
-
-    def _make_lost_error(self) -> UnknownOutcome:
-        activity = _ACTIVITIES.get(self._state, f"was {self._state}")
-        return UnknownOutcome(
-            f"the server at {self._api.path} went away while the program {activity}",
-            "The program has ended with the server.",
-        )
+            raise self._stream.make_connect_error(error, self._api.timeout) from None
 
     async def _keep_late_events(self) -> None:
         """Receive the last events of a cancelled run, for a later reader."""
         size = 0
         try:
             async with asyncio.timeout(self._api.timeout):
-                while not self._reader.ended and size < MAX_LATE_BYTES:
+                while not self._stream.has_ended and size < MAX_LATE_BYTES:
                     async with self._receiving:
-                        if self._reader.ended:
+                        if self._stream.has_ended:
                             return
                         event = await self._receive_event()
                         self._late.append(event)
@@ -243,7 +196,7 @@ class RemoteExecution(AsyncExecution):
         except SlipwayError as error:
             self._late.append(error)
         else:
-            if not self._reader.ended:
+            if not self._stream.has_ended:
                 self._late.append(make_protocol_error("the output of a cancelled run does not end"))
 
     async def _write(self, data: bytes) -> None:
@@ -253,22 +206,21 @@ class RemoteExecution(AsyncExecution):
             )
         if not self._stdin_open:
             raise InputError("stdin has been closed", "Write before you close it.")
-        for start in range(0, len(data), STDIN_PIECE):
-            piece = data[start : start + STDIN_PIECE]
-            await self._send_command({"type": "stdin", **encode_data(piece)})
+        for command in encode_stdin(data):
+            await self._send_command(command)
 
     async def _end_input(self) -> None:
         if self._stdin_open:
             self._stdin_open = False
-            await self._send_command({"type": "stdin_end"})
+            await self._send_command(STDIN_END)
 
-    async def _send_command(self, record: dict[str, str]) -> None:
+    async def _send_command(self, command: bytes) -> None:
         if self._socket is None or self._closed:
             return
-        self._has_sent = True
+        self._stream.has_sent = True
         # Fails after the end of the run, or of the server, which the reader of events reports.
         with suppress(OSError):
-            await self._socket.write(encode_line(record))
+            await self._socket.write(command)
 
     async def _feed_stdin(self, stdin: AsyncIterator[bytes]) -> None:
         """Send all of ``stdin``; cancel the run if the iterator fails."""
@@ -282,7 +234,7 @@ class RemoteExecution(AsyncExecution):
             self._stdin_error = error
             try:
                 with suppress(SlipwayError):
-                    await self._api.request("DELETE", f"/v1/runs/{self.id}")
+                    await self._api.request("DELETE", self._stream.target)
             finally:
                 if self._socket is not None:
                     self._socket.close()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from contextlib import ExitStack, suppress
 
-from slipway._util.unix_sockets import wait_writable
-from slipway._wire.errors import make_protocol_error
-from slipway._wire.fields import MAX_LINE
+from slipway._remote.run_stream import LineSplitter
+from slipway._util.unix_sockets import connect_unix, wait_writable
 
 READ_SIZE = 256 * 1024
 
@@ -23,9 +21,7 @@ class LineSocket:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._lines: deque[bytes] = deque()
-        # The beginning of a line whose end has not arrived.
-        self._partial = bytearray()
+        self._lines = LineSplitter()
         self._unsent = bytearray()
         self._sending = asyncio.Lock()
         # Reads and writes under way: the descriptor stays open until they have returned.
@@ -42,7 +38,7 @@ class LineSocket:
         with ExitStack() as stack:
             connected = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             connected.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(connected, path)
+            await connect_unix(connected, path)
             stack.pop_all()
         return cls(connected)
 
@@ -54,12 +50,12 @@ class LineSocket:
         Raises:
             UnknownOutcome: a line is too long.
         """
-        while not self._lines:
+        while (line := self._lines.take_line()) is None:
             data = await self._receive()
             if not data:
                 return None
-            self._split_lines(data)
-        return self._lines.popleft()
+            self._lines.feed(data)
+        return line
 
     async def write(self, line: bytes) -> None:
         """Send ``line``; the next call sends the rest of a cancelled one.
@@ -94,16 +90,6 @@ class LineSocket:
             return b""
         finally:
             self._release()
-
-    def _split_lines(self, data: bytes) -> None:
-        first, *rest = data.split(b"\n")
-        self._partial += first
-        if rest:
-            self._lines.append(bytes(self._partial) + b"\n")
-            self._lines.extend(line + b"\n" for line in rest[:-1])
-            self._partial = bytearray(rest[-1])
-        if len(self._partial) >= MAX_LINE:
-            raise make_protocol_error(f"a line has more than {MAX_LINE} bytes")
 
     async def _send(self) -> None:
         try:

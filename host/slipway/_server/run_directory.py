@@ -18,7 +18,7 @@ from slipway._server.kept.output_socket import NAME
 from slipway._server.socket_access import SocketAccess
 from slipway._util.errors import HostError, InputError
 from slipway._util.identifiers import IDENTIFIER_LENGTH, is_identifier
-from slipway._util.unix_sockets import MAX_SOCKET_PATH
+from slipway._util.socket_limits import MAX_SOCKET_PATH
 from slipway_initramfs.disk.locks import try_lock_exclusive
 
 if TYPE_CHECKING:

@@ -1,15 +1,32 @@
-"""Limits of Unix sockets, and waiting for them on the event loop."""
+"""Unix sockets on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
+from slipway._util.socket_limits import CONNECT_PAUSE
+
 if TYPE_CHECKING:
     import socket
 
-# Bytes of a socket's path; with its NUL it fills ``sun_path`` (unix(7)).
-MAX_SOCKET_PATH = 107
+
+async def connect_unix(connecting: socket.socket, path: str) -> None:
+    """Connect a non-blocking socket; waits while the queue of the listener is full.
+
+    The event loop's own ``sock_connect()`` mistakes a full queue (EAGAIN, connect(2)) for a
+    connection.
+
+    Raises:
+        OSError: no listener, or no access.
+    """
+    while True:
+        try:
+            connecting.connect(path)
+        except BlockingIOError:
+            await asyncio.sleep(CONNECT_PAUSE)
+        else:
+            return
 
 
 async def wait_writable(connected: socket.socket) -> None:

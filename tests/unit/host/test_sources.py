@@ -16,7 +16,7 @@ from slipway._model.arguments import stream_bytes
 from slipway._model.bounds import MAX_FILES
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
-from slipway._remote.client import find_language_by_suffix
+from slipway._remote.answers import find_language_by_suffix
 from slipway._run.job_message import Surroundings, build_job_message
 from slipway._run.job_request import JobRequest
 from slipway._sources import MAX_SOURCE_NAMES, check_source_names, keep_names
