@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,17 +69,3 @@ def test_slip_is_answered_with_a_sentence_and_a_hint(commands: Commands) -> None
     )
     assert (strays.code, strays.stdout) == (2, b"")
     assert strays.stderr.splitlines()[-1].endswith("come after '--': vmm-run a.py -- x y")
-
-
-def test_starts_without_the_imports_of_other_commands() -> None:
-    slow = ("difflib", "httpx", "rich", "pydantic", "fastapi")
-    program = (
-        "import sys\n"
-        "from slipway._cli import run\n"
-        "run.build_parser('vmm-run').parse_args(['--timeout', '5s', 'a.py'])\n"
-        f"print([name for name in {slow} if name in sys.modules])"
-    )
-
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-
-    assert loaded.stdout == b"[]\n"

@@ -187,7 +187,7 @@ class Client(_BlockingRuns["AsyncClient"]):
     def __init__(
         self, path: str | os.PathLike[str], *, key: str = "", timeout: float = 30.0
     ) -> None:
-        # Imports httpx, which a Runtime does not need.
+        # A Runtime does not need it.
         from slipway._remote.client import AsyncClient
 
         super().__init__(AsyncClient(path, key=key, timeout=timeout))

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from slipway._cli.program import COMMANDS, format_version
+from slipway._cli.program import COMMANDS, find_program_name, format_version
 
 
 def main() -> None:
@@ -31,8 +31,13 @@ def _use_default_interrupt() -> None:
 
 
 def _run_vmm_run(arguments: list[str]) -> int:
+    from slipway._cli.terminal import print_text
+
+    # The parser of a run takes long to import and to build.
+    if arguments[:1] == ["--version"]:
+        print_text(format_version())
+        return 0
     from slipway._cli import run
-    from slipway._cli.parser import find_program_name
 
     return run.run_command(arguments, find_program_name())
 
@@ -45,7 +50,6 @@ def _run_slipway(arguments: list[str]) -> int:
     """
     from importlib import import_module
 
-    from slipway._cli.parser import find_program_name, suggest_names
     from slipway._cli.terminal import EXIT_USAGE, print_text, write_text
     from slipway._util.errors import InputError
 
@@ -68,6 +72,8 @@ def _run_slipway(arguments: list[str]) -> int:
         return EXIT_USAGE
     if name.startswith("-"):
         raise InputError(f"unknown option {name[:80]!r}", f"See: {program} --help")
+    from slipway._cli.parser import suggest_names
+
     if os.path.isfile(name):  # noqa: PTH113 - importing pathlib would slow down every start
         raise InputError(
             f"unknown command {name[:80]!r}", f"To run that file: {program} run {name}"

@@ -203,11 +203,3 @@ def suggest_names(text: str, known: Iterable[str]) -> str:
     near = [name for name in names if len(bare) > 1 and name.startswith(bare)]
     near = near or find_near_names(bare, names, 3)
     return f"Did you mean {' or '.join(names[name] for name in near[:3])}?" if near else ""
-
-
-def find_program_name() -> str:
-    """Return the program's name as typed: slipway, vmm-run, or python -m slipway."""
-    path = sys.argv[0]
-    if path.endswith("__main__.py"):
-        return "python -m slipway"
-    return path.rpartition("/")[2] or "slipway"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 # time.monotonic() before all other imports, as near to the start of the process as possible.
@@ -25,3 +26,11 @@ def format_version() -> str:
     from slipway_protocol import __version__
 
     return f"slipway {__version__}\n"
+
+
+def find_program_name() -> str:
+    """Return the program's name as typed: slipway, vmm-run, or python -m slipway."""
+    path = sys.argv[0]
+    if path.endswith("__main__.py"):
+        return "python -m slipway"
+    return path.rpartition("/")[2] or "slipway"

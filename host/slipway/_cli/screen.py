@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -36,11 +34,17 @@ def paint(text: str, colour: str, stream: TextIO) -> str:
 
 def find_width(stream: TextIO) -> int:
     """Return the columns of ``stream``; sys.maxsize if it is not a terminal."""
-    return shutil.get_terminal_size().columns if stream.isatty() else sys.maxsize
+    if not stream.isatty():
+        return sys.maxsize
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def format_step(step: str, width: int) -> str:
     """Return ``step`` in one line; a step with a count gets a bar and per cent."""
+    import re
+
     counted = re.fullmatch(_COUNTED, step)
     done, total = (
         (float(number) for number in counted.groups() if number) if counted else (0.0, 0.0)

@@ -187,7 +187,7 @@ class AnswerParser:
             del self._data[: at + len(end)]
             return taken
         if len(self._data) >= room + len(end):
-            raise _make_error(f"{what} have no end")
+            raise _make_error(f"{what} without an end")
         return None
 
     def _take_up_to(self, size: int | None) -> bytes:
@@ -203,8 +203,8 @@ class AnswerParser:
 def _parse_status(line: bytes) -> int:
     version, _, rest = line.partition(b" ")
     digits = rest[:3]
-    ends = rest[3:4] in (b"", b" ")
-    if version not in (b"HTTP/1.1", b"HTTP/1.0") or not digits.isdigit() or not ends:
+    is_valid = len(digits) == 3 and digits.isdigit() and rest[3:4] in (b"", b" ")
+    if version not in (b"HTTP/1.1", b"HTTP/1.0") or not is_valid:
         raise _make_error(f"{line[:40]!r} is not a status line")
     status = int(digits)
     if not 100 <= status <= 599:

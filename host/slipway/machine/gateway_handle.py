@@ -14,7 +14,8 @@ from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
 from slipway.machine.child import build_error, open_pair
-from slipway.machine.process import ChildProcess, build_module_command
+from slipway.machine.module_command import build_module_command
+from slipway.machine.process import ChildProcess
 from slipway.vmm.process import control
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import enum
 import subprocess
 from dataclasses import dataclass
 
-from slipway.machine.process import build_module_command
+from slipway.machine.module_command import build_module_command
 
 # A resolver that answers does so in a tenth of this, on a loaded host too.
 TRIAL_SECONDS = 5.0

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from slipway._util.errors import HostError
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_parts import VmmSockets, build_config
-from slipway.machine.process import ChildProcess, build_module_command
+from slipway.machine.module_command import build_module_command
+from slipway.machine.process import ChildProcess
 from slipway.vmm.kvm import usability
 from slipway_initramfs.architectures import machine_architecture
 
