@@ -95,10 +95,14 @@ def start_run(server: ScriptedServer, stdin: bytes | None = b"") -> BlockingRun:
 
 def read_events(server: ScriptedServer) -> list[Event]:
     with start_run(server) as run:
-        events = [run.read_event()]
-        while not isinstance(events[-1], Ended):
-            events.append(run.read_event())
-    return events
+        return list(events_of(run))
+
+
+def events_of(run: BlockingRun) -> Iterator[Event]:
+    event = None
+    while not isinstance(event, Ended):
+        event = run.read_event()
+        yield event
 
 
 async def test_events_come_whatever_the_pieces_are(directory: Path) -> None:
@@ -157,8 +161,7 @@ async def test_stdin_arrives_whole_and_ends(directory: Path) -> None:
         with start_run(server, None) as run:
             assert run.write_stdin(data)
             assert run.write_stdin(b"")
-            while not isinstance(run.read_event(), Ended):
-                pass
+            assert list(events_of(run)) == EVENTS
             assert not run.write_stdin(b"more")
 
     data = b"\xff\n" * 200_000

@@ -187,7 +187,7 @@ class Client(_BlockingRuns["AsyncClient"]):
     def __init__(
         self, path: str | os.PathLike[str], *, key: str = "", timeout: float = 30.0
     ) -> None:
-        # A Runtime does not need it.
+        # Modules that a Runtime does not need.
         from slipway._remote.client import AsyncClient
 
         super().__init__(AsyncClient(path, key=key, timeout=timeout))

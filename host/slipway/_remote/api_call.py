@@ -1,4 +1,4 @@
-"""One call of a server's API, without input and output: the request, its answer, and all errors."""
+"""Call of a server's API, without input and output: the request, its answer, and all errors."""
 
 from __future__ import annotations
 
