@@ -19,6 +19,8 @@ func main() {
 			array[place] = 2
 		}
 	} else {
-		fmt.Println(len(make([]byte, 1<<47)))
+		// A process of arm64 has 256 TiB of addresses, twice as many as one of amd64: of less Go
+		// would first lay out a heap.
+		fmt.Println(len(make([]byte, 1<<48)))
 	}
 }
