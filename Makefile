@@ -35,13 +35,19 @@ LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/t
 	tests/integration/test_gateway_process.py \
 	--machine kvm --through guest --through clone --through serial --through tcp
 # The same on an emulated Arm processor. The part that `make test` runs: interrupts and the start of
-# vCPUs by the GIC and PSCI, confinement, and a language cold and from a clone.
-LAB_ARM_TESTS ?= tests/kvm/test_interrupts.py tests/kvm/test_confinement.py \
+# vCPUs by the GIC and PSCI, confinement, the network device, and a language cold and from a clone.
+LAB_ARM_TESTS ?= tests/kvm/test_interrupts.py tests/kvm/test_confinement.py tests/kvm/test_network.py \
 	tests/behaviour/test_languages.py --machine kvm --through guest --through clone -k "test_interrupts \
-	or crash_is_reported or each_thread or (says_hello and (kvm-bash or kvm-clone-bash))"
+	or crash_is_reported or each_thread or go_both_ways or \
+	(says_hello and (kvm-bash or kvm-clone-bash))"
 LAB_ARM_FULL_TESTS ?= tests/kvm tests/behaviour/test_languages.py tests/behaviour/test_clones.py \
-	--machine kvm --through guest --through clone \
-	-k "not test_languages or kvm-bash or kvm-python or kvm-c] or kvm-go] or kvm-clone-bash"
+	tests/behaviour/test_network_device.py tests/behaviour/test_network_option.py \
+	tests/behaviour/test_network_gateway.py tests/behaviour/test_tcp_port.py \
+	tests/integration/test_gateway_process.py --machine kvm --through guest --through clone \
+	-k "not test_languages or kvm-bash or kvm-python or kvm-c] or kvm-c- or kvm-go] or kvm-go- \
+	or kvm-clone-bash"
+# A board whose interrupt controller is of a kind that the VMM refuses.
+LAB_ARM_OLDER_BOARD = --board virt,virtualization=on,gic-version=2
 LAB_TIMEOUT ?= 3600
 # What a foreign architecture changes for programs, in the language that boots fastest: a program of
 # each behaviour in one guest, and one in a clone.
@@ -59,7 +65,7 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
 # Without the plugins that these tests do not need, some of which have compiled modules.
-LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run --memory 2048 --timeout $(LAB_TIMEOUT) \
+LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run $(1) --memory 2048 --timeout $(LAB_TIMEOUT) \
 	--env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 -- \
 	.venv/bin/python -m pytest -p pytest_asyncio.plugin -p pytest_timeout -p xdist.plugin \
 	-p no:cacheprovider --basetemp /tmp/pytest
@@ -166,6 +172,8 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/network.py
 	@.venv/bin/python bench/network_start.py
 	@.venv/bin/python bench/virtio_net.py
+	@.venv/bin/slipway image build --source debian --arch arm64 python
+	@.venv/bin/python bench/vmm_start.py --boards
 	@test ! -w /dev/kvm || .venv/bin/python bench/vmm_start.py
 
 lab: images ## pass the tests that need KVM, in a machine that has it
@@ -177,12 +185,13 @@ lab-full: images ## the same with all behaviours of all languages
 lab-arm: ## pass a few tests that need KVM on an emulated Arm machine that has it
 	@.ci/setup test
 	@.venv/bin/slipway image build --source debian --arch arm64 bash
-	@$(LAB_ARM_PYTEST) $(LAB_ARM_TESTS)
+	@$(call LAB_ARM_PYTEST) $(LAB_ARM_TESTS)
 
 lab-arm-full: ## the same with all of them, and all behaviours of four languages
 	@.ci/setup test
 	@.venv/bin/slipway image build --source debian --arch arm64 bash c go python
-	@$(LAB_ARM_PYTEST) $(LAB_ARM_FULL_TESTS)
+	@$(call LAB_ARM_PYTEST) $(LAB_ARM_FULL_TESTS)
+	@$(call LAB_ARM_PYTEST,$(LAB_ARM_OLDER_BOARD)) tests/kvm/test_older_gic_aarch64.py
 
 bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual time
 	@.venv/bin/python bench/exits.py --prepare

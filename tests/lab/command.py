@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,19 @@ def main(arguments: list[str]) -> int:
         arch = ARCHITECTURES[options.arch]
         if not arch.is_native:
             check_python()
-        image = find_lab_image(store, arch, _say, refresh=getattr(options, "refresh", False))
+        image = find_lab_image(
+            store,
+            arch,
+            _say,
+            packages=options.package,
+            refresh=getattr(options, "refresh", False),
+        )
         if options.action == "build":
             _say(f"the lab has the kernel {image.version}")
             return 0
         compile_modules(ROOT)
+        if options.board:
+            image = replace(image, architecture=replace(arch, board=options.board))
         spec = _build_spec(options, image, store.root)
         return asyncio.run(run(spec, _build_job(options, arch, store.root), options.timeout))
     except BrokenPipeError:  # nobody wants to know how it goes on
@@ -125,6 +134,15 @@ def _parser() -> argparse.ArgumentParser:
     build = actions.add_parser("build", help="make the lab's image if it is missing")
     build.add_argument("--refresh", action="store_true", help="ask Debian for a newer kernel")
     start = actions.add_parser("run", help="run a command in the lab")
+    for action in (build, start):
+        action.add_argument(
+            "--package",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="of Debian, for an L1 of another architecture; may be given again",
+        )
+    start.add_argument("--board", help="another board of QEMU's, with its properties (-M)")
     start.add_argument("--timeout", type=float, metavar="SECONDS", help="kill all after this time")
     start.add_argument("--memory", type=int, default=4096, metavar="MIB", help="default: 4096")
     start.add_argument(

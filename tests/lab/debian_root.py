@@ -21,14 +21,14 @@ from slipway_initramfs.rootfs.layers import apply_layer
 from slipway_initramfs.rootfs.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from slipway_initramfs.store.image_store import ImageStore
 
 # Python of Debian's release, which the environment of the host must have as well.
 PYTHON = "3.11"
-PACKAGES = (*defaults.TOOLS, "busybox-static", f"python{PYTHON}", "iproute2")
+PACKAGES = (*defaults.TOOLS, "busybox-static", f"python{PYTHON}", "iproute2", "mount")
 # Distributions with compiled modules that the tests of KVM import.
 WHEELS = ("lz4", "msgpack", "psutil")
 WHEELS_DIRECTORY = "wheels"
@@ -60,21 +60,26 @@ def check_python() -> None:
     )
 
 
-def list_inputs() -> list[str]:
+def list_inputs(packages: Sequence[str]) -> list[str]:
     """Return names of all that the root is made of, but for Debian's versions."""
-    return [*PACKAGES, *_list_requirements()]
+    return [*PACKAGES, *packages, *_list_requirements()]
 
 
 def build_root(
-    store: ImageStore, architecture: str, progress: Callable[[str], None], *, refresh: bool
+    store: ImageStore,
+    architecture: str,
+    packages: Sequence[str],
+    progress: Callable[[str], None],
+    *,
+    refresh: bool,
 ) -> Tree:
-    """Return the root, with the mount points that every guest has.
+    """Return the root, with the mount points that every guest has; ``packages`` are further ones.
 
     Raises:
         BuildFailed: a package or wheel cannot be fetched.
     """
     check_python()
-    choice = PackageChoice(PACKAGES, defaults.EXCLUDE)
+    choice = PackageChoice((*PACKAGES, *packages), defaults.EXCLUDE)
     listener = BuildProgress(notice=progress)
     selection = PackageSelection.resolve(choice, store, architecture, refresh, listener)
     progress(f"making a root of {len(selection.packages)} packages for {architecture}")

@@ -33,7 +33,7 @@ from slipway_initramfs.rootfs.tree import Tree
 from support.host_programs import describe_missing, find_program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from lab.architecture import LabArchitecture
     from slipway_initramfs.debian.archive import Package
@@ -70,16 +70,23 @@ def find_lab_image(
     arch: LabArchitecture,
     progress: Callable[[str], None],
     *,
+    packages: Sequence[str] = (),
     refresh: bool = False,
 ) -> LabImage:
     """Return the image of these sources, made if missing.
 
-    ``refresh`` looks for a newer kernel of Debian.
+    ``packages`` are further ones of Debian for the root of an L1 that has its own. ``refresh``
+    looks for a newer kernel of Debian.
 
     Raises:
-        ImageError: the image cannot be made.
+        ImageError: the image cannot be made, or L1 has the host's root.
     """
-    digest = _digest(arch)
+    if packages and arch.is_native:
+        raise BuildFailed(
+            "--package is for a lab of another architecture: this one has the host's programs",
+            "Install the package on the host.",
+        )
+    digest = _digest(arch, packages)
     cache = store.root / "lab"
     if not refresh and (found := _find(cache, arch, digest)) is not None:
         return found
@@ -93,7 +100,7 @@ def find_lab_image(
             progress(f"unpacking the kernel {package.version}")
             unpacked = kernel.KernelPackage(source.open(package, cache), arch.name)
             tree = _build_tree(modules.prepare(unpacked, arch.modules, progress))
-            _add_root(tree, store, arch, progress, refresh=refresh)
+            _add_root(tree, store, arch, packages, progress, refresh=refresh)
             made = Path(tempfile.mkdtemp(prefix="new-", dir=cache))
             (made / "kernel").write_bytes(unpacked.image())
             with (made / "initramfs").open("wb") as file:
@@ -146,6 +153,7 @@ def _add_root(
     tree: Tree,
     store: ImageStore,
     arch: LabArchitecture,
+    packages: Sequence[str],
     progress: Callable[[str], None],
     *,
     refresh: bool,
@@ -154,7 +162,7 @@ def _add_root(
     if arch.is_native:
         busybox = _find_busybox().read_bytes()
     else:
-        root = debian_root.build_root(store, arch.name, progress, refresh=refresh)
+        root = debian_root.build_root(store, arch.name, packages, progress, refresh=refresh)
         tree.put(ROOT, root.root)
         program = root.find("usr/bin/busybox")
         if program is None:
@@ -179,7 +187,7 @@ def _find_busybox() -> Path:
     return Path(found).resolve()
 
 
-def _digest(arch: LabArchitecture) -> str:
+def _digest(arch: LabArchitecture, packages: Sequence[str]) -> str:
     sources = [Path(file) for file in (__file__, modules.__file__, kernel.__file__)]
     sources += [Path(architecture.__file__), INIT]
     inputs = [arch.name]
@@ -187,7 +195,7 @@ def _digest(arch: LabArchitecture) -> str:
         sources.append(_find_busybox())
     else:
         sources += [Path(file) for file in (debian_root.__file__, defaults.__file__)]
-        inputs += debian_root.list_inputs()
+        inputs += debian_root.list_inputs(packages)
     whole = hashlib.sha256("\n".join(inputs).encode())
     for path in sources:
         whole.update(hashlib.sha256(path.read_bytes()).digest())

@@ -165,3 +165,20 @@ def test_what_is_missing_is_one_sentence() -> None:
 
     assert (ended.returncode, ended.stdout) == (125, "")
     assert ended.stderr == "lab: cannot read /does/not/exist: No such file or directory\n"
+
+
+def test_package_for_a_lab_with_the_programs_of_the_host_is_refused() -> None:
+    ended = lab("--package", "hello", "--", "true")
+
+    assert (ended.returncode, ended.stdout) == (125, "")
+    assert ended.stderr.splitlines() == [
+        "lab: --package is for a lab of another architecture: this one has the host's programs",
+        "lab: Install the package on the host.",
+    ]
+
+
+def test_board_that_qemu_has_not_is_told_in_its_words() -> None:
+    ended = lab("--board", "toaster", "--", "true")
+
+    assert (ended.returncode, ended.stdout) == (125, "")
+    assert "unsupported machine type" in ended.stderr

@@ -283,12 +283,14 @@ def test_machines_are_known_by_name() -> None:
 
 @pytest.mark.parametrize("machine", ["auto", "qemu"])
 def test_machine_of_another_architecture_is_emulated(machine: str) -> None:
-    (foreign,) = {*TARGETS} - {machine_architecture()}
+    host = machine_architecture()
+    (foreign,) = {*TARGETS} - {host}
+    reasons = {"auto": f"{foreign} is emulated on this {host} host", "qemu": "asked for"}
 
     hypervisor = choose(machine, architecture=foreign)
 
     assert (hypervisor.name, hypervisor.architecture) == ("qemu", foreign)
-    assert hypervisor.is_emulated
+    assert (hypervisor.is_emulated, hypervisor.reason) == (True, reasons[machine])
     with pytest.raises(InputError, match=f"not {foreign}"):
         choose("kvm", architecture=foreign)
 
