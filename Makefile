@@ -173,7 +173,7 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/network_start.py
 	@.venv/bin/python bench/virtio_net.py
 	@.venv/bin/slipway image build --source debian --arch arm64 python
-	@.venv/bin/python bench/vmm_start.py --boards
+	@.venv/bin/python bench/board_load.py
 	@test ! -w /dev/kvm || .venv/bin/python bench/vmm_start.py
 
 lab: images ## pass the tests that need KVM, in a machine that has it
