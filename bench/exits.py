@@ -32,10 +32,7 @@ PORTS = ("virtio", "uart")
 def find_assets_and_options(file: Path, serial: bool) -> tuple[Assets, Options]:
     """Return the assets of ``file``'s language, and options that choose the port."""
     language = find_language_of_file(file)
-    assets = find_assets(language, Options(), ImageStore(), print)
-    # A kernel that is named gets the UART, whatever it is.
-    kernel = assets.kernel_path if serial else None
-    options = Options(machine="kvm", kernel=kernel)
+    options = Options(machine="kvm", port="serial" if serial else "virtio")
     return find_assets(language, options, ImageStore(), print), options
 
 

@@ -23,7 +23,7 @@ from slipway.machine import kvm
 from slipway.machine.console import Console
 from slipway.machine.kernel_arguments import build_command_line
 from slipway.machine.kvm_hypervisor import KvmHypervisor
-from slipway.machine.model import MachineSpec
+from slipway.machine.model import MachineSpec, Transport
 from slipway.machine.process import ChildProcess
 from slipway.machine.qemu import SANDBOX
 from slipway.machine.qemu_targets import find_target
@@ -74,14 +74,12 @@ async def time_qemu(spec: MachineSpec) -> float:
     """Return the seconds with QEMU's microvm board on KVM."""
     began = time.monotonic()
     async with run_qemu(spec) as (console, _):
-        return await wait_for_first_line(console) - began
+        return await wait_for_first_line(console.reader) - began
 
 
 @asynccontextmanager
-async def run_qemu(
-    spec: MachineSpec,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamReader]]:
-    """Run a machine of QEMU; yield the readers of its console and its agent port."""
+async def run_qemu(spec: MachineSpec) -> AsyncIterator[tuple[Transport, Transport]]:
+    """Run a machine of QEMU; yield the streams of its console and its agent port."""
     ends = [socket.socketpair() for _ in range(2)]
     fds = [theirs.fileno() for _, theirs in ends]
     argv = [
@@ -90,20 +88,19 @@ async def run_qemu(
         *("-kernel", str(spec.kernel), "-initrd", str(spec.initrd)),
         *("-append", build_command_line(spec, "reboot=t")),
         *("-chardev", f"socket,id=console,fd={fds[0]}", "-serial", "chardev:console"),
-        *("-chardev", f"socket,id=agent,fd={fds[1]}"),
-        *TARGET.get_port_device(spec.port),
+        *TARGET.build_port_arguments({spec.port: fds[1]}),
     ]
     process = ChildProcess.start(argv, pass_fds=fds)
     streams = []
     for ours_end, theirs in ends:
         theirs.close()
-        streams.append(await asyncio.open_connection(sock=ours_end))
+        streams.append(Transport(*await asyncio.open_connection(sock=ours_end)))
     try:
-        yield streams[0][0], streams[1][0]
+        yield streams[0], streams[1]
     finally:
         await process.kill()
-        for _, writer in streams:
-            writer.close()
+        for stream in streams:
+            stream.writer.close()
 
 
 def find_stored_kernel() -> Path:

@@ -64,6 +64,20 @@ def mount_kernel_file_systems() -> list[str]:
     return problems
 
 
+def write_to_sysfs(path: str, value: bytes) -> None:
+    """Write ``value`` to a file of sysfs, which is read-only before and after.
+
+    Raises:
+        OSError: the file is missing, or the kernel refuses.
+    """
+    mount("sysfs", "/sys", "sysfs", MS_REMOUNT | _KERNEL)
+    try:
+        with open(path, "wb", buffering=0) as file:
+            file.write(value)
+    finally:
+        mount("sysfs", "/sys", "sysfs", MS_REMOUNT | _KERNEL | MS_RDONLY)
+
+
 def make_directory(path: str) -> None:
     """Make a directory at ``path``; replace a file of the image there."""
     if os.path.isdir(path):

@@ -6,7 +6,8 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway_protocol.connection import Connection
+from slipway_protocol.connection import Connection, Violation
+from slipway_protocol.framing import BadFrame
 
 if TYPE_CHECKING:
     import asyncio
@@ -57,6 +58,21 @@ class Channel:
                 return None
             self._events.extend(self._connection.receive(data))
         return self._events.popleft()
+
+    async def wait_message(self) -> bool:
+        """Wait until :meth:`receive` has a message, and drop what comes before; False at the end.
+
+        May be cancelled: no byte is lost.
+        """
+        while True:
+            while self._events:
+                if not isinstance(self._events[0], BadFrame | Violation):
+                    return True
+                self._events.popleft()
+            data = await self._read_piece()
+            if not data:
+                return False
+            self._events.extend(self._connection.receive(data))
 
     async def _read_piece(self) -> bytes:
         try:

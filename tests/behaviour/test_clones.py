@@ -216,8 +216,9 @@ async def test_clone_changes_neither_its_siblings_nor_the_template(clone_source:
     assert after == before
 
 
-async def test_clone_may_be_kept_from_its_emulated_serial_port(
-    machine: str, assets: Assets
+@pytest.mark.parametrize("port", [PortKind.SERIAL, PortKind.AUTO])
+async def test_clone_may_have_an_emulated_serial_port(
+    machine: str, assets: Assets, port: PortKind
 ) -> None:
     hypervisor = choose(machine, ImageStore().root)
     spec = MachineSpec(
@@ -225,7 +226,7 @@ async def test_clone_may_be_kept_from_its_emulated_serial_port(
         initrd=assets.initrd,
         kernel_arguments=assets.agent.kernel_arguments,
         memory_bytes=assets.memory,
-        port=PortKind.SERIAL,
+        port=port,
         template=True,
     )
     cloned = await cloned_from(await hypervisor.start(spec))

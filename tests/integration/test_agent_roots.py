@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 
+from slipway._run.port_choice import wait_for_port
 from slipway.machine.model import MachineSpec, PortKind
 from slipway.machine.qemu_hypervisor import QemuHypervisor
 from slipway_initramfs import freeze
@@ -127,9 +128,10 @@ def roots(store: ImageStore, progress: Callable[[str], None]) -> Roots:
 class Guest:
     """Booted machine, and the messages of its agent."""
 
-    def __init__(self, machine: QemuMachine) -> None:
+    def __init__(self, machine: QemuMachine, channel: Channel | None = None) -> None:
         self.machine = machine
-        self._channel = Channel(machine.transport.reader, machine.transport.writer)
+        stream = machine.transport
+        self._channel = channel or Channel(stream.reader, stream.writer)
 
     async def send(self, *messages: m.HostMessage) -> None:
         for message in messages:
@@ -195,11 +197,18 @@ class Guest:
 
 @pytest.fixture
 def boot(store: ImageStore, progress: Callable[[str], None], tmp_path: Path) -> Boot:
-    """Boots a root; without ``complete`` its archive lacks the last entry."""
+    """Boots a root, with or without the kernel's ``modules``.
+
+    Without ``complete`` its archive lacks the last entry.
+    """
 
     @asynccontextmanager
     async def start(
-        root: Tree, *, serial_port: bool = False, complete: bool = True
+        root: Tree,
+        *,
+        port: PortKind = PortKind.VIRTIO,
+        modules: bool = True,
+        complete: bool = True,
     ) -> AsyncIterator[Guest]:
         kernel = build_kernel(store, progress=progress)
         agent = freeze.freeze_agent(store, "amd64", progress)
@@ -207,7 +216,7 @@ def boot(store: ImageStore, progress: Callable[[str], None], tmp_path: Path) -> 
             root.add_file(defaults.SENTINEL, b"")
         initrd = tmp_path / "initrd"
         with initrd.open("wb") as file:
-            for part in (agent.path, kernel.modules_archive):
+            for part in (agent.path, *([kernel.modules_archive] if modules else [])):
                 file.write(part.read_bytes())
             write_tree(root, file)
         spec = MachineSpec(
@@ -215,10 +224,15 @@ def boot(store: ImageStore, progress: Callable[[str], None], tmp_path: Path) -> 
             initrd,
             agent.kernel_arguments,
             192 * MIB,
-            port=PortKind.SERIAL if serial_port else PortKind.VIRTIO,
+            port=port,
         )
         machine = await QemuHypervisor().start(spec)
         try:
+            if port is PortKind.AUTO:
+                async with asyncio.timeout(PATIENCE):
+                    channel = await wait_for_port(machine)
+                yield Guest(machine, channel)
+                return
             yield Guest(machine)
         finally:
             await machine.stop()
@@ -288,13 +302,26 @@ async def test_static_program_runs_on_an_empty_root(boot: Boot, roots: Roots) ->
 
 
 async def test_agent_speaks_over_the_serial_port(boot: Boot, roots: Roots) -> None:
-    async with boot(roots.empty(), serial_port=True) as guest:
+    async with boot(roots.empty(), port=PortKind.SERIAL) as guest:
         ready = await guest.hello()
         _, missing = await guest.run(("sh",), {})
 
     assert "port.serial" in ready.capabilities
     assert (missing.verdict, missing.code) == (m.Verdict.FAILED, 127)
     assert "no such program" in missing.detail
+
+
+@pytest.mark.parametrize(("modules", "taken"), [(True, "virtio"), (False, "serial")])
+async def test_agent_takes_the_better_port_that_has_a_driver(
+    boot: Boot, roots: Roots, modules: bool, taken: str
+) -> None:
+    async with boot(roots.empty(), port=PortKind.AUTO, modules=modules) as guest:
+        ready = await guest.hello()
+        _, missing = await guest.run(("sh",), {})
+
+    assert guest.machine.port == taken
+    assert f"port.{taken}" in ready.capabilities
+    assert missing.code == 127
 
 
 async def test_truncated_image_is_a_fatal_fault(boot: Boot, roots: Roots) -> None:

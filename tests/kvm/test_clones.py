@@ -90,6 +90,19 @@ async def test_clones_go_on_where_the_snapshot_was_taken_each_by_itself(
     assert counts == [3, 4, 3, 5]
 
 
+async def test_clone_keeps_the_port_that_its_agent_has_taken(boot: Boot) -> None:
+    machine = await boot(counter(), port=PortKind.AUTO)
+    await machine.take_port(PortKind.SERIAL)
+    await ask(machine)
+
+    with await machine.snapshot() as snapshot:
+        await machine.stop()
+        assert snapshot.taken is PortKind.SERIAL
+        async with open_template(snapshot) as template, clone_of(template) as clone:
+            assert clone.port is PortKind.SERIAL
+            assert await ask(clone) == 2
+
+
 async def test_clone_ends_as_its_guest_wants(snapshot: Snapshot) -> None:
     async with open_template(snapshot) as template, clone_of(template) as clone:
         assert await ask(clone, b"\0") == 3

@@ -145,6 +145,22 @@ async def test_agents_line_carries_bytes_both_ways(boot: Boot) -> None:
     assert await machine.wait() == 0
 
 
+async def test_line_that_the_agent_did_not_take_may_be_closed(boot: Boot) -> None:
+    machine = await boot(echo(), port=PortKind.AUTO)
+    assert list(machine.streams) == [PortKind.VIRTIO, PortKind.SERIAL]
+
+    await machine.take_port(PortKind.SERIAL)
+
+    assert machine.port is PortKind.SERIAL
+    assert not machine.streams
+    machine.transport.writer.write(b"here")
+    async with asyncio.timeout(PATIENCE):
+        assert await machine.transport.reader.readexactly(4) == b"here"
+        machine.transport.writer.close()
+        assert await machine.wait() == 0
+    assert await machine.read_exit_report() == ""
+
+
 @pytest.mark.parametrize("port", [PortKind.SERIAL, PortKind.VIRTIO])
 async def test_closed_line_of_the_agents_ends_the_machine(boot: Boot, port: PortKind) -> None:
     machine = await boot(Code().halt(), port=port)

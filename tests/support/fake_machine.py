@@ -119,6 +119,7 @@ class FakeMachine:
         self.pid = os.getpid()
         self.has_network = network is not None
         self.port = PortKind.VIRTIO
+        self.streams: dict[PortKind, Transport] = {}
         self._theirs = theirs
         self._launcher = launcher
         self.agent = FakeAgent(theirs.reader, theirs.writer, self.die, original)
@@ -135,6 +136,10 @@ class FakeMachine:
         if self._boots and self._launcher.boot is not None:
             await self._launcher.boot()
         await self.agent.serve()
+
+    async def take_port(self, port: PortKind) -> None:
+        """Take the only port."""
+        assert port is self.port
 
     def die(self) -> None:
         """End as a machine that is killed does."""

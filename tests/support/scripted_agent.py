@@ -80,6 +80,7 @@ class ScriptedMachine:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
+        self.streams: dict[PortKind, Transport] = {}
         self.console = Console()
 
     async def read_exit_report(self) -> str:

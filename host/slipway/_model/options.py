@@ -187,7 +187,7 @@ class Options:
     port: Annotated[
         str,
         Option(
-            "port between host and agent; auto is virtio, or serial for a kernel of the caller's",
+            "port between host and agent; auto is virtio, or serial for a kernel without virtio",
             Group.MACHINE,
             choices=("auto", "virtio", "serial", "tcp"),
         ),

@@ -44,10 +44,11 @@ NETWORK = "network"
 class AgentConnection:
     """Messages to and from the agent in ``machine``."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, channel: Channel | None = None) -> None:
+        """Take ``channel``, or open one over the stream of ``machine``."""
         self._machine = machine
         transport = machine.transport
-        self._channel = Channel(transport.reader, transport.writer)
+        self._channel = channel or Channel(transport.reader, transport.writer)
         self._jobs = 0
         self._is_heard = False
         self._exchange: JobExchange | None = None

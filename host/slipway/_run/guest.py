@@ -15,6 +15,7 @@ from slipway._run.deadline_pause import DeadlinePause
 from slipway._run.job_message import Surroundings, build_job_message
 from slipway._run.job_request import JobRequest
 from slipway._run.output_sink import OutputTail
+from slipway._run.port_choice import wait_for_port
 from slipway._run.start_info import StartInfo
 from slipway._run.start_machine import start_machine
 from slipway._sources import keep_names
@@ -22,6 +23,7 @@ from slipway._util.errors import HostError, ImageError, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway._util.threads import call_shielded, run_shielded
 from slipway._util.units import MIB
+from slipway.machine.model import PortKind
 from slipway_protocol import messages as m
 
 if TYPE_CHECKING:
@@ -44,9 +46,10 @@ RESTORE_SECONDS = 60.0
 # The agent ends a phase that reached its limit. If the agent hangs, the host ends the machine after
 # this time.
 GRACE_SECONDS = 20.0
-# Lower bound on the speed of files into a guest, in bytes a second. A loaded host that emulates is
+# Lower bounds on the speed of files into a guest, in bytes a second. A loaded host that emulates is
 # ten times as fast.
 TRANSFER_RATE = MIB
+SERIAL_RATE = 2048
 # Sources up to this size are parsed in the event loop, which takes milliseconds.
 MAX_READ_AT_ONCE = 64 * 1024
 # Bytes of a failed sample's output that are shown.
@@ -159,6 +162,9 @@ class Guest:
         """
         try:
             async with asyncio.timeout(BOOT_SECONDS):
+                if self.machine.port is PortKind.AUTO:
+                    channel = await wait_for_port(self.machine)
+                    self._agent = AgentConnection(self.machine, channel)
                 self.ready = await self._connection.handshake()
                 if self.machine.has_network:
                     await self._connection.connect_network(self.ready)
@@ -317,7 +323,9 @@ class Guest:
             self._names = keep_names(self._names, job.language, job.options.files)
         commands = (message.build, message.run)
         walls = [command.limits.wall_ms / 1000 for command in commands if command is not None]
-        transfer = sum(len(file.data) for file in files) / TRANSFER_RATE
+        is_serial = self.machine.port is PortKind.SERIAL
+        rate = SERIAL_RATE if is_serial else TRANSFER_RATE
+        transfer = sum(len(file.data) for file in files) / rate
         self.idle = False
         try:
             async with asyncio.timeout(sum(walls) + transfer + GRACE_SECONDS) as deadline:

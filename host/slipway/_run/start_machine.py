@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 def choose_port(assets: Assets, options: Options) -> PortKind:
     """Return the port of the agent in a machine on ``assets``.
 
-    By default it is the fastest that the kernel has a driver for: we have no modules for a kernel
-    of the caller's.
+    By default it is the fastest. A kernel of the caller's may have no driver for that, and we have
+    no modules for it: the agent takes the port that it finds.
     """
     from slipway.machine.model import PortKind
 
-    if options.port != "auto":
+    if options.port != PortKind.AUTO:
         return PortKind(options.port)
-    return PortKind.SERIAL if assets.other_kernel is not None else PortKind.VIRTIO
+    return PortKind.VIRTIO if assets.other_kernel is None else PortKind.AUTO
 
 
 async def start_machine(

@@ -285,9 +285,12 @@ def _build_snapshot(key: SnapshotKey, memory: int, state: int) -> Snapshot:
 
 def _find_port(text: str) -> PortKind:
     try:
-        return PortKind(text)
+        port = PortKind(text)
     except ValueError:
-        raise ImageCorrupted("a snapshot in the store has an unknown port") from None
+        port = PortKind.AUTO
+    if port is PortKind.AUTO:  # its kernel is the caller's, and no snapshot of that is stored
+        raise ImageCorrupted("a snapshot in the store has an unknown port")
+    return port
 
 
 def _get_disk_bytes(path: Path) -> int:

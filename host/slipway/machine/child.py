@@ -13,13 +13,13 @@ from slipway._util.threads import run_shielded
 from slipway.machine.model import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AsyncExitStack
     from typing import Self
 
     from slipway._util.errors import SlipwayError
     from slipway.machine.console import Console
-    from slipway.machine.model import Hypervisor
+    from slipway.machine.model import Hypervisor, PortKind
     from slipway.machine.process import ChildProcess
 
 
@@ -72,25 +72,42 @@ def build_error(texts: dict[str, str]) -> SlipwayError:
 class ChildMachine:
     """Process of a machine, with its console and the stream to the agent."""
 
-    def __init__(self, process: ChildProcess, console: Console, hypervisor: Hypervisor) -> None:
+    def __init__(
+        self, process: ChildProcess, console: Console, hypervisor: Hypervisor, port: PortKind
+    ) -> None:
         self._process = process
         self._transport: Transport | None = None
+        # The port of the agent; AUTO before the agent has taken one.
+        self.port = port
+        # Streams of devices of which the agent is to take one.
+        self.streams: dict[PortKind, Transport] = {}
         self.console = console
         self.hypervisor = hypervisor
 
-    async def connect(self, agent: socket.socket | None, console: socket.socket) -> None:
+    async def connect(
+        self, agents: Mapping[PortKind, socket.socket], console: socket.socket
+    ) -> None:
         """Take over our ends of the sockets; an error leaves sockets and process as they are.
 
-        Without ``agent``, the port is TCP: :meth:`use_stream` follows.
+        ``agents`` are the sockets of the devices of the port. There is none if that is TCP:
+        :meth:`use_stream` follows.
         """
-        if agent is not None:
-            await self.use_stream(agent)
+        for kind, agent in agents.items():
+            self.streams[kind] = Transport(*await asyncio.open_connection(sock=agent))
+        if self.port in self.streams:
+            await self.take_port(self.port)
         self.console.attach(*await asyncio.open_connection(sock=console))
 
     async def use_stream(self, agent: socket.socket) -> None:
         """Take over the stream to the agent; see :meth:`slipway.machine.model.Machine`."""
         await self._close_transport()
         self._transport = Transport(*await asyncio.open_connection(sock=agent))
+
+    async def take_port(self, port: PortKind) -> None:
+        """Have ``port`` as the agent's; see :meth:`slipway.machine.model.Machine.take_port`."""
+        self.port = port
+        self._transport = self.streams.pop(port)
+        await self._close_streams()
 
     @property
     def transport(self) -> Transport:
@@ -122,10 +139,18 @@ class ChildMachine:
         await self._process.kill()
         await self.console.close()
         await self._close_transport()
+        await self._close_streams()
 
     async def _close_transport(self) -> None:
         if self._transport is not None:
-            writer = self._transport.writer
-            writer.transport.abort()  # unsent bytes have no receiver any more
-            with suppress(OSError):  # the machine may have gone first
-                await writer.wait_closed()
+            await _close_stream(self._transport)
+
+    async def _close_streams(self) -> None:
+        while self.streams:
+            await _close_stream(self.streams.popitem()[1])
+
+
+async def _close_stream(stream: Transport) -> None:
+    stream.writer.transport.abort()  # unsent bytes have no receiver any more
+    with suppress(OSError):  # the machine may have gone first
+        await stream.writer.wait_closed()

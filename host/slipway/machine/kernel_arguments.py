@@ -42,6 +42,11 @@ def build_command_line(
     """
     loudness = "" if spec.boot_log else " quiet"
     # With a virtio console, the agent finds it.
-    ports = {PortKind.VIRTIO: "", PortKind.SERIAL: serial, PortKind.TCP: _TCP_PORT}
+    ports = {
+        PortKind.AUTO: f"auto,{serial}",
+        PortKind.VIRTIO: "",
+        PortKind.SERIAL: serial,
+        PortKind.TCP: _TCP_PORT,
+    }
     port = f" slipway.port={ports[spec.port]}" if ports[spec.port] else ""
     return f"console={console} {COMMON} {own}{loudness}{port} {spec.kernel_arguments}"

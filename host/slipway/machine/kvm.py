@@ -43,7 +43,7 @@ class KvmMachine(ChildMachine):
         *,
         boot_log: bool,
     ) -> None:
-        super().__init__(process, Console(echo=boot_log), hypervisor)
+        super().__init__(process, Console(echo=boot_log), hypervisor, PortKind(config.port))
         self._channel = channel
         self._config = config
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
@@ -53,11 +53,6 @@ class KvmMachine(ChildMachine):
         # time since its fork.
         self.start_cpu_seconds = 0.0
         self.start_seconds = 0.0
-
-    @property
-    def port(self) -> PortKind:
-        """The port of the agent."""
-        return PortKind(self._config.port)
 
     @property
     def has_network(self) -> bool:
@@ -73,7 +68,7 @@ class KvmMachine(ChildMachine):
         """
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self.stop)
-            await self.connect(sockets.agent, sockets.console)
+            await self.connect(sockets.agents, sockets.console)
             await self._wait_running(spec)
             undo.pop_all()
 
@@ -169,15 +164,17 @@ class KvmMachine(ChildMachine):
             finally:
                 if self._channel.fileno() >= 0:  # else it was stopped meanwhile
                     loop.add_reader(self._channel, self._on_readable)
+        port = PortKind(config.port)
         return Snapshot(
             self.hypervisor.name,
             self.hypervisor.architecture,
             config.memory_bytes,
             config.cpus,
-            self.port,
+            port,
             memory,
             state,
             config.network,
+            self.port if port is PortKind.AUTO else None,
         )
 
     async def read_working_set(self) -> list[tuple[int, int]]:

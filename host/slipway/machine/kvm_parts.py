@@ -16,6 +16,7 @@ from slipway.vmm.process import control
 from slipway.vmm.spec import VmConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import ExitStack
 
     from slipway.machine.model import MachineSpec
@@ -27,12 +28,12 @@ class VmmSockets:
 
     channel: socket.socket
     console: socket.socket
-    agent: socket.socket | None
+    agents: Mapping[PortKind, socket.socket]
     theirs: tuple[int, ...]
 
     @classmethod
     def open(cls, port: str, ours: ExitStack, theirs: ExitStack) -> VmmSockets:
-        """Make the sockets; each end is closed by its stack. A ``port`` of TCP has none of its own.
+        """Make the sockets; each end is closed by its stack. The agent has one for each device.
 
         Raises:
             HostError: this process has too many descriptors.
@@ -40,10 +41,12 @@ class VmmSockets:
         channel, channel_fd = open_pair(control.create_pair, ours, theirs)
         console, console_fd = open_pair(socket.socketpair, ours, theirs)
         channel.setblocking(False)
-        if port == PortKind.TCP:
-            return cls(channel, console, None, (channel_fd, console_fd))
-        agent, agent_fd = open_pair(socket.socketpair, ours, theirs)
-        return cls(channel, console, agent, (channel_fd, console_fd, agent_fd))
+        pairs = {
+            kind: open_pair(socket.socketpair, ours, theirs) for kind in PortKind(port).devices
+        }
+        agents = {kind: end for kind, (end, _) in pairs.items()}
+        agent_fds = (fd for _, fd in pairs.values())
+        return cls(channel, console, agents, (channel_fd, console_fd, *agent_fds))
 
 
 def build_config(spec: MachineSpec) -> VmConfig:

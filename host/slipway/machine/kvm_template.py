@@ -16,7 +16,7 @@ from slipway.vmm.snapshot import state_file as states
 from slipway.vmm.spec import VmConfig
 
 if TYPE_CHECKING:
-    from slipway.machine.model import Hypervisor, Snapshot
+    from slipway.machine.model import Hypervisor, PortKind, Snapshot
 
 _MODULE = "slipway.vmm.process.clone_zygote"
 
@@ -24,7 +24,14 @@ _MODULE = "slipway.vmm.process.clone_zygote"
 class KvmTemplate(Template):
     """Zygote of one snapshot, and the configuration of its clones."""
 
-    def __init__(self, zygote: KvmZygote, config: VmConfig, hypervisor: Hypervisor) -> None:
+    def __init__(
+        self,
+        zygote: KvmZygote,
+        config: VmConfig,
+        hypervisor: Hypervisor,
+        taken: PortKind | None = None,
+    ) -> None:
+        self._taken = taken
         self._zygote = zygote
         self._config = config
         self._hypervisor = hypervisor
@@ -40,7 +47,7 @@ class KvmTemplate(Template):
         with snapshot:
             _check_snapshot(snapshot, hypervisor)
             zygote = await KvmZygote.start(_MODULE, (snapshot.memory, snapshot.state))
-        return cls(zygote, _find_config(snapshot), hypervisor)
+        return cls(zygote, _find_config(snapshot), hypervisor, snapshot.taken)
 
     @property
     def pid(self) -> int:
@@ -66,6 +73,8 @@ class KvmTemplate(Template):
                 process, sockets.channel, self._config, self._hypervisor, boot_log=boot_log
             )
             await machine.start_vm(sockets)
+            if self._taken is not None:
+                await machine.take_port(self._taken)
             ours.pop_all()
         return machine
 

@@ -14,6 +14,7 @@ from slipway._util.text import to_plain_line
 if TYPE_CHECKING:
     import asyncio
     import socket
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import Self
 
@@ -21,11 +22,22 @@ if TYPE_CHECKING:
 
 
 class PortKind(StrEnum):
-    """Port of the agent: a virtio console, the second UART, or a connection over the network."""
+    """Port of the agent: a virtio console, the second UART, or a connection over the network.
 
+    ``AUTO`` is a machine with console and UART, of which the agent takes the better.
+    """
+
+    AUTO = "auto"
     VIRTIO = "virtio"
     SERIAL = "serial"
     TCP = "tcp"
+
+    @property
+    def devices(self) -> tuple[PortKind, ...]:
+        """The devices of the machine that the agent may take, the better first; none for TCP."""
+        if self is PortKind.AUTO:
+            return PortKind.VIRTIO, PortKind.SERIAL
+        return () if self is PortKind.TCP else (self,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +45,8 @@ class MachineSpec:
     """Kernel, memory and processors of a machine that boots.
 
     ``memory_bytes`` is the guest's RAM. The ``port`` ``SERIAL`` gives the agent the second UART
-    even where a faster port exists: for kernels whose modules we do not have. A ``template`` is
-    started to be snapshotted once, and never continues after that.
+    even where a faster port exists; ``AUTO`` is for kernels whose drivers we do not know. A
+    ``template`` is started to be snapshotted once, and never continues after that.
 
     With ``network`` the machine has a network interface. It is the machine's end of a link, a
     socket (AF_UNIX, SOCK_SEQPACKET) with one Ethernet frame a packet. The machine's process
@@ -63,6 +75,7 @@ class Snapshot:
     holes for zeros), ``state`` the rest, and the RAM that differs from ``memory``. ``hypervisor``
     is the name of the hypervisor that alone can read ``state``, ``architecture`` that of the
     guest's processor, as Debian calls it. ``network``: the machine has a network interface.
+    ``taken`` is the port that the agent has taken, where ``port`` is ``AUTO``.
     """
 
     hypervisor: str
@@ -73,6 +86,7 @@ class Snapshot:
     memory: int
     state: int
     network: bool = False
+    taken: PortKind | None = None
 
     def close(self) -> None:
         """Close both files. Clones that exist keep what they need of them."""
@@ -227,7 +241,16 @@ class Machine(Protocol):
 
     @property
     def port(self) -> PortKind:
-        """The port of the agent."""
+        """The port of the agent; ``AUTO`` before :meth:`take_port`."""
+        ...
+
+    @property
+    def streams(self) -> Mapping[PortKind, Transport]:
+        """The streams of the devices of an ``AUTO`` port, before :meth:`take_port`."""
+        ...
+
+    async def take_port(self, port: PortKind) -> None:
+        """Have ``port`` as the agent's from now on, and close the streams of the others."""
         ...
 
     @property

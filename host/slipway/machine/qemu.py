@@ -27,6 +27,8 @@ from slipway.machine.process import ChildProcess
 from slipway.machine.qmp import Monitor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from slipway.machine.model import Hypervisor, MachineSpec
     from slipway.machine.qemu_targets import QemuTarget
 
@@ -56,7 +58,7 @@ def build_kernel_command_line(spec: MachineSpec, target: QemuTarget, khz: int) -
 class QemuSockets:
     """QEMU's ends of its sockets, which it inherits: without paths, nothing is left to clean up."""
 
-    agent: int | None  # None for the port TCP
+    agents: Mapping[PortKind, int]  # by device of the agent's port
     console: int
     monitor: int
 
@@ -76,7 +78,6 @@ class Board:
 
     def build_arguments(self, sockets: QemuSockets, ram: str) -> list[str]:
         """Return QEMU's arguments; ``ram`` is the memory backend."""
-        agent = sockets.agent
         return [
             *["-M", f"{self.target.board},memory-backend=ram", "-cpu", self.target.cpu],
             *["-accel", ACCELERATOR],
@@ -85,8 +86,7 @@ class Board:
             *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
             *["-sandbox", SANDBOX],
             *["-chardev", f"socket,id=console,fd={sockets.console}", "-serial", "chardev:console"],
-            *([] if agent is None else ["-chardev", f"socket,id=agent,fd={agent}"]),
-            *self.target.get_port_device(self.port),
+            *self.target.build_port_arguments(sockets.agents),
             *["-chardev", f"socket,id=monitor,fd={sockets.monitor}"],
             *["-mon", "chardev=monitor,mode=control"],
         ]
@@ -127,8 +127,12 @@ def compute_fingerprint(target: QemuTarget) -> str:
         cpu = Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines()
     except OSError as error:
         raise HostError(f"{error.filename} cannot be read: {error.strerror}") from None
-    sockets = QemuSockets(0, 0, 0)
-    boards = [Board(target, 0, 0, port).build_arguments(sockets, "ram") for port in PortKind]
+    boards = [
+        Board(target, 0, 0, port).build_arguments(
+            QemuSockets(dict.fromkeys(port.devices, 0), 0, 0), "ram"
+        )
+        for port in PortKind
+    ]
     boards.append(build_network_arguments(0))
     parts = (
         *(path, status.st_size, status.st_mtime_ns, boards, COMMON, target.kernel_arguments),
@@ -156,7 +160,7 @@ class QemuMachine(ChildMachine):
         board: Board,
         hypervisor: Hypervisor,
     ) -> None:
-        super().__init__(process, console, hypervisor)
+        super().__init__(process, console, hypervisor, board.port)
         self.monitor = monitor
         self._board = board
         # Descriptor of the RAM's file, if that outlives the machine.
@@ -180,29 +184,24 @@ class QemuMachine(ChildMachine):
         """
         async with AsyncExitStack() as undo:
             with ExitStack() as theirs:
-                agent = agent_fd = None
-                if board.port is not PortKind.TCP:
-                    agent, agent_fd = open_pair(socket.socketpair, undo, theirs)
+                pairs = {
+                    kind: open_pair(socket.socketpair, undo, theirs) for kind in board.port.devices
+                }
+                agents = {kind: fd for kind, (_, fd) in pairs.items()}
                 console, console_fd = open_pair(socket.socketpair, undo, theirs)
                 end, monitor_fd = open_pair(socket.socketpair, undo, theirs)
-                sockets = QemuSockets(agent_fd, console_fd, monitor_fd)
+                sockets = QemuSockets(agents, console_fd, monitor_fd)
                 command = [board.target.find_program(), *board.build_arguments(sockets, ram), *rest]
-                own = [fd for fd in (agent_fd, console_fd, monitor_fd) if fd is not None]
-                inherited = (*own, *files)
+                inherited = (*agents.values(), console_fd, monitor_fd, *files)
                 process = ChildProcess.start(command, pass_fds=inherited)
             undo.push_async_callback(process.kill)
             _limit_file_size(process.pid, board.memory_bytes + migration.STATE_BYTES)
             monitor = Monitor(end)
             machine = cls(process, Console(echo=boot_log), monitor, board, hypervisor)
             undo.push_async_callback(machine.stop)
-            await machine.connect(agent, console)
+            await machine.connect({kind: ours for kind, (ours, _) in pairs.items()}, console)
             undo.pop_all()
         return machine
-
-    @property
-    def port(self) -> PortKind:
-        """The port of the agent."""
-        return self._board.port
 
     @property
     def has_network(self) -> bool:
@@ -243,6 +242,7 @@ class QemuMachine(ChildMachine):
             memory,
             state,
             board.network,
+            self.port if board.port is PortKind.AUTO else None,
         )
 
     async def resume(self) -> None:

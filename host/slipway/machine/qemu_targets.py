@@ -23,7 +23,7 @@ SAME_ADDRESSES = "norandmaps"
 
 VIRTIO_PORT = (
     *("-device", "virtio-serial-device,max_ports=2"),
-    *("-device", "virtserialport,chardev=agent,name=agent,nr=1"),
+    *("-device", "virtserialport,chardev=virtio,name=agent,nr=1"),
 )
 
 
@@ -53,13 +53,13 @@ class QemuTarget:
         """True if the architecture is that of this host."""
         return self.architecture == machine_architecture()
 
-    def get_port_device(self, port: PortKind) -> tuple[str, ...]:
-        """Return QEMU's arguments for the device of the agent's port."""
-        return {
-            PortKind.VIRTIO: VIRTIO_PORT,
-            PortKind.SERIAL: self.serial_port,
-            PortKind.TCP: (),
-        }[port]
+    def build_port_arguments(self, sockets: Mapping[PortKind, int]) -> list[str]:
+        """Return QEMU's arguments for the devices of ``sockets``, which QEMU inherits."""
+        devices = {PortKind.VIRTIO: VIRTIO_PORT, PortKind.SERIAL: self.serial_port}
+        arguments = []
+        for kind, socket in sockets.items():
+            arguments += ["-chardev", f"socket,id={kind.value},fd={socket}", *devices[kind]]
+        return arguments
 
     def find_program(self) -> str:
         """Return QEMU's path.
@@ -90,7 +90,7 @@ TARGETS: Mapping[str, QemuTarget] = {
         # movsb` takes a turn of a loop for each byte. With smap, each copy from or to a program
         # ends two translated blocks.
         cpu="max,-erms,-fsrm,-smap",
-        serial_port=("-device", "isa-serial,index=1,chardev=agent"),
+        serial_port=("-device", "isa-serial,index=1,chardev=serial"),
         serial_name="ttyS1",
         console_name="ttyS0",
         # A triple fault ends this board. tsc=reliable: to compare the TSC with another clock takes
@@ -108,7 +108,7 @@ TARGETS: Mapping[str, QemuTarget] = {
         # A processor of servers. That of `max` authenticates pointers, which takes TCG a third more
         # time even with `pauth-impdef=on`.
         cpu="neoverse-n1",
-        serial_port=("-device", "pci-serial,chardev=agent"),
+        serial_port=("-device", "pci-serial,chardev=serial"),
         serial_name="ttyS0",
         console_name="ttyAMA0",
         # A random place of the kernel is another form of ASLR. Without cma=0, the kernel reserves

@@ -82,7 +82,9 @@ class QemuTemplate(Template):
         async with AsyncExitStack() as undo:
             undo.push_async_callback(machine.stop)
             migration.load(machine.monitor, state)
-            if snapshot.port is PortKind.SERIAL:
+            if snapshot.taken is not None:
+                await machine.take_port(snapshot.taken)
+            if machine.port is PortKind.SERIAL:
                 await _wait_resumed(machine)
             undo.pop_all()
         return machine

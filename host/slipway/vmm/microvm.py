@@ -15,7 +15,7 @@ from slipway.vmm.devices.virtio_console import VirtioConsole
 from slipway.vmm.kvm.system import Kvm
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.snapshot.vm_state import StateSaver
-from slipway.vmm.spec import SERIAL, TCP, VIRTIO, Plan
+from slipway.vmm.spec import PORTS, SERIAL, VIRTIO, Plan
 from slipway.vmm.vcpu_thread import Ending, VcpuThread, accept_kicks
 
 TYPE_CHECKING = False
@@ -36,8 +36,8 @@ AGENT = 1
 class MicroVm:
     """Owner of all parts of one VM; the eventfd ``ended`` is written at its end.
 
-    ``sockets`` are the descriptors of a stream socket for the console, of another for the agent
-    unless its port is TCP, and if the configuration has a network, of the machine's end of a link.
+    ``sockets`` are the descriptors of a stream socket for the console, of another for each device
+    of the agent's port, and if the configuration has a network, of the machine's end of a link.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class MicroVm:
         self.lock = threading.Lock()
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         self.ending: Ending | None = None
-        self.backend = SocketBackend(rest.pop(0)) if config.port != TCP else None
+        # By device of the agent's port.
+        self.backends = {device: SocketBackend(rest.pop(0)) for device in PORTS[config.port]}
         self._config = config
         self._arch = find_architecture()
         self._bus = Bus()
@@ -90,8 +91,8 @@ class MicroVm:
         plan = Plan(
             spec.command_line,
             config.cpus,
-            serials=1 + (config.port == SERIAL),
-            virtio=(config.port == VIRTIO) + config.network,
+            serials=1 + (SERIAL in self.backends),
+            virtio=(VIRTIO in self.backends) + config.network,
         )
         entry = self._arch.load(self._memory, spec.kernel, spec.initramfs, plan)
         for vcpu in self._vcpus:
@@ -106,8 +107,9 @@ class MicroVm:
         self._memory.populate(saved.working_set)
         for name in self._saver.restore(saved):
             self._triggers[name]()
-        if self.backend is not None and self.backend.port is not None:
-            self.backend.port.drain()
+        for backend in self.backends.values():
+            if backend.port is not None:
+                backend.port.drain()
         if self.network is not None:
             self.network.ready(readable=True)
 
@@ -118,14 +120,14 @@ class MicroVm:
         self._arch.attach_serial(vm, bus, CONSOLE, console)
         self._triggers["console"] = trigger
         self._devices["console"] = console
-        if self.backend is not None:
-            self._attach_port(self.backend)
+        for name, backend in self.backends.items():
+            self._attach_port(name, backend)
         self._devices |= self._arch.attach_board(bus, self._on_reset, time.time)
 
-    def _attach_port(self, backend: SocketBackend) -> None:
-        """Attach the device of the agent's port."""
+    def _attach_port(self, name: str, backend: SocketBackend) -> None:
+        """Attach the device ``name`` of the agent's port."""
         port: VirtioConsole | Uart
-        if self._config.port == VIRTIO:
+        if name == VIRTIO:
             trigger = self._create_trigger(self._vm, self._arch.find_virtio_line(0))
             port = VirtioConsole(self._memory, trigger, backend)
             self._arch.attach_virtio(self._bus, 0, port)
@@ -133,15 +135,15 @@ class MicroVm:
             trigger = self._create_trigger(self._vm, self._arch.find_serial_line(AGENT))
             port = Uart(trigger, backend)
             self._arch.attach_serial(self._vm, self._bus, AGENT, port)
-        self._triggers["agent"] = trigger
-        backend.port = self._devices["agent"] = port
+        self._triggers[name] = trigger
+        backend.port = self._devices[name] = port
 
     def _attach_network(self, descriptor: int) -> VirtioNet:
         """Attach a network device behind the other virtio devices."""
         # Most machines have no network, and save the time of the import.
         from slipway.vmm.devices.virtio_net import VirtioNet
 
-        number = int(self._config.port == VIRTIO)
+        number = int(VIRTIO in self.backends)
         trigger = self._create_trigger(self._vm, self._arch.find_virtio_line(number))
         device = VirtioNet(self._memory, trigger, descriptor)
         self._arch.attach_virtio(self._bus, number, device)
@@ -188,8 +190,9 @@ class MicroVm:
 
     @property
     def is_line_closed(self) -> bool:
-        """True if the parent has closed its end of the agent's line; False without a line."""
-        return self.backend is not None and self.backend.ended
+        """True if the parent has closed its ends of all lines to the agent; False without any."""
+        backends = self.backends.values()
+        return bool(backends) and all(backend.ended for backend in backends)
 
     @property
     def memory(self) -> GuestMemory:
@@ -206,15 +209,16 @@ class MicroVm:
         with self.lock:
             if self.ending is not None or self.is_line_closed:
                 raise HostError("the guest has ended")
-            if self.backend is not None and not self.backend.quiet:
+            if not all(backend.ended or backend.quiet for backend in self.backends.values()):
                 raise HostError("bytes are on their way to or from the agent")
             self._saver.save(self._config, channel)
 
-    def on_agent_ready(self) -> None:
-        """Continue after the agent's socket became readable or writable."""
-        assert self.backend is not None
+    def on_agent_ready(self, descriptor: int) -> None:
+        """Continue after ``descriptor`` of a backend became readable or writable."""
         with self.lock:
-            self.backend.ready()
+            for backend in self.backends.values():
+                if backend.descriptor == descriptor:
+                    backend.ready()
 
     def on_network_ready(self, *, readable: bool) -> None:
         """Continue after the network's socket became ``readable``, or writable, or both."""

@@ -8,19 +8,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Ports of the agent: a virtio console, the second UART, or a connection over the network interface.
+# Devices of the agent's port: a virtio console, and the second UART.
 VIRTIO = "virtio"
 SERIAL = "serial"
+# Ports of the agent, with their devices. The agent of a machine with both takes one; that of TCP
+# has a connection over the network interface.
+AUTO = "auto"
 TCP = "tcp"
-PORTS = (VIRTIO, SERIAL, TCP)
+PORTS = {AUTO: (VIRTIO, SERIAL), VIRTIO: (VIRTIO,), SERIAL: (SERIAL,), TCP: ()}
 
 
 @record
 class VmConfig:
     """RAM in bytes, number of vCPUs, the agent's port, and whether there is a network interface.
 
-    ``port`` is one of ``PORTS``; for ``TCP`` the network interface is its only device. A VM and its
-    clones have the same.
+    ``port`` is a key of ``PORTS``. A VM and its clones have the same.
     """
 
     memory_bytes: int

@@ -43,7 +43,7 @@ SPEC = MachineSpec(
 )
 AMD64, ARM64 = TARGETS["amd64"], TARGETS["arm64"]
 BOARD = Board(AMD64, 256 << 20, 1, PortKind.VIRTIO)
-SOCKETS = QemuSockets(3, 4, 5)
+SOCKETS = QemuSockets({PortKind.VIRTIO: 3}, 4, 5)
 
 
 # --- Processes ----------------------------------------------------------------------------------
@@ -189,9 +189,22 @@ def test_serial_port_is_named_to_the_agent() -> None:
 
     assert "slipway.port=ttyS1" in line
     assert " quiet" not in line
-    board = Board(AMD64, spec.memory_bytes, spec.cpus, spec.port).build_arguments(SOCKETS, "ram")
+    sockets = QemuSockets({PortKind.SERIAL: 3}, 4, 5)
+    board = Board(AMD64, spec.memory_bytes, spec.cpus, spec.port).build_arguments(sockets, "ram")
     assert any("isa-serial" in word for word in board)
     assert not any("virtio" in word for word in board)
+
+
+def test_machine_with_both_devices_names_the_serial_one() -> None:
+    spec = replace(SPEC, port=PortKind.AUTO)
+    sockets = QemuSockets({PortKind.VIRTIO: 3, PortKind.SERIAL: 6}, 4, 5)
+
+    board = Board(AMD64, spec.memory_bytes, spec.cpus, spec.port).build_arguments(sockets, "ram")
+
+    assert "slipway.port=auto,ttyS1" in build_kernel_command_line(spec, AMD64, 1)
+    assert {"socket,id=virtio,fd=3", "socket,id=serial,fd=6"} < {*board}
+    assert "isa-serial,index=1,chardev=serial" in board
+    assert "virtserialport,chardev=virtio,name=agent,nr=1" in board
 
 
 def test_arm_machine_has_its_own_program_board_and_console() -> None:

@@ -68,8 +68,8 @@ def test_hypervisors_and_architectures_are_those_that_exist() -> None:
 
 
 def test_ports_are_those_of_the_machines_and_of_the_vmm() -> None:
-    assert OPTIONS["port"].choices == ("auto", *PortKind)
-    assert tuple(PortKind) == PORTS
+    assert OPTIONS["port"].choices == tuple(PortKind)
+    assert {port.value: port.devices for port in PortKind} == PORTS
 
 
 @on_scalars

@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-# A machine may have a socket of the agent, and a network.
-_COUNTS = range(DESCRIPTORS, DESCRIPTORS + 3)
+# A machine has up to two sockets of the agent, and may have a network.
+_COUNTS = range(DESCRIPTORS, DESCRIPTORS + 4)
 
 
 def main() -> NoReturn:

@@ -18,7 +18,7 @@ from slipway.vmm.process import privileges
 from slipway.vmm.process.vmm_process import VmmProcess, run_and_exit
 from slipway.vmm.process.zygote import DESCRIPTORS, Zygote
 from slipway.vmm.snapshot import state_file as snapshot
-from slipway.vmm.spec import TCP
+from slipway.vmm.spec import PORTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _open_zygote(channel: int, memory: int, state: int) -> Zygote:
         os.close(descriptor)
     if saved.network:  # once, before the forks
         import slipway.vmm.devices.virtio_net  # noqa: F401
-    count = DESCRIPTORS + (saved.port != TCP) + saved.network
+    count = DESCRIPTORS + len(PORTS[saved.port]) + saved.network
     return Zygote(channel, range(count, count + 1), source.run_clone)
 
 

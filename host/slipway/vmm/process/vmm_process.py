@@ -1,9 +1,9 @@
 """Process of a VMM, started by the kvm hypervisor.
 
 The arguments, behind the path of this package, are the parent's process id and inherited
-descriptors: control channel, console, agent unless its port is TCP, and network if the machine has
-one. The first message on the control channel says which guest to boot; the end of that channel is
-the end of the process.
+descriptors: control channel, console, one for each device of the agent's port, and network if the
+machine has one. The first message on the control channel says which guest to boot; the end of that
+channel is the end of the process.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ class VmmProcess:
         """Run until VM or parent has ended; return the exit status."""
         vm = self._vm
         poll = select.epoll()
-        if vm.backend is not None:
-            poll.register(vm.backend.descriptor, _WATCHED)
-            poll.register(vm.backend.wake, select.EPOLLIN)
+        for backend in vm.backends.values():
+            poll.register(backend.descriptor, _WATCHED)
+            poll.register(backend.wake, select.EPOLLIN | select.EPOLLET)
         poll.register(self._channel, select.EPOLLIN)
         poll.register(vm.ended, select.EPOLLIN)
         network = -1
@@ -116,7 +116,7 @@ class VmmProcess:
                 elif descriptor == network:
                     vm.on_network_ready(readable=bool(events & select.EPOLLIN))
                 elif descriptor != vm.ended:
-                    vm.on_agent_ready()
+                    vm.on_agent_ready(descriptor)
         if vm.ending is None:
             return 0
         vm.stop()

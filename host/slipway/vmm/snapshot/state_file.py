@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slipway.vmm.pages import Range
 
 # A change of the VM, of its devices or of their addresses needs a new version as well.
-VERSION = 4
+VERSION = 5
 # Eight vCPUs with the largest register sets take much less.
 MAX_BYTES = 4 << 20
 MAX_CPUS = 64

@@ -12,6 +12,7 @@ from slipway.vmm.memory import GuestAddressError
 from slipway.vmm.snapshot import state_file as snapshot
 from slipway.vmm.snapshot.pieces import write_pieces
 from slipway.vmm.snapshot.state_file import Saved
+from slipway.vmm.spec import SERIAL, VIRTIO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ class StateSaver:
     def _restore_devices(self, saved: dict[str, Any]) -> list[str]:
         devices: dict[str, Any] = self._devices
         interrupting: list[str] = []
-        for name in ("console", "agent", "network"):
-            if name not in devices:  # a machine without a network, or with an agent on it
+        for name in ("console", VIRTIO, SERIAL, "network"):
+            if name not in devices:
                 continue
             device, value = devices[name], saved.get(name)
             due: object

@@ -1,0 +1,132 @@
+"""Bytes over a port of the agent, through the whole chain: program, agent, port, host.
+
+Output, standard input and an input file, with the CPU time of each part: the host's process, that
+of the machine, and the agent's in the guest. Times of a loaded host are noise; CPU times are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slipway._model.input_file import InputFile
+from slipway._model.options import Options
+from slipway._run.find_assets import find_assets
+from slipway._run.guest import Guest
+from slipway._run.job_request import JobRequest
+from slipway._run.languages import find_language_of_file
+from slipway._run.output_sink import OutputTail
+from slipway_initramfs.store.image_store import ImageStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PROGRAMS = {
+    "nothing": "",
+    "out": "import os\nleft = {size}\nblock = bytes(range(256)) * 16\n"
+    "while left: left -= os.write(1, block[:left])\n",
+    "stdin": "import os\nwhile os.read(0, 65536): pass\n",
+    "file": "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds: of the clock, and of CPU time in the host's process, the machine and the agent."""
+
+    wall: float
+    host: float
+    machine: float
+    agent: float
+
+    def subtract(self, other: Spent) -> Spent:
+        """Return the difference."""
+        return Spent(
+            self.wall - other.wall,
+            self.host - other.host,
+            self.machine - other.machine,
+            self.agent - other.agent,
+        )
+
+
+def read_cpu(pid: int) -> float:
+    """Return the CPU time of process ``pid`` in seconds."""
+    fields = Path(f"/proc/{pid}/schedstat")
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / fields.name).read_text().split()[0])
+    return total / 1e9
+
+
+async def run(guest: Guest, way: str, size: int) -> Spent:
+    """Run the program of ``way`` in ``guest``; return the time of it."""
+    language = find_language_of_file(Path("x.py"))
+    program = PROGRAMS[way].format(size=size)
+    data = bytes(range(256)) * (size // 256 + 1)
+    files = (InputFile("data", data[:size]),) if way == "file" else ()
+
+    async def feed() -> AsyncIterator[bytes]:
+        yield data[:size]
+
+    stdin = feed() if way == "stdin" else None
+    request = JobRequest(language, program.encode(), Options(files=files), stdin=stdin)
+    tail = OutputTail(256)
+    before = await read_times(guest)
+    report = await guest.run(request, tail)
+    if not report.succeeded:
+        raise SystemExit(f"{way} failed: {tail.data!r}")
+    return (await read_times(guest)).subtract(before)
+
+
+async def read_times(guest: Guest) -> Spent:
+    """Return the times up to now; the agent reports its own in its answer to a greeting."""
+    ready = await guest.resync()
+    return Spent(
+        time.monotonic(), time.process_time(), read_cpu(guest.machine.pid), ready.start_us / 1e6
+    )
+
+
+async def measure(options: Options, size: int, rounds: int, ways: list[str]) -> None:
+    """Print the times of each way, without those of a program that does nothing."""
+    language = find_language_of_file(Path("x.py"))
+    assets = find_assets(language, options, ImageStore(), print)
+    guest = await Guest.start(assets, options)
+    try:
+        ready = await guest.wait_ready()
+        print(f"{guest.machine.hypervisor.name}, {ready.capabilities[0]}, {size} bytes")
+        await run(guest, "nothing", 0)
+        for _ in range(rounds):
+            base = await run(guest, "nothing", 0)
+            for way in ways:
+                extra = (await run(guest, way, size)).subtract(base)
+                mb = size / 1e6
+                print(
+                    f"{way:6} {mb / extra.wall:8.3f} MB/s; CPU seconds a MB:"
+                    f" host {extra.host / mb:6.2f}, machine {extra.machine / mb:6.2f},"
+                    f" in it the agent {extra.agent / mb:6.2f}",
+                    flush=True,
+                )
+    finally:
+        await guest.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--machine", default="qemu")
+    parser.add_argument("--arch", default="auto")
+    parser.add_argument("--port", default="serial")
+    parser.add_argument("--kilobytes", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--way", action="append", choices=[*PROGRAMS], default=None)
+    parsed = parser.parse_args()
+    options = Options(machine=parsed.machine, port=parsed.port, arch=parsed.arch)
+    ways = parsed.way or ["out", "stdin", "file"]
+    asyncio.run(measure(options, parsed.kilobytes * 1000, parsed.rounds, ways))
+
+
+if __name__ == "__main__":
+    main()
