@@ -14,6 +14,7 @@ from slipway_agent.mounts import TmpfsWorkspace
 from slipway_agent.program_launcher import USER_ID, ProgramLauncher
 from slipway_protocol import __version__
 from slipway_protocol import messages as m
+from slipway_protocol.packing import PACKED
 from slipway_protocol.schema import VERSION
 
 TYPE_CHECKING = False
@@ -85,7 +86,7 @@ class GuestSystem:
 
     def describe(self) -> m.Ready:
         """Return the answer to Hello."""
-        capabilities = [f"port.{self._port}", "network"]
+        capabilities = [f"port.{self._port}", "network", PACKED]
         if self._controllers is not None:
             capabilities += ["cgroup", *(f"cgroup.{name}" for name in self._controllers)]
         return m.Ready(

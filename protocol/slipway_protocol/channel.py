@@ -31,6 +31,10 @@ class Channel:
         self._connection = Connection.host()
         self._events: deque[Event] = deque()
 
+    def pack_messages(self) -> None:
+        """Send messages as Packed from now on, where that is shorter."""
+        self._connection.packs = True
+
     @property
     def bad_frames(self) -> int:
         """Number of frames dropped up to now."""

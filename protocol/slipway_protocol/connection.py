@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from slipway_protocol.codec import decode, encode
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.framing import BadFrame, FrameReader, encode_frame
+from slipway_protocol.messages import Packed
+from slipway_protocol.packing import pack, unpack
 from slipway_protocol.schema import AGENT_TO_HOST, HOST_TO_AGENT
 
 TYPE_CHECKING = False
@@ -36,6 +38,8 @@ class Connection:
     def __init__(self, incoming: Table) -> None:
         self._incoming = incoming
         self._reader = FrameReader()
+        # True to send messages as Packed where that is shorter; see slipway_protocol.packing.
+        self.packs = False
         self.bad_frames = 0
 
     @classmethod
@@ -57,7 +61,8 @@ class Connection:
                 events.append(frame)
                 continue
             try:
-                events.append(decode(frame, self._incoming))
+                message = decode(frame, self._incoming)
+                events.append(unpack(message) if isinstance(message, Packed) else message)
             except ProtocolError as error:
                 events.append(Violation(error.message))
         return events
@@ -68,4 +73,5 @@ class Connection:
         Raises:
             ProtocolError: the message does not fit into a frame.
         """
-        return encode_frame(encode(message))
+        payload = encode(message)
+        return encode_frame(pack(payload) if self.packs else payload)

@@ -253,6 +253,17 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """Another message of the host: its payload as a zlib stream (RFC 1950).
+
+    For slow ports, and only to an agent with the capability ``packed``. The agent handles the
+    message inside as if it had come by itself.
+    """
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Request to end the machine."""
 
@@ -396,6 +407,7 @@ HostMessage = (
     | Cancel
     | Resize
     | Connect
+    | Packed
     | Shutdown
 )
 AgentMessage = (

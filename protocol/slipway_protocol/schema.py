@@ -193,6 +193,7 @@ HOST_TO_AGENT: Table = {
     12: (m.Prestart, (_command, path, sequence(path))),
     13: (m.Resize, (_u32, _tty)),
     14: (m.Connect, (binary(4, 4), binary(4, 4), integer(32), integer(U16), binary(6, 6))),
+    15: (m.Packed, (_data,)),
 }
 
 AGENT_TO_HOST: Table = {

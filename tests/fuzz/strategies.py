@@ -112,6 +112,7 @@ HOST_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
         numbers(U16),
         st.binary(min_size=6, max_size=6),
     ),
+    m.Packed: st.builds(m.Packed, data),
     m.Shutdown: st.builds(m.Shutdown),
 }
 AGENT_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
@@ -149,7 +150,10 @@ AGENT_MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Connected: st.builds(m.Connected, numbers(U63), numbers(U63)),
 }
 
-host_messages: st.SearchStrategy[m.HostMessage] = st.one_of(*HOST_MESSAGES.values())
+# Without Packed, which arrives as the message inside.
+host_messages: st.SearchStrategy[m.HostMessage] = st.one_of(
+    *(strategy for kind, strategy in HOST_MESSAGES.items() if kind is not m.Packed)
+)
 agent_messages: st.SearchStrategy[m.AgentMessage] = st.one_of(*AGENT_MESSAGES.values())
 
 # --- What a hostile peer may put into a frame -------------------------------------------------

@@ -17,6 +17,7 @@ from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
 from slipway_protocol.connection import Violation
 from slipway_protocol.framing import BadFrame
+from slipway_protocol.packing import PACKED
 from slipway_protocol.schema import VERSION
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class AgentConnection:
                     await self._send_hello(clone)
                 case m.Ready():
                     self.awake_at = self.awake_at or time.monotonic()
+                    if self._machine.port is PortKind.SERIAL and PACKED in message.capabilities:
+                        self._channel.pack_messages()
                     return replace(
                         message,
                         agent_version=to_plain_line(message.agent_version),

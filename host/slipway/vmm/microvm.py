@@ -116,7 +116,8 @@ class MicroVm:
     def _attach(self) -> None:
         vm, bus = self._vm, self._bus
         trigger = self._create_trigger(vm, self._arch.find_serial_line(CONSOLE))
-        console = Uart(trigger, self._console)
+        wide = self._arch.HAS_WIDE_FIFOS
+        console = Uart(trigger, self._console, has_wide_fifo=wide)
         self._arch.attach_serial(vm, bus, CONSOLE, console)
         self._triggers["console"] = trigger
         self._devices["console"] = console
@@ -133,7 +134,7 @@ class MicroVm:
             self._arch.attach_virtio(self._bus, 0, port)
         else:
             trigger = self._create_trigger(self._vm, self._arch.find_serial_line(AGENT))
-            port = Uart(trigger, backend)
+            port = Uart(trigger, backend, has_wide_fifo=self._arch.HAS_WIDE_FIFOS)
             self._arch.attach_serial(self._vm, self._bus, AGENT, port)
         self._triggers[name] = trigger
         backend.port = self._devices[name] = port

@@ -24,6 +24,7 @@ _mmio = abi.EXIT_MMIO.unpack_from
 _AT = abi.EXIT_UNION_OFFSET
 _DATA_AT = abi.MMIO_DATA_OFFSET
 _IO, _MMIO = abi.EXIT_IO_REASON, abi.EXIT_MMIO_REASON
+_OUT = abi.IO_OUT
 
 
 class Ending:
@@ -123,6 +124,7 @@ class VcpuThread:
     def _run(self) -> Ending | None:
         vcpu, bus, lock, exits = self.vcpu, self._bus, self._lock, self.exits
         page, run, take_coalesced = vcpu.page, vcpu.run, vcpu.take_coalesced
+        read_port, write_port = bus.read_port, bus.write_port
         while True:
             try:
                 reason = run()
@@ -146,13 +148,18 @@ class VcpuThread:
                     bus.write_coalesced(writes)
                 if reason == _IO:
                     direction, size, port, count, offset = _io(page, _AT)
-                    if direction == abi.IO_OUT:
+                    if size == count == 1:
+                        if direction == _OUT:
+                            write_port(port, 1, page[offset])
+                        else:
+                            page[offset] = read_port(port, 1)
+                    elif direction == _OUT:
                         for at in range(offset, offset + size * count, size):
                             value = int.from_bytes(page[at : at + size], "little")
-                            bus.write_port(port, size, value)
+                            write_port(port, size, value)
                     else:
                         for at in range(offset, offset + size * count, size):
-                            value = bus.read_port(port, size)
+                            value = read_port(port, size)
                             page[at : at + size] = value.to_bytes(size, "little")
                     continue
                 if reason == _MMIO:

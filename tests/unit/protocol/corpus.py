@@ -113,6 +113,12 @@ EXAMPLES = (
         m.Connect(b"\xc6\x12\x00\x02", b"\xc6\x12\x00\x01", 30, 65520, b"RT\x00SLQ"),
         "960ec404c6120002c404c61200011ecdfff0c406525400534c51",
     ),
+    # Inside is Shutdown, 910b.
+    Example(
+        TO_AGENT,
+        m.Packed(bytes.fromhex("789c9bc80d00012f009d")),
+        "920fc40a789c9bc80d00012f009d",
+    ),
     Example(TO_AGENT, m.Shutdown(), "910b"),
     Example(
         TO_AGENT,
@@ -211,6 +217,9 @@ REFUSED = (
     ("64 bits for 63", "950307a16100cf8000000000000000"),
     ("text for bytes", "930407a161"),
     ("no bytes of data", "930407c400"),
+    ("packed data that are no stream", "920fc40161"),
+    ("half a packed stream", "920fc405789c9bc80d"),
+    ("a byte behind a packed stream", "920fc40b789c9bc80d00012f009d00"),
     ("bytes for text", "950307c401610000"),
     ("a stream that is none", "9408070301"),
     ("an empty path", "950307a00000"),

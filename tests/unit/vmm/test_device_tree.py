@@ -7,6 +7,7 @@ import pytest
 from slipway import InputError
 from slipway.vmm.arch.aarch64 import layout
 from slipway.vmm.arch.aarch64.architecture import (
+    HAS_WIDE_FIFOS,
     check_device_tree,
     find_serial_line,
     find_virtio_line,
@@ -18,12 +19,23 @@ from slipway.vmm.arch.aarch64.device_tree import (
     find_virtio_address,
 )
 from slipway.vmm.arch.aarch64.fdt import Node, encode_cells, encode_texts, flatten
+from slipway.vmm.devices.uart import FCR, FCR_ENABLE, Uart
 from slipway.vmm.spec import Plan
 from support.device_trees import ReadNode, read_device_tree
 
 MIB, GIB = 1 << 20, 1 << 30
 SEED = bytes(range(64))
 EDGE, SHARED = 1, 0
+
+
+class NobodyListens:
+    """Backend of a port that is never used."""
+
+    def send(self, data: bytes | memoryview) -> int:
+        return 0
+
+    def can_receive(self) -> None:
+        """Nothing comes."""
 
 
 def read_machine(
@@ -109,6 +121,18 @@ def test_devices_are_where_the_machine_has_them_and_interrupt_by_edges() -> None
         node = root.children[f"virtio_mmio@{address:x}"]
         assert node.read_pairs("reg") == [address, layout.VIRTIO_SIZE]
         assert node.read_cells("interrupts") == [SHARED, find_virtio_line(number), EDGE]
+
+
+def test_serial_ports_are_told_the_size_of_their_fifos() -> None:
+    node = read_machine(serials=1).children[f"serial@{layout.SERIAL:x}"]
+    uart = Uart(lambda: None, NobodyListens(), has_wide_fifo=HAS_WIDE_FIFOS)
+    uart.write(FCR, 1, FCR_ENABLE)
+
+    received = uart.receive(bytes(1000))
+    uart.write_burst(bytes(1000))
+
+    assert node.read_cells("fifo-size") == [received] == [64]
+    assert len(uart.save_state().unsent) == 64 - node.read_cells("tx-threshold")[0]
 
 
 def test_first_serial_port_is_the_first_for_the_kernel() -> None:

@@ -21,14 +21,14 @@ FIFO_BITS, FIFO_64_BITS = 0xC0, 0xE0
 class Port:
     """A port, the line that it is on, and what came of both."""
 
-    def __init__(self, accepts: int = 1 << 20) -> None:
+    def __init__(self, accepts: int = 1 << 20, *, has_wide_fifo: bool = False) -> None:
         self.accepts = accepts
         self.sent = b""
         self.sends = 0
         self.rooms = 0
         self.triggers = 0
         self.on_room: Callable[[], object] = lambda: None
-        self.uart = Uart(self._trigger, self)
+        self.uart = Uart(self._trigger, self, has_wide_fifo=has_wide_fifo)
 
     def _trigger(self) -> None:
         self.triggers += 1
@@ -271,6 +271,34 @@ def test_what_is_written_without_room_is_dropped_and_counted(size: int) -> None:
 
     assert port.sent == bytes(range(size))
     assert port.uart.counters.dropped == 100 - size
+
+
+def test_wide_fifo_needs_no_bit_and_ends_with_the_fifo() -> None:
+    port = Port(has_wide_fifo=True)
+    port.enable_fifo()
+
+    assert port.uart.receive(bytes(100)) == 64
+    state = port.uart.save_state()
+    port.uart.restore(state)
+    assert port.uart.receive(b"x") == 0
+    port.write(FCR, 0)
+    assert port.uart.receive(bytes(100)) == 1
+
+
+def test_bytes_of_a_fifo_come_with_one_interrupt_and_no_more_until_it_is_empty() -> None:
+    port = Port(has_wide_fifo=True)
+    port.enable_fifo()
+    port.write(R.IER, Ier.DATA)
+    data = bytes(range(64))
+    port.uart.receive(data)
+    assert (port.triggers, port.rooms) == (1, 0)
+
+    read = bytes(port.read(R.DATA) for _ in data)
+
+    assert read == data
+    assert (port.triggers, port.rooms) == (1, 1)
+    port.uart.receive(b"next")
+    assert port.triggers == 2
 
 
 def test_a_burst_longer_than_the_fifo_is_one_call_and_loses_nothing(port: Port) -> None:

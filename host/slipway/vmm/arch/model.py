@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
         KERNEL_ARGUMENTS: str
         """Arguments that the kernel's command line needs on this machine."""
+        HAS_WIDE_FIFOS: bool
+        """True if the guest is told that its serial ports have FIFOs of 64 bytes."""
 
         def find_machine_type(self, kvm: Kvm) -> int:
             """Return the argument of KVM_CREATE_VM."""

@@ -134,6 +134,7 @@ class Uart:
     __slots__ = (
         "_can_receive",
         "_fifo",
+        "_has_wide_fifo",
         "_level",
         "_send",
         "_size",
@@ -142,7 +143,9 @@ class Uart:
         "counters",
     )
 
-    def __init__(self, trigger: Trigger, backend: Backend) -> None:
+    def __init__(self, trigger: Trigger, backend: Backend, *, has_wide_fifo: bool = False) -> None:
+        """Make a port; ``has_wide_fifo``: FIFOs have 64 bytes whenever they are enabled."""
+        self._has_wide_fifo = has_wide_fifo
         self.counters = Counters()
         self._trigger = trigger
         self._send = backend.send
@@ -272,8 +275,9 @@ class Uart:
         if not received:
             return 0
         value = received.pop(0)
-        if not received:
-            self._can_receive()  # first: if more data comes, the interrupt stays
+        if received:
+            return value  # the causes of an interrupt are as before
+        self._can_receive()  # first: if more data comes, the interrupt stays
         self._settle()
         return value
 
@@ -321,7 +325,8 @@ class Uart:
         self._settle()
 
     def _set_fcr(self, value: int) -> None:
-        fifo = _NO_FIFO if not value & FCR_ENABLE else _FIFO_64 if value & FCR_WIDE else _FIFO
+        wide = self._has_wide_fifo or value & FCR_WIDE
+        fifo = _NO_FIFO if not value & FCR_ENABLE else _FIFO_64 if wide else _FIFO
         self._fifo, self._size, levels = fifo
         self._level = levels[value >> 6]
         self._state.fcr = value

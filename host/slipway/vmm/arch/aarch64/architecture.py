@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Two UARTs are the most. Without cma=0, the kernel reserves 64 MiB for devices, which an image's
 # minimum memory lacks. Clock, reset and further vCPUs need no argument: all is in the device tree.
 KERNEL_ARGUMENTS = "8250.nr_uarts=2 cma=0"
+# By fifo-size in the device tree.
+HAS_WIDE_FIFOS = True
 _SEED_BYTES = 64
 
 find_machine_type = aarch64.find_machine_type

@@ -25,6 +25,8 @@ _EDGE, _LEVEL = 1, 4
 _TIMERS = (13, 14, 11, 10)
 # The rate of a 16550's clock is only a number to set divisors by.
 _SERIAL_CLOCK = 1_843_200
+# Of Uart(has_wide_fifo=True), in bytes.
+_SERIAL_FIFO = 64
 
 
 def build_device_tree(
@@ -142,6 +144,9 @@ def _build_serial(number: int, address: int) -> Node:
             "reg": encode_pairs(address, layout.SERIAL_SIZE),
             "interrupts": encode_cells(_SHARED, layout.SERIAL_LINE + number, _EDGE),
             "clock-frequency": encode_cells(_SERIAL_CLOCK),
+            "fifo-size": encode_cells(_SERIAL_FIFO),
+            # The driver fills the transmitter once this many bytes or fewer are left in it.
+            "tx-threshold": encode_cells(0),
         },
     )
 

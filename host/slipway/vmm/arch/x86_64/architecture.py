@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # fault is a crash. The clock is KVM's; PCI is missing, and two UARTs are the most.
 KERNEL_ARGUMENTS = "reboot=k pci=off 8250.nr_uarts=2"
 
+# ACPI names no size: drivers probe for a 16750, if they know it.
+HAS_WIDE_FIFOS = False
+
 _SERIALS = ((layout.COM1, layout.COM1_IRQ), (layout.COM2, layout.COM2_IRQ))
 
 prepare_vcpu = processor.prepare
