@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import resource
 import selectors
 import signal
 import subprocess
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 # Seconds without progress after which a program is ended.
 #
@@ -26,7 +29,9 @@ MAX_OUTPUT = 8 << 20
 
 _TICK = 0.25
 _GRACE = 2.0
+# include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
 # Loaded at import: between fork and exec, where prctl is called, no lock may be taken.
 _libc = ctypes.CDLL(None)
 
@@ -59,33 +64,90 @@ class Supervision:
     listen: Callable[[str], None] = lambda _: None
 
 
+@dataclass(frozen=True, slots=True)
+class ProgramRights:
+    """Directory and rights of a program that gets fewer of them than its caller.
+
+    ``user`` is the id of its user and its only group; None for those of the caller. No file that it
+    writes becomes longer than ``file_bytes``, and it cannot get other rights back.
+    """
+
+    directory: Path
+    user: int | None
+    file_bytes: int
+
+
 def run_program(
-    command: Sequence[str], environment: Mapping[str, str], supervision: Supervision
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    supervision: Supervision,
+    rights: ProgramRights | None = None,
 ) -> CompletedProgram:
     """Run a program with an empty stdin and wait for its end.
 
     The program gets a process group of its own. When this function returns or raises, also after an
-    interruption by a signal, the whole group has ended.
+    interruption by a signal, the whole group has ended. If this process is killed, the kernel kills
+    the group.
 
     Raises:
         Hung: the program exceeded a limit of ``supervision``.
         OSError: the program cannot be started.
     """
-    process = subprocess.Popen(
-        command,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        start_new_session=True,
-        preexec_fn=partial(set_parent_death_signal, os.getpid()),  # noqa: PLW1509  (ctypes is loaded before the fork)
-    )
-    try:
-        stdout, stderr = _Run(process, supervision).attend()
-    finally:
-        _end_group(process)
+    user = None if rights is None else rights.user
+    with ExitStack() as life:
+        tether = life.enter_context(_open_tether())
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            cwd=None if rights is None else rights.directory,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[tether],
+            bufsize=0,
+            start_new_session=True,
+            preexec_fn=partial(_prepare_child, os.getpid(), rights),  # noqa: PLW1509  (ctypes is loaded before the fork)
+        )
+        try:
+            _tie_group(tether, process.pid)
+            stdout, stderr = _Run(process, supervision).attend()
+        finally:
+            _end_group(process)
     return CompletedProgram(process.returncode, stdout, stderr)
+
+
+@contextmanager
+def _open_tether() -> Iterator[int]:
+    """Open a pipe, and yield the end that a program inherits; the other end is this process's."""
+    theirs, ours = os.pipe()
+    try:
+        yield theirs
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+def _tie_group(tether: int, group: int) -> None:
+    """Let the kernel kill a process group when the other end of ``tether`` is closed.
+
+    The death signal reaches the first process of a group alone, and a make that is killed leaves
+    its children behind. A pipe tells its end by a signal to a whole group: fcntl(2), F_SETSIG.
+    """
+    fcntl.fcntl(tether, fcntl.F_SETOWN, -group)
+    fcntl.fcntl(tether, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(tether, fcntl.F_SETFL, fcntl.fcntl(tether, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _prepare_child(parent: int, rights: ProgramRights | None) -> None:
+    """Bind the life of the calling process to its parent, and give up rights."""
+    if rights is not None:
+        _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (rights.file_bytes, rights.file_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    set_parent_death_signal(parent)
 
 
 def set_parent_death_signal(parent: int) -> None:

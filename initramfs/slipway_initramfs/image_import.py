@@ -97,9 +97,9 @@ class _IncomingImage:
     def keep(self) -> ImportResult:
         """Write all references: the image's after the others, an added language's last."""
         keys, store = self._index.keys, self._store
-        architecture = keys["kernel"]
+        architecture = self._manifests["kernel"]["architecture"]
         if not _has_kernel(store, architecture):
-            store.put_record("kernel", architecture, self._manifests["kernel"])
+            store.put_record("kernel", keys["kernel"], self._manifests["kernel"])
         same_agent = self._index.agent_sources == AgentSources().digest()
         if same_agent:
             agent = self._index.agent
@@ -127,7 +127,7 @@ class _IncomingImage:
             or image.manifest.get("language") != image.language
             or image.architecture not in ARCHITECTURES
             or kernel.architecture != image.architecture
-            or keys["kernel"] != kernel.architecture
+            or keys["kernel"] != kernel.key
             or keys.get("language", image.language) != image.language
         ):
             raise UnfitArchive("the archive's records contradict each other")

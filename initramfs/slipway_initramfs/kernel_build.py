@@ -1,4 +1,4 @@
-"""Build of a kernel: Debian's package, unpacked into the store."""
+"""Kernel of runs: the small kernel where the store has it, else Debian's package, unpacked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.debian import kernel
 from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
+from slipway_initramfs.kernel_package import adopt_installed_kernel
 from slipway_initramfs.progress import BuildProgress
-from slipway_initramfs.store.records import BUILDER, Kernel
+from slipway_initramfs.store.records import BUILDER, DEBIAN_KERNEL, SMALL_KERNEL, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +26,11 @@ def build_kernel(
     progress: Callable[[str], None] | None = None,
     refresh: bool = False,
 ) -> Kernel:
-    """Return Debian's cloud kernel; fetch and unpack it if the store has no intact, current kernel.
+    """Return the kernel in use, with every byte checked.
 
-    With ``refresh`` the package lists are updated first.
+    That is the small kernel if the store or an installed package has it and Debian's was not
+    chosen. Debian's is fetched and unpacked if the store has no intact, current one; ``refresh``
+    then updates the package lists first.
 
     Raises:
         BuildFailed: the kernel cannot be built.
@@ -35,10 +38,43 @@ def build_kernel(
     """
     report = progress or BuildProgress().step
     arch = architecture or machine_architecture()
+    small = _find_small_kernel(store, arch, report)
+    return small or _build_debian_kernel(store, arch, report, refresh=refresh)
+
+
+def _find_small_kernel(
+    store: ImageStore, architecture: str, report: Callable[[str], None]
+) -> Kernel | None:
+    """Return the small kernel if it is in use; a damaged one is removed."""
+    with suppress(ImageCorrupted):
+        if store.kernel_choice(architecture) == DEBIAN_KERNEL:
+            return None
+    try:
+        kernel = store.find_kernel(architecture, SMALL_KERNEL)
+        if kernel is not None:
+            kernel.verify()
+    except ImageCorrupted:
+        from slipway_initramfs.store.garbage_collection import forget_kernel
+
+        report("the small kernel in the store is damaged; to make it again: slipway kernel build")
+        forget_kernel(store, architecture, SMALL_KERNEL)
+        kernel = None
+    if kernel is not None and kernel.is_current:
+        return kernel
+    with suppress(ImageCorrupted):
+        if store.find_kernel(architecture, DEBIAN_KERNEL) is not None:
+            return None
+    return adopt_installed_kernel(store, architecture)
+
+
+def _build_debian_kernel(
+    store: ImageStore, arch: str, report: Callable[[str], None], *, refresh: bool
+) -> Kernel:
+    """Return Debian's cloud kernel; fetch and unpack it if the store lacks it."""
     with store.building(f"kernel-{arch}", report):
         existing: Kernel | None = None
         with suppress(ImageCorrupted):
-            existing = store.kernel(arch)
+            existing = store.find_kernel(arch, DEBIAN_KERNEL)
             if existing is not None:
                 existing.verify()
                 if not refresh and existing.is_current:
@@ -64,7 +100,7 @@ def build_kernel(
             "modules": {"digest": modules.digest, "size": modules.size},
         }
         store.put_record("kernel", arch, manifest)
-    built = store.kernel(arch)
+    built = store.find_kernel(arch, DEBIAN_KERNEL)
     if built is None:
         raise ImageError("the kernel was removed during the build")
     return built

@@ -7,7 +7,12 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from slipway_initramfs.store.records import BUILDER
+from slipway_initramfs.store.records import (
+    BUILDER,
+    DEBIAN_KERNEL,
+    SMALL_BUILDER,
+    build_kernel_key,
+)
 from slipway_initramfs.units import MIB
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ def copy_store(assets: Assets, target: Path) -> None:
     architecture, root = assets.image.architecture, store_root(assets)
     references = {
         f"refs/image/{assets.image.name}-{architecture}": assets.image.digest,
-        f"refs/kernel/{architecture}": assets.kernel.digest,
+        f"refs/kernel/{assets.kernel.key}": assets.kernel.digest,
         f"refs/archive-agent/{assets.agent.archive.key}": assets.agent.archive.digest,
     }
     for reference, digest in references.items():
@@ -93,21 +98,24 @@ def put_kernel(
     *,
     version: str = "6.1",
     content: bytes = b"kernel",
-    builder: int = BUILDER,
+    builder: int | None = None,
+    name: str = DEBIAN_KERNEL,
 ) -> Kernel:
-    """Put a kernel of amd64 into a store, as unpacked by the ``builder`` of this number."""
-    with store.building("kernel-amd64"):
+    """Put a kernel of amd64 into a store, as made by the ``builder`` of this number or today's."""
+    with store.building(f"kernel-amd64-{name}"):
         image = store.put_blob(writer(content))
         modules = store.put_blob(writer(b"modules"))
+        today = BUILDER if name == DEBIAN_KERNEL else SMALL_BUILDER
         manifest = {
-            "builder": builder,
+            "name": name,
+            "builder": today if builder is None else builder,
             "architecture": "amd64",
             "version": version,
             "image": {"digest": image.digest, "size": image.size},
             "modules": {"digest": modules.digest, "size": modules.size},
         }
-        store.put_record("kernel", "amd64", manifest)
-    kernel = store.kernel("amd64")
+        store.put_record("kernel", build_kernel_key("amd64", name), manifest)
+    kernel = store.find_kernel("amd64", name)
     assert kernel is not None
     return kernel
 

@@ -236,19 +236,23 @@ def _check_network() -> Iterator[Finding]:
 
 
 def _check_store(store: ImageStore) -> Iterator[Finding]:
+    from slipway.machine.qemu_targets import TARGETS
     from slipway_initramfs.errors import ImageError
 
     try:
-        kernels = [store.kernel(name) for name in store.names("kernel")]
+        kernels = store.kernels()
+        used = {kernel.key for kernel in map(store.kernel, TARGETS) if kernel is not None}
         images = store.images()
     except ImageError as error:
         yield Finding("images", False, error.message, error.hint or "slipway image prune")
         return
     build = "slipway image build python (the first run does it as well)"
-    if not any(kernels):
+    if not kernels:
         yield Finding("kernel", False, "not built yet", build, needed=False)
-    for kernel in filter(None, kernels):
-        yield _check_blob("kernel", f"Linux {kernel.version}", kernel.verify)
+    for kernel in kernels:
+        found = f"Linux {kernel.version} ({kernel.name}, {kernel.architecture})"
+        found += ", in use" if kernel.key in used else ""
+        yield _check_blob("kernel", found, kernel.verify)
     if not images:
         yield Finding("images", False, "no image built yet", build, needed=False)
     for image in images:

@@ -11,6 +11,7 @@ from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
 from slipway._util.units import format_mib, to_mebibytes
 from slipway_initramfs.architectures import machine_architecture
+from slipway_initramfs.store.records import DEBIAN_KERNEL
 
 if TYPE_CHECKING:
     import argparse
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _REMOVERS = {
     "image": "slipway image remove",
+    "kernel": "slipway kernel remove",
     "snapshot": "slipway snapshot remove",
     "initrds": "(removed with their images)",
     "packages": "slipway image prune",
@@ -106,10 +108,16 @@ def prune_store(parsed: argparse.Namespace, store: ImageStore) -> int:
 
 def _find_remover(use: DiskUseEntry) -> str:
     """Return the command that removes an entry, or an empty text."""
+    if use.kind not in _REMOVERS:
+        return ""
     name = use.name
     if use.kind == "image":
         # Its entry's name ends with the architecture.
         name, _, architecture = name.rpartition("-")
         if architecture != machine_architecture():
             name = f"--arch {architecture} {name}"
-    return f"{_REMOVERS[use.kind]} {name}".strip() if use.kind in _REMOVERS else ""
+    elif use.kind == "kernel":
+        # That of a kernel begins with the architecture.
+        architecture, _, name = name.partition("-")
+        name = f"{name or DEBIAN_KERNEL} --arch {architecture}"
+    return f"{_REMOVERS[use.kind]} {name}".strip()

@@ -13,6 +13,7 @@ COMMANDS = {
     "run": "run a program in a machine of its own (also: vmm-run FILE)",
     "serve": "run programs for other processes: an HTTP API on a Unix socket",
     "image": "build, list, inspect, export, import and remove language images",
+    "kernel": "compile, list and choose the kernels that machines boot",
     "snapshot": "list and remove snapshots, from which machines are cloned",
     "mcp": "run programs for language models: an MCP server on stdin and stdout",
     "doctor": "check this host, and print a fix for each missing part",

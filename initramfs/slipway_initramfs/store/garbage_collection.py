@@ -6,19 +6,22 @@ The collector holds the store's lock exclusively: new blobs of a writer have no 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipway_initramfs.disk import locks
+from slipway_initramfs.disk import build_directories, locks
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.store import files, manifests
+from slipway_initramfs.store.reader import CHOICE_KIND
+from slipway_initramfs.store.records import SMALL_KERNEL, build_kernel_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from slipway_initramfs.store.reader import StoreReader
+    from slipway_initramfs.store.records import Kernel
 
 
 def remove_image(store: StoreReader, name: str, architecture: str | None = None) -> int:
@@ -57,13 +60,40 @@ def remove_record(store: StoreReader, kind: str, key: str) -> int:
         return _collect_orphans(store)
 
 
+def remove_kernel(store: StoreReader, architecture: str, name: str) -> int:
+    """Remove a kernel, intact or not, and the choice of it; return the bytes freed.
+
+    Raises:
+        ImageError: the store has no such kernel, or another process is building.
+    """
+    if build_kernel_key(architecture, name) not in store.names("kernel"):
+        raise ImageError(
+            f"the store has no kernel {name!r} for {architecture}", "See: slipway kernel list"
+        )
+    with _lock_store(store):
+        forget_kernel(store, architecture, name)
+        return _collect_orphans(store)
+
+
+def forget_kernel(store: StoreReader, architecture: str, name: str) -> None:
+    """Remove a kernel's record, and the choice of it. Its files are orphans then."""
+    chosen = ""
+    with suppress(ImageCorrupted):
+        chosen = store.kernel_choice(architecture)
+    (store.root / "refs" / "kernel" / build_kernel_key(architecture, name)).unlink(missing_ok=True)
+    if chosen == name:
+        (store.root / "refs" / CHOICE_KIND / architecture).unlink(missing_ok=True)
+
+
 def prune(store: StoreReader) -> int:
-    """Remove unreferenced files and downloads; return the number of bytes freed.
+    """Remove unreferenced files, stale kernels and downloads; return the number of bytes freed.
 
     Raises:
         ImageError: another process is building.
     """
     with _lock_store(store) as swept:
+        for kernel in _find_stale_kernels(store):
+            forget_kernel(store, kernel.architecture, kernel.name)
         return (
             swept
             + _collect_orphans(store)
@@ -90,7 +120,8 @@ def find_prunable(
         ImageError: another process is building; its new files have no reference yet.
     """
     with _exclude_writers(store):
-        _, orphans = _find_orphans(store, without)
+        stale = {("kernel", kernel.key) for kernel in _find_stale_kernels(store)}
+        _, orphans = _find_orphans(store, stale.union(without))
         left = [
             Path(e.path)
             for e in _scan_directory(store.temporary)
@@ -163,7 +194,7 @@ def _make_busy_error() -> ImageError:
 
 def _sweep_temporary(store: StoreReader) -> int:
     """Remove remains of killed writers. The caller holds the exclusive lock."""
-    return sum(
+    return build_directories.sweep(store.temporary) + sum(
         _remove_file(Path(entry.path))
         for directory in (store.temporary, store.root / "locks")
         for entry in _scan_directory(directory)
@@ -177,6 +208,14 @@ def _collect_orphans(store: StoreReader) -> int:
     for path in references:
         path.unlink(missing_ok=True)
     return sum(map(_remove_file, orphans))
+
+
+def _find_stale_kernels(store: StoreReader) -> list[Kernel]:
+    """Return the small kernels that no run boots: another version of Slipway has compiled them.
+
+    A stale kernel of Debian's is replaced by the next run.
+    """
+    return [k for k in store.kernels() if k.name == SMALL_KERNEL and not k.is_current]
 
 
 def _find_orphans(

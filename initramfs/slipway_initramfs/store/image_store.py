@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.store import manifests
-from slipway_initramfs.store.reader import StoreReader
-from slipway_initramfs.store.records import Archive, Blob
+from slipway_initramfs.store.reader import CHOICE_KIND, StoreReader
+from slipway_initramfs.store.records import DEBIAN_KERNEL, Archive, Blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -143,3 +143,17 @@ class ImageStore(StoreReader):
             else:
                 (self.root / "refs" / "default" / language).unlink(missing_ok=True)
         return language
+
+    def choose_kernel(self, name: str, architecture: str) -> None:
+        """Let machines of an architecture boot the kernel of this name.
+
+        Raises:
+            ImageError: the kernel is not in the store. Debian's is fetched by the next run.
+        """
+        if name != DEBIAN_KERNEL and self.find_kernel(architecture, name) is None:
+            raise ImageError(
+                f"the store has no kernel {name!r} for {architecture}",
+                f"Build it: slipway kernel build --arch {architecture}",
+            )
+        with self.building(f"kernel-choice-{architecture}"):
+            self.put_record(CHOICE_KIND, architecture, {"kernel": name})

@@ -14,8 +14,19 @@ from typing import Any
 from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.store import manifests
-from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
+from slipway_initramfs.store.records import (
+    DEBIAN_KERNEL,
+    KERNELS,
+    SMALL_KERNEL,
+    Archive,
+    Blob,
+    Image,
+    Kernel,
+    build_kernel_key,
+)
 
+# Kind of the records of kernels that were chosen, by architecture.
+CHOICE_KIND = "kernel-choice"
 # Digits of a digest that suffice to name an image.
 MIN_PREFIX = 6
 
@@ -138,11 +149,50 @@ class StoreReader:
         return None if digest is None else self.manifest(kind, digest)
 
     def kernel(self, architecture: str | None = None) -> Kernel | None:
-        """Return the kernel for an architecture (default: this machine's)."""
-        digest = self.reference("kernel", architecture or machine_architecture())
+        """Return the kernel in use for an architecture (default: this machine's).
+
+        It is the small kernel, if the store has one and ``choose_kernel`` has not chosen Debian's.
+
+        Raises:
+            ImageCorrupted: the record of Debian's kernel is damaged.
+        """
+        arch = architecture or machine_architecture()
+        with suppress(ImageCorrupted):
+            if self.kernel_choice(arch) != DEBIAN_KERNEL:
+                small = self.find_kernel(arch, SMALL_KERNEL)
+                if small is not None and small.is_current:
+                    return small
+        return self.find_kernel(arch, DEBIAN_KERNEL)
+
+    def find_kernel(self, architecture: str, name: str) -> Kernel | None:
+        """Return the kernel of this name, one of ``KERNELS``, in use or not.
+
+        Raises:
+            ImageCorrupted: the record is damaged.
+        """
+        digest = self.reference("kernel", build_kernel_key(architecture, name))
         if digest is None:
             return None
         return self.kernel_of(self.manifest("kernel", digest), digest)
+
+    def kernels(self) -> list[Kernel]:
+        """Return all kernels with intact records, sorted by architecture and name."""
+        found = []
+        for key in self.names("kernel"):
+            with suppress(ImageCorrupted):
+                if (digest := self.reference("kernel", key)) is not None:
+                    found.append(self.kernel_of(self.manifest("kernel", digest), digest))
+        return sorted(found, key=lambda kernel: kernel.key)
+
+    def kernel_choice(self, architecture: str) -> str:
+        """Return the name of the kernel that was chosen, or an empty string.
+
+        Raises:
+            ImageCorrupted: the record of the choice is damaged.
+        """
+        record = self.record(CHOICE_KIND, architecture) or {}
+        name = record.get("kernel")
+        return name if name in KERNELS else ""
 
     def kernel_of(self, manifest: dict[str, Any], digest: str) -> Kernel:
         """Return the kernel that a record describes.

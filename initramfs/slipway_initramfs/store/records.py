@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 # Increased whenever the same recipe and packages give another image than before.
 BUILDER = 6
+# Increased whenever agent or host need an option that older small kernels lack.
+SMALL_BUILDER = 1
+
+# Names of kernels: Debian's cloud kernel, and the small kernel that is compiled from its source.
+DEBIAN_KERNEL = "debian"
+SMALL_KERNEL = "small"
+KERNELS = (DEBIAN_KERNEL, SMALL_KERNEL)
 
 # Memory that Debian's cloud kernel 6.1 needs to reach init, besides root and initrd, in bytes.
 #
@@ -240,9 +247,20 @@ class Kernel:
         return self.modules.path
 
     @property
+    def name(self) -> str:
+        """Name of the kernel: one of :data:`KERNELS`."""
+        return SMALL_KERNEL if self.manifest.get("name") == SMALL_KERNEL else DEBIAN_KERNEL
+
+    @property
+    def key(self) -> str:
+        """Name of the kernel's record."""
+        return build_kernel_key(self.architecture, self.name)
+
+    @property
     def is_current(self) -> bool:
-        """Whether a build today would unpack the same files from the same package."""
-        return self.manifest.get("builder") == BUILDER
+        """Whether this version of Slipway would build a kernel with the same abilities."""
+        wanted = SMALL_BUILDER if self.name == SMALL_KERNEL else BUILDER
+        return self.manifest.get("builder") == wanted
 
     def quick_check(self) -> None:
         """Check that both files exist and have the stated lengths.
@@ -261,3 +279,8 @@ class Kernel:
         """
         self.image.verify()
         self.modules.verify()
+
+
+def build_kernel_key(architecture: str, name: str) -> str:
+    """Return the name of the record of a kernel, one of :data:`KERNELS`."""
+    return architecture if name == DEBIAN_KERNEL else f"{architecture}-{name}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -105,4 +108,25 @@ def test_a_remaining_descendant_does_not_delay_the_result(tmp_path: Path) -> Non
     done = shell(f"sleep 600 & echo $! >{pids}; echo said")
 
     assert done == CompletedProgram(0, "said\n", "")
+    assert living(pids) == []
+
+
+# Runs a program whose children have children, as make does, and is killed meanwhile.
+KILLED = """
+import os, sys
+from slipway_initramfs.child_process import Supervision, run_program
+text = f"(sleep 600 & echo $! >>{sys.argv[1]}; wait) & (echo $$; echo $!) >>{sys.argv[1]}; "
+text += "sleep 0.2; echo ready; wait"
+kill = lambda _: os.kill(os.getpid(), 9)
+run_program(["sh", "-c", text], os.environ, Supervision(600, listen=kill))
+"""
+
+
+def test_the_whole_group_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(pids)], check=False)
+
+    assert ended.returncode == -signal.SIGKILL
+    assert len(pids.read_text().split()) == 3
     assert living(pids) == []

@@ -19,18 +19,21 @@ ORDER = (
     "store",
     "languages",
     "debian",
+    "linux",
     "oci",
     "agent_sources",
     "freeze",
     "source",
     "warmup",
+    "kernel_package",
+    "small_kernel_build",
     "kernel_build",
     "build",
     "image_archive",
     "image_export",
     "image_import",
 )
-ROOMS = {"disk", "compression", "tar", "rootfs", "store", "languages", "debian", "oci"}
+ROOMS = {"disk", "compression", "tar", "rootfs", "store", "languages", "debian", "linux", "oci"}
 
 
 def parts_of(package: str) -> dict[str, frozenset[str]]:
