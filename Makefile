@@ -53,6 +53,9 @@ LAB_TIMEOUT ?= 3600
 # each behaviour in one guest, and one in a clone.
 ARM64_TESTS ?= tests/behaviour/test_languages.py --arch arm64 --through guest --through clone \
 	-k "qemu-bash] or (says_hello and qemu-clone-bash])"
+KERNEL_TESTS ?= tests/behaviour/test_languages.py tests/behaviour/test_hostile.py \
+	tests/behaviour/test_network_option.py tests/behaviour/test_processors.py --through guest \
+	--through clone --through serial --through tcp -k "not test_languages or bash or python or c] or go]"
 FUZZ_SECONDS ?= 600
 FUZZ_FRAMES ?= 1000000
 # What the lab's benchmarks take along besides Python and this project.
@@ -71,7 +74,7 @@ LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run $(1) --memory 2048 
 	-p no:cacheprovider --basetemp /tmp/pytest
 
 .PHONY: run check coverage test images behaviour-ways behaviour-ports behaviour-arm64 mixed-jobs \
-	killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
+	kernel kernel-twice kernel-wheel behaviour-kernel killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
 	lab lab-full lab-arm lab-arm-full bench-lab-arm clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
@@ -118,6 +121,25 @@ behaviour-arm64: images ## all behaviours of all languages on arm64, which is em
 	@.venv/bin/slipway image build --source debian --arch arm64 all
 	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --arch arm64 --through guest \
 		--through clone -k "not loopback"
+
+kernel: ## compile the small kernel for both architectures, at a lower priority
+	@.ci/setup kernel
+	@.venv/bin/slipway kernel build --arch amd64
+	@.venv/bin/slipway kernel build --arch arm64
+
+kernel-twice: ## compile the small kernel of this host twice, and compare every byte
+	@.ci/setup kernel
+	@.venv/bin/python tests/kernel_twice.py
+
+kernel-wheel: kernel ## pack the small kernels into dist/slipway_kernel-*.whl
+	@.venv/bin/python .ci/kernel_wheel.py dist
+
+behaviour-kernel: images ## all behaviours of four languages on the small kernel, which it compiles first
+	@.ci/setup kernel
+	@.venv/bin/slipway kernel build
+	@.venv/bin/python -m pytest --kernel small $(KERNEL_TESTS)
+	@.venv/bin/slipway kernel build --arch arm64
+	@.venv/bin/python -m pytest --kernel small $(ARM64_TESTS)
 
 mixed-jobs: images ## 50 jobs of all languages at once on a server that may have two machines
 	@SLIPWAY_TEST_JOBS=50 .venv/bin/python -m pytest tests/behaviour/test_mixed_jobs.py
@@ -174,6 +196,8 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/virtio_net.py
 	@.venv/bin/slipway image build --source debian --arch arm64 python
 	@.venv/bin/python bench/board_load.py
+	@.venv/bin/slipway kernel list --json | grep -q '"small"' && .venv/bin/python bench/kernels.py || \
+		echo "no small kernel: make kernel"
 	@test ! -w /dev/kvm || .venv/bin/python bench/vmm_start.py
 
 lab: images ## pass the tests that need KVM, in a machine that has it

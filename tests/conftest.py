@@ -19,6 +19,7 @@ from slipway._run.languages import find_language
 from slipway.machine.hypervisors import HYPERVISORS
 from slipway.machine.qemu_targets import find_target
 from slipway_initramfs.store.image_store import ImageStore
+from slipway_initramfs.store.records import DEBIAN_KERNEL, KERNELS
 from support.host_programs import need_program
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the architecture of the machines that run the behaviour suite's programs",
     )
     parser.addoption(
+        "--kernel",
+        choices=KERNELS,
+        help="the kernel that the user's store lets machines boot for this session",
+    )
+    parser.addoption(
         "--through",
         action="append",
         choices=WAYS,
@@ -67,6 +73,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " with an agent on that port, for one language (default: guest for all languages, the"
         " others for few)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the kernel of ``--kernel``, and the former one again at the end."""
+    name = config.getoption("--kernel", None)
+    if name is None or hasattr(config, "workerinput"):  # a worker of pytest-xdist
+        return
+    store, target = ImageStore(), find_target(_find_architecture(config)).architecture
+    former = store.kernel_choice(target)
+    store.choose_kernel(name, target)
+    config.add_cleanup(lambda: store.choose_kernel(former or DEBIAN_KERNEL, target))
+
+
+def _find_architecture(config: pytest.Config) -> str:
+    chosen = str(config.getoption("--arch"))
+    return "" if chosen == "auto" else chosen
 
 
 def pytest_sessionstart() -> None:

@@ -238,6 +238,7 @@ def _check_network() -> Iterator[Finding]:
 def _check_store(store: ImageStore) -> Iterator[Finding]:
     from slipway.machine.qemu_targets import TARGETS
     from slipway_initramfs.errors import ImageError
+    from slipway_initramfs.store.records import SMALL_KERNEL
 
     try:
         kernels = store.kernels()
@@ -252,7 +253,10 @@ def _check_store(store: ImageStore) -> Iterator[Finding]:
     for kernel in kernels:
         found = f"Linux {kernel.version} ({kernel.name}, {kernel.architecture})"
         found += ", in use" if kernel.key in used else ""
-        yield _check_blob("kernel", found, kernel.verify)
+        fix = f"slipway kernel build --arch {kernel.architecture}"
+        yield _check_blob(
+            "kernel", found, kernel.verify, fix if kernel.name == SMALL_KERNEL else ""
+        )
     if not images:
         yield Finding("images", False, "no image built yet", build, needed=False)
     for image in images:
@@ -264,11 +268,12 @@ def _check_store(store: ImageStore) -> Iterator[Finding]:
         )
 
 
-def _check_blob(need: str, found: str, verify: Callable[[], None]) -> Finding:
+def _check_blob(need: str, found: str, verify: Callable[[], None], fix: str = "") -> Finding:
     from slipway_initramfs.errors import ImageCorrupted
 
     try:
         verify()
     except ImageCorrupted as error:
-        return Finding(need, False, error.message, error.hint or "slipway image build python")
+        fix = error.hint or fix or "slipway image build python"
+        return Finding(need, False, error.message, fix)
     return Finding(need, True, found)

@@ -42,7 +42,11 @@ def _build_group(prog: str) -> CommandGroup:
         "Kernels that machines boot: Debian's cloud kernel, and the small kernel, which is compiled"
         " from Debian's source and starts sooner.",
     )
-    build = group.add("build", _build_kernel, "compile the small kernel, and use it from now on")
+    build = group.add(
+        "build",
+        _build_kernel,
+        "compile the small kernel; machines boot it, unless Debian's was chosen",
+    )
     _add_arch(build)
     build.add_argument(
         "--refresh", action="store_true", help="look for a newer source in Debian's archive"
@@ -85,11 +89,16 @@ def _build_kernel(parsed: argparse.Namespace, store: ImageStore) -> int:
         kernel = build_small_kernel(
             store, architecture=architecture, progress=progress, refresh=parsed.refresh
         )
-    store.choose_kernel(SMALL_KERNEL, architecture)
     progress.clear()
-    seconds = time.monotonic() - began
-    write_line(f"small: Linux {kernel.version}, {_describe_size(kernel)}, {seconds:.1f} s")
-    write_line(f"{architecture} machines boot it now; to undo: {_format_undo(architecture)}")
+    size, seconds = format_mib(kernel.image.size, 0), time.monotonic() - began
+    write_line(f"small: Linux {kernel.version}, {size}, {seconds:.1f} s")
+    used = store.kernel(architecture)
+    boots = used is not None and used.name == SMALL_KERNEL
+    other = DEBIAN_KERNEL if boots else SMALL_KERNEL
+    write_line(
+        f"{architecture} machines boot {SMALL_KERNEL if boots else DEBIAN_KERNEL};"
+        f" to change that: slipway kernel use {other} --arch {architecture}"
+    )
     return 0
 
 
@@ -183,11 +192,3 @@ def _is_of_older_configuration(kernel: Kernel) -> bool:
     from slipway_initramfs.linux.configuration import read_configuration
 
     return kernel.manifest.get("configuration") != read_configuration(kernel.architecture).sha256
-
-
-def _describe_size(kernel: Kernel) -> str:
-    return format_mib(kernel.image.size, 0)
-
-
-def _format_undo(architecture: str) -> str:
-    return f"slipway kernel use {DEBIAN_KERNEL} --arch {architecture}"

@@ -34,8 +34,9 @@ class KernelConfiguration:
 
     @property
     def sha256(self) -> str:
-        """Digest of the text, in hexadecimal digits."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """Digest of the options, without the comments, in hexadecimal digits."""
+        lines = sorted(f"{name}={value}\n" for name, value in self.options.items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def check_result(self, text: str) -> None:
         """Check the ``.config`` that Kconfig has written.
