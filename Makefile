@@ -67,11 +67,12 @@ LAB_PYTEST = .venv/bin/python tests/lab run --timeout $(LAB_TIMEOUT) \
 	--env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis -- \
 	.venv/bin/python -m pytest -p no:cacheprovider --basetemp /tmp/pytest
 
-# Without the plugins that these tests do not need, some of which have compiled modules.
+# Without the plugins that these tests do not need, some of which have compiled modules. An emulated
+# guest of an emulated machine has more time.
 LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run $(1) --memory 2048 --timeout $(LAB_TIMEOUT) \
 	--env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 -- \
 	.venv/bin/python -m pytest -p pytest_asyncio.plugin -p pytest_timeout -p xdist.plugin \
-	-p no:cacheprovider --basetemp /tmp/pytest
+	-p no:cacheprovider --basetemp /tmp/pytest --timeout 1200
 
 .PHONY: run check coverage test images behaviour-ways behaviour-ports behaviour-arm64 mixed-jobs \
 	kernel kernel-twice kernel-wheel behaviour-kernel killed-server killed-gateways browser many-runs many-clones lint docs fuzz fuzz-frames bench bench-lab \
@@ -211,6 +212,7 @@ lab-arm: ## pass a few tests that need KVM on an emulated Arm machine that has i
 	@.venv/bin/slipway image build --source debian --arch arm64 bash
 	@$(call LAB_ARM_PYTEST) $(LAB_ARM_TESTS)
 
+lab-arm-full: LAB_TIMEOUT = 7200
 lab-arm-full: ## the same with all of them, and all behaviours of four languages
 	@.ci/setup test
 	@.venv/bin/slipway image build --source debian --arch arm64 bash c go python

@@ -200,17 +200,20 @@ async def test_machine_that_takes_no_frame_costs_no_cpu_and_loses_none(link: Lin
                 sent += 1
             except BlockingIOError:
                 break
-        await asyncio.sleep(0.2)
-        before = read_cpu_ticks(handle.pid)
-        await asyncio.sleep(0.5)
-        used = (read_cpu_ticks(handle.pid) - before) / os.sysconf("SC_CLK_TCK")
+
+        async def stands_still() -> bool:
+            before = read_cpu_ticks(handle.pid)
+            await asyncio.sleep(0.5)
+            return read_cpu_ticks(handle.pid) == before
+
+        await wait_until(stands_still, "the gateway uses no CPU")
         answers = 0
         while answers < sent:
             async with asyncio.timeout(LIMIT):
                 await asyncio.get_running_loop().sock_recv(machine, 100)
             answers += 1
 
-    assert used < 0.25
+    assert answers == sent > 0
 
 
 @pytest.mark.parametrize("seed", range(5))
