@@ -71,6 +71,22 @@ for thread in threads:
     thread.join()
 print(failed or "all came back")
 """
+# Names the queueing discipline of each interface: RTM_GETQDISC, whose answers are struct nlmsghdr,
+# struct tcmsg, and attributes (include/uapi/linux/rtnetlink.h).
+DISCIPLINES = """
+import socket, struct
+routes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+routes.send(struct.pack("=IHHII20x", 36, 38, 0x301, 1, 0))
+answer = routes.recv(1 << 16)
+while answer:
+    length, kind = struct.unpack_from("=IH", answer)
+    if kind == 36:
+        (index,) = struct.unpack_from("=i", answer, 20)
+        size, name = struct.unpack_from("=HH", answer, 36)
+        assert name == 1, "the first attribute is TCA_KIND"
+        print(socket.if_indextoname(index), answer[40 : 36 + size - 1].decode())
+    answer = answer[length + 3 & ~3 :]
+"""
 FRAMES = [42 + size for size in SIZES] + 600 * [1042]
 INTERFACES = "import socket; print([name for _, name in socket.if_nameindex()])"
 
@@ -136,6 +152,14 @@ async def test_processors_and_threads_share_the_interface(assets: Assets) -> Non
         said = await run(guest, THREADS)
 
     assert said == "all came back"
+
+
+async def test_no_datagram_is_dropped_because_the_guest_is_slow(assets: Assets) -> None:
+    """The kernel's own choice for the interface drops what has waited for 5 ms."""
+    async with open_peer() as peer, boot_guest(assets, peer) as guest:
+        said = await run(guest, DISCIPLINES)
+
+    assert "eth0 pfifo_fast" in said.splitlines()
 
 
 async def test_guest_without_a_network_has_no_device(assets: Assets) -> None:
