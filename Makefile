@@ -104,9 +104,9 @@ test: images ## pass all tests; those of the kvm machine in the lab, where this 
 
 images: ## make the images of all languages, and two of a registry
 	@.ci/setup test
-	@.venv/bin/slipway image build --source debian all
-	@.venv/bin/slipway image build --source debian --snapshot bash
-	@.venv/bin/slipway image build --source debian --arch arm64 bash
+	@.venv/bin/slipway image build --source debian --no-snapshot all
+	@.venv/bin/slipway image build --source debian bash
+	@.venv/bin/slipway image build --source debian --no-snapshot --arch arm64 bash
 	@.venv/bin/python tests/loopback_images.py
 
 behaviour-ways: images ## all behaviours of all languages by clones, library, server and command line
@@ -119,7 +119,7 @@ behaviour-ports: images ## all behaviours of one language over each port of the 
 		-k "test_tcp_port or bash"
 
 behaviour-arm64: images ## all behaviours of all languages on arm64, which is emulated on other hosts
-	@.venv/bin/slipway image build --source debian --arch arm64 all
+	@.venv/bin/slipway image build --source debian --no-snapshot --arch arm64 all
 	@.venv/bin/python -m pytest tests/behaviour/test_languages.py --arch arm64 --through guest \
 		--through clone -k "not loopback"
 
@@ -155,7 +155,7 @@ killed-gateways: ## kill 1,000 gateways with their parent at random times; SLIPW
 
 browser: ## let Chromium, which it installs, show a page of Flask that runs in a session
 	@.ci/setup browser
-	@.venv/bin/slipway image build python
+	@.venv/bin/slipway image build --no-snapshot python
 	@.venv/bin/python tests/browser.py
 
 many-runs: images ## 1,000 runs through the pool, and nothing is left of any
@@ -209,13 +209,13 @@ lab-full: images ## the same with all behaviours of all languages
 
 lab-arm: ## pass a few tests that need KVM on an emulated Arm machine that has it
 	@.ci/setup test
-	@.venv/bin/slipway image build --source debian --arch arm64 bash
+	@.venv/bin/slipway image build --source debian --no-snapshot --arch arm64 bash
 	@$(call LAB_ARM_PYTEST) $(LAB_ARM_TESTS)
 
 lab-arm-full: LAB_TIMEOUT = 7200
 lab-arm-full: ## the same with all of them, and all behaviours of four languages
 	@.ci/setup test
-	@.venv/bin/slipway image build --source debian --arch arm64 bash c go python
+	@.venv/bin/slipway image build --source debian --no-snapshot --arch arm64 bash c go python
 	@$(call LAB_ARM_PYTEST) $(LAB_ARM_FULL_TESTS)
 	@$(call LAB_ARM_PYTEST,$(LAB_ARM_OLDER_BOARD)) tests/kvm/test_older_gic_aarch64.py
 
@@ -232,7 +232,7 @@ bench-lab: images ## measure our VMM against QEMU's on the lab's KVM, in virtual
 
 bench-lab-arm: ## the exits of a boot on aarch64, and a clone against a boot in virtual time
 	@.ci/setup test
-	@.venv/bin/slipway image build --source debian --arch arm64 bash python
+	@.venv/bin/slipway image build --source debian --no-snapshot --arch arm64 bash python
 	@.venv/bin/python tests/lab --arch arm64 run --memory 2048 -- \
 		.venv/bin/python bench/exits.py --port virtio
 	@files=$$(.venv/bin/python bench/kvm_clone.py --arch arm64 --print files) && \

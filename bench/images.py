@@ -121,7 +121,8 @@ find . | LC_ALL=C sort | cpio --quiet -o -H newc | lz4 -q -l -{level} > ../../ro
 def compare(reference: str, work: Path, rounds: int) -> None:
     """Run all in turn; the first round warms caches and is not counted."""
     target = work / "target"
-    ours = [str(Path(sys.executable).with_name("slipway")), "image", "build", "--from", reference]
+    ours = [str(Path(sys.executable).with_name("slipway")), "image", "build"]
+    ours += ["--no-snapshot", "--from", reference]
     ours += ["--language-file", str(work / "bench.toml"), "--store", str(target)]
     everything = [sys.executable, str(HERE), "--build", reference, str(target)]
 

@@ -1,4 +1,4 @@
-"""``slipway snapshot``, ``image build --snapshot`` and ``run --cold`` with real machines."""
+"""``slipway snapshot``, snapshots by ``image build``, and ``run --cold`` with real machines."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from slipway._snapshots.store import SnapshotStore
 from slipway.machine import memory_files
 from slipway.machine.model import PortKind, Snapshot
 from slipway.machine.qemu_hypervisor import QemuHypervisor
+from support.commands import PATIENCE
 from support.stores import flip_a_byte, names, put_image
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def test_snapshots_are_listed(commands: Commands, store: ImageStore, key: Snapsh
     records = commands("slipway", "snapshot", "list", "--json", "--store", store.root)
 
     heading, row = ended.stdout.decode().splitlines()
-    assert " ".join(heading.split()) == "KEY IMAGE ARCH MACHINE MEMORY CPUS MIB CREATED STATE"
+    assert " ".join(heading.split()) == "KEY IMAGE ARCH MACHINE MEMORY CPUS MIB CREATED USED STATE"
     assert row.split()[:6] == [
         key.name,
         "bash",
@@ -95,13 +96,14 @@ def test_snapshots_are_listed(commands: Commands, store: ImageStore, key: Snapsh
     assert (record["current"], record["stale"]) == (True, "")
     assert 1 << 20 <= record["disk_bytes"] < 3 << 20
     assert record["made"].endswith("Z")
+    assert record["used"].endswith("Z")
 
 
 def test_empty_store_is_told(commands: Commands, tmp_path: Path) -> None:
     ended = commands("slipway", "snapshot", "list", "--store", tmp_path / "none")
 
     assert (ended.code, ended.stdout) == (0, b"")
-    assert "slipway image build --snapshot" in ended.stderr
+    assert "slipway image build python" in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -229,10 +231,13 @@ def test_wrong_calls_of_build_are_refused_before_any_work(
 ) -> None:
     store = ("--store", tmp_path / "none")
     calls = {
-        ("--machine", "qemu"): "--machine without --snapshot",
-        ("--port", "tcp"): "--port without --snapshot",
-        ("--network",): "--network without --snapshot",
-        ("--snapshot", "--machine", "vax"): "--machine is 'vax'",
+        ("--no-snapshot", "--machine", "qemu"): "--machine and --no-snapshot exclude each other",
+        ("--no-snapshot", "--port", "tcp"): "--port and --no-snapshot exclude each other",
+        ("--no-snapshot", "--network"): "--network and --no-snapshot exclude each other",
+        ("--no-snapshot", "--snapshot-budget", "1G"): "--snapshot-budget and --no-snapshot",
+        ("--snapshot-budget", "lots"): "'lots' is not a size",
+        ("--snapshot-budget", "-1"): "--snapshot-budget is negative",
+        ("--machine", "vax"): "--machine is 'vax'",
         ("--arch", "mips"): "--arch is 'mips'",
     }
     for arguments, message in calls.items():
@@ -267,8 +272,9 @@ def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
     commands: Commands, store: ImageStore, hello: Path
 ) -> None:
     where = ("--store", store.root, "--machine", "qemu")
-    built = commands("slipway", "image", "build", "--snapshot", "bash", *where)
+    built = commands("slipway", "image", "build", "bash", *where)
     listed = states(commands, store)
+    again = commands("slipway", "image", "build", "bash", *where)
     cloned = commands("vmm-run", "--json", *where, hello)
     cold = commands("vmm-run", "--json", "--cold", *where, hello)
     shown = commands("vmm-run", "--verbose", *where, hello)
@@ -276,6 +282,11 @@ def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
     assert built.code == 0, built.stderr
     (key,) = listed
     assert f"slipway: snapshot {key}: " in built.stderr
+    assert "creating a snapshot" in built.stderr
+    assert "slipway: 1 snapshot takes " in built.stderr
+    assert again.code == 0, again.stderr
+    assert "creating" not in again.stderr
+    assert " MiB, current\n" in again.stderr
     assert listed == {key: ""}
     records = [json.loads(ended.stdout) for ended in (cloned, cold)]
     assert [record["run"]["stdout"]["text"] for record in records] == ["hello\n"] * 2
@@ -288,12 +299,77 @@ def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
     assert commands.leftovers() == []
 
 
+def test_no_snapshot_takes_none(commands: Commands, store: ImageStore) -> None:
+    ended = commands("slipway", "image", "build", "--no-snapshot", "bash", "--store", store.root)
+
+    assert ended.code == 0, ended.stderr
+    assert "snapshot" not in ended.stderr
+    assert states(commands, store) == {}
+
+
+def test_snapshot_that_cannot_be_taken_is_a_warning_unless_it_is_required(
+    commands: Commands, store: ImageStore, tmp_path: Path
+) -> None:
+    where = ("bash", "--store", store.root, "--machine", "qemu")
+    commands("slipway", "image", "build", "--no-snapshot", "bash", "--store", store.root)
+    commands.environment["PATH"] = str(tmp_path)
+
+    built = commands("slipway", "image", "build", *where)
+    required = commands("slipway", "image", "build", "--snapshot", *where)
+
+    assert built.code == 0, built.stderr
+    assert "warning: no snapshot of bash: QEMU is not installed" in built.stderr
+    assert "hint: " in built.stderr
+    assert required.code == 125
+    assert "error: QEMU is not installed" in required.stderr
+    assert store.image("bash") is not None
+
+
+def test_budget_of_the_environment_is_a_warning_and_bounds_the_snapshots(
+    commands: Commands, store: ImageStore, key: SnapshotKey
+) -> None:
+    keep(store, replace(key, cpus=2))
+    commands.environment["SLIPWAY_SNAPSHOT_BUDGET"] = "16M"
+
+    built = commands("slipway", "image", "build", "bash", "--store", store.root)
+    commands.environment["SLIPWAY_SNAPSHOT_BUDGET"] = "much"
+    wrong = commands("slipway", "image", "build", "bash", "--store", store.root)
+
+    assert built.code == 0, built.stderr
+    assert "warning: no snapshot of bash: the snapshot bash-" in built.stderr
+    assert "the budget for snapshots is 16 MiB" in built.stderr
+    assert "1 snapshot takes 1 MiB of at most 16 MiB" in built.stderr
+    assert wrong.code == 2
+    assert "SLIPWAY_SNAPSHOT_BUDGET: 'much' is not a size" in wrong.stderr
+
+
+def test_killed_creation_leaves_nothing_that_counts(commands: Commands, store: ImageStore) -> None:
+    where = ("--store", store.root, "--machine", "qemu")
+    begun = commands.start("slipway", "image", "build", "bash", *where)
+    assert begun.stderr is not None
+    for line in begun.stderr:
+        if b"running the sample program" in line:
+            break
+    begun.kill()
+    begun.communicate(timeout=PATIENCE)
+
+    listed = states(commands, store)
+    built = commands("slipway", "image", "build", "bash", *where)
+
+    assert listed == {}
+    assert built.code == 0, built.stderr
+    assert "waiting for another process" not in built.stderr
+    assert list(states(commands, store).values()) == [""]
+    assert names(store.temporary) == []
+    assert commands.leftovers() == []
+
+
 def test_snapshot_with_a_network_serves_runs_with_any_rules(
     commands: Commands, store: ImageStore
 ) -> None:
     where = ("--store", store.root, "--machine", "qemu")
     source = ("--language", "bash", "-c", "getent hosts a.example; getent hosts b.example")
-    built = commands("slipway", "image", "build", "--snapshot", "--network", "bash", *where)
+    built = commands("slipway", "image", "build", "--network", "bash", *where)
     listed = states(commands, store)
     ended = commands("vmm-run", "--json", *where, "--allow", "a.example", *source)
 
@@ -311,10 +387,11 @@ def test_damaged_image_is_built_again_before_its_snapshot(
     commands: Commands, store: ImageStore
 ) -> None:
     where = ("--store", store.root)
-    commands("slipway", "image", "build", "bash", *where)  # with a kernel of this version
+    # With a kernel of this version.
+    commands("slipway", "image", "build", "--no-snapshot", "bash", *where)
     flip_a_byte(find_assets(find_language("bash"), Options(), store, print).initrd)
 
-    built = commands("slipway", "image", "build", "--snapshot", "bash", *where, "--machine", "qemu")
+    built = commands("slipway", "image", "build", "bash", *where, "--machine", "qemu")
 
     assert built.code == 0, built.stderr
     assert "the stored image is damaged; building it again" in built.stderr
@@ -340,7 +417,7 @@ def test_full_disk_is_told_and_no_snapshot_is_left(
 ) -> None:
     where = ("--store", store.root, "--machine", "qemu")
     blobs = names(store.root / "blobs")
-    mount = f'mount -t tmpfs -o size=2m none {store.temporary} && exec "$@"'
+    mount = f'mount -t tmpfs -o size=20m none {store.temporary} && exec "$@"'
     namespaces = "-m" if os.geteuid() == 0 else "-Urm"
     commands.prefix = ("unshare", namespaces, "sh", "-c", mount, "sh")
 
@@ -349,8 +426,8 @@ def test_full_disk_is_told_and_no_snapshot_is_left(
     ended = commands("vmm-run", "--json", *where, hello)
 
     assert built.code == 125
-    assert "No space left on device" in built.stderr
-    assert "hint: Free some space there" in built.stderr
+    assert "needs about" in built.stderr
+    assert "slipway image prune" in built.stderr
     assert names(store.root / "blobs") == blobs
     assert states(commands, store) == {}
     assert json.loads(ended.stdout)["start"] == "cold"
@@ -362,7 +439,7 @@ def test_damaged_snapshot_is_removed_and_the_run_boots(
     commands: Commands, store: ImageStore, hello: Path, part: str
 ) -> None:
     where = ("--store", store.root, "--machine", "qemu")
-    commands("slipway", "image", "build", "--snapshot", "bash", *where)
+    commands("slipway", "image", "build", "bash", *where)
     (stored,) = SnapshotStore(store).list()
     path = getattr(stored, part).path
     with path.open("r+b") as file:

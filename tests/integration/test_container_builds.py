@@ -143,7 +143,8 @@ def build(commands: Commands, store: ImageStore) -> Callable[..., Ended]:
     """Runs ``slipway image build`` on the test's store, which has a kernel and an agent."""
 
     def run(*arguments: str | Path) -> Ended:
-        ended = commands("slipway", "image", "build", "--store", store.root, *arguments)
+        where = ("--no-snapshot", "--store", store.root)
+        ended = commands("slipway", "image", "build", *where, *arguments)
         assert "Traceback" not in ended.stderr
         return ended
 
@@ -202,7 +203,8 @@ def test_the_same_reference_gives_the_same_bytes(
     images = []
     for name in ("first", "second"):
         store = ImageStore(shutil.copytree(pristine_store, tmp_path / name))
-        arguments = ("--from", f"docker://{registry.host}/toys/ash:1", "--language-file")
+        source = f"docker://{registry.host}/toys/ash:1"
+        arguments = ("--no-snapshot", "--from", source, "--language-file")
         commands("slipway", "image", "build", "--store", store.root, *arguments, language_file)
         images.append(image_of(store, "ash"))
 
@@ -339,8 +341,9 @@ def test_a_terminal_shows_a_bar_for_each_layer(
     os.set_blocking(ours, False)
 
     with commands.start(
-        "slipway", "image", "build", "--store", store.root, "--from",
-        f"docker://{registry.host}/toys/ash:1", "--language-file", language_file, stderr=theirs,
+        "slipway", "image", "build", "--no-snapshot", "--store", store.root,
+        "--from", f"docker://{registry.host}/toys/ash:1",
+        "--language-file", language_file, stderr=theirs,
     ) as process:  # fmt: skip
         os.close(theirs)
         shown = b""
@@ -523,7 +526,8 @@ def test_a_signal_ends_a_warm_up_and_its_machine(
     language_file.write_text(ASH + WARM.replace("id -u", "while :; do :; done; id -u"))
 
     with commands.start(
-        "slipway", "image", "build", "--store", store.root, "--from", f"oci:{layout}:2",
+        "slipway", "image", "build", "--no-snapshot", "--store", store.root,
+        "--from", f"oci:{layout}:2",
         "--language-file", language_file,
     ) as process:  # fmt: skip
         assert process.stderr is not None
@@ -682,7 +686,8 @@ def test_killed_builds_never_leave_a_broken_store(
     registry: DockerRegistry,
     language_file: Path,
 ) -> None:
-    asked = ("--from", f"docker://{registry.host}/toys/ash:1", "--language-file", language_file)
+    asked: tuple[str | Path, ...] = ("--no-snapshot", "--language-file", language_file)
+    asked = (*asked, "--from", f"docker://{registry.host}/toys/ash:1")
     sound = ImageStore(shutil.copytree(pristine_store, tmp_path / "sound"))
     began = time.monotonic()
     commands("slipway", "image", "build", "--store", sound.root, *asked)

@@ -75,7 +75,7 @@ def test_a_language_runs_on_each_kind_of_image(
     program.write_text(source)
 
     built = commands(
-        "slipway", "image", "build", "--store", store.root,
+        "slipway", "image", "build", "--no-snapshot", "--store", store.root,
         "--from", f"oci:{tmp_path}/layout", "--language-file", language_file,
     )  # fmt: skip
     ran = commands("vmm-run", "--store", store.root, program)
@@ -96,7 +96,7 @@ def test_pythons_modules_are_compiled_to_the_same_bytes_in_any_machine(
         store = ImageStore(shutil.copytree(pristine_store, tmp_path / name))
         store.apt.symlink_to(apt)
         built = commands(
-            "slipway", "image", "build", "--store", store.root,
+            "slipway", "image", "build", "--no-snapshot", "--store", store.root,
             "--from", f"oci:{tmp_path}/layout", "python",
         )  # fmt: skip
         assert built.code == 0, built.stderr
@@ -118,7 +118,7 @@ def test_the_language_file_of_the_page_works_unchanged(
     store.apt.symlink_to(apt)
 
     built = commands(
-        "slipway", "image", "build", "--store", store.root, "--source", "debian",
+        "slipway", "image", "build", "--no-snapshot", "--store", store.root, "--source", "debian",
         "--language-file", tmp_path / "lua.toml",
     )  # fmt: skip
     ran = commands("slipway", "run", "--store", store.root, tmp_path / "hello.lua", "--", "one")

@@ -64,7 +64,7 @@ def test_perl_of_packages_is_warmed_up_and_has_all_that_it_depends_on(
     (tmp_path / "program.pl").write_text(PROGRAM)
 
     built = commands(
-        "slipway", "image", "build", "--store", store.root, "--source", "debian",
+        "slipway", "image", "build", "--no-snapshot", "--store", store.root, "--source", "debian",
         "--language-file", tmp_path / "perl.toml",
     )  # fmt: skip
     ran = commands("slipway", "run", "--store", store.root, tmp_path / "program.pl")
@@ -80,7 +80,7 @@ def test_a_recipe_without_its_commands_program_is_refused_and_names_it(
     (tmp_path / "other.toml").write_text(LANGUAGE)
 
     built = commands(
-        "slipway", "image", "build", "--store", store.root, "--source", "debian",
+        "slipway", "image", "build", "--no-snapshot", "--store", store.root, "--source", "debian",
         "--language-file", tmp_path / "other.toml",
     )  # fmt: skip
 

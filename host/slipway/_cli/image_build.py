@@ -11,9 +11,13 @@ from slipway._cli.downloads import Downloads
 from slipway._cli.interruption import report_interruption
 from slipway._cli.progress import Progress
 from slipway._cli.quantities import parse_path
-from slipway._cli.terminal import write_line
-from slipway._model.network import Network
-from slipway._model.options import OPTIONS, Options
+from slipway._cli.snapshot_creation import (
+    SnapshotCreation,
+    add_snapshot_options,
+    read_snapshot_budget,
+    read_snapshot_options,
+)
+from slipway._model.options import OPTIONS
 from slipway._util.errors import InputError
 from slipway._util.units import format_mib
 
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._cli.parser import Parser
-    from slipway._run.assets import AssetRequest
     from slipway.machine.model import Hypervisor
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.source import SourceOptions
@@ -60,33 +63,17 @@ def add_build_options(parser: Parser) -> None:
         help="architecture (default: that of this host)",
     )
     add("--refresh", action="store_true", help="look for a newer version at the source")
-    add(
-        "--snapshot",
-        action="store_true",
-        help="also take a snapshot, from which machines are cloned",
-    )
-    add(
-        "--machine",
-        choices=OPTIONS["machine"].choices,
-        help="hypervisor of the snapshot (default: auto)",
-    )
-    add("--port", choices=OPTIONS["port"].choices, help="port of the snapshot (default: auto)")
-    add(
-        "--network",
-        action="store_true",
-        help="take the snapshot of a machine with a network, for runs with any rules",
-    )
+    add_snapshot_options(parser)
 
 
 def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
-    """Build the named images, and their snapshots with --snapshot.
+    """Build the named images, and take a snapshot of each, except with --no-snapshot.
 
     Raises:
         InputError: arguments exclude each other.
-        HostError: a snapshot cannot be taken.
+        HostError: with --snapshot, a snapshot cannot be taken.
         ImageError: of :mod:`slipway_initramfs.errors`; an image cannot be built.
     """
-    from slipway._run.assets import AssetRequest
     from slipway._run.image_warmup import create_warmer
     from slipway.machine.hypervisors import choose
     from slipway_initramfs.build import build_image
@@ -103,12 +90,7 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     best = choose("auto", store.root, parsed.arch)
     architecture = best.architecture
     choices = _read_source_options(parsed, wanted, best)
-    snapshot_options = _read_snapshot_options(parsed)
-    hypervisor = best
-    if snapshot_options is not None:
-        if snapshot_options.machine != "auto":
-            hypervisor = choose(snapshot_options.machine, store.root, parsed.arch)
-        hypervisor.check()
+    snapshots = _prepare_snapshots(parsed, store, best)
     progress = Progress()
     with report_interruption(store, progress), Downloads(progress) as downloads:
         reports = BuildProgress(progress, downloads.show_notice, downloads.show_transfer)
@@ -130,61 +112,31 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     if file is not None:
         # Last: a language without an image is not stored.
         catalogue.store_language(store, wanted[0].name, text)
-    if snapshot_options is not None:
-        for language in wanted:
-            _create_snapshot(AssetRequest(language, snapshot_options, hypervisor), store)
+    if snapshots is not None:
+        snapshots.create_all(wanted)
     return 0
 
 
-def _read_snapshot_options(parsed: argparse.Namespace) -> Options | None:
-    """Return the options of the machines for --snapshot, or None without it.
+def _prepare_snapshots(
+    parsed: argparse.Namespace, store: ImageStore, best: Hypervisor
+) -> SnapshotCreation | None:
+    """Return the creation of snapshots on ``best`` or on --machine; None with --no-snapshot.
 
     Raises:
         InputError: arguments exclude each other.
+        HostError: with --snapshot, this host cannot run the machines.
     """
-    if not parsed.snapshot:
-        for name in ("machine", "port", "network"):
-            if getattr(parsed, name):
-                raise InputError(
-                    f"--{name} without --snapshot",
-                    f"Leave out --{name}: images do not depend on it.",
-                )
+    from slipway.machine.hypervisors import choose
+
+    options = read_snapshot_options(parsed)
+    if options is None:
         return None
-    # A snapshot has no rules: each clone gets those of its run.
-    network = Network() if parsed.network else None
-    return Options(
-        machine=parsed.machine or "auto",
-        arch=parsed.arch,
-        port=parsed.port or "auto",
-        network=network,
-    )
-
-
-def _create_snapshot(request: AssetRequest, store: ImageStore) -> None:
-    """Take a snapshot of an image in the store, and report it."""
-    import asyncio
-
-    from slipway._run.find_assets import find_assets
-    from slipway._run.images import StoredImages
-    from slipway._run.launcher import ColdLauncher
-    from slipway._run.slot import Slot, SlotContext
-    from slipway._snapshots.create import create_snapshot
-
-    progress = Progress()
-    began = time.monotonic()
-    try:
-        language, options, hypervisor = request.language, request.options, request.hypervisor
-        assets = find_assets(language, options, store, progress, hypervisor=hypervisor)
-        context = SlotContext(StoredImages(store), ColdLauncher(store))
-        slot = Slot(context, language, options, assets=assets)
-        slot.progress = progress
-        stored = asyncio.run(
-            slot.boot_sound(lambda assets: create_snapshot(assets, options, store, progress))
-        )
-    finally:
-        progress.clear()
-    seconds = time.monotonic() - began
-    write_line(f"snapshot {stored.key.name}: {format_mib(stored.disk_bytes, 0)}, {seconds:.1f} s")
+    budget = read_snapshot_budget(parsed)
+    if options.machine != "auto":
+        best = choose(options.machine, store.root, parsed.arch)
+    creation = SnapshotCreation(store, best, options, budget, required=parsed.snapshot is True)
+    creation.check_host()
+    return creation
 
 
 def _find_languages(parsed: argparse.Namespace, store: ImageStore, text: bytes) -> list[Language]:

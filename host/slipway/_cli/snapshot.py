@@ -14,7 +14,7 @@ from slipway._snapshots.key import FORMAT, json_digest, language_digest
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import HostError, InputError
 from slipway._util.near_names import find_near_names
-from slipway._util.units import format_mib, to_mebibytes
+from slipway._util.units import format_mib, format_time, to_mebibytes
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +42,7 @@ def _build_group(prog: str) -> CommandGroup:
     group = CommandGroup(
         prog,
         "Snapshots, from which machines are cloned instead of booted."
-        " To take one: slipway image build --snapshot LANGUAGE",
+        " To take one: slipway image build LANGUAGE",
     )
     listing = group.add("list", _list_snapshots, "list snapshots, and their state on this host")
     listing.add_argument("--json", action="store_true", help="print JSON records")
@@ -61,12 +61,12 @@ def _list_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
         print_text(json.dumps(found, indent=1) + "\n")
         return 0
     if not snapshots:
-        write_line("no snapshots yet; to take one: slipway image build --snapshot python")
+        write_line("no snapshots yet; to take one: slipway image build python")
         return 0
     columns = (
         *(Column("KEY"), Column("IMAGE", cut=True), Column("ARCH"), Column("MACHINE")),
         *(Column(name, right=True) for name in ("MEMORY", "CPUS", "MIB")),
-        *(Column("CREATED", cut=True), Column("STATE", cut=True)),
+        *(Column(name, cut=True) for name in ("CREATED", "USED", "STATE")),
     )
     rows = []
     for snapshot in snapshots:
@@ -74,7 +74,8 @@ def _list_snapshots(parsed: argparse.Namespace, store: ImageStore) -> int:
         size = (to_mebibytes(key.memory_bytes), key.cpus, to_mebibytes(snapshot.disk_bytes))
         state = f"stale: {stale}" if stale else "current"
         machine = key.architecture, key.hypervisor
-        rows.append((key.name, key.image, *machine, *size, snapshot.made, state))
+        times = format_time(snapshot.made), format_time(snapshot.used)
+        rows.append((key.name, key.image, *machine, *size, *times, state))
     print_text(format_table(columns, rows, sys.stdout))
     return 0
 
@@ -196,7 +197,8 @@ def _describe_snapshot(snapshot: StoredSnapshot, stale: str) -> dict[str, Any]:
         "port": key.port,
         "network": key.network,
         "disk_bytes": snapshot.disk_bytes,
-        "made": snapshot.made,
+        "made": format_time(snapshot.made),
+        "used": format_time(snapshot.used),
         "current": not stale,
         "stale": stale,
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from slipway._run.guest import Guest
 from slipway._run.guest_network import open_network
 from slipway._run.launcher import ColdLauncher
+from slipway._snapshots.creation_lock import hold_creation
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import HostError
@@ -23,26 +24,58 @@ if TYPE_CHECKING:
     from slipway_initramfs.store.image_store import ImageStore
 
 
+async def create_sound_snapshot(
+    assets: Assets, options: Options, store: ImageStore, progress: Progress, budget: int | None
+) -> StoredSnapshot:
+    """Create a snapshot as :func:`create_snapshot` does; a damaged image is built again, once.
+
+    Raises:
+        HostError, ImageError: as :func:`create_snapshot` does.
+    """
+    from slipway._run.images import StoredImages
+    from slipway._run.slot import Slot, SlotContext
+
+    context = SlotContext(StoredImages(store), ColdLauncher(store))
+    slot = Slot(context, assets.language, options, assets=assets)
+    slot.progress = progress
+    return await slot.boot_sound(
+        lambda assets: create_snapshot(assets, options, store, progress, budget)
+    )
+
+
 async def create_snapshot(
-    assets: Assets, options: Options, store: ImageStore, progress: Progress
+    assets: Assets,
+    options: Options,
+    store: ImageStore,
+    progress: Progress,
+    budget: int | None = None,
 ) -> StoredSnapshot:
     """Create the snapshot of a machine on ``assets``, and keep it in ``store``.
 
-    A cancelled call leaves no machine and no open file.
+    If another process is creating the same snapshot, this waits for it and returns that one.
+    ``budget`` is the disk space of all snapshots in bytes, by default that of
+    :mod:`slipway._snapshots.budget`. A cancelled call leaves no machine and no open file.
 
     Raises:
         HostError: this host cannot run such a machine, or not clone it.
-        ImageError: the language's sample program fails, or the disk is full.
+        ImageError: the language's sample program fails, the snapshot exceeds the budget, or the
+            disk is full.
     """
     try:
         check_clonable(assets, options)
     except NoSnapshot as error:
         raise HostError(f"cannot create a snapshot: {error.reason}") from None
     key = SnapshotKey.of_run(assets, options)
-    with await capture_snapshot(assets, options, store, progress) as snapshot:
-        # The thread reads the snapshot's files to its end, even if this task is cancelled.
-        save = asyncio.to_thread(SnapshotStore(store).save, key, snapshot)
-        return await run_shielded(save)
+    snapshots = SnapshotStore(store)
+    async with hold_creation(store, key, progress) as has_waited:
+        if has_waited and (found := snapshots.find(key)) is not None:
+            return found
+        # Before two boots: the snapshot has the whole root at least, which is in memory.
+        snapshots.check_room(key, int(assets.image.manifest.get("memory", 0)), budget)
+        with await capture_snapshot(assets, options, store, progress) as snapshot:
+            # The thread reads the snapshot's files to its end, even if this task is cancelled.
+            save = asyncio.to_thread(snapshots.save, key, snapshot, budget)
+            return await run_shielded(save)
 
 
 async def capture_snapshot(

@@ -102,6 +102,27 @@ class SnapshotKey:
         return "-".join(words)
 
 
+# Why a snapshot is stale, by the part that differs.
+_DIFFERENCES = {
+    "version": "from another version of Slipway",
+    "image": "its image was replaced",
+    "kernel": "the kernel was replaced",
+    "agent": "the agent was replaced",
+    "arguments": "the agent was replaced",
+    "language": "its language file was changed",
+    "host": "from another CPU, kernel or VMM",
+}
+
+
+def find_difference(stored: SnapshotKey, wanted: SnapshotKey) -> str:
+    """Return why a stored snapshot is stale for ``wanted``, a key of the same name; "" if not."""
+    if stored == wanted:
+        return ""
+    parts = dict(stored.parts)
+    different = (name for name, digest in wanted.parts if parts.get(name) != digest)
+    return _DIFFERENCES.get(next(different, ""), "of another machine")
+
+
 class NoSnapshot(Exception):
     """No clone can serve the run; ``reason`` is for the run's provenance."""
 
@@ -110,8 +131,13 @@ class NoSnapshot(Exception):
         self.reason = reason
 
 
-def build_missing_error(key: SnapshotKey) -> NoSnapshot:
-    """Return the error for a store without a snapshot of ``key``, with any port but the usual."""
+def build_missing_error(key: SnapshotKey, difference: str = "") -> NoSnapshot:
+    """Return the error for a store without a snapshot of ``key``, with any port but the usual.
+
+    With ``difference``, the store has a stale snapshot of this name.
+    """
+    if difference:
+        return NoSnapshot(f"no matching snapshot: {key.name} is stale ({difference})")
     suffix = "" if key.port is PortKind.VIRTIO else f" for the port {key.port}"
     return NoSnapshot(f"no matching snapshot{suffix}")
 

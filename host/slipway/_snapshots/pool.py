@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from slipway._model.network import Network
 from slipway._model.options import Options
 from slipway._run.start_info import StartInfo
-from slipway._snapshots.create import create_snapshot
+from slipway._snapshots.create import create_sound_snapshot
+from slipway._snapshots.creation_lock import is_being_created
 from slipway._snapshots.key import NoSnapshot
 from slipway._snapshots.pool_entry import IdleClone, PoolEntry
 from slipway._util.errors import SlipwayError
@@ -57,9 +58,16 @@ class Pool:
     """
 
     def __init__(
-        self, store: ImageStore, templates: TemplateCache, admission: Admission, size: int
+        self,
+        store: ImageStore,
+        templates: TemplateCache,
+        admission: Admission,
+        size: int,
+        budget: int | None = None,
     ) -> None:
+        """Keep up to ``size`` clones of each key; ``budget`` bounds the disk space of snapshots."""
         self._store = store
+        self._budget = budget
         self._templates = templates
         self._admission = admission
         self._size = size
@@ -295,11 +303,12 @@ class Pool:
             entry.desired = 0
             return False
         needed = assets.footprint
-        if not self._admission.reserve(needed):
+        # Another process may be at it: its snapshot is as good, and other entries need clones.
+        if is_being_created(self._store, entry.key) or not self._admission.reserve(needed):
             entry.postpone(TICK_SECONDS)
             return False
         try:
-            await create_snapshot(assets, options, self._store, lambda line: log.info("%s", line))
+            await create_sound_snapshot(assets, options, self._store, _log_line, self._budget)
         finally:
             self._admission.free(needed)
         return True
@@ -307,6 +316,10 @@ class Pool:
 
 async def _stop(guest: Guest) -> None:
     await run_shielded(guest.stop())
+
+
+def _log_line(line: str) -> None:
+    log.info("%s", line)
 
 
 def _is_host_short_of_memory() -> bool:

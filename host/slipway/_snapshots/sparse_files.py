@@ -42,6 +42,21 @@ def digest(descriptor: int) -> str:
     return digest.hexdigest()
 
 
+def count_data_bytes(descriptor: int) -> int:
+    """Return the bytes of a file's pages that are not all zero: those that :func:`copy` writes.
+
+    Raises:
+        HostError: the file cannot be opened again.
+        OSError: the file cannot be read.
+    """
+    size = os.fstat(descriptor).st_size
+    return sum(
+        end - start
+        for _, chunk in _read_data_chunks(descriptor, size)
+        for start, end in _find_data_pages(chunk)
+    )
+
+
 def copy(source: int, target: int) -> None:
     """Copy ``source`` into the empty file ``target``; pages of zeros become holes.
 

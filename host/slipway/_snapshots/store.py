@@ -14,12 +14,12 @@ import os
 import stat
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._model.options import MAX_CPUS, MAX_MEMORY
 from slipway._run.image_errors import translated_image_errors
-from slipway._snapshots.key import SnapshotKey
+from slipway._snapshots.key import SnapshotKey, find_difference
 from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
 from slipway.machine.model import PortKind, Snapshot
@@ -28,6 +28,7 @@ from slipway_initramfs.errors import ImageError as BuildError
 from slipway_initramfs.store import manifests
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from slipway_initramfs.store.image_store import ImageStore
@@ -43,16 +44,19 @@ _LATEST = 253402300799
 class StoredSnapshot:
     """Snapshot in the store, whose files may be lost or damaged.
 
-    ``made`` is the time of its creation (ISO 8601, UTC), ``disk_bytes`` the space that both files
-    take on the disk, ``record`` the digest of its record.
+    ``made`` and ``used`` are the times of its creation and last use, in seconds since 1970,
+    ``disk_bytes`` the space that both files take on the disk, ``record`` the digest of its record
+    and ``reference`` the file that names it.
     """
 
     key: SnapshotKey
     memory: Blob
     state: Blob
-    made: str
+    made: int
+    used: int = field(compare=False)
     disk_bytes: int
     record: str
+    reference: Path
 
 
 class SnapshotStore:
@@ -61,12 +65,43 @@ class SnapshotStore:
     def __init__(self, images: ImageStore) -> None:
         self._images = images
 
+    @property
+    def root(self) -> Path:
+        """Directory of the image store."""
+        return self._images.root
+
     # -- looking up ------------------------------------------------------------------------------
 
     def find(self, key: SnapshotKey) -> StoredSnapshot | None:
         """Return the snapshot of ``key``, or None if no valid record matches."""
         stored = self._find(key.name)
         return stored if stored is not None and stored.key == key else None
+
+    def find_difference(self, key: SnapshotKey) -> str:
+        """Return why the snapshot of the name of ``key`` is stale; empty if missing or damaged."""
+        stored = self._find(key.name)
+        return "" if stored is None else find_difference(stored.key, key)
+
+    def find_sound(
+        self, key: SnapshotKey, progress: Callable[[str], None]
+    ) -> StoredSnapshot | None:
+        """Return the snapshot of ``key`` after a check of its files, or None.
+
+        ``progress`` is called with the damage of a snapshot, which is forgotten then.
+
+        Raises:
+            HostError: the files cannot be checked.
+        """
+        stored = self.find(key)
+        if stored is None:
+            return None
+        try:
+            with self.open(stored) as snapshot:
+                self.verify(stored, snapshot)
+        except ImageError as error:
+            progress(error.message)
+            return None
+        return stored
 
     def list(self) -> list[StoredSnapshot]:
         """Return all snapshots, sorted by name, without damaged records.
@@ -119,9 +154,10 @@ class SnapshotStore:
             or made > _LATEST
         ):
             raise ImageCorrupted("a snapshot in the store contradicts itself")
-        written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
         disk = _get_disk_bytes(memory.path) + _get_disk_bytes(state.path)
-        return StoredSnapshot(key, memory, state, written, disk, record)
+        reference = self.root / "refs" / KIND / name
+        used = _get_change_time(reference, made)
+        return StoredSnapshot(key, memory, state, made, used, disk, record, reference)
 
     def _build_blob(self, manifest: dict[str, Any], name: str) -> Blob:
         entry = manifest.get(name)
@@ -205,11 +241,17 @@ class SnapshotStore:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def save(self, key: SnapshotKey, snapshot: Snapshot) -> StoredSnapshot:
+    def save(
+        self, key: SnapshotKey, snapshot: Snapshot, budget: int | None = None
+    ) -> StoredSnapshot:
         """Keep ``snapshot`` in place of the snapshot of the same name; the caller still owns it.
 
+        The least recently used others are evicted for ``budget``, the disk space of all snapshots
+        in bytes; see :mod:`slipway._snapshots.budget`.
+
         Raises:
-            ImageError: the disk is full, or the store cannot be written; nothing is left then.
+            ImageError: the snapshot exceeds the budget, the disk is full, or the store cannot be
+                written; nothing is left then.
             HostError: the snapshot is of another machine than ``key``, or cannot be read.
         """
         if snapshot != _build_snapshot(key, snapshot.memory, snapshot.state):
@@ -218,13 +260,47 @@ class SnapshotStore:
 
         with translated_image_errors():
             try:
+                self._make_room(key, snapshot, budget)
                 with self._images.building(f"{KIND}-{key.name}"):
                     return self._parse(key.name, self._write(key, snapshot))
-            except BaseException:
-                # Re-raised. The next writer would remove the parts, but the disk may be full now.
+            finally:
+                # The next writer would remove what was replaced, evicted or not finished, but the
+                # disk may be full now.
                 with suppress(BuildError):
                     try_tidy(self._images)
-                raise
+
+    def check_room(self, key: SnapshotKey, needed: int, budget: int | None) -> None:
+        """Check that a snapshot of ``key`` with ``needed`` bytes would fit; evict nothing.
+
+        Raises:
+            ImageError: the snapshot exceeds the budget, or the disk is full.
+        """
+        from slipway._snapshots.budget import choose_evicted
+        from slipway_initramfs.disk.space import check_space
+
+        evicted = choose_evicted(self, key, needed, budget)
+        more = max(needed - sum(each.disk_bytes for each in evicted), 0)
+        with translated_image_errors():
+            check_space(f"the snapshot {key.name}", (self._images.temporary, more))
+
+    def _make_room(self, key: SnapshotKey, snapshot: Snapshot, budget: int | None) -> None:
+        """Evict others for the budget, and check the disk's space.
+
+        Raises:
+            ImageError: of this package or of slipway_initramfs; there is not enough room.
+        """
+        from slipway._snapshots import sparse_files
+        from slipway._snapshots.budget import choose_evicted
+        from slipway_initramfs.disk.space import check_space
+        from slipway_initramfs.store.garbage_collection import try_tidy
+
+        files = snapshot.memory, snapshot.state
+        needed = sum(sparse_files.count_data_bytes(file) for file in files)
+        if evicted := choose_evicted(self, key, needed, budget):
+            for each in evicted:
+                self._forget(each)
+            try_tidy(self._images)
+        check_space(f"the snapshot {key.name}", (self._images.temporary, needed))
 
     def _write(self, key: SnapshotKey, snapshot: Snapshot) -> str:
         from slipway._snapshots import sparse_files as _sparse_files
@@ -273,7 +349,7 @@ class SnapshotStore:
         self._forget(stored)
         raise ImageError(
             f"the snapshot {stored.key.name} in the store {why}",
-            f"Create it again: slipway image build --snapshot {stored.key.image}",
+            f"Create it again: slipway image build {stored.key.image}",
         )
 
 
@@ -291,6 +367,14 @@ def _find_port(text: str) -> PortKind:
     if port is PortKind.AUTO:  # its kernel is the caller's, and no snapshot of that is stored
         raise ImageCorrupted("a snapshot in the store has an unknown port")
     return port
+
+
+def _get_change_time(path: Path, default: int) -> int:
+    """Return the time of a file's last change in seconds since 1970, or ``default``."""
+    try:
+        return min(max(int(path.stat().st_mtime), 0), _LATEST)
+    except OSError:
+        return default
 
 
 def _get_disk_bytes(path: Path) -> int:

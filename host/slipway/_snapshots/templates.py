@@ -16,6 +16,7 @@ from slipway._model.network import Network
 from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, build_missing_error, check_clonable
+from slipway._snapshots.lease import SnapshotLease
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import HostError, ImageError, SlipwayError
 from slipway._util.threads import run_shielded
@@ -39,12 +40,14 @@ class _OpenTemplate:
 
     ``check`` verifies every byte of the snapshot's files while the template is in use already.
     ``reserved`` bytes are in memory; ``users`` is the number of clones that are being made.
+    ``lease`` keeps the snapshot in the store until the template is closed.
     """
 
     template: Template
     check: asyncio.Task[None] | None
     reserved: int = 0
     users: int = 0
+    lease: SnapshotLease | None = None
 
 
 class TemplateCache:
@@ -104,6 +107,8 @@ class TemplateCache:
             removed = self._count_failures(key, self._weight_of_failure)
             raise NoSnapshot(f"the snapshot cannot be used{removed}: {error.message}") from error
         entry.users += 1
+        if entry.lease is not None:
+            entry.lease.note_use()
         self._open[key] = self._open.pop(key)
         try:
             return await self._make_clone(key, entry, assets.hypervisor.reason, options)
@@ -147,11 +152,15 @@ class TemplateCache:
                 return self._open[key]
             stored = self._snapshots.find(key)
             if stored is None:
-                raise build_missing_error(key)
-            if self._admission is None:
-                entry = await self._open_files(stored, assets.hypervisor)
-            else:
-                entry = await self._open_copy(stored, assets.hypervisor, self._admission)
+                raise build_missing_error(key, self._snapshots.find_difference(key))
+            with ExitStack() as on_failure:
+                lease = on_failure.enter_context(SnapshotLease(stored))
+                if self._admission is None:
+                    entry = await self._open_files(stored, assets.hypervisor)
+                else:
+                    entry = await self._open_copy(stored, assets.hypervisor, self._admission)
+                entry.lease = lease
+                on_failure.pop_all()
             self._open[key] = entry
             return entry
 
@@ -300,3 +309,5 @@ async def _close(entry: _OpenTemplate) -> None:
     if entry.check is not None:
         with suppress(SlipwayError):
             await entry.check
+    if entry.lease is not None:
+        entry.lease.close()

@@ -1,6 +1,8 @@
-"""Units of memory and file sizes, in bytes."""
+"""Units of memory and file sizes, in bytes, and their forms in messages; times of files."""
 
 from __future__ import annotations
+
+import time
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -28,3 +30,8 @@ def format_transfer(done: int, total: int) -> str:
 def to_mebibytes(size: int) -> int:
     """Return bytes in whole MiB, for a column of a table."""
     return round(size / MIB)
+
+
+def format_time(seconds: int) -> str:
+    """Return a time in seconds since 1970 as ``2026-11-30T12:00:00Z`` (ISO 8601, UTC)."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -31,6 +31,41 @@ def open_lock(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextmanager
+def try_hold(path: Path) -> Iterator[bool]:
+    """Hold the exclusive lock on a file of this name, if it is free; yield whether it is held.
+
+    The file may be removed by :func:`remove_unheld` at any time.
+
+    Raises:
+        BuildFailed: the file cannot be created.
+    """
+    with open_lock(path) as lock:
+        # A file that was removed between open(2) and flock(2) locks nobody out.
+        yield try_lock_exclusive(lock) and _is_named(lock, path)
+
+
+def remove_unheld(path: Path) -> None:
+    """Remove a lock file, unless a process holds a lock on it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    try:
+        if try_lock_exclusive(descriptor):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Return whether ``path`` names the file that ``descriptor`` has open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def try_lock_exclusive(descriptor: int) -> bool:
     """Take the exclusive lock if the lock is free; return whether it was taken."""
     try:

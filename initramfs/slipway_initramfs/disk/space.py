@@ -34,13 +34,13 @@ def check_space(purpose: str, *needs: tuple[Path, int]) -> None:
     wanted: dict[int, int] = {}
     places: dict[int, Path] = {}
     for directory, size in needs:
-        place = _find_existing(directory)
+        place = find_existing(directory)
         device = place.stat().st_dev
         wanted[device] = wanted.get(device, 0) + size
         places.setdefault(device, place)
     for device, size in wanted.items():
         place = places[device]
-        free = _count_free_bytes(place)
+        free = count_free_bytes(place)
         if size and free is not None and free < size + MARGIN:
             lacking = _format_at_least(size + MARGIN - free)
             raise DiskFull(
@@ -73,7 +73,7 @@ def check_space_left(directory: Path) -> None:
 
 def is_low(directory: Path) -> bool:
     """Check whether the file system of ``directory`` has less than twice MARGIN left."""
-    free = _count_free_bytes(directory)
+    free = count_free_bytes(directory)
     return free is not None and free < 2 * MARGIN
 
 
@@ -81,19 +81,19 @@ def make_full_error(directory: Path, reason: str = "No space left on device") ->
     """Return the error for a full disk."""
     return DiskFull(
         f"cannot write below {directory}, on the file system of"
-        f" {_find_mount_point(_find_existing(directory))}: {reason}",
+        f" {_find_mount_point(find_existing(directory))}: {reason}",
         "Free some space there ('slipway image prune' removes files that can be fetched again), or"
         " choose another place with --store.",
     )
 
 
-def _count_free_bytes(place: Path) -> int | None:
+def count_free_bytes(place: Path) -> int | None:
     """Return the number of free bytes, or None if the file system does not report it."""
     found = os.statvfs(place)
     return found.f_bavail * found.f_frsize if found.f_blocks else None
 
 
-def _find_existing(directory: Path) -> Path:
+def find_existing(directory: Path) -> Path:
     """Return the directory, or its nearest existing parent."""
     place = directory.absolute()
     while not place.exists() and place != place.parent:

@@ -194,10 +194,13 @@ def _make_busy_error() -> ImageError:
 
 def _sweep_temporary(store: StoreReader) -> int:
     """Remove remains of killed writers. The caller holds the exclusive lock."""
+    for entry in _scan_directory(store.root / "locks"):
+        if entry.is_file(follow_symlinks=False):
+            # Whoever creates a snapshot holds its lock for long, and locks the store only to write.
+            locks.remove_unheld(Path(entry.path))
     return build_directories.sweep(store.temporary) + sum(
         _remove_file(Path(entry.path))
-        for directory in (store.temporary, store.root / "locks")
-        for entry in _scan_directory(directory)
+        for entry in _scan_directory(store.temporary)
         if entry.is_file(follow_symlinks=False)
     )
 

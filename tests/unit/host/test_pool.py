@@ -353,7 +353,7 @@ async def test_snapshot_that_is_missing_is_made_once(
     ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making = Making(ground)
-    monkeypatch.setattr(pool, "create_snapshot", making)
+    monkeypatch.setattr(pool, "create_sound_snapshot", making)
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
 
     ground.prewarm()
@@ -367,7 +367,7 @@ async def test_snapshot_of_a_size_that_somebody_chose_is_not_made(
     ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making = Making(ground)
-    monkeypatch.setattr(pool, "create_snapshot", making)
+    monkeypatch.setattr(pool, "create_sound_snapshot", making)
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory + MIB)
 
     for _ in range(3):
@@ -381,7 +381,7 @@ async def test_snapshot_that_cannot_be_made_is_tried_again_later(
     ground: PoolBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making = Making(ground, ImageError("the sample fails"))
-    monkeypatch.setattr(pool, "create_snapshot", making)
+    monkeypatch.setattr(pool, "create_sound_snapshot", making)
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
 
     await ground.take()
@@ -537,7 +537,7 @@ async def test_closing_in_the_middle_of_making_a_snapshot_leaves_nothing(
 
     ground.templates.there = False
     ground.assets = replace(ground.assets, memory=ground.assets.image.default_memory)
-    monkeypatch.setattr(pool, "create_snapshot", make)
+    monkeypatch.setattr(pool, "create_sound_snapshot", make)
     await ground.take()
     await wait_until(begun.is_set, "a snapshot is being made")
 

@@ -18,7 +18,9 @@ from slipway._run.languages import find_language
 from slipway._run.start_info import StartInfo
 from slipway._snapshots import create
 from slipway._snapshots.create import create_snapshot
+from slipway._snapshots.creation_lock import hold_creation
 from slipway._snapshots.key import NoSnapshot, SnapshotKey
+from slipway._snapshots.lease import is_leased
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import TemplateCache
 from slipway._util.errors import HostError, ImageError
@@ -497,6 +499,71 @@ async def test_what_is_made_is_found_and_can_be_cloned(making: TemplateBench) ->
     await guest.stop()
 
 
+async def test_two_that_create_the_same_snapshot_boot_once(making: TemplateBench) -> None:
+    ended: list[StoredSnapshot] = []
+    lines: list[str] = []
+
+    async def create_once() -> None:
+        assets, options = making.assets, making.options
+        ended.append(await create_snapshot(assets, options, making.images, lines.append))
+
+    await asyncio.gather(create_once(), create_once(), create_once())
+
+    assert ended[0] == ended[1] == ended[2]
+    assert len([line for line in lines if line.endswith(": booting")]) == 1
+    assert len([line for line in lines if line.startswith("waiting for another process")]) == 2
+
+
+async def test_one_creates_the_snapshot_after_another_has_failed(making: TemplateBench) -> None:
+    async def fail() -> None:
+        async with hold_creation(making.images, making.key, print):
+            await asyncio.sleep(0.01)
+            raise HostError("no")
+
+    first = asyncio.create_task(fail())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(make_it(making))
+    await asyncio.gather(first, return_exceptions=True)
+
+    assert (await second).key == making.key
+
+
+async def test_snapshot_over_the_budget_is_refused_before_a_boot(making: TemplateBench) -> None:
+    lines: list[str] = []
+    most = making.assets.image.manifest["memory"]
+
+    with pytest.raises(ImageError, match="the budget for snapshots is") as error:
+        await create_snapshot(making.assets, making.options, making.images, lines.append, most - 1)
+
+    assert "--snapshot-budget" in error.value.hint
+    assert lines == []
+    assert not making.is_there
+
+
+@both
+async def test_snapshot_of_an_open_template_is_in_use(ground: TemplateBench, shared: bool) -> None:
+    ground.open(shared=shared)
+
+    guest = await ground.clone()
+    assert isinstance(guest, Guest)
+    await guest.stop()
+    during = is_leased(ground.stored)
+    await ground.templates.close()
+
+    assert (during, is_leased(ground.stored)) == (True, False)
+
+
+async def test_clone_notes_the_use_of_its_snapshot(ground: TemplateBench) -> None:
+    os.utime(ground.stored.reference, (1000, 1000))
+
+    guest = await ground.clone()
+
+    assert isinstance(guest, Guest)
+    await guest.stop()
+    (stored,) = ground.store.list()
+    assert stored.used > 1000
+
+
 async def test_sample_that_fails_makes_no_snapshot(making: TemplateBench) -> None:
     language = replace(making.assets.language, sample="error oh no\nexit 3")
     making.assets = replace(making.assets, language=language)
@@ -527,11 +594,13 @@ async def test_making_that_is_cancelled_while_it_saves_closes_no_file_too_early(
     saving, going_on = threading.Event(), threading.Event()
     save, sizes = SnapshotStore.save, []
 
-    def slow(store: SnapshotStore, key: SnapshotKey, snapshot: Snapshot) -> StoredSnapshot:
+    def slow(
+        store: SnapshotStore, key: SnapshotKey, snapshot: Snapshot, budget: int | None
+    ) -> StoredSnapshot:
         saving.set()
         block_until(going_on.is_set, "the test lets the thread go on")
         sizes.append(os.fstat(snapshot.memory).st_size)
-        return save(store, key, snapshot)
+        return save(store, key, snapshot, budget)
 
     monkeypatch.setattr(SnapshotStore, "save", slow)
     task = asyncio.create_task(make_it(making))
