@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import slipway
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
@@ -223,6 +224,46 @@ def test_prune_removes_the_stale_ones(
     assert list(states(commands, store)) == [current.name]
 
 
+def test_lists_of_the_store_have_size_and_last_use(
+    commands: Commands, store: ImageStore, key: SnapshotKey
+) -> None:
+    keep(store, key)
+    (stored,) = SnapshotStore(store).list()
+    os.utime(stored.reference, (86400, 86400))
+    where = ("--store", store.root)
+
+    images = json.loads(commands("slipway", "image", "list", "--json", *where).stdout)
+    shown = commands("slipway", "image", "list", *where)
+    uses = json.loads(commands("slipway", "image", "du", "--json", *where).stdout)["uses"]
+    table = commands("slipway", "image", "du", *where)
+
+    (image,) = images
+    record = {"key": key.name, "bytes": stored.disk_bytes, "used": "1970-01-02T00:00:00Z"}
+    assert image["snapshots"] == [record]
+    assert shown.stdout.decode().split()[8] == "SNAPSHOTS"
+    assert [use["used"] for use in uses if use["kind"] == "snapshot"] == ["1970-01-02T00:00:00Z"]
+    assert "1970-01-02T00:00:00Z" in table.stdout.decode()
+    assert "1 snapshot takes 1 MiB of at most " in table.stderr
+
+
+def test_prune_keeps_to_the_budget(commands: Commands, store: ImageStore, key: SnapshotKey) -> None:
+    for cpus in (1, 2, 3):
+        keep(store, replace(key, cpus=cpus))
+    for stored in SnapshotStore(store).list():
+        os.utime(stored.reference, (stored.key.cpus * 86400, stored.key.cpus * 86400))
+    where = ("--store", store.root, "--snapshot-budget", "1500K")
+
+    tried = commands("slipway", "image", "prune", "--dry-run", *where)
+    listed = states(commands, store)
+    pruned = commands("slipway", "image", "prune", *where)
+
+    over = [f"snapshot over the budget {replace(key, cpus=cpus).name}" for cpus in (1, 2)]
+    assert tried.stdout.decode().splitlines()[:2] == over
+    assert len(listed) == 3
+    assert pruned.code == 0
+    assert list(states(commands, store)) == [replace(key, cpus=3).name]
+
+
 # --- Making and using ------------------------------------------------------------------------
 
 
@@ -268,6 +309,24 @@ def test_run_without_a_snapshot_boots_and_says_why(
     assert record["timing"]["boot"] > 0
 
 
+def test_run_that_booted_for_lack_of_a_snapshot_says_on_a_terminal_how_to_take_one(
+    commands: Commands, store: ImageStore, hello: Path
+) -> None:
+    commands.environment["TERM"] = "xterm"
+    ours, theirs = os.openpty()
+    where = ("--store", store.root, "--machine", "qemu")
+
+    with commands.start("vmm-run", *where, hello, stderr=theirs) as process:
+        os.close(theirs)
+        stdout, _ = process.communicate(timeout=PATIENCE)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+
+    assert (process.returncode, stdout) == (0, b"hello\n")
+    command = f"slipway image build --machine qemu --store {store.root} bash"
+    assert f"for faster starts: {command}\r\n" in shown
+
+
 def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
     commands: Commands, store: ImageStore, hello: Path
 ) -> None:
@@ -278,6 +337,7 @@ def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
     cloned = commands("vmm-run", "--json", *where, hello)
     cold = commands("vmm-run", "--json", "--cold", *where, hello)
     shown = commands("vmm-run", "--verbose", *where, hello)
+    single = slipway.run("echo hello", "bash", store=store.root, machine="qemu")
 
     assert built.code == 0, built.stderr
     (key,) = listed
@@ -294,6 +354,7 @@ def test_built_snapshot_is_used_unless_the_machine_is_to_be_cold(
     assert records[0]["start_reason"] == ""
     assert records[0]["timing"]["restore"] > 0
     assert records[1]["timing"]["restore"] == 0
+    assert (single.stdout, single.provenance.start) == ("hello\n", "snapshot")
     assert shown.stdout == b"hello\n"
     assert "slipway: start snapshot on qemu, port virtio\n" in shown.stderr
     assert commands.leftovers() == []

@@ -12,17 +12,21 @@ from slipway._cli.image_build import add_build_options, build_images
 from slipway._cli.image_space import prune_store, show_use
 from slipway._cli.image_transfer import export_image, import_image
 from slipway._cli.quantities import parse_file_name
+from slipway._cli.snapshot_budget import add_snapshot_budget
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
 from slipway._model.options import OPTIONS
+from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import InputError
-from slipway._util.units import to_mebibytes
+from slipway._util.units import format_time, to_mebibytes
 from slipway_initramfs.architectures import TRIPLETS, machine_architecture
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from slipway._cli.parser import Parser
+    from slipway._snapshots.store import StoredSnapshot
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Image
 
@@ -80,9 +84,14 @@ def _build_group(prog: str) -> CommandGroup:
     importing.add_argument("--json", action="store_true", help="print a JSON record")
     use = add("du", show_use, "show the disk use of the store, and commands to reduce it")
     use.add_argument("--json", action="store_true", help="print JSON records")
-    prune = add("prune", prune_store, "remove downloads, stale snapshots and unreferenced files")
+    prune = add(
+        "prune",
+        prune_store,
+        "remove downloads, unreferenced files, and snapshots that are stale or over the budget",
+    )
     prune.add_argument("--dry-run", action="store_true", help="list the files, remove nothing")
     prune.add_argument("--json", action="store_true", help="print a JSON record")
+    add_snapshot_budget(prune)
     return group
 
 
@@ -97,15 +106,23 @@ def _add_architecture(parser: Parser) -> None:
 
 def _list_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     images = store.images()
+    snapshots = SnapshotStore(store).list()
     if parsed.json:
-        print_text(json.dumps([_describe_image(image, store) for image in images], indent=1) + "\n")
+        records = [
+            {**_describe_image(image, store), "snapshots": _describe_snapshots(image, snapshots)}
+            for image in images
+        ]
+        print_text(json.dumps(records, indent=1) + "\n")
         return 0
     if not images:
         write_line("no images yet; to build one: slipway image build python")
         return 0
     columns = (
         *(Column("IMAGE"), Column("TOOLCHAIN", cut=True), Column("ARCH"), Column("DIGEST")),
-        *(Column(name, right=True) for name in ("MIB", "UNPACKED", "MIN-MEM", "MEMORY")),
+        *(
+            Column(name, right=True)
+            for name in ("MIB", "UNPACKED", "MIN-MEM", "MEMORY", "SNAPSHOTS")
+        ),
         Column("SOURCE", cut=True),
     )
     rows = [
@@ -118,6 +135,7 @@ def _list_images(parsed: argparse.Namespace, store: ImageStore) -> int:
             to_mebibytes(image.manifest["root"]),
             to_mebibytes(image.minimum_memory),
             to_mebibytes(image.default_memory),
+            to_mebibytes(sum(each["bytes"] for each in _describe_snapshots(image, snapshots))),
             image.source.get("requested") or image.source.get("kind"),
         )
         for image in images
@@ -200,6 +218,15 @@ def _describe_image(image: Image, store: ImageStore) -> dict[str, Any]:
         "minimum_memory": image.minimum_memory,
         "default_memory": image.default_memory,
     }
+
+
+def _describe_snapshots(image: Image, snapshots: Iterable[StoredSnapshot]) -> list[dict[str, Any]]:
+    """Return a record for each snapshot of this build of an image."""
+    return [
+        {"key": each.key.name, "bytes": each.disk_bytes, "used": format_time(each.used)}
+        for each in snapshots
+        if dict(each.key.parts).get("image") == image.digest
+    ]
 
 
 def _find_toolchain(image: Image, store: ImageStore) -> str:

@@ -11,10 +11,10 @@ from slipway._cli.downloads import Downloads
 from slipway._cli.interruption import report_interruption
 from slipway._cli.progress import Progress
 from slipway._cli.quantities import parse_path
+from slipway._cli.snapshot_budget import read_snapshot_budget
 from slipway._cli.snapshot_creation import (
     SnapshotCreation,
     add_snapshot_options,
-    read_snapshot_budget,
     read_snapshot_options,
 )
 from slipway._model.options import OPTIONS

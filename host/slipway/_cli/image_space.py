@@ -7,9 +7,12 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from slipway._cli.snapshot_budget import read_budget_variable, read_snapshot_budget
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
-from slipway._util.units import format_mib, to_mebibytes
+from slipway._snapshots.budget import find_surplus, measure_use
+from slipway._snapshots.store import SnapshotStore
+from slipway._util.units import format_mib, format_time, to_mebibytes
 from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.store.records import DEBIAN_KERNEL
 
@@ -39,13 +42,20 @@ def show_use(parsed: argparse.Namespace, store: ImageStore) -> int:
     from slipway_initramfs.store.disk_use import measure_disk_use
 
     found = measure_disk_use(store)
+    used = _list_last_uses(store)
     if parsed.json:
         record = {
             "store": str(store.root),
             "bytes": found.total,
             "prunable": found.prunable,
             "uses": [
-                {"kind": use.kind, "name": use.name, "bytes": use.size, "shared": use.shared}
+                {
+                    "kind": use.kind,
+                    "name": use.name,
+                    "bytes": use.size,
+                    "shared": use.shared,
+                    **({"used": used[use.name]} if _is_snapshot(use, used) else {}),
+                }
                 for use in found.uses
             ],
         }
@@ -53,15 +63,19 @@ def show_use(parsed: argparse.Namespace, store: ImageStore) -> int:
         return 0
     columns = (
         *(Column("KIND"), Column("NAME", cut=True)),
-        *(Column("MIB", right=True), Column("SHARED", right=True), Column("REMOVED BY", cut=True)),
+        *(Column("MIB", right=True), Column("SHARED", right=True)),
+        *(Column("LAST USED", cut=True), Column("REMOVED BY", cut=True)),
     )
     rows = [
-        (use.kind, use.name, to_mebibytes(use.size), to_mebibytes(use.shared), _find_remover(use))
+        (
+            *(use.kind, use.name, to_mebibytes(use.size), to_mebibytes(use.shared)),
+            *(used[use.name] if _is_snapshot(use, used) else "", _find_remover(use)),
+        )
         for use in found.uses
     ]
-    print_text(
-        format_table(columns, [*rows, ("total", "", to_mebibytes(found.total), "", "")], sys.stdout)
-    )
+    total = ("total", "", to_mebibytes(found.total), "", "", "")
+    print_text(format_table(columns, [*rows, total], sys.stdout))
+    write_line(str(measure_use(SnapshotStore(store), read_budget_variable())))
     if found.prunable:
         write_line(f"to free {format_mib(found.prunable, 0)}: slipway image prune")
     return 0
@@ -73,17 +87,20 @@ def prune_store(parsed: argparse.Namespace, store: ImageStore) -> int:
     Raises:
         ImageError: of :mod:`slipway_initramfs.errors`; another process is writing to the store.
     """
-    from slipway._cli.snapshot import find_stale_keys, remove_stale
+    from slipway._cli.snapshot import find_stale_keys, remove_snapshots
     from slipway_initramfs.store import garbage_collection
 
+    budget = read_snapshot_budget(parsed)
+    stale = find_stale_keys(store)
+    surplus = find_surplus(SnapshotStore(store), budget, without=stale)
+    keys = [*stale, *(each.key.name for each in surplus)]
     if not parsed.dry_run:
-        freed = remove_stale(store) + garbage_collection.prune(store)
+        freed = remove_snapshots(keys, store) + garbage_collection.prune(store)
         if parsed.json:
             print_text(json.dumps({"bytes": freed}) + "\n")
         else:
             write_line(f"freed {format_mib(freed, 0)}")
         return 0
-    keys = find_stale_keys(store)
     doomed = garbage_collection.find_prunable(store, {("snapshot", key) for key in keys})
     total = sum(found.size for found in doomed)
     if parsed.json:
@@ -91,7 +108,8 @@ def prune_store(parsed: argparse.Namespace, store: ImageStore) -> int:
         print_text(json.dumps({"bytes": total, "snapshots": keys, "files": files}, indent=1) + "\n")
         return 0
     for key in keys:
-        print_text(f"stale snapshot {key}\n")
+        reason = "stale snapshot" if key in stale else "snapshot over the budget"
+        print_text(f"{reason} {key}\n")
     sizes: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
     for found in doomed:
@@ -104,6 +122,15 @@ def prune_store(parsed: argparse.Namespace, store: ImageStore) -> int:
         print_text(format_table(columns, rows, sys.stdout))
     write_line(f"would free {format_mib(total, 0)}; removed nothing (--dry-run)")
     return 0
+
+
+def _list_last_uses(store: ImageStore) -> dict[str, str]:
+    """Return the time of the last use of each snapshot, by its key's name."""
+    return {each.key.name: format_time(each.used) for each in SnapshotStore(store).list()}
+
+
+def _is_snapshot(use: DiskUseEntry, used: dict[str, str]) -> bool:
+    return use.kind == "snapshot" and use.name in used
 
 
 def _find_remover(use: DiskUseEntry) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from slipway._cli.program import PROCESS_START
 from slipway._cli.progress import Progress
 from slipway._cli.run_arguments import build_parser, parse_arguments, read_options, read_source
 from slipway._cli.run_files import plan_destinations, save_files
+from slipway._cli.screen import is_screen
 from slipway._cli.terminal import (
     EXIT_MISSING,
     EXIT_TIMEOUT,
@@ -97,6 +99,11 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
         progress.clear()
     run = Run(job, slot, PROCESS_START)
     result: Result = run_interruptible(lambda: _execute(run, parsed))
+    if not parsed.json and not parsed.cold and is_screen(sys.stderr):
+        from slipway._cli.snapshot_hint import suggest_snapshot
+
+        if hint := suggest_snapshot(slot.assets, options, store, result):
+            write_line(hint)
     return result
 
 

@@ -17,6 +17,7 @@ from slipway._cli.network_options import add_ceiling, read_ceiling
 from slipway._cli.option_arguments import add_option
 from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_path
+from slipway._cli.snapshot_budget import read_snapshot_budget
 from slipway._model.runtime_options import RUNTIME_OPTIONS
 from slipway._server.kept.retention import ClientTimeouts
 from slipway._server.settings import SERVER_OPTIONS, TIMEOUT_OPTIONS, ServerSettings
@@ -133,7 +134,8 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     path = None if inherited is None else _find_socket_path(inherited.getsockname())
     settings = _read_settings(parsed, path)
     check_host(parsed.store, parsed.machine, parsed.arch)
-    runtime = AsyncRuntime(**{**_select(parsed, RUNTIME_OPTIONS), "pool": _find_pool_size(parsed)})
+    given = {"pool": _find_pool_size(parsed), "snapshot_budget": read_snapshot_budget(parsed)}
+    runtime = AsyncRuntime(**{**_select(parsed, RUNTIME_OPTIONS), **given})
     server = Server(settings, runtime, notify)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -18,6 +18,7 @@ from slipway._util.units import format_mib, format_time, to_mebibytes
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from slipway._cli.parser import Parser
     from slipway._snapshots.store import StoredSnapshot
@@ -103,14 +104,14 @@ def _make_unknown_key_error(key: str, known: list[str]) -> InputError:
     return InputError(f"snapshot {key[:160]!r} not found", hint)
 
 
-def remove_stale(store: ImageStore) -> int:
-    """Remove stale snapshots; return the freed bytes.
+def remove_snapshots(keys: Iterable[str], store: ImageStore) -> int:
+    """Remove the snapshots of ``keys``; return the freed bytes.
 
     Raises:
         ImageError: another process is writing to the store.
     """
     snapshots = SnapshotStore(store)
-    return sum(snapshots.remove(key) for key in find_stale_keys(store))
+    return sum(snapshots.remove(key) for key in keys)
 
 
 def find_stale_keys(store: ImageStore) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
+from slipway._cli.event_loop import run_interruptible
 from slipway._cli.progress import Progress
-from slipway._cli.quantities import parse_size
-from slipway._cli.terminal import run_interruptible, write_line
+from slipway._cli.snapshot_budget import add_snapshot_budget
+from slipway._cli.terminal import write_line
 from slipway._model.network import Network
 from slipway._model.options import OPTIONS, Options
 from slipway._util.errors import HostError, InputError, SlipwayError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
-
-BUDGET_VARIABLE = "SLIPWAY_SNAPSHOT_BUDGET"
 
 
 def add_snapshot_options(parser: Parser) -> None:
@@ -50,40 +48,6 @@ def add_snapshot_options(parser: Parser) -> None:
         help="take the snapshot of a machine with a network, for runs with any rules",
     )
     add_snapshot_budget(parser)
-
-
-def add_snapshot_budget(parser: Parser) -> None:
-    """Add the option for the disk space of all snapshots."""
-    from slipway._snapshots.budget import DEFAULT_HELP
-
-    parser.add_argument(
-        "--snapshot-budget",
-        type=parse_size,
-        metavar="SIZE",
-        help="disk space of all snapshots; the least recently used go first"
-        f" (default: {BUDGET_VARIABLE}, or {DEFAULT_HELP})",
-    )
-
-
-def read_snapshot_budget(parsed: argparse.Namespace) -> int | None:
-    """Return the bytes of --snapshot-budget or of the environment; None for the default.
-
-    Raises:
-        InputError: the value is not a size, or negative.
-    """
-    import argparse
-
-    budget: int | None = parsed.snapshot_budget
-    name, text = "--snapshot-budget", os.environ.get(BUDGET_VARIABLE, "")
-    if budget is None and text:
-        name = BUDGET_VARIABLE
-        try:
-            budget = parse_size(text)
-        except argparse.ArgumentTypeError as error:
-            raise InputError(f"{name}: {error}", f"Correct or unset {name}.") from None
-    if budget is not None and budget < 0:
-        raise InputError(f"{name} is negative", "Use 0 or more, such as 4G.")
-    return budget
 
 
 def read_snapshot_options(parsed: argparse.Namespace) -> Options | None:
@@ -131,7 +95,7 @@ class SnapshotCreation:
         self._options = options
         self._budget = budget
         self._required = required
-        self._failure = ""
+        self._failure: HostError | None = None
 
     def check_host(self) -> None:
         """Check that this host can run machines, before any work begins.
@@ -144,7 +108,7 @@ class SnapshotCreation:
         except HostError as error:
             if self._required:
                 raise
-            self._failure = error.message
+            self._failure = error
 
     def create_all(self, languages: Sequence[Language]) -> None:
         """Take a snapshot of each language's image, unless the store has it, and report all.
@@ -175,8 +139,8 @@ class SnapshotCreation:
         from slipway._run.assets import AssetRequest
         from slipway._run.image_errors import translated_image_errors
 
-        if self._failure:
-            raise HostError(self._failure)
+        if self._failure is not None:
+            raise self._failure
         request = AssetRequest(language, self._options, self._hypervisor)
         progress = Progress()
         began = time.monotonic()

@@ -66,7 +66,7 @@ class MachineSupply:
         if options.pool:
             from slipway._snapshots.pool import Pool
 
-            pool = Pool(store, templates, admission, options.pool)
+            pool = Pool(store, templates, admission, options.pool, options.snapshot_budget)
         launcher = SnapshotLauncher(store, templates, pool, booters)
         return cls(launcher, templates, pool, warm, booters)
 

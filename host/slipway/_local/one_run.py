@@ -18,9 +18,9 @@ from slipway._model.values import check_value
 from slipway._run.images import StoredImages
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import select_language
-from slipway._run.launcher import ColdLauncher
 from slipway._run.run import Run
 from slipway._run.slot import Slot, SlotContext
+from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._util.errors import InputError
 from slipway._util.public import public
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @public
 def run(source: Source, language: str | None = None, **arguments: Any) -> Result:
-    """Run ``source`` in a new machine, and wait for the end.
+    """Run ``source`` in a new machine, a clone if the store has a snapshot; wait for the end.
 
     ``arguments`` are those of :func:`run_async`.
 
@@ -72,7 +72,7 @@ async def run_async(
     progress: Progress | None = None,
     **options: Any,
 ) -> Result:
-    """Run ``source`` in a new machine.
+    """Run ``source`` in a new machine, which is a clone if the store has a snapshot.
 
     Args:
         source: the program's text, or the Path of its file.
@@ -133,7 +133,7 @@ def _request_job(
     stream = stream_bytes(opened) if isinstance(opened, bytes) else opened
     job = JobRequest(found, text, checked, stream)
     job.check()
-    context = SlotContext(StoredImages(image_store), ColdLauncher(image_store))
+    context = SlotContext(StoredImages(image_store), SnapshotLauncher(image_store))
     slot = Slot(context, found, checked, check=job.check_room)
     if progress is not None:
         slot.progress = progress

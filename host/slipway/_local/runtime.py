@@ -63,6 +63,8 @@ class AsyncRuntime:
         pool: maximum number of idle clones per language and machine size. With 0 snapshots are
             used but never created.
         cold: boot a machine for each run, even if a snapshot exists.
+        snapshot_budget: disk space of all snapshots in the store, in bytes, within which the pool
+            creates some; None: 8 GiB, at most a quarter of the free space.
         warm: languages whose clones are prewarmed before the first run.
         images: source of images, in place of the store.
         launcher: supplier of machines, in place of pool, cold and warm.
@@ -83,6 +85,7 @@ class AsyncRuntime:
         queue: int = DEFAULT_QUEUE,
         pool: int = 0,
         cold: bool = False,
+        snapshot_budget: int | None = None,
         warm: Iterable[str] = (),
         images: ImageProvider | None = None,
         launcher: Launcher | None = None,
@@ -100,12 +103,15 @@ class AsyncRuntime:
             "queue": queue,
             "pool": pool,
             "cold": cold,
+            "snapshot_budget": snapshot_budget,
             "warm": warm,
         }
         options = RuntimeOptions(**given)
         self._store = ImageStore(options.store)
         self._defaults = {"machine": options.machine, "arch": options.arch}
-        pool_options = PoolOptions(options.pool, options.cold, options.warm)
+        pool_options = PoolOptions(
+            options.pool, options.cold, options.warm, options.snapshot_budget
+        )
         self._admission = Admission(_find_capacity(options))
         if launcher is not None:
             self._supply = MachineSupply(launcher)

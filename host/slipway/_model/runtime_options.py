@@ -9,15 +9,18 @@ from typing import Annotated
 from slipway._model.option import Option, read_options
 from slipway._model.options import OPTIONS
 from slipway._model.values import Bounds, check_value, read_field_types
-from slipway._util.units import MIB
+from slipway._util.units import GIB, MIB
 
 # Share of the free memory that machines get by default; the rest is for the host.
 SHARE_OF_MEMORY = 0.8
 # Bound on descriptors and processes. Memory and CPUs usually run out before.
 MAX_MACHINES = 256
+# Largest default disk space for snapshots, in bytes: those of all languages take about 2 GiB.
+MAX_SNAPSHOTS = 8 * GIB
 
 _Positive = Annotated[int, Bounds(1, math.inf)]
 _Count = Annotated[int, Bounds(0, math.inf)]
+_Space = Annotated[int, Bounds(0, math.inf, unit="bytes")]
 # The smallest machine needs this much.
 _Budget = Annotated[int, Bounds(128 * MIB, math.inf, unit="bytes")]
 
@@ -63,6 +66,14 @@ class RuntimeOptions:
         Option("idle clones kept ready for each language; with 0, snapshots are not created"),
     ] = 0
     cold: Annotated[bool, Option("boot a machine for each run, without snapshots and pool")] = False
+    snapshot_budget: Annotated[
+        _Space | None,
+        Option(
+            "disk space of all snapshots in the store; the least recently used go first",
+            default_help=f"{MAX_SNAPSHOTS // GIB} GiB, at most a quarter of the free space;"
+            " commands read SLIPWAY_SNAPSHOT_BUDGET first",
+        ),
+    ] = None
     warm: Annotated[
         tuple[str, ...],
         Option(

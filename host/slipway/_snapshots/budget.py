@@ -6,22 +6,20 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slipway._model.runtime_options import MAX_SNAPSHOTS
 from slipway._run.image_errors import translated_image_errors
 from slipway._snapshots.lease import is_leased
 from slipway._util.errors import ImageError
-from slipway._util.units import GIB, format_mib
+from slipway._util.units import format_mib
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from slipway._snapshots.key import SnapshotKey
     from slipway._snapshots.store import SnapshotStore, StoredSnapshot
 
-# Largest default budget, in bytes: the snapshots of all languages take about 2 GiB.
-MOST = 8 * GIB
 # Divisor of the disk space that is free or taken by snapshots: the default budget is this part.
 PART = 4
-DEFAULT_HELP = f"{MOST // GIB} GiB, at most a quarter of the free space"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +44,17 @@ def measure_use(snapshots: SnapshotStore, budget: int | None = None) -> Snapshot
     return _count_use(snapshots, snapshots.list(), budget)
 
 
-def find_surplus(snapshots: SnapshotStore, budget: int | None = None) -> list[StoredSnapshot]:
+def find_surplus(
+    snapshots: SnapshotStore, budget: int | None = None, without: Collection[str] = ()
+) -> list[StoredSnapshot]:
     """Return the snapshots to evict for ``budget``, least recently used first.
+
+    Snapshots with names in ``without`` are removed in any case, and do not count.
 
     Raises:
         ImageError: the store cannot be read.
     """
-    found = snapshots.list()
+    found = [each for each in snapshots.list() if each.key.name not in without]
     use = _count_use(snapshots, found, budget)
     return _choose_unused(found, use.used - use.budget)
 
@@ -114,4 +116,4 @@ def _find_default(snapshots: SnapshotStore, used: int) -> int:
             raise ImageError(
                 f"cannot read the image store: {os.strerror(error.errno or 0)}"
             ) from None
-    return MOST if free is None else min(MOST, (free + used) // PART)
+    return MAX_SNAPSHOTS if free is None else min(MAX_SNAPSHOTS, (free + used) // PART)

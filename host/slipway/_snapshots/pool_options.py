@@ -12,12 +12,14 @@ class PoolOptions:
     """Options of ready machines, by the names that SDK and command line share.
 
     ``pool`` is the maximum number of idle clones of each language, 0 for no pool. ``cold`` boots a
-    machine for each run, without snapshots. ``warm`` are languages to prewarm.
+    machine for each run, without snapshots. ``warm`` are languages to prewarm. ``snapshot_budget``
+    is the disk space of all snapshots in bytes, None for the default.
     """
 
     pool: int = 0
     cold: bool = False
     warm: tuple[str, ...] = ()
+    snapshot_budget: int | None = None
 
     def check(self) -> None:
         """Check that the options go together.

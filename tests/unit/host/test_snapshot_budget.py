@@ -132,7 +132,7 @@ def test_default_is_a_part_of_the_disk_that_is_free_or_taken_by_snapshots(
     bench.save(1)
     free = shutil.disk_usage(bench.images.root).free
     whole = budget.measure_use(bench.store)
-    monkeypatch.setattr(budget, "MOST", 1 << 62)
+    monkeypatch.setattr(budget, "MAX_SNAPSHOTS", 1 << 62)
     part = budget.measure_use(bench.store)
 
     assert (whole.count, whole.used) == (1, bench.store.list()[0].disk_bytes)

@@ -540,6 +540,16 @@ async def test_snapshot_over_the_budget_is_refused_before_a_boot(making: Templat
     assert not making.is_there
 
 
+async def test_stale_snapshot_is_told_with_the_part_that_differs(ground: TemplateBench) -> None:
+    parts = {**dict(ground.key.parts), "kernel": "other"}
+    ground.key = replace(ground.key, inputs="ab" * 32, parts=tuple(parts.items()))
+
+    reason = await ground.clone()
+
+    assert reason == (f"no matching snapshot: {ground.key.name} is stale (the kernel was replaced)")
+    assert len(ground.store.list()) == 1
+
+
 @both
 async def test_snapshot_of_an_open_template_is_in_use(ground: TemplateBench, shared: bool) -> None:
     ground.open(shared=shared)
