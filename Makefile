@@ -187,6 +187,7 @@ fuzz-frames: ## send the gateway a million damaged frames, and frames that are n
 bench: ## measure, side by side
 	@.ci/setup test
 	@.venv/bin/python bench/boot.py
+	@.venv/bin/python bench/as_typed.py
 	@.venv/bin/python bench/startup.py
 	@.venv/bin/python bench/throughput.py
 	@.venv/bin/python bench/images.py

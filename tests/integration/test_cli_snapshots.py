@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import slipway
+from slipway._local.runtime import AsyncRuntime
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
@@ -24,6 +26,7 @@ from slipway.machine.model import PortKind, Snapshot
 from slipway.machine.qemu_hypervisor import QemuHypervisor
 from support.commands import PATIENCE
 from support.stores import flip_a_byte, names, put_image
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -404,20 +407,25 @@ def test_budget_of_the_environment_is_a_warning_and_bounds_the_snapshots(
     assert "SLIPWAY_SNAPSHOT_BUDGET: 'much' is not a size" in wrong.stderr
 
 
-def test_killed_creation_leaves_nothing_that_counts(commands: Commands, store: ImageStore) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_creation_that_is_ended_leaves_nothing_that_counts(
+    commands: Commands, store: ImageStore, number: signal.Signals
+) -> None:
     where = ("--store", store.root, "--machine", "qemu")
     begun = commands.start("slipway", "image", "build", "bash", *where)
     assert begun.stderr is not None
     for line in begun.stderr:
         if b"running the sample program" in line:
             break
-    begun.kill()
+    begun.send_signal(number)
     begun.communicate(timeout=PATIENCE)
+    left = commands.leftovers()
 
     listed = states(commands, store)
     built = commands("slipway", "image", "build", "bash", *where)
 
-    assert listed == {}
+    assert begun.returncode == (-number if number is signal.SIGKILL else 128 + number)
+    assert (listed, left) == ({}, [])
     assert built.code == 0, built.stderr
     assert "waiting for another process" not in built.stderr
     assert list(states(commands, store).values()) == [""]
@@ -457,6 +465,20 @@ def test_damaged_image_is_built_again_before_its_snapshot(
     assert built.code == 0, built.stderr
     assert "the stored image is damaged; building it again" in built.stderr
     assert list(states(commands, store).values()) == [""]
+
+
+async def test_pool_builds_a_damaged_image_again_before_its_snapshot(
+    commands: Commands, store: ImageStore
+) -> None:
+    # With a kernel of this version.
+    commands("slipway", "image", "build", "--no-snapshot", "bash", "--store", store.root)
+    flip_a_byte(find_assets(find_language("bash"), Options(), store, print).initrd)
+
+    async with AsyncRuntime(store=store.root, machine="qemu", pool=1, warm=["bash"]) as runtime:
+        await wait_until(lambda: runtime.idle == 1, "a clone waits in the pool", PATIENCE)
+        result = await runtime.run("echo hello", "bash", timeout=PATIENCE)
+
+    assert (result.stdout, result.provenance.start) == ("hello\n", "pool")
 
 
 async def test_snapshot_of_a_damaged_image_reports_the_damage_and_no_build(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slipway._cli.command_group import CommandGroup
 from slipway._cli.tables import Column, format_table
 from slipway._cli.terminal import print_text, write_line
-from slipway._snapshots.key import FORMAT, json_digest, language_digest
+from slipway._snapshots.key import DIFFERENCES, FORMAT, json_digest, language_digest
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import HostError, InputError
 from slipway._util.near_names import find_near_names
@@ -136,7 +136,7 @@ def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
 
     parts = dict(snapshot.key.parts)
     if parts.get("version") != f"{__version__} {FORMAT}":
-        return "from another version of Slipway"
+        return DIFFERENCES["version"]
     try:
         architecture = snapshot.key.architecture
         image = store.image(snapshot.key.image, architecture)
@@ -145,13 +145,13 @@ def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
     except ImageError as error:
         return error.message
     if image is None or image.digest != parts.get("image"):
-        return "its image was replaced" if image else "its image was removed"
+        return DIFFERENCES["image"] if image else "its image was removed"
     if kernel is None or kernel.digest != parts.get("kernel"):
-        return "the kernel was replaced"
+        return DIFFERENCES["kernel"]
     if parts.get("agent") not in agents:
-        return "the agent was replaced"
+        return DIFFERENCES["agent"]
     if _digest_language(image.name, image.environment, store) != parts.get("language"):
-        return "its language file was changed"
+        return DIFFERENCES["language"]
     if snapshot.key.hypervisor not in HYPERVISORS:
         return "unknown hypervisor"
     try:
@@ -160,7 +160,7 @@ def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
     except (HostError, InputError) as error:
         return error.message
     if json_digest(fingerprint) != parts.get("host"):
-        return "from another CPU, kernel or VMM"
+        return DIFFERENCES["host"]
     for blob in (snapshot.memory, snapshot.state):
         try:
             blob.quick_check()

@@ -103,7 +103,7 @@ class SnapshotKey:
 
 
 # Why a snapshot is stale, by the part that differs.
-_DIFFERENCES = {
+DIFFERENCES = {
     "version": "from another version of Slipway",
     "image": "its image was replaced",
     "kernel": "the kernel was replaced",
@@ -120,7 +120,7 @@ def find_difference(stored: SnapshotKey, wanted: SnapshotKey) -> str:
         return ""
     parts = dict(stored.parts)
     different = (name for name, digest in wanted.parts if parts.get(name) != digest)
-    return _DIFFERENCES.get(next(different, ""), "of another machine")
+    return DIFFERENCES.get(next(different, ""), "of another machine")
 
 
 class NoSnapshot(Exception):

@@ -305,9 +305,10 @@ async def _adopt_clone(guest: Guest, check: asyncio.Task[None] | None) -> None:
 
 
 async def _close(entry: _OpenTemplate) -> None:
-    await entry.template.close()
-    if entry.check is not None:
-        with suppress(SlipwayError):
-            await entry.check
-    if entry.lease is not None:
-        entry.lease.close()
+    with ExitStack() as at_end:
+        if entry.lease is not None:
+            at_end.callback(entry.lease.close)
+        await entry.template.close()
+        if entry.check is not None:
+            with suppress(SlipwayError):
+                await entry.check
