@@ -75,7 +75,7 @@ def show_use(parsed: argparse.Namespace, store: ImageStore) -> int:
     ]
     total = ("total", "", to_mebibytes(found.total), "", "", "")
     print_text(format_table(columns, [*rows, total], sys.stdout))
-    write_line(str(measure_use(SnapshotStore(store), read_budget_variable())))
+    write_line(str(measure_use(SnapshotStore(store).list(), store.root, read_budget_variable())))
     if found.prunable:
         write_line(f"to free {format_mib(found.prunable, 0)}: slipway image prune")
     return 0
@@ -92,7 +92,8 @@ def prune_store(parsed: argparse.Namespace, store: ImageStore) -> int:
 
     budget = read_snapshot_budget(parsed)
     stale = find_stale_keys(store)
-    surplus = find_surplus(SnapshotStore(store), budget, without=stale)
+    current = [each for each in SnapshotStore(store).list() if each.key.name not in stale]
+    surplus = find_surplus(current, store.root, budget)
     keys = [*stale, *(each.key.name for each in surplus)]
     if not parsed.dry_run:
         freed = remove_snapshots(keys, store) + garbage_collection.prune(store)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from slipway._cli.parser import Parser
-    from slipway._snapshots.store import StoredSnapshot
+    from slipway._snapshots.stored_snapshot import StoredSnapshot
     from slipway_initramfs.store.image_store import ImageStore
 
 

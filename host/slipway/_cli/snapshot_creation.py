@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from slipway._cli.parser import Parser
     from slipway._run.assets import AssetRequest
-    from slipway._snapshots.store import StoredSnapshot
+    from slipway._snapshots.stored_snapshot import StoredSnapshot
     from slipway.machine.model import Hypervisor
     from slipway_initramfs.languages.language import Language
     from slipway_initramfs.store.image_store import ImageStore
@@ -128,7 +128,9 @@ class SnapshotCreation:
                 write_line(f"warning: no snapshot of {language.image}: {error.message}")
                 if error.hint:
                     write_line(f"hint: {error.hint}")
-        write_line(str(measure_use(SnapshotStore(self._store), self._budget)))
+        found = SnapshotStore(self._store).list()
+        if found:
+            write_line(str(measure_use(found, self._store.root, self._budget)))
 
     def _create(self, language: Language) -> None:
         """Take the snapshot of one image, and report it.

@@ -13,10 +13,11 @@ from slipway._util.errors import ImageError
 from slipway._util.units import format_mib
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from slipway._snapshots.key import SnapshotKey
-    from slipway._snapshots.store import SnapshotStore, StoredSnapshot
+    from slipway._snapshots.stored_snapshot import StoredSnapshot
 
 # Divisor of the disk space that is free or taken by snapshots: the default budget is this part.
 PART = 4
@@ -35,34 +36,42 @@ class SnapshotUse:
         return f"{count} {format_mib(self.used, 0)} of at most {format_mib(self.budget, 0)}"
 
 
-def measure_use(snapshots: SnapshotStore, budget: int | None = None) -> SnapshotUse:
-    """Measure the disk use of ``snapshots``; without a ``budget`` the default is taken.
+def measure_use(
+    snapshots: Sequence[StoredSnapshot], root: Path, budget: int | None = None
+) -> SnapshotUse:
+    """Measure the disk use of ``snapshots`` in the store at ``root``.
+
+    Without a ``budget`` the default is taken.
 
     Raises:
         ImageError: the store cannot be read.
     """
-    return _count_use(snapshots, snapshots.list(), budget)
+    used = sum(each.disk_bytes for each in snapshots)
+    return SnapshotUse(
+        used, _find_default(root, used) if budget is None else budget, len(snapshots)
+    )
 
 
 def find_surplus(
-    snapshots: SnapshotStore, budget: int | None = None, without: Collection[str] = ()
+    snapshots: Sequence[StoredSnapshot], root: Path, budget: int | None = None
 ) -> list[StoredSnapshot]:
-    """Return the snapshots to evict for ``budget``, least recently used first.
-
-    Snapshots with names in ``without`` are removed in any case, and do not count.
+    """Return those of all ``snapshots`` to evict for ``budget``, least recently used first.
 
     Raises:
         ImageError: the store cannot be read.
     """
-    found = [each for each in snapshots.list() if each.key.name not in without]
-    use = _count_use(snapshots, found, budget)
-    return _choose_unused(found, use.used - use.budget)
+    use = measure_use(snapshots, root, budget)
+    return _choose_unused(snapshots, use.used - use.budget)
 
 
 def choose_evicted(
-    snapshots: SnapshotStore, key: SnapshotKey, needed: int, budget: int | None = None
+    snapshots: Sequence[StoredSnapshot],
+    root: Path,
+    key: SnapshotKey,
+    needed: int,
+    budget: int | None = None,
 ) -> list[StoredSnapshot]:
-    """Return the snapshots to evict until one of ``key`` with ``needed`` bytes fits.
+    """Return those of all ``snapshots`` to evict until one of ``key`` with ``needed`` bytes fits.
 
     The least recently used come first. A snapshot in use stays, and that which ``key`` replaces
     does not count.
@@ -70,8 +79,8 @@ def choose_evicted(
     Raises:
         ImageError: the snapshot does not fit, or the store cannot be read.
     """
-    found = [each for each in snapshots.list() if not each.key.replaces(key)]
-    use = _count_use(snapshots, found, budget)
+    found = [each for each in snapshots if not each.key.replaces(key)]
+    use = measure_use(found, root, budget)
     lacking = use.used + needed - use.budget
     evicted = _choose_unused(found, lacking)
     if sum(each.disk_bytes for each in evicted) < lacking:
@@ -97,21 +106,12 @@ def _choose_unused(found: Sequence[StoredSnapshot], lacking: int) -> list[Stored
     return chosen
 
 
-def _count_use(
-    snapshots: SnapshotStore, found: Sequence[StoredSnapshot], budget: int | None
-) -> SnapshotUse:
-    used = sum(each.disk_bytes for each in found)
-    return SnapshotUse(
-        used, _find_default(snapshots, used) if budget is None else budget, len(found)
-    )
-
-
-def _find_default(snapshots: SnapshotStore, used: int) -> int:
+def _find_default(root: Path, used: int) -> int:
     from slipway_initramfs.disk.space import count_free_bytes, find_existing
 
     with translated_image_errors():
         try:
-            free = count_free_bytes(find_existing(snapshots.root))
+            free = count_free_bytes(find_existing(root))
         except OSError as error:
             raise ImageError(
                 f"cannot read the image store: {os.strerror(error.errno or 0)}"

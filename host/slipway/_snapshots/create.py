@@ -19,7 +19,7 @@ from slipway.machine.model import PortKind
 if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
-    from slipway._snapshots.store import StoredSnapshot
+    from slipway._snapshots.stored_snapshot import StoredSnapshot
     from slipway.machine.model import Snapshot
     from slipway_initramfs.store.image_store import ImageStore
 

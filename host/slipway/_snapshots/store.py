@@ -14,12 +14,13 @@ import os
 import stat
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from slipway._model.options import MAX_CPUS, MAX_MEMORY
 from slipway._run.image_errors import translated_image_errors
 from slipway._snapshots.key import SnapshotKey, find_difference
+from slipway._snapshots.stored_snapshot import StoredSnapshot
 from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
 from slipway.machine.model import PortKind, Snapshot
@@ -38,25 +39,6 @@ KIND = "snapshot"
 MAX_STATE = 256 * MIB
 # Last second of the year 9999, which ISO 8601 can write with four digits.
 _LATEST = 253402300799
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSnapshot:
-    """Snapshot in the store, whose files may be lost or damaged.
-
-    ``made`` and ``used`` are the times of its creation and last use, in seconds since 1970,
-    ``disk_bytes`` the space that both files take on the disk, ``record`` the digest of its record
-    and ``reference`` the file that names it.
-    """
-
-    key: SnapshotKey
-    memory: Blob
-    state: Blob
-    made: int
-    used: int = field(compare=False)
-    disk_bytes: int
-    record: str
-    reference: Path
 
 
 class SnapshotStore:
@@ -278,7 +260,7 @@ class SnapshotStore:
         from slipway._snapshots.budget import choose_evicted
         from slipway_initramfs.disk.space import check_space
 
-        evicted = choose_evicted(self, key, needed, budget)
+        evicted = choose_evicted(self.list(), self.root, key, needed, budget)
         more = max(needed - sum(each.disk_bytes for each in evicted), 0)
         with translated_image_errors():
             check_space(f"the snapshot {key.name}", (self._images.temporary, more))
@@ -296,7 +278,7 @@ class SnapshotStore:
 
         files = snapshot.memory, snapshot.state
         needed = sum(sparse_files.count_data_bytes(file) for file in files)
-        if evicted := choose_evicted(self, key, needed, budget):
+        if evicted := choose_evicted(self.list(), self.root, key, needed, budget):
             for each in evicted:
                 self._forget(each)
             try_tidy(self._images)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slipway._admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
-    from slipway._snapshots.store import StoredSnapshot
+    from slipway._snapshots.stored_snapshot import StoredSnapshot
     from slipway.machine.model import Hypervisor, Snapshot, Template
     from slipway_initramfs.store.image_store import ImageStore
 

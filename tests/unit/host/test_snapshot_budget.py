@@ -23,7 +23,7 @@ from support.stores import names, put_image
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway._snapshots.store import StoredSnapshot
+    from slipway._snapshots.stored_snapshot import StoredSnapshot
 
 MEMORY = 4 * MIB
 DATA = MIB
@@ -131,9 +131,9 @@ def test_default_is_a_part_of_the_disk_that_is_free_or_taken_by_snapshots(
 ) -> None:
     bench.save(1)
     free = shutil.disk_usage(bench.images.root).free
-    whole = budget.measure_use(bench.store)
+    whole = budget.measure_use(bench.store.list(), bench.images.root)
     monkeypatch.setattr(budget, "MAX_SNAPSHOTS", 1 << 62)
-    part = budget.measure_use(bench.store)
+    part = budget.measure_use(bench.store.list(), bench.images.root)
 
     assert (whole.count, whole.used) == (1, bench.store.list()[0].disk_bytes)
     assert whole.budget == min(8 * GIB, part.budget)
@@ -146,7 +146,7 @@ def test_surplus_is_what_a_smaller_budget_would_evict(bench: BudgetBench) -> Non
     for stored, seconds in zip(saved, (3000, 1000, 2000), strict=True):
         use_at(stored, seconds)
 
-    surplus = budget.find_surplus(bench.store, DATA + MIB // 2)
+    surplus = budget.find_surplus(bench.store.list(), bench.images.root, DATA + MIB // 2)
 
     assert [stored.key.cpus for stored in surplus] == [2, 3]
     assert bench.cpus == [1, 2, 3]

@@ -37,7 +37,7 @@ from support.waiting import LIMIT, block_until, read_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from slipway._snapshots.store import StoredSnapshot
+    from slipway._snapshots.stored_snapshot import StoredSnapshot
 
 MEMORY = 16 * MIB
 STATE = b"all else" * 1000

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway._run.assets import Assets
-    from slipway._snapshots.store import StoredSnapshot
+    from slipway._snapshots.stored_snapshot import StoredSnapshot
     from slipway.machine.model import Snapshot
     from support.fake_machine import FakeLauncher
 
