@@ -502,7 +502,7 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     code = """
 before = {str(path): path.stat().st_size for path in images.root.rglob("*") if path.is_file()}
 try:
-    store.save(key, snapshot())
+    store.save(key, snapshot(), 1 << 30)
 except ImageError as error:
     print(error.message, error.hint, sep="\\n")
 assert store.find(key) is None
