@@ -1,8 +1,9 @@
 """Time from the start of a process to the first line of init: our VMM against QEMU with KVM.
 
-The same kernel, initramfs and memory for both, in turn. Meant for the lab under ``--icount``,
-where time follows the count of instructions and repeats exactly: ``make bench-lab``. The default
-initramfs is the smallest possible; --initrd names another.
+Our VMM starts alone, as for ``vmm-run``, and by a booter whose zygote and boot template exist, as
+in a runtime from the second boot of an image on. The same kernel, initramfs and memory for all.
+Meant for the lab under ``--icount``, where time follows the count of instructions and repeats
+exactly: ``make bench-lab``. The default initramfs is the smallest possible; --initrd names another.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bare import write_initrd
 from slipway.machine import kvm
 from slipway.machine.console import Console
 from slipway.machine.kernel_arguments import build_command_line
+from slipway.machine.kvm_booter import KvmBooter
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec, Transport
 from slipway.machine.process import ChildProcess
@@ -68,6 +70,25 @@ async def time_vmm(spec: MachineSpec) -> float:
         return await machine.console.came - began
     finally:
         await machine.stop()
+
+
+async def time_booter(spec: MachineSpec, rounds: int) -> list[float]:
+    """Return the seconds of each boot by a booter, after a first one that prepares it."""
+    booter = KvmBooter()
+    seconds = []
+    with patch.object(kvm, "Console", FirstLine):
+        for _ in range(rounds + 1):
+            began = time.monotonic()
+            machine = await booter.start(spec, KvmHypervisor())
+            try:
+                assert isinstance(machine.console, FirstLine)
+                seconds.append(await machine.console.came - began)
+            finally:
+                await machine.stop()
+            while booter.is_making:
+                await asyncio.sleep(0.01)
+    await booter.close()
+    return seconds[1:]
 
 
 async def time_qemu(spec: MachineSpec) -> float:
@@ -119,6 +140,11 @@ def measure(
 ) -> float:
     """Return the median of ``rounds``, after a first round that warms the caches."""
     seconds = [asyncio.run(run(spec)) for _ in range(rounds + 1)][1:]
+    return show(name, seconds)
+
+
+def show(name: str, seconds: list[float]) -> float:
+    """Print ``seconds``, and return their median."""
     median = statistics.median(seconds)
     shown = " ".join(f"{value:.4f}" for value in seconds)
     print(f"{name:<8} {median:.4f} s   ({shown})", flush=True)
@@ -144,8 +170,9 @@ def main() -> None:
         spec = MachineSpec(kernel, initrd, "", parsed.memory * MIB)
         print(f"initramfs of {initrd.stat().st_size / 1e6:.1f} MB, {parsed.memory} MiB", flush=True)
         mine = measure("slipway", time_vmm, spec, parsed.rounds)
+        booted = show("booter", asyncio.run(time_booter(spec, parsed.rounds)))
         other = measure("qemu", time_qemu, spec, parsed.rounds)
-        print(f"ratio    {mine / other:.3f}")
+        print(f"ratio    {mine / other:.3f}, of the booter {booted / other:.3f}")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,8 @@ class Admission:
         self._reclaiming = False
         # Called with the bytes of reserved memory that a run needs; frees as many as possible.
         self.reclaim: Callable[[int], object] | None = None
+        # The same, of memory that is made again in 0.1 s, and goes first.
+        self.reclaim_boots: Callable[[int], object] | None = None
 
     @property
     def load(self) -> Load:
@@ -192,10 +194,12 @@ class Admission:
         ):
             return False
         room = self.capacity.memory - self._memory - needs.memory
-        if 0 <= room < self._reserved and self.reclaim is not None:
+        if 0 <= room < self._reserved:
             self._reclaiming = True
             try:
-                self.reclaim(self._reserved - room)
+                for reclaim in (self.reclaim_boots, self.reclaim):
+                    if reclaim is not None and self._reserved > room:
+                        reclaim(self._reserved - room)
             finally:
                 self._reclaiming = False
         return room >= self._reserved

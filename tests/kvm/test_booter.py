@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,12 @@ import pytest
 from kvm.test_clones import ask, children, counter
 from kvm.test_machine import console
 from slipway import HostError, InputError
+from slipway._admission import Admission, Capacity, Needs
 from slipway._run.booters import Booters
-from slipway.machine.kvm_booter import KvmBooter
+from slipway.machine.kvm_booter import MAX_TEMPLATES, KvmBooter
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import PortKind
+from slipway.vmm.arch.host import find_architecture
 from support.bare_metal import PATIENCE
 from support.guest_code import COM1, Code, build_kernel
 from support.waiting import wait_until
@@ -64,7 +67,10 @@ def find_zygote() -> psutil.Process:
 
 def list_descriptors(pid: int) -> list[str]:
     """Return the kinds of the open descriptors of a process."""
-    paths = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    paths = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            paths.append(str(entry.readlink()))
     return sorted(path.partition(":[")[0].replace(str(pid), "PID") for path in paths)
 
 
@@ -262,3 +268,141 @@ async def test_booters_of_a_runtime_share_one_zygote_and_close_it(
         await booters.close()
 
     assert children() == before
+
+
+# --- Boot templates -----------------------------------------------------------------------------
+
+INITRAMFS = b"an initramfs"
+
+
+async def wait_for_template(booter: KvmBooter) -> int:
+    return await wait_until(lambda: booter.template_bytes, "the booter has a template")
+
+
+def list_templates(pid: int) -> list[str]:
+    """Return the rights of each mapping of a boot template in a process."""
+    lines = Path(f"/proc/{pid}/maps").read_text("utf-8").splitlines()
+    return [line.split()[1] for line in lines if "memfd:slipway-boot" in line]
+
+
+def find_initramfs(spec: MachineSpec) -> int:
+    """Return the address of the initramfs of a machine that boots from a template."""
+    architecture = find_architecture()
+    place = architecture.find_initramfs_place(spec.memory_bytes, mmap.PAGESIZE)
+    assert place is not None
+    return place
+
+
+async def test_second_boot_has_kernel_and_initramfs_from_a_template(
+    booter: KvmBooter, spec: MachineSpec
+) -> None:
+    code = Code().out_string(COM1, find_initramfs(spec), len(INITRAMFS))
+    spec.kernel.write_bytes(build_kernel(code.text(COM1, b"\n").halt()))
+    async with started(booter, spec) as first:
+        size = await wait_for_template(booter)
+        async with started(booter, spec) as second:
+            await console(second, INITRAMFS.decode())
+
+            assert list_templates(first.pid) == []
+            assert set(list_templates(second.pid)) == {"r--p"}
+            assert size < 16 << 20
+
+
+async def test_guest_cannot_change_the_initramfs_of_its_template(
+    booter: KvmBooter, spec: MachineSpec
+) -> None:
+    place = find_initramfs(spec)
+    code = Code().store(place, int.from_bytes(b"overrun!", "little"))
+    code.out_string(COM1, place, len(INITRAMFS)).text(COM1, b"\n").halt()
+    spec.kernel.write_bytes(build_kernel(code))
+    async with started(booter, spec):
+        await wait_for_template(booter)
+
+    for _ in range(2):
+        async with started(booter, spec) as machine:
+            await console(machine, INITRAMFS.decode())
+
+
+async def test_guest_that_changes_its_kernel_changes_no_others(
+    booter: KvmBooter, spec: MachineSpec
+) -> None:
+    # Each says what it finds in its own code, and then writes there.
+    word = int.from_bytes(b"original", "little")
+    code = Code()
+    code.jump("over").label("data").raw(word.to_bytes(8, "little")).label("over")
+    place = code.address("data")
+    code.out_string(COM1, place, 8).text(COM1, b"\n").store(place, 0).halt()
+    spec.kernel.write_bytes(build_kernel(code))
+    async with started(booter, spec):
+        await wait_for_template(booter)
+
+    for _ in range(2):
+        async with started(booter, spec) as machine:
+            await console(machine, "original")
+
+
+async def test_changed_files_are_booted_from_anew(booter: KvmBooter, spec: MachineSpec) -> None:
+    for word in (b"old", b"new"):
+        spec.kernel.write_bytes(build_kernel(Code().text(COM1, word + b"\n").halt()))
+        async with started(booter, spec):
+            pass
+        await wait_until(lambda: not booter.is_making, "no template is being made")
+        async with started(booter, spec) as machine:
+            await console(machine, word.decode())
+
+
+async def test_templates_are_bounded_and_give_way(
+    trust_kvm: None, spec: MachineSpec, tmp_path: Path
+) -> None:
+    admission = Admission(Capacity(machines=1, memory=1 << 30, cpus=1, queue=1))
+    booters = Booters(admission)
+    before = psutil.Process().num_fds()
+    spec.kernel.write_bytes(build_kernel(Code().halt()))
+    reserved: list[int] = []
+    for number in range(MAX_TEMPLATES + 2):
+        initrd = tmp_path / f"initrd-{number}"
+        initrd.write_bytes(INITRAMFS)
+        machine = await booters.start(replace(spec, initrd=initrd), KvmHypervisor())
+        await machine.stop()
+        count = min(number + 1, MAX_TEMPLATES)
+        least = count * (reserved[0] if reserved else 1)
+
+        def is_made(count: int = count, least: int = least) -> bool:
+            return count_templates() == count and admission.reserved >= least
+
+        await wait_until(is_made, f"there are {count} templates")
+        reserved.append(admission.reserved)
+
+    assert reserved[-1] == MAX_TEMPLATES * reserved[0]
+    ticket = admission.enter("", Needs(admission.capacity.memory, 1))
+    assert ticket.admitted.is_set()
+    assert (admission.reserved, count_templates()) == (0, 0)
+    await booters.close()
+    assert psutil.Process().num_fds() <= before
+
+
+def count_templates() -> int:
+    return sum("slipway-boot" in entry for entry in list_descriptors(os.getpid()))
+
+
+async def test_machine_too_small_for_a_template_is_refused_as_ever(
+    booter: KvmBooter, counting: MachineSpec
+) -> None:
+    async with started(booter, counting):
+        await wait_for_template(booter)
+
+    with pytest.raises(InputError, match="memory"):
+        await booter.start(replace(counting, memory_bytes=1 << 20), KvmHypervisor())
+
+
+async def test_machine_from_a_template_is_snapshotted_and_cloned(
+    booter: KvmBooter, counting: MachineSpec
+) -> None:
+    async with started(booter, counting):
+        await wait_for_template(booter)
+    async with started(booter, counting) as machine:
+        await ask(machine)
+        snapshot = await machine.snapshot()
+    template = await KvmHypervisor().open_template(snapshot)
+    async with template, await template.clone() as clone:
+        assert await ask(clone) == 2

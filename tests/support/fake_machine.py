@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from slipway._model.options import Options
-    from slipway.machine.model import Hypervisor, Machine, MachineSpec
+    from slipway.machine.model import Hypervisor, Machine, MachineSpec, MemoryReserve
     from slipway_initramfs.languages.language import Language
 
     Progress = Callable[[str], None]
@@ -88,7 +88,7 @@ class FakeHypervisor:
         """Refuse: nothing of a fake machine boots."""
         raise NotImplementedError
 
-    def create_booter(self) -> None:
+    def create_booter(self, reserve: MemoryReserve | None = None) -> None:
         return None
 
     async def open_template(self, snapshot: Snapshot) -> Template:

@@ -55,7 +55,7 @@ class MachineSupply:
         """
         warm = tuple(find_language(name, store) for name in options.warm)
         options.check()
-        booters = Booters()
+        booters = Booters(admission)
         if options.cold:
             return cls(ColdLauncher(store, booters), booters=booters)
         from slipway._snapshots.launcher import SnapshotLauncher

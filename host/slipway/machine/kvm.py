@@ -13,7 +13,7 @@ from slipway._util.text import to_plain_line
 from slipway.machine import kvm_snapshot
 from slipway.machine.child import ChildMachine, build_error
 from slipway.machine.console import Console
-from slipway.machine.kvm_parts import encode_start_message, parse_seconds
+from slipway.machine.kvm_parts import parse_seconds
 from slipway.machine.model import PortKind, Snapshot
 from slipway.vmm.process import control
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slipway.machine.kvm_parts import VmmSockets
-    from slipway.machine.model import Hypervisor, MachineSpec
+    from slipway.machine.model import Hypervisor
     from slipway.machine.process import ChildProcess
     from slipway.vmm.spec import VmConfig
 
@@ -59,8 +59,8 @@ class KvmMachine(ChildMachine):
         """True if the machine has a network interface."""
         return self._config.network
 
-    async def start_vm(self, sockets: VmmSockets, spec: MachineSpec | None = None) -> None:
-        """Wait until the VM runs; a VMM that is not a clone is sent ``spec`` first.
+    async def start_vm(self, sockets: VmmSockets, start: bytes = b"") -> None:
+        """Wait until the VM runs; a VMM that is not a clone is sent the message ``start`` first.
 
         Raises:
             HostError: the VM did not start. Its process has ended then.
@@ -69,17 +69,16 @@ class KvmMachine(ChildMachine):
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self.stop)
             await self.connect(sockets.agents, sockets.console)
-            await self._wait_running(spec)
+            await self._wait_running(start)
             undo.pop_all()
 
-    async def _wait_running(self, spec: MachineSpec | None) -> None:
-        """Send ``spec``, if given, and wait until the VMM reports that its VM runs."""
+    async def _wait_running(self, start: bytes) -> None:
+        """Send ``start``, if given, and wait until the VMM reports that its VM runs."""
         started = self._expect_answer(control.RUNNING)
         asyncio.get_running_loop().add_reader(self._channel, self._on_readable)
-        if spec is not None:
-            message = encode_start_message(spec)
+        if start:
             with suppress(OSError):  # the end of the VMM is noticed by the channel
-                self._channel.send(message)
+                self._channel.send(start)
         texts = await self._wait_for_answer(started, START_SECONDS)
         self.start_cpu_seconds = parse_seconds(texts.get("cpu_us", ""))
         self.start_seconds = parse_seconds(texts.get("start_us", ""))

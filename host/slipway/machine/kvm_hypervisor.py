@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
 from slipway.machine.kvm import KvmMachine
-from slipway.machine.kvm_parts import VmmSockets, build_config
+from slipway.machine.kvm_parts import VmmSockets, build_config, encode_start_message
 from slipway.machine.module_command import build_module_command
 from slipway.machine.process import ChildProcess
 from slipway.vmm.kvm import usability
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from slipway.machine.kvm_booter import KvmBooter
     from slipway.machine.kvm_template import KvmTemplate
-    from slipway.machine.model import MachineSpec, Snapshot
+    from slipway.machine.model import MachineSpec, MemoryReserve, Snapshot
 
 
 class KvmHypervisor:
@@ -52,6 +52,7 @@ class KvmHypervisor:
         self.check()
         network = () if spec.network is None else (spec.network,)
         config = build_config(spec)
+        message = encode_start_message(spec)
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 sockets = VmmSockets.open(config.port, ours, theirs)
@@ -60,15 +61,15 @@ class KvmHypervisor:
                 # The VMM guards itself: two programs less to execute.
                 process = ChildProcess.start(command, pass_fds=inherited, guarded=False)
             machine = KvmMachine(process, sockets.channel, config, self, boot_log=spec.boot_log)
-            await machine.start_vm(sockets, spec)
+            await machine.start_vm(sockets, message)
             ours.pop_all()
         return machine
 
-    def create_booter(self) -> KvmBooter:
+    def create_booter(self, reserve: MemoryReserve | None = None) -> KvmBooter:
         """Return a booter with a zygote; see :meth:`Hypervisor.create_booter`."""
         from slipway.machine.kvm_booter import KvmBooter
 
-        return KvmBooter()
+        return KvmBooter(reserve)
 
     async def open_template(self, snapshot: Snapshot) -> KvmTemplate:
         """Start a zygote for ``snapshot``; see :meth:`Hypervisor.open_template`."""

@@ -12,6 +12,7 @@ from slipway.machine.child import open_pair
 from slipway.machine.kernel_arguments import build_command_line
 from slipway.machine.model import PortKind
 from slipway.vmm.arch.host import find_architecture
+from slipway.vmm.boot_template import encode_template
 from slipway.vmm.process import control
 from slipway.vmm.spec import VmConfig
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from slipway.machine.model import MachineSpec
+    from slipway.vmm.spec import BootTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +57,25 @@ def build_config(spec: MachineSpec) -> VmConfig:
     return VmConfig(spec.memory_bytes, spec.cpus, spec.port.value, network)
 
 
-def encode_start_message(spec: MachineSpec) -> bytes:
-    """Return the message that tells a VMM which guest to boot.
+def encode_start_message(spec: MachineSpec, template: BootTemplate | None = None) -> bytes:
+    """Return the message that tells a VMM which guest to boot, from ``template`` if given.
 
     Raises:
         InputError: the command line is too long.
     """
+    # The initramfs of a template is read-only: the kernel must not use its memory for other data.
+    keeping = " retain_initrd" if template is not None else ""
+    own = find_architecture().KERNEL_ARGUMENTS + keeping
     message = control.encode(
         control.START,
         kernel=os.fspath(spec.kernel),
         initramfs=os.fspath(spec.initrd),
         memory=str(spec.memory_bytes),
-        command_line=build_command_line(spec, find_architecture().KERNEL_ARGUMENTS),
+        command_line=build_command_line(spec, own),
         cpus=str(spec.cpus),
         port=spec.port.value,
         network=str(int(spec.network is not None)),
+        template="" if template is None else encode_template(template),
     )
     if len(message) >= control.MAX_MESSAGE:
         raise InputError("the kernel's command line is too long")

@@ -177,8 +177,11 @@ class Hypervisor(Protocol):
         """
         ...
 
-    def create_booter(self) -> Booter | None:
-        """Return a booter for many starts; None if :meth:`start` is as fast."""
+    def create_booter(self, reserve: MemoryReserve | None = None) -> Booter | None:
+        """Return a booter for many starts; None if :meth:`start` is as fast.
+
+        ``reserve`` counts the memory that the booter keeps between starts.
+        """
         ...
 
     async def open_template(self, snapshot: Snapshot) -> Template:
@@ -200,6 +203,18 @@ class Hypervisor(Protocol):
         ...
 
 
+class MemoryReserve(Protocol):
+    """Account of memory that is kept for speed alone, and given up for machines."""
+
+    def reserve(self, memory: int) -> bool:
+        """Reserve ``memory`` bytes; return False if they do not fit."""
+        ...
+
+    def free(self, memory: int) -> None:
+        """Release ``memory`` reserved bytes."""
+        ...
+
+
 class Booter(Protocol):
     """Starter of machines that boot, kept for many starts on one hypervisor of this host."""
 
@@ -210,6 +225,10 @@ class Booter(Protocol):
             HostError: this host cannot run the machine.
             InputError: the kernel is invalid, or does not fit into the memory.
         """
+        ...
+
+    def evict(self, memory: int) -> None:
+        """Free reserved memory until ``memory`` bytes are free, as far as possible."""
         ...
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from slipway.machine.tsc import find_tsc_khz, measure_khz
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slipway.machine.model import MachineSpec, Snapshot
+    from slipway.machine.model import MachineSpec, MemoryReserve, Snapshot
     from slipway.machine.qemu_template import QemuTemplate
 
 
@@ -89,7 +89,7 @@ class QemuHypervisor:
                 "Measuring takes a page of memory that is executable; allow it to this process.",
             ) from None
 
-    def create_booter(self) -> None:
+    def create_booter(self, reserve: MemoryReserve | None = None) -> None:
         """Return None: QEMU starts without a process beside it."""
 
     async def open_template(self, snapshot: Snapshot) -> QemuTemplate:

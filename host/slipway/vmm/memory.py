@@ -21,6 +21,7 @@ MAP_NORESERVE = 0x4000
 MAP_FIXED = 0x10
 MADV_POPULATE_READ = 22
 MADV_POPULATE_WRITE = 23
+MADV_COLLAPSE = 25
 HUGE_PAGE = 2 << 20
 # Pieces of a file at this distance or less are mapped as one: a fork copies each mapping.
 JOINED = 256 * 1024
@@ -49,11 +50,17 @@ class GuestMemory:
     huge pages, which halves the time of a boot.
     """
 
-    def __init__(self, layout: Sequence[tuple[int, int]], file: int | None = None) -> None:
+    def __init__(
+        self,
+        layout: Sequence[tuple[int, int]],
+        file: int | None = None,
+        *,
+        is_shared: bool = False,
+    ) -> None:
         """Map memory for ``layout``: (guest address, size) pairs in ascending order, in bytes.
 
         With ``file``, the memory starts as a private copy of that file, and a forked child inherits
-        it.
+        it. If ``is_shared``, the memory is the file itself.
 
         Raises:
             HostError: the host has too little memory, or the file cannot be mapped.
@@ -82,6 +89,8 @@ class GuestMemory:
             with suppress(OSError):  # without huge pages the guest is slower
                 self._mapping.madvise(mmap.MADV_HUGEPAGE)
             self._mapping.madvise(mmap.MADV_DONTFORK)
+        elif is_shared:
+            self._map_piece(file, 0, total, mmap.MAP_SHARED)
         else:
             self._map(file)
         self._mapping.madvise(mmap.MADV_DONTDUMP)
@@ -99,18 +108,32 @@ class GuestMemory:
         Large holes stay anonymous: a first write to a page of a hole would make two pages, one of
         them in the file's cache.
         """
-        for start, end in merge_ranges(_find_data(file, self.size), JOINED):
-            address = libc.mmap(
-                ctypes.c_void_p(self.host_address + start),
-                ctypes.c_size_t(end - start),
-                mmap.PROT_READ | mmap.PROT_WRITE,
-                mmap.MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
-                file,
-                ctypes.c_long(start),
-            )
-            if address != self.host_address + start:
-                reason = os.strerror(ctypes.get_errno())
-                raise HostError(f"the snapshot's memory cannot be mapped: {reason}")
+        for start, end in merge_ranges(find_data(file, self.size), JOINED):
+            self._map_piece(file, start, end, mmap.MAP_PRIVATE)
+
+    def _map_piece(self, file: int, start: int, end: int, kind: int) -> None:
+        address = libc.mmap(
+            ctypes.c_void_p(self.host_address + start),
+            ctypes.c_size_t(end - start),
+            mmap.PROT_READ | mmap.PROT_WRITE,
+            kind | MAP_FIXED | MAP_NORESERVE,
+            file,
+            ctypes.c_long(start),
+        )
+        if address != self.host_address + start:
+            reason = os.strerror(ctypes.get_errno())
+            raise HostError(f"a file of memory cannot be mapped: {reason}")
+
+    def collapse(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Put the pages of ``ranges``, in bytes from the start of the mapping, into huge pages.
+
+        A kernel before Linux 6.1 cannot, nor one without free huge pages: the pages stay small.
+        """
+        slack = self.host_address - ctypes.addressof(self._anchor)
+        huge = ((start // HUGE_PAGE * HUGE_PAGE, end) for start, end in ranges)
+        with suppress(OSError):
+            for start, end in merge_ranges(huge):
+                self._mapping.madvise(MADV_COLLAPSE, slack + start, end - start)
 
     def populate(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Make the pages of ``ranges``, in bytes from the start of the mapping, at once.
@@ -183,7 +206,7 @@ class GuestMemory:
         self._mapping.close()
 
 
-def _find_data(file: int, size: int) -> list[tuple[int, int]]:
+def find_data(file: int, size: int) -> list[tuple[int, int]]:
     """Return start and end of each piece of data in ``file``, up to ``size``, in whole pages."""
     pieces: list[tuple[int, int]] = []
     end = 0

@@ -9,10 +9,12 @@ import time
 from slipway._util.errors import HostError
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.backends import ConsoleBackend, SocketBackend
+from slipway.vmm.boot_template import BootMapping
 from slipway.vmm.bus import Bus
 from slipway.vmm.devices.uart import Uart
 from slipway.vmm.devices.virtio_console import VirtioConsole
 from slipway.vmm.kvm.system import Kvm
+from slipway.vmm.loader import load_files
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.snapshot.vm_state import StateSaver
 from slipway.vmm.spec import PORTS, SERIAL, VIRTIO, Plan
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from slipway.vmm.devices.model import Trigger
     from slipway.vmm.devices.virtio_net import VirtioNet
     from slipway.vmm.kvm.vm import Vm
+    from slipway.vmm.pages import Range
     from slipway.vmm.snapshot.state_file import Saved
-    from slipway.vmm.spec import BootSpec, VmConfig
+    from slipway.vmm.spec import BootSpec, BootTemplate, VmConfig
 
 CONSOLE = 0
 AGENT = 1
@@ -70,6 +73,7 @@ class MicroVm:
         self._arch.create_interrupts(self._vm)
         self._vcpus = [self._vm.create_vcpu(number) for number in range(config.cpus)]
         self._arch.connect_vcpus(self._vm, self._vcpus)
+        self._boot_mapping: BootMapping | None = None
         self._devices: dict[str, Stateful] = {}
         self._triggers: dict[str, Trigger] = {}
         self._attach()
@@ -94,9 +98,29 @@ class MicroVm:
             serials=1 + (SERIAL in self.backends),
             virtio=(VIRTIO in self.backends) + config.network,
         )
-        entry = self._arch.load(self._memory, spec.kernel, spec.initramfs, plan)
+        template = spec.template
+        if template is None:
+            entry, initramfs = load_files(self._arch, self._memory, spec)
+        else:
+            entry, initramfs = self._use_template(template)
+        self._arch.write_tables(self._memory, plan, initramfs)
         for vcpu in self._vcpus:
             self._arch.prepare_vcpu(self._kvm, vcpu, config.cpus, entry)
+
+    def _use_template(self, template: BootTemplate) -> tuple[int, Range]:
+        """Copy the kernel of ``template``, and put its initramfs beside the memory.
+
+        Return the kernel's entry, and the initramfs's address and size.
+        """
+        mapping = BootMapping(template)
+        mapping.copy_kernel(self._memory)
+        size = template.initramfs[1]
+        address = self._arch.find_initramfs_place(self._memory.size, size)
+        assert address is not None
+        slot = len(self._memory.regions)
+        self._vm.set_memory(slot, address, size, mapping.initramfs_address, is_read_only=True)
+        self._boot_mapping = mapping
+        return template.entry, (address, size)
 
     def restore(self, saved: Saved) -> None:
         """Restore all but the memory, which is mapped already, from ``saved``.

@@ -8,6 +8,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
+    from slipway.vmm.pages import Range
+
 # Devices of the agent's port: a virtio console, and the second UART.
 VIRTIO = "virtio"
 SERIAL = "serial"
@@ -32,12 +35,32 @@ class VmConfig:
 
 
 @record
+class BootTemplate:
+    """Content of a boot template (:mod:`slipway.vmm.boot_template`) in the open ``file``.
+
+    ``entry`` and ``end`` are guest physical addresses: the kernel's entry, and the end of the
+    memory that it takes. ``kernel`` has the pieces of the file with its bytes, ``initramfs`` offset
+    and size of the archives there, all in bytes.
+    """
+
+    file: int
+    entry: int
+    end: int
+    kernel: Sequence[Range]
+    initramfs: Range
+
+
+@record
 class BootSpec:
-    """Kernel, initramfs archives (loaded one after the other), and the kernel's command line."""
+    """Kernel, initramfs archives (loaded one after the other), and the kernel's command line.
+
+    With ``template`` the first two come from there, and the files are not opened.
+    """
 
     kernel: str
     initramfs: Sequence[str]
     command_line: str
+    template: BootTemplate | None = None
 
 
 @record

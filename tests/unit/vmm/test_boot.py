@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway import InputError
-from slipway.vmm.arch.x86_64 import boot, layout
-from slipway.vmm.arch.x86_64.architecture import load, place_memory
+from slipway.vmm.arch.x86_64 import architecture, boot, layout
+from slipway.vmm.arch.x86_64.architecture import place_memory, write_tables
 from slipway.vmm.files import place_initramfs
+from slipway.vmm.loader import load_files
 from slipway.vmm.memory import GuestMemory
-from slipway.vmm.spec import Plan
+from slipway.vmm.spec import BootSpec, Plan
 from support.machine_code import CODE, Code, vmlinux
 
 if TYPE_CHECKING:
@@ -153,6 +154,32 @@ def test_map_of_memory_is_in_order_and_is_what_there_is(size: int) -> None:
     assert usable == size - (layout.BIOS_END - layout.LOW_MEMORY_END)
 
 
+@pytest.mark.parametrize(
+    ("size", "initramfs", "place"),
+    [
+        (64 * MIB, 5 * MIB, 64 * MIB),
+        (63 * MIB, 5 * MIB, 64 * MIB),  # from a multiple of 2 MiB on
+        (layout.HOLE - 2 * MIB, 2 * MIB, layout.HOLE - 2 * MIB),
+        (layout.HOLE - 2 * MIB, 2 * MIB + layout.PAGE, None),
+        (layout.HOLE + MIB, layout.PAGE, None),
+    ],
+)
+def test_initramfs_beside_the_memory_is_below_the_hole(
+    size: int, initramfs: int, place: int | None
+) -> None:
+    assert architecture.find_initramfs_place(size, initramfs) == place
+
+
+def test_map_of_memory_has_an_initramfs_beside_it_and_no_byte_more() -> None:
+    with closing(GuestMemory(place_memory(64 * MIB))) as memory:
+        without = boot.build_e820(memory)
+        beside = boot.build_e820(memory, (64 * MIB, 3 * layout.PAGE))
+        inside = boot.build_e820(memory, (60 * MIB, 3 * layout.PAGE))
+
+    assert [*without, (64 * MIB, 3 * layout.PAGE, RAM)] == beside
+    assert inside == without
+
+
 def test_what_the_kernel_reads_first_is_in_usable_or_reserved_memory() -> None:
     with closing(GuestMemory(place_memory(64 * MIB))) as memory:
         table = boot.build_e820(memory)
@@ -206,7 +233,8 @@ def test_kernel_is_loaded_with_all_that_it_needs(memory: GuestMemory, tmp_path: 
     kernel = archive(tmp_path, "kernel", vmlinux(code, address=2 * MIB, memory_size=MIB))
     initramfs = archive(tmp_path, "initramfs", b"archive")
 
-    entry = load(memory, kernel, [initramfs], Plan("quiet caf\xe9", 1, 1, 1))
+    entry, ramdisk = load_files(architecture, memory, BootSpec(kernel, [initramfs], ""))
+    write_tables(memory, Plan("quiet caf\xe9", 1, 1, 1), ramdisk)
 
     assert entry == 2 * MIB
     assert memory.read(2 * MIB, 9) == b"the code\0"
@@ -217,21 +245,13 @@ def test_kernel_is_loaded_with_all_that_it_needs(memory: GuestMemory, tmp_path: 
 
 
 @pytest.mark.parametrize("length", [0, layout.COMMAND_LINE_SIZE - 1])
-def test_command_line_that_fits_is_given_whole(
-    memory: GuestMemory, tmp_path: Path, length: int
-) -> None:
-    kernel = archive(tmp_path, "kernel", vmlinux(Code().halt()))
-
-    load(memory, kernel, [], Plan("x" * length, 1, 1, 1))
+def test_command_line_that_fits_is_given_whole(memory: GuestMemory, length: int) -> None:
+    write_tables(memory, Plan("x" * length, 1, 1, 1), (0, 0))
 
     assert memory.read(layout.COMMAND_LINE, length + 1) == b"x" * length + b"\0"
 
 
 @pytest.mark.parametrize("text", ["x" * layout.COMMAND_LINE_SIZE, "\xe9" * 1024])
-def test_command_line_that_does_not_fit_is_refused(
-    memory: GuestMemory, tmp_path: Path, text: str
-) -> None:
-    kernel = archive(tmp_path, "kernel", vmlinux(Code().halt()))
-
+def test_command_line_that_does_not_fit_is_refused(memory: GuestMemory, text: str) -> None:
     with pytest.raises(InputError, match="has 2048 bytes, and at most 2047 fit"):
-        load(memory, kernel, [], Plan(text, 1, 1, 1))
+        write_tables(memory, Plan(text, 1, 1, 1), (0, 0))

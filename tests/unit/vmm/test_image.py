@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway import InputError
-from slipway.vmm.arch.aarch64 import layout
-from slipway.vmm.arch.aarch64.architecture import load, place_memory
+from slipway.vmm.arch.aarch64 import architecture, layout
+from slipway.vmm.arch.aarch64.architecture import place_memory, write_tables
 from slipway.vmm.arch.aarch64.kernel import open_kernel
+from slipway.vmm.loader import load_files
 from slipway.vmm.memory import GuestMemory
-from slipway.vmm.spec import Plan
+from slipway.vmm.spec import BootSpec, Plan
 from support.device_trees import read_device_tree
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def test_kernel_lies_at_its_offset_behind_the_device_tree(
     with (
         closing(GuestMemory(place_memory(32 * MIB))) as memory,
     ):
-        entry = load(memory, str(file), [], PLAN)
+        entry, _ = load_files(architecture, memory, BootSpec(str(file), [], ""))
 
         assert entry == layout.KERNEL_BASE + text_offset
         assert memory.read(entry, len(data)) == data
@@ -79,7 +80,9 @@ def test_initramfs_and_device_tree_lie_outside_of_the_kernel(file: Path, tmp_pat
     archive.write_bytes(b"archive" * 1000)
 
     with closing(GuestMemory(place_memory(32 * MIB))) as memory:
-        entry = load(memory, str(file), [str(archive)], PLAN)
+        spec = BootSpec(str(file), [str(archive)], "")
+        entry, initramfs = load_files(architecture, memory, spec)
+        write_tables(memory, PLAN, initramfs)
 
         blob = memory.read(layout.DEVICE_TREE, layout.DEVICE_TREE_SIZE)
         chosen = read_device_tree(blob[: int.from_bytes(blob[4:8], "big")]).children["chosen"]
@@ -89,13 +92,11 @@ def test_initramfs_and_device_tree_lie_outside_of_the_kernel(file: Path, tmp_pat
         assert entry >= layout.DEVICE_TREE + layout.DEVICE_TREE_SIZE
 
 
-def test_each_boot_has_a_seed_of_its_own(file: Path) -> None:
-    file.write_bytes(image())
-
+def test_each_boot_has_a_seed_of_its_own() -> None:
     with closing(GuestMemory(place_memory(32 * MIB))) as memory:
-        load(memory, str(file), [], PLAN)
+        write_tables(memory, PLAN, (0, 0))
         first = memory.read(layout.DEVICE_TREE, 4096)
-        load(memory, str(file), [], PLAN)
+        write_tables(memory, PLAN, (0, 0))
 
         assert memory.read(layout.DEVICE_TREE, 4096) != first
 
@@ -168,18 +169,43 @@ def test_memory_that_is_too_small_is_told_with_the_size_that_is_needed(
         closing(GuestMemory(place_memory(memory_size))) as memory,
         pytest.raises(InputError) as caught,
     ):
-        load(memory, str(file), [str(archive)], PLAN)
+        load_files(architecture, memory, BootSpec(str(file), [str(archive)], ""))
 
     assert words in caught.value.message
     assert "32 MiB" in caught.value.message
 
 
-def test_command_line_that_is_too_long_is_refused(file: Path) -> None:
-    file.write_bytes(image())
+def test_command_line_that_is_too_long_is_refused() -> None:
     plan = Plan("x" * layout.COMMAND_LINE_SIZE, 1, serials=1, virtio=1)
 
     with (
         closing(GuestMemory(place_memory(32 * MIB))) as memory,
         pytest.raises(InputError, match="has 2048 bytes, and at most 2047 fit"),
     ):
-        load(memory, str(file), [], plan)
+        write_tables(memory, plan, (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("size", "initramfs", "place"),
+    [
+        (64 * MIB, 5 * MIB, layout.RAM + 64 * MIB),
+        (63 * MIB, 5 * MIB, layout.RAM + 64 * MIB),  # from a multiple of 2 MiB on
+        ((4 << 30) - 2 * MIB, 2 * MIB, layout.INITRAMFS_END - 2 * MIB),
+        ((4 << 30) - 2 * MIB, 2 * MIB + layout.PAGE, None),
+    ],
+)
+def test_initramfs_beside_the_memory_is_near_the_kernel(
+    size: int, initramfs: int, place: int | None
+) -> None:
+    assert architecture.find_initramfs_place(size, initramfs) == place
+
+
+def test_device_tree_has_the_memory_of_an_initramfs_beside_it() -> None:
+    beside = layout.RAM + 32 * MIB, 3 * layout.PAGE
+    with closing(GuestMemory(place_memory(32 * MIB))) as memory:
+        write_tables(memory, PLAN, beside)
+        blob = memory.read(layout.DEVICE_TREE, layout.DEVICE_TREE_SIZE)
+
+    tree = read_device_tree(blob[: int.from_bytes(blob[4:8], "big")])
+    regions = tree.children[f"memory@{layout.RAM:x}"].read_pairs("reg")
+    assert regions == [layout.RAM, 32 * MIB, *beside]

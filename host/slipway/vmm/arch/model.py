@@ -10,7 +10,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, Protocol
+    from typing import Any, Protocol, Self
 
     from slipway.vmm.bus import Bus
     from slipway.vmm.devices.model import Device
@@ -51,13 +51,30 @@ if TYPE_CHECKING:
             """
             ...
 
-        def load(
-            self, memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan
-        ) -> int:
-            """Load kernel, initramfs archives and boot tables into memory; return the entry.
+        def open_kernel(self, path: str) -> Kernel:
+            """Open the kernel in the file ``path``, which the result then keeps open.
 
             Raises:
-                InputError: a file cannot be booted, or the files do not fit.
+                InputError: the file cannot be read, or is not a kernel that can be loaded.
+            """
+            ...
+
+        def find_initramfs_end(self, memory: GuestMemory) -> int:
+            """Return the address below which kernel and initramfs have to lie."""
+            ...
+
+        def find_initramfs_place(self, memory_bytes: int, size: int) -> int | None:
+            """Return the address of an initramfs beside ``memory_bytes`` of RAM.
+
+            None if no such place exists for ``size`` bytes.
+            """
+            ...
+
+        def write_tables(self, memory: GuestMemory, plan: Plan, initramfs: tuple[int, int]) -> None:
+            """Write all that a kernel is told into memory; ``initramfs`` is address and size.
+
+            Raises:
+                InputError: the command line or a table is too long.
             """
             ...
 
@@ -112,6 +129,39 @@ if TYPE_CHECKING:
                 ValueError: a state is invalid.
             """
             ...
+
+    class Kernel(Protocol):
+        """Kernel in an open file; as a context manager it closes the file."""
+
+        @property
+        def entry(self) -> int:
+            """The guest physical address of its first instruction."""
+            ...
+
+        @property
+        def end(self) -> int:
+            """The end of the memory that it takes."""
+            ...
+
+        def check_fits(self, limit: int) -> None:
+            """Check that the kernel fits below the address ``limit``.
+
+            Raises:
+                InputError: the memory is too small.
+            """
+            ...
+
+        def load_into(self, memory: GuestMemory) -> None:
+            """Read the kernel to its place in ``memory``, which is zeros.
+
+            Raises:
+                InputError: the file has become shorter, or cannot be read.
+            """
+            ...
+
+        def __enter__(self) -> Self: ...
+
+        def __exit__(self, *_: object) -> None: ...
 
     class ProcessorState(Protocol):
         """State of vCPUs and interrupt controllers, as far as this host's KVM can report it.

@@ -29,6 +29,7 @@ KVM_RUN = 0xAE80
 
 # struct kvm_userspace_memory_region: slot, flags, guest_phys_addr, memory_size, userspace_addr
 MEMORY_REGION = struct.Struct("=IIQQQ")
+MEM_READONLY = 1 << 1
 # struct kvm_irqfd: fd, gsi, flags, resamplefd, padding[16]
 IRQFD = struct.Struct("=IIII16x")
 # struct kvm_create_device: type, fd, flags

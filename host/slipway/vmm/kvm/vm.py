@@ -22,15 +22,25 @@ class Vm:
         self._run_size = run_size
         self._ring_page = ring_page
 
-    def set_memory(self, slot: int, guest_address: int, size: int, host_address: int) -> None:
+    def set_memory(
+        self,
+        slot: int,
+        guest_address: int,
+        size: int,
+        host_address: int,
+        *,
+        is_read_only: bool = False,
+    ) -> None:
         """Make ``size`` bytes at ``host_address`` of this process the guest's memory.
 
         Addresses and size are multiples of a page. The memory stays mapped as long as the VM lives.
+        A write to memory that is read-only ends KVM_RUN like one to a device.
 
         Raises:
             HostError: KVM refuses.
         """
-        region = abi.MEMORY_REGION.pack(slot, 0, guest_address, size, host_address)
+        flags = abi.MEM_READONLY if is_read_only else 0
+        region = abi.MEMORY_REGION.pack(slot, flags, guest_address, size, host_address)
         with explain_failure("KVM_SET_USER_MEMORY_REGION"):
             fcntl.ioctl(self.fd, abi.KVM_SET_USER_MEMORY_REGION, region)
 

@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-# A machine has up to two sockets of the agent, and may have a network.
-_COUNTS = range(DESCRIPTORS, DESCRIPTORS + 4)
+# A machine has up to two sockets of the agent, and may have a network and a boot template.
+_COUNTS = range(DESCRIPTORS, DESCRIPTORS + 5)
 
 
 def main() -> NoReturn:

@@ -14,6 +14,7 @@ import sys
 import time
 
 from slipway._util.errors import HostError, InputError, SlipwayError
+from slipway.vmm.boot_template import decode_template
 from slipway.vmm.microvm import MicroVm
 from slipway.vmm.process import confinement as confine
 from slipway.vmm.process import control, privileges
@@ -43,6 +44,8 @@ def main() -> NoReturn:
 def boot_vm(channel: int, sockets: list[int]) -> MicroVm:
     """Return the VM that the parent requests on ``channel``; ``sockets`` are those of the VM.
 
+    The file of a boot template stands behind them; it is closed here.
+
     Raises:
         HostError: this host cannot run the VM.
         InputError: a file cannot be booted.
@@ -53,8 +56,12 @@ def boot_vm(channel: int, sockets: list[int]) -> MicroVm:
     config = VmConfig(
         int(texts["memory"]), int(texts["cpus"]), texts["port"], texts["network"] == "1"
     )
+    template = decode_template(text, sockets.pop()) if (text := texts["template"]) else None
     vm = MicroVm(config, sockets)
-    vm.boot(BootSpec(texts["kernel"], texts["initramfs"].split("\n"), texts["command_line"]))
+    initramfs = texts["initramfs"].split("\n")
+    vm.boot(BootSpec(texts["kernel"], initramfs, texts["command_line"], template))
+    if template is not None:
+        os.close(template.file)
     return vm
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 
 from slipway._util.errors import InputError
-from slipway.vmm.arch.aarch64 import device_tree, layout, processor
-from slipway.vmm.arch.aarch64.kernel import open_kernel
+from slipway.vmm.arch.aarch64 import device_tree, kernel, layout, processor
 from slipway.vmm.arch.aarch64.processor_state import ArmProcessorState
-from slipway.vmm.files import place_initramfs
 from slipway.vmm.kvm import aarch64
+from slipway.vmm.memory import HUGE_PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any
 
     from slipway.vmm.arch.model import Stateful
@@ -32,6 +31,7 @@ KERNEL_ARGUMENTS = "8250.nr_uarts=2 cma=0"
 HAS_WIDE_FIFOS = True
 _SEED_BYTES = 64
 
+open_kernel = kernel.open_kernel
 find_machine_type = aarch64.find_machine_type
 connect_vcpus = processor.connect
 prepare_vcpu = processor.prepare
@@ -47,8 +47,19 @@ def create_interrupts(vm: Vm) -> None:
     """Leave all as it is: the GIC is made for the vCPUs that exist."""
 
 
-def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan) -> int:
-    """Load kernel, initramfs and device tree; return the kernel's entry."""
+def find_initramfs_end(memory: GuestMemory) -> int:
+    """Return the end of the memory, or of its first 4 GiB."""
+    return min(memory.regions[0].end, layout.INITRAMFS_END)
+
+
+def find_initramfs_place(memory_bytes: int, size: int) -> int | None:
+    """Return the place behind the memory, in the first 4 GiB from its start on."""
+    start = layout.RAM + -(-memory_bytes // HUGE_PAGE) * HUGE_PAGE
+    return start if start + size <= layout.INITRAMFS_END else None
+
+
+def write_tables(memory: GuestMemory, plan: Plan, initramfs: tuple[int, int]) -> None:
+    """Write the device tree."""
     length = len(plan.command_line.encode("utf-8", "surrogateescape"))
     if length >= layout.COMMAND_LINE_SIZE:
         raise InputError(
@@ -56,18 +67,14 @@ def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan)
             f" {layout.COMMAND_LINE_SIZE - 1} fit",
         )
     (region,) = memory.regions
-    end = min(region.end, layout.INITRAMFS_END)
-    with open_kernel(kernel) as image:
-        image.check_fits(end)
-        image.read_into(memory.view(image.address, image.size))
-        ramdisk = place_initramfs(memory, initramfs, image.end, end)
-        entry = image.address
+    places = [(region.address, region.size)]
+    if initramfs[0] >= region.end and initramfs[1]:
+        places.append(initramfs)
     # The first random numbers of a guest: else its kernel waits for some.
     seed = os.urandom(_SEED_BYTES)
-    tree = device_tree.build_device_tree(plan, [(region.address, region.size)], ramdisk, seed)
+    tree = device_tree.build_device_tree(plan, places, initramfs, seed)
     check_device_tree(tree)
     memory.write(layout.DEVICE_TREE, tree)
-    return entry
 
 
 def check_device_tree(tree: bytes) -> None:

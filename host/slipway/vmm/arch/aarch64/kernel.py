@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import os
     from typing import Self
 
+    from slipway.vmm.memory import GuestMemory
+
 _WANTED = "Name an Image of Linux for aarch64, not compressed."
 _AGAIN = "Copy or build it again."
 
@@ -69,13 +71,18 @@ class ArmKernel:
                 f"Give the machine at least {needed}.",
             )
 
-    def read_into(self, target: memoryview) -> None:
-        """Read the file to ``target``, which is zeros.
+    @property
+    def entry(self) -> int:
+        """The address of the first instruction."""
+        return self.address
+
+    def load_into(self, memory: GuestMemory) -> None:
+        """Read the file to its place in ``memory``, which is zeros.
 
         Raises:
             InputError: the file has become shorter, or cannot be read.
         """
-        self._file.read_into(target, 0)
+        self._file.read_into(memory.view(self.address, self.size), 0)
 
     def close(self) -> None:
         """Close the file."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from slipway._util.errors import InputError
-from slipway.vmm.arch.x86_64 import acpi, boot, layout, processor
-from slipway.vmm.arch.x86_64.kernel import open_kernel
+from slipway.vmm.arch.x86_64 import acpi, boot, kernel, layout, processor
 from slipway.vmm.arch.x86_64.processor_state import X86ProcessorState
 from slipway.vmm.devices import state_codec as saved
 from slipway.vmm.devices.i8042 import I8042
 from slipway.vmm.devices.rtc import Rtc
-from slipway.vmm.files import place_initramfs
 from slipway.vmm.kvm.x86_64 import place_real_mode_pages
+from slipway.vmm.memory import HUGE_PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ HAS_WIDE_FIFOS = False
 
 _SERIALS = ((layout.COM1, layout.COM1_IRQ), (layout.COM2, layout.COM2_IRQ))
 
+open_kernel = kernel.open_kernel
 prepare_vcpu = processor.prepare
 describe_vcpu = processor.describe
 
@@ -62,22 +62,25 @@ def connect_vcpus(vm: Vm, vcpus: Sequence[Vcpu]) -> None:
     """Leave all as it is: a vCPU has its local APIC from the start."""
 
 
-def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan) -> int:
-    """Load kernel, initramfs and tables; return the kernel's entry."""
+def find_initramfs_end(memory: GuestMemory) -> int:
+    """Return the end of the memory below the devices' hole."""
+    return memory.regions[0].end
+
+
+def find_initramfs_place(memory_bytes: int, size: int) -> int | None:
+    """Return the place behind the memory, as far as the devices' hole."""
+    start = -(-memory_bytes // HUGE_PAGE) * HUGE_PAGE
+    return start if start + size <= layout.HOLE else None
+
+
+def write_tables(memory: GuestMemory, plan: Plan, initramfs: tuple[int, int]) -> None:
+    """Write ACPI tables, GDT, page tables, command line and zero page."""
     command_line = plan.command_line.encode("utf-8", "surrogateescape")
     if len(command_line) >= layout.COMMAND_LINE_SIZE:
         raise InputError(
             f"the kernel's command line has {len(command_line)} bytes, and at most"
             f" {layout.COMMAND_LINE_SIZE - 1} fit",
         )
-    end = memory.regions[0].end
-    with open_kernel(kernel) as image:
-        image.check_fits(end)
-        for segment in image.segments:
-            target = memory.view(segment.address, segment.file_size)
-            image.read_segment_into(segment, target)
-        ramdisk = place_initramfs(memory, initramfs, image.end, end)
-        entry = image.entry
     board = acpi.AcpiBoard(
         cpus=plan.cpus,
         serials=tuple(acpi.IsaSerial(*place) for place in _SERIALS[: plan.serials]),
@@ -94,8 +97,7 @@ def load(memory: GuestMemory, kernel: str, initramfs: Sequence[str], plan: Plan)
     )
     memory.write(layout.ACPI, acpi.build_tables(board, layout.ACPI))
     boot.write_tables(memory)
-    boot.write_zero_page(memory, command_line, ramdisk, layout.ACPI)
-    return entry
+    boot.write_zero_page(memory, command_line, initramfs, layout.ACPI)
 
 
 def find_serial_line(number: int) -> int:

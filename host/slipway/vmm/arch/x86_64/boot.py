@@ -76,19 +76,27 @@ def write_zero_page(
     struct.pack_into("<I", page, _COMMAND_LINE, layout.COMMAND_LINE)
     struct.pack_into("<I", page, _COMMAND_LINE_SIZE, len(command_line))
     struct.pack_into("<Q", page, _ACPI_RSDP, rsdp)
-    table = build_e820(memory)
+    table = build_e820(memory, ramdisk)
     page[_E820_COUNT] = len(table)
     for number, entry in enumerate(table):
         _E820_ENTRY.pack_into(page, _E820_TABLE + number * _E820_ENTRY.size, *entry)
     memory.write(layout.ZERO_PAGE, page)
 
 
-def build_e820(memory: GuestMemory) -> Sequence[tuple[int, int, int]]:
-    """Return the map of memory: (address, size, type) in ascending order."""
+def build_e820(
+    memory: GuestMemory, ramdisk: tuple[int, int] = (0, 0)
+) -> Sequence[tuple[int, int, int]]:
+    """Return the map of memory: (address, size, type) in ascending order.
+
+    A ``ramdisk`` behind the lower memory is an entry of its own.
+    """
     low, *high = memory.regions
+    address, size = ramdisk
+    beside = [(address, size, _E820_RAM)] if address >= low.end and size else []
     return [
         (0, layout.LOW_MEMORY_END, _E820_RAM),
         (layout.ACPI, layout.BIOS_END - layout.ACPI, _E820_RESERVED),
         (layout.BIOS_END, low.end - layout.BIOS_END, _E820_RAM),
+        *beside,
         *((region.address, region.size, _E820_RAM) for region in high),
     ]

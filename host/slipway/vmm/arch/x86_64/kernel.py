@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import os
     from typing import Self
 
+    from slipway.vmm.memory import GuestMemory
+
 MAX_PROGRAM_HEADERS = 64  # a vmlinux has five
 # Lower addresses belong to the boot loader and to the data of a BIOS.
 LOWEST_ADDRESS, ADDRESS_LIMIT = MIB, 4 << 30
@@ -133,6 +135,15 @@ class KernelImage:
             InputError: the file has become shorter, or cannot be read.
         """
         self._source.read_into(target[: segment.file_size], segment.file_offset)
+
+    def load_into(self, memory: GuestMemory) -> None:
+        """Read all segments to their places in ``memory``, which is zeros.
+
+        Raises:
+            InputError: the file has become shorter, or cannot be read.
+        """
+        for segment in self.segments:
+            self.read_segment_into(segment, memory.view(segment.address, segment.file_size))
 
     def close(self) -> None:
         """Close the file."""
