@@ -12,13 +12,14 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from multiprocessing import get_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.languages import find_language
+from slipway.vmm.loader import load_files
 from slipway.vmm.memory import GuestMemory
-from slipway.vmm.spec import Plan
+from slipway.vmm.spec import BootSpec, Plan
 from slipway_initramfs.store.image_store import ImageStore
 
 if TYPE_CHECKING:
@@ -44,11 +45,12 @@ def _load_board(
     architecture: str, files: tuple[str, str], memory_bytes: int
 ) -> tuple[float, float]:
     began = read_cpu_seconds()
-    arch = import_module(f"slipway.vmm.arch.{BOARDS[architecture]}.architecture")
+    arch: Any = import_module(f"slipway.vmm.arch.{BOARDS[architecture]}.architecture")
     imported = read_cpu_seconds()
     memory = GuestMemory(arch.place_memory(memory_bytes))
     plan = Plan("console=ttyS0 quiet", 1, serials=1, virtio=1)
-    arch.load(memory, files[0], [files[1]], plan)
+    _, initramfs = load_files(arch, memory, BootSpec(files[0], [files[1]], ""))
+    arch.write_tables(memory, plan, initramfs)
     return imported - began, read_cpu_seconds() - imported
 
 

@@ -8,7 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
     from slipway.vmm.pages import Range
 
 # Devices of the agent's port: a virtio console, and the second UART.
