@@ -77,7 +77,7 @@ def list_descriptors(pid: int) -> list[str]:
 def read_confinement(pid: int) -> dict[str, str]:
     status = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
     fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
-    names = ("NoNewPrivs", "Seccomp", "Seccomp_filters", "CapEff", "CapPrm", "CapBnd", "Threads")
+    names = ("NoNewPrivs", "Seccomp", "Seccomp_filters", "CapEff", "CapPrm", "CapBnd")
     limits = Path(f"/proc/{pid}/limits").read_text("utf-8")
     return {name: fields[name] for name in names} | {"limits": limits}
 
