@@ -78,6 +78,7 @@ class FakeHypervisor:
     is_emulated = False
     declares_checksums = False
     overhead = OVERHEAD
+    keeps_boot_files = False
     idle_memory = IDLE_MEMORY
     reason = "a test's"
 

@@ -44,12 +44,22 @@ class Assets:
     @property
     def footprint(self) -> int:
         """The upper bound on the host memory that the machine takes, in bytes."""
-        return self.memory + self.hypervisor.overhead
+        memory = self.memory + self.hypervisor.overhead
+        if self.hypervisor.keeps_boot_files:
+            memory += _measure_file(self.kernel_path) + _measure_file(self.initrd)
+        return memory
 
     @property
     def kernel_path(self) -> Path:
         """The kernel that boots."""
         return self.other_kernel or self.kernel.path
+
+
+def _measure_file(path: Path) -> int:
+    """Return the size of a file; 0 for a missing file, which the boot reports."""
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 @dataclass(frozen=True, slots=True)

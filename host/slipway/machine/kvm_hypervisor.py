@@ -30,6 +30,7 @@ class KvmHypervisor:
     # Measured: 12 MiB; an idle clone has 5 (bench/clones.py) and the pages that its interpreter
     # writes to.
     overhead = 64 << 20
+    keeps_boot_files = False
     idle_memory = 96 << 20
 
     def __init__(self, state: Path | None = None, reason: str = "") -> None:

@@ -155,6 +155,8 @@ class Hypervisor(Protocol):
     """True if its network device declares checksums valid, so that a gateway need not sum."""
     overhead: int
     """Upper bound on the memory of a machine beside its guest's RAM, in bytes."""
+    keeps_boot_files: bool
+    """True if a machine that boots also keeps a copy of kernel and initramfs."""
     idle_memory: int
     """Upper bound on the unshared memory of a clone that waits for a job, in bytes."""
     reason: str

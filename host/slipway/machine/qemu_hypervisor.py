@@ -29,8 +29,9 @@ class QemuHypervisor:
     name = "qemu"
     is_emulated = True
     declares_checksums = False  # its link has no header for the flag
-    # Measured (bench/clones.py): 85 MiB beside the guest's memory with a cache of 64; an idle clone
-    # has 95 (Bash) to 435 (Rust) unshared, with the compiler's translated code.
+    # Measured (bench/clones.py), without the boot files: 85 MiB beside the guest's memory with a
+    # cache of 64; an idle clone has 95 (Bash) to 435 (Rust) unshared, with the compiler's
+    # translated code.
     overhead = (CACHE_MIB + 64) << 20
     idle_memory = 448 << 20
 
@@ -39,6 +40,7 @@ class QemuHypervisor:
         self._state = state
         self.target = find_target(architecture)
         self.architecture = self.target.architecture
+        self.keeps_boot_files = self.target.keeps_boot_files
         self.reason = reason
 
     def check(self) -> None:

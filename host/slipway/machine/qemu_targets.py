@@ -34,7 +34,8 @@ class QemuTarget:
     ``package`` is Debian's package with ``program``. ``serial_port`` are QEMU's arguments for the
     agent's UART, which the guest's kernel calls ``serial_name``; ``console_name`` is that for the
     kernel's messages. ``kernel_arguments`` are those that the board needs. ``has_tsc``: the guest
-    reads a TSC, and its kernel has to be given the rate.
+    reads a TSC, and its kernel has to be given the rate. ``keeps_boot_files``: QEMU reads kernel
+    and initramfs into memory of its own, and keeps them for a reset.
     """
 
     architecture: str
@@ -47,6 +48,7 @@ class QemuTarget:
     console_name: str
     kernel_arguments: str
     has_tsc: bool
+    keeps_boot_files: bool
 
     @property
     def is_native(self) -> bool:
@@ -97,6 +99,8 @@ TARGETS: Mapping[str, QemuTarget] = {
         # a second, and there is no other clock.
         kernel_arguments=f"reboot=t {SAME_ADDRESSES} tsc=reliable",
         has_tsc=True,
+        # They are mapped files, which the guest reads through fw_cfg.
+        keeps_boot_files=False,
     ),
     "arm64": QemuTarget(
         architecture="arm64",
@@ -115,6 +119,7 @@ TARGETS: Mapping[str, QemuTarget] = {
         # 64 MiB for devices, and has too little for a machine of an image's minimum memory.
         kernel_arguments=f"{SAME_ADDRESSES} nokaslr cma=0",
         has_tsc=False,
+        keeps_boot_files=True,
     ),
 }
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from slipway._model.options import Options
+from slipway._run.languages import find_language
 from slipway._util.errors import HostError, InputError
 from slipway.machine.console import KEPT_BYTES, Console
 from slipway.machine.hypervisors import choose
@@ -33,6 +35,7 @@ from slipway.machine.qemu_hypervisor import QemuHypervisor
 from slipway.machine.qemu_targets import TARGETS, find_target
 from slipway.machine.tsc import find_tsc_khz, measure_khz
 from slipway_initramfs.architectures import machine_architecture
+from support.fake_machine import FakeLauncher
 from support.waiting import wait_until
 
 SPEC = MachineSpec(
@@ -306,6 +309,28 @@ def test_machine_of_another_architecture_is_emulated(machine: str) -> None:
     assert (hypervisor.is_emulated, hypervisor.reason) == (True, reasons[machine])
     with pytest.raises(InputError, match=f"not {foreign}"):
         choose("kvm", architecture=foreign)
+
+
+@pytest.mark.parametrize("architecture", TARGETS)
+def test_memory_of_a_machine_has_the_boot_files_that_qemu_keeps(
+    architecture: str, tmp_path: Path
+) -> None:
+    kernel, initrd = tmp_path / "kernel", tmp_path / "initrd"
+    kernel.write_bytes(bytes(1000))
+    initrd.write_bytes(bytes(200))
+    hypervisor = QemuHypervisor(architecture=architecture)
+    assets = replace(
+        FakeLauncher().assets_of(find_language("bash"), Options()),
+        hypervisor=hypervisor,
+        other_kernel=kernel,
+        initrd=initrd,
+    )
+
+    beside = assets.footprint - assets.memory - hypervisor.overhead
+    initrd.unlink()
+    without = assets.footprint - assets.memory - hypervisor.overhead
+
+    assert (beside, without) == {"amd64": (0, 0), "arm64": (1200, 1000)}[architecture]
 
 
 @pytest.mark.parametrize(("name", "architecture"), [("other", "amd64"), ("qemu", "other")])
