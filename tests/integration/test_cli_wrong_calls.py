@@ -103,8 +103,14 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
         (["--machine", "nonsense", "good.sh"], ["nonsense", "qemu"]),
         (["--kernel", "missing", "good.sh"], ["missing"]),
         (["--arch", "mips", "good.sh"], ["mips", "arm64"]),
-        (["--arch", FOREIGN, "--machine", "kvm", "good.sh"], ["machine kvm", f"not {FOREIGN}"]),
-        (["--kernel", f"image-{FOREIGN}", "good.sh"], [f"image-{FOREIGN} is for {FOREIGN}"]),
+        (
+            ["--arch", FOREIGN, "--machine", "kvm", "good.sh"],
+            ["machine kvm", f"not {FOREIGN}", f"Use --machine qemu, which emulates {FOREIGN}"],
+        ),
+        (
+            ["--kernel", f"image-{FOREIGN}", "good.sh"],
+            [f"image-{FOREIGN} is for {FOREIGN}", f"--arch {FOREIGN}"],
+        ),
         (["--kernel", "good.sh", "good.sh"], ["good.sh is not a Linux kernel"]),
         (["--kernel", "k" * 300, "good.sh"], [": no such file"]),
         (["--get", f"a:{'l' * 300}", "good.sh"], ["cannot write", "too long"]),
