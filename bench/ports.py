@@ -1,7 +1,9 @@
 """Bytes over a port of the agent, through the whole chain: program, agent, port, host.
 
-Output, standard input and an input file, with the CPU time of each part: the host's process, that
-of the machine, and the agent's in the guest. Times of a loaded host are noise; CPU times are not.
+Output, standard input, an input file, and as many bytes in files of 1 KB, with the CPU time of each
+part: the host's process, that of the machine, and the agent's in the guest, by the guest's clock.
+The bytes are all of the 256 values in turn, or with --text source files. Times of a loaded host
+are noise; the CPU times of host and machine are not.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import slipway
 from slipway._model.input_file import InputFile
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
@@ -31,7 +34,9 @@ PROGRAMS = {
     "while left: left -= os.write(1, block[:left])\n",
     "stdin": "import os\nwhile os.read(0, 65536): pass\n",
     "file": "",
+    "files": "",
 }
+SMALL = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +67,21 @@ def read_cpu(pid: int) -> float:
     return total / 1e9
 
 
-async def run(guest: Guest, way: str, size: int) -> Spent:
-    """Run the program of ``way`` in ``guest``; return the time of it."""
+async def run(guest: Guest, way: str, data: bytes) -> Spent:
+    """Run the program of ``way`` in ``guest``, and move ``data``; return the time of it."""
+    size = len(data)
     language = find_language_of_file(Path("x.py"))
     program = PROGRAMS[way].format(size=size)
-    data = bytes(range(256)) * (size // 256 + 1)
-    files = (InputFile("data", data[:size]),) if way == "file" else ()
+    files: tuple[InputFile, ...] = ()
+    if way == "file":
+        files = (InputFile("data", data),)
+    elif way == "files":
+        files = tuple(
+            InputFile(f"data/{at}", data[at : at + SMALL]) for at in range(0, size, SMALL)
+        )
 
     async def feed() -> AsyncIterator[bytes]:
-        yield data[:size]
+        yield data
 
     stdin = feed() if way == "stdin" else None
     request = JobRequest(language, program.encode(), Options(files=files), stdin=stdin)
@@ -90,19 +101,20 @@ async def read_times(guest: Guest) -> Spent:
     )
 
 
-async def measure(options: Options, size: int, rounds: int, ways: list[str]) -> None:
+async def measure(options: Options, data: bytes, rounds: int, ways: list[str]) -> None:
     """Print the times of each way, without those of a program that does nothing."""
     language = find_language_of_file(Path("x.py"))
     assets = find_assets(language, options, ImageStore(), print)
     guest = await Guest.start(assets, options)
     try:
         ready = await guest.wait_ready()
+        size = len(data)
         print(f"{guest.machine.hypervisor.name}, {ready.capabilities[0]}, {size} bytes")
-        await run(guest, "nothing", 0)
+        await run(guest, "nothing", b"")
         for _ in range(rounds):
-            base = await run(guest, "nothing", 0)
+            base = await run(guest, "nothing", b"")
             for way in ways:
-                extra = (await run(guest, way, size)).subtract(base)
+                extra = (await run(guest, way, data)).subtract(base)
                 mb = size / 1e6
                 print(
                     f"{way:6} {mb / extra.wall:8.3f} MB/s; CPU seconds a MB:"
@@ -114,18 +126,28 @@ async def measure(options: Options, size: int, rounds: int, ways: list[str]) -> 
         await guest.stop()
 
 
+def read_sources() -> bytes:
+    """Return the source of Slipway's host, one module after the other."""
+    files = sorted(Path(slipway.__file__).parent.rglob("*.py"))
+    return b"".join(file.read_bytes() for file in files)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--machine", default="qemu")
     parser.add_argument("--arch", default="auto")
     parser.add_argument("--port", default="serial")
     parser.add_argument("--kilobytes", type=int, default=100)
+    parser.add_argument("--text", action="store_true", help="move source text")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--way", action="append", choices=[*PROGRAMS], default=None)
     parsed = parser.parse_args()
     options = Options(machine=parsed.machine, port=parsed.port, arch=parsed.arch)
     ways = parsed.way or ["out", "stdin", "file"]
-    asyncio.run(measure(options, parsed.kilobytes * 1000, parsed.rounds, ways))
+    size = parsed.kilobytes * 1000
+    pattern = read_sources() if parsed.text else bytes(range(256))
+    data = (pattern * (size // len(pattern) + 1))[:size]
+    asyncio.run(measure(options, data, parsed.rounds, ways))
 
 
 if __name__ == "__main__":

@@ -132,27 +132,57 @@ def remove_file(root: str, path: str) -> None:
         os.close(parent)
 
 
+class IncomingTree:
+    """Directories below ``root`` for a job's files, made for ``owner``; the last stays open.
+
+    No program of a user runs while the files of a job come. Hence the open directory is still that
+    of its path for the next file, mostly in the same. With ``replace`` a file replaces a file,
+    link, FIFO or socket of an earlier program.
+    """
+
+    def __init__(self, root: str, owner: int, *, replace: bool) -> None:
+        self.owner = owner
+        self.replace = replace
+        self._root = root
+        self._parents: list[str] = []
+        self._fd: int | None = None
+
+    def open_directory(self, parents: list[str]) -> int:
+        """Return the descriptor of a directory, which the tree closes; make missing ones.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        if self._fd is None or parents != self._parents:
+            self.close()
+            self._fd = _open_directory(self._root, parents, self.owner)
+            self._parents = parents
+        return self._fd
+
+    def close(self) -> None:
+        """Close the last directory. May be called again."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
 class IncomingFile:
     """File that the host sends; ``error`` is the reason if the file cannot be stored.
 
-    With ``replace`` the file replaces a file, link, FIFO or socket of an earlier program. A
-    directory at the path, or a parent that is not a directory, is an error.
+    A directory at the path, or a parent that is not a directory, is an error.
     """
 
-    def __init__(self, root: str, file: m.File, owner: int, *, replace: bool) -> None:
+    def __init__(self, tree: IncomingTree, file: m.File) -> None:
         self.left = file.size
         self.error = ""
         self._path = file.path
         self._fd: int | None = None
         *parents, name = file.path.split("/")
         try:
-            parent = _open_directory(root, parents, owner)
-            try:
-                if replace:
-                    _remove_entry(name, parent)
-                self._fd = _create_file(name, parent, file.mode, owner)
-            finally:
-                os.close(parent)
+            parent = tree.open_directory(parents)
+            if tree.replace:
+                _remove_entry(name, parent)
+            self._fd = _create_file(name, parent, file.mode, tree.owner)
         except OSError as error:
             self._record_failure(error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slipway_agent.files import FileError, IncomingFile, OutgoingFile
+from slipway_agent.files import FileError, IncomingFile, IncomingTree, OutgoingFile
 from slipway_agent.phase_runner import PhaseRunner, reads_input
 from slipway_agent.pipes import INPUT_WINDOW, InputPipe
 from slipway_agent.prestart import MAX_SCRIPT, Script
@@ -49,6 +49,8 @@ class JobHandler:
             self._workspace, self._prestarted = workspaces.take(spec)
         except OSError as error:
             self._file_error = f"cannot make the workspace: {error}"
+        owner = workspaces.environment.owner_id
+        self._tree = IncomingTree(self._workspace.directory, owner, replace=spec.keep)
         self._started = False
         self._cancelled = False
         self._paused = False
@@ -90,8 +92,7 @@ class JobHandler:
                 self._script = Script(message)
                 return self._script
             self._end_prestarted(prestarted)
-        owner = self._workspaces.environment.owner_id
-        return IncomingFile(self._workspace.directory, message, owner, replace=self._spec.keep)
+        return IncomingFile(self._tree, message)
 
     def _use_prestarted(self) -> PrestartedProgram | None:
         """Return the prestarted program if its script has arrived and suits; else end it."""
@@ -135,6 +136,7 @@ class JobHandler:
         self._started = True
         if self._file is not None:
             self._file_error = self._file_error or "the last file is incomplete"
+        self._tree.close()
         spec = self._spec
         if reads_input(spec.run) or (spec.build is not None and reads_input(spec.build)):
             self._give_credit(INPUT_WINDOW)
@@ -277,6 +279,7 @@ class JobHandler:
     def close(self) -> None:
         """Remove all traces of the job. The files of a session stay."""
         self._stdin.detach()
+        self._tree.close()
         for file in (self._file, self._outgoing):
             if file is not None:
                 file.close()
