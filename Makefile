@@ -29,6 +29,7 @@ LAB_TESTS ?= $(foreach part,coalesced confinement interrupts never_ready vcpu_th
 	(says_hello and (kvm-python or kvm-c] or kvm-serial or kvm-tcp))"
 LAB_FULL_TESTS ?= tests/kvm tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
 	tests/behaviour/test_hostile.py tests/behaviour/test_clones.py tests/behaviour/test_sessions.py \
+	tests/behaviour/test_repeated_boots.py \
 	tests/behaviour/test_network.py tests/behaviour/test_network_device.py \
 	tests/behaviour/test_network_option.py tests/behaviour/test_network_gateway.py \
 	tests/behaviour/test_network_session.py tests/behaviour/test_tcp_port.py \
