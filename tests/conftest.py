@@ -19,7 +19,7 @@ from slipway._run.languages import find_language
 from slipway.machine.hypervisors import HYPERVISORS
 from slipway.machine.qemu_targets import find_target
 from slipway_initramfs.store.image_store import ImageStore
-from slipway_initramfs.store.records import DEBIAN_KERNEL, KERNELS
+from slipway_initramfs.store.records import DEBIAN_KERNEL, KERNELS, SMALL_KERNEL
 from support.host_programs import need_program
 
 if TYPE_CHECKING:
@@ -83,7 +83,10 @@ def pytest_configure(config: pytest.Config) -> None:
     store, target = ImageStore(), find_target(_find_architecture(config)).architecture
     former = store.kernel_choice(target)
     store.choose_kernel(name, target)
-    config.add_cleanup(lambda: store.choose_kernel(former or DEBIAN_KERNEL, target))
+    # Without a choice, the small kernel is in use where it is.
+    has_small = store.find_kernel(target, SMALL_KERNEL) is not None
+    before = former or (SMALL_KERNEL if has_small else DEBIAN_KERNEL)
+    config.add_cleanup(lambda: store.choose_kernel(before, target))
 
 
 def _find_architecture(config: pytest.Config) -> str:
