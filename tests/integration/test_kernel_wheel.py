@@ -66,7 +66,7 @@ def test_installed_kernels_are_those_of_the_store(
     packed = pack(cache, tmp_path / "dist")
     wheel = Path(packed.stdout.strip())
     site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--target", site, wheel]
+    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--target", str(site), str(wheel)]
     subprocess.run(pip, check=True, capture_output=True)
     monkeypatch.syspath_prepend(site)
     monkeypatch.delitem(sys.modules, "slipway_kernel", raising=False)
